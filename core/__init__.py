@@ -1,0 +1,25 @@
+"""edgelm: language models on edge devices, from a teacher checkpoint to a measured bundle.
+
+The public face is lazy: importing `edgelm` costs nothing but this file, and each name below
+loads its room when it is first called.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgelm.devices.plan import plan
+    from edgelm.export import export
+    from edgelm.runtime import load
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "export", "load", "plan"]
+
+_ROOMS = {"export": "edgelm.export", "load": "edgelm.runtime", "plan": "edgelm.devices.plan"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)

@@ -1,0 +1,178 @@
+"""The bundle: the folder that export writes and that runtime and bench read.
+
+`bundle.json` is the manifest. It names every file with its SHA-256 and says, role by role, which
+graph input and output is which: readers go by roles and never by a name they expect.
+docs/bundle.md is the format's description.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.errors import BadBundle
+from edgelm.gates import GateResult
+from edgelm.hashing import file_sha256
+from edgelm.precision import KvType, WeightPrecision
+from edgelm.spec import DecoderSpec
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+
+
+class TensorContract(msgspec.Struct, frozen=True):
+    """One graph input or output; named dimensions are strings."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class CacheLayer(msgspec.Struct, frozen=True):
+    """The four names of one layer's cache; present is bound to the same memory as past."""
+
+    past_key: str
+    past_value: str
+    present_key: str
+    present_value: str
+
+
+class CacheContract(msgspec.Struct, frozen=True):
+    """The key-value cache: [1, heads, capacity, head_dim] per layer, updated in place."""
+
+    dtype: KvType
+    num_key_value_heads: int
+    head_dim: int
+    layers: tuple[CacheLayer, ...]
+
+
+class GraphContract(msgspec.Struct, frozen=True):
+    """How to run the graph. Roles of inputs:
+
+    tokens            int64 [1, T]   the tokens to process
+    last_position     int32 [1]      position of the last of them, counted from 0
+    total_length      int32 []       tokens in the cache after this run
+    logits_positions  int64 [P]      which of the T rows the head computes
+
+    and of outputs: logits float32 [1, P, vocab_size].
+    """
+
+    file: str
+    data: str
+    dialect: str
+    opsets: dict[str, int]
+    inputs: dict[str, TensorContract]
+    outputs: dict[str, TensorContract]
+    cache: CacheContract
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the graph was made for."""
+
+    context: int
+    prefill_chunk: int
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where the weights come from."""
+
+    source: str
+    sha256: str
+    revision: str | None = None
+    license: str | None = None
+    compress: dict[str, Any] | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """Size and hash of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The contents of `bundle.json`."""
+
+    schema_version: int
+    edgelm_version: str
+    created: str
+    target: str
+    spec: DecoderSpec
+    precision: dict[str, WeightPrecision]
+    kv: KvType
+    weight_bytes: int
+    limits: Limits
+    gate: GateResult | None
+    lineage: Lineage
+    graph: GraphContract
+    files: dict[str, FileEntry]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `bundle.json`; call it last, since a folder without one is no bundle."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (folder / MANIFEST).write_bytes(data + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `bundle.json`.
+
+    Raises:
+        BadBundle: no bundle, a newer schema, or a field that is missing or of the wrong type.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadBundle(
+            f"{folder} is no bundle (it has no {MANIFEST}); make one with: edge-export MODEL -o "
+            f"{folder}"
+        ) from None
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BadBundle(
+                f"{path} has schema version {version}, this edgelm reads up to {SCHEMA_VERSION}; "
+                "upgrade edgelm (pip install -U edgelm)"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BadBundle(f"{path} is damaged: {error}; export the model again") from None
+
+
+def hash_files(folder: Path) -> dict[str, FileEntry]:
+    """Entries for every file below `folder` except the manifest, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, file_sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Raise BadBundle unless every file is there, unchanged, and inside the folder."""
+    root = folder.resolve()
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise BadBundle(f"{folder}: {name!r} lies outside the bundle; do not use this bundle")
+        if not path.is_file():
+            raise BadBundle(f"{folder} lacks {name}; copy or export it again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise BadBundle(
+                f"{path} has {size} bytes, the manifest says {entry.bytes}: truncated or changed; "
+                "copy or export it again"
+            )
+        if file_sha256(path) != entry.sha256:
+            raise BadBundle(
+                f"{path} does not match its SHA-256 in {MANIFEST}: damaged or tampered with; "
+                "copy or export it again"
+            )
+    for name in (manifest.graph.file, manifest.graph.data, "tokenizer.json"):
+        if name not in manifest.files:
+            raise BadBundle(f"{folder}: {MANIFEST} lists no hash for {name}; export it again")
+
+
+class _Version(msgspec.Struct):
+    schema_version: int

@@ -1,0 +1,83 @@
+"""How far an exported graph may be from its source: one table, by precision class.
+
+KL is the mean over tokens of KL(source ‖ export) in nats; top-1 the share of positions where both
+rank the same token first; the ratio is export perplexity over source perplexity. The reasons for
+the numbers are in docs/decisions/gates.md.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from edgelm.errors import GateFailed
+from edgelm.precision import Fp32, Int8, KvType, WeightPrecision
+
+GateClass = Literal["fp32", "8-bit", "4-bit"]
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """The limits of one precision class."""
+
+    max_kl: float
+    min_top1: float
+    max_perplexity_ratio: float
+
+
+GATES: dict[GateClass, Threshold] = {
+    "fp32": Threshold(max_kl=1e-6, min_top1=0.999, max_perplexity_ratio=1.0001),
+    "8-bit": Threshold(max_kl=0.01, min_top1=0.94, max_perplexity_ratio=1.02),
+    "4-bit": Threshold(max_kl=0.10, min_top1=0.85, max_perplexity_ratio=1.08),
+}
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Distance between two models on the same tokens."""
+
+    kl: float
+    top1: float
+    perplexity_ratio: float
+    perplexity: float
+    tokens: int
+
+
+class GateResult(msgspec.Struct, frozen=True):
+    """What the gate measured, on what text, and whether it was enforced."""
+
+    gate_class: GateClass
+    figures: Figures
+    passed: bool
+    enforced: bool
+    text: str
+    text_sha256: str
+
+
+def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
+    """The class of a mixture is that of its smallest part, the cache included."""
+    kinds = {type(precision) for precision in weights}
+    if kinds <= {Fp32}:
+        return "fp32" if kv == "fp32" else "8-bit"
+    return "8-bit" if kinds <= {Fp32, Int8} else "4-bit"
+
+
+def passes(figures: Figures, name: GateClass) -> bool:
+    """Whether the figures are within the limits of a class."""
+    limit = GATES[name]
+    return (
+        figures.kl <= limit.max_kl
+        and figures.top1 >= limit.min_top1
+        and figures.perplexity_ratio <= limit.max_perplexity_ratio
+    )
+
+
+def enforce(figures: Figures, name: GateClass) -> None:
+    """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds."""
+    if passes(figures, name):
+        return
+    limit = GATES[name]
+    raise GateFailed(
+        f"the {name} gate does not hold: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
+        f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
+        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use --precision "
+        "auto, more bits, a smaller --group-size, or --gate off to write it all the same"
+    )

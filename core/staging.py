@@ -1,0 +1,92 @@
+"""Write a folder so that a kill at any moment leaves the old one or none, never a half.
+
+The new contents grow in a hidden sibling and are moved into place at the end. What a killed
+process left behind is removed by the next one that writes to the same place.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgelm.errors import BadInput
+
+
+@contextmanager
+def staged_folder(target: Path, *, marker: str) -> Iterator[Path]:
+    """Yield an empty folder that replaces `target` if the block ends without an error.
+
+    Args:
+        target: the folder to write.
+        marker: a file that an existing `target` must hold to be replaced, so that a slip of the
+            keyboard never removes somebody's home.
+    """
+    target = target.absolute()
+    check_replaceable(target, marker=marker)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    staging = _sibling(target, "partial")
+    staging.mkdir()
+    try:
+        yield staging
+        _sync(staging)
+        _swap(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_replaceable(target: Path, *, marker: str) -> None:
+    """Raise BadInput if `target` holds something that this tool did not write."""
+    if target.is_file():
+        raise BadInput(f"{target} is a file; expected a folder to write to")
+    if target.is_dir() and any(target.iterdir()) and not (target / marker).exists():
+        raise BadInput(
+            f"{target} exists and holds no {marker}; it will not be replaced, choose another "
+            "folder or remove it"
+        )
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
+
+
+def _swap(staging: Path, target: Path) -> None:
+    old = _sibling(target, "old")
+    if target.exists():
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    # Without this a power cut can leave a renamed folder of empty files.
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _remove_abandoned(target: Path) -> None:
+    for path in target.parent.glob(f".{target.name}.*-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            if f".{target.name}.old-" in path.name and not target.exists():
+                path.rename(target)  # killed between the two renames: the old one comes back
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

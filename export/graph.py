@@ -1,0 +1,141 @@
+"""A small typed builder for ONNX graphs, over onnx_ir, whose weights go straight to disk.
+
+`Graph.weight` appends a tensor to the external data file and keeps only its offset, so that
+building a graph needs memory for one tensor at a time, whatever the size of the model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgelm import __version__
+
+_ALIGNMENT = 64  # a cache line; mapping needs no more, since the reader aligns to pages itself
+_DTYPES = {
+    np.dtype(np.float32): ir.DataType.FLOAT,
+    np.dtype(np.float16): ir.DataType.FLOAT16,
+    np.dtype(np.uint8): ir.DataType.UINT8,
+    np.dtype(np.int64): ir.DataType.INT64,
+}
+
+
+class Graph:
+    """An ONNX graph under construction, and the file its weights are appended to."""
+
+    def __init__(self, folder: Path, *, opsets: dict[str, int]) -> None:
+        self.folder = folder
+        self.opsets = opsets
+        self.data_name = "model.onnx.data"
+        self.weight_bytes = 0
+        self._data = (folder / self.data_name).open("wb")
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> ir.Value:
+        """Declare a graph input."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self._inputs.append(value)
+        return value
+
+    def output(
+        self, value: ir.Value, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]
+    ) -> ir.Value:
+        """Declare a value to be a graph output, under this name."""
+        value.name = name
+        value.type = ir.TensorType(dtype)
+        value.shape = ir.Shape(shape)
+        self._outputs.append(value)
+        return value
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        outputs: int = 1,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> Any:
+        """Add a node; returns its value, or a tuple of values if it has several."""
+        given = {key: value for key, value in attributes.items() if value is not None}
+        node = ir.node(
+            kind, inputs, attributes=given, domain=domain, num_outputs=outputs, name=name
+        )
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name or kind}.{len(self._nodes)}" + (f".{index}" if index else "")
+        self._nodes.append(node)
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """A small tensor kept inside the graph file; one value per name."""
+        if name not in self._initializers:
+            tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+            self._register(name, tensor)
+        return self._initializers[name]
+
+    def weight(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Append a tensor to the data file."""
+        array = np.ascontiguousarray(array)
+        self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
+        offset = self._data.tell()
+        self._data.write(array.data)
+        self.weight_bytes += array.nbytes
+        return self._external(name, _DTYPES[array.dtype], array.shape, offset, array.nbytes)
+
+    def view(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        """The bytes of an earlier `weight` once more, under another shape."""
+        tensor = value.const_value
+        assert isinstance(tensor, ir.ExternalTensor)
+        assert tensor.offset is not None
+        assert tensor.length is not None
+        return self._external(name, tensor.dtype, shape, tensor.offset, tensor.length)
+
+    def close(self) -> None:
+        """Close the data file without writing the graph."""
+        self._data.close()
+
+    def save(self, name: str = "model.onnx") -> None:
+        """Write the graph file and close the data file."""
+        self.close()
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports=self.opsets,
+            name="decoder",
+        )
+        model = ir.Model(
+            graph, ir_version=10, producer_name="edgelm", producer_version=__version__
+        )
+        ir.save(model, self.folder / name)
+
+    def _external(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, length: int
+    ) -> ir.Value:
+        tensor = ir.ExternalTensor(
+            self.data_name,
+            offset,
+            length,
+            dtype,
+            shape=ir.Shape(shape),
+            name=name,
+            base_dir=self.folder,
+        )
+        return self._register(name, tensor)
+
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        assert name not in self._initializers, f"two initializers named {name}"
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(list(tensor.shape)),
+            const_value=tensor,
+        )
+        self._initializers[name] = value
+        return value

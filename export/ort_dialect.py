@@ -1,0 +1,341 @@
+"""The `ort` dialect: ONNX Runtime's own ops, fused where its CPU kernels are.
+
+GroupQueryAttention rotates, appends to the cache in place and attends in one node;
+MatMulNBits multiplies by packed 4- or 8-bit weights with int8 arithmetic (accuracy level 4:
+without it the CPU kernel is 4 to 240 times slower). Scales are stored in fp16; the Cast that
+widens them is folded when a session loads.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
+from edgelm.export.graph import Graph
+from edgelm.export.kv_scales import KvScales
+from edgelm.export.quantize import pack, pack_zero_points, quantize
+from edgelm.export.weights import EMBEDDING, HEAD, Weights
+from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
+from edgelm.rope import rotary_tables
+from edgelm.spec import LayerSpec, Rope
+
+Value = ir.Value
+MICROSOFT = "com.microsoft"
+_OPSETS = {"": 21, MICROSOFT: 1}
+_KV_DTYPES: dict[KvType, ir.DataType] = {"fp32": ir.DataType.FLOAT, "int8": ir.DataType.INT8}
+
+
+class OrtDialect:
+    """Writes a decoder for ONNX Runtime's CPU provider into `folder`.
+
+    Args:
+        folder: where `model.onnx` and its data file go.
+        weights: the source.
+        precision: one record for every group of `weights.groups()`.
+        kv: type of the cache; `int8` needs `kv_scales`.
+        kv_scales: per-channel scales of keys and values for every layer.
+        context: positions that the rotary tables cover.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Weights,
+        precision: Mapping[str, WeightPrecision],
+        *,
+        kv: KvType,
+        kv_scales: KvScales | None,
+        context: int,
+    ) -> None:
+        self.graph = Graph(folder, opsets=_OPSETS)
+        self.weights = weights
+        self.spec = weights.checkpoint.spec
+        self.precision = precision
+        self.kv = kv
+        self.kv_scales = kv_scales
+        self.context = context
+        self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
+        self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
+        self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
+        self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
+        self._tied: dict[str, Value] = {}
+        self._rotary: dict[bytes, tuple[Value, Value]] = {}
+        self._cache: list[CacheLayer] = []
+
+    def embed(self) -> Value:
+        tied = self.spec.tie_word_embeddings
+        group = HEAD if tied else EMBEDDING
+        precision = self.precision[group]
+        if isinstance(precision, Fp32) or self.spec.hidden_size % precision.group_size:
+            return self._embed_fp32(shared=tied and isinstance(precision, Fp32))
+        packed = self._packed(group, self.weights.matrix(group), precision)
+        bits = 4 if isinstance(precision, Int4) else 8
+        rows = self.spec.vocab_size
+        data = self.graph.view(
+            "embedding.rows", packed["levels"], (rows, self.spec.hidden_size * bits // 8)
+        )
+        if tied:
+            self._tied = packed
+        return self.graph.op(  # type: ignore[no-any-return]
+            "GatherBlockQuantized",
+            data,
+            self.tokens,
+            self._wide(packed["scales"]),
+            packed.get("zero_points"),
+            domain=MICROSOFT,
+            name="embed",
+            bits=bits,
+            block_size=precision.group_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def _embed_fp32(self, *, shared: bool) -> Value:
+        table = self.graph.weight("embedding.weight", self._array(self.weights.matrix(
+            HEAD if self.spec.tie_word_embeddings else EMBEDDING)))
+        if shared:
+            self._tied = {"weight": table}
+        return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
+
+    def linear(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
+    ) -> Value:
+        precision = self.precision[group]
+        offset = None if bias is None else self.graph.weight(f"{group}.bias", self._array(bias))
+        if isinstance(precision, Fp32):
+            weight = self._tied.get("weight") if group == HEAD else None
+            if weight is None:
+                weight = self.graph.weight(f"{group}.weight", self._array(matrix()))
+            y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
+            return y if offset is None else self.add(y, offset)  # type: ignore[no-any-return]
+        packed = self._tied if group == HEAD and self._tied else None
+        if packed is None:
+            packed = self._packed(group, matrix(), precision)
+        features = self.weight_shape(group)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "MatMulNBits",
+            x,
+            packed["levels"],
+            self._wide(packed["scales"]),
+            packed.get("zero_points"),
+            None,
+            offset,
+            domain=MICROSOFT,
+            name=group,
+            N=features[0],
+            K=features[1],
+            bits=4 if isinstance(precision, Int4) else 8,
+            block_size=precision.group_size,
+            accuracy_level=4,
+        )
+
+    def weight_shape(self, group: str) -> tuple[int, int]:
+        """[out_features, in_features] of a group."""
+        shapes = [self.weights.checkpoint.shapes[n] for n in self.weights.tensor_names(group)]
+        return sum(shape[0] for shape in shapes), shapes[0][1]
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        return self.graph.op(  # type: ignore[no-any-return]
+            "SimplifiedLayerNormalization",
+            x,
+            self._norm_weight(name, weight),
+            name=name,
+            axis=-1,
+            epsilon=self.spec.rms_norm_eps,
+        )
+
+    def add_norm(
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+    ) -> tuple[Value, Value]:
+        normed, _, _, total = self.graph.op(
+            "SkipSimplifiedLayerNormalization",
+            stream,
+            delta,
+            self._norm_weight(name, weight),
+            domain=MICROSOFT,
+            outputs=4,
+            name=name,
+            epsilon=self.spec.rms_norm_eps,
+        )
+        return normed, total
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.graph.op("Add", x, y)  # type: ignore[no-any-return]
+
+    def scale(self, x: Value, factor: float) -> Value:
+        constant = self.graph.constant(f"factor.{factor}", np.array(factor, dtype=np.float32))
+        return self.graph.op("Mul", x, constant)  # type: ignore[no-any-return]
+
+    def attention(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Value:
+        past_key, past_value = self._past(index, "key"), self._past(index, "value")
+        query, key, value = qkv, None, None
+        if qk_norm is not None:
+            query, key, value = self._normed_heads(qkv, index, qk_norm)
+        cos, sin = self._rotary_tables(layer.rope) if layer.rope else (None, None)
+        scales = self.kv_scales.layers[index] if self.kv == "int8" and self.kv_scales else None
+        out, present_key, present_value = self.graph.op(
+            "GroupQueryAttention",
+            query,
+            key,
+            value,
+            past_key,
+            past_value,
+            self.last_position,
+            self.total_length,
+            cos,
+            sin,
+            *((None, None, None) if scales else ()),
+            *(self._kv_scale(index, kind, scale) for kind, scale in _named(scales)),
+            domain=MICROSOFT,
+            outputs=3,
+            name=f"layers.{index}.attention",
+            num_heads=self.spec.num_attention_heads,
+            kv_num_heads=self.spec.num_key_value_heads,
+            scale=self.spec.attention_scale,
+            do_rotary=int(layer.rope is not None),
+            local_window_size=layer.window,
+            softcap=self.spec.attention_softcap,
+            k_quant_type="PER_CHANNEL" if scales else None,
+            v_quant_type="PER_CHANNEL" if scales else None,
+            kv_cache_bit_width=8 if scales else None,
+        )
+        self._present(index, present_key, present_value)
+        return out  # type: ignore[no-any-return]
+
+    def gated(self, gate_up: Value) -> Value:
+        gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
+        if self.spec.hidden_act == "silu":
+            activated = self.graph.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
+        elif self.spec.hidden_act == "gelu_tanh":
+            activated = self.graph.op("FastGelu", gate, domain=MICROSOFT)
+        else:
+            activated = self.graph.op("Gelu", gate, domain=MICROSOFT)
+        return self.graph.op("Mul", activated, up)  # type: ignore[no-any-return]
+
+    def select_positions(self, x: Value) -> Value:
+        return self.graph.op("Gather", x, self.logits_positions, axis=1)  # type: ignore[no-any-return]
+
+    def finish(self, logits: Value) -> None:
+        if cap := self.spec.logits_softcap:
+            logits = self.scale(self.graph.op("Tanh", self.scale(logits, 1 / cap)), cap)
+        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+
+    def save(self) -> GraphContract:
+        """Write the graph and describe it."""
+        self.graph.save()
+        vocab = self.spec.vocab_size
+        return GraphContract(
+            file="model.onnx",
+            data=self.graph.data_name,
+            dialect="ort",
+            opsets={domain or "ai.onnx": version for domain, version in _OPSETS.items()},
+            inputs={
+                "tokens": TensorContract("tokens", "int64", (1, "T")),
+                "last_position": TensorContract("last_position", "int32", (1,)),
+                "total_length": TensorContract("total_length", "int32", ()),
+                "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
+            },
+            outputs={"logits": TensorContract("logits", "float32", (1, "P", vocab))},
+            cache=CacheContract(
+                dtype=self.kv,
+                num_key_value_heads=self.spec.num_key_value_heads,
+                head_dim=self.spec.head_dim,
+                layers=tuple(self._cache),
+            ),
+        )
+
+    def _past(self, index: int, kind: str) -> Value:
+        spec = self.spec
+        shape = (1, spec.num_key_value_heads, "capacity", spec.head_dim)
+        return self.graph.input(f"past.{index}.{kind}", _KV_DTYPES[self.kv], shape)
+
+    def _present(self, index: int, key: Value, value: Value) -> None:
+        shape = (1, self.spec.num_key_value_heads, "capacity", self.spec.head_dim)
+        for kind, tensor in (("key", key), ("value", value)):
+            self.graph.output(tensor, f"present.{index}.{kind}", _KV_DTYPES[self.kv], shape)
+        self._cache.append(
+            CacheLayer(
+                f"past.{index}.key",
+                f"past.{index}.value",
+                f"present.{index}.key",
+                f"present.{index}.value",
+            )
+        )
+
+    def _kv_scale(self, index: int, kind: str, scale: torch.Tensor) -> Value:
+        shape = (1, self.spec.num_key_value_heads, 1, self.spec.head_dim)
+        name = f"layers.{index}.attention.{kind}_scale"
+        return self.graph.constant(name, self._array(scale.reshape(shape)))
+
+    def _normed_heads(
+        self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[Value, Value, Value]:
+        # The CPU kernel ignores q_norm_weight and k_norm_weight: the norms are nodes of their own.
+        spec = self.spec
+        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
+        query, key, value = self.graph.op(
+            "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
+        )
+        prefix = f"layers.{index}.self_attn"
+        if spec.qk_norm == "full":
+            query = self.norm(query, f"{prefix}.q_norm", weights[0])
+            key = self.norm(key, f"{prefix}.k_norm", weights[1])
+            return query, key, value
+        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0])
+        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1])
+        return query, key, value
+
+    def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        heads = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
+        flat = np.array([0, 0, -1], dtype=np.int64)
+        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", heads))
+        normed = self.norm(split, name, weight)
+        return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]
+
+    def _rotary_tables(self, rope: Rope) -> tuple[Value, Value]:
+        key = msgspec.json.encode(rope)
+        if key not in self._rotary:
+            cos, sin = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
+            number = len(self._rotary)
+            self._rotary[key] = (
+                self.graph.weight(f"rotary.{number}.cos", cos),
+                self.graph.weight(f"rotary.{number}.sin", sin),
+            )
+        return self._rotary[key]
+
+    def _packed(
+        self, group: str, matrix: torch.Tensor, precision: Int4 | Int8
+    ) -> dict[str, Value]:
+        quantized = quantize(matrix, precision)
+        packed = {
+            "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),
+            "scales": self.graph.weight(f"{group}.scales", quantized.scales.numpy()),
+        }
+        zeros = pack_zero_points(quantized)
+        if zeros is not None:
+            packed["zero_points"] = self.graph.weight(f"{group}.zero_points", zeros.numpy())
+        return packed
+
+    def _wide(self, scales: Value) -> Value:
+        return self.graph.op("Cast", scales, to=ir.DataType.FLOAT.value)  # type: ignore[no-any-return]
+
+    def _norm_weight(self, name: str, weight: torch.Tensor) -> Value:
+        return self.graph.weight(f"{name}.weight", self._array(weight))
+
+    @staticmethod
+    def _array(tensor: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+        return tensor.detach().contiguous().numpy()
+
+
+def _named(scales: tuple[torch.Tensor, torch.Tensor] | None) -> list[tuple[str, torch.Tensor]]:
+    return [] if scales is None else [("key", scales[0]), ("value", scales[1])]

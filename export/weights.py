@@ -1,0 +1,80 @@
+"""The matrices and vectors of a checkpoint as the decoder executes them.
+
+q, k and v are one matrix, gate and up are one; constants that the configuration multiplies by are
+folded into the nearest weights, so that the graph has no op for them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from edgelm.checkpoint import Checkpoint
+
+HEAD = "lm_head"
+EMBEDDING = "embedding"
+
+_PARTS = {
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.o": ("self_attn.o_proj",),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
+}
+_FUSED = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.gate_up": ("mlp.gate_up_proj",)}
+_RESIDUAL = ("attention.o", "mlp.down")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Reads groups (see edgelm.precision) out of a checkpoint, in fp32."""
+
+    checkpoint: Checkpoint
+
+    def groups(self) -> list[str]:
+        """Every group that can have a precision of its own, in order of execution."""
+        spec = self.checkpoint.spec
+        layers = [f"layers.{i}.{part}" for i in range(spec.num_hidden_layers) for part in _PARTS]
+        return ([] if spec.tie_word_embeddings else [EMBEDDING]) + [*layers, HEAD]
+
+    def tensor_names(self, group: str) -> list[str]:
+        """The checkpoint's tensors that make up a group's matrix, in order of rows."""
+        spec = self.checkpoint.spec
+        if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
+            return ["model.embed_tokens.weight"]
+        if group == HEAD:
+            return ["lm_head.weight"]
+        layer, part = _split(group)
+        parts = _FUSED.get(part, _PARTS[part]) if spec.fused_projections else _PARTS[part]
+        return [f"model.layers.{layer}.{name}.weight" for name in parts]
+
+    def matrix(self, group: str) -> torch.Tensor:
+        """A group's weight, [out_features, in_features]."""
+        tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
+        matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        return matrix * self._multiplier(group)
+
+    def bias(self, group: str) -> torch.Tensor | None:
+        """A group's bias [out_features], if any of its parts has one."""
+        names = [name.removesuffix("weight") + "bias" for name in self.tensor_names(group)]
+        if not all(self.checkpoint.has(name) for name in names):
+            return None
+        tensors = [self.checkpoint.tensor(name).float() for name in names]
+        return torch.cat(tensors) * self._multiplier(group)
+
+    def norm(self, name: str) -> torch.Tensor:
+        """A norm's weight as a plain factor."""
+        spec = self.checkpoint.spec
+        weight = self.checkpoint.tensor(f"model.{name}.weight").float()
+        if spec.norm_plus_one:
+            weight = weight + 1.0
+        if name == "norm":
+            weight = weight / spec.logits_divisor
+        return weight
+
+    def _multiplier(self, group: str) -> float:
+        spec = self.checkpoint.spec
+        return spec.residual_multiplier if group.endswith(_RESIDUAL) else 1.0
+
+
+def _split(group: str) -> tuple[int, str]:
+    _, layer, part = group.split(".", 2)
+    return int(layer), part

@@ -1,0 +1,211 @@
+"""The ONNX Runtime session: one preallocated cache, bound in place, and no copies per token.
+
+Past and present of a layer are bound to the same memory, so a token costs one row written, not a
+cache copied. Decoding reuses one binding: only three numbers in bound memory change per step.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from edgelm.bundle import Manifest
+from edgelm.errors import BadBundle, BadInput, ContextFull, MissingPackage
+from edgelm.runtime.session import Logits, Tokens
+
+# ONNX Runtime's official builds report usage to Microsoft unless this is set before they load.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+try:
+    import onnxruntime
+except ImportError:
+    raise MissingPackage(
+        "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
+    ) from None
+
+_CACHE_DTYPES = {"fp32": np.float32, "int8": np.int8}
+_CPU = "CPUExecutionProvider"
+# Long enough to bridge the sampling between two tokens, short enough to leave an idle device cool.
+_SPIN_MICROSECONDS = "2000"
+
+
+class OrtSession:
+    """A bundle's graph on ONNX Runtime's CPU provider.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        capacity: tokens that the cache holds; at most the bundle's context.
+        threads: threads for matrix products; None means the physical cores.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, capacity: int, threads: int | None = None
+    ) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self.vocab_size = manifest.spec.vocab_size
+        self.chunk = manifest.limits.prefill_chunk
+        self._graph = manifest.graph
+        self._session = _load(folder / manifest.graph.file, threads)
+        self._decode_rows = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
+        self._scalars = _Scalars()
+        self._cache = self._allocate_cache()
+        self._decode_binding = self._bind(self._scalars.token, self._scalars.row, self._decode_rows)
+
+    def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
+        """Append tokens; return logits [P, vocab_size] of the last `logits` of them.
+
+        The array is valid until the next call.
+
+        Raises:
+            ContextFull: the cache cannot hold them; it is left as it was.
+        """
+        count = len(tokens)
+        if self.length + count > self.capacity:
+            raise ContextFull(
+                f"{self.length} tokens and {count} more do not fit in a context of "
+                f"{self.capacity}"
+            )
+        if count == 1 and logits == 1:
+            return self._step(int(tokens[0]))
+        return self._prefill(tokens, logits)
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens after the first `length`; the cache's memory stays as it is."""
+        if not 0 <= length <= self.length:
+            raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self.length = length
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
+        return sum(array.nbytes for array in self._arrays)
+
+    def close(self) -> None:
+        """Release the session and the cache."""
+        self.__dict__.pop("_decode_binding", None)
+        self.__dict__.pop("_cache", None)
+        self.__dict__.pop("_session", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _step(self, token: int) -> Logits:
+        self._scalars.token[0, 0] = token
+        self._scalars.row[0] = 0
+        self._set_position(1)
+        self._session.run_with_iobinding(self._decode_binding)
+        self.length += 1
+        return self._decode_rows[0]
+
+    def _prefill(self, tokens: Tokens, logits: int) -> Logits:
+        parts = []
+        start = self.length
+        try:
+            for at in range(0, len(tokens), self.chunk):
+                chunk = np.ascontiguousarray(tokens[None, at : at + self.chunk])
+                # Rows whose logits are wanted, counted from this chunk's first token; a chunk
+                # that owes none still computes one, since a graph output cannot be empty.
+                first = max(0, len(tokens) - logits - at)
+                wanted = np.arange(min(first, chunk.shape[1] - 1), chunk.shape[1], dtype=np.int64)
+                rows = np.empty((1, len(wanted), self.vocab_size), dtype=np.float32)
+                self._set_position(chunk.shape[1])
+                self._session.run_with_iobinding(self._bind(chunk, wanted, rows))
+                self.length += chunk.shape[1]
+                if first < chunk.shape[1]:
+                    parts.append(rows[0])
+        except BaseException:
+            self.length = start
+            raise
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _set_position(self, count: int) -> None:
+        self._scalars.last_position[0] = self.length + count - 1
+        self._scalars.total_length[...] = self.length + count
+
+    def _bind(self, tokens: Tokens, rows: Tokens, logits: Logits) -> Any:
+        inputs, outputs = self._graph.inputs, self._graph.outputs
+        binding = self._session.io_binding()
+        arrays = {
+            "tokens": tokens,
+            "logits_positions": rows,
+            "last_position": self._scalars.last_position,
+            "total_length": self._scalars.total_length,
+        }
+        for role, array in arrays.items():
+            _bind_input(binding, inputs[role].name, array)
+        _bind_output(binding, outputs["logits"].name, logits)
+        for layer, (key, value) in zip(self._graph.cache.layers, self._cache, strict=True):
+            _bind_input(binding, layer.past_key, key)
+            _bind_input(binding, layer.past_value, value)
+            _bind_output(binding, layer.present_key, key)
+            _bind_output(binding, layer.present_value, value)
+        return binding
+
+    def _allocate_cache(self) -> list[tuple[Any, Any]]:
+        cache = self._graph.cache
+        shape = (1, cache.num_key_value_heads, self.capacity, cache.head_dim)
+        dtype = _CACHE_DTYPES[cache.dtype]
+        # zeros, not empty: untouched pages of a large cache then cost no memory.
+        return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in cache.layers]
+
+    @property
+    def _arrays(self) -> list[Any]:
+        return [array for pair in self._cache for array in pair]
+
+
+class _Scalars:
+    """The small inputs, in memory that stays bound."""
+
+    def __init__(self) -> None:
+        self.token = np.zeros((1, 1), dtype=np.int64)
+        self.row = np.zeros(1, dtype=np.int64)
+        self.last_position = np.zeros(1, dtype=np.int32)
+        self.total_length = np.zeros((), dtype=np.int32)
+
+
+def _load(path: Path, threads: int | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or physical_cores()
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
+    except Exception as error:
+        raise BadBundle(f"ONNX Runtime cannot load {path}: {error}") from None
+    if session.get_providers() != [_CPU]:
+        raise BadBundle(f"{path} was placed on {session.get_providers()}, expected {[_CPU]}")
+    return session
+
+
+def physical_cores() -> int:
+    """Cores this process may use; SMT siblings add nothing to matrix products."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    count = len(allowed) if allowed else os.cpu_count() or 1
+    siblings = Path("/sys/devices/system/cpu/smt/active")
+    try:
+        active = siblings.read_text().strip() == "1"
+    except OSError:
+        active = False
+    return max(1, count // 2) if active else count
+
+
+def _bind_input(binding: Any, name: str, array: Any) -> None:
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: Any, name: str, array: Any) -> None:
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,106 @@
+"""Tiny random models of every family, seeded, with the traits that set the family apart."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+_BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 128,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+# name -> (model_type, what differs from _BASE)
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"tie_word_embeddings": True}),
+    "llama-untied": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama3-rope": ("llama", {"rope_parameters": _LLAMA3}),
+    "linear-rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}},
+    ),
+    "yarn-rope": ("llama", {"rope_parameters": _YARN}),
+    "mistral": ("mistral", {"sliding_window": 8}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-window": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    ),
+    "qwen3": ("qwen3", {}),
+    "smollm3": ("smollm3", {"pad_token_id": 0}),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "olmo2": ("olmo2", {}),
+    "phi3": ("phi3", {"sliding_window": 16}),
+    "phi3-partial": (
+        "phi3",
+        {
+            "head_dim": None,
+            "hidden_size": 128,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    ),
+    "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
+    "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
+}
+
+
+def tiny_config(name: str, **over: Any) -> Any:
+    """The Hugging Face configuration of a tiny model."""
+    model_type, differs = TINY[name]
+    values = {**_BASE, **differs, **over}
+    values = {key: value for key, value in values.items() if value is not None}
+    return AutoConfig.for_model(model_type, **values)
+
+
+def tiny_model(name: str, *, seed: int = 0, **over: Any) -> Any:
+    """A tiny random model in fp32; norms and biases are random too, so that none can be lost."""
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(name, **over), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            std = 0.25 if parameter.ndim > 1 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+    return model.eval()
+
+
+def save_tiny(name: str, folder: Path, **over: Any) -> Any:
+    """Save a tiny model as a Hugging Face folder (without tokenizer) and return it."""
+    model = tiny_model(name, **over)
+    model.save_pretrained(folder)
+    return model
