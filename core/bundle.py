@@ -50,6 +50,7 @@ class GraphContract(msgspec.Struct, frozen=True):
     """How to run the graph. Roles of inputs:
 
     tokens            int64 [1, T]   the tokens to process
+    past_length       int64 [1]      tokens in the cache before this run
     last_position     int32 [1]      position of the last of them, counted from 0
     total_length      int32 []       tokens in the cache after this run
     logits_positions  int64 [P]      which of the T rows the head computes

@@ -4,6 +4,7 @@
 building a graph needs memory for one tensor at a time, whatever the size of the model.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Graph:
         self.weight_bytes = 0
         self._data = (folder / self.data_name).open("wb")
         self._nodes: list[ir.Node] = []
+        self._scope: list[str] = []
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
@@ -67,9 +69,36 @@ class Graph:
             kind, inputs, attributes=given, domain=domain, num_outputs=outputs, name=name
         )
         for index, value in enumerate(node.outputs):
-            value.name = f"{name or kind}.{len(self._nodes)}" + (f".{index}" if index else "")
+            path = ".".join([*self._scope, f"{name or kind}.{len(self._nodes)}"])
+            value.name = path + (f".{index}" if index else "")
         self._nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def branch(
+        self,
+        condition: ir.Value,
+        then: Callable[[], tuple[ir.Value, ...]],
+        otherwise: Callable[[], tuple[ir.Value, ...]],
+        *,
+        name: str,
+    ) -> tuple[ir.Value, ...]:
+        """An `If` node: only the branch that is taken runs; both may read any earlier value."""
+        bodies = {
+            "then_branch": self._body(then, f"{name}.then"),
+            "else_branch": self._body(otherwise, f"{name}.else"),
+        }
+        count = len(bodies["then_branch"].outputs)
+        return self.op("If", condition, outputs=count, name=name, **bodies)  # type: ignore[no-any-return]
+
+    def _body(self, build: Callable[[], tuple[ir.Value, ...]], name: str) -> ir.Graph:
+        outer, self._nodes = self._nodes, []
+        self._scope.append(name)
+        try:
+            outputs = build()
+            return ir.Graph([], outputs, nodes=self._nodes, name=name)
+        finally:
+            self._nodes = outer
+            self._scope.pop()
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """A small tensor kept inside the graph file; one value per name."""

@@ -8,6 +8,7 @@ widens them is folded when a session loads.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ from edgelm.spec import LayerSpec, Rope
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
-_OPSETS = {"": 21, MICROSOFT: 1}
+_OPSETS = {"": 24, MICROSOFT: 1}
 _KV_DTYPES: dict[KvType, ir.DataType] = {"fp32": ir.DataType.FLOAT, "int8": ir.DataType.INT8}
 
 
@@ -59,12 +60,14 @@ class OrtDialect:
         self.kv_scales = kv_scales
         self.context = context
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
+        self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
         self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
         self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
         self._tied: dict[str, Value] = {}
         self._rotary: dict[bytes, tuple[Value, Value]] = {}
         self._cache: list[CacheLayer] = []
+        self._prefill: Value | None = None
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings
@@ -181,36 +184,100 @@ class OrtDialect:
         query, key, value = qkv, None, None
         if qk_norm is not None:
             query, key, value = self._normed_heads(qkv, index, qk_norm)
+        operands = _Attention(query, key, value, past_key, past_value, layer, index)
+        if self.kv == "int8":
+            scales = self._kv_scales(index)
+            out, present_key, present_value = self.graph.branch(
+                self._is_prefill(),
+                lambda: self._attend_dequantized(operands, scales),
+                lambda: self._attend(operands, scales),
+                name=f"layers.{index}.attention",
+            )
+        else:
+            out, present_key, present_value = self._attend(operands, None)
+        self._present(index, present_key, present_value)
+        return out
+
+    def _attend(
+        self, operands: "_Attention", scales: tuple[Value, Value] | None
+    ) -> tuple[Value, ...]:
+        """One fused node: rotate, append, attend. Returns output, present key and value."""
+        layer = operands.layer
         cos, sin = self._rotary_tables(layer.rope) if layer.rope else (None, None)
-        scales = self.kv_scales.layers[index] if self.kv == "int8" and self.kv_scales else None
-        out, present_key, present_value = self.graph.op(
+        quantized = scales is not None
+        return self.graph.op(  # type: ignore[no-any-return]
             "GroupQueryAttention",
-            query,
-            key,
-            value,
-            past_key,
-            past_value,
+            operands.query,
+            operands.key,
+            operands.value,
+            operands.past_key,
+            operands.past_value,
             self.last_position,
             self.total_length,
             cos,
             sin,
-            *((None, None, None) if scales else ()),
-            *(self._kv_scale(index, kind, scale) for kind, scale in _named(scales)),
+            *((None, None, None, *scales) if scales else ()),
             domain=MICROSOFT,
             outputs=3,
-            name=f"layers.{index}.attention",
+            name=f"layers.{operands.index}.attention",
             num_heads=self.spec.num_attention_heads,
             kv_num_heads=self.spec.num_key_value_heads,
             scale=self.spec.attention_scale,
             do_rotary=int(layer.rope is not None),
             local_window_size=layer.window,
             softcap=self.spec.attention_softcap,
-            k_quant_type="PER_CHANNEL" if scales else None,
-            v_quant_type="PER_CHANNEL" if scales else None,
-            kv_cache_bit_width=8 if scales else None,
+            k_quant_type="PER_CHANNEL" if quantized else None,
+            v_quant_type="PER_CHANNEL" if quantized else None,
+            kv_cache_bit_width=8 if quantized else None,
         )
-        self._present(index, present_key, present_value)
-        return out  # type: ignore[no-any-return]
+
+    def _attend_dequantized(
+        self, operands: "_Attention", scales: tuple[Value, Value]
+    ) -> tuple[Value, ...]:
+        """Prefill over an int8 cache: attend in fp32, then quantize and append the new rows.
+
+        The kernel for int8 caches is made for one query: over 512 it is four times slower than
+        the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
+        """
+        caches = (operands.past_key, operands.past_value)
+        widened = [self._widen(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
+        operands = operands._replace(past_key=widened[0], past_value=widened[1])
+        out, *grown = self._attend(operands, None)
+        presents = [
+            self._append(cache, rows, scale)
+            for cache, rows, scale in zip(caches, grown, scales, strict=True)
+        ]
+        return (out, *presents)
+
+    def _widen(self, cache: Value, scale: Value) -> Value:
+        """The filled part of an int8 cache as fp32 [1, heads, past_length, head_dim]."""
+        graph = self.graph
+        zero = graph.constant("zero", np.array([0], dtype=np.int64))
+        filled = graph.op("Slice", cache, zero, self.past_length, self._position_axis())
+        return graph.op("Mul", graph.op("Cast", filled, to=ir.DataType.FLOAT.value), scale)  # type: ignore[no-any-return]
+
+    def _append(self, cache: Value, rows: Value, scale: Value) -> Value:
+        """Write the rows after `past_length` of an fp32 tensor into the int8 cache, in place."""
+        graph = self.graph
+        end = graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
+        new = graph.op("Slice", rows, self.past_length, end, self._position_axis())
+        levels = graph.op("Round", graph.op("Div", new, scale))
+        lowest = graph.constant("int8.lowest", np.array(-128, dtype=np.float32))
+        highest = graph.constant("int8.highest", np.array(127, dtype=np.float32))
+        clipped = graph.op("Clip", levels, lowest, highest)
+        quantized = graph.op("Cast", clipped, to=ir.DataType.INT8.value)
+        return graph.op("TensorScatter", cache, quantized, self.past_length, axis=2)  # type: ignore[no-any-return]
+
+    def _position_axis(self) -> Value:
+        return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
+
+    def _is_prefill(self) -> Value:
+        """Whether more than one token is processed; one node for all layers."""
+        if self._prefill is None:
+            count = self.graph.op("Shape", self.tokens, start=1, end=2)
+            one = self.graph.constant("one", np.array([1], dtype=np.int64))
+            self._prefill = self.graph.op("Greater", count, one, name="is_prefill")
+        return self._prefill
 
     def gated(self, gate_up: Value) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
@@ -241,6 +308,7 @@ class OrtDialect:
             opsets={domain or "ai.onnx": version for domain, version in _OPSETS.items()},
             inputs={
                 "tokens": TensorContract("tokens", "int64", (1, "T")),
+                "past_length": TensorContract("past_length", "int64", (1,)),
                 "last_position": TensorContract("last_position", "int32", (1,)),
                 "total_length": TensorContract("total_length", "int32", ()),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
@@ -272,10 +340,16 @@ class OrtDialect:
             )
         )
 
-    def _kv_scale(self, index: int, kind: str, scale: torch.Tensor) -> Value:
+    def _kv_scales(self, index: int) -> tuple[Value, Value]:
+        assert self.kv_scales is not None, "an int8 cache needs calibrated scales"
         shape = (1, self.spec.num_key_value_heads, 1, self.spec.head_dim)
-        name = f"layers.{index}.attention.{kind}_scale"
-        return self.graph.constant(name, self._array(scale.reshape(shape)))
+        key, value = (
+            self.graph.constant(
+                f"layers.{index}.attention.{kind}_scale", self._array(scale.reshape(shape))
+            )
+            for kind, scale in zip(("key", "value"), self.kv_scales.layers[index], strict=True)
+        )
+        return key, value
 
     def _normed_heads(
         self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
@@ -337,5 +411,13 @@ class OrtDialect:
         return tensor.detach().contiguous().numpy()
 
 
-def _named(scales: tuple[torch.Tensor, torch.Tensor] | None) -> list[tuple[str, torch.Tensor]]:
-    return [] if scales is None else [("key", scales[0]), ("value", scales[1])]
+class _Attention(NamedTuple):
+    """The operands of one layer's attention; key and value are None if packed into query."""
+
+    query: Value
+    key: Value | None
+    value: Value | None
+    past_key: Value
+    past_value: Value
+    layer: LayerSpec
+    index: int

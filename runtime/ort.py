@@ -131,6 +131,7 @@ class OrtSession:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _set_position(self, count: int) -> None:
+        self._scalars.past_length[0] = self.length
         self._scalars.last_position[0] = self.length + count - 1
         self._scalars.total_length[...] = self.length + count
 
@@ -140,6 +141,7 @@ class OrtSession:
         arrays = {
             "tokens": tokens,
             "logits_positions": rows,
+            "past_length": self._scalars.past_length,
             "last_position": self._scalars.last_position,
             "total_length": self._scalars.total_length,
         }
@@ -171,6 +173,7 @@ class _Scalars:
     def __init__(self) -> None:
         self.token = np.zeros((1, 1), dtype=np.int64)
         self.row = np.zeros(1, dtype=np.int64)
+        self.past_length = np.zeros(1, dtype=np.int64)
         self.last_position = np.zeros(1, dtype=np.int32)
         self.total_length = np.zeros((), dtype=np.int32)
 
