@@ -42,6 +42,7 @@ class Checkpoint:
     read: Callable[[str], "torch.Tensor"]
     weight_files: tuple[Path, ...]
     revision: str | None = None
+    license: str | None = None
 
     def tensor(self, name: str) -> "torch.Tensor":
         """One tensor in its stored type (fp32 for a GGUF file), mapped from the file."""
@@ -121,7 +122,8 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
 
     shapes = {tensor: info.shape for tensor, info in file.tensors.items()}
     spec = DecoderSpec.from_hf(config)
-    checkpoint = Checkpoint(name, path, config, spec, shapes, read, (path,))
+    license_name = file.metadata.get("general.license")
+    checkpoint = Checkpoint(name, path, config, spec, shapes, read, (path,), license=license_name)
     checkpoint.check()
     return checkpoint
 
@@ -166,9 +168,22 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
 
     if spec.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
-    checkpoint = Checkpoint(name, folder, config, spec, shapes, read, tuple(files), revision)
+    checkpoint = Checkpoint(
+        name, folder, config, spec, shapes, read, tuple(files), revision, _license(folder)
+    )
     checkpoint.check()
     return checkpoint
+
+
+def _license(folder: Path) -> str | None:
+    """The `license:` line of a model card's front matter."""
+    try:
+        card = (folder / "README.md").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    front = card.split("---")[1] if card.startswith("---") else ""
+    lines = (line.partition(":") for line in front.splitlines())
+    return next((value.strip() for key, _, value in lines if key == "license"), None)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -230,9 +245,7 @@ def _safetensors_shapes(path: Path) -> Shapes:
     header.pop("__metadata__", None)
     end = 8 + length + max(_ends(header.values()), default=0)
     if size < end:
-        raise BadCheckpoint(
-            f"{path} is truncated: {size} bytes of {end}; download it again"
-        )
+        raise BadCheckpoint(f"{path} is truncated: {size} bytes of {end}; download it again")
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 

@@ -15,7 +15,19 @@ import numpy.typing as npt
 
 from edgelm.errors import BadCheckpoint, UnknownName
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 
 # GGUF architecture -> model_type. Mistral files carry the architecture `llama`.
@@ -149,9 +161,7 @@ class GgufFile:
         tensor = values.astype(np.float32).reshape(info.shape)
         return self._from_ggml(name, tensor)
 
-    def _from_ggml(
-        self, name: str, tensor: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.architecture == "llama" and ".self_attn.q_proj." in name:
             return _unpermute(tensor, self.metadata["llama.attention.head_count"])
         if self.architecture == "llama" and ".self_attn.k_proj." in name:
@@ -175,9 +185,7 @@ class GgufFile:
         if kind in (None, "none"):
             return None
         factor = self.metadata.get(f"{self.architecture}.rope.scaling.factor", 1.0)
-        original = self.metadata.get(
-            f"{self.architecture}.rope.scaling.original_context_length"
-        )
+        original = self.metadata.get(f"{self.architecture}.rope.scaling.original_context_length")
         return {
             "rope_type": kind,
             "factor": factor,
@@ -197,9 +205,7 @@ class GgufFile:
         return f"model.layers.{layer}.{part}.{kind}"
 
 
-def _unpermute(
-    tensor: npt.NDArray[np.float32], heads: int
-) -> npt.NDArray[np.float32]:
+def _unpermute(tensor: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
     # llama.cpp interleaves the two rotary halves of a head; Hugging Face keeps them apart.
     half = tensor.shape[0] // heads // 2
     pairs = tensor.reshape(heads, half, 2, *tensor.shape[1:])

@@ -27,7 +27,7 @@ class Fp32(msgspec.Struct, frozen=True, tag="fp32"):
 class Int8(msgspec.Struct, frozen=True, tag="int8"):
     """Eight bits, one scale per `group_size` weights along the input axis."""
 
-    group_size: int = 64
+    group_size: int = 32
     symmetric: bool = True
 
     @property

@@ -121,9 +121,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def parameters(self) -> int:
         """Parameters as Hugging Face counts them: a tied head is counted once."""
         heads = 1 if self.tie_word_embeddings else 2
-        return (
-            self.linear_parameters + heads * self.embedding_parameters + self.vector_parameters
-        )
+        return self.linear_parameters + heads * self.embedding_parameters + self.vector_parameters
 
     def weight_bytes(self, linear_bits: float, head_bits: float | None = None) -> int:
         """Bytes of all weights at so many bits per matrix element (scales included in the bits)."""

@@ -139,9 +139,7 @@ class Graph:
             opset_imports=self.opsets,
             name="decoder",
         )
-        model = ir.Model(
-            graph, ir_version=10, producer_name="edgelm", producer_version=__version__
-        )
+        model = ir.Model(graph, ir_version=10, producer_name="edgelm", producer_version=__version__)
         ir.save(model, self.folder / name)
 
     def _external(

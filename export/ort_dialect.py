@@ -98,8 +98,10 @@ class OrtDialect:
         )
 
     def _embed_fp32(self, *, shared: bool) -> Value:
-        table = self.graph.weight("embedding.weight", self._array(self.weights.matrix(
-            HEAD if self.spec.tie_word_embeddings else EMBEDDING)))
+        table = self.graph.weight(
+            "embedding.weight",
+            self._array(self.weights.matrix(HEAD if self.spec.tie_word_embeddings else EMBEDDING)),
+        )
         if shared:
             self._tied = {"weight": table}
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
@@ -387,9 +389,7 @@ class OrtDialect:
             )
         return self._rotary[key]
 
-    def _packed(
-        self, group: str, matrix: torch.Tensor, precision: Int4 | Int8
-    ) -> dict[str, Value]:
+    def _packed(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> dict[str, Value]:
         quantized = quantize(matrix, precision)
         packed = {
             "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),

@@ -66,8 +66,7 @@ class OrtSession:
         count = len(tokens)
         if self.length + count > self.capacity:
             raise ContextFull(
-                f"{self.length} tokens and {count} more do not fit in a context of "
-                f"{self.capacity}"
+                f"{self.length} tokens and {count} more do not fit in a context of {self.capacity}"
             )
         if count == 1 and logits == 1:
             return self._step(int(tokens[0]))

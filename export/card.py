@@ -1,0 +1,59 @@
+"""The bundle's README: a model card for people."""
+
+from collections import Counter
+from pathlib import Path
+
+from edgelm.bundle import Manifest
+from edgelm.command import format_bytes
+from edgelm.precision import describe
+
+
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write `README.md`."""
+    (folder / "README.md").write_text(card(manifest))
+
+
+def card(manifest: Manifest) -> str:
+    """The text of the card."""
+    spec, gate, lineage = manifest.spec, manifest.gate, manifest.lineage
+    counts = Counter(describe(precision) for precision in manifest.precision.values())
+    mixture = ", ".join(f"{count} groups {name}" for name, count in counts.most_common())
+    bits = 8 * manifest.weight_bytes / spec.parameters
+    lines = [
+        "---",
+        *([f"license: {lineage.license}"] if lineage.license else []),
+        "tags: [edgelm, onnx]",
+        "---",
+        f"# {Path(lineage.source).name} for {manifest.target}",
+        "",
+        f"A bundle of [edgelm](https://pypi.org/project/edgelm/) {manifest.edgelm_version}. Run it:",
+        "",
+        "```",
+        "pip install 'edgelm[cpu]'",
+        "edge-run . --chat",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| source | {lineage.source}"
+        + (f" @ {lineage.revision}" if lineage.revision else "")
+        + " |",
+        f"| licence | {lineage.license or 'not stated by the source'} |",
+        f"| architecture | {spec.family}, {spec.parameters / 1e6:,.1f} M parameters |",
+        f"| weights | {format_bytes(manifest.weight_bytes)}, {bits:.2f} bits per weight: {mixture} |",
+        f"| key-value cache | {manifest.kv} |",
+        f"| context | {manifest.limits.context:,} tokens |",
+    ]
+    if gate:
+        figures = gate.figures
+        verdict = "passed" if gate.passed else "MISSED"
+        if not gate.enforced:
+            verdict += ", not enforced"
+        lines += [
+            f"| gate ({gate.gate_class}) | {verdict} |",
+            f"| KL to the source | {figures.kl:.4f} nats a token |",
+            f"| same top token | {figures.top1:.1%} |",
+            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} of the source's |",
+            f"| judged on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
+        ]
+    return "\n".join([*lines, ""])

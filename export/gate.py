@@ -1,0 +1,57 @@
+"""Measure an exported graph against its source, through the cache.
+
+Each sequence is prefilled but for its tail, and the tail is decoded token by token, so that a
+fault in either path, or in what the cache stores, shows in the figures.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edgelm.export.distance import Distance
+from edgelm.export.reference import Reference
+from edgelm.export.text import Passage
+from edgelm.gates import Figures
+from edgelm.runtime.session import Session
+
+_TAIL = 64  # tokens of each sequence that are decoded one by one
+_ROWS = 256  # rows of logits compared at a time: 50 MB a tensor at a vocabulary of 49,152
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A passage and the source's final hidden states on it."""
+
+    reference: Reference
+    passage: Passage
+    hidden: torch.Tensor
+
+    @classmethod
+    def of(cls, reference: Reference, passage: Passage) -> "Judge":
+        """Run the source over the passage, two sequences at a time."""
+        parts = [reference.hidden_states(rows) for rows in passage.tokens.split(2)]
+        return cls(reference, passage, torch.cat(parts))
+
+    def measure(self, session: Session) -> Figures:
+        """Distance of a session's logits from the source's."""
+        distance = Distance()
+        head = self.reference.head()
+        for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
+            session.rewind(0)
+            at = 0
+            for rows in _logits(session, tokens.numpy()):
+                end = at + len(rows)
+                source = self.reference.logits(hidden[at:end], head)
+                distance.add(source, torch.from_numpy(rows), tokens[at + 1 : end + 1])
+                at = end
+        return distance.figures()
+
+
+def _logits(session: Session, tokens: np.ndarray) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+    body = len(tokens) - min(_TAIL, len(tokens) // 2)
+    for at in range(0, body, _ROWS):
+        part = tokens[at : min(at + _ROWS, body)]
+        yield session.advance(part, logits=len(part))
+    yield np.concatenate([session.advance(token).copy() for token in tokens[body:, None]])

@@ -1,0 +1,158 @@
+"""The source model as the gate's reference: Hugging Face's own modules, streamed.
+
+The model is built without memory for its weights; each leaf module reads its weights when it is
+called and drops them when it returns. A pass over a batch thus needs memory for one matrix and
+the activations, whatever the size of the model. Logits are never stored: what is kept are the
+final hidden states, from which any rows of logits follow with one product.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.checkpoint import Checkpoint
+from edgelm.export.kv_scales import KvScales
+
+
+class Reference:
+    """Runs a checkpoint in fp32, layer by layer."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.spec = checkpoint.spec
+        self.overrides: dict[str, torch.Tensor] = {}
+        self._held: dict[str, torch.Tensor] | None = None
+        self.model = _empty_model(checkpoint)
+        for name, module in self.model.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                self._stream(name, module)
+
+    def hidden_states(self, tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
+        """Final hidden states [B, T, hidden], normed, of int64 tokens [B, T]."""
+        with torch.inference_mode():
+            states = self.model.model(
+                input_ids=tokens, past_key_values=cache, use_cache=cache is not None
+            )
+        return states.last_hidden_state  # type: ignore[no-any-return]
+
+    def head(self) -> torch.Tensor:
+        """The head's matrix [vocab, hidden]; hold it while many rows are computed."""
+        tied = self.spec.tie_word_embeddings
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return self.checkpoint.tensor(name).float() / self.spec.logits_divisor
+
+    def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocab] of final hidden states [rows, hidden]."""
+        logits = hidden @ head.T
+        if cap := self.spec.logits_softcap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        return self.model.model.layers  # type: ignore[no-any-return]
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep what is read in this block, for callers that run a module several times."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _stream(self, name: str, module: nn.Module) -> None:
+        names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        empty = {parameter: module._parameters[parameter] for parameter in names}
+
+        def read(module: nn.Module, _: Any) -> None:
+            for parameter in names:
+                tensor = self._read(f"{name}.{parameter}")
+                module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
+
+        def drop(module: nn.Module, _: Any, __: Any) -> None:
+            module._parameters.update(empty)
+
+        module.register_forward_pre_hook(read)
+        module.register_forward_hook(drop)
+
+    def _read(self, name: str) -> torch.Tensor:
+        if name in self.overrides:
+            return self.overrides[name]
+        if self._held is not None and name in self._held:
+            return self._held[name]
+        tensor = self.checkpoint.tensor(name).float()
+        if self._held is not None:
+            self._held[name] = tensor
+        return tensor
+
+
+def calibrate_kv(reference: Reference, tokens: torch.Tensor) -> KvScales:
+    """Per-channel int8 scales of keys (after rotation) and values: the largest magnitude / 127."""
+    cache = _largest_cache(reference)
+    for row in tokens.split(2):
+        reference.hidden_states(row, cache=cache)
+    return KvScales(tuple((key / 127, value / 127) for key, value in cache.largest))
+
+
+def _largest_cache(reference: Reference) -> Any:
+    from transformers import DynamicCache
+
+    class LargestCache(DynamicCache):  # type: ignore[misc]
+        """Stores nothing of what passes but its largest magnitude per channel."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            spec = reference.spec
+            shape = (spec.num_key_value_heads, spec.head_dim)
+            self.largest = [
+                (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
+                for _ in range(spec.num_hidden_layers)
+            ]
+
+        def update(
+            self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            for seen, new in zip(self.largest[layer_idx], (key, value), strict=True):
+                torch.maximum(seen, new.abs().amax(dim=(0, 2)), out=seen)
+            return key, value
+
+        def get_seq_length(self, *_: Any, **__: Any) -> int:
+            return 0
+
+    return LargestCache()
+
+
+def _empty_model(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
+    config = AutoConfig.for_model(checkpoint.spec.family, **values)
+    with _parameters_on_meta():
+        # eager: the other implementations leave out Gemma 2's attention soft cap.
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="eager"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built in this block get parameters without memory, but real buffers."""
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            empty = torch.empty_like(parameter, device="meta")
+            module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

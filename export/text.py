@@ -1,0 +1,80 @@
+"""The texts an export is calibrated and judged on, cut into sequences of tokens.
+
+Two small texts of our own come with the package, on different subjects: one to calibrate on, one
+for the gate. `--calibration` and `--gate-text` take the user's own instead: JSONL with a `text`
+field, or plain text.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from edgelm.errors import BadInput
+from edgelm.hashing import file_sha256
+
+_FOLDER = Path(__file__).with_name("text")
+CALIBRATION = _FOLDER / "calibration.jsonl"
+GATE = _FOLDER / "gate.jsonl"
+SEQUENCE = 512
+SEQUENCES = 8
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens [B, T] of a text, and which text it was."""
+
+    tokens: torch.Tensor
+    name: str
+    sha256: str
+
+    def first(self, sequences: int) -> "Passage":
+        """The first so many sequences."""
+        return replace(self, tokens=self.tokens[:sequences])
+
+
+def read_passage(path: Path, tokenizer: Tokenizer, *, vocab_size: int, context: int) -> Passage:
+    """Tokenize a text file and cut it into up to 8 sequences of 512 tokens (or the context).
+
+    Raises:
+        BadInput: the file is missing, empty, of the wrong form or too short for one sequence.
+    """
+    text = "\n\n".join(_documents(path))
+    length = min(SEQUENCE, context)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    count = min(SEQUENCES, len(ids) // length)
+    if count == 0:
+        raise BadInput(
+            f"{path} has {len(ids)} tokens, expected at least {length}; give a longer text"
+        )
+    if max(ids) >= vocab_size:
+        raise BadInput(
+            f"the tokenizer produces token {max(ids)}, the model's vocabulary has {vocab_size}: "
+            "tokenizer and model do not belong together"
+        )
+    # Evenly spread over the text, so that a long file is not judged by its beginning.
+    starts = [round(i * (len(ids) - length) / max(1, count - 1)) for i in range(count)]
+    tokens = torch.tensor([ids[start : start + length] for start in starts])
+    return Passage(tokens, path.name, file_sha256(path))
+
+
+def _documents(path: Path) -> list[str]:
+    try:
+        content = path.read_text()
+    except FileNotFoundError:
+        raise BadInput(f"no such text file: {path}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
+    if path.suffix != ".jsonl":
+        return [content]
+    documents = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            documents.append(json.loads(line)["text"])
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(
+                f'{path}, line {number}: expected a JSON object with a "text" field'
+            ) from None
+    return documents
