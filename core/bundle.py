@@ -47,7 +47,9 @@ class CacheContract(msgspec.Struct, frozen=True):
 
 
 class GraphContract(msgspec.Struct, frozen=True):
-    """How to run the graph. Roles of inputs:
+    """How to run the graph.
+
+    Roles of inputs:
 
     tokens            int64 [1, T]   the tokens to process
     past_length       int64 [1]      tokens in the cache before this run
