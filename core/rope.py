@@ -6,6 +6,7 @@ interpolation, arXiv 2306.15595), llama3 (Llama 3.1 release), yarn (arXiv 2309.0
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def _scaled(rope: Rope, positions: int, max_positions: int) -> tuple[Frequencies
     if kind not in _SCALINGS:
         raise UnknownName(f"unknown RoPE scaling {kind!r}; known: {', '.join(_SCALINGS)}")
     try:
-        return _SCALINGS[kind](base, rope, positions, max_positions)  # type: ignore[no-any-return, operator]
+        return _SCALINGS[kind](base, rope, positions, max_positions)
     except KeyError as error:
         raise BadCheckpoint(f"config.json: RoPE scaling {kind!r} needs the field {error}") from None
 
@@ -69,17 +70,14 @@ def _yarn(
     original = float(scaling.get("original_max_position_embeddings") or max_positions)
     factor = float(scaling["factor"])
 
-    def mscale(scale: float, weight: float = 1.0) -> float:
+    def mscale(scale: float, weight: Any = 1.0) -> float:
         return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
 
     attention = scaling.get("attention_factor")
     if attention is None:
-        weights = scaling.get("mscale"), scaling.get("mscale_all_dim")
-        attention = (
-            mscale(factor, weights[0]) / mscale(factor, weights[1])
-            if all(weights)
-            else mscale(factor)
-        )
+        ours, all_dims = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        both = bool(ours and all_dims)
+        attention = mscale(factor, ours) / mscale(factor, all_dims) if both else mscale(factor)
 
     def dimension(rotations: float) -> float:
         return (rope.dim * math.log(original / (rotations * 2 * math.pi))) / (
@@ -110,7 +108,7 @@ def _longrope(
     return base / np.asarray(factors, dtype=np.float64), float(attention)
 
 
-_SCALINGS = {
+_SCALINGS: dict[str, Callable[..., tuple[Frequencies, float]]] = {
     "default": _default,
     "dynamic": _default,
     "linear": _linear,

@@ -217,7 +217,7 @@ class _Reader:
     def attention_scale(self, head_dim: int) -> float:
         if "attention_multiplier" in self.config:
             return float(self.config["attention_multiplier"])
-        return float(self.config.get("query_pre_attn_scalar", head_dim)) ** -0.5
+        return 1.0 / math.sqrt(float(self.config.get("query_pre_attn_scalar", head_dim)))
 
     def embedding_multiplier(self, hidden: int) -> float:
         if self.family.scales_embedding:

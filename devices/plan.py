@@ -28,7 +28,7 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     kv = choose_kv(profile, request)
     weights = spec.weight_bytes(bits)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context
-    workspace = _workspace_bytes(spec, profile, kv, context)
+    workspace = workspace_bytes(spec, kv=kv, context=context, chunk=profile.prefill_chunk)
     # Every weight is read once per token, but of the input embedding only one row.
     embedding = 0 if spec.tie_word_embeddings else spec.embedding_parameters * bits / 8
     moved = weights - embedding
@@ -101,13 +101,13 @@ def _weight_bits(profile: Profile, request: Request) -> tuple[float, str]:
     return precision.bits_per_weight, names[type(precision)]
 
 
-def _workspace_bytes(spec: DecoderSpec, profile: Profile, kv: KvType, context: int) -> int:
+def workspace_bytes(spec: DecoderSpec, *, kv: KvType, context: int, chunk: int) -> int:
     """Activations of one prefill chunk at a full cache, the largest moment."""
-    chunk = min(profile.prefill_chunk, context)
+    rows = min(chunk, context)
     widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
     scores = spec.num_attention_heads * context
     widened = 4 * context * spec.kv_size if kv == "int8" else 0
-    return 4 * (chunk * (widest + scores) + widened + spec.vocab_size)
+    return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
 
 
 def _advice(

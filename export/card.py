@@ -18,6 +18,7 @@ def card(manifest: Manifest) -> str:
     spec, gate, lineage = manifest.spec, manifest.gate, manifest.lineage
     counts = Counter(describe(precision) for precision in manifest.precision.values())
     mixture = ", ".join(f"{count} groups {name}" for name, count in counts.most_common())
+    size = format_bytes(manifest.weight_bytes)
     bits = 8 * manifest.weight_bytes / spec.parameters
     lines = [
         "---",
@@ -26,7 +27,7 @@ def card(manifest: Manifest) -> str:
         "---",
         f"# {Path(lineage.source).name} for {manifest.target}",
         "",
-        f"A bundle of [edgelm](https://pypi.org/project/edgelm/) {manifest.edgelm_version}. Run it:",
+        f"A bundle written by edgelm {manifest.edgelm_version}. Run it:",
         "",
         "```",
         "pip install 'edgelm[cpu]'",
@@ -40,7 +41,7 @@ def card(manifest: Manifest) -> str:
         + " |",
         f"| licence | {lineage.license or 'not stated by the source'} |",
         f"| architecture | {spec.family}, {spec.parameters / 1e6:,.1f} M parameters |",
-        f"| weights | {format_bytes(manifest.weight_bytes)}, {bits:.2f} bits per weight: {mixture} |",
+        f"| weights | {size}, {bits:.2f} bits per weight: {mixture} |",
         f"| key-value cache | {manifest.kv} |",
         f"| context | {manifest.limits.context:,} tokens |",
     ]
@@ -53,7 +54,7 @@ def card(manifest: Manifest) -> str:
             f"| gate ({gate.gate_class}) | {verdict} |",
             f"| KL to the source | {figures.kl:.4f} nats a token |",
             f"| same top token | {figures.top1:.1%} |",
-            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} of the source's |",
+            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
             f"| judged on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
     return "\n".join([*lines, ""])

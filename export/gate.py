@@ -49,7 +49,7 @@ class Judge:
         return distance.figures()
 
 
-def _logits(session: Session, tokens: np.ndarray) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+def _logits(session: Session, tokens: np.ndarray) -> Iterator[np.ndarray]:
     body = len(tokens) - min(_TAIL, len(tokens) // 2)
     for at in range(0, body, _ROWS):
         part = tokens[at : min(at + _ROWS, body)]

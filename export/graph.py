@@ -88,7 +88,8 @@ class Graph:
             "else_branch": self._body(otherwise, f"{name}.else"),
         }
         count = len(bodies["then_branch"].outputs)
-        return self.op("If", condition, outputs=count, name=name, **bodies)  # type: ignore[no-any-return]
+        attributes: dict[str, Any] = {**bodies}
+        return tuple(self.op("If", condition, outputs=count, name=name, **attributes))
 
     def _body(self, build: Callable[[], tuple[ir.Value, ...]], name: str) -> ir.Graph:
         outer, self._nodes = self._nodes, []
@@ -156,12 +157,14 @@ class Graph:
         )
         return self._register(name, tensor)
 
-    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    def _register(self, name: str, tensor: "ir.Tensor[Any] | ir.ExternalTensor") -> ir.Value:
         assert name not in self._initializers, f"two initializers named {name}"
         value = ir.Value(
             name=name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(list(tensor.shape)),
+            shape=tensor.shape
+            if isinstance(tensor.shape, ir.Shape)
+            else ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
         )
         self._initializers[name] = value

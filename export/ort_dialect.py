@@ -8,10 +8,11 @@ widens them is folded when a session loads.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
@@ -116,7 +117,7 @@ class OrtDialect:
             if weight is None:
                 weight = self.graph.weight(f"{group}.weight", self._array(matrix()))
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
-            return y if offset is None else self.add(y, offset)  # type: ignore[no-any-return]
+            return y if offset is None else self.add(y, offset)
         packed = self._tied if group == HEAD and self._tied else None
         if packed is None:
             packed = self._packed(group, matrix(), precision)
@@ -221,7 +222,7 @@ class OrtDialect:
             *((None, None, None, *scales) if scales else ()),
             domain=MICROSOFT,
             outputs=3,
-            name=f"layers.{operands.index}.attention",
+            name=f"layers.{operands.number}.attention",
             num_heads=self.spec.num_attention_heads,
             kv_num_heads=self.spec.num_key_value_heads,
             scale=self.spec.attention_scale,
@@ -407,7 +408,7 @@ class OrtDialect:
         return self.graph.weight(f"{name}.weight", self._array(weight))
 
     @staticmethod
-    def _array(tensor: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+    def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
         return tensor.detach().contiguous().numpy()
 
 
@@ -420,4 +421,4 @@ class _Attention(NamedTuple):
     past_key: Value
     past_value: Value
     layer: LayerSpec
-    index: int
+    number: int

@@ -102,7 +102,7 @@ def calibrate_kv(reference: Reference, tokens: torch.Tensor) -> KvScales:
 def _largest_cache(reference: Reference) -> Any:
     from transformers import DynamicCache
 
-    class LargestCache(DynamicCache):  # type: ignore[misc]
+    class LargestCache(DynamicCache):
         """Stores nothing of what passes but its largest magnitude per channel."""
 
         def __init__(self) -> None:
@@ -115,11 +115,17 @@ def _largest_cache(reference: Reference) -> Any:
             ]
 
         def update(
-            self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+            self,
+            key_states: torch.Tensor,
+            value_states: torch.Tensor,
+            layer_idx: int,
+            *_: Any,
+            **__: Any,
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            for seen, new in zip(self.largest[layer_idx], (key, value), strict=True):
+            passing = key_states, value_states
+            for seen, new in zip(self.largest[layer_idx], passing, strict=True):
                 torch.maximum(seen, new.abs().amax(dim=(0, 2)), out=seen)
-            return key, value
+            return passing
 
         def get_seq_length(self, *_: Any, **__: Any) -> int:
             return 0
@@ -145,11 +151,11 @@ def _parameters_on_meta() -> Iterator[None]:
     """Modules built in this block get parameters without memory, but real buffers."""
     register = nn.Module.register_parameter
 
-    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, parameter)
-        if parameter is not None:
-            empty = torch.empty_like(parameter, device="meta")
-            module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+    def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None:
+            empty = torch.empty_like(param, device="meta")
+            self._parameters[name] = nn.Parameter(empty, requires_grad=False)
 
     nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
     try:

@@ -85,7 +85,8 @@ class _Runs:
             def run(states: torch.Tensor) -> torch.Tensor:
                 # forward, not __call__: this hook must not run again.
                 out = layer.forward(states, *args[1:], **rest)
-                return out[0] if isinstance(out, tuple) else out
+                after: torch.Tensor = out[0] if isinstance(out, tuple) else out
+                return after
 
             with self.reference.hold():
                 self._advance(run)

@@ -1,0 +1,8 @@
+"""From a bundle to tokens. Needs numpy, tokenizers, jinja2, msgspec and one engine."""
+
+from edgelm.runtime.chat import Message
+from edgelm.runtime.generator import Piece, TokenScore
+from edgelm.runtime.model import Completion, LanguageModel, load
+from edgelm.runtime.sampler import Sampling
+
+__all__ = ["Completion", "LanguageModel", "Message", "Piece", "Sampling", "TokenScore", "load"]

@@ -50,7 +50,7 @@ class OrtSession:
         self.chunk = manifest.limits.prefill_chunk
         self._graph = manifest.graph
         self._session = _load(folder / manifest.graph.file, threads)
-        self._decode_rows = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
+        self._decode_rows: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
         self._scalars = _Scalars()
         self._cache = self._allocate_cache()
         self._decode_binding = self._bind(self._scalars.token, self._scalars.row, self._decode_rows)
@@ -106,7 +106,8 @@ class OrtSession:
         self._set_position(1)
         self._session.run_with_iobinding(self._decode_binding)
         self.length += 1
-        return self._decode_rows[0]
+        row: Logits = self._decode_rows[0]
+        return row
 
     def _prefill(self, tokens: Tokens, logits: int) -> Logits:
         parts = []
@@ -127,7 +128,8 @@ class OrtSession:
         except BaseException:
             self.length = start
             raise
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        whole: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return whole
 
     def _set_position(self, count: int) -> None:
         self._scalars.past_length[0] = self.length
@@ -191,6 +193,11 @@ def _load(path: Path, threads: int | None) -> Any:
     if session.get_providers() != [_CPU]:
         raise BadBundle(f"{path} was placed on {session.get_providers()}, expected {[_CPU]}")
     return session
+
+
+def engine_version() -> str:
+    """Version of the installed ONNX Runtime."""
+    return str(onnxruntime.__version__)
 
 
 def physical_cores() -> int:

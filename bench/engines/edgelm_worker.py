@@ -1,0 +1,58 @@
+"""edgelm itself, through the session that applications use."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelm.bench.engines.protocol import Logits, Tokens, serve
+from edgelm.bundle import read_manifest, verify
+from edgelm.runtime.ort import OrtSession, engine_version
+from edgelm.runtime.tokenizer import Tokenizer
+
+
+class EdgeLM:
+    """A bundle."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        folder = Path(options["path"])
+        started = time.perf_counter()
+        manifest = read_manifest(folder)
+        session = OrtSession(
+            folder, manifest, capacity=options["context"], threads=options["threads"]
+        )
+        loaded = time.perf_counter()
+        self.session = session
+        verify(folder, manifest)
+        hashed = time.perf_counter()
+        Tokenizer(folder / "tokenizer.json")
+        return {
+            "load_ms": 1e3 * (loaded - started),
+            "hash_ms": 1e3 * (hashed - loaded),
+            "tokenizer_ms": 1e3 * (time.perf_counter() - hashed),
+            "vocab_size": session.vocab_size,
+            "context": session.capacity,
+            "kv": manifest.kv,
+            "kv_bytes": session.cache_bytes,
+            "weight_bytes": manifest.weight_bytes,
+            "version": engine_version(),
+            "options": f"threads {options['threads']}, prefill chunks of {session.chunk}",
+        }
+
+    def reset(self) -> None:
+        self.session.rewind(0)
+
+    def prefill(self, tokens: Tokens) -> None:
+        self.session.advance(tokens)
+
+    def step(self, token: int) -> None:
+        self.session.advance(np.array([token]))
+
+    def logits(self, tokens: Tokens) -> Logits:
+        self.session.rewind(0)
+        return self.session.advance(tokens, logits=len(tokens))
+
+
+if __name__ == "__main__":
+    serve(EdgeLM())

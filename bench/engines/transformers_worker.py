@@ -1,0 +1,70 @@
+"""Hugging Face transformers on torch, in bf16 with its default attention and dynamic cache."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from edgelm.bench.engines.protocol import Logits, Tokens, serve
+
+
+class Transformers:
+    """A Hugging Face folder."""
+
+    def load(self, options: dict[str, Any]) -> dict[str, Any]:
+        torch.set_num_threads(options["threads"])
+        folder = Path(options["path"])
+        started = time.perf_counter()
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16
+        ).eval()
+        loaded = time.perf_counter()
+        config = self.model.config
+        head_dim = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        per_token = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        self.reset()
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return {
+            "load_ms": 1e3 * (loaded - started),
+            "vocab_size": config.vocab_size,
+            "context": options["context"],
+            "kv": "bf16",
+            "kv_bytes": per_token * options["context"],
+            "weight_bytes": 2 * parameters,
+            "version": transformers.__version__,
+            "options": f"threads {options['threads']}, torch {torch.__version__}, bf16, cache "
+            "grows with the sequence",
+        }
+
+    def reset(self) -> None:
+        self.cache = transformers.DynamicCache()
+
+    def prefill(self, tokens: Tokens) -> None:
+        self._forward(tokens, 1)
+
+    def step(self, token: int) -> None:
+        self._forward([token], 1)
+
+    def logits(self, tokens: Tokens) -> Logits:
+        self.reset()
+        rows: Logits = self._forward(tokens, 0).float().numpy()
+        return rows
+
+    def _forward(self, tokens: Any, keep: int) -> torch.Tensor:
+        with torch.inference_mode():
+            out = self.model(
+                input_ids=torch.as_tensor(tokens)[None],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        logits: torch.Tensor = out.logits[0]
+        return logits
+
+
+if __name__ == "__main__":
+    serve(Transformers())

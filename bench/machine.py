@@ -1,0 +1,61 @@
+"""What the machine is, and how fast its memory is read: the bound of every decoder."""
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import torch
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where the figures come from. Without these a figure means nothing."""
+
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    system: str
+    python: str
+    read_gb_s: float
+
+
+def describe_machine(threads: int) -> Machine:
+    """Look at this machine; reads 1 GB of memory a few times."""
+    return Machine(
+        cpu=_cpu_name(),
+        cores=os.cpu_count() or 1,
+        threads=threads,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=sys.version.split()[0],
+        read_gb_s=read_bandwidth(threads),
+    )
+
+
+def read_bandwidth(threads: int, *, megabytes: int = 1024, repeats: int = 5) -> float:
+    """GB/s of sequential reads: the best of a few sums over an array far larger than any cache."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        array = torch.ones(megabytes * 2**20 // 4, dtype=torch.float32)
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            array.sum()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return array.numel() * 4 / min(times) / 1e9
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,114 @@
+"""Run the measurements: raw samples only, no statistics.
+
+Every engine lives in a process of its own for the whole run and takes turns with the others:
+round by round, test by test, engine by engine, so that a slow minute of the machine hits all
+alike. The first round warms up and is thrown away. Loading is measured in fresh processes.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgelm.bench.contenders import Absent, Contender
+from edgelm.bench.quality import Quality
+from edgelm.bench.worker import Worker
+from edgelm.bench.workload import Test
+from edgelm.errors import EdgeLMError
+from edgelm.gates import Figures
+
+log = logging.getLogger(__name__)
+
+_MOST_LOADS = 3
+
+
+@dataclass
+class Samples:
+    """What one engine's runs gave, in milliseconds."""
+
+    contender: Contender
+    loaded: dict[str, Any]
+    load_ms: list[float]
+    figures: Figures | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    prefill_ms: dict[Test, list[float]] = field(default_factory=dict)
+    ttft_ms: dict[Test, list[float]] = field(default_factory=dict)
+    steps_ms: dict[Test, list[list[float]]] = field(default_factory=dict)
+
+
+def measure(
+    contenders: list[Contender],
+    tests: list[Test],
+    *,
+    rounds: int,
+    context: int,
+    threads: int,
+    quality: Callable[[], Quality] | None,
+) -> tuple[list[Samples], list[Absent]]:
+    """Measure every contender; one that fails is reported, and the others go on."""
+    failed: list[Absent] = []
+    results: list[Samples] = []
+    with contextlib.ExitStack() as stack:
+        running: list[tuple[Worker, Samples]] = []
+        for contender in contenders:
+            try:
+                worker, samples = _start(contender, rounds, context, threads, stack)
+            except EdgeLMError as error:
+                failed.append(Absent(contender.name, f"failed: {error}"))
+                continue
+            running.append((worker, samples))
+        for number in range(rounds + 1):
+            for test in tests:
+                for worker, samples in list(running):
+                    log.info(
+                        "%s %s, %s",
+                        f"round {number}/{rounds}" if number else "warm-up",
+                        test.name,
+                        samples.contender.name,
+                    )
+                    try:
+                        _run(worker, samples, test, keep=number > 0)
+                    except EdgeLMError as error:
+                        failed.append(Absent(samples.contender.name, f"failed: {error}"))
+                        running.remove((worker, samples))
+        for worker, samples in running:
+            # Before quality: rows of logits for a whole text are no part of serving.
+            samples.memory = worker.ask("memory")
+        if quality is not None:
+            log.info("running the source on the quality text")
+            judge = quality()
+            for worker, samples in running:
+                log.info("quality of %s", samples.contender.name)
+                samples.figures = judge.of(worker)
+        results = [samples for _, samples in running]
+    return results, failed
+
+
+def _start(
+    contender: Contender, rounds: int, context: int, threads: int, stack: contextlib.ExitStack
+) -> tuple[Worker, Samples]:
+    path = contender.prepare()
+    options = {"path": str(path), "context": context, "threads": threads}
+    loads: list[float] = []
+    for attempt in range(min(rounds, _MOST_LOADS)):
+        log.info("loading %s (%d)", contender.name, attempt + 1)
+        with Worker(contender.module, contender.python) as worker:
+            loads.append(worker.ask("load", options=options)["load_ms"])
+    worker = stack.enter_context(Worker(contender.module, contender.python))
+    loaded = worker.ask("load", options=options)
+    return worker, Samples(contender, loaded, [*loads, loaded["load_ms"]])
+
+
+def _run(worker: Worker, samples: Samples, test: Test, *, keep: bool) -> None:
+    verb = "prefill" if test.kind == "pp" else "decode"
+    reply = worker.ask(
+        verb, tokens=test.tokens, depth=test.depth, vocab_size=samples.loaded["vocab_size"]
+    )
+    if not keep:
+        return
+    if test.kind == "pp":
+        samples.prefill_ms.setdefault(test, []).append(reply["ms"])
+    else:
+        samples.steps_ms.setdefault(test, []).append(reply["steps_ms"])
+        samples.ttft_ms.setdefault(test, []).append(reply["ttft_ms"])

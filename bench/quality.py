@@ -1,0 +1,47 @@
+"""How close each engine's logits are to the source's, on one text, the same tokens for all."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from edgelm.bench.worker import Worker
+from edgelm.checkpoint import Checkpoint
+from edgelm.export.distance import Distance
+from edgelm.export.gate import Judge
+from edgelm.export.reference import Reference
+from edgelm.export.text import read_passage
+from edgelm.gates import Figures
+
+_ROWS = 256
+
+
+class Quality:
+    """The source's hidden states on a text; made once, compared with every engine."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Path, text: Path, context: int) -> None:
+        passage = read_passage(
+            text,
+            Tokenizer.from_file(str(tokenizer)),
+            vocab_size=checkpoint.spec.vocab_size,
+            context=context,
+        )
+        self.judge = Judge.of(Reference(checkpoint), passage)
+
+    def of(self, worker: Worker) -> Figures:
+        """Distance of a loaded engine from the source."""
+        distance = Distance()
+        reference, passage = self.judge.reference, self.judge.passage
+        head = reference.head()
+        with tempfile.TemporaryDirectory(prefix="edgelm-logits-") as folder:
+            path = Path(folder) / "logits.npy"
+            for tokens, hidden in zip(passage.tokens, self.judge.hidden, strict=True):
+                worker.ask("logits", tokens=tokens.tolist(), path=str(path))
+                rows = np.load(path, mmap_mode="r")
+                for at in range(0, len(tokens), _ROWS):
+                    ours = torch.from_numpy(np.array(rows[at : at + _ROWS, : head.shape[0]]))
+                    source = reference.logits(hidden[at : at + _ROWS], head)
+                    distance.add(source, ours, tokens[at + 1 : at + 1 + len(ours)])
+        return distance.figures()

@@ -1,0 +1,201 @@
+"""The report: what `report.json` holds, made from raw samples.
+
+`results` has one entry for each engine and test. The schema version rises when a field changes
+its meaning; readers should ignore fields that they do not know.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import edgelm
+from edgelm.bench.contenders import Absent
+from edgelm.bench.machine import Machine
+from edgelm.bench.measure import Samples
+from edgelm.bench.statistics import Spread, percentile
+from edgelm.bench.workload import Test
+from edgelm.bundle import Manifest
+
+REPORT_VERSION = 1
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Percentiles in milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Resident memory of the engine's process, in bytes.
+
+    `base` before the model was loaded, `loaded` after; `peak` over all tests; `kv` is the cache
+    as allocated, of which untouched pages are not resident.
+    """
+
+    base: int
+    loaded: int
+    peak: int
+    kv: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One engine on one test.
+
+    tokens_per_second: prompt tokens (pp) or generated tokens (tg) per second.
+    ttft_ms: median time until the prompt's last logits; for tg, of a prompt as long as the depth.
+    itl_ms: inter-token latency over all steps of all rounds (tg only).
+    bound_share: share of the memory-bandwidth bound that decoding reaches (tg only).
+    load_ms: median until the model could run, without hashing and tokenizer where separable.
+    """
+
+    engine: str
+    test: str
+    tokens_per_second: Spread
+    ttft_ms: float
+    itl_ms: Latency | None
+    bound_share: float | None
+    peak_rss_bytes: int
+    memory: Memory
+    load_ms: float
+    load_samples_ms: tuple[float, ...]
+    hash_ms: float | None
+    tokenizer_ms: float | None
+    weight_bytes: int
+    bits_per_weight: float
+    kl: float | None
+    top1: float | None
+    perplexity_ratio: float | None
+    kv: str
+    context: int
+    options: str
+    engine_version: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything of one run."""
+
+    schema_version: int
+    edgelm_version: str
+    created: str
+    command: str
+    machine: Machine
+    source: str
+    source_sha256: str
+    parameters: int
+    quality_text: str
+    quality_tokens: int
+    rounds: int
+    results: tuple[Result, ...]
+    absent: tuple[tuple[str, str], ...]
+
+
+def make_report(
+    samples: list[Samples],
+    absent: list[Absent],
+    *,
+    manifest: Manifest,
+    machine: Machine,
+    command: str,
+    rounds: int,
+    quality_text: str,
+) -> Report:
+    """Turn samples into statistics."""
+    tokens = next((s.figures.tokens for s in samples if s.figures), 0)
+    return Report(
+        schema_version=REPORT_VERSION,
+        edgelm_version=edgelm.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        machine=machine,
+        source=Path(manifest.lineage.source).name,
+        source_sha256=manifest.lineage.sha256,
+        parameters=manifest.spec.parameters,
+        quality_text=quality_text,
+        quality_tokens=tokens,
+        rounds=rounds,
+        results=tuple(_results(samples, manifest, machine)),
+        absent=tuple((peer.name, peer.reason) for peer in absent),
+    )
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write `report.json`."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def _results(samples: list[Samples], manifest: Manifest, machine: Machine) -> list[Result]:
+    results = []
+    for one in samples:
+        common = _common(one, manifest)
+        for test, times in one.prefill_ms.items():
+            rates = Spread.of([1e3 * test.tokens / ms for ms in times])
+            results.append(
+                Result(
+                    **common,
+                    test=test.name,
+                    tokens_per_second=rates,
+                    ttft_ms=percentile(times, 50),
+                    itl_ms=None,
+                    bound_share=None,
+                )
+            )
+        results += [_decode_result(one, test, manifest, machine, common) for test in one.steps_ms]
+    return results
+
+
+def _decode_result(
+    one: Samples, test: Test, manifest: Manifest, machine: Machine, common: dict[str, Any]
+) -> Result:
+    rounds = one.steps_ms[test]
+    steps = [ms for times in rounds for ms in times]
+    rates = Spread.of([1e3 * len(times) / sum(times) for times in rounds])
+    per_token = 1e3 * _bytes_read(one, test, manifest) / (machine.read_gb_s * 1e9)
+    return Result(
+        **common,
+        test=test.name,
+        tokens_per_second=rates,
+        ttft_ms=percentile(one.ttft_ms[test], 50),
+        itl_ms=Latency(*(percentile(steps, share) for share in (50, 90, 99))),
+        bound_share=per_token * rates.median / 1e3,
+    )
+
+
+def _bytes_read(one: Samples, test: Test, manifest: Manifest) -> float:
+    """Bytes that one decode step must read: all weights but the input embedding, and the cache."""
+    spec, loaded = manifest.spec, one.loaded
+    weights = loaded["weight_bytes"]
+    if not spec.tie_word_embeddings:
+        weights *= 1 - spec.embedding_parameters / spec.parameters
+    depth = test.depth + test.tokens / 2
+    return float(weights + loaded["kv_bytes"] / loaded["context"] * depth)
+
+
+def _common(one: Samples, manifest: Manifest) -> dict[str, Any]:
+    loaded, figures = one.loaded, one.figures
+    return {
+        "engine": one.contender.name,
+        "peak_rss_bytes": one.memory["peak_rss_bytes"],
+        "memory": Memory(
+            base=loaded["rss_before"],
+            loaded=loaded["rss_after"],
+            peak=one.memory["peak_rss_bytes"],
+            kv=loaded["kv_bytes"],
+        ),
+        "load_ms": percentile(one.load_ms, 50),
+        "load_samples_ms": tuple(one.load_ms),
+        "hash_ms": loaded.get("hash_ms"),
+        "tokenizer_ms": loaded.get("tokenizer_ms"),
+        "weight_bytes": loaded["weight_bytes"],
+        "bits_per_weight": 8 * loaded["weight_bytes"] / manifest.spec.parameters,
+        "kl": figures.kl if figures else None,
+        "top1": figures.top1 if figures else None,
+        "perplexity_ratio": figures.perplexity_ratio if figures else None,
+        "kv": loaded["kv"],
+        "context": loaded["context"],
+        "options": loaded["options"],
+        "engine_version": loaded["version"],
+    }

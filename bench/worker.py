@@ -1,0 +1,105 @@
+"""The parent's side of a measurement: start a worker process, ask, get answers."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import edgelm
+import edgelm.bench
+from edgelm.errors import EdgeLMError
+
+_LAST_LINES = 5
+
+
+class WorkerFailed(EdgeLMError):
+    """An engine failed in its process; the message has its last lines."""
+
+
+class Worker:
+    """One engine in a process of its own.
+
+    Args:
+        module: the worker's module.
+        interpreter: the Python that has the engine; None means this one.
+    """
+
+    def __init__(self, module: str, interpreter: Path | None) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgelm-bench-")
+        folder = Path(self._scratch.name)
+        self._log = (folder / "stderr").open("w+")
+        environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+        if interpreter is not None:
+            environment["PYTHONPATH"] = str(_visible_package(folder))
+        self._process = subprocess.Popen(
+            [str(interpreter or sys.executable), "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"verb": verb, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerFailed(f"the process ended: {self._last_words()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise WorkerFailed(reply["error"])
+        return reply
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._log.close()
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _last_words(self) -> str:
+        self._log.flush()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        return " / ".join(lines[-_LAST_LINES:]) or "no message"
+
+
+def _visible_package(folder: Path) -> Path:
+    """A folder in which `edgelm.bench.engines` can be imported, and nothing else of ours.
+
+    A peer's interpreter must not see this environment's site-packages.
+    """
+    package = folder / "path" / "edgelm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").symlink_to(Path(edgelm.__file__).resolve())
+    (package / "bench").symlink_to(Path(edgelm.bench.__file__).parent.resolve())
+    return package.parent

@@ -1,0 +1,182 @@
+"""`edge-run`: ask a bundle something, or talk to it."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgelm.command import positive_int, run_command
+from edgelm.errors import BadInput, ContextFull
+from edgelm.runtime.chat import Message
+from edgelm.runtime.generator import Piece
+from edgelm.runtime.model import LanguageModel, Options, load
+from edgelm.runtime.sampler import Sampling
+
+_EPILOG = """\
+Without a prompt and on a terminal, edge-run starts a conversation; /reset forgets it, Ctrl-C
+stops an answer, Ctrl-D ends. A model without a chat template continues the prompt as it stands.
+
+example:
+  edge-run bundle/ "Why is the sky blue?"
+"""
+
+_DEFAULTS = Sampling()
+_SETTINGS = {
+    "temperature": "0 is greedy",
+    "top-k": "keep the k most probable tokens",
+    "top-p": "keep the most probable tokens that hold this mass",
+    "min-p": "keep tokens at least this share as probable as the best",
+    "typical-p": "keep the most typical tokens that hold this mass",
+    "repetition-penalty": "above 1 repeats less",
+    "frequency-penalty": "per use of a token so far",
+    "presence-penalty": "for any use of a token so far",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="edge-run",
+        description="Run a bundle: answer a prompt, or chat.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder that edge-export wrote")
+    add("prompt", nargs="?", help="text to answer; - reads standard input")
+    add("--chat", action="store_true", help="converse, also after a first prompt")
+    add("--raw", action="store_true", help="continue the prompt without the chat template")
+    add("--system", help="system message of the conversation")
+    add(
+        "-n",
+        "--max-new-tokens",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="most tokens to generate (default: 256)",
+    )
+    for name, meaning in _SETTINGS.items():
+        default = getattr(_DEFAULTS, name.replace("-", "_"))
+        add(f"--{name}", type=type(default), metavar="X", help=f"{meaning} (default: {default})")
+    add("--seed", type=int, metavar="N", help="same seed, same text")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
+    add("--max-memory", metavar="SIZE", help="shrink the context to fit, e.g. 1.5GB")
+    add("--threads", type=positive_int, metavar="N", help="default: physical cores")
+    add("--stats", action="store_true", help="print tokens and speed to standard error")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `edge-run`."""
+    arguments = parser().parse_args(argv)
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if prompt is None and not sys.stdin.isatty():
+        raise BadInput("give a prompt, or - to read it from standard input")
+    with load(
+        arguments.bundle, max_memory=arguments.max_memory, threads=arguments.threads
+    ) as model:
+        if arguments.chat or prompt is None:
+            _converse(model, arguments, prompt)
+        elif arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
+            tokens = model.tokenizer.encode(prompt)
+            _show(model.pieces(tokens, **_options(arguments)), len(tokens), arguments.stats)
+        else:
+            _answer(model, arguments, [*_opening(arguments), _said("user", prompt)])
+
+
+def _converse(model: LanguageModel, arguments: argparse.Namespace, first: str | None) -> None:
+    messages = _opening(arguments)
+    for line in _lines(first):
+        if line.strip() == "/reset":
+            messages = _opening(arguments)
+            continue
+        if not line.strip():
+            continue
+        messages.append(_said("user", line))
+        try:
+            messages.append(_said("assistant", _answer(model, arguments, messages)))
+        except ContextFull as error:
+            messages.pop()
+            print(f"{error}; /reset starts over", file=sys.stderr)
+
+
+def _lines(first: str | None) -> Iterator[str]:
+    if first is not None:
+        yield first
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            print()
+            return
+
+
+def _answer(model: LanguageModel, arguments: argparse.Namespace, messages: list[Message]) -> str:
+    tokens = model.chat_tokens(messages)
+    return _show(model.pieces(tokens, **_options(arguments)), len(tokens), arguments.stats)
+
+
+def _show(pieces: Iterator[Piece], prompt_tokens: int, stats: bool) -> str:
+    """Print an answer as it comes; Ctrl-C stops the answer, not the program."""
+    said, times, reason = [], [time.perf_counter()], None
+    interrupted = False
+
+    def stop(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        for piece in pieces:
+            print(piece.text, end="", flush=True)
+            said.append(piece.text)
+            times.append(time.perf_counter())
+            reason = piece.finish_reason
+            if interrupted:
+                reason = "cancelled"
+                break
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    print()
+    if stats:
+        _print_stats(prompt_tokens, times, reason)
+    elif reason == "context":
+        print("(the context is full)", file=sys.stderr)
+    return "".join(said)
+
+
+def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> None:
+    first = times[1] - times[0]
+    steps = len(times) - 2
+    rate = f"{steps / (times[-1] - times[1]):.1f} tokens/s" if steps > 0 else "no decoding"
+    print(
+        f"{prompt_tokens} prompt tokens, first after {1e3 * first:.0f} ms, {len(times) - 1} "
+        f"generated, {rate}, ended by {reason}",
+        file=sys.stderr,
+    )
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    options: Options = {"max_new_tokens": arguments.max_new_tokens, "stop": arguments.stop}
+    names = [name.replace("-", "_") for name in _SETTINGS]
+    given = {name: getattr(arguments, name) for name in [*names, "seed"]}
+    options.update({key: value for key, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    return options
+
+
+def _opening(arguments: argparse.Namespace) -> list[Message]:
+    return [_said("system", arguments.system)] if arguments.system else []
+
+
+def _said(role: str, content: str) -> Message:
+    return Message(role=role, content=content)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

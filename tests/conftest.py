@@ -1,0 +1,52 @@
+"""Fixtures that several rooms share: tiny checkpoints, saved once a session."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint import Checkpoint, open_checkpoint
+from tests.models import save_tiny
+from tests.tiny_chat import save_tiny_chat
+
+# Models this small gain nothing from threads, and threads that wait for each other on a busy
+# machine make them a hundred times slower.
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model of one family: its folder, and the same folder as both sides read it."""
+
+    folder: Path
+    hf: Any
+    checkpoint: Checkpoint
+
+
+TinyFactory = Callable[[str], Tiny]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
+    """A factory of tiny models by name of `tests.models.TINY`; read them, never change them."""
+
+    @cache
+    def make(name: str) -> Tiny:
+        folder = tmp_path_factory.mktemp(name)
+        save_tiny(name, folder)
+        # eager: the other implementations leave out Gemma 2's attention soft cap.
+        hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+        return Tiny(folder, hf, open_checkpoint(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source folder with a tokenizer: int8 passes its gate, int4 does not, `auto` mixes them."""
+    return save_tiny_chat(tmp_path_factory.mktemp("tiny-chat"))

@@ -1,0 +1,200 @@
+"""The manifest survives writing and reading; a bundle that is damaged is refused by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgelm.bundle import (
+    CacheContract,
+    CacheLayer,
+    FileEntry,
+    GraphContract,
+    Limits,
+    Lineage,
+    Manifest,
+    TensorContract,
+    hash_files,
+    read_manifest,
+    verify,
+    write_manifest,
+)
+from edgelm.errors import BadBundle
+from edgelm.gates import Figures, GateResult
+from edgelm.precision import Fp32, Int4, Int8
+from edgelm.spec import DecoderSpec
+from tests.models import tiny_config
+
+FILES = {
+    "model.onnx": b"graph",
+    "model.onnx.data": bytes(range(256)),
+    "tokenizer.json": b"{}",
+    "engines/sm87.engine": b"native code",
+}
+Change = Callable[[dict[str, Any]], None]
+
+
+def manifest_of(files: dict[str, FileEntry]) -> Manifest:
+    layer = CacheLayer("past.key", "past.value", "present.key", "present.value")
+    return Manifest(
+        schema_version=1,
+        edgelm_version="0.1.0",
+        created="2026-01-01T00:00:00+00:00",
+        target="cpu",
+        spec=DecoderSpec.from_hf(tiny_config("gemma3").to_dict()),
+        precision={"embedding": Fp32(), "a": Int8(64), "b": Int4(128, symmetric=True)},
+        kv="int8",
+        weight_bytes=1234,
+        limits=Limits(context=64, prefill_chunk=16),
+        gate=GateResult("4-bit", Figures(0.05, 0.9, 1.01, 12.5, 512), True, True, "text", "00"),
+        lineage=Lineage("org/model", "ff", revision="abc", license="mit", compress={"kl": 0.1}),
+        graph=GraphContract(
+            file="model.onnx",
+            data="model.onnx.data",
+            dialect="ort",
+            opsets={"ai.onnx": 24},
+            inputs={"tokens": TensorContract("ids", "int64", (1, "T"))},
+            outputs={"logits": TensorContract("out", "float32", (1, "P", 128))},
+            cache=CacheContract("int8", 2, 16, (layer,)),
+        ),
+        files=files,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle of four files that verifies."""
+    bundle = tmp_path / "bundle"
+    for name, data in FILES.items():
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(data)
+    write_manifest(bundle, manifest_of(hash_files(bundle)))
+    return bundle
+
+
+def rewrite(folder: Path, change: Change) -> None:
+    path = folder / "bundle.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_round_trip(folder: Path) -> None:
+    assert read_manifest(folder) == manifest_of(hash_files(folder))
+    verify(folder, read_manifest(folder))
+
+
+def test_every_file_but_the_manifest_is_hashed(folder: Path) -> None:
+    entries = hash_files(folder)
+    assert {name: entry.bytes for name, entry in entries.items()} == {
+        name: len(data) for name, data in FILES.items()
+    }
+    # sha256 of "{}"
+    assert entries["tokenizer.json"].sha256 == (
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"], ids=["empty-folder", "no-folder"])
+def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadBundle, match=r"is no bundle \(it has no bundle\.json\); make one with"):
+        read_manifest(tmp_path / name)
+
+
+def test_a_file_is_no_bundle(folder: Path) -> None:
+    with pytest.raises(BadBundle, match="is no bundle"):
+        read_manifest(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(schema_version=2), r"schema version 2, this edgelm reads up to 1; upg"),
+        (lambda v: v.update(schema_version="1"), r"damaged: .*`\$\.schema_version`"),
+        (lambda v: v.pop("schema_version"), "damaged: .*missing required field `schema_version`"),
+        (lambda v: v.pop("graph"), "damaged: .*missing required field `graph`"),
+        (lambda v: v.update(kv="int3"), r"damaged: .*`\$\.kv`"),
+        (lambda v: v["limits"].update(context="long"), r"damaged: .*`\$\.limits\.context`"),
+        (lambda v: v["spec"].pop("head_dim"), r"`head_dim` - at `\$\.spec`"),
+        (lambda v: v["precision"]["a"].update(type="int3"), r"damaged: .*`\$\.precision\[\.\.\.\]"),
+        (lambda v: v["files"].update(x={"bytes": 1}), r"`sha256` - at `\$\.files\[\.\.\.\]`"),
+    ],
+    ids=[
+        "newer-schema",
+        "schema-of-wrong-type",
+        "no-schema",
+        "field-missing",
+        "unknown-cache",
+        "field-of-wrong-type",
+        "nested-field-missing",
+        "unknown-precision",
+        "file-without-hash",
+    ],
+)
+def test_damaged_manifest_names_the_field(folder: Path, change: Change, message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(BadBundle, match=message) as caught:
+        read_manifest(folder)
+    assert str(folder / "bundle.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 100], ids=["empty", "cut-off"])
+def test_manifest_that_is_no_json(folder: Path, keep: int) -> None:
+    path = folder / "bundle.json"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BadBundle, match=r"bundle\.json is damaged: .*export the model again"):
+        read_manifest(folder)
+
+
+def test_unknown_fields_of_the_same_schema_are_ignored(folder: Path) -> None:
+    rewrite(folder, lambda values: values.update(note="from a later patch release"))
+    assert read_manifest(folder) == manifest_of(hash_files(folder))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_one_changed_byte_is_found(folder: Path, name: str) -> None:
+    data = bytearray(FILES[name])
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BadBundle, match=f"{name} does not match its SHA-256 .*tampered with"):
+        verify(folder, read_manifest(folder))
+
+
+def test_truncated_file_is_found(folder: Path) -> None:
+    (folder / "model.onnx.data").write_bytes(FILES["model.onnx.data"][:100])
+    with pytest.raises(BadBundle, match="has 100 bytes, the manifest says 256: truncated"):
+        verify(folder, read_manifest(folder))
+
+
+def test_missing_file_is_found(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BadBundle, match=r"lacks tokenizer\.json; copy or export it again"):
+        verify(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_a_file_that_is_run_must_be_listed(folder: Path, name: str) -> None:
+    rewrite(folder, lambda values: values["files"].pop(name))
+    with pytest.raises(BadBundle, match=f"lists no hash for {name}"):
+        verify(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("absolute", [False, True], ids=["dots", "absolute"])
+def test_a_path_outside_the_folder_is_refused(folder: Path, absolute: bool) -> None:
+    secret = folder.parent / "secret"
+    secret.write_bytes(b"key")
+    name = str(secret) if absolute else "../secret"
+    entry = {"bytes": 3, "sha256": "00"}
+    rewrite(folder, lambda values: values["files"].update({name: entry}))
+    with pytest.raises(BadBundle, match="lies outside the bundle; do not use this bundle"):
+        verify(folder, read_manifest(folder))
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
+    outside = folder.parent / "outside.onnx"
+    (folder / "model.onnx").rename(outside)
+    (folder / "model.onnx").symlink_to(outside)
+    with pytest.raises(BadBundle, match=r"'model\.onnx' lies outside the bundle"):
+        verify(folder, read_manifest(folder))

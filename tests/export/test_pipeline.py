@@ -1,0 +1,186 @@
+"""From a source folder to a bundle: what is written, with which precision."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from edgelm.bundle import Manifest, read_manifest, verify
+from edgelm.export import export
+from edgelm.export.text import GATE
+from edgelm.precision import Fp32, Int4, Int8
+from edgelm.runtime.ort import OrtSession
+from tests.folders import contents
+from tests.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
+
+Gate = Literal["on", "off"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("pipeline") / "bundle"
+    export(tiny_chat, output, precision="int8")
+    return output
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate", "gate_class", "kv"),
+    [
+        ("fp32", "on", "fp32", "fp32"),
+        ("int8", "on", "8-bit", "int8"),
+        ("int4", "off", "4-bit", "int8"),
+        ("auto", "on", "4-bit", "int8"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_bundle_verifies_and_runs(
+    tiny_chat: Path, tmp_path: Path, precision: str, gate: Gate, gate_class: str, kv: str
+) -> None:
+    output = tmp_path / "new" / "bundle"
+    manifest = export(tiny_chat, output, precision=precision, gate=gate)
+    assert read_manifest(output) == manifest
+    verify(output, manifest)
+    assert manifest.gate is not None
+    assert manifest.gate.gate_class == gate_class
+    assert manifest.gate.passed is (precision != "int4")
+    assert manifest.gate.enforced is (gate == "on")
+    assert manifest.kv == manifest.graph.cache.dtype == kv
+    assert set(manifest.files) == set(contents(output)) - {"bundle.json"}
+    with OrtSession(output, manifest, capacity=CONTEXT) as session:
+        logits = session.advance(np.arange(20), logits=20)
+    assert logits.shape == (20, VOCAB)
+    assert np.isfinite(logits).all()
+
+
+def test_smaller_precisions_make_smaller_bundles_and_auto_lies_between(
+    tiny_chat: Path, tmp_path: Path
+) -> None:
+    sizes = {
+        name: export(tiny_chat, tmp_path / "b", precision=name, gate="off").weight_bytes
+        for name in ("fp32", "int8", "auto", "int4")
+    }
+    assert sizes["fp32"] > sizes["int8"] > sizes["auto"] > sizes["int4"]
+
+
+def test_auto_mixes_four_and_eight_bits(tiny_chat: Path, tmp_path: Path) -> None:
+    manifest = export(tiny_chat, tmp_path / "bundle")
+    assert set(manifest.precision.values()) == {Int4(), Int8()}
+
+
+def test_auto_stays_at_four_bits_where_they_pass(tmp_path: Path) -> None:
+    source = save_tiny_chat(tmp_path / "source", "gemma2")
+    manifest = export(source, tmp_path / "bundle")
+    assert set(manifest.precision.values()) == {Int4()}
+
+
+def test_group_size_and_symmetry_reach_the_manifest(tiny_chat: Path, tmp_path: Path) -> None:
+    manifest = export(
+        tiny_chat, tmp_path / "b", precision="int4", group_size=16, symmetric=True, gate="off"
+    )
+    assert set(manifest.precision.values()) == {Int4(group_size=16, symmetric=True)}
+
+
+def test_later_patterns_win(tiny_chat: Path, tmp_path: Path) -> None:
+    exceptions = {"layers.0.*": "int8", "*.attention.o": "fp32"}
+    manifest = export(
+        tiny_chat, tmp_path / "b", precision="int4", exceptions=exceptions, gate="off"
+    )
+    assert manifest.precision["layers.0.attention.qkv"] == Int8()
+    assert manifest.precision["layers.0.attention.o"] == Fp32()
+    assert manifest.precision["layers.3.attention.o"] == Fp32()
+    assert manifest.precision["layers.3.mlp.down"] == Int4()
+    assert manifest.precision["lm_head"] == Int4()
+
+
+def test_weight_bytes_are_those_of_the_data_file(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    size = (bundle / manifest.graph.data).stat().st_size
+    padding = 64 * (len(manifest.precision) * 3 + manifest.spec.num_hidden_layers * 2 + 5)
+    assert size - padding <= manifest.weight_bytes <= size
+
+
+def test_the_same_source_makes_the_same_graph(
+    tiny_chat: Path, bundle: Path, tmp_path: Path
+) -> None:
+    again = export(tiny_chat, tmp_path / "again", precision="int8")
+    first = read_manifest(bundle)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert again.files[name] == first.files[name]
+
+
+def test_manifest_names_its_source_and_texts(tiny_chat: Path, bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    weights = (tiny_chat / "model.safetensors").read_bytes()
+    assert manifest.lineage.sha256 == hashlib.sha256(weights).hexdigest()
+    assert manifest.lineage.license == "apache-2.0"
+    assert Path(manifest.lineage.source).name == tiny_chat.name
+    assert manifest.gate is not None
+    assert manifest.gate.text == "gate.jsonl"
+    assert manifest.gate.text_sha256 == hashlib.sha256(GATE.read_bytes()).hexdigest()
+    assert manifest.gate.figures.tokens == 8 * CONTEXT
+    assert manifest.limits.context == CONTEXT
+
+
+def test_manifest_does_not_tell_where_on_this_machine_the_source_lay(
+    tiny_chat: Path, bundle: Path
+) -> None:
+    # export/pipeline.py: "of a local path only what names the model"
+    assert str(tiny_chat.parent) not in (bundle / "bundle.json").read_text()
+    assert str(tiny_chat.parent) not in (bundle / "README.md").read_text()
+
+
+def test_card_states_the_figures(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.gate is not None
+    card = (bundle / "README.md").read_text()
+    figures = manifest.gate.figures
+    assert f"{figures.kl:.4f} nats" in card
+    assert f"{figures.top1:.1%}" in card
+    assert f"×{figures.perplexity_ratio:.3f}" in card
+    assert f"{8 * manifest.weight_bytes / manifest.spec.parameters:.2f} bits per weight" in card
+    assert "17 groups int8 g32" in card
+    assert "license: apache-2.0" in card
+    assert "| gate (8-bit) | passed |" in card
+
+
+def test_card_says_that_a_missed_gate_was_off(tiny_chat: Path, tmp_path: Path) -> None:
+    export(tiny_chat, tmp_path / "bundle", precision="int4", gate="off")
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "| gate (4-bit) | MISSED, not enforced |" in card
+
+
+def test_tokenizer_and_template_come_along(tiny_chat: Path, bundle: Path) -> None:
+    tokenizer = (tiny_chat / "tokenizer.json").read_bytes()
+    assert (bundle / "tokenizer.json").read_bytes() == tokenizer
+    assert (bundle / "chat_template.jinja").read_text() == TEMPLATE
+    generation = json.loads((bundle / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [3, 2]  # generation's own first, then the model's
+    assert generation["temperature"] == 0.7
+
+
+def test_record_of_compression_is_kept(tiny_chat: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_chat, tmp_path / "source")
+    record: dict[str, Any] = {"teacher": "big", "kl": 0.25}
+    (source / "compress.json").write_text(json.dumps(record))
+    manifest: Manifest = export(source, tmp_path / "bundle", precision="int8")
+    assert manifest.lineage.compress == record
+
+
+def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    export(tiny_chat, tmp_path / "bundle", progress=lines.append)
+    text = "\n".join(lines)
+    for stage in ("exporting", "calibrating the cache", "tried 17 × int4", "auto chose", "passed"):
+        assert stage in text
+
+
+def test_export_replaces_an_older_bundle(tiny_chat: Path, bundle: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(bundle, tmp_path / "bundle")
+    (old / "left-over").write_text("from another version")
+    manifest = export(tiny_chat, old, precision="fp32")
+    assert read_manifest(old) == manifest
+    assert not (old / "left-over").exists()
