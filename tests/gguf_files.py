@@ -1,0 +1,127 @@
+"""Write tiny models as GGUF files the way llama.cpp's converter does."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+KINDS = {
+    "F32": gguf.GGMLQuantizationType.F32,
+    "F16": gguf.GGMLQuantizationType.F16,
+    "Q8_0": gguf.GGMLQuantizationType.Q8_0,
+}
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+}
+
+
+def write_gguf(
+    model: Any,
+    path: Path,
+    kind: str = "F32",
+    *,
+    tokenizer: Any = None,
+    metadata: Mapping[str, str | float] | None = None,
+    extra_tensors: tuple[str, ...] = (),
+) -> Path:
+    """Write a Hugging Face model, with more metadata and more (empty) tensors if asked."""
+    config = model.config
+    architecture = ARCHITECTURES[config.model_type]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    if theta := config.rope_parameters.get("rope_theta"):
+        writer.add_rope_freq_base(theta)
+    if config.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if config.model_type.startswith("gemma"):
+        writer.add_sliding_window(config.sliding_window)
+    for key, value in (metadata or {}).items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_float32(key, value)
+    _add_tokenizer(writer, config, tokenizer)
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = _as_llama_cpp(name, tensor.float().numpy(), config)
+        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert stored is not None
+        _add(writer, stored, values, KINDS[kind])
+    for name in extra_tensors:
+        writer.add_tensor(name, np.ones(8, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> npt.NDArray[Any]:
+    heads = {
+        "q_proj": config.num_attention_heads,
+        "k_proj": config.num_key_value_heads,
+    }
+    part = name.split(".")[-2]
+    if config.model_type == "llama" and part in heads:
+        # LlamaModel.permute of convert_hf_to_gguf.py: the halves of a head are interleaved.
+        count = heads[part]
+        split = values.reshape(count, 2, values.shape[0] // count // 2, *values.shape[1:])
+        return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(values.shape)
+    if config.model_type.startswith("gemma") and part.endswith("norm"):
+        return values + 1
+    return values
+
+
+def _add(
+    writer: gguf.GGUFWriter,
+    name: str,
+    values: npt.NDArray[Any],
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    if values.ndim == 1:  # norms and biases stay in fp32, as llama.cpp keeps them
+        kind = gguf.GGMLQuantizationType.F32
+    writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None:
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    writer.add_pad_token_id(config.pad_token_id)
+    if tokenizer is None:
+        return
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    special = tokenizer.get_added_tokens_decoder()
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_types([control if index in special else normal for _, index in vocabulary])
+    writer.add_token_merges([" ".join(pair) for pair in _merges(tokenizer)])
+
+
+def _merges(tokenizer: Any) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(left, right) for left, right in merges]
