@@ -18,7 +18,6 @@ import torch
 
 from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
 from edgelm.export.graph import Graph
-from edgelm.export.kv_scales import KvScales
 from edgelm.export.quantize import pack, pack_zero_points, quantize
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
@@ -38,8 +37,7 @@ class OrtDialect:
         folder: where `model.onnx` and its data file go.
         weights: the source.
         precision: one record for every group of `weights.groups()`.
-        kv: type of the cache; `int8` needs `kv_scales`.
-        kv_scales: per-channel scales of keys and values for every layer.
+        kv: type of the cache; `int8` needs weights with a folding.
         context: positions that the rotary tables cover.
     """
 
@@ -50,7 +48,6 @@ class OrtDialect:
         precision: Mapping[str, WeightPrecision],
         *,
         kv: KvType,
-        kv_scales: KvScales | None,
         context: int,
     ) -> None:
         self.graph = Graph(folder, opsets=_OPSETS)
@@ -58,7 +55,6 @@ class OrtDialect:
         self.spec = weights.checkpoint.spec
         self.precision = precision
         self.kv = kv
-        self.kv_scales = kv_scales
         self.context = context
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
@@ -229,8 +225,8 @@ class OrtDialect:
             do_rotary=int(layer.rope is not None),
             local_window_size=layer.window,
             softcap=self.spec.attention_softcap,
-            k_quant_type="PER_CHANNEL" if quantized else None,
-            v_quant_type="PER_CHANNEL" if quantized else None,
+            k_quant_type="PER_TENSOR" if quantized else None,
+            v_quant_type="PER_TENSOR" if quantized else None,
             kv_cache_bit_width=8 if quantized else None,
         )
 
@@ -254,22 +250,19 @@ class OrtDialect:
 
     def _widen(self, cache: Value, scale: Value) -> Value:
         """The filled part of an int8 cache as fp32 [1, heads, past_length, head_dim]."""
-        graph = self.graph
-        zero = graph.constant("zero", np.array([0], dtype=np.int64))
-        filled = graph.op("Slice", cache, zero, self.past_length, self._position_axis())
-        return graph.op("Mul", graph.op("Cast", filled, to=ir.DataType.FLOAT.value), scale)  # type: ignore[no-any-return]
+        zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
+        filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
+        return self.graph.op("DequantizeLinear", filled, scale)  # type: ignore[no-any-return]
 
     def _append(self, cache: Value, rows: Value, scale: Value) -> Value:
         """Write the rows after `past_length` of an fp32 tensor into the int8 cache, in place."""
-        graph = self.graph
-        end = graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
-        new = graph.op("Slice", rows, self.past_length, end, self._position_axis())
-        levels = graph.op("Round", graph.op("Div", new, scale))
-        lowest = graph.constant("int8.lowest", np.array(-128, dtype=np.float32))
-        highest = graph.constant("int8.highest", np.array(127, dtype=np.float32))
-        clipped = graph.op("Clip", levels, lowest, highest)
-        quantized = graph.op("Cast", clipped, to=ir.DataType.INT8.value)
-        return graph.op("TensorScatter", cache, quantized, self.past_length, axis=2)  # type: ignore[no-any-return]
+        end = self.graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
+        new = self.graph.op("Slice", rows, self.past_length, end, self._position_axis())
+        levels = self.graph.op("QuantizeLinear", new, scale, self._int8_zero())
+        return self.graph.op("TensorScatter", cache, levels, self.past_length, axis=2)  # type: ignore[no-any-return]
+
+    def _int8_zero(self) -> Value:
+        return self.graph.constant("int8.zero", np.array(0, dtype=np.int8))
 
     def _position_axis(self) -> Value:
         return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
@@ -344,13 +337,11 @@ class OrtDialect:
         )
 
     def _kv_scales(self, index: int) -> tuple[Value, Value]:
-        assert self.kv_scales is not None, "an int8 cache needs calibrated scales"
-        shape = (1, self.spec.num_key_value_heads, 1, self.spec.head_dim)
+        """Scales of a layer's int8 keys and values, as scalars."""
+        folding = self.weights.layer_folding(f"layers.{index}.attention")
         key, value = (
-            self.graph.constant(
-                f"layers.{index}.attention.{kind}_scale", self._array(scale.reshape(shape))
-            )
-            for kind, scale in zip(("key", "value"), self.kv_scales.layers[index], strict=True)
+            self.graph.constant(f"layers.{index}.{kind}_scale", np.array(scale, dtype=np.float32))
+            for kind, scale in (("key", folding.key_scale), ("value", folding.value_scale))
         )
         return key, value
 

@@ -37,7 +37,6 @@ from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
 from edgelm.export.card import write_card
 from edgelm.export.decoder import build_decoder
 from edgelm.export.gate import Judge
-from edgelm.export.kv_scales import KvScales
 from edgelm.export.ort_dialect import OrtDialect
 from edgelm.export.reference import Reference, calibrate_kv
 from edgelm.export.request import ExportRequest
@@ -141,7 +140,6 @@ class _Export:
         self.request = request
         self.folder = folder
         self.progress = progress
-        self.kv_scales: KvScales | None = None
 
     def run(self) -> Manifest:
         self.progress(
@@ -155,7 +153,8 @@ class _Export:
         held_apart = self.passage(self.request.gate_text)
         if self.plan.kv == "int8":
             self.progress("calibrating the cache")
-            self.kv_scales = calibrate_kv(self.reference, calibration.tokens)
+            folding = calibrate_kv(self.reference, calibration.tokens)
+            self.weights = Weights(self.checkpoint, folding)
         self.progress("running the source on the gate text")
         judge = Judge.of(self.reference, held_apart)
         if self.request.plan.precision == "auto":
@@ -226,7 +225,6 @@ class _Export:
             self.weights,
             assignment,
             kv=self.plan.kv,
-            kv_scales=self.kv_scales,
             context=self.plan.context,
         )
         try:

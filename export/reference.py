@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgelm.checkpoint import Checkpoint
-from edgelm.export.kv_scales import KvScales
+from edgelm.export.kv_folding import KvFolding
 
 
 class Reference:
@@ -91,12 +91,12 @@ class Reference:
         return tensor
 
 
-def calibrate_kv(reference: Reference, tokens: torch.Tensor) -> KvScales:
-    """Per-channel int8 scales of keys (after rotation) and values: the largest magnitude / 127."""
+def calibrate_kv(reference: Reference, tokens: torch.Tensor) -> KvFolding:
+    """Fit an int8 cache to what a text produces: keys after rotation, and values."""
     cache = _largest_cache(reference)
     for row in tokens.split(2):
         reference.hidden_states(row, cache=cache)
-    return KvScales(tuple((key / 127, value / 127) for key, value in cache.largest))
+    return KvFolding.of(reference.spec, cache.largest)
 
 
 def _largest_cache(reference: Reference) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from edgelm.checkpoint import Checkpoint
+from edgelm.export.kv_folding import KvFolding, LayerFolding
 
 HEAD = "lm_head"
 EMBEDDING = "embedding"
@@ -25,9 +26,13 @@ _RESIDUAL = ("attention.o", "mlp.down")
 
 @dataclass(frozen=True)
 class Weights:
-    """Reads groups (see edgelm.precision) out of a checkpoint, in fp32."""
+    """Reads groups (see edgelm.precision) out of a checkpoint, in fp32.
+
+    With a `folding`, keys, values and what reads them are evened out for an int8 cache.
+    """
 
     checkpoint: Checkpoint
+    folding: KvFolding | None = None
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
@@ -50,7 +55,9 @@ class Weights:
         """A group's weight, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        return matrix * self._multiplier(group)
+        if group.endswith("attention.o") and self.folding:
+            matrix = matrix / self._heads(self.layer_folding(group).value)
+        return self._fold_rows(group, matrix) * self._multiplier(group)
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""
@@ -58,7 +65,7 @@ class Weights:
         if not all(self.checkpoint.has(name) for name in names):
             return None
         tensors = [self.checkpoint.tensor(name).float() for name in names]
-        return torch.cat(tensors) * self._multiplier(group)
+        return self._fold_rows(group, torch.cat(tensors)) * self._multiplier(group)
 
     def norm(self, name: str) -> torch.Tensor:
         """A norm's weight as a plain factor."""
@@ -68,13 +75,43 @@ class Weights:
             weight = weight + 1.0
         if name == "norm":
             weight = weight / spec.logits_divisor
+        if self.folding and name.endswith(("q_norm", "k_norm")):
+            factors = self.layer_folding(name).key
+            factors = 1 / self._per_query_head(factors) if name.endswith("q_norm") else factors
+            weight = weight * (factors.flatten() if spec.qk_norm == "full" else factors[0])
         return weight
+
+    def layer_folding(self, name: str) -> LayerFolding:
+        """The folding of the layer that a group or norm belongs to."""
+        assert self.folding is not None
+        return self.folding.layers[_split(name)[0]]
+
+    def _fold_rows(self, group: str, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply rows of q, k and v (a matrix or a bias) by the cache's factors."""
+        if not self.folding or not group.endswith("attention.qkv"):
+            return rows
+        spec, folding = self.checkpoint.spec, self.layer_folding(group)
+        query, key = 1 / self._per_query_head(folding.key), folding.key
+        if spec.qk_norm != "none":  # the norms after the projection carry the factors
+            query, key = torch.ones_like(query), torch.ones_like(key)
+        value = folding.value[:, None].expand(-1, spec.head_dim)
+        factors = torch.cat([part.flatten() for part in (query, key, value)])
+        return rows * (factors[:, None] if rows.ndim == 2 else factors)
+
+    def _per_query_head(self, factors: torch.Tensor) -> torch.Tensor:
+        """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
+        spec = self.checkpoint.spec
+        return factors.repeat_interleave(spec.num_attention_heads // spec.num_key_value_heads, 0)
+
+    def _heads(self, values: torch.Tensor) -> torch.Tensor:
+        """Factors per value head as one row over the attention output's channels."""
+        return self._per_query_head(values).repeat_interleave(self.checkpoint.spec.head_dim)
 
     def _multiplier(self, group: str) -> float:
         spec = self.checkpoint.spec
         return spec.residual_multiplier if group.endswith(_RESIDUAL) else 1.0
 
 
-def _split(group: str) -> tuple[int, str]:
-    _, layer, part = group.split(".", 2)
+def _split(name: str) -> tuple[int, str]:
+    _, layer, part = name.split(".", 2)
     return int(layer), part

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,9 +35,11 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tiny_chat(folder: Path, name: str = "llama", *, context: int = CONTEXT) -> Path:
+def save_tiny_chat(
+    folder: Path, name: str = "llama", *, context: int = CONTEXT, **over: Any
+) -> Path:
     """Save a tiny model whose quantization error is about that of a real small model."""
-    model = tiny_model(name, vocab_size=VOCAB, max_position_embeddings=context)
+    model = tiny_model(name, vocab_size=VOCAB, max_position_embeddings=context, **over)
     with torch.no_grad():
         # Layers whose weights spread less, as a trained model's do, leave rounding to 8 bits within
         # the gate and rounding to 4 bits beyond it, with a mixture between them.

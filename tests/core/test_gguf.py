@@ -82,7 +82,10 @@ def test_what_is_known_of_the_file(tiny: TinyFactory, tmp_path: Path) -> None:
 
 
 def test_rope_scaling(tiny: TinyFactory, tmp_path: Path) -> None:
-    metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    metadata: dict[str, str | float] = {
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 4.0,
+    }
     path = write_gguf(tiny("llama").hf, tmp_path / "m.gguf", metadata=metadata)
     rope = open_checkpoint(path).spec.layers[0].rope
     assert rope is not None

@@ -6,10 +6,10 @@ from pathlib import Path
 from edgelm.bundle import Limits, Lineage, Manifest
 from edgelm.checkpoint import Checkpoint
 from edgelm.export.decoder import build_decoder
-from edgelm.export.kv_scales import KvScales
+from edgelm.export.kv_folding import KvFolding
 from edgelm.export.ort_dialect import OrtDialect
 from edgelm.export.weights import Weights
-from edgelm.precision import PRECISIONS, WeightPrecision
+from edgelm.precision import PRECISIONS, KvType, WeightPrecision
 from edgelm.runtime.ort import OrtSession
 
 CONTEXT = 64
@@ -21,21 +21,15 @@ def build_session(
     folder: Path,
     precision: Mapping[str, WeightPrecision] | WeightPrecision = PRECISIONS["fp32"],
     *,
-    kv_scales: KvScales | None = None,
+    kv: KvType = "fp32",
+    folding: KvFolding | None = None,
     chunk: int = CHUNK,
 ) -> OrtSession:
-    """Write a graph into `folder` and open it; the cache is int8 if it is given scales."""
-    weights = Weights(checkpoint)
+    """Write a graph into `folder` and open it; an int8 cache needs a folding."""
+    weights = Weights(checkpoint, folding)
     if not isinstance(precision, Mapping):
         precision = dict.fromkeys(weights.groups(), precision)
-    dialect = OrtDialect(
-        folder,
-        weights,
-        precision,
-        kv="int8" if kv_scales else "fp32",
-        kv_scales=kv_scales,
-        context=CONTEXT,
-    )
+    dialect = OrtDialect(folder, weights, precision, kv=kv, context=CONTEXT)
     build_decoder(dialect, weights)
     manifest = Manifest(
         schema_version=1,
@@ -44,7 +38,7 @@ def build_session(
         target="cpu",
         spec=checkpoint.spec,
         precision=dict(precision),
-        kv=dialect.kv,
+        kv=kv,
         weight_bytes=dialect.graph.weight_bytes,
         limits=Limits(CONTEXT, chunk),
         gate=None,
@@ -52,4 +46,4 @@ def build_session(
         graph=dialect.save(),
         files={},
     )
-    return OrtSession(folder, manifest, capacity=CONTEXT)
+    return OrtSession(folder, manifest, capacity=CONTEXT, threads=1)

@@ -1,0 +1,140 @@
+"""Who imports whom: core <- devices <- {compress, export, runtime} <- bench, and what it costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgelm
+
+ROOT = Path(__file__).resolve().parents[2]
+# room -> rooms it may import, besides itself
+ARROWS = {
+    "core": set(),
+    "devices": {"core"},
+    "compress": {"core", "devices"},
+    "export": {"core", "devices"},
+    "runtime": {"core", "devices"},
+    "bench": {"core", "devices", "compress", "export", "runtime"},
+}
+# The gate runs the exported graph through the very session that will run it: a second
+# implementation of the cache's binding in export would be judged in place of the one in use.
+GATE_EXCEPTION = {
+    ("export/gate.py", "edgelm.runtime.session"),
+    ("export/pipeline.py", "edgelm.runtime.ort"),
+}
+# The face imports rooms when it is called, and type checkers see them before.
+FACE_EXCEPTION = {
+    ("core/__init__.py", "edgelm.devices.plan"),
+    ("core/__init__.py", "edgelm.export"),
+    ("core/__init__.py", "edgelm.runtime"),
+}
+HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf", "huggingface_hub"]
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module == "edgelm":  # `from edgelm import runtime`
+                names |= {f"edgelm.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ARROWS else "core"
+
+
+def edges(room: str) -> set[tuple[str, str]]:
+    """(file, module) for every import of another room."""
+    return {
+        (path.relative_to(ROOT).as_posix(), module)
+        for path in (ROOT / room).rglob("*.py")
+        for module in imported(path)
+        if module.split(".")[0] == "edgelm" and room_of(module) != room
+    }
+
+
+@pytest.mark.parametrize("room", list(ARROWS))
+def test_arrows(room: str) -> None:
+    wrong = {edge for edge in edges(room) if room_of(edge[1]) not in ARROWS[room]}
+    assert wrong - GATE_EXCEPTION - FACE_EXCEPTION == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "exceptions"), [("export", GATE_EXCEPTION), ("core", FACE_EXCEPTION)]
+)
+def test_exceptions_are_still_needed(room: str, exceptions: set[tuple[str, str]]) -> None:
+    assert exceptions <= edges(room)
+
+
+def says(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def modules_after(*names: str) -> set[str]:
+    return set(says(f"import sys, {', '.join(names)}; print(*sys.modules)").split())
+
+
+def modules_of(room: str) -> list[str]:
+    """Every module of a room, `edgelm.runtime.ort` and so on."""
+    names = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names.append(".".join(["edgelm", *(part for part in parts if part != "__init__")]))
+    return names
+
+
+def test_runtime_runs_without_what_export_needs() -> None:
+    loaded = modules_after(*modules_of("runtime"))
+    assert "edgelm.runtime.ort" in loaded
+    assert loaded.isdisjoint(HEAVY)
+    assert not any(name.startswith(("edgelm.export", "edgelm.compress")) for name in loaded)
+
+
+def test_devices_import_nothing_heavy() -> None:
+    loaded = modules_after(*modules_of("devices"))
+    assert "edgelm.devices.plan" in loaded
+    assert loaded.isdisjoint([*HEAVY, "onnxruntime", "numpy"])
+
+
+def test_planning_a_folder_imports_nothing_heavy() -> None:
+    loaded = modules_after("edgelm.checkpoint", "edgelm.export.cli")
+    assert loaded.isdisjoint([*HEAVY, "onnxruntime", "tokenizers"])
+
+
+def test_import_takes_less_than_a_tenth_of_a_second() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import edgelm; "
+        "print(time.perf_counter() - start)"
+    )
+    seconds = [
+        float(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60))
+        for _ in range(5)
+    ]
+    assert min(seconds) < 0.1
+
+
+def test_face_names_the_rooms() -> None:
+    assert set(edgelm.__all__) == {"__version__", "export", "load", "plan"}
+    with pytest.raises(AttributeError, match="module 'edgelm' has no attribute 'compress_all'"):
+        _ = edgelm.compress_all
+
+
+@pytest.mark.parametrize("before", ["edgelm", "edgelm.devices.plan"], ids="after-{}".format)
+@pytest.mark.parametrize("name", ["export", "plan"])
+def test_face_is_callable_each_time(name: str, before: str) -> None:
+    # Importing a submodule binds its name in the package, over a function of the same name.
+    code = f"import edgelm, {before}; print(callable(edgelm.{name}), callable(edgelm.{name}))"
+    assert says(code) == "True True"

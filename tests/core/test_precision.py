@@ -1,0 +1,68 @@
+"""Names, options and bits of the precisions."""
+
+import msgspec
+import pytest
+
+from edgelm.errors import BadInput, UnknownName
+from edgelm.precision import Fp32, Int4, Int8, WeightPrecision, describe, parse_precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits"),
+    [
+        (Fp32(), 32),
+        (Int8(), 8 + 16 / 32),
+        (Int8(group_size=128, symmetric=False), 8 + (16 + 8) / 128),
+        (Int4(), 4 + (16 + 4) / 32),
+        (Int4(group_size=64, symmetric=True), 4 + 16 / 64),
+    ],
+    ids=str,
+)
+def test_bits_count_scales_and_zero_points(precision: WeightPrecision, bits: float) -> None:
+    assert precision.bits_per_weight == bits
+
+
+@pytest.mark.parametrize(
+    ("precision", "text"),
+    [
+        (Fp32(), "fp32"),
+        (Int8(), "int8 g32"),
+        (Int4(), "int4 g32 zp"),
+        (Int4(group_size=128, symmetric=True), "int4 g128"),
+        (Int8(symmetric=False), "int8 g32 zp"),
+    ],
+    ids=str,
+)
+def test_description(precision: WeightPrecision, text: str) -> None:
+    assert describe(precision) == text
+
+
+def test_options_replace_the_defaults() -> None:
+    assert parse_precision("int4") == Int4(group_size=32, symmetric=False)
+    assert parse_precision("int8") == Int8(group_size=32, symmetric=True)
+    assert parse_precision("int4", group_size=128, symmetric=True) == Int4(128, symmetric=True)
+    assert parse_precision("int8", symmetric=False) == Int8(32, symmetric=False)
+
+
+def test_fp32_has_no_groups() -> None:
+    assert parse_precision("fp32", group_size=64, symmetric=True) == Fp32()
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(
+        UnknownName, match="unknown precision 'int3'; known: auto, fp32, int8, int4"
+    ):
+        parse_precision("int3")
+
+
+def test_group_size_is_one_of_a_few() -> None:
+    with pytest.raises(BadInput, match=r"group size 48 is not one of \[16, 32, 64, 128, 256\]"):
+        parse_precision("int4", group_size=48)
+
+
+@pytest.mark.parametrize(
+    "precision", [Fp32(), Int8(64, symmetric=False), Int4(16, symmetric=True)], ids=describe
+)
+def test_survives_the_manifest(precision: WeightPrecision) -> None:
+    data = msgspec.json.encode(precision)
+    assert msgspec.json.decode(data, type=WeightPrecision) == precision

@@ -1,0 +1,172 @@
+"""An int8 cache: folding changes nothing by itself, and rounding little, in prefill and decode."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from transformers import DynamicCache
+
+from edgelm.export.kv_folding import KvFolding
+from edgelm.export.reference import Reference, calibrate_kv
+from edgelm.runtime.ort import OrtSession
+from edgelm.spec import DecoderSpec, LayerSpec, Rope
+from tests.conftest import Tiny, TinyFactory
+from tests.core.test_spec import spec_of
+from tests.export.graphs import build_session
+from tests.models import TINY
+
+Array = npt.NDArray[np.float32]
+LENGTH = 48
+TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)
+# Of the logits' spread (root mean square): 127 steps for a head's largest key and value.
+ROUNDING = 0.03
+
+
+@pytest.fixture(params=sorted(TINY))
+def source(request: pytest.FixtureRequest, calm: TinyFactory) -> Tiny:
+    return calm(request.param)
+
+
+@pytest.fixture
+def folding(source: Tiny) -> KvFolding:
+    return calibrate_kv(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
+
+
+@pytest.fixture
+def expected(source: Tiny) -> Array:
+    with torch.inference_mode():
+        logits: Array = source.hf(torch.from_numpy(TOKENS)[None]).logits[0].numpy()
+    return logits
+
+
+def error_of(ours: Array, expected: Array) -> float:
+    return float(np.sqrt(np.square(ours - expected).mean()) / expected.std())
+
+
+def decoded(session: OrtSession, tokens: npt.NDArray[np.int64]) -> Array:
+    return np.concatenate([session.advance(token).copy() for token in tokens[:, None]])
+
+
+def test_folding_alone_changes_nothing(
+    source: Tiny, folding: KvFolding, expected: Array, tmp_path: Path
+) -> None:
+    with build_session(source.checkpoint, tmp_path, folding=folding) as session:
+        ours = session.advance(TOKENS, logits=LENGTH)
+    assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_close_to_the_source_in_prefill_and_decode(
+    source: Tiny, folding: KvFolding, expected: Array, tmp_path: Path
+) -> None:
+    with build_session(source.checkpoint, tmp_path, kv="int8", folding=folding) as session:
+        prefilled = session.advance(TOKENS, logits=LENGTH).copy()
+        session.rewind(0)
+        stepped = decoded(session, TOKENS)
+        session.rewind(20)
+        continued = decoded(session, TOKENS[20:])
+    assert error_of(prefilled, expected) <= ROUNDING
+    assert error_of(stepped, expected) <= ROUNDING
+    assert error_of(continued, expected[20:]) <= ROUNDING
+    assert error_of(prefilled, expected) > 1e-6  # it is an int8 cache that was run
+
+
+def test_prefill_and_decode_store_the_same_cache(
+    source: Tiny, folding: KvFolding, tmp_path: Path
+) -> None:
+    with build_session(source.checkpoint, tmp_path, kv="int8", folding=folding) as session:
+        # The first layer's cache depends on the tokens only, so that it must be equal.
+        session.advance(TOKENS)
+        prefilled = [array.copy() for array in session._cache[0]]
+        session.rewind(0)
+        decoded(session, TOKENS)
+        stepped = session._cache[0]
+    for one, other in zip(prefilled, stepped, strict=True):
+        assert one.dtype == np.int8
+        difference = one[:, :, :LENGTH].astype(int) - other[:, :, :LENGTH]
+        # A value halfway between two levels may fall on either side.
+        assert np.abs(difference).max() <= 1
+        assert (difference != 0).mean() <= 0.01
+        assert not one[:, :, LENGTH:].any()
+
+
+def test_calibration_is_the_largest_of_hugging_faces_cache(
+    source: Tiny, folding: KvFolding
+) -> None:
+    cache: Any = DynamicCache()
+    with torch.inference_mode():
+        source.hf(torch.from_numpy(TOKENS)[None], past_key_values=cache)
+    largest = [
+        (layer.keys.abs().amax((0, 2)), layer.values.abs().amax((0, 2))) for layer in cache.layers
+    ]
+    expected = KvFolding.of(source.checkpoint.spec, largest)
+    for ours, theirs in zip(folding.layers, expected.layers, strict=True):
+        torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
+        torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)
+        assert ours.key_scale == pytest.approx(theirs.key_scale, rel=1e-4)
+        assert ours.value_scale == pytest.approx(theirs.value_scale, rel=1e-4)
+
+
+def test_calibration_is_the_largest_of_several_sequences(calm: TinyFactory) -> None:
+    reference = Reference(calm("qwen3").checkpoint)
+    rows = torch.from_numpy(np.random.default_rng(1).integers(3, 128, (5, 16)))
+    parts = [calibrate_kv(reference, row[None]).layers[1] for row in rows]
+    together = calibrate_kv(reference, rows).layers[1]
+    # Values are folded to one range a head: factor = range / largest.
+    largest = torch.stack([part.value_scale / part.value for part in parts]).amax(0)
+    torch.testing.assert_close(together.value_scale / together.value, largest)
+
+
+def one_layer(rope: Rope | None, model_type: str = "llama") -> DecoderSpec:
+    spec = spec_of(model_type=model_type, num_hidden_layers=1, head_dim=4)
+    return msgspec.structs.replace(spec, layers=(LayerSpec(rope),))
+
+
+def test_folding_by_hand() -> None:
+    keys = torch.tensor([[1.0, 4.0, 2.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
+    values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
+    [folded] = KvFolding.of(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
+    # Channels 0 and 2 rotate into each other, and so do 1 and 3: largest 2 8 2 8 and 1 1 1 1,
+    # whose geometric mean is 2; values per head 3 and 12, mean 6.
+    factors = torch.tensor([[1.0, 0.25, 1.0, 0.25], [2.0, 2.0, 2.0, 2.0]])
+    torch.testing.assert_close(folded.key, factors)
+    torch.testing.assert_close(folded.value, torch.tensor([2.0, 0.5]))
+    assert folded.key_scale == pytest.approx(2 / 127)
+    assert folded.value_scale == pytest.approx(6 / 127)
+
+
+@pytest.mark.parametrize(
+    ("rope", "largest"),
+    [
+        (None, [1.0, 4.0, 2.0, 8.0]),
+        (Rope(1e4, 2), [4.0, 4.0, 2.0, 8.0]),
+        (Rope(1e4, 4), [2.0, 8.0, 2.0, 8.0]),
+    ],
+    ids=["no-rotation", "half-rotated", "rotated"],
+)
+def test_channels_that_rotate_together_share_a_factor(
+    rope: Rope | None, largest: list[float]
+) -> None:
+    keys = torch.tensor([[1.0, 4.0, 2.0, 8.0]] * 2)
+    [folded] = KvFolding.of(one_layer(rope), [(keys, torch.ones(2, 4))]).layers
+    spread = folded.key_scale * 127 / folded.key
+    assert spread.tolist() == [pytest.approx(largest)] * 2
+
+
+def test_heads_that_share_a_norm_share_their_factors() -> None:
+    keys = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 1.0, 1.0, 9.0]])
+    spec = one_layer(None, "qwen3")
+    [folded] = KvFolding.of(spec, [(keys, torch.ones(2, 4))]).layers
+    spread = folded.key_scale * 127 / folded.key
+    assert spread.tolist() == [pytest.approx([4, 1, 1, 9])] * 2
+
+
+def test_a_dead_channel_keeps_its_query_finite() -> None:
+    keys = torch.tensor([[1.0, 1e-6, 1.0, 1e-6]] * 2)
+    values = torch.tensor([[1.0] * 4, [1e-6] * 4])
+    [folded] = KvFolding.of(one_layer(None), [(keys, values)]).layers
+    assert float(folded.key.max() / folded.key.min()) == pytest.approx(1000)
+    assert float(folded.value.max() / folded.value.min()) == pytest.approx(1000)

@@ -1,0 +1,111 @@
+"""`edge-run` on a terminal: the conversation a person has."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgelm
+from edgelm.runtime import LanguageModel, Message, Piece
+from edgelm.runtime.cli import _show
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are a matter of POSIX")
+PATIENCE = 60.0
+
+
+class Terminal:
+    """The person's side of a pseudo-terminal on which edge-run runs."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edgelm.runtime.cli", *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "dumb", "PYTHONUTF8": "1"},
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def read_until(self, end: str) -> str:
+        text = b""
+        while not text.decode(errors="replace").endswith(end):
+            ready, _, _ = select.select([self.master], [], [], PATIENCE)
+            assert ready, f"waited for {end!r}, got {text!r}"
+            text += os.read(self.master, 4096)
+        return text.decode().replace("\r\n", "\n")
+
+    def say(self, line: str) -> str:
+        """Type a line; return what is printed until the next prompt, without the echo."""
+        os.write(self.master, f"{line}\n".encode())
+        return self.read_until("\n> ").removeprefix(f"{line}\n").removesuffix("\n> ")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(bundle: Path) -> Iterator[Terminal]:
+    terminal = Terminal(str(bundle), "-n", "8")
+    yield terminal
+    terminal.close()
+
+
+def answer(lm: LanguageModel, *turns: str) -> str:
+    messages: list[Message] = []
+    text = ""
+    for turn in turns:
+        messages.append(Message(role="user", content=turn))
+        text = lm.chat(messages, max_new_tokens=8).text
+        messages.append(Message(role="assistant", content=text))
+    return shown(text)
+
+
+def shown(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
+def test_conversation(terminal: Terminal, bundle: Path) -> None:
+    with edgelm.load(bundle) as lm:
+        assert terminal.read_until("> ") == "> "
+        assert terminal.say("hello") == answer(lm, "hello")
+        assert terminal.say("go on") == answer(lm, "hello", "go on")
+        assert terminal.say("/reset") == "> "
+        assert terminal.say("go on") == answer(lm, "go on")
+    os.write(terminal.master, b"\x04")  # Ctrl-D
+    assert terminal.process.wait(PATIENCE) == 0
+
+
+def test_a_full_context_keeps_the_conversation_going(terminal: Terminal, bundle: Path) -> None:
+    terminal.read_until("> ")
+    said = terminal.say("long " * 60)
+    assert "the context holds 128" in said
+    assert "/reset starts over" in said
+    with edgelm.load(bundle) as lm:
+        assert terminal.say("hello") == answer(lm, "hello")
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def pieces() -> Iterator[Piece]:
+        yield Piece("one ", token=1)
+        signal.raise_signal(signal.SIGINT)
+        yield Piece("two ", token=2)
+        yield Piece("three", token=3, finish_reason="end")
+
+    assert _show(pieces(), 5, stats=True) == "one two "
+    out, err = capsys.readouterr()
+    assert out == "one two \n"
+    assert "ended by cancelled" in err
+    assert signal.getsignal(signal.SIGINT) is before

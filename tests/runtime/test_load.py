@@ -1,0 +1,174 @@
+"""Loading: what is checked first, and how the context shrinks to the memory given."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import edgelm
+from edgelm.bundle import read_manifest, write_manifest
+from edgelm.errors import BadBundle, BadInput, DoesNotFit
+from edgelm.runtime.model import predicted_bytes
+from edgelm.runtime.sampler import Sampling
+from tests.tiny_chat import CONTEXT
+
+LARGE = 4096
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def large(copy: Path) -> Path:
+    """The same bundle with a manifest that allows 4,096 tokens; only allocation looks at it."""
+    manifest = read_manifest(copy)
+    limits = msgspec.structs.replace(manifest.limits, context=LARGE)
+    write_manifest(copy, msgspec.structs.replace(manifest, limits=limits))
+    return copy
+
+
+def edit_manifest(folder: Path, **fields: Any) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json", "chat_template.jinja"])
+def test_a_changed_byte_is_found(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BadBundle, match=rf"{name} does not match its SHA-256 in bundle\.json"):
+        edgelm.load(copy)
+
+
+def test_a_truncated_file_is_found(copy: Path) -> None:
+    path = copy / "model.onnx.data"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadBundle, match=r"model\.onnx\.data has \d+ bytes, the manifest says \d+"):
+        edgelm.load(copy)
+
+
+def test_a_missing_file_is_found(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(BadBundle, match=r"lacks tokenizer\.json"):
+        edgelm.load(copy)
+
+
+def test_hashes_can_be_left_out(copy: Path) -> None:
+    (copy / "README.md").write_text("changed")
+    with edgelm.load(copy, check_hashes=False) as lm:
+        assert lm.generate("a", max_new_tokens=1).tokens
+
+
+def test_a_newer_manifest(copy: Path) -> None:
+    edit_manifest(copy, schema_version=99)
+    with pytest.raises(BadBundle, match="schema version 99, this edgelm reads up to 1; upgrade"):
+        edgelm.load(copy)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BadBundle, match=f"{tmp_path} is no bundle .*edge-export MODEL"):
+        edgelm.load(tmp_path)
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_threads_below_one(bundle: Path, threads: int) -> None:
+    with pytest.raises(BadInput, match=f"threads is {threads}, expected at least 1"):
+        edgelm.load(bundle, threads=threads)
+
+
+def test_the_whole_context_if_it_fits(large: Path, caplog: pytest.LogCaptureFixture) -> None:
+    enough = predicted_bytes(read_manifest(large), LARGE)
+    with edgelm.load(large, max_memory=enough) as lm:
+        assert lm.context == LARGE
+    with edgelm.load(large) as lm:
+        assert lm.context == LARGE
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("context", [256, 320, 1600, 4032])
+def test_context_shrinks_to_the_memory_and_says_so(
+    large: Path, caplog: pytest.LogCaptureFixture, context: int
+) -> None:
+    budget = predicted_bytes(read_manifest(large), context)
+    with caplog.at_level(logging.WARNING), edgelm.load(large, max_memory=budget + 1) as lm:
+        assert lm.context == context
+        assert lm.session.capacity == context
+    expected = f"context reduced from {LARGE} to {context} tokens to stay within "
+    assert [record.message.startswith(expected) for record in caplog.records] == [True]
+
+
+def test_max_memory_as_text(large: Path) -> None:
+    budget = predicted_bytes(read_manifest(large), 512) / 1e6
+    with edgelm.load(large, max_memory=f"{budget + 0.001:.3f}MB") as lm:
+        assert lm.context == 512
+
+
+def test_too_little_memory(large: Path) -> None:
+    need = predicted_bytes(read_manifest(large), 256)
+    message = rf"a context of 256 needs about {need / 1e6:.1f} MB, max_memory is 10\.0 MB"
+    with pytest.raises(DoesNotFit, match=message):
+        edgelm.load(large, max_memory="10MB")
+    with pytest.raises(DoesNotFit, match="a context of 256 needs about"):
+        edgelm.load(large, max_memory=need - 1)
+
+
+def test_a_small_context_is_not_shrunk_further(bundle: Path) -> None:
+    need = predicted_bytes(read_manifest(bundle), CONTEXT)
+    with pytest.raises(DoesNotFit, match=f"a context of {CONTEXT} needs about"):
+        edgelm.load(bundle, max_memory=need - 1)
+
+
+@pytest.mark.parametrize("size", ["lots", "", "12 apples", "-5MB"])
+def test_max_memory_that_is_no_size(bundle: Path, size: str) -> None:
+    with pytest.raises(BadInput, match=f"max_memory: '{size}' is no size; expected e.g. 98MB"):
+        edgelm.load(bundle, max_memory=size)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, Sampling()),
+        ({"temperature": 0.6, "top_k": 20}, Sampling()),
+        ({"do_sample": False, "temperature": 0.6}, Sampling()),
+        ({"do_sample": True}, Sampling(temperature=1.0)),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": None},
+            Sampling(temperature=0.6, top_k=20, top_p=0.95),
+        ),
+        (
+            {"do_sample": True, "repetition_penalty": 1.05, "max_length": 100},
+            Sampling(temperature=1.0, repetition_penalty=1.05),
+        ),
+    ],
+    ids=["nothing", "settings alone", "greedy", "sampling", "settings", "penalty"],
+)
+def test_defaults_are_the_authors_recommendation(
+    copy: Path, config: dict[str, Any], expected: Sampling
+) -> None:
+    (copy / "generation_config.json").write_text(json.dumps(config))
+    with edgelm.load(copy, check_hashes=False) as lm:
+        assert lm._defaults == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "ends"),
+    [('{"eos_token_id": 5}', {5}), ('{"eos_token_id": [5, 6]}', {5, 6}), ("{}", set())],
+    ids=["one", "several", "none"],
+)
+def test_ends(copy: Path, config: str, ends: set[int]) -> None:
+    (copy / "generation_config.json").write_text(config)
+    with edgelm.load(copy, check_hashes=False) as lm:
+        assert lm.ends == ends
+
+
+def test_generation_config_that_is_no_json(copy: Path) -> None:
+    (copy / "generation_config.json").write_text("{")
+    with pytest.raises(BadBundle, match=r"generation_config\.json is not valid JSON"):
+        edgelm.load(copy, check_hashes=False)
