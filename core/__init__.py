@@ -22,4 +22,6 @@ _ROOMS = {"export": "edgelm.export", "load": "edgelm.runtime", "plan": "edgelm.d
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name]), name)
+    room = import_module(_ROOMS[name])
+    # `edgelm.export` is a room as well as a function: that package is itself callable.
+    return room if room.__name__ == f"edgelm.{name}" else getattr(room, name)

@@ -106,6 +106,18 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     )
 
 
+def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:
+    """Read only what a source's decoder looks like: no weights, and of a hub id one small file."""
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return DecoderSpec.from_hf(GgufFile(path).config())
+    if not path.exists() and _looks_like_hub_id(str(source)):
+        path = _fetch(str(source), revision, ["config.json"])
+    if not path.is_dir():
+        return open_checkpoint(source, revision=revision).spec  # which says what is wrong
+    return DecoderSpec.from_hf(_read_config(path / "config.json"))
+
+
 def _looks_like_hub_id(source: str) -> bool:
     parts = source.split("/")
     return len(parts) == 2 and all(parts) and not source.startswith((".", "/", "~"))
@@ -129,16 +141,28 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
 
 
 def _open_hub(name: str, revision: str | None) -> Checkpoint:
+    folder = _fetch(name, revision, _HUB_FILES)
+    return _open_folder(name, folder, revision=folder.name)
+
+
+def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
+    """Download what is not in the local cache; returns the folder of the snapshot."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError:
         raise MissingPackage(
             f"{name} is no local folder, and fetching it needs huggingface_hub: "
             "pip install 'edgelm[export]'"
         ) from None
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except HFValidationError as error:
+        raise BadInput(f"{name!r} is neither a file or folder nor a hub id: {error}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise BadInput(
@@ -146,7 +170,6 @@ def _open_hub(name: str, revision: str | None) -> Checkpoint:
             "is not in the local cache; check the name and the connection (gated models need "
             "`hf auth login`), or download it elsewhere and pass the folder"
         ) from None
-    return _open_folder(name, folder, revision=folder.name)
 
 
 def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
@@ -197,7 +220,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise BadCheckpoint(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise BadCheckpoint(f"{path} holds {type(config).__name__}, expected an object")
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise BadCheckpoint(
             f"{path.parent} is already quantized ({method}); start from the unquantized model"
@@ -208,7 +231,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadCheckpoint(f"{index} is damaged; download it again") from None
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise BadCheckpoint(

@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5 KiB")
     1536
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmg]i?)?b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmg]i?)?b?\s*", text.lower())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 98MB or 1.5GiB")
     return int(float(match[1]) * _UNITS[match[2] or ""])

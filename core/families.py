@@ -26,6 +26,8 @@ class Family:
     """The checkpoint stores `qkv_proj` and `gate_up_proj` (Phi-3)."""
     qkv_bias: bool = False
     """q, k and v have biases whatever the configuration says (Qwen 2)."""
+    opts_into_windows: bool = False
+    """Sliding windows need `use_sliding_window` (Qwen 2 and 3, SmolLM3)."""
     scales_embedding: bool = False
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Family:
 
 _GEMMA = {
     "head_dim": 256,
+    "num_key_value_heads": 4,
     "tie_word_embeddings": True,
     "hidden_activation": "gelu_pytorch_tanh",
     "query_pre_attn_scalar": 256,
@@ -42,13 +45,19 @@ _GEMMA = {
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
-    "mistral": Family(defaults={"sliding_window": None}),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm="head", defaults={"head_dim": 128}),
+    "mistral": Family(defaults={"sliding_window": 4096, "num_key_value_heads": 8}),
+    "qwen2": Family(qkv_bias=True, opts_into_windows=True),
+    "qwen3": Family(qk_norm="head", opts_into_windows=True, defaults={"head_dim": 128}),
     "smollm3": Family(
-        defaults={"tie_word_embeddings": True, "no_rope_layer_interval": 4, "rope_theta": 2e6}
+        opts_into_windows=True,
+        defaults={
+            "tie_word_embeddings": True,
+            "no_rope_layer_interval": 4,
+            "num_key_value_heads": 4,
+            "rope_theta": 2e6,
+        },
     ),
-    "granite": Family(),
+    "granite": Family(defaults={"attention_multiplier": 1.0}),
     "olmo2": Family(norms="post", qk_norm="full", defaults={"rms_norm_eps": 1e-5}),
     "phi3": Family(fused_projections=True, defaults={"rms_norm_eps": 1e-5}),
     "gemma2": Family(

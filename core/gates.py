@@ -70,14 +70,19 @@ def passes(figures: Figures, name: GateClass) -> bool:
     )
 
 
-def enforce(figures: Figures, name: GateClass) -> None:
-    """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds."""
+def enforce(figures: Figures, name: GateClass, *, only_cache: bool = False) -> None:
+    """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds.
+
+    `only_cache`: the weights are fp32, so that only the cache can be at fault.
+    """
     if passes(figures, name):
         return
     limit = GATES[name]
+    more = "auto, more bits, a smaller --group-size"
+    remedy = "--kv fp32" if only_cache else f"--precision {more}"
     raise GateFailed(
         f"the {name} gate does not hold: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
         f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
-        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use --precision "
-        "auto, more bits, a smaller --group-size, or --gate off to write it all the same"
+        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use {remedy}, "
+        "or --gate off to write it all the same"
     )

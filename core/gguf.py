@@ -123,6 +123,9 @@ class GgufFile:
             "attn_logit_softcapping": get("attn_logit_softcapping"),
             "final_logit_softcapping": get("final_logit_softcapping"),
             "tie_word_embeddings": "lm_head.weight" not in self.tensors,
+            # llama.cpp has no field for it and scales by the head size, as all Gemmas do but 2-27B.
+            "query_pre_attn_scalar": head_dim if self.architecture.startswith("gemma") else None,
+            "mlp_bias": "model.layers.0.mlp.down_proj.bias" in self.tensors,
             "attention_bias": self.architecture == "llama"
             and "model.layers.0.self_attn.q_proj.bias" in self.tensors,
             "rope_scaling": self._rope_scaling(),
@@ -142,7 +145,13 @@ class GgufFile:
         from gguf.quants import dequantize
 
         info = self.tensors[name]
-        kind = GGMLQuantizationType(info.ggml_type)
+        try:
+            kind = GGMLQuantizationType(info.ggml_type)
+        except ValueError:
+            raise BadCheckpoint(
+                f"{self.path}: {name} is stored as ggml type {info.ggml_type}, which the installed "
+                "gguf package does not know; upgrade it (pip install -U gguf)"
+            ) from None
         block, block_bytes = GGML_QUANT_SIZES[kind]
         count = int(np.prod(info.shape))
         size = count // block * block_bytes
@@ -197,6 +206,8 @@ class GgufFile:
             return _TOP_NAMES[name]
         if not name.startswith("blk."):
             return name
+        if name.count(".") != 3:
+            return name  # not a weight of any decoder we know; the shape check will say so
         _, layer, part, kind = name.split(".")
         names = _LAYER_NAMES | (_GEMMA_NAMES if self.architecture.startswith("gemma") else {})
         part = names.get(part, part)

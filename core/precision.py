@@ -38,7 +38,7 @@ class Int8(msgspec.Struct, frozen=True, tag="int8"):
 class Int4(msgspec.Struct, frozen=True, tag="int4"):
     """Four bits, one scale (and one integer zero point) per `group_size` weights."""
 
-    group_size: int = 32
+    group_size: int = 64
     symmetric: bool = False
 
     @property

@@ -33,6 +33,11 @@ def rotary_tables(
     return cos.astype(np.float32), sin.astype(np.float32)
 
 
+def rotary_frequencies(rope: Rope, positions: int, max_position_embeddings: int) -> Frequencies:
+    """Radians per position of each pair of channels, [rope.dim / 2]."""
+    return _scaled(rope, positions, max_position_embeddings)[0]
+
+
 def _scaled(rope: Rope, positions: int, max_positions: int) -> tuple[Frequencies, float]:
     base = rope.theta ** (-np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
     kind = rope.scaling.get("rope_type", "default")
@@ -101,7 +106,7 @@ def _longrope(
     # The long factors change every position's angle once a prompt passes the original context,
     # which a cache of already rotated keys cannot follow: the table is chosen by the capacity.
     factors = scaling["short_factor"] if positions <= original else scaling["long_factor"]
-    factor = max_positions / original
+    factor = float(scaling.get("factor") or max_positions / original)
     attention = scaling.get("attention_factor")
     if attention is None:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))

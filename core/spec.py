@@ -154,8 +154,9 @@ class _Reader:
             )
         self.name = str(model_type)
         self.family = FAMILIES[self.name]
-        given = {key: value for key, value in config.items() if value is not None}
-        self.config = {**self.family.defaults, **given}
+        # A field left out means the family's default; an explicit null means "none".
+        merged = {**self.family.defaults, **config}
+        self.config = {key: value for key, value in merged.items() if value is not None}
 
     def spec(self) -> DecoderSpec:
         heads = self.positive("num_attention_heads")
@@ -239,7 +240,7 @@ class _Reader:
 
     def sliding(self, count: int) -> list[bool]:
         """Which layers see only a window."""
-        if self.config.get("use_sliding_window") is False:
+        if self.family.opts_into_windows and not self.config.get("use_sliding_window"):
             return [False] * count
         if types := self.config.get("layer_types"):
             self.same_length("layer_types", types, count)
@@ -249,7 +250,7 @@ class _Reader:
         )
         if pattern:
             return [(layer + 1) % int(pattern) != 0 for layer in range(count)]
-        if self.name in ("qwen2", "qwen3"):
+        if self.family.opts_into_windows:
             first = int(self.config.get("max_window_layers", count))
             return [layer >= first for layer in range(count)]
         return [bool(self.config.get("sliding_window"))] * count

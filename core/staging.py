@@ -75,7 +75,8 @@ def _sync(folder: Path) -> None:
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{target.name}.*-*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        # Our own pid: in a container every process may have the pid of the one before.
+        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
             if f".{target.name}.old-" in path.name and not target.exists():
                 path.rename(target)  # killed between the two renames: the old one comes back
             else:

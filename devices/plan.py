@@ -4,16 +4,19 @@ Arithmetic on a DecoderSpec and a profile, no weights: decode moves every weight
 through memory once per token; prefill is bound by arithmetic. (Roofline, Williams et al. 2009.)
 """
 
+import msgspec
+
 from edgelm.command import format_bytes
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, UnknownName
-from edgelm.plan import Plan, Request
+from edgelm.planning import Plan, Request
 from edgelm.precision import KV_BYTES, Fp32, Int4, Int8, KvType, parse_precision
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
 _AUTO_BITS = 6.5
 _PREFILL = 512
+_LEAST_CONTEXT = 2  # one token seen, one more to say
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
@@ -23,6 +26,13 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         UnknownName: a precision or cache type that the device does not have.
         BadInput: a context beyond the model's.
     """
+    estimate = _estimate(spec, profile, request)
+    if estimate.fits:
+        return estimate
+    return msgspec.structs.replace(estimate, advice=_advice(spec, profile, request, estimate))
+
+
+def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     context = choose_context(spec, profile, request.context)
     bits, arithmetic = _weight_bits(profile, request)
     kv = choose_kv(profile, request)
@@ -61,7 +71,6 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         decode_ms=read_ms + overhead_ms,
         binds="memory bandwidth" if read_ms > overhead_ms else "per-layer overhead",
         fits=total <= budget,
-        advice=() if total <= budget else _advice(spec, profile, kv, total - budget, context),
     )
 
 
@@ -69,11 +78,17 @@ def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> in
     """The context asked for, or the device's default, never beyond the model's."""
     most = spec.max_position_embeddings
     if asked is None:
-        return min(most, profile.default_context)
-    if asked < 1 or asked > most:
+        # Beyond its original context a longrope model turns every key differently.
+        originals = [
+            int(layer.rope.scaling.get("original_max_position_embeddings") or most)
+            for layer in spec.layers
+            if layer.rope and layer.rope.scaling.get("rope_type") == "longrope"
+        ]
+        return min(most, profile.default_context, *originals)
+    if asked < _LEAST_CONTEXT or asked > most:
         raise BadInput(
-            f"context {asked} is not possible: this model was trained for 1 to {most} positions "
-            "(max_position_embeddings)"
+            f"context {asked} is not possible: expected {_LEAST_CONTEXT} to {most} "
+            "(the model's max_position_embeddings)"
         )
     return asked
 
@@ -110,17 +125,28 @@ def workspace_bytes(spec: DecoderSpec, *, kv: KvType, context: int, chunk: int) 
     return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
 
 
-def _advice(
-    spec: DecoderSpec, profile: Profile, kv: KvType, excess: int, context: int
-) -> tuple[str, ...]:
-    per_token = spec.kv_bytes_per_token(KV_BYTES[kv])
-    shorter = context - -(-excess // per_token)
-    advice = [f"{format_bytes(excess)} too much"]
-    if shorter >= 256:
-        advice.append(f"--context {shorter // 256 * 256}")
-    smaller = spec.weight_bytes(Int4().bits_per_weight)
-    if smaller < profile.budget_bytes:
-        advice.append(f"--precision int4 (weights {format_bytes(smaller)})")
-    else:
-        advice.append("a smaller model")
-    return tuple(advice)
+def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) -> tuple[str, ...]:
+    """What to change, least loss first: every line on its own makes the model fit."""
+    excess = format_bytes(asked.total_bytes - asked.budget_bytes)
+    smallest = msgspec.structs.replace(request, precision="int4", kv="int8")
+    options: list[str] = []
+    shorter = _longest_context(spec, profile, request, asked.context)
+    if shorter:
+        options.append(f"--context {shorter}")
+    if request.precision != "int4":
+        if _estimate(spec, profile, smallest).fits:
+            options.append("--precision int4 --kv int8")
+        elif not shorter:
+            fewer = _longest_context(spec, profile, smallest, asked.context)
+            options += [f"--precision int4 --kv int8 --context {fewer}"] if fewer else []
+    return (f"{excess} too much", *(options or ["a smaller model"]))
+
+
+def _longest_context(
+    spec: DecoderSpec, profile: Profile, request: Request, most: int
+) -> int | None:
+    """The longest context in steps of 256 with which the request fits, if any does."""
+    for context in range((most - 1) // 256 * 256, 0, -256):
+        if _estimate(spec, profile, msgspec.structs.replace(request, context=context)).fits:
+            return context
+    return None

@@ -75,5 +75,5 @@ def read_profile(path: Path) -> Profile:
     """Read one profile file."""
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Profile)
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
+    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: {error}") from None

@@ -1,8 +1,11 @@
 """From a checkpoint to a bundle.
 
-`export` is loaded when it is first asked for: planning needs this package, but not torch.
+The package is callable: `edgelm.export(source, output)` is `edgelm.export.pipeline.export`. That
+module is imported when it is first needed, since planning needs this package, but not torch.
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,3 +20,11 @@ def __getattr__(name: str) -> Any:
     from edgelm.export.pipeline import export
 
     return export
+
+
+class _CallableRoom(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return __getattr__("export")(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableRoom

@@ -40,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default: auto)")
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8; fp32 beside fp32)")
     add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
-    add("--group-size", type=int, choices=GROUP_SIZES, help="weights per scale (default: 32)")
+    add(
+        "--group-size",
+        type=int,
+        choices=GROUP_SIZES,
+        help="weights per scale (default: int4 64, else 32)",
+    )
     add(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
@@ -104,12 +109,12 @@ def _verify(folder: Path) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from edgelm.checkpoint import open_checkpoint
+    from edgelm.checkpoint import read_spec
     from edgelm.devices.plan import plan
     from edgelm.devices.profile import load_profile
-    from edgelm.plan import Request
+    from edgelm.planning import Request
 
-    spec = open_checkpoint(arguments.model, revision=arguments.revision).spec
+    spec = read_spec(arguments.model, revision=arguments.revision)
     request = Request(
         arguments.precision,
         arguments.kv,

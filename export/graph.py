@@ -89,7 +89,8 @@ class Graph:
         }
         count = len(bodies["then_branch"].outputs)
         attributes: dict[str, Any] = {**bodies}
-        return tuple(self.op("If", condition, outputs=count, name=name, **attributes))
+        values = self.op("If", condition, outputs=count, name=name, **attributes)
+        return values if isinstance(values, tuple) else (values,)
 
     def _body(self, build: Callable[[], tuple[ir.Value, ...]], name: str) -> ir.Graph:
         outer, self._nodes = self._nodes, []

@@ -382,7 +382,7 @@ class OrtDialect:
         return self._rotary[key]
 
     def _packed(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> dict[str, Value]:
-        quantized = quantize(matrix, precision)
+        quantized = quantize(matrix, precision, self.weights.importance(group))
         packed = {
             "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),
             "scales": self.graph.weight(f"{group}.scales", quantized.scales.numpy()),

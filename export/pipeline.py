@@ -34,19 +34,21 @@ from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import DoesNotFit
 from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
+from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
 from edgelm.export.decoder import build_decoder
 from edgelm.export.gate import Judge
+from edgelm.export.kv_folding import KvFolding
 from edgelm.export.ort_dialect import OrtDialect
-from edgelm.export.reference import Reference, calibrate_kv
+from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
-from edgelm.plan import Plan, Request
-from edgelm.precision import KvType, WeightPrecision, describe
+from edgelm.planning import Plan, Request
+from edgelm.precision import Fp32, KvType, WeightPrecision, describe
 from edgelm.runtime.ort import OrtSession
 from edgelm.staging import check_replaceable, staged_folder
 
@@ -148,13 +150,16 @@ class _Export:
             f"{self.plan.context:,}"
         )
         write_tokenizer_files(self.checkpoint, self.folder)
-        self.reference = Reference(self.checkpoint)
+        self.reference = Reference(self.checkpoint, context=self.plan.context)
         calibration = self.passage(self.request.calibration)
         held_apart = self.passage(self.request.gate_text)
-        if self.plan.kv == "int8":
-            self.progress("calibrating the cache")
-            folding = calibrate_kv(self.reference, calibration.tokens)
-            self.weights = Weights(self.checkpoint, folding)
+        if self.plan.precision != "fp32" or self.plan.kv != "fp32":
+            self.progress("running the source on the calibration text")
+            seen = calibrate(self.reference, calibration.tokens)
+            folding = KvFolding.of(self.checkpoint.spec, seen.largest)
+            self.weights = Weights(
+                self.checkpoint, folding if self.plan.kv == "int8" else None, seen.energy
+            )
         self.progress("running the source on the gate text")
         judge = Judge.of(self.reference, held_apart)
         if self.request.plan.precision == "auto":
@@ -240,7 +245,8 @@ class _Export:
         passed = passes(figures, name)
         self.progress(f"gate {name}: {_figures(figures)}: {'passed' if passed else 'missed'}")
         if enforced:
-            enforce(figures, name)
+            fp32 = all(isinstance(precision, Fp32) for precision in assignment.values())
+            enforce(figures, name, only_cache=fp32 and self.plan.kv != "fp32")
         return GateResult(name, figures, passed, enforced, passage.name, passage.sha256)
 
     def finish(self, assignment: Assignment, gate: GateResult) -> Manifest:
@@ -313,8 +319,8 @@ def _check_disk(output: Path, plan: Plan) -> None:
 
 
 def _portable_name(checkpoint: Checkpoint) -> str:
-    """A hub id as it is; of a local path only what names the model."""
-    return checkpoint.name if checkpoint.revision else str(checkpoint.path)
+    """A hub id as it is; of a local path only its last part, which names the model."""
+    return checkpoint.name if checkpoint.revision else checkpoint.path.resolve().name
 
 
 def _compress_record(checkpoint: Checkpoint) -> dict[str, Any] | None:

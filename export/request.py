@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgelm.errors import BadInput
 from edgelm.export.text import CALIBRATION, GATE
-from edgelm.plan import Request
+from edgelm.planning import Request
 from edgelm.precision import Int4, Int8, WeightPrecision, parse_precision
 
 
@@ -41,8 +41,10 @@ class ExportRequest:
         return parse_precision(name, group_size=self.plan.group_size, symmetric=self.plan.symmetric)
 
     def low(self) -> Int4:
-        """What `auto` starts from."""
-        precision = self.precision_of("int4")
+        """What `auto` starts from: small groups, since the gate is what binds."""
+        precision = parse_precision(
+            "int4", group_size=self.plan.group_size or 32, symmetric=self.plan.symmetric
+        )
         assert isinstance(precision, Int4)
         return precision
 

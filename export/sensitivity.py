@@ -119,7 +119,9 @@ class _Runs:
         names = self.weights.tensor_names(group)
         stored = [self.reference.checkpoint.tensor(name).float() for name in names]
         matrix = torch.cat(stored)
-        rounded = quantize(matrix, self.precision).dequantize(matrix.shape[1])
+        # The source's own weights, not folded ones: what a group costs is much the same.
+        importance = Weights(self.weights.checkpoint, energy=self.weights.energy).importance(group)
+        rounded = quantize(matrix, self.precision, importance).dequantize(matrix.shape[1])
         parts = rounded.split([tensor.shape[0] for tensor in stored])
         return dict(zip(names, parts, strict=True))
 

@@ -62,19 +62,25 @@ def read_passage(path: Path, tokenizer: Tokenizer, *, vocab_size: int, context: 
 
 def _documents(path: Path) -> list[str]:
     try:
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadInput(f"no such text file: {path}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; expected a text file") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
     if path.suffix != ".jsonl":
         return [content]
     documents = []
-    for number, line in enumerate(content.splitlines(), 1):
+    # Not splitlines: JSON may hold U+2028 and its like unescaped.
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            documents.append(json.loads(line)["text"])
+            text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError):
-            raise BadInput(
-                f'{path}, line {number}: expected a JSON object with a "text" field'
-            ) from None
+            text = None
+        if not isinstance(text, str):
+            raise BadInput(f'{path}, line {number}: expected a JSON object with a "text" field')
+        documents.append(text)
     return documents

@@ -4,6 +4,7 @@ q, k and v are one matrix, gate and up are one; constants that the configuration
 folded into the nearest weights, so that the graph has no op for them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,13 @@ _RESIDUAL = ("attention.o", "mlp.down")
 class Weights:
     """Reads groups (see edgelm.precision) out of a checkpoint, in fp32.
 
-    With a `folding`, keys, values and what reads them are evened out for an int8 cache.
+    With a `folding`, keys, values and what reads them are evened out for an int8 cache. `energy`
+    is what calibration saw (edgelm.export.calibrate.Calibration).
     """
 
     checkpoint: Checkpoint
     folding: KvFolding | None = None
+    energy: Mapping[str, torch.Tensor] | None = None
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
@@ -58,6 +61,16 @@ class Weights:
         if group.endswith("attention.o") and self.folding:
             matrix = matrix / self._heads(self.layer_folding(group).value)
         return self._fold_rows(group, matrix) * self._multiplier(group)
+
+    def importance(self, group: str) -> torch.Tensor | None:
+        """How much errors in each input channel of a group's matrix count, [in_features]."""
+        if self.energy is None or group == EMBEDDING:
+            return None
+        name = "lm_head.weight" if group == HEAD else self.tensor_names(group)[0]
+        energy = self.energy[name]
+        if group.endswith("attention.o") and self.folding:
+            energy = energy * self._heads(self.layer_folding(group).value).square()
+        return energy
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""

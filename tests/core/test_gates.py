@@ -63,11 +63,15 @@ def test_each_limit_alone_fails(name: GateClass, field: str, by: float) -> None:
 def test_message_has_figures_limits_and_advice() -> None:
     with pytest.raises(GateFailed) as caught:
         enforce(Figures(0.25, 0.7, 1.2, 30.0, 100), "4-bit")
-    assert str(caught.value) == (
-        "the 4-bit gate does not hold: KL 0.2500 (limit 0.1), top-1 70.0% (at least 85.0%), "
-        "perplexity ×1.200 (limit ×1.08); use --precision auto, more bits, a smaller "
-        "--group-size, or --gate off to write it all the same"
-    )
+    message = str(caught.value)
+    for part in (
+        "the 4-bit gate does not hold",
+        "KL 0.2500 (limit 0.1)",
+        "top-1 70.0% (at least 85.0%)",
+        "perplexity ×1.200 (limit ×1.08)",
+        "--gate off",
+    ):
+        assert part in message
 
 
 def test_more_bits_are_held_to_more() -> None:

@@ -10,7 +10,7 @@ import pytest
 from edgelm.devices.plan import plan
 from edgelm.devices.profile import Efficiency, Profile
 from edgelm.errors import BadInput, UnknownName
-from edgelm.plan import Plan, Request
+from edgelm.planning import Plan, Request
 from edgelm.spec import DecoderSpec
 from tests.core.test_spec import CONFIG, EMBEDDING, LINEAR, VECTORS
 

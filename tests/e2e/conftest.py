@@ -1,16 +1,15 @@
 """SmolLM2-135M-Instruct, the real model that tests can have, exported once a session."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from edgelm.export import export
-from edgelm.export.text import GATE
+from edgelm.export.text import CALIBRATION, GATE
 from tests.smollm2 import smollm2_path
 
 CONTEXT = 1024  # enough for these tests, and quicker to judge than the model's 8,192
@@ -26,40 +25,36 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_threads() -> Iterator[None]:
-    """A model of this size gains from a second thread, unlike the tiny ones."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The first two documents of each built-in text: a thousand tokens to judge on."""
+    folder = tmp_path_factory.mktemp("texts")
+    for whole in (CALIBRATION, GATE):
+        (folder / whole.name).write_text("\n".join(whole.read_text().splitlines()[:2]))
+    return {"calibration": folder / CALIBRATION.name, "gate_text": folder / GATE.name}
 
 
 @pytest.fixture(scope="session")
-def gate_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first half of the built-in text: about 2,000 tokens."""
-    path = tmp_path_factory.mktemp("text") / "half.jsonl"
-    lines = GATE.read_text().splitlines()
-    path.write_text("\n".join(lines[: len(lines) // 2]))
-    assert all("text" in json.loads(line) for line in path.read_text().splitlines())
-    return path
-
-
-@pytest.fixture(scope="session")
-def hf(smollm2: Path, two_threads: None) -> Any:
+def hf(smollm2: Path) -> Any:
     """The same file as transformers reads it, in fp32."""
-    return AutoModelForCausalLM.from_pretrained(
-        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
-    ).eval()
+    config = load_gguf_checkpoint(smollm2)["config"]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    # from_pretrained(gguf_file=...) does the same, but wants the accelerate package for it.
+    read = load_gguf_checkpoint(smollm2, return_tensors=True, model_to_load=model)
+    lost = model.load_state_dict(read["tensors"], strict=False)
+    assert set(lost.missing_keys) <= {"lm_head.weight"}
+    assert not lost.unexpected_keys
+    model.tie_weights()
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
 def bundles(
-    smollm2: Path, gate_text: Path, two_threads: None, tmp_path_factory: pytest.TempPathFactory
+    smollm2: Path,
+    texts: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Bundles by precision; each has passed its gate, or export would have raised."""
-    folder = tmp_path_factory.mktemp("smollm2")
+    folder = tmp_path_factory.mktemp("smollm2-bundles")
     for precision in ("fp32", "int8"):
-        export(
-            smollm2, folder / precision, precision=precision, context=CONTEXT, gate_text=gate_text
-        )
+        export(smollm2, folder / precision, precision=precision, context=CONTEXT, **texts)
     return {precision: folder / precision for precision in ("fp32", "int8")}

@@ -185,6 +185,16 @@ def test_plan_as_json(tiny: TinyFactory, capsys: pytest.CaptureFixture[str]) -> 
     assert plan["context"] == 100
 
 
+def test_plan_needs_the_config_only(
+    tiny: TinyFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Else planning a hub id would first fetch all of its weights.
+    shutil.copy(tiny("qwen3").folder / "config.json", tmp_path)
+    code, out, err = run(capsys, tmp_path, "--plan")
+    assert code == 0, err
+    assert "context 128" in out
+
+
 def test_plan_takes_less_than_a_second(tiny: TinyFactory) -> None:
     command = [sys.executable, "-m", "edgelm.export.cli", str(tiny("gemma2").folder), "--plan"]
     seconds = []

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.bundle import verify
+from edgelm.errors import GateFailed
 from edgelm.export import export
+from edgelm.precision import Fp32
 from edgelm.runtime.ort import OrtSession
 from tests.core.test_rope import SCALINGS
 from tests.gguf_files import write_gguf
@@ -56,6 +58,35 @@ def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     assert exact.gate.passed
     assert rounded.gate is not None
     assert rounded.gate.figures.kl < 0.01
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with attention so sharp that 8 bits, of weights or of the cache, are too few."""
+    source = save_tiny_chat(tmp_path_factory.mktemp("fragile"))
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight *= 10
+            layer.self_attn.k_proj.weight *= 5
+            layer.mlp.down_proj.weight *= 4
+    model.save_pretrained(source)
+    return source
+
+
+def test_auto_leaves_a_fragile_model_as_it_is(fragile: Path, tmp_path: Path) -> None:
+    manifest = export(fragile, tmp_path / "bundle", kv="fp32")
+    assert set(manifest.precision.values()) == {Fp32()}
+    assert manifest.gate is not None
+    assert (manifest.gate.gate_class, manifest.gate.passed) == ("fp32", True)
+
+
+def test_failure_of_the_cache_alone_names_the_cache(fragile: Path, tmp_path: Path) -> None:
+    # Neither `--precision auto`, which was asked for, nor more bits of weights would help here.
+    with pytest.raises(GateFailed, match="--kv fp32") as caught:
+        export(fragile, tmp_path / "bundle")
+    assert "--precision auto" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("context", [1024, 512], ids=["beyond-the-original", "within-the-original"])

@@ -1,0 +1,95 @@
+"""One pass over calibration text: how large keys and values get, how strong inputs are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.export.reference import Reference
+
+_BATCH = 2  # sequences at a time
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the source does on a text.
+
+    largest: per layer, the largest magnitudes of rotated keys and of values, each fp32
+        [num_key_value_heads, head_dim].
+    energy: mean square of every input channel, fp32 [in_features], by the name of the weight
+        that it meets; of the head under `lm_head.weight`.
+    """
+
+    largest: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    energy: dict[str, torch.Tensor]
+
+
+def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:
+    """Run the source over int64 tokens [B, T]; memory does not grow with B."""
+    cache = _largest_cache(reference)
+    sums: dict[str, torch.Tensor] = {}
+    with _watching_inputs(reference, sums):
+        for rows in tokens.split(_BATCH):
+            hidden = reference.hidden_states(rows, cache=cache)
+            _add(sums, "lm_head.weight", hidden)
+    energy = {name: total / tokens.numel() for name, total in sums.items()}
+    return Calibration(tuple(cache.largest), energy)
+
+
+@contextmanager
+def _watching_inputs(reference: Reference, sums: dict[str, torch.Tensor]) -> Iterator[None]:
+    def watch(name: str) -> Any:
+        return lambda _, arguments: _add(sums, f"{name}.weight", arguments[0])
+
+    hooks = [
+        module.register_forward_pre_hook(watch(name))
+        for name, module in reference.model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _add(sums: dict[str, torch.Tensor], name: str, inputs: torch.Tensor) -> None:
+    total = inputs.flatten(0, -2).square().sum(0)
+    sums[name] = sums[name] + total if name in sums else total
+
+
+def _largest_cache(reference: Reference) -> Any:
+    from transformers import DynamicCache
+
+    class LargestCache(DynamicCache):
+        """Stores nothing of what passes but its largest magnitude per channel."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            spec = reference.spec
+            shape = (spec.num_key_value_heads, spec.head_dim)
+            self.largest = [
+                (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
+                for _ in range(spec.num_hidden_layers)
+            ]
+
+        def update(
+            self,
+            key_states: torch.Tensor,
+            value_states: torch.Tensor,
+            layer_idx: int,
+            *_: Any,
+            **__: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            passing = key_states, value_states
+            for seen, new in zip(self.largest[layer_idx], passing, strict=True):
+                torch.maximum(seen, new.abs().amax(dim=(0, 2)), out=seen)
+            return passing
+
+        def get_seq_length(self, *_: Any, **__: Any) -> int:
+            return 0
+
+    return LargestCache()

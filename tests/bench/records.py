@@ -1,0 +1,65 @@
+"""Hand-made samples with round figures, and the report that follows from them."""
+
+from pathlib import Path
+
+from edgelm.bench.contenders import Absent, Contender
+from edgelm.bench.machine import Machine
+from edgelm.bench.measure import Samples
+from edgelm.bench.report import Report, make_report
+from edgelm.bench.workload import Test as Job
+from edgelm.bundle import Manifest
+from edgelm.gates import Figures
+
+PP, TG, DEEP = Job("pp", 100), Job("tg", 4), Job("tg", 4, 50)
+MACHINE = Machine(
+    cpu="Test CPU",
+    cores=4,
+    threads=2,
+    memory_bytes=8 * 2**30,
+    system="Linux 6 x86_64",
+    python="3.11.7",
+    read_gb_s=10.0,
+)
+FIGURES = Figures(kl=0.0123, top1=0.956, perplexity_ratio=1.01, perplexity=20.0, tokens=2048)
+
+
+def samples(name: str, *, figures: Figures | None = FIGURES, slower: float = 1.0) -> Samples:
+    """Prefill of 100 tokens in 50, 100, 200 ms; steps of 10 and 20 ms; a weight of 1 MB."""
+    loaded = {
+        "weight_bytes": 1_000_000,
+        "kv": "fp32",
+        "kv_bytes": 154_000,
+        "context": 154,
+        "version": "1.2",
+        "options": "threads 2",
+        "rss_before": 20_000_000,
+        "rss_after": 30_000_000,
+    }
+    if name.startswith("edgelm"):
+        loaded |= {"hash_ms": 3.0, "tokenizer_ms": 4.0}
+    return Samples(
+        contender=Contender(name, "module", None, lambda: Path()),
+        loaded=loaded,
+        load_ms=[10.0, 30.0, 20.0],
+        figures=figures,
+        memory={"peak_rss_bytes": 50_000_000, "rss_bytes": 40_000_000},
+        prefill_ms={PP: [50.0 * slower, 100.0 * slower, 200.0 * slower]},
+        ttft_ms={TG: [1.0, 2.0, 3.0], DEEP: [40.0, 60.0, 50.0]},
+        steps_ms={
+            TG: [[10.0 * slower] * 4, [20.0 * slower] * 4, [10.0 * slower] * 4],
+            DEEP: [[20.0 * slower] * 4, [20.0 * slower] * 4, [20.0 * slower] * 4],
+        },
+    )
+
+
+def report(manifest: Manifest, *others: Samples, absent: tuple[Absent, ...] = ()) -> Report:
+    """A report of us and of others, on a machine that reads 10 GB/s."""
+    return make_report(
+        [samples("edgelm int8 tiny"), *others],
+        list(absent),
+        manifest=manifest,
+        machine=MACHINE,
+        command="edge-bench tiny",
+        rounds=3,
+        quality_text="gate.jsonl",
+    )
