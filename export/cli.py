@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--group-size",
         type=int,
         choices=GROUP_SIZES,
-        help="weights per scale (default: int4 64, else 32)",
+        help="weights per scale (default: 64 for int4, else 32)",
     )
     add(
         "--symmetric",

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from edgelm.export.calibrate import calibrate
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.reference import Reference, calibrate_kv
+from edgelm.export.reference import Reference
 from edgelm.runtime.ort import OrtSession
 from edgelm.spec import DecoderSpec, LayerSpec, Rope
 from tests.conftest import Tiny, TinyFactory
@@ -33,7 +34,8 @@ def source(request: pytest.FixtureRequest, calm: TinyFactory) -> Tiny:
 
 @pytest.fixture
 def folding(source: Tiny) -> KvFolding:
-    return calibrate_kv(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
+    seen = calibrate(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
+    return KvFolding.of(source.checkpoint.spec, seen.largest)
 
 
 @pytest.fixture
