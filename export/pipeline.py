@@ -154,7 +154,7 @@ class _Export:
         calibration = self.passage(self.request.calibration)
         held_apart = self.passage(self.request.gate_text)
         if self.plan.precision != "fp32" or self.plan.kv != "fp32":
-            self.progress("running the source on the calibration text")
+            self.progress("calibrating: running the source on the calibration text")
             seen = calibrate(self.reference, calibration.tokens)
             folding = KvFolding.of(self.checkpoint.spec, seen.largest)
             self.weights = Weights(

@@ -1,6 +1,7 @@
 """`edge-bench` from its arguments to the three files."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,6 @@ def test_transformers_in_an_environment_of_its_own(
         (["-d", "120"], "these tests need a context of 132, "),
         (["--peers", "ollama"], "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, "),
         (["--source", "/gone/model"], "cannot open the bundle's source: "),
-        (["--quality-text", "/gone.txt"], "no such text file: /gone.txt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -204,3 +204,17 @@ def test_a_report_that_cannot_be_written_is_found_before_the_work(
     (tmp_path / "report").write_text("a file in the way")
     assert bench(tmp_path / "report", bundle, "--no-quality") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_a_missing_quality_text_is_found_before_the_work(
+    bundle: Path,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        options = ("--source", source, "--quality-text", "/gone.txt")
+        assert bench(tmp_path / "report", bundle, *options) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: no such text file: /gone.txt"
+    assert not [record for record in caplog.records if "warm-up" in record.message]

@@ -13,7 +13,7 @@ from edgelm.precision import Fp32, Int4, Int8, WeightPrecision, describe, parse_
         (Fp32(), 32),
         (Int8(), 8 + 16 / 32),
         (Int8(group_size=128, symmetric=False), 8 + (16 + 8) / 128),
-        (Int4(), 4 + (16 + 4) / 32),
+        (Int4(), 4 + (16 + 4) / 64),
         (Int4(group_size=64, symmetric=True), 4 + 16 / 64),
     ],
     ids=str,
@@ -27,7 +27,7 @@ def test_bits_count_scales_and_zero_points(precision: WeightPrecision, bits: flo
     [
         (Fp32(), "fp32"),
         (Int8(), "int8 g32"),
-        (Int4(), "int4 g32 zp"),
+        (Int4(), "int4 g64 zp"),
         (Int4(group_size=128, symmetric=True), "int4 g128"),
         (Int8(symmetric=False), "int8 g32 zp"),
     ],
@@ -38,7 +38,7 @@ def test_description(precision: WeightPrecision, text: str) -> None:
 
 
 def test_options_replace_the_defaults() -> None:
-    assert parse_precision("int4") == Int4(group_size=32, symmetric=False)
+    assert parse_precision("int4") == Int4(group_size=64, symmetric=False)
     assert parse_precision("int8") == Int8(group_size=32, symmetric=True)
     assert parse_precision("int4", group_size=128, symmetric=True) == Int4(128, symmetric=True)
     assert parse_precision("int8", symmetric=False) == Int8(32, symmetric=False)

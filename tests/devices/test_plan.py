@@ -31,8 +31,8 @@ PROFILE = Profile(
     efficiency=Efficiency(bandwidth=0.5, prefill=0.25, layer_overhead_us=3.0),
 )
 SPEC = DecoderSpec.from_hf(CONFIG)
-# 4-bit weights in groups of 32 with zero points: 4 + 20/32 bits.
-BITS = 4.625
+# 4-bit weights in groups of 64 with zero points: 4 + 20/64 bits.
+BITS = 4.3125
 # One of a real size, Llama-like, for directions and advice.
 BIG = DecoderSpec.from_hf(
     CONFIG
@@ -132,7 +132,7 @@ def test_fp32_goes_with_an_fp32_cache() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "default", "given"),
-    [(None, 48, 48), (None, 1000, 64), (64, 48, 64), (1, 48, 1)],
+    [(None, 48, 48), (None, 1000, 64), (64, 48, 64), (2, 48, 2)],
     ids=["device's", "model's", "most", "least"],
 )
 def test_context(asked: int | None, default: int, given: int) -> None:
@@ -140,11 +140,9 @@ def test_context(asked: int | None, default: int, given: int) -> None:
     assert plan(SPEC, profile, Request(context=asked)).context == given
 
 
-@pytest.mark.parametrize("asked", [0, -5, 65])
+@pytest.mark.parametrize("asked", [0, -5, 1, 65])
 def test_context_beyond_the_model(asked: int) -> None:
-    with pytest.raises(
-        BadInput, match=f"context {asked} is not possible: this model was trained for 1 to 64"
-    ):
+    with pytest.raises(BadInput, match=f"context {asked} is not possible: expected 2 to 64"):
         plan(SPEC, PROFILE, Request(context=asked))
 
 

@@ -115,11 +115,14 @@ def test_calibration_is_the_largest_of_hugging_faces_cache(
 def test_calibration_is_the_largest_of_several_sequences(calm: TinyFactory) -> None:
     reference = Reference(calm("qwen3").checkpoint)
     rows = torch.from_numpy(np.random.default_rng(1).integers(3, 128, (5, 16)))
-    parts = [calibrate_kv(reference, row[None]).layers[1] for row in rows]
-    together = calibrate_kv(reference, rows).layers[1]
-    # Values are folded to one range a head: factor = range / largest.
-    largest = torch.stack([part.value_scale / part.value for part in parts]).amax(0)
-    torch.testing.assert_close(together.value_scale / together.value, largest)
+    parts = [calibrate(reference, row[None]) for row in rows]
+    together = calibrate(reference, rows)
+    for kind in (0, 1):  # keys, values
+        largest = torch.stack([part.largest[1][kind] for part in parts]).amax(0)
+        torch.testing.assert_close(together.largest[1][kind], largest)
+    name = "model.layers.1.mlp.down_proj.weight"
+    mean = torch.stack([part.energy[name] for part in parts]).mean(0)
+    torch.testing.assert_close(together.energy[name], mean)
 
 
 def one_layer(rope: Rope | None, model_type: str = "llama") -> DecoderSpec:
