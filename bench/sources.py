@@ -37,7 +37,7 @@ def find_source(manifest: Manifest, given: str | None) -> Checkpoint:
     Raises:
         BadInput: it is not where the manifest says, or it is another model.
     """
-    name = given or manifest.lineage.source
+    name = given or manifest.lineage.path or manifest.lineage.source
     try:
         checkpoint = open_checkpoint(name, revision=manifest.lineage.revision)
     except BadInput as error:

@@ -77,10 +77,15 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """Where the weights come from."""
+    """Where the weights come from.
+
+    `source` names the model; `path` is where it lay when it was exported, for tools that need it
+    again on the same machine (they check the hash), and None for a hub id.
+    """
 
     source: str
     sha256: str
+    path: str | None = None
     revision: str | None = None
     license: str | None = None
     compress: dict[str, Any] | None = None

@@ -276,6 +276,7 @@ class _Export:
             lineage=Lineage(
                 source=_portable_name(checkpoint),
                 sha256=checkpoint.sha256() if files else "",
+                path=None if checkpoint.revision else str(checkpoint.path.resolve()),
                 revision=checkpoint.revision,
                 license=checkpoint.license,
                 compress=_compress_record(checkpoint),

@@ -69,7 +69,7 @@ def test_without_quality_no_source_is_needed(bundle: Path, tmp_path: Path) -> No
     assert bench(out, moved, "--no-quality") == 0
     assert {(result.kl, result.top1) for result in read(out).results} == {(None, None)}
     assert read(out).quality_tokens == 0
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "edgelm").exists()
 
 
 def test_a_quality_text_of_one_s_own(bundle: Path, source: Path, tmp_path: Path) -> None:
@@ -144,31 +144,30 @@ def test_transformers_in_an_environment_of_its_own(
     assert report.absent == ()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "x"], "--prompt 'x': expected whole numbers from 1, e.g. 0,512,4096"),
-        (["-p", "0"], "--prompt '0': expected whole numbers from 1"),
-        (["-n", "4,"], "--generate '4,': expected whole numbers from 1"),
-        (["-d", "-1"], "--depth '-1': expected whole numbers from 0"),
-        (["-d", "1.5"], "--depth '1.5': expected whole numbers from 0"),
-        (["-d", "120"], "these tests need a context of 132, "),
-        (["--peers", "ollama"], "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, "),
-        (["--source", "/gone/model"], "cannot open the bundle's source: "),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
+BAD = {
+    "-p x": "--prompt 'x': expected whole numbers from 1, e.g. 0,512,4096",
+    "-p 0": "--prompt '0': expected whole numbers from 1",
+    "-n 4,": "--generate '4,': expected whole numbers from 1",
+    "-d -1": "--depth '-1': expected whole numbers from 0",
+    "-d 1.5": "--depth '1.5': expected whole numbers from 0",
+    "-d 120": "these tests need a context of 132, ",
+    "--peers ollama": "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, ",
+    "--source /gone/model": "cannot open the bundle's source: ",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.items(), ids=BAD)
 def test_bad_input_is_one_line_and_exit_code_2(
     bundle: Path,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
+    arguments: str,
     message: str,
 ) -> None:
     out = tmp_path / "report"
     options = [str(bundle), "--source", str(source), *SMALL, "-r", "1", "--out", str(out)]
-    assert main([*options, *arguments]) == 2
+    assert main([*options, *arguments.split()]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"error: {message}")
     assert not out.exists()
@@ -218,3 +217,13 @@ def test_a_missing_quality_text_is_found_before_the_work(
         assert bench(tmp_path / "report", bundle, *options) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: no such text file: /gone.txt"
     assert not [record for record in caplog.records if "warm-up" in record.message]
+
+
+def test_nothing_measured_is_no_success(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "damaged")
+    (damaged / "model.onnx").write_bytes(b"no graph")
+    assert bench(tmp_path / "report", damaged, "--no-quality") != 0
+    captured = capsys.readouterr()
+    assert "edgelm fp32 damaged: failed: BadBundle" in captured.out + captured.err

@@ -12,7 +12,7 @@ from edgelm.bench.workload import context_needed, workload
         (Job("tg", 128, 4096), "tg128@d4096"),
         (Job("pp", 8, 16), "pp8@d16"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "test",
 )
 def test_names_are_llama_bench_s(test: Job, name: str) -> None:
     assert test.name == name

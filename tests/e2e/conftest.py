@@ -25,12 +25,12 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The first two documents of each built-in text: a thousand tokens to judge on."""
+def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The first two documents of the built-in texts, to calibrate and to judge on."""
     folder = tmp_path_factory.mktemp("texts")
     for whole in (CALIBRATION, GATE):
         (folder / whole.name).write_text("\n".join(whole.read_text().splitlines()[:2]))
-    return {"calibration": folder / CALIBRATION.name, "gate_text": folder / GATE.name}
+    return folder / CALIBRATION.name, folder / GATE.name
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +50,18 @@ def hf(smollm2: Path) -> Any:
 @pytest.fixture(scope="session")
 def bundles(
     smollm2: Path,
-    texts: dict[str, Path],
+    texts: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Bundles by precision; each has passed its gate, or export would have raised."""
     folder = tmp_path_factory.mktemp("smollm2-bundles")
     for precision in ("fp32", "int8"):
-        export(smollm2, folder / precision, precision=precision, context=CONTEXT, **texts)
+        export(
+            smollm2,
+            folder / precision,
+            precision=precision,
+            context=CONTEXT,
+            calibration=texts[0],
+            gate_text=texts[1],
+        )
     return {precision: folder / precision for precision in ("fp32", "int8")}

@@ -15,6 +15,7 @@ import edgelm
 from tests.tiny_chat import CONTEXT, save_tiny_chat, tiny_tokenizer
 
 COMMANDS = Path(sys.executable).parent
+SHORT = ("-p", "16", "-n", "4", "-d", "0,8", "-r", "2", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,7 @@ def test_export_run_bench(folder: Path) -> None:
         done = lm.chat([{"role": "user", "content": "Why is the sky blue?"}], max_new_tokens=12)
     assert said == done.text + "\n"
 
-    tests = ("-p", "16", "-n", "4", "-d", "0,8", "-r", "2", "--threads", "1")
-    table = command(folder, "edge-bench", "bundle", *tests, "--source", "tiny", "--out", "report")
+    table = command(folder, "edge-bench", "bundle", *SHORT, "--source", "tiny", "--out", "report")
     report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
     assert [result["test"] for result in report["results"]] == ["pp16", "tg4", "tg4@d8"]
     for result in report["results"]:
@@ -60,9 +60,16 @@ def test_export_run_bench(folder: Path) -> None:
         assert result["engine"] in table
 
 
-def test_fp32_says_what_the_source_says(folder: Path) -> None:
-    command(folder, "edge-export", "tiny", "--precision", "fp32", "-o", "exact")
-    said = command(folder, "edge-run", "exact", "The miller", "--raw", "-n", "20")
+@pytest.fixture(scope="module")
+def exact(folder: Path) -> Path:
+    """An fp32 bundle, moved away from where it was made."""
+    command(folder, "edge-export", "tiny", "--precision", "fp32", "-o", "made")
+    (folder / "elsewhere").mkdir()
+    return (folder / "made").rename(folder / "elsewhere" / "moved")
+
+
+def test_fp32_says_what_the_source_says(folder: Path, exact: Path) -> None:
+    said = command(exact.parent, "edge-run", exact.name, "The miller", "--raw", "-n", "20")
     tokenizer = tiny_tokenizer()
     prompt = tokenizer.encode("The miller").ids
     model = AutoModelForCausalLM.from_pretrained(folder / "tiny").eval()
@@ -72,6 +79,16 @@ def test_fp32_says_what_the_source_says(folder: Path) -> None:
     answer = out[0, len(prompt) :].tolist()
     assert len(answer) > 5
     assert said == tokenizer.decode(answer) + "\n"
+
+
+def test_a_bundle_needs_neither_its_place_nor_its_source(exact: Path) -> None:
+    assert "every hash holds" in command(exact.parent, "edge-export", "--verify", exact.name)
+    with edgelm.load(exact) as lm:
+        assert lm.context == CONTEXT
+    told = command(
+        exact.parent, "edge-bench", exact.name, "--no-quality", *SHORT, "--out", "report"
+    )
+    assert "| edgelm fp32 moved |" in told
 
 
 def test_a_missed_gate_exits_1_and_leaves_nothing(folder: Path) -> None:
@@ -85,12 +102,3 @@ def test_a_missed_gate_exits_1_and_leaves_nothing(folder: Path) -> None:
     assert "error: the 4-bit gate does not hold" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "never").exists()
-
-
-def test_the_bundle_works_elsewhere_and_without_its_source(folder: Path, tmp_path: Path) -> None:
-    command(folder, "edge-export", "tiny", "--precision", "fp32", "-o", "portable")
-    (folder / "portable").rename(tmp_path / "moved")
-    said = command(tmp_path, "edge-run", "moved", "The miller", "--raw", "-n", "5")
-    assert len(said.strip()) > 0
-    with edgelm.load(tmp_path / "moved") as lm:
-        assert lm.context == CONTEXT

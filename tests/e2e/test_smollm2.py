@@ -44,10 +44,10 @@ def test_greedy_answer_equals_transformers(lm: LanguageModel, hf: Any, smollm2: 
 
 
 def test_fp32_logits_equal_transformers(
-    bundles: dict[str, Path], hf: Any, texts: dict[str, Path]
+    bundles: dict[str, Path], hf: Any, texts: tuple[Path, Path]
 ) -> None:
     with edgelm.load(bundles["fp32"]) as lm:
-        tokens = lm.tokenizer.encode(texts["gate_text"].read_text())[:300]
+        tokens = lm.tokenizer.encode(texts[1].read_text())[:300]
         ours = torch.from_numpy(lm.session.advance(tokens, logits=len(tokens)))
     with torch.inference_mode():
         expected = hf(torch.from_numpy(tokens)[None]).logits[0]

@@ -119,27 +119,41 @@ def test_frequency_penalty_counts_the_answer_only(lm: LanguageModel) -> None:
     assert ids[0] not in said
 
 
-@pytest.mark.parametrize(
-    ("ids", "options", "error", "message"),
-    [
-        ([], {}, BadInput, "the prompt is empty; expected at least one token"),
-        (
-            [5] * (CONTEXT + 1),
-            {},
-            ContextFull,
-            rf"the prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it",
-        ),
-        ([5], {"max_new_tokens": 0}, BadInput, "max_new_tokens is 0, expected at least 1"),
-        ([5], {"max_new_tokens": -3}, BadInput, "max_new_tokens is -3"),
-        ([5], {"log_probabilities": -1}, BadInput, "log_probabilities is -1, expected at least 0"),
-        ([5], {"temperature": -1.0}, BadInput, "temperature is -1.0"),
-        ([5], {"logit_bias": {VOCAB: 1.0}}, BadInput, f"token {VOCAB}, the vocabulary has {VOCAB}"),
-        ([5], {"max_tokens": 5}, BadInput, "unknown option 'max_tokens'; known: max_new_tokens, "),
-        ([VOCAB], {}, BadInput, f"token {VOCAB}"),
-        ([-1], {}, BadInput, "token -1"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
+REFUSED: dict[str, tuple[list[int], dict[str, Any], type[Exception], str]] = {
+    "empty": ([], {}, BadInput, "the prompt is empty; expected at least one token"),
+    "too long": (
+        [5] * (CONTEXT + 1),
+        {},
+        ContextFull,
+        f"the prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it",
+    ),
+    "no tokens": ([5], {"max_new_tokens": 0}, BadInput, "max_new_tokens is 0, expected at least 1"),
+    "negative": ([5], {"max_new_tokens": -3}, BadInput, "max_new_tokens is -3"),
+    "scores": (
+        [5],
+        {"log_probabilities": -1},
+        BadInput,
+        "log_probabilities is -1, expected at least 0",
+    ),
+    "sampling": ([5], {"temperature": -1.0}, BadInput, "temperature is -1.0"),
+    "bias": (
+        [5],
+        {"logit_bias": {VOCAB: 1.0}},
+        BadInput,
+        f"token {VOCAB}, the vocabulary has {VOCAB}",
+    ),
+    "unknown option": (
+        [5],
+        {"max_tokens": 5},
+        BadInput,
+        "unknown option 'max_tokens'; known: max_new_tokens, ",
+    ),
+    "token beyond the vocabulary": ([5, VOCAB], {}, BadInput, f"token {VOCAB}"),
+    "negative token": ([-1, 5], {}, BadInput, "token -1"),
+}
+
+
+@pytest.mark.parametrize(("ids", "options", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_requests_that_cannot_start(
     lm: LanguageModel, ids: list[int], options: Any, error: type[Exception], message: str
 ) -> None:

@@ -2,27 +2,25 @@ import pytest
 
 from edgelm.runtime.stops import StopStrings
 
+CASES: dict[str, tuple[list[str], list[str], str, str | None]] = {
+    "a piece of its own": (["END"], ["one ", "END", " two"], "one ", "END"),
+    "over three pieces": (["END"], ["one E", "N", "D two"], "one ", "END"),
+    "within a piece": (["END"], ["oneEND two"], "one", "END"),
+    "at the beginning": (["END"], ["ENDless"], "", "END"),
+    "begun twice": (["END"], ["EN", "EN", "D"], "EN", "END"),
+    "overlapping itself": (["aab"], ["aa", "ab"], "a", "aab"),
+    "the earlier of two": (["b", "a"], ["xabx"], "x", "a"),
+    "the longer began earlier": (["long stop", "op"], ["a long st", "op"], "a ", "long stop"),
+    "the shorter of two at one place": (["END", "EN"], ["x END"], "x ", "EN"),
+    "line breaks": (["\n\n"], ["a\n", "\nb"], "a", "\n\n"),
+    "beyond ascii": (["ü!"], ["gr", "ü", "!"], "gr", "ü!"),
+    "never finished": (["END"], ["EN", "E", "nd"], "ENEnd", None),
+    "no stops": ([], ["END"], "END", None),
+    "an empty stop": ([""], ["abc"], "abc", None),
+}
 
-@pytest.mark.parametrize(
-    ("stops", "pieces", "shown", "met"),
-    [
-        (["END"], ["one ", "END", " two"], "one ", "END"),
-        (["END"], ["one E", "N", "D two"], "one ", "END"),
-        (["END"], ["oneEND two"], "one", "END"),
-        (["END"], ["ENDless"], "", "END"),
-        (["END"], ["EN", "EN", "D"], "EN", "END"),
-        (["aab"], ["aa", "ab"], "a", "aab"),
-        (["b", "a"], ["xabx"], "x", "a"),
-        (["long stop", "op"], ["a long st", "op"], "a ", "long stop"),
-        (["END", "EN"], ["x END"], "x ", "EN"),
-        (["\n\n"], ["a\n", "\nb"], "a", "\n\n"),
-        (["ü!"], ["gr", "ü", "!"], "gr", "ü!"),
-        (["END"], ["EN", "E", "nd"], "ENEnd", None),
-        ([], ["END"], "END", None),
-        ([""], ["abc"], "abc", None),
-    ],
-    ids=lambda value: repr(value) if isinstance(value, list) else "",
-)
+
+@pytest.mark.parametrize(("stops", "pieces", "shown", "met"), CASES.values(), ids=CASES)
 def test_text_before_the_earliest_stop(
     stops: list[str], pieces: list[str], shown: str, met: str | None
 ) -> None:
