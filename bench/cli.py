@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:
-    from edgelm.bench.contenders import bundle_contender, peer_contenders
+    from edgelm.bench.contenders import bundle_contenders, peer_contenders
     from edgelm.bench.html import html
     from edgelm.bench.machine import describe_machine
     from edgelm.bench.markdown import markdown, table
@@ -93,6 +93,11 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
                 f"these tests need a context of {context}, {folder} has "
                 f"{manifest.limits.context}; use a smaller depth or export with more --context"
             )
+    out: Path = arguments.out
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out} is a file; expected a folder for the report")
+    if arguments.quality_text and not arguments.quality_text.is_file():
+        raise BadInput(f"no such text file: {arguments.quality_text}")
     names = [name for name in arguments.peers.split(",") if name]
     quality_text = arguments.quality_text or GATE
     source = None
@@ -102,7 +107,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     peers, absent = peer_contenders(names, sources)
     threads = arguments.threads or physical_cores()
     machine = describe_machine(threads)
-    ours = [bundle_contender(folder, manifest) for folder, manifest in manifests.items()]
+    ours = bundle_contenders(manifests)
 
     def quality() -> Quality:
         assert source is not None
@@ -117,6 +122,9 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         threads=threads,
         quality=None if arguments.no_quality else quality,
     )
+    if not samples:
+        reasons = "; ".join(f"{peer.name}: {peer.reason}" for peer in (*absent, *failed))
+        raise BadInput(f"nothing could be measured: {reasons}")
     report = make_report(
         samples,
         [*absent, *failed],
@@ -126,7 +134,6 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         rounds=arguments.rounds,
         quality_text=quality_text.name,
     )
-    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     write_json(report, out / "report.json")
     (out / "report.md").write_text(markdown(report))

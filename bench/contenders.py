@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bench.peers import interpreter, missing_reason
@@ -52,11 +52,20 @@ PEERS: dict[str, _Peer] = {
 }
 
 
-def bundle_contender(folder: Path, manifest: Manifest) -> Contender:
-    """Ours; the name says the mixture of precisions."""
+def bundle_contenders(manifests: dict[Path, Manifest]) -> list[Contender]:
+    """Ours; the name says the mixture of precisions, and more where names would be the same."""
+    contenders = [_bundle_contender(*item) for item in manifests.items()]
+    names = Counter(contender.name for contender in contenders)
+    return [
+        replace(one, name=f"{one.name} ({folder})") if names[one.name] > 1 else one
+        for one, folder in zip(contenders, manifests, strict=True)
+    ]
+
+
+def _bundle_contender(folder: Path, manifest: Manifest) -> Contender:
     kinds = Counter(describe(p).split()[0] for p in manifest.precision.values())
     mixture = "+".join(sorted(kinds))
-    name = f"edgelm {mixture} {folder.name}"
+    name = f"edgelm {mixture} {folder.resolve().name}"
     return Contender(name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder)
 
 

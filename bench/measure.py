@@ -72,16 +72,19 @@ def measure(
                     except EdgeLMError as error:
                         failed.append(Absent(samples.contender.name, f"failed: {error}"))
                         running.remove((worker, samples))
+        judge = None
         for worker, samples in running:
-            # Before quality: rows of logits for a whole text are no part of serving.
-            samples.memory = worker.ask("memory")
-        if quality is not None:
-            log.info("running the source on the quality text")
-            judge = quality()
-            for worker, samples in running:
-                log.info("quality of %s", samples.contender.name)
-                samples.figures = judge.of(worker)
-        results = [samples for _, samples in running]
+            try:
+                # Before quality: rows of logits for a whole text are no part of serving.
+                samples.memory = worker.ask("memory")
+                if quality is not None:
+                    log.info("quality of %s", samples.contender.name)
+                    judge = judge or quality()
+                    samples.figures = judge.of(worker)
+            except EdgeLMError as error:
+                failed.append(Absent(samples.contender.name, f"failed: {error}"))
+                continue
+            results.append(samples)
     return results, failed
 
 

@@ -11,7 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from edgelm.errors import DoesNotFit, MissingPackage
+from edgelm.errors import MissingPackage
 
 _REQUIREMENTS = Path(__file__).with_name("peers.txt")
 _LLAMA = "llama-cpp-python"
@@ -87,7 +87,7 @@ def _extract_converter(archive: Path, folder: Path) -> None:
                 member.name = inner
                 tar.extract(member, folder, filter="data")
     if not converter().is_file():
-        raise DoesNotFit(f"{archive.name} holds no convert_hf_to_gguf.py; use another version")
+        raise MissingPackage(f"{archive.name} holds no convert_hf_to_gguf.py; use another version")
 
 
 def _run(command: list[str]) -> None:

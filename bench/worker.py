@@ -1,5 +1,6 @@
 """The parent's side of a measurement: start a worker process, ask, get answers."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -64,7 +65,8 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         if self._process.stdin:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it may have died since the last answer
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:

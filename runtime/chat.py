@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgelm.errors import BadBundle, BadInput
@@ -30,7 +33,9 @@ class ChatTemplate:
 
     def __init__(self, path: Path, *, special_tokens: dict[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _GenerationBlock],
         )
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
@@ -62,10 +67,25 @@ class ChatTemplate:
                 )
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=True, **self._special_tokens
+                messages=list(messages),
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._special_tokens,
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program: it can fail in any way
             raise BadInput(f"the chat template refuses this conversation: {error}") from None
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}` marks what the assistant said, for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
 
 
 def _raise(message: str) -> NoReturn:

@@ -70,13 +70,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `edge-run`."""
-    arguments = parser().parse_args(argv)
+    # Intermixed: the optional prompt may come after options.
+    arguments = parser().parse_intermixed_args(argv)
     return run_command(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    if prompt is None and not sys.stdin.isatty():
+    if prompt is None and not arguments.chat and not sys.stdin.isatty():
         raise BadInput("give a prompt, or - to read it from standard input")
     with load(
         arguments.bundle, max_memory=arguments.max_memory, threads=arguments.threads
@@ -136,7 +137,8 @@ def _show(pieces: Iterator[Piece], prompt_tokens: int, stats: bool) -> str:
         for piece in pieces:
             print(piece.text, end="", flush=True)
             said.append(piece.text)
-            times.append(time.perf_counter())
+            if piece.token is not None:
+                times.append(time.perf_counter())
             reason = piece.finish_reason
             if interrupted:
                 reason = "cancelled"
@@ -152,6 +154,9 @@ def _show(pieces: Iterator[Piece], prompt_tokens: int, stats: bool) -> str:
 
 
 def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> None:
+    if len(times) == 1:
+        print(f"{prompt_tokens} prompt tokens, nothing generated", file=sys.stderr)
+        return
     first = times[1] - times[0]
     steps = len(times) - 2
     rate = f"{steps / (times[-1] - times[1]):.1f} tokens/s" if steps > 0 else "no decoding"

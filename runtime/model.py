@@ -86,7 +86,7 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """Tokens that the cache holds: the prompt and all of the answer but its last token."""
         return self.session.capacity
 
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:

@@ -56,7 +56,11 @@ class Sampling:
             value = getattr(self, name)
             if not holds or not math.isfinite(value):
                 raise BadInput(f"{name} is {value!r}, expected a number {expected}")
-        for token in self.logit_bias:
+        if self.seed is not None and self.seed < 0:
+            raise BadInput(f"seed is {self.seed}, expected a whole number from 0")
+        for token, bias in self.logit_bias.items():
+            if math.isnan(bias) or bias == math.inf:
+                raise BadInput(f"logit_bias of token {token} is {bias}, expected a number or -inf")
             if not 0 <= token < vocab_size:
                 raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
 
@@ -77,6 +81,8 @@ class Sampler:
     def __call__(self, logits: Row, history: Sequence[int]) -> int:
         """Return the next token for logits [vocab_size]."""
         row = self.transformed(logits, history)
+        if row.max() == -np.inf:
+            raise BadInput("logit_bias forbids every token; leave at least one")
         if self._greedy:
             return int(row.argmax())
         candidates = np.flatnonzero(row > -np.inf)
@@ -169,7 +175,8 @@ def count_penalty(frequency: float, presence: float, prompt_length: int) -> Tran
 
 def temperature(value: float) -> Transform:
     """Flatten above 1, sharpen below."""
-    return lambda row, _: row / np.float32(value)
+    # In double precision and from the maximum: a tiny temperature must not overflow to infinity.
+    return lambda row, _: ((row.astype(np.float64) - row.max()) / value).astype(np.float32)
 
 
 def top_k(count: int) -> Transform:

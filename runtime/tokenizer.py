@@ -54,7 +54,9 @@ class Detokenizer:
         text = self._new_text()
         if text.endswith(_REPLACEMENT):
             return ""
-        self._context, self._done = self._done, len(self._tokens)
+        if text:  # a special token alone gives no context: the next piece would lose its space
+            self._context = self._done
+        self._done = len(self._tokens)
         return text
 
     def flush(self) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.contenders import PEERS, bundle_contender, peer_contenders
+from edgelm.bench.contenders import PEERS, bundle_contenders, peer_contenders
 from edgelm.bench.peers import interpreter, missing_reason, peers_folder
 from edgelm.bench.sources import Sources
 from edgelm.bundle import read_manifest
@@ -21,13 +21,14 @@ def sources(source: Path, tmp_path: Path) -> Sources:
 
 
 def test_a_bundle_s_name_says_its_precision(bundle: Path, int8_bundle: Path) -> None:
-    names = [bundle_contender(path, read_manifest(path)).name for path in (bundle, int8_bundle)]
+    manifests = {path: read_manifest(path) for path in (bundle, int8_bundle)}
+    names = [contender.name for contender in bundle_contenders(manifests)]
     assert names == ["edgelm fp32 tiny-fp32", "edgelm int8 tiny-int8"]
 
 
 def test_the_folder_at_hand_has_a_name_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle)
-    contender = bundle_contender(Path(), read_manifest(Path()))
+    [contender] = bundle_contenders({Path(): read_manifest(Path())})
     assert contender.name == "edgelm fp32 tiny-fp32"
 
 

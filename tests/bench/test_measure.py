@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.contenders import Contender, bundle_contender
+from edgelm.bench.contenders import Contender, bundle_contenders
 from edgelm.bench.measure import Samples, measure
 from edgelm.bench.quality import Quality
 from edgelm.bench.workload import Test as Job
@@ -126,7 +126,7 @@ def test_bundles_are_measured_and_judged(
     bundle: Path, int8_bundle: Path, quality: Callable[[], Quality]
 ) -> None:
     folders = (bundle, int8_bundle)
-    ours = [bundle_contender(folder, read_manifest(folder)) for folder in folders]
+    ours = bundle_contenders({folder: read_manifest(folder) for folder in folders})
     samples, absent = run(ours, [PP, TG, DEEP], quality=quality)
     assert absent == {}
     assert list(samples) == ["edgelm fp32 tiny-fp32", "edgelm int8 tiny-int8"]

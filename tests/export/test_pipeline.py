@@ -125,11 +125,11 @@ def test_manifest_names_its_source_and_texts(tiny_chat: Path, bundle: Path) -> N
     assert manifest.limits.context == CONTEXT
 
 
-def test_manifest_does_not_tell_where_on_this_machine_the_source_lay(
+def test_card_does_not_tell_where_on_this_machine_the_source_lay(
     tiny_chat: Path, bundle: Path
 ) -> None:
-    # export/pipeline.py: "of a local path only what names the model"
-    assert str(tiny_chat.parent) not in (bundle / "bundle.json").read_text()
+    assert read_manifest(bundle).lineage.source == tiny_chat.name
+    assert read_manifest(bundle).lineage.path == str(tiny_chat.resolve())
     assert str(tiny_chat.parent) not in (bundle / "README.md").read_text()
 
 
