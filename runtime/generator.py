@@ -80,11 +80,12 @@ class Generator:
                 f"the prompt has {count} tokens, the context holds {self.session.capacity}; "
                 "shorten it, or export with a larger --context"
             )
-        if request.tokens.min() < 0 or request.tokens.max() >= self.session.vocab_size:
-            raise BadInput(
-                f"token ids run from {request.tokens.min()} to {request.tokens.max()}, the "
-                f"vocabulary has {self.session.vocab_size}; were they made by another tokenizer?"
-            )
+        for token in (int(request.tokens.min()), int(request.tokens.max())):
+            if not 0 <= token < self.session.vocab_size:
+                raise BadInput(
+                    f"the prompt holds token {token}, the vocabulary has "
+                    f"{self.session.vocab_size}; was it made by another tokenizer?"
+                )
         if request.max_new_tokens is not None and request.max_new_tokens < 1:
             raise BadInput(f"max_new_tokens is {request.max_new_tokens}, expected at least 1")
         if (request.log_probabilities or 0) < 0:

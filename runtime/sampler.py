@@ -175,8 +175,15 @@ def count_penalty(frequency: float, presence: float, prompt_length: int) -> Tran
 
 def temperature(value: float) -> Transform:
     """Flatten above 1, sharpen below."""
-    # In double precision and from the maximum: a tiny temperature must not overflow to infinity.
-    return lambda row, _: ((row.astype(np.float64) - row.max()) / value).astype(np.float32)
+
+    def apply(row: Row, _: Sequence[int]) -> Row:
+        scaled = row.astype(np.float64) / value
+        if scaled.max() > np.finfo(np.float32).max:  # a tiny temperature: only differences matter
+            scaled -= scaled.max()
+        with np.errstate(over="ignore"):  # far below the maximum, minus infinity is right
+            return scaled.astype(np.float32)
+
+    return apply
 
 
 def top_k(count: int) -> Transform:

@@ -8,7 +8,7 @@ import pytest
 
 from edgelm.bench import peers
 from edgelm.bench.peers import converter, set_up
-from edgelm.errors import DoesNotFit, MissingPackage
+from edgelm.errors import MissingPackage
 from tests.bench.peers import make_peers
 from tests.folders import contents
 
@@ -77,7 +77,7 @@ def test_pip_s_failure_is_named(folder: Path) -> None:
 
 def test_an_archive_without_the_converter(folder: Path, tmp_path: Path) -> None:
     made = archive(tmp_path / "other.tar.gz", "llama_cpp_python-1.0/README.md")
-    with pytest.raises(DoesNotFit, match=r"other\.tar\.gz holds no convert_hf_to_gguf\.py"):
+    with pytest.raises(MissingPackage, match=r"other\.tar\.gz holds no convert_hf_to_gguf\.py"):
         peers._extract_converter(made, folder / "llama.cpp")
 
 
