@@ -178,7 +178,7 @@ def temperature(value: float) -> Transform:
 
     def apply(row: Row, _: Sequence[int]) -> Row:
         scaled = row.astype(np.float64) / value
-        if scaled.max() > np.finfo(np.float32).max:  # a tiny temperature: only differences matter
+        if abs(scaled.max()) > np.finfo(np.float32).max:  # tiny: only differences matter
             scaled -= scaled.max()
         with np.errstate(over="ignore"):  # far below the maximum, minus infinity is right
             return scaled.astype(np.float32)
