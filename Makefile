@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := core bench bench/engines compress devices export runtime
 DEMO := build/demo
+# transformers takes as long as all the others together: PEERS=...,transformers adds it.
+PEERS ?= onnxruntime-genai,llama.cpp
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
 
 .PHONY: demo test lint types check setup peers docs clean
@@ -14,7 +16,7 @@ export EDGELM_PEERS ?= $(CURDIR)/build/peers
 demo: setup peers
 	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
 	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r 3 \
-	  --peers onnxruntime-genai,llama.cpp,transformers --cache build/bench --out $(DEMO)
+	  --peers $(PEERS) --cache build/bench --out $(DEMO)
 	@echo
 	@echo "> Why is the sky blue?"
 	@$(BIN)/edge-run $(DEMO)/bundle "Why is the sky blue?" --repetition-penalty 1.1 -n 160 --stats
