@@ -15,7 +15,7 @@ export EDGELM_PEERS ?= $(CURDIR)/build/peers
 
 demo: setup peers
 	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
-	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r 3 \
+	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r 2 \
 	  --peers $(PEERS) --cache build/bench --out $(DEMO)
 	@echo
 	@echo "> Why is the sky blue?"
