@@ -67,13 +67,14 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     from edgelm.bench.contenders import bundle_contenders, peer_contenders
     from edgelm.bench.html import html
     from edgelm.bench.machine import describe_machine
-    from edgelm.bench.markdown import markdown, table
+    from edgelm.bench.markdown import markdown, table, why_invalid
     from edgelm.bench.measure import measure
     from edgelm.bench.quality import Quality
     from edgelm.bench.report import make_report, write_json
     from edgelm.bench.sources import Sources, find_source
     from edgelm.bench.workload import context_needed, workload
     from edgelm.bundle import read_manifest
+    from edgelm.devices.sensors import open_sensors
     from edgelm.export.text import GATE
     from edgelm.runtime.ort import physical_cores
 
@@ -114,6 +115,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         tokenizer = arguments.bundle[0] / "tokenizer.json"
         return Quality(source, tokenizer, quality_text, context)
 
+    sensors = open_sensors()
     samples, failed = measure(
         [*ours, *peers],
         tests,
@@ -121,6 +123,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         context=context,
         threads=threads,
         quality=None if arguments.no_quality else quality,
+        sensors=sensors,
     )
     if not samples:
         reasons = "; ".join(f"{peer.name}: {peer.reason}" for peer in (*absent, *failed))
@@ -133,6 +136,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         command=command,
         rounds=arguments.rounds,
         quality_text=quality_text.name,
+        sensors=sensors,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(report, out / "report.json")
@@ -142,6 +146,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     for peer in (*absent, *failed):
         print(f"not measured: {peer.name}: {peer.reason}")
     print(f"report: {out / 'report.html'}")
+    if report.throttled:
+        print(f"warning: {why_invalid(report)}", file=sys.stderr)
 
 
 def _numbers(text: str, option: str, *, least: int) -> list[int]:

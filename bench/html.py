@@ -5,7 +5,16 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from edgelm.bench.markdown import absent, columns, engines, notes, row
+from edgelm.bench.markdown import (
+    absent,
+    columns,
+    engines,
+    notes,
+    row,
+    sensor_cells,
+    sensor_notes,
+    why_invalid,
+)
 from edgelm.bench.report import Report, Result
 
 _STYLE = """\
@@ -18,6 +27,7 @@ th:first-child, td:first-child { text-align: left; }
 tr.ours td { background: #eef6ee; font-weight: 600; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1rem; }
 .plots svg { width: 100%; height: auto; } .wide { overflow-x: auto; }
+.invalid { border-left: 6px solid #a40e26; background: #ffebe9; padding: .6rem 1rem; }
 code { background: #f2f4f6; padding: .1rem .3rem; overflow-wrap: anywhere; }
 """
 _OURS = "#1a7f37"
@@ -39,20 +49,43 @@ def html(report: Report) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width'>"
         f"<title>{escape(report.source)}: edgelm report</title><style>{_STYLE}</style>"
-        f"<h1>{escape(report.source)}: edgelm beside its peers</h1><p>{escape(where)}</p>"
+        f"<h1>{escape(report.source)}: edgelm beside its peers</h1>{_invalid(report)}"
+        f"<p>{escape(where)}</p>"
         f"<p><code>{escape(report.command)}</code></p>"
-        f"<div class=wide>{_table(report)}</div>{lost}<h2>Plots</h2>"
+        f"<div class=wide>{_table(report)}</div>{lost}"
+        f"{_sensors(report)}<h2>Plots</h2>"
         f"<div class=plots>{plots}</div><h2>How to read this</h2>{said}</html>\n"
     )
 
 
+def _invalid(report: Report) -> str:
+    if not report.throttled:
+        return ""
+    return f"<p class=invalid><strong>INVALID</strong>: {escape(why_invalid(report))}</p>"
+
+
 def _table(report: Report) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns(report))
     body = ""
     for name, tests in engines(report).items():
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row(tests))
+        cells = _cells("td", row(report, tests))
         body += f"<tr class={'ours' if name.startswith('edgelm') else 'peer'}>{cells}</tr>"
+    head = _cells("th", columns(report))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _sensors(report: Report) -> str:
+    cells = sensor_cells(report)
+    table = ""
+    if cells:
+        body = "".join(f"<tr>{_cells('td', line)}</tr>" for line in cells[1:])
+        head = _cells("th", cells[0])
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    said = "".join(f"<p>{escape(note)}</p>" for note in sensor_notes(report))
+    return f"<h2>Sensors</h2><div class=wide>{table}</div>{said}" if table or said else ""
+
+
+def _cells(tag: str, cells: list[str]) -> str:
+    return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
 
 
 def _svg(plot: Callable[[Any, Report], None], report: Report) -> str:

@@ -1,6 +1,7 @@
 """The report as Markdown: one row per engine, and what the figures mean."""
 
 from edgelm.bench.report import Report, Result
+from edgelm.devices.sensors import Sensor
 
 
 def markdown(report: Report) -> str:
@@ -9,6 +10,7 @@ def markdown(report: Report) -> str:
     lines = [
         f"# {report.source}: edgelm beside its peers",
         "",
+        *invalid(report),
         f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
         f"{machine.memory_bytes / 2**30:.0f} GiB, reads {machine.read_gb_s:.0f} GB/s; "
         f"{machine.system}, Python {machine.python}; edgelm {report.edgelm_version}; "
@@ -19,6 +21,7 @@ def markdown(report: Report) -> str:
         *table(report),
         "",
         *absent(report),
+        *sensors(report),
         *notes(report),
     ]
     return "\n".join(lines) + "\n"
@@ -47,6 +50,7 @@ def columns(report: Report) -> list[str]:
         "top-1",
         *(f"{name} t/s" for name in test_names(report)),
         "of bound",
+        *(["J/token"] if has_energy(report) else []),
         "peak MB",
         "load ms",
         "KV",
@@ -54,7 +58,7 @@ def columns(report: Report) -> list[str]:
     ]
 
 
-def row(tests: dict[str, Result]) -> list[str]:
+def row(report: Report, tests: dict[str, Result]) -> list[str]:
     """Cells of one engine."""
     any_test = next(iter(tests.values()))
     shares = [t.bound_share for t in tests.values() if t.bound_share is not None]
@@ -66,6 +70,7 @@ def row(tests: dict[str, Result]) -> list[str]:
         "–" if any_test.top1 is None else f"{any_test.top1:.1%}",
         *(_speed(result) for result in tests.values()),
         " / ".join(f"{share:.0%}" for share in shares) or "–",
+        *([_energy(tests)] if has_energy(report) else []),
         f"{any_test.peak_rss_bytes / 1e6:.0f}",
         f"{any_test.load_ms:.0f}",
         any_test.kv,
@@ -75,10 +80,30 @@ def row(tests: dict[str, Result]) -> list[str]:
 
 def table(report: Report) -> list[str]:
     """The Markdown table."""
-    head = columns(report)
-    rows = [row(tests) for tests in engines(report).values()]
-    rule = ["---", *(["---:"] * (len(head) - 1))]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+    return _table(columns(report), [row(report, tests) for tests in engines(report).values()])
+
+
+def has_energy(report: Report) -> bool:
+    """Whether any test knows its energy."""
+    return any(result.joules_per_token is not None for result in report.results)
+
+
+def invalid(report: Report) -> list[str]:
+    """Why the whole report must not be believed, if so."""
+    return [f"> **INVALID**: {why_invalid(report)}", ""] if report.throttled else []
+
+
+def why_invalid(report: Report) -> str:
+    """What throttled, when, and what to do."""
+    hit: dict[str, list[str]] = {}
+    for result in report.results:
+        if result.throttled:
+            hit.setdefault(result.engine, []).append(result.test)
+    where = "; ".join(f"{engine}: {', '.join(tests)}" for engine, tests in hit.items())
+    return (
+        f"the machine throttled while it was measured ({_events(report)}); hit: {where}. Cool it "
+        "or raise its power limit, and measure again."
+    )
 
 
 def absent(report: Report) -> list[str]:
@@ -86,6 +111,37 @@ def absent(report: Report) -> list[str]:
     if not report.absent:
         return []
     return ["Not measured:", "", *(f"- {name}: {reason}" for name, reason in report.absent), ""]
+
+
+def sensor_cells(report: Report) -> list[list[str]]:
+    """Heading and rows of what the sensors saw; nothing without them."""
+    log = report.sensors
+    shown = [sensor for sensor in log.sensors if sensor.kind != "throttle"] if log else []
+    if not shown:
+        return []
+    energy = any(sensor.energy_j is not None for sensor in shown)
+    head = ["sensor", "unit", "min", "median", "max", *(["energy J"] if energy else [])]
+    return [head, *(_sensor_row(sensor, energy) for sensor in shown)]
+
+
+def sensor_notes(report: Report) -> list[str]:
+    """What throttled, and what could not be read; one line each."""
+    log = report.sensors
+    if log is None:
+        return []
+    watchers = sum(sensor.kind == "throttle" for sensor in log.sensors)
+    lost = "; ".join(f"{unread.what}: {unread.why}" for unread in log.unread)
+    return [
+        *([f"Throttling, warm-up included: {_events(report) or 'none'}."] if watchers else []),
+        *([f"Not read: {lost}."] if lost else []),
+    ]
+
+
+def sensors(report: Report) -> list[str]:
+    """The sensors' table and what is to say about it."""
+    cells = sensor_cells(report)
+    lines = ["Sensors:", "", *_table(cells[0], cells[1:]), ""] if cells else []
+    return lines + [line for note in sensor_notes(report) for line in (note, "")]
 
 
 def notes(report: Report) -> list[str]:
@@ -99,9 +155,45 @@ def notes(report: Report) -> list[str]:
         "time it took; caches can lift it above what memory alone allows. *Peak* is the resident "
         "memory of the engine's process over all tests; *load* is until the model could run, "
         "files in the page cache, without hashing, and without the tokenizer where it is apart.",
+        *_energy_note(report),
         "",
         "Options: " + "; ".join(f"{name}: {_options(t)}" for name, t in engines(report).items()),
     ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---", *(["---:"] * (len(head) - 1))]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def _events(report: Report) -> str:
+    events = report.sensors.throttle_events if report.sensors else {}
+    return ", ".join(f"{name} {count}×" for name, count in events.items())
+
+
+def _sensor_row(sensor: Sensor, energy: bool) -> list[str]:
+    values = [f"{value:.1f}" for value in (sensor.min, sensor.median, sensor.max)]
+    joules = "–" if sensor.energy_j is None else f"{sensor.energy_j:.1f}"
+    return [sensor.name, sensor.unit, *values, *([joules] if energy else [])]
+
+
+def _energy_note(report: Report) -> list[str]:
+    if not has_energy(report):
+        return []
+    drawn = " + ".join(report.energy_sensors)
+    return [
+        "",
+        f"*J/token*, for each generation test: energy by {drawn} while tokens were generated, idle "
+        "draw included, over the tokens; unknown for a round of fewer than five readings.",
+    ]
+
+
+def _energy(tests: dict[str, Result]) -> str:
+    decode = [result for result in tests.values() if result.test.startswith("tg")]
+    return " / ".join(
+        "–" if result.joules_per_token is None else f"{result.joules_per_token:.3g}"
+        for result in decode
+    )
 
 
 def _speed(result: Result) -> str:

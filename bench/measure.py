@@ -7,6 +7,7 @@ alike. The first round warms up and is thrown away. Loading is measured in fresh
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from edgelm.bench.contenders import Absent, Contender
 from edgelm.bench.quality import Quality
 from edgelm.bench.worker import Worker
 from edgelm.bench.workload import Test
+from edgelm.devices.sensors import Sampler
 from edgelm.errors import EdgeLMError
 from edgelm.gates import Figures
 
@@ -25,7 +27,11 @@ _MOST_LOADS = 3
 
 @dataclass
 class Samples:
-    """What one engine's runs gave, in milliseconds."""
+    """What one engine's runs gave, in milliseconds.
+
+    `windows` are start and end of each run, its cache's filling included, in `perf_counter`'s
+    seconds: what the sensors saw then is this engine's.
+    """
 
     contender: Contender
     loaded: dict[str, Any]
@@ -35,6 +41,7 @@ class Samples:
     prefill_ms: dict[Test, list[float]] = field(default_factory=dict)
     ttft_ms: dict[Test, list[float]] = field(default_factory=dict)
     steps_ms: dict[Test, list[list[float]]] = field(default_factory=dict)
+    windows: dict[Test, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 def measure(
@@ -45,8 +52,12 @@ def measure(
     context: int,
     threads: int,
     quality: Callable[[], Quality] | None,
+    sensors: Sampler | None = None,
 ) -> tuple[list[Samples], list[Absent]]:
-    """Measure every contender; one that fails is reported, and the others go on."""
+    """Measure every contender; one that fails is reported, and the others go on.
+
+    The sensors watch the rounds only: neither loading nor quality.
+    """
     failed: list[Absent] = []
     results: list[Samples] = []
     with contextlib.ExitStack() as stack:
@@ -58,20 +69,8 @@ def measure(
                 failed.append(Absent(contender.name, f"failed: {error}"))
                 continue
             running.append((worker, samples))
-        for number in range(rounds + 1):
-            for test in tests:
-                for worker, samples in list(running):
-                    log.info(
-                        "%s %s, %s",
-                        f"round {number}/{rounds}" if number else "warm-up",
-                        test.name,
-                        samples.contender.name,
-                    )
-                    try:
-                        _run(worker, samples, test, keep=number > 0)
-                    except EdgeLMError as error:
-                        failed.append(Absent(samples.contender.name, f"failed: {error}"))
-                        running.remove((worker, samples))
+        with sensors or contextlib.nullcontext():
+            failed += _rounds(running, tests, rounds)
         judge = None
         for worker, samples in running:
             try:
@@ -86,6 +85,23 @@ def measure(
                 continue
             results.append(samples)
     return results, failed
+
+
+def _rounds(running: list[tuple[Worker, Samples]], tests: list[Test], rounds: int) -> list[Absent]:
+    """All rounds of all tests; an engine that fails leaves `running`."""
+    failed: list[Absent] = []
+    for number in range(rounds + 1):
+        for test in tests:
+            for worker, samples in list(running):
+                name = samples.contender.name
+                turn = f"round {number}/{rounds}" if number else "warm-up"
+                log.info("%s %s, %s", turn, test.name, name)
+                try:
+                    _run(worker, samples, test, keep=number > 0)
+                except EdgeLMError as error:
+                    failed.append(Absent(name, f"failed: {error}"))
+                    running.remove((worker, samples))
+    return failed
 
 
 def _start(
@@ -105,11 +121,14 @@ def _start(
 
 def _run(worker: Worker, samples: Samples, test: Test, *, keep: bool) -> None:
     verb = "prefill" if test.kind == "pp" else "decode"
+    start = time.perf_counter()
     reply = worker.ask(
         verb, tokens=test.tokens, depth=test.depth, vocab_size=samples.loaded["vocab_size"]
     )
+    end = time.perf_counter()
     if not keep:
         return
+    samples.windows.setdefault(test, []).append((start, end))
     if test.kind == "pp":
         samples.prefill_ms.setdefault(test, []).append(reply["ms"])
     else:

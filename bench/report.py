@@ -17,8 +17,11 @@ from edgelm.bench.measure import Samples
 from edgelm.bench.statistics import Spread, percentile
 from edgelm.bench.workload import Test
 from edgelm.bundle import Manifest
+from edgelm.devices.sensors import Part, Sampler, SensorLog
 
 REPORT_VERSION = 1
+# Every engine here computes on the processor; a GPU beside it idles, and its power is not theirs.
+_PARTS: tuple[Part, ...] = ("cpu",)
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -50,6 +53,9 @@ class Result(msgspec.Struct, frozen=True):
     itl_ms: inter-token latency over all steps of all rounds (tg only).
     bound_share: share of the memory-bandwidth bound that decoding reaches (tg only).
     load_ms: median until the model could run, without hashing and tokenizer where separable.
+    joules_per_token: energy of the report's `energy_sensors` while tokens were generated, idle
+        draw included (tg only); None where no sensor covers it.
+    throttled: whether the machine slowed itself down during a round of this test.
     """
 
     engine: str
@@ -73,10 +79,16 @@ class Result(msgspec.Struct, frozen=True):
     context: int
     options: str
     engine_version: str
+    joules_per_token: float | None = None
+    throttled: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Everything of one run."""
+    """Everything of one run.
+
+    `throttled` says that a test was hit by throttling: the run is invalid. `sensors` saw all
+    rounds, the warm-up too.
+    """
 
     schema_version: int
     edgelm_version: str
@@ -91,6 +103,9 @@ class Report(msgspec.Struct, frozen=True):
     rounds: int
     results: tuple[Result, ...]
     absent: tuple[tuple[str, str], ...]
+    throttled: bool = False
+    sensors: SensorLog | None = None
+    energy_sensors: tuple[str, ...] = ()
 
 
 def make_report(
@@ -102,9 +117,11 @@ def make_report(
     command: str,
     rounds: int,
     quality_text: str,
+    sensors: Sampler | None = None,
 ) -> Report:
-    """Turn samples into statistics."""
+    """Turn samples into statistics; `sensors` have watched them and are closed."""
     tokens = next((s.figures.tokens for s in samples if s.figures), 0)
+    results = tuple(_results(samples, manifest, machine, sensors or Sampler([])))
     return Report(
         schema_version=REPORT_VERSION,
         edgelm_version=edgelm.__version__,
@@ -117,8 +134,11 @@ def make_report(
         quality_text=quality_text,
         quality_tokens=tokens,
         rounds=rounds,
-        results=tuple(_results(samples, manifest, machine)),
+        results=results,
         absent=tuple((peer.name, peer.reason) for peer in absent),
+        throttled=any(result.throttled for result in results),
+        sensors=sensors.record if sensors else None,
+        energy_sensors=sensors.power_sensors(_PARTS) if sensors else (),
     )
 
 
@@ -127,41 +147,65 @@ def write_json(report: Report, path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
 
 
-def _results(samples: list[Samples], manifest: Manifest, machine: Machine) -> list[Result]:
+def _results(
+    samples: list[Samples], manifest: Manifest, machine: Machine, sensors: Sampler
+) -> list[Result]:
     results = []
     for one in samples:
         common = _common(one, manifest)
-        for test, times in one.prefill_ms.items():
-            rates = Spread.of([1e3 * test.tokens / ms for ms in times])
-            results.append(
-                Result(
-                    **common,
-                    test=test.name,
-                    tokens_per_second=rates,
-                    ttft_ms=percentile(times, 50),
-                    itl_ms=None,
-                    bound_share=None,
-                )
-            )
-        results += [_decode_result(one, test, manifest, machine, common) for test in one.steps_ms]
+        results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
+        for test in one.steps_ms:
+            bound_ms = 1e3 * _bytes_read(one, test, manifest) / (machine.read_gb_s * 1e9)
+            results.append(_decode_result(one, test, common, bound_ms, sensors))
     return results
 
 
+def _prefill_result(one: Samples, test: Test, common: dict[str, Any], sensors: Sampler) -> Result:
+    times = one.prefill_ms[test]
+    return Result(
+        **common,
+        test=test.name,
+        tokens_per_second=Spread.of([1e3 * test.tokens / ms for ms in times]),
+        ttft_ms=percentile(times, 50),
+        itl_ms=None,
+        bound_share=None,
+        throttled=_throttled(one, test, sensors),
+    )
+
+
 def _decode_result(
-    one: Samples, test: Test, manifest: Manifest, machine: Machine, common: dict[str, Any]
+    one: Samples, test: Test, common: dict[str, Any], bound_ms: float, sensors: Sampler
 ) -> Result:
     rounds = one.steps_ms[test]
     steps = [ms for times in rounds for ms in times]
     rates = Spread.of([1e3 * len(times) / sum(times) for times in rounds])
-    per_token = 1e3 * _bytes_read(one, test, manifest) / (machine.read_gb_s * 1e9)
     return Result(
         **common,
         test=test.name,
         tokens_per_second=rates,
         ttft_ms=percentile(one.ttft_ms[test], 50),
         itl_ms=Latency(*(percentile(steps, share) for share in (50, 90, 99))),
-        bound_share=per_token * rates.median / 1e3,
+        bound_share=bound_ms * rates.median / 1e3,
+        joules_per_token=_joules_per_token(one, test, sensors),
+        throttled=_throttled(one, test, sensors),
     )
+
+
+def _throttled(one: Samples, test: Test, sensors: Sampler) -> bool:
+    return any(sensors.throttled_between(*window) for window in one.windows.get(test, []))
+
+
+def _joules_per_token(one: Samples, test: Test, sensors: Sampler) -> float | None:
+    """Energy of the steps alone: they come last in a window, after the cache was filled."""
+    rounds = one.steps_ms[test]
+    joules = [
+        sensors.energy_between(end - sum(steps) / 1e3, end, _PARTS)
+        for (_, end), steps in zip(one.windows.get(test, []), rounds, strict=False)
+    ]
+    known = [energy for energy in joules if energy is not None]
+    if len(known) < len(rounds):
+        return None
+    return sum(known) / sum(len(steps) for steps in rounds)
 
 
 def _bytes_read(one: Samples, test: Test, manifest: Manifest) -> float:

@@ -11,7 +11,7 @@ import msgspec
 
 from edgelm.errors import BadInput, UnknownName
 
-KvType = Literal["fp32", "int8"]
+KvType = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 SCALE_BYTES = 2  # scales are stored in fp16 and widened when the session loads
 
@@ -50,7 +50,22 @@ WeightPrecision = Fp32 | Int8 | Int4
 
 PRECISIONS: dict[str, WeightPrecision] = {"fp32": Fp32(), "int8": Int8(), "int4": Int4()}
 GROUP_SIZES = (16, 32, 64, 128, 256)
-KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "int8": 1.0}
+KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
+# What engines of GPUs have beside them, for planning: bits a weight with its scales.
+_ENGINE_BITS = {"fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "nvfp4": 4.5}
+
+
+def planned_bits(
+    name: str, *, group_size: int | None = None, symmetric: bool | None = None
+) -> float:
+    """Bits a weight of a precision, of those too that only a GPU's engine has.
+
+    Raises:
+        UnknownName: no such precision.
+    """
+    if name in _ENGINE_BITS:
+        return _ENGINE_BITS[name]
+    return parse_precision(name, group_size=group_size, symmetric=symmetric).bits_per_weight
 
 
 def parse_precision(

@@ -1,77 +1,146 @@
 """The one planner: what a device will be given, what it costs, whether it fits.
 
-Arithmetic on a DecoderSpec and a profile, no weights: decode moves every weight and the cache
-through memory once per token; prefill is bound by arithmetic. (Roofline, Williams et al. 2009.)
+Arithmetic on a DecoderSpec and a profile, no weights; the times are the cost model's (cost.py).
 """
+
+from collections.abc import Iterable
 
 import msgspec
 
 from edgelm.command import format_bytes
-from edgelm.devices.profile import Profile
+from edgelm.devices import cost
+from edgelm.devices.coefficients import coefficients_for
+from edgelm.devices.memory_need import build_bytes, workspace_bytes
+from edgelm.devices.profile import Engine, PowerMode, Profile
+from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import Plan, Request
-from edgelm.precision import KV_BYTES, Fp32, Int4, Int8, KvType, parse_precision
+from edgelm.precision import KV_BYTES, KvType, planned_bits
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
 _AUTO_BITS = 6.5
-_PREFILL = 512
 _LEAST_CONTEXT = 2  # one token seen, one more to say
+# Best first: how near a precision is to the source.
+_QUALITY = ("fp32", "bf16", "fp16", "int8", "fp8", "auto", "nvfp4", "int4")
+_NARROW = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "nvfp4": "nvfp4"}
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     """Choose precision, cache and context for a device and predict what they cost.
 
     Raises:
-        UnknownName: a precision or cache type that the device does not have.
-        BadInput: a context beyond the model's.
+        UnknownName: an engine, power mode, precision or cache type that the device does not have.
+        BadInput: a context beyond the model's, or a request that contradicts itself.
     """
+    _check(request)
     estimate = _estimate(spec, profile, request)
-    if estimate.fits:
+    if estimate.works:
         return estimate
     return msgspec.structs.replace(estimate, advice=_advice(spec, profile, request, estimate))
 
 
+def choices(spec: DecoderSpec, profile: Profile, request: Request) -> list[Plan]:
+    """Every precision and cache that the device's engine has, as the request leaves them open.
+
+    What works comes first, by nearness to the source and then by speed; then what fits but is
+    too slow, fastest first; then what does not fit, smallest first.
+    """
+    _check(request)
+    engine = profile.engine(request.engine)
+    open_precision = request.precision == "auto"
+    precisions = engine.precisions if open_precision else (request.precision,)
+    plans = [
+        _estimate(spec, profile, msgspec.structs.replace(request, precision=precision, kv=kv))
+        for precision in precisions
+        for kv in ((request.kv,) if request.kv else engine.kv)
+        # Nobody keeps a rounded cache beside weights that are not.
+        if not (precision == "fp32" and kv != "fp32" and request.kv is None)
+    ]
+    return sorted(plans, key=_rank)
+
+
+def _rank(plan: Plan) -> tuple[float, ...]:
+    speed = -plan.tokens_per_second.value
+    if plan.works:
+        return 0, _QUALITY.index(plan.precision), -KV_BYTES[plan.kv], speed
+    if plan.fits:
+        return 1, speed
+    return 2, plan.total_bytes
+
+
+def _check(request: Request) -> None:
+    if request.prompt < 1 or request.batch < 1:
+        raise BadInput(
+            f"prompt {request.prompt} and batch {request.batch}: expected whole numbers above zero"
+        )
+    if request.min_tokens_per_second is not None and request.min_tokens_per_second <= 0:
+        raise BadInput(
+            f"{request.min_tokens_per_second:g} tokens/s asked; expected a rate above zero"
+        )
+    if request.max_memory_bytes is not None and request.max_memory_bytes <= 0:
+        raise BadInput("a memory of 0 bytes leaves nothing for a model; expected e.g. 4GB")
+
+
 def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
+    engine = profile.engine(request.engine)
+    mode = profile.mode(request.power_mode)
     context = choose_context(spec, profile, request.context)
-    bits, arithmetic = _weight_bits(profile, request)
-    kv = choose_kv(profile, request)
-    weights = spec.weight_bytes(bits)
-    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context
-    workspace = workspace_bytes(spec, kv=kv, context=context, chunk=profile.prefill_chunk)
-    # Every weight is read once per token, but of the input embedding only one row.
-    embedding = 0 if spec.tie_word_embeddings else spec.embedding_parameters * bits / 8
-    moved = weights - embedding
-    efficiency = profile.efficiency
-    read_ms = 1e3 * moved / (profile.bandwidth_gb_s * 1e9 * efficiency.bandwidth)
-    overhead_ms = spec.num_hidden_layers * efficiency.layer_overhead_us / 1e3
-    flops = 2 * spec.linear_parameters * _PREFILL
-    seen = sum(min(_PREFILL, layer.window or _PREFILL) for layer in spec.layers)
-    flops += 4 * spec.q_size * seen * _PREFILL
-    prefill_ms = 1e3 * flops / (profile.dense_gflops[arithmetic] * 1e9 * efficiency.prefill)
-    total = weights + cache + workspace + profile.runtime_bytes
-    budget = profile.budget_bytes
-    # Exporting holds the largest matrix a few times over in fp32, and the gate's rows of logits.
-    largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
+    kv = choose_kv(profile, engine, request)
+    bits = _weight_bits(profile, engine, request)
+    work = _work(spec, engine, bits, kv)
+    prompt = min(request.prompt, context)
+    how = coefficients_for(profile, engine.name, request.precision)
+    step = cost.decode_ms(work, mode, how, depth=prompt, batch=request.batch)
+    first = cost.prefill_ms(
+        work, mode, how, tokens=prompt, arithmetic=_arithmetic(mode, request.precision)
+    )
+    weights = _weight_bytes(spec, engine, bits)
+    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * request.batch
+    workspace = workspace_bytes(
+        spec, kv=kv, context=context, chunk=profile.prefill_chunk, dialect=engine.dialect
+    )
+    runtime = int(engine.runtime_bytes.value)
+    total = weights + cache + workspace + runtime
+    budget = budget_bytes(profile, request)
+    fits = total <= budget
+    floor = request.min_tokens_per_second
     return Plan(
         target=profile.name,
-        engine=profile.engine,
-        dialect=profile.dialect,
+        engine=engine.name,
+        dialect=engine.dialect,
+        power_mode=mode.name,
         precision=request.precision,
         kv=kv,
         context=context,
+        prompt=prompt,
+        batch=request.batch,
         parameters=spec.parameters,
         weight_bytes=weights,
         kv_bytes=cache,
         workspace_bytes=workspace,
-        runtime_bytes=profile.runtime_bytes,
-        build_bytes=12 * largest + 3 * 4 * 256 * spec.vocab_size + total,
+        runtime_bytes=runtime,
+        build_bytes=build_bytes(spec, engine, weights=weights, total=total),
         budget_bytes=budget,
-        prefill_512_ms=prefill_ms,
-        decode_ms=read_ms + overhead_ms,
-        binds="memory bandwidth" if read_ms > overhead_ms else "per-layer overhead",
-        fits=total <= budget,
+        prefill_ms=first,
+        decode_ms=step,
+        joules_per_token=cost.joules_per_token(step, mode),
+        binds="memory" if not fits else _binds(work, mode, how, prompt, request.batch),
+        fits=fits,
+        fast_enough=floor is None or step.per_second(request.batch).value >= floor,
+        basis=how.source,
     )
+
+
+def budget_bytes(profile: Profile, request: Request) -> int:
+    """Memory that may be taken: the device's, or less where less was asked."""
+    return min(profile.budget_bytes, request.max_memory_bytes or profile.budget_bytes)
+
+
+def _binds(work: Work, mode: PowerMode, how: cost.Coefficients, depth: float, batch: int) -> str:
+    parts = cost.decode_parts(work, mode, how, depth=depth, batch=batch)
+    read = parts["weights"] + parts["cache"]
+    return "memory bandwidth" if read > parts["layers"] else "per-layer overhead"
 
 
 def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> int:
@@ -93,60 +162,105 @@ def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> in
     return asked
 
 
-def choose_kv(profile: Profile, request: Request) -> KvType:
-    """The cache type asked for; int8 by default, fp32 beside fp32 weights."""
-    kv = request.kv or ("fp32" if request.precision == "fp32" else "int8")
-    if kv not in profile.kv:
-        raise UnknownName(f"{profile.name} has no {kv} cache; it has {', '.join(profile.kv)}")
-    return kv
+def choose_kv(profile: Profile, engine: Engine, request: Request) -> KvType:
+    """The cache type asked for; else int8 where there is one, but fp32 beside fp32 weights."""
+    if request.kv is None:
+        wanted: KvType = "fp32" if request.precision == "fp32" else "int8"
+        return wanted if wanted in engine.kv else engine.kv[0]
+    if request.kv not in engine.kv:
+        raise UnknownName(
+            f"{profile.name} has no {request.kv} cache; it has {', '.join(engine.kv)}"
+        )
+    return request.kv
 
 
-def _weight_bits(profile: Profile, request: Request) -> tuple[float, str]:
+def _weight_bits(profile: Profile, engine: Engine, request: Request) -> float:
     if request.precision == "auto":
-        return _AUTO_BITS, "int4"
-    precision = parse_precision(
+        return _AUTO_BITS
+    bits = planned_bits(
         request.precision, group_size=request.group_size, symmetric=request.symmetric
     )
-    if request.precision not in profile.precisions:
+    if request.precision not in engine.precisions:
         raise UnknownName(
-            f"{profile.name} has no {request.precision}; it has auto, "
-            f"{', '.join(profile.precisions)}"
+            f"{profile.name} has no {request.precision} with {engine.name}; it has auto, "
+            f"{', '.join(engine.precisions)}"
         )
-    names: dict[type, str] = {Fp32: "fp32", Int8: "int8", Int4: "int4"}
-    return precision.bits_per_weight, names[type(precision)]
+    return bits
 
 
-def workspace_bytes(spec: DecoderSpec, *, kv: KvType, context: int, chunk: int) -> int:
-    """Activations of one prefill chunk at a full cache, the largest moment."""
-    rows = min(chunk, context)
-    widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
-    scores = spec.num_attention_heads * context
-    widened = 4 * context * spec.kv_size if kv == "int8" else 0
-    return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
+def _head_bits(engine: Engine, bits: float) -> float:
+    """The ort dialect quantizes embedding and head like the rest; the others keep 16 bits."""
+    return bits if engine.dialect == "ort" else max(bits, 16.0)
+
+
+def _weight_bytes(spec: DecoderSpec, engine: Engine, bits: float) -> int:
+    return spec.weight_bytes(bits, _head_bits(engine, bits))
+
+
+def _work(spec: DecoderSpec, engine: Engine, bits: float, kv: KvType) -> Work:
+    return work_of(
+        spec, linear_bits=bits, head_bits=_head_bits(engine, bits), kv_bytes=KV_BYTES[kv]
+    )
+
+
+def _arithmetic(mode: PowerMode, precision: str) -> str:
+    """What matrix products run in: the precision itself where the mode has a peak for it."""
+    wanted = _NARROW.get(precision, precision)
+    if wanted == "auto":
+        wanted = "int4"
+    if wanted in mode.dense_tflops and (wanted in _NARROW or "fp16" not in mode.dense_tflops):
+        return wanted
+    return cost.WEIGHT_ONLY if "fp16" in mode.dense_tflops else next(iter(mode.dense_tflops))
 
 
 def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) -> tuple[str, ...]:
-    """What to change, least loss first: every line on its own makes the model fit."""
-    excess = format_bytes(asked.total_bytes - asked.budget_bytes)
-    smallest = msgspec.structs.replace(request, precision="int4", kv="int8")
-    options: list[str] = []
-    shorter = _longest_context(spec, profile, request, asked.context)
-    if shorter:
-        options.append(f"--context {shorter}")
-    if request.precision != "int4":
-        if _estimate(spec, profile, smallest).fits:
-            options.append("--precision int4 --kv int8")
-        elif not shorter:
-            fewer = _longest_context(spec, profile, smallest, asked.context)
-            options += [f"--precision int4 --kv int8 --context {fewer}"] if fewer else []
-    return (f"{excess} too much", *(options or ["a smaller model"]))
+    """What to change, least loss first: every line on its own makes the model work."""
+    missing = []
+    if not asked.fits:
+        missing.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} too much")
+    if not asked.fast_enough:
+        missing.append(
+            f"{asked.tokens_per_second.value:.3g} tokens/s where "
+            f"{request.min_tokens_per_second:g} are asked"
+        )
+    options = []
+    shorter = None
+    if asked.fast_enough:
+        shorter = _longest_context(spec, profile, request, asked.context)
+        options += [f"--context {shorter}"] if shorter else []
+    options += _other_precisions(spec, profile, request, asked, shorter)
+    return (*missing, *(options or ["a smaller model"]))
+
+
+def _other_precisions(
+    spec: DecoderSpec, profile: Profile, request: Request, asked: Plan, shorter: int | None
+) -> Iterable[str]:
+    """The choice nearest to the source that works, else the smallest with less context."""
+    anything = msgspec.structs.replace(request, precision="auto", kv=None)
+    ranked = [one for one in choices(spec, profile, anything) if not _same(one, asked)]
+    for choice in ranked:
+        if choice.works:
+            return [f"--precision {choice.precision} --kv {choice.kv}"]
+    if shorter or not asked.fast_enough or not ranked:
+        return []
+    least = min(ranked, key=lambda one: one.total_bytes)
+    narrow = msgspec.structs.replace(request, precision=least.precision, kv=least.kv)
+    fewer = _longest_context(spec, profile, narrow, asked.context)
+    return [f"--precision {least.precision} --kv {least.kv} --context {fewer}"] if fewer else []
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    return (one.precision, one.kv) == (other.precision, other.kv)
 
 
 def _longest_context(
     spec: DecoderSpec, profile: Profile, request: Request, most: int
 ) -> int | None:
     """The longest context in steps of 256 with which the request fits, if any does."""
-    for context in range((most - 1) // 256 * 256, 0, -256):
-        if _estimate(spec, profile, msgspec.structs.replace(request, context=context)).fits:
-            return context
-    return None
+    steps = (most - 1) // 256
+    low, high = 0, steps
+    while low < high:  # memory grows with the context, so bisect
+        middle = (low + high + 1) // 2
+        trial = msgspec.structs.replace(request, context=middle * 256)
+        low, high = (middle, high) if _estimate(spec, profile, trial).fits else (low, middle - 1)
+    return low * 256 or None

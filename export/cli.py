@@ -92,11 +92,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _list_targets() -> None:
-    from edgelm.devices.profile import load_profile, profile_names
+    from edgelm.devices.profile import load_profiles
 
-    for name in profile_names():
-        profile = load_profile(name)
-        print(f"{name:<12} {profile.description}; {', '.join(profile.precisions)}")
+    for profile in load_profiles():
+        print(f"{profile.name:<27} {profile.title}; {', '.join(profile.precisions)}")
 
 
 def _verify(folder: Path) -> None:

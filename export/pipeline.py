@@ -32,7 +32,7 @@ from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
-from edgelm.errors import DoesNotFit
+from edgelm.errors import DoesNotFit, UnknownName
 from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
 from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
+_ENGINE = "onnxruntime"
 _RANKING = (4, 64)  # sequences and tokens that rank the groups: 256 tokens order them stably
 
 
@@ -109,6 +110,7 @@ def export(
     output = Path(output)
     checkpoint = open_checkpoint(source, revision=revision)
     plan = make_plan(checkpoint.spec, load_profile(target), request.plan)
+    _check_engine(plan)
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
     _check_disk(output, plan)
@@ -123,6 +125,15 @@ def export(
                     f"{output.parent}; nothing was left behind"
                 ) from None
             raise
+
+
+def _check_engine(plan: Plan) -> None:
+    if plan.engine != _ENGINE:
+        raise UnknownName(
+            f"bundles for {plan.engine} are not written yet, which {plan.target} needs; expected "
+            f"a target with {_ENGINE}, such as cpu. Plans of every target work: "
+            f"--target {plan.target} --plan, or edge-devices plan"
+        )
 
 
 class _Export:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 from edgelm.bundle import Manifest, read_manifest, verify
 from edgelm.command import format_bytes, parse_size
-from edgelm.devices.plan import workspace_bytes
+from edgelm.devices.memory_need import workspace_bytes
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.precision import KV_BYTES
@@ -216,7 +216,7 @@ def predicted_bytes(manifest: Manifest, context: int) -> int:
     """Memory that a bundle takes with a cache of `context` tokens; an estimate."""
     spec, kv = manifest.spec, manifest.kv
     return (
-        load_profile(manifest.target).runtime_bytes
+        int(load_profile(manifest.target).engines[0].runtime_bytes.value)
         + manifest.weight_bytes
         + spec.kv_bytes_per_token(KV_BYTES[kv]) * context
         + workspace_bytes(spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk)

@@ -8,6 +8,8 @@ from edgelm.bench.measure import Samples
 from edgelm.bench.report import Report, make_report
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import Manifest
+from edgelm.devices.machine import Unread
+from edgelm.devices.sensors import Part, Reader, Sampler
 from edgelm.gates import Figures
 
 PP, TG, DEEP = Job("pp", 100), Job("tg", 4), Job("tg", 4, 50)
@@ -52,14 +54,56 @@ def samples(name: str, *, figures: Figures | None = FIGURES, slower: float = 1.0
     )
 
 
-def report(manifest: Manifest, *others: Samples, absent: tuple[Absent, ...] = ()) -> Report:
+def timed(name: str) -> Samples:
+    """Steps of one and two seconds, and when each round of TG and PP ran: 0 to 19 and 20 to 45."""
+    made = samples(name, slower=100.0)
+    # a second of filling, then four steps
+    made.windows[TG] = [(0.0, 5.0), (5.0, 14.0), (14.0, 19.0)]
+    made.windows[PP] = [(20.0, 25.0), (25.0, 35.0), (35.0, 45.0)]
+    return made
+
+
+def watched(
+    watts: float = 10.0, *, part: Part = "board", throttled: tuple[float, float] = (-2.0, -1.0)
+) -> Sampler:
+    """Sensors that were read five times a second for 50 s."""
+    now = 0.0
+    sampler = Sampler(
+        [
+            Reader("VDD_IN", "power", "W", "hwmon1", lambda: watts, part),
+            Reader("tj <thermal>", "temperature", "°C", "zone0", lambda: 40.0 + now),
+            Reader(
+                "cpu-throttle-alert",
+                "throttle",
+                "state",
+                "cooling_device0",
+                lambda: float(throttled[0] <= now < throttled[1]),
+            ),
+        ],
+        [Unread("GPU", "NVML", "no <driver>")],
+        clock=lambda: now,
+    )
+    for number in range(251):
+        now = number / 5
+        sampler.sample()
+    return sampler
+
+
+def report(
+    manifest: Manifest,
+    *others: Samples,
+    absent: tuple[Absent, ...] = (),
+    ours: Samples | None = None,
+    sensors: Sampler | None = None,
+) -> Report:
     """A report of us and of others, on a machine that reads 10 GB/s."""
     return make_report(
-        [samples("edgelm int8 tiny"), *others],
+        [ours or samples("edgelm int8 tiny"), *others],
         list(absent),
         manifest=manifest,
         machine=MACHINE,
         command="edge-bench tiny",
         rounds=3,
         quality_text="gate.jsonl",
+        sensors=sensors,
     )

@@ -11,6 +11,7 @@ import pytest
 
 from edgelm.bench.cli import main
 from edgelm.bench.report import Report
+from edgelm.devices.sensors import Reader, Sampler
 from edgelm.export import export
 from tests.bench.peers import make_peers
 from tests.models import save_tiny
@@ -58,6 +59,33 @@ def test_three_files(
         assert line in (out / "report.md").read_text()
     assert printed.splitlines()[-1] == f"report: {out}/report.html"
     assert "edgelm fp32 tiny-fp32" in (out / "report.html").read_text()
+
+
+def test_what_the_sensors_saw_is_reported(bundle: Path, tmp_path: Path) -> None:
+    assert bench(tmp_path / "report", bundle, "--no-quality") == 0
+    log = read(tmp_path / "report").sensors
+    assert log is not None
+    assert log.sensors[0].name == "memory in use"
+    assert log.seconds > 0
+    assert "| memory in use | MB |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_throttled_run_is_written_with_a_warning(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hot = Reader("cpu-throttle-alert", "throttle", "state", "cooling_device0", lambda: 1.0)
+    monkeypatch.setattr("edgelm.devices.sensors.open_sensors", lambda: Sampler([hot]))
+    assert bench(tmp_path / "report", bundle, "--no-quality") == 0
+    report = read(tmp_path / "report")
+    assert report.throttled
+    assert {result.throttled for result in report.results} == {True}
+    warning = "the machine throttled while it was measured (cpu-throttle-alert 1×); hit: edgelm"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"warning: {warning}")
+    for name in ("report.md", "report.html"):
+        assert "INVALID" in (tmp_path / "report" / name).read_text()
 
 
 def test_without_quality_no_source_is_needed(bundle: Path, tmp_path: Path) -> None:

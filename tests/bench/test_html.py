@@ -12,7 +12,7 @@ from edgelm.bench.contenders import Absent
 from edgelm.bench.html import html
 from edgelm.bench.report import Report
 from edgelm.bundle import read_manifest
-from tests.bench.records import report, samples
+from tests.bench.records import report, samples, timed, watched
 
 PEERS = ("llama.cpp Q4_0", "a <b> & 'c'")
 
@@ -127,3 +127,33 @@ def test_without_quality_the_page_has_no_figures_of_it(made: Report) -> None:
     results = tuple(msgspec.structs.replace(r, kl=None, top1=None) for r in made.results)
     page = html(msgspec.structs.replace(made, results=results))
     assert page.count("<td>–</td>") == 2 * 3
+
+
+def read_page(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def test_sensors_have_a_table(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    page = html(report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched()))
+    cells = read_page(page).text
+    assert {"Sensors", "sensor", "energy J", "VDD_IN", "500.0", "J/token"} <= set(cells)
+    assert {"tj <thermal>", "Not read: GPU: no <driver>."} <= set(cells)
+    assert "INVALID" not in cells
+    assert "<thermal>" not in page
+
+
+def test_without_sensors_nothing_is_said_of_them(page: str) -> None:
+    assert "Sensors" not in page
+    assert "J/token" not in page
+
+
+def test_a_throttled_run_is_invalid_at_the_top(bundle: Path) -> None:
+    sensors = watched(throttled=(3.0, 4.0))
+    made = report(read_manifest(bundle), ours=timed("edgelm int8 tiny"), sensors=sensors)
+    page = html(made)
+    assert page.index("class=invalid") < page.index("<table")
+    said = "".join(read_page(page).text)
+    assert "INVALID: the machine throttled while it was measured (cpu-throttle-alert 1×)" in said

@@ -8,7 +8,8 @@ from edgelm.bench.contenders import Absent
 from edgelm.bench.markdown import engines, markdown, table
 from edgelm.bench.report import Report
 from edgelm.bundle import Manifest, read_manifest
-from tests.bench.records import report, samples
+from edgelm.devices.sensors import Reader, Sampler
+from tests.bench.records import report, samples, timed, watched
 
 ABSENT = (Absent("llama.cpp", "not installed: no environment; edge-bench --setup-peers"),)
 HEAD = (
@@ -63,3 +64,61 @@ def test_every_engine_keeps_its_row(manifest: Manifest) -> None:
     made = report(manifest, samples("one"), samples("two"))
     assert list(engines(made)) == ["edgelm int8 tiny", "one", "two"]
     assert all(list(tests) == ["pp100", "tg4", "tg4@d50"] for tests in engines(made).values())
+
+
+def test_energy_has_a_column_where_it_is_known(manifest: Manifest) -> None:
+    ours = timed("edgelm int8 tiny")
+    made = report(manifest, samples("peer"), ours=ours, sensors=watched())
+    head, _, first, second = table(made)
+    column = head.split(" | ").index("J/token")
+    assert [line.split(" | ")[column] for line in (first, second)] == ["13.3 / –", "– / –"]
+    note = next(line for line in markdown(made).splitlines() if line.startswith("*J/token*"))
+    assert "energy by VDD_IN while tokens were generated, idle draw included" in note
+
+
+def test_sensors_have_a_table_and_what_is_missing_a_line(manifest: Manifest) -> None:
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched())
+    lines = markdown(made).splitlines()
+    at = lines.index("Sensors:")
+    assert lines[at + 2 : at + 10] == [
+        "| sensor | unit | min | median | max | energy J |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| VDD_IN | W | 10.0 | 10.0 | 10.0 | 500.0 |",
+        "| tj <thermal> | °C | 40.0 | 65.0 | 90.0 | – |",
+        "",
+        "Throttling, warm-up included: none.",
+        "",
+        "Not read: GPU: no <driver>.",
+    ]
+    assert "INVALID" not in markdown(made)
+
+
+def test_without_power_there_is_no_energy(manifest: Manifest) -> None:
+    sensors = Sampler(
+        [Reader("memory in use", "memory", "MB", "/proc/meminfo", lambda: 512.0)], clock=lambda: 0.0
+    )
+    sensors.sample()
+    made = report(manifest, sensors=sensors)
+    text = markdown(made)
+    assert "| sensor | unit | min | median | max |\n" in text
+    assert "| memory in use | MB | 512.0 | 512.0 | 512.0 |\n" in text
+    assert "J/token" not in text
+    assert "Throttling" not in text  # nothing watched for it
+    assert "Not read" not in text
+
+
+def test_sensors_that_saw_nothing_have_no_table(manifest: Manifest) -> None:
+    text = markdown(report(manifest, sensors=Sampler([])))
+    assert "Sensors" not in text
+    assert "sensor |" not in text
+
+
+def test_a_throttled_run_is_invalid_at_the_top(manifest: Manifest) -> None:
+    sensors = watched(throttled=(18.0, 21.0))
+    made = report(manifest, samples("peer"), ours=timed("edgelm int8 tiny"), sensors=sensors)
+    lines = markdown(made).splitlines()
+    assert lines[2] == (
+        "> **INVALID**: the machine throttled while it was measured (cpu-throttle-alert 1×); hit: "
+        "edgelm int8 tiny: pp100, tg4. Cool it or raise its power limit, and measure again."
+    )
+    assert "Throttling, warm-up included: cpu-throttle-alert 1×." in lines

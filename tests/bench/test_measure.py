@@ -1,8 +1,11 @@
 """Who runs when, what is kept, and what happens to the others when one fails."""
 
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -12,6 +15,7 @@ from edgelm.bench.quality import Quality
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import read_manifest
 from edgelm.checkpoint import open_checkpoint
+from edgelm.devices.sensors import Sampler
 from edgelm.errors import MissingPackage
 from edgelm.export.text import GATE
 from tests.bench.conftest import FakeContender
@@ -25,9 +29,16 @@ def run(
     tests: list[Job],
     rounds: int = 2,
     quality: Callable[[], Quality] | None = None,
+    sensors: Sampler | None = None,
 ) -> tuple[dict[str, Samples], dict[str, str]]:
     samples, absent = measure(
-        contenders, tests, rounds=rounds, context=CONTEXT, threads=1, quality=quality
+        contenders,
+        tests,
+        rounds=rounds,
+        context=CONTEXT,
+        threads=1,
+        quality=quality,
+        sensors=sensors,
     )
     return (
         {one.contender.name: one for one in samples},
@@ -75,6 +86,37 @@ def test_engines_take_turns_within_each_test_of_each_round(
     ran = [call.split() for call in calls() if "prefill" in call]
     turns = ["one 6", "two 6", "one 9", "two 9"]
     assert [f"{name} {count}" for name, _, count, *_ in ran] == turns * 3
+
+
+def test_every_kept_run_has_its_window(fake: FakeContender) -> None:
+    before = time.perf_counter()
+    samples, _ = run([fake("one"), fake("two")], [PP, TG], rounds=3)
+    windows = [
+        window for one in samples.values() for test in (PP, TG) for window in one.windows[test]
+    ]
+    assert len(windows) == 2 * 2 * 3
+    for start, end in windows:
+        assert before < start < end < time.perf_counter()
+    ordered = sorted(windows)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ordered))
+
+
+def test_sensors_watch_the_rounds_only(
+    fake: FakeContender, calls: Callable[[], list[str]], quality: Callable[[], Quality]
+) -> None:
+    seen: list[set[str]] = []
+
+    class Watch(Sampler):
+        def __enter__(self) -> Self:
+            seen.append({call.split()[1] for call in calls()})
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            seen.append({call.split()[1] for call in calls()})
+
+    run([fake("good")], [PP, TG], quality=quality, sensors=Watch([]))
+    assert seen == [{"load"}, {"load", "prefill", "step"}]
+    assert any("logits" in call for call in calls())
 
 
 def test_a_contender_that_does_not_load_is_reported_and_the_rest_go_on(

@@ -10,7 +10,7 @@ import pytest
 from edgelm.bench.contenders import Absent
 from edgelm.bench.report import REPORT_VERSION, Report, Result, write_json
 from edgelm.bundle import Manifest, read_manifest
-from tests.bench.records import report, samples
+from tests.bench.records import report, samples, timed, watched
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,85 @@ def test_what_a_peer_does_not_tell_is_none(manifest: Manifest) -> None:
     peer = next(result for result in made.results if result.engine == "peer")
     assert (peer.hash_ms, peer.tokenizer_ms) == (None, None)
     assert (peer.kl, peer.top1, peer.perplexity_ratio) == (None, None, None)
+
+
+def test_energy_is_of_the_generated_tokens_alone(manifest: Manifest) -> None:
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched(10.0))
+    by_test = {result.test: result for result in made.results}
+    # 4, 8 and 4 s of steps at 10 W, for twelve tokens; the second before each is not theirs
+    assert by_test["tg4"].joules_per_token == pytest.approx(160 / 12)
+    assert by_test["tg4@d50"].joules_per_token is None  # nobody noted when it ran
+    assert by_test["pp100"].joules_per_token is None
+    assert made.energy_sensors == ("VDD_IN",)
+
+
+def test_an_idle_gpu_s_power_is_not_an_engine_s(manifest: Manifest) -> None:
+    sensors = watched(part="gpu")
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=sensors)
+    assert {result.joules_per_token for result in made.results} == {None}
+    assert made.energy_sensors == ()
+
+
+def test_a_processor_s_power_is(manifest: Manifest) -> None:
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched(6.0, part="cpu"))
+    assert made.results[1].joules_per_token == pytest.approx(96 / 12)
+
+
+def test_rounds_too_short_for_the_sensors_have_no_energy(manifest: Manifest) -> None:
+    short = samples("edgelm int8 tiny")
+    short.windows = timed("edgelm int8 tiny").windows
+    made = report(manifest, ours=short, sensors=watched())
+    assert made.results[1].joules_per_token is None
+
+
+@pytest.mark.parametrize(
+    ("throttled", "hit"),
+    [
+        ((-2.0, -1.0), []),
+        ((3.0, 3.5), ["tg4"]),
+        ((18.0, 21.0), ["pp100", "tg4"]),
+        ((46.0, 47.0), []),  # after the last test
+    ],
+    ids=["never", "one", "two", "outside"],
+)
+def test_throttling_is_the_result_s_whose_window_it_hit(
+    manifest: Manifest, throttled: tuple[float, float], hit: list[str]
+) -> None:
+    sensors = watched(throttled=throttled)
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=sensors)
+    assert [result.test for result in made.results if result.throttled] == hit
+    assert made.throttled == bool(hit)
+    assert made.sensors is not None
+    assert made.sensors.throttle_events == ({"cpu-throttle-alert": 1} if throttled[0] > 0 else {})
+
+
+def test_without_sensors_nothing_is_said_of_them(manifest: Manifest) -> None:
+    made = report(manifest, ours=timed("edgelm int8 tiny"))
+    assert made.sensors is None
+    assert not made.throttled
+    assert {(r.throttled, r.joules_per_token) for r in made.results} == {(False, None)}
+
+
+def test_the_sensors_are_in_the_json(manifest: Manifest, tmp_path: Path) -> None:
+    made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched())
+    write_json(made, tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_bytes()
+    read: dict[str, Any] = json.loads(text)
+    power = read["sensors"]["sensors"][0]
+    assert (power["name"], power["kind"], power["unit"]) == ("VDD_IN", "power", "W")
+    assert power["energy_j"] == pytest.approx(500.0)
+    assert read["sensors"]["unread"] == [{"what": "GPU", "where": "NVML", "why": "no <driver>"}]
+    assert read["throttled"] is False
+    assert msgspec.json.decode(text, type=Report) == made
+
+
+def test_reports_from_before_the_sensors_can_be_read(manifest: Manifest) -> None:
+    old: dict[str, Any] = msgspec.to_builtins(report(manifest))
+    for name in ("sensors", "throttled", "energy_sensors"):
+        del old[name]
+    for result in old["results"]:
+        del result["throttled"], result["joules_per_token"]
+    assert msgspec.convert(old, type=Report).sensors is None
 
 
 # Fields that readers of report.json rely on; a change of meaning raises REPORT_VERSION.

@@ -1,0 +1,74 @@
+"""What a check may look at: the machine's record, the machine itself, perhaps a bundle."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgelm.bundle import Manifest
+from edgelm.devices.checks.verdict import Verdict
+from edgelm.devices.machine import Machine
+from edgelm.devices.probes import Probes
+
+# What detection notes where it sees signs of a GPU and no more.
+UNREAD_GPU = "NVIDIA GPU"
+_SM_OF_SOC = {"tegra194": 72, "tegra234": 87, "tegra264": 110}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check may look at. `manifest` is that of the bundle that is to run here, if any."""
+
+    machine: Machine
+    probes: Probes
+    manifest: Manifest | None = None
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is an NVIDIA GPU, be it one that detection could not read."""
+        unread = any(entry.what == UNREAD_GPU for entry in self.machine.unread)
+        return bool(self.machine.gpus) or self.machine.jetson is not None or unread
+
+    @property
+    def sms(self) -> tuple[int, ...]:
+        """The known compute capabilities, times ten, of the GPUs."""
+        known = {gpu.sm for gpu in self.machine.gpus if gpu.sm}
+        if not known and self.machine.jetson and self.machine.jetson.soc in _SM_OF_SOC:
+            known = {_SM_OF_SOC[self.machine.jetson.soc]}
+        return tuple(sorted(known))
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the GPU computes in the machine's own memory."""
+        shared = any(gpu.memory_kind == "shared" for gpu in self.machine.gpus)
+        return shared or self.machine.jetson is not None
+
+    def version(self, package: str) -> str | None:
+        """The installed version of a distribution, or None."""
+        return self.machine.packages.get(package) or self.probes.version(package)
+
+    def variable(self, name: str) -> str | None:
+        """An environment variable."""
+        given = self.probes.environment
+        return (os.environ if given is None else given).get(name)
+
+    def python(self, code: str) -> str:
+        """What a Python program prints last, in a process of its own; OSError when it fails."""
+        try:
+            lines = self.probes.run([sys.executable, "-c", code]).strip().splitlines()
+        except OSError as error:
+            # The text begins with the whole command, program included: '[...]' timed out.
+            _, _, failure = str(error).rpartition("]'")
+            raise OSError(f"Python: {failure.strip()}") from None
+        return lines[-1] if lines else ""
+
+    def unread(self, word: str) -> str:
+        """Why detection does not know what `word` names."""
+        for entry in self.machine.unread:
+            if word in entry.what:
+                return f"{entry.where}: {entry.why}"
+        return "detection did not find it"
+
+
+# None where a check does not apply to the machine.
+Check = Callable[[Context], Verdict | None]

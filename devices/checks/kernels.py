@@ -1,0 +1,126 @@
+"""Whether the installed wheels hold kernels for this GPU.
+
+PyPI's wheels for aarch64 are built for servers (SBSA): they install on a Jetson, list the GPU,
+and die at the first kernel with "no kernel image is available" (jax-ml/jax#40487).
+"""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.fatbin import kernel_targets
+from edgelm.devices.checks.onnxruntimes import folder
+from edgelm.devices.checks.providers import CUDA_LIBRARY
+from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
+from edgelm.devices.checks.wheels import gpu_wheel
+
+_DIES = "it installs and lists the GPU, then dies at the first kernel: no kernel image is available"
+_ASK_TORCH = """
+import json
+try:
+    import torch
+    cuda = torch.version.cuda or ""
+    print(json.dumps({"cuda": cuda, "targets": torch.cuda.get_arch_list() if cuda else []}))
+except Exception as error:
+    print(json.dumps({"failure": f"{type(error).__name__}: {error}"}))
+"""
+
+
+class _Torch(msgspec.Struct):
+    cuda: str = ""
+    targets: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def covers(targets: Iterable[str], sm: int, *, jetson: bool) -> bool | None:
+    """Whether kernels for `targets` run on a GPU; None where sources disagree.
+
+    Machine code runs on its own capability and, on desktops, on later ones of the same major
+    number. For Jetson NVIDIA's programming guide denies the latter and reports differ
+    (jax-ml/jax#40492 against bitsandbytes#1941). Portable assembly runs on all later ones. The
+    suffix a, as in sm_90a, forbids both, f limits both to a family; from 9.0 on they may be there
+    and not be shown.
+    """
+    parsed = [re.fullmatch(r"(sm|compute)_(\d+)([af]?)", target) for target in targets]
+    known = [(match[1], int(match[2]), match[3]) for match in parsed if match]
+    if any(kind == "sm" and number == sm for kind, number, _ in known):
+        return True
+    if any(kind == "compute" and number <= sm and not end for kind, number, end in known):
+        return True
+    family = any(
+        kind == "sm" and number // 10 == sm // 10 and number < sm and end != "a"
+        for kind, number, end in known
+    )
+    if family and (jetson or sm >= 90):
+        return None
+    return family
+
+
+def onnxruntime_kernels(context: Context) -> Verdict | None:
+    """Whether onnxruntime-gpu has kernels for the GPU."""
+    version = context.version("onnxruntime-gpu")
+    if not version or not context.has_gpu:
+        return None
+    targets = kernel_targets(folder(context) / CUDA_LIBRARY)
+    if not targets:
+        return unknown(
+            f"the kernels of onnxruntime-gpu {version}",
+            why=f"no fat binary was found in {CUDA_LIBRARY}",
+        )
+    return _judge(context, f"onnxruntime-gpu {version}", targets, gpu_wheel(context))
+
+
+def torch_kernels(context: Context) -> Verdict | None:
+    """Whether torch, if it is installed on a Jetson, has kernels for its GPU."""
+    version = context.version("torch")
+    if not version or not context.machine.jetson:
+        return None
+    answer = msgspec.json.decode(context.python(_ASK_TORCH), type=_Torch)
+    mend = gpu_wheel(context, "torch")
+    if answer.failure:
+        return error(
+            f"torch {version} cannot be imported: {answer.failure}",
+            why="edge-export and edge-compress need it; wheels from PyPI miss Jetson's libraries",
+            mend=mend,
+        )
+    if not answer.cuda:
+        return warning(
+            f"torch {version} is built without CUDA",
+            why="compressing a model runs on the CPU, many times slower",
+            mend=mend,
+        )
+    if not answer.targets:
+        return warning(
+            f"torch {version} is built for CUDA {answer.cuda} and does not see the GPU",
+            why="compressing a model runs on the CPU, many times slower",
+            mend=mend,
+        )
+    return _judge(context, f"torch {version}", answer.targets, mend)
+
+
+def _judge(context: Context, package: str, targets: Iterable[str], mend: str) -> Verdict:
+    names = ", ".join(sorted(targets, key=lambda name: (name[:2], int(re.sub(r"\D", "", name)))))
+    if not context.sms:
+        return unknown(
+            f"whether {package} has kernels for this GPU; it has {names}",
+            why=f"the GPU's compute capability is not known ({context.unread('SM of')})",
+        )
+    jetson = context.machine.jetson is not None
+    answers = {sm: covers(targets, sm, jetson=jetson) for sm in context.sms}
+    lacking = [f"sm_{sm}" for sm, covered in answers.items() if covered is False]
+    doubtful = [f"sm_{sm}" for sm, covered in answers.items() if covered is None]
+    if lacking:
+        return error(
+            f"{package} has kernels for {names}, none for this GPU, {', '.join(lacking)}",
+            why=_DIES,
+            mend=mend,
+        )
+    if doubtful:
+        return unknown(
+            f"whether {package} runs on {', '.join(doubtful)}; it has {names}",
+            why="kernels of the same family may or may not run there; try one before relying on it",
+            mend=mend,
+        )
+    return ok(f"{package} has kernels for {', '.join(f'sm_{sm}' for sm in context.sms)}")

@@ -1,0 +1,70 @@
+"""Whether the bundle fits: into memory now, and what is made of it onto the disk."""
+
+from edgelm.bundle import Manifest
+from edgelm.command import format_bytes
+from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.verdict import Verdict, error, ok, warning
+from edgelm.devices.machine import Machine
+from edgelm.devices.memory_need import workspace_bytes
+from edgelm.precision import KV_BYTES
+
+_RUNTIME_BYTES = 75_000_000  # Python, numpy, ONNX Runtime, tokenizer; measured resident
+_LEAST_CONTEXT = 256
+_LEAST_DISK = 2e9
+
+
+def bundle_memory(context: Context) -> Verdict | None:
+    """Whether the bundle with a full cache fits into the memory that is available now."""
+    manifest = context.manifest
+    if manifest is None:
+        return None
+    room, where = _room(context.machine, manifest)
+    limit = manifest.limits.context
+    need = _need(manifest, limit)
+    what = f"the bundle needs {format_bytes(need)} at its context of {limit}, {where}"
+    if need <= room:
+        return ok(what)
+    least = min(_LEAST_CONTEXT, limit)
+    if _need(manifest, least) <= room:
+        return warning(
+            what,
+            why="the cache grows with the conversation until memory runs out",
+            mend=f"--max-memory {room * 9 // 10 // 10**6}MB shrinks the context to fit",
+        )
+    return error(
+        f"the bundle needs {format_bytes(_need(manifest, least))} at a context of {least}, {where}",
+        why="loading it swaps or is killed",
+        mend="end what else takes memory, or export with fewer bits or a smaller model",
+    )
+
+
+def disk_space(context: Context) -> Verdict | None:
+    """Whether the disk of the current folder has room for an export, or the bundle's engine."""
+    size = sum(file.bytes for file in context.manifest.files.values()) if context.manifest else 0
+    # An engine, or the bundle exported again, is about as large, and is written aside first.
+    need = max(_LEAST_DISK, 2 * size)
+    row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
+    free, mount = int(row[3]) * 1024, row[5]
+    if free >= need:
+        return ok(f"{format_bytes(free)} are free on {mount}")
+    return warning(
+        f"{format_bytes(free)} are free on {mount}, expected {format_bytes(need)}",
+        why="exports and engines are written aside before they replace the old ones",
+        mend="free some space (pip cache purge, old bundles), or work on another disk",
+    )
+
+
+def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
+    own = [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_kind == "dedicated"]
+    sizes = [size for size in own if size]
+    if sizes and manifest.graph.dialect != "ort":  # ort bundles run on the CPU
+        return max(sizes), f"the GPU has {format_bytes(max(sizes))}"
+    return machine.available_bytes, f"{format_bytes(machine.available_bytes)} are available now"
+
+
+def _need(manifest: Manifest, tokens: int) -> float:
+    cache = manifest.spec.kv_bytes_per_token(KV_BYTES[manifest.kv]) * tokens
+    workspace = workspace_bytes(
+        manifest.spec, kv=manifest.kv, context=tokens, chunk=manifest.limits.prefill_chunk
+    )
+    return manifest.weight_bytes + cache + workspace + _RUNTIME_BYTES

@@ -1,0 +1,79 @@
+"""ONNX Runtime comes as many packages that all install the same folder, `onnxruntime`.
+
+The last one installed overwrites the others' files; uninstalling any of them leaves holes in
+the rest. Package managers do not see the conflict.
+"""
+
+from pathlib import Path
+
+from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.verdict import Verdict, error, ok, warning
+from edgelm.devices.checks.wheels import gpu_wheel
+
+# Those on PyPI that own `onnxruntime/`; the plugins onnxruntime-ep-* have folders of their own.
+PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+    "onnxruntime-trt-rtx",
+    "onnxruntime-webgpu",
+    "onnxruntime-windowsml",
+    "ort-nightly",
+    "ort-nightly-gpu",
+)
+_FOLDER = (
+    "import importlib.util as u; s = u.find_spec('onnxruntime'); "
+    "print(list(s.submodule_search_locations)[0] if s else '')"
+)
+
+
+def installed(context: Context) -> dict[str, str]:
+    """The installed packages that own the folder, with their versions."""
+    versions = {package: context.version(package) for package in PACKAGES}
+    return {package: version for package, version in versions.items() if version}
+
+
+def folder(context: Context) -> Path:
+    """The folder `onnxruntime` that Python would import, found without importing it."""
+    path = context.python(_FOLDER)
+    if not path:
+        raise FileNotFoundError("Python finds no module onnxruntime")
+    return context.probes.path(path)
+
+
+def two_packages(context: Context) -> Verdict | None:
+    """Whether several packages were installed over each other."""
+    found = installed(context)
+    if not found:
+        return None
+    names = [f"{package} {version}" for package, version in found.items()]
+    if len(found) == 1:
+        return ok(f"{names[0]} is the only onnxruntime")
+    wanted = gpu_wheel(context) if context.has_gpu else "pip install onnxruntime"
+    return error(
+        f"{' and '.join(names)} are installed over each other; expected one of them",
+        why="they share the folder onnxruntime: the last one installed overwrote the others, and "
+        "removing one leaves the rest broken",
+        mend=f"pip uninstall -y {' '.join(found)} && {wanted}",
+    )
+
+
+def needless_gpu_package(context: Context) -> Verdict | None:
+    """Whether a CUDA build lies on a machine without a GPU."""
+    version = context.version("onnxruntime-gpu")
+    if not version:
+        return None
+    if context.has_gpu:
+        return ok(f"onnxruntime-gpu {version}, and there is a GPU")
+    return warning(
+        f"onnxruntime-gpu {version} is installed, no NVIDIA GPU was found",
+        why="it runs on the CPU as onnxruntime does, from a wheel of 256 MB instead of 28 MB",
+        mend="pip uninstall -y onnxruntime-gpu && pip install onnxruntime; or, if there is a GPU, "
+        "install its driver until nvidia-smi lists it",
+    )

@@ -1,0 +1,90 @@
+"""Swap, and swap that is memory: zram.
+
+A GPU cannot compute from swapped pages, so swap adds no room for a model. It takes in what
+else lies in memory, which decides whether an engine can be built on a small board. zram keeps
+the pages it takes, compressed, in the very memory that is short.
+"""
+
+import msgspec
+
+from edgelm.command import format_bytes
+from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.verdict import Verdict, ok, warning
+
+_SMALL_BOARD = 9e9
+_MUCH = 256e6
+_SWAP_FILE = (
+    "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
+    "sudo swapon /swapfile && echo '/swapfile none swap sw 0 0' | sudo tee -a /etc/fstab"
+)
+_WHERE = "(better on an NVMe drive than on an SD card)"
+_WITHOUT_ZRAM = "sudo systemctl disable nvzramconfig && sudo reboot"
+
+
+class _Swap(msgspec.Struct, frozen=True):
+    name: str
+    size_bytes: int
+    used_bytes: int
+
+    @property
+    def in_memory(self) -> bool:
+        return self.name.startswith("/dev/zram")
+
+
+def zram(context: Context) -> Verdict | None:
+    """Whether compressed swap takes much of a Jetson's memory."""
+    if context.machine.jetson is None:
+        return None
+    swaps = _swaps(context)
+    devices = [swap for swap in swaps if swap.in_memory]
+    if not devices:
+        return ok("no zram is set up")
+    names = [device.name.removeprefix("/dev/") for device in devices]
+    # The third number of mm_stat is the memory that the device takes, overhead included.
+    taken = sum(int(context.probes.text(f"/sys/block/{name}/mm_stat").split()[2]) for name in names)
+    if taken < _MUCH:
+        return ok(f"zram takes {format_bytes(taken)} of memory")
+    return warning(
+        f"zram takes {format_bytes(taken)} of the memory that CPU and GPU share",
+        why="a swap file would keep those pages on disk and leave the memory to the model",
+        mend=_WITHOUT_ZRAM
+        if len(swaps) > len(devices)
+        else f"{_SWAP_FILE} && {_WITHOUT_ZRAM} {_WHERE}",
+    )
+
+
+def swap_file(context: Context) -> Verdict | None:
+    """Whether a small Jetson has swap on a disk, for building engines."""
+    if context.machine.jetson is None or context.machine.memory_bytes > _SMALL_BOARD:
+        return None
+    size = sum(swap.size_bytes for swap in _swaps(context) if not swap.in_memory)
+    if size:
+        return ok(f"there are {format_bytes(size)} of swap on a disk")
+    return warning(
+        f"no swap on a disk, beside {format_bytes(context.machine.memory_bytes)} of memory",
+        why="building an engine takes several times the model's size for a while, and is killed "
+        "when memory runs out",
+        mend=f"{_SWAP_FILE} {_WHERE}",
+    )
+
+
+def in_use(context: Context) -> Verdict | None:
+    """Whether pages lie in swap on a disk right now."""
+    swaps = [swap for swap in _swaps(context) if not swap.in_memory]
+    if not swaps:
+        return None
+    used = sum(swap.used_bytes for swap in swaps)
+    if used < _MUCH:
+        return ok(f"{format_bytes(used)} of swap are in use")
+    return warning(
+        f"{format_bytes(used)} of swap are in use",
+        why="memory ran short: what was swapped out comes back page by page, in the middle of a "
+        "measurement or an answer",
+        mend="end what else takes memory, then: sudo swapoff -a && sudo swapon -a",
+    )
+
+
+def _swaps(context: Context) -> list[_Swap]:
+    lines = context.probes.text("/proc/swaps").splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return [_Swap(row[0], int(row[2]) * 1024, int(row[3]) * 1024) for row in rows]

@@ -1,0 +1,57 @@
+"""Whether ONNX Runtime reports usage to Microsoft.
+
+Official builds do, by default: on Windows as events for the system's tracing, elsewhere, from
+1.29, over HTTPS. Outside Windows ORT_DISABLE_TELEMETRY=1 stops all of it, if it is set before the
+library loads (onnxruntime: docs/Privacy.md). edgelm sets it in its own processes unless the
+environment sets it to something else.
+"""
+
+import mmap
+from pathlib import Path
+
+from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.onnxruntimes import folder, installed
+from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
+
+_SWITCH = "ORT_DISABLE_TELEMETRY"
+_OFF = {"1", "true", "yes", "on", "y"}
+_ENDPOINT = b"events.data.microsoft.com"
+
+
+def telemetry(context: Context) -> Verdict | None:
+    """Whether the installed onnxruntime sends events, and whether that is switched off."""
+    packages = installed(context)
+    if not packages:
+        return None
+    name = " and ".join(f"{package} {version}" for package, version in packages.items())
+    if context.machine.system.startswith("Windows"):
+        return unknown(
+            f"whether the events of {name} leave this machine",
+            why="on Windows they go to the system's tracing (ETW), which was not examined",
+            mend="onnxruntime.disable_telemetry_events() in programs that use it",
+        )
+    libraries = sorted((folder(context) / "capi").glob("*onnxruntime*.so*"))
+    if not libraries:
+        return unknown(f"whether {name} sends events", why="its library was not found")
+    if not any(_contains(library, _ENDPOINT) for library in libraries):
+        return ok(f"{name} is built without telemetry")
+    value = context.variable(_SWITCH)
+    if value is None:
+        return ok(
+            f"edgelm switches off the telemetry of {name}; for other programs: export {_SWITCH}=1"
+        )
+    if value.strip().lower() in _OFF:
+        return ok(f"{_SWITCH}={value} switches off the telemetry of {name}")
+    return warning(
+        f"{_SWITCH} is {value!r}: {name} reports usage to Microsoft",
+        why="edgelm switches it off only where the environment says nothing of it",
+        mend=f"export {_SWITCH}=1",
+    )
+
+
+def _contains(library: Path, text: bytes) -> bool:
+    with (
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return data.find(text) >= 0

@@ -1,0 +1,39 @@
+"""Memory that a decoder needs beside weights and cache: at work, and while it is built."""
+
+from edgelm.devices.profile import Engine
+from edgelm.precision import KvType
+from edgelm.spec import DecoderSpec
+
+_GATE_ROWS = 3 * 256  # rows of logits that the gate holds at once: the source's, ours, a difference
+# TensorRT holds the weights, its own copies of them and the tactics' trials: three to four times
+# the parameters were seen (TensorRT-Edge-LLM issue 30), 1.4 to 3.0 GB for 242 to 633 MB ahead of
+# time with TensorRT-RTX.
+_BUILD_COPIES = 3.5
+_BUILD_BASE = 500_000_000
+
+
+def workspace_bytes(
+    spec: DecoderSpec, *, kv: KvType, context: int, chunk: int, dialect: str = "ort"
+) -> int:
+    """Activations of one prefill chunk at a full cache, the largest moment.
+
+    The `ort` dialect works in fp32 and widens an int8 cache; the engines of the others keep 16
+    bits and never hold the scores of a whole chunk (fused attention).
+    """
+    rows = min(chunk, context)
+    widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
+    if dialect != "ort":
+        return 2 * rows * widest + 4 * spec.vocab_size
+    scores = spec.num_attention_heads * context
+    widened = 4 * context * spec.kv_size if kv == "int8" else 0
+    return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
+
+
+def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:
+    """The most that export, and the build of an engine after it, hold at once."""
+    # Exporting holds the largest matrix a few times over in fp32, and the gate's rows of logits.
+    largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
+    export = 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
+    if not engine.name.startswith("tensorrt"):
+        return export
+    return max(export, int(_BUILD_BASE + _BUILD_COPIES * weights))

@@ -1,0 +1,57 @@
+"""A profile for people: its numbers, and where each is from."""
+
+from edgelm.devices.profile import Figure, PowerMode, Profile
+
+_MARKS = {"given": "", "measured": ", measured", "derived": ", derived"}
+
+
+def describe(profile: Profile) -> str:
+    """Every figure with its source; derived, assumed and unverified ones say so."""
+    lines = [f"{profile.name}: {profile.title}"]
+    if profile.aliases:
+        lines.append(f"also called {', '.join(profile.aliases)}")
+    compute = f", SM{profile.sm}" if profile.sm else ""
+    lines += [f"{profile.form}, {profile.architecture}{compute}", ""]
+    memory = profile.memory
+    size = _figure(memory.bytes, 1e-9, "GB") if memory.bytes else "what this machine has"
+    lines += [
+        _row("memory", f"{memory.kind}, {size}"),
+        _row("  reserved", _figure(memory.reserved_bytes, 1e-9, "GB")),
+        _row("  left", f"{profile.budget_bytes / 1e9:.1f} GB"),
+    ]
+    for mode in profile.power_modes:
+        lines += _mode(mode, default=mode.name == profile.power_mode)
+    for engine in profile.engines:
+        title = f"{engine.name} {engine.version}".strip()
+        needs = f"; needs {engine.requires}" if engine.requires else ""
+        lines.append(_row("engine", f"{title}, {engine.dialect} dialect{needs}"))
+        lines.append(_row("  precisions", ", ".join(engine.precisions)))
+        lines.append(_row("  cache", ", ".join(engine.kv)))
+    if profile.notes:
+        lines += ["", profile.notes]
+    lines += ["", "Sources:"]
+    lines += [f"  [{key}] {text}" for key, text in profile.sources.items()]
+    return "\n".join(lines)
+
+
+def _mode(mode: PowerMode, *, default: bool) -> list[str]:
+    lines = [_row("power mode", mode.name + (" (planned for)" if default else ""))]
+    lines.append(_row("  bandwidth", _figure(mode.bandwidth_gb_s, 1, "GB/s")))
+    for name, figure in mode.dense_tflops.items():
+        lines.append(_row(f"  dense {name}", _figure(figure, 1, "T operations/s")))
+    if mode.clock_ghz:
+        lines.append(_row("  clock", _figure(mode.clock_ghz, 1, "GHz")))
+    if mode.sm_count:
+        lines.append(_row("  SMs", _figure(mode.sm_count, 1, "")))
+    if mode.watts:
+        lines.append(_row("  power cap", _figure(mode.watts, 1, "W")))
+    return lines
+
+
+def _figure(figure: Figure, scale: float, unit: str) -> str:
+    mark = _MARKS.get(figure.status, f", {figure.status.upper()}")
+    return f"{figure.value * scale:.4g} {unit}".rstrip() + f"  [{figure.source}{mark}]"
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:<14} {value}"

@@ -1,0 +1,186 @@
+"""Fit the cost model's coefficients to published measurements, from the particular to the general.
+
+The time of a row is a sum of costs (terms.py), each times a factor; the logarithm of a factor is
+a mean over all rows plus deviations by engine, by architecture, by both, and by device, every
+deviation drawn from a normal distribution around zero. A group with many rows finds its own
+value, a group with few stays near its parent, and a device without rows gets its parent's: the
+partial pooling of Gelman and Hill (2007), chapter 12, as a maximum a posteriori estimate. Errors
+are relative (logarithms of times) and their influence is bounded (Huber 1964): published tables
+have wrong rows.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.devices.published.rows import Row
+from edgelm.devices.published.terms import TERMS, Observation
+
+Array = npt.NDArray[np.float64]
+
+Key = str | tuple[str, ...]
+LEVELS: dict[str, Callable[[Row], Key]] = {
+    "engine": lambda row: row.engine,
+    "architecture": lambda row: row.hardware.architecture,
+    "both": lambda row: (row.engine, row.hardware.architecture),
+    "device": lambda row: (row.engine, row.hardware.family),
+    "mixture": lambda row: "experts" if row.work.experts else "dense",
+}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The mean of a factor before any row, how sure we are of it, and how groups differ.
+
+    Spreads are in logarithms, so that 0.1 is about a tenth; 0 means that groups are alike.
+    """
+
+    mean: float
+    spread: float
+    engine: float = 0.0
+    architecture: float = 0.0
+    both: float = 0.0
+    device: float = 0.0
+    mixture: float = 0.0
+
+
+# Reading comes near the bandwidth everywhere; what a layer costs differs with the engine's
+# launches, the generation of the chip and whether experts are chosen in it. The spreads were
+# chosen so that a device left out is predicted best (docs/cost-model.md).
+PRIORS: dict[str, Prior] = {
+    "read": Prior(1.17, 0.1, engine=0.02, architecture=0.01, device=0.04, mixture=0.1),
+    "unpack": Prior(0.0072, 0.1, engine=0.7),
+    "layers": Prior(88.0, 0.35, engine=0.2, architecture=0.3, both=0.15, device=0.4, mixture=0.4),
+    "prompt_layers": Prior(
+        70.0, 0.5, engine=0.15, architecture=0.8, both=0.07, device=0.2, mixture=0.3
+    ),
+    "matrices": Prior(3.0, 0.5, engine=0.2, architecture=0.3, both=0.07, device=0.2),
+    "attention": Prior(5.0, 0.5, engine=0.6, architecture=0.05, both=0.1, device=0.07),
+    "recurrence": Prior(90.0, 0.7, engine=0.2, architecture=0.1, both=0.1, device=4.0),
+}
+_SIGMA = {False: 0.1, True: 0.2}  # relative error of a row; crowd-sourced ones are looser
+_HUBER = 1.5
+_MOST_ROWS = 10  # of one engine on one device before each counts for less
+_STEPS = 60
+
+
+class Fit:
+    """Fitted factors; `factors(row)` gives a row's own, also of groups that were never seen."""
+
+    def __init__(self, seen: Sequence[Observation]) -> None:
+        self._columns = _columns(seen)
+        self._theta = _solve(seen, self._columns)
+
+    def factor(self, term: str, keys: dict[str, Key]) -> float:
+        """A term's factor for a group given by its keys; a level left out counts as unseen."""
+        total = 0.0
+        for column, (name, level, key) in enumerate(self._columns):
+            if name == term and (level == "all" or keys.get(level) == key):
+                total += self._theta[column]
+        return float(np.exp(total))
+
+    def predict_ms(self, observation: Observation) -> float:
+        """The time that the fit expects."""
+        keys = {level: key(observation.row) for level, key in LEVELS.items()}
+        return sum(
+            cost * self.factor(term, keys)
+            for term, cost in zip(TERMS, observation.costs, strict=True)
+            if cost
+        )
+
+
+_Column = tuple[str, str, Key]
+
+
+def _columns(seen: Sequence[Observation]) -> list[_Column]:
+    columns: list[_Column] = [(term, "all", "") for term in TERMS]
+    for term in TERMS:
+        for level, key in LEVELS.items():
+            if getattr(PRIORS[term], level) > 0:
+                groups = {key(observation.row): None for observation in seen}
+                columns += [(term, level, group) for group in groups]
+    return columns
+
+
+def _solve(seen: Sequence[Observation], columns: list[_Column]) -> Array:
+    costs = np.array([observation.costs for observation in seen])
+    measured = np.array([observation.measured_ms for observation in seen])
+    weights = _weights(seen)
+    members = _members(seen, columns)
+    terms = np.array([TERMS.index(term) for term, _, _ in columns])
+    centre, spread = _prior(columns)
+
+    def model(theta: Array) -> tuple[Array, Array]:
+        """Relative errors, and their derivatives."""
+        exponents = np.stack(
+            [members[:, terms == term] @ theta[terms == term] for term in range(len(TERMS))], 1
+        )
+        parts = costs * np.exp(exponents)
+        total = parts.sum(1)
+        jacobian = members * (parts / total[:, None])[:, terms]
+        return weights * np.log(total / measured), weights[:, None] * jacobian
+
+    theta, damping = centre.copy(), 1e-2
+    errors, jacobian = model(theta)
+    loss = _loss(errors, (theta - centre) / spread)
+    for _ in range(_STEPS):
+        trust = np.minimum(1.0, _HUBER / np.maximum(np.abs(errors), 1e-12))
+        gradient = jacobian.T @ (trust * errors) + (theta - centre) / spread**2
+        curvature = (jacobian * trust[:, None]).T @ jacobian + np.diag(1 / spread**2)
+        damped = curvature + damping * np.diag(np.diag(curvature))
+        trial = theta - np.linalg.solve(damped, gradient)
+        trial_errors, trial_jacobian = model(trial)
+        trial_loss = _loss(trial_errors, (trial - centre) / spread)
+        if trial_loss >= loss:
+            damping *= 4
+            if damping > 1e6:
+                break
+            continue
+        done = loss - trial_loss < 1e-6 * loss
+        theta, errors, jacobian, loss = trial, trial_errors, trial_jacobian, trial_loss
+        damping /= 3
+        if done:
+            break
+    return theta
+
+
+def _members(seen: Sequence[Observation], columns: list[_Column]) -> Array:
+    """1 where an observation belongs to a column's group: [observations, columns]."""
+    keys = [{level: key(item.row) for level, key in LEVELS.items()} for item in seen]
+    return np.array(
+        [[level == "all" or own[level] == group for _, level, group in columns] for own in keys],
+        dtype=float,
+    )
+
+
+def _weights(seen: Sequence[Observation]) -> Array:
+    """One over the expected error; many rows of one kind do not outvote the rest."""
+
+    def group(item: Observation) -> tuple[str, str, str]:
+        return item.kind, item.row.engine, item.row.hardware.family
+
+    counts = Counter(group(item) for item in seen)
+    return np.array(
+        [
+            min(1.0, (_MOST_ROWS / counts[group(item)]) ** 0.5) / _SIGMA[item.row.crowd]
+            for item in seen
+        ]
+    )
+
+
+def _prior(columns: list[_Column]) -> tuple[Array, Array]:
+    centre, spread = [], []
+    for term, level, _ in columns:
+        prior = PRIORS[term]
+        centre.append(np.log(prior.mean) if level == "all" else 0.0)
+        spread.append(prior.spread if level == "all" else getattr(prior, level))
+    return np.array(centre), np.array(spread)
+
+
+def _loss(errors: Array, deviations: Array) -> float:
+    small = np.abs(errors) <= _HUBER
+    huber = np.where(small, errors**2, 2 * _HUBER * np.abs(errors) - _HUBER**2)
+    return float(huber.sum() + (deviations**2).sum())

@@ -1,0 +1,109 @@
+"""From a device's name in a published table to its speeds."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from edgelm.devices.coefficients import family
+from edgelm.devices.profile import Figure, PowerMode, load_profile, profile_names
+from edgelm.errors import UnknownName
+
+_FILE = Path(__file__).with_name("cards.toml")
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """Speeds of a device in one power mode. `family` is left out as a whole in validation."""
+
+    name: str
+    architecture: str
+    mode: PowerMode
+    memory_bytes: float
+    shared: bool
+
+    @property
+    def family(self) -> str:
+        return family(self.name)
+
+
+class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    matches: tuple[str, ...]
+    profile: str
+    mode: str
+
+
+class _Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    matches: tuple[str, ...]
+    architecture: str
+    bandwidth_gb_s: float
+    memory_gb: float
+    sm_count: float
+    clock_ghz: float
+    fp16_tflops: float
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: tuple[_Device, ...]
+    card: tuple[_Card, ...]
+
+
+@cache
+def _file() -> _File:
+    return msgspec.toml.decode(_FILE.read_bytes(), type=_File)
+
+
+@cache
+def hardware_named(name: str, power_mode: str) -> Hardware | None:
+    """The device of a published row, if it is known, in the power mode that the row states."""
+    lowered = name.lower()
+    for device in _file().device:
+        if _matches(device.matches, lowered):
+            return _of_profile(device.profile, power_mode, device.mode)
+    for card in _file().card:
+        if _matches(card.matches, lowered):
+            return _of_card(card)
+    spelled = _spelled(lowered)
+    return _of_profile(spelled, power_mode, None) if spelled in profile_names() else None
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _spelled(name: str) -> str:
+    """`nvidia geforce rtx 4060 laptop gpu 8gb` as our profiles are named."""
+    words = [word for word in re.split(r"[\s()_-]+", name) if word]
+    drop = {"nvidia", "geforce", "gpu", "generation", "mobile"}
+    kept = [word for word in words if word not in drop and not re.fullmatch(r"\d+gb", word)]
+    text = "-".join(kept)
+    return re.sub(r"-(\d+)-ti\b", r"-\1ti", text)
+
+
+def _of_profile(name: str, stated: str, otherwise: str | None) -> Hardware:
+    profile = load_profile(name)
+    mode = profile.mode(otherwise)
+    for word in re.findall(r"[A-Z0-9_]+", stated.upper()):
+        try:
+            mode = profile.mode(word)
+        except UnknownName:
+            continue
+        break
+    size = profile.memory.bytes.value if profile.memory.bytes else 0.0
+    shared = profile.memory.kind == "shared"
+    return Hardware(profile.name, profile.architecture, mode, size, shared)
+
+
+def _of_card(card: _Card) -> Hardware:
+    def figure(value: float) -> Figure:
+        return Figure(value, "specification", "unverified")
+
+    mode = PowerMode(
+        name="default",
+        bandwidth_gb_s=figure(card.bandwidth_gb_s),
+        dense_tflops={"fp16": figure(card.fp16_tflops)},
+        clock_ghz=figure(card.clock_ghz),
+        sm_count=figure(card.sm_count),
+    )
+    return Hardware(card.name, card.architecture, mode, card.memory_gb * 2**30, shared=False)

@@ -1,0 +1,123 @@
+"""How well the cost model predicts devices that it has not seen, and what range to promise.
+
+Leave one device out: every family of devices is predicted by a fit on all others. For devices
+that were seen, models are left out in five parts. The ranges are those that held 85% of the
+errors found so, by engine where it has enough rows: somewhat wider than the 80% they promise.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from edgelm.devices.published.fit import Fit
+from edgelm.devices.published.terms import Observation
+
+_FOLDS = 5
+_INSIDE = 0.85  # of the errors seen here, to hold 80% of those to come
+_ENOUGH = 20  # errors of one engine from which its own range is taken
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One time as measured and as predicted without its device (or its model)."""
+
+    observation: Observation
+    predicted_ms: float
+
+    @property
+    def error(self) -> float:
+        """Logarithm of measured over predicted: 0.1 is a tenth too fast a prediction."""
+        return math.log(self.observation.measured_ms / self.predicted_ms)
+
+    @property
+    def relative(self) -> float:
+        """Error of the predicted rate, as a share of the measured one."""
+        return abs(self.observation.measured_ms / self.predicted_ms - 1)
+
+
+def leave_one_device_out(seen: Sequence[Observation]) -> list[Prediction]:
+    """Predict every device from all others."""
+    return _left_out(seen, lambda item: item.row.hardware.family)
+
+
+def leave_models_out(seen: Sequence[Observation]) -> list[Prediction]:
+    """Predict models on devices that were seen with others, in five parts."""
+    names = sorted({item.row.model.name for item in seen})
+    return _left_out(seen, lambda item: str(names.index(item.row.model.name) % _FOLDS))
+
+
+def _left_out(seen: Sequence[Observation], group: Callable[[Observation], str]) -> list[Prediction]:
+    found = []
+    for name in sorted({group(item) for item in seen}):
+        fit = Fit([item for item in seen if group(item) != name])
+        found += [Prediction(item, fit.predict_ms(item)) for item in seen if group(item) == name]
+    return found
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Errors of one kind of rows."""
+
+    kind: str
+    crowd: bool
+    rows: int
+    median: float
+    inside: float  # share of rows within the promised range
+
+    @property
+    def title(self) -> str:
+        rows = "crowd-sourced" if self.crowd else "vendor-published and independent"
+        return f"{self.kind}, {rows}"
+
+
+def scores(predictions: Sequence[Prediction], ranges: "Ranges") -> list[Score]:
+    """The table of errors: decode and prefill, by how the rows came about."""
+    found = []
+    for kind in ("decode", "prefill"):
+        for crowd in (False, True):
+            chosen = [
+                item
+                for item in predictions
+                if item.observation.kind == kind and item.observation.row.crowd == crowd
+            ]
+            if chosen:
+                inside = [abs(item.error) <= ranges.of(item.observation) for item in chosen]
+                median = _quantile([item.relative for item in chosen], 0.5)
+                share = sum(inside) / len(inside)
+                found.append(Score(kind, crowd, len(chosen), median, share))
+    return found
+
+
+class Ranges(msgspec.Struct, frozen=True):
+    """Half widths of the promised range, in logarithms, by kind and engine ('' is any)."""
+
+    widths: dict[tuple[str, str], float]
+
+    def width(self, kind: str, engine: str) -> float:
+        """The range of an engine, or of all."""
+        return self.widths.get((kind, engine), self.widths.get((kind, ""), math.log(2)))
+
+    def of(self, item: Observation) -> float:
+        """The range promised for an observation."""
+        return self.width(item.kind, item.row.engine)
+
+
+def ranges(predictions: Iterable[Prediction]) -> Ranges:
+    """The ranges that held the errors, by kind and engine."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for item in predictions:
+        kind = item.observation.kind
+        for engine in ("", item.observation.row.engine):
+            errors.setdefault((kind, engine), []).append(abs(item.error))
+    return Ranges(
+        {
+            key: _quantile(values, _INSIDE)
+            for key, values in errors.items()
+            if not key[1] or len(values) >= _ENOUGH
+        }
+    )
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so many of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]

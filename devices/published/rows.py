@@ -1,0 +1,235 @@
+"""Published measurements: reading the table, and what in it can be compared with a model.
+
+The table is a CSV file with a header; the columns used are device, power_mode, model,
+quantization, engine, batch, prompt_len, output_len, metric, decode_tok_s, prefill_tok_s,
+spec_decode and evidence. Rows are left out by rules that say why, never one by one.
+"""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edgelm.devices.cost import WEIGHT_ONLY
+from edgelm.devices.published.hardware import Hardware, hardware_named
+from edgelm.devices.published.models import Total, model_named
+from edgelm.devices.work import Work
+from edgelm.errors import BadInput
+
+COLUMNS = [
+    "device",
+    "power_mode",
+    "model",
+    "quantization",
+    "engine",
+    "batch",
+    "prompt_len",
+    "output_len",
+    "metric",
+    "decode_tok_s",
+    "prefill_tok_s",
+    "spec_decode",
+    "evidence",
+]
+
+_USUAL_OUTPUT = 128.0
+# LocalScore's figure is the mean of nine tests, prompts of 16 to 4,096 and outputs of 16 to 3,072.
+_LOCALSCORE_PROMPT = _LOCALSCORE_OUTPUT = 1024.0
+
+# (in the quantization's name, bits of a linear weight with its scales, bits of a head weight,
+# arithmetic of long prompts). GGUF files keep the head in Q6_K; the others keep it in 16 bits
+# unless they say otherwise; a Q4_K_M file of a whole model comes out at these bits.
+_QUANTIZATIONS: tuple[tuple[str, float, float, str], ...] = (
+    (r"nvfp4 / nvfp4", 4.5, 4.5, "nvfp4"),
+    (r"nvfp4a16", 4.5, 16, WEIGHT_ONLY),
+    (r"nvfp4", 4.5, 16, "nvfp4"),
+    (r"mxfp4", 4.25, 16, WEIGHT_ONLY),
+    (r"int4 awq / int4 awq", 4.156, 4.156, WEIGHT_ONLY),
+    (r"awq|gptq|w4a16", 4.156, 16, WEIGHT_ONLY),
+    (r"q4f16|int4", 4.5, 4.5, WEIGHT_ONLY),
+    (r"q4_k|ollama default|^$", 4.8, 6.56, WEIGHT_ONLY),
+    (r"q4_0|iq4", 4.5, 6.56, WEIGHT_ONLY),
+    (r"q5_k", 5.7, 6.56, WEIGHT_ONLY),
+    (r"q6_k", 6.56, 6.56, WEIGHT_ONLY),
+    (r"q8_0", 8.5, 8.5, WEIGHT_ONLY),
+    (r"q3_k", 3.9, 6.56, WEIGHT_ONLY),
+    (r"q2_k", 3.2, 6.56, WEIGHT_ONLY),
+    (r"fp8", 8.0, 16, "fp8"),
+    (r"w8a16|int8", 8.1, 16, WEIGHT_ONLY),
+    (r"bf16|fp16|f16|w16a16", 16, 16, "fp16"),
+)
+_ENGINES = (
+    (r"edge-llm", "tensorrt-edge-llm"),
+    (r"vllm", "vllm"),
+    # llamafile of 2025: launches every kernel of every token anew.
+    (r"localscore|llamafile", "llamafile"),
+    (r"ollama|llama|lm studio", "llama.cpp"),
+    (r"mlc", "mlc"),
+)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One published measurement that can be compared with a prediction."""
+
+    device: str
+    hardware: Hardware
+    model: Total
+    work: Work
+    engine: str
+    arithmetic: str
+    prompt: float
+    output: float
+    depth: float
+    decode_tok_s: float | None
+    prefill_tok_s: float | None
+    includes_prompt: bool
+    crowd: bool
+
+    @property
+    def decode_ms(self) -> float | None:
+        """Time of a token, the prompt's share in it where the metric has it."""
+        return 1e3 / self.decode_tok_s if self.decode_tok_s else None
+
+    @property
+    def prefill_ms(self) -> float | None:
+        """Time of the prompt."""
+        return 1e3 * self.prompt / self.prefill_tok_s if self.prefill_tok_s else None
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The rows that can be used, and how many are left out for which reason."""
+
+    rows: tuple[Row, ...]
+    left_out: dict[str, int]
+
+
+def read_rows(path: Path) -> Table:
+    """Read a table of published measurements.
+
+    Raises:
+        BadInput: no such file, or a column is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise BadInput(f"{path}: no column {', '.join(missing)}; {__name__} lists them")
+            records = list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    rows: list[Row] = []
+    left_out: dict[str, int] = {}
+    for record in records:
+        reason = next((why for why, holds in _BEFORE if holds(record)), None)
+        row = _row(record) if reason is None else None
+        if reason is None and isinstance(row, str):
+            reason, row = row, None
+        if isinstance(row, Row):
+            reason = next((why for why, holds in _AFTER if holds(row)), None)
+        if reason is not None:
+            left_out[reason] = left_out.get(reason, 0) + 1
+        elif isinstance(row, Row):
+            rows.append(row)
+    return Table(tuple(rows), dict(sorted(left_out.items(), key=lambda item: -item[1])))
+
+
+_Record = dict[str, str]
+
+_BEFORE: tuple[tuple[str, Callable[[_Record], bool]], ...] = (
+    ("several sequences at once", lambda r: not r["batch"].strip().startswith("1")),
+    ("speculative decoding", lambda r: bool(r["spec_decode"].strip())),
+    ("no rate stated", lambda r: not (r["decode_tok_s"] or r["prefill_tok_s"])),
+    ("part of the model ran on the CPU", lambda r: "cpu split" in r["model"].lower()),
+)
+
+
+def _memory_short(row: Row) -> bool:
+    return row.work.resident_bytes > 0.95 * row.hardware.memory_bytes
+
+
+def _reads(row: Row) -> float:
+    """Bytes of the weights over the time of a token, as a share of the bandwidth."""
+    if row.decode_ms is None:
+        return 1.0
+    read = row.work.linear_bytes + row.work.head_bytes
+    return read / (row.decode_ms * row.hardware.mode.bandwidth_gb_s.value * 1e6)
+
+
+_AFTER: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("the model does not fit the device's memory: it ran in part on the CPU", _memory_short),
+    (
+        "less than 5% of the bandwidth (15% with llamafile above 300 GB/s): bound by its host",
+        lambda row: (
+            _reads(row)
+            < (
+                0.15
+                if row.engine == "llamafile" and row.hardware.mode.bandwidth_gb_s.value > 300
+                else 0.05
+            )
+        ),
+    ),
+)
+
+
+def _row(record: _Record) -> Row | str:
+    """The row, or why it cannot be compared."""
+    model = model_named(record["model"])
+    if model is None:
+        return "the model's shape is not known"
+    hardware = hardware_named(record["device"], record["power_mode"])
+    if hardware is None:
+        return "the device's speeds are not known"
+    engine = _first(_ENGINES, record["engine"])
+    if engine is None:
+        return "an engine with too few rows"
+    bits = _quantization(record["quantization"], record["model"])
+    if bits is None:
+        return "the quantization is not known"
+    linear_bits, head_bits, arithmetic = bits
+    if arithmetic != WEIGHT_ONLY and arithmetic not in hardware.mode.dense_tflops:
+        arithmetic = WEIGHT_ONLY
+    localscore = "localscore" in record["metric"].lower()
+    prompt = _number(record["prompt_len"]) or (_LOCALSCORE_PROMPT if localscore else 0.0)
+    output = _number(record["output_len"]) or (_LOCALSCORE_OUTPUT if localscore else _USUAL_OUTPUT)
+    past = "pastkv" in record["metric"].lower()
+    prefill = _number(record["prefill_tok_s"]) if prompt else None
+    return Row(
+        device=record["device"],
+        hardware=hardware,
+        model=model,
+        work=model.work(linear_bits, head_bits),
+        engine=engine,
+        arithmetic=arithmetic,
+        prompt=prompt,
+        output=output,
+        depth=prompt if past else prompt + output / 2,
+        decode_tok_s=_number(record["decode_tok_s"]),
+        prefill_tok_s=prefill,
+        includes_prompt="incl" in record["metric"].lower() and prompt > 0,
+        crowd="crowd" in record["evidence"].lower(),
+    )
+
+
+def _quantization(name: str, model: str) -> tuple[float, float, str] | None:
+    lowered = name.strip().lower()
+    if not lowered:  # some tables have it in the name of the file
+        lowered = next(iter(re.findall(r"q\d_\w+", model.lower())), "")
+    for pattern, linear, head, arithmetic in _QUANTIZATIONS:
+        if re.search(pattern, lowered):
+            return linear, head, arithmetic
+    return None
+
+
+def _first(table: tuple[tuple[str, str], ...], name: str) -> str | None:
+    lowered = name.lower()
+    return next((value for pattern, value in table if re.search(pattern, lowered)), None)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) or None
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""`edge-devices fit`: fit, say how well it predicts what was left out, write what was asked."""
+
+from collections import Counter
+from pathlib import Path
+
+from edgelm.devices.published.fit import Fit
+from edgelm.devices.published.judge import (
+    Prediction,
+    leave_models_out,
+    leave_one_device_out,
+    ranges,
+    scores,
+)
+from edgelm.devices.published.report import score_table, write_report
+from edgelm.devices.published.rows import Table, read_rows
+from edgelm.devices.published.terms import Observation, observations
+from edgelm.devices.published.write import coefficient_table, write_table
+from edgelm.errors import BadInput
+
+
+def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
+    """Fit to a table of published rows; print the errors by leave-one-device-out."""
+    table, seen = _read(path)
+    unseen, familiar = leave_one_device_out(seen), leave_models_out(seen)
+    unseen_ranges, familiar_ranges = ranges(unseen), ranges(familiar)
+    print(_used(path, table))
+    print("\nEvery device predicted from the others:")
+    print(score_table(scores(unseen, unseen_ranges)))
+    print("\nModels left out in five parts, on devices that were seen with others:")
+    print(score_table(scores(familiar, familiar_ranges)))
+    if report:
+        write_report(report, table, unseen, familiar, unseen_ranges, familiar_ranges)
+        print(f"\nwrote {report}")
+    if output:
+        fitted_on = f"{len(seen)} times of {len(table.rows)} published rows"
+        write_table(coefficient_table(seen, fitted_on, unseen_ranges, familiar_ranges), output)
+        print(f"\nwrote {output}")
+
+
+def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
+    """Fit to one table and predict another that the fit never saw."""
+    _, seen = _read(path)
+    table, held = _read(judged)
+    fit = Fit(seen)
+    known = Counter((item.row.engine, item.row.hardware.family) for item in seen)
+    unseen_ranges, familiar_ranges = (
+        ranges(leave_one_device_out(seen)),
+        ranges(leave_models_out(seen)),
+    )
+    predictions = [Prediction(item, fit.predict_ms(item)) for item in held]
+    parts = {
+        "Devices that were fitted with the same engine:": (True, familiar_ranges),
+        "Devices that were not:": (False, unseen_ranges),
+    }
+    print(_used(judged, table))
+    for title, (wanted, held_ranges) in parts.items():
+        chosen = [one for one in predictions if _known(one, known) == wanted]
+        if chosen:
+            print(f"\n{title}\n{score_table(scores(chosen, held_ranges))}")
+    if report:
+        write_report(report, table, predictions, [], unseen_ranges, familiar_ranges)
+        print(f"\nwrote {report}")
+
+
+def _known(prediction: Prediction, known: Counter[tuple[str, str]]) -> bool:
+    row = prediction.observation.row
+    return (row.engine, row.hardware.family) in known
+
+
+def _read(path: Path) -> tuple[Table, list[Observation]]:
+    table = read_rows(path)
+    seen = observations(table.rows)
+    if not seen:
+        raise BadInput(f"{path}: no row can be compared; left out: {table.left_out}")
+    return table, seen
+
+
+def _used(path: Path, table: Table) -> str:
+    lines = [f"{path}: {len(table.rows)} rows used"]
+    lines += [f"  {count:>4} left out: {reason}" for reason, count in table.left_out.items()]
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Memory in use on the whole machine.
+
+On a machine whose GPU shares the memory (Jetson, GB10) this is the GPU's figure too: there NVML
+has none, and cudaMemGetInfo moves with the page cache.
+"""
+
+import os
+from pathlib import Path
+
+from edgelm.devices.machine import Unread
+from edgelm.devices.probes import Probes
+from edgelm.devices.sensors.reader import Found, Reader, place, reason, sort_out
+
+_HEAD = 256  # bytes; both lines are among the first three
+
+
+def find_memory(probes: Probes) -> Found:
+    """Memory that could not be had without swapping: MemTotal − MemAvailable."""
+    return sort_out([_memory(probes, probes.path("/proc/meminfo"))])
+
+
+def _memory(probes: Probes, path: Path) -> Reader | Unread:
+    name, where = "memory in use", place(probes, path)
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        return Unread(name, where, reason(error))
+
+    def read() -> float:
+        return _used(os.pread(file.fileno(), _HEAD, 0)) / 1e6
+
+    try:
+        read()
+    except (OSError, ValueError) as error:
+        file.close()
+        return Unread(name, where, reason(error))
+    return Reader(name, "memory", "MB", where, read, close=file.close)
+
+
+def _used(head: bytes) -> int:
+    kilobytes = {}
+    for line in head.splitlines():
+        field, _, value = line.partition(b":")
+        if field in (b"MemTotal", b"MemAvailable"):
+            kilobytes[field] = int(value.split()[0])
+    if len(kilobytes) < 2:
+        raise ValueError("no MemTotal and MemAvailable in it")
+    return 1024 * (kilobytes[b"MemTotal"] - kilobytes[b"MemAvailable"])
