@@ -6,6 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import msgspec
+
 from edgelm.command import positive_int, run_command
 from edgelm.errors import BadInput
 
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=positive_int, metavar="N", help="default: physical cores")
     add("--cache", type=Path, metavar="DIR", help="where peers' model files are kept")
     add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report/")
+    add("--check-plan", action="store_true", help="measure what the planner predicts here")
     add("--setup-peers", action="store_true", help="install the peers' environment, then measure")
     return parser
 
@@ -56,11 +59,33 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         from edgelm.bench.peers import set_up
 
         set_up()
-    if not arguments.bundle:
-        if not arguments.setup_peers:
-            raise BadInput("give at least one bundle, or --setup-peers")
-        return
-    _measure(arguments, command)
+    if arguments.check_plan:
+        _check_plan(arguments)
+    elif arguments.bundle:
+        _measure(arguments, command)
+    elif not arguments.setup_peers:
+        raise BadInput("give at least one bundle, or --setup-peers, or --check-plan")
+
+
+def _check_plan(arguments: argparse.Namespace) -> None:
+    from edgelm.bench.machine import describe_machine
+    from edgelm.bench.plan_check import check_plan, check_table
+    from edgelm.devices.profile import load_profile
+    from edgelm.devices.threads import physical_cores
+
+    threads = arguments.threads or physical_cores()
+    check = check_plan(
+        load_profile("cpu"),
+        describe_machine(threads),
+        rounds=arguments.rounds,
+        threads=threads,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "plan_check.json").write_bytes(msgspec.json.format(msgspec.json.encode(check)))
+    (out / "plan_check.md").write_text(check_table(check) + "\n")
+    print(check_table(check))
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:
@@ -75,8 +100,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     from edgelm.bench.workload import context_needed, workload
     from edgelm.bundle import read_manifest
     from edgelm.devices.sensors import open_sensors
+    from edgelm.devices.threads import physical_cores
     from edgelm.export.text import GATE
-    from edgelm.runtime.ort import physical_cores
 
     manifests = {folder: read_manifest(folder) for folder in arguments.bundle}
     first = manifests[arguments.bundle[0]]

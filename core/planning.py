@@ -44,7 +44,9 @@ class Plan(msgspec.Struct, frozen=True):
     `prefill_ms` is the time to the first token of a prompt of `prompt` tokens, `decode_ms` the
     time of a token after them, `joules_per_token` its energy where a power is known. `binds` is
     what the token waits for most: memory bandwidth, per-layer overhead or, over the budget,
-    memory. `basis` says what the speeds were derived from.
+    memory. `packed_bytes` is
+    what an engine keeps of the weights beside the file it maps. `basis` says what the speeds were
+    derived from.
     """
 
     target: str
@@ -58,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True):
     batch: int
     parameters: int
     weight_bytes: int
+    packed_bytes: int
     kv_bytes: int
     workspace_bytes: int
     runtime_bytes: int
@@ -74,8 +77,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def total_bytes(self) -> int:
-        """Memory while it runs."""
-        return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.runtime_bytes
+        """Memory while it runs, at its peak."""
+        weights = self.weight_bytes + self.packed_bytes
+        return weights + self.kv_bytes + self.workspace_bytes + self.runtime_bytes
 
     @property
     def tokens_per_second(self) -> Estimate:
@@ -94,6 +98,7 @@ class Plan(msgspec.Struct, frozen=True):
             ("precision", f"{self.precision}, {self.kv} cache, context {self.context:,}"),
             ("parameters", f"{self.parameters / 1e6:,.1f} M"),
             ("weights", format_bytes(self.weight_bytes)),
+            ("packed copy", format_bytes(self.packed_bytes)),
             ("KV cache", format_bytes(self.kv_bytes)),
             ("workspace", format_bytes(self.workspace_bytes)),
             ("runtime", format_bytes(self.runtime_bytes)),
@@ -107,6 +112,8 @@ class Plan(msgspec.Struct, frozen=True):
         rows.append(("fits", "yes" if self.fits else "no"))
         if not self.fast_enough:
             rows.append(("fast enough", "no"))
+        if not self.packed_bytes:
+            rows = [row for row in rows if row[0] != "packed copy"]
         lines = [f"{name:<15} {value}" for name, value in rows]
         lines += [f"{'try':<15} {advice}" for advice in self.advice]
         note = f"Estimates from {self.basis}; the range holds 80% of measurements."

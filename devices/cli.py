@@ -174,7 +174,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from edgelm.devices.calibrate import calibrate
+    from edgelm.devices.calibration.calibrate import calibrate
 
     path = calibrate(arguments.output, threads=arguments.threads, progress=_progress)
     print(path)

@@ -65,26 +65,27 @@ def fitted() -> Table:
     return msgspec.toml.decode(_FILE.read_bytes(), type=Table)
 
 
-def coefficients_for(profile: Profile, engine_name: str, precision: str) -> Coefficients:
+def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str) -> Coefficients:
     """What an engine of a device reaches: measured on it, or fitted on the nearest rows."""
     engine = profile.engine(engine_name)
     if engine.measured is not None:
-        return _measured(engine.measured, precision)
+        return _measured(engine.measured, precision, kv)
     return fitted().find(engine.name, profile.architecture, profile.name).coefficients
 
 
-def _measured(measured: Measured, precision: str) -> Coefficients:
-    def of(shares: dict[str, float]) -> float:
+def _measured(measured: Measured, precision: str, kv: str) -> Coefficients:
+    def of(shares: dict[str, float], name: str = precision) -> float:
         # A precision that was not measured, `auto` among them, is taken as the slowest.
-        return shares.get(precision, min(shares.values()))
+        return shares.get(name, min(shares.values()))
 
     band = (1 - measured.band, 1 + measured.band)
     return Coefficients(
         bandwidth=of(measured.bandwidth),
-        cache_bandwidth=measured.cache_bandwidth,
+        cache_bandwidth=of(measured.cache_bandwidth, kv),
         compute=of(measured.compute),
         attention=measured.attention,
         layer_us=measured.layer_us,
+        step_us=measured.step_us,
         prompt_layers=measured.prompt_layers,
         decode_band=band,
         prefill_band=band,

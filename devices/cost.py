@@ -29,7 +29,7 @@ class Coefficients(msgspec.Struct, frozen=True):
     `compute` is the share of the dense peak that long prompts reach and `attention` that share
     for attention. `unpack` is clock cycles of one multiprocessor per byte of quantized weight.
     `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` how many times as
-    much a layer of a prompt costs.
+    much a layer of a prompt costs. `step_us` is what a pass costs whatever the model.
     `recurrent_us` is the cost of one token in one recurrent layer of a prompt, at a clock of
     1 GHz and one multiprocessor. Bands are factors of time: (low, high).
     """
@@ -39,6 +39,7 @@ class Coefficients(msgspec.Struct, frozen=True):
     compute: float
     attention: float
     layer_us: float
+    step_us: float = 0.0
     unpack: float = 0.0
     prompt_layers: float = 1.0
     recurrent_us: float = 0.0
@@ -66,7 +67,7 @@ def decode_parts(
     return {
         "weights": weights / bandwidth / how.bandwidth + _unpack_ms(weights, mode, how),
         "cache": batch * work.cache_bytes(depth) / bandwidth / how.cache_bandwidth,
-        "layers": work.layers * how.layer_us / 1e3,
+        "layers": (work.layers * how.layer_us + how.step_us) / 1e3,
     }
 
 

@@ -90,7 +90,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     bits = _weight_bits(profile, engine, request)
     work = _work(spec, engine, bits, kv)
     prompt = min(request.prompt, context)
-    how = coefficients_for(profile, engine.name, request.precision)
+    how = coefficients_for(profile, engine.name, request.precision, kv)
     step = cost.decode_ms(work, mode, how, depth=prompt, batch=request.batch)
     first = cost.prefill_ms(
         work, mode, how, tokens=prompt, arithmetic=_arithmetic(mode, request.precision)
@@ -101,7 +101,8 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         spec, kv=kv, context=context, chunk=profile.prefill_chunk, dialect=engine.dialect
     )
     runtime = int(engine.runtime_bytes.value)
-    total = weights + cache + workspace + runtime
+    packed = int((engine.weight_copies - 1) * weights)
+    total = weights + packed + cache + workspace + runtime
     budget = budget_bytes(profile, request)
     fits = total <= budget
     floor = request.min_tokens_per_second
@@ -117,6 +118,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         batch=request.batch,
         parameters=spec.parameters,
         weight_bytes=weights,
+        packed_bytes=packed,
         kv_bytes=cache,
         workspace_bytes=workspace,
         runtime_bytes=runtime,

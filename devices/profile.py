@@ -68,10 +68,11 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     bandwidth: dict[str, float]
-    cache_bandwidth: float
+    cache_bandwidth: dict[str, float]  # by type of the cache
     compute: dict[str, float]
     attention: float
     layer_us: float
+    step_us: float
     prompt_layers: float
     band: float
     source: str
@@ -86,6 +87,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: tuple[KvType, ...]
     runtime_bytes: Figure  # resident beside weights, cache and workspace
     source: str
+    weight_copies: float = 1.0  # resident at the peak: a mapped file and a packed copy are two
     version: str = ""
     requires: str = ""
     measured: Measured | None = None

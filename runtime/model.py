@@ -215,9 +215,10 @@ def load(
 def predicted_bytes(manifest: Manifest, context: int) -> int:
     """Memory that a bundle takes with a cache of `context` tokens; an estimate."""
     spec, kv = manifest.spec, manifest.kv
+    engine = load_profile(manifest.target).engines[0]
     return (
-        int(load_profile(manifest.target).engines[0].runtime_bytes.value)
-        + manifest.weight_bytes
+        int(engine.runtime_bytes.value)
+        + int(engine.weight_copies * manifest.weight_bytes)
         + spec.kv_bytes_per_token(KV_BYTES[kv]) * context
         + workspace_bytes(spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk)
     )

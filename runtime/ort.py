@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from edgelm.bundle import Manifest
+from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadBundle, BadInput, ContextFull, MissingPackage
 from edgelm.runtime.session import Logits, Tokens
 
@@ -202,18 +203,6 @@ def _load(path: Path, threads: int | None) -> Any:
 def engine_version() -> str:
     """Version of the installed ONNX Runtime."""
     return str(onnxruntime.__version__)
-
-
-def physical_cores() -> int:
-    """Cores this process may use; SMT siblings add nothing to matrix products."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    count = len(allowed) if allowed else os.cpu_count() or 1
-    siblings = Path("/sys/devices/system/cpu/smt/active")
-    try:
-        active = siblings.read_text().strip() == "1"
-    except OSError:
-        active = False
-    return max(1, count // 2) if active else count
 
 
 def _bind_input(binding: Any, name: str, array: Any) -> None:

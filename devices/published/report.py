@@ -62,7 +62,7 @@ def _plot(path: Path, predictions: Sequence[Prediction]) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingPackage("the plot needs matplotlib; pip install 'edgelm[bench]'") from None
-    mpl.rcParams["svg.hashsalt"] = "edgelm"
+    mpl.rcParams |= {"svg.hashsalt": "edgelm", "svg.fonttype": "none"}
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2), ("decode", "prefill"), strict=True):
         chosen = [one for one in predictions if one.observation.kind == kind]

@@ -1,10 +1,22 @@
 """Names, options and bits of the precisions."""
 
+from typing import get_args
+
 import msgspec
 import pytest
 
 from edgelm.errors import BadInput, UnknownName
-from edgelm.precision import Fp32, Int4, Int8, WeightPrecision, describe, parse_precision
+from edgelm.precision import (
+    KV_BYTES,
+    Fp32,
+    Int4,
+    Int8,
+    KvType,
+    WeightPrecision,
+    describe,
+    parse_precision,
+    planned_bits,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +78,42 @@ def test_group_size_is_one_of_a_few() -> None:
 def test_survives_the_manifest(precision: WeightPrecision) -> None:
     data = msgspec.json.encode(precision)
     assert msgspec.json.decode(data, type=WeightPrecision) == precision
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("fp32", 32),
+        ("fp16", 16),
+        ("bf16", 16),
+        ("int8", 8.5),
+        ("fp8", 8),
+        ("nvfp4", 4.5),  # a scale of eight bits for sixteen weights
+        ("int4", 4.3125),
+    ],
+)
+def test_planned_bits_of_engines_too(name: str, bits: float) -> None:
+    assert planned_bits(name) == bits
+
+
+def test_planned_bits_follow_the_options_of_ours() -> None:
+    assert planned_bits("int4", group_size=32, symmetric=True) == 4 + 16 / 32
+    assert planned_bits("int8", group_size=128) == 8 + 16 / 128
+    assert planned_bits("fp16", group_size=32) == 16
+
+
+def test_planned_bits_of_an_unknown_name() -> None:
+    with pytest.raises(UnknownName, match="unknown precision 'int3'; known: "):
+        planned_bits("int3")
+    with pytest.raises(BadInput, match="group size 48 is not one of"):
+        planned_bits("int4", group_size=48)
+
+
+def test_exports_know_nothing_of_what_only_engines_have() -> None:
+    with pytest.raises(UnknownName, match="unknown precision 'nvfp4'; known: auto, fp32, int8, in"):
+        parse_precision("nvfp4")
+
+
+def test_every_cache_type_has_its_bytes() -> None:
+    assert set(KV_BYTES) == set(get_args(KvType))
+    assert KV_BYTES == {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}

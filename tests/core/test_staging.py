@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import BadInput
-from edgelm.staging import check_replaceable, staged_folder
+from edgelm.staging import check_replaceable, replace_file, staged_folder
 from tests.folders import contents
 
 MARKER = "bundle.json"
@@ -40,6 +40,24 @@ pathlib.Path.rename = counted
 with staged_folder(target, marker="bundle.json") as folder:
     (folder / "bundle.json").write_text("new")
     die(0)
+"""
+
+_KILLED_FILE = """
+import os, pathlib, signal, sys
+from edgelm.staging import replace_file
+
+moment = sys.argv[2]
+
+
+def dying(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if moment == "writing":
+    os.fsync = dying
+else:
+    pathlib.Path.replace = dying
+replace_file(pathlib.Path(sys.argv[1]), b"new")
 """
 
 
@@ -187,3 +205,51 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
     check_replaceable(target, marker=MARKER)
     write(target, "new")
     assert contents(target) == {MARKER: b"new"}
+
+
+def test_file_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "table.toml"
+    replace_file(target, b"new")
+    assert contents(tmp_path) == {"deep/table.toml": b"new"}
+    replace_file(target, b"newer")
+    assert contents(tmp_path) == {"deep/table.toml": b"newer"}
+
+
+def test_relative_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    replace_file(Path("table.toml"), b"new")
+    assert contents(tmp_path) == {"table.toml": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_error_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fails(_: int) -> None:
+        raise error
+
+    target = tmp_path / "table.toml"
+    replace_file(target, b"old")
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(type(error)):
+        replace_file(target, b"new")
+    assert contents(tmp_path) == {"table.toml": b"old"}
+
+
+@pytest.mark.parametrize("moment", ["writing", "moving"])
+def test_kill_leaves_the_old_file(tmp_path: Path, moment: str) -> None:
+    target = tmp_path / "table.toml"
+    replace_file(target, b"old")
+    command = [sys.executable, "-c", _KILLED_FILE, str(target), moment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert target.read_bytes() == b"old"
+    replace_file(target, b"next")
+    assert target.read_bytes() == b"next"
+
+
+def test_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "table", b"new")
+    assert list(tmp_path.iterdir()) == [tmp_path / "table"]

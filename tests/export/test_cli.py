@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.bundle import read_manifest
+from edgelm.devices.profile import profile_names
 from edgelm.export.cli import main
 from edgelm.precision import Int4, Int8
 from tests.conftest import TinyFactory
@@ -88,6 +89,13 @@ def test_failed_gate_exits_one(
         (["MODEL"], "give a folder to write the bundle to: -o DIR"),
         (["/no/model", "-o", "b"], "no such file or folder: /no/model"),
         (["MODEL", "-o", "b", "--target", "gpu9"], "unknown target 'gpu9'; "),
+        (
+            ["MODEL", "-o", "b", "--target", "jetson-orin"],
+            "bundles for tensorrt are not written yet, which jetson-agx-orin-64gb needs; expected "
+            "a target with onnxruntime, such as cpu. Plans of every target work: "
+            "--target jetson-agx-orin-64gb --plan, or edge-devices plan",
+        ),
+        (["MODEL", "-o", "b", "--target", "cpu", "--kv", "fp16"], "cpu has no fp16 cache; it has"),
         (["MODEL", "-o", "b", "--precision", "int3"], "unknown precision 'int3'"),
         (["MODEL", "-o", "b", "--context", "999"], "context 999 is not possible"),
         (["MODEL", "-o", "b", "--layer", "int8"], "--layer 'int8': expected PATTERN=PRECISION"),
@@ -99,6 +107,8 @@ def test_failed_gate_exits_one(
         "no-output",
         "no-such-model",
         "target",
+        "engine-to-come",
+        "cache",
         "precision",
         "context",
         "layer",
@@ -129,7 +139,7 @@ def test_bad_input_exits_two(
     ("option", "message"),
     [
         (["--context", "0"], "'0' is not a whole number above zero"),
-        (["--kv", "fp8"], "invalid choice: 'fp8'"),
+        (["--kv", "int2"], "invalid choice: 'int2'"),
         (["--group-size", "48"], "invalid choice: 48"),
         (["--gate", "maybe"], "invalid choice: 'maybe'"),
         (["--fast"], "unrecognized arguments: --fast"),
@@ -166,14 +176,26 @@ def test_verify_finds_tampering(
 def test_list_targets(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--list-targets")
     assert code == 0
-    assert "cpu          the machine at hand, ONNX Runtime CPU; fp32, int8, int4" in out
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["cpu"] == "the machine at hand, ONNX Runtime CPU; fp32, int8, int4"
+    assert lines["jetson-agx-orin-64gb"] == "Jetson AGX Orin 64GB; fp16, int8, int4"
+    assert list(lines) == profile_names()
 
 
 def test_plan(tiny: TinyFactory, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, tiny("qwen3").folder, "--plan", "--precision", "int8")
     assert code == 0
     assert "precision       int8, int8 cache, context 128" in out
-    assert "All figures are estimates" in out
+    assert out.splitlines()[-1].startswith("Estimates from ")
+
+
+def test_plan_of_a_target_without_bundles(
+    tiny: TinyFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, tiny("qwen3").folder, "--plan", "--target", "jetson-orin")
+    assert code == 0
+    assert "target          jetson-agx-orin-64gb, MAXN (tensorrt, standard dialect)" in out
+    assert "precision       auto, fp16 cache, context 128" in out
 
 
 def test_plan_as_json(tiny: TinyFactory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from edgelm.bundle import read_manifest
+from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadBundle, BadInput, ContextFull
-from edgelm.runtime.ort import OrtSession, physical_cores
+from edgelm.runtime.ort import OrtSession
 from edgelm.runtime.session import Session
 from tests.tiny_chat import VOCAB
 

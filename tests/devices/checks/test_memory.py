@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.devices.checks.memory import bundle_memory, disk_space
 from edgelm.devices.machine import Machine
-from edgelm.devices.plan import workspace_bytes
+from edgelm.devices.memory_need import workspace_bytes
 from tests.devices.checks.recorded import LAPTOP, PLAIN, context, manifest
 
 

@@ -1,0 +1,221 @@
+"""Measure this machine and write the profile that the planner then uses.
+
+Stacks of decoder layers of a few sizes are timed in every precision and cache type that the
+runtime has; what they cost a byte, an operation and a layer is solved for by least squares on
+relative errors.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.devices.calibration.found import Found
+from edgelm.devices.calibration.stack import HEAD_DIM, StackShape, build_stack
+from edgelm.devices.calibration.timing import TimedStack, read_gb_s
+from edgelm.devices.calibration.write import profile_text
+from edgelm.devices.detect import detect
+from edgelm.devices.memory import available_bytes
+from edgelm.devices.profile import ENVIRONMENT, read_profile
+from edgelm.devices.threads import physical_cores
+from edgelm.errors import BadInput, DoesNotFit
+from edgelm.precision import KV_BYTES, PRECISIONS, KvType
+from edgelm.staging import replace_file
+
+# Equally many bytes in many narrow layers and in few wide ones tell a layer's cost from a byte's;
+# more bytes than any cache of a laptop holds, as a model's are.
+_WIDTHS = ((512, 1536), (768, 2048), (1536, 4096))
+_STACK_BYTES = 128_000_000
+_LEAST_LAYERS = 3
+_CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
+_SHALLOW, _DEEP = 0, 4096
+_CACHES: tuple[KvType, ...] = ("fp32", "int8")
+# Embedding, final norm, binding and sampling around the layers of one token.
+_AROUND_US = 100.0
+_NEEDED_BYTES = 3_000_000_000
+NAME = "cpu"
+
+
+class Sample(NamedTuple):
+    """One timed stack."""
+
+    shape: StackShape
+    precision: str
+    kv: KvType
+    step_ms: float  # one token with an empty cache
+    deep_ms: float  # one token after 4,096
+    chunk_ms: float | None  # 128 tokens with an empty cache
+    deep_chunk_ms: float | None
+
+    @property
+    def weight_bytes(self) -> float:
+        bits = PRECISIONS[self.precision].bits_per_weight
+        return self.shape.layers * self.shape.parameters_per_layer * bits / 8
+
+    @property
+    def cache_bytes(self) -> float:
+        width = 2 * self.shape.kv_heads * HEAD_DIM * KV_BYTES[self.kv]
+        return self.shape.layers * width * _DEEP
+
+
+def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[str], None]) -> Path:
+    """Write `cpu.toml` for this machine; return its path.
+
+    Raises:
+        BadInput: no folder to write to.
+        DoesNotFit: less than 3 GB of memory are free.
+        MissingPackage: onnx or ONNX Runtime is not installed.
+    """
+    folder = folder or _first_folder()
+    if available_bytes() < _NEEDED_BYTES:
+        raise DoesNotFit(
+            f"calibration needs {_NEEDED_BYTES / 1e9:.0f} GB of free memory, "
+            f"{available_bytes() / 1e9:.1f} GB are; close something and try again"
+        )
+    threads = threads or physical_cores()
+    progress(f"calibrating with {threads} threads; keep the machine quiet for a minute")
+    rate = read_gb_s(threads)
+    progress(f"reads {rate:.1f} GB/s")
+    found = solve(rate, measure(threads, progress))
+    path = folder / f"{NAME}.toml"
+    machine = detect()
+    text = profile_text(found, machine, threads=threads, when=datetime.now(UTC).date())
+    replace_file(path, text.encode())
+    read_profile(path)  # what was written can be read
+    if str(folder.resolve()) not in map(
+        _resolved, os.environ.get(ENVIRONMENT, "").split(os.pathsep)
+    ):
+        progress(f"to use it: export {ENVIRONMENT}={folder.resolve()}")
+    return path
+
+
+def _first_folder() -> Path:
+    folders = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+    if not folders:
+        raise BadInput(f"give a folder for the profile: -o DIR, or set {ENVIRONMENT} to one")
+    return Path(folders[0])
+
+
+def _resolved(folder: str) -> str:
+    return str(Path(folder).resolve()) if folder else ""
+
+
+def measure(threads: int, progress: Callable[[str], None]) -> list[Sample]:
+    """Time every stack in every precision and cache type."""
+    samples = []
+    for precision in PRECISIONS:
+        for shape in _shapes(precision):
+            for kv in _CACHES:
+                sample = _sample(shape, precision, kv, threads)
+                progress(
+                    f"{precision} weights, {kv} cache, {shape.layers} layers of {shape.hidden}: "
+                    f"{sample.step_ms:.2f} ms a token, {sample.deep_ms:.2f} ms after {_DEEP:,}"
+                )
+                samples.append(sample)
+    return samples
+
+
+def _shapes(precision: str) -> list[StackShape]:
+    found = []
+    for hidden, ffn in _WIDTHS:
+        layer = StackShape(1, hidden, ffn).parameters_per_layer
+        layers = _STACK_BYTES * 8 / (PRECISIONS[precision].bits_per_weight * layer)
+        found.append(StackShape(max(_LEAST_LAYERS, round(layers)), hidden, ffn))
+    return found
+
+
+def _sample(shape: StackShape, precision: str, kv: KvType, threads: int) -> Sample:
+    stack = TimedStack(build_stack(shape, PRECISIONS[precision], kv), shape, kv, threads)
+    steps = [stack.milliseconds(1, past) for past in (_SHALLOW, _DEEP)]
+    chunks: list[float | None] = [None, None]
+    if kv == "fp32":  # a prompt is attended to in fp32 whatever the cache
+        chunks = [stack.milliseconds(_CHUNK, past) for past in (_SHALLOW, _DEEP)]
+    return Sample(shape, precision, kv, steps[0], steps[1], chunks[0], chunks[1])
+
+
+def solve(rate: float, samples: Sequence[Sample]) -> Found:
+    """Costs of a byte, an operation and a layer from timed stacks."""
+    precisions = list(dict.fromkeys(sample.precision for sample in samples))
+    step = _least_squares(
+        [
+            [sample.weight_bytes * (sample.precision == name) for name in precisions]
+            + [float(sample.shape.layers)]
+            for sample in samples
+        ],
+        [sample.step_ms for sample in samples],
+    )
+    prompts = [sample for sample in samples if sample.chunk_ms is not None]
+    chunk = _least_squares(
+        [
+            [_operations(sample) * (sample.precision == name) for name in precisions]
+            + [float(sample.shape.layers)]
+            for sample in prompts
+        ],
+        [sample.chunk_ms or 0.0 for sample in prompts],
+    )
+    attention = [
+        ((sample.deep_chunk_ms or 0.0) - (sample.chunk_ms or 0.0)) / _attention_operations(sample)
+        for sample in prompts
+    ]
+    return Found(
+        read_gb_s=rate,
+        weights_gb_s={
+            name: 1e-6 / cost for name, cost in zip(precisions, step.costs, strict=False)
+        },
+        cache_gb_s={kv: _cache_gb_s([s for s in samples if s.kv == kv]) for kv in _CACHES},
+        matrices_tflops={
+            name: 1e-9 / cost for name, cost in zip(precisions, chunk.costs, strict=False)
+        },
+        attention_tflops=1e-9 / float(np.median(attention)),
+        layer_us=1e3 * step.costs[-1],
+        prompt_layer_us=1e3 * chunk.costs[-1],
+        step_us=_AROUND_US,
+        worst=max(step.worst, chunk.worst),
+    )
+
+
+def _operations(sample: Sample) -> float:
+    return 2.0 * _CHUNK * sample.shape.layers * sample.shape.parameters_per_layer
+
+
+def _attention_operations(sample: Sample) -> float:
+    return 4.0 * _CHUNK * _DEEP * sample.shape.layers * sample.shape.heads * HEAD_DIM
+
+
+def _cache_gb_s(samples: Sequence[Sample]) -> float:
+    rates = [1e-6 * one.cache_bytes / (one.deep_ms - one.step_ms) for one in samples]
+    return float(np.median(rates))
+
+
+class _Solution(NamedTuple):
+    costs: list[float]
+    worst: float
+
+
+def _least_squares(costs: list[list[float]], times: list[float]) -> _Solution:
+    """Costs per unit, never negative, with the least relative errors."""
+    matrix = np.array(costs) / np.array(times)[:, None]
+    ones = np.ones(len(times))
+    scale = matrix.max(0)
+    solution = _non_negative(matrix / scale, ones) / scale
+    errors = matrix @ solution - 1
+    return _Solution([max(float(cost), 1e-15) for cost in solution], float(np.abs(errors).max()))
+
+
+def _non_negative(
+    matrix: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Least squares over the columns that come out positive."""
+    columns = list(range(matrix.shape[1]))
+    while True:
+        solution = np.linalg.lstsq(matrix[:, columns], target, rcond=None)[0]
+        if (solution >= 0).all():
+            break
+        columns = [one for one, value in zip(columns, solution, strict=True) if value >= 0]
+    full = np.zeros(matrix.shape[1])
+    full[columns] = solution
+    return full

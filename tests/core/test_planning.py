@@ -1,0 +1,101 @@
+"""Records of a plan: rates, totals, the table for people."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgelm.planning import Estimate, Plan, Request
+
+PLAN = Plan(
+    target="toaster",
+    engine="onnxruntime",
+    dialect="ort",
+    power_mode="brown",
+    precision="int4",
+    kv="int8",
+    context=8192,
+    prompt=512,
+    batch=1,
+    parameters=134_515_008,
+    weight_bytes=80_000_000,
+    packed_bytes=40_000_000,
+    kv_bytes=50_000_000,
+    workspace_bytes=10_000_000,
+    runtime_bytes=75_000_000,
+    build_bytes=1_230_000_000,
+    budget_bytes=200_000_000,
+    prefill_ms=Estimate(250, 125, 1234.5),
+    decode_ms=Estimate(25, 12.5, 50),
+    joules_per_token=Estimate(0.5, 0.25, 1),
+    binds="memory",
+    fits=False,
+    fast_enough=False,
+    basis="12 toasts",
+    advice=("55.0 MB too much", "--context 4096"),
+)
+
+
+def plan(**over: Any) -> Plan:
+    return msgspec.structs.replace(PLAN, **over)
+
+
+def test_a_rate_turns_the_range_around() -> None:
+    assert Estimate(10, 5, 20).per_second() == Estimate(100, 50, 200)
+    assert Estimate(10, 5, 20).per_second(3) == Estimate(300, 150, 600)
+
+
+def test_total_and_rate_by_hand() -> None:
+    assert PLAN.total_bytes == 255_000_000
+    assert PLAN.tokens_per_second == Estimate(40, 20, 80)
+    assert plan(batch=4).tokens_per_second == Estimate(160, 80, 320)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
+def test_it_works_if_it_fits_and_is_fast_enough(fits: bool, fast: bool) -> None:
+    assert plan(fits=fits, fast_enough=fast).works == (fits and fast)
+
+
+def test_table_of_what_does_not_work() -> None:
+    assert PLAN.table() == (
+        "target          toaster, brown (onnxruntime, ort dialect)\n"
+        "precision       int4, int8 cache, context 8,192\n"
+        "parameters      134.5 M\n"
+        "weights         80.0 MB\n"
+        "packed copy     40.0 MB\n"
+        "KV cache        50.0 MB\n"
+        "workspace       10.0 MB\n"
+        "runtime         75.0 MB\n"
+        "total           255.0 MB of 200.0 MB\n"
+        "to build        1.23 GB\n"
+        "first token     250 (125 to 1,234) ms after a prompt of 512\n"
+        "decode          40 (20 to 80) tokens/s, bound by memory\n"
+        "energy          0.5 (0.25 to 1) J a token\n"
+        "fits            no\n"
+        "fast enough     no\n"
+        "try             55.0 MB too much\n"
+        "try             --context 4096\n"
+        "Estimates from 12 toasts; the range holds 80% of measurements."
+    )
+
+
+def test_table_of_what_works_is_shorter() -> None:
+    fine = plan(fits=True, fast_enough=True, packed_bytes=0, joules_per_token=None, advice=())
+    names = [line[:15].strip() for line in fine.table().splitlines()[:-1]]
+    assert names == [
+        *("target", "precision", "parameters", "weights", "KV cache", "workspace", "runtime"),
+        *("total", "to build", "first token", "decode", "fits"),
+    ]
+
+
+@pytest.mark.parametrize("joules", [None, Estimate(0.5, 0.25, 1)])
+def test_a_plan_survives_json(joules: Estimate | None) -> None:
+    before = plan(joules_per_token=joules)
+    assert msgspec.json.decode(msgspec.json.encode(before), type=Plan) == before
+
+
+def test_a_request_survives_json() -> None:
+    request = Request("int4", "int8", 4096, batch=2, min_tokens_per_second=2.5)
+    assert msgspec.json.decode(msgspec.json.encode(request), type=Request) == request
+    assert msgspec.json.decode("{}", type=Request) == Request()

@@ -1,0 +1,140 @@
+"""Smaller shapes: each one works, and the next larger on its way does not."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgelm.devices.plan import choices
+from edgelm.devices.profile import Profile
+from edgelm.devices.shapes import Shape, nearest_shapes
+from edgelm.planning import Request
+from edgelm.spec import DecoderSpec
+from tests.devices.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMALL
+
+AXES = ["depth", "feed-forward width", "depth and width"]
+ASKED = {
+    "8b-orin": (LARGE, ORIN, Request()),
+    "8b-orin-fast": (LARGE, ORIN, Request(min_tokens_per_second=20)),
+    "8b-laptop-fast": (LARGE, LAPTOP, Request(min_tokens_per_second=60, context=2048)),
+    "1b-little": (BIG, ROOMY, Request(max_memory_bytes=900_000_000, context=4096)),
+    "1b-int8": (BIG, ROOMY, Request("int8", max_memory_bytes=1_200_000_000)),
+    "135m-fast": (SMALL, ORIN, Request(min_tokens_per_second=250)),
+}
+each = pytest.mark.parametrize(("spec", "device", "request_"), ASKED.values(), ids=ASKED)
+
+
+def resized(spec: DecoderSpec, layers: int, hidden: int, ffn: int) -> DecoderSpec:
+    return msgspec.structs.replace(
+        spec,
+        num_hidden_layers=layers,
+        layers=spec.layers[:layers],
+        hidden_size=hidden,
+        intermediate_size=ffn,
+    )
+
+
+def sizes(spec: DecoderSpec | Shape) -> tuple[int, int, int]:
+    return spec.num_hidden_layers, spec.hidden_size, spec.intermediate_size
+
+
+def larger(spec: DecoderSpec, shape: Shape) -> Iterator[DecoderSpec]:
+    """What is between a shape and the decoder that it was cut from, on the same way."""
+    layers, hidden, ffn = sizes(spec)
+    if shape.axis == "depth":
+        for more in range(shape.num_hidden_layers + 1, layers):
+            yield resized(spec, more, hidden, ffn)
+    elif shape.axis == "feed-forward width":
+        for more in range(shape.intermediate_size + 128, ffn, 128):
+            yield resized(spec, layers, hidden, more)
+    else:
+        for share in range(99, 9, -1):
+            cut = (
+                round(layers * share / 100),
+                int(hidden * share / 100) // 128 * 128,
+                int(ffn * share / 100) // 128 * 128,
+            )
+            if cut == sizes(shape):
+                return
+            yield resized(spec, *cut)
+        raise AssertionError(f"{shape} is no share of {sizes(spec)}")
+
+
+def works(spec: DecoderSpec, device: Profile, request: Request) -> bool:
+    return any(choice.works for choice in choices(spec, device, request))
+
+
+@each
+def test_shape_works_and_is_what_it_says(
+    spec: DecoderSpec, device: Profile, request_: Request
+) -> None:
+    assert not works(spec, device, request_)
+    found = nearest_shapes(spec, device, request_)
+    assert found
+    for shape in found:
+        cut = resized(spec, *sizes(shape))
+        assert shape.parameters == cut.parameters < spec.parameters
+        assert shape.plan == choices(cut, device, request_)[0]
+        assert shape.plan.works
+
+
+@each
+def test_nothing_larger_on_the_same_way_works(
+    spec: DecoderSpec, device: Profile, request_: Request
+) -> None:
+    for shape in nearest_shapes(spec, device, request_):
+        assert not any(works(cut, device, request_) for cut in larger(spec, shape)), shape.axis
+
+
+@each
+def test_each_way_at_most_once_and_largest_first(
+    spec: DecoderSpec, device: Profile, request_: Request
+) -> None:
+    found = nearest_shapes(spec, device, request_)
+    axes = [shape.axis for shape in found]
+    assert set(axes) <= set(AXES)
+    assert len(set(axes)) == len(axes)
+    parameters = [shape.parameters for shape in found]
+    assert parameters == sorted(parameters, reverse=True)
+
+
+def test_all_ways_lead_an_8b_to_an_orin_nano() -> None:
+    found = {shape.axis: shape for shape in nearest_shapes(LARGE, ORIN, Request())}
+    assert set(found) == set(AXES)
+    assert sizes(found["depth"])[1:] == sizes(LARGE)[1:]
+    assert sizes(found["feed-forward width"])[:2] == sizes(LARGE)[:2]
+    assert all(a < b for a, b in zip(sizes(found["depth and width"]), sizes(LARGE), strict=True))
+
+
+def test_one_layer_is_enough() -> None:
+    shallower = resized(BIG, 15, 2048, 8192)
+    needed = min(choice.total_bytes for choice in choices(shallower, ROOMY, Request()))
+    found = nearest_shapes(BIG, ROOMY, Request(max_memory_bytes=needed))
+    assert 15 in [shape.num_hidden_layers for shape in found if shape.axis == "depth"]
+
+
+@pytest.mark.parametrize("axis", ["num_hidden_layers", "hidden_size", "intermediate_size"])
+def test_asking_for_more_leaves_less(axis: str) -> None:
+    def kept(rate: float) -> Any:
+        found = nearest_shapes(LARGE, ORIN, Request(min_tokens_per_second=rate))
+        return next(getattr(shape, axis) for shape in found if shape.axis == "depth and width")
+
+    assert kept(40) < kept(20) < kept(10)
+
+
+def test_widths_are_multiples_that_kernels_like() -> None:
+    found = {shape.axis: shape for shape in nearest_shapes(*ASKED["135m-fast"])}
+    both = found["depth and width"]
+    assert both.hidden_size % 128 == both.intermediate_size % 128 == 0
+    assert both.hidden_size < SMALL.hidden_size
+
+
+def test_nothing_can_be_cut_that_far() -> None:
+    assert nearest_shapes(LARGE, ORIN, Request(max_memory_bytes=1000)) == []
+    assert nearest_shapes(LARGE, ORIN, Request(min_tokens_per_second=1e6)) == []
+
+
+def test_shapes_survive_json() -> None:
+    found = nearest_shapes(LARGE, ORIN, Request())
+    assert msgspec.json.decode(msgspec.json.encode(found), type=list[Shape]) == found
