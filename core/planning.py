@@ -45,7 +45,8 @@ class Plan(msgspec.Struct, frozen=True):
     time of a token after them, `joules_per_token` its energy where a power is known. `binds` is
     what the token waits for most: memory bandwidth, per-layer overhead or, over the budget,
     memory. `packed_bytes` is
-    what an engine keeps of the weights beside the file it maps. `basis` says what the speeds were
+    what an engine keeps of the weights beside the file it maps. `missing` says what stands in the
+    way, and every line of `advice` on its own removes it. `basis` says what the speeds were
     derived from.
     """
 
@@ -73,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
     fits: bool
     fast_enough: bool
     basis: str
+    missing: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
     @property
@@ -109,9 +111,8 @@ class Plan(msgspec.Struct, frozen=True):
         ]
         if self.joules_per_token:
             rows.append(("energy", f"{_range(self.joules_per_token)} J a token"))
-        rows.append(("fits", "yes" if self.fits else "no"))
-        if not self.fast_enough:
-            rows.append(("fast enough", "no"))
+        rows.append(("works", "yes" if self.works else "no"))
+        rows += [("missing", one) for one in self.missing]
         if not self.packed_bytes:
             rows = [row for row in rows if row[0] != "packed copy"]
         lines = [f"{name:<15} {value}" for name, value in rows]
@@ -121,10 +122,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def _range(estimate: Estimate) -> str:
-    return " ".join(
-        (_short(estimate.value), f"({_short(estimate.low)} to {_short(estimate.high)})")
-    )
+    return " ".join((short(estimate.value), f"({short(estimate.low)} to {short(estimate.high)})"))
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits, and never an exponent above one."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

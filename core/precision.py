@@ -55,6 +55,11 @@ KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 
 _ENGINE_BITS = {"fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "nvfp4": 4.5}
 
 
+def planned_precisions() -> tuple[str, ...]:
+    """Every precision that can be planned for."""
+    return (*PRECISIONS, *_ENGINE_BITS)
+
+
 def planned_bits(
     name: str, *, group_size: int | None = None, symmetric: bool | None = None
 ) -> float:

@@ -1,6 +1,7 @@
 """`edge-devices`: what devices are, what a model will cost on one, what is wrong with this one."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    # Before numpy loads: on matrices this small, threads only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from edgelm.devices.published.run import fit_rows, judge_rows
 
     if arguments.judge:
@@ -208,3 +211,7 @@ def _progress(line: str) -> None:
 
 def _as_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -69,11 +69,11 @@ def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str
     """What an engine of a device reaches: measured on it, or fitted on the nearest rows."""
     engine = profile.engine(engine_name)
     if engine.measured is not None:
-        return _measured(engine.measured, precision, kv)
+        return _measured(profile, engine.measured, precision, kv)
     return fitted().find(engine.name, profile.architecture, profile.name).coefficients
 
 
-def _measured(measured: Measured, precision: str, kv: str) -> Coefficients:
+def _measured(profile: Profile, measured: Measured, precision: str, kv: str) -> Coefficients:
     def of(shares: dict[str, float], name: str = precision) -> float:
         # A precision that was not measured, `auto` among them, is taken as the slowest.
         return shares.get(name, min(shares.values()))
@@ -89,5 +89,5 @@ def _measured(measured: Measured, precision: str, kv: str) -> Coefficients:
         prompt_layers=measured.prompt_layers,
         decode_band=band,
         prefill_band=band,
-        source=measured.source,
+        source=profile.sources[measured.source],
     )

@@ -27,9 +27,9 @@ class Coefficients(msgspec.Struct, frozen=True):
 
     `bandwidth` and `cache_bandwidth` are shares of the read bandwidth for weights and cache,
     `compute` is the share of the dense peak that long prompts reach and `attention` that share
-    for attention. `unpack` is clock cycles of one multiprocessor per byte of quantized weight.
+    for attention. `unpack` is clock cycles of one multiprocessor per byte of weights.
     `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` how many times as
-    much a layer of a prompt costs. `step_us` is what a pass costs whatever the model.
+    much a layer of a prompt costs. `step_us` is what a decoding step costs whatever the model.
     `recurrent_us` is the cost of one token in one recurrent layer of a prompt, at a clock of
     1 GHz and one multiprocessor. Bands are factors of time: (low, high).
     """
@@ -113,11 +113,11 @@ def peak_tflops(mode: PowerMode, arithmetic: str) -> float:
     return min(dense, _WARP_LEVEL * mode.sm_count.value * mode.clock_ghz.value / 1e3)
 
 
-def joules_per_token(step: Estimate, mode: PowerMode) -> Estimate | None:
-    """Energy of a decoded token, where the mode has a power cap: a wide estimate."""
+def joules_per_token(step: Estimate, mode: PowerMode, batch: int = 1) -> Estimate | None:
+    """Energy of a token of one of `batch` sequences, where the mode has a power cap: wide."""
     if mode.watts is None:
         return None
-    low, middle, high = (mode.watts.value * share / 1e3 for share in _SHARE_OF_CAP)
+    low, middle, high = (mode.watts.value * share / 1e3 / batch for share in _SHARE_OF_CAP)
     return Estimate(step.value * middle, step.low * low, step.high * high)
 
 

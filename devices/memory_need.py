@@ -1,7 +1,8 @@
 """Memory that a decoder needs beside weights and cache: at work, and while it is built."""
 
-from edgelm.devices.profile import Engine
-from edgelm.precision import KvType
+from edgelm.bundle import Manifest
+from edgelm.devices.profile import Engine, load_profile
+from edgelm.precision import KV_BYTES, KvType
 from edgelm.spec import DecoderSpec
 
 _GATE_ROWS = 3 * 256  # rows of logits that the gate holds at once: the source's, ours, a difference
@@ -27,6 +28,18 @@ def workspace_bytes(
     scores = spec.num_attention_heads * context
     widened = 4 * context * spec.kv_size if kv == "int8" else 0
     return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
+
+
+def loaded_bytes(manifest: Manifest, context: int) -> int:
+    """Memory that a bundle takes with a cache of `context` tokens, at its peak; an estimate."""
+    spec, kv = manifest.spec, manifest.kv
+    engine = load_profile(manifest.target).engines[0]
+    return (
+        int(engine.runtime_bytes.value)
+        + int(engine.weight_copies * manifest.weight_bytes)
+        + spec.kv_bytes_per_token(KV_BYTES[kv]) * context
+        + workspace_bytes(spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk)
+    )
 
 
 def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:

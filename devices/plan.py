@@ -3,6 +3,7 @@
 Arithmetic on a DecoderSpec and a profile, no weights; the times are the cost model's (cost.py).
 """
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -14,7 +15,7 @@ from edgelm.devices.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, Request, short
 from edgelm.precision import KV_BYTES, KvType, planned_bits
 from edgelm.spec import DecoderSpec
 
@@ -37,7 +38,11 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     estimate = _estimate(spec, profile, request)
     if estimate.works:
         return estimate
-    return msgspec.structs.replace(estimate, advice=_advice(spec, profile, request, estimate))
+    return msgspec.structs.replace(
+        estimate,
+        missing=_missing(request, estimate),
+        advice=_advice(spec, profile, request, estimate),
+    )
 
 
 def choices(spec: DecoderSpec, profile: Profile, request: Request) -> list[Plan]:
@@ -48,16 +53,20 @@ def choices(spec: DecoderSpec, profile: Profile, request: Request) -> list[Plan]
     """
     _check(request)
     engine = profile.engine(request.engine)
-    open_precision = request.precision == "auto"
-    precisions = engine.precisions if open_precision else (request.precision,)
+    precisions = engine.precisions if request.precision == "auto" else (request.precision,)
     plans = [
         _estimate(spec, profile, msgspec.structs.replace(request, precision=precision, kv=kv))
         for precision in precisions
-        for kv in ((request.kv,) if request.kv else engine.kv)
-        # Nobody keeps a rounded cache beside weights that are not.
-        if not (precision == "fp32" and kv != "fp32" and request.kv is None)
+        for kv in _caches(engine, precision, request.kv)
     ]
     return sorted(plans, key=_rank)
+
+
+def _caches(engine: Engine, precision: str, asked: KvType | None) -> tuple[KvType, ...]:
+    if asked is not None:
+        return (asked,)
+    # Nobody keeps a rounded cache beside weights that are not.
+    return ("fp32",) if precision == "fp32" and "fp32" in engine.kv else engine.kv
 
 
 def _rank(plan: Plan) -> tuple[float, ...]:
@@ -74,12 +83,14 @@ def _check(request: Request) -> None:
         raise BadInput(
             f"prompt {request.prompt} and batch {request.batch}: expected whole numbers above zero"
         )
-    if request.min_tokens_per_second is not None and request.min_tokens_per_second <= 0:
-        raise BadInput(
-            f"{request.min_tokens_per_second:g} tokens/s asked; expected a rate above zero"
-        )
+    rate = request.min_tokens_per_second
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise BadInput(f"{rate:g} tokens/s asked; expected a rate above zero")
     if request.max_memory_bytes is not None and request.max_memory_bytes <= 0:
-        raise BadInput("a memory of 0 bytes leaves nothing for a model; expected e.g. 4GB")
+        raise BadInput(
+            f"a memory of {request.max_memory_bytes} bytes leaves nothing for a model; "
+            "expected e.g. 4GB"
+        )
 
 
 def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
@@ -126,7 +137,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         budget_bytes=budget,
         prefill_ms=first,
         decode_ms=step,
-        joules_per_token=cost.joules_per_token(step, mode),
+        joules_per_token=cost.joules_per_token(step, mode, request.batch),
         binds="memory" if not fits else _binds(work, mode, how, prompt, request.batch),
         fits=fits,
         fast_enough=floor is None or step.per_second(request.batch).value >= floor,
@@ -179,15 +190,14 @@ def choose_kv(profile: Profile, engine: Engine, request: Request) -> KvType:
 def _weight_bits(profile: Profile, engine: Engine, request: Request) -> float:
     if request.precision == "auto":
         return _AUTO_BITS
-    bits = planned_bits(
-        request.precision, group_size=request.group_size, symmetric=request.symmetric
-    )
     if request.precision not in engine.precisions:
         raise UnknownName(
             f"{profile.name} has no {request.precision} with {engine.name}; it has auto, "
             f"{', '.join(engine.precisions)}"
         )
-    return bits
+    return planned_bits(
+        request.precision, group_size=request.group_size, symmetric=request.symmetric
+    )
 
 
 def _head_bits(engine: Engine, bits: float) -> float:
@@ -215,23 +225,27 @@ def _arithmetic(mode: PowerMode, precision: str) -> str:
     return cost.WEIGHT_ONLY if "fp16" in mode.dense_tflops else next(iter(mode.dense_tflops))
 
 
-def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) -> tuple[str, ...]:
-    """What to change, least loss first: every line on its own makes the model work."""
-    missing = []
+def _missing(request: Request, asked: Plan) -> tuple[str, ...]:
+    found = []
     if not asked.fits:
-        missing.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} too much")
+        found.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} of memory")
     if not asked.fast_enough:
-        missing.append(
-            f"{asked.tokens_per_second.value:.3g} tokens/s where "
+        found.append(
+            f"speed: {short(asked.tokens_per_second.value)} tokens/s where "
             f"{request.min_tokens_per_second:g} are asked"
         )
+    return tuple(found)
+
+
+def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) -> tuple[str, ...]:
+    """What to change, least loss first: every line on its own makes the model work."""
     options = []
     shorter = None
     if asked.fast_enough:
         shorter = _longest_context(spec, profile, request, asked.context)
         options += [f"--context {shorter}"] if shorter else []
     options += _other_precisions(spec, profile, request, asked, shorter)
-    return (*missing, *(options or ["a smaller model"]))
+    return tuple(options or ["a smaller model"])
 
 
 def _other_precisions(

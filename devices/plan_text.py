@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edgelm.command import format_bytes
 from edgelm.devices.shapes import Shape
-from edgelm.planning import Plan
+from edgelm.planning import Plan, short
 
 _HEAD = (
     f"{'precision':<10} {'cache':<6} {'weights':>9} {'total':>9}  {'tokens/s':<22} "
@@ -28,7 +28,7 @@ def shape_table(shapes: Sequence[Shape]) -> str:
         f"{shape.axis:<19} {shape.num_hidden_layers:>6} {shape.hidden_size:>6} "
         f"{shape.intermediate_size:>6} {shape.parameters / 1e6:>9,.0f} M  "
         f"{shape.plan.precision}, {shape.plan.kv} cache, "
-        f"{shape.plan.tokens_per_second.value:.3g} tokens/s"
+        f"{short(shape.plan.tokens_per_second.value)} tokens/s"
         for shape in shapes
     ]
     return "\n".join(["", "Smaller shapes that would work:", head, *lines])
@@ -36,7 +36,7 @@ def shape_table(shapes: Sequence[Shape]) -> str:
 
 def _line(plan: Plan) -> str:
     speed = plan.tokens_per_second
-    rate = f"{speed.value:.3g} ({speed.low:.3g} to {speed.high:.3g})"
+    rate = f"{short(speed.value)} ({short(speed.low)} to {short(speed.high)})"
     if plan.works:
         answer = f"yes, bound by {plan.binds}"
     else:

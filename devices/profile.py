@@ -6,8 +6,10 @@ profile of the same name goes before ours.
 """
 
 import difflib
+import math
 import os
 import tomllib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,10 +18,11 @@ import msgspec
 
 from edgelm.devices.memory import available_bytes
 from edgelm.errors import BadInput, UnknownName
-from edgelm.precision import KvType
+from edgelm.precision import KV_BYTES, KvType, planned_precisions
 
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
+_LEAST_CONTEXT = 2
 _FOLDER = Path(__file__).with_name("profiles")
 
 Status = Literal["given", "derived", "measured", "assumed", "unverified"]
@@ -164,17 +167,17 @@ def profile_paths() -> dict[str, Path]:
     for folder in [*folders, _FOLDER]:
         for path in sorted(folder.glob("*.toml")):
             paths.setdefault(path.stem, path)
-    return dict(sorted(paths.items()))
+    return paths
 
 
 def profile_names() -> list[str]:
     """Every known target."""
-    return list(profile_paths())
+    return sorted(profile_paths())
 
 
 def load_profiles() -> list[Profile]:
     """Every profile, by name."""
-    return [read_profile(path) for path in profile_paths().values()]
+    return [read_profile(path) for _, path in sorted(profile_paths().items())]
 
 
 def load_profile(name: str) -> Profile:
@@ -191,9 +194,9 @@ def load_profile(name: str) -> Profile:
     if name in aliases:
         return read_profile(paths[aliases[name]])
     known = [*paths, *aliases]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    near += [other for other in known if name and name.lower() in other and other not in near][:3]
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = sorted(other for other in known if name and name.lower() in other)
+    near += difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}? " if near else ""
     raise UnknownName(
         f"unknown target {name!r}; {hint}`edge-devices list` prints the {len(paths)} known ones"
     )
@@ -204,13 +207,17 @@ def _aliases(paths: dict[str, Path]) -> dict[str, str]:
         aliases: tuple[str, ...] = ()
 
     found: dict[str, str] = {}
-    for name, path in paths.items():
+    for name, path in paths.items():  # the user's own come first and keep what they claim
         try:
             named = msgspec.toml.decode(path.read_bytes(), type=Named)
         except (OSError, msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
             continue  # it is reported when that profile itself is asked for
-        found |= dict.fromkeys(named.aliases, name)
+        found = dict.fromkeys(named.aliases, name) | found
     return found
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
 
 
 def read_profile(path: Path) -> Profile:
@@ -220,7 +227,15 @@ def read_profile(path: Path) -> Profile:
         BadInput: unreadable or malformed; the message names file, field and expectation.
     """
     try:
-        profile = msgspec.toml.decode(path.read_bytes(), type=Profile)
+        text = path.read_bytes()
+        # First, since a newer file is wrong in other ways too.
+        written = msgspec.toml.decode(text, type=_Version).schema_version
+        if written != SCHEMA_VERSION:
+            raise BadInput(
+                f"{path}: schema_version {written}, expected {SCHEMA_VERSION}: "
+                "written for another version of edgelm"
+            )
+        profile = msgspec.toml.decode(text, type=Profile)
     except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: {error}") from None
     except OSError as error:
@@ -231,12 +246,9 @@ def read_profile(path: Path) -> Profile:
 
 
 def _check(profile: Profile) -> None:
-    """What types cannot say. Raises ValueError, which a decoder reports with the field."""
+    """Raise ValueError, which a decoder reports with the file, for the first thing wrong."""
     if profile.schema_version != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version {profile.schema_version}, expected {SCHEMA_VERSION}: "
-            "written by another version of edgelm"
-        )
+        raise ValueError(f"schema_version {profile.schema_version}, expected {SCHEMA_VERSION}")
     if not profile.engines:
         raise ValueError("engines is empty, expected at least one")
     modes = [mode.name for mode in profile.power_modes]
@@ -244,32 +256,80 @@ def _check(profile: Profile) -> None:
         raise ValueError(f"power_mode {profile.power_mode!r} is none of its modes {modes}")
     if profile.memory.kind != "host" and profile.memory.bytes is None:
         raise ValueError(f"memory.bytes is missing, expected for {profile.memory.kind} memory")
+    if profile.default_context < _LEAST_CONTEXT or profile.prefill_chunk < 1:
+        raise ValueError(
+            f"default_context {profile.default_context} and prefill_chunk "
+            f"{profile.prefill_chunk}: expected at least {_LEAST_CONTEXT} and 1"
+        )
     for where, figure in _figures(profile):
-        if figure.source not in profile.sources:
-            raise ValueError(f"{where}.source {figure.source!r} is not in the table [sources]")
-        if not 0 <= figure.value < float("inf"):
+        _source(profile, where, figure.source)
+        if not (figure.value >= 0 and math.isfinite(figure.value)):
             raise ValueError(f"{where}.value is {figure.value}, expected a number from 0 up")
     for mode in profile.power_modes:
-        if mode.bandwidth_gb_s.value <= 0 or not mode.dense_tflops:
-            raise ValueError(f"power mode {mode.name!r} needs a bandwidth and a dense peak")
+        _check_mode(mode)
+    for engine in profile.engines:
+        _check_engine(profile, engine)
 
 
-def _figures(profile: Profile) -> list[tuple[str, Figure]]:
-    found: list[tuple[str, Figure | None]] = [
-        ("memory.bytes", profile.memory.bytes),
-        ("memory.reserved_bytes", profile.memory.reserved_bytes),
-        ("l2_mb", profile.l2_mb),
-    ]
+def _source(profile: Profile, where: str, source: str) -> None:
+    if source not in profile.sources:
+        raise ValueError(f"{where}.source {source!r} is not in the table [sources]")
+
+
+def _check_mode(mode: PowerMode) -> None:
+    peaks = [figure.value for figure in mode.dense_tflops.values()]
+    if mode.bandwidth_gb_s.value <= 0 or not peaks or min(peaks) <= 0:
+        raise ValueError(
+            f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero"
+        )
+
+
+def _check_engine(profile: Profile, engine: Engine) -> None:
+    where = f"engines[{engine.name}]"
+    _source(profile, where, engine.source)
+    if not engine.kv or not engine.precisions:
+        raise ValueError(f"{where} needs at least one precision and one kv")
+    for name in engine.precisions:
+        if name not in planned_precisions():
+            known = ", ".join(planned_precisions())
+            raise ValueError(f"{where}.precisions has {name!r}; known: {known}")
+    if engine.measured is None:
+        return
+    measured = engine.measured
+    _source(profile, f"{where}.measured", measured.source)
+    tables = {
+        "bandwidth": (measured.bandwidth, engine.precisions),
+        "compute": (measured.compute, engine.precisions),
+        "cache_bandwidth": (measured.cache_bandwidth, tuple(KV_BYTES)),
+    }
+    for name, (shares, keys) in tables.items():
+        if not shares or min(shares.values()) <= 0 or not set(shares) <= set(keys):
+            raise ValueError(
+                f"{where}.measured.{name} is {shares}, expected shares above zero by "
+                f"{', '.join(keys)}"
+            )
+    if not 0 < measured.band < 1:
+        raise ValueError(f"{where}.measured.band is {measured.band}, expected between 0 and 1")
+    costs = (measured.layer_us, measured.step_us, measured.prompt_layers)
+    if min(costs) < 0 or measured.attention <= 0:
+        raise ValueError(f"{where}.measured has a cost below zero, or no attention")
+
+
+def _figures(profile: Profile) -> Iterator[tuple[str, Figure]]:
+    if profile.memory.bytes is not None:
+        yield "memory.bytes", profile.memory.bytes
+    yield "memory.reserved_bytes", profile.memory.reserved_bytes
+    if profile.l2_mb is not None:
+        yield "l2_mb", profile.l2_mb
     for mode in profile.power_modes:
         where = f"power_modes[{mode.name}]"
-        found += [
-            (f"{where}.bandwidth_gb_s", mode.bandwidth_gb_s),
-            (f"{where}.clock_ghz", mode.clock_ghz),
-            (f"{where}.sm_count", mode.sm_count),
-            (f"{where}.watts", mode.watts),
-        ]
-        found += [(f"{where}.dense_tflops.{key}", item) for key, item in mode.dense_tflops.items()]
+        for name in ("bandwidth_gb_s", "clock_ghz", "sm_count", "watts"):
+            figure = getattr(mode, name)
+            if figure is not None:
+                yield f"{where}.{name}", figure
+        for name, figure in mode.dense_tflops.items():
+            yield f"{where}.dense_tflops.{name}", figure
     for engine in profile.engines:
-        found.append((f"engines[{engine.name}].runtime_bytes", engine.runtime_bytes))
-    found += [(f"measured_tflops.{key}", item) for key, item in profile.measured_tflops.items()]
-    return [(where, figure) for where, figure in found if figure is not None]
+        yield f"engines[{engine.name}].runtime_bytes", engine.runtime_bytes
+    for name, figure in profile.measured_tflops.items():
+        yield f"measured_tflops.{name}", figure

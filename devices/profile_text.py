@@ -27,6 +27,11 @@ def describe(profile: Profile) -> str:
         lines.append(_row("engine", f"{title}, {engine.dialect} dialect{needs}"))
         lines.append(_row("  precisions", ", ".join(engine.precisions)))
         lines.append(_row("  cache", ", ".join(engine.kv)))
+        lines.append(_row("  runtime", _figure(engine.runtime_bytes, 1e-9, "GB")))
+    if profile.l2_mb:
+        lines.append(_row("L2 cache", _figure(profile.l2_mb, 1, "MB")))
+    for name, figure in profile.measured_tflops.items():
+        lines.append(_row(f"measured {name}", _figure(figure, 1, "T operations/s")))
     if profile.notes:
         lines += ["", profile.notes]
     lines += ["", "Sources:"]

@@ -81,8 +81,8 @@ def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     seen = set()
     for percent in range(99, 9, -1):
         layers = max(_LEAST_LAYERS, round(spec.num_hidden_layers * percent / 100))
-        hidden = _rounded(spec.hidden_size * percent / 100)
-        ffn = _rounded(spec.intermediate_size * percent / 100)
+        hidden = _rounded(spec.hidden_size, percent)
+        ffn = _rounded(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:
             seen.add((layers, hidden, ffn))
             yield _with(spec, layers=layers, hidden=hidden, ffn=ffn)
@@ -95,8 +95,10 @@ _AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
 }
 
 
-def _rounded(size: float) -> int:
-    return max(_MULTIPLE, int(size) // _MULTIPLE * _MULTIPLE)
+def _rounded(size: int, percent: int) -> int:
+    """A share of a width, on a multiple that suits it; never more than it was."""
+    multiple = next(m for m in (_MULTIPLE, 32, 8, 1) if size >= 8 * m or m == 1)
+    return max(multiple, size * percent // 100 // multiple * multiple)
 
 
 def _with(

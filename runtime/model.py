@@ -11,10 +11,8 @@ from typing import Any, Self, TypedDict, Unpack
 
 from edgelm.bundle import Manifest, read_manifest, verify
 from edgelm.command import format_bytes, parse_size
-from edgelm.devices.memory_need import workspace_bytes
-from edgelm.devices.profile import load_profile
+from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.precision import KV_BYTES
 from edgelm.runtime.chat import ChatTemplate, Message
 from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
 from edgelm.runtime.sampler import Sampling
@@ -212,30 +210,18 @@ def load(
     return LanguageModel(folder, manifest, session)
 
 
-def predicted_bytes(manifest: Manifest, context: int) -> int:
-    """Memory that a bundle takes with a cache of `context` tokens; an estimate."""
-    spec, kv = manifest.spec, manifest.kv
-    engine = load_profile(manifest.target).engines[0]
-    return (
-        int(engine.runtime_bytes.value)
-        + int(engine.weight_copies * manifest.weight_bytes)
-        + spec.kv_bytes_per_token(KV_BYTES[kv]) * context
-        + workspace_bytes(spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk)
-    )
-
-
 def _shrunken(manifest: Manifest, budget: int) -> int:
     whole = manifest.limits.context
-    if predicted_bytes(manifest, whole) <= budget:
+    if loaded_bytes(manifest, whole) <= budget:
         return whole
     least = min(_LEAST_CONTEXT, whole)
-    if predicted_bytes(manifest, least) > budget:
+    if loaded_bytes(manifest, least) > budget:
         raise DoesNotFit(
-            f"a context of {least} needs about {format_bytes(predicted_bytes(manifest, least))}, "
+            f"a context of {least} needs about {format_bytes(loaded_bytes(manifest, least))}, "
             f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
         )
     fitting = range(least, whole, _CONTEXT_STEP)
-    context = max(c for c in fitting if predicted_bytes(manifest, c) <= budget)
+    context = max(c for c in fitting if loaded_bytes(manifest, c) <= budget)
     log.warning(
         "context reduced from %d to %d tokens to stay within %s",
         whole,

@@ -1,5 +1,10 @@
 """Fixtures that several rooms share: tiny checkpoints, saved once a session."""
 
+import os
+
+# Before numpy loads: threads on small matrices only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

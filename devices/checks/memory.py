@@ -5,10 +5,8 @@ from edgelm.command import format_bytes
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, error, ok, warning
 from edgelm.devices.machine import Machine
-from edgelm.devices.memory_need import workspace_bytes
-from edgelm.precision import KV_BYTES
+from edgelm.devices.memory_need import loaded_bytes
 
-_RUNTIME_BYTES = 75_000_000  # Python, numpy, ONNX Runtime, tokenizer; measured resident
 _LEAST_CONTEXT = 256
 _LEAST_DISK = 2e9
 
@@ -20,19 +18,20 @@ def bundle_memory(context: Context) -> Verdict | None:
         return None
     room, where = _room(context.machine, manifest)
     limit = manifest.limits.context
-    need = _need(manifest, limit)
+    need = loaded_bytes(manifest, limit)
     what = f"the bundle needs {format_bytes(need)} at its context of {limit}, {where}"
     if need <= room:
         return ok(what)
     least = min(_LEAST_CONTEXT, limit)
-    if _need(manifest, least) <= room:
+    if loaded_bytes(manifest, least) <= room:
         return warning(
             what,
             why="the cache grows with the conversation until memory runs out",
             mend=f"--max-memory {room * 9 // 10 // 10**6}MB shrinks the context to fit",
         )
     return error(
-        f"the bundle needs {format_bytes(_need(manifest, least))} at a context of {least}, {where}",
+        f"the bundle needs {format_bytes(loaded_bytes(manifest, least))} at a context of {least}, "
+        f"{where}",
         why="loading it swaps or is killed",
         mend="end what else takes memory, or export with fewer bits or a smaller model",
     )
@@ -60,11 +59,3 @@ def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
     if sizes and manifest.graph.dialect != "ort":  # ort bundles run on the CPU
         return max(sizes), f"the GPU has {format_bytes(max(sizes))}"
     return machine.available_bytes, f"{format_bytes(machine.available_bytes)} are available now"
-
-
-def _need(manifest: Manifest, tokens: int) -> float:
-    cache = manifest.spec.kv_bytes_per_token(KV_BYTES[manifest.kv]) * tokens
-    workspace = workspace_bytes(
-        manifest.spec, kv=manifest.kv, context=tokens, chunk=manifest.limits.prefill_chunk
-    )
-    return manifest.weight_bytes + cache + workspace + _RUNTIME_BYTES

@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 
 from edgelm.devices.coefficients import family
-from edgelm.devices.profile import Figure, PowerMode, load_profile, profile_names
-from edgelm.errors import UnknownName
+from edgelm.devices.profile import Figure, PowerMode, Profile, load_profile, profile_names
 
 _FILE = Path(__file__).with_name("cards.toml")
 
@@ -30,7 +29,6 @@ class Hardware(msgspec.Struct, frozen=True):
 class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     matches: tuple[str, ...]
     profile: str
-    mode: str
 
 
 class _Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,40 +54,54 @@ def _file() -> _File:
 
 @cache
 def hardware_named(name: str, power_mode: str) -> Hardware | None:
-    """The device of a published row, if it is known, in the power mode that the row states."""
-    lowered = name.lower()
+    """The device of a published row, if it is known, in the power mode that the row states.
+
+    Our own names and GPUs spelled as in our names come before the table of other spellings.
+    """
+    lowered = name.strip().lower()
+    for own in (lowered, *_spellings(lowered)):
+        if own in profile_names() and own != "cpu":
+            return _of_profile(own, power_mode)
     for device in _file().device:
         if _matches(device.matches, lowered):
-            return _of_profile(device.profile, power_mode, device.mode)
+            return _of_profile(device.profile, power_mode)
     for card in _file().card:
         if _matches(card.matches, lowered):
             return _of_card(card)
-    spelled = _spelled(lowered)
-    return _of_profile(spelled, power_mode, None) if spelled in profile_names() else None
+    return None
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _spelled(name: str) -> str:
-    """`nvidia geforce rtx 4060 laptop gpu 8gb` as our profiles are named."""
+def _spellings(name: str) -> list[str]:
+    """`nvidia geforce rtx 4060 laptop gpu 8gb` as our profiles are named, with and without size."""
     words = [word for word in re.split(r"[\s()_-]+", name) if word]
     drop = {"nvidia", "geforce", "gpu", "generation", "mobile"}
-    kept = [word for word in words if word not in drop and not re.fullmatch(r"\d+gb", word)]
-    text = "-".join(kept)
-    return re.sub(r"-(\d+)-ti\b", r"-\1ti", text)
+    kept = [word for word in words if word not in drop]
+    bare = [word for word in kept if not re.fullmatch(r"\d+gb", word)]
+    return [re.sub(r"-(\d+)-ti\b", r"-\1ti", "-".join(some)) for some in (kept, bare)]
 
 
-def _of_profile(name: str, stated: str, otherwise: str | None) -> Hardware:
-    profile = load_profile(name)
-    mode = profile.mode(otherwise)
-    for word in re.findall(r"[A-Z0-9_]+", stated.upper()):
-        try:
-            mode = profile.mode(word)
-        except UnknownName:
-            continue
-        break
+def _of_profile(name: str, stated: str) -> Hardware:
+    """A profile in the mode that a text states: `30W` is MODE_30W; its fastest if it states none.
+
+    A mode that only the faster configuration of the module has means that configuration.
+    """
+    words = re.findall(r"MAXN_SUPER|MAXN|\d+W", stated.upper())
+    profiles = [load_profile(name)]
+    if f"{name}-super" in profile_names():
+        profiles.append(load_profile(f"{name}-super"))
+    for word in words:
+        for profile in profiles:
+            for mode in profile.power_modes:
+                if mode.name in (word, f"MODE_{word}"):
+                    return _hardware(profile, mode)
+    return _hardware(profiles[0], profiles[0].mode())
+
+
+def _hardware(profile: Profile, mode: PowerMode) -> Hardware:
     size = profile.memory.bytes.value if profile.memory.bytes else 0.0
     shared = profile.memory.kind == "shared"
     return Hardware(profile.name, profile.architecture, mode, size, shared)

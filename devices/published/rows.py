@@ -6,6 +6,7 @@ spec_decode and evidence. Rows are left out by rules that say why, never one by 
 """
 
 import csv
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,12 +61,14 @@ _QUANTIZATIONS: tuple[tuple[str, float, float, str], ...] = (
     (r"w8a16|int8", 8.1, 16, WEIGHT_ONLY),
     (r"bf16|fp16|f16|w16a16", 16, 16, "fp16"),
 )
+# What they run unless told otherwise is Q4_K_M.
+_GGUF_ENGINES = ("llama.cpp", "llamafile")
 _ENGINES = (
     (r"edge-llm", "tensorrt-edge-llm"),
     (r"vllm", "vllm"),
     # llamafile of 2025: launches every kernel of every token anew.
     (r"localscore|llamafile", "llamafile"),
-    (r"ollama|llama|lm studio", "llama.cpp"),
+    (r"ollama|(?<!ex)llama|lm studio", "llama.cpp"),
     (r"mlc", "mlc"),
 )
 
@@ -112,13 +115,15 @@ def read_rows(path: Path) -> Table:
         BadInput: no such file, or a column is missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; {__name__} lists them")
             records = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: {error}") from None
     rows: list[Row] = []
     left_out: dict[str, int] = {}
@@ -137,11 +142,12 @@ def read_rows(path: Path) -> Table:
 
 
 _Record = dict[str, str]
+_NONE = ("", "-", "0", "no", "none", "false")
 
 _BEFORE: tuple[tuple[str, Callable[[_Record], bool]], ...] = (
-    ("several sequences at once", lambda r: not r["batch"].strip().startswith("1")),
-    ("speculative decoding", lambda r: bool(r["spec_decode"].strip())),
-    ("no rate stated", lambda r: not (r["decode_tok_s"] or r["prefill_tok_s"])),
+    ("several sequences at once", lambda r: _first_number(r["batch"]) not in (None, 1)),
+    ("speculative decoding", lambda r: r["spec_decode"].strip().lower() not in _NONE),
+    ("no rate stated", lambda r: not (_number(r["decode_tok_s"]) or _number(r["prefill_tok_s"]))),
     ("part of the model ran on the CPU", lambda r: "cpu split" in r["model"].lower()),
 )
 
@@ -185,7 +191,7 @@ def _row(record: _Record) -> Row | str:
     engine = _first(_ENGINES, record["engine"])
     if engine is None:
         return "an engine with too few rows"
-    bits = _quantization(record["quantization"], record["model"])
+    bits = _quantization(record["quantization"], record["model"], engine)
     if bits is None:
         return "the quantization is not known"
     linear_bits, head_bits, arithmetic = bits
@@ -194,6 +200,8 @@ def _row(record: _Record) -> Row | str:
     localscore = "localscore" in record["metric"].lower()
     prompt = _number(record["prompt_len"]) or (_LOCALSCORE_PROMPT if localscore else 0.0)
     output = _number(record["output_len"]) or (_LOCALSCORE_OUTPUT if localscore else _USUAL_OUTPUT)
+    if not (_number(record["decode_tok_s"]) or prompt):
+        return "a prompt's rate without its length"
     past = "pastkv" in record["metric"].lower()
     prefill = _number(record["prefill_tok_s"]) if prompt else None
     return Row(
@@ -213,10 +221,12 @@ def _row(record: _Record) -> Row | str:
     )
 
 
-def _quantization(name: str, model: str) -> tuple[float, float, str] | None:
+def _quantization(name: str, model: str, engine: str) -> tuple[float, float, str] | None:
     lowered = name.strip().lower()
     if not lowered:  # some tables have it in the name of the file
-        lowered = next(iter(re.findall(r"q\d_\w+", model.lower())), "")
+        lowered = next(iter(re.findall(r"i?q\d_\w+", model.lower())), "")
+    if not lowered and engine not in _GGUF_ENGINES:
+        return None
     for pattern, linear, head, arithmetic in _QUANTIZATIONS:
         if re.search(pattern, lowered):
             return linear, head, arithmetic
@@ -230,6 +240,13 @@ def _first(table: tuple[tuple[str, str], ...], name: str) -> str | None:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text) or None
+        value = float(text)
     except ValueError:
         return None
+    return value if value > 0 and math.isfinite(value) else None
+
+
+def _first_number(text: str) -> int | None:
+    """`8 (matches c=8)` is 8."""
+    found = re.match(r"\s*(\d+)", text)
+    return int(found[1]) if found else None

@@ -14,12 +14,13 @@ from edgelm.devices.published.judge import (
 from edgelm.devices.published.report import score_table, write_report
 from edgelm.devices.published.rows import Table, read_rows
 from edgelm.devices.published.terms import Observation, observations
-from edgelm.devices.published.write import coefficient_table, write_table
+from edgelm.devices.published.write import FAMILIAR, coefficient_table, write_table
 from edgelm.errors import BadInput
 
 
 def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
     """Fit to a table of published rows; print the errors by leave-one-device-out."""
+    _check_outputs(output, report)
     table, seen = _read(path)
     unseen, familiar = leave_one_device_out(seen), leave_models_out(seen)
     unseen_ranges, familiar_ranges = ranges(unseen), ranges(familiar)
@@ -39,10 +40,12 @@ def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
 
 def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
     """Fit to one table and predict another that the fit never saw."""
+    _check_outputs(None, report)
     _, seen = _read(path)
     table, held = _read(judged)
     fit = Fit(seen)
-    known = Counter((item.row.engine, item.row.hardware.family) for item in seen)
+    rows = {id(item.row): (item.row.engine, item.row.hardware.family) for item in seen}
+    known = Counter(rows.values())
     unseen_ranges, familiar_ranges = (
         ranges(leave_one_device_out(seen)),
         ranges(leave_models_out(seen)),
@@ -62,9 +65,19 @@ def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
         print(f"\nwrote {report}")
 
 
+def _check_outputs(output: Path | None, report: Path | None) -> None:
+    """Before the work, not after it."""
+    if output and output.is_dir():
+        raise BadInput(f"{output} is a folder; expected a file to write the coefficients to")
+    for path in (output.parent if output else None, report):
+        existing = path and next(one for one in (path, *path.parents) if one.exists())
+        if existing and not existing.is_dir():
+            raise BadInput(f"{existing} is a file; expected a folder")
+
+
 def _known(prediction: Prediction, known: Counter[tuple[str, str]]) -> bool:
     row = prediction.observation.row
-    return (row.engine, row.hardware.family) in known
+    return known[row.engine, row.hardware.family] >= FAMILIAR
 
 
 def _read(path: Path) -> tuple[Table, list[Observation]]:

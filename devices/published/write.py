@@ -14,7 +14,7 @@ from edgelm.devices.published.terms import Observation
 from edgelm.staging import replace_file
 
 _HIGHEST_SHARE = 0.98
-_FAMILIAR = 4  # rows from which a device's own range is narrower than a stranger's
+FAMILIAR = 4  # rows from which a device's own range is narrower than a stranger's
 # Our engines, and the published one that is nearest to each: TensorRT underneath both.
 _STANDS_FOR = {
     "tensorrt": "tensorrt-edge-llm",
@@ -45,14 +45,15 @@ def coefficient_table(
         keys |= {"both": (engine, architecture)} if engine and architecture else {}
         keys |= {"device": (engine, device)} if device else {}
         where = " on ".join(filter(None, (engine or "all engines", device or architecture)))
-        rows = sum(
-            1
+        members = {
+            id(item.row)
             for item in seen
             if (not engine or item.row.engine == engine)
             and (not architecture or item.row.hardware.architecture == architecture)
             and (not device or item.row.hardware.family == device)
-        )
-        held = familiar if level == "device" and rows >= _FAMILIAR else unseen
+        }
+        rows = len(members)
+        held = familiar if level == "device" and rows >= FAMILIAR else unseen
         return Entry(
             level=level,
             engine=engine,
@@ -86,7 +87,8 @@ def _coefficients(
     fit: Fit, keys: dict[str, Key], held: Ranges, engine: str, source: str
 ) -> Coefficients:
     def band(kind: str) -> tuple[float, float]:
-        width = held.width(kind, engine)
+        # Where the engine is not even known, no engine's range would be honest but the widest.
+        width = held.width(kind, engine) if engine else held.widest(kind)
         return round(math.exp(-width), 3), round(math.exp(width), 3)
 
     share = min(_HIGHEST_SHARE, 1 / fit.factor("read", keys))

@@ -65,4 +65,10 @@ def test_commands_exist_or_are_to_come(project: dict[str, Any]) -> None:
         assert (name, function) == (f"edge-{_VERBS[room]}", "main")
 
 
-_VERBS = {"bench": "bench", "compress": "compress", "export": "export", "runtime": "run"}
+_VERBS = {
+    "bench": "bench",
+    "compress": "compress",
+    "devices": "devices",
+    "export": "export",
+    "runtime": "run",
+}

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.planning import Estimate, Plan, Request
+from edgelm.planning import Estimate, Plan, Request, short
 
 PLAN = Plan(
     target="toaster",
@@ -32,7 +32,8 @@ PLAN = Plan(
     fits=False,
     fast_enough=False,
     basis="12 toasts",
-    advice=("55.0 MB too much", "--context 4096"),
+    missing=("55.0 MB of memory", "speed: 40 tokens/s where 50 are asked"),
+    advice=("--context 4096",),
 )
 
 
@@ -72,21 +73,45 @@ def test_table_of_what_does_not_work() -> None:
         "first token     250 (125 to 1,234) ms after a prompt of 512\n"
         "decode          40 (20 to 80) tokens/s, bound by memory\n"
         "energy          0.5 (0.25 to 1) J a token\n"
-        "fits            no\n"
-        "fast enough     no\n"
-        "try             55.0 MB too much\n"
+        "works           no\n"
+        "missing         55.0 MB of memory\n"
+        "missing         speed: 40 tokens/s where 50 are asked\n"
         "try             --context 4096\n"
         "Estimates from 12 toasts; the range holds 80% of measurements."
     )
 
 
 def test_table_of_what_works_is_shorter() -> None:
-    fine = plan(fits=True, fast_enough=True, packed_bytes=0, joules_per_token=None, advice=())
+    works = {"fits": True, "fast_enough": True, "missing": (), "advice": ()}
+    fine = plan(**works, packed_bytes=0, joules_per_token=None)
     names = [line[:15].strip() for line in fine.table().splitlines()[:-1]]
     assert names == [
         *("target", "precision", "parameters", "weights", "KV cache", "workspace", "runtime"),
-        *("total", "to build", "first token", "decode", "fits"),
+        *("total", "to build", "first token", "decode", "works"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.01234, "0.0123"),
+        (0.5, "0.5"),
+        (9.999, "10"),
+        (40.06, "40.1"),
+        (99.96, "100"),
+        (999.7, "1,000"),
+        (123_456_789.0, "123,456,789"),
+    ],
+)
+def test_three_digits_and_no_exponent(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_table_of_large_figures_has_no_exponents() -> None:
+    slow = plan(prefill_ms=Estimate(3_456_789, 2e6, 7e6), decode_ms=Estimate(1e-3, 5e-4, 2e-3))
+    table = slow.table()
+    assert "3,456,789 (2,000,000 to 7,000,000) ms after" in table
+    assert "1,000,000 (500,000 to 2,000,000) tokens/s" in table
 
 
 @pytest.mark.parametrize("joules", [None, Estimate(0.5, 0.25, 1)])

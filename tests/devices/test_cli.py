@@ -1,6 +1,9 @@
 """`edge-devices`: every verb, its exit codes, and JSON that reads back into the records."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +87,22 @@ def test_show(run: Run, name: str) -> None:
     assert "\nSources:\n" in out
 
 
+def test_show_lists_memory_of_the_runtime_and_what_was_measured(run: Run) -> None:
+    _, out, _ = run("show", "rtx-4060-laptop")
+    assert "  runtime      0.4 GB  [edgelm, ASSUMED]\n" in out
+    assert "L2 cache       32 MB  [spec]\n" in out
+    assert "measured fp16  29.6 T operations/s  [matmul, measured]\n" in out
+
+
+def test_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "edgelm.devices.cli", "show", "jetson-thor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("jetson-thor-t5000: ")
+    bad = subprocess.run([*command[:-1], "gpu9"], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout) == (2, "")
+
+
 def test_show_as_json(run: Run) -> None:
     code, out, _ = run("show", "jetson-thor", "--json")
     assert code == 0
@@ -111,13 +130,14 @@ def test_plan_that_works(run: Run, model: Path) -> None:
     assert "yes, bound by memory bandwidth" in ranked.splitlines()[1]
     assert table.startswith("target          rtx-4060-laptop, default (tensorrt-rtx, standard di")
     assert "precision       int4, fp16 cache, context 4,096" in table
-    assert "fits            yes" in table
+    assert "works           yes" in table
 
 
 def test_plan_that_does_not_fit_says_what_would(run: Run, model: Path) -> None:
     code, out, _ = run("plan", model, "--target", "jetson-orin-nano")
     assert code == 1
-    assert "fits            no" in out
+    assert "works           no" in out
+    assert re.search(r"^missing         \d+(\.\d+)? [MG]B of memory$", out, re.MULTILINE)
     assert "try             --context 1280" in out
     assert "Smaller shapes that would work:" in out
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["depth", "feed-forward", "depth"]
@@ -179,13 +199,15 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         (["show", "rtx-4060-lap"], "unknown target 'rtx-4060-lap'; did you mean rtx-4060-laptop"),
         (["plan", "MODEL", "--target", "gpu9"], "unknown target 'gpu9'; "),
         (["plan", "/no/model", "--target", "cpu"], "no such file or folder: /no/model"),
-        (["plan", "MODEL", "--target", "cpu", "--precision", "int3"], "unknown precision 'int3'"),
+        (["plan", "MODEL", "--target", "cpu", "--precision", "int3"], "cpu has no int3 with onn"),
         (["plan", "MODEL", "--target", "cpu", "--precision", "fp8"], "cpu has no fp8 with onnxr"),
+        (["plan", "MODEL", "--target", "jetson-orin", "--precision", "fp32"], "has no fp32 with t"),
         (["plan", "MODEL", "--target", "cpu", "--kv", "bf16"], "cpu has no bf16 cache; it has fp"),
         (["plan", "MODEL", "--target", "cpu", "--engine", "x"], "cpu has no engine 'x'; it has on"),
         (["plan", "MODEL", "--target", "cpu", "--power-mode", "x"], "cpu has no power mode 'x'"),
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "0"], "0 tokens/s asked; expected a"),
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "-3"], "-3 tokens/s asked; expected"),
+        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "nan"], "nan tokens/s asked; expect"),
         (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory of 0 bytes leaves "),
         (["plan", "MODEL", "--target", "cpu", "--context", "999999"], "context 999999 is not poss"),
         (["doctor", "MODEL"], "is no bundle (it has no bundle.json)"),
@@ -197,11 +219,13 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         "no-such-model",
         "precision",
         "not-here",
+        "not-on-orin",
         "cache",
         "engine",
         "power-mode",
         "no-rate",
         "negative-rate",
+        "nan-rate",
         "no-memory",
         "context",
         "no-bundle",

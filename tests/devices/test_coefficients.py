@@ -1,6 +1,8 @@
 """The lookup of coefficients, and whether the delivered table is complete and sane."""
 
 import itertools
+import math
+import re
 
 import msgspec
 import pytest
@@ -8,6 +10,9 @@ import pytest
 from edgelm.devices import coefficients
 from edgelm.devices.coefficients import Entry, Level, Table, coefficients_for, family, fitted
 from edgelm.devices.cost import Coefficients
+from edgelm.devices.published.judge import Ranges
+from edgelm.devices.published.write import coefficient_table
+from tests.devices.published.synthetic import box, sample
 from tests.devices.test_plan import TOASTER
 from tests.devices.test_profile import DELIVERED
 
@@ -72,7 +77,7 @@ def test_measured_on_the_device_goes_before_what_was_fitted() -> None:
     assert (found.bandwidth, found.compute, found.cache_bandwidth) == (0.5, 0.25, 0.25)
     assert (found.layer_us, found.prompt_layers, found.attention) == (3, 2, 0.2)
     assert found.decode_band == found.prefill_band == (0.8, 1.2)
-    assert found.source == "toasts"
+    assert found.source == TOASTER.sources["hand"] == "made up"
     other = coefficients_for(TOASTER, "tensorrt", "int4", "fp16")
     assert other == fitted().find("tensorrt", "cpu", "toaster").coefficients
 
@@ -87,7 +92,7 @@ def test_a_precision_that_was_not_measured_is_the_slowest(precision: str) -> Non
 def test_delivered_table_says_what_it_was_fitted_on() -> None:
     counts = [entry.rows for entry in fitted().entries if entry.level == "all"]
     assert len(counts) == 1
-    assert fitted().fitted_on.startswith(f"{counts[0]} times of ")
+    assert re.fullmatch(rf"\d+ times of {counts[0]} published rows", fitted().fitted_on)
 
 
 def test_delivered_table_has_every_step() -> None:
@@ -135,6 +140,35 @@ def test_band_of_an_unseen_device_is_no_narrower(published: str) -> None:
             assert holds(outer.prefill_band, inner.prefill_band)
     everything = fitted().find("", "", "").coefficients.decode_band
     assert all(holds(everything, outer.decode_band) for outer in steps[-1])
+
+
+def test_without_an_engine_the_band_is_the_widest_of_any() -> None:
+    unknown = [one.coefficients for one in fitted().entries if not one.engine]
+    known = [one.coefficients for one in fitted().entries if one.engine]
+    assert len(unknown) > 1
+    for outer, inner in itertools.product(unknown, known):
+        assert holds(outer.decode_band, inner.decode_band)
+        assert holds(outer.prefill_band, inner.prefill_band)
+    assert len({(one.decode_band, one.prefill_band) for one in unknown}) == 1
+
+
+def test_widest_range_is_taken_where_the_engine_is_not_known() -> None:
+    widths = {("decode", ""): 0.4, ("decode", "vllm"): 0.3, ("decode", "mlc"): 0.6}
+    some = Ranges(widths | {("prefill", ""): 0.5})
+    assert some.widest("decode") == 0.6
+    seen = [*sample(box("module"), "vllm"), *sample(box("card", "ada"), "mlc")]
+    table = coefficient_table(seen, "made-up times", some, some)
+
+    def decode(engine: str, architecture: str) -> Band:
+        return table.find(engine, architecture, "new").coefficients.decode_band
+
+    assert decode("vllm", "ampere") == pytest.approx((math.exp(-0.3), math.exp(0.3)), abs=1e-3)
+    widest = pytest.approx((math.exp(-0.6), math.exp(0.6)), abs=1e-3)
+    assert decode("other", "ampere") == decode("other", "ada") == widest
+    assert decode("other", "volta") == widest
+    assert table.find("other", "volta", "new").coefficients.prefill_band == pytest.approx(
+        (math.exp(-0.5), math.exp(0.5)), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", sorted(DELIVERED))

@@ -13,6 +13,8 @@ from edgelm.planning import Request
 from edgelm.spec import DecoderSpec
 from tests.devices.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMALL
 
+# So narrow that kernels' multiples would widen it.
+NARROW = msgspec.structs.replace(SMALL, hidden_size=96, intermediate_size=40)
 AXES = ["depth", "feed-forward width", "depth and width"]
 ASKED = {
     "8b-orin": (LARGE, ORIN, Request()),
@@ -21,6 +23,7 @@ ASKED = {
     "1b-little": (BIG, ROOMY, Request(max_memory_bytes=900_000_000, context=4096)),
     "1b-int8": (BIG, ROOMY, Request("int8", max_memory_bytes=1_200_000_000)),
     "135m-fast": (SMALL, ORIN, Request(min_tokens_per_second=250)),
+    "narrow": (NARROW, ROOMY, Request(min_tokens_per_second=300)),
 }
 each = pytest.mark.parametrize(("spec", "device", "request_"), ASKED.values(), ids=ASKED)
 
@@ -39,6 +42,15 @@ def sizes(spec: DecoderSpec | Shape) -> tuple[int, int, int]:
     return spec.num_hidden_layers, spec.hidden_size, spec.intermediate_size
 
 
+def multiple(width: int) -> int:
+    """What a width is cut to multiples of."""
+    return 128 if width >= 1024 else 32 if width >= 256 else 8 if width >= 64 else 1
+
+
+def share_of(width: int, percent: int) -> int:
+    return int(width * percent / 100) // multiple(width) * multiple(width)
+
+
 def larger(spec: DecoderSpec, shape: Shape) -> Iterator[DecoderSpec]:
     """What is between a shape and the decoder that it was cut from, on the same way."""
     layers, hidden, ffn = sizes(spec)
@@ -50,11 +62,7 @@ def larger(spec: DecoderSpec, shape: Shape) -> Iterator[DecoderSpec]:
             yield resized(spec, layers, hidden, more)
     else:
         for share in range(99, 9, -1):
-            cut = (
-                round(layers * share / 100),
-                int(hidden * share / 100) // 128 * 128,
-                int(ffn * share / 100) // 128 * 128,
-            )
+            cut = (round(layers * share / 100), share_of(hidden, share), share_of(ffn, share))
             if cut == sizes(shape):
                 return
             yield resized(spec, *cut)
@@ -123,11 +131,34 @@ def test_asking_for_more_leaves_less(axis: str) -> None:
     assert kept(40) < kept(20) < kept(10)
 
 
-def test_widths_are_multiples_that_kernels_like() -> None:
-    found = {shape.axis: shape for shape in nearest_shapes(*ASKED["135m-fast"])}
+@pytest.mark.parametrize("name", ASKED)
+def test_widths_are_multiples_that_kernels_like(name: str) -> None:
+    spec, device, request_ = ASKED[name]
+    found = {shape.axis: shape for shape in nearest_shapes(spec, device, request_)}
     both = found["depth and width"]
-    assert both.hidden_size % 128 == both.intermediate_size % 128 == 0
-    assert both.hidden_size < SMALL.hidden_size
+    assert both.hidden_size % multiple(spec.hidden_size) == 0
+    assert both.intermediate_size % multiple(spec.intermediate_size) == 0
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ffn"),
+    [(8, 16), (63, 64), (96, 40), (255, 257), (576, 1023), (1024, 2048), (2048, 8192)],
+)
+def test_nothing_is_ever_widened(hidden: int, ffn: int) -> None:
+    spec = resized(SMALL, 30, hidden, ffn)
+    fastest = max(one.tokens_per_second.value for one in choices(spec, ROOMY, Request()))
+    widths = set()
+    for factor in (1.05, 1.3, 2, 4, 8):
+        for shape in nearest_shapes(spec, ROOMY, Request(min_tokens_per_second=factor * fastest)):
+            assert all(a <= b for a, b in zip(sizes(shape), sizes(spec), strict=True))
+            assert shape.parameters < spec.parameters
+            if shape.axis == "depth and width":
+                widths.add((shape.hidden_size, shape.intermediate_size))
+                assert shape.hidden_size < hidden
+                assert shape.intermediate_size < ffn
+                assert shape.hidden_size % multiple(hidden) == 0
+                assert shape.intermediate_size % multiple(ffn) == 0
+    assert widths
 
 
 def test_nothing_can_be_cut_that_far() -> None:

@@ -96,7 +96,10 @@ def test_failed_gate_exits_one(
             "--target jetson-agx-orin-64gb --plan, or edge-devices plan",
         ),
         (["MODEL", "-o", "b", "--target", "cpu", "--kv", "fp16"], "cpu has no fp16 cache; it has"),
-        (["MODEL", "-o", "b", "--precision", "int3"], "unknown precision 'int3'"),
+        (
+            ["MODEL", "-o", "b", "--precision", "int3"],
+            "cpu has no int3 with onnxruntime; it has auto, fp32, int8, int4",
+        ),
         (["MODEL", "-o", "b", "--context", "999"], "context 999 is not possible"),
         (["MODEL", "-o", "b", "--layer", "int8"], "--layer 'int8': expected PATTERN=PRECISION"),
         (["MODEL", "-o", "b", "--layer", "=int8"], "--layer '=int8': expected PATTERN=PRECISION"),

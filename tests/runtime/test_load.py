@@ -11,8 +11,8 @@ import pytest
 
 import edgelm
 from edgelm.bundle import read_manifest, write_manifest
+from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.runtime.model import predicted_bytes
 from edgelm.runtime.sampler import Sampling
 from tests.tiny_chat import CONTEXT
 
@@ -84,7 +84,7 @@ def test_threads_below_one(bundle: Path, threads: int) -> None:
 
 
 def test_the_whole_context_if_it_fits(large: Path, caplog: pytest.LogCaptureFixture) -> None:
-    enough = predicted_bytes(read_manifest(large), LARGE)
+    enough = loaded_bytes(read_manifest(large), LARGE)
     with edgelm.load(large, max_memory=enough) as lm:
         assert lm.context == LARGE
     with edgelm.load(large) as lm:
@@ -96,7 +96,7 @@ def test_the_whole_context_if_it_fits(large: Path, caplog: pytest.LogCaptureFixt
 def test_context_shrinks_to_the_memory_and_says_so(
     large: Path, caplog: pytest.LogCaptureFixture, context: int
 ) -> None:
-    budget = predicted_bytes(read_manifest(large), context)
+    budget = loaded_bytes(read_manifest(large), context)
     with caplog.at_level(logging.WARNING), edgelm.load(large, max_memory=budget + 1) as lm:
         assert lm.context == context
         assert lm.session.capacity == context
@@ -105,13 +105,13 @@ def test_context_shrinks_to_the_memory_and_says_so(
 
 
 def test_max_memory_as_text(large: Path) -> None:
-    budget = predicted_bytes(read_manifest(large), 512) / 1e6
+    budget = loaded_bytes(read_manifest(large), 512) / 1e6
     with edgelm.load(large, max_memory=f"{budget + 0.001:.3f}MB") as lm:
         assert lm.context == 512
 
 
 def test_too_little_memory(large: Path) -> None:
-    need = predicted_bytes(read_manifest(large), 256)
+    need = loaded_bytes(read_manifest(large), 256)
     message = rf"a context of 256 needs about {need / 1e6:.1f} MB, max_memory is 10\.0 MB"
     with pytest.raises(DoesNotFit, match=message):
         edgelm.load(large, max_memory="10MB")
@@ -120,7 +120,7 @@ def test_too_little_memory(large: Path) -> None:
 
 
 def test_a_small_context_is_not_shrunk_further(bundle: Path) -> None:
-    need = predicted_bytes(read_manifest(bundle), CONTEXT)
+    need = loaded_bytes(read_manifest(bundle), CONTEXT)
     with pytest.raises(DoesNotFit, match=f"a context of {CONTEXT} needs about"):
         edgelm.load(bundle, max_memory=need - 1)
 

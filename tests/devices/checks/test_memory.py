@@ -7,8 +7,15 @@ import pytest
 
 from edgelm.devices.checks.memory import bundle_memory, disk_space
 from edgelm.devices.machine import Machine
-from edgelm.devices.memory_need import workspace_bytes
+from edgelm.devices.memory_need import loaded_bytes, workspace_bytes
+from edgelm.devices.profile import ENVIRONMENT
+from tests.core.test_imports import ROOT
 from tests.devices.checks.recorded import LAPTOP, PLAIN, context, manifest
+
+
+@pytest.fixture(autouse=True)
+def no_profiles_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
 
 
 def with_available(gigabytes: float) -> Machine:
@@ -23,30 +30,40 @@ def test_bundle_fits(tmp_path: Path) -> None:
 
 
 def test_bundle_fits_with_a_shorter_context(tmp_path: Path) -> None:
-    verdict = bundle_memory(context(with_available(1.2), tmp_path, manifest=manifest()))
+    verdict = bundle_memory(context(with_available(2.2), tmp_path, manifest=manifest()))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what.endswith("at its context of 32768, 1.20 GB are available now")
-    assert verdict.mend == "--max-memory 1080MB shrinks the context to fit"
+    assert verdict.what.endswith("at its context of 32768, 2.20 GB are available now")
+    assert verdict.mend == "--max-memory 1980MB shrinks the context to fit"
 
 
 def test_bundle_does_not_fit(tmp_path: Path) -> None:
-    verdict = bundle_memory(context(with_available(0.9), tmp_path, manifest=manifest()))
+    verdict = bundle_memory(context(with_available(1.8), tmp_path, manifest=manifest()))
     assert verdict
     assert verdict.severity == "error"
-    assert "at a context of 256, 900.0 MB are available now" in verdict.what
+    assert "at a context of 256, 1.80 GB are available now" in verdict.what
     assert "fewer bits" in verdict.mend
 
 
 def test_need_counts_weights_cache_workspace_and_runtime(tmp_path: Path) -> None:
     cache = 32 * 2 * 3 * 64 * 32768  # layers, keys and values, heads, head_dim, tokens; int8
     workspace = workspace_bytes(manifest().spec, kv="int8", context=32768, chunk=128)
-    need = 900_000_000 + cache + workspace + 75_000_000
+    # Twice the weights: the file that is mapped, and the copy that ONNX Runtime packs.
+    need = 2 * 900_000_000 + cache + workspace + 75_000_000
+    assert loaded_bytes(manifest(), 32768) == need
     for available, severity in ((need, "ok"), (need - 1, "warning")):
         machine = msgspec.structs.replace(PLAIN, available_bytes=available)
         verdict = bundle_memory(context(machine, tmp_path, manifest=manifest()))
         assert verdict
         assert verdict.severity == severity
+
+
+def test_packed_copy_is_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = loaded_bytes(manifest(), 256)
+    text = (ROOT / "devices" / "profiles" / "cpu.toml").read_text()
+    (tmp_path / "cpu.toml").write_text(text.replace("weight_copies = 2", "weight_copies = 1.5"))
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
+    assert before - loaded_bytes(manifest(), 256) == 450_000_000
 
 
 def test_bundle_for_a_gpu_with_memory_of_its_own(tmp_path: Path) -> None:

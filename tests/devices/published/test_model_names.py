@@ -52,6 +52,7 @@ _NAMES = {
     "gemma-3-4b": ["gemma-3-4b-it-q4_0", "gemma3:4b"],
     "gemma-3-12b": ["Gemma 3 12B"],
     "gemma-3-27b": ["gemma-3-27b-it"],
+    "phi-3-medium": ["Phi-3-medium-128k-instruct", "phi3:14b"],
     "phi-3.5-mini": ["Phi 3.5 3B", "Phi-3-mini-4k-instruct", "phi3:3.8b"],
     "phi-4-mini": ["Phi-4-mini-instruct"],
     "phi-4": ["Phi 4", "phi4:14b", "Phi-4-reasoning-plus"],
@@ -98,7 +99,6 @@ _UNKNOWN = [
     "deepseek-r1:671b",
     "DeepSeek-V4-Flash",
     "Cosmos3 Edge (Reasoner)",
-    "Phi-3-medium-128k-instruct",
     "phi-2",
     "LFM2.5-8B-A1B-UD-Q4_K_XL",
     "ibm-granite_granite-4.1-8b-Q4_K_M",
@@ -106,7 +106,6 @@ _UNKNOWN = [
 ]
 # Names that a pattern meant for others takes.
 _MISTAKEN = [
-    "phi3:14b",
     "dolphin3:8b",
     "Phi-4-multimodal-instruct",
     "Mistral-NeMo-Minitron-8B-Instruct",
@@ -140,7 +139,6 @@ def test_another_model_is_taken_for_none(published: str) -> None:
     assert model_named(published) is None
 
 
-@pytest.mark.xfail(reason="a pattern without a size takes other sizes and names with it")
 @pytest.mark.parametrize("published", _MISTAKEN)
 def test_another_size_or_name_is_taken_for_none(published: str) -> None:
     assert model_named(published) is None

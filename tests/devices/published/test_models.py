@@ -59,15 +59,7 @@ def test_dense_model_has_its_published_parameters(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(reason="3.2e9 active ones leave out the input embedding")
-            if name == "nemotron-3-nano-30b-a3b"
-            else (),
-        )
-        for name in _COUNTED
-    ],
+    _COUNTED,
 )
 def test_other_model_has_its_published_parameters(name: str) -> None:
     everything, active = _COUNTED[name]

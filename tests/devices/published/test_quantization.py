@@ -30,7 +30,6 @@ _NAMES = {
     "Q4_K_M": (4.8, 6.56, WEIGHT_ONLY),
     "Q4_K - Medium": (4.8, 6.56, WEIGHT_ONLY),
     "ollama default": (4.8, 6.56, WEIGHT_ONLY),
-    "": (4.8, 6.56, WEIGHT_ONLY),
     "gemma3 4B Q4_0": (4.5, 6.56, WEIGHT_ONLY),
     "IQ4_XS": (4.5, 6.56, WEIGHT_ONLY),
     "Q5_K_M": (5.7, 6.56, WEIGHT_ONLY),
@@ -62,12 +61,7 @@ def test_quantization(tmp_path: Path, name: str, expected: tuple[float, float, s
         ("Qwen3-8B-Q4_0", 4.5, 6.56),
         ("Qwen3-8B-Q8_0", 8.5, 8.5),
         ("Qwen3-8B-Q6_K_L", 6.56, 6.56),
-        pytest.param(
-            "Qwen3-8B-IQ4_NL",
-            4.5,
-            6.56,
-            marks=pytest.mark.xfail(reason="the i of iq4_nl is lost when a file's name is read"),
-        ),
+        ("Qwen3-8B-IQ4_NL", 4.5, 6.56),
     ],
 )
 def test_quantization_in_the_files_name(

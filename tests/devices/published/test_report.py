@@ -92,7 +92,7 @@ def test_plot_is_a_drawing_of_both_kinds(tmp_path: Path) -> None:
     drawing = (tmp_path / "predicted.svg").read_text()
     assert "<svg" in drawing
     for text in ("measured decode, ms", "measured prefill, ms", "vllm", "mlc"):
-        assert f"<!-- {text} -->" in drawing
+        assert text in drawing
 
 
 def test_same_rows_same_plot(tmp_path: Path) -> None:
@@ -104,7 +104,6 @@ def test_same_rows_same_plot(tmp_path: Path) -> None:
     assert first == second
 
 
-@pytest.mark.xfail(reason="a legend of no engine", raises=UserWarning)
 @pytest.mark.filterwarnings("error")
 def test_plot_of_one_kind_alone(tmp_path: Path) -> None:
     write(tmp_path, _UNSEEN[:2], [])

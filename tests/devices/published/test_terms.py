@@ -44,8 +44,18 @@ _ROWS: dict[str, Callable[[], Row]] = {
 _PROMPT_ONLY = {"prompt_layers", "matrices", "attention", "recurrence"}
 
 
-def test_every_term_is_a_coefficient() -> None:
+def test_every_term_is_a_factor() -> None:
     assert tuple(factors(TRUE)) == TERMS
+
+
+def test_every_coefficient_that_is_not_fitted_costs_nothing() -> None:
+    fitted = {"bandwidth", "cache_bandwidth", "compute", "attention", "unpack", "recurrent_us"}
+    fitted |= {"layer_us", "prompt_layers"}
+    described = {"decode_band", "prefill_band", "source"}
+    # Of a profile that was measured on the device; published rows cannot tell it from layers.
+    left = set(Coefficients.__struct_fields__) - fitted - described
+    assert left == {"step_us"}
+    assert all(getattr(TRUE, name) == 0 for name in left)
 
 
 @pytest.mark.parametrize("how", [TRUE, _OTHER], ids=["usual", "unusual"])
