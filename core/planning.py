@@ -44,10 +44,9 @@ class Plan(msgspec.Struct, frozen=True):
     `prefill_ms` is the time to the first token of a prompt of `prompt` tokens, `decode_ms` the
     time of a token after them, `joules_per_token` its energy where a power is known. `binds` is
     what the token waits for most: memory bandwidth, per-layer overhead or, over the budget,
-    memory. `packed_bytes` is
-    what an engine keeps of the weights beside the file it maps. `missing` says what stands in the
-    way, and every line of `advice` on its own removes it. `basis` says what the speeds were
-    derived from.
+    memory. `packed_bytes` is what an engine keeps of the weights beside the file it maps.
+    `missing` says what stands in the way, and every line of `advice` on its own removes it.
+    `basis` says what the speeds were derived from.
     """
 
     target: str

@@ -2,6 +2,7 @@
 
 from edgelm.bundle import Manifest
 from edgelm.devices.profile import Engine, load_profile
+from edgelm.errors import UnknownName
 from edgelm.precision import KV_BYTES, KvType
 from edgelm.spec import DecoderSpec
 
@@ -32,14 +33,23 @@ def workspace_bytes(
 
 def loaded_bytes(manifest: Manifest, context: int) -> int:
     """Memory that a bundle takes with a cache of `context` tokens, at its peak; an estimate."""
-    spec, kv = manifest.spec, manifest.kv
-    engine = load_profile(manifest.target).engines[0]
-    return (
-        int(engine.runtime_bytes.value)
-        + int(engine.weight_copies * manifest.weight_bytes)
-        + spec.kv_bytes_per_token(KV_BYTES[kv]) * context
-        + workspace_bytes(spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk)
+    spec, kv, dialect = manifest.spec, manifest.kv, manifest.graph.dialect
+    engine = _engine(manifest)
+    workspace = workspace_bytes(
+        spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk, dialect=dialect
     )
+    weights = int(engine.weight_copies * manifest.weight_bytes)
+    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context
+    return int(engine.runtime_bytes.value) + weights + cache + workspace
+
+
+def _engine(manifest: Manifest) -> Engine:
+    """The engine of the bundle's dialect; this machine's where its target is not known here."""
+    try:
+        engines = load_profile(manifest.target).engines
+    except UnknownName:
+        engines = load_profile("cpu").engines
+    return next((one for one in engines if one.dialect == manifest.graph.dialect), engines[0])
 
 
 def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:

@@ -232,7 +232,7 @@ def _missing(request: Request, asked: Plan) -> tuple[str, ...]:
     if not asked.fast_enough:
         found.append(
             f"speed: {short(asked.tokens_per_second.value)} tokens/s where "
-            f"{request.min_tokens_per_second:g} are asked"
+            f"{short(request.min_tokens_per_second or 0)} are asked"
         )
     return tuple(found)
 

@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -278,9 +278,11 @@ def _source(profile: Profile, where: str, source: str) -> None:
 
 def _check_mode(mode: PowerMode) -> None:
     peaks = [figure.value for figure in mode.dense_tflops.values()]
-    if mode.bandwidth_gb_s.value <= 0 or not peaks or min(peaks) <= 0:
+    counts = [figure.value for figure in (mode.clock_ghz, mode.sm_count) if figure is not None]
+    if min([mode.bandwidth_gb_s.value, *counts, *peaks]) <= 0 or not peaks:
         raise ValueError(
-            f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero"
+            f"power mode {mode.name!r} needs a bandwidth and dense peaks; they, clock and "
+            "multiprocessors are above zero"
         )
 
 
@@ -289,6 +291,8 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
     _source(profile, where, engine.source)
     if not engine.kv or not engine.precisions:
         raise ValueError(f"{where} needs at least one precision and one kv")
+    if not (engine.weight_copies >= 1 and math.isfinite(engine.weight_copies)):
+        raise ValueError(f"{where}.weight_copies is {engine.weight_copies}, expected from 1 up")
     for name in engine.precisions:
         if name not in planned_precisions():
             known = ", ".join(planned_precisions())
@@ -303,7 +307,7 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
         "cache_bandwidth": (measured.cache_bandwidth, tuple(KV_BYTES)),
     }
     for name, (shares, keys) in tables.items():
-        if not shares or min(shares.values()) <= 0 or not set(shares) <= set(keys):
+        if not shares or not _positive(shares.values()) or not set(shares) <= set(keys):
             raise ValueError(
                 f"{where}.measured.{name} is {shares}, expected shares above zero by "
                 f"{', '.join(keys)}"
@@ -311,8 +315,14 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
     if not 0 < measured.band < 1:
         raise ValueError(f"{where}.measured.band is {measured.band}, expected between 0 and 1")
     costs = (measured.layer_us, measured.step_us, measured.prompt_layers)
-    if min(costs) < 0 or measured.attention <= 0:
-        raise ValueError(f"{where}.measured has a cost below zero, or no attention")
+    if not all(cost >= 0 and math.isfinite(cost) for cost in costs):
+        raise ValueError(f"{where}.measured has a cost that is no number from 0 up: {costs}")
+    if not _positive([measured.attention]):
+        raise ValueError(f"{where}.measured.attention is {measured.attention}, expected above zero")
+
+
+def _positive(values: Iterable[float]) -> bool:
+    return all(value > 0 and math.isfinite(value) for value in values)
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, Figure]]:

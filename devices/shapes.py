@@ -71,8 +71,9 @@ def _shallower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
 
 
 def _narrower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
-    top = (spec.intermediate_size - 1) // _MULTIPLE * _MULTIPLE
-    for ffn in range(top, 0, -_MULTIPLE):
+    multiple = _multiple(spec.intermediate_size)
+    top = (spec.intermediate_size - 1) // multiple * multiple
+    for ffn in range(top, 0, -multiple):
         yield _with(spec, ffn=ffn)
 
 
@@ -95,9 +96,13 @@ _AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
 }
 
 
+def _multiple(size: int) -> int:
+    return next(m for m in (_MULTIPLE, 32, 8, 1) if size >= 8 * m or m == 1)
+
+
 def _rounded(size: int, percent: int) -> int:
     """A share of a width, on a multiple that suits it; never more than it was."""
-    multiple = next(m for m in (_MULTIPLE, 32, 8, 1) if size >= 8 * m or m == 1)
+    multiple = _multiple(size)
     return max(multiple, size * percent // 100 // multiple * multiple)
 
 

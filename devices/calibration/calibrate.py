@@ -29,8 +29,9 @@ from edgelm.staging import replace_file
 # Equally many bytes in many narrow layers and in few wide ones tell a layer's cost from a byte's;
 # more bytes than any cache of a laptop holds, as a model's are.
 _WIDTHS = ((512, 1536), (768, 2048), (1536, 4096))
-_STACK_BYTES = 128_000_000
+_STACK_BYTES = 200_000_000
 _LEAST_LAYERS = 3
+_PASSES = 2
 _CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
 _SHALLOW, _DEEP = 0, 4096
 _CACHES: tuple[KvType, ...] = ("fp32", "int8")
@@ -77,7 +78,7 @@ def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[s
             f"{available_bytes() / 1e9:.1f} GB are; close something and try again"
         )
     threads = threads or physical_cores()
-    progress(f"calibrating with {threads} threads; keep the machine quiet for a minute")
+    progress(f"calibrating with {threads} threads; keep the machine quiet for two minutes")
     rate = read_gb_s(threads)
     progress(f"reads {rate:.1f} GB/s")
     found = solve(rate, measure(threads, progress))
@@ -105,18 +106,41 @@ def _resolved(folder: str) -> str:
 
 
 def measure(threads: int, progress: Callable[[str], None]) -> list[Sample]:
-    """Time every stack in every precision and cache type."""
-    samples = []
-    for precision in PRECISIONS:
-        for shape in _shapes(precision):
-            for kv in _CACHES:
-                sample = _sample(shape, precision, kv, threads)
-                progress(
-                    f"{precision} weights, {kv} cache, {shape.layers} layers of {shape.hidden}: "
-                    f"{sample.step_ms:.2f} ms a token, {sample.deep_ms:.2f} ms after {_DEEP:,}"
-                )
-                samples.append(sample)
-    return samples
+    """Time every stack in every precision and cache type, twice.
+
+    A minute lies between the two, so that a busy moment of the machine hits only one of them;
+    their mean counts, since a model will run on the same machine, busy moments and all.
+    """
+    stacks = [
+        (shape, precision, kv)
+        for precision in PRECISIONS
+        for shape in _shapes(precision)
+        for kv in _CACHES
+    ]
+    found: dict[tuple[StackShape, str, KvType], Sample] = {}
+    for number in range(_PASSES * len(stacks)):
+        key = stacks[number % len(stacks)]
+        sample = _sample(*key, threads)
+        found[key] = _mean(sample, found[key]) if key in found else sample
+        shape, precision, kv = key
+        progress(
+            f"{number + 1}/{_PASSES * len(stacks)} {precision} weights, {kv} cache, "
+            f"{shape.layers} layers of {shape.hidden}: {sample.step_ms:.2f} ms a token, "
+            f"{sample.deep_ms:.2f} ms after {_DEEP:,}"
+        )
+    return list(found.values())
+
+
+def _mean(one: Sample, other: Sample) -> Sample:
+    def between(first: float | None, second: float | None) -> float | None:
+        return None if first is None or second is None else (first * second) ** 0.5
+
+    return one._replace(
+        step_ms=(one.step_ms * other.step_ms) ** 0.5,
+        deep_ms=(one.deep_ms * other.deep_ms) ** 0.5,
+        chunk_ms=between(one.chunk_ms, other.chunk_ms),
+        deep_chunk_ms=between(one.deep_chunk_ms, other.deep_chunk_ms),
+    )
 
 
 def _shapes(precision: str) -> list[StackShape]:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from statistics import quantiles
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,7 @@ class TimedStack:
         self._cache = [np.zeros(cache, dtype) for _ in range(2 * shape.layers)]
 
     def milliseconds(self, tokens: int, past: int) -> float:
-        """Time of a pass of `tokens` after `past` others: the lower quartile of many.
-
-        What else runs on the machine only ever adds to a time.
-        """
+        """Median time of a pass of `tokens` after `past` others."""
         x = np.ones((1, tokens, self._shape.hidden), dtype=np.float32)
         y = np.empty_like(x)
         last = np.array([past + tokens - 1], dtype=np.int32)
@@ -70,7 +67,7 @@ class TimedStack:
         samples: list[float] = []
         while len(samples) < _REPEATS or sum(samples) < _ENOUGH_S:
             samples.append(_timed(once))
-        return 1e3 * quantiles(samples, n=4)[0]
+        return 1e3 * median(samples)
 
 
 def _timed(once: Callable[[], Any]) -> float:

@@ -51,6 +51,7 @@ prompt_layers = {prompt_layers:.2f}
 band = {band:.2f}
 source = "host"
 """
+_MOST_BAND = 0.9
 _LEAST_BAND = 0.15  # another shape is further away than the stacks are from each other
 
 
@@ -77,7 +78,7 @@ def profile_text(found: Found, machine: Machine, *, threads: int, when: date) ->
         layer_us=found.layer_us,
         step_us=found.step_us,
         prompt_layers=found.prompt_layer_us / max(found.layer_us, 1e-3),
-        band=max(_LEAST_BAND, found.worst),
+        band=min(_MOST_BAND, max(_LEAST_BAND, found.worst)),
     )
 
 

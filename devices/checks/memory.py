@@ -23,11 +23,12 @@ def bundle_memory(context: Context) -> Verdict | None:
     if need <= room:
         return ok(what)
     least = min(_LEAST_CONTEXT, limit)
-    if loaded_bytes(manifest, least) <= room:
+    offered = room * 9 // 10
+    if loaded_bytes(manifest, least) <= offered:
         return warning(
             what,
             why="the cache grows with the conversation until memory runs out",
-            mend=f"--max-memory {room * 9 // 10 // 10**6}MB shrinks the context to fit",
+            mend=f"--max-memory {offered // 10**6}MB shrinks the context to fit",
         )
     return error(
         f"the bundle needs {format_bytes(loaded_bytes(manifest, least))} at a context of {least}, "
