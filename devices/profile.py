@@ -281,8 +281,8 @@ def _check_mode(mode: PowerMode) -> None:
     counts = [figure.value for figure in (mode.clock_ghz, mode.sm_count) if figure is not None]
     if min([mode.bandwidth_gb_s.value, *counts, *peaks]) <= 0 or not peaks:
         raise ValueError(
-            f"power mode {mode.name!r} needs a bandwidth and dense peaks; they, clock and "
-            "multiprocessors are above zero"
+            f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero, "
+            "as are clock and multiprocessors"
         )
 
 

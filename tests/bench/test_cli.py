@@ -220,7 +220,10 @@ def test_bundles_of_different_sources_are_not_compared(
 
 def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert capsys.readouterr().err == "error: give at least one bundle, or --setup-peers\n"
+    assert (
+        capsys.readouterr().err
+        == "error: give at least one bundle, or --setup-peers, or --check-plan\n"
+    )
     assert main([str(tmp_path)]) == 2
     assert f"error: {tmp_path} is no bundle" in capsys.readouterr().err
 
