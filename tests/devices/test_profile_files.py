@@ -186,7 +186,7 @@ ENGINE = "engines[onnxruntime]"
             "layer_us = -1",
             f"{ENGINE}.measured has a cost that is no number from 0 up",
         ),
-        ("attention = 0.72", "attention = 0", f"{ENGINE}.measured has a cost below zero, or no at"),
+        ("attention = 0.72", "attention = 0", f"{ENGINE}.measured.attention is 0"),
     ],
     ids=[
         *("default-context", "chunk", "peak", "precision", "no-precision", "no-cache"),
