@@ -16,7 +16,7 @@ from edgelm.devices.machine import Gpu, MemoryKind, Unread
 from edgelm.devices.probes import Probes, reason
 
 # What is noted where there are signs of a GPU and no more.
-UNREAD_GPU = "NVIDIA GPU"
+UNREAD_GPU = "NVIDIA GPU"  # what is noted where there are signs of a GPU and no more
 
 # Compute capabilities of GPUs that have no memory of their own: TX1, TX2, Xavier, Orin, Thor
 # (10.1 before CUDA 13) and GB10. Some of their drivers report the machine's memory.

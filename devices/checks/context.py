@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from edgelm.bundle import Manifest
 from edgelm.devices.checks.verdict import Verdict
 from edgelm.devices.machine import Machine
+from edgelm.devices.modules import SOCS
+from edgelm.devices.nvidia import UNREAD_GPU
 from edgelm.devices.probes import Probes
-
-# What detection notes where it sees signs of a GPU and no more.
-UNREAD_GPU = "NVIDIA GPU"
-_SM_OF_SOC = {"tegra194": 72, "tegra234": 87, "tegra264": 110}
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Context:
     def sms(self) -> tuple[int, ...]:
         """The known compute capabilities, times ten, of the GPUs."""
         known = {gpu.sm for gpu in self.machine.gpus if gpu.sm}
-        if not known and self.machine.jetson and self.machine.jetson.soc in _SM_OF_SOC:
-            known = {_SM_OF_SOC[self.machine.jetson.soc]}
+        if not known and self.machine.jetson and self.machine.jetson.soc in SOCS:
+            known = {SOCS[self.machine.jetson.soc].sm}
         return tuple(sorted(known))
 
     @property

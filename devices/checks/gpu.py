@@ -1,7 +1,8 @@
 """Whether the GPU answers, and at the power it was made for."""
 
-from edgelm.devices.checks.context import UNREAD_GPU, Context
+from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
+from edgelm.devices.nvidia import UNREAD_GPU
 
 _LEAST_SHARE = 0.8  # of the default power limit
 _ASK = ("nvidia-smi", "--query-gpu=name,power.limit,power.default_limit", "--format=csv,noheader")

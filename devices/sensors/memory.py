@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
-from edgelm.devices.sensors.reader import Found, Reader, place, reason, sort_out
+from edgelm.devices.probes import Probes, reason
+from edgelm.devices.sensors.reader import Found, Reader, place, sort_out
 
 _HEAD = 256  # bytes; both lines are among the first three
 

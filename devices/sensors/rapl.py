@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
-from edgelm.devices.sensors.reader import Found, NumberFile, Reader, place, reason, sort_out
+from edgelm.devices.probes import Probes, reason
+from edgelm.devices.sensors.reader import Found, NumberFile, Reader, place, sort_out
 
 _LEAST_S = 0.02  # the counter moves once a millisecond; over less the quotient is noise
 _ZONES = "/sys/class/powercap/intel-rapl:*"

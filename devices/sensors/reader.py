@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.probes import Probes, reason
 
 Kind = Literal["memory", "power", "temperature", "clock", "throttle"]
 Part = Literal["board", "cpu", "gpu"]
@@ -120,14 +120,3 @@ def text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
-
-
-def reason(error: Exception) -> str:
-    """Why something could not be read, in a few words."""
-    if isinstance(error, PermissionError):
-        return "only root may read it"
-    if isinstance(error, FileNotFoundError):
-        return "not there"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__

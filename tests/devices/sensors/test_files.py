@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.devices.probes import reason
 from edgelm.devices.sensors.clocks import find_clocks
 from edgelm.devices.sensors.memory import find_memory
-from edgelm.devices.sensors.reader import NumberFile, Reader, file_reader, reason
+from edgelm.devices.sensors.reader import NumberFile, Reader, file_reader
 from edgelm.devices.sensors.temperature import find_temperatures
 from edgelm.devices.sensors.throttle import find_throttles, throttling
 from tests.devices.sensors.conftest import Keep
