@@ -16,7 +16,6 @@ from edgelm.devices.sensors.reader import (
     close_all,
     file_reader,
     place,
-    reason,
     sort_out,
     text,
 )
