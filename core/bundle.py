@@ -6,7 +6,7 @@ docs/bundle.md is the format's description.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,7 +29,7 @@ class TensorContract(msgspec.Struct, frozen=True):
 
 
 class CacheLayer(msgspec.Struct, frozen=True):
-    """The four names of one layer's cache; present is bound to the same memory as past."""
+    """The four names of one layer's cache."""
 
     past_key: str
     past_value: str
@@ -38,20 +38,28 @@ class CacheLayer(msgspec.Struct, frozen=True):
 
 
 class CacheContract(msgspec.Struct, frozen=True):
-    """The key-value cache: [1, heads, capacity, head_dim] per layer, updated in place."""
+    """The key-value cache: [1, heads, capacity, head_dim] per layer.
+
+    With `update` in_place the graph writes the new rows, and present is bound to the memory of
+    past. With append present holds only the new rows, [1, heads, T, head_dim], and the runtime
+    copies them behind the old ones. A `capacity` is fixed in the graph; None leaves it open.
+    """
 
     dtype: KvType
     num_key_value_heads: int
     head_dim: int
     layers: tuple[CacheLayer, ...]
+    update: Literal["in_place", "append"] = "in_place"
+    capacity: int | None = None
 
 
 class GraphContract(msgspec.Struct, frozen=True):
     """How to run the graph.
 
-    Roles of inputs:
+    Roles of inputs; a dialect has those that it needs:
 
     tokens            int64 [1, T]   the tokens to process
+    positions         int64 [1, T]   their positions, counted from 0
     past_length       int64 [1]      tokens in the cache before this run
     last_position     int32 [1]      position of the last of them, counted from 0
     total_length      int32 []       tokens in the cache after this run
@@ -98,6 +106,53 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class EngineNeed(msgspec.Struct, frozen=True):
+    """What runs the graph: `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`.
+
+    `version` is the oldest that will do, and `sms` the compute capabilities (times ten) it is for;
+    empty means any. An engine of TensorRT is compiled from the graph: see Manifest.engines.
+    """
+
+    name: str
+    version: str = ""
+    sms: tuple[int, ...] = ()
+
+
+class CompiledEngine(msgspec.Struct, frozen=True):
+    """An engine compiled from the graph, and how: enough to compile it again.
+
+    `version` is that of TensorRT or TensorRT-RTX, `sms` the GPUs it runs on, `graph_sha256` the
+    graph it was compiled from. Its first profile takes 1 to `prefill_chunk` tokens; a second one,
+    where there is one, exactly one. `runtime_cache` names the file in which kernels that are made
+    at run time are kept. `machine` and `power_mode` say where it was compiled.
+    """
+
+    file: str
+    name: str
+    version: str
+    sms: tuple[int, ...]
+    graph_sha256: str
+    profiles: int
+    build_seconds: float
+    machine: str
+    power_mode: str = ""
+    runtime_cache: str = ""
+    gate: GateResult | None = None
+
+
+class GraphCheck(msgspec.Struct, frozen=True):
+    """Which graph the gate's figures are of.
+
+    `graph_sha256` is the graph that engines are compiled from, `checked_sha256` the one whose
+    logits were compared on a CPU. Where the CPU has no kernel for a type they differ: `widened`
+    says that the checked graph was the same with weights dequantized to fp32.
+    """
+
+    graph_sha256: str
+    checked_sha256: str
+    widened: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The contents of `bundle.json`."""
 
@@ -114,6 +169,19 @@ class Manifest(msgspec.Struct, frozen=True):
     lineage: Lineage
     graph: GraphContract
     files: dict[str, FileEntry]
+    engine: EngineNeed = EngineNeed("onnxruntime")
+    engines: tuple[CompiledEngine, ...] = ()
+    check: GraphCheck | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the graph must be compiled before it runs."""
+        return self.engine.name.startswith("tensorrt")
+
+    @property
+    def pending(self) -> bool:
+        """Whether it must be compiled and was not yet."""
+        return self.compiles and not self.engines
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 
 from edgelm.errors import GateFailed
-from edgelm.precision import Fp32, Int8, KvType, WeightPrecision
+from edgelm.precision import W8A8, Bf16, Fp8, Fp16, Int4, Int8, KvType, Nvfp4, WeightPrecision
 
-GateClass = Literal["fp32", "8-bit", "4-bit"]
+GateClass = Literal["fp32", "16-bit", "8-bit", "4-bit"]
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -26,6 +26,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
 GATES: dict[GateClass, Threshold] = {
     "fp32": Threshold(max_kl=1e-6, min_top1=0.999, max_perplexity_ratio=1.0001),
+    "16-bit": Threshold(max_kl=0.001, min_top1=0.98, max_perplexity_ratio=1.005),
     "8-bit": Threshold(max_kl=0.01, min_top1=0.94, max_perplexity_ratio=1.02),
     "4-bit": Threshold(max_kl=0.10, min_top1=0.85, max_perplexity_ratio=1.08),
 }
@@ -55,9 +56,11 @@ class GateResult(msgspec.Struct, frozen=True):
 def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
     """The class of a mixture is that of its smallest part, the cache included."""
     kinds = {type(precision) for precision in weights}
-    if kinds <= {Fp32}:
-        return "fp32" if kv == "fp32" else "8-bit"
-    return "8-bit" if kinds <= {Fp32, Int8} else "4-bit"
+    if kinds & {Int4, Nvfp4}:
+        return "4-bit"
+    if kinds & {Int8, W8A8, Fp8} or kv in ("int8", "fp8"):
+        return "8-bit"
+    return "16-bit" if kinds & {Fp16, Bf16} or kv in ("fp16", "bf16") else "fp32"
 
 
 def passes(figures: Figures, name: GateClass) -> bool:

@@ -24,8 +24,27 @@ class Fp32(msgspec.Struct, frozen=True, tag="fp32"):
         return 32.0
 
 
+class Fp16(msgspec.Struct, frozen=True, tag="fp16"):
+    """Rounded to IEEE half precision."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 16.0
+
+
+class Bf16(msgspec.Struct, frozen=True, tag="bf16"):
+    """Rounded to bfloat16: the range of fp32, eight bits of mantissa."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 16.0
+
+
 class Int8(msgspec.Struct, frozen=True, tag="int8"):
-    """Eight bits, one scale per `group_size` weights along the input axis."""
+    """Eight bits, one scale per `group_size` weights along the input axis.
+
+    A `group_size` of 0 is one scale per output channel.
+    """
 
     group_size: int = 32
     symmetric: bool = True
@@ -46,31 +65,49 @@ class Int4(msgspec.Struct, frozen=True, tag="int4"):
         return _grouped_bits(4, self.group_size, self.symmetric)
 
 
-WeightPrecision = Fp32 | Int8 | Int4
+class W8A8(msgspec.Struct, frozen=True, tag="w8a8"):
+    """Int8 weights with a scale per output channel, int8 inputs with one from calibration.
 
-PRECISIONS: dict[str, WeightPrecision] = {"fp32": Fp32(), "int8": Int8(), "int4": Int4()}
+    Outlier channels of the inputs are first evened out into the weights (SmoothQuant,
+    arXiv 2211.10438).
+    """
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8.0
+
+
+class Fp8(msgspec.Struct, frozen=True, tag="fp8"):
+    """E4M3 weights with one scale per output channel, and E4M3 inputs with one from calibration."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8.0
+
+
+class Nvfp4(msgspec.Struct, frozen=True, tag="nvfp4"):
+    """E2M1 weights, an E4M3 scale per 16 of them and an fp32 scale per matrix (NVIDIA's NVFP4)."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 4.5
+
+
+WeightPrecision = Fp32 | Fp16 | Bf16 | Int8 | W8A8 | Int4 | Fp8 | Nvfp4
+Unquantized = Fp32 | Fp16 | Bf16
+
+PRECISIONS: dict[str, WeightPrecision] = {
+    "fp32": Fp32(),
+    "fp16": Fp16(),
+    "bf16": Bf16(),
+    "int8": Int8(),
+    "w8a8": W8A8(),
+    "fp8": Fp8(),
+    "int4": Int4(),
+    "nvfp4": Nvfp4(),
+}
 GROUP_SIZES = (16, 32, 64, 128, 256)
 KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
-# What engines of GPUs have beside them, for planning: bits a weight with its scales.
-_ENGINE_BITS = {"fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "nvfp4": 4.5}
-
-
-def planned_precisions() -> tuple[str, ...]:
-    """Every precision that can be planned for."""
-    return (*PRECISIONS, *_ENGINE_BITS)
-
-
-def planned_bits(
-    name: str, *, group_size: int | None = None, symmetric: bool | None = None
-) -> float:
-    """Bits a weight of a precision, of those too that only a GPU's engine has.
-
-    Raises:
-        UnknownName: no such precision.
-    """
-    if name in _ENGINE_BITS:
-        return _ENGINE_BITS[name]
-    return parse_precision(name, group_size=group_size, symmetric=symmetric).bits_per_weight
 
 
 def parse_precision(
@@ -80,7 +117,7 @@ def parse_precision(
     if name not in PRECISIONS:
         raise UnknownName(f"unknown precision {name!r}; known: auto, {', '.join(PRECISIONS)}")
     precision = PRECISIONS[name]
-    if isinstance(precision, Fp32):
+    if not isinstance(precision, Int4 | Int8):
         return precision
     if group_size is not None:
         if group_size not in GROUP_SIZES:
@@ -93,11 +130,14 @@ def parse_precision(
 
 def describe(precision: WeightPrecision) -> str:
     """A short name such as `int4 g32 zp`."""
-    if isinstance(precision, Fp32):
-        return "fp32"
-    name = "int4" if isinstance(precision, Int4) else "int8"
-    return f"{name} g{precision.group_size}" + ("" if precision.symmetric else " zp")
+    if not isinstance(precision, Int4 | Int8):
+        return next(name for name, one in PRECISIONS.items() if one == precision)
+    kind = "int4" if isinstance(precision, Int4) else "int8"
+    size = f"g{precision.group_size}" if precision.group_size else "channel"
+    return f"{kind} {size}" + ("" if precision.symmetric else " zp")
 
 
 def _grouped_bits(bits: int, group_size: int, symmetric: bool) -> float:
+    if not group_size:  # a scale a channel is nothing beside its weights
+        return bits
     return bits + (8 * SCALE_BYTES + (0 if symmetric else bits)) / group_size

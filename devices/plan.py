@@ -16,7 +16,7 @@ from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import Plan, Request, short
-from edgelm.precision import KV_BYTES, KvType, planned_bits
+from edgelm.precision import KV_BYTES, KvType, parse_precision
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
@@ -195,9 +195,9 @@ def _weight_bits(profile: Profile, engine: Engine, request: Request) -> float:
             f"{profile.name} has no {request.precision} with {engine.name}; it has auto, "
             f"{', '.join(engine.precisions)}"
         )
-    return planned_bits(
+    return parse_precision(
         request.precision, group_size=request.group_size, symmetric=request.symmetric
-    )
+    ).bits_per_weight
 
 
 def _head_bits(engine: Engine, bits: float) -> float:

@@ -18,7 +18,7 @@ import msgspec
 
 from edgelm.devices.memory import available_bytes
 from edgelm.errors import BadInput, UnknownName
-from edgelm.precision import KV_BYTES, KvType, planned_precisions
+from edgelm.precision import KV_BYTES, PRECISIONS, KvType
 
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
@@ -294,8 +294,8 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
     if not (engine.weight_copies >= 1 and math.isfinite(engine.weight_copies)):
         raise ValueError(f"{where}.weight_copies is {engine.weight_copies}, expected from 1 up")
     for name in engine.precisions:
-        if name not in planned_precisions():
-            known = ", ".join(planned_precisions())
+        if name not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
             raise ValueError(f"{where}.precisions has {name!r}; known: {known}")
     if engine.measured is None:
         return

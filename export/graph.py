@@ -19,6 +19,7 @@ _DTYPES = {
     np.dtype(np.float32): ir.DataType.FLOAT,
     np.dtype(np.float16): ir.DataType.FLOAT16,
     np.dtype(np.uint8): ir.DataType.UINT8,
+    np.dtype(np.int8): ir.DataType.INT8,
     np.dtype(np.int64): ir.DataType.INT64,
 }
 
@@ -109,14 +110,25 @@ class Graph:
             self._register(name, tensor)
         return self._initializers[name]
 
-    def weight(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """Append a tensor to the data file."""
+    def weight(
+        self,
+        name: str,
+        array: npt.NDArray[Any],
+        dtype: ir.DataType | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> ir.Value:
+        """Append a tensor to the data file.
+
+        `dtype` and `shape` say what its bytes mean where numpy has no such type: bfloat16 as
+        uint16, float8 as uint8, two 4-bit elements a byte (the first in the low half).
+        """
         array = np.ascontiguousarray(array)
         self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
         offset = self._data.tell()
         self._data.write(array.data)
         self.weight_bytes += array.nbytes
-        return self._external(name, _DTYPES[array.dtype], array.shape, offset, array.nbytes)
+        dtype = _DTYPES[array.dtype] if dtype is None else dtype
+        return self._external(name, dtype, shape or array.shape, offset, array.nbytes)
 
     def view(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """The bytes of an earlier `weight` once more, under another shape."""

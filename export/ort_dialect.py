@@ -8,30 +8,30 @@ widens them is folded when a session loads.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
+from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
 from edgelm.export.quantize import pack, pack_zero_points, quantize
+from edgelm.export.stored import DTYPES, Activations, float_bytes
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
-from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
+from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.rope import rotary_tables
 from edgelm.spec import LayerSpec, Rope
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
 _OPSETS = {"": 24, MICROSOFT: 1}
-_KV_DTYPES: dict[KvType, ir.DataType] = {"fp32": ir.DataType.FLOAT, "int8": ir.DataType.INT8}
 
 
 class OrtDialect:
-    """Writes a decoder for ONNX Runtime's CPU provider into `folder`.
+    """Writes a decoder for ONNX Runtime's CPU or CUDA provider into `folder`.
 
     Args:
         folder: where `model.onnx` and its data file go.
@@ -39,6 +39,8 @@ class OrtDialect:
         precision: one record for every group of `weights.groups()`.
         kv: type of the cache; `int8` needs weights with a folding.
         context: positions that the rotary tables cover.
+        activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
+            for fp32.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class OrtDialect:
         *,
         kv: KvType,
         context: int,
+        activations: Activations = "fp32",
     ) -> None:
         self.graph = Graph(folder, opsets=_OPSETS)
         self.weights = weights
@@ -56,6 +59,7 @@ class OrtDialect:
         self.precision = precision
         self.kv = kv
         self.context = context
+        self.activations = activations
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
@@ -70,8 +74,11 @@ class OrtDialect:
         tied = self.spec.tie_word_embeddings
         group = HEAD if tied else EMBEDDING
         precision = self.precision[group]
-        if isinstance(precision, Fp32) or self.spec.hidden_size % precision.group_size:
-            return self._embed_fp32(shared=tied and isinstance(precision, Fp32))
+        if isinstance(precision, Unquantized):
+            return self._embed_unquantized(shared=tied)
+        precision = _grouped(precision, group)
+        if self.spec.hidden_size % precision.group_size:
+            return self._embed_unquantized(shared=False)
         packed = self._packed(group, self.weights.matrix(group), precision)
         bits = 4 if isinstance(precision, Int4) else 8
         rows = self.spec.vocab_size
@@ -94,11 +101,9 @@ class OrtDialect:
             quantize_axis=1,
         )
 
-    def _embed_fp32(self, *, shared: bool) -> Value:
-        table = self.graph.weight(
-            "embedding.weight",
-            self._array(self.weights.matrix(HEAD if self.spec.tie_word_embeddings else EMBEDDING)),
-        )
+    def _embed_unquantized(self, *, shared: bool) -> Value:
+        group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
+        table = self._floats("embedding.weight", self.weights.matrix(group))
         if shared:
             self._tied = {"weight": table}
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
@@ -107,13 +112,14 @@ class OrtDialect:
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
     ) -> Value:
         precision = self.precision[group]
-        offset = None if bias is None else self.graph.weight(f"{group}.bias", self._array(bias))
-        if isinstance(precision, Fp32):
+        offset = None if bias is None else self._floats(f"{group}.bias", bias)
+        if isinstance(precision, Unquantized):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
-                weight = self.graph.weight(f"{group}.weight", self._array(matrix()))
+                weight = self._floats(f"{group}.weight", matrix())
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
+        precision = _grouped(precision, group)
         packed = self._tied if group == HEAD and self._tied else None
         if packed is None:
             packed = self._packed(group, matrix(), precision)
@@ -169,7 +175,8 @@ class OrtDialect:
         return self.graph.op("Add", x, y)  # type: ignore[no-any-return]
 
     def scale(self, x: Value, factor: float) -> Value:
-        constant = self.graph.constant(f"factor.{factor}", np.array(factor, dtype=np.float32))
+        array = np.array(factor, dtype=DTYPES[self.activations].numpy())
+        constant = self.graph.constant(f"factor.{factor}", array)
         return self.graph.op("Mul", x, constant)  # type: ignore[no-any-return]
 
     def attention(
@@ -291,6 +298,8 @@ class OrtDialect:
     def finish(self, logits: Value) -> None:
         if cap := self.spec.logits_softcap:
             logits = self.scale(self.graph.op("Tanh", self.scale(logits, 1 / cap)), cap)
+        if self.activations != "fp32":
+            logits = self.graph.op("Cast", logits, to=ir.DataType.FLOAT.value)
         self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
 
     def save(self) -> GraphContract:
@@ -318,15 +327,19 @@ class OrtDialect:
             ),
         )
 
+    @property
+    def _kv_dtype(self) -> ir.DataType:
+        return ir.DataType.INT8 if self.kv == "int8" else DTYPES[self.activations]
+
     def _past(self, index: int, kind: str) -> Value:
         spec = self.spec
         shape = (1, spec.num_key_value_heads, "capacity", spec.head_dim)
-        return self.graph.input(f"past.{index}.{kind}", _KV_DTYPES[self.kv], shape)
+        return self.graph.input(f"past.{index}.{kind}", self._kv_dtype, shape)
 
     def _present(self, index: int, key: Value, value: Value) -> None:
         shape = (1, self.spec.num_key_value_heads, "capacity", self.spec.head_dim)
         for kind, tensor in (("key", key), ("value", value)):
-            self.graph.output(tensor, f"present.{index}.{kind}", _KV_DTYPES[self.kv], shape)
+            self.graph.output(tensor, f"present.{index}.{kind}", self._kv_dtype, shape)
         self._cache.append(
             CacheLayer(
                 f"past.{index}.key",
@@ -376,8 +389,8 @@ class OrtDialect:
             cos, sin = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
             number = len(self._rotary)
             self._rotary[key] = (
-                self.graph.weight(f"rotary.{number}.cos", cos),
-                self.graph.weight(f"rotary.{number}.sin", sin),
+                self._floats(f"rotary.{number}.cos", torch.from_numpy(cos)),
+                self._floats(f"rotary.{number}.sin", torch.from_numpy(sin)),
             )
         return self._rotary[key]
 
@@ -393,14 +406,27 @@ class OrtDialect:
         return packed
 
     def _wide(self, scales: Value) -> Value:
-        return self.graph.op("Cast", scales, to=ir.DataType.FLOAT.value)  # type: ignore[no-any-return]
+        """Scales, stored in fp16, in the type of the activations."""
+        if self.activations == "fp16":
+            return scales
+        return self.graph.op("Cast", scales, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
     def _norm_weight(self, name: str, weight: torch.Tensor) -> Value:
-        return self.graph.weight(f"{name}.weight", self._array(weight))
+        return self._floats(f"{name}.weight", weight)
 
-    @staticmethod
-    def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-        return tensor.detach().contiguous().numpy()
+    def _floats(self, name: str, tensor: torch.Tensor) -> Value:
+        """A tensor in the type of the activations."""
+        array = float_bytes(tensor, self.activations)
+        return self.graph.weight(name, array, DTYPES[self.activations], tuple(tensor.shape))
+
+
+def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:
+    if isinstance(precision, Int4 | Int8) and precision.group_size:
+        return precision
+    raise UnknownName(
+        f"{group}: ONNX Runtime has no {describe(precision)} weights; it has fp32, fp16, bf16, and "
+        "int4 and int8 in groups"
+    )
 
 
 class _Attention(NamedTuple):

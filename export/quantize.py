@@ -7,6 +7,7 @@ on calibration text (the idea of llama.cpp's importance matrix). On SmolLM2 that
 0.40 to 0.24 at groups of 32. Zero points are integers that the range makes exact, never clamped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,7 +48,11 @@ class Quantized:
 
 
 def quantize(
-    weight: torch.Tensor, precision: Int4 | Int8, importance: torch.Tensor | None = None
+    weight: torch.Tensor,
+    precision: Int4 | Int8,
+    importance: torch.Tensor | None = None,
+    *,
+    positive_scales: bool = False,
 ) -> Quantized:
     """Quantize fp32 [N, K] to nearest levels.
 
@@ -57,13 +62,16 @@ def quantize(
         weight: the matrix.
         precision: bits, group size, symmetry.
         importance: weight of each input channel's squared error, [K]; None counts all alike.
+        positive_scales: for engines that refuse a negative scale (TensorRT), symmetric only.
     """
     bits = 4 if isinstance(precision, Int4) else 8
     columns = weight.shape[1]
     importance = torch.ones(columns) if importance is None else importance
+    ranges = _positive if positive_scales else _symmetric
+    ranges = ranges if precision.symmetric else _asymmetric
     rows = max(1, (1 << 21) // columns)
     parts = [
-        _quantize_rows(part, bits, precision.group_size, precision.symmetric, importance)
+        _quantize_rows(part, bits, precision.group_size, ranges, importance)
         for part in weight.split(rows)
     ]
     levels, scales, zeros = zip(*parts, strict=True)
@@ -74,6 +82,10 @@ def quantize(
         torch.cat(scales),
         None if precision.symmetric else torch.cat(zeros),
     )
+
+
+# (blocks, highest level, fraction of the range) -> scales and zero points.
+_Ranges = Callable[[torch.Tensor, int, float], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _Fit(NamedTuple):
@@ -94,7 +106,7 @@ class _Fit(NamedTuple):
 
 
 def _quantize_rows(
-    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool, importance: torch.Tensor
+    weight: torch.Tensor, bits: int, group_size: int, ranges: _Ranges, importance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     padding = (0, -weight.shape[1] % group_size)
     blocks = torch.nn.functional.pad(weight.float(), padding).unflatten(1, (-1, group_size))
@@ -108,7 +120,6 @@ def _quantize_rows(
         wrong = (levels - zeros[..., None]).mul_(scales[..., None]).sub_(blocks).square_()
         return _Fit(levels, scales, zeros, wrong.mul_(counts).sum(-1))
 
-    ranges = _symmetric if symmetric else _asymmetric
     best = fit(*ranges(blocks, top, 1.0))
     if bits == 4:  # at 8 bits the full range is within a hair of the best
         for fraction in _SHRINK:
@@ -117,8 +128,23 @@ def _quantize_rows(
             steps = best.levels - best.zeros[..., None]
             products = (counts * steps * blocks).sum(-1)
             squares = (counts * steps * steps).sum(-1).clamp(min=1e-30)
-            best = best.better(fit(_representable(products / squares), best.zeros))
+            best = best.better(fit(representable(products / squares), best.zeros))
     return best.levels.to(torch.uint8), best.scales.half(), best.zeros.to(torch.uint8)
+
+
+def grid(
+    blocks: torch.Tensor, bits: int, symmetric: bool, fraction: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points [N, blocks] that span a fraction of the range of each block.
+
+    Args:
+        blocks: fp32 [N, blocks, group_size].
+        bits: 4 or 8.
+        symmetric: the zero point is the middle level.
+        fraction: of the range; what lies beyond is clipped.
+    """
+    ranges = _symmetric if symmetric else _asymmetric
+    return ranges(blocks, (1 << bits) - 1, fraction)
 
 
 def _symmetric(
@@ -129,7 +155,15 @@ def _symmetric(
     middle = (top + 1) // 2
     lowest, highest = blocks.amin(-1), blocks.amax(-1)
     extreme = torch.where(-lowest > highest, lowest, highest)
-    scales = _representable(extreme * fraction / -middle)
+    scales = representable(extreme * fraction / -middle)
+    return scales, torch.full_like(scales, middle)
+
+
+def _positive(blocks: torch.Tensor, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+    # The levels reach one step further down than up.
+    middle = (top + 1) // 2
+    reach = torch.maximum(-blocks.amin(-1) / middle, blocks.amax(-1) / (middle - 1))
+    scales = representable(reach * fraction)
     return scales, torch.full_like(scales, middle)
 
 
@@ -139,11 +173,11 @@ def _asymmetric(
     # The range includes zero, so the zero point is always one of the levels.
     lowest = blocks.amin(-1).clamp(max=0) * fraction
     highest = blocks.amax(-1).clamp(min=0) * fraction
-    scales = _representable((highest - lowest) / top)
+    scales = representable((highest - lowest) / top)
     return scales, torch.clamp(torch.round(-lowest / scales), 0, top)
 
 
-def _representable(scales: torch.Tensor) -> torch.Tensor:
+def representable(scales: torch.Tensor) -> torch.Tensor:
     """Scales as fp16 stores them, so that levels are chosen for the scale that is used."""
     tiny = torch.finfo(torch.float16).tiny
     stored = scales.half().float()

@@ -36,6 +36,7 @@ class Weights:
     checkpoint: Checkpoint
     folding: KvFolding | None = None
     energy: Mapping[str, torch.Tensor] | None = None
+    peaks: Mapping[str, float] | None = None
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
@@ -71,6 +72,11 @@ class Weights:
         if group.endswith("attention.o") and self.folding:
             energy = energy * self._heads(self.layer_folding(group).value).square()
         return energy
+
+    def peak(self, group: str) -> float:
+        """The largest magnitude that calibration saw among a group's inputs."""
+        assert self.peaks is not None
+        return self.peaks["lm_head.weight" if group == HEAD else self.tensor_names(group)[0]]
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""

@@ -26,7 +26,9 @@ except ImportError:
         "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
     ) from None
 
-_CACHE_DTYPES = {"fp32": np.float32, "int8": np.int8}
+# numpy has no bfloat16: its bits travel as uint16.
+_CACHE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int8": np.int8}
+_Cache = list[tuple[Any, Any]]
 _CPU = "CPUExecutionProvider"
 # Long enough to bridge the sampling between two tokens, short enough to leave an idle device cool.
 _SPIN_MICROSECONDS = "2000"
@@ -54,7 +56,16 @@ class OrtSession:
         self._decode_rows: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
         self._scalars = _Scalars()
         self._cache = self._allocate_cache()
-        self._decode_binding = self._bind(self._scalars.token, self._scalars.row, self._decode_rows)
+        self._decode_new = self._allocate_new(1)
+        self._decode_binding = self._bind(
+            {
+                "tokens": self._scalars.token,
+                "positions": self._scalars.position,
+                "logits_positions": self._scalars.row,
+            },
+            self._decode_rows,
+            self._decode_new,
+        )
 
     def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
         """Append tokens; return logits [P, vocab_size] of the last `logits` of them.
@@ -87,6 +98,7 @@ class OrtSession:
     def close(self) -> None:
         """Release the session and the cache."""
         self.__dict__.pop("_decode_binding", None)
+        self.__dict__.pop("_decode_new", None)
         self.__dict__.pop("_cache", None)
         self.__dict__.pop("_session", None)
 
@@ -106,6 +118,7 @@ class OrtSession:
         self._scalars.row[0] = 0
         self._set_position(1)
         self._session.run_with_iobinding(self._decode_binding)
+        self._append(self._decode_new, 1)
         self.length += 1
         row: Logits = self._decode_rows[0]
         return row
@@ -121,9 +134,14 @@ class OrtSession:
                 first = max(0, len(tokens) - logits - at)
                 wanted = np.arange(min(first, chunk.shape[1] - 1), chunk.shape[1], dtype=np.int64)
                 rows = np.empty((1, len(wanted), self.vocab_size), dtype=np.float32)
-                self._set_position(chunk.shape[1])
-                self._session.run_with_iobinding(self._bind(chunk, wanted, rows))
-                self.length += chunk.shape[1]
+                count = chunk.shape[1]
+                self._set_position(count)
+                new = self._allocate_new(count)
+                given = {"tokens": chunk, "logits_positions": wanted}
+                given["positions"] = np.arange(self.length, self.length + count)[None]
+                self._session.run_with_iobinding(self._bind(given, rows, new))
+                self._append(new, count)
+                self.length += count
                 if first < chunk.shape[1]:
                     parts.append(rows[0])
         except BaseException:
@@ -134,32 +152,55 @@ class OrtSession:
 
     def _set_position(self, count: int) -> None:
         self._scalars.past_length[0] = self.length
+        self._scalars.position[0, 0] = self.length
         self._scalars.last_position[0] = self.length + count - 1
         self._scalars.total_length[...] = self.length + count
 
-    def _bind(self, tokens: Tokens, rows: Tokens, logits: Logits) -> Any:
-        inputs, outputs = self._graph.inputs, self._graph.outputs
-        binding = self._session.io_binding()
-        arrays = {
-            "tokens": tokens,
-            "logits_positions": rows,
+    def _bind(self, given: dict[str, Any], logits: Logits, new: _Cache) -> Any:
+        """Bind what is given by role, the scalars, the cache and the outputs."""
+        scalars = {
             "past_length": self._scalars.past_length,
             "last_position": self._scalars.last_position,
             "total_length": self._scalars.total_length,
         }
-        for role, array in arrays.items():
-            _bind_input(binding, inputs[role].name, array)
-        _bind_output(binding, outputs["logits"].name, logits)
-        for layer, (key, value) in zip(self._graph.cache.layers, self._cache, strict=True):
-            _bind_input(binding, layer.past_key, key)
-            _bind_input(binding, layer.past_value, value)
-            _bind_output(binding, layer.present_key, key)
-            _bind_output(binding, layer.present_value, value)
+        arrays = {**given, **scalars}
+        binding = self._session.io_binding()
+        for role, tensor in self._graph.inputs.items():
+            _bind_input(binding, tensor.name, arrays[role])
+        _bind_output(binding, self._graph.outputs["logits"].name, logits)
+        for layer, past, present in zip(self._graph.cache.layers, self._cache, new, strict=True):
+            _bind_input(binding, layer.past_key, past[0])
+            _bind_input(binding, layer.past_value, past[1])
+            _bind_output(binding, layer.present_key, present[0])
+            _bind_output(binding, layer.present_value, present[1])
         return binding
 
-    def _allocate_cache(self) -> list[tuple[Any, Any]]:
+    def _allocate_new(self, count: int) -> _Cache:
+        """Where the graph writes the rows of `count` tokens: the cache, or memory of their own."""
+        if self._graph.cache.update == "in_place":
+            return self._cache
+        return self._allocate(count)
+
+    def _append(self, new: _Cache, count: int) -> None:
+        if new is self._cache:
+            return
+        rows = slice(self.length, self.length + count)
+        for past, present in zip(self._cache, new, strict=True):
+            past[0][:, :, rows] = present[0]
+            past[1][:, :, rows] = present[1]
+
+    def _allocate_cache(self) -> _Cache:
+        fixed = self._graph.cache.capacity
+        if fixed is not None and fixed != self.capacity:
+            raise BadInput(
+                f"the context of this bundle is fixed at {fixed}, {self.capacity} was asked; "
+                "export it again with --context"
+            )
+        return self._allocate(self.capacity)
+
+    def _allocate(self, rows: int) -> _Cache:
         cache = self._graph.cache
-        shape = (1, cache.num_key_value_heads, self.capacity, cache.head_dim)
+        shape = (1, cache.num_key_value_heads, rows, cache.head_dim)
         dtype = _CACHE_DTYPES[cache.dtype]
         # zeros, not empty: untouched pages of a large cache then cost no memory.
         return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in cache.layers]
@@ -175,6 +216,7 @@ class _Scalars:
     def __init__(self) -> None:
         self.token = np.zeros((1, 1), dtype=np.int64)
         self.row = np.zeros(1, dtype=np.int64)
+        self.position = np.zeros((1, 1), dtype=np.int64)
         self.past_length = np.zeros(1, dtype=np.int64)
         self.last_position = np.zeros(1, dtype=np.int32)
         self.total_length = np.zeros((), dtype=np.int32)

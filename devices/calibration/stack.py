@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import MissingPackage
-from edgelm.precision import Fp32, Int4, KvType, WeightPrecision
+from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
 
 _MICROSOFT = "com.microsoft"
 _OPSET, _IR_VERSION = 21, 10
@@ -161,6 +161,7 @@ class _Stack:
             self.constant(f"{name}.w", self.normal((outputs, inputs)))
             self.node("FusedMatMul", [x, f"{name}.w"], [name], _MICROSOFT, transB=1)
             return name
+        assert isinstance(self.precision, Int4 | Int8)
         bits = 4 if isinstance(self.precision, Int4) else 8
         size = self.precision.group_size
         groups = -(-inputs // size)

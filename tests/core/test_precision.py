@@ -15,7 +15,6 @@ from edgelm.precision import (
     WeightPrecision,
     describe,
     parse_precision,
-    planned_bits,
 )
 
 
@@ -62,7 +61,7 @@ def test_fp32_has_no_groups() -> None:
 
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        UnknownName, match="unknown precision 'int3'; known: auto, fp32, int8, int4"
+        UnknownName, match="unknown precision 'int3'; known: auto, fp32, fp16, bf16"
     ):
         parse_precision("int3")
 
@@ -92,26 +91,19 @@ def test_survives_the_manifest(precision: WeightPrecision) -> None:
         ("int4", 4.3125),
     ],
 )
-def test_planned_bits_of_engines_too(name: str, bits: float) -> None:
-    assert planned_bits(name) == bits
+def test_bits_of_engines_too(name: str, bits: float) -> None:
+    assert parse_precision(name).bits_per_weight == bits
 
 
-def test_planned_bits_follow_the_options_of_ours() -> None:
-    assert planned_bits("int4", group_size=32, symmetric=True) == 4 + 16 / 32
-    assert planned_bits("int8", group_size=128) == 8 + 16 / 128
-    assert planned_bits("fp16", group_size=32) == 16
+def test_bits_follow_the_options() -> None:
+    assert parse_precision("int4", group_size=32, symmetric=True).bits_per_weight == 4 + 16 / 32
+    assert parse_precision("int8", group_size=128).bits_per_weight == 8 + 16 / 128
+    assert parse_precision("fp16", group_size=32).bits_per_weight == 16
 
 
-def test_planned_bits_of_an_unknown_name() -> None:
-    with pytest.raises(UnknownName, match="unknown precision 'int3'; known: "):
-        planned_bits("int3")
-    with pytest.raises(BadInput, match="group size 48 is not one of"):
-        planned_bits("int4", group_size=48)
-
-
-def test_exports_know_nothing_of_what_only_engines_have() -> None:
-    with pytest.raises(UnknownName, match="unknown precision 'nvfp4'; known: auto, fp32, int8, in"):
-        parse_precision("nvfp4")
+def test_a_scale_a_channel_costs_nothing_beside_its_weights() -> None:
+    assert Int8(group_size=0).bits_per_weight == 8
+    assert describe(Int8(group_size=0)) == "int8 channel"
 
 
 def test_every_cache_type_has_its_bytes() -> None:

@@ -17,7 +17,7 @@ from edgelm.devices.profile import (
     read_profile,
 )
 from edgelm.errors import UnknownName
-from edgelm.precision import KvType, planned_bits
+from edgelm.precision import KvType, parse_precision
 from tests.core.test_imports import ROOT
 
 FOLDER = ROOT / "devices" / "profiles"
@@ -66,7 +66,7 @@ def test_engines_can_be_planned_for(name: str) -> None:
     for engine in engines:
         assert engine.dialect in ("ort", "standard", "decomposed")
         assert set(engine.kv) <= set(get_args(KvType))
-        assert all(4 <= planned_bits(precision) <= 32 for precision in engine.precisions)
+        assert all(4 <= parse_precision(precision).bits_per_weight <= 32 for precision in engine.precisions)
         assert "int8" in engine.precisions
         assert engine.kv
         assert engine.weight_copies >= 1

@@ -41,9 +41,12 @@ def expected(source: Tiny, tokens: npt.NDArray[np.int64]) -> Array:
     return logits
 
 
-@pytest.fixture(scope="module")
-def loaded(source: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrtSession]:
-    with build_session(source.checkpoint, tmp_path_factory.mktemp("graph")) as session:
+@pytest.fixture(scope="module", params=["ort", "standard", "decomposed"])
+def loaded(
+    source: Tiny, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OrtSession]:
+    folder = tmp_path_factory.mktemp("graph")
+    with build_session(source.checkpoint, folder, dialect=request.param) as session:
         yield session
 
 

@@ -31,6 +31,7 @@ def dequantized_logits(source: Tiny, assignment: Assignment) -> Array:
     for group, precision in assignment.items():
         if isinstance(precision, Fp32):
             continue
+        assert isinstance(precision, Int4 | Int8)
         names = weights.tensor_names(group)
         stored = [checkpoint.tensor(name).float() for name in names]
         # The graph holds the matrix with its multiplier folded in; HF multiplies afterwards.

@@ -1,0 +1,154 @@
+"""The `decomposed` dialect: primitive ops of opset 21 only, for TensorRT 10.3 to 10.13.
+
+Those have neither TensorScatter nor fused Attention. A scatter in primitive ops would copy the
+whole cache for each token, and so would concatenating new rows to it. Instead scores against the
+cache and scores against the new rows are computed apart and only they are concatenated; new rows
+leave the graph as outputs, and the runtime copies them behind the old ones (`update` append).
+docs/decisions/decomposed-cache.md has the reasons.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.export.qdq_dialect import QdqDialect
+from edgelm.spec import LayerSpec, Rope
+
+Value = ir.Value
+# Added to scores of keys that are not seen; fp16's most negative number is -65504, and scores are
+# in fp32 here.
+_UNSEEN = -1e9
+
+
+class DecomposedDialect(QdqDialect):
+    """See the module."""
+
+    name = "decomposed"
+    opset = 21
+    update = "append"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._masks: dict[int | None, Value] = {}
+        self._angles: dict[str, tuple[Value, Value]] = {}
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        wide = self.cast(x, "fp32") if self.activations != "fp32" else x
+        last = self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
+        mean = self.graph.op("ReduceMean", self.graph.op("Mul", wide, wide), last)
+        steady = self.graph.op("Add", mean, self.number(self.spec.rms_norm_eps, "fp32"))
+        root = self.graph.op("Sqrt", steady)
+        normed = self.graph.op("Div", wide, root)
+        if self.activations != "fp32":
+            normed = self.cast(normed, self.activations)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "Mul", normed, self.matrices.floats(f"{name}.weight", weight), name=name
+        )
+
+    def rotate(self, x: Value, rope: Rope) -> Value:
+        cos, sin = self._rows_of_tables(rope)
+        half, head = rope.dim // 2, self.spec.head_dim
+        sizes = [half, half, head - rope.dim][: 3 if rope.dim < head else 2]
+        split = self.graph.constant(f"rotary.{sizes}", np.array(sizes, dtype=np.int64))
+        first, second, *rest = self.graph.op("Split", x, split, outputs=len(sizes), axis=-1)
+        op = self.graph.op
+        rotated = (
+            op("Sub", op("Mul", first, cos), op("Mul", second, sin)),
+            op("Add", op("Mul", second, cos), op("Mul", first, sin)),
+        )
+        return op("Concat", *rotated, *rest, axis=-1)  # type: ignore[no-any-return]
+
+    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
+        past_key, past_value = self.past(index)
+        # A graph's output needs a node of its own.
+        self.present(index, self.graph.op("Identity", key), self.graph.op("Identity", value))
+        query = self._by_key_head(self.scale(query, self.spec.attention_scale))
+        scores = [self._scores(query, keys) for keys in (past_key, key)]
+        mask = self._mask(layer.window)
+        seen = self.graph.op(
+            "Where", mask, self.graph.op("Concat", *scores, axis=-1), self.number(_UNSEEN, "fp32")
+        )
+        shares = self.graph.op("Softmax", seen, axis=-1)
+        if self.activations != "fp32":
+            shares = self.cast(shares, self.activations)
+        old, new = (
+            self.graph.op("MatMul", self._by_key_head(part), values)
+            for part, values in zip(self._cut(shares), (past_value, value), strict=True)
+        )
+        return self._by_query_head(self.add(old, new))
+
+    def _scores(self, query: Value, keys: Value) -> Value:
+        """fp32 [1, heads, T, keys] of queries by key head and keys [1, kv_heads, keys, dim]."""
+        scores = self.graph.op("MatMul", query, self.graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        scores = self._by_query_head(scores)
+        if self.activations != "fp32":
+            scores = self.cast(scores, "fp32")
+        if cap := self.spec.attention_softcap:
+            small = self.graph.op("Mul", scores, self.number(1 / cap, "fp32"))
+            scores = self.graph.op("Mul", self.graph.op("Tanh", small), self.number(cap, "fp32"))
+        return scores  # type: ignore[no-any-return]
+
+    def _by_key_head(self, x: Value) -> Value:
+        """[1, heads, T, n] -> [1, kv_heads, heads / kv_heads * T, n]; a view, nothing moves."""
+        shape = np.array([1, self.spec.num_key_value_heads, -1, 0], dtype=np.int64)
+        return self.graph.op("Reshape", x, self.graph.constant("shape.by_key_head", shape))  # type: ignore[no-any-return]
+
+    def _by_query_head(self, x: Value) -> Value:
+        shape = np.array([1, self.spec.num_attention_heads, -1, 0], dtype=np.int64)
+        return self.graph.op("Reshape", x, self.graph.constant("shape.by_query_head", shape))  # type: ignore[no-any-return]
+
+    def _cut(self, shares: Value) -> tuple[Value, Value]:
+        """The shares of cached keys and those of new ones."""
+        cuts = np.array([0, self.context, np.iinfo(np.int64).max], dtype=np.int64)
+        start, middle, end = (
+            self.graph.constant(f"cut.{number}", cuts[number : number + 1]) for number in range(3)
+        )
+        last = self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
+        old = self.graph.op("Slice", shares, start, middle, last)
+        return old, self.graph.op("Slice", shares, middle, end, last)
+
+    def _mask(self, window: int | None) -> Value:
+        """Which keys a query sees, bool [1, 1, T, context + T]; one for all layers alike."""
+        if window not in self._masks:
+            queries = self.query_index()
+            cached = self.graph.op("Less", self.key_index(), self.past_length)
+            shape = np.array([1, 1, 1, -1], dtype=np.int64)
+            keys = self.graph.op(
+                "Reshape", self.positions, self.graph.constant("shape.keys", shape)
+            )
+            causal = self.graph.op("LessOrEqual", keys, queries)
+            # The same for every query, but Concat does not broadcast.
+            real = self.graph.op(
+                "GreaterOrEqual",
+                queries,
+                self.graph.constant("position.zero", np.array(0, dtype=np.int64)),
+            )
+            cached = self.graph.op("And", cached, real)
+            if window is not None:
+                cached = self.within(cached, self.key_index(), queries, window)
+                causal = self.within(causal, keys, queries, window)
+            self._masks[window] = self.graph.op("Concat", cached, causal, axis=-1)
+        return self._masks[window]
+
+    def _rows_of_tables(self, rope: Rope) -> tuple[Value, Value]:
+        """Cosines and sines of the positions, [1, T, dim / 2], which broadcasts over heads."""
+        tables = self.rotary_tables(rope)
+        key = tables[0].name or ""
+        if key not in self._angles:
+            cos, sin = (self.graph.op("Gather", table, self.positions, axis=0) for table in tables)
+            self._angles[key] = cos, sin
+        return self._angles[key]
+
+    def gelu(self, x: Value, *, tanh: bool) -> Value:
+        number, op = self.number, self.graph.op
+        if tanh:
+            cube = op("Mul", op("Mul", x, x), x)
+            inner = op("Add", x, op("Mul", cube, number(0.044715)))
+            shaped = op("Tanh", op("Mul", inner, number(math.sqrt(2 / math.pi))))
+        else:
+            shaped = op("Erf", op("Mul", x, number(math.sqrt(0.5))))
+        half = op("Mul", x, number(0.5))
+        return op("Mul", half, op("Add", shaped, number(1.0)))  # type: ignore[no-any-return]

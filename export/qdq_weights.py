@@ -1,0 +1,163 @@
+"""Matrices of the decoder as DequantizeLinear and MatMul, for engines that fuse the two.
+
+Stored [in_features, out_features], the way TensorRT's kernels read them. TensorRT's quantization
+is symmetric: a zero point other than the middle is refused.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.errors import UnknownName
+from edgelm.export.graph import Graph
+from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
+from edgelm.export.quantize import Quantized, quantize
+from edgelm.export.stored import DTYPES, TORCH_DTYPES, Activations, float_bytes, pack_nibbles
+from edgelm.export.weights import Weights
+from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
+
+Value = ir.Value
+_TORCH: Mapping[str, torch.dtype] = {**TORCH_DTYPES}
+
+
+class QdqWeights:
+    """Writes matrices into a graph.
+
+    Args:
+        graph: where to.
+        weights: the source.
+        activations: type of the products' inputs and outputs.
+        widened: store what DequantizeLinear would give, in place of quantized weights. Inputs are
+            rounded all the same.
+    """
+
+    def __init__(
+        self, graph: Graph, weights: Weights, activations: Activations, *, widened: bool
+    ) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.activations = activations
+        self.widened = widened
+
+    def multiply(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], precision: WeightPrecision
+    ) -> Value:
+        """`x @ matrix.T`, [1, T, in] -> [1, T, out]."""
+        if isinstance(precision, Int4 | Int8):
+            stored = self._integers(group, matrix(), precision)
+        elif isinstance(precision, W8A8):
+            x = self._rounded_int8(x, group)
+            stored = self._integers(group, matrix(), Int8(group_size=0))
+        elif isinstance(precision, Fp8):
+            x = self._rounded_fp8(x, group)
+            stored = self._fp8(group, matrix())
+        elif isinstance(precision, Nvfp4):
+            stored = self._nvfp4(group, matrix())
+        else:
+            stored = self.plain(f"{group}.weight", matrix().T, precision)
+        return self.graph.op("MatMul", x, stored, name=group)  # type: ignore[no-any-return]
+
+    def plain(self, name: str, tensor: torch.Tensor, precision: Unquantized) -> Value:
+        """A tensor in the type of the activations, first rounded to its own precision."""
+        return self.floats(name, tensor.to(_TORCH[describe(precision)]))
+
+    def floats(self, name: str, tensor: torch.Tensor) -> Value:
+        """A tensor in the type of the activations."""
+        array = float_bytes(tensor, self.activations)
+        return self.graph.weight(name, array, DTYPES[self.activations], tuple(tensor.shape))
+
+    def _integers(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Value:
+        if not precision.symmetric:
+            raise UnknownName(
+                f"{group}: TensorRT has no zero points, {describe(precision)} needs them; use "
+                "--symmetric"
+            )
+        columns = matrix.shape[1]
+        if not precision.group_size:
+            precision = Int8(group_size=columns)
+        elif columns % precision.group_size:
+            raise UnknownName(
+                f"{group}: {columns} inputs are no multiple of the group size "
+                f"{precision.group_size}; choose a --group-size that divides them"
+            )
+        quantized = quantize(
+            matrix, precision, self.weights.importance(group), positive_scales=True
+        )
+        if self.widened:
+            return self.floats(f"{group}.weight", quantized.dequantize(columns).T)
+        return self._blocks(group, quantized, columns)
+
+    def _blocks(self, group: str, quantized: Quantized, columns: int) -> Value:
+        levels = quantized.levels.flatten(1)[:, :columns].T - quantized.middle  # wraps: uint8
+        shape = (columns, levels.shape[1])
+        if quantized.bits == 4:
+            data = self.graph.weight(
+                f"{group}.levels", pack_nibbles(levels & 0xF), ir.DataType.INT4, shape
+            )
+        else:
+            signed = levels.contiguous().view(torch.int8).numpy()
+            data = self.graph.weight(f"{group}.levels", signed)
+        if quantized.group_size == columns:  # one scale per output channel
+            scales = self.floats(f"{group}.scales", quantized.scales[:, 0])
+            return self.graph.op("DequantizeLinear", data, scales, axis=1)  # type: ignore[no-any-return]
+        scales = self.floats(f"{group}.scales", quantized.scales.T)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "DequantizeLinear", data, scales, axis=0, block_size=quantized.group_size
+        )
+
+    def _fp8(self, group: str, matrix: torch.Tensor) -> Value:
+        values, scales = to_fp8(matrix)  # float8 [N, K], fp32 [N]
+        if self.widened:
+            return self.floats(f"{group}.weight", (values.float() * scales[:, None]).T)
+        data = self.graph.weight(
+            f"{group}.levels",
+            values.T.contiguous().view(torch.uint8).numpy(),
+            ir.DataType.FLOAT8E4M3FN,
+            (matrix.shape[1], matrix.shape[0]),
+        )
+        wide = self.floats(f"{group}.scales", scales)
+        return self.graph.op("DequantizeLinear", data, wide, axis=1)  # type: ignore[no-any-return]
+
+    def _nvfp4(self, group: str, matrix: torch.Tensor) -> Value:
+        if matrix.shape[1] % NVFP4_BLOCK:
+            raise UnknownName(
+                f"{group}: {matrix.shape[1]} inputs are no multiple of {NVFP4_BLOCK}, which nvfp4 "
+                "needs; give this group another precision"
+            )
+        blocks = to_nvfp4(matrix)
+        if self.widened:
+            return self.floats(f"{group}.weight", blocks.dequantize().T)
+        rows, columns = matrix.shape
+        data = self.graph.weight(
+            f"{group}.levels",
+            pack_nibbles(blocks.codes.T),
+            ir.DataType.FLOAT4E2M1,
+            (columns, rows),
+        )
+        narrow = self.graph.weight(
+            f"{group}.scales",
+            blocks.scales.T.contiguous().view(torch.uint8).numpy(),
+            ir.DataType.FLOAT8E4M3FN,
+            (columns // NVFP4_BLOCK, rows),
+        )
+        whole = self.floats(f"{group}.scale", blocks.scale)
+        scales = self.graph.op("DequantizeLinear", narrow, whole)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "DequantizeLinear", data, scales, axis=0, block_size=NVFP4_BLOCK
+        )
+
+    def _rounded_int8(self, x: Value, group: str) -> Value:
+        scale = self.floats(f"{group}.input_scale", torch.tensor(self.weights.peak(group) / 127))
+        zero = self.graph.constant("int8.zero", np.array(0, dtype=np.int8))
+        levels = self.graph.op("QuantizeLinear", x, scale, zero)
+        return self.graph.op("DequantizeLinear", levels, scale, zero)  # type: ignore[no-any-return]
+
+    def _rounded_fp8(self, x: Value, group: str) -> Value:
+        largest = torch.tensor(self.weights.peak(group) / FP8_LARGEST)
+        scale = self.floats(f"{group}.input_scale", largest)
+        dtype: Any = ir.DataType.FLOAT8E4M3FN.value
+        levels = self.graph.op("QuantizeLinear", x, scale, output_dtype=dtype)
+        return self.graph.op("DequantizeLinear", levels, scale)  # type: ignore[no-any-return]

@@ -1,0 +1,76 @@
+"""The `standard` dialect: plugin-free ONNX of opset 24, for TensorRT 10.16 on and TensorRT-RTX.
+
+RMSNormalization, RotaryEmbedding, TensorScatter (which TensorRT turns into an update of the cache
+in place) and Attention with an explicit mask and one output. TensorRT rejects Attention with
+past and present, and silently drops `nonpad_kv_seqlen`, so neither is used. The mask makes
+attention read the whole cache, full or not: the context is a cost, and the planner chooses it.
+"""
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from edgelm.export.qdq_dialect import QdqDialect
+from edgelm.spec import LayerSpec, Rope
+
+Value = ir.Value
+
+
+class StandardDialect(QdqDialect):
+    """See the module."""
+
+    name = "standard"
+    opset = 24
+    update = "in_place"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._masks: dict[int | None, Value] = {}
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RMSNormalization",
+            x,
+            self.matrices.floats(f"{name}.weight", weight),
+            name=name,
+            axis=-1,
+            epsilon=self.spec.rms_norm_eps,
+        )
+
+    def rotate(self, x: Value, rope: Rope) -> Value:
+        cos, sin = self.rotary_tables(rope)
+        partial = rope.dim if rope.dim != self.spec.head_dim else None
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RotaryEmbedding", x, cos, sin, self.positions, rotary_embedding_dim=partial
+        )
+
+    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
+        keys, values = (
+            self.graph.op("TensorScatter", past, new, self.past_length, axis=2)
+            for past, new in zip(self.past(index), (key, value), strict=True)
+        )
+        self.present(index, keys, values)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "Attention",
+            query,
+            keys,
+            values,
+            self._mask(layer.window),
+            name=f"layers.{index}.attention",
+            scale=self.spec.attention_scale,
+            softcap=self.spec.attention_softcap,
+        )
+
+    def gelu(self, x: Value, *, tanh: bool) -> Value:
+        return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")  # type: ignore[no-any-return]
+
+    def _mask(self, window: int | None) -> Value:
+        """Which keys a query sees, bool [1, 1, T, context]; one for all layers alike."""
+        if window not in self._masks:
+            keys, queries = self.key_index(), self.query_index()
+            seen = self.graph.op("LessOrEqual", keys, queries)
+            if window is not None:
+                seen = self.within(seen, keys, queries, window)
+            self._masks[window] = seen
+        return self._masks[window]

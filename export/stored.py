@@ -1,0 +1,39 @@
+"""Tensors as the bytes that ONNX stores, for the types that numpy does not have."""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+Activations = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: dict[Activations, ir.DataType] = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+}
+TORCH_DTYPES: dict[Activations, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def float_bytes(tensor: torch.Tensor, dtype: Activations) -> npt.NDArray[Any]:
+    """A tensor rounded to a floating-point type; bfloat16 comes as its bits in uint16."""
+    rounded = tensor.detach().to(TORCH_DTYPES[dtype]).contiguous()
+    if dtype == "bf16":
+        bits: npt.NDArray[Any] = rounded.view(torch.uint16).numpy()
+        return bits
+    array: npt.NDArray[Any] = rounded.numpy()
+    return array
+
+
+def pack_nibbles(values: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """4-bit elements (in the low halves of uint8, any shape) two a byte, the first one low."""
+    flat = values.flatten()
+    flat = torch.nn.functional.pad(flat, (0, flat.numel() % 2))
+    packed: npt.NDArray[np.uint8] = (flat[::2] | (flat[1::2] << 4)).numpy()
+    return packed
