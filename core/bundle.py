@@ -5,6 +5,7 @@ graph input and output is which: readers go by roles and never by a name they ex
 docs/bundle.md is the format's description.
 """
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,6 +224,12 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
+
+
+def graph_sha256(folder: Path, graph: GraphContract) -> str:
+    """One hash of a graph file and its weights."""
+    parts = "".join(file_sha256(folder / name) for name in (graph.file, graph.data))
+    return sha256(parts.encode()).hexdigest()
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -97,7 +97,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     engine = profile.engine(request.engine)
     mode = profile.mode(request.power_mode)
     context = choose_context(spec, profile, request.context)
-    kv = choose_kv(profile, engine, request)
+    kv = choose_kv(spec, profile, engine, request)
     bits = _weight_bits(profile, engine, request)
     work = _work(spec, engine, bits, kv)
     prompt = min(request.prompt, context)
@@ -175,10 +175,13 @@ def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> in
     return asked
 
 
-def choose_kv(profile: Profile, engine: Engine, request: Request) -> KvType:
+def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Request) -> KvType:
     """The cache type asked for; else int8 where there is one, but fp32 beside fp32 weights."""
     if request.kv is None:
         wanted: KvType = "fp32" if request.precision == "fp32" else "int8"
+        # Gemma's residual stream outgrows fp16; and 16-bit caches share the type of the stream.
+        if request.precision == "bf16" or (spec.norm_plus_one and wanted not in engine.kv):
+            wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:
         raise UnknownName(
@@ -201,12 +204,17 @@ def _weight_bits(profile: Profile, engine: Engine, request: Request) -> float:
 
 
 def _head_bits(engine: Engine, bits: float) -> float:
-    """The ort dialect quantizes embedding and head like the rest; the others keep 16 bits."""
-    return bits if engine.dialect == "ort" else max(bits, 16.0)
+    """The ort dialect quantizes embedding and head alike; elsewhere eight bits are the fewest."""
+    return bits if engine.dialect == "ort" else max(bits, 8.0)
 
 
 def _weight_bytes(spec: DecoderSpec, engine: Engine, bits: float) -> int:
-    return spec.weight_bytes(bits, _head_bits(engine, bits))
+    head = _head_bits(engine, bits)
+    if engine.dialect == "ort" or (spec.tie_word_embeddings and bits >= 16):
+        return spec.weight_bytes(bits, head)
+    # The embedding keeps 16 bits, beside a quantized head even where the two are tied.
+    tables = spec.embedding_parameters * (16 + head) / 8
+    return spec.weight_bytes(bits, 0) + int(tables)
 
 
 def _work(spec: DecoderSpec, engine: Engine, bits: float, kv: KvType) -> Work:

@@ -21,28 +21,45 @@ class Calibration:
         [num_key_value_heads, head_dim].
     energy: mean square of every input channel, fp32 [in_features], by the name of the weight
         that it meets; of the head under `lm_head.weight`.
+    peaks: largest magnitude of every input channel, likewise.
     """
 
     largest: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     energy: dict[str, torch.Tensor]
+    peaks: dict[str, torch.Tensor]
 
 
 def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:
     """Run the source over int64 tokens [B, T]; memory does not grow with B."""
     cache = _largest_cache(reference)
-    sums: dict[str, torch.Tensor] = {}
-    with _watching_inputs(reference, sums):
+    inputs = _Inputs()
+    with _watching_inputs(reference, inputs):
         for rows in tokens.split(_BATCH):
             hidden = reference.hidden_states(rows, cache=cache)
-            _add(sums, "lm_head.weight", hidden)
-    energy = {name: total / tokens.numel() for name, total in sums.items()}
-    return Calibration(tuple(cache.largest), energy)
+            inputs.add("lm_head.weight", hidden)
+    energy = {name: total / tokens.numel() for name, total in inputs.sums.items()}
+    return Calibration(tuple(cache.largest), energy, inputs.peaks)
+
+
+class _Inputs:
+    """Sums of squares and largest magnitudes of inputs, per channel."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.peaks: dict[str, torch.Tensor] = {}
+
+    def add(self, name: str, inputs: torch.Tensor) -> None:
+        rows = inputs.flatten(0, -2)
+        total, peak = rows.square().sum(0), rows.abs().amax(0)
+        if name in self.sums:
+            total, peak = self.sums[name] + total, torch.maximum(self.peaks[name], peak)
+        self.sums[name], self.peaks[name] = total, peak
 
 
 @contextmanager
-def _watching_inputs(reference: Reference, sums: dict[str, torch.Tensor]) -> Iterator[None]:
+def _watching_inputs(reference: Reference, inputs: _Inputs) -> Iterator[None]:
     def watch(name: str) -> Any:
-        return lambda _, arguments: _add(sums, f"{name}.weight", arguments[0])
+        return lambda _, arguments: inputs.add(f"{name}.weight", arguments[0])
 
     hooks = [
         module.register_forward_pre_hook(watch(name))
@@ -54,11 +71,6 @@ def _watching_inputs(reference: Reference, sums: dict[str, torch.Tensor]) -> Ite
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _add(sums: dict[str, torch.Tensor], name: str, inputs: torch.Tensor) -> None:
-    total = inputs.flatten(0, -2).square().sum(0)
-    sums[name] = sums[name] + total if name in sums else total
 
 
 def _largest_cache(reference: Reference) -> Any:

@@ -37,6 +37,15 @@ def parser() -> argparse.ArgumentParser:
     add("model", nargs="?", help="Hugging Face folder, hub id, or .gguf file")
     add("-o", "--output", type=Path, metavar="DIR", help="folder to write the bundle to")
     add("--target", default="cpu", help="device to export for (default: cpu)")
+    add("--engine", help="one of the target's engines, e.g. onnxruntime-cuda (default: its first)")
+    add(
+        "--sm",
+        action="append",
+        type=positive_int,
+        default=[],
+        metavar="N",
+        help="compile ahead of time for this compute capability, e.g. 89; repeatable",
+    )
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default: auto)")
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8; fp32 beside fp32)")
     add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
@@ -120,6 +129,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.context,
         arguments.group_size,
         arguments.symmetric,
+        arguments.engine,
     )
     result = plan(spec, load_profile(arguments.target), request)
     print(_json(result) if arguments.json else result.table())
@@ -145,6 +155,8 @@ def _export(arguments: argparse.Namespace) -> None:
         exceptions=dict(_exception(text) for text in arguments.layer),
         gate=arguments.gate,
         revision=arguments.revision,
+        engine=arguments.engine,
+        sms=arguments.sm,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
         **texts,
     )

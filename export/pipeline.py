@@ -10,21 +10,27 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import msgspec
 from tokenizers import Tokenizer
 
 import edgelm
 from edgelm.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
+    CompiledEngine,
+    EngineNeed,
+    GraphCheck,
     GraphContract,
     Limits,
     Lineage,
     Manifest,
+    graph_sha256,
     hash_files,
     write_manifest,
 )
@@ -32,23 +38,26 @@ from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
-from edgelm.errors import DoesNotFit, UnknownName
+from edgelm.devices.tensorrt.versions import RTX
+from edgelm.errors import DoesNotFit
 from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
 from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
-from edgelm.export.decoder import build_decoder
+from edgelm.export.engines import compile_ahead, engine_need
 from edgelm.export.gate import Judge
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.ort_dialect import OrtDialect
+from edgelm.export.legal import RULES, legal_assignment
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
+from edgelm.export.writer import needs_widening, write_graph
+from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan, Request
-from edgelm.precision import Fp32, KvType, WeightPrecision, describe
+from edgelm.precision import Fp32, Int8, KvType, WeightPrecision, describe
 from edgelm.runtime.ort import OrtSession
 from edgelm.staging import check_replaceable, staged_folder
 
@@ -56,7 +65,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
-_ENGINE = "onnxruntime"
+# Tokens of each sequence decoded one by one on graphs whose kernels the CPU does not have.
+_FOREIGN_TAIL = 8
 _RANKING = (4, 64)  # sequences and tokens that rank the groups: 256 tokens order them stably
 
 
@@ -75,6 +85,8 @@ def export(
     calibration: str | Path = CALIBRATION,
     gate_text: str | Path = GATE,
     revision: str | None = None,
+    engine: str | None = None,
+    sms: Sequence[int] = (),
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -83,8 +95,10 @@ def export(
         source: a Hugging Face folder, a hub id or a `.gguf` file.
         output: the folder to write; an older bundle there is replaced at the end.
         target: the device, a name of `edge-export --list-targets`.
-        precision: `auto` (the smallest that passes the gate), `fp32`, `int8` or `int4`.
-        kv: type of the key-value cache; int8 by default, fp32 beside fp32 weights.
+        precision: `auto` (the smallest that passes the gate), or a name of
+            `edgelm.precision.PRECISIONS` that the target has.
+        kv: type of the key-value cache; by default int8 where the target has it (fp32 beside fp32
+            weights), else 16 bits.
         context: most tokens in the cache; by default the device's, at most the model's.
         group_size: weights that share a scale.
         symmetric: no zero points if true.
@@ -93,6 +107,9 @@ def export(
         calibration: text for cache scales and sensitivities, JSONL or plain.
         gate_text: text that the result is judged on, held apart from calibration.
         revision: commit, tag or branch for a hub id.
+        engine: one of the target's engines; its first by default.
+        sms: compute capabilities (times ten) that an engine is compiled for ahead of time; by
+            default the target's own.
         progress: called with one line at each stage.
 
     Raises:
@@ -101,7 +118,7 @@ def export(
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
     request = ExportRequest(
-        Request(precision, kv, context, group_size, symmetric),
+        Request(precision, kv, context, group_size, symmetric, engine),
         exceptions or {},
         gate,
         Path(calibration),
@@ -109,14 +126,15 @@ def export(
     )
     output = Path(output)
     checkpoint = open_checkpoint(source, revision=revision)
-    plan = make_plan(checkpoint.spec, load_profile(target), request.plan)
-    _check_engine(plan)
+    profile = load_profile(target)
+    plan = make_plan(checkpoint.spec, profile, request.plan)
+    need = engine_need(profile, plan.engine, sms)
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
     _check_disk(output, plan)
     with staged_folder(output, marker=MANIFEST) as folder:
         try:
-            return _Export(checkpoint, plan, request, folder, _Timed(progress)).run()
+            return _Export(checkpoint, plan, need, request, folder, _Timed(progress)).run()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DoesNotFit(
@@ -127,15 +145,6 @@ def export(
             raise
 
 
-def _check_engine(plan: Plan) -> None:
-    if plan.engine != _ENGINE:
-        raise UnknownName(
-            f"bundles for {plan.engine} are not written yet, which {plan.target} needs; expected "
-            f"a target with {_ENGINE}, such as cpu. Plans of every target work: "
-            f"--target {plan.target} --plan, or edge-devices plan"
-        )
-
-
 class _Export:
     """One export on its way; each method is a stage."""
 
@@ -143,6 +152,7 @@ class _Export:
         self,
         checkpoint: Checkpoint,
         plan: Plan,
+        need: EngineNeed,
         request: ExportRequest,
         folder: Path,
         progress: "_Timed",
@@ -150,6 +160,14 @@ class _Export:
         self.checkpoint = checkpoint
         self.weights = Weights(checkpoint)
         self.plan = plan
+        self.need = need
+        self.rules = RULES[need.name]
+        # Candidates are compared where that is fast. On other engines their stand-ins are graphs
+        # for the CPU with the same weights; what is delivered is judged itself.
+        self.native = need.name == "onnxruntime"
+        self.kv: KvType = plan.kv if self.native else "fp32"
+        self.engines: tuple[CompiledEngine, ...] = ()
+        self.check: GraphCheck | None = None
         self.request = request
         self.folder = folder
         self.progress = progress
@@ -169,17 +187,30 @@ class _Export:
             seen = calibrate(self.reference, calibration.tokens)
             folding = KvFolding.of(self.checkpoint.spec, seen.largest)
             self.weights = Weights(
-                self.checkpoint, folding if self.plan.kv == "int8" else None, seen.energy
+                self.checkpoint,
+                folding if self.plan.kv == "int8" else None,
+                seen.energy,
+                seen.peaks,
             )
         self.progress("running the source on the gate text")
         judge = Judge.of(self.reference, held_apart)
-        if self.request.plan.precision == "auto":
-            assignment, figures = self.choose(calibration, judge)
-        else:
-            assignment = self.request.assignment(self.weights.groups())
-            self.progress("quantizing and writing the graph")
-            figures = self.measure(assignment, judge)
-        result = self.judge(assignment, figures, held_apart)
+        auto = self.request.plan.precision == "auto"
+        assignment = (
+            self.choose(calibration, judge)
+            if auto
+            else self.legal(self.request.assignment(self.weights.groups()))
+        )
+        while True:
+            self.progress(f"quantizing and writing the {self.plan.dialect} graph")
+            figures = self.deliver(assignment, judge)
+            result = self.judge(assignment, figures, held_apart)
+            more = self.raised(figures) if auto and not result.passed else None
+            if more is None:
+                break
+            assignment = more
+        self.enforce(assignment, result)
+        write_sample(self.folder, judge.sample())
+        self.compile()
         return self.finish(assignment, result)
 
     def passage(self, path: Path) -> Passage:
@@ -187,18 +218,21 @@ class _Export:
         spec = self.checkpoint.spec
         return read_passage(path, tokenizer, vocab_size=spec.vocab_size, context=self.plan.context)
 
-    def choose(self, calibration: Passage, judge: Judge) -> tuple[Assignment, Figures]:
-        """The smallest assignment that passes on the calibration text, and then on the gate's."""
+    def choose(self, calibration: Passage, judge: Judge) -> Assignment:
+        """The smallest assignment that passes on the calibration text."""
         sequences, length = _RANKING
+        low = self.request.low()
+        if not self.rules.grouped:
+            low = msgspec.structs.replace(low, symmetric=True)
         sensitivity = measure_sensitivity(
             self.reference,
             self.weights,
             calibration.tokens[:sequences, :length],
-            self.request.low(),
+            low,
             lambda done, total: self.progress.update(f"sensitivity: layer {done} of {total}"),
         )
         sizes = {group: self.elements(group) for group in sensitivity}
-        ladder = Ladder.of(sensitivity, sizes, self.request.low(), self.request.high())
+        ladder = Ladder.of(sensitivity, sizes, low, self.request.high())
         tuning = Judge.of(self.reference, calibration.first(_TUNING))
 
         def measure(assignment: Assignment) -> Figures:
@@ -206,59 +240,113 @@ class _Export:
             self.progress(f"tried {_summary(assignment)}: {_figures(figures)}")
             return figures
 
-        raised = smallest_passing(ladder, measure)
-        while True:
-            assignment = ladder.rung(raised)
-            figures = self.measure(assignment, judge)
-            name = gate_class(assignment.values(), self.plan.kv)
-            if passes(figures, name) or raised == ladder.top:
-                break
-            self.progress(f"missed on the gate text ({_figures(figures)}): raising more groups")
-            wanted = ladder.first_below(ladder.left[raised] * 0.97 / margin(figures))
-            raised = max(raised + 1, wanted)
-        if not passes(figures, name):
-            # Even 8 bits are too few: this model stays as it is.
-            assignment = dict.fromkeys(sensitivity, self.request.precision_of("fp32"))
-            figures = self.measure(assignment, judge)
+        self.ladder, self.rung = ladder, smallest_passing(ladder, measure)
+        assignment = self.legal(ladder.rung(self.rung))
         self.progress(f"auto chose {_summary(assignment)}")
-        return assignment, figures
+        return assignment
+
+    def raised(self, figures: Figures) -> Assignment | None:
+        """More bits after a miss on the gate's text; at last the weights as they are."""
+        if self.rung > self.ladder.top:
+            return None
+        if self.rung == self.ladder.top:
+            self.rung += 1
+            self.progress("even 8 bits are too few: this model stays as it is")
+            name = self.plan.kv if self.plan.kv in ("fp16", "bf16") else "fp32"
+            return dict.fromkeys(self.ladder.groups, self.request.precision_of(name))
+        wanted = self.ladder.first_below(self.ladder.left[self.rung] * 0.97 / margin(figures))
+        self.rung = max(self.rung + 1, wanted)
+        self.progress("missed on the gate text: raising more groups")
+        return self.legal(self.ladder.rung(self.rung))
+
+    def legal(self, assignment: Assignment) -> Assignment:
+        """The assignment as the target's engine can run it."""
+        columns = {
+            group: self.checkpoint.shapes[self.weights.tensor_names(group)[0]][1]
+            for group in assignment
+        }
+        asked = self.request.plan
+        return legal_assignment(
+            assignment,
+            columns,
+            self.rules,
+            group_size=asked.group_size,
+            symmetric=asked.symmetric,
+        )
 
     def elements(self, group: str) -> int:
         shapes = (self.checkpoint.shapes[name] for name in self.weights.tensor_names(group))
         return sum(rows * columns for rows, columns in shapes)
 
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
-        """Build the graph and measure it; the files stay for `finish`, or the next candidate."""
-        self.build(assignment)
-        capacity = judge.passage.tokens.shape[1]
-        manifest = self.manifest(assignment, None)
-        with OrtSession(self.folder, manifest, capacity=capacity) as session:
-            return judge.measure(session)
+        """Build a candidate, or its stand-in, where `deliver` will build, and measure it."""
+        if not self.native:
+            assignment = {group: _stand_in(one) for group, one in assignment.items()}
+        self.write(assignment, dialect="ort", kv=self.kv)
+        return self.run_through(self.folder, self.contract, judge, assignment)
 
-    def build(self, assignment: Mapping[str, WeightPrecision]) -> None:
-        dialect = OrtDialect(
+    def deliver(self, assignment: Assignment, judge: Judge) -> Figures:
+        """Write the target's graph and measure it on this machine's CPU."""
+        if self.native:
+            return self.measure(assignment, judge)
+        self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
+        own = graph_sha256(self.folder, self.contract)
+        if not needs_widening(assignment.values(), self.plan.kv):
+            self.progress("running the graph on this machine's CPU for the gate")
+            figures = self.run_through(self.folder, self.contract, judge, assignment)
+            self.check = GraphCheck(own, own)
+            return figures
+        self.progress("running the graph in fp32 on this machine's CPU for the gate")
+        with TemporaryDirectory(dir=self.folder.parent, prefix=".check-") as scratch:
+            folder = Path(scratch)
+            written = write_graph(
+                folder,
+                self.weights,
+                assignment,
+                dialect=self.plan.dialect,
+                kv=self.plan.kv,
+                context=self.plan.context,
+                widened=True,
+            )
+            self.check = GraphCheck(own, graph_sha256(folder, written.contract), widened=True)
+            return self.run_through(folder, written.contract, judge, assignment)
+
+    def write(self, assignment: Assignment, *, dialect: str, kv: KvType) -> None:
+        self.contract, self.weight_bytes = write_graph(
             self.folder,
             self.weights,
             assignment,
-            kv=self.plan.kv,
+            dialect=dialect,
+            kv=kv,
             context=self.plan.context,
         )
-        try:
-            build_decoder(dialect, self.weights)
-            self.contract: GraphContract = dialect.save()
-        finally:
-            dialect.graph.close()
-        self.weight_bytes = dialect.graph.weight_bytes
+
+    def run_through(
+        self, folder: Path, contract: GraphContract, judge: Judge, assignment: Assignment
+    ) -> Figures:
+        manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
+        capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
+        with OrtSession(folder, manifest, capacity=capacity) as session:
+            return judge.measure(session, tail=None if self.native else _FOREIGN_TAIL)
+
+    def compile(self) -> None:
+        """Compile an engine where that needs no GPU."""
+        if self.need.name != RTX:
+            return
+        engine = compile_ahead(self.folder, self.manifest({}, None), self.need, self.progress)
+        self.engines = (engine,)
 
     def judge(self, assignment: Assignment, figures: Figures, passage: Passage) -> GateResult:
         name = gate_class(assignment.values(), self.plan.kv)
         enforced = self.request.gate == "on"
         passed = passes(figures, name)
         self.progress(f"gate {name}: {_figures(figures)}: {'passed' if passed else 'missed'}")
-        if enforced:
-            fp32 = all(isinstance(precision, Fp32) for precision in assignment.values())
-            enforce(figures, name, only_cache=fp32 and self.plan.kv != "fp32")
         return GateResult(name, figures, passed, enforced, passage.name, passage.sha256)
+
+    def enforce(self, assignment: Assignment, gate: GateResult) -> None:
+        if gate.enforced:
+            fp32 = all(isinstance(precision, Fp32) for precision in assignment.values())
+            enforce(gate.figures, gate.gate_class, only_cache=fp32 and self.plan.kv != "fp32")
 
     def finish(self, assignment: Assignment, gate: GateResult) -> Manifest:
         write_card(self.folder, self.manifest(assignment, gate))
@@ -294,6 +382,9 @@ class _Export:
             ),
             graph=self.contract,
             files=hash_files(self.folder) if files else {},
+            engine=self.need,
+            engines=self.engines,
+            check=self.check,
         )
 
 
@@ -313,9 +404,15 @@ class _Timed:
             self(line)
 
 
+def _stand_in(precision: WeightPrecision) -> WeightPrecision:
+    """What the CPU's kernels have in place of one scale per output channel."""
+    return Int8() if precision == Int8(group_size=0) else precision
+
+
 def _disk_need(plan: Plan) -> int:
     tokenizer_and_tables = 40_000_000
-    return int(1.1 * plan.weight_bytes) + tokenizer_and_tables
+    copies = 2.5 if plan.engine == RTX else 1.1  # beside the graph its engine, a little larger
+    return int(copies * plan.weight_bytes) + tokenizer_and_tables
 
 
 def _check_disk(output: Path, plan: Plan) -> None:

@@ -4,7 +4,7 @@ Stored [in_features, out_features], the way TensorRT's kernels read them. Tensor
 is symmetric: a zero point other than the middle is refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
 
 Value = ir.Value
-_TORCH: Mapping[str, torch.dtype] = {**TORCH_DTYPES}
+_TORCH: dict[str, torch.dtype] = {str(name): dtype for name, dtype in TORCH_DTYPES.items()}
 
 
 class QdqWeights:

@@ -30,13 +30,13 @@ class Weights:
     """Reads groups (see edgelm.precision) out of a checkpoint, in fp32.
 
     With a `folding`, keys, values and what reads them are evened out for an int8 cache. `energy`
-    is what calibration saw (edgelm.export.calibrate.Calibration).
+    and `peaks` are what calibration saw (edgelm.export.calibrate.Calibration).
     """
 
     checkpoint: Checkpoint
     folding: KvFolding | None = None
     energy: Mapping[str, torch.Tensor] | None = None
-    peaks: Mapping[str, float] | None = None
+    peaks: Mapping[str, torch.Tensor] | None = None
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
@@ -76,7 +76,8 @@ class Weights:
     def peak(self, group: str) -> float:
         """The largest magnitude that calibration saw among a group's inputs."""
         assert self.peaks is not None
-        return self.peaks["lm_head.weight" if group == HEAD else self.tensor_names(group)[0]]
+        name = "lm_head.weight" if group == HEAD else self.tensor_names(group)[0]
+        return float(self.peaks[name].max())
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""

@@ -1,0 +1,102 @@
+"""A small part of the gate that travels with a bundle, for a device that has no source model.
+
+It holds tokens and the source's distribution over the likeliest next tokens, the rest as one
+outcome. KL over so coarse a partition is a lower bound of the whole KL (data processing
+inequality), and close to it, since a language model's mass lies on few tokens.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.errors import BadBundle
+from edgelm.gates import Figures
+
+FILE = "gate.npz"
+OUTCOMES = 64
+
+
+class _Session(Protocol):
+    def advance(self, tokens: npt.NDArray[np.int64], *, logits: int = 1) -> npt.NDArray[np.float32]:
+        """See edgelm.runtime.session."""
+
+    def rewind(self, length: int) -> None:
+        """See edgelm.runtime.session."""
+
+
+class GateSample(NamedTuple):
+    """Tokens int64 [S, L]; of the source: the likeliest next tokens int32 [S, L, N], their
+    log-probabilities fp32 [S, L, N], and that of the token that follows, fp32 [S, L - 1].
+    """
+
+    tokens: npt.NDArray[np.int64]
+    likeliest: npt.NDArray[np.int32]
+    log_probabilities: npt.NDArray[np.float32]
+    following: npt.NDArray[np.float32]
+
+
+def write_sample(folder: Path, sample: GateSample) -> None:
+    """Write the sample into a bundle."""
+    np.savez_compressed(folder / FILE, **sample._asdict())
+
+
+def read_sample(folder: Path) -> GateSample | None:
+    """The sample of a bundle, if it has one.
+
+    Raises:
+        BadBundle: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return GateSample(*(arrays[name] for name in GateSample._fields))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadBundle(f"{path} is damaged ({error}); copy or export the bundle again") from None
+
+
+def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> Figures:
+    """Distance of a session from the source; the last `tail` tokens are decoded one by one."""
+    divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
+    for number, tokens in enumerate(sample.tokens):
+        ours = _log_probabilities(session, tokens, min(tail, len(tokens) // 2))
+        known, likeliest = sample.log_probabilities[number], sample.likeliest[number]
+        divergence += float(_coarse_divergence(known, np.take_along_axis(ours, likeliest, 1)).sum())
+        agreed += int((ours.argmax(1) == likeliest[:, 0]).sum())
+        loss -= float(np.take_along_axis(ours[:-1], tokens[1:, None], 1).sum())
+        rows += len(tokens)
+    targets = sample.following.size
+    mean, source_mean = loss / targets, -float(sample.following.sum()) / targets
+    return Figures(
+        kl=max(0.0, divergence / rows),
+        top1=agreed / rows,
+        perplexity_ratio=float(np.exp(mean - source_mean)),
+        perplexity=float(np.exp(mean)),
+        tokens=rows,
+    )
+
+
+def _log_probabilities(
+    session: _Session, tokens: npt.NDArray[np.int64], tail: int
+) -> npt.NDArray[np.float64]:
+    session.rewind(0)
+    body = len(tokens) - tail
+    parts = [session.advance(tokens[:body], logits=body).copy()]
+    parts += [session.advance(token).copy() for token in tokens[body:, None]]
+    logits = np.concatenate(parts).astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    normed: npt.NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return normed
+
+
+def _coarse_divergence(
+    source: npt.NDArray[np.float32], ours: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    p, q = np.exp(source.astype(np.float64)), np.exp(ours)
+    listed = (p * (source - ours)).sum(1)
+    rest_p, rest_q = (np.clip(1 - x.sum(1), 1e-12, 1.0) for x in (p, q))
+    total: npt.NDArray[np.float64] = listed + rest_p * (np.log(rest_p) - np.log(rest_q))
+    return total

@@ -1,0 +1,90 @@
+"""What differs between the releases of TensorRT that edgelm compiles with.
+
+Everything that depends on a version is a row here. Sources: NVIDIA's release notes and migration
+guides, and the Python bindings of 10.16, 11.4 and TensorRT-RTX 1.7, compared name by name.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+from edgelm.errors import BadBundle, MissingPackage
+
+TENSORRT = "tensorrt"
+RTX = "tensorrt-rtx"
+_MODULES = {TENSORRT: "tensorrt", RTX: "tensorrt_rtx"}
+_INSTALL = {
+    RTX: "pip install 'edgelm[rtx]'",
+    TENSORRT: (
+        "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and make the "
+        "environment with: python3 -m venv --system-site-packages; elsewhere pip install tensorrt"
+    ),
+}
+
+
+class Release(NamedTuple):
+    """One row: from this version on, until the next row.
+
+    `dialects` are those it compiles. `typed_flag` says that a network is strongly typed only if
+    asked (from 11 on it always is). `ahead` says that it compiles for GPUs that are not there.
+    `fixed_cache` says that it updates a cache in place (KVCacheUpdate).
+    """
+
+    since: tuple[int, int]
+    dialects: tuple[str, ...]
+    typed_flag: bool
+    ahead: bool = False
+
+
+# Attention and TensorScatter are imported from 10.15 on; 10.16 is the first JetPack with them.
+_RELEASES: dict[str, tuple[Release, ...]] = {
+    TENSORRT: (
+        Release((10, 3), ("decomposed",), typed_flag=True),
+        Release((10, 15), ("standard", "decomposed"), typed_flag=True),
+        Release((11, 0), ("standard", "decomposed"), typed_flag=False),
+    ),
+    RTX: (Release((1, 4), ("standard", "decomposed"), typed_flag=True, ahead=True),),
+}
+
+
+def engine_family(name: str) -> str:
+    """`tensorrt` of an engine's name such as `tensorrt-10.3`; `tensorrt-rtx` stays."""
+    return RTX if name == RTX else name.split("-")[0]
+
+
+def release_of(family: str, version: str) -> Release:
+    """The row of a version such as 10.16.1.11.
+
+    Raises:
+        BadBundle: older than all that edgelm compiles with.
+    """
+    number = version_number(version)
+    rows = [row for row in _RELEASES[family] if row.since <= number]
+    if not rows:
+        oldest = ".".join(map(str, _RELEASES[family][0].since))
+        raise BadBundle(
+            f"{family} {version} is too old to compile with, edgelm needs {oldest} or later; "
+            + (
+                "compile with its trtexec instead: see the bundle's README"
+                if number < (10, 0)
+                else "upgrade it"
+            )
+        )
+    return rows[-1]
+
+
+def version_number(version: str) -> tuple[int, int]:
+    """(10, 16) of 10.16.1.11."""
+    major, minor, *_ = [*version.split("."), "0"]
+    return int(major), int(minor)
+
+
+def load_module(family: str) -> Any:
+    """The Python module of TensorRT or TensorRT-RTX.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(_MODULES[family])
+    except ImportError as error:
+        raise MissingPackage(f"{family} is not installed ({error}); {_INSTALL[family]}") from None
