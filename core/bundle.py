@@ -187,8 +187,12 @@ class Manifest(msgspec.Struct, frozen=True):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `bundle.json`; call it last, since a folder without one is no bundle."""
-    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    (folder / MANIFEST).write_bytes(data + b"\n")
+    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `bundle.json`."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
 def read_manifest(folder: Path) -> Manifest:

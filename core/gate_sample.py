@@ -27,8 +27,11 @@ class _Session(Protocol):
 
 
 class GateSample(NamedTuple):
-    """Tokens int64 [S, L]; of the source: the likeliest next tokens int32 [S, L, N], their
-    log-probabilities fp32 [S, L, N], and that of the token that follows, fp32 [S, L - 1].
+    """What the source makes of a few sequences.
+
+    `tokens` is int64 [S, L]. Of the source: `likeliest` next tokens, int32 [S, L, N], their
+    `log_probabilities`, fp32 [S, L, N], and that of the token `following` in the text, fp32
+    [S, L - 1].
     """
 
     tokens: npt.NDArray[np.int64]

@@ -59,4 +59,9 @@ def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) 
     export = 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
     if not engine.name.startswith("tensorrt"):
         return export
-    return max(export, int(_BUILD_BASE + _BUILD_COPIES * weights))
+    return max(export, compile_bytes(weights))
+
+
+def compile_bytes(weights: int) -> int:
+    """The most that TensorRT holds while it compiles a graph of so many bytes of weights."""
+    return int(_BUILD_BASE + _BUILD_COPIES * weights)

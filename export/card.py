@@ -13,6 +13,26 @@ def write_card(folder: Path, manifest: Manifest) -> None:
     (folder / "README.md").write_text(card(manifest))
 
 
+_HOW = {
+    "onnxruntime": ("pip install 'edgelm[cpu]'",),
+    "onnxruntime-cuda": ("pip install 'edgelm[gpu]'",),
+    "tensorrt-rtx": ("pip install 'edgelm[rtx]'",),
+    "tensorrt": (
+        "pip install edgelm cuda-bindings   # TensorRT comes with JetPack",
+        "edge-export --finalize .           # once, on the device: compiles the engine",
+    ),
+}
+
+
+def _engine(manifest: Manifest) -> str:
+    need = manifest.engine
+    name = f"{need.name} {need.version}".strip()
+    if manifest.pending:
+        return f"{name} or later of its dialect, to be compiled on the device"
+    made = [f"`{one.file}` by {one.version}" for one in manifest.engines]
+    return ", ".join([name, *made])
+
+
 def card(manifest: Manifest) -> str:
     """The text of the card."""
     spec, gate, lineage = manifest.spec, manifest.gate, manifest.lineage
@@ -30,7 +50,7 @@ def card(manifest: Manifest) -> str:
         f"A bundle written by edgelm {manifest.edgelm_version}. Run it:",
         "",
         "```",
-        "pip install 'edgelm[cpu]'",
+        *_HOW.get(manifest.engine.name, ()),
         "edge-run . --chat",
         "```",
         "",
@@ -44,6 +64,7 @@ def card(manifest: Manifest) -> str:
         f"| weights | {size}, {bits:.2f} bits per weight: {mixture} |",
         f"| key-value cache | {manifest.kv} |",
         f"| context | {manifest.limits.context:,} tokens |",
+        f"| engine | {_engine(manifest)} |",
     ]
     if gate:
         figures = gate.figures

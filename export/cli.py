@@ -21,6 +21,10 @@ example:
   edge-export HuggingFaceTB/SmolLM2-135M-Instruct --target cpu -o bundle/
   edge-run bundle/ "Why is the sky blue?"
 
+for a Jetson, whose engine is compiled on the device itself:
+  edge-export MODEL --target jetson-orin -o bundle/    here
+  edge-export --finalize bundle/                       there
+
 exit codes: 0 done, 1 the gate does not hold, 2 bad input
 """
 
@@ -75,6 +79,18 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
     add("--list-targets", action="store_true", help="print the known targets")
     add("--verify", type=Path, metavar="BUNDLE", help="check every hash of a bundle")
+    add(
+        "--finalize",
+        type=Path,
+        metavar="BUNDLE",
+        help="compile a bundle's engine, on the device that it is for",
+    )
+    add(
+        "--trust",
+        type=Path,
+        metavar="BUNDLE",
+        help="let the engines of a bundle that was compiled elsewhere run on this machine",
+    )
     return parser
 
 
@@ -91,6 +107,10 @@ def _run(arguments: argparse.Namespace) -> None:
         return _list_targets()
     if arguments.verify:
         return _verify(arguments.verify)
+    if arguments.finalize:
+        return _finalize(arguments.finalize)
+    if arguments.trust:
+        return _trust(arguments.trust)
     if not arguments.model:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
     if arguments.plan:
@@ -114,6 +134,35 @@ def _verify(folder: Path) -> None:
     verify(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
     print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, every hash holds")
+
+
+def _finalize(folder: Path) -> None:
+    from edgelm.runtime.finalize import finalize
+
+    manifest = finalize(folder, progress=_say)
+    print(f"{folder}: {manifest.engines[0].file} is ready")
+    print(_run_hint(folder))
+
+
+def _trust(folder: Path) -> None:
+    from edgelm.bundle import read_manifest, verify
+    from edgelm.devices.trust import trust
+
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    if not manifest.engines:
+        raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
+    for engine in manifest.engines:
+        trust(manifest.files[engine.file].sha256)
+        print(f"{folder / engine.file} may run on this machine (compiled {engine.machine})")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _run_hint(folder: Path) -> str:
+    return f'run it: edge-run {folder} "Why is the sky blue?"'
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -157,7 +206,7 @@ def _export(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         engine=arguments.engine,
         sms=arguments.sm,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
+        progress=_say,
         **texts,
     )
     if arguments.json:
@@ -166,7 +215,16 @@ def _export(arguments: argparse.Namespace) -> None:
     size = sum(entry.bytes for entry in manifest.files.values())
     bits = 8 * manifest.weight_bytes / manifest.spec.parameters
     print(f"{arguments.output}: {format_bytes(size)}, {bits:.2f} bits per weight")
-    print(f'run it: edge-run {arguments.output} "Why is the sky blue?"')
+    if manifest.pending:
+        print(
+            f"its engine is pending: copy the folder to the {manifest.target} and compile it there:"
+            f"\n  edge-export --finalize {arguments.output.name}"
+        )
+        return
+    for engine in manifest.engines:
+        made_for = ", ".join(f"sm_{sm}" for sm in engine.sms)
+        print(f"compiled: {engine.file} for {made_for} in {engine.build_seconds:.1f} s")
+    print(_run_hint(arguments.output))
 
 
 def _exception(text: str) -> tuple[str, str]:

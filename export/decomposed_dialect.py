@@ -1,4 +1,4 @@
-"""The `decomposed` dialect: primitive ops of opset 21 only, for TensorRT 10.3 to 10.13.
+"""The `decomposed` dialect: primitive ops of opset 21 (or 17) only, for TensorRT up to 10.13.
 
 Those have neither TensorScatter nor fused Attention. A scatter in primitive ops would copy the
 whole cache for each token, and so would concatenating new rows to it. Instead scores against the
@@ -27,7 +27,7 @@ class DecomposedDialect(QdqDialect):
     """See the module."""
 
     name = "decomposed"
-    opset = 21
+    newest = 21
     update = "append"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -37,8 +37,11 @@ class DecomposedDialect(QdqDialect):
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         wide = self.cast(x, "fp32") if self.activations != "fp32" else x
-        last = self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
-        mean = self.graph.op("ReduceMean", self.graph.op("Mul", wide, wide), last)
+        squares = self.graph.op("Mul", wide, wide)
+        if self.opset < 18:
+            mean = self.graph.op("ReduceMean", squares, axes=[-1])
+        else:
+            mean = self.graph.op("ReduceMean", squares, self._last_axis())
         steady = self.graph.op("Add", mean, self.number(self.spec.rms_norm_eps, "fp32"))
         root = self.graph.op("Sqrt", steady)
         normed = self.graph.op("Div", wide, root)
@@ -106,9 +109,11 @@ class DecomposedDialect(QdqDialect):
         start, middle, end = (
             self.graph.constant(f"cut.{number}", cuts[number : number + 1]) for number in range(3)
         )
-        last = self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
-        old = self.graph.op("Slice", shares, start, middle, last)
-        return old, self.graph.op("Slice", shares, middle, end, last)
+        old = self.graph.op("Slice", shares, start, middle, self._last_axis())
+        return old, self.graph.op("Slice", shares, middle, end, self._last_axis())
+
+    def _last_axis(self) -> Value:
+        return self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
 
     def _mask(self, window: int | None) -> Value:
         """Which keys a query sees, bool [1, 1, T, context + T]; one for all layers alike."""

@@ -6,8 +6,10 @@ from pathlib import Path
 from edgelm.bundle import CompiledEngine, EngineNeed, Manifest, graph_sha256
 from edgelm.devices.profile import Profile
 from edgelm.devices.tensorrt.build import Job, compile_engine
-from edgelm.devices.tensorrt.versions import RTX, engine_family
+from edgelm.devices.tensorrt.versions import RTX, TENSORRT, engine_family, version_number
+from edgelm.devices.trust import trust
 from edgelm.errors import BadInput
+from edgelm.hashing import file_sha256
 
 FOLDER = "engines"
 _MACHINE = "ahead of time, without a GPU"
@@ -28,6 +30,12 @@ def engine_need(profile: Profile, name: str | None, sms: Sequence[int]) -> Engin
         )
     own = (profile.sm,) if profile.sm else ()
     return EngineNeed(family, engine.version, tuple(sorted(set(sms))) or own)
+
+
+def opset_for(need: EngineNeed) -> int | None:
+    """The newest opset that an engine reads, where it does not read its dialect's own."""
+    old = need.name == TENSORRT and version_number(need.version) < (10, 0)
+    return 17 if old else None
 
 
 def compile_ahead(
@@ -53,6 +61,7 @@ def compile_ahead(
     path = folder / FOLDER / f"{name}.engine"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(built.content)
+    trust(file_sha256(path))
     progress(f"compiled {path.name}: {path.stat().st_size / 1e6:,.1f} MB in {built.seconds:.1f} s")
     return CompiledEngine(
         file=f"{FOLDER}/{path.name}",

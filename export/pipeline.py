@@ -43,7 +43,7 @@ from edgelm.errors import DoesNotFit
 from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
 from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
-from edgelm.export.engines import compile_ahead, engine_need
+from edgelm.export.engines import compile_ahead, engine_need, opset_for
 from edgelm.export.gate import Judge
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.legal import RULES, legal_assignment
@@ -220,6 +220,13 @@ class _Export:
 
     def choose(self, calibration: Passage, judge: Judge) -> Assignment:
         """The smallest assignment that passes on the calibration text."""
+        if "int4" not in load_profile(self.plan.target).engine(self.plan.engine).precisions:
+            # Nothing to choose from: 8 bits, and after a miss the weights as they are.
+            flat = dict.fromkeys(self.weights.groups(), 0.0)
+            sizes = {group: self.elements(group) for group in flat}
+            self.ladder = Ladder.of(flat, sizes, self.request.low(), self.request.high())
+            self.rung = self.ladder.top
+            return self.legal(self.ladder.rung(self.rung))
         sequences, length = _RANKING
         low = self.request.low()
         if not self.rules.grouped:
@@ -306,6 +313,7 @@ class _Export:
                 dialect=self.plan.dialect,
                 kv=self.plan.kv,
                 context=self.plan.context,
+                opset=opset_for(self.need),
                 widened=True,
             )
             self.check = GraphCheck(own, graph_sha256(folder, written.contract), widened=True)
@@ -319,6 +327,7 @@ class _Export:
             dialect=dialect,
             kv=kv,
             context=self.plan.context,
+            opset=opset_for(self.need),
         )
 
     def run_through(

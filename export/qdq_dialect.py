@@ -35,11 +35,12 @@ class QdqDialect:
         precision: one record for every group of `weights.groups()`.
         activations: type of the residual stream and of the cache.
         context: the cache's capacity, fixed in the graph.
+        opset: an older one than `newest`, for an engine that needs it.
         widened: see QdqWeights.
     """
 
     name: ClassVar[str]
-    opset: ClassVar[int]
+    newest: ClassVar[int]
     update: ClassVar[Literal["in_place", "append"]]
 
     def __init__(
@@ -50,8 +51,10 @@ class QdqDialect:
         *,
         activations: Activations,
         context: int,
+        opset: int | None = None,
         widened: bool = False,
     ) -> None:
+        self.opset = opset or self.newest
         self.graph = Graph(folder, opsets={"": self.opset})
         self.weights = weights
         self.spec = weights.checkpoint.spec
@@ -165,7 +168,9 @@ class QdqDialect:
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
     def gated(self, gate_up: Value) -> Value:
-        gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
+        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
+        halves = self.graph.constant("gate_up_sizes", sizes)
+        gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
         if self.spec.hidden_act == "silu":
             activated = self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate))
         else:

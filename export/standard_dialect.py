@@ -21,7 +21,7 @@ class StandardDialect(QdqDialect):
     """See the module."""
 
     name = "standard"
-    opset = 24
+    newest = 24
     update = "in_place"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

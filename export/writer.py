@@ -39,6 +39,7 @@ def write_graph(
     dialect: str,
     kv: KvType,
     context: int,
+    opset: int | None = None,
     widened: bool = False,
 ) -> Written:
     """Write a checkpoint's graph into a folder.
@@ -50,6 +51,7 @@ def write_graph(
         dialect: `ort`, `standard` or `decomposed`.
         kv: type of the cache.
         context: its capacity.
+        opset: an older one than the dialect's own.
         widened: in fp32, with dequantized weights, for a check on a CPU without kernels of the
             types.
     """
@@ -69,6 +71,7 @@ def write_graph(
             assignment,
             activations="fp32" if widened else activations,
             context=context,
+            opset=opset,
             widened=widened,
         )
     try:

@@ -14,6 +14,7 @@ from edgelm.command import format_bytes, parse_size
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.chat import ChatTemplate, Message
+from edgelm.runtime.engine import open_session
 from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
@@ -193,9 +194,16 @@ def load(
         BadBundle: no bundle, a damaged one, or one that does not match its hashes.
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
+
+    The engine of a pending bundle is compiled first, which takes minutes and happens once.
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
+    if manifest.pending:
+        from edgelm.runtime.finalize import finalize
+
+        log.warning("the engine of %s is not compiled yet: compiling it now", folder)
+        manifest = finalize(folder, progress=log.warning)
     if threads is not None and threads < 1:
         raise BadInput(f"threads is {threads}, expected at least 1")
     if check_hashes:
@@ -203,10 +211,7 @@ def load(
     capacity = manifest.limits.context
     if max_memory is not None:
         capacity = _shrunken(manifest, _bytes(max_memory))
-    # Imported here so that everything above works, and says what is wrong, without an engine.
-    from edgelm.runtime.ort import OrtSession
-
-    session = OrtSession(folder, manifest, capacity=capacity, threads=threads)
+    session = open_session(folder, manifest, capacity=capacity, threads=threads)
     return LanguageModel(folder, manifest, session)
 
 
@@ -214,6 +219,12 @@ def _shrunken(manifest: Manifest, budget: int) -> int:
     whole = manifest.limits.context
     if loaded_bytes(manifest, whole) <= budget:
         return whole
+    if manifest.graph.cache.capacity is not None:
+        raise DoesNotFit(
+            f"this bundle needs about {format_bytes(loaded_bytes(manifest, whole))}, max_memory is "
+            f"{format_bytes(budget)}, and its context of {whole} is fixed in its graph; export it "
+            "with a shorter --context"
+        )
     least = min(_LEAST_CONTEXT, whole)
     if loaded_bytes(manifest, least) > budget:
         raise DoesNotFit(

@@ -56,13 +56,8 @@ def compile_engine(job: Job, progress: Progress) -> Built:
     """
     trt = load_module(job.family)
     version = str(trt.__version__)
+    check_dialect(job.family, version, job.contract)
     release = release_of(job.family, version)
-    if job.contract.dialect not in release.dialects:
-        raise BadBundle(
-            f"{job.family} {version} compiles the dialect {' or '.join(release.dialects)}, this "
-            f"bundle's graph is {job.contract.dialect}; export it again for this release: "
-            "edge-export --list-targets names each device's engines, --engine chooses one"
-        )
     log = _log(trt)
     with _quietly_failing(log, job):
         builder = trt.Builder(log)
@@ -89,6 +84,17 @@ def compile_engine(job: Job, progress: Progress) -> Built:
         job.timing_cache.parent.mkdir(parents=True, exist_ok=True)
         job.timing_cache.write_bytes(bytes(cache.serialize()))
     return Built(content, version, seconds)
+
+
+def check_dialect(family: str, version: str, contract: GraphContract) -> None:
+    """Raise BadBundle where a version does not compile a graph's dialect."""
+    release = release_of(family, version)
+    if contract.dialect not in release.dialects:
+        raise BadBundle(
+            f"{family} {version} compiles the {' and '.join(release.dialects)} dialect, this "
+            f"bundle's graph is {contract.dialect}; export it again for this version: "
+            "edge-devices show TARGET lists the device's engines, edge-export --engine chooses one"
+        )
 
 
 def _log(trt: Any) -> Any:

@@ -24,6 +24,7 @@ ARROWS = {
 GATE_EXCEPTION = {
     ("export/gate.py", "edgelm.runtime.session"),
     ("export/pipeline.py", "edgelm.runtime.ort"),
+    ("export/cli.py", "edgelm.runtime.finalize"),
 }
 # The face imports rooms when it is called, and type checkers see them before.
 FACE_EXCEPTION = {

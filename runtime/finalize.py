@@ -1,0 +1,187 @@
+"""Compile a bundle's engine on the device that it is for, judge it, and note it in the manifest.
+
+A TensorRT engine runs on the GPU and the version that compiled it. A kill at any moment leaves the
+bundle pending or finished: the engine is moved into place whole, and the manifest after it.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edgelm.bundle import (
+    MANIFEST,
+    CompiledEngine,
+    FileEntry,
+    Manifest,
+    encode_manifest,
+    graph_sha256,
+    read_manifest,
+    verify,
+)
+from edgelm.command import format_bytes
+from edgelm.devices.detect import detect
+from edgelm.devices.memory import available_bytes
+from edgelm.devices.memory_need import compile_bytes
+from edgelm.devices.tensorrt.build import Built, Job, check_dialect, compile_engine
+from edgelm.devices.tensorrt.versions import RTX, load_module
+from edgelm.devices.trust import trust
+from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed
+from edgelm.gate_sample import measure_sample, read_sample
+from edgelm.gates import GateResult, passes
+from edgelm.hashing import file_sha256
+from edgelm.runtime.cuda import Gpu, find_gpu
+from edgelm.staging import replace_file
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+_FOLDER = "engines"
+
+
+def finalize(folder: Path, *, progress: Progress = log.info) -> Manifest:
+    """Compile the engine of a pending bundle, or compile it again.
+
+    Raises:
+        BadInput: the bundle runs without a compiled engine.
+        MissingPackage: no TensorRT, or no GPU.
+        BadBundle: the bundle is for another GPU or another TensorRT.
+        DoesNotFit: not enough memory to compile.
+        GateFailed: the engine computes something else than the graph; it is not kept.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.compiles:
+        raise BadInput(
+            f"{folder} runs on {manifest.engine.name}, which compiles nothing: there is nothing to "
+            "finalize; run it with edge-run"
+        )
+    _check_writable(folder)
+    _verify_graph(folder, manifest)
+    family = manifest.engine.name
+    version = str(load_module(family).__version__)
+    check_dialect(family, version, manifest.graph)
+    gpu = find_gpu()
+    _check_gpu(manifest, gpu)
+    _check_memory(manifest)
+    machine = detect()
+    built = compile_engine(
+        Job(
+            folder / manifest.graph.file,
+            manifest.graph,
+            family,
+            manifest.limits.prefill_chunk,
+            profiles=1 if family == RTX else 2,
+            timing_cache=_timing_cache(family, version, gpu),
+        ),
+        progress,
+    )
+    path = folder / _FOLDER / f"sm{gpu.sm}-{family}{built.version}.engine"
+    replace_file(path, built.content)
+    engine = CompiledEngine(
+        file=f"{_FOLDER}/{path.name}",
+        name=family,
+        version=built.version,
+        sms=(gpu.sm,),
+        graph_sha256=graph_sha256(folder, manifest.graph),
+        profiles=1 if family == RTX else 2,
+        build_seconds=round(built.seconds, 2),
+        machine=machine.jetson.model if machine.jetson else gpu.name,
+        power_mode=(machine.jetson.power_mode or "") if machine.jetson else "",
+        runtime_cache=f"{_FOLDER}/{path.stem}.cache" if family == RTX else "",
+    )
+    progress(_summary(engine, path, built))
+    try:
+        engine = _judged(folder, manifest, engine, progress)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return _record(folder, manifest, engine, path)
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise BadInput(
+            f"{folder} cannot be written to, and its engine is yet to be compiled; copy it to a "
+            "folder of yours, or run edge-export --finalize as its owner"
+        )
+
+
+def _verify_graph(folder: Path, manifest: Manifest) -> None:
+    """Check every hash but those of engines: a damaged one is what compiling again mends."""
+    engines = {engine.file for engine in manifest.engines}
+    files = {name: entry for name, entry in manifest.files.items() if name not in engines}
+    verify(folder, msgspec.structs.replace(manifest, files=files))
+
+
+def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
+    wanted = manifest.engine.sms
+    if wanted and gpu.sm not in wanted:
+        raise BadBundle(
+            f"this bundle is for {manifest.target} (sm_{', sm_'.join(map(str, wanted))}), this GPU "
+            f"({gpu.name}) is sm_{gpu.sm}; export it for this device: edge-devices detect names "
+            "the target"
+        )
+
+
+def _check_memory(manifest: Manifest) -> None:
+    need, free = compile_bytes(manifest.weight_bytes), available_bytes()
+    if need > free:
+        raise DoesNotFit(
+            f"compiling needs about {format_bytes(need)} of memory, {format_bytes(free)} are free; "
+            "close other programs, stop the desktop (sudo systemctl isolate multi-user), or add "
+            "swap"
+        )
+
+
+def _timing_cache(family: str, version: str, gpu: Gpu) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "edgelm" / f"{family}-{version}-sm{gpu.sm}.timing"
+
+
+def _judged(
+    folder: Path, manifest: Manifest, engine: CompiledEngine, progress: Progress
+) -> CompiledEngine:
+    """The engine with what it measured on the gate's sample."""
+    sample = read_sample(folder)
+    if sample is None or manifest.gate is None:
+        return engine
+    # Imported here: reading, compiling and all their errors work without it.
+    from edgelm.runtime.tensorrt import TrtSession
+
+    capacity = manifest.graph.cache.capacity or manifest.limits.context
+    with TrtSession(folder, manifest, engine, capacity=capacity) as session:
+        figures = measure_sample(sample, session)
+    gate = manifest.gate
+    passed = passes(figures, gate.gate_class)
+    progress(
+        f"gate {gate.gate_class} on the engine: KL {figures.kl:.4f}, top-1 {figures.top1:.1%}: "
+        f"{'passed' if passed else 'missed'}"
+    )
+    if gate.enforced and not passed:
+        raise GateFailed(
+            f"the engine misses the {gate.gate_class} gate that its graph passed: KL "
+            f"{figures.kl:.4f}, the graph had {gate.figures.kl:.4f}; it is not kept. Another "
+            f"TensorRT than {engine.version} may compile it right"
+        )
+    result = GateResult(
+        gate.gate_class, figures, passed, gate.enforced, gate.text, gate.text_sha256
+    )
+    return msgspec.structs.replace(engine, gate=result)
+
+
+def _record(folder: Path, manifest: Manifest, engine: CompiledEngine, path: Path) -> Manifest:
+    sha256 = file_sha256(path)
+    others = tuple(one for one in manifest.engines if one.file != engine.file)
+    files = {**manifest.files, engine.file: FileEntry(path.stat().st_size, sha256)}
+    finished = msgspec.structs.replace(manifest, engines=(engine, *others), files=files)
+    trust(sha256)
+    replace_file(folder / MANIFEST, encode_manifest(finished))
+    return finished
+
+
+def _summary(engine: CompiledEngine, path: Path, built: Built) -> str:
+    size = format_bytes(path.stat().st_size)
+    mode = f", {engine.power_mode}" if engine.power_mode else ""
+    return f"compiled {path.name}: {size} in {built.seconds:.0f} s on {engine.machine}{mode}"
