@@ -6,14 +6,14 @@ cache copied. Decoding reuses one binding: only three numbers in bound memory ch
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from edgelm.bundle import Manifest
 from edgelm.devices.threads import physical_cores
-from edgelm.errors import BadBundle, BadInput, ContextFull, MissingPackage
+from edgelm.errors import BadBundle, BadInput, MissingPackage
+from edgelm.runtime.chunked import ChunkedSession
 from edgelm.runtime.session import Logits, Tokens
 
 # ONNX Runtime's official builds report usage to Microsoft unless this is set before they load.
@@ -34,7 +34,7 @@ _CPU = "CPUExecutionProvider"
 _SPIN_MICROSECONDS = "2000"
 
 
-class OrtSession:
+class OrtSession(ChunkedSession):
     """A bundle's graph on ONNX Runtime's CPU provider.
 
     Args:
@@ -68,29 +68,6 @@ class OrtSession:
             self._decode_new,
         )
 
-    def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
-        """Append tokens; return logits [P, vocab_size] of the last `logits` of them.
-
-        The array is valid until the next call.
-
-        Raises:
-            ContextFull: the cache cannot hold them; it is left as it was.
-        """
-        count = len(tokens)
-        if self.length + count > self.capacity:
-            raise ContextFull(
-                f"{self.length} tokens and {count} more do not fit in a context of {self.capacity}"
-            )
-        if count == 1 and logits == 1:
-            return self._step(int(tokens[0]))
-        return self._prefill(tokens, logits)
-
-    def rewind(self, length: int) -> None:
-        """Forget all tokens after the first `length`; the cache's memory stays as it is."""
-        if not 0 <= length <= self.length:
-            raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-        self.length = length
-
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
@@ -103,53 +80,29 @@ class OrtSession:
         self.__dict__.pop("_cache", None)
         self.__dict__.pop("_session", None)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _step(self, token: int) -> Logits:
         self._scalars.token[0, 0] = token
         self._scalars.row[0] = 0
         self._set_position(1)
         self._session.run_with_iobinding(self._decode_binding)
         self._append(self._decode_new, 1)
-        self.length += 1
         row: Logits = self._decode_rows[0]
         return row
 
-    def _prefill(self, tokens: Tokens, logits: int) -> Logits:
-        parts = []
-        start = self.length
-        try:
-            for at in range(0, len(tokens), self.chunk):
-                chunk = np.ascontiguousarray(tokens[None, at : at + self.chunk])
-                # Rows whose logits are wanted, counted from this chunk's first token; a chunk
-                # that owes none still computes one, since a graph output cannot be empty.
-                first = max(0, len(tokens) - logits - at)
-                wanted = np.arange(min(first, chunk.shape[1] - 1), chunk.shape[1], dtype=np.int64)
-                rows = np.empty((1, len(wanted), self.vocab_size), dtype=np.float32)
-                count = chunk.shape[1]
-                self._set_position(count)
-                new = self._allocate_new(count)
-                given = {"tokens": chunk, "logits_positions": wanted}
-                given["positions"] = np.arange(self.length, self.length + count)[None]
-                self._session.run_with_iobinding(self._bind(given, rows, new))
-                self._append(new, count)
-                self.length += count
-                if first < chunk.shape[1]:
-                    parts.append(rows[0])
-        except BaseException:
-            self.length = start
-            raise
-        whole: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return whole
+    def _run(self, chunk: Tokens, wanted: Tokens, *, owed: bool) -> Logits:
+        count = len(chunk)
+        rows: Logits = np.empty((1, len(wanted), self.vocab_size), dtype=np.float32)
+        self._set_position(count)
+        new = self._allocate_new(count)
+        given = {
+            "tokens": np.ascontiguousarray(chunk)[None],
+            "positions": np.arange(self.length, self.length + count)[None],
+            "logits_positions": wanted,
+        }
+        self._session.run_with_iobinding(self._bind(given, rows, new))
+        self._append(new, count)
+        first: Logits = rows[0]
+        return first
 
     def _set_position(self, count: int) -> None:
         self._scalars.past_length[0] = self.length
