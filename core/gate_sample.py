@@ -7,6 +7,7 @@ inequality), and close to it, since a language model's mass lies on few tokens.
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def read_sample(folder: Path) -> GateSample | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return GateSample(*(arrays[name] for name in GateSample._fields))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise BadBundle(f"{path} is damaged ({error}); copy or export the bundle again") from None
 
 

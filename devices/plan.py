@@ -21,6 +21,7 @@ from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
 _AUTO_BITS = 6.5
+_MASKED_CONTEXT = 4096
 _LEAST_CONTEXT = 2  # one token seen, one more to say
 # Best first: how near a precision is to the source.
 _QUALITY = ("fp32", "bf16", "fp16", "int8", "fp8", "auto", "nvfp4", "int4")
@@ -96,7 +97,7 @@ def _check(request: Request) -> None:
 def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     engine = profile.engine(request.engine)
     mode = profile.mode(request.power_mode)
-    context = choose_context(spec, profile, request.context)
+    context = choose_context(spec, profile, request.context, engine.dialect)
     kv = choose_kv(spec, profile, engine, request)
     bits = _weight_bits(profile, engine, request)
     work = _work(spec, engine, bits, kv)
@@ -156,9 +157,18 @@ def _binds(work: Work, mode: PowerMode, how: cost.Coefficients, depth: float, ba
     return "memory bandwidth" if read > parts["layers"] else "per-layer overhead"
 
 
-def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> int:
-    """The context asked for, or the device's default, never beyond the model's."""
+def choose_context(
+    spec: DecoderSpec, profile: Profile, asked: int | None, dialect: str = "ort"
+) -> int:
+    """The context asked for, or the device's default, never beyond the model's.
+
+    TensorRT's graphs read the whole cache for every token, full or not, so that a long context
+    costs time from the first token on: their default is shorter.
+    """
     most = spec.max_position_embeddings
+    default = profile.default_context
+    if dialect != "ort":
+        default = min(default, _MASKED_CONTEXT)
     if asked is None:
         # Beyond its original context a longrope model turns every key differently.
         originals = [
@@ -166,7 +176,7 @@ def choose_context(spec: DecoderSpec, profile: Profile, asked: int | None) -> in
             for layer in spec.layers
             if layer.rope and layer.rope.scaling.get("rope_type") == "longrope"
         ]
-        return min(most, profile.default_context, *originals)
+        return min(most, default, *originals)
     if asked < _LEAST_CONTEXT or asked > most:
         raise BadInput(
             f"context {asked} is not possible: expected {_LEAST_CONTEXT} to {most} "

@@ -14,13 +14,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from edgelm.export.plain_attention import by_key_head, by_query_head, masked_softmax, scores
 from edgelm.export.qdq_dialect import QdqDialect
 from edgelm.spec import LayerSpec, Rope
 
 Value = ir.Value
-# Added to scores of keys that are not seen; fp16's most negative number is -65504, and scores are
-# in fp32 here.
-_UNSEEN = -1e9
 
 
 class DecomposedDialect(QdqDialect):
@@ -68,40 +66,15 @@ class DecomposedDialect(QdqDialect):
         past_key, past_value = self.past(index)
         # A graph's output needs a node of its own.
         self.present(index, self.graph.op("Identity", key), self.graph.op("Identity", value))
-        query = self._by_key_head(self.scale(query, self.spec.attention_scale))
-        scores = [self._scores(query, keys) for keys in (past_key, key)]
-        mask = self._mask(layer.window)
-        seen = self.graph.op(
-            "Where", mask, self.graph.op("Concat", *scores, axis=-1), self.number(_UNSEEN, "fp32")
-        )
-        shares = self.graph.op("Softmax", seen, axis=-1)
-        if self.activations != "fp32":
-            shares = self.cast(shares, self.activations)
+        query = by_key_head(self, self.scale(query, self.spec.attention_scale))
+        both = [scores(self, query, keys) for keys in (past_key, key)]
+        joined = self.graph.op("Concat", *both, axis=-1)
+        shares = masked_softmax(self, joined, self._mask(layer.window))
         old, new = (
-            self.graph.op("MatMul", self._by_key_head(part), values)
+            self.graph.op("MatMul", by_key_head(self, part), values)
             for part, values in zip(self._cut(shares), (past_value, value), strict=True)
         )
-        return self._by_query_head(self.add(old, new))
-
-    def _scores(self, query: Value, keys: Value) -> Value:
-        """fp32 [1, heads, T, keys] of queries by key head and keys [1, kv_heads, keys, dim]."""
-        scores = self.graph.op("MatMul", query, self.graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
-        scores = self._by_query_head(scores)
-        if self.activations != "fp32":
-            scores = self.cast(scores, "fp32")
-        if cap := self.spec.attention_softcap:
-            small = self.graph.op("Mul", scores, self.number(1 / cap, "fp32"))
-            scores = self.graph.op("Mul", self.graph.op("Tanh", small), self.number(cap, "fp32"))
-        return scores  # type: ignore[no-any-return]
-
-    def _by_key_head(self, x: Value) -> Value:
-        """[1, heads, T, n] -> [1, kv_heads, heads / kv_heads * T, n]; a view, nothing moves."""
-        shape = np.array([1, self.spec.num_key_value_heads, -1, 0], dtype=np.int64)
-        return self.graph.op("Reshape", x, self.graph.constant("shape.by_key_head", shape))  # type: ignore[no-any-return]
-
-    def _by_query_head(self, x: Value) -> Value:
-        shape = np.array([1, self.spec.num_attention_heads, -1, 0], dtype=np.int64)
-        return self.graph.op("Reshape", x, self.graph.constant("shape.by_query_head", shape))  # type: ignore[no-any-return]
+        return by_query_head(self, self.add(old, new))
 
     def _cut(self, shares: Value) -> tuple[Value, Value]:
         """The shares of cached keys and those of new ones."""

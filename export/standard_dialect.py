@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from edgelm.export.plain_attention import by_key_head, by_query_head, masked_softmax, scores
 from edgelm.export.qdq_dialect import QdqDialect
 from edgelm.spec import LayerSpec, Rope
 
@@ -51,15 +52,20 @@ class StandardDialect(QdqDialect):
             for past, new in zip(self.past(index), (key, value), strict=True)
         )
         self.present(index, keys, values)
+        mask = self._mask(layer.window)
+        if self.spec.attention_softcap:  # TensorRT's importer refuses the attribute
+            query = by_key_head(self, self.scale(query, self.spec.attention_scale))
+            shares = masked_softmax(self, scores(self, query, keys), mask)
+            weighted = self.graph.op("MatMul", by_key_head(self, shares), values)
+            return by_query_head(self, weighted)
         return self.graph.op(  # type: ignore[no-any-return]
             "Attention",
             query,
             keys,
             values,
-            self._mask(layer.window),
+            mask,
             name=f"layers.{index}.attention",
             scale=self.spec.attention_scale,
-            softcap=self.spec.attention_softcap,
         )
 
     def gelu(self, x: Value, *, tanh: bool) -> Value:

@@ -66,7 +66,9 @@ def test_engines_can_be_planned_for(name: str) -> None:
     for engine in engines:
         assert engine.dialect in ("ort", "standard", "decomposed")
         assert set(engine.kv) <= set(get_args(KvType))
-        assert all(4 <= parse_precision(precision).bits_per_weight <= 32 for precision in engine.precisions)
+        assert all(
+            4 <= parse_precision(precision).bits_per_weight <= 32 for precision in engine.precisions
+        )
         assert "int8" in engine.precisions
         assert engine.kv
         assert engine.weight_copies >= 1

@@ -1,0 +1,69 @@
+"""Every method is what its row of the table says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgelm.export.awq import Smoothing
+from edgelm.export.gptq import gptq
+from edgelm.export.hessians import Hessians
+from edgelm.export.hqq import hqq
+from edgelm.export.methods import METHODS, Rounding, quantize_by
+from edgelm.export.quantize import quantize
+from edgelm.export.reference import Reference
+from edgelm.export.sensitivity import measure_sensitivity
+from edgelm.export.weights import Weights
+from edgelm.precision import Int4, Int8
+from tests.conftest import TinyFactory
+
+TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
+
+
+@pytest.fixture(scope="module")
+def inputs() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(200, 64, generator=generator) @ torch.randn(64, 64, generator=generator)
+
+
+def test_methods_by_precision(inputs: torch.Tensor) -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
+    moments = inputs.T @ inputs / len(inputs)
+    energy = moments.diagonal()
+
+    def levels(name: str, precision: Int4 | Int8) -> torch.Tensor:
+        return quantize_by(METHODS[name], weight, precision, energy, lambda: moments).levels
+
+    for precision in (Int4(32), Int8(32)):
+        nearest = quantize(weight, precision, energy).levels
+        assert torch.equal(levels("rtn", precision), nearest)
+        assert torch.equal(levels("awq", precision), nearest)
+        assert torch.equal(levels("gptq", precision), gptq(weight, precision, moments).levels)
+        assert torch.equal(levels("hqq", precision), hqq(weight, precision).levels)
+    assert torch.equal(levels("auto", Int4(32)), gptq(weight, Int4(32), moments).levels)
+    assert torch.equal(levels("auto", Int8(32)), quantize(weight, Int8(32), energy).levels)
+
+
+def test_without_moments_levels_are_nearest() -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
+    quantized = quantize_by(METHODS["auto"], weight, Int4(32), None, None)
+    assert torch.equal(quantized.levels, quantize(weight, Int4(32)).levels)
+
+
+def test_better_methods_cost_less(calm: TinyFactory, tmp_path: Path) -> None:
+    source = calm("llama")
+    reference, weights = Reference(source.checkpoint), Weights(source.checkpoint)
+    hessians = Hessians(tmp_path, weights)
+    with hessians.watching(reference):
+        reference.hidden_states(TOKENS)
+    energy = {group: hessians[group].diagonal() for group in hessians.groups}
+    smoothing = Smoothing.of(source.checkpoint.spec, energy)
+
+    def cost(name: str) -> float:
+        rounding = Rounding(METHODS[name], energy, smoothing, hessians)
+        measured = measure_sensitivity(reference, weights, TOKENS, Int4(32), rounded=rounding)
+        return sum(kl for group, kl in measured.items() if group != "lm_head")
+
+    assert cost("auto") < 0.7 * cost("rtn")
+    assert cost("gptq") < 0.7 * cost("hqq")

@@ -1,0 +1,133 @@
+"""Graphs to run on a GPU, beside the same in fp32 on the CPU."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgelm.bundle import CompiledEngine, Limits, Lineage, Manifest, graph_sha256
+from edgelm.checkpoint import Checkpoint
+from edgelm.devices.tensorrt.build import Job, compile_engine
+from edgelm.devices.tensorrt.versions import RTX
+from edgelm.export.decoder import build_decoder
+from edgelm.export.decomposed_dialect import DecomposedDialect
+from edgelm.export.ort_dialect import OrtDialect
+from edgelm.export.standard_dialect import StandardDialect
+from edgelm.export.stored import Activations
+from edgelm.export.weights import Weights
+from edgelm.precision import WeightPrecision
+from edgelm.runtime.cuda import Gpu
+from tests.export.graphs import DialectName
+
+CHUNK = 16
+# 16 bits against 32, as the gate has it: docs/decisions/gates.md.
+KL_16_BIT = 1e-3
+
+
+class Bundle(NamedTuple):
+    """What a session needs of a bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def context(self) -> int:
+        return self.manifest.limits.context
+
+
+def write_graph(
+    checkpoint: Checkpoint,
+    folder: Path,
+    dialect: DialectName,
+    *,
+    precision: WeightPrecision,
+    activations: Activations,
+    context: int,
+) -> Bundle:
+    """Write a graph; its cache has the type of the activations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = Weights(checkpoint)
+    each = dict.fromkeys(weights.groups(), precision)
+    writer: OrtDialect | StandardDialect | DecomposedDialect
+    if dialect == "ort":
+        writer = OrtDialect(
+            folder, weights, each, kv=activations, activations=activations, context=context
+        )
+    else:
+        kind = StandardDialect if dialect == "standard" else DecomposedDialect
+        writer = kind(folder, weights, each, activations=activations, context=context)
+    build_decoder(writer, weights)
+    manifest = Manifest(
+        schema_version=1,
+        edgelm_version="0",
+        created="",
+        target="a GPU",
+        spec=checkpoint.spec,
+        precision=dict(each),
+        kv=activations,
+        weight_bytes=writer.graph.weight_bytes,
+        limits=Limits(context, CHUNK),
+        gate=None,
+        lineage=Lineage("", ""),
+        graph=writer.save(),
+        files={},
+    )
+    return Bundle(folder, manifest)
+
+
+def compute_in_fp32(bundle: Bundle) -> Bundle:
+    """The same graph, whose MatMulNBits no longer round activations to 8 bits, as no GPU does."""
+    path = bundle.folder / bundle.manifest.graph.file
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    onnx.save(model, path)
+    return bundle
+
+
+def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> CompiledEngine:
+    """Compile the graph for this machine's GPU."""
+    folder, manifest = bundle
+    sms = (gpu.sm,)
+    built = compile_engine(
+        Job(
+            folder / manifest.graph.file,
+            manifest.graph,
+            family,
+            CHUNK,
+            sms=sms if family == RTX else (),
+            profiles=profiles,
+        ),
+        lambda text: None,
+    )
+    name = f"{family}-{profiles}.engine"
+    (folder / name).write_bytes(built.content)
+    return CompiledEngine(
+        file=name,
+        name=family,
+        version=built.version,
+        sms=sms,
+        graph_sha256=graph_sha256(folder, manifest.graph),
+        profiles=profiles,
+        build_seconds=built.seconds,
+        machine="a test",
+        runtime_cache=f"{name}.cache" if family == RTX else "",
+    )
+
+
+def divergence(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """Mean KL divergence, in nats, of rows of logits from those that they should be."""
+    assert ours.shape == theirs.shape
+    assert np.isfinite(ours).all()
+    p, q = (_log_softmax(rows.astype(np.float64)) for rows in (theirs, ours))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def _log_softmax(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    rows = rows - rows.max(-1, keepdims=True)
+    result: npt.NDArray[Any] = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    return result

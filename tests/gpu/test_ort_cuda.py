@@ -1,0 +1,147 @@
+"""ONNX Runtime on CUDA, against the same graph in fp32 on its CPU provider."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+
+from edgelm.precision import PRECISIONS
+from edgelm.runtime import ort_cuda
+from edgelm.runtime.cuda import Gpu
+from edgelm.runtime.ort import OrtSession
+from edgelm.runtime.ort_cuda import OrtCudaSession
+from tests.export.graphs import DialectName
+from tests.gpu.conftest import SMOLLM2, Source
+from tests.gpu.graphs import KL_16_BIT, Bundle, compute_in_fp32, divergence, write_graph
+
+pytestmark = pytest.mark.gpu
+
+CONTEXT = 64
+
+
+class Case(NamedTuple):
+    """What is run."""
+
+    model: str
+    dialect: DialectName = "ort"
+    precision: str = "fp16"
+
+
+CASES = [
+    Case("llama"),
+    Case("qwen3"),
+    Case("gemma2"),
+    Case("qwen3", "standard"),
+    Case("qwen3", "decomposed"),
+    Case(SMOLLM2),
+    Case(SMOLLM2, precision="int4"),
+    Case(SMOLLM2, precision="int8"),
+]
+
+
+@dataclass
+class Written:
+    """A graph, the tokens to run it on, and what the CPU says of them."""
+
+    bundle: Bundle
+    tokens: npt.NDArray[np.int64]
+    expected: npt.NDArray[np.float32]
+
+    def open(self) -> OrtCudaSession:
+        return OrtCudaSession(*self.bundle, capacity=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def written(
+    gpu: Gpu, source: Source, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Case], Written]:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs onnxruntime-gpu in the place of onnxruntime")
+
+    @cache
+    def make(case: Case) -> Written:
+        checkpoint, tokens = source(case.model)
+        folder = tmp_path_factory.mktemp("cuda")
+
+        def write(name: str, activations: Any) -> Bundle:
+            return write_graph(
+                checkpoint,
+                folder / name,
+                case.dialect,
+                precision=PRECISIONS[case.precision],
+                activations=activations,
+                context=CONTEXT,
+            )
+
+        exact = compute_in_fp32(write("cpu", "fp32"))
+        with OrtSession(*exact, capacity=CONTEXT) as reference:
+            expected = reference.advance(tokens, logits=len(tokens))
+        return Written(write("gpu", "fp16"), tokens, expected)
+
+    return make
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+def case(request: pytest.FixtureRequest, written: Callable[[Case], Written]) -> Written:
+    return written(request.param)
+
+
+@pytest.fixture
+def session(case: Written) -> Iterator[OrtCudaSession]:
+    with case.open() as session:
+        yield session
+
+
+def steps(session: OrtCudaSession, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Logits of decoding token by token; a row is valid until the next."""
+    rows = [session.advance(tokens[at : at + 1]).copy() for at in range(len(tokens))]
+    return np.concatenate(rows)
+
+
+def test_prefill_is_that_of_the_cpu(session: OrtCudaSession, case: Written) -> None:
+    ours = session.advance(case.tokens, logits=len(case.tokens))
+    assert divergence(ours, case.expected) <= KL_16_BIT
+
+
+def test_decoding_is_that_of_the_cpu(session: OrtCudaSession, case: Written) -> None:
+    assert divergence(steps(session, case.tokens), case.expected) <= KL_16_BIT
+
+
+def test_prefill_then_decoding_then_prefill(session: OrtCudaSession, case: Written) -> None:
+    rows = [session.advance(case.tokens[:20], logits=3).copy()]
+    rows.append(steps(session, case.tokens[20:30]))
+    rows.append(session.advance(case.tokens[30:47], logits=17).copy())
+    rows.append(steps(session, case.tokens[47:]))
+    assert divergence(np.concatenate(rows), case.expected[17:]) <= KL_16_BIT
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 33])
+def test_rewinding_forgets(session: OrtCudaSession, case: Written, length: int) -> None:
+    session.advance(case.tokens[: max(length, 1)])
+    session.rewind(length)
+    steps(session, case.tokens[::-1][:5].copy())
+    session.advance(case.tokens[::-1][:20].copy())
+    session.rewind(length)
+    ours = steps(session, case.tokens[length : length + 8])
+    assert divergence(ours, case.expected[length : length + 8]) <= KL_16_BIT
+
+
+def test_a_cuda_graph_changes_nothing(case: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode() -> npt.NDArray[np.float32]:
+        with case.open() as session:
+            session.advance(case.tokens[:10])
+            return steps(session, case.tokens[10:40])
+
+    replayed = decode()
+    options = ort_cuda._run_options
+    monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: options("-1"))
+    assert divergence(replayed, decode()) <= KL_16_BIT / 10
+
+
+def test_nothing_is_left_to_the_cpu(session: OrtCudaSession) -> None:
+    assert session._session.get_providers()[0] == "CUDAExecutionProvider"
