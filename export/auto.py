@@ -7,8 +7,9 @@ raised, which makes the search a matter of three or four candidates.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgelm.gates import GATES, Figures
 from edgelm.precision import Int4, Int8, WeightPrecision
@@ -19,6 +20,24 @@ Measure = Callable[[Assignment], Figures]
 _AIM = 0.93  # of the gate's limits, on the calibration text: the gate's own text differs a little
 _CLOSE = 0.05  # a candidate this close below the aim is taken
 _MOST = 6  # candidates built at most
+
+
+class Rungs(Protocol):
+    """Assignments from the smallest to the best: a Ladder, or allocate's Frontier."""
+
+    @property
+    def top(self) -> int:
+        """The number of the best."""
+
+    @property
+    def left(self) -> Sequence[float]:
+        """The KL expected of each."""
+
+    def rung(self, raised: int, /) -> Assignment:
+        """The assignment of a number."""
+
+    def first_below(self, left: float, /) -> int:
+        """The number of the smallest of which no more than `left` is expected."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,7 @@ def margin(figures: Figures) -> float:
     )
 
 
-def smallest_passing(ladder: Ladder, measure: Measure, *, aim: float = _AIM) -> int:
+def smallest_passing(ladder: Rungs, measure: Measure, *, aim: float = _AIM) -> int:
     """How many groups to raise so that the margin is at most `aim`; `ladder.top` if none does."""
     failing, passing = -1, ladder.top
     # At 4-bit limits margin is about left / max_kl; only the first guess depends on that.

@@ -51,6 +51,16 @@ def parser() -> argparse.ArgumentParser:
         help="compile ahead of time for this compute capability, e.g. 89; repeatable",
     )
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default: auto)")
+    add(
+        "--max-size",
+        metavar="SIZE",
+        help="the best mixture within so many bytes of weights, e.g. 98MB, instead of the smallest",
+    )
+    add(
+        "--method",
+        default="auto",
+        help="how weights are rounded: auto, rtn, gptq, awq, hqq (default: auto)",
+    )
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8; fp32 beside fp32)")
     add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
     add(
@@ -206,6 +216,8 @@ def _export(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         engine=arguments.engine,
         sms=arguments.sm,
+        method=arguments.method,
+        max_size=arguments.max_size,
         progress=_say,
         **texts,
     )

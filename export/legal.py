@@ -77,7 +77,7 @@ def _legal(
     if symmetric is False:
         raise UnknownName(f"{rules.engine} has no zero points; leave out --no-symmetric")
     if isinstance(precision, Int8):
-        if group_size is not None:
+        if group_size is not None and precision.group_size == group_size:
             raise UnknownName(
                 f"{rules.engine} has int8 with one scale per output channel only; leave out "
                 f"--group-size {group_size}"

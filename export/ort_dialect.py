@@ -18,7 +18,8 @@ import torch
 from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
 from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
-from edgelm.export.quantize import pack, pack_zero_points, quantize
+from edgelm.export.quantize import pack, pack_zero_points
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations, float_bytes
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
@@ -41,6 +42,7 @@ class OrtDialect:
         context: positions that the rotary tables cover.
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.
+        quantizer: rounds matrices; to nearest by default.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class OrtDialect:
         kv: KvType,
         context: int,
         activations: Activations = "fp32",
+        quantizer: Quantizer | None = None,
     ) -> None:
         self.graph = Graph(folder, opsets=_OPSETS)
         self.weights = weights
@@ -60,6 +63,7 @@ class OrtDialect:
         self.kv = kv
         self.context = context
         self.activations = activations
+        self.quantizer = quantizer or Quantizer(weights)
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
@@ -79,7 +83,7 @@ class OrtDialect:
         precision = _grouped(precision, group)
         if self.spec.hidden_size % precision.group_size:
             return self._embed_unquantized(shared=False)
-        packed = self._packed(group, self.weights.matrix(group), precision)
+        packed = self._packed(group, lambda: self.weights.matrix(group), precision)
         bits = 4 if isinstance(precision, Int4) else 8
         rows = self.spec.vocab_size
         data = self.graph.view(
@@ -122,7 +126,7 @@ class OrtDialect:
         precision = _grouped(precision, group)
         packed = self._tied if group == HEAD and self._tied else None
         if packed is None:
-            packed = self._packed(group, matrix(), precision)
+            packed = self._packed(group, matrix, precision)
         features = self.weight_shape(group)
         return self.graph.op(  # type: ignore[no-any-return]
             "MatMulNBits",
@@ -394,8 +398,10 @@ class OrtDialect:
             )
         return self._rotary[key]
 
-    def _packed(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> dict[str, Value]:
-        quantized = quantize(matrix, precision, self.weights.importance(group))
+    def _packed(
+        self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
+    ) -> dict[str, Value]:
+        quantized = self.quantizer(group, matrix, precision)
         packed = {
             "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),
             "scales": self.graph.weight(f"{group}.scales", quantized.scales.numpy()),

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,35 +36,43 @@ from edgelm.bundle import (
     write_manifest,
 )
 from edgelm.checkpoint import Checkpoint, open_checkpoint
-from edgelm.command import format_bytes
+from edgelm.command import format_bytes, parse_size
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.errors import DoesNotFit
-from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
+from edgelm.export.allocate import Frontier
+from edgelm.export.auto import Assignment
+from edgelm.export.awq import Smoothing
 from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, engine_need, opset_for
 from edgelm.export.gate import Judge
+from edgelm.export.hessians import Hessians
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.legal import RULES, legal_assignment
+from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
+from edgelm.export.search import Search, choices_for, eight_bits, frontier_of, whole_precision
 from edgelm.export.sensitivity import measure_sensitivity
-from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
+from edgelm.export.smooth_quant import smooth_quant
+from edgelm.export.text import CALIBRATION, GATE, SEQUENCES, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
-from edgelm.export.weights import Weights
+from edgelm.export.weights import EMBEDDING, Weights
 from edgelm.export.writer import needs_widening, write_graph
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan, Request
-from edgelm.precision import Fp32, Int8, KvType, WeightPrecision, describe
+from edgelm.precision import W8A8, Fp32, Int4, Int8, KvType, WeightPrecision, describe
 from edgelm.runtime.ort import OrtSession
 from edgelm.staging import check_replaceable, staged_folder
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
+_CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
 # Tokens of each sequence decoded one by one on graphs whose kernels the CPU does not have.
 _FOREIGN_TAIL = 8
@@ -87,6 +96,8 @@ def export(
     revision: str | None = None,
     engine: str | None = None,
     sms: Sequence[int] = (),
+    method: str = "auto",
+    max_size: int | str | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -110,6 +121,9 @@ def export(
         engine: one of the target's engines; its first by default.
         sms: compute capabilities (times ten) that an engine is compiled for ahead of time; by
             default the target's own.
+        method: how 4- and 8-bit weights are rounded, a name of `edgelm.export.methods.METHODS`.
+        max_size: bytes of weights, or a size such as `"98MB"`: with `auto` the best mixture within
+            it, in place of the smallest that passes the gate.
         progress: called with one line at each stage.
 
     Raises:
@@ -123,6 +137,8 @@ def export(
         gate,
         Path(calibration),
         Path(gate_text),
+        method,
+        parse_size(max_size) if isinstance(max_size, str) else max_size,
     )
     output = Path(output)
     checkpoint = open_checkpoint(source, revision=revision)
@@ -169,6 +185,8 @@ class _Export:
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
         self.request = request
+        self.method = METHODS[request.method]
+        self.quantizer = Quantizer(self.weights, positive_scales=not self.rules.grouped)
         self.folder = folder
         self.progress = progress
 
@@ -180,66 +198,110 @@ class _Export:
         )
         write_tokenizer_files(self.checkpoint, self.folder)
         self.reference = Reference(self.checkpoint, context=self.plan.context)
-        calibration = self.passage(self.request.calibration)
         held_apart = self.passage(self.request.gate_text)
-        if self.plan.precision != "fp32" or self.plan.kv != "fp32":
-            self.progress("calibrating: running the source on the calibration text")
-            seen = calibrate(self.reference, calibration.tokens)
-            folding = KvFolding.of(self.checkpoint.spec, seen.largest)
-            self.weights = Weights(
-                self.checkpoint,
-                folding if self.plan.kv == "int8" else None,
-                seen.energy,
-                seen.peaks,
-            )
-        self.progress("running the source on the gate text")
-        judge = Judge.of(self.reference, held_apart)
-        auto = self.request.plan.precision == "auto"
-        assignment = (
-            self.choose(calibration, judge)
-            if auto
-            else self.legal(self.request.assignment(self.weights.groups()))
-        )
-        while True:
-            self.progress(f"quantizing and writing the {self.plan.dialect} graph")
-            figures = self.deliver(assignment, judge)
-            result = self.judge(assignment, figures, held_apart)
-            more = self.raised(figures) if auto and not result.passed else None
-            if more is None:
-                break
-            assignment = more
+        with TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch:
+            self.scratch = Path(scratch)
+            assignment, result, judge = self.assign(held_apart)
         self.enforce(assignment, result)
         write_sample(self.folder, judge.sample())
         self.compile()
         return self.finish(assignment, result)
 
-    def passage(self, path: Path) -> Passage:
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        spec = self.checkpoint.spec
-        return read_passage(path, tokenizer, vocab_size=spec.vocab_size, context=self.plan.context)
+    def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
+        """Calibrate, choose, write; once more with more bits while `auto` misses the gate."""
+        auto = self.request.plan.precision == "auto"
+        assignment = {}
+        if not auto:
+            assignment = self.legal(self.request.assignment(self.weights.groups()))
+        if auto or self.plan.precision != "fp32" or self.plan.kv != "fp32":
+            calibration = self.passage(self.request.calibration, sequences=_CALIBRATION)
+            self.calibrate(calibration, assignment)
+        self.progress("running the source on the gate text")
+        judge = Judge.of(self.reference, held_apart)
+        if auto:
+            assignment = self.choose(calibration)
+        while True:
+            self.progress(f"quantizing and writing the {self.plan.dialect} graph")
+            figures = self.deliver(assignment, judge)
+            result = self.judge(assignment, figures, held_apart)
+            if not auto or result.passed or self.request.max_size:
+                return assignment, result, judge
+            more = self.search.more(figures)
+            if more is None:
+                return assignment, result, judge
+            assignment = self.legal(more)
+            self.progress(f"missed on the gate text: now {_summary(assignment)}")
 
-    def choose(self, calibration: Passage, judge: Judge) -> Assignment:
-        """The smallest assignment that passes on the calibration text."""
+    def calibrate(self, calibration: Passage, assignment: Assignment) -> None:
+        """Run the source on the calibration text for whatever rounding will ask for."""
+        self.progress(
+            f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
+            f"{calibration.name}"
+        )
+        method = self.method
+        kinds = {type(precision) for precision in assignment.values()} or {Int4}
+        compensates = method.compensates and (
+            Int4 in kinds or (method.everywhere and bool(kinds & {Int8, W8A8}))
+        )
+        moments = Hessians(self.scratch, self.weights) if compensates else None
+        with moments.watching(self.reference) if moments else nullcontext():
+            seen = calibrate(self.reference, calibration.tokens)
+        energy = {
+            group: seen.energy[self.weights.input_name(group)]
+            for group in self.weights.groups()
+            if group != EMBEDDING
+        }
+        self.smoothing = None
+        if W8A8 in kinds:
+            self.smoothing = smooth_quant(self.weights, seen.peaks)
+        elif method.smooths and Int4 in kinds:
+            self.smoothing = Smoothing.of(self.checkpoint.spec, energy)
+        self.rounding = Rounding(method, energy, self.smoothing, moments)
+        folding = KvFolding.of(self.checkpoint.spec, seen.largest)
+        self.weights = Weights(
+            self.checkpoint,
+            folding if self.plan.kv == "int8" else None,
+            seen.energy,
+            seen.peaks,
+            self.smoothing,
+            moments,
+        )
+        self.quantizer = Quantizer(
+            self.weights, method, scratch=self.scratch, positive_scales=not self.rules.grouped
+        )
+
+    def passage(self, path: Path, *, sequences: int = SEQUENCES) -> Passage:
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        return read_passage(
+            path,
+            tokenizer,
+            vocab_size=self.checkpoint.spec.vocab_size,
+            context=self.plan.context,
+            sequences=sequences,
+        )
+
+    def choose(self, calibration: Passage) -> Assignment:
+        """The best within the size asked for, or the smallest that passes on calibration text."""
+        asked = self.request.plan
+        whole = whole_precision(self.plan.kv)
         if "int4" not in load_profile(self.plan.target).engine(self.plan.engine).precisions:
-            # Nothing to choose from: 8 bits, and after a miss the weights as they are.
-            flat = dict.fromkeys(self.weights.groups(), 0.0)
-            sizes = {group: self.elements(group) for group in flat}
-            self.ladder = Ladder.of(flat, sizes, self.request.low(), self.request.high())
-            self.rung = self.ladder.top
-            return self.legal(self.ladder.rung(self.rung))
+            self.search = Search(eight_bits(self.weights), whole)
+            return self.legal(self.search.assignment)
         sequences, length = _RANKING
-        low = self.request.low()
-        if not self.rules.grouped:
-            low = msgspec.structs.replace(low, symmetric=True)
+        low = Int4(group_size=32, symmetric=bool(asked.symmetric) or not self.rules.grouped)
         sensitivity = measure_sensitivity(
             self.reference,
             self.weights,
             calibration.tokens[:sequences, :length],
             low,
             lambda done, total: self.progress.update(f"sensitivity: layer {done} of {total}"),
+            rounded=self.rounding,
         )
-        sizes = {group: self.elements(group) for group in sensitivity}
-        ladder = Ladder.of(sensitivity, sizes, low, self.request.high())
+        choices = choices_for(self.rules, group_size=asked.group_size, symmetric=asked.symmetric)
+        frontier = frontier_of(self.weights, sensitivity, low, choices)
+        self.search = Search(frontier, whole)
+        if self.request.max_size:
+            return self.within(frontier, self.request.max_size)
         tuning = Judge.of(self.reference, calibration.first(_TUNING))
 
         def measure(assignment: Assignment) -> Figures:
@@ -247,31 +309,32 @@ class _Export:
             self.progress(f"tried {_summary(assignment)}: {_figures(figures)}")
             return figures
 
-        self.ladder, self.rung = ladder, smallest_passing(ladder, measure)
-        assignment = self.legal(ladder.rung(self.rung))
+        assignment = self.legal(self.search.find(measure))
         self.progress(f"auto chose {_summary(assignment)}")
         return assignment
 
-    def raised(self, figures: Figures) -> Assignment | None:
-        """More bits after a miss on the gate's text; at last the weights as they are."""
-        if self.rung > self.ladder.top:
-            return None
-        if self.rung == self.ladder.top:
-            self.rung += 1
-            self.progress("even 8 bits are too few: this model stays as it is")
-            name = self.plan.kv if self.plan.kv in ("fp16", "bf16") else "fp32"
-            return dict.fromkeys(self.ladder.groups, self.request.precision_of(name))
-        wanted = self.ladder.first_below(self.ladder.left[self.rung] * 0.97 / margin(figures))
-        self.rung = max(self.rung + 1, wanted)
-        self.progress("missed on the gate text: raising more groups")
-        return self.legal(self.ladder.rung(self.rung))
+    def within(self, frontier: Frontier, most: int) -> Assignment:
+        """The best assignment whose data file is no larger than asked for."""
+        budget = most
+        while True:
+            assignment = self.legal(frontier.within(budget))
+            self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
+            excess = self.data_bytes() - most
+            if excess <= 0:
+                self.progress(
+                    f"chose {_summary(assignment)}: {format_bytes(self.data_bytes())} of "
+                    f"{format_bytes(most)}"
+                )
+                return assignment
+            budget -= excess  # norms, biases, rotary tables, a 16-bit embedding
+
+    def data_bytes(self) -> int:
+        """Size of the graph's data file."""
+        return (self.folder / self.contract.data).stat().st_size
 
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
-        columns = {
-            group: self.checkpoint.shapes[self.weights.tensor_names(group)[0]][1]
-            for group in assignment
-        }
+        columns = {group: self.weights.columns(group) for group in assignment}
         asked = self.request.plan
         return legal_assignment(
             assignment,
@@ -280,10 +343,6 @@ class _Export:
             group_size=asked.group_size,
             symmetric=asked.symmetric,
         )
-
-    def elements(self, group: str) -> int:
-        shapes = (self.checkpoint.shapes[name] for name in self.weights.tensor_names(group))
-        return sum(rows * columns for rows, columns in shapes)
 
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
         """Build a candidate, or its stand-in, where `deliver` will build, and measure it."""
@@ -313,6 +372,7 @@ class _Export:
                 dialect=self.plan.dialect,
                 kv=self.plan.kv,
                 context=self.plan.context,
+                quantizer=self.quantizer,
                 opset=opset_for(self.need),
                 widened=True,
             )
@@ -327,6 +387,7 @@ class _Export:
             dialect=dialect,
             kv=kv,
             context=self.plan.context,
+            quantizer=self.quantizer,
             opset=opset_for(self.need),
         )
 

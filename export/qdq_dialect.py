@@ -16,6 +16,7 @@ import torch
 from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
 from edgelm.export.graph import Graph
 from edgelm.export.qdq_weights import QdqWeights
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import PRECISIONS, Unquantized, WeightPrecision
@@ -35,6 +36,7 @@ class QdqDialect:
         precision: one record for every group of `weights.groups()`.
         activations: type of the residual stream and of the cache.
         context: the cache's capacity, fixed in the graph.
+        quantizer: rounds matrices, with positive scales; to nearest by default.
         opset: an older one than `newest`, for an engine that needs it.
         widened: see QdqWeights.
     """
@@ -51,6 +53,7 @@ class QdqDialect:
         *,
         activations: Activations,
         context: int,
+        quantizer: Quantizer | None = None,
         opset: int | None = None,
         widened: bool = False,
     ) -> None:
@@ -61,7 +64,13 @@ class QdqDialect:
         self.precision = precision
         self.activations = activations
         self.context = context
-        self.matrices = QdqWeights(self.graph, weights, activations, widened=widened)
+        self.matrices = QdqWeights(
+            self.graph,
+            weights,
+            quantizer or Quantizer(weights, positive_scales=True),
+            activations,
+            widened=widened,
+        )
         self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
         self.positions = self.graph.input("positions", _INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", _INT64, (1,))

@@ -14,7 +14,8 @@ import torch
 from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
 from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
-from edgelm.export.quantize import Quantized, quantize
+from edgelm.export.quantize import Quantized
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, TORCH_DTYPES, Activations, float_bytes, pack_nibbles
 from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
@@ -29,16 +30,24 @@ class QdqWeights:
     Args:
         graph: where to.
         weights: the source.
+        quantizer: rounds to integers, with positive scales.
         activations: type of the products' inputs and outputs.
         widened: store what DequantizeLinear would give, in place of quantized weights. Inputs are
             rounded all the same.
     """
 
     def __init__(
-        self, graph: Graph, weights: Weights, activations: Activations, *, widened: bool
+        self,
+        graph: Graph,
+        weights: Weights,
+        quantizer: Quantizer,
+        activations: Activations,
+        *,
+        widened: bool,
     ) -> None:
         self.graph = graph
         self.weights = weights
+        self.quantizer = quantizer
         self.activations = activations
         self.widened = widened
 
@@ -47,10 +56,10 @@ class QdqWeights:
     ) -> Value:
         """`x @ matrix.T`, [1, T, in] -> [1, T, out]."""
         if isinstance(precision, Int4 | Int8):
-            stored = self._integers(group, matrix(), precision)
+            stored = self._integers(group, matrix, precision)
         elif isinstance(precision, W8A8):
             x = self._rounded_int8(x, group)
-            stored = self._integers(group, matrix(), Int8(group_size=0))
+            stored = self._integers(group, matrix, Int8(group_size=0))
         elif isinstance(precision, Fp8):
             x = self._rounded_fp8(x, group)
             stored = self._fp8(group, matrix())
@@ -69,13 +78,15 @@ class QdqWeights:
         array = float_bytes(tensor, self.activations)
         return self.graph.weight(name, array, DTYPES[self.activations], tuple(tensor.shape))
 
-    def _integers(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Value:
+    def _integers(
+        self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
+    ) -> Value:
         if not precision.symmetric:
             raise UnknownName(
                 f"{group}: TensorRT has no zero points, {describe(precision)} needs them; use "
                 "--symmetric"
             )
-        columns = matrix.shape[1]
+        columns = self.weights.columns(group)
         if not precision.group_size:
             precision = Int8(group_size=columns)
         elif columns % precision.group_size:
@@ -83,9 +94,7 @@ class QdqWeights:
                 f"{group}: {columns} inputs are no multiple of the group size "
                 f"{precision.group_size}; choose a --group-size that divides them"
             )
-        quantized = quantize(
-            matrix, precision, self.weights.importance(group), positive_scales=True
-        )
+        quantized = self.quantizer(group, matrix, precision)
         if self.widened:
             return self.floats(f"{group}.weight", quantized.dequantize(columns).T)
         return self._blocks(group, quantized, columns)

@@ -133,18 +133,18 @@ def _quantize_rows(
 
 
 def grid(
-    blocks: torch.Tensor, bits: int, symmetric: bool, fraction: float = 1.0
+    blocks: torch.Tensor, bits: int, symmetric: bool, *, positive_scales: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and zero points [N, blocks] that span a fraction of the range of each block.
+    """Scales and zero points [N, blocks] that span the range of each block.
 
     Args:
         blocks: fp32 [N, blocks, group_size].
         bits: 4 or 8.
         symmetric: the zero point is the middle level.
-        fraction: of the range; what lies beyond is clipped.
+        positive_scales: see `quantize`.
     """
-    ranges = _symmetric if symmetric else _asymmetric
-    return ranges(blocks, (1 << bits) - 1, fraction)
+    ranges = _positive if positive_scales else _symmetric
+    return (ranges if symmetric else _asymmetric)(blocks, (1 << bits) - 1, 1.0)
 
 
 def _symmetric(

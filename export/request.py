@@ -6,10 +6,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, UnknownName
+from edgelm.export.methods import METHODS
 from edgelm.export.text import CALIBRATION, GATE
 from edgelm.planning import Request
-from edgelm.precision import Int4, Int8, WeightPrecision, parse_precision
+from edgelm.precision import WeightPrecision, parse_precision
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,23 @@ class ExportRequest:
     gate: Literal["on", "off"] = "on"
     calibration: Path = CALIBRATION
     gate_text: Path = GATE
+    method: str = "auto"
+    max_size: int | None = None
 
     def check(self, groups: list[str]) -> None:
-        """Raise BadInput for an exception that matches no group, or an impossible mixture."""
+        """Check what needs no weights.
+
+        Raises:
+            BadInput: an exception that matches no group, or options that do not go together.
+            UnknownName: an unknown method.
+        """
+        if self.method not in METHODS:
+            raise UnknownName(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.max_size is not None and self.plan.precision != "auto":
+            raise BadInput(
+                f"a size to stay within goes with --precision auto, which chooses; "
+                f"{self.plan.precision} was asked"
+            )
         if self.exceptions and self.plan.precision == "auto":
             raise BadInput(
                 "exceptions by pattern go with an explicit precision; auto chooses every group"
@@ -39,20 +54,6 @@ class ExportRequest:
     def precision_of(self, name: str) -> WeightPrecision:
         """A precision by name with this request's group size and symmetry."""
         return parse_precision(name, group_size=self.plan.group_size, symmetric=self.plan.symmetric)
-
-    def low(self) -> Int4:
-        """What `auto` starts from: small groups, since the gate is what binds."""
-        precision = parse_precision(
-            "int4", group_size=self.plan.group_size or 32, symmetric=self.plan.symmetric
-        )
-        assert isinstance(precision, Int4)
-        return precision
-
-    def high(self) -> Int8:
-        """What `auto` raises groups to: symmetric, since zero points buy nothing at 8 bits."""
-        precision = parse_precision("int8", group_size=self.plan.group_size)
-        assert isinstance(precision, Int8)
-        return precision
 
     def assignment(self, groups: list[str]) -> dict[str, WeightPrecision]:
         """Every group's precision, for an explicit request; later patterns win."""

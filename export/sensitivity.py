@@ -18,6 +18,7 @@ from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8
 
 Progress = Callable[[int, int], None]
+Rounded = Callable[[str, torch.Tensor, Int4 | Int8], torch.Tensor]
 _BATCH = 8  # runs that pass a layer together
 
 
@@ -27,6 +28,7 @@ def measure_sensitivity(
     tokens: torch.Tensor,
     precision: Int4 | Int8,
     progress: Progress = lambda done, total: None,
+    rounded: Rounded | None = None,
 ) -> dict[str, float]:
     """KL to the source, in nats a token, of quantizing one group at a time.
 
@@ -36,8 +38,10 @@ def measure_sensitivity(
         tokens: int64 [B, T]; a few hundred tokens rank the groups well enough.
         precision: what the group would be stored as.
         progress: called with the number of layers done and their total.
+        rounded: a group's own matrix as it will be after quantization, for methods other than
+            nearest levels (see `edgelm.export.methods.Rounding`).
     """
-    runs = _Runs(reference, weights, precision, progress)
+    runs = _Runs(reference, weights, precision, progress, rounded)
     with runs.riding_along():
         clean = reference.hidden_states(tokens)
     return runs.divergences(clean, tokens)
@@ -56,11 +60,13 @@ class _Runs:
         weights: Weights,
         precision: Int4 | Int8,
         progress: Progress,
+        rounded: Rounded | None,
     ) -> None:
         self.reference = reference
         self.weights = weights
         self.precision = precision
         self.progress = progress
+        self.rounded = rounded or self._nearest
         self.states: dict[str, torch.Tensor] = {}  # group -> hidden states [B, T, H] so far
 
     @contextmanager
@@ -119,11 +125,14 @@ class _Runs:
         names = self.weights.tensor_names(group)
         stored = [self.reference.checkpoint.tensor(name).float() for name in names]
         matrix = torch.cat(stored)
-        # The source's own weights, not folded ones: what a group costs is much the same.
-        importance = Weights(self.weights.checkpoint, energy=self.weights.energy).importance(group)
-        rounded = quantize(matrix, self.precision, importance).dequantize(matrix.shape[1])
+        rounded = self.rounded(group, matrix, self.precision)
         parts = rounded.split([tensor.shape[0] for tensor in stored])
         return dict(zip(names, parts, strict=True))
+
+    def _nearest(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
+        # The source's own weights, not folded ones: what a group costs is much the same.
+        importance = Weights(self.weights.checkpoint, energy=self.weights.energy).importance(group)
+        return quantize(matrix, precision, importance).dequantize(matrix.shape[1])
 
     def divergences(self, clean: torch.Tensor, tokens: torch.Tensor) -> dict[str, float]:
         """KL of every run's final state, and of the two ends of the model."""

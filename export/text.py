@@ -35,8 +35,15 @@ class Passage:
         return replace(self, tokens=self.tokens[:sequences])
 
 
-def read_passage(path: Path, tokenizer: Tokenizer, *, vocab_size: int, context: int) -> Passage:
-    """Tokenize a text file and cut it into up to 8 sequences of 512 tokens (or the context).
+def read_passage(
+    path: Path,
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int,
+    context: int,
+    sequences: int = SEQUENCES,
+) -> Passage:
+    """Tokenize a text file and cut it into up to so many sequences of 512 tokens (or the context).
 
     Raises:
         BadInput: the file is missing, empty, of the wrong form or too short for one sequence.
@@ -44,7 +51,7 @@ def read_passage(path: Path, tokenizer: Tokenizer, *, vocab_size: int, context: 
     text = "\n\n".join(_documents(path))
     length = min(SEQUENCE, context)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    count = min(SEQUENCES, len(ids) // length)
+    count = min(sequences, len(ids) // length)
     if count == 0:
         raise BadInput(
             f"{path} has {len(ids)} tokens, expected at least {length}; give a longer text"

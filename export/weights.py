@@ -6,11 +6,21 @@ folded into the nearest weights, so that the graph has no op for them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from edgelm.checkpoint import Checkpoint
+from edgelm.export.awq import Smoothing
 from edgelm.export.kv_folding import KvFolding, LayerFolding
+
+
+class Moments(Protocol):
+    """Second moments of inputs by group."""
+
+    def __getitem__(self, group: str, /) -> torch.Tensor:
+        """[in_features, in_features]."""
+
 
 HEAD = "lm_head"
 EMBEDDING = "embedding"
@@ -30,13 +40,16 @@ class Weights:
     """Reads groups (see edgelm.precision) out of a checkpoint, in fp32.
 
     With a `folding`, keys, values and what reads them are evened out for an int8 cache. `energy`
-    and `peaks` are what calibration saw (edgelm.export.calibrate.Calibration).
+    and `peaks` are what calibration saw (edgelm.export.calibrate.Calibration), `moments` the second
+    moments of inputs (edgelm.export.hessians). A `smoothing` evens out input channels.
     """
 
     checkpoint: Checkpoint
     folding: KvFolding | None = None
     energy: Mapping[str, torch.Tensor] | None = None
     peaks: Mapping[str, torch.Tensor] | None = None
+    smoothing: Smoothing | None = None
+    moments: Moments | None = None
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
@@ -55,29 +68,56 @@ class Weights:
         parts = _FUSED.get(part, _PARTS[part]) if spec.fused_projections else _PARTS[part]
         return [f"model.layers.{layer}.{name}.weight" for name in parts]
 
+    def columns(self, group: str) -> int:
+        """Inputs of a group's matrix."""
+        return self.checkpoint.shapes[self.tensor_names(group)[0]][1]
+
     def matrix(self, group: str) -> torch.Tensor:
         """A group's weight, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         if group.endswith("attention.o") and self.folding:
             matrix = matrix / self._heads(self.layer_folding(group).value)
-        return self._fold_rows(group, matrix) * self._multiplier(group)
+        matrix = self._fold_rows(group, matrix) * self._multiplier(group)
+        if (factors := self._factors(group)) is not None:
+            matrix = matrix * factors
+        return matrix
 
     def importance(self, group: str) -> torch.Tensor | None:
         """How much errors in each input channel of a group's matrix count, [in_features]."""
         if self.energy is None or group == EMBEDDING:
             return None
-        name = "lm_head.weight" if group == HEAD else self.tensor_names(group)[0]
-        energy = self.energy[name]
+        energy = self.energy[self.input_name(group)]
         if group.endswith("attention.o") and self.folding:
             energy = energy * self._heads(self.layer_folding(group).value).square()
+        if (factors := self._factors(group)) is not None:
+            energy = energy / factors.square()
         return energy
+
+    def input_name(self, group: str) -> str:
+        """The weight under whose name calibration keeps what it saw of a group's inputs."""
+        return "lm_head.weight" if group == HEAD else self.tensor_names(group)[0]
+
+    def second_moments(self, group: str) -> torch.Tensor:
+        """Second moments [in_features, in_features] of what a group's matrix multiplies."""
+        assert self.moments is not None
+        moments = self.moments[group]
+        if group.endswith("attention.o") and self.folding:
+            heads = self._heads(self.layer_folding(group).value)
+            moments = moments * heads * heads[:, None]
+        if (factors := self._factors(group)) is not None:
+            moments = moments / factors / factors[:, None]
+        return moments
 
     def peak(self, group: str) -> float:
         """The largest magnitude that calibration saw among a group's inputs."""
         assert self.peaks is not None
-        name = "lm_head.weight" if group == HEAD else self.tensor_names(group)[0]
-        return float(self.peaks[name].max())
+        peaks = self.peaks[self.input_name(group)]
+        if group.endswith("attention.o") and self.folding:
+            peaks = peaks * self._heads(self.layer_folding(group).value)
+        if (factors := self._factors(group)) is not None:
+            peaks = peaks / factors
+        return float(peaks.max())
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""
@@ -99,6 +139,8 @@ class Weights:
             factors = self.layer_folding(name).key
             factors = 1 / self._per_query_head(factors) if name.endswith("q_norm") else factors
             weight = weight * (factors.flatten() if spec.qk_norm == "full" else factors[0])
+        if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
+            weight = weight / divisor
         return weight
 
     def layer_folding(self, name: str) -> LayerFolding:
@@ -106,8 +148,13 @@ class Weights:
         assert self.folding is not None
         return self.folding.layers[_split(name)[0]]
 
+    def _factors(self, group: str) -> torch.Tensor | None:
+        return self.smoothing.columns(group) if self.smoothing else None
+
     def _fold_rows(self, group: str, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply rows of q, k and v (a matrix or a bias) by the cache's factors."""
+        """Multiply rows (of a matrix or a bias) by what is folded into them."""
+        if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:
+            return rows / (divisor[:, None] if rows.ndim == 2 else divisor)
         if not self.folding or not group.endswith("attention.qkv"):
             return rows
         spec, folding = self.checkpoint.spec, self.layer_folding(group)

@@ -8,6 +8,7 @@ from edgelm.bundle import GraphContract
 from edgelm.export.decoder import build_decoder
 from edgelm.export.decomposed_dialect import DecomposedDialect
 from edgelm.export.ort_dialect import OrtDialect
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.standard_dialect import StandardDialect
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
@@ -39,6 +40,7 @@ def write_graph(
     dialect: str,
     kv: KvType,
     context: int,
+    quantizer: Quantizer | None = None,
     opset: int | None = None,
     widened: bool = False,
 ) -> Written:
@@ -51,6 +53,7 @@ def write_graph(
         dialect: `ort`, `standard` or `decomposed`.
         kv: type of the cache.
         context: its capacity.
+        quantizer: rounds matrices; to nearest by default.
         opset: an older one than the dialect's own.
         widened: in fp32, with dequantized weights, for a check on a CPU without kernels of the
             types.
@@ -61,7 +64,13 @@ def write_graph(
     writer: OrtDialect | StandardDialect | DecomposedDialect
     if dialect == "ort":
         writer = OrtDialect(
-            folder, weights, assignment, kv=kv, context=context, activations=activations
+            folder,
+            weights,
+            assignment,
+            kv=kv,
+            context=context,
+            activations=activations,
+            quantizer=quantizer,
         )
     else:
         kind = StandardDialect if dialect == "standard" else DecomposedDialect
@@ -71,6 +80,7 @@ def write_graph(
             assignment,
             activations="fp32" if widened else activations,
             context=context,
+            quantizer=quantizer,
             opset=opset,
             widened=widened,
         )

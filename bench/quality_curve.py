@@ -1,0 +1,169 @@
+"""Quality against size: every method at every group size, on one text.
+
+    python -m edgelm.bench.quality_curve model.gguf -o curve/
+
+Only weights are rounded, in the reference model itself: what an engine adds (int8 activations, an
+int8 cache) is not in the figures, so that methods can be told apart. It takes memory for the whole
+model in fp32.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from edgelm.bench.machine import Machine, describe_machine
+from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.command import run_command
+from edgelm.export.allocate import stored_bytes
+from edgelm.export.awq import Smoothing
+from edgelm.export.distance import Distance
+from edgelm.export.gate import Judge
+from edgelm.export.hessians import Hessians
+from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.reference import Reference
+from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
+from edgelm.export.tokenizer_files import write_tokenizer_files
+from edgelm.export.weights import HEAD, Weights
+from edgelm.gates import Figures
+from edgelm.precision import Int4, Int8, describe
+
+_ROWS = 256  # rows of logits compared at a time
+_PRECISIONS = (Int4(128), Int4(64), Int4(32), Int4(32, symmetric=True), Int4(16), Int8(32))
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One point of the curve."""
+
+    method: str
+    precision: str
+    weight_bytes: int
+    figures: Figures
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """All points, and what they were measured with."""
+
+    source: str
+    text: str
+    text_sha256: str
+    calibration: str
+    machine: Machine
+    rows: list[Row]
+
+    def markdown(self) -> str:
+        """The points as a table, smallest first within a method."""
+        lines = [
+            f"{self.source} on {self.text} ({self.rows[0].figures.tokens:,} tokens), calibrated on "
+            f"{self.calibration}, {self.machine.cpu}:",
+            "",
+            "| method | weights | MB | KL | top-1 | perplexity |",
+            "|---|---|---:|---:|---:|---:|",
+        ]
+        for row in self.rows:
+            figures = row.figures
+            lines.append(
+                f"| {row.method} | {row.precision} | {row.weight_bytes / 1e6:.1f} | "
+                f"{figures.kl:.4f} | {figures.top1:.1%} | ×{figures.perplexity_ratio:.3f} |"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def measure(judge: Judge, weights: Weights, rounding: Rounding, precision: Int4 | Int8) -> Figures:
+    """Distance from the source of the source with all matrices rounded."""
+    reference, distance = judge.reference, Distance()
+    source_head, head = reference.head(), reference.head()
+    for group in weights.groups():
+        names = weights.tensor_names(group)
+        stored = [weights.checkpoint.tensor(name).float() for name in names]
+        matrix = rounding(group, torch.cat(stored), precision)
+        parts = matrix.split([tensor.shape[0] for tensor in stored])
+        reference.overrides.update(zip(names, parts, strict=True))
+        if group == HEAD:
+            head = matrix / weights.checkpoint.spec.logits_divisor
+    try:
+        for tokens, hidden in zip(judge.passage.tokens, judge.hidden, strict=True):
+            ours = reference.hidden_states(tokens[None])[0]
+            for at in range(0, len(tokens), _ROWS):
+                rows = slice(at, at + _ROWS)
+                source = reference.logits(hidden[rows], source_head)
+                other = reference.logits(ours[rows], head)
+                distance.add(source, other, tokens[at + 1 : at + 1 + len(source)])
+    finally:
+        reference.overrides = {}
+    return distance.figures()
+
+
+def weight_bytes(weights: Weights, precision: Int4 | Int8) -> int:
+    """Bytes of all matrices at one precision, and of norms and biases in fp32."""
+    shapes = weights.checkpoint.shapes
+    total = sum(4 * shape[0] for shape in shapes.values() if len(shape) == 1)
+    for group in weights.groups():
+        parts = [shapes[name] for name in weights.tensor_names(group)]
+        total += stored_bytes(sum(part[0] for part in parts), parts[0][1], precision)
+    return total
+
+
+def rows(
+    checkpoint: Checkpoint, calibration: Passage, text: Passage, methods: Iterable[str]
+) -> Iterator[Row]:
+    """Measure every method at every precision, one after the other."""
+    reference, weights = Reference(checkpoint), Weights(checkpoint)
+    judge = Judge.of(reference, text)
+    with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
+        hessians = Hessians(Path(scratch), weights)
+        with hessians.watching(reference):
+            for part in calibration.tokens.split(2):
+                reference.hidden_states(part)
+        energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}
+        smoothing = Smoothing.of(checkpoint.spec, energy)
+        for name in methods:
+            rounding = Rounding(METHODS[name], energy, smoothing, hessians)
+            for precision in _PRECISIONS:
+                figures = measure(judge, weights, rounding, precision)
+                size = weight_bytes(weights, precision)
+                yield Row(name, describe(precision), size, figures)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m edgelm.bench.quality_curve`."""
+    parser = argparse.ArgumentParser(description="Quality against size of quantization methods.")
+    add = parser.add_argument
+    add("source", help="Hugging Face folder, hub id, or .gguf file")
+    add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the table")
+    add("--text", type=Path, default=GATE, metavar="FILE", help="judged on (default: built in)")
+    add("--calibration", type=Path, default=CALIBRATION, metavar="FILE", help="(default: built in)")
+    add("--methods", default=",".join(METHODS), metavar="A,B", help="default: all")
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    checkpoint = open_checkpoint(arguments.source)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer_files(checkpoint, Path(folder))
+        tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    calibration, text = (
+        read_passage(path, tokenizer, vocab_size=checkpoint.spec.vocab_size, context=512)
+        for path in (arguments.calibration, arguments.text)
+    )
+    found = []
+    for row in rows(checkpoint, calibration, text, arguments.methods.split(",")):
+        print(f"{row.method} {row.precision}: KL {row.figures.kl:.4f}", file=sys.stderr, flush=True)
+        found.append(row)
+    machine = describe_machine(torch.get_num_threads())
+    name = checkpoint.path.name
+    curve = Curve(name, text.name, text.sha256, calibration.name, machine, found)
+    (arguments.out / "curve.json").write_bytes(msgspec.json.format(msgspec.json.encode(curve)))
+    (arguments.out / "curve.md").write_text(curve.markdown(), encoding="utf-8")
+    print(curve.markdown(), end="")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

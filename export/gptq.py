@@ -1,0 +1,99 @@
+"""GPTQ: round column by column, and let the columns still to come make up for each error.
+
+Frantar et al., arXiv 2210.17323. A matrix's error on text is tr(D H Dᵀ), where D is the error of
+its weights and H = XᵀX / n the second moments of its inputs. Once a column is rounded, the rest of
+its row can move to where that error does least harm: along a row of the Cholesky factor of H⁻¹.
+
+Columns are taken from the strongest to the weakest while groups stay what they are in memory, with
+scales fixed beforehand (the paper's "static groups"). The scales come from the search of
+`edgelm.export.quantize`, weighted by 1 / diag(H⁻¹): what an error costs once the other columns have
+made up for it. On SmolLM2 these two choices take a fifth off the error that is left.
+"""
+
+import torch
+
+from edgelm.export.quantize import Quantized, quantize
+from edgelm.precision import Int4, Int8
+
+_DAMPING = 0.01  # of the mean of the diagonal, as in the paper
+_COLUMNS = 128  # columns rounded before the rest of the matrix hears of it
+_ELEMENTS = 1 << 22  # of the matrix worked on at a time
+
+
+def gptq(
+    weight: torch.Tensor,
+    precision: Int4 | Int8,
+    hessian: torch.Tensor,
+    *,
+    positive_scales: bool = False,
+) -> Quantized:
+    """Quantize [N, K] with the second moments [K, K] of its input channels.
+
+    The scale of the moments does not matter. Memory beside the result is a few times [K, K].
+    """
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    factor = _inverse_factor(hessian, order)
+    conditional = torch.empty(len(order))
+    # diag(H⁻¹) = squared norms of the factor's columns.
+    conditional[order] = 1 / factor.square().sum(0)
+    grid = quantize(weight, precision, conditional, positive_scales=positive_scales)
+    rows = max(1, _ELEMENTS // weight.shape[1])
+    levels = [
+        _round(weight[at : at + rows], _slice(grid, at, at + rows), factor, order)
+        for at in range(0, len(weight), rows)
+    ]
+    return Quantized(grid.bits, grid.group_size, torch.cat(levels), grid.scales, grid.zero_points)
+
+
+def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """The upper triangular [K, K] U with UᵀU = H⁻¹, for H damped and in the order of rounding."""
+    # Backwards: from the lower factor of H reversed, U is one triangular inverse away, and
+    # H⁻¹ is never formed, whose own factorization would fail first.
+    backwards = order.flip(0)
+    damped = hessian[backwards][:, backwards].float()
+    diagonal = damped.diagonal()
+    # A channel that never fired counts as a weak one. Without any moments all count the same.
+    diagonal.add_(_DAMPING * float(diagonal.mean()) or 1.0)
+    lower = torch.linalg.cholesky(damped)
+    identity = torch.eye(len(order))
+    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)  # type: ignore[no-any-return]
+
+
+def _slice(grid: Quantized, start: int, stop: int) -> Quantized:
+    zeros = grid.zero_points
+    return Quantized(
+        grid.bits,
+        grid.group_size,
+        grid.levels[start:stop],
+        grid.scales[start:stop],
+        None if zeros is None else zeros[start:stop],
+    )
+
+
+def _round(
+    weight: torch.Tensor, grid: Quantized, factor: torch.Tensor, order: torch.Tensor
+) -> torch.Tensor:
+    """Levels uint8 [N, blocks, group_size] of rows on a grid whose scales are given."""
+    blocks = (order // grid.group_size).tolist()
+    scales = grid.scales.float().T.contiguous()
+    zeros = torch.full_like(scales, grid.middle)
+    if grid.zero_points is not None:
+        zeros = grid.zero_points.float().T.contiguous()
+    top = (1 << grid.bits) - 1
+    # Transposed, so that a column of the matrix is contiguous. [K, N], in the order of rounding.
+    left = weight.float().T[order]
+    levels = torch.empty_like(left)
+    for start in range(0, len(left), _COLUMNS):
+        stop = min(start + _COLUMNS, len(left))
+        errors = torch.empty_like(left[start:stop])
+        for at in range(start, stop):
+            scale, zero = scales[blocks[at]], zeros[blocks[at]]
+            level = torch.round(left[at] / scale).add_(zero).clamp_(0, top)
+            error = (left[at] - (level - zero) * scale) / factor[at, at]
+            levels[at], errors[at - start] = level, error
+            left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
+        left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    # What pads the last block keeps the level that it has on the grid: zero.
+    result = grid.levels.flatten(1).clone()
+    result[:, order] = levels.T.to(torch.uint8)
+    return result.unflatten(1, (-1, grid.group_size))  # type: ignore[no-any-return]

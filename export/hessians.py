@@ -1,0 +1,83 @@
+"""Second moments of what every matrix multiplies: H = XᵀX / n over the tokens of a text.
+
+They say how errors in different input channels add up or cancel, which is what GPTQ works with.
+One matrix [K, K] a group is more than the model itself (15 GB at 36 layers of 9,216), so they lie
+in memory-mapped files: the system writes them out when memory is short.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelm.export.reference import Reference
+from edgelm.export.weights import EMBEDDING, HEAD, Weights
+
+
+class Hessians:
+    """Second moments by group, collected while a reference runs and read back afterwards.
+
+    Args:
+        folder: an existing scratch folder; a file a group is written there and stays.
+        weights: whose groups to watch. The embedding has none: its inputs are tokens.
+    """
+
+    def __init__(self, folder: Path, weights: Weights) -> None:
+        self.folder = folder
+        self._names = {
+            group: weights.tensor_names(group)[0].removesuffix(".weight")
+            for group in weights.groups()
+            if group != EMBEDDING
+        }
+        shapes = weights.checkpoint.shapes
+        self._channels = {group: shapes[weights.tensor_names(group)[0]][1] for group in self._names}
+        self._tokens = dict.fromkeys(self._names, 0)
+
+    @contextmanager
+    def watching(self, reference: Reference) -> Iterator[None]:
+        """Add up the inputs of every group in whatever the reference runs in this block."""
+        model = reference.model
+        hooks = [
+            # The head is applied elsewhere, to what the last norm returns.
+            model.model.norm.register_forward_hook(lambda _, __, output: self._add(HEAD, output))
+            if group == HEAD
+            else model.get_submodule(name).register_forward_pre_hook(self._watch(group))
+            for group, name in self._names.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that are watched."""
+        return list(self._names)
+
+    def __getitem__(self, group: str) -> torch.Tensor:
+        """Second moments of a group's input channels, fp32 [K, K].
+
+        Raises:
+            KeyError: the group has no inputs of its own, or nothing has run yet.
+        """
+        if not self._tokens[group]:
+            raise KeyError(group)
+        return self._sum(group) / self._tokens[group]
+
+    def _watch(self, group: str) -> Callable[..., None]:
+        return lambda _, arguments: self._add(group, arguments[0])
+
+    def _add(self, group: str, inputs: Any) -> None:
+        rows = inputs.detach().flatten(0, -2).float()
+        total = self._sum(group)
+        torch.addmm(total, rows.T, rows, out=total)
+        self._tokens[group] += len(rows)
+
+    def _sum(self, group: str) -> torch.Tensor:
+        size = self._channels[group]
+        # A new file is sparse and reads as zeros. Mapped for each use: no pages are held between.
+        path = str(self.folder / f"{group}.moments")
+        return torch.from_file(path, shared=True, size=size * size).view(size, size)

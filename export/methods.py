@@ -1,0 +1,113 @@
+"""The ways to round a matrix, by name.
+
+| method | text | what it does |
+|---|---|---|
+| `rtn`  | yes | nearest levels; scales searched with errors weighted by channel energy |
+| `awq`  | yes | the same, after input channels have been evened out |
+| `gptq` | yes | column by column with compensation, by second moments |
+| `hqq`  | no  | levels and grid in turn, robust to outliers |
+| `auto` | yes | `gptq` after evening out at 4 bits, `rtn` at 8, where nothing is gained |
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from edgelm.export.awq import Smoothing
+from edgelm.export.gptq import gptq
+from edgelm.export.hessians import Hessians
+from edgelm.export.hqq import hqq
+from edgelm.export.quantize import Quantized, quantize
+from edgelm.precision import Int4, Int8
+
+Moments = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a method needs beside the weights.
+
+    smooths: input channels are evened out first (see edgelm.export.awq).
+    compensates: 4-bit matrices are rounded by second moments; `everywhere`: 8-bit ones too.
+    weighs: errors count by the energy of their channel.
+    """
+
+    smooths: bool = False
+    compensates: bool = False
+    everywhere: bool = False
+    weighs: bool = True
+
+
+METHODS: dict[str, Method] = {
+    "auto": Method(smooths=True, compensates=True),
+    "rtn": Method(),
+    "gptq": Method(compensates=True, everywhere=True),
+    "awq": Method(smooths=True),
+    "hqq": Method(weighs=False),
+}
+
+
+def quantize_by(
+    method: Method,
+    weight: torch.Tensor,
+    precision: Int4 | Int8,
+    importance: torch.Tensor | None,
+    moments: Moments | None,
+    *,
+    positive_scales: bool = False,
+) -> Quantized:
+    """Quantize [N, K] by a method.
+
+    Args:
+        method: one of METHODS.
+        weight: the matrix, smoothed already if the method smooths.
+        precision: what to store it as.
+        importance: mean squares of the input channels [K]; None where inputs are not known.
+        moments: reads the inputs' second moments [K, K]; None where there are none, as for an
+            embedding, which is then rounded to nearest.
+        positive_scales: see `edgelm.export.quantize.quantize`.
+    """
+    if not method.weighs:
+        return hqq(weight, precision, positive_scales=positive_scales)
+    if method.compensates and moments and (method.everywhere or isinstance(precision, Int4)):
+        return gptq(weight, precision, moments(), positive_scales=positive_scales)
+    return quantize(weight, precision, importance, positive_scales=positive_scales)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding makes of a source's own matrices, before anything is folded into them.
+
+    For judging choices without building a graph: evening out and its inverse cancel but for what
+    rounding does in between.
+
+    Args:
+        method: one of METHODS.
+        energy: mean squares of input channels [K], by group; groups without inputs are missing.
+        smoothing: used if the method smooths.
+        hessians: used if the method compensates.
+    """
+
+    method: Method
+    energy: Mapping[str, torch.Tensor]
+    smoothing: Smoothing | None = None
+    hessians: Hessians | None = None
+
+    def __call__(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
+        """A group's matrix [N, K] as it is after quantization, fp32."""
+        columns = torch.ones(matrix.shape[1])
+        if self.method.smooths and self.smoothing:
+            factors = self.smoothing.columns(group)
+            columns = columns if factors is None else factors
+        energy, hessians = self.energy.get(group), self.hessians
+        quantized = quantize_by(
+            self.method,
+            matrix.float() * columns,
+            precision,
+            None if energy is None else energy / columns.square(),
+            None
+            if energy is None or hessians is None
+            else lambda: hessians[group] / columns / columns[:, None],
+        )
+        return quantized.dequantize(matrix.shape[1]) / columns
