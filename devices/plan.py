@@ -24,8 +24,15 @@ _AUTO_BITS = 6.5
 _MASKED_CONTEXT = 4096
 _LEAST_CONTEXT = 2  # one token seen, one more to say
 # Best first: how near a precision is to the source.
-_QUALITY = ("fp32", "bf16", "fp16", "int8", "fp8", "auto", "nvfp4", "int4")
-_NARROW = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "nvfp4": "nvfp4"}
+_QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
+_NARROW = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "fp16",
+    "w8a8": "int8",
+    "fp8": "fp8",
+    "nvfp4": "nvfp4",
+}
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:

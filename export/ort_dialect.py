@@ -20,7 +20,7 @@ from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
 from edgelm.export.quantize import pack, pack_zero_points
 from edgelm.export.quantizer import Quantizer
-from edgelm.export.stored import DTYPES, Activations, float_bytes
+from edgelm.export.stored import DTYPES, Activations, float_bytes, rounded
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.rope import rotary_tables
@@ -107,7 +107,11 @@ class OrtDialect:
 
     def _embed_unquantized(self, *, shared: bool) -> Value:
         group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
-        table = self._floats("embedding.weight", self.weights.matrix(group))
+        matrix = self.weights.matrix(group)
+        precision = self.precision[group]
+        if isinstance(precision, Unquantized):
+            matrix = rounded(matrix, precision)
+        table = self._floats("embedding.weight", matrix)
         if shared:
             self._tied = {"weight": table}
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
@@ -120,7 +124,7 @@ class OrtDialect:
         if isinstance(precision, Unquantized):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
-                weight = self._floats(f"{group}.weight", matrix())
+                weight = self._floats(f"{group}.weight", rounded(matrix(), precision))
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
         precision = _grouped(precision, group)

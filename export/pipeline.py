@@ -73,6 +73,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
+_FULL_TEXT_PARAMETERS = 500_000_000  # up to this size all sequences are run
+_LEAST_SEQUENCES = 2
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
 # Tokens of each sequence decoded one by one on graphs whose kernels the CPU does not have.
 _FOREIGN_TAIL = 8
@@ -198,7 +200,7 @@ class _Export:
         )
         write_tokenizer_files(self.checkpoint, self.folder)
         self.reference = Reference(self.checkpoint, context=self.plan.context)
-        held_apart = self.passage(self.request.gate_text)
+        held_apart = self.passage(self.request.gate_text, SEQUENCES)
         with TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch:
             self.scratch = Path(scratch)
             assignment, result, judge = self.assign(held_apart)
@@ -214,7 +216,7 @@ class _Export:
         if not auto:
             assignment = self.legal(self.request.assignment(self.weights.groups()))
         if auto or self.plan.precision != "fp32" or self.plan.kv != "fp32":
-            calibration = self.passage(self.request.calibration, sequences=_CALIBRATION)
+            calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
         self.progress("running the source on the gate text")
         judge = Judge.of(self.reference, held_apart)
@@ -270,7 +272,10 @@ class _Export:
             self.weights, method, scratch=self.scratch, positive_scales=not self.rules.grouped
         )
 
-    def passage(self, path: Path, *, sequences: int = SEQUENCES) -> Passage:
+    def passage(self, path: Path, sequences: int) -> Passage:
+        """A text's sequences: of a large model fewer, since each costs it minutes on a CPU."""
+        share = min(1.0, _FULL_TEXT_PARAMETERS / self.checkpoint.spec.parameters)
+        sequences = max(_LEAST_SEQUENCES, round(sequences * share))
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         return read_passage(
             path,
@@ -347,7 +352,7 @@ class _Export:
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
         """Build a candidate, or its stand-in, where `deliver` will build, and measure it."""
         if not self.native:
-            assignment = {group: _stand_in(one) for group, one in assignment.items()}
+            assignment = {group: _stand_in(one) for group, one in self.legal(assignment).items()}
         self.write(assignment, dialect="ort", kv=self.kv)
         return self.run_through(self.folder, self.contract, judge, assignment)
 

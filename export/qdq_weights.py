@@ -16,12 +16,11 @@ from edgelm.export.graph import Graph
 from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
 from edgelm.export.quantize import Quantized
 from edgelm.export.quantizer import Quantizer
-from edgelm.export.stored import DTYPES, TORCH_DTYPES, Activations, float_bytes, pack_nibbles
+from edgelm.export.stored import DTYPES, Activations, float_bytes, pack_nibbles, rounded
 from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
 
 Value = ir.Value
-_TORCH: dict[str, torch.dtype] = {str(name): dtype for name, dtype in TORCH_DTYPES.items()}
 
 
 class QdqWeights:
@@ -71,7 +70,7 @@ class QdqWeights:
 
     def plain(self, name: str, tensor: torch.Tensor, precision: Unquantized) -> Value:
         """A tensor in the type of the activations, first rounded to its own precision."""
-        return self.floats(name, tensor.to(_TORCH[describe(precision)]))
+        return self.floats(name, rounded(tensor, precision))
 
     def floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""
@@ -109,13 +108,22 @@ class QdqWeights:
         else:
             signed = levels.contiguous().view(torch.int8).numpy()
             data = self.graph.weight(f"{group}.levels", signed)
-        if quantized.group_size == columns:  # one scale per output channel
-            scales = self.floats(f"{group}.scales", quantized.scales[:, 0])
-            return self.graph.op("DequantizeLinear", data, scales, axis=1)  # type: ignore[no-any-return]
+        if quantized.group_size == columns:
+            return self._by_channel(group, data, quantized.scales[:, 0])
         scales = self.floats(f"{group}.scales", quantized.scales.T)
         return self.graph.op(  # type: ignore[no-any-return]
             "DequantizeLinear", data, scales, axis=0, block_size=quantized.group_size
         )
+
+    def _by_channel(self, group: str, data: Value, scales: torch.Tensor) -> Value:
+        """Levels [in, out] times one scale per output channel."""
+        if self.graph.opsets[""] >= 19:
+            stored = self.floats(f"{group}.scales", scales)
+            return self.graph.op("DequantizeLinear", data, stored, axis=1)  # type: ignore[no-any-return]
+        # Before opset 19 scales and results are fp32.
+        wide = self.graph.weight(f"{group}.scales", scales.float().numpy())
+        widened = self.graph.op("DequantizeLinear", data, wide, axis=1)
+        return self.graph.op("Cast", widened, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
     def _fp8(self, group: str, matrix: torch.Tensor) -> Value:
         values, scales = to_fp8(matrix)  # float8 [N, K], fp32 [N]

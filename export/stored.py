@@ -7,6 +7,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
+from edgelm.precision import Bf16, Fp16, Fp32, Unquantized
+
 Activations = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Activations, ir.DataType] = {
@@ -19,6 +21,12 @@ TORCH_DTYPES: dict[Activations, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+
+
+def rounded(tensor: torch.Tensor, precision: Unquantized) -> torch.Tensor:
+    """A tensor as a precision stores it, whatever type the graph around it computes in."""
+    kinds = {Fp32: torch.float32, Fp16: torch.float16, Bf16: torch.bfloat16}
+    return tensor.to(kinds[type(precision)])
 
 
 def float_bytes(tensor: torch.Tensor, dtype: Activations) -> npt.NDArray[Any]:

@@ -1,10 +1,11 @@
-"""The order in which groups are raised, and the search for the fewest that pass."""
+"""The search for the fewest steps along a frontier that pass."""
 
 import math
 
 import pytest
 
-from edgelm.export.auto import Assignment, Ladder, margin, smallest_passing
+from edgelm.export.allocate import Choice, Frontier
+from edgelm.export.auto import Assignment, margin, smallest_passing
 from edgelm.gates import GATES, Figures
 from edgelm.precision import Int4, Int8
 
@@ -15,26 +16,14 @@ def figures(kl: float = 0.0, top1: float = 1.0, ratio: float = 1.0) -> Figures:
     return Figures(kl, top1, ratio, perplexity=20.0, tokens=1000)
 
 
-def test_ladder_by_hand() -> None:
-    sensitivity = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2}
-    sizes = {"a": 10, "b": 400, "c": 30, "d": 100}
-    # KL saved per element: a 0.01, b 0.001, c 0.01, d 0.002; equal ones keep their order.
-    ladder = Ladder.of(sensitivity, sizes, LOW, HIGH)
-    assert ladder.groups == ("a", "c", "d", "b")
-    assert ladder.left == pytest.approx((1.0, 0.9, 0.6, 0.4, 0.0))
-    assert ladder.top == 4
-    assert ladder.rung(0) == {"a": LOW, "c": LOW, "d": LOW, "b": LOW}
-    assert ladder.rung(2) == {"a": HIGH, "c": HIGH, "d": LOW, "b": LOW}
-    assert set(ladder.rung(4).values()) == {HIGH}
-
-
-@pytest.mark.parametrize(
-    ("left", "raised"),
-    [(2.0, 0), (1.0, 0), (0.95, 1), (0.9, 1), (0.5, 3), (0.0, 4), (-1.0, 4)],
-)
-def test_first_below(left: float, raised: int) -> None:
-    ladder = Ladder(("a", "c", "d", "b"), (1.0, 0.9, 0.6, 0.4, 0.0), LOW, HIGH)
-    assert ladder.first_below(left) == raised
+def frontier(sensitivity: dict[str, float], sizes: dict[str, int]) -> Frontier:
+    """Every group at 4 bits with its KL, or at 8 without any."""
+    return Frontier.of(
+        {
+            group: [Choice(LOW, size, sensitivity[group]), Choice(HIGH, 2 * size, 0.0)]
+            for group, size in sizes.items()
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,33 +44,33 @@ def test_margin(given: Figures, expected: float) -> None:
 
 
 class Measured:
-    """A model whose KL is what is left on the ladder times a factor, plus what 8 bits cost."""
+    """A model whose KL is what the frontier expects times a factor, plus what 8 bits cost."""
 
-    def __init__(self, ladder: Ladder, factor: float, floor: float = 0.0) -> None:
-        self.ladder, self.factor, self.floor = ladder, factor, floor
+    def __init__(self, path: Frontier, factor: float, floor: float = 0.0) -> None:
+        self.path, self.factor, self.floor = path, factor, floor
         self.asked: list[int] = []
 
     def kl(self, raised: int) -> float:
-        return self.factor * self.ladder.left[raised] + self.floor
+        return self.factor * self.path.left[raised] + self.floor
 
     def __call__(self, assignment: Assignment) -> Figures:
         raised = sum(precision == HIGH for precision in assignment.values())
-        assert assignment == self.ladder.rung(raised)
+        assert assignment == self.path.rung(raised)
         self.asked.append(raised)
         return figures(kl=self.kl(raised))
 
 
 @pytest.fixture
-def ladder() -> Ladder:
+def path() -> Frontier:
     """30 groups, each three quarters as sensitive as the one before."""
     sensitivity = {f"layers.{i}": 0.25 * 0.75**i for i in range(30)}
-    return Ladder.of(sensitivity, dict.fromkeys(sensitivity, 100), LOW, HIGH)
+    return frontier(sensitivity, dict.fromkeys(sensitivity, 100))
 
 
 @pytest.mark.parametrize("factor", [0.05, 0.2, 0.6, 1.0, 2.0, 8.0, 50.0], ids="kl-times-{}".format)
-def test_search_finds_a_rung_that_passes(ladder: Ladder, factor: float) -> None:
-    measure = Measured(ladder, factor)
-    raised = smallest_passing(ladder, measure, aim=0.93)
+def test_search_finds_a_rung_that_passes(path: Frontier, factor: float) -> None:
+    measure = Measured(path, factor)
+    raised = smallest_passing(path, measure, aim=0.93)
     limit = 0.93 * GATES["4-bit"].max_kl
     assert measure.kl(raised) <= limit
     assert raised in measure.asked
@@ -91,27 +80,27 @@ def test_search_finds_a_rung_that_passes(ladder: Ladder, factor: float) -> None:
     assert raised == fewest or measure.kl(raised) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
 
 
-def test_nothing_is_raised_where_four_bits_pass(ladder: Ladder) -> None:
-    measure = Measured(ladder, 0.05)
-    assert smallest_passing(ladder, measure) == 0
+def test_nothing_is_raised_where_four_bits_pass(path: Frontier) -> None:
+    measure = Measured(path, 0.05)
+    assert smallest_passing(path, measure) == 0
     assert len(measure.asked) <= 2
 
 
-def test_all_are_raised_where_nothing_passes(ladder: Ladder) -> None:
-    measure = Measured(ladder, 1.0, floor=5.0)
-    assert smallest_passing(ladder, measure) == ladder.top
+def test_all_are_raised_where_nothing_passes(path: Frontier) -> None:
+    measure = Measured(path, 1.0, floor=5.0)
+    assert smallest_passing(path, measure) == path.top
     assert len(measure.asked) <= 6
 
 
-def test_a_ladder_that_jumps(ladder: Ladder) -> None:
+def test_a_frontier_that_jumps(path: Frontier) -> None:
     """One group holds nearly everything; the guess from what is left does not mislead."""
     sensitivity = {"big": 10.0, "small": 0.001, "smaller": 0.0005}
-    steep = Ladder.of(sensitivity, {"big": 1000, "small": 1, "smaller": 1}, LOW, HIGH)
+    steep = frontier(sensitivity, {"big": 1000, "small": 1, "smaller": 1})
     measure = Measured(steep, 1.0)
     raised = smallest_passing(steep, measure)
-    assert steep.groups[:raised] == ("big",)
+    assert [step.group for step in steep.steps[:raised]] == ["big"]
 
 
-def test_a_model_without_error(ladder: Ladder) -> None:
-    flat = Ladder.of({"a": 0.0, "b": 0.0}, {"a": 1, "b": 1}, LOW, HIGH)
+def test_a_model_without_error(path: Frontier) -> None:
+    flat = frontier({"a": 0.0, "b": 0.0}, {"a": 1, "b": 1})
     assert smallest_passing(flat, Measured(flat, 1.0)) == 0

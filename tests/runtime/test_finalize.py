@@ -1,0 +1,222 @@
+"""Compiling a bundle's engine on its device: what is recorded, what is refused, what a kill leaves.
+
+Without a GPU the compiler is stood in for; the engine that it gives runs the bundle's own graph, so
+that the gate on the engine is a real one.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import edgelm
+from edgelm.bundle import Manifest, read_manifest
+from edgelm.devices.tensorrt.build import Built, Job
+from edgelm.devices.trust import is_trusted
+from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed, MissingPackage
+from edgelm.export import export
+from edgelm.runtime import cuda, finalize
+from edgelm.runtime.engine import open_session
+from tests.folders import contents
+from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
+
+VERSION = "10.16.1.11"
+
+
+@pytest.fixture(scope="module")
+def pending(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for Jetson Orin as it leaves the machine that exports it."""
+    folder = tmp_path_factory.mktemp("jetson") / "bundle"
+    manifest = export(tiny_chat, folder, target="jetson-orin", precision="fp16")
+    assert manifest.pending
+    return folder
+
+
+@pytest.fixture
+def bundle(pending: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(pending, tmp_path / "bundle")
+
+
+Compile = Callable[[Job, Any], Built]
+
+
+def compiled(job: Job, progress: Any) -> Built:
+    """What TensorRT would give: here a note of which graph to run."""
+    assert job.family == "tensorrt"
+    assert job.profiles == 2
+    return Built(TITLE + str(job.graph).encode(), VERSION, 12.5)
+
+
+@pytest.fixture
+def orin(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A machine with Orin's GPU and a TensorRT whose compiler is stood in for."""
+    driver = FakeCuda(sm=87)
+    monkeypatch.setattr(cuda, "_binding", lambda: driver)
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(driver, VERSION, chunk=128))
+    monkeypatch.setattr(finalize, "compile_engine", compiled)
+    return driver
+
+
+def test_the_engine_is_compiled_judged_recorded_and_trusted(bundle: Path, orin: FakeCuda) -> None:
+    said: list[str] = []
+    manifest = finalize.finalize(bundle, progress=said.append)
+    assert manifest == read_manifest(bundle)
+    assert not manifest.pending
+    [engine] = manifest.engines
+    assert (engine.name, engine.version, engine.sms) == ("tensorrt", VERSION, (87,))
+    assert engine.build_seconds == 12.5
+    assert manifest.check is not None
+    assert engine.graph_sha256 == manifest.check.graph_sha256
+    assert engine.gate is not None
+    assert engine.gate.passed
+    assert engine.gate.gate_class == "16-bit"
+    assert is_trusted(manifest.files[engine.file].sha256)
+    assert any(line.startswith("gate 16-bit on the engine: KL 0.0") for line in said)
+
+
+def test_it_runs_then_and_is_not_compiled_again(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finalize.finalize(bundle)
+    monkeypatch.setattr(finalize, "compile_engine", None)
+    with edgelm.load(bundle) as lm:
+        assert len(lm.generate("The miller", max_new_tokens=5).tokens) <= 5
+
+
+def test_the_first_load_compiles(bundle: Path, orin: FakeCuda) -> None:
+    with edgelm.load(bundle) as lm:
+        assert lm.context == read_manifest(bundle).limits.context
+    assert not read_manifest(bundle).pending
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_a_kill_while_compiling_leaves_it_pending(
+    error: BaseException, bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(job: Job, progress: Any) -> Built:
+        raise error
+
+    before = contents(bundle)
+    monkeypatch.setattr(finalize, "compile_engine", die)
+    with pytest.raises(type(error)):
+        finalize.finalize(bundle)
+    assert contents(bundle) == before
+    monkeypatch.setattr(finalize, "compile_engine", compiled)
+    assert not finalize.finalize(bundle).pending
+
+
+def test_a_kill_before_the_manifest_is_written(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine lies there whole, nobody loads it, and the next run finishes."""
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finalize.finalize(bundle)
+    assert read_manifest(bundle).pending
+    with pytest.raises(BadBundle, match="is not compiled yet; compile it: edge-export --finalize"):
+        open_session(bundle, read_manifest(bundle), capacity=64)
+    assert not finalize.finalize(bundle).pending
+
+
+def test_an_engine_that_computes_something_else_is_not_kept(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = bundle.parent / "other"
+    shutil.copytree(bundle, other)
+    data = other / "model.onnx.data"
+    data.write_bytes(bytes(reversed(data.read_bytes())))
+
+    def wrong(job: Job, progress: Any) -> Built:
+        return Built(TITLE + str(other / "model.onnx").encode(), VERSION, 1.0)
+
+    before = contents(bundle)
+    monkeypatch.setattr(finalize, "compile_engine", wrong)
+    with pytest.raises(GateFailed, match="the engine misses the 16-bit gate that its graph passed"):
+        finalize.finalize(bundle)
+    assert contents(bundle) == before
+
+
+def test_a_tampered_engine_is_neither_run_nor_in_the_way(bundle: Path, orin: FakeCuda) -> None:
+    path = bundle / finalize.finalize(bundle).engines[0].file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"X")
+    with pytest.raises(BadBundle, match="does not match its SHA-256"):
+        edgelm.load(bundle)
+    finalize.finalize(bundle)
+    assert path.read_bytes() == whole
+
+
+def test_an_engine_from_elsewhere_needs_a_word_of_trust(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    finalize.finalize(bundle)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(BadBundle, match="native code that runs with your rights; compile it here"):
+        edgelm.load(bundle)
+    from edgelm.export.cli import main
+
+    assert main(["--trust", str(bundle)]) == 0
+    edgelm.load(bundle).close()
+
+
+def rewritten(folder: Path, **changes: Any) -> Manifest:
+    manifest = msgspec.structs.replace(read_manifest(folder), **changes)
+    (folder / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    return manifest
+
+
+def test_another_gpu(bundle: Path, orin: FakeCuda) -> None:
+    orin.sm = 89
+    with pytest.raises(BadBundle, match=r"is for jetson-agx-orin-64gb \(sm_87\), this .* sm_89"):
+        finalize.finalize(bundle)
+
+
+def test_a_tensorrt_that_is_too_old_for_the_dialect(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = FakeTensorRT(orin, "10.3.0.30", chunk=128)
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    with pytest.raises(BadBundle, match=r"tensorrt 10\.3\.0\.30 compiles the decomposed dialect"):
+        finalize.finalize(bundle)
+
+
+def test_no_tensorrt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingPackage, match=r"tensorrt is not installed .* it comes with JetPack"):
+        finalize.finalize(bundle)
+
+
+def test_too_little_memory(bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finalize, "available_bytes", lambda: 100_000_000)
+    with pytest.raises(DoesNotFit, match=r"compiling needs about .* of memory, 100\.0 MB are free"):
+        finalize.finalize(bundle)
+
+
+def test_a_tampered_graph_is_not_compiled(bundle: Path, orin: FakeCuda) -> None:
+    data = bundle / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"X")
+    with pytest.raises(BadBundle, match=r"model\.onnx\.data does not match its SHA-256"):
+        finalize.finalize(bundle)
+
+
+def test_a_bundle_that_needs_no_engine(tiny_chat: Path, tmp_path: Path) -> None:
+    export(tiny_chat, tmp_path / "cpu", precision="int8")
+    with pytest.raises(BadInput, match="runs on onnxruntime, which compiles nothing"):
+        finalize.finalize(tmp_path / "cpu")
+
+
+def test_an_engine_that_nobody_knows(bundle: Path) -> None:
+    unknown = msgspec.structs.replace(read_manifest(bundle).engine, name="warp-drive")
+    manifest = rewritten(bundle, engine=unknown)
+    with pytest.raises(BadBundle, match="is for the engine 'warp-drive', which this edgelm"):
+        open_session(bundle, manifest, capacity=64)
+
+
+def test_threads_are_for_the_cpu(bundle: Path) -> None:
+    with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; leave it out"):
+        open_session(bundle, read_manifest(bundle), capacity=64, threads=2)
