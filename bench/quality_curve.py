@@ -85,7 +85,7 @@ def measure(judge: Judge, weights: Weights, rounding: Rounding, precision: Int4 
         parts = matrix.split([tensor.shape[0] for tensor in stored])
         reference.overrides.update(zip(names, parts, strict=True))
         if group == HEAD:
-            head = matrix / weights.checkpoint.spec.logits_divisor
+            head = matrix
     try:
         for tokens, hidden in zip(judge.passage.tokens, judge.hidden, strict=True):
             ours = reference.hidden_states(tokens[None])[0]

@@ -48,6 +48,7 @@ from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, engine_need, opset_for
 from edgelm.export.gate import Judge
+from edgelm.export.heap import return_large_buffers
 from edgelm.export.hessians import Hessians
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.legal import RULES, legal_assignment
@@ -133,6 +134,7 @@ def export(
         DoesNotFit: not enough disk or memory.
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
+    return_large_buffers()
     request = ExportRequest(
         Request(precision, kv, context, group_size, symmetric, engine),
         exceptions or {},
@@ -149,7 +151,7 @@ def export(
     need = engine_need(profile, plan.engine, sms)
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
-    _check_disk(output, plan)
+    _check_disk(output, plan, _scratch_need(checkpoint, request))
     with staged_folder(output, marker=MANIFEST) as folder:
         try:
             return _Export(checkpoint, plan, need, request, folder, _Timed(progress)).run()
@@ -157,7 +159,8 @@ def export(
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DoesNotFit(
                     f"the disk is full: cannot write {error.filename or folder} "
-                    f"({error.strerror}); free about {format_bytes(_disk_need(plan))} at "
+                    f"({error.strerror}); free about "
+                    f"{format_bytes(_disk_need(plan) + _scratch_need(checkpoint, request))} at "
                     f"{output.parent}; nothing was left behind"
                 ) from None
             raise
@@ -268,8 +271,14 @@ class _Export:
             self.smoothing,
             moments,
         )
+        again = self.request.plan.precision == "auto" or needs_widening(
+            assignment.values(), self.plan.kv
+        )
         self.quantizer = Quantizer(
-            self.weights, method, scratch=self.scratch, positive_scales=not self.rules.grouped
+            self.weights,
+            method,
+            scratch=self.scratch if again else None,
+            positive_scales=not self.rules.grouped,
         )
 
     def passage(self, path: Path, sequences: int) -> Passage:
@@ -490,11 +499,23 @@ def _disk_need(plan: Plan) -> int:
     return int(copies * plan.weight_bytes) + tokenizer_and_tables
 
 
-def _check_disk(output: Path, plan: Plan) -> None:
+def _scratch_need(checkpoint: Checkpoint, request: ExportRequest) -> int:
+    """Disk for second moments, and for rounded matrices that candidates share."""
+    precision = request.plan.precision
+    need = 0
+    if METHODS[request.method].compensates and precision in ("auto", "int4"):
+        weights = Weights(checkpoint)
+        need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
+    if precision == "auto":
+        need += int(1.5 * checkpoint.spec.parameters)  # a byte a level; some at two precisions
+    return need
+
+
+def _check_disk(output: Path, plan: Plan, scratch: int) -> None:
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    free, need = shutil.disk_usage(parent).free, _disk_need(plan)
+    free, need = shutil.disk_usage(parent).free, _disk_need(plan) + scratch
     if free < need:
         raise DoesNotFit(
             f"the bundle needs about {format_bytes(need)} of disk, {parent} has "

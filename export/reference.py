@@ -16,6 +16,8 @@ from torch import nn
 from edgelm.checkpoint import Checkpoint
 from edgelm.rope import rotary_frequencies
 
+_HEAD_ROWS = 16_384
+
 
 class Reference:
     """Runs a checkpoint in fp32, layer by layer.
@@ -55,14 +57,17 @@ class Reference:
         return states.last_hidden_state  # type: ignore[no-any-return]
 
     def head(self) -> torch.Tensor:
-        """The head's matrix [vocab, hidden]; hold it while many rows are computed."""
+        """The head's matrix [vocab, hidden] in its stored type, mapped from the file."""
         tied = self.spec.tie_word_embeddings
-        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        return self.checkpoint.tensor(name).float() / self.spec.logits_divisor
+        return self.checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
 
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocab] of final hidden states [rows, hidden]."""
-        logits = hidden @ head.T
+        """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
+
+        The head is widened a part at a time: whole it can be the largest matrix of all.
+        """
+        hidden = hidden / self.spec.logits_divisor
+        logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)
         if cap := self.spec.logits_softcap:
             logits = torch.tanh(logits / cap) * cap
         return logits

@@ -149,7 +149,7 @@ class _Runs:
         with torch.inference_mode():
             result = {group: kl(norm(states), head) for group, states in self.states.items()}
         [name] = self.weights.tensor_names(HEAD)
-        result[HEAD] = kl(clean, self._dequantized(HEAD)[name] / spec.logits_divisor)
+        result[HEAD] = kl(clean, self._dequantized(HEAD)[name])
         # The embedding changes the first layer's input, which takes a pass of its own. A tied
         # table is one group: its cost at the input and its cost at the output add up.
         entry = HEAD if spec.tie_word_embeddings else EMBEDDING
