@@ -48,7 +48,6 @@ from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, engine_need, opset_for
 from edgelm.export.gate import Judge
-from edgelm.export.heap import return_large_buffers
 from edgelm.export.hessians import Hessians
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.legal import RULES, legal_assignment
@@ -134,7 +133,6 @@ def export(
         DoesNotFit: not enough disk or memory.
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
-    return_large_buffers()
     request = ExportRequest(
         Request(precision, kv, context, group_size, symmetric, engine),
         exceptions or {},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from edgelm.export.heap import LARGE, give_back
 from edgelm.export.methods import METHODS, Method, quantize_by
 from edgelm.export.quantize import Quantized
 from edgelm.export.weights import EMBEDDING, Weights
@@ -50,6 +51,8 @@ class Quantizer:
 
     def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
         weights = self.weights
+        if matrix.numel() > LARGE:
+            give_back()  # what the matrix before this one left
         known = group != EMBEDDING and weights.moments is not None
         return quantize_by(
             self.method,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edgelm.checkpoint import Checkpoint
+from edgelm.export.heap import LARGE, give_back
 from edgelm.rope import rotary_frequencies
 
 _HEAD_ROWS = 16_384
@@ -95,8 +96,12 @@ class Reference:
                 tensor = self._read(f"{name}.{parameter}")
                 module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
 
+        large = sum(parameter.numel() for parameter in empty.values() if parameter is not None)
+
         def drop(module: nn.Module, _: Any, __: Any) -> None:
             module._parameters.update(empty)
+            if large > LARGE:
+                give_back()
 
         module.register_forward_pre_hook(read)
         module.register_forward_hook(drop)
