@@ -1,5 +1,6 @@
 """Which session runs a bundle."""
 
+from importlib import metadata
 from pathlib import Path
 
 from edgelm.bundle import CompiledEngine, Manifest
@@ -43,6 +44,18 @@ def open_session(
     from edgelm.runtime.tensorrt import TrtSession
 
     return TrtSession(folder, manifest, engine, capacity=capacity)
+
+
+def engine_version(manifest: Manifest) -> str:
+    """The version of what runs a bundle: the one that compiled its engine, or the installed one."""
+    if manifest.compiles:
+        return manifest.engines[0].version if manifest.engines else "not compiled"
+    for package in ("onnxruntime-gpu", "onnxruntime"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 def trusted_engine(folder: Path, manifest: Manifest) -> CompiledEngine:

@@ -202,11 +202,6 @@ def _load(path: Path, threads: int | None, *, fused: bool) -> Any:
     return session
 
 
-def engine_version() -> str:
-    """Version of the installed ONNX Runtime."""
-    return str(onnxruntime.__version__)
-
-
 def _bind_input(binding: Any, name: str, array: Any) -> None:
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 

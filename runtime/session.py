@@ -13,12 +13,18 @@ Logits = npt.NDArray[np.float32]
 class Session(Protocol):
     """A loaded graph and its key-value cache.
 
-    `length` tokens of the sequence are in the cache. `capacity` is how many it holds.
+    `length` tokens of the sequence are in the cache. `capacity` is how many it holds, `chunk` how
+    many are processed at once.
     """
 
     length: int
     capacity: int
     vocab_size: int
+    chunk: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
 
     def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
         """Append tokens; return logits [P, vocab_size] of the last `logits` of them.

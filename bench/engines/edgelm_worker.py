@@ -8,7 +8,7 @@ import numpy as np
 
 from edgelm.bench.engines.protocol import Logits, Tokens, serve
 from edgelm.bundle import read_manifest, verify
-from edgelm.runtime.ort import OrtSession, engine_version
+from edgelm.runtime.engine import engine_version, open_session
 from edgelm.runtime.tokenizer import Tokenizer
 
 
@@ -19,9 +19,10 @@ class EdgeLM:
         folder = Path(options["path"])
         started = time.perf_counter()
         manifest = read_manifest(folder)
-        session = OrtSession(
-            folder, manifest, capacity=options["context"], threads=options["threads"]
-        )
+        on_cpu = manifest.engine.name == "onnxruntime"
+        threads = options["threads"] if on_cpu else None
+        capacity = manifest.graph.cache.capacity or options["context"]
+        session = open_session(folder, manifest, capacity=capacity, threads=threads)
         loaded = time.perf_counter()
         self.session = session
         verify(folder, manifest)
@@ -36,8 +37,9 @@ class EdgeLM:
             "kv": manifest.kv,
             "kv_bytes": session.cache_bytes,
             "weight_bytes": manifest.weight_bytes,
-            "version": engine_version(),
-            "options": f"threads {options['threads']}, prefill chunks of {session.chunk}",
+            "version": engine_version(manifest),
+            "options": (f"threads {threads}, " if on_cpu else f"{manifest.engine.name}, ")
+            + f"prefill chunks of {session.chunk}",
         }
 
     def reset(self) -> None:

@@ -34,7 +34,7 @@ _LEAST_LAYERS = 3
 _PASSES = 2
 _CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
 _SHALLOW, _DEEP = 0, 4096
-_PRECISIONS = ("fp32", "int8", "int4")
+MEASURED = ("fp32", "int8", "int4")
 _CACHES: tuple[KvType, ...] = ("fp32", "int8")
 # Embedding, final norm, binding and sampling around the layers of one token.
 _AROUND_US = 100.0
@@ -114,7 +114,7 @@ def measure(threads: int, progress: Callable[[str], None]) -> list[Sample]:
     """
     stacks = [
         (shape, precision, kv)
-        for precision in _PRECISIONS
+        for precision in MEASURED
         for shape in _shapes(precision)
         for kv in _CACHES
     ]

@@ -134,11 +134,11 @@ def test_plan_that_works(run: Run, model: Path) -> None:
 
 
 def test_plan_that_does_not_fit_says_what_would(run: Run, model: Path) -> None:
-    code, out, _ = run("plan", model, "--target", "jetson-orin-nano")
+    code, out, _ = run("plan", model, "--target", "jetson-orin-nano", "--max-memory", "6GB")
     assert code == 1
     assert "works           no" in out
     assert re.search(r"^missing         \d+(\.\d+)? [MG]B of memory$", out, re.MULTILINE)
-    assert "try             --context 1280" in out
+    assert "try             --context " in out
     assert "Smaller shapes that would work:" in out
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["depth", "feed-forward", "depth"]
 
@@ -151,11 +151,13 @@ def test_plan_of_what_nothing_helps(run: Run, model: Path) -> None:
 
 
 def test_plan_as_json(run: Run, model: Path) -> None:
-    code, out, _ = run("plan", model, "--target", "jetson-orin-nano", "--json")
+    code, out, _ = run(
+        "plan", model, "--target", "jetson-orin-nano", "--max-memory", "6GB", "--json"
+    )
     answer = msgspec.json.decode(out, type=Answer, strict=True)
     assert code == 1
     assert not answer.works
-    assert answer.choices == choices(LARGE, ORIN, Request())
+    assert answer.choices == choices(LARGE, ORIN, Request(max_memory_bytes=6_000_000_000))
     assert [shape.plan.works for shape in answer.shapes] == [True, True, True]
     fields = json.loads(out)["choices"][0]
     assert fields["target"] == "jetson-orin-nano-8gb-super"

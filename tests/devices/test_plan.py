@@ -212,10 +212,10 @@ def test_products_are_narrow_only_where_both_factors_are() -> None:
     assert unpacked.prefill_ms.value > 2 * wide.prefill_ms.value
 
 
-def test_other_engines_keep_the_head_in_16_bits() -> None:
+def test_other_engines_keep_16_bits_to_look_tokens_up_and_8_for_the_head() -> None:
     result = plan(SPEC, TOASTER, Request("int4", engine="tensorrt"))
     assert (result.engine, result.dialect, result.kv) == ("tensorrt", "standard", "fp16")
-    assert result.weight_bytes == LINEAR * BITS / 8 + 2 * 2 * EMBEDDING + 4 * VECTORS
+    assert result.weight_bytes == LINEAR * BITS / 8 + (2 + 1) * EMBEDDING + 4 * VECTORS
     assert "published rows" in result.basis
 
 

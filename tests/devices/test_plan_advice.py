@@ -78,7 +78,9 @@ def test_unknown_names(request_: Request, message: str) -> None:
 
 @pytest.mark.parametrize("kv", [None, "fp16"])
 def test_choices_of_a_precision_that_a_delivered_engine_lacks(kv: KvType | None) -> None:
-    expected = r"^jetson-agx-orin-64gb has no fp32 with tensorrt; it has auto, fp16, int8, int4$"
+    expected = (
+        r"^jetson-agx-orin-64gb has no fp32 with tensorrt; it has auto, fp16, int8, w8a8, int4$"
+    )
     with pytest.raises(UnknownName, match=expected):
         choices(SMALL, DELIVERED["jetson-agx-orin-64gb"], Request("fp32", kv=kv))
 

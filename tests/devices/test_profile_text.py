@@ -43,7 +43,7 @@ def test_every_line_of_a_small_one() -> None:
 def test_a_device_with_two_engines() -> None:
     lines = describe(DELIVERED["jetson-agx-orin-64gb"]).splitlines()
     first = lines.index("engine         tensorrt 10.16, standard dialect; needs JetPack 7.2")
-    assert "  precisions   fp16, int8, int4" in lines[first : first + 4]
+    assert "  precisions   fp16, int8, w8a8, int4" in lines[first : first + 4]
     assert "  cache        fp16" in lines[first : first + 4]
     assert "power mode     MAXN (planned for)" in lines
     assert "power mode     MODE_30W" in lines

@@ -22,6 +22,9 @@ Change = Callable[[Logits], Logits]
 class Replaying:
     """A session that answers with the source's own logits, changed in prefill or decode."""
 
+    chunk = 16
+    cache_bytes = 0
+
     def __init__(self, source: Tiny, prefill: Change, decode: Change) -> None:
         self.hf, self.prefill, self.decode = source.hf, prefill, decode
         self.length, self.capacity, self.vocab_size = 0, 100, 128
