@@ -4,18 +4,12 @@ Everything grows in a hidden folder beside the output and is moved there at the 
 interrupt or a kill leaves what was there before.
 """
 
-import errno
-import json
 import logging
-import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from tokenizers import Tokenizer
@@ -29,7 +23,6 @@ from edgelm.bundle import (
     GraphCheck,
     GraphContract,
     Limits,
-    Lineage,
     Manifest,
     graph_sha256,
     hash_files,
@@ -40,38 +33,35 @@ from edgelm.command import format_bytes, parse_size
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
-from edgelm.errors import DoesNotFit
 from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
-from edgelm.export.awq import Smoothing
-from edgelm.export.calibrate import calibrate
 from edgelm.export.card import write_card
+from edgelm.export.disk import disk_need, enough_disk
 from edgelm.export.engines import compile_ahead, engine_need, opset_for
 from edgelm.export.gate import Judge
-from edgelm.export.hessians import Hessians
-from edgelm.export.kv_folding import KvFolding
 from edgelm.export.legal import RULES, legal_assignment
-from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.lineage import lineage_of
+from edgelm.export.methods import METHODS
+from edgelm.export.preparation import prepare
+from edgelm.export.progress import Progress, Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.search import Search, choices_for, eight_bits, frontier_of, whole_precision
 from edgelm.export.sensitivity import measure_sensitivity
-from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.text import CALIBRATION, GATE, SEQUENCES, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
-from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.export.weights import Weights
 from edgelm.export.writer import needs_widening, write_graph
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan, Request
-from edgelm.precision import W8A8, Fp32, Int4, Int8, KvType, WeightPrecision, describe
+from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
 from edgelm.runtime.ort import OrtSession
 from edgelm.staging import check_replaceable, staged_folder
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
 _FULL_TEXT_PARAMETERS = 500_000_000  # up to this size all sequences are run
 _LEAST_SEQUENCES = 2
@@ -149,19 +139,9 @@ def export(
     need = engine_need(profile, plan.engine, sms)
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
-    _check_disk(output, plan, _scratch_need(checkpoint, request))
-    with staged_folder(output, marker=MANIFEST) as folder:
-        try:
-            return _Export(checkpoint, plan, need, request, folder, _Timed(progress)).run()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DoesNotFit(
-                    f"the disk is full: cannot write {error.filename or folder} "
-                    f"({error.strerror}); free about "
-                    f"{format_bytes(_disk_need(plan) + _scratch_need(checkpoint, request))} at "
-                    f"{output.parent}; nothing was left behind"
-                ) from None
-            raise
+    need_bytes = disk_need(checkpoint, plan, request)
+    with enough_disk(output, need_bytes), staged_folder(output, marker=MANIFEST) as folder:
+        return _Export(checkpoint, plan, need, request, folder, Timed(progress)).run()
 
 
 class _Export:
@@ -174,7 +154,7 @@ class _Export:
         need: EngineNeed,
         request: ExportRequest,
         folder: Path,
-        progress: "_Timed",
+        progress: Timed,
     ) -> None:
         self.checkpoint = checkpoint
         self.weights = Weights(checkpoint)
@@ -233,7 +213,7 @@ class _Export:
             if more is None:
                 return assignment, result, judge
             assignment = self.legal(more)
-            self.progress(f"missed on the gate text: now {_summary(assignment)}")
+            self.progress(f"missed on the gate text: now {summary(assignment)}")
 
     def calibrate(self, calibration: Passage, assignment: Assignment) -> None:
         """Run the source on the calibration text for whatever rounding will ask for."""
@@ -241,40 +221,20 @@ class _Export:
             f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
             f"{calibration.name}"
         )
-        method = self.method
-        kinds = {type(precision) for precision in assignment.values()} or {Int4}
-        compensates = method.compensates and (
-            Int4 in kinds or (method.everywhere and bool(kinds & {Int8, W8A8}))
+        self.weights, self.rounding = prepare(
+            self.reference,
+            calibration.tokens,
+            self.method,
+            {type(precision) for precision in assignment.values()} or {Int4},
+            kv=self.plan.kv,
+            scratch=self.scratch,
         )
-        moments = Hessians(self.scratch, self.weights) if compensates else None
-        with moments.watching(self.reference) if moments else nullcontext():
-            seen = calibrate(self.reference, calibration.tokens)
-        energy = {
-            group: seen.energy[self.weights.input_name(group)]
-            for group in self.weights.groups()
-            if group != EMBEDDING
-        }
-        self.smoothing = None
-        if W8A8 in kinds:
-            self.smoothing = smooth_quant(self.weights, seen.peaks)
-        elif method.smooths and Int4 in kinds:
-            self.smoothing = Smoothing.of(self.checkpoint.spec, energy)
-        self.rounding = Rounding(method, energy, self.smoothing, moments)
-        folding = KvFolding.of(self.checkpoint.spec, seen.largest)
-        self.weights = Weights(
-            self.checkpoint,
-            folding if self.plan.kv == "int8" else None,
-            seen.energy,
-            seen.peaks,
-            self.smoothing,
-            moments,
-        )
-        again = self.request.plan.precision == "auto" or needs_widening(
-            assignment.values(), self.plan.kv
-        )
+        # Matrices that are written once need not be kept.
+        auto = self.request.plan.precision == "auto"
+        again = auto or needs_widening(assignment.values(), self.plan.kv)
         self.quantizer = Quantizer(
             self.weights,
-            method,
+            self.method,
             scratch=self.scratch if again else None,
             positive_scales=not self.rules.grouped,
         )
@@ -318,11 +278,11 @@ class _Export:
 
         def measure(assignment: Assignment) -> Figures:
             figures = self.measure(assignment, tuning)
-            self.progress(f"tried {_summary(assignment)}: {_figures(figures)}")
+            self.progress(f"tried {summary(assignment)}: {figures_text(figures)}")
             return figures
 
         assignment = self.legal(self.search.find(measure))
-        self.progress(f"auto chose {_summary(assignment)}")
+        self.progress(f"auto chose {summary(assignment)}")
         return assignment
 
     def within(self, frontier: Frontier, most: int) -> Assignment:
@@ -334,7 +294,7 @@ class _Export:
             excess = self.data_bytes() - most
             if excess <= 0:
                 self.progress(
-                    f"chose {_summary(assignment)}: {format_bytes(self.data_bytes())} of "
+                    f"chose {summary(assignment)}: {format_bytes(self.data_bytes())} of "
                     f"{format_bytes(most)}"
                 )
                 return assignment
@@ -375,8 +335,8 @@ class _Export:
             self.check = GraphCheck(own, own)
             return figures
         self.progress("running the graph in fp32 on this machine's CPU for the gate")
-        with TemporaryDirectory(dir=self.folder.parent, prefix=".check-") as scratch:
-            folder = Path(scratch)
+        with TemporaryDirectory(dir=self.scratch) as check:
+            folder = Path(check)
             written = write_graph(
                 folder,
                 self.weights,
@@ -422,7 +382,7 @@ class _Export:
         name = gate_class(assignment.values(), self.plan.kv)
         enforced = self.request.gate == "on"
         passed = passes(figures, name)
-        self.progress(f"gate {name}: {_figures(figures)}: {'passed' if passed else 'missed'}")
+        self.progress(f"gate {name}: {figures_text(figures)}: {'passed' if passed else 'missed'}")
         return GateResult(name, figures, passed, enforced, passage.name, passage.sha256)
 
     def enforce(self, assignment: Assignment, gate: GateResult) -> None:
@@ -454,14 +414,7 @@ class _Export:
                 self.plan.context, prefill_chunk=min(profile.prefill_chunk, self.plan.context)
             ),
             gate=gate,
-            lineage=Lineage(
-                source=_portable_name(checkpoint),
-                sha256=checkpoint.sha256() if files else "",
-                path=None if checkpoint.revision else str(checkpoint.path.resolve()),
-                revision=checkpoint.revision,
-                license=checkpoint.license,
-                compress=_compress_record(checkpoint),
-            ),
+            lineage=lineage_of(checkpoint, hashed=files),
             graph=self.contract,
             files=hash_files(self.folder) if files else {},
             engine=self.need,
@@ -470,73 +423,6 @@ class _Export:
         )
 
 
-class _Timed:
-    """Progress lines with the seconds since the start; updates at most one a second."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        self.last = time.monotonic()
-        self.progress(f"[{self.last - self.start:5.1f} s] {line}")
-
-    def update(self, line: str) -> None:
-        if time.monotonic() - self.last >= 2.0:
-            self(line)
-
-
 def _stand_in(precision: WeightPrecision) -> WeightPrecision:
     """What the CPU's kernels have in place of one scale per output channel."""
     return Int8() if precision == Int8(group_size=0) else precision
-
-
-def _disk_need(plan: Plan) -> int:
-    tokenizer_and_tables = 40_000_000
-    copies = 2.5 if plan.engine == RTX else 1.1  # beside the graph its engine, a little larger
-    return int(copies * plan.weight_bytes) + tokenizer_and_tables
-
-
-def _scratch_need(checkpoint: Checkpoint, request: ExportRequest) -> int:
-    """Disk for second moments, and for rounded matrices that candidates share."""
-    precision = request.plan.precision
-    need = 0
-    if METHODS[request.method].compensates and precision in ("auto", "int4"):
-        weights = Weights(checkpoint)
-        need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
-    if precision == "auto":
-        need += int(1.5 * checkpoint.spec.parameters)  # a byte a level; some at two precisions
-    return need
-
-
-def _check_disk(output: Path, plan: Plan, scratch: int) -> None:
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    free, need = shutil.disk_usage(parent).free, _disk_need(plan) + scratch
-    if free < need:
-        raise DoesNotFit(
-            f"the bundle needs about {format_bytes(need)} of disk, {parent} has "
-            f"{format_bytes(free)} free; free some or choose another output folder"
-        )
-
-
-def _portable_name(checkpoint: Checkpoint) -> str:
-    """A hub id as it is; of a local path only its last part, which names the model."""
-    return checkpoint.name if checkpoint.revision else checkpoint.path.resolve().name
-
-
-def _compress_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    path = checkpoint.path / "compress.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _figures(figures: Figures) -> str:
-    return (
-        f"KL {figures.kl:.4f}, top-1 {figures.top1:.1%}, perplexity ×{figures.perplexity_ratio:.3f}"
-    )
-
-
-def _summary(assignment: Assignment) -> str:
-    counts = Counter(describe(precision) for precision in assignment.values())
-    return " + ".join(f"{count} × {name}" for name, count in sorted(counts.items()))

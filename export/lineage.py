@@ -1,0 +1,29 @@
+"""Where a bundle's weights come from."""
+
+import json
+from typing import Any
+
+from edgelm.bundle import Lineage
+from edgelm.checkpoint import Checkpoint
+
+
+def lineage_of(checkpoint: Checkpoint, *, hashed: bool) -> Lineage:
+    """The lineage of a bundle; hashing the source takes a while and is left out until the end."""
+    return Lineage(
+        source=_portable_name(checkpoint),
+        sha256=checkpoint.sha256() if hashed else "",
+        path=None if checkpoint.revision else str(checkpoint.path.resolve()),
+        revision=checkpoint.revision,
+        license=checkpoint.license,
+        compress=_compress_record(checkpoint),
+    )
+
+
+def _portable_name(checkpoint: Checkpoint) -> str:
+    """A hub id as it is; of a local path only its last part, which names the model."""
+    return checkpoint.name if checkpoint.revision else checkpoint.path.resolve().name
+
+
+def _compress_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    path = checkpoint.path / "compress.json"
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -1,0 +1,55 @@
+"""What calibration gives to rounding: second moments, evened-out channels, folded caches."""
+
+from collections.abc import Collection
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from edgelm.export.awq import Smoothing
+from edgelm.export.calibrate import calibrate
+from edgelm.export.hessians import Hessians
+from edgelm.export.kv_folding import KvFolding
+from edgelm.export.methods import Method, Rounding
+from edgelm.export.reference import Reference
+from edgelm.export.smooth_quant import smooth_quant
+from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.precision import W8A8, Int4, Int8, KvType, WeightPrecision
+
+
+def prepare(
+    reference: Reference,
+    tokens: torch.Tensor,
+    method: Method,
+    kinds: Collection[type[WeightPrecision]],
+    *,
+    kv: KvType,
+    scratch: Path,
+) -> tuple[Weights, Rounding]:
+    """Run the source over int64 tokens [B, T] and fold what was seen into its weights.
+
+    Args:
+        reference: the source.
+        tokens: the calibration text.
+        method: how matrices will be rounded.
+        kinds: the kinds of precision that there will be.
+        kv: type of the cache.
+        scratch: a folder for second moments, which are read again while matrices are rounded.
+    """
+    plain = Weights(reference.checkpoint)
+    everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
+    moments = None
+    if method.compensates and (Int4 in kinds or everywhere):
+        moments = Hessians(scratch, plain)
+    with moments.watching(reference) if moments else nullcontext():
+        seen = calibrate(reference, tokens)
+    groups = [group for group in plain.groups() if group != EMBEDDING]
+    energy = {group: seen.energy[plain.input_name(group)] for group in groups}
+    smoothing = None
+    if W8A8 in kinds:
+        smoothing = smooth_quant(plain, seen.peaks)
+    elif method.smooths and Int4 in kinds:
+        smoothing = Smoothing.of(reference.spec, energy)
+    folding = KvFolding.of(reference.spec, seen.largest) if kv == "int8" else None
+    weights = Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)
+    return weights, Rounding(method, energy, smoothing, moments)
