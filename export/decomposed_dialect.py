@@ -63,9 +63,9 @@ class DecomposedDialect(QdqDialect):
         return op("Concat", *rotated, *rest, axis=-1)  # type: ignore[no-any-return]
 
     def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
-        past_key, past_value = self.past(index)
+        past_key, past_value = self.cache.past(index)
         # A graph's output needs a node of its own.
-        self.present(index, self.graph.op("Identity", key), self.graph.op("Identity", value))
+        self.cache.present(index, self.graph.op("Identity", key), self.graph.op("Identity", value))
         query = by_key_head(self, self.scale(query, self.spec.attention_scale))
         both = [scores(self, query, keys) for keys in (past_key, key)]
         joined = self.graph.op("Concat", *both, axis=-1)
@@ -113,7 +113,7 @@ class DecomposedDialect(QdqDialect):
 
     def _rows_of_tables(self, rope: Rope) -> tuple[Value, Value]:
         """Cosines and sines of the positions, [1, T, dim / 2], which broadcasts over heads."""
-        tables = self.rotary_tables(rope)
+        tables = self.rotary[rope]
         key = tables[0].name or ""
         if key not in self._angles:
             cos, sin = (self.graph.op("Gather", table, self.positions, axis=0) for table in tables)

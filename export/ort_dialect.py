@@ -10,21 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
+from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.errors import UnknownName
+from edgelm.export.cache_ports import CachePorts
 from edgelm.export.graph import Graph
 from edgelm.export.quantize import pack, pack_zero_points
 from edgelm.export.quantizer import Quantizer
-from edgelm.export.stored import DTYPES, Activations, float_bytes, rounded
+from edgelm.export.rotary import RotaryTables
+from edgelm.export.stored import DTYPES, Activations, rounded, write_floats
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
-from edgelm.rope import rotary_tables
-from edgelm.spec import LayerSpec, Rope
+from edgelm.spec import LayerSpec
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
@@ -70,8 +70,14 @@ class OrtDialect:
         self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
         self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
         self._tied: dict[str, Value] = {}
-        self._rotary: dict[bytes, tuple[Value, Value]] = {}
-        self._cache: list[CacheLayer] = []
+        self.rotary = RotaryTables(self.graph, self.spec, context, activations)
+        self.cache = CachePorts(
+            self.graph,
+            self.spec,
+            ir.DataType.INT8 if kv == "int8" else DTYPES[activations],
+            past_rows="capacity",
+            present_rows="capacity",
+        )
         self._prefill: Value | None = None
 
     def embed(self) -> Value:
@@ -194,7 +200,7 @@ class OrtDialect:
         layer: LayerSpec,
         qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Value:
-        past_key, past_value = self._past(index, "key"), self._past(index, "value")
+        past_key, past_value = self.cache.past(index)
         query, key, value = qkv, None, None
         if qk_norm is not None:
             query, key, value = self._normed_heads(qkv, index, qk_norm)
@@ -209,7 +215,7 @@ class OrtDialect:
             )
         else:
             out, present_key, present_value = self._attend(operands, None)
-        self._present(index, present_key, present_value)
+        self.cache.present(index, present_key, present_value)
         return out
 
     def _attend(
@@ -217,7 +223,7 @@ class OrtDialect:
     ) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
         layer = operands.layer
-        cos, sin = self._rotary_tables(layer.rope) if layer.rope else (None, None)
+        cos, sin = self.rotary[layer.rope] if layer.rope else (None, None)
         quantized = scales is not None
         return self.graph.op(  # type: ignore[no-any-return]
             "GroupQueryAttention",
@@ -331,30 +337,8 @@ class OrtDialect:
                 dtype=self.kv,
                 num_key_value_heads=self.spec.num_key_value_heads,
                 head_dim=self.spec.head_dim,
-                layers=tuple(self._cache),
+                layers=tuple(self.cache.layers),
             ),
-        )
-
-    @property
-    def _kv_dtype(self) -> ir.DataType:
-        return ir.DataType.INT8 if self.kv == "int8" else DTYPES[self.activations]
-
-    def _past(self, index: int, kind: str) -> Value:
-        spec = self.spec
-        shape = (1, spec.num_key_value_heads, "capacity", spec.head_dim)
-        return self.graph.input(f"past.{index}.{kind}", self._kv_dtype, shape)
-
-    def _present(self, index: int, key: Value, value: Value) -> None:
-        shape = (1, self.spec.num_key_value_heads, "capacity", self.spec.head_dim)
-        for kind, tensor in (("key", key), ("value", value)):
-            self.graph.output(tensor, f"present.{index}.{kind}", self._kv_dtype, shape)
-        self._cache.append(
-            CacheLayer(
-                f"past.{index}.key",
-                f"past.{index}.value",
-                f"present.{index}.key",
-                f"present.{index}.value",
-            )
         )
 
     def _kv_scales(self, index: int) -> tuple[Value, Value]:
@@ -391,17 +375,6 @@ class OrtDialect:
         normed = self.norm(split, name, weight)
         return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]
 
-    def _rotary_tables(self, rope: Rope) -> tuple[Value, Value]:
-        key = msgspec.json.encode(rope)
-        if key not in self._rotary:
-            cos, sin = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
-            number = len(self._rotary)
-            self._rotary[key] = (
-                self._floats(f"rotary.{number}.cos", torch.from_numpy(cos)),
-                self._floats(f"rotary.{number}.sin", torch.from_numpy(sin)),
-            )
-        return self._rotary[key]
-
     def _packed(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> dict[str, Value]:
@@ -426,8 +399,7 @@ class OrtDialect:
 
     def _floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""
-        array = float_bytes(tensor, self.activations)
-        return self.graph.weight(name, array, DTYPES[self.activations], tuple(tensor.shape))
+        return write_floats(self.graph, name, tensor, self.activations)
 
 
 def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from edgelm.bundle import CacheContract, CacheLayer, GraphContract, TensorContract
+from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.export.cache_ports import CachePorts
 from edgelm.export.graph import Graph
 from edgelm.export.qdq_weights import QdqWeights
 from edgelm.export.quantizer import Quantizer
+from edgelm.export.rotary import RotaryTables
 from edgelm.export.stored import DTYPES, Activations
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import PRECISIONS, Unquantized, WeightPrecision
-from edgelm.rope import rotary_tables
 from edgelm.spec import LayerSpec, Rope
 
 Value = ir.Value
@@ -77,8 +77,14 @@ class QdqDialect:
         self.logits_positions = self.graph.input("logits_positions", _INT64, ("P",))
         self._table: Value | None = None
         self._query_index: Value | None = None
-        self._rotary: dict[bytes, tuple[Value, Value]] = {}
-        self._cache: list[CacheLayer] = []
+        self.rotary = RotaryTables(self.graph, self.spec, context, activations)
+        self.cache = CachePorts(
+            self.graph,
+            self.spec,
+            DTYPES[activations],
+            past_rows=context,
+            present_rows=context if self.update == "in_place" else "T",
+        )
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
@@ -201,32 +207,6 @@ class QdqDialect:
         """The same values in another type."""
         return self.graph.op("Cast", x, to=DTYPES[to].value)  # type: ignore[no-any-return]
 
-    def past(self, index: int) -> tuple[Value, Value]:
-        """Declare a layer's cache as inputs, each [1, kv_heads, context, head_dim]."""
-        spec = self.spec
-        shape = (1, spec.num_key_value_heads, self.context, spec.head_dim)
-        key, value = (
-            self.graph.input(f"past.{index}.{kind}", DTYPES[self.activations], shape)
-            for kind in ("key", "value")
-        )
-        return key, value
-
-    def present(self, index: int, key: Value, value: Value) -> None:
-        """Declare what follows `past` as outputs."""
-        spec = self.spec
-        rows = self.context if self.update == "in_place" else "T"
-        shape = (1, spec.num_key_value_heads, rows, spec.head_dim)
-        for kind, tensor in (("key", key), ("value", value)):
-            self.graph.output(tensor, f"present.{index}.{kind}", DTYPES[self.activations], shape)
-        self._cache.append(
-            CacheLayer(
-                f"past.{index}.key",
-                f"past.{index}.value",
-                f"present.{index}.key",
-                f"present.{index}.value",
-            )
-        )
-
     def key_index(self) -> Value:
         """0 … context - 1 as [1, 1, 1, context]."""
         numbers = np.arange(self.context, dtype=np.int64).reshape(1, 1, 1, -1)
@@ -246,19 +226,6 @@ class QdqDialect:
         reach = self.graph.constant(f"window.{window}", np.array(window, dtype=np.int64))
         oldest = self.graph.op("Sub", queries, reach)
         return self.graph.op("And", seen, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
-
-    def rotary_tables(self, rope: Rope) -> tuple[Value, Value]:
-        """Cosines and sines [context, rope.dim / 2] in the type of the activations."""
-        key = msgspec.json.encode(rope)
-        if key not in self._rotary:
-            tables = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
-            number = len(self._rotary)
-            cos, sin = (
-                self.matrices.floats(f"rotary.{number}.{name}", torch.from_numpy(table))
-                for name, table in zip(("cos", "sin"), tables, strict=True)
-            )
-            self._rotary[key] = cos, sin
-        return self._rotary[key]
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
@@ -280,7 +247,7 @@ class QdqDialect:
                 dtype=self.activations,
                 num_key_value_heads=spec.num_key_value_heads,
                 head_dim=spec.head_dim,
-                layers=tuple(self._cache),
+                layers=tuple(self.cache.layers),
                 update=self.update,
                 capacity=self.context,
             ),

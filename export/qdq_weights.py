@@ -16,7 +16,7 @@ from edgelm.export.graph import Graph
 from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
 from edgelm.export.quantize import Quantized
 from edgelm.export.quantizer import Quantizer
-from edgelm.export.stored import DTYPES, Activations, float_bytes, pack_nibbles, rounded
+from edgelm.export.stored import DTYPES, Activations, pack_nibbles, rounded, write_floats
 from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
 
@@ -74,8 +74,7 @@ class QdqWeights:
 
     def floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""
-        array = float_bytes(tensor, self.activations)
-        return self.graph.weight(name, array, DTYPES[self.activations], tuple(tensor.shape))
+        return write_floats(self.graph, name, tensor, self.activations)
 
     def _integers(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8

@@ -40,7 +40,7 @@ class StandardDialect(QdqDialect):
         )
 
     def rotate(self, x: Value, rope: Rope) -> Value:
-        cos, sin = self.rotary_tables(rope)
+        cos, sin = self.rotary[rope]
         partial = rope.dim if rope.dim != self.spec.head_dim else None
         return self.graph.op(  # type: ignore[no-any-return]
             "RotaryEmbedding", x, cos, sin, self.positions, rotary_embedding_dim=partial
@@ -49,9 +49,9 @@ class StandardDialect(QdqDialect):
     def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
         keys, values = (
             self.graph.op("TensorScatter", past, new, self.past_length, axis=2)
-            for past, new in zip(self.past(index), (key, value), strict=True)
+            for past, new in zip(self.cache.past(index), (key, value), strict=True)
         )
-        self.present(index, keys, values)
+        self.cache.present(index, keys, values)
         mask = self._mask(layer.window)
         if self.spec.attention_softcap:  # TensorRT's importer refuses the attribute
             query = by_key_head(self, self.scale(query, self.spec.attention_scale))

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
+from edgelm.export.graph import Graph
 from edgelm.precision import Bf16, Fp16, Fp32, Unquantized
 
 Activations = Literal["fp32", "fp16", "bf16"]
@@ -45,3 +46,8 @@ def pack_nibbles(values: torch.Tensor) -> npt.NDArray[np.uint8]:
     flat = torch.nn.functional.pad(flat, (0, flat.numel() % 2))
     packed: npt.NDArray[np.uint8] = (flat[::2] | (flat[1::2] << 4)).numpy()
     return packed
+
+
+def write_floats(graph: Graph, name: str, tensor: torch.Tensor, dtype: Activations) -> ir.Value:
+    """Append a tensor to a graph's data file, rounded to a floating-point type."""
+    return graph.weight(name, float_bytes(tensor, dtype), DTYPES[dtype], tuple(tensor.shape))

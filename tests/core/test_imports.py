@@ -23,7 +23,7 @@ ARROWS = {
 # implementation of the cache's binding in export would be judged in place of the one in use.
 GATE_EXCEPTION = {
     ("export/gate.py", "edgelm.runtime.session"),
-    ("export/pipeline.py", "edgelm.runtime.ort"),
+    ("export/stages.py", "edgelm.runtime.ort"),
     ("export/cli.py", "edgelm.runtime.finalize"),
 }
 # The face imports rooms when it is called, and type checkers see them before.

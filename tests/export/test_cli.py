@@ -235,7 +235,7 @@ def test_polite_kill_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
     # SIGTERM arrives at the first line of progress: the child signals itself.
     code = (
         "import os, signal, sys; from edgelm.export import pipeline; from edgelm.export.cli "
-        "import main; run = pipeline._Export.run; pipeline._Export.run = lambda self: "
+        "import main; run = pipeline.Export.run; pipeline.Export.run = lambda self: "
         "(os.kill(os.getpid(), signal.SIGTERM), run(self))[1]; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
