@@ -8,7 +8,6 @@ widens them is folded when a session loads.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,22 +15,19 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.errors import UnknownName
-from edgelm.export.cache_ports import CachePorts
 from edgelm.export.graph import Graph
+from edgelm.export.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.quantize import pack, pack_zero_points
 from edgelm.export.quantizer import Quantizer
-from edgelm.export.rotary import RotaryTables
 from edgelm.export.stored import DTYPES, Activations, rounded, write_floats
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
-from edgelm.spec import LayerSpec
 
 Value = ir.Value
-MICROSOFT = "com.microsoft"
 _OPSETS = {"": 24, MICROSOFT: 1}
 
 
-class OrtDialect:
+class OrtDialect(OrtAttention):
     """Writes a decoder for ONNX Runtime's CPU or CUDA provider into `folder`.
 
     Args:
@@ -56,29 +52,11 @@ class OrtDialect:
         activations: Activations = "fp32",
         quantizer: Quantizer | None = None,
     ) -> None:
-        self.graph = Graph(folder, opsets=_OPSETS)
-        self.weights = weights
-        self.spec = weights.checkpoint.spec
+        graph = Graph(folder, opsets=_OPSETS)
+        super().__init__(graph, weights, kv=kv, context=context, activations=activations)
         self.precision = precision
-        self.kv = kv
-        self.context = context
-        self.activations = activations
         self.quantizer = quantizer or Quantizer(weights)
-        self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
-        self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
-        self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
-        self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
-        self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
         self._tied: dict[str, Value] = {}
-        self.rotary = RotaryTables(self.graph, self.spec, context, activations)
-        self.cache = CachePorts(
-            self.graph,
-            self.spec,
-            ir.DataType.INT8 if kv == "int8" else DTYPES[activations],
-            past_rows="capacity",
-            present_rows="capacity",
-        )
-        self._prefill: Value | None = None
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings
@@ -193,109 +171,6 @@ class OrtDialect:
         constant = self.graph.constant(f"factor.{factor}", array)
         return self.graph.op("Mul", x, constant)  # type: ignore[no-any-return]
 
-    def attention(
-        self,
-        qkv: Value,
-        index: int,
-        layer: LayerSpec,
-        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> Value:
-        past_key, past_value = self.cache.past(index)
-        query, key, value = qkv, None, None
-        if qk_norm is not None:
-            query, key, value = self._normed_heads(qkv, index, qk_norm)
-        operands = _Attention(query, key, value, past_key, past_value, layer, index)
-        if self.kv == "int8":
-            scales = self._kv_scales(index)
-            out, present_key, present_value = self.graph.branch(
-                self._is_prefill(),
-                lambda: self._attend_dequantized(operands, scales),
-                lambda: self._attend(operands, scales),
-                name=f"layers.{index}.attention",
-            )
-        else:
-            out, present_key, present_value = self._attend(operands, None)
-        self.cache.present(index, present_key, present_value)
-        return out
-
-    def _attend(
-        self, operands: "_Attention", scales: tuple[Value, Value] | None
-    ) -> tuple[Value, ...]:
-        """One fused node: rotate, append, attend. Returns output, present key and value."""
-        layer = operands.layer
-        cos, sin = self.rotary[layer.rope] if layer.rope else (None, None)
-        quantized = scales is not None
-        return self.graph.op(  # type: ignore[no-any-return]
-            "GroupQueryAttention",
-            operands.query,
-            operands.key,
-            operands.value,
-            operands.past_key,
-            operands.past_value,
-            self.last_position,
-            self.total_length,
-            cos,
-            sin,
-            *((None, None, None, *scales) if scales else ()),
-            domain=MICROSOFT,
-            outputs=3,
-            name=f"layers.{operands.number}.attention",
-            num_heads=self.spec.num_attention_heads,
-            kv_num_heads=self.spec.num_key_value_heads,
-            scale=self.spec.attention_scale,
-            do_rotary=int(layer.rope is not None),
-            local_window_size=layer.window,
-            softcap=self.spec.attention_softcap,
-            k_quant_type="PER_TENSOR" if quantized else None,
-            v_quant_type="PER_TENSOR" if quantized else None,
-            kv_cache_bit_width=8 if quantized else None,
-        )
-
-    def _attend_dequantized(
-        self, operands: "_Attention", scales: tuple[Value, Value]
-    ) -> tuple[Value, ...]:
-        """Prefill over an int8 cache: attend in fp32, then quantize and append the new rows.
-
-        The kernel for int8 caches is made for one query: over 512 it is four times slower than
-        the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
-        """
-        caches = (operands.past_key, operands.past_value)
-        widened = [self._widen(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
-        operands = operands._replace(past_key=widened[0], past_value=widened[1])
-        out, *grown = self._attend(operands, None)
-        presents = [
-            self._append(cache, rows, scale)
-            for cache, rows, scale in zip(caches, grown, scales, strict=True)
-        ]
-        return (out, *presents)
-
-    def _widen(self, cache: Value, scale: Value) -> Value:
-        """The filled part of an int8 cache as fp32 [1, heads, past_length, head_dim]."""
-        zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
-        filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
-        return self.graph.op("DequantizeLinear", filled, scale)  # type: ignore[no-any-return]
-
-    def _append(self, cache: Value, rows: Value, scale: Value) -> Value:
-        """Write the rows after `past_length` of an fp32 tensor into the int8 cache, in place."""
-        end = self.graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
-        new = self.graph.op("Slice", rows, self.past_length, end, self._position_axis())
-        levels = self.graph.op("QuantizeLinear", new, scale, self._int8_zero())
-        return self.graph.op("TensorScatter", cache, levels, self.past_length, axis=2)  # type: ignore[no-any-return]
-
-    def _int8_zero(self) -> Value:
-        return self.graph.constant("int8.zero", np.array(0, dtype=np.int8))
-
-    def _position_axis(self) -> Value:
-        return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
-
-    def _is_prefill(self) -> Value:
-        """Whether more than one token is processed; one node for all layers."""
-        if self._prefill is None:
-            count = self.graph.op("Shape", self.tokens, start=1, end=2)
-            one = self.graph.constant("one", np.array([1], dtype=np.int64))
-            self._prefill = self.graph.op("Greater", count, one, name="is_prefill")
-        return self._prefill
-
     def gated(self, gate_up: Value) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
         if self.spec.hidden_act == "silu":
@@ -341,40 +216,6 @@ class OrtDialect:
             ),
         )
 
-    def _kv_scales(self, index: int) -> tuple[Value, Value]:
-        """Scales of a layer's int8 keys and values, as scalars."""
-        folding = self.weights.layer_folding(f"layers.{index}.attention")
-        key, value = (
-            self.graph.constant(f"layers.{index}.{kind}_scale", np.array(scale, dtype=np.float32))
-            for kind, scale in (("key", folding.key_scale), ("value", folding.value_scale))
-        )
-        return key, value
-
-    def _normed_heads(
-        self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[Value, Value, Value]:
-        # The CPU kernel ignores q_norm_weight and k_norm_weight: the norms are nodes of their own.
-        spec = self.spec
-        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
-        query, key, value = self.graph.op(
-            "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
-        )
-        prefix = f"layers.{index}.self_attn"
-        if spec.qk_norm == "full":
-            query = self.norm(query, f"{prefix}.q_norm", weights[0])
-            key = self.norm(key, f"{prefix}.k_norm", weights[1])
-            return query, key, value
-        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0])
-        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1])
-        return query, key, value
-
-    def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor) -> Value:
-        heads = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
-        flat = np.array([0, 0, -1], dtype=np.int64)
-        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", heads))
-        normed = self.norm(split, name, weight)
-        return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]
-
     def _packed(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> dict[str, Value]:
@@ -409,15 +250,3 @@ def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:
         f"{group}: ONNX Runtime has no {describe(precision)} weights; it has fp32, fp16, bf16, and "
         "int4 and int8 in groups"
     )
-
-
-class _Attention(NamedTuple):
-    """The operands of one layer's attention; key and value are None if packed into query."""
-
-    query: Value
-    key: Value | None
-    value: Value | None
-    past_key: Value
-    past_value: Value
-    layer: LayerSpec
-    number: int
