@@ -3,15 +3,14 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgelm.bundle import CompiledEngine, EngineNeed, Manifest, graph_sha256
+from edgelm.bundle import CompiledEngine, EngineNeed, Manifest
+from edgelm.command import format_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.tensorrt.build import Job, compile_engine
+from edgelm.devices.tensorrt.engine_file import save_engine
 from edgelm.devices.tensorrt.versions import RTX, TENSORRT, engine_family, version_number
-from edgelm.devices.trust import trust
 from edgelm.errors import BadInput
-from edgelm.hashing import file_sha256
 
-FOLDER = "engines"
 _MACHINE = "ahead of time, without a GPU"
 
 
@@ -41,11 +40,7 @@ def opset_for(need: EngineNeed) -> int | None:
 def compile_ahead(
     folder: Path, manifest: Manifest, need: EngineNeed, progress: Callable[[str], None]
 ) -> CompiledEngine:
-    """Compile a bundle's graph with TensorRT-RTX for GPUs that need not be here.
-
-    One profile, of 1 to `prefill_chunk` tokens: TensorRT-RTX specializes kernels for the shapes it
-    meets at run time, and a second profile would store half of the weights twice.
-    """
+    """Compile a bundle's graph with TensorRT-RTX for GPUs that need not be here."""
     built = compile_engine(
         Job(
             folder / manifest.graph.file,
@@ -53,24 +48,10 @@ def compile_ahead(
             RTX,
             manifest.limits.prefill_chunk,
             sms=need.sms,
-            profiles=1,
         ),
         progress,
     )
-    name = f"{'-'.join(f'sm{sm}' for sm in need.sms)}-rtx{built.version}"
-    path = folder / FOLDER / f"{name}.engine"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(built.content)
-    trust(file_sha256(path))
-    progress(f"compiled {path.name}: {path.stat().st_size / 1e6:,.1f} MB in {built.seconds:.1f} s")
-    return CompiledEngine(
-        file=f"{FOLDER}/{path.name}",
-        name=RTX,
-        version=built.version,
-        sms=need.sms,
-        graph_sha256=graph_sha256(folder, manifest.graph),
-        profiles=1,
-        build_seconds=round(built.seconds, 2),
-        machine=_MACHINE,
-        runtime_cache=f"{FOLDER}/{name}.cache",
-    )
+    engine = save_engine(folder, manifest, built, need.sms, machine=_MACHINE)
+    size = format_bytes((folder / engine.file).stat().st_size)
+    progress(f"compiled {engine.file}: {size} in {built.seconds:.1f} s")
+    return engine

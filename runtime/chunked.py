@@ -5,8 +5,18 @@ from typing import Self
 
 import numpy as np
 
+from edgelm.bundle import CacheContract
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.session import Logits, Tokens
+
+
+def check_capacity(cache: CacheContract, capacity: int) -> None:
+    """Raise BadInput where a graph's cache is of another size than was asked for."""
+    if cache.capacity not in (None, capacity):
+        raise BadInput(
+            f"the context of this bundle is fixed at {cache.capacity}, {capacity} was asked; "
+            "export it again with --context"
+        )
 
 
 class ChunkedSession:

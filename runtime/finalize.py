@@ -17,7 +17,6 @@ from edgelm.bundle import (
     FileEntry,
     Manifest,
     encode_manifest,
-    graph_sha256,
     read_manifest,
     verify,
 )
@@ -26,8 +25,8 @@ from edgelm.devices.detect import detect
 from edgelm.devices.memory import available_bytes
 from edgelm.devices.memory_need import compile_bytes
 from edgelm.devices.tensorrt.build import Built, Job, check_dialect, compile_engine
-from edgelm.devices.tensorrt.versions import RTX, load_module
-from edgelm.devices.trust import trust
+from edgelm.devices.tensorrt.engine_file import save_engine
+from edgelm.devices.tensorrt.versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed
 from edgelm.gate_sample import measure_sample, read_sample
 from edgelm.gates import GateResult, passes
@@ -38,7 +37,6 @@ from edgelm.staging import replace_file
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-_FOLDER = "engines"
 
 
 def finalize(folder: Path, *, progress: Progress = log.info) -> Manifest:
@@ -72,32 +70,28 @@ def finalize(folder: Path, *, progress: Progress = log.info) -> Manifest:
             manifest.graph,
             family,
             manifest.limits.prefill_chunk,
-            profiles=1 if family == RTX else 2,
             timing_cache=_timing_cache(family, version, gpu),
         ),
         progress,
     )
-    path = folder / _FOLDER / f"sm{gpu.sm}-{family}{built.version}.engine"
-    replace_file(path, built.content)
-    engine = CompiledEngine(
-        file=f"{_FOLDER}/{path.name}",
-        name=family,
-        version=built.version,
-        sms=(gpu.sm,),
-        graph_sha256=graph_sha256(folder, manifest.graph),
-        profiles=1 if family == RTX else 2,
-        build_seconds=round(built.seconds, 2),
-        machine=machine.jetson.model if machine.jetson else gpu.name,
-        power_mode=(machine.jetson.power_mode or "") if machine.jetson else "",
-        runtime_cache=f"{_FOLDER}/{path.stem}.cache" if family == RTX else "",
+    jetson = machine.jetson
+    engine = save_engine(
+        folder,
+        manifest,
+        built,
+        (gpu.sm,),
+        machine=jetson.model if jetson else gpu.name,
+        power_mode=(jetson.power_mode or "") if jetson else "",
     )
+    path = folder / engine.file
     progress(_summary(engine, path, built))
     try:
         engine = _judged(folder, manifest, engine, progress)
     except BaseException:
-        path.unlink(missing_ok=True)
+        if engine.file not in manifest.files:
+            path.unlink(missing_ok=True)
         raise
-    return _record(folder, manifest, engine, path)
+    return _record(folder, manifest, engine)
 
 
 def _check_writable(folder: Path) -> None:
@@ -171,13 +165,19 @@ def _judged(
     return msgspec.structs.replace(engine, gate=result)
 
 
-def _record(folder: Path, manifest: Manifest, engine: CompiledEngine, path: Path) -> Manifest:
-    sha256 = file_sha256(path)
-    others = tuple(one for one in manifest.engines if one.file != engine.file)
-    files = {**manifest.files, engine.file: FileEntry(path.stat().st_size, sha256)}
+def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifest:
+    """Write the manifest with the engine in place of an older one for the same GPUs."""
+    path = folder / engine.file
+    replaced = {
+        one.file for one in manifest.engines if (one.name, one.sms) == (engine.name, engine.sms)
+    }
+    others = tuple(one for one in manifest.engines if one.file not in replaced)
+    files = {name: entry for name, entry in manifest.files.items() if name not in replaced}
+    files[engine.file] = FileEntry(path.stat().st_size, file_sha256(path))
     finished = msgspec.structs.replace(manifest, engines=(engine, *others), files=files)
-    trust(sha256)
     replace_file(folder / MANIFEST, encode_manifest(finished))
+    for name in replaced - {engine.file}:
+        (folder / name).unlink(missing_ok=True)
     return finished
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgelm.bundle import Manifest
 from edgelm.devices.threads import physical_cores
-from edgelm.errors import BadBundle, BadInput, MissingPackage
-from edgelm.runtime.chunked import ChunkedSession
+from edgelm.errors import BadBundle, MissingPackage
+from edgelm.runtime.chunked import ChunkedSession, check_capacity
 from edgelm.runtime.session import Logits, Tokens
 
 # ONNX Runtime's official builds report usage to Microsoft unless this is set before they load.
@@ -144,12 +144,7 @@ class OrtSession(ChunkedSession):
             past[1][:, :, rows] = present[1]
 
     def _allocate_cache(self) -> _Cache:
-        fixed = self._graph.cache.capacity
-        if fixed is not None and fixed != self.capacity:
-            raise BadInput(
-                f"the context of this bundle is fixed at {fixed}, {self.capacity} was asked; "
-                "export it again with --context"
-            )
+        check_capacity(self._graph.cache, self.capacity)
         return self._allocate(self.capacity)
 
     def _allocate(self, rows: int) -> _Cache:

@@ -20,8 +20,8 @@ from edgelm.devices.checks.kernels import covers
 from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.devices.jetson import read_jetson
 from edgelm.devices.probes import Probes
-from edgelm.errors import BadBundle, BadInput, DoesNotFit, MissingPackage
-from edgelm.runtime.chunked import ChunkedSession
+from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
+from edgelm.runtime.chunked import ChunkedSession, check_capacity
 from edgelm.runtime.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.session import Logits, Tokens
 
@@ -64,12 +64,7 @@ class OrtCudaSession(ChunkedSession):
 
     def __init__(self, folder: Path, manifest: Manifest, *, capacity: int) -> None:
         graph = manifest.graph
-        fixed = graph.cache.capacity
-        if fixed is not None and fixed != capacity:
-            raise BadInput(
-                f"the context of this bundle is fixed at {fixed}, {capacity} was asked; "
-                "export it again with --context"
-            )
+        check_capacity(graph.cache, capacity)
         check_onnxruntime(find_gpu())
         self.capacity = capacity
         self.length = 0

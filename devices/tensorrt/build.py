@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgelm.bundle import GraphContract
-from edgelm.devices.tensorrt.versions import RTX, load_module, release_of
+from edgelm.devices.tensorrt.versions import PROFILES, RTX, load_module, release_of
 from edgelm.errors import BadBundle, DoesNotFit, UnknownName
 
 Progress = Callable[[str], None]
@@ -23,8 +23,8 @@ class Job(NamedTuple):
     """What to compile.
 
     `sms` are the GPUs to compile for, where they are not the one at hand (ahead of time).
-    `profiles` is 2 for a decode profile of its own. `timing_cache` is a file that later builds on
-    the same machine start from.
+    `profiles` is 2 for a decode profile of its own; by default what suits the family.
+    `timing_cache` is a file that later builds on the same machine start from.
     """
 
     graph: Path
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     family: str
     prefill_chunk: int
     sms: tuple[int, ...] = ()
-    profiles: int = 2
+    profiles: int | None = None
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
 
@@ -71,7 +71,7 @@ def compile_engine(job: Job, progress: Progress) -> Built:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
         if job.sms:
             _compile_for(trt, config, job)
-        for tokens in (job.prefill_chunk, 1)[: job.profiles]:
+        for tokens in (job.prefill_chunk, 1)[: job.profiles or PROFILES[job.family]]:
             config.add_optimization_profile(_profile(builder, job.contract, tokens))
         cache = _timing_cache(config, job)
         started = time.monotonic()

@@ -12,6 +12,10 @@ from edgelm.errors import BadBundle, MissingPackage
 TENSORRT = "tensorrt"
 RTX = "tensorrt-rtx"
 _MODULES = {TENSORRT: "tensorrt", RTX: "tensorrt_rtx"}
+# TensorRT chooses kernels for a profile's shapes, so that decoding wants one of its own.
+# TensorRT-RTX specializes them for the shapes that it meets at run time, and a second profile would
+# store half of the weights twice.
+PROFILES = {TENSORRT: 2, RTX: 1}
 _INSTALL = {
     RTX: "pip install 'edgelm[rtx]'",
     TENSORRT: (

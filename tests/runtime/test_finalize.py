@@ -47,7 +47,6 @@ Compile = Callable[[Job, Any], Built]
 def compiled(job: Job, progress: Any) -> Built:
     """What TensorRT would give: here a note of which graph to run."""
     assert job.family == "tensorrt"
-    assert job.profiles == 2
     return Built(TITLE + str(job.graph).encode(), VERSION, 12.5)
 
 
@@ -69,6 +68,7 @@ def test_the_engine_is_compiled_judged_recorded_and_trusted(bundle: Path, orin: 
     [engine] = manifest.engines
     assert (engine.name, engine.version, engine.sms) == ("tensorrt", VERSION, (87,))
     assert engine.build_seconds == 12.5
+    assert engine.profiles == 2
     assert manifest.check is not None
     assert engine.graph_sha256 == manifest.check.graph_sha256
     assert engine.gate is not None
@@ -139,6 +139,28 @@ def test_an_engine_that_computes_something_else_is_not_kept(
     with pytest.raises(GateFailed, match="the engine misses the 16-bit gate that its graph passed"):
         finalize.finalize(bundle)
     assert contents(bundle) == before
+
+
+def test_compiling_again_loses_nothing_until_it_is_better(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finalize.finalize(bundle)
+    other = bundle.parent / "other"
+    shutil.copytree(bundle, other)
+    data = other / "model.onnx.data"
+    data.write_bytes(bytes(reversed(data.read_bytes())))
+    before = contents(bundle)
+    worse = Built(TITLE + str(other / "model.onnx").encode(), VERSION, 2.0)
+    monkeypatch.setattr(finalize, "compile_engine", lambda job, progress: worse)
+    with pytest.raises(GateFailed):
+        finalize.finalize(bundle)
+    assert contents(bundle) == before
+    same = TITLE + str(bundle / "model.onnx").encode()
+    monkeypatch.setattr(finalize, "compile_engine", lambda *_: Built(same, VERSION, 3.0))
+    again = finalize.finalize(bundle)
+    assert again.engines[0].build_seconds == 3.0
+    assert len(again.engines) == len(first.engines) == 1
+    assert [*(bundle / "engines").iterdir()] == [bundle / again.engines[0].file]
 
 
 def test_a_tampered_engine_is_neither_run_nor_in_the_way(bundle: Path, orin: FakeCuda) -> None:

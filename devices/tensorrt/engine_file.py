@@ -1,0 +1,48 @@
+"""A compiled engine as a file of a bundle, and the record of it."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from edgelm.bundle import CompiledEngine, Manifest, graph_sha256
+from edgelm.devices.tensorrt.build import Built
+from edgelm.devices.tensorrt.versions import PROFILES, RTX
+from edgelm.devices.trust import trust
+from edgelm.staging import replace_file
+
+_FOLDER = "engines"
+
+
+def save_engine(
+    folder: Path,
+    manifest: Manifest,
+    built: Built,
+    sms: Sequence[int],
+    *,
+    machine: str,
+    power_mode: str = "",
+) -> CompiledEngine:
+    """Write an engine that this machine compiled, and trust it.
+
+    Its name ends in its hash, so that an engine that is there already stays what its manifest says
+    until the manifest says otherwise.
+    """
+    family = manifest.engine.name
+    digest = sha256(built.content).hexdigest()
+    gpus = "-".join(f"sm{sm}" for sm in sms)
+    library = "rtx" if family == RTX else family
+    stem = f"{_FOLDER}/{gpus}-{library}{built.version}-{digest[:8]}"
+    replace_file(folder / f"{stem}.engine", built.content)
+    trust(digest)
+    return CompiledEngine(
+        file=f"{stem}.engine",
+        name=family,
+        version=built.version,
+        sms=tuple(sms),
+        graph_sha256=graph_sha256(folder, manifest.graph),
+        profiles=PROFILES[family],
+        build_seconds=round(built.seconds, 2),
+        machine=machine,
+        power_mode=power_mode,
+        runtime_cache=f"{stem}.cache" if family == RTX else "",
+    )
