@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from edgelm.bundle import Limits, Lineage, Manifest
+from edgelm.bundle import GraphContract, Limits, Lineage, Manifest
 from edgelm.checkpoint import Checkpoint
-from edgelm.export.decoder import build_decoder
-from edgelm.export.decomposed_dialect import DecomposedDialect
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.ort_dialect import OrtDialect
-from edgelm.export.standard_dialect import StandardDialect
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
+from edgelm.export.writer import write_graph
 from edgelm.precision import PRECISIONS, KvType, WeightPrecision
 from edgelm.runtime.ort import OrtSession
+from edgelm.spec import DecoderSpec
 
 DialectName = Literal["ort", "standard", "decomposed"]
 CONTEXT = 64
@@ -37,28 +35,39 @@ def build_session(
     weights = Weights(checkpoint, folding)
     if not isinstance(precision, Mapping):
         precision = dict.fromkeys(weights.groups(), precision)
-    writer: OrtDialect | StandardDialect | DecomposedDialect
-    if dialect == "ort":
-        writer = OrtDialect(folder, weights, precision, kv=kv, context=CONTEXT)
-    else:
-        kind = StandardDialect if dialect == "standard" else DecomposedDialect
-        writer = kind(
-            folder, weights, precision, activations=activations, context=CONTEXT, widened=widened
-        )
-    build_decoder(writer, weights)
-    manifest = Manifest(
-        schema_version=1,
-        edgelm_version="0",
-        created="",
-        target="cpu",
-        spec=checkpoint.spec,
+    written = write_graph(
+        folder,
+        weights,
+        precision,
+        dialect=dialect,
+        kv=kv if dialect == "ort" else activations,
+        context=CONTEXT,
+        widened=widened,
+    )
+    manifest = bare_manifest(
+        checkpoint.spec,
+        written.contract,
         precision=dict(precision),
         kv=kv,
-        weight_bytes=writer.graph.weight_bytes,
+        weight_bytes=written.weight_bytes,
         limits=Limits(CONTEXT, chunk),
-        gate=None,
-        lineage=Lineage("", ""),
-        graph=writer.save(),
-        files={},
     )
     return OrtSession(folder, manifest, capacity=CONTEXT, threads=1)
+
+
+def bare_manifest(spec: DecoderSpec, graph: GraphContract, **given: Any) -> Manifest:
+    """A manifest with what a session reads of it, and nothing about where it is from."""
+    values: dict[str, Any] = {
+        "schema_version": 1,
+        "edgelm_version": "0",
+        "created": "",
+        "target": "cpu",
+        "precision": {},
+        "kv": graph.cache.dtype,
+        "weight_bytes": 0,
+        "limits": Limits(CONTEXT, CHUNK),
+        "gate": None,
+        "lineage": Lineage("", ""),
+        "files": {},
+    }
+    return Manifest(spec=spec, graph=graph, **values | given)

@@ -7,19 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgelm.bundle import CompiledEngine, Limits, Lineage, Manifest, graph_sha256
+from edgelm.bundle import CompiledEngine, Limits, Manifest, graph_sha256
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.tensorrt.build import Job, compile_engine
 from edgelm.devices.tensorrt.versions import RTX
-from edgelm.export.decoder import build_decoder
-from edgelm.export.decomposed_dialect import DecomposedDialect
-from edgelm.export.ort_dialect import OrtDialect
-from edgelm.export.standard_dialect import StandardDialect
+from edgelm.export import writer
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
 from edgelm.precision import WeightPrecision
 from edgelm.runtime.cuda import Gpu
-from tests.export.graphs import DialectName
+from tests.export.graphs import DialectName, bare_manifest
 
 CHUNK = 16
 # 16 bits against 32, as the gate has it: docs/decisions/gates.md.
@@ -50,31 +47,11 @@ def write_graph(
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights(checkpoint)
     each = dict.fromkeys(weights.groups(), precision)
-    writer: OrtDialect | StandardDialect | DecomposedDialect
-    if dialect == "ort":
-        writer = OrtDialect(
-            folder, weights, each, kv=activations, activations=activations, context=context
-        )
-    else:
-        kind = StandardDialect if dialect == "standard" else DecomposedDialect
-        writer = kind(folder, weights, each, activations=activations, context=context)
-    build_decoder(writer, weights)
-    manifest = Manifest(
-        schema_version=1,
-        edgelm_version="0",
-        created="",
-        target="a GPU",
-        spec=checkpoint.spec,
-        precision=dict(each),
-        kv=activations,
-        weight_bytes=writer.graph.weight_bytes,
-        limits=Limits(context, CHUNK),
-        gate=None,
-        lineage=Lineage("", ""),
-        graph=writer.save(),
-        files={},
+    written = writer.write_graph(
+        folder, weights, each, dialect=dialect, kv=activations, context=context
     )
-    return Bundle(folder, manifest)
+    limits = Limits(context, CHUNK)
+    return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))
 
 
 def compute_in_fp32(bundle: Bundle) -> Bundle:

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import EngineNeed, Limits, Lineage, Manifest
+from edgelm.bundle import EngineNeed, Manifest
 from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.errors import BadBundle, BadInput, ContextFull, DoesNotFit, MissingPackage
 from edgelm.runtime import cuda, ort_cuda
@@ -21,7 +21,7 @@ from edgelm.runtime.ort_cuda import OrtCudaSession, check_onnxruntime
 from edgelm.runtime.session import Session
 from tests.conftest import TinyFactory
 from tests.devices.checks.test_fatbin import SASS, entry, fat_binary
-from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session
+from tests.export.graphs import CONTEXT, DialectName, bare_manifest, build_session
 from tests.runtime.fake_gpu import FakeCuda
 
 TOKENS = np.random.default_rng(0).integers(3, 128, 50)
@@ -42,20 +42,10 @@ def graph(
     checkpoint = tiny("qwen3").checkpoint
     with build_session(checkpoint, folder, dialect=dialect) as session:
         contract = session._graph
-    manifest = Manifest(
-        schema_version=1,
-        edgelm_version="0",
-        created="",
+    manifest = bare_manifest(
+        checkpoint.spec,
+        contract,
         target="rtx-4060-laptop",
-        spec=checkpoint.spec,
-        precision={},
-        kv="fp32",
-        weight_bytes=0,
-        limits=Limits(CONTEXT, CHUNK),
-        gate=None,
-        lineage=Lineage("", ""),
-        graph=contract,
-        files={},
         engine=EngineNeed("onnxruntime-cuda"),
     )
     return Graph(folder, manifest)

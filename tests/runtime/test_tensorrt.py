@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import CompiledEngine, EngineNeed, Limits, Lineage, Manifest
+from edgelm.bundle import CompiledEngine, EngineNeed, Manifest
 from edgelm.errors import (
     BadBundle,
     BadInput,
@@ -24,7 +24,7 @@ from edgelm.runtime.ort import OrtSession
 from edgelm.runtime.session import Session
 from edgelm.runtime.tensorrt import TrtSession
 from tests.conftest import TinyFactory
-from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session
+from tests.export.graphs import CHUNK, CONTEXT, DialectName, bare_manifest, build_session
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
 
 TOKENS = np.random.default_rng(0).integers(3, 128, 50)
@@ -64,20 +64,10 @@ def graph(
     checkpoint = tiny("qwen3").checkpoint
     with build_session(checkpoint, folder, dialect=dialect) as session:
         contract = session._graph
-    manifest = Manifest(
-        schema_version=1,
-        edgelm_version="0",
-        created="",
+    manifest = bare_manifest(
+        checkpoint.spec,
+        contract,
         target="jetson-orin-nano-8gb",
-        spec=checkpoint.spec,
-        precision={},
-        kv="fp32",
-        weight_bytes=0,
-        limits=Limits(CONTEXT, CHUNK),
-        gate=None,
-        lineage=Lineage("", ""),
-        graph=contract,
-        files={},
         engine=EngineNeed("tensorrt"),
         engines=(ENGINE,),
     )
