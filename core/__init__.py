@@ -8,20 +8,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgelm.compress.pipeline import compress
     from edgelm.devices.plan import plan
     from edgelm.export import export
     from edgelm.runtime import load
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "export", "load", "plan"]
+__all__ = ["__version__", "compress", "export", "load", "plan"]
 
-_ROOMS = {"export": "edgelm.export", "load": "edgelm.runtime", "plan": "edgelm.devices.plan"}
+_ROOMS = {
+    "compress": "edgelm.compress",
+    "export": "edgelm.export",
+    "load": "edgelm.runtime",
+    "plan": "edgelm.devices.plan",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
     room = import_module(_ROOMS[name])
-    # `edgelm.export` is a room as well as a function: that package is itself callable.
+    # `edgelm.export` is a room as well as a function (`callable_room`).
     return room if room.__name__ == f"edgelm.{name}" else getattr(room, name)

@@ -8,6 +8,7 @@
     ├── BadBundle         a bundle that is damaged, tampered with or from another version
     ├── MissingPackage    an optional package is needed; the message names the extra
     ├── DoesNotFit        not enough memory or disk for what was asked
+    ├── Diverged          training whose loss is no longer a number
     └── GateFailed        the exported graph is further from its source than the gate allows
 
 Command lines print `error: <message>` and exit with 2, except GateFailed, which exits with 1:
@@ -45,6 +46,10 @@ class MissingPackage(EdgeLMError):
 
 class DoesNotFit(EdgeLMError):
     """Not enough memory or disk for what was asked."""
+
+
+class Diverged(EdgeLMError):
+    """Training whose loss is no longer a number."""
 
 
 class GateFailed(EdgeLMError):

@@ -1,30 +1,12 @@
-"""From a checkpoint to a bundle.
+"""From a checkpoint to a bundle: `edgelm.export(source, output)`."""
 
-The package is callable: `edgelm.export(source, output)` is `edgelm.export.pipeline.export`. That
-module is imported when it is first needed, since planning needs this package, but not torch.
-"""
+from typing import TYPE_CHECKING
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from edgelm.callable_room import make_callable
 
 if TYPE_CHECKING:
     from edgelm.export.pipeline import export
 
 __all__ = ["export"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "export":
-        raise AttributeError(f"module 'edgelm.export' has no attribute {name!r}")
-    from edgelm.export.pipeline import export
-
-    return export
-
-
-class _CallableRoom(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return __getattr__("export")(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableRoom
+make_callable(__name__, "export", "edgelm.export.pipeline")

@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 
 from edgelm.errors import DoesNotFit
-from edgelm.export.quantize import quantize
 from edgelm.precision import SCALE_BYTES, Int4, Int8, WeightPrecision
+from edgelm.quantize import quantize
 
 _ROWS = 256  # of a matrix on which choices are compared: errors of rows are much alike
 _LOW = (Int4(128), Int4(64), Int4(32), Int4(16))

@@ -6,14 +6,14 @@ its row can move to where that error does least harm: along a row of the Cholesk
 
 Columns are taken from the strongest to the weakest while groups stay what they are in memory, with
 scales fixed beforehand (the paper's "static groups"). The scales come from the search of
-`edgelm.export.quantize`, weighted by 1 / diag(H⁻¹): what an error costs once the other columns have
+`edgelm.quantize`, weighted by 1 / diag(H⁻¹): what an error costs once the other columns have
 made up for it. On SmolLM2 these two choices take a fifth off the error that is left.
 """
 
 import torch
 
-from edgelm.export.quantize import Quantized, quantize
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import Quantized, quantize
 
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
 _COLUMNS = 128  # columns rounded before the rest of the matrix hears of it

@@ -11,8 +11,8 @@ points; moving those by whole steps alone changes nothing, so here the scale fol
 
 import torch
 
-from edgelm.export.quantize import Quantized, grid, representable
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import Quantized, grid, representable
 
 _POWER = 0.7
 _BETA = 10.0  # weight of the quadratic part, for errors in steps; it grows every round

@@ -1,44 +1,20 @@
 """Which precisions and shapes each engine has kernels for, checked before work starts."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
+from edgelm.devices.kernels import Kernels
 from edgelm.errors import UnknownName
 from edgelm.export.narrow_floats import NVFP4_BLOCK
 from edgelm.export.weights import HEAD
-from edgelm.precision import GROUP_SIZES, W8A8, Fp8, Int4, Int8, Nvfp4, WeightPrecision, describe
-
-
-class Rules(NamedTuple):
-    """What an engine's kernels take.
-
-    `int4_groups` are its group sizes for int4. With `pads` the inputs need not be a multiple of
-    them. `grouped` says that it has zero points, and int8 in groups; else int8 has one scale per
-    output channel.
-    """
-
-    engine: str
-    int4_groups: tuple[int, ...]
-    grouped: bool
-    pads: bool
-
-
-# TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7 was
-# seen to compile 32 as well. Both refuse zero points.
-RULES = {
-    "onnxruntime": Rules("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True),
-    "onnxruntime-cuda": Rules("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True),
-    "tensorrt": Rules("TensorRT", (64, 128), grouped=False, pads=False),
-    "tensorrt-rtx": Rules("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
-}
+from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, WeightPrecision, describe
 
 
 def legal_assignment(
     assignment: Mapping[str, WeightPrecision],
     columns: Mapping[str, int],
-    rules: Rules,
+    rules: Kernels,
     *,
     group_size: int | None = None,
     symmetric: bool | None = None,
@@ -66,7 +42,7 @@ def _legal(
     precision: WeightPrecision,
     group: str,
     columns: int,
-    rules: Rules,
+    rules: Kernels,
     group_size: int | None,
     symmetric: bool | None,
 ) -> WeightPrecision:
@@ -102,14 +78,14 @@ def _legal(
     return msgspec.structs.replace(precision, symmetric=True)
 
 
-def _fitting(wanted: int, columns: int, rules: Rules) -> int | None:
+def _fitting(wanted: int, columns: int, rules: Kernels) -> int | None:
     """The engine's group size nearest to the wanted one that divides the inputs."""
     sizes = [size for size in rules.int4_groups if columns % size == 0]
     return min(sizes, key=lambda size: (abs(size - wanted), size)) if sizes else None
 
 
 def _narrow(
-    precision: W8A8 | Fp8 | Nvfp4, group: str, columns: int, rules: Rules
+    precision: W8A8 | Fp8 | Nvfp4, group: str, columns: int, rules: Kernels
 ) -> WeightPrecision:
     if rules.grouped:
         raise UnknownName(

@@ -18,8 +18,8 @@ from edgelm.export.awq import Smoothing
 from edgelm.export.gptq import gptq
 from edgelm.export.hessians import Hessians
 from edgelm.export.hqq import hqq
-from edgelm.export.quantize import Quantized, quantize
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import Quantized, quantize
 
 Moments = Callable[[], torch.Tensor]
 
@@ -66,7 +66,7 @@ def quantize_by(
         importance: mean squares of the input channels [K]; None where inputs are not known.
         moments: reads the inputs' second moments [K, K]; None where there are none, as for an
             embedding, which is then rounded to nearest.
-        positive_scales: see `edgelm.export.quantize.quantize`.
+        positive_scales: see `edgelm.quantize.quantize`.
     """
     if not method.weighs:
         return hqq(weight, precision, positive_scales=positive_scales)

@@ -17,11 +17,11 @@ from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
 from edgelm.export.ort_attention import MICROSOFT, OrtAttention
-from edgelm.export.quantize import pack, pack_zero_points
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations, rounded, write_floats
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
+from edgelm.quantize import pack, pack_zero_points
 
 Value = ir.Value
 _OPSETS = {"": 24, MICROSOFT: 1}

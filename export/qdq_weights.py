@@ -14,11 +14,11 @@ import torch
 from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
 from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
-from edgelm.export.quantize import Quantized
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations, pack_nibbles, rounded, write_floats
 from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, Unquantized, WeightPrecision, describe
+from edgelm.quantize import Quantized
 
 Value = ir.Value
 

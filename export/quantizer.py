@@ -7,9 +7,9 @@ import torch
 
 from edgelm.export.heap import LARGE, give_back
 from edgelm.export.methods import METHODS, Method, quantize_by
-from edgelm.export.quantize import Quantized
 from edgelm.export.weights import EMBEDDING, Weights
 from edgelm.precision import Int4, Int8, describe
+from edgelm.quantize import Quantized
 
 
 class Quantizer:
@@ -20,7 +20,7 @@ class Quantizer:
         method: how to round.
         scratch: a folder for results that a later graph will ask for again: rounding takes a
             second a matrix, reading it back takes none. Nothing is kept where it is None.
-        positive_scales: see `edgelm.export.quantize.quantize`.
+        positive_scales: see `edgelm.quantize.quantize`.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edgelm.checkpoint import Checkpoint
+from edgelm.empty_model import empty_model, hf_config
 from edgelm.export.heap import LARGE, give_back
 from edgelm.rope import rotary_frequencies
 
@@ -32,7 +33,7 @@ class Reference:
         self.spec = checkpoint.spec
         self.overrides: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] | None = None
-        self.model = _empty_model(checkpoint)
+        self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
         if context is not None:
             self._fix_frequencies(context)
         for name, module in self.model.named_modules():
@@ -115,34 +116,3 @@ class Reference:
         if self._held is not None:
             self._held[name] = tensor
         return tensor
-
-
-def _empty_model(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    values = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
-    config = AutoConfig.for_model(checkpoint.spec.family, **values)
-    with _parameters_on_meta():
-        # eager: the other implementations leave out Gemma 2's attention soft cap.
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="eager"
-        )
-    return model.eval()
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Modules built in this block get parameters without memory, but real buffers."""
-    register = nn.Module.register_parameter
-
-    def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(self, name, param)
-        if param is not None:
-            empty = torch.empty_like(param, device="meta")
-            self._parameters[name] = nn.Parameter(empty, requires_grad=False)
-
-    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]

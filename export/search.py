@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 import torch
 
+from edgelm.devices.kernels import Kernels
 from edgelm.export.allocate import CHOICES, Choice, Frontier, offer
 from edgelm.export.auto import Assignment, margin, smallest_passing
-from edgelm.export.legal import Rules
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures
 from edgelm.precision import PRECISIONS, Fp32, Int4, Int8, WeightPrecision
@@ -68,7 +68,7 @@ def frontier_of(
     return Frontier.of(offered)
 
 
-def choices_for(rules: Rules, *, group_size: int | None, symmetric: bool | None) -> Choices:
+def choices_for(rules: Kernels, *, group_size: int | None, symmetric: bool | None) -> Choices:
     """What an engine can store a matrix as, smallest first."""
 
     def choices(group: str, matrix: torch.Tensor) -> tuple[Int4 | Int8, ...]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from edgelm.export.quantize import quantize
 from edgelm.export.reference import Reference
 from edgelm.export.weights import EMBEDDING, HEAD, Weights
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import quantize
 
 Progress = Callable[[int, int], None]
 Rounded = Callable[[str, torch.Tensor, Int4 | Int8], torch.Tensor]

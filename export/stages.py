@@ -22,6 +22,7 @@ from edgelm.bundle import (
 )
 from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
+from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.export.allocate import Frontier
@@ -29,7 +30,7 @@ from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, opset_for
 from edgelm.export.gate import Judge
-from edgelm.export.legal import RULES, legal_assignment
+from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
 from edgelm.export.preparation import prepare
@@ -74,7 +75,7 @@ class Export:
         self.weights = Weights(checkpoint)
         self.plan = plan
         self.need = need
-        self.rules = RULES[need.name]
+        self.rules = KERNELS[need.name]
         # Candidates are compared where that is fast. On other engines their stand-ins are graphs
         # for the CPU with the same weights; what is delivered is judged itself.
         self.native = need.name == "onnxruntime"

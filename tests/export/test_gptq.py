@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edgelm.export.gptq import gptq
-from edgelm.export.quantize import Quantized, quantize
 from edgelm.precision import Int4, Int8, describe
+from edgelm.quantize import Quantized, quantize
 
 PRECISIONS: list[Int4 | Int8] = [
     Int4(16),

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edgelm.export.hqq import hqq
-from edgelm.export.quantize import Quantized, grid
 from edgelm.precision import Int4, Int8, describe
+from edgelm.quantize import Quantized, grid
 
 PRECISIONS: list[Int4 | Int8] = [Int4(32), Int4(32, symmetric=True), Int4(128), Int8(32)]
 COLUMNS = 200

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from edgelm.export.quantize import quantize
 from edgelm.export.weights import Weights
 from edgelm.precision import Int4
+from edgelm.quantize import quantize
 from tests.conftest import TinyFactory
 
 

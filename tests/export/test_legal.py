@@ -2,8 +2,9 @@
 
 import pytest
 
+from edgelm.devices.kernels import KERNELS
 from edgelm.errors import UnknownName
-from edgelm.export.legal import RULES, legal_assignment
+from edgelm.export.legal import legal_assignment
 from edgelm.precision import W8A8, Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 
 GROUP = "layers.0.attention.qkv"
@@ -21,7 +22,7 @@ def legal(
     return legal_assignment(
         {group: precision},
         {group: columns},
-        RULES[engine],
+        KERNELS[engine],
         group_size=group_size,
         symmetric=symmetric,
     )[group]

@@ -11,11 +11,11 @@ from edgelm.export.gptq import gptq
 from edgelm.export.hessians import Hessians
 from edgelm.export.hqq import hqq
 from edgelm.export.methods import METHODS, Rounding, quantize_by
-from edgelm.export.quantize import quantize
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.weights import Weights
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import quantize
 from tests.conftest import TinyFactory
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgelm.export.quantize import quantize
 from edgelm.export.weights import Weights
 from edgelm.precision import Fp32, Int4, Int8, WeightPrecision, describe
+from edgelm.quantize import quantize
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import build_session
 from tests.models import TINY

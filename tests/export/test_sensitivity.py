@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgelm.export.quantize import quantize
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.weights import Weights
 from edgelm.precision import Int4, Int8
+from edgelm.quantize import quantize
 from tests.conftest import Tiny, TinyFactory
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))

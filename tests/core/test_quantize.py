@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from edgelm.export.quantize import Quantized, pack, pack_zero_points, quantize
 from edgelm.precision import Int4, Int8, describe
+from edgelm.quantize import Quantized, pack, pack_zero_points, quantize
 
 PRECISIONS: list[Int4 | Int8] = [
     Int4(16),

@@ -1,0 +1,167 @@
+"""What distillation recovers: one pruned shape, trained in several ways on the same tokens.
+
+    python -m edgelm.bench.recovery train TEACHER --data train.jsonl --arm kd -o runs/
+    python -m edgelm.bench.recovery judge TEACHER --valid valid.jsonl -o runs/
+
+`train` may be killed and started again; it writes students at milestones, so that `judge` can
+draw quality over tokens. All arms have one schedule: at an equal count of tokens they differ in
+nothing but what their name says.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from edgelm.checkpoint import open_checkpoint
+from edgelm.command import run_command
+from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_documents
+from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.importance import Importance, score
+from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
+from edgelm.compress.prune import prune
+from edgelm.compress.shape import Shape
+
+_CALIBRATION_ROWS = 128
+_MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000, 750_000, 1_000_000, 1_500_000)
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One way to make a student: from which shape, from which weights, towards what."""
+
+    shape: str = "both"
+    weights: str = "pruned"
+    settings: dict[str, object] = {}
+
+
+ARMS = {
+    "kd": Arm(),
+    "ce": Arm(settings={"cross_entropy": 1.0}),
+    "kd-ce": Arm(settings={"cross_entropy": 0.5}),
+    "reverse-kl": Arm(settings={"loss": "reverse-kl"}),
+    "random-kd": Arm(weights="random"),
+    "random-pruned-kd": Arm(weights="randomly-pruned"),
+    "depth-kd": Arm("depth"),
+    "depth-hidden-kd": Arm("depth", settings={"layer_map": ((-1, -1), (18, 27))}),
+    "width-kd": Arm("width"),
+}
+# Each has about 0.7 of SmolLM2-135M's parameters outside the embeddings.
+SHAPES = {
+    "both": Shape(26, 576, 1152, 9, 3),
+    "depth": Shape(21, 576, 1536, 9, 3),
+    "width": Shape(30, 576, 896, 9, 3),
+}
+
+
+def main() -> int:
+    """Train one arm, or judge what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    trainer = verbs.add_parser("train", help="train one arm, or go on with it")
+    trainer.add_argument("teacher", help="folder, hub id or .gguf file")
+    trainer.add_argument("--data", required=True, help="text to distil on")
+    trainer.add_argument("--arm", choices=sorted(ARMS), default="kd", help="which (default: kd)")
+    trainer.add_argument("--tokens", type=int, default=2_000_000, help="of the whole schedule")
+    trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
+    trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
+    trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
+    arguments = parser.parse_args()
+    return run_command(lambda: train(arguments))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one arm to its last milestone."""
+    checkpoint = open_checkpoint(arguments.teacher)
+    tokenizer = load_tokenizer(checkpoint)
+    teacher = load_model(checkpoint)
+    arm = ARMS[arguments.arm]
+    settings = msgspec.convert(
+        {"tokens": arguments.tokens, "stop_after": arguments.stop, "seed": arguments.seed}
+        | arm.settings,
+        Distillation,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    data = _packed(arguments.data, tokenizer, settings, arguments.out)
+    importance = _importance(teacher, data, arguments.out)
+    student = _student(teacher, arm, importance)
+    teacher = teacher.bfloat16()
+    name = arguments.arm if arguments.seed == 0 else f"{arguments.arm}-seed{arguments.seed}"
+    folder = arguments.out / name
+    _save(student, tokenizer, folder, 0)
+    with (arguments.out / f"{name}.jsonl").open("a") as log:
+        before = 0
+        for step in distill(student, teacher, data, settings, folder / "checkpoints"):
+            log.write(msgspec.json.encode(step).decode() + "\n")
+            log.flush()
+            print(
+                f"\r{name} {step.step}/{step.steps} loss {step.loss:.3f} "
+                f"{step.tokens_per_second:.0f} tokens/s, {step.eta_seconds / 60:.0f} min left ",
+                end="",
+                file=sys.stderr,
+            )
+            reached = [mark for mark in _MILESTONES if before < mark <= step.tokens]
+            if reached or step.step == step.steps:
+                _save(student, tokenizer, folder, step.tokens)
+            before = step.tokens
+    print(file=sys.stderr)
+
+
+def _packed(source: str, tokenizer: Tokenizer, settings: Distillation, out: Path) -> PackedTokens:
+    path = out / f"data-{settings.sequence_length}.npy"
+    if path.exists():
+        return PackedTokens.load(path)
+    return pack(read_documents(source), tokenizer, settings.sequence_length, path)
+
+
+def _importance(teacher: Model, data: PackedTokens, out: Path) -> Importance:
+    path = out / "importance.safetensors"
+    if not path.exists():
+        score(teacher, calibration_rows(data, _CALIBRATION_ROWS, 4)).save(path)
+    return Importance.load(path)
+
+
+def _student(teacher: Model, arm: Arm, importance: Importance) -> Model:
+    shape = SHAPES[arm.shape]
+    return WEIGHTS[arm.weights](teacher, shape, importance)
+
+
+def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance) -> Model:
+    generator = torch.Generator().manual_seed(0)
+    fields = ("heads", "neurons", "channels", "layers")
+    noise = {
+        field: torch.rand(getattr(importance, field).shape, generator=generator) for field in fields
+    }
+    return prune(teacher, shape, Importance(**noise))
+
+
+def _random(teacher: Model, shape: Shape, importance: Importance) -> Model:
+    student = prune(teacher, shape, importance)
+    generator = torch.Generator().manual_seed(0)
+    deviation = student.config.initializer_range
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, deviation, generator=generator)
+            else:
+                parameter.fill_(1.0)
+    return student
+
+
+WEIGHTS: dict[str, Callable[[Model, Shape, Importance], Model]] = {
+    "pruned": prune,
+    "randomly-pruned": _randomly_pruned,
+    "random": _random,
+}
+
+
+def _save(student: Model, tokenizer: Tokenizer, folder: Path, tokens: int) -> None:
+    target = folder / f"student-{tokens:08d}"
+    if not target.exists():
+        save_model(student, tokenizer, target, torch.bfloat16)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""Examples as rows for TRL, each rendered once beforehand.
+
+TRL tokenizes by itself; rendering first finds, with file and line, what would stop it half-way or
+be cut away unseen: a conversation that the template refuses, answers beyond `max_length`, tokens
+that the model has no embedding for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgelm.compress.conversations import Example, Messages
+from edgelm.compress.model import Tokenizer
+from edgelm.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What TRL is given.
+
+    every_turn: the rows are whole conversations, and all of the assistant's messages are learned.
+    truncated: examples that lose their end; dropped: examples that would lose the whole answer.
+    """
+
+    rows: list[dict[str, Any]]
+    every_turn: bool
+    truncated: int
+    dropped: int
+
+
+def make_rows(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, max_length: int, vocab_size: int
+) -> Rows:
+    """Rows of examples, less those whose prompt alone fills `max_length`.
+
+    Raises:
+        BadInput: the chat template refuses a conversation, a token has no embedding, or nothing
+            is left.
+    """
+    whole = all(example.every_turn for example in examples) and masks_answers(tokenizer)
+    if not whole:
+        examples = [turn for example in examples for turn in _turns(example)]
+    kept, truncated = [], 0
+    for example in examples:
+        prompt, full = _lengths(example, tokenizer, vocab_size)
+        if prompt < max_length:
+            kept.append(example)
+            truncated += full > max_length
+    if not kept:
+        raise BadInput(
+            f"every prompt of {len(examples)} fills max_length ({max_length} tokens) by itself; "
+            "raise it"
+        )
+    rows = [_conversation(example) if whole else _sides(example) for example in kept]
+    return Rows(rows, whole, truncated, len(examples) - len(kept))
+
+
+def masks_answers(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template tells the assistant's tokens, end of turn included, from others.
+
+    It does with `{% generation %}` marks, or if TRL knows the template and has a copy with marks.
+    """
+    from trl.chat_template_utils import (
+        get_training_chat_template,
+        is_chat_template_stop_token_trained,
+    )
+
+    if not tokenizer.chat_template:
+        return False
+    try:
+        template = get_training_chat_template(processing_class=tokenizer)
+    except ValueError:  # unknown to TRL, or its turns depend on later ones
+        return False
+    return bool(is_chat_template_stop_token_trained(tokenizer, chat_template=template))
+
+
+def _turns(example: Example) -> list[Example]:
+    """One example for each of the assistant's messages, given all that was said before it."""
+    if not example.every_turn or isinstance(example.prompt, str):
+        return [example]
+    messages = example.prompt
+    earlier = [
+        replace(example, prompt=messages[:index], answer=(message,), every_turn=False)
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant" and index
+    ]
+    return [*earlier, replace(example, every_turn=False)]
+
+
+def _lengths(example: Example, tokenizer: Tokenizer, vocab_size: int) -> tuple[int, int]:
+    """Tokens of the prompt and of the longest whole."""
+    given = example.prompt
+    if example.every_turn and not isinstance(given, str):
+        first = next((i for i, m in enumerate(given) if m["role"] == "assistant"), len(given))
+        given = given[:first]
+    prompt = _ids(example.where, given, tokenizer, prompt=True) if given else []
+    full = 0
+    for answer in (example.answer, example.rejected):
+        if answer is None:
+            continue
+        ids = _ids(example.where, example.prompt + answer, tokenizer)  # type: ignore[operator]
+        if max(ids) >= vocab_size:
+            raise BadInput(
+                f"{example.where}: the tokenizer produces token {max(ids)}, the model's "
+                f"vocabulary has {vocab_size}: tokenizer and model do not belong together"
+            )
+        full = max(full, len(ids))
+    return len(prompt), full
+
+
+def _ids(
+    where: str, content: Messages | str, tokenizer: Tokenizer, *, prompt: bool = False
+) -> list[int]:
+    from jinja2 import TemplateError
+
+    if isinstance(content, str):
+        end = "" if prompt else tokenizer.eos_token
+        return tokenizer(content + end)["input_ids"]  # type: ignore[no-any-return]
+    try:
+        text = tokenizer.apply_chat_template(
+            list(content), tokenize=False, add_generation_prompt=prompt
+        )
+    except TemplateError as error:
+        raise BadInput(f"{where}: the chat template refuses the conversation: {error}") from None
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+def _conversation(example: Example) -> dict[str, Any]:
+    return {"messages": [*example.prompt, *example.answer]}
+
+
+def _sides(example: Example) -> dict[str, Any]:
+    prompt, answer = _plain(example.prompt), _plain(example.answer)
+    if example.rejected is None:
+        return {"prompt": prompt, "completion": answer}
+    return {"prompt": prompt, "chosen": answer, "rejected": _plain(example.rejected)}
+
+
+def _plain(side: Messages | str) -> list[dict[str, str]] | str:
+    return side if isinstance(side, str) else list(side)

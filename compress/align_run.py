@@ -1,0 +1,104 @@
+"""The folder of an alignment: its settings, metrics and checkpoints, and how it survives a kill.
+
+    align.json                  settings, and hashes of data, model and tokenizer
+    metrics.jsonl               one line an update
+    checkpoints/checkpoint-200  weights, optimizer and random state, marked `complete` at the end
+
+A checkpoint without its mark was being written when the process died; the one before it is only
+removed after the mark is on disk.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgelm.compress.resumption import check_same_settings
+from edgelm.errors import BadInput
+from edgelm.staging import check_replaceable, replace_file
+
+_RECORD = "align.json"
+_COMPLETE = "complete"
+
+
+class AlignRun:
+    """A run's folder, new or to be gone on with.
+
+    Raises:
+        BadInput: the folder holds something else, or a run with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder.absolute()
+        self.metrics = self.folder / "metrics.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+        check_replaceable(self.folder, marker=_RECORD)
+        record = self.folder / _RECORD
+        if record.exists() and self.latest():
+            check_same_settings(self.folder, _read(record), settings)
+        else:
+            replace_file(record, json.dumps(settings, indent=2).encode() + b"\n")
+
+    def latest(self) -> Path | None:
+        """The last checkpoint that is whole."""
+        whole = [path for path in self._all() if (path / _COMPLETE).exists()]
+        return max(whole, key=_step, default=None)
+
+    def is_finished(self) -> bool:
+        """Whether the last checkpoint is that of the last update."""
+        if (path := self.latest()) is None:
+            return False
+        state = json.loads((path / "trainer_state.json").read_text())
+        return bool(state["global_step"] >= state["max_steps"])
+
+    def complete(self, step: int) -> None:
+        """Mark a checkpoint as whole and remove the earlier ones."""
+        folder = self.checkpoints / f"checkpoint-{step}"
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        replace_file(folder / _COMPLETE, b"")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove all checkpoints but the last whole one, and metrics from after it."""
+        latest = self.latest()
+        for path in self._all():
+            if path != latest:
+                shutil.rmtree(path, ignore_errors=True)
+        step = _step(latest) if latest else 0
+        rows = [row for row in self.rows() if row["step"] <= step]
+        replace_file(self.metrics, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics so far; a line that a kill tore is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text().split("\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one line of metrics."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _all(self) -> list[Path]:
+        return list(self.checkpoints.glob("checkpoint-*"))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{record} is damaged ({error}); remove {record.parent}") from None

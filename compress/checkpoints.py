@@ -1,0 +1,128 @@
+"""Checkpoints of a training run: written whole or not at all, one kept."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.command import format_bytes
+from edgelm.errors import BadInput, DoesNotFit
+
+_PREFIX = "step-"
+_SETTINGS = "settings.json"
+
+
+class Checkpoints:
+    """The folder of a run: `step-00000050/` and the settings it belongs to.
+
+    A checkpoint grows under another name and is renamed when all of it is on the disk; then the
+    one before is removed.
+    """
+
+    def __init__(self, folder: Path, accelerator: Any, settings: msgspec.Struct) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+        self.settings = settings
+
+    def resume(self) -> int:
+        """Load the last checkpoint, if there is one; returns the steps that are done.
+
+        Raises:
+            BadInput: the folder is of a run with other settings.
+        """
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.glob("*.partial"):
+                shutil.rmtree(path, ignore_errors=True)
+            self._check_settings()
+        self.accelerator.wait_for_everyone()
+        last = self.last()
+        if last is None:
+            return 0
+        self.accelerator.load_state(str(last))
+        return _step_of(last)
+
+    def last(self) -> Path | None:
+        """The newest complete checkpoint."""
+        found = [path for path in self.folder.glob(f"{_PREFIX}*") if path.suffix != ".partial"]
+        return max(found, key=_step_of, default=None)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            DoesNotFit: the disk is full; the checkpoint before stays.
+        """
+        target = self.folder / f"{_PREFIX}{step:08d}"
+        staging = target.with_name(f"{target.name}.partial")
+        try:
+            # Not as safetensors: that warns of a tied head at every checkpoint.
+            self.accelerator.save_state(str(staging), safe_serialization=False)
+            _sync(staging)
+        except (OSError, RuntimeError) as error:
+            if not _is_full(error, self.folder):
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+            free = shutil.disk_usage(self.folder).free
+            raise DoesNotFit(
+                f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): {error}; "
+                f"{self.describe()}. Free some space and start again"
+            ) from None
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            staging.rename(target)
+            for path in self.folder.glob(f"{_PREFIX}*"):
+                if path != target:
+                    shutil.rmtree(path, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def describe(self) -> str:
+        """Where the run would go on, in words."""
+        last = self.last()
+        if last is None:
+            return "there is no checkpoint yet"
+        return f"the checkpoint of step {_step_of(last)} is kept and the next start goes on there"
+
+    def _check_settings(self) -> None:
+        path = self.folder / _SETTINGS
+        ours = _lasting(self.settings)
+        if path.is_file():
+            # Decoded, so that a setting that is younger than the run has its default.
+            theirs = _lasting(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
+            differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+            if differing:
+                key = differing[0]
+                raise BadInput(
+                    f"{self.folder} holds a run with other settings ({key} {theirs.get(key)!r}, "
+                    f"now {ours[key]!r}); remove the folder or choose another"
+                )
+        else:
+            path.write_text(json.dumps(ours, indent=1) + "\n")
+
+
+def _lasting(settings: msgspec.Struct) -> dict[str, Any]:
+    """Settings that must not change between the starts of a run."""
+    values = json.loads(msgspec.json.encode(settings))
+    for passing in ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing"):
+        values.pop(passing, None)
+    return dict(values)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    # safetensors and torch.save wrap ENOSPC in their own errors.
+    full = "No space left" in str(error) or getattr(error, "errno", None) == 28
+    return full or shutil.disk_usage(folder).free < 1 << 20
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

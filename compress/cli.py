@@ -1,0 +1,187 @@
+"""`edge-compress`: a teacher in, a student that fits the device out."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.command import parse_size, positive_int, run_command
+from edgelm.errors import BadInput
+
+_EPILOG = """\
+examples:
+  edge-compress recipe.toml -o student/
+  edge-compress HuggingFaceTB/SmolLM2-135M-Instruct --target jetson-orin-nano --min-tok-s 30 \\
+    --data train.jsonl --tokens 100M -o student/
+  edge-export student/ --target jetson-orin-nano -o bundle/
+
+Start the same command again after a kill: it goes on where it was, and repeats only what changed.
+Many GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
+exit codes: 0 done, 2 bad input
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="edge-compress",
+        description="Prune a language model to a device's budget and distil it (Minitron).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", help="recipe (.toml), or the teacher: folder, hub id or .gguf file")
+    add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder of the student")
+    add("--run", type=Path, metavar="DIR", help="folder of the stages (default: OUTPUT.run)")
+    group = parser.add_argument_group("without a recipe")
+    add = group.add_argument
+    add(
+        "--data",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="JSONL, text, Parquet; repeatable",
+    )
+    add("--target", default="cpu", help="device whose budget counts (default: cpu)")
+    add("--precision", default="auto", help="that the student will be exported at (default: auto)")
+    add("--context", type=positive_int, metavar="N", help="tokens that its cache holds")
+    add("--min-tok-s", type=float, metavar="X", help="tokens per second that it must reach")
+    add("--max-memory", metavar="SIZE", help="memory that it may take, e.g. 2GB")
+    add("--max-ttft", type=float, metavar="MS", help="time to the first token, prompt of 512")
+    add("--parameters", type=float, metavar="X", help="outside the embeddings: share or number")
+    add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")
+    add("--tokens", default="2M", metavar="N", help="to distil on (default: 2M)")
+    add(
+        "--evaluate",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="e.g. perplexity:valid.jsonl",
+    )
+    add("--print-recipe", action="store_true", help="print what these options mean, and stop")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    options = parser().parse_args(arguments)
+    return run_command(lambda: _compress(options))
+
+
+def _compress(options: argparse.Namespace) -> None:
+    from edgelm.compress.recipe import Recipe, read_recipe
+
+    if options.source.endswith(".toml"):
+        _refuse_options(options)
+        recipe = read_recipe(Path(options.source))
+    else:
+        recipe = msgspec.convert(default_recipe(options), Recipe)
+    if options.print_recipe:
+        print(msgspec.toml.encode(_without_empty(msgspec.to_builtins(recipe))).decode(), end="")
+        return
+    from edgelm.compress.pipeline import compress
+
+    line = _Line()
+    record = compress(recipe, options.output, run=options.run, progress=line.show, report=line.keep)
+    line.end()
+    share = record.parameters / record.teacher_parameters
+    size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
+    print(f"{options.output}: {size}")
+    for task, figures in record.evaluation.items():
+        shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
+        print(f"  {task}: {shown}")
+
+
+def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe of the command line's options: importance, search, prune, distil, evaluate."""
+    limits = {
+        "parameters": options.parameters,
+        "max_memory_bytes": options.max_memory and _size(options.max_memory),
+        "min_tokens_per_second": options.min_tok_s,
+        "max_first_token_ms": options.max_ttft,
+        "context": options.context,
+    }
+    target = {"name": options.target, "precision": options.precision}
+    recipe: dict[str, Any] = {
+        "teacher": options.source,
+        "data": options.data,
+        "target": target | {name: limit for name, limit in limits.items() if limit is not None},
+        "distill": {"tokens": _size(options.tokens)},
+    }
+    if options.shape:
+        recipe["prune"] = _shape(options.shape)
+    else:
+        recipe["search"] = {}
+    if options.evaluate:
+        recipe["evaluate"] = {"tasks": options.evaluate}
+    return recipe
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    """A recipe says it all: an option beside it would be ignored."""
+    defaults = vars(parser().parse_args([options.source, "-o", "x"]))
+    for name, value in vars(options).items():
+        if name not in ("output", "run", "print_recipe") and value != defaults[name]:
+            raise BadInput(
+                f"--{name.replace('_', '-')} stands beside a recipe; write it into {options.source}"
+            )
+
+
+def _shape(text: str) -> dict[str, int]:
+    sizes = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if not value.isdigit():
+            raise BadInput(f"--shape {text!r}: expected e.g. num_hidden_layers=26,hidden_size=512")
+        sizes[name.strip()] = int(value)
+    return sizes
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except argparse.ArgumentTypeError as error:
+        raise BadInput(str(error)) from None
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty(one) for key, one in value.items() if one is not None}
+    return value
+
+
+class _Line:
+    """Progress on one line of standard error, which what is kept scrolls past."""
+
+    def __init__(self) -> None:
+        self.width = 0
+        self.shown = 0.0
+        self.live = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        now = time.monotonic()
+        # Into a file, a line every ten seconds is enough.
+        if now - self.shown < (0.1 if self.live else 10):
+            return
+        self.shown = now
+        if self.live:
+            print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def keep(self, text: str) -> None:
+        self.end()
+        print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.live and self.width:
+            print(f"\r{'':<{self.width}}\r", end="", file=sys.stderr, flush=True)
+        self.width = 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

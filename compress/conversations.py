@@ -1,0 +1,232 @@
+"""Conversations in JSONL files: questions for a teacher, examples to align on.
+
+A text is a conversation of one turn wherever the tokenizer has a chat template: `"prompt": "Why?"`
+says the same as `"prompt": [{"role": "user", "content": "Why?"}]`. Without a template texts stay
+texts. Every fault is reported with file and line before any work starts.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgelm.errors import BadInput
+
+Message = dict[str, str]
+Messages = tuple[Message, ...]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_T = TypeVar("_T")
+_EXAMPLE = '[{"role": "user", "content": "Why?"}]'
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is given and what is to be said; `rejected` is the worse answer of a preference.
+
+    Either all three are conversations or, without a chat template, all are texts. `every_turn`:
+    the assistant's messages in `prompt` are to be learned too.
+    """
+
+    where: str
+    prompt: Messages | str
+    answer: Messages | str
+    rejected: Messages | str | None = None
+    every_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for an answer."""
+
+    where: str
+    messages: Messages
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a JSONL file: a text or a conversation in `prompt`, or one in `messages`.
+
+    Answers at the end of `messages` are taken off, so that a data set of conversations serves as
+    one of questions.
+
+    Raises:
+        BadInput: the file cannot be read, is empty, or a line is of another form.
+    """
+    prompts = []
+    for where, row in _rows(path):
+        name = _field(where, row, "prompt", "messages")
+        messages = _conversation(where, name, row[name], role="user")
+        while messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+        if not messages:
+            raise BadInput(f"{where}: `{name}` holds no question, only the assistant's messages")
+        prompts.append(Prompt(where, messages))
+    return _some(prompts, path)
+
+
+def read_demonstrations(path: Path, *, chat: bool) -> list[Example]:
+    """Examples of good answers: `messages` that end with the assistant's, or prompt and completion.
+
+    Args:
+        path: a JSONL file.
+        chat: whether the tokenizer has a chat template.
+
+    Raises:
+        BadInput: the file cannot be read, is empty, or a line is of another form.
+    """
+
+    def read(where: str, row: dict[str, Any]) -> Example:
+        if _field(where, row, "messages", "prompt") == "prompt":
+            _field(where, row, "completion")
+            prompt, answer = _sides(where, row, ("prompt", "completion"), chat=chat)
+            return Example(where, prompt, answer)
+        messages = _conversation(where, "messages", row["messages"], role="user")
+        _needs_template(where, chat)
+        if messages[-1]["role"] != "assistant":
+            raise BadInput(
+                f"{where}: the last message is the {messages[-1]['role']}'s, expected the "
+                "assistant's, which is what is learned"
+            )
+        return Example(where, messages[:-1], messages[-1:], every_turn=True)
+
+    return _examples(path, read)
+
+
+def read_preferences(path: Path, *, chat: bool) -> list[Example]:
+    """Prompts with a better and a worse answer: `prompt`, `chosen`, `rejected`.
+
+    Raises:
+        BadInput: the file cannot be read, is empty, or a line is of another form.
+    """
+
+    def read(where: str, row: dict[str, Any]) -> Example:
+        names = ("prompt", "chosen", "rejected")
+        for name in names:
+            _field(where, row, name)
+        prompt, chosen, rejected = _sides(where, row, names, chat=chat)
+        example = Example(where, prompt, chosen, rejected)
+        if example.answer == example.rejected:
+            raise BadInput(f"{where}: `chosen` and `rejected` are the same; there is no preference")
+        return example
+
+    return _examples(path, read)
+
+
+def _examples(path: Path, read: Callable[[str, dict[str, Any]], Example]) -> list[Example]:
+    examples = _some([read(where, row) for where, row in _rows(path)], path)
+    for example in examples:
+        if isinstance(example.prompt, str) != isinstance(examples[0].prompt, str):
+            raise BadInput(
+                f"{example.where}: `prompt` is a {_kind(example.prompt)}, in {examples[0].where} "
+                f"it is a {_kind(examples[0].prompt)}; use one form throughout"
+            )
+    return examples
+
+
+def _sides(
+    where: str, row: dict[str, Any], names: tuple[str, ...], *, chat: bool
+) -> list[Messages | str]:
+    values = [row[name] for name in names]
+    if not chat and all(isinstance(value, str) for value in values):
+        for name, value in zip(names, values, strict=True):
+            _text(where, name, value)
+        return values
+    _needs_template(where, chat)
+    sides: list[Messages | str] = []
+    for name, value in zip(names, values, strict=True):
+        role = "user" if name == "prompt" else "assistant"
+        messages = _conversation(where, name, value, role=role)
+        if role == "assistant" and messages[-1]["role"] != "assistant":
+            raise BadInput(
+                f"{where}: `{name}` ends with the {messages[-1]['role']}'s message, expected the "
+                "assistant's"
+            )
+        sides.append(messages)
+    return sides
+
+
+def _needs_template(where: str, chat: bool) -> None:
+    if not chat:
+        raise BadInput(
+            f"{where}: a conversation, and the tokenizer has no chat template to render it; give "
+            "texts in `prompt` and the answer's field, or a tokenizer with a template"
+        )
+
+
+def _conversation(where: str, name: str, value: Any, *, role: str) -> Messages:
+    if isinstance(value, str):
+        return ({"role": role, "content": _text(where, name, value)},)
+    if not isinstance(value, list) or not value:
+        raise BadInput(
+            f"{where}: `{name}` is {_shown(value)}, expected a text or a list of messages such as "
+            f"{_EXAMPLE}"
+        )
+    return tuple(_message(where, f"{name}[{i}]", message) for i, message in enumerate(value))
+
+
+def _message(where: str, name: str, value: Any) -> Message:
+    if not isinstance(value, dict) or "role" not in value or "content" not in value:
+        raise BadInput(f"{where}: `{name}` is {_shown(value)}, expected `role` and `content`")
+    role, content = value["role"], value["content"]
+    if role not in ROLES:
+        raise BadInput(f"{where}: `{name}` has role {role!r}, expected one of {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise BadInput(
+            f"{where}: the content of `{name}` is {_shown(content)}, expected a text; images and "
+            "tool calls cannot be learned here"
+        )
+    if role == "assistant":
+        _text(where, name, content)
+    return {"role": role, "content": content}
+
+
+def _text(where: str, name: str, value: str) -> str:
+    if not value.strip():
+        raise BadInput(f"{where}: `{name}` is empty; remove the line or fill it in")
+    return value
+
+
+def _field(where: str, row: dict[str, Any], *names: str) -> str:
+    for name in names:
+        if name in row:
+            return name
+    wanted = " or ".join(f"`{name}`" for name in names)
+    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row) or 'none'}")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"no such data file: {path}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; expected a JSONL file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8 text; expected JSONL") from None
+    # Not splitlines: JSON may hold U+2028 and its like unescaped.
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{where}: not JSON ({error}); expected one object a line") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: {_shown(row)}, expected a JSON object")
+        yield where, row
+
+
+def _some(items: list[_T], path: Path) -> list[_T]:
+    if not items:
+        raise BadInput(f"{path} holds no examples; expected one JSON object a line")
+    return items
+
+
+def _kind(value: Messages | str) -> str:
+    return "text" if isinstance(value, str) else "conversation"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,256 @@
+"""Text in, packed tokens out.
+
+Documents come from JSONL, plain text or Parquet files (gzip too), folders of them, or a name of
+`datasets`. They are joined with an end-of-sequence token between and cut into rows of equal
+length, so that no position of a batch is padding; a row may hold several documents, and attention
+sees all of it, as in pre-training.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgelm.compress.model import Tokenizer
+from edgelm.errors import BadInput, MissingPackage
+from edgelm.staging import replace_file
+
+_SUFFIXES = (".jsonl", ".txt", ".parquet")
+_BATCH = 256  # documents that are tokenized at a time
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: a text, or a conversation that the tokenizer's chat template renders."""
+
+    text: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+
+    def tokens(self, tokenizer: Tokenizer) -> list[int]:
+        """Token ids, without special tokens around a text."""
+        if self.messages:
+            if not tokenizer.chat_template:
+                raise BadInput(
+                    "the data holds conversations (`messages`), and the tokenizer has no chat "
+                    "template to render them; give text documents instead"
+                )
+            rendered = tokenizer.apply_chat_template(list(self.messages), tokenize=False)
+            return cast(list[int], tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return cast(list[int], tokenizer(self.text, add_special_tokens=False)["input_ids"])
+
+
+def read_documents(source: str | Path) -> Iterator[Document]:
+    """Documents of a file, a folder of files, or a `datasets` name (`name`, `name:split`).
+
+    JSONL and Parquet hold `text` (a string) or `messages` (role and content) in each row.
+
+    Raises:
+        BadInput: nothing there, or a row without these fields; names the file and the line.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _kind(file))
+        if not files:
+            raise BadInput(f"{path} holds no data file; expected {', '.join(_SUFFIXES)} (.gz)")
+        for file in files:
+            yield from _read_file(file)
+    elif path.is_file():
+        yield from _read_file(path)
+    elif path.suffix or str(source).startswith((".", "/", "~")):
+        raise BadInput(f"no such data file: {path}")
+    else:
+        yield from _read_dataset(str(source))
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.removesuffix(".gz")
+    return next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+
+
+def _read_file(path: Path) -> Iterator[Document]:
+    kind = _kind(path)
+    if kind == ".parquet":
+        yield from _read_parquet(path)
+    elif kind == ".jsonl":
+        yield from _read_jsonl(path)
+    elif kind == ".txt":
+        with _open(path) as file:
+            yield Document(file.read())
+    else:
+        raise BadInput(f"{path}: unknown kind of data file; expected {', '.join(_SUFFIXES)} (.gz)")
+
+
+def _open(path: Path) -> IO[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return cast(IO[str], opener(path, "rt", encoding="utf-8"))
+
+
+def _read_jsonl(path: Path) -> Iterator[Document]:
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _document(_parsed(line, path, number), f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+def _parsed(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{path}:{number} is not JSON: {error}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[Document]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingPackage(
+            f"reading {path} needs pyarrow: pip install 'edgelm[compress]'"
+        ) from None
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a Parquet file: {error}") from None
+    number = 0
+    for batch in file.iter_batches(batch_size=_BATCH):
+        for row in batch.to_pylist():
+            number += 1
+            yield _document(row, f"{path}, row {number}")
+
+
+def _read_dataset(name: str) -> Iterator[Document]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingPackage(
+            f"{name} is no file, and loading it by name needs datasets: "
+            "pip install 'edgelm[compress]'"
+        ) from None
+    parts = [*name.split(":"), "train"]
+    try:
+        rows = load_dataset(parts[0], split=parts[1], streaming=True)
+    except Exception as error:  # datasets has no common base of its errors
+        raise BadInput(
+            f"{name!r} is no file or folder, and `datasets` cannot load it "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield _document(row, f"{name}, row {number}")
+
+
+def _document(row: Any, where: str) -> Document:
+    if isinstance(row, dict):
+        if isinstance(text := row.get("text"), str):
+            return Document(text)
+        if isinstance(messages := row.get("messages"), list) and all(map(_is_message, messages)):
+            return Document(messages=tuple(messages))
+    found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    raise BadInput(
+        f"{where}: expected a field `text` (string) or `messages` (list of role and content), "
+        f"found {found or 'an empty object'}"
+    )
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and {"role", "content"} <= set(message)
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Rows of tokens, int32 [rows, length], mapped from a file."""
+
+    rows: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def length(self) -> int:
+        """Tokens a row."""
+        return int(self.rows.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows."""
+        return int(self.rows.size)
+
+    def batch(self, indices: Iterable[int]) -> torch.Tensor:
+        """Rows by index, int64 [B, length]."""
+        return torch.from_numpy(self.rows[list(indices)].astype(np.int64))
+
+    @classmethod
+    def load(cls, path: Path) -> "PackedTokens":
+        """Map what `pack` wrote."""
+        return cls(np.load(path, mmap_mode="r"))
+
+
+def pack(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    length: int,
+    path: Path,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> PackedTokens:
+    """Tokenize documents, join them and write whole rows; the file appears complete or not at all.
+
+    Args:
+        documents: in the order in which they are joined.
+        tokenizer: of the teacher.
+        length: tokens a row.
+        path: a `.npy` file to write.
+        max_tokens: stop after so many.
+        progress: called with the number of tokens so far.
+
+    Raises:
+        BadInput: not one whole row came together.
+    """
+    end = tokenizer.eos_token_id
+    parts: list[npt.NDArray[np.int32]] = []
+    count, seen = 0, 0
+    for document in documents:
+        seen += 1
+        ids = document.tokens(tokenizer)
+        if not ids:
+            continue
+        parts.append(np.asarray(ids if end is None else [*ids, end], np.int32))
+        count += len(parts[-1])
+        if progress and seen % _BATCH == 0:
+            progress(count)
+        if max_tokens is not None and count >= max_tokens:
+            break
+    if count < length:
+        raise BadInput(
+            f"the data is empty after reading: {seen:,} documents with {count:,} tokens make no "
+            f"row of {length:,}; give more text or a shorter sequence length"
+        )
+    joined = np.concatenate(parts)[: max_tokens or count]
+    rows = joined[: len(joined) // length * length].reshape(-1, length)
+    replace_file(path, _npy(rows))
+    return PackedTokens.load(path)
+
+
+def _npy(array: npt.NDArray[np.int32]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def calibration_rows(tokens: PackedTokens, count: int, batch: int) -> Iterator[torch.Tensor]:
+    """Batches of rows spread evenly over the data: documents near each other are alike."""
+    count = min(count, len(tokens))
+    indices = iter((np.arange(count) * len(tokens) // count).tolist())
+    while rows := list(islice(indices, batch)):
+        yield tokens.batch(rows)

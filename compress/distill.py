@@ -1,0 +1,319 @@
+"""Distillation: train a student towards its teacher, resumable after a kill at any moment.
+
+On accelerate, so the same loop runs on one CPU or GPU, and under `accelerate launch` on many
+(DDP, FSDP2). Which rows make up a step follows from the seed and the step's number alone; with
+the checkpoint of a step, a run that was killed therefore continues to the same result.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgelm.compress.checkpoints import Checkpoints
+from edgelm.compress.data import PackedTokens
+from edgelm.compress.distiller import Distiller, Losses
+from edgelm.compress.fake_quantizer import FakeQuantizer
+from edgelm.compress.head_loss import Objective
+from edgelm.compress.hidden_loss import LayerMap
+from edgelm.compress.losses import Kind
+from edgelm.compress.model import Model
+from edgelm.compress.teacher_cache import TeacherCache
+from edgelm.errors import BadInput, Diverged
+from edgelm.precision import Int4, Int8
+
+
+class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of a run; the defaults are for a few million tokens on one device.
+
+    tokens: to train on, of all steps together. sequence_length and batch_size: tokens a row and
+        rows an optimizer step, over all processes. micro_batch: rows that pass at a time on one
+        process. learning_rate falls by a cosine to `final_learning_rate` after `warmup` of the
+        steps. `stop_after` ends a run early in tokens, on the schedule of the whole one.
+    """
+
+    tokens: int = 2_000_000
+    sequence_length: int = 512
+    batch_size: int = 8
+    micro_batch: int = 8
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 1e-5
+    warmup: float = 0.03
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    loss: Kind = "forward-kl"
+    temperature: float = 1.0
+    cross_entropy: float = 0.0
+    layer_map: LayerMap = ()
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = 50
+    seed: int = 0
+    stop_after: int | None = None
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole schedule."""
+        return max(1, self.tokens // self.step_tokens)
+
+    @property
+    def last_step(self) -> int:
+        """Where this run ends."""
+        if self.stop_after is None:
+            return self.steps
+        return min(self.steps, max(1, self.stop_after // self.step_tokens))
+
+    @property
+    def objective(self) -> Objective:
+        """The loss on logits."""
+        return Objective(self.loss, self.temperature, self.cross_entropy)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from zero."""
+        warmup = math.ceil(self.warmup * self.steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        span = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+
+    def check(self, processes: int = 1) -> None:
+        """Raise BadInput for settings that contradict each other."""
+        share = processes * self.micro_batch
+        if self.batch_size % share:
+            raise BadInput(
+                f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch} x "
+                f"{processes} processes; change one of them"
+            )
+        if not 0 <= self.cross_entropy <= 1:
+            raise BadInput(
+                f"cross_entropy {self.cross_entropy:g}: expected a share between 0 (teacher alone) "
+                "and 1 (no teacher)"
+            )
+        if self.temperature <= 0:
+            raise BadInput(f"temperature {self.temperature:g}: expected a number above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step; losses are means over its tokens, in nats.
+
+    `eta_seconds` is what remains at the speed of this run so far.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    divergence: float
+    cross_entropy: float
+    hidden: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    eta_seconds: float
+
+
+def distill(
+    student: Model,
+    teacher: Model | TeacherCache | None,
+    data: PackedTokens,
+    settings: Distillation,
+    folder: Path,
+    *,
+    precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
+) -> Iterator[Step]:
+    """Train `student` in place, yielding every step.
+
+    A checkpoint is written to `folder` every `checkpoint_steps` and at the end; if the folder
+    holds one of the same run, training goes on from it.
+
+    Args:
+        student: in fp32, on any device; moved to the one that accelerate chooses.
+        teacher: live in any type, cached (see `teacher_cache`), or None for cross-entropy alone.
+        data: packed rows of `sequence_length` tokens.
+        settings: of the run.
+        folder: for checkpoints.
+        precision: of the layers and of the head for quantization-aware distillation (QAD, arXiv
+            2601.20088): the student computes with rounded weights, and at the end has them.
+
+    Raises:
+        BadInput: settings or data do not fit together, or `folder` is another run's.
+        Diverged: the loss is no longer a number; the last checkpoint stays.
+        DoesNotFit: the disk is too full for a checkpoint; the last one stays.
+    """
+    run = _Run(student, teacher, data, settings, folder, precision)
+    yield from run.steps()
+
+
+class _Run:
+    def __init__(
+        self,
+        student: Model,
+        teacher: Model | TeacherCache | None,
+        data: PackedTokens,
+        settings: Distillation,
+        folder: Path,
+        precision: tuple[Int4 | Int8, Int4 | Int8] | None,
+    ) -> None:
+        from accelerate import Accelerator
+
+        # accelerate knows one type for the life of a process; autocast is set by each run.
+        self.accelerator = Accelerator(mixed_precision="no")
+        settings.check(self.accelerator.num_processes)
+        _check_data(data, settings)
+        self.settings, self.data = settings, data
+        self.cache: TeacherCache | None = None
+        live: Model | None = None
+        if isinstance(teacher, TeacherCache):
+            self.cache = teacher
+        else:
+            live = teacher
+        if live is None and self.cache is None and settings.cross_entropy != 1.0:
+            raise BadInput("no teacher: only cross_entropy = 1 can train without one")
+        if live is not None:
+            live = live.to(self.accelerator.device).eval().requires_grad_(False)
+        if settings.gradient_checkpointing:
+            student.gradient_checkpointing_enable({"use_reentrant": False})
+        student.train()
+        distiller = Distiller(
+            student,
+            None if settings.cross_entropy == 1.0 else live,
+            settings.objective,
+            layer_map=settings.layer_map,
+            compute=torch.bfloat16 if settings.bf16 else torch.float32,
+        )
+        optimizer = _optimizer(distiller, settings)
+        self.model, self.optimizer = self.accelerator.prepare(distiller, optimizer)
+        self.quantizer = FakeQuantizer(self.model, *precision) if precision else None
+        self.checkpoints = Checkpoints(folder, self.accelerator, settings)
+
+    def steps(self) -> Iterator[Step]:
+        settings = self.settings
+        first = self.checkpoints.resume()
+        begun = time.monotonic()
+        for step in range(first, settings.last_step):
+            rate = settings.rate(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            # Where checkpoints are, so that a resumed run rounds as one in a piece does.
+            if self.quantizer and (step == first or step % settings.checkpoint_steps == 0):
+                self.quantizer.fit()
+            with self.quantizer.rounded() if self.quantizer else contextlib.nullcontext():
+                means = self._gradients(step)
+            norm = self._update(step, means[0])
+            done = step + 1
+            if done % settings.checkpoint_steps == 0 or done == settings.last_step:
+                self.checkpoints.save(done)
+            speed = (done - first) * settings.step_tokens / (time.monotonic() - begun)
+            yield Step(
+                step=done,
+                steps=settings.last_step,
+                tokens=done * settings.step_tokens,
+                loss=means[0],
+                divergence=means[1],
+                cross_entropy=means[2],
+                hidden=means[3],
+                learning_rate=rate,
+                gradient_norm=norm,
+                tokens_per_second=speed,
+                eta_seconds=(settings.last_step - done) * settings.step_tokens / speed,
+            )
+        if self.quantizer:
+            self.quantizer.finish()
+        self.accelerator.unwrap_model(self.model).student.eval()
+
+    def _gradients(self, step: int) -> list[float]:
+        """Gradients of this process's share of a step; returns the losses of all of it."""
+        accelerator, settings = self.accelerator, self.settings
+        indices = rows_of_step(step, len(self.data), settings.batch_size, settings.seed)
+        share = np.array_split(indices, accelerator.num_processes)[accelerator.process_index]
+        micro = [
+            share[start : start + settings.micro_batch]
+            for start in range(0, len(share), settings.micro_batch)
+        ]
+        totals = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+        for position, rows in enumerate(micro):
+            last = position + 1 == len(micro)
+            with _synced(accelerator, self.model, last):
+                losses = self._losses(rows)
+                accelerator.backward(losses.total / len(micro))
+            totals += torch.stack(
+                [losses.total.detach(), losses.divergence, losses.cross_entropy, losses.hidden]
+            ).to(totals.dtype)
+        return accelerator.reduce(totals / len(micro), "mean").tolist()  # type: ignore[no-any-return]
+
+    def _update(self, step: int, loss: float) -> float:
+        """Apply the gradients, unless they are not numbers; returns their norm."""
+        accelerator, settings = self.accelerator, self.settings
+        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), settings.gradient_clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            indices = rows_of_step(step, len(self.data), settings.batch_size, settings.seed)
+            raise Diverged(
+                f"the loss of step {step + 1} is {loss:g} (gradient norm {norm:g}) on rows "
+                f"{sorted(indices.tolist())} of the data; nothing was updated, "
+                f"{self.checkpoints.describe()}. Lower the learning rate "
+                f"({settings.learning_rate:g}) or look at these rows"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _losses(self, rows: npt.NDArray[np.int64]) -> Losses:
+        device = self.accelerator.device
+        tokens = self.data.batch(rows).to(device)
+        cached = self.cache.rows(rows, device) if self.cache is not None else None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+            return self.model(tokens, cached)  # type: ignore[no-any-return]
+
+
+def _synced(accelerator: Any, model: Any, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged once a step, with its last part."""
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def rows_of_step(step: int, rows: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of the rows of a step: every epoch is a fresh permutation."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    found = np.empty(batch, np.int64)
+    for epoch in np.unique(positions // rows).tolist():
+        order = np.random.default_rng((seed, epoch)).permutation(rows)
+        inside = positions // rows == epoch
+        found[inside] = order[positions[inside] % rows]
+    return found
+
+
+def _check_data(data: PackedTokens, settings: Distillation) -> None:
+    if data.length != settings.sequence_length:
+        raise BadInput(
+            f"the data is packed in rows of {data.length} tokens, the run asks for "
+            f"{settings.sequence_length}; pack it again"
+        )
+    if len(data) < settings.batch_size:
+        raise BadInput(
+            f"the data has {len(data)} rows of {data.length} tokens, fewer than the "
+            f"{settings.batch_size} of one step; give more text or a smaller batch_size"
+        )
+
+
+def _optimizer(model: torch.nn.Module, settings: Distillation) -> torch.optim.Optimizer:
+    """AdamW; norms and biases do not decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)

@@ -1,0 +1,100 @@
+"""Losses on hidden states, for students that lost layers.
+
+Minitron (arXiv 2407.14679, table 17): a depth student gains from the states near the output and
+from the embeddings, compared by cosine after a norm; width students gain nothing. A wrong map
+hurts. Students of another width learn one projection up to the teacher's, shared by all pairs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.compress.model import Model
+from edgelm.errors import BadInput
+
+EMBEDDING = -1  # the layer number of the embeddings' output
+LayerMap = tuple[tuple[int, int], ...]
+"""Pairs (student layer, teacher layer) whose outputs are compared."""
+
+
+def default_map(student_layers: int, teacher_layers: int) -> LayerMap:
+    """The embeddings, and the third layer from the end on both sides: the paper's best pairs."""
+    late = (max(0, student_layers - 3), max(0, teacher_layers - 3))
+    return ((EMBEDDING, EMBEDDING), late)
+
+
+def check_map(pairs: Sequence[tuple[int, int]], student_layers: int, teacher_layers: int) -> None:
+    """Raise BadInput unless every layer of a map exists."""
+    for student, teacher in pairs:
+        if not (-1 <= student < student_layers and -1 <= teacher < teacher_layers):
+            raise BadInput(
+                f"layer map {student}:{teacher}: the student has layers 0 to {student_layers - 1}, "
+                f"the teacher 0 to {teacher_layers - 1}; -1 is the embeddings"
+            )
+
+
+@dataclass
+class States:
+    """Hidden states [B, T, hidden] by layer, as the last forward pass left them."""
+
+    of: dict[int, torch.Tensor]
+
+
+@contextmanager
+def watched(model: Model, layers: Sequence[int]) -> Iterator[States]:
+    """Record the outputs of layers while the block runs, normed as the next layer sees them."""
+    states = States({})
+    hooks = [_module(model, layer).register_forward_hook(_keep(states, layer)) for layer in layers]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _module(model: Model, layer: int) -> nn.Module:
+    """The module whose output is the state after a layer: the next norm where there is one."""
+    layers = model.model.layers
+    if layer + 1 == len(layers):
+        return model.model.norm  # type: ignore[no-any-return]
+    following = layers[layer + 1]
+    # OLMo 2 has no norm before its layers.
+    if hasattr(following, "input_layernorm"):
+        return following.input_layernorm  # type: ignore[no-any-return]
+    return model.model.embed_tokens if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
+
+
+def _keep(states: States, layer: int) -> Any:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        states.of[layer] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+class HiddenLoss(nn.Module):
+    """1 - cosine between mapped states, averaged over pairs and tokens."""
+
+    def __init__(self, pairs: LayerMap, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.pairs = pairs
+        self.up: nn.Linear | None = None
+        if student_width != teacher_width:
+            self.up = nn.Linear(student_width, teacher_width, bias=False)
+            seeded = torch.Generator().manual_seed(0)  # alike on every process and start
+            nn.init.normal_(self.up.weight, std=student_width**-0.5, generator=seeded)
+
+    def forward(self, student: States, teacher: States) -> torch.Tensor:
+        """The loss of the recorded states."""
+        losses = []
+        for ours, theirs in self.pairs:
+            states = student.of[ours]
+            if self.up is not None:
+                states = self.up(states)
+            target = teacher.of[theirs].to(states.device)
+            similarity = torch.cosine_similarity(states.float(), target.float(), dim=-1)
+            losses.append((1 - similarity).mean())
+        return torch.stack(losses).mean()

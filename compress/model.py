@@ -1,0 +1,128 @@
+"""A checkpoint as a Hugging Face model in memory, and a model as a checkpoint on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.empty_model import empty_model, hf_config
+from edgelm.errors import BadCheckpoint
+
+Model = Any  # a causal language model of transformers, which ships no types
+Tokenizer = Any
+
+
+def load_model(
+    source: str | Path | Checkpoint,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """The causal language model of a folder, a hub id or a GGUF file, in eval mode.
+
+    Tensors are mapped and converted one by one, so that loading needs the memory of the model
+    and of its largest matrix.
+
+    Raises:
+        BadInput, BadCheckpoint, UnknownName: as `edgelm.checkpoint.open_checkpoint`.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    config = hf_config(checkpoint)
+    state = {
+        name: checkpoint.tensor(name).to(device, dtype, copy=True) for name in checkpoint.shapes
+    }
+    return build_model(config, state)
+
+
+def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
+    """A model around existing tensors, in eval mode; nothing is copied."""
+    embedding = state["model.embed_tokens.weight"]
+    # All but eager attention leave out Gemma 2's soft cap.
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    model = empty_model(config, embedding.dtype, attention)
+    if config.tie_word_embeddings:
+        state = state | {"lm_head.weight": embedding}
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    if missing or unexpected:
+        raise BadCheckpoint(
+            f"the weights do not match the configuration: {len(missing)} missing "
+            f"{missing[:2]}, {len(unexpected)} too many {unexpected[:2]}"
+        )
+    model.tie_weights()
+    model.requires_grad_(True)
+    return model.to(embedding.device).eval()
+
+
+def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
+    """The tokenizer of a folder, a hub id or a GGUF file.
+
+    Raises:
+        BadCheckpoint: it has none that `transformers` can load.
+    """
+    from transformers import AutoTokenizer
+
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    path = checkpoint.path
+    try:
+        if checkpoint.is_gguf:
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer that transformers can load ({error}); a folder needs "
+            "tokenizer.json beside its weights"
+        ) from None
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """Raise BadCheckpoint if the tokenizer has ids that the model has no embedding for.
+
+    More embeddings than tokens are common: rows are padded to a multiple (Qwen 2.5 has 151,936
+    rows for 151,665 tokens).
+    """
+    rows = model.config.vocab_size
+    if len(tokenizer) > rows:
+        raise BadCheckpoint(
+            f"tokenizer and model vocabulary disagree: the tokenizer has {len(tokenizer):,} "
+            f"tokens, the model embeddings for {rows:,}; is the tokenizer from another model?"
+        )
+
+
+def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer) -> None:
+    """Raise BadCheckpoint unless both map every token to the same id: logits are compared by id."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    differing = [token for token, index in ours.items() if theirs.get(token) != index]
+    if differing or len(ours) != len(theirs):
+        example = f", e.g. {differing[0]!r}" if differing else ""
+        raise BadCheckpoint(
+            f"teacher and student have different tokenizers ({len(theirs):,} and {len(ours):,} "
+            f"tokens, {len(differing):,} of the student's elsewhere in the teacher's{example}); "
+            "distillation on logits needs one vocabulary, so prune the student from this teacher"
+        )
+
+
+def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
+    """Write a plain checkpoint: safetensors, configuration with `head_dim`, tokenizer.
+
+    The model itself stays in the type it has.
+    """
+    from transformers import GenerationConfig
+
+    config = model.config
+    state = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    if getattr(config, "head_dim", None) is None:
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    if not model.generation_config:
+        model.generation_config = GenerationConfig.from_model_config(config)
+    kept = config.dtype
+    try:
+        config.dtype = dtype
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        config.dtype = kept
+    tokenizer.save_pretrained(folder)

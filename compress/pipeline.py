@@ -1,0 +1,101 @@
+"""From a teacher to a student folder: run a recipe's stages, evaluate, write the record."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from edgelm import __version__
+from edgelm.compress.model import load_model, save_model
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.run_folder import RunFolder
+from edgelm.compress.shape import Shape
+from edgelm.compress.stages import Stages
+from edgelm.compress.summary import write_summary
+from edgelm.errors import BadInput
+from edgelm.staging import check_replaceable, staged_folder
+from edgelm.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def compress(
+    recipe: Recipe,
+    output: Path,
+    *,
+    run: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
+) -> StudentRecord:
+    """Make a student as a recipe says.
+
+    Args:
+        recipe: what to do.
+        output: the student's folder: a plain Hugging Face checkpoint and `compress.json`.
+        run: where stages keep their results; beside `output` by default. Calling again with the
+            same folder repeats only what changed, and goes on with what was killed.
+        progress: called often, with one line.
+        report: called seldom, with what is worth keeping.
+
+    Raises:
+        BadInput: the recipe, the data or the shape cannot be used.
+        DoesNotFit: no shape meets the budget, or the disk is full.
+        Diverged: a training went wrong; its last checkpoint is kept.
+    """
+    recipe.check()
+    check_replaceable(output, marker=STUDENT_RECORD)
+    folder = RunFolder(run or output.with_name(f"{output.name}.run"), report)
+    stages = Stages(recipe, folder, progress)
+    stages.run_all()
+    if stages.student is None:
+        raise BadInput(
+            "the recipe makes no student: it needs [search] or [prune], [distill], [qad] or [align]"
+        )
+    evaluation = _evaluation(stages) if recipe.evaluate else {}
+    record = _record(stages, evaluation)
+    dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
+    with staged_folder(output, marker=STUDENT_RECORD) as staging:
+        model = load_model(stages.student)
+        save_model(model, stages.tokenizer, staging, dtype)
+        _copy_card(stages, staging)
+        write_student_record(staging, record)
+    write_summary(folder.folder, record, stages.candidates)
+    return record
+
+
+def _record(stages: Stages, evaluation: dict[str, dict[str, Figure]]) -> StudentRecord:
+    from edgelm.checkpoint import open_checkpoint
+
+    assert stages.student is not None
+    spec, source = open_checkpoint(stages.student).spec, stages.source
+    return StudentRecord(
+        teacher=source.name if source.revision else source.path.name,
+        teacher_sha256=stages.source_hash,
+        teacher_parameters=source.spec.parameters,
+        parameters=spec.parameters,
+        teacher_shape=msgspec.structs.asdict(Shape.of(source.spec)),
+        shape=msgspec.structs.asdict(Shape.of(spec)),
+        stages=tuple(stages.run.records),
+        evaluation=evaluation,
+        edgelm_version=__version__,
+    )
+
+
+def _copy_card(stages: Stages, folder: Path) -> None:
+    """The teacher's licence goes with its weights."""
+    source = stages.source.path
+    if source.is_dir():
+        for file in source.glob("LICENSE*"):
+            shutil.copyfile(file, folder / file.name)
+    license_line = f"license: {stages.source.license}\n" if stages.source.license else ""
+    name = stages.source.name if stages.source.revision else stages.source.path.name
+    (folder / "README.md").write_text(
+        f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
+        f"{__version__}; `{STUDENT_RECORD}` says how, and what it kept of its teacher.\n"
+    )
+
+
+def _evaluation(stages: Stages) -> dict[str, dict[str, Figure]]:
+    return stages.evaluate()

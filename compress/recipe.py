@@ -1,0 +1,259 @@
+"""A recipe: from which teacher, for which device, by which stages.
+
+A TOML file with a table for every stage that is to run, in the order of `STAGES` whatever their
+order in the file:
+
+    teacher = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    data = ["train.jsonl"]
+
+    [target]
+    name = "jetson-orin-nano"
+    min_tokens_per_second = 30
+
+    [search]
+    [distill]
+    tokens = 2_000_000
+    [evaluate]
+    tasks = ["perplexity:valid.jsonl"]
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgelm.compress.distill import Distillation
+from edgelm.compress.importance import Reduction
+from edgelm.compress.search import Budget, SearchSettings
+from edgelm.compress.shape import Shape
+from edgelm.compress.teacher_cache import CacheSettings
+from edgelm.errors import BadInput
+from edgelm.planning import Request
+from edgelm.precision import KvType
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every stage's table."""
+
+
+class Target(Stage, frozen=True, forbid_unknown_fields=True):
+    """The device and what the student may cost on it; what is left out is no limit.
+
+    parameters: outside the embeddings, as a share of the teacher's or a number.
+    """
+
+    name: str = "cpu"
+    engine: str | None = None
+    precision: str = "auto"
+    kv: KvType | None = None
+    context: int | None = None
+    prompt: int = 512
+    parameters: float | None = None
+    max_memory_bytes: int | None = None
+    min_tokens_per_second: float | None = None
+    max_first_token_ms: float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What the search asks the planner."""
+        request = Request(
+            precision=self.precision,
+            kv=self.kv,
+            context=self.context,
+            engine=self.engine,
+            prompt=self.prompt,
+            max_memory_bytes=self.max_memory_bytes,
+            min_tokens_per_second=self.min_tokens_per_second,
+        )
+        return Budget(self.parameters, self.max_first_token_ms, request)
+
+
+class Correct(Stage, frozen=True, forbid_unknown_fields=True):
+    """Teacher correction: the teacher is first fine-tuned on the data that distillation uses.
+
+    The rate is a fifth of distillation's (arXiv 2408.11796, section 3.1).
+    """
+
+    tokens: int = 500_000
+    learning_rate: float = 1e-4
+    batch_size: int = 8
+    micro_batch: int = 4
+
+
+class Calibrate(Stage, frozen=True, forbid_unknown_fields=True):
+    """Importance: samples to score on, aggregation, and how layers are judged.
+
+    layers: `influence` (one pass for all), `loss` (without each layer) or `block` (the contiguous
+    block whose loss costs least).
+    """
+
+    samples: int = 256
+    tokens: Reduction = "mean"
+    over_samples: Reduction = "l2"
+    layers: Literal["influence", "loss", "block"] = "influence"
+    layer_samples: int = 8
+
+
+class Prune(Stage, frozen=True, forbid_unknown_fields=True):
+    """An explicit shape instead of a search; sizes that are left out stay as they are."""
+
+    num_hidden_layers: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    fold_heads: bool = True
+
+    def shape(self, full: Shape) -> Shape:
+        """The shape of a teacher with these sizes replaced."""
+        asked = {field: getattr(self, field) for field in full.__struct_fields__}
+        return msgspec.structs.replace(full, **{k: v for k, v in asked.items() if v is not None})
+
+
+class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):
+    """Trim the vocabulary to what the data uses, or to `size` tokens."""
+
+    size: int | None = None
+
+
+class Distil(Distillation, frozen=True, forbid_unknown_fields=True):
+    """Distillation; with `cache` the teacher runs once over the data instead of in every step."""
+
+    cache: CacheSettings | None = None
+
+
+class Qad(Stage, frozen=True, forbid_unknown_fields=True):
+    """Quantization-aware distillation to the precision that export will use."""
+
+    precision: Literal["int4", "int8"] = "int4"
+    group_size: int | None = None
+    symmetric: bool | None = None
+    head: Literal["int4", "int8"] = "int8"
+    tokens: int = 500_000
+    learning_rate: float = 1e-4
+    batch_size: int = 8
+    micro_batch: int = 8
+
+
+class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
+    """Tasks such as `perplexity:valid.jsonl`, judged for teacher, pruned model and student."""
+
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+class Synthesize(Stage, frozen=True, forbid_unknown_fields=True):
+    """Text from the teacher, where there is none: free, or answers to `prompts`."""
+
+    documents: int = 2000
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 0.95
+    prompts: str | None = None
+
+
+class Align(Stage, frozen=True, forbid_unknown_fields=True):
+    """SFT or DPO on chat data."""
+
+    method: Literal["sft", "dpo"] = "sft"
+    data: str = ""
+    epochs: float = 1.0
+    learning_rate: float = 1e-5
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of it; a stage that is None does not run.
+
+    data: files, folders or `datasets` names. held_out: text to judge candidates on; else a
+    fiftieth of the data is set apart. dtype: of the student's file.
+    """
+
+    teacher: str
+    data: tuple[str, ...] = ()
+    held_out: str | None = None
+    sequence_length: int = 512
+    max_tokens: int | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+    target: Target = Target()
+    synthesize: Synthesize | None = None
+    vocabulary: Vocabulary | None = None
+    correct: Correct | None = None
+    importance: Calibrate = Calibrate()
+    search: SearchSettings | None = None
+    prune: Prune | None = None
+    distill: Distil | None = None
+    qad: Qad | None = None
+    align: Align | None = None
+    evaluate: Evaluate | None = None
+
+    def check(self) -> None:
+        """Raise BadInput for stages that cannot go together."""
+        if self.search and self.prune:
+            raise BadInput("[search] finds a shape and [prune] names one; remove one of them")
+        if self.search and not self.target_limits:
+            raise BadInput(
+                "[search] needs a budget: give [target] parameters, max_memory_bytes, "
+                "min_tokens_per_second or max_first_token_ms"
+            )
+        if not self.data and self.synthesize is None:
+            raise BadInput(
+                "no data: give `data = [...]`, or a [synthesize] table: then the teacher writes it"
+            )
+        if self.align and not self.align.data:
+            raise BadInput("[align] needs `data`, a JSONL file of conversations")
+
+    @property
+    def target_limits(self) -> bool:
+        """Whether the target limits anything."""
+        target = self.target
+        return any(
+            limit is not None
+            for limit in (
+                target.parameters,
+                target.max_memory_bytes,
+                target.min_tokens_per_second,
+                target.max_first_token_ms,
+            )
+        )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; files in it are relative to the recipe's folder.
+
+    Raises:
+        BadInput: not TOML, or a field that is unknown, missing or of the wrong type; names it.
+    """
+    try:
+        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+    except OSError as error:
+        raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    recipe.check()
+    return _resolved(recipe, path.parent)
+
+
+def _resolved(recipe: Recipe, folder: Path) -> Recipe:
+    def resolve(name: str) -> str:
+        beside = folder / name
+        return str(beside) if not Path(name).is_absolute() and beside.exists() else name
+
+    changed: dict[str, Any] = {
+        "teacher": resolve(recipe.teacher),
+        "data": tuple(map(resolve, recipe.data)),
+    }
+    if recipe.held_out:
+        changed["held_out"] = resolve(recipe.held_out)
+    if recipe.evaluate:
+        tasks = []
+        for task in recipe.evaluate.tasks:
+            kind, _, name = task.partition(":")
+            tasks.append(f"{kind}:{resolve(name)}")
+        changed["evaluate"] = msgspec.structs.replace(recipe.evaluate, tasks=tuple(tasks))
+    if recipe.align:
+        changed["align"] = msgspec.structs.replace(recipe.align, data=resolve(recipe.align.data))
+    if recipe.synthesize and recipe.synthesize.prompts:
+        prompts = resolve(recipe.synthesize.prompts)
+        changed["synthesize"] = msgspec.structs.replace(recipe.synthesize, prompts=prompts)
+    return msgspec.structs.replace(recipe, **changed)

@@ -1,0 +1,148 @@
+"""Draw texts from a language model, a batch at a time.
+
+Nucleus sampling as in Holtzman et al. 2020: tokens are drawn at a temperature from the smallest
+set of tokens whose probabilities sum up to `top_p`. The model's own `generation_config` plays no
+part (its penalties would bend the distribution that is to be learned), nor does torch's global
+random state. Rows that are finished leave the batch.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgelm.compress.model import Model, Tokenizer
+from edgelm.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How texts are drawn.
+
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_p: probability mass that is drawn from, above 0 up to 1.
+    max_new_tokens: limit of new tokens a text.
+    batch_size: texts at a time; part of what makes a run repeatable.
+    seed: of the random numbers.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    batch_size: int = 16
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise BadInput for numbers that make no sense."""
+        if not 0 <= self.temperature < float("inf"):
+            raise BadInput(f"temperature is {self.temperature}, expected 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p is {self.top_p}, expected above 0 and up to 1")
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.seed < 0:
+            raise BadInput(f"seed is {self.seed}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """New tokens, without the one that ended them; `ended` is false at the limit of tokens."""
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+def stop_ids(model: Model, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end a text: ends of sequence by any name, and all special tokens.
+
+    A special token in the midst of sampled text opens another document or turn (which one ends an
+    assistant's turn differs from template to template), so the text is over either way.
+    """
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for config in (model.config, model.generation_config):
+        end = getattr(config, "eos_token_id", None)
+        special |= set(end) if isinstance(end, list) else {end}
+    return frozenset((special | {tokenizer.eos_token_id}) - {None})
+
+
+@torch.inference_mode()
+def sample(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    generator: torch.Generator,
+    *,
+    stop: Collection[int],
+    vocab_size: int,
+) -> list[Sampled]:
+    """Continue every prompt.
+
+    Args:
+        model: in eval mode.
+        prompts: token ids, at least one each.
+        sampling: temperature, nucleus and limit.
+        generator: on the model's device.
+        stop: tokens that end a text.
+        vocab_size: tokens that exist; a model may have more rows than its tokenizer has tokens.
+    """
+    from transformers import DynamicCache
+
+    ids, mask = _left_padded(prompts, model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    ends = torch.tensor(sorted(stop), device=model.device)
+    rows = torch.arange(len(prompts), device=model.device)  # which prompt a row continues
+    written: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    for _ in range(sampling.max_new_tokens):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1, :vocab_size]
+        drawn = draw(logits.float(), sampling, generator)
+        over = torch.isin(drawn, ends)
+        for row, token, done in zip(rows.tolist(), drawn.tolist(), over.tolist(), strict=True):
+            ended[row] = done
+            if not done:
+                written[row].append(token)
+        if over.any():
+            keep = (~over).nonzero().flatten()
+            if not len(keep):
+                break
+            cache.batch_select_indices(keep)
+            rows, drawn, mask, positions = rows[keep], drawn[keep], mask[keep], positions[keep]
+        ids = drawn[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return [Sampled(tuple(tokens), done) for tokens, done in zip(written, ended, strict=True)]
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """One token [B] for each row of fp32 logits [B, vocab]."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits / sampling.temperature, -1)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        # The token that crosses top_p still belongs to the nucleus.
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probabilities = torch.zeros_like(probabilities).scatter(
+            -1, order, ordered.masked_fill(outside, 0)
+        )
+    return torch.multinomial(probabilities, 1, generator=generator).flatten()
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in prompts], device=device)
+    mask = torch.tensor(
+        [[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device
+    )
+    return ids, mask

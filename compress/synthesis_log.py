@@ -1,0 +1,123 @@
+"""A JSONL file that grows by batches and survives being killed at any moment.
+
+Beside it lies a manifest that says how the texts are made and how much of the file counts. A batch
+is first appended and synced, then counted; what a kill leaves behind the counted bytes, a torn
+line or a whole batch, is cut off and made again. Batches depend on nothing but their number and on
+the texts kept before, so the file ends up the same.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.compress.resumption import check_same_settings
+from edgelm.errors import BadInput
+from edgelm.staging import replace_file
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """How a file of texts is made and how far it is.
+
+    settings: all that decides about the texts; hashes stand for weights and files.
+    batches: batches done; bytes: length of the file after them.
+    documents, tokens: texts kept and tokens sampled for them and for the dropped ones.
+    dropped: texts that were dropped, by reason.
+    """
+
+    settings: dict[str, Any]
+    batches: int = 0
+    bytes: int = 0
+    documents: int = 0
+    tokens: int = 0
+    dropped: dict[str, int] = {}
+    finished: bool = False
+    format: int = 1
+
+
+class SynthesisLog:
+    """Opens a file for more batches, a new one or one that was interrupted.
+
+    Raises:
+        BadInput: the file is none of ours, damaged, or made with other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path.absolute()
+        self.manifest = self._opened(settings)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was written so far."""
+        with self.path.open("rb") as file:
+            return [msgspec.json.decode(line) for line in file]
+
+    def append(self, rows: list[dict[str, Any]], manifest: Manifest) -> None:
+        """Write one batch and count it; `bytes` is filled in."""
+        with self.path.open("ab") as file:
+            file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+            end = file.tell()
+        self._write(msgspec.structs.replace(manifest, bytes=end))
+
+    def discard(self) -> None:
+        """Remove the file and its manifest."""
+        self.path.unlink()
+        manifest_path(self.path).unlink()
+
+    def _opened(self, settings: dict[str, Any]) -> Manifest:
+        file, sidecar = self.path, manifest_path(self.path)
+        if not sidecar.exists():
+            if file.exists():
+                raise BadInput(
+                    f"{file} exists and has no {sidecar.name} to go on from; it will not be "
+                    "replaced, choose another file or remove it"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            manifest = Manifest(settings)
+        else:
+            manifest = read_manifest(file)
+            if manifest.batches:
+                check_same_settings(file, manifest.settings, settings)
+            manifest = msgspec.structs.replace(manifest, settings=settings)
+        self._write(manifest)
+        size = file.stat().st_size if file.exists() else 0
+        if size < manifest.bytes:
+            raise BadInput(
+                f"{file} has {size} bytes, {sidecar.name} counts {manifest.bytes}: texts were "
+                "lost; remove both files and start again"
+            )
+        with file.open("ab") as opened:
+            opened.truncate(manifest.bytes)
+        return manifest
+
+    def _write(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        replace_file(manifest_path(self.path), content + b"\n")
+
+
+def manifest_path(path: Path) -> Path:
+    """The manifest beside a file of texts."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a file of texts.
+
+    Raises:
+        BadInput: it is missing, damaged or of another version.
+    """
+    sidecar = manifest_path(path)
+    try:
+        manifest = msgspec.json.decode(sidecar.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise BadInput(f"cannot read {sidecar}: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise BadInput(
+            f"{sidecar} is damaged ({error}); remove it and {path.name} and start again"
+        ) from None
+    if manifest.format != 1:
+        raise BadInput(f"{sidecar} has format {manifest.format}, this edgelm reads format 1")
+    return manifest

@@ -1,0 +1,153 @@
+"""What a teacher is given to go on from, batch by batch: nothing, words or questions."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelm.compress.conversations import Messages, read_prompts
+from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.sampling import Sampling
+from edgelm.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """Text as the teacher itself would write it.
+
+    documents: how many texts to keep.
+    starts: words that texts begin with, drawn for each; none is the beginning of sequence.
+    attempts: texts to try for each that is asked for, before fewer will do.
+    """
+
+    documents: int
+    starts: tuple[str, ...] = ()
+    attempts: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to questions: a JSONL file with `prompt` or `messages`, and how many for each."""
+
+    prompts: Path
+    per_prompt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the teacher continues: token ids, and of a question its conversation."""
+
+    ids: tuple[int, ...]
+    messages: Messages = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The starts of each batch, by its number alone."""
+
+    batch: Callable[[int], list[Start]]
+    batches: int
+    wanted: int
+    too_long: int = 0
+
+
+def make_plan(
+    kind: FreeText | Answers, sampling: Sampling, model: Model, tokenizer: Tokenizer
+) -> Plan:
+    """The starts of all batches.
+
+    Raises:
+        BadInput: numbers that make no sense, prompts that cannot be read, or none that fits.
+    """
+    for name in ("documents", "attempts", "per_prompt"):
+        if getattr(kind, name, 1) < 1:
+            raise BadInput(f"{name} is {getattr(kind, name)}, expected 1 or more")
+    if _room(model, sampling) < 1:
+        raise BadInput(
+            f"max_new_tokens is {sampling.max_new_tokens}, the model's context is "
+            f"{model.config.max_position_embeddings} tokens with the prompt; lower it"
+        )
+    if isinstance(kind, FreeText):
+        return _plan_free_text(kind, sampling, model, tokenizer)
+    return _plan_answers(kind, sampling, model, tokenizer)
+
+
+def vocabulary_words(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Words of three letters and more that are one token: random ones make varied starts."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    # Byte-level and SentencePiece vocabularies mark a word's beginning with these two.
+    first = [index for index, token in enumerate(tokens) if token and token[0] in "\u0120\u2581"]
+    words = {tokenizer.decode([index]).strip() for index in first}
+    return tuple(sorted(word for word in words if len(word) >= 3 and word.isalpha()))
+
+
+def _plan_free_text(kind: FreeText, sampling: Sampling, model: Model, tokenizer: Tokenizer) -> Plan:
+    starts = [Start(tuple(tokenizer(text)["input_ids"])) for text in kind.starts]
+    usable = [start for start in starts if 0 < len(start.ids) <= _room(model, sampling)]
+    if starts and not usable:
+        raise BadInput(
+            f"none of {len(starts)} starts fits the context beside {sampling.max_new_tokens} new "
+            "tokens; lower max_new_tokens or give shorter starts"
+        )
+    usable = usable or [Start((_beginning(model, tokenizer),))]
+
+    def batch(index: int) -> list[Start]:
+        return random.Random(f"{sampling.seed} {index}").choices(usable, k=sampling.batch_size)
+
+    batches = -(-kind.documents * kind.attempts // sampling.batch_size)
+    return Plan(batch, batches, kind.documents, len(starts) - len(usable) if starts else 0)
+
+
+def _beginning(model: Model, tokenizer: Tokenizer) -> int:
+    # Models without a beginning of sequence (Qwen) saw documents begin behind the end of another.
+    for config in (tokenizer, model.config):
+        for name in ("bos_token_id", "eos_token_id"):
+            token = getattr(config, name, None)
+            if isinstance(token, int):
+                return token
+    raise BadInput(
+        "neither the tokenizer nor config.json names a token that begins or ends a sequence; "
+        "give starts, e.g. words of the language"
+    )
+
+
+def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: Tokenizer) -> Plan:
+    if not tokenizer.chat_template:
+        raise BadInput(
+            "the tokenizer has no chat template, so the model cannot be asked; write free text, "
+            "or use an instruct model as teacher"
+        )
+    prompts = read_prompts(kind.prompts)
+    starts = [
+        Start(_rendered(tokenizer, prompt.messages, prompt.where), prompt.messages)
+        for prompt in prompts
+    ]
+    fitting = [start for start in starts if len(start.ids) <= _room(model, sampling)]
+    if not fitting:
+        raise BadInput(
+            f"none of {len(starts)} prompts fits the context beside "
+            f"{sampling.max_new_tokens} new tokens; lower max_new_tokens"
+        )
+    queue = [start for start in fitting for _ in range(kind.per_prompt)]
+    size = sampling.batch_size
+
+    def batch(index: int) -> list[Start]:
+        return queue[index * size : (index + 1) * size]
+
+    return Plan(batch, -(-len(queue) // size), len(queue), len(starts) - len(fitting))
+
+
+def _rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> tuple[int, ...]:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise BadInput(f"{where}: the chat template refuses the conversation: {error}") from None
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _room(model: Model, sampling: Sampling) -> int:
+    return int(model.config.max_position_embeddings) - sampling.max_new_tokens

@@ -1,0 +1,115 @@
+"""The embeddings and the head of a model with only some of the tokens."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.compress.model import Model
+from edgelm.compress.vocabulary_pieces import check_ascending
+from edgelm.errors import BadCheckpoint, BadInput
+
+_IDS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+
+
+def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
+    """A copy of the model with only the kept rows of its embedding and its head.
+
+    The logits' last axis shrinks to `len(keep)`: entry `i` is the old one's entry `keep[i]`. Token
+    ids in the configuration and the generation defaults get their new numbers. Rows beyond the
+    tokenizer's ids, which some models have as padding, go like any other.
+
+    Args:
+        model: a causal language model of `transformers`, head tied or not, with or without bias.
+        keep: old ids, ascending.
+
+    Raises:
+        BadInput: ids that do not ascend, or that lack one which the configuration names.
+        BadCheckpoint: an id beyond the model's rows.
+    """
+    check_ascending(keep)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = embedding.weight.shape[0]
+    if keep[-1] >= rows:
+        raise BadCheckpoint(
+            f"tokenizer and model vocabulary disagree: the tokenizer's ids go up to {keep[-1]:,} "
+            f"or more, the model has embeddings for {rows:,}; is the tokenizer from another model?"
+        )
+    new_ids = {old: new for new, old in enumerate(keep)}
+    lacking = sorted(config_ids(model) - new_ids.keys())
+    if lacking:
+        raise BadInput(
+            f"the model's configuration names token {lacking[0]} (as beginning, end or padding), "
+            f"which is not among the {len(keep):,} kept; keep it too"
+        )
+    index = torch.tensor(keep, device=embedding.weight.device)
+    whole = [embedding.weight, head.weight, head.bias]
+    cut = {
+        id(parameter): nn.Parameter(parameter.detach()[index], parameter.requires_grad)
+        for parameter in whole
+        if parameter is not None
+    }
+    # A tied head is the same parameter, in the copy too; the whole matrices are never copied.
+    trimmed = copy.deepcopy(model, cut)
+    trimmed.get_input_embeddings().num_embeddings = len(keep)
+    trimmed.get_output_embeddings().out_features = len(keep)
+    for module in trimmed.modules():
+        if getattr(module, "vocab_size", None) == rows:
+            module.vocab_size = len(keep)
+        if getattr(module, "padding_idx", None) is not None:
+            module.padding_idx = new_ids.get(module.padding_idx)
+    trimmed.config.vocab_size = len(keep)
+    for config in _configs(trimmed):
+        _renumber(config, new_ids)
+    return trimmed
+
+
+def config_ids(model: Model) -> set[int]:
+    """Ids that the model's configuration and generation defaults name; -1 stands for none."""
+    found: set[Any] = set()
+    for config in _configs(model):
+        for field in _IDS:
+            value = getattr(config, field, None)
+            found |= set(value if isinstance(value, list) else [value])
+    return {token for token in found if token is not None and token >= 0}
+
+
+def _configs(model: Model) -> list[Any]:
+    generation = getattr(model, "generation_config", None)
+    return [model.config, generation] if generation else [model.config]
+
+
+def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
+    for field in _IDS:
+        value = getattr(config, field, None)
+        if isinstance(value, list):
+            setattr(config, field, [new_ids[token] for token in value])
+        elif value is not None and value >= 0:
+            setattr(config, field, new_ids[value])
+    for field in _SUPPRESSED:
+        value = getattr(config, field, None)
+        if value:
+            setattr(config, field, _still_possible(value, new_ids))
+
+
+def _still_possible(
+    suppressed: Sequence[int | list[int]], new_ids: Mapping[int, int]
+) -> list[int | list[int]] | None:
+    """Tokens or sequences that the model must not write, less those that it no longer can."""
+    found: list[int | list[int]] = []
+    for entry in suppressed:
+        if isinstance(entry, int):
+            found += [new_ids[entry]] if entry in new_ids else []
+        elif all(token in new_ids for token in entry):
+            found.append([new_ids[token] for token in entry])
+    return found or None

@@ -1,0 +1,18 @@
+"""The tiny tokenizer as `transformers` holds it."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny_chat import TEMPLATE, tiny_tokenizer
+
+
+def tiny_fast_tokenizer() -> Any:
+    """The tokenizer of `tests.tiny_chat` with its special tokens and chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=TEMPLATE,
+    )
