@@ -48,7 +48,7 @@ def prune(
     importance: Importance,
     *,
     layers: Sequence[int] | None = None,
-    fold_heads: bool = True,
+    fold_heads: bool = False,
 ) -> Model:
     """The model cut to a shape; to its own shape, a copy that is equal bit for bit.
 
@@ -58,7 +58,8 @@ def prune(
         importance: scores of the teacher (`importance.score`).
         layers: which layers to keep, e.g. all but a contiguous block; None keeps those of the
             highest block influence.
-        fold_heads: fold what is lost with a cut query head into a kept one.
+        fold_heads: fold what is lost with a cut query head into a kept one, as Minitron does; off
+            by default, because the two rotate apart (docs/decisions/pruning.md has figures).
 
     Raises:
         BadInput: the model has no such shape within it, or the scores are another model's.
@@ -80,7 +81,7 @@ def choose(
     importance: Importance,
     *,
     layers: Sequence[int] | None = None,
-    fold_heads: bool = True,
+    fold_heads: bool = False,
 ) -> Kept:
     """What to keep of a decoder for a shape.
 
@@ -205,16 +206,24 @@ def _index(spec: DecoderSpec, axis: tuple[str, ...], kept: Kept, position: int) 
 def _factor(spec: DecoderSpec, shape: Shape, name: str) -> float:
     """What keeps scales right that a decoder derives from its width.
 
-    Gemma multiplies embeddings by sqrt(hidden_size); the narrower model's smaller factor is made
-    up for in the table, and where the head is the same table, taken back in the final norm.
+    A norm divides by the mean square over all channels. The channels that go have next to no
+    energy (that is why they go), so over the others the mean is larger by the ratio of the widths,
+    and the norm's weight makes up for it. Gemma multiplies embeddings by sqrt(hidden_size): the
+    narrower model's smaller factor is made up for in the table and, where the head is the same
+    table, taken back in the final norm.
     """
+    narrower = math.sqrt(spec.hidden_size / shape.hidden_size)
+    factor = narrower if is_hidden_norm(spec, name) else 1.0
+    if spec.qk_norm == "full" and ".q_norm." in name:
+        factor = math.sqrt(spec.num_attention_heads / shape.num_attention_heads)
+    if spec.qk_norm == "full" and ".k_norm." in name:
+        factor = math.sqrt(spec.num_key_value_heads / shape.num_key_value_heads)
     if FAMILIES[spec.family].scales_embedding:
-        ratio = math.sqrt(spec.hidden_size / shape.hidden_size)
         if name == "model.embed_tokens.weight":
-            return ratio
+            factor = narrower
         if name == "model.norm.weight" and spec.tie_word_embeddings:
-            return 1 / ratio
-    return 1.0
+            factor = 1.0
+    return factor
 
 
 def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object:

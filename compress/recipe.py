@@ -102,7 +102,7 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     intermediate_size: int | None = None
     num_attention_heads: int | None = None
     num_key_value_heads: int | None = None
-    fold_heads: bool = True
+    fold_heads: bool = False
 
     def shape(self, full: Shape) -> Shape:
         """The shape of a teacher with these sizes replaced."""

@@ -262,7 +262,7 @@ class Stages:
 
     def prune(self, shape: Shape) -> None:
         """The teacher cut to the shape."""
-        fold = self.recipe.prune.fold_heads if self.recipe.prune else True
+        fold = bool(self.recipe.prune and self.recipe.prune.fold_heads)
 
         def work(folder: Path) -> StageRecord:
             model = self._load(self.teacher, torch.float32)

@@ -7,7 +7,7 @@ docs/bundle.md is the format's description.
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from edgelm.gates import GateResult
 from edgelm.hashing import file_sha256
 from edgelm.precision import KvType, WeightPrecision
 from edgelm.spec import DecoderSpec
+from edgelm.student import StudentRecord
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -97,7 +98,7 @@ class Lineage(msgspec.Struct, frozen=True):
     path: str | None = None
     revision: str | None = None
     license: str | None = None
-    compress: dict[str, Any] | None = None
+    compress: StudentRecord | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True):

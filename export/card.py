@@ -6,6 +6,7 @@ from pathlib import Path
 from edgelm.bundle import Manifest
 from edgelm.command import format_bytes
 from edgelm.precision import describe
+from edgelm.student import StudentRecord
 
 
 def write_card(folder: Path, manifest: Manifest) -> None:
@@ -78,4 +79,35 @@ def card(manifest: Manifest) -> str:
             f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
             f"| judged on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
+    if lineage.compress:
+        lines += _student(lineage.compress)
     return "\n".join([*lines, ""])
+
+
+def _student(record: StudentRecord) -> list[str]:
+    """How the source itself was made, if edgelm compressed it."""
+    share = record.parameters / record.teacher_parameters
+    lines = [
+        "",
+        f"## A student of {record.teacher}",
+        "",
+        f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of its teacher's.",
+        "",
+        "| | teacher | student |",
+        "|---|---:|---:|",
+        *(
+            f"| {name.replace('_', ' ')} | {record.teacher_shape[name]:,} | {size:,} |"
+            for name, size in record.shape.items()
+        ),
+    ]
+    trained = [f"{one.name} on {one.tokens:,} tokens" for one in record.stages if one.tokens]
+    lines += ["", f"Stages that saw data: {', '.join(trained)}."] if trained else []
+    if record.evaluation:
+        lines += ["", "| unquantized | teacher | pruned | student |", "|---|---:|---:|---:|"]
+        for task, figures in record.evaluation.items():
+            cells = [
+                f"{figures[who].value:.4g}" if who in figures else ""
+                for who in ("teacher", "pruned", "student")
+            ]
+            lines.append(f"| {task} | {' | '.join(cells)} |")
+    return lines

@@ -1,10 +1,8 @@
 """Where a bundle's weights come from."""
 
-import json
-from typing import Any
-
 from edgelm.bundle import Lineage
 from edgelm.checkpoint import Checkpoint
+from edgelm.student import StudentRecord, read_student_record
 
 
 def lineage_of(checkpoint: Checkpoint, *, hashed: bool) -> Lineage:
@@ -24,6 +22,5 @@ def _portable_name(checkpoint: Checkpoint) -> str:
     return checkpoint.name if checkpoint.revision else checkpoint.path.resolve().name
 
 
-def _compress_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    path = checkpoint.path / "compress.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+def _compress_record(checkpoint: Checkpoint) -> StudentRecord | None:
+    return read_student_record(checkpoint.path) if checkpoint.path.is_dir() else None

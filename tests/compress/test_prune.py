@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint import open_checkpoint
-from edgelm.compress.axes import is_hidden_norm
 from edgelm.compress.importance import Importance, score, spec_of
 from edgelm.compress.model import load_model, save_model
 from edgelm.compress.prune import Kept, choose, prune
@@ -43,7 +42,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=TOKENS, use_cache=False).logits  # type: ignore[no-any-return]
 
 
-def masked(teacher: Any, shape: Shape, kept: Kept) -> Any:
+def masked(teacher: Any, kept: Kept) -> Any:
     """The teacher in its own shape, with everything that is not kept switched off."""
     model = copy.deepcopy(teacher)
     spec = spec_of(teacher)
@@ -55,18 +54,9 @@ def masked(teacher: Any, shape: Shape, kept: Kept) -> Any:
         return gone
 
     channels = off(kept.channels, width)
-    ratio = (shape.hidden_size / width) ** 0.5
     with torch.no_grad():
-        # The residual stream stays zero in cut channels, and a norm over the others is one over
-        # all times the ratio of the widths.
         table = model.model.embed_tokens.weight
-        if spec.tie_word_embeddings and spec.embedding_multiplier != 1.0:
-            model.lm_head.weight = torch.nn.Parameter(table.clone())
         table[:, channels] = 0
-        for name, parameter in model.named_parameters():
-            if is_hidden_norm(spec, name):
-                offset = 1.0 if spec.norm_plus_one else 0.0
-                parameter.copy_((parameter + offset) * ratio - offset)
         for index, layer in enumerate(model.model.layers):
             if index not in kept.layers:
                 layer.forward = lambda hidden_states, *_, **__: hidden_states
@@ -82,28 +72,24 @@ def masked(teacher: Any, shape: Shape, kept: Kept) -> Any:
                     linear.bias[channels] = 0
             if spec.qk_norm == "full":
                 _mask_full_norms(
-                    layer, spec, shape, heads, off(kept.groups[position], spec.num_key_value_heads)
+                    layer, spec, heads, off(kept.groups[position], spec.num_key_value_heads)
                 )
-            for name, norm in layer.named_children():
-                if "norm" in name:
-                    norm.weight[channels] = -offset_of(spec)
-        model.model.norm.weight[channels] = -offset_of(spec)
     return model
 
 
-def offset_of(spec: Any) -> float:
-    return 1.0 if spec.norm_plus_one else 0.0
+def without_epsilon(model: Any) -> Any:
+    """Norms that divide by the mean square alone: it weighs more over more channels."""
+    for module in model.modules():
+        for name in ("variance_epsilon", "eps"):
+            if hasattr(module, name):
+                setattr(module, name, 1e-20)
+    return model
 
 
-def _mask_full_norms(layer: Any, spec: Any, shape: Shape, heads: Any, groups: Any) -> None:
+def _mask_full_norms(layer: Any, spec: Any, heads: Any, groups: Any) -> None:
     """OLMo 2 norms all heads together: cut heads are zero before it too."""
-    attention = layer.self_attn
-    for projection, norm, gone, ratio in (
-        ("q_proj", "q_norm", heads, shape.num_attention_heads / spec.num_attention_heads),
-        ("k_proj", "k_norm", groups, shape.num_key_value_heads / spec.num_key_value_heads),
-    ):
-        getattr(attention, projection).weight[gone.repeat_interleave(spec.head_dim)] = 0
-        getattr(attention, norm).weight.mul_(ratio**0.5)
+    for projection, gone in (("q_proj", heads), ("k_proj", groups)):
+        getattr(layer.self_attn, projection).weight[gone.repeat_interleave(spec.head_dim)] = 0
 
 
 CUTS = {
@@ -123,16 +109,16 @@ CUTS = {
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", TINY)
-def test_equals_the_masked_teacher(tiny: TinyFactory, name: str, cut: str) -> None:
-    teacher = load_model(tiny(name).folder)
+def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> None:
+    teacher = load_model(calm(name).folder)
     shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **CUTS[cut])
     importance = random_importance(teacher)
     student = prune(teacher, shape, importance, fold_heads=False)
     kept = choose(spec_of(teacher), shape, importance, fold_heads=False)
-    expected = logits(masked(teacher, shape, kept))
+    expected = logits(without_epsilon(masked(teacher, kept)))
     assert Shape.of(spec_of(student)) == shape
     torch.testing.assert_close(
-        logits(student), expected, rtol=0, atol=1e-3 * float(expected.abs().max())
+        logits(without_epsilon(student)), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
     )
 
 
@@ -182,7 +168,7 @@ def test_four_channels_by_hand() -> None:
         layers=torch.tensor([0.9, 0.1, 0.2, 0.8]),
     )
     student = prune(teacher, Shape(2, 3, 2, 2, 2), importance, fold_heads=False)
-    kept = choose(spec_of(teacher), Shape(2, 3, 2, 2, 2), importance)
+    kept = choose(spec_of(teacher), Shape(2, 3, 2, 2, 2), importance, fold_heads=True)
     assert kept.layers == (0, 3)
     assert kept.channels.tolist() == [1, 2, 3]
     assert kept.heads[0].tolist() == [1, 2], "the stronger of each group of two"
@@ -212,7 +198,7 @@ def test_cut_heads_fold_back_into_kept_ones() -> None:
         layers=torch.ones(4),
     )
     shape = Shape(4, 64, 96, 3, 1)
-    student = prune(teacher, shape, importance)
+    student = prune(teacher, shape, importance, fold_heads=True)
     old = teacher.model.layers[0].self_attn.q_proj.weight.unflatten(0, (4, 4))
     new = student.model.layers[0].self_attn.q_proj.weight.unflatten(0, (3, 4))
     # K = 3 of L = 4: only rank 3 has a partner, rank 4.

@@ -4,17 +4,18 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from edgelm.bundle import Manifest, read_manifest, verify
-from edgelm.errors import DoesNotFit
+from edgelm.errors import BadCheckpoint, DoesNotFit
 from edgelm.export import export
 from edgelm.export.text import GATE
 from edgelm.precision import Fp32, Int4, Int8
 from edgelm.runtime.ort import OrtSession
+from edgelm.student import Figure, StageRecord, StudentRecord, write_student_record
 from tests.folders import contents
 from tests.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
 
@@ -193,10 +194,33 @@ def test_tokenizer_and_template_come_along(tiny_chat: Path, bundle: Path) -> Non
 
 def test_record_of_compression_is_kept(tiny_chat: Path, tmp_path: Path) -> None:
     source = shutil.copytree(tiny_chat, tmp_path / "source")
-    record: dict[str, Any] = {"teacher": "big", "kl": 0.25}
-    (source / "compress.json").write_text(json.dumps(record))
+    sizes = {"num_hidden_layers": 4, "hidden_size": 64}
+    record = StudentRecord(
+        teacher="big",
+        teacher_sha256="0" * 64,
+        teacher_parameters=400,
+        parameters=100,
+        teacher_shape=sizes | {"num_hidden_layers": 8},
+        shape=sizes,
+        stages=(StageRecord("distill", tokens=5_000),),
+        evaluation={"perplexity:text": {"teacher": Figure(10.0), "student": Figure(12.5)}},
+    )
+    write_student_record(source, record)
     manifest: Manifest = export(source, tmp_path / "bundle", precision="int8")
     assert manifest.lineage.compress == record
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "## A student of big" in card
+    assert "25% of its teacher's" in card
+    assert "| num hidden layers | 8 | 4 |" in card
+    assert "distill on 5,000 tokens" in card
+    assert "| perplexity:text | 10 |  | 12.5 |" in card
+
+
+def test_damaged_record_of_compression(tiny_chat: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_chat, tmp_path / "source")
+    (source / "compress.json").write_text('{"teacher": 1}')
+    with pytest.raises(BadCheckpoint, match="no record of a student"):
+        export(source, tmp_path / "bundle", precision="int8")
 
 
 def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
