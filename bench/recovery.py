@@ -1,7 +1,7 @@
 """What distillation recovers: one pruned shape, trained in several ways on the same tokens.
 
     python -m edgelm.bench.recovery train TEACHER --data train.jsonl --arm kd -o runs/
-    python -m edgelm.bench.recovery judge TEACHER --valid valid.jsonl -o runs/
+    python -m edgelm.bench.recovery judge TEACHER --tasks perplexity:valid.jsonl -o runs/
 
 `train` may be killed and started again; it writes students at milestones, so that `judge` can
 draw quality over tokens. All arms have one schedule: at an equal count of tokens they differ in
@@ -9,9 +9,11 @@ nothing but what their name says.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -20,6 +22,7 @@ from edgelm.checkpoint import open_checkpoint
 from edgelm.command import run_command
 from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_documents
 from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.evaluate import evaluate, parse_tasks
 from edgelm.compress.importance import Importance, score
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
 from edgelm.compress.prune import prune
@@ -68,8 +71,15 @@ def main() -> int:
     trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
     trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
     trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
+    judging = verbs.add_parser("judge", help="evaluate every student that is there, and tabulate")
+    judging.add_argument("teacher", help="folder, hub id or .gguf file")
+    judging.add_argument("--tasks", action="append", required=True, help="see edge-compress")
+    judging.add_argument("--limit", type=int, help="rows or passages of each task")
+    judging.add_argument("--at", type=int, action="append", help="only students of these tokens")
+    judging.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
     arguments = parser.parse_args()
-    return run_command(lambda: train(arguments))
+    verb = {"train": train, "judge": judge}[arguments.verb]
+    return run_command(lambda: verb(arguments))
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -107,6 +117,53 @@ def train(arguments: argparse.Namespace) -> None:
                 _save(student, tokenizer, folder, step.tokens)
             before = step.tokens
     print(file=sys.stderr)
+
+
+def judge(arguments: argparse.Namespace) -> None:
+    """Evaluate students that were not judged before; print all figures as a table."""
+    tasks = parse_tasks(arguments.tasks)
+    tokenizer = load_tokenizer(arguments.teacher)
+    teacher = load_model(arguments.teacher, dtype=torch.bfloat16)
+    path = arguments.out / "judged.json"
+    judged = json.loads(path.read_text()) if path.exists() else {}
+    students = sorted(arguments.out.glob("*/student-*"))
+    names = ["teacher", *(f"{one.parent.name}@{int(one.name[8:])}" for one in students)]
+    for name, folder in zip(names, [None, *students], strict=True):
+        if arguments.at and folder is not None and int(folder.name[8:]) not in arguments.at:
+            continue
+        wanted = [task for task in tasks if f"{task} {arguments.limit}" not in judged.get(name, {})]
+        if not wanted:
+            continue
+        model = teacher if folder is None else load_model(folder, dtype=torch.bfloat16)
+        for task in wanted:
+            scores = evaluate(
+                model,
+                tokenizer,
+                [task],
+                teacher=None if folder is None else teacher,
+                limit=arguments.limit,
+            )
+            values = {key: msgspec.to_builtins(score) for key, score in scores.items()}
+            judged.setdefault(name, {})[f"{task} {arguments.limit}"] = values
+        path.write_text(json.dumps(judged, indent=1))
+        print(name, judged[name], file=sys.stderr)
+    print(_table(judged))
+
+
+def _table(judged: dict[str, Any]) -> str:
+    rows = {
+        name: {key: score["value"] for task in tasks.values() for key, score in task.items()}
+        for name, tasks in judged.items()
+    }
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    head = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    body = [
+        f"| {name} | "
+        + " | ".join(f"{row[key]:.4g}" if key in row else "" for key in columns)
+        + " |"
+        for name, row in rows.items()
+    ]
+    return "\n".join([*head, *body])
 
 
 def _packed(source: str, tokenizer: Tokenizer, settings: Distillation, out: Path) -> PackedTokens:

@@ -84,6 +84,7 @@ def _compress(options: argparse.Namespace) -> None:
         return
     from edgelm.compress.pipeline import compress
 
+    _quieten()
     line = _Line()
     record = compress(recipe, options.output, run=options.run, progress=line.show, report=line.keep)
     line.end()
@@ -93,6 +94,16 @@ def _compress(options: argparse.Namespace) -> None:
     for task, figures in record.evaluation.items():
         shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
+
+
+def _quieten() -> None:
+    """Libraries tell of every file that they write; what matters is told here."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    disable_progress_bar()
 
 
 def default_recipe(options: argparse.Namespace) -> dict[str, Any]:

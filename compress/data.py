@@ -81,20 +81,21 @@ def _read_file(path: Path) -> Iterator[Document]:
     elif kind == ".jsonl":
         yield from _read_jsonl(path)
     elif kind == ".txt":
-        with _open(path) as file:
+        with open_text(path) as file:
             yield Document(file.read())
     else:
         raise BadInput(f"{path}: unknown kind of data file; expected {', '.join(_SUFFIXES)} (.gz)")
 
 
-def _open(path: Path) -> IO[str]:
+def open_text(path: Path) -> IO[str]:
+    """Open a text file, gzip or not."""
     opener = gzip.open if path.suffix == ".gz" else open
     return cast(IO[str], opener(path, "rt", encoding="utf-8"))
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _document(_parsed(line, path, number), f"{path}:{number}")

@@ -53,6 +53,7 @@ class Stages:
         self.source = open_checkpoint(recipe.teacher)
         self.source_hash = self.source.sha256()
         self.teacher: Checkpoint = self.source
+        self.original: Checkpoint = self.source  # the teacher before it was corrected
         self.teacher_key = self.source_hash
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
         self.data_sources = recipe.data
@@ -150,6 +151,7 @@ class Stages:
         inputs = {"teacher": self.teacher_key, "data": self._data_hashes(), "size": size}
         folder, key = self.run.stage("vocabulary", inputs, work)
         self._use_teacher(folder / "model", key)
+        self.original = self.teacher
         self.tokenizer = load_tokenizer(self.teacher)
 
     def pack(self) -> None:
@@ -361,8 +363,12 @@ class Stages:
         settings = self.recipe.evaluate
         assert settings is not None
         tasks = parse_tasks(settings.tasks)
-        models: dict[str, Path | None] = {"teacher": None, "pruned": self.pruned}
-        models["student"] = self.student
+        models: dict[str, Path | None] = {
+            "teacher": self.original.path,
+            "corrected": self.teacher.path if self.recipe.correct else None,
+            "pruned": self.pruned,
+            "student": self.student,
+        }
 
         def work(folder: Path) -> StageRecord:
             teacher = self._load(self.teacher, torch.bfloat16)
@@ -378,7 +384,7 @@ class Stages:
                     model,
                     self.tokenizer,
                     tasks,
-                    teacher=None if name == "teacher" else teacher,
+                    teacher=teacher if name in ("pruned", "student") else None,
                     limit=settings.limit,
                     progress=shown,
                 )
