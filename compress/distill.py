@@ -172,7 +172,9 @@ class _Run:
         from accelerate import Accelerator
 
         # accelerate knows one type for the life of a process; autocast is set by each run.
-        self.accelerator = Accelerator(mixed_precision="no")
+        # Without a GPU it must be told so, or it takes two processes for two runs.
+        on_cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
         settings.check(self.accelerator.num_processes)
         _check_data(data, settings)
         self.settings, self.data = settings, data

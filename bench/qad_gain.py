@@ -1,0 +1,141 @@
+"""What quantization-aware distillation gains over rounding afterwards, at equal tokens.
+
+    python -m edgelm.bench.qad_gain STUDENT --teacher TEACHER --data train.jsonl \
+      --held-out valid.jsonl --tokens 200000 -o qad/
+
+The student is distilled on so many tokens and then rounded by export's methods, calibrated on the
+same data; beside it the same student learns through the quantizer on the same tokens. Without
+--teacher the student is its own: distilling changes nothing then, and is left out. Layers int4, the
+head (and a tied embedding) int8. Judged by KL to the teacher on held-out rows.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from edgelm.bench.machine import describe_machine
+from edgelm.checkpoint import open_checkpoint
+from edgelm.command import run_command
+from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_documents
+from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
+from edgelm.compress.text_quality import distance_to_teacher
+from edgelm.export.awq import Smoothing
+from edgelm.export.hessians import Hessians
+from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.reference import Reference
+from edgelm.export.weights import HEAD, Weights
+from edgelm.precision import Int4, Int8
+
+_LENGTH = 512
+_CALIBRATION_ROWS = 64
+_METHODS = ("rtn", "auto")
+_HEAD = Int8()
+
+
+def main() -> int:
+    """Train, round, judge, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("student", help="folder, hub id or .gguf file")
+    add("--teacher", help="(default: the student)")
+    add("--data", required=True, help="text to distil and calibrate on")
+    add("--held-out", required=True, help="text to judge on")
+    add("--tokens", type=int, default=200_000, help="to train on (default: 200000)")
+    add("--rows", type=int, default=32, help="of 512 tokens to judge on (default: 32)")
+    add("--group-size", type=int, default=64, help="of int4 (default: 64)")
+    add("--learning-rate", type=float, default=1e-4, help="(default: 1e-4)")
+    add("-o", "--out", type=Path, required=True, help="folder for checkpoints; resumes")
+    options = parser.parse_args()
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    precision = Int4(options.group_size)
+    tokenizer = load_tokenizer(options.student)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = _rows(options.data, tokenizer, options.out / "data.npy", None)
+    most = options.rows * _LENGTH
+    held = _rows(options.held_out, tokenizer, options.out / "held.npy", most)
+    judged = held.batch(range(len(held)))
+    teacher = load_model(options.teacher or options.student, dtype=torch.bfloat16)
+    settings = Distillation(tokens=options.tokens, learning_rate=options.learning_rate)
+    print(describe_machine(torch.get_num_threads()))
+    print(f"layers {precision}, head {_HEAD}, {options.tokens:,} tokens")
+
+    source = options.student
+    if options.teacher:
+        student = load_model(source)
+        _train(student, teacher, data, settings, options.out / "kd", None)
+        source = options.out / "distilled"
+        save_model(student, tokenizer, source, torch.float32)
+    calibration = torch.cat(list(calibration_rows(data, _CALIBRATION_ROWS, _CALIBRATION_ROWS)))
+    _report("not rounded", load_model(source), teacher, judged)
+    for name, rounded in _rounded(source, calibration, precision):
+        _report(f"rounded by {name}", rounded, teacher, judged)
+    student = load_model(options.student)
+    _train(student, teacher, data, settings, options.out / "qad", (precision, _HEAD))
+    save_model(student, tokenizer, options.out / "student", torch.float32)
+    _report("QAD", student, teacher, judged)
+
+
+def _rows(source: str, tokenizer: object, path: Path, most: int | None) -> PackedTokens:
+    if path.exists():
+        return PackedTokens.load(path)
+    return pack(read_documents(source), tokenizer, _LENGTH, path, max_tokens=most)
+
+
+def _train(
+    student: Model,
+    teacher: Model,
+    data: PackedTokens,
+    settings: Distillation,
+    folder: Path,
+    precision: tuple[Int4 | Int8, Int4 | Int8] | None,
+) -> None:
+    for step in distill(student, teacher, data, settings, folder, precision=precision):
+        line = f"\r{folder.name} {step.step}/{step.steps} loss {step.loss:.4f}"
+        print(f"{line} {step.tokens_per_second:.0f} tokens/s ", end="", file=sys.stderr)
+    print(file=sys.stderr)
+
+
+def _rounded(
+    source: str | Path, calibration: torch.Tensor, precision: Int4
+) -> Iterator[tuple[str, Model]]:
+    """The source with its matrices rounded by each of export's methods."""
+    checkpoint = open_checkpoint(source)
+    reference, weights = Reference(checkpoint), Weights(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
+        hessians = Hessians(Path(scratch), weights)
+        with hessians.watching(reference):
+            for part in calibration.split(2):
+                reference.hidden_states(part)
+        energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}
+        smoothing = Smoothing.of(checkpoint.spec, energy)
+        for name in _METHODS:
+            rounding = Rounding(METHODS[name], energy, smoothing, hessians)
+            model = load_model(checkpoint)
+            parameters = dict(model.named_parameters())
+            for group in weights.groups():
+                names = weights.tensor_names(group)
+                stored = [checkpoint.tensor(one).float() for one in names]
+                wanted = _HEAD if group == HEAD else precision
+                matrix = rounding(group, torch.cat(stored), wanted)
+                parts = matrix.split([tensor.shape[0] for tensor in stored])
+                for one, part in zip(names, parts, strict=True):
+                    parameters[one].data.copy_(part)
+            yield name, model
+
+
+def _report(name: str, model: Model, teacher: Model, rows: torch.Tensor) -> None:
+    found = distance_to_teacher(model.to(torch.bfloat16), teacher, rows)
+    kl, same = found["kl"], found["top1"]
+    print(f"{name:<18} KL {kl.value:.4f} ± {kl.error:.4f}, top-1 {same.value:.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""A training in a process of its own, to be killed or to be one of several.
+
+python -m tests.compress.run_training FOLDER [--die-at STEP] [--die-saving STEP]
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm.compress.distill import distill
+from tests.compress.training import SETTINGS, rows, teacher_and_student
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--die-saving", type=int)
+    parser.add_argument("--micro-batch", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.die_saving:
+        _die_saving(options.die_saving)
+    teacher, student = teacher_and_student()
+    settings = msgspec.structs.replace(SETTINGS, micro_batch=options.micro_batch)
+    losses = []
+    for step in distill(student, teacher, rows(), settings, options.folder / "checkpoints"):
+        losses.append((step.step, step.loss))
+        if step.step == options.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("RANK", "0") == "0":
+        result = {"losses": losses, "weights": dict(student.named_parameters())}
+        torch.save(result, options.folder / "result.pt")
+
+
+def _die_saving(step: int) -> None:
+    """Die when half of a step's checkpoint is on the disk."""
+    from accelerate import Accelerator
+
+    save = Accelerator.save_state
+
+    def dying(self: Any, folder: str, **over: Any) -> Any:
+        done = save(self, folder, **over)
+        if f"{step:08d}" in folder:
+            file = next(Path(folder).glob("*.bin"))
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    Accelerator.save_state = dying
+
+
+if __name__ == "__main__":
+    main()
