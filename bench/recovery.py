@@ -70,6 +70,7 @@ def main() -> int:
     trainer.add_argument("--tokens", type=int, default=2_000_000, help="of the whole schedule")
     trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
     trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
+    trainer.add_argument("--compile", action="store_true", help="compile the layers")
     trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
     judging = verbs.add_parser("judge", help="evaluate every student that is there, and tabulate")
     judging.add_argument("teacher", help="folder, hub id or .gguf file")
@@ -89,7 +90,12 @@ def train(arguments: argparse.Namespace) -> None:
     teacher = load_model(checkpoint)
     arm = ARMS[arguments.arm]
     settings = msgspec.convert(
-        {"tokens": arguments.tokens, "stop_after": arguments.stop, "seed": arguments.seed}
+        {
+            "tokens": arguments.tokens,
+            "stop_after": arguments.stop,
+            "seed": arguments.seed,
+            "compile": arguments.compile,
+        }
         | arm.settings,
         Distillation,
     )

@@ -12,6 +12,8 @@ from edgelm.command import format_bytes
 from edgelm.errors import BadInput, DoesNotFit
 
 _PREFIX = "step-"
+# Settings that change how a run computes, or how far it goes, but not what.
+_PASSING = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
 
 
@@ -106,7 +108,7 @@ class Checkpoints:
 def _lasting(settings: msgspec.Struct) -> dict[str, Any]:
     """Settings that must not change between the starts of a run."""
     values = json.loads(msgspec.json.encode(settings))
-    for passing in ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing"):
+    for passing in _PASSING:
         values.pop(passing, None)
     return dict(values)
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgelm.command import parse_size, positive_int, run_command
+from edgelm.compress.ranks import is_first
 from edgelm.errors import BadInput
 
 _EPILOG = """\
@@ -88,6 +89,8 @@ def _compress(options: argparse.Namespace) -> None:
     line = _Line()
     record = compress(recipe, options.output, run=options.run, progress=line.show, report=line.keep)
     line.end()
+    if not is_first():
+        return
     share = record.parameters / record.teacher_parameters
     size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
     print(f"{options.output}: {size}")
@@ -171,11 +174,12 @@ class _Line:
         self.width = 0
         self.shown = 0.0
         self.live = sys.stderr.isatty()
+        self.first = is_first()
 
     def show(self, text: str) -> None:
         now = time.monotonic()
         # Into a file, a line every ten seconds is enough.
-        if now - self.shown < (0.1 if self.live else 10):
+        if not self.first or now - self.shown < (0.1 if self.live else 10):
             return
         self.shown = now
         if self.live:
@@ -186,7 +190,8 @@ class _Line:
 
     def keep(self, text: str) -> None:
         self.end()
-        print(text, file=sys.stderr, flush=True)
+        if self.first:
+            print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         if self.live and self.width:

@@ -3,7 +3,8 @@
 Logits of a whole batch are the largest thing of a distillation step: 4,096 tokens times a
 vocabulary of 128,256 are 2 GB in fp32, and teacher, student, log-softmax and gradient make it
 four to six. Here a chunk of rows goes through both heads, the loss and back to the gradients of
-hidden states and head, before the next chunk comes; no more than three chunks exist at a time.
+hidden states and head, before the next chunk comes. Products are taken over many rows, for the
+matrix units; what is elementwise over few, which fit a CPU's cache.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from edgelm.compress.losses import (
 )
 from edgelm.spec import DecoderSpec
 
-_CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab]: 64 MiB in fp32
+_CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab] of products: 32 MiB in bf16
+_PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,15 @@ class Head:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 logits [rows, vocab] of hidden states [rows, hidden], both in the weight's type."""
-        logits = (hidden @ self.weight.T).float()
+        return self.finish(self.products(hidden))
+
+    def products(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head's products [rows, vocab] with hidden states, in the weight's type."""
+        return hidden.to(self.weight.dtype) @ self.weight.T
+
+    def finish(self, products: torch.Tensor) -> torch.Tensor:
+        """fp32 logits of products, in memory of their own."""
+        logits = products.to(torch.float32, copy=True)
         if self.divisor != 1.0:
             logits.div_(self.divisor)
         if self.softcap:
@@ -121,20 +131,26 @@ class _HeadLoss(torch.autograd.Function):
         objective: Objective,
         compute: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows = len(hidden)
+        rows, vocab = len(hidden), len(weight)
         head = Head(weight.to(compute), head.divisor, head.softcap)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight)
+        product = torch.empty_like(weight, dtype=compute)
         totals = torch.zeros(2, device=hidden.device, dtype=torch.float64)
-        step = max(1, _CHUNK_ELEMENTS // len(weight))
-        for start in range(0, rows, step):
-            part = slice(start, min(rows, start + step))
-            inputs = hidden[part].to(compute)
-            gradient, sums = _chunk(inputs, head, _rows(target, part), labels[part], objective)
-            totals += sums
-            gradient = gradient.div_(rows).to(compute)
-            hidden_gradient[part] = gradient @ head.weight
-            weight_gradient += gradient.T @ inputs
+        few = max(1, _PART_ELEMENTS // vocab) if hidden.device.type == "cpu" else rows
+        for chunk in _slices(0, rows, max(1, _CHUNK_ELEMENTS // vocab)):
+            inputs = hidden[chunk].to(compute)
+            products = head.products(inputs)
+            theirs = _products(target, chunk)
+            for part in _slices(0, len(inputs), few):
+                here = slice(chunk.start + part.start, chunk.start + part.stop)
+                teacher = _logits(target, theirs, part, here)
+                gradient, sums = _part(products[part], head, teacher, labels[here], objective)
+                totals += sums
+                products[part] = gradient.div_(rows)
+            hidden_gradient[chunk] = products @ head.weight
+            # Into the same memory every time: a fresh block of this size is a fault a page.
+            weight_gradient += torch.mm(products.T, inputs, out=product)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         divergence, entropy = (totals / rows).float()
         ctx.mark_non_differentiable(divergence, entropy)
@@ -148,22 +164,26 @@ class _HeadLoss(torch.autograd.Function):
         return hidden_gradient.mul_(upstream), weight_gradient, *(None,) * 5
 
 
-def _chunk(
-    inputs: torch.Tensor,
+def _slices(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(here, min(stop, here + step)) for here in range(start, stop, step)]
+
+
+def _part(
+    products: torch.Tensor,
     head: Head,
-    target: Target | None,
+    teacher: torch.Tensor | TopK | Sampled | None,
     labels: torch.Tensor,
     objective: Objective,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of the mixed loss with respect to the head's products, and the summed parts."""
-    logits = head.logits(inputs)
+    logits = head.finish(products)
     capped = logits.clone() if head.softcap else None
     share = objective.cross_entropy
     parts: list[tuple[float, Callable[[torch.Tensor], LossAndGradient]]] = [
-        (1 - share, lambda z: _divergence(z, target, objective)),
+        (1 - share, lambda z: _divergence(z, teacher, objective)),
         (share, lambda z: cross_entropy(z, labels)),
     ]
-    sums = torch.zeros(2, dtype=torch.float64, device=inputs.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=products.device)
     total: torch.Tensor | None = None
     needed = [index for index, (part, _) in enumerate(parts) if part]
     for index in needed:
@@ -176,22 +196,33 @@ def _chunk(
     return head.back(total, capped), sums
 
 
-def _divergence(z: torch.Tensor, target: Target | None, objective: Objective) -> LossAndGradient:
-    if isinstance(target, LiveTeacher):
-        weight = target.head.weight
-        y = target.head.logits(target.hidden.to(weight.dtype))
-        return DIVERGENCES[objective.kind](z, y, objective.temperature)
-    if isinstance(target, TopK):
-        return top_k_kl(z, target)
-    assert isinstance(target, Sampled)
-    return sampled_cross_entropy(z, target)
+def _divergence(
+    z: torch.Tensor, teacher: torch.Tensor | TopK | Sampled | None, objective: Objective
+) -> LossAndGradient:
+    if isinstance(teacher, TopK):
+        return top_k_kl(z, teacher)
+    if isinstance(teacher, Sampled):
+        return sampled_cross_entropy(z, teacher)
+    assert teacher is not None
+    return DIVERGENCES[objective.kind](z, teacher, objective.temperature)
 
 
-def _rows(target: Target | None, part: slice) -> Target | None:
+def _products(target: Target | None, chunk: slice) -> torch.Tensor | None:
+    """A live teacher's products on some rows."""
     if isinstance(target, LiveTeacher):
-        return LiveTeacher(target.hidden[part], target.head)
+        return target.head.products(target.hidden[chunk])
+    return None
+
+
+def _logits(
+    target: Target | None, products: torch.Tensor | None, part: slice, rows: slice
+) -> torch.Tensor | TopK | Sampled | None:
+    """What the loss compares with: `part` of a live teacher's products, or `rows` of a cache."""
+    if isinstance(target, LiveTeacher):
+        assert products is not None
+        return target.head.finish(products[part])
     if isinstance(target, TopK):
-        return TopK(target.ids[part], target.probabilities[part])
+        return TopK(target.ids[rows], target.probabilities[rows])
     if isinstance(target, Sampled):
-        return Sampled(target.ids[part], target.weights[part])
+        return Sampled(target.ids[rows], target.weights[rows])
     return None

@@ -1,7 +1,6 @@
 """What a training reports: a line of JSON a step, and TensorBoard where it is installed."""
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import msgspec
 
 from edgelm.compress.distill import Step
+from edgelm.compress.ranks import is_first
 
 FILE = "metrics.jsonl"
 
@@ -25,8 +25,8 @@ class Metrics:
         return self
 
     def write(self, step: Step) -> None:
-        """Log a step. Under a launcher of many processes only the first one writes."""
-        if os.environ.get("RANK", "0") != "0":
+        """Log a step, if this is the first of the processes."""
+        if not is_first():
             return
         if self._file is None:
             self._open(step.step)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.compress.ranks import is_first
 from edgelm.empty_model import empty_model, hf_config
 from edgelm.errors import BadCheckpoint
 
@@ -102,11 +103,27 @@ def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer) -> None:
         )
 
 
+def whole(model: Model) -> Model:
+    """The model with all of its parameters on this process; itself, unless FSDP2 shards it."""
+    if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        return model
+    return build_model(
+        model.config,
+        {
+            name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            for name, tensor in model.state_dict().items()
+            if not (model.config.tie_word_embeddings and name == "lm_head.weight")
+        },
+    )
+
+
 def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
     """Write a plain checkpoint: safetensors, configuration with `head_dim`, tokenizer.
 
-    The model itself stays in the type it has.
+    The model itself stays in the type it has. Of several processes the first one writes.
     """
+    if not is_first():
+        return
     from transformers import GenerationConfig
 
     config = model.config

@@ -9,6 +9,7 @@ import torch
 
 from edgelm import __version__
 from edgelm.compress.model import load_model, save_model
+from edgelm.compress.ranks import is_first
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.run_folder import RunFolder
 from edgelm.compress.shape import Shape
@@ -55,6 +56,8 @@ def compress(
         )
     evaluation = _evaluation(stages) if recipe.evaluate else {}
     record = _record(stages, evaluation)
+    if not is_first():
+        return record
     dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
     with staged_folder(output, marker=STUDENT_RECORD) as staging:
         model = load_model(stages.student)

@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 
 from edgelm import __version__
+from edgelm.compress.ranks import is_first
 from edgelm.errors import BadInput
 from edgelm.hashing import file_sha256
 from edgelm.staging import replace_file
 from edgelm.student import StageRecord
 
+_POLL_SECONDS = 0.2
 _INPUTS, _DONE = "inputs.json", "done.json"
 
 
@@ -47,13 +49,18 @@ class RunFolder:
         name: str,
         inputs: dict[str, Any],
         work: Callable[[Path], StageRecord],
+        *,
+        together: bool = False,
     ) -> tuple[Path, str]:
         """Do a stage's work unless it is done.
+
+        Of several processes the first one does it, and the others wait for the result.
 
         Args:
             name: of the stage and of its folder.
             inputs: all that the result depends on, in JSON's types.
             work: given the stage's folder; leaves its results there.
+            together: all processes do the work, as training does.
 
         Returns:
             The stage's folder, and a hash of its inputs for those of later stages.
@@ -61,6 +68,9 @@ class RunFolder:
         inputs = {"stage": name, "edgelm": __version__, **inputs}
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / name
+        if not is_first():
+            self._follow(folder, key, work if together else None)
+            return folder, key
         done = _read_result(folder / _DONE)
         if done is not None and done.key == key:
             self.report(f"{name}: unchanged, skipped")
@@ -82,6 +92,17 @@ class RunFolder:
         replace_file(folder / _DONE, msgspec.json.encode(Result(key, record)))
         self.records.append(record)
         return folder, key
+
+    def _follow(self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None) -> None:
+        """Do as another process than the first: join the work, wait for its result."""
+        while _key_of(folder / _INPUTS) != key:
+            time.sleep(_POLL_SECONDS)
+        done = _read_result(folder / _DONE)
+        if work is not None and (done is None or done.key != key):
+            work(folder)
+        while (done := _read_result(folder / _DONE)) is None or done.key != key:
+            time.sleep(_POLL_SECONDS)
+        self.records.append(done.record)
 
 
 def file_hashes(names: tuple[str, ...]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.distiller import Distiller
 from edgelm.compress.head_loss import Objective
 from edgelm.compress.importance import Importance
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, whole
 from edgelm.compress.prune import prune
 from edgelm.compress.shape import Shape
 from edgelm.devices.kernels import KERNELS
@@ -313,7 +313,7 @@ def _one_round(
     settings = msgspec.structs.replace(distillation, stop_after=stop)
     for _ in distill(student, teacher, data, settings, folder / name):
         pass
-    loss = held_out_divergence(student, teacher, held_out)
+    loss = held_out_divergence(whole(student), teacher, held_out)
     return msgspec.structs.replace(candidate, distilled=(*candidate.distilled, loss))
 
 

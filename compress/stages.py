@@ -28,8 +28,10 @@ from edgelm.compress.model import (
     load_model,
     load_tokenizer,
     save_model,
+    whole,
 )
 from edgelm.compress.prune import prune
+from edgelm.compress.ranks import device
 from edgelm.compress.recipe import Align, Calibrate, Correct, Qad, Recipe, Synthesize
 from edgelm.compress.run_folder import RunFolder, file_hashes
 from edgelm.compress.search import Candidate, Cost, held_out_divergence, search, table
@@ -62,7 +64,7 @@ class Stages:
         self.student_key = self.source_hash
         self.pruned: Path | None = None
         self.candidates: list[Candidate] = []
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
 
     def run_all(self) -> None:
         """Every stage that the recipe has, in their order."""
@@ -190,12 +192,15 @@ class Stages:
             model = self._load(self.teacher, torch.float32)
             before = text_loss(list(self._held_out().split(_BATCH)))(model)
             figures = self._train("correct", model, None, distillation, folder)
+            model = whole(model)
             after = text_loss(list(self._held_out().split(_BATCH)))(model)
             save_model(model, self.tokenizer, folder / "model", torch.float32)
             figures |= {"held_out_loss_before": before, "held_out_loss": after}
             return _record("correct", settings, figures, tokens=distillation.tokens)
 
-        folder, key = self.run.stage("correct", self._inputs(settings, "teacher"), work)
+        folder, key = self.run.stage(
+            "correct", self._inputs(settings, "teacher"), work, together=True
+        )
         self._use_teacher(folder / "model", key)
 
     def importance(self, settings: Calibrate) -> None:
@@ -250,14 +255,14 @@ class Stages:
                 layers=partial(self._layers, teacher),
                 report=report,
             )
-            (folder / "candidates.json").write_bytes(msgspec.json.encode(found))
+            replace_file(folder / "candidates.json", msgspec.json.encode(found))
             self.run.report(table(found))
             tokens = sum(len(one.distilled) for one in found) * settings.round_tokens
             return _record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
 
         inputs = self._inputs(settings, "importance") | {"target": _plain(target)["settings"]}
         inputs["schedule"] = _plain(schedule)["settings"]
-        folder, _ = self.run.stage("search", inputs, work)
+        folder, _ = self.run.stage("search", inputs, work, together=True)
         content = (folder / "candidates.json").read_bytes()
         self.candidates = msgspec.json.decode(content, type=list[Candidate])
         return self.candidates[0].shape
@@ -306,12 +311,13 @@ class Stages:
                 )
             student = self._load_student()
             figures = self._train("distill", student, teacher, settings, folder)
+            student = whole(student)
             figures["held_out_divergence"] = held_out_divergence(student, judge, self._held_out())
             save_model(student, self.tokenizer, folder / "model", torch.float32)
             return _record("distill", settings, figures, tokens=settings.tokens)
 
         inputs = self._inputs(settings, "student") | {"cache": _plain(cache)["settings"]}
-        folder, key = self.run.stage("distill", inputs, work)
+        folder, key = self.run.stage("distill", inputs, work, together=True)
         self._use_student(folder, key)
 
     def qad(self, settings: Qad) -> None:
@@ -327,12 +333,13 @@ class Stages:
             teacher = self._load(self.teacher, torch.bfloat16)
             student = self._load_student()
             figures = self._train("qad", student, teacher, distillation, folder, (layers, head))
+            student = whole(student)
             figures["held_out_divergence"] = held_out_divergence(student, teacher, self._held_out())
             # In fp32, which alone holds four bits times an fp16 scale exactly.
             save_model(student, self.tokenizer, folder / "model", torch.float32)
             return _record("qad", settings, figures, tokens=distillation.tokens)
 
-        folder, key = self.run.stage("qad", self._inputs(settings, "student"), work)
+        folder, key = self.run.stage("qad", self._inputs(settings, "student"), work, together=True)
         self._use_student(folder, key)
 
     def align(self, settings: Align) -> None:
@@ -374,11 +381,9 @@ class Stages:
             teacher = self._load(self.teacher, torch.bfloat16)
             figures: dict[str, Any] = {}
             for name, path in models.items():
-                if name != "teacher" and path is None:
+                if path is None:
                     continue
-                model = (
-                    teacher if path is None else self._load(open_checkpoint(path), torch.bfloat16)
-                )
+                model = self._load(open_checkpoint(path), torch.bfloat16)
                 shown = partial(_show, self.progress, name)
                 scores = evaluate(
                     model,

@@ -62,7 +62,8 @@ def test_student_that_is_its_teacher() -> None:
     loss, _, _ = head_loss(ours, Head(table), target, torch.zeros(ROWS, dtype=torch.long))
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert ours.grad is not None and table.grad is not None
+    assert ours.grad is not None
+    assert table.grad is not None
     assert float(ours.grad.abs().max()) == 0.0
     assert float(table.grad.abs().max()) == 0.0
 

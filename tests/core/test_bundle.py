@@ -25,6 +25,7 @@ from edgelm.errors import BadBundle
 from edgelm.gates import Figures, GateResult
 from edgelm.precision import Fp32, Int4, Int8
 from edgelm.spec import DecoderSpec
+from edgelm.student import Figure, StudentRecord
 from tests.models import tiny_config
 
 FILES = {
@@ -34,6 +35,17 @@ FILES = {
     "engines/sm87.engine": b"native code",
 }
 Change = Callable[[dict[str, Any]], None]
+
+
+STUDENT = StudentRecord(
+    teacher="org/teacher",
+    teacher_sha256="aa",
+    teacher_parameters=100,
+    parameters=70,
+    teacher_shape={"num_hidden_layers": 4},
+    shape={"num_hidden_layers": 3},
+    evaluation={"kl": {"student": Figure(0.1)}},
+)
 
 
 def manifest_of(files: dict[str, FileEntry]) -> Manifest:
@@ -49,7 +61,7 @@ def manifest_of(files: dict[str, FileEntry]) -> Manifest:
         weight_bytes=1234,
         limits=Limits(context=64, prefill_chunk=16),
         gate=GateResult("4-bit", Figures(0.05, 0.9, 1.01, 12.5, 512), True, True, "text", "00"),
-        lineage=Lineage("org/model", "ff", revision="abc", license="mit", compress={"kl": 0.1}),
+        lineage=Lineage("org/model", "ff", revision="abc", license="mit", compress=STUDENT),
         graph=GraphContract(
             file="model.onnx",
             data="model.onnx.data",
