@@ -70,6 +70,9 @@ def main() -> int:
     trainer.add_argument("--tokens", type=int, default=2_000_000, help="of the whole schedule")
     trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
     trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
+    trainer.add_argument("--shape", help="layers,hidden,ffn,heads,groups instead of the arm's")
+    trainer.add_argument("--start", help="a student to prune further, instead of the teacher")
+    trainer.add_argument("--name", help="of the run (default: the arm and its seed)")
     trainer.add_argument("--compile", action="store_true", help="compile the layers")
     trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
     judging = verbs.add_parser("judge", help="evaluate every student that is there, and tabulate")
@@ -101,11 +104,17 @@ def train(arguments: argparse.Namespace) -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = _packed(arguments.data, tokenizer, settings, arguments.out)
-    importance = _importance(teacher, data, arguments.out)
-    student = _student(teacher, arm, importance)
-    teacher = teacher.bfloat16()
-    name = arguments.arm if arguments.seed == 0 else f"{arguments.arm}-seed{arguments.seed}"
+    name = arguments.name or arguments.arm
+    if arguments.seed and not arguments.name:
+        name = f"{arguments.arm}-seed{arguments.seed}"
     folder = arguments.out / name
+    shape = SHAPES[arm.shape]
+    if arguments.shape:
+        shape = Shape(*map(int, arguments.shape.split(",")))
+    start = load_model(arguments.start) if arguments.start else teacher
+    scores = (folder if arguments.start else arguments.out) / "importance.safetensors"
+    student = WEIGHTS[arm.weights](start, shape, _importance(start, data, scores), 0)
+    teacher = teacher.bfloat16()
     _save(student, tokenizer, folder, 0)
     with (arguments.out / f"{name}.jsonl").open("a") as log:
         before = 0
@@ -179,20 +188,19 @@ def _packed(source: str, tokenizer: Tokenizer, settings: Distillation, out: Path
     return pack(read_documents(source), tokenizer, settings.sequence_length, path)
 
 
-def _importance(teacher: Model, data: PackedTokens, out: Path) -> Importance:
-    path = out / "importance.safetensors"
+def _importance(model: Model, data: PackedTokens, path: Path) -> Importance:
     if not path.exists():
-        score(teacher, calibration_rows(data, _CALIBRATION_ROWS, 4)).save(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        score(model, calibration_rows(data, _CALIBRATION_ROWS, 4)).save(path)
     return Importance.load(path)
 
 
-def _student(teacher: Model, arm: Arm, importance: Importance) -> Model:
-    shape = SHAPES[arm.shape]
-    return WEIGHTS[arm.weights](teacher, shape, importance)
+def _pruned(teacher: Model, shape: Shape, importance: Importance, _: int) -> Model:
+    return prune(teacher, shape, importance)
 
 
-def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance) -> Model:
-    generator = torch.Generator().manual_seed(0)
+def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance, seed: int) -> Model:
+    generator = torch.Generator().manual_seed(seed)
     fields = ("heads", "neurons", "channels", "layers")
     noise = {
         field: torch.rand(getattr(importance, field).shape, generator=generator) for field in fields
@@ -200,9 +208,9 @@ def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance) -> Mo
     return prune(teacher, shape, Importance(**noise))
 
 
-def _random(teacher: Model, shape: Shape, importance: Importance) -> Model:
+def _random(teacher: Model, shape: Shape, importance: Importance, seed: int) -> Model:
     student = prune(teacher, shape, importance)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     deviation = student.config.initializer_range
     with torch.no_grad():
         for parameter in student.parameters():
@@ -213,8 +221,8 @@ def _random(teacher: Model, shape: Shape, importance: Importance) -> Model:
     return student
 
 
-WEIGHTS: dict[str, Callable[[Model, Shape, Importance], Model]] = {
-    "pruned": prune,
+WEIGHTS: dict[str, Callable[[Model, Shape, Importance, int], Model]] = {
+    "pruned": _pruned,
     "randomly-pruned": _randomly_pruned,
     "random": _random,
 }

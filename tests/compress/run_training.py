@@ -1,6 +1,6 @@
 """A training in a process of its own, to be killed or to be one of several.
 
-python -m tests.compress.run_training FOLDER [--die-at STEP] [--die-saving STEP]
+python -m tests.compress.run_training FOLDER [--die-at STEP] [--die-saving STEP] [--sharded]
 """
 
 import argparse
@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from edgelm.compress.distill import distill
+from edgelm.compress.model import whole
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
 
@@ -22,8 +23,11 @@ def main() -> None:
     parser.add_argument("--die-at", type=int)
     parser.add_argument("--die-saving", type=int)
     parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--sharded", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.sharded:
+        _shard()
     if options.die_saving:
         _die_saving(options.die_saving)
     teacher, student = teacher_and_student()
@@ -33,9 +37,35 @@ def main() -> None:
         losses.append((step.step, step.loss))
         if step.step == options.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+    student = whole(student)
     if os.environ.get("RANK", "0") == "0":
         result = {"losses": losses, "weights": dict(student.named_parameters())}
         torch.save(result, options.folder / "result.pt")
+
+
+def _shard() -> None:
+    """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well."""
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    prepare = Accelerator.__init__
+
+    def sharding(self: Any, **over: Any) -> None:
+        prepare(self, **over)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+            reshard_after_forward=True,
+            cpu_ram_efficient_loading=False,
+            state_dict_type="SHARDED_STATE_DICT",
+        )
+        for state in (PartialState._shared_state, self.state._shared_state):
+            state["distributed_type"] = DistributedType.FSDP
+        self.state.fsdp_plugin = plugin
+
+    Accelerator.__init__ = sharding
 
 
 def _die_saving(step: int) -> None:

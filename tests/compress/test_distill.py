@@ -152,15 +152,31 @@ def test_kill_9_and_start_again(
     assert sorted(names) == ["settings.json", "step-00000008"]
 
 
-def test_two_processes_equal_one(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    launcher = ("torch.distributed.run", "--nproc_per_node=2", "--master_port=0")
-    standalone = (*launcher[:2], "--standalone")
-    assert run(tmp_path, "--micro-batch", "2", launcher=standalone) == 0
-    both = result(tmp_path)
-    for (_, ours), (_, theirs) in zip(both["losses"], undisturbed["losses"], strict=True):
+TWO = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def check_near(folder: Path, undisturbed: dict[str, Any], first: int = 0) -> None:
+    both = result(folder)
+    expected = undisturbed["losses"][first:]
+    assert [step for step, _ in both["losses"]] == [step for step, _ in expected]
+    for (_, ours), (_, theirs) in zip(both["losses"], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     for key, tensor in undisturbed["weights"].items():
         torch.testing.assert_close(both["weights"][key], tensor, rtol=0, atol=2e-5)
+
+
+def test_two_processes_equal_one(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    assert run(tmp_path, "--micro-batch", "2", launcher=TWO) == 0
+    check_near(tmp_path, undisturbed)
+
+
+def test_two_shards_equal_one_and_resume(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    sharded = ("--micro-batch", "2", "--sharded")
+    assert run(tmp_path, *sharded, "--die-at", "5", launcher=TWO) != 0
+    saved = tmp_path / "checkpoints" / "step-00000004"
+    assert len(list(saved.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "a file a process"
+    assert run(tmp_path, *sharded, launcher=TWO) == 0
+    check_near(tmp_path, undisturbed, first=4)
 
 
 def test_loss_that_is_no_number(tmp_path: Path) -> None:
