@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ _FILE = "rows.npy"
 _STUDENT = "student"
 
 
-def ours(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: int) -> list[float]:
+def ours(
+    student: Model,
+    teacher: Model,
+    data: PackedTokens,
+    batch: int,
+    steps: int,
+    *,
+    compiled: bool = False,
+) -> list[float]:
     """Seconds of each step of `edgelm.compress.distill`."""
     settings = Distillation(
         tokens=steps * batch * data.length,
@@ -43,6 +52,7 @@ def ours(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: 
         batch_size=batch,
         micro_batch=batch,
         checkpoint_steps=10**9,
+        compile=compiled,
     )
     seconds, before = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +114,7 @@ def trl(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: i
 
 CONTENDERS: dict[str, Callable[[Model, Model, PackedTokens, int, int], list[float]]] = {
     "edgelm": ours,
+    "edgelm compiled": partial(ours, compiled=True),
     "trl": trl,
 }
 
@@ -144,7 +155,7 @@ def _print(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]
         peak = max(each["peak_mb"] for each in rounds)
         median = statistics.median(seconds)
         spread = f"{tokens / max(seconds):.0f} to {tokens / min(seconds):.0f}"
-        print(f"{name:<8} {tokens / median:7.1f} tokens/s ({spread}), peak {peak:,.0f} MB")
+        print(f"{name:<15} {tokens / median:7.1f} tokens/s ({spread}), peak {peak:,.0f} MB")
 
 
 def _prepare(options: argparse.Namespace, work: Path) -> None:
