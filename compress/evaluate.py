@@ -89,9 +89,11 @@ def evaluate(
         progress: called with one line.
 
     Raises:
-        BadInput: a file of another form; names the line.
+        BadInput: a file of another form; names the line. A limit below 1.
         MissingPackage: a task needs a package that is not installed.
     """
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit is {limit}, expected 1 or more rows of each task")
     training = model.training
     model.eval()
     scores: dict[str, Score] = {}
@@ -136,6 +138,11 @@ def _choice(subject: Subject, name: str) -> dict[str, Score]:
                 f"{name}: question {number} has answer {row['answer']}, expected an index of its "
                 f"{len(row['choices'])} choices, from 0"
             )
+        if not all(isinstance(choice, str) and choice.strip() for choice in row["choices"]):
+            raise BadInput(
+                f"{name}: question {number} has the choices {row['choices']!r}, expected texts "
+                "that are not empty"
+            )
         questions.append(Question(row["question"], tuple(row["choices"]), row["answer"]))
     return multiple_choice(subject.model, subject.tokenizer, questions, subject.progress)
 
@@ -175,24 +182,31 @@ def _rows(subject: Subject, name: str) -> torch.Tensor:
 def _lines(name: str, limit: int | None, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that have all fields."""
     count = 0
-    with open_text(Path(name)) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"{name}:{number} is not JSON: {error}") from None
-            for field, kind in fields.items():
-                if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                    found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                    raise BadInput(
-                        f"{name}:{number}: expected a field `{field}` ({kind.__name__}) among "
-                        f"{', '.join(fields)}; found {found}"
-                    )
-            yield row
-            count += 1
-            if count == limit:
-                return
+    for number, line in _numbered(name):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{name}:{number} is not JSON: {error}") from None
+        for field, kind in fields.items():
+            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
+                found = ", ".join(row) or "none" if isinstance(row, dict) else type(row).__name__
+                raise BadInput(
+                    f"{name}:{number}: expected a field `{field}` ({kind.__name__}) among "
+                    f"{', '.join(fields)}; found {found}"
+                )
+        yield row
+        count += 1
+        if count == limit:
+            return
     if not count:
         raise BadInput(f"{name} holds no row")
+
+
+def _numbered(name: str) -> Iterator[tuple[int, str]]:
+    try:
+        with open_text(Path(name)) as file:
+            yield from enumerate(file, 1)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"{name} cannot be read: {error}") from None

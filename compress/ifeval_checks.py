@@ -5,7 +5,8 @@ data set. What counts as a bullet, a placeholder or a section is as in the refer
 implementation (google-research/instruction_following_eval), with its oddities: a keyword also
 counts inside a longer word, a postscript may stand anywhere, and a text whose language cannot be
 told counts as one in the right language. Only sentences are counted otherwise (see
-`edgelm.compress.text_counts`).
+`edgelm.compress.text_counts`), and so are signs where a letter is asked for (two prompts of the
+data set want `!` and `#`; the reference draws a letter instead).
 """
 
 import json

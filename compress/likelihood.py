@@ -8,6 +8,7 @@ import torch
 from edgelm.compress.head_loss import Head
 from edgelm.compress.importance import spec_of
 from edgelm.compress.model import Model
+from edgelm.errors import BadInput
 
 _BATCH_TOKENS = 4096
 
@@ -33,10 +34,19 @@ def continuations(
         pairs: token ids of contexts and continuations; neither may be empty. Contexts are cut
             from the left to the model's longest sequence.
         progress: called with the number that is done, and of all.
+
+    Raises:
+        BadInput: an empty context or continuation, or one that leaves no room for a context.
     """
     spec = spec_of(model)
     head = Head.of(model, spec)
     longest = spec.max_position_embeddings
+    for number, (context, continuation) in enumerate(pairs, 1):
+        if not context or not 0 < len(continuation) < longest:
+            raise BadInput(
+                f"pair {number} has {len(context)} tokens of context and {len(continuation)} after "
+                f"it; expected at least one of each, and after it fewer than {longest}"
+            )
     found: list[Continuation | None] = [None] * len(pairs)
     done = 0
     with torch.inference_mode():

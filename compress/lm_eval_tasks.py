@@ -39,9 +39,14 @@ def lm_eval_task(
     Raises:
         MissingPackage: lm_eval is not installed.
         UnknownName: no such task.
-        BadInput: the task's data cannot be loaded.
+        BadInput: the task's data cannot be loaded; a tokenizer without a token to begin with.
     """
     harness = _harness()
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise BadInput(
+            "lm-eval begins its requests with the tokenizer's beginning- or end-of-sequence token, "
+            "and this one has neither; set its `bos_token` or `eos_token`"
+        )
     folder, _, task = name.rpartition("/")
     manager = import_module("lm_eval.tasks").TaskManager(
         include_path=folder or None, include_defaults=not folder
@@ -83,11 +88,13 @@ def scores_of(results: Mapping[str, Any], task: str) -> dict[str, Score]:
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = metrics.get(f"{metric}_stderr,{kind}")
+            # A group's figure is over those of its tasks that have the metric.
+            items = metrics.get("sample_count", {}).get(key, count)
             shown = metric if kind == "none" else key
             found[shown if name == task else f"{name} {shown}"] = Score(
                 float(value),
                 float(error) if isinstance(error, int | float) else None,
-                int(count),
+                int(items),
                 "lower" if upwards.get(metric) is False else "higher",
             )
     return found
