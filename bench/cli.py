@@ -30,13 +30,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("bundle", nargs="*", type=Path, help="bundles of one source, side by side")
+    add(
+        "bundle",
+        nargs="*",
+        type=Path,
+        help="bundles of one source, or of students and their teacher",
+    )
     add("-p", "--prompt", default="512", metavar="N,..", help="prompt tokens (default: 512)")
     add("-n", "--generate", default="128", metavar="N,..", help="tokens to generate (default: 128)")
     add("-d", "--depth", default="0,512", metavar="N,..", help="tokens before (default: 0,512)")
     add("-r", "--rounds", type=positive_int, default=5, help="rounds after warm-up (default: 5)")
     add("--peers", default="", metavar="A,B", help=f"among {_PEERS} (default: none)")
-    add("--source", help="source model, if it is not where the manifest says")
+    add("--source", help="model to compare with: the bundles' source, or a student's teacher")
     add("--quality-text", type=Path, metavar="FILE", help="text for KL (default: built in)")
     add("--no-quality", action="store_true", help="leave out KL and top-1")
     add("--threads", type=positive_int, metavar="N", help="default: physical cores")
@@ -105,8 +110,6 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
 
     manifests = {folder: read_manifest(folder) for folder in arguments.bundle}
     first = manifests[arguments.bundle[0]]
-    if len({manifest.lineage.sha256 for manifest in manifests.values()}) > 1:
-        raise BadInput("the bundles come from different sources; measure them one at a time")
     tests = workload(
         _numbers(arguments.prompt, "--prompt", least=1),
         _numbers(arguments.generate, "--generate", least=1),
@@ -128,8 +131,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     quality_text = arguments.quality_text or GATE
     source = None
     if names or not arguments.no_quality:
-        source = find_source(first, arguments.source)
-    sources = Sources(source, first.lineage.sha256, _cache(arguments)) if source else None
+        source = find_source(list(manifests.values()), arguments.source)
+    sources = Sources(source, _cache(arguments)) if source else None
     peers, absent = peer_contenders(names, sources)
     threads = arguments.threads or physical_cores()
     machine = describe_machine(threads)
@@ -138,7 +141,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     def quality() -> Quality:
         assert source is not None
         tokenizer = arguments.bundle[0] / "tokenizer.json"
-        return Quality(source, tokenizer, quality_text, context)
+        return Quality(source.checkpoint, tokenizer, quality_text, context)
 
     sensors = open_sensors()
     samples, failed = measure(
@@ -157,6 +160,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
         samples,
         [*absent, *failed],
         manifest=first,
+        source=source,
         machine=machine,
         command=command,
         rounds=arguments.rounds,

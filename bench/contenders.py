@@ -10,16 +10,21 @@ from edgelm.bench.sources import Sources
 from edgelm.bundle import Manifest
 from edgelm.errors import UnknownName
 from edgelm.precision import describe
+from edgelm.spec import DecoderSpec
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One engine with one model file, before it is started."""
+    """One engine with one model file, before it is started.
+
+    spec: of its model; None is that of the report's first bundle.
+    """
 
     name: str
     module: str
     python: Path | None
     prepare: Callable[[], Path]
+    spec: DecoderSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ def _bundle_contender(folder: Path, manifest: Manifest) -> Contender:
     kinds = Counter(describe(p).split()[0] for p in manifest.precision.values())
     mixture = "+".join(sorted(kinds))
     name = f"edgelm {mixture} {folder.resolve().name}"
-    return Contender(name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder)
+    return Contender(
+        name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder, manifest.spec
+    )
 
 
 def peer_contenders(
@@ -92,6 +99,7 @@ def peer_contenders(
                 peer.module,
                 interpreter(),
                 lambda make=make: make(sources),  # type: ignore[misc]
+                sources.checkpoint.spec,
             )
             for variant, make in variants.items()
         ]

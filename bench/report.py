@@ -14,10 +14,12 @@ import edgelm
 from edgelm.bench.contenders import Absent
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
+from edgelm.bench.sources import Source
 from edgelm.bench.statistics import Spread, percentile
 from edgelm.bench.workload import Test
 from edgelm.bundle import Manifest
 from edgelm.devices.sensors import Part, Sampler, SensorLog
+from edgelm.spec import DecoderSpec
 
 REPORT_VERSION = 1
 # Every engine here computes on the processor; a GPU beside it idles, and its power is not theirs.
@@ -113,13 +115,17 @@ def make_report(
     absent: list[Absent],
     *,
     manifest: Manifest,
+    source: Source | None = None,
     machine: Machine,
     command: str,
     rounds: int,
     quality_text: str,
     sensors: Sampler | None = None,
 ) -> Report:
-    """Turn samples into statistics; `sensors` have watched them and are closed."""
+    """Turn samples into statistics; `sensors` have watched them and are closed.
+
+    `manifest` is of the first bundle; without a `source` the report names its.
+    """
     tokens = next((s.figures.tokens for s in samples if s.figures), 0)
     results = tuple(_results(samples, manifest, machine, sensors or Sampler([])))
     return Report(
@@ -128,9 +134,9 @@ def make_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         machine=machine,
-        source=Path(manifest.lineage.source).name,
-        source_sha256=manifest.lineage.sha256,
-        parameters=manifest.spec.parameters,
+        source=Path(source.checkpoint.name if source else manifest.lineage.source).name,
+        source_sha256=source.sha256 if source else manifest.lineage.sha256,
+        parameters=(source.checkpoint.spec if source else manifest.spec).parameters,
         quality_text=quality_text,
         quality_tokens=tokens,
         rounds=rounds,
@@ -152,10 +158,11 @@ def _results(
 ) -> list[Result]:
     results = []
     for one in samples:
-        common = _common(one, manifest)
+        spec = one.contender.spec or manifest.spec
+        common = _common(one, spec)
         results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
         for test in one.steps_ms:
-            bound_ms = 1e3 * _bytes_read(one, test, manifest) / (machine.read_gb_s * 1e9)
+            bound_ms = 1e3 * _bytes_read(one, test, spec) / (machine.read_gb_s * 1e9)
             results.append(_decode_result(one, test, common, bound_ms, sensors))
     return results
 
@@ -208,9 +215,9 @@ def _joules_per_token(one: Samples, test: Test, sensors: Sampler) -> float | Non
     return sum(known) / sum(len(steps) for steps in rounds)
 
 
-def _bytes_read(one: Samples, test: Test, manifest: Manifest) -> float:
+def _bytes_read(one: Samples, test: Test, spec: DecoderSpec) -> float:
     """Bytes that one decode step must read: all weights but the input embedding, and the cache."""
-    spec, loaded = manifest.spec, one.loaded
+    loaded = one.loaded
     weights = loaded["weight_bytes"]
     if not spec.tie_word_embeddings:
         weights *= 1 - spec.embedding_parameters / spec.parameters
@@ -218,7 +225,7 @@ def _bytes_read(one: Samples, test: Test, manifest: Manifest) -> float:
     return float(weights + loaded["kv_bytes"] / loaded["context"] * depth)
 
 
-def _common(one: Samples, manifest: Manifest) -> dict[str, Any]:
+def _common(one: Samples, spec: DecoderSpec) -> dict[str, Any]:
     loaded, figures = one.loaded, one.figures
     return {
         "engine": one.contender.name,
@@ -234,7 +241,7 @@ def _common(one: Samples, manifest: Manifest) -> dict[str, Any]:
         "hash_ms": loaded.get("hash_ms"),
         "tokenizer_ms": loaded.get("tokenizer_ms"),
         "weight_bytes": loaded["weight_bytes"],
-        "bits_per_weight": 8 * loaded["weight_bytes"] / manifest.spec.parameters,
+        "bits_per_weight": 8 * loaded["weight_bytes"] / spec.parameters,
         "kl": figures.kl if figures else None,
         "top1": figures.top1 if figures else None,
         "perplexity_ratio": figures.perplexity_ratio if figures else None,

@@ -8,9 +8,9 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgelm.bench.peers import converter, interpreter
 from edgelm.bundle import Manifest
@@ -31,31 +31,61 @@ sys.exit(status)
 """
 
 
-def find_source(manifest: Manifest, given: str | None) -> Checkpoint:
-    """Open the bundle's source, which must have the hash that the manifest records.
+class Source(NamedTuple):
+    """The model that all are compared with, and its hash."""
+
+    checkpoint: Checkpoint
+    sha256: str
+
+
+def find_source(manifests: Sequence[Manifest], given: str | None) -> Source:
+    """Open the model that bundles have in common.
+
+    That is the source they were exported from; or, for students and their teacher side by side,
+    the teacher. A student alone is compared with its teacher if `given` names that.
 
     Raises:
-        BadInput: it is not where the manifest says, or it is another model.
+        BadInput: they have none in common, it is not where a manifest says, or it is another model.
     """
-    name = given or manifest.lineage.path or manifest.lineage.source
+    sources = {manifest.lineage.sha256 for manifest in manifests}
+    origins = {origin(manifest) for manifest in manifests}
+    common = (sources if len(sources) == 1 else set()) | (origins if len(origins) == 1 else set())
+    if not common:
+        raise BadInput(
+            "the bundles come from different sources, and not from students of one teacher; "
+            "measure them one at a time"
+        )
+    wanted = sources if len(sources) == 1 else origins
+    lineage = next((one.lineage for one in manifests if one.lineage.sha256 in wanted), None)
+    if given is None and lineage is None:
+        raise BadInput("the bundles are students of one teacher; give it with --source")
+    name = given or (lineage and (lineage.path or lineage.source)) or ""
+    revision = lineage.revision if lineage and given is None else None
     try:
-        checkpoint = open_checkpoint(name, revision=manifest.lineage.revision)
+        checkpoint = open_checkpoint(name, revision=revision)
     except BadInput as error:
         raise BadInput(f"cannot open the bundle's source: {error}; give it with --source") from None
-    if checkpoint.sha256() != manifest.lineage.sha256:
+    sha256 = checkpoint.sha256()
+    if sha256 not in common:
         raise BadInput(
             f"{name} is not the model this bundle was made from (its SHA-256 differs from the "
             "manifest's lineage); give the right one with --source"
         )
-    return checkpoint
+    return Source(checkpoint, sha256)
+
+
+def origin(manifest: Manifest) -> str:
+    """Hash of the model that a bundle goes back to: a student's teacher, else the source."""
+    lineage = manifest.lineage
+    return lineage.compress.teacher_sha256 if lineage.compress else lineage.sha256
 
 
 class Sources:
     """Derived files of one checkpoint, in a folder named for its hash."""
 
-    def __init__(self, checkpoint: Checkpoint, sha256: str, cache: Path) -> None:
-        self.checkpoint = checkpoint
-        self.folder = cache / sha256[:16]
+    def __init__(self, source: Source, cache: Path) -> None:
+        self.checkpoint = source.checkpoint
+        self.folder = cache / source.sha256[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def huggingface(self) -> Path:

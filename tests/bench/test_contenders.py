@@ -6,7 +6,7 @@ import pytest
 
 from edgelm.bench.contenders import PEERS, bundle_contenders, peer_contenders
 from edgelm.bench.peers import interpreter, missing_reason, peers_folder
-from edgelm.bench.sources import Sources
+from edgelm.bench.sources import Source, Sources
 from edgelm.bundle import read_manifest
 from edgelm.checkpoint import open_checkpoint
 from edgelm.errors import UnknownName
@@ -17,7 +17,7 @@ from tests.models import tiny_model
 
 @pytest.fixture
 def sources(source: Path, tmp_path: Path) -> Sources:
-    return Sources(open_checkpoint(source), "0" * 64, tmp_path / "cache")
+    return Sources(Source(open_checkpoint(source), "0" * 64), tmp_path / "cache")
 
 
 def test_a_bundle_s_name_says_its_precision(bundle: Path, int8_bundle: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_quantized_gguf_source_also_runs_as_it_is(
     model = tiny_model("llama", vocab_size=4096)
     for kind, expected in (("Q8_0", True), ("F16", False)):
         path = write_gguf(model, tmp_path / f"{kind}.gguf", kind)
-        sources = Sources(open_checkpoint(path), kind, tmp_path / "cache")
+        sources = Sources(Source(open_checkpoint(path), kind), tmp_path / "cache")
         present, _ = peer_contenders(["llama.cpp"], sources)
         as_it_is = [c for c in present if c.name == "llama.cpp source as it is"]
         assert [c.prepare() for c in as_it_is] == [path] * expected
