@@ -8,6 +8,7 @@ sees all of it, as in pre-training.
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,8 @@ from edgelm.errors import BadInput, MissingPackage
 from edgelm.staging import replace_file
 
 _SUFFIXES = (".jsonl", ".txt", ".parquet")
+# What damaged text and gzip raise.
+_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 _BATCH = 256  # documents that are tokenized at a time
 
 
@@ -81,8 +84,11 @@ def _read_file(path: Path) -> Iterator[Document]:
     elif kind == ".jsonl":
         yield from _read_jsonl(path)
     elif kind == ".txt":
-        with open_text(path) as file:
-            yield Document(file.read())
+        try:
+            with open_text(path) as file:
+                yield Document(file.read())
+        except _UNREADABLE as error:
+            raise BadInput(f"{path} cannot be read: {error}") from None
     else:
         raise BadInput(f"{path}: unknown kind of data file; expected {', '.join(_SUFFIXES)} (.gz)")
 
@@ -93,13 +99,18 @@ def open_text(path: Path) -> IO[str]:
     return cast(IO[str], opener(path, "rt", encoding="utf-8"))
 
 
+def _open_bytes(path: Path) -> IO[bytes]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return cast(IO[bytes], opener(path, "rb"))
+
+
 def _read_jsonl(path: Path) -> Iterator[Document]:
     try:
         with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _document(_parsed(line, path, number), f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
 
 
@@ -118,14 +129,14 @@ def _read_parquet(path: Path) -> Iterator[Document]:
             f"reading {path} needs pyarrow: pip install 'edgelm[compress]'"
         ) from None
     try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
+        number = 0
+        with _open_bytes(path) as file:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _document(row, f"{path}, row {number}")
+    except (*_UNREADABLE, ValueError) as error:
         raise BadInput(f"{path} is not a Parquet file: {error}") from None
-    number = 0
-    for batch in file.iter_batches(batch_size=_BATCH):
-        for row in batch.to_pylist():
-            number += 1
-            yield _document(row, f"{path}, row {number}")
 
 
 def _read_dataset(name: str) -> Iterator[Document]:
@@ -230,12 +241,12 @@ def pack(
             progress(count)
         if max_tokens is not None and count >= max_tokens:
             break
-    if count < length:
+    joined = np.concatenate(parts or [np.empty(0, np.int32)])[:max_tokens]
+    if len(joined) < length:
         raise BadInput(
-            f"the data is empty after reading: {seen:,} documents with {count:,} tokens make no "
-            f"row of {length:,}; give more text or a shorter sequence length"
+            f"the data is empty after reading: {seen:,} documents with {len(joined):,} tokens make "
+            f"no row of {length:,}; give more text or a shorter sequence length"
         )
-    joined = np.concatenate(parts)[: max_tokens or count]
     rows = joined[: len(joined) // length * length].reshape(-1, length)
     replace_file(path, _npy(rows))
     return PackedTokens.load(path)

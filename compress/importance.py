@@ -81,10 +81,23 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path) -> "Importance":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            BadInput: the file is damaged or holds something else.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return cls(**load_file(path))
+        again = "score the model again"
+        try:
+            scores = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{path} holds no importance scores ({error}); {again}") from None
+        if set(scores) != {"heads", "neurons", "channels", "layers"}:
+            found = ", ".join(sorted(scores))
+            raise BadInput(f"{path} holds no importance scores (it has {found}); {again}")
+        return cls(**scores)
 
 
 def score(

@@ -5,6 +5,7 @@ of the tail's mass (Minitron found k of 100 and less to hurt, table 15). `sample
 drawn from the teacher, whose expected gradient is the full one's (arXiv 2503.16870).
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -92,10 +93,17 @@ def build_cache(
         progress: called with the number of rows that are done.
 
     Raises:
-        BadInput: the folder holds a cache of another teacher, data or kind.
+        BadInput: the folder holds a cache of another teacher, data or kind, or a damaged one;
+            the vocabulary has fewer tokens than are to be kept.
         DoesNotFit: the disk has no room for it; nothing was written.
     """
     vocab = teacher.config.vocab_size
+    most = vocab if settings.kind == "top-k" else math.inf
+    if not 1 <= settings.size <= most:
+        raise BadInput(
+            f"a cache of {settings.size} tokens a position: expected at least 1, and of kind "
+            f"top-k at most the vocabulary's {vocab:,}"
+        )
     record = _Record(settings, name, len(data), data.length, vocab)
     found = _read(folder)
     if found is not None and msgspec.structs.replace(found, done=0) != record:
@@ -157,6 +165,10 @@ def _id_type(vocab_size: int) -> str:
 
 def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:
     shape = (record.rows, record.length - 1, record.settings.size)
+    # numpy would make up for what is missing with zeros.
+    whole = path.is_file() and path.stat().st_size == math.prod(shape) * dtype.itemsize
+    if mode != "w+" and not whole:
+        raise BadInput(f"{path} is missing or damaged; remove the folder and build the cache again")
     return np.memmap(path, dtype, mode, shape=shape)
 
 

@@ -1,0 +1,332 @@
+"""Training through the rounding that export does, and that export finds the same levels again."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from edgelm.checkpoint import open_checkpoint
+from edgelm.compress.data import PackedTokens
+from edgelm.compress.distill import distill
+from edgelm.compress.distiller import Distiller
+from edgelm.compress.fake_quantizer import FakeQuantizer
+from edgelm.compress.head_loss import Objective
+from edgelm.compress.model import load_model, save_model
+from edgelm.compress.search import held_out_divergence
+from edgelm.export import export
+from edgelm.export.weights import Weights
+from edgelm.precision import Int4, Int8, KvType, describe
+from edgelm.quantize import Quantized, quantize
+from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.compress.training import SETTINGS, same, weights
+from tests.models import tiny_model
+from tests.tiny_chat import VOCAB, save_tiny_chat
+
+# Matrices have 64 columns, those of down_proj 96: groups of 64 do not divide it.
+PRECISIONS: list[Int4 | Int8] = [
+    Int4(16),
+    Int4(64),
+    Int4(16, symmetric=True),
+    Int4(64, symmetric=True),
+    Int8(32),
+    Int8(64),
+    Int8(32, symmetric=False),
+]
+TOKENS = torch.randint(0, 128, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def by_export(tensor: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
+    return quantize(tensor.detach(), precision).dequantize(tensor.shape[1])
+
+
+def blocks(matrix: torch.Tensor, group_size: int) -> torch.Tensor:
+    """[rows, blocks, group_size], zeros at the end."""
+    whole = pad(matrix, (0, -matrix.shape[1] % group_size))
+    return whole.view(len(whole), -1, group_size)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=describe)
+@pytest.mark.parametrize("name", ["llama-untied", "phi3"])
+def test_rounds_what_export_rounds(name: str, precision: Int4 | Int8) -> None:
+    model = tiny_model(name)
+    masters = weights(model)
+    quantizer = FakeQuantizer(model, precision, precision)
+    quantizer.fit()
+    with quantizer.rounded():
+        inside = weights(model)
+    for key, master in masters.items():
+        expected = by_export(master, precision) if master.ndim == 2 else master
+        assert torch.equal(inside[key], expected), key
+    assert not torch.equal(inside["lm_head.weight"], masters["lm_head.weight"])
+    assert same(weights(model), masters)
+    with pytest.raises(KeyboardInterrupt), quantizer.rounded():
+        raise KeyboardInterrupt
+    assert same(weights(model), masters)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-untied"], ids=["tied", "untied"])
+def test_head_and_embedding_have_a_precision_of_their_own(name: str) -> None:
+    model = tiny_model(name)
+    masters = weights(model)
+    quantizer = FakeQuantizer(model, Int4(16), Int8(32))
+    quantizer.fit()
+    with quantizer.rounded():
+        inside = weights(model)
+        assert (model.lm_head.weight is model.model.embed_tokens.weight) == (name == "llama")
+    tables = [key for key in masters if key in ("model.embed_tokens.weight", "lm_head.weight")]
+    assert len(tables) == (1 if name == "llama" else 2)
+    for key, master in masters.items():
+        if master.ndim == 2:
+            assert torch.equal(
+                inside[key], by_export(master, Int8(32) if key in tables else Int4(16))
+            )
+
+
+@pytest.mark.parametrize("precision", [Int4(16), Int8(32)], ids=describe)
+def test_gradients_go_straight_through(precision: Int4 | Int8) -> None:
+    """They are taken at the rounded weights and arrive at the masters."""
+    model, rounded = tiny_model("llama"), tiny_model("llama")
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(by_export(parameter, precision))
+    rounded(TOKENS, labels=TOKENS).loss.backward()
+    masters = weights(model)
+    quantizer = FakeQuantizer(model, precision, precision)
+    quantizer.fit()
+    with quantizer.rounded():
+        model(TOKENS, labels=TOKENS).loss.backward()
+    for key, expected in rounded.named_parameters():
+        assert torch.equal(model.get_parameter(key).grad, expected.grad), key
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    for key, master in masters.items():
+        moved = master - 1e-3 * model.get_parameter(key).grad
+        torch.testing.assert_close(model.get_parameter(key).detach(), moved)
+
+
+@pytest.mark.parametrize("precision", [Int4(16), Int4(64, symmetric=True)], ids=describe)
+def test_the_grid_stays_until_it_is_fitted_again(precision: Int4) -> None:
+    model = tiny_model("llama")
+    weight = model.model.layers[0].mlp.down_proj.weight
+    old = quantize(weight.detach(), precision)
+    quantizer = FakeQuantizer(model, precision, precision)
+    quantizer.fit()
+    with torch.no_grad():
+        weight.mul_(1.7)
+    with quantizer.rounded():
+        moved = weight.detach().clone()
+    expected = nearest(weight.detach(), old)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+    assert (moved - weight.detach()).abs().max() > 2 * float(old.scales.abs().max()), "clamped"
+    again = by_export(weight, precision)
+    quantizer.fit()
+    with quantizer.rounded():
+        assert torch.equal(weight.detach(), again)
+
+
+def nearest(weight: torch.Tensor, grid: Quantized) -> torch.Tensor:
+    """The nearest of all levels of a grid, by trying them."""
+    zeros = grid.middle if grid.zero_points is None else grid.zero_points[..., None].float()
+    levels = torch.arange(1 << grid.bits)
+    values = (levels - zeros) * grid.scales.float()[..., None]  # [rows, blocks, levels]
+    parts = blocks(weight, grid.group_size)
+    best = (parts[..., None] - values[..., None, :]).abs().argmin(-1)
+    return values.gather(-1, best).flatten(1)[:, : weight.shape[1]]
+
+
+def test_the_projection_of_hidden_states_is_no_part_of_the_student() -> None:
+    student, teacher = tiny_model("llama", hidden_size=32), tiny_model("llama")
+    distiller = Distiller(student, teacher, Objective(), layer_map=((0, 0),))
+    assert distiller.hidden is not None
+    assert distiller.hidden.up is not None
+    before = distiller.hidden.up.weight.detach().clone()
+    quantizer = FakeQuantizer(distiller, Int4(16), Int4(16))
+    quantizer.fit()
+    with quantizer.rounded():
+        assert torch.equal(distiller.hidden.up.weight, before)
+        table = student.lm_head.weight.detach().clone()
+    quantizer.finish()
+    assert torch.equal(distiller.hidden.up.weight, before)
+    assert torch.equal(student.lm_head.weight, table)
+
+
+# A block that spans fewer steps than the grid has may be given a finer grid the second time, as
+# every grid that `quantize` tries spans the whole of its block. So most levels are found again,
+# not all; of int8 with its zero in the middle all are.
+FOUND_AGAIN: list[tuple[Int4 | Int8, float]] = [
+    (Int4(16), 0.97),
+    (Int4(64), 0.99),
+    (Int4(16, symmetric=True), 0.99),
+    (Int4(64, symmetric=True), 0.99),
+    (Int8(32), 1.0),
+    (Int8(64), 1.0),
+]
+
+
+@pytest.mark.parametrize(("precision", "share"), FOUND_AGAIN, ids=str)
+def test_finished_weights_lie_on_their_grid(precision: Int4 | Int8, share: float) -> None:
+    model = tiny_model("llama")
+    masters = weights(model)
+    quantizer = FakeQuantizer(model, precision, precision)
+    quantizer.fit()
+    quantizer.finish()
+    kept, total = 0, 0
+    for key, weight in weights(model).items():
+        if weight.ndim != 2:
+            assert torch.equal(weight, masters[key])
+            continue
+        assert torch.equal(weight, by_export(masters[key], precision))
+        again = by_export(weight, precision)
+        alike = (blocks(weight, precision.group_size) == blocks(again, precision.group_size)).all(
+            -1
+        )
+        kept, total = kept + int(alike.sum()), total + alike.numel()
+    assert kept >= share * total
+
+
+Trained = Callable[[Int4 | Int8, Int4 | Int8], Path]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Students after quantization-aware distillation, as checkpoints beside their teachers."""
+
+    def make(precision: Int4 | Int8, head: Int4 | Int8) -> Path:
+        folder = tmp_path_factory.mktemp("qad")
+        source = save_tiny_chat(folder / "teacher", "llama-untied")
+        teacher, student = load_model(source), load_model(source)
+        tokens = np.random.default_rng(0).integers(4, VOCAB, (40, 16)).astype(np.int32)
+        settings = msgspec.structs.replace(
+            SETTINGS, tokens=10 * 4 * 16, learning_rate=1e-4, checkpoint_steps=10
+        )
+        both = (precision, head)
+        list(
+            distill(
+                student, teacher, PackedTokens(tokens), settings, folder / "run", precision=both
+            )
+        )
+        save_model(student, tiny_fast_tokenizer(), folder / "student", torch.float32)
+        return folder / "student"
+
+    return cache(make)
+
+
+def test_training_makes_up_for_rounding(trained: Trained) -> None:
+    precision = Int4(16)
+    student = trained(precision, precision)
+    teacher, rounded = (load_model(student.parent / "teacher") for _ in range(2))
+    FakeQuantizer(rounded, precision, precision).finish()
+    held_out = torch.randint(4, VOCAB, (16, 16), generator=torch.Generator().manual_seed(5))
+    before = held_out_divergence(rounded, teacher, held_out)
+    assert held_out_divergence(load_model(student), teacher, held_out) < 0.95 * before
+
+
+def stored(bundle: Path, group: str, columns: int, precision: Int4 | Int8) -> torch.Tensor:
+    """A group's matrix as the graph's own tensors make it."""
+    tensors = ir.load(bundle / "model.onnx").graph.initializers
+
+    def read(part: str) -> torch.Tensor:
+        value = tensors[f"{group}.{part}"].const_value
+        assert value is not None
+        return torch.from_numpy(value.numpy().copy())
+
+    def unpacked(packed: torch.Tensor) -> torch.Tensor:
+        rows = packed.flatten(1)
+        if isinstance(precision, Int8):
+            return rows
+        return torch.stack([rows & 15, rows >> 4], -1).flatten(1)
+
+    scales = read("scales").float()
+    scales = scales.view(len(scales), -1, 1)
+    levels = unpacked(read("levels")).view(len(scales), -1, precision.group_size).float()
+    zeros = torch.tensor(8.0 if isinstance(precision, Int4) else 128.0)
+    if not precision.symmetric:
+        zeros = unpacked(read("zero_points"))[:, : scales.shape[1], None].float()
+    return ((levels - zeros) * scales).flatten(1)[:, :columns]
+
+
+@pytest.mark.parametrize(
+    ("precision", "share"),
+    [(Int4(16), 0.97), (Int4(32, symmetric=True), 0.99), (Int8(32), 1.0)],
+    ids=str,
+)
+def test_export_finds_the_same_weights(
+    trained: Trained, tmp_path: Path, precision: Int4 | Int8, share: float
+) -> None:
+    source = trained(precision, precision)
+    bundle = tmp_path / "bundle"
+    manifest = export(
+        source,
+        bundle,
+        precision="int4" if isinstance(precision, Int4) else "int8",
+        group_size=precision.group_size,
+        symmetric=precision.symmetric,
+        method="rtn",
+        kv="fp32",
+        gate="off",
+    )
+    student = Weights(open_checkpoint(source))
+    assert set(manifest.precision) == set(student.groups())
+    assert set(manifest.precision.values()) == {precision}
+    for group, alike in exported_alike(bundle, student, manifest.precision).items():
+        assert alike.float().mean() >= share, group
+
+
+def exported_alike(
+    bundle: Path, student: Weights, precision: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """By group, which blocks [rows, blocks] of the bundle are the checkpoint's bit for bit."""
+    found = {}
+    for group, one in precision.items():
+        matrix = student.matrix(group)
+        ours = blocks(stored(bundle, group, matrix.shape[1], one), one.group_size)
+        found[group] = (ours == blocks(matrix, one.group_size)).all(-1)
+    return found
+
+
+def test_export_with_a_head_of_eight_bits(trained: Trained, tmp_path: Path) -> None:
+    """The head that QAD trains by default needs to be named to export."""
+    source = trained(Int4(32), Int8(32))
+    manifest = export(
+        source,
+        tmp_path / "bundle",
+        precision="int4",
+        group_size=32,
+        exceptions={"lm_head": "int8", "embedding": "int8"},
+        method="rtn",
+        kv="fp32",
+        gate="off",
+    )
+    alike = exported_alike(
+        tmp_path / "bundle", Weights(open_checkpoint(source)), manifest.precision
+    )
+    assert manifest.precision["lm_head"] == manifest.precision["embedding"] == Int8(32)
+    assert alike["lm_head"].all()
+    assert alike["embedding"].all()
+    assert all(one.float().mean() >= 0.97 for one in alike.values())
+
+
+def test_levels_survive_the_int8_cache(trained: Trained, tmp_path: Path) -> None:
+    """It folds a factor a head into values and what reads them: other scales, the same levels."""
+    precision = Int4(16)
+    kv: KvType = "int8"
+    source = trained(precision, precision)
+    manifest = export(
+        source, tmp_path / "b", precision="int4", group_size=16, method="rtn", kv=kv, gate="off"
+    )
+    assert manifest.kv == kv
+    student = Weights(open_checkpoint(source))
+    for group in student.groups():
+        matrix = student.matrix(group)
+        ours = blocks(stored(tmp_path / "b", group, matrix.shape[1], precision), 16)
+        theirs = blocks(matrix, 16)
+        factor = (ours * theirs).sum(-1) / theirs.square().sum(-1)
+        error = (ours - factor[..., None] * theirs).abs().amax(-1) / theirs.abs().amax(-1)
+        assert (error < 1e-3).float().mean() >= 0.97, group
