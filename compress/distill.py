@@ -191,8 +191,7 @@ class _Run:
             self.cache = teacher
         else:
             live = teacher
-        if live is None and self.cache is None and settings.cross_entropy != 1.0:
-            raise BadInput("no teacher: only cross_entropy = 1 can train without one")
+        _check_teacher(live, self.cache, settings, len(data))
         if live is not None:
             live = live.to(self.accelerator.device).eval().requires_grad_(False)
         if settings.gradient_checkpointing:
@@ -320,6 +319,29 @@ def _check_data(data: PackedTokens, settings: Distillation) -> None:
         raise BadInput(
             f"the data has {len(data)} rows of {data.length} tokens, fewer than the "
             f"{settings.batch_size} of one step; give more text or a smaller batch_size"
+        )
+
+
+def _check_teacher(
+    live: Model | None, cache: TeacherCache | None, settings: Distillation, rows: int
+) -> None:
+    """Raise BadInput for settings that a teacher of this kind cannot serve."""
+    if live is not None:
+        return
+    if settings.layer_map:
+        raise BadInput("layer_map compares hidden states, which only a live teacher has")
+    if cache is None:
+        if settings.cross_entropy != 1.0:
+            raise BadInput("no teacher: only cross_entropy = 1 can train without one")
+        return
+    if settings.loss != "forward-kl" or settings.temperature != 1.0:
+        raise BadInput(
+            f"loss {settings.loss!r} at temperature {settings.temperature:g} needs a live teacher; "
+            "a cached one has what forward-kl at temperature 1 needs"
+        )
+    if len(cache) != rows:
+        raise BadInput(
+            f"the teacher's cache is of {len(cache)} rows, the data has {rows}; build it of this data"
         )
 
 

@@ -59,6 +59,9 @@ class TeacherCache:
         if record.settings.kind == "top-k":
             self._values = _map(folder / "probabilities.bin", record, np.dtype(np.float16), "r")
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def rows(self, indices: Any, device: torch.device) -> TopK | Sampled:
         """The predictions at all but the last position of rows, [B * (T - 1), size]."""
         ids = torch.from_numpy(self._ids[list(indices)].astype(np.int64)).flatten(0, 1).to(device)

@@ -1,7 +1,7 @@
 """Round-to-nearest weight quantization in blocks along the input axis.
 
 `dequantized = (quantized - zero_point) * scale`, one fp16 scale a block. At 4 bits the scale is
-not simply the largest weight over the largest level: a few shrunken ranges are tried, the best is
+not simply the largest weight over the largest level: a few other ranges are tried, the best is
 refitted to its own levels by least squares, and errors count by how strong the input channel is
 on calibration text (the idea of llama.cpp's importance matrix). On SmolLM2 that takes KL from
 0.40 to 0.24 at groups of 32. Zero points are integers that the range makes exact, never clamped.
@@ -16,7 +16,9 @@ import torch
 from edgelm.precision import Int4, Int8
 
 # Fractions of the full range that are tried at 4 bits. Below 0.7 nothing wins on real weights.
-_SHRINK = (0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+# Above one, the range of a block that uses a level less than there are: what was rounded before
+# (by QAD, or in a quantized source) is found again as it is.
+_FRACTIONS = (15 / 14, 8 / 7, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
 _REFITS = 3
 
 
@@ -122,7 +124,7 @@ def _quantize_rows(
 
     best = fit(*ranges(blocks, top, 1.0))
     if bits == 4:  # at 8 bits the full range is within a hair of the best
-        for fraction in _SHRINK:
+        for fraction in _FRACTIONS:
             best = best.better(fit(*ranges(blocks, top, fraction)))
         for _ in range(_REFITS):
             steps = best.levels - best.zeros[..., None]

@@ -17,6 +17,7 @@ from edgelm.compress.distill import Distillation, distill, rows_of_step
 from edgelm.compress.distiller import Distiller
 from edgelm.compress.head_loss import Objective
 from edgelm.compress.search import held_out_divergence
+from edgelm.compress.teacher_cache import CacheSettings, build_cache
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, same, teacher_and_student, train, weights
@@ -239,6 +240,24 @@ def test_no_teacher(tmp_path: Path) -> None:
         train(student, None, tmp_path, SETTINGS)
     losses = [one.loss for one in train(student, None, tmp_path, replaced(cross_entropy=1.0))]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("over", "count", "message"),
+    [
+        ({"layer_map": ((-1, -1),)}, 24, "only a live teacher has"),
+        ({"loss": "jsd"}, 24, "loss 'jsd' at temperature 1 needs a live teacher"),
+        ({"temperature": 2.0}, 24, "at temperature 2 needs a live teacher"),
+        ({}, 16, "cache is of 16 rows, the data has 24"),
+    ],
+)
+def test_what_a_cached_teacher_cannot_serve(
+    tmp_path: Path, over: dict[str, Any], count: int, message: str
+) -> None:
+    teacher, student = teacher_and_student()
+    cache = build_cache(teacher, "tiny", rows(count), CacheSettings(size=4), tmp_path / "cache")
+    with pytest.raises(BadInput, match=message):
+        train(student, cache, tmp_path / "run", replaced(**over))
 
 
 def test_a_folder_of_another_run(tmp_path: Path) -> None:

@@ -157,14 +157,12 @@ def test_the_projection_of_hidden_states_is_no_part_of_the_student() -> None:
     assert torch.equal(student.lm_head.weight, table)
 
 
-# A block that spans fewer steps than the grid has may be given a finer grid the second time, as
-# every grid that `quantize` tries spans the whole of its block. So most levels are found again,
-# not all; of int8 with its zero in the middle all are.
+# A block that spans two steps fewer than the grid has may be given a finer grid the second time.
 FOUND_AGAIN: list[tuple[Int4 | Int8, float]] = [
-    (Int4(16), 0.97),
-    (Int4(64), 0.99),
-    (Int4(16, symmetric=True), 0.99),
-    (Int4(64, symmetric=True), 0.99),
+    (Int4(16), 0.999),
+    (Int4(64), 1.0),
+    (Int4(16, symmetric=True), 1.0),
+    (Int4(64, symmetric=True), 1.0),
     (Int8(32), 1.0),
     (Int8(64), 1.0),
 ]
@@ -202,9 +200,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         folder = tmp_path_factory.mktemp("qad")
         source = save_tiny_chat(folder / "teacher", "llama-untied")
         teacher, student = load_model(source), load_model(source)
-        tokens = np.random.default_rng(0).integers(4, VOCAB, (40, 16)).astype(np.int32)
+        tokens = np.random.default_rng(0).integers(4, VOCAB, (400, 16)).astype(np.int32)
         settings = msgspec.structs.replace(
-            SETTINGS, tokens=10 * 4 * 16, learning_rate=1e-4, checkpoint_steps=10
+            SETTINGS, tokens=60 * 4 * 16, learning_rate=2e-4, checkpoint_steps=10
         )
         both = (precision, head)
         list(
@@ -254,7 +252,7 @@ def stored(bundle: Path, group: str, columns: int, precision: Int4 | Int8) -> to
 
 @pytest.mark.parametrize(
     ("precision", "share"),
-    [(Int4(16), 0.97), (Int4(32, symmetric=True), 0.99), (Int8(32), 1.0)],
+    [(Int4(16), 0.995), (Int4(32, symmetric=True), 0.999), (Int8(32), 1.0)],
     ids=str,
 )
 def test_export_finds_the_same_weights(
@@ -310,7 +308,7 @@ def test_export_with_a_head_of_eight_bits(trained: Trained, tmp_path: Path) -> N
     assert manifest.precision["lm_head"] == manifest.precision["embedding"] == Int8(32)
     assert alike["lm_head"].all()
     assert alike["embedding"].all()
-    assert all(one.float().mean() >= 0.97 for one in alike.values())
+    assert all(one.float().mean() >= 0.99 for one in alike.values())
 
 
 def test_levels_survive_the_int8_cache(trained: Trained, tmp_path: Path) -> None:
@@ -329,4 +327,4 @@ def test_levels_survive_the_int8_cache(trained: Trained, tmp_path: Path) -> None
         theirs = blocks(matrix, 16)
         factor = (ours * theirs).sum(-1) / theirs.square().sum(-1)
         error = (ours - factor[..., None] * theirs).abs().amax(-1) / theirs.abs().amax(-1)
-        assert (error < 1e-3).float().mean() >= 0.97, group
+        assert (error < 1e-3).float().mean() >= 0.99, group
