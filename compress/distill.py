@@ -341,7 +341,7 @@ def _check_teacher(
         )
     if len(cache) != rows:
         raise BadInput(
-            f"the teacher's cache is of {len(cache)} rows, the data has {rows}; build it of this data"
+            f"the teacher's cache is of {len(cache)} rows, the data has {rows}; build it anew"
         )
 
 
