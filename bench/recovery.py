@@ -12,21 +12,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from edgelm.checkpoint import open_checkpoint
+from edgelm import __version__
+from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import run_command
 from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_documents
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.evaluate import evaluate, parse_tasks
-from edgelm.compress.importance import Importance, score
+from edgelm.compress.importance import Importance, score, spec_of
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
 from edgelm.compress.prune import prune
 from edgelm.compress.shape import Shape
+from edgelm.student import StageRecord, StudentRecord, write_student_record
 
 _CALIBRATION_ROWS = 128
 _MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000, 750_000, 1_000_000, 1_500_000)
@@ -115,7 +118,8 @@ def train(arguments: argparse.Namespace) -> None:
     scores = (folder if arguments.start else arguments.out) / "importance.safetensors"
     student = WEIGHTS[arm.weights](start, shape, _importance(start, data, scores), 0)
     teacher = teacher.bfloat16()
-    _save(student, tokenizer, folder, 0)
+    make_record = partial(_record, checkpoint, student, arm, settings)
+    _save(student, tokenizer, folder, make_record(0))
     with (arguments.out / f"{name}.jsonl").open("a") as log:
         before = 0
         for step in distill(student, teacher, data, settings, folder / "checkpoints"):
@@ -129,7 +133,7 @@ def train(arguments: argparse.Namespace) -> None:
             )
             reached = [mark for mark in _MILESTONES if before < mark <= step.tokens]
             if reached or step.step == step.steps:
-                _save(student, tokenizer, folder, step.tokens)
+                _save(student, tokenizer, folder, make_record(step.tokens))
             before = step.tokens
     print(file=sys.stderr)
 
@@ -228,10 +232,32 @@ WEIGHTS: dict[str, Callable[[Model, Shape, Importance, int], Model]] = {
 }
 
 
-def _save(student: Model, tokenizer: Tokenizer, folder: Path, tokens: int) -> None:
+def _record(
+    teacher: Checkpoint, student: Model, arm: Arm, settings: Distillation, tokens: int
+) -> StudentRecord:
+    """What export takes along into the bundle, as `edge-compress` writes it."""
+    spec = spec_of(student)
+    stages = [StageRecord("prune", {"weights": arm.weights})]
+    if tokens:
+        stages.append(StageRecord("distill", msgspec.to_builtins(settings), tokens))
+    return StudentRecord(
+        teacher=teacher.path.name,
+        teacher_sha256=teacher.sha256(),
+        teacher_parameters=teacher.spec.parameters,
+        parameters=spec.parameters,
+        teacher_shape=msgspec.structs.asdict(Shape.of(teacher.spec)),
+        shape=msgspec.structs.asdict(Shape.of(spec)),
+        stages=tuple(stages),
+        edgelm_version=__version__,
+    )
+
+
+def _save(student: Model, tokenizer: Tokenizer, folder: Path, record: StudentRecord) -> None:
+    tokens = sum(stage.tokens for stage in record.stages)
     target = folder / f"student-{tokens:08d}"
     if not target.exists():
         save_model(student, tokenizer, target, torch.bfloat16)
+    write_student_record(target, record)
 
 
 if __name__ == "__main__":

@@ -73,15 +73,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compress(options: argparse.Namespace) -> None:
-    from edgelm.compress.recipe import Recipe, read_recipe
+    from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
 
     if options.source.endswith(".toml"):
         _refuse_options(options)
         recipe = read_recipe(Path(options.source))
     else:
-        recipe = msgspec.convert(default_recipe(options), Recipe)
+        try:
+            recipe = msgspec.convert(default_recipe(options), Recipe)
+        except msgspec.ValidationError as error:
+            raise BadInput(f"these options make no recipe: {error}") from None
     if options.print_recipe:
-        print(msgspec.toml.encode(_without_empty(msgspec.to_builtins(recipe))).decode(), end="")
+        recipe.check()
+        print(recipe_toml(recipe), end="")
         return
     from edgelm.compress.pipeline import compress
 
@@ -159,12 +163,6 @@ def _size(text: str) -> int:
         return parse_size(text)
     except argparse.ArgumentTypeError as error:
         raise BadInput(str(error)) from None
-
-
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_empty(one) for key, one in value.items() if one is not None}
-    return value
 
 
 class _Line:

@@ -15,7 +15,6 @@ from edgelm.compress.run_folder import RunFolder
 from edgelm.compress.shape import Shape
 from edgelm.compress.stages import Stages
 from edgelm.compress.summary import write_summary
-from edgelm.errors import BadInput
 from edgelm.staging import check_replaceable, staged_folder
 from edgelm.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
 
@@ -49,12 +48,10 @@ def compress(
     check_replaceable(output, marker=STUDENT_RECORD)
     folder = RunFolder(run or output.with_name(f"{output.name}.run"), report)
     stages = Stages(recipe, folder, progress)
+    stages.check()
     stages.run_all()
-    if stages.student is None:
-        raise BadInput(
-            "the recipe makes no student: it needs [search] or [prune], [distill], [qad] or [align]"
-        )
-    evaluation = _evaluation(stages) if recipe.evaluate else {}
+    assert stages.student is not None  # recipe.check has seen a stage that makes one
+    evaluation = stages.evaluate() if recipe.evaluate else {}
     record = _record(stages, evaluation)
     if not is_first():
         return record
@@ -98,7 +95,3 @@ def _copy_card(stages: Stages, folder: Path) -> None:
         f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
         f"{__version__}; `{STUDENT_RECORD}` says how, and what it kept of its teacher.\n"
     )
-
-
-def _evaluation(stages: Stages) -> dict[str, dict[str, Figure]]:
-    return stages.evaluate()

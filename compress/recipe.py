@@ -17,6 +17,8 @@ order in the file:
     tasks = ["perplexity:valid.jsonl"]
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,6 +202,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput(
                 "no data: give `data = [...]`, or a [synthesize] table: then the teacher writes it"
             )
+        if not any((self.search, self.prune, self.distill, self.qad, self.align)):
+            raise BadInput(
+                "the recipe makes no student: it needs [search] or [prune], [distill], [qad] or "
+                "[align]"
+            )
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
 
@@ -228,16 +235,33 @@ def read_recipe(path: Path) -> Recipe:
         recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
         raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: {error}") from None
     recipe.check()
     return _resolved(recipe, path.parent)
 
 
+def recipe_toml(recipe: Recipe) -> str:
+    """A recipe as TOML, which `read_recipe` reads back."""
+    return "\n".join(_toml_lines(msgspec.to_builtins(recipe), ""))[1:] + "\n"
+
+
+def _toml_lines(table: dict[str, Any], name: str) -> Iterator[str]:
+    yield f"\n[{name}]" if name else ""
+    known = {key: value for key, value in table.items() if value is not None}
+    for key, value in known.items():
+        if not isinstance(value, dict):
+            # JSON's numbers, strings and lists are TOML's too.
+            yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    for key, value in known.items():
+        if isinstance(value, dict):
+            yield from _toml_lines(value, f"{name}.{key}" if name else key)
+
+
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(name: str) -> str:
         beside = folder / name
-        return str(beside) if not Path(name).is_absolute() and beside.exists() else name
+        return str(beside) if name and beside.exists() else name
 
     changed: dict[str, Any] = {
         "teacher": resolve(recipe.teacher),

@@ -41,7 +41,8 @@ class RunFolder:
         self.folder = folder
         self.report = report
         self.records: list[StageRecord] = []
-        if folder.exists() and any(folder.iterdir()) and not any(folder.glob(f"*/{_INPUTS}")):
+        # The other processes come when the first one has already begun to write.
+        if is_first() and not _is_run(folder):
             raise BadInput(f"{folder} exists and is no run of edge-compress; choose another folder")
 
     def stage(
@@ -117,6 +118,18 @@ def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
         else:
             hashes[name] = file_sha256(path) if path.is_file() else name
     return hashes
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, or may become one."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    # A kill may leave a stage's folder without its inputs, or with a part of them.
+    return any(folder.glob(f"*/*{_INPUTS}*")) or not any(
+        path.is_file() or any(path.iterdir()) for path in folder.iterdir()
+    )
 
 
 def _key_of(path: Path) -> str | None:

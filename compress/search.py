@@ -19,6 +19,7 @@ from edgelm.compress.head_loss import Objective
 from edgelm.compress.importance import Importance
 from edgelm.compress.model import Model, whole
 from edgelm.compress.prune import prune
+from edgelm.compress.ranks import is_first
 from edgelm.compress.shape import Shape
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.plan import plan
@@ -26,6 +27,9 @@ from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import Request
 from edgelm.spec import DecoderSpec
+from edgelm.staging import replace_file
+
+_LOSSES = "losses.json"  # of a finalist's rounds
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,7 +178,8 @@ def _widths(full: int, multiple: int, least: float) -> list[int]:
         step *= 2
     while full > 16 * step:
         step *= 2
-    return [full, *range((full - 1) // step * step, int(full * least) - 1, -step)]
+    whole = [full] if full % multiple == 0 else []
+    return [*whole, *range((full - 1) // step * step, int(full * least) - 1, -step)]
 
 
 def largest_within(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -196,6 +201,12 @@ def propose(cost: Cost, settings: SearchSettings) -> list[Candidate]:
     """
     shapes = enumerate_shapes(cost.spec, cost.kernels.width_multiple, settings.least)
     candidates = [cost(shape) for shape in shapes]
+    if not candidates:
+        raise DoesNotFit(
+            f"no shape down to {settings.least:.0%} of the model has widths that are multiples of "
+            f"{cost.kernels.width_multiple}, which {cost.kernels.engine} needs for int4; lower "
+            "`least` or take another engine"
+        )
     largest = largest_within(candidates)
     if not largest:
         nearest = min(candidates, key=lambda one: (len(one.missing), one.parameters))
@@ -308,13 +319,28 @@ def _one_round(
     stop: int,
     folder: Path,
 ) -> Candidate:
-    name = "-".join(map(str, msgspec.structs.astuple(candidate.shape)))
+    folder = folder / "-".join(map(str, msgspec.structs.astuple(candidate.shape)))
+    losses = _known_losses(folder)
+    done = len(candidate.distilled)
+    # A search that was killed finds the checkpoint of its last round, which is past this one.
+    if done < len(losses):
+        return msgspec.structs.replace(candidate, distilled=losses[: done + 1])
     student = student.float()
     settings = msgspec.structs.replace(distillation, stop_after=stop)
-    for _ in distill(student, teacher, data, settings, folder / name):
+    for _ in distill(student, teacher, data, settings, folder):
         pass
     loss = held_out_divergence(whole(student), teacher, held_out)
-    return msgspec.structs.replace(candidate, distilled=(*candidate.distilled, loss))
+    losses = (*candidate.distilled, loss)
+    if is_first():
+        replace_file(folder / _LOSSES, msgspec.json.encode(losses))
+    return msgspec.structs.replace(candidate, distilled=losses)
+
+
+def _known_losses(folder: Path) -> tuple[float, ...]:
+    path = folder / _LOSSES
+    if not path.is_file():
+        return ()
+    return msgspec.json.decode(path.read_bytes(), type=tuple[float, ...])
 
 
 def table(candidates: Sequence[Candidate]) -> str:

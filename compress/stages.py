@@ -1,7 +1,10 @@
 """The stages of a recipe, each from files to files."""
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from edgelm.compress.data import (
     pack,
     read_documents,
 )
-from edgelm.compress.distill import Distillation, Step, distill
+from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.fingerprint import tokenizer_sha256
 from edgelm.compress.importance import Aggregation, Importance, score
 from edgelm.compress.layer_loss import layer_losses, layers_without_best_block, text_loss
-from edgelm.compress.metrics import Metrics
+from edgelm.compress.metrics import FILE as METRICS
+from edgelm.compress.metrics import Metrics, read_metrics
 from edgelm.compress.model import (
     Model,
     Tokenizer,
@@ -31,13 +36,14 @@ from edgelm.compress.model import (
     whole,
 )
 from edgelm.compress.prune import prune
-from edgelm.compress.ranks import device
+from edgelm.compress.ranks import device, is_first, processes
 from edgelm.compress.recipe import Align, Calibrate, Correct, Qad, Recipe, Synthesize
 from edgelm.compress.run_folder import RunFolder, file_hashes
 from edgelm.compress.search import Candidate, Cost, held_out_divergence, search, table
 from edgelm.compress.shape import Shape
-from edgelm.compress.teacher_cache import TeacherCache, build_cache, cache_bytes
+from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
 from edgelm.devices.profile import load_profile
+from edgelm.errors import BadInput
 from edgelm.precision import Int4, Int8, parse_precision
 from edgelm.staging import replace_file
 from edgelm.student import Figure, StageRecord
@@ -56,15 +62,29 @@ class Stages:
         self.source_hash = self.source.sha256()
         self.teacher: Checkpoint = self.source
         self.original: Checkpoint = self.source  # the teacher before it was corrected
-        self.teacher_key = self.source_hash
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
+        self.tokenizer_key = tokenizer_sha256(self.tokenizer)
+        content = [self.source_hash, self.source.config, self.tokenizer_key]
+        self.teacher_key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         self.data_sources = recipe.data
         self.data_key = ""
         self.student: Path | None = None
-        self.student_key = self.source_hash
+        self.student_key = self.teacher_key
         self.pruned: Path | None = None
         self.candidates: list[Candidate] = []
         self.device = device()
+
+    def check(self) -> None:
+        """Raise now what stages would raise after hours: unknown names, files that are missing."""
+        from edgelm.compress.evaluate import parse_tasks
+
+        recipe = self.recipe
+        if recipe.search or recipe.prune:
+            load_profile(recipe.target.name).engine(recipe.target.engine)
+        if recipe.evaluate:
+            parse_tasks(recipe.evaluate.tasks)
+        if recipe.align and not Path(recipe.align.data).is_file():
+            raise BadInput(f"[align] data: no such file: {recipe.align.data}")
 
     def run_all(self) -> None:
         """Every stage that the recipe has, in their order."""
@@ -127,6 +147,7 @@ class Stages:
         inputs = {
             "teacher": self.teacher_key,
             "prompts": file_hashes((prompts,) if prompts else ()),
+            "seed": self.recipe.seed,
         }
         folder, _ = self.run.stage("synthesize", {**inputs, **_plain(settings)}, work)
         self.data_sources = (*self.recipe.data, str(folder / "text.jsonl"))
@@ -155,6 +176,7 @@ class Stages:
         self._use_teacher(folder / "model", key)
         self.original = self.teacher
         self.tokenizer = load_tokenizer(self.teacher)
+        self.tokenizer_key = tokenizer_sha256(self.tokenizer)
 
     def pack(self) -> None:
         """Text becomes rows of tokens; some are held out."""
@@ -176,7 +198,7 @@ class Stages:
             return _record("data", None, {"tokens": tokens.tokens, "rows": len(tokens)})
 
         inputs = {
-            "tokenizer": self.teacher_key if self.recipe.vocabulary else self.source_hash,
+            "tokenizer": self.tokenizer_key,
             "data": self._data_hashes(),
             "held_out": file_hashes((self.recipe.held_out,) if self.recipe.held_out else ()),
             "length": self.recipe.sequence_length,
@@ -261,6 +283,7 @@ class Stages:
             return _record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
 
         inputs = self._inputs(settings, "importance") | {"target": _plain(target)["settings"]}
+        inputs["profile"] = _plain(cost.profile)["settings"]
         inputs["schedule"] = _plain(schedule)["settings"]
         folder, _ = self.run.stage("search", inputs, work, together=True)
         content = (folder / "candidates.json").read_bytes()
@@ -292,23 +315,11 @@ class Stages:
     def distill(self, settings: Distillation) -> None:
         """The student learns from the teacher."""
         cache = self.recipe.distill.cache if self.recipe.distill else None
+        cached = self._cache(cache) if cache else None
 
         def work(folder: Path) -> StageRecord:
             judge = self._load(self.teacher, torch.bfloat16)
-            teacher: Model | TeacherCache = judge
-            if cache is not None:
-                size = cache_bytes(self._data(), judge.config.vocab_size, cache)
-                self.run.report(f"distill: the teacher's cache will have {size / 1e6:,.0f} MB")
-                teacher = build_cache(
-                    judge,
-                    self.teacher_key,
-                    self._data(),
-                    cache,
-                    folder / "teacher-cache",
-                    lambda rows: self.progress(
-                        f"distill: cached {rows} of {len(self._data())} rows"
-                    ),
-                )
+            teacher = judge if cached is None else TeacherCache(cached)
             student = self._load_student()
             figures = self._train("distill", student, teacher, settings, folder)
             student = whole(student)
@@ -319,6 +330,23 @@ class Stages:
         inputs = self._inputs(settings, "student") | {"cache": _plain(cache)["settings"]}
         folder, key = self.run.stage("distill", inputs, work, together=True)
         self._use_student(folder, key)
+
+    def _cache(self, settings: CacheSettings) -> Path:
+        """The teacher's predictions for all rows; by one process, since it is one file."""
+
+        def work(folder: Path) -> StageRecord:
+            teacher, data = self._load(self.teacher, torch.bfloat16), self._data()
+            size = cache_bytes(data, teacher.config.vocab_size, settings)
+            self.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
+
+            def shown(rows: int) -> None:
+                self.progress(f"cache: {rows} of {len(data)} rows")
+
+            build_cache(teacher, self.teacher_key, data, settings, folder / "cache", shown)
+            return _record("cache", settings, {"bytes": size}, tokens=data.tokens)
+
+        folder, _ = self.run.stage("cache", self._inputs(settings, "teacher"), work)
+        return folder / "cache"
 
     def qad(self, settings: Qad) -> None:
         """The student learns to live with rounded weights."""
@@ -351,16 +379,23 @@ class Stages:
         request = kind(
             learning_rate=settings.learning_rate, epochs=settings.epochs, seed=self.recipe.seed
         )
+        context = self.source.spec.max_position_embeddings
+        # A step's batch is the same however many processes share it.
+        share = max(1, request.batch_size // processes())
+        request = replace(request, max_length=min(request.max_length, context), batch_size=share)
 
         def work(folder: Path) -> StageRecord:
             student = self._load_student()
+            # The first process makes the folder, which the others would take for a foreign one.
+            while not is_first() and not (folder / "run" / "align.json").exists():
+                time.sleep(0.1)
             done = align(student, self.tokenizer, request, Path(settings.data), folder / "run")
             save_model(student, self.tokenizer, folder / "model", torch.float32)
             figures = {"steps": done.steps, "examples": done.examples, "loss": done.loss}
             return _record("align", settings, figures)
 
         inputs = self._inputs(settings, "student") | {"data": file_hashes((settings.data,))}
-        folder, key = self.run.stage("align", inputs, work)
+        folder, key = self.run.stage("align", inputs, work, together=True)
         self._use_student(folder, key)
 
     def evaluate(self) -> dict[str, dict[str, Figure]]:
@@ -414,7 +449,6 @@ class Stages:
     ) -> dict[str, Any]:
         """Run a training and log every step; returns the figures of its end."""
         checkpoints = folder / "checkpoints"
-        last: Step | None = None
         with Metrics(folder) as metrics:
             for step in distill(
                 student, teacher, self._data(), settings, checkpoints, precision=precision
@@ -425,8 +459,9 @@ class Stages:
                     f"{name}: step {step.step}/{step.steps}, loss {step.loss:.3f}, "
                     f"{step.tokens_per_second:.0f} tokens/s, {minutes:.0f} min left"
                 )
-                last = step
-        return {} if last is None else {"loss": last.loss, "tokens": last.tokens}
+        # Read, since a run that was killed after its last step has no step left to do.
+        rows = read_metrics(folder / METRICS)
+        return {name: rows[-1][name] for name in ("loss", "tokens")} if rows else {}
 
     def _settings(self, settings: Any, kind: type[Distillation], **over: Any) -> Distillation:
         """A stage's table as settings of a training on this recipe's data."""

@@ -1,0 +1,33 @@
+"""A recipe in a process of its own, to be killed or to be one of several.
+
+python -m tests.compress.run_recipe RECIPE OUTPUT [--die-at TEXT]
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from edgelm.compress.pipeline import compress
+from edgelm.compress.recipe import read_recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--die-at", help="what the progress begins with when it is time")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    def progress(line: str) -> None:
+        if options.die_at and line.startswith(options.die_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    compress(read_recipe(options.recipe), options.output, progress=progress)
+
+
+if __name__ == "__main__":
+    main()

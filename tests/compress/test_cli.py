@@ -1,0 +1,168 @@
+"""The command line: what options mean, what is refused, what is printed."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgelm.compress.cli import default_recipe, main, parser
+from edgelm.compress.recipe import read_recipe
+from edgelm.student import read_student_record
+from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, TEACHER, write_recipe
+
+MODEL = ("model", "-o", "out", "--data", "train.jsonl")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "--print-recipe"]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: edge-compress")
+    assert "edge-compress recipe.toml -o student/" in shown
+    assert "exit codes: 0 done, 2 bad input" in shown
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, edgelm.compress.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'accelerate')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--parameters", "0.5"),
+        ("--target", "jetson-orin-nano", "--min-tok-s", "30", "--max-memory", "2GB"),
+        ("--max-ttft", "300", "--context", "1024", "--precision", "int4"),
+        ("--shape", "num_hidden_layers=3, hidden_size=48", "--tokens", "3M"),
+        ("--parameters", "1e6", "--evaluate", "kl:v.jsonl", "--evaluate", "perplexity:v.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_a_printed_recipe_reads_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / "recipe.toml"
+    text = printed(capsys, *MODEL, *options)
+    path.write_text(text)
+    recipe = read_recipe(path)
+    wanted = default_recipe(parser().parse_args([*MODEL, *options]))
+    assert recipe.teacher == "model"
+    assert recipe.data == ("train.jsonl",)
+    for name, value in wanted["target"].items():
+        assert getattr(recipe.target, name) == value
+    assert recipe.distill
+    assert recipe.distill.tokens == wanted["distill"]["tokens"]
+    assert (recipe.search is None) == ("search" not in wanted)
+    assert (
+        list(recipe.evaluate.tasks if recipe.evaluate else [])
+        == wanted.get("evaluate", {"tasks": []})["tasks"]
+    )
+    assert printed(capsys, str(path), "-o", "out") == text
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    return parser().parse_args([*MODEL, *arguments])
+
+
+def test_options_by_hand() -> None:
+    recipe = default_recipe(
+        options("--min-tok-s", "30", "--max-memory", "1.5GB", "--max-ttft", "250", "--tokens", "2M")
+    )
+    assert recipe == {
+        "teacher": "model",
+        "data": ["train.jsonl"],
+        "target": {
+            "name": "cpu",
+            "precision": "auto",
+            "max_memory_bytes": 1_500_000_000,
+            "min_tokens_per_second": 30.0,
+            "max_first_token_ms": 250.0,
+        },
+        "distill": {"tokens": 2_000_000},
+        "search": {},
+    }
+    shaped = default_recipe(options("--shape", "hidden_size=48", "--tokens", "100_000"[:3]))
+    assert shaped["prune"] == {"hidden_size": 48}
+    assert shaped["distill"] == {"tokens": 100}
+    assert "search" not in shaped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (MODEL, "[search] needs a budget"),
+        (("model", "-o", "out", "--parameters", "0.5"), "no data: give `data = [...]`"),
+        ((*MODEL, "--shape", "3"), "--shape '3': expected e.g. num_hidden_layers=26"),
+        ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),
+        ((*MODEL, "--shape", "width=48"), "unknown field `width` - at `$.prune`"),
+        ((*MODEL, "--shape", "fold_heads=1"), "Expected `bool`, got `int` - at `$.prune.fold"),
+        ((*MODEL, "--parameters", "0.5", "--tokens", "many"), "'many' is no size"),
+        ((*MODEL, "--max-memory", "2 apples"), "'2 apples' is no size"),
+        (("none.toml", "-o", "out"), "cannot read the recipe none.toml: No such file"),
+        (
+            ("none.toml", "-o", "out", "--tokens", "3M"),
+            "--tokens stands beside a recipe; write it into none.toml",
+        ),
+        (("none.toml", "-o", "out", "--min-tok-s", "3"), "--min-tok-s stands beside a recipe"),
+        (("none.toml", "-o", "out", "--data", "x"), "--data stands beside a recipe"),
+        ((*MODEL, "--parameters", "0.5"), "no such file or folder: model"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert not list(tmp_path.iterdir()), "nothing is written before the recipe is known to be good"
+
+
+def test_no_output_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["model"])
+    assert stopped.value.code == 2
+    assert "the following arguments are required: -o" in capsys.readouterr().err
+
+
+def test_a_recipe_from_end_to_end(
+    capsys: pytest.CaptureFixture[str], bench: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(bench, TEACHER, PRUNE, DISTILL, EVALUATE, name="cli")
+    output = tmp_path / "student"
+    assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
+    said = capsys.readouterr()
+    record = read_student_record(output)
+    assert record
+    share = record.parameters / record.teacher_parameters
+    lines = said.out.splitlines()
+    assert lines[0] == f"{output}: 0.1 M parameters, {share:.0%} of the teacher's"
+    perplexity = record.evaluation["perplexity:valid.jsonl"]
+    shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in perplexity.items())
+    assert lines[1] == f"  perplexity:valid.jsonl: {shown}"
+    assert (tmp_path / "stages" / "summary.html").is_file()
+    assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
+    again = capsys.readouterr()
+    assert again.out == said.out
+    assert again.err.count("unchanged, skipped") == len(record.stages)

@@ -1,0 +1,162 @@
+"""Recipes: what is refused and by which words, what paths mean, what is left out."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgelm.compress.recipe import read_recipe, recipe_toml
+from edgelm.compress.shape import Shape
+from edgelm.errors import BadInput
+
+LEAST = 'teacher = "t"\ndata = ["d.jsonl"]\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{LEAST}epochs = 3\n[distill]\n", "unknown field `epochs`"),
+        (f"{LEAST}[distill]\ntoken = 3\n", r"unknown field `token` - at `\$\.distill`"),
+        (f"{LEAST}[distill.cache]\nsizes = 3\n", r"`sizes` - at `\$\.distill\.cache`"),
+        (f"{LEAST}[target]\ndevice = 'cpu'\n", r"unknown field `device` - at `\$\.target`"),
+        (
+            f"{LEAST}[distill]\ntokens = 'many'\n",
+            r"Expected `int`, got `str` - at `\$\.distill.tok",
+        ),
+        (f"{LEAST}[qad]\nprecision = 'int3'\n", r"'int3' - at `\$\.qad\.precision`"),
+        ("data = ['d.jsonl']\n[distill]\n", "missing required field `teacher`"),
+        ("teacher = t\n", "Invalid value"),
+        ("teacher = 't'\nteacher = 'u'\n", "Cannot overwrite a value"),
+    ],
+)
+def test_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(BadInput, match=message) as raised:
+        read_recipe(path)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot read the recipe .*none\.toml: No such file"):
+        read_recipe(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="Is a directory"):
+        read_recipe(tmp_path)
+    (tmp_path / "latin.toml").write_bytes('teacher = "ü"\n'.encode("latin-1"))
+    with pytest.raises(BadInput, match=r"latin\.toml: .*can't decode byte 0xfc"):
+        read_recipe(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
+        (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
+        (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
+        ('teacher = "t"\n[distill]\n', r"no data: give `data = \[\.\.\.\]`, or a \[synthesize\]"),
+        (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
+        (f"{LEAST}[correct]\n[vocabulary]\n", "makes no student: it needs"),
+    ],
+)
+def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["parameters", "max_memory_bytes", "min_tokens_per_second", "max_first_token_ms"],
+)
+def test_any_limit_is_a_budget(tmp_path: Path, limit: str) -> None:
+    path = written(tmp_path, f"{LEAST}[search]\n[target]\n{limit} = 1\n")
+    budget = read_recipe(path).target.budget
+    found = {
+        "parameters": budget.parameters,
+        "max_memory_bytes": budget.request.max_memory_bytes,
+        "min_tokens_per_second": budget.request.min_tokens_per_second,
+        "max_first_token_ms": budget.first_token_ms,
+    }
+    assert found == {name: 1 if name == limit else None for name in found}
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / "project"
+    for name in ("teacher", "texts"):
+        (folder / name).mkdir(parents=True)
+    for name in ("d.jsonl", "v.jsonl", "chat.jsonl", "q.jsonl"):
+        (folder / name).touch()
+    text = """
+        teacher = "teacher"
+        data = ["d.jsonl", "texts", "wikitext:train", "/absolute.jsonl"]
+        held_out = "v.jsonl"
+        [synthesize]
+        prompts = "q.jsonl"
+        [align]
+        data = "chat.jsonl"
+        [evaluate]
+        tasks = ["perplexity:v.jsonl", "lm-eval:arc_easy", "kl"]
+    """
+    recipe = read_recipe(Path(os.path.relpath(written(folder, text))))
+    assert Path(recipe.teacher).samefile(folder / "teacher")
+    assert Path(recipe.data[0]).samefile(folder / "d.jsonl")
+    assert Path(recipe.data[1]).samefile(folder / "texts")
+    assert recipe.data[2:] == ("wikitext:train", "/absolute.jsonl"), "not ours to resolve"
+    assert recipe.held_out
+    assert Path(recipe.held_out).samefile(folder / "v.jsonl")
+    assert recipe.synthesize
+    assert recipe.synthesize.prompts
+    assert Path(recipe.synthesize.prompts).samefile(folder / "q.jsonl")
+    assert recipe.align
+    assert Path(recipe.align.data).samefile(folder / "chat.jsonl")
+    assert recipe.evaluate
+    kind, _, name = recipe.evaluate.tasks[0].partition(":")
+    assert kind == "perplexity"
+    assert Path(name).samefile(folder / "v.jsonl")
+    assert recipe.evaluate.tasks[1:] == ("lm-eval:arc_easy", "kl:")
+
+
+def test_what_is_left_out(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, f"{LEAST}[distill]\n"))
+    assert recipe.target.name == "cpu"
+    assert not recipe.target_limits
+    assert (recipe.sequence_length, recipe.dtype, recipe.seed) == (512, "bfloat16", 0)
+    assert recipe.distill
+    assert (recipe.distill.tokens, recipe.distill.loss) == (2_000_000, "forward-kl")
+    assert recipe.distill.cache is None
+    assert (recipe.importance.tokens, recipe.importance.over_samples) == ("mean", "l2")
+    others = ("search", "prune", "qad", "align", "evaluate", "synthesize", "vocabulary", "correct")
+    assert [getattr(recipe, name) for name in others] == [None] * len(others)
+
+
+def test_an_asked_shape_replaces_only_what_it_names(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{LEAST}[prune]\nhidden_size = 48\nnum_attention_heads = 2\n")
+    prune = read_recipe(path).prune
+    assert prune
+    assert prune.shape(Shape(4, 64, 96, 4, 2)) == Shape(4, 48, 96, 2, 2)
+
+
+def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
+    text = f"""{LEAST}
+        held_out = 'a "quoted" \\ name'
+        [target]
+        parameters = 0.6
+        [vocabulary]
+        [search]
+        [distill]
+        learning_rate = 1e-05
+        layer_map = [[-1, -1], [1, 2]]
+        compile = true
+        [distill.cache]
+        kind = "top-k"
+        [evaluate]
+        tasks = ["lm-eval:größe"]
+    """
+    recipe = read_recipe(written(tmp_path, text))
+    assert read_recipe(written(tmp_path, recipe_toml(recipe))) == recipe
