@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ROOMS := core bench bench/engines compress devices devices/calibration devices/checks \
+ROOMS := core bench bench/engines compress compress/stages devices devices/calibration devices/checks \
   devices/published devices/sensors devices/tensorrt export runtime
 DEMO := build/demo
 # transformers takes as long as all the others together: PEERS=...,transformers adds it.

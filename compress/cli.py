@@ -1,16 +1,20 @@
 """`edge-compress`: a teacher in, a student that fits the device out."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgelm.command import parse_size, positive_int, run_command
 from edgelm.compress.ranks import is_first
 from edgelm.errors import BadInput
+
+if TYPE_CHECKING:
+    from edgelm.compress.recipe import Recipe
 
 _EPILOG = """\
 examples:
@@ -101,6 +105,26 @@ def _compress(options: argparse.Namespace) -> None:
     for task, figures in record.evaluation.items():
         shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
+    print(f"next: {export_command(recipe, options.output)}")
+
+
+def export_command(recipe: "Recipe", student: Path) -> str:
+    """How to export the student; after QAD, to the very grid that it was trained on."""
+    from edgelm.checkpoint import open_checkpoint
+
+    words = ["edge-export", str(student), "--target", recipe.target.name]
+    if recipe.qad and not recipe.align:
+        layers, head = recipe.qad.rounding
+        words += ["--precision", recipe.qad.precision, "--method", "rtn"]
+        if recipe.qad.group_size is not None:
+            words += ["--group-size", str(layers.group_size)]
+        if recipe.qad.symmetric is not None:
+            words.append("--symmetric" if layers.symmetric else "--no-symmetric")
+        if head != layers:
+            words += ["--layer", f"lm_head={recipe.qad.head}"]
+            if not open_checkpoint(student).spec.tie_word_embeddings:
+                words += ["--layer", f"embedding={recipe.qad.head}"]
+    return shlex.join([*words, "-o", "bundle/"])
 
 
 def _quieten() -> None:
@@ -133,9 +157,7 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
         recipe["prune"] = _shape(options.shape)
     else:
         recipe["search"] = {}
-    if options.evaluate:
-        recipe["evaluate"] = {"tasks": options.evaluate}
-    return recipe
+    return recipe | {"evaluate": {"tasks": options.evaluate}}
 
 
 def _refuse_options(options: argparse.Namespace) -> None:

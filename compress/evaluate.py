@@ -12,6 +12,7 @@ A task is `KIND:FILE`:
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def parse_tasks(texts: Sequence[str]) -> list[Task]:
 
     Raises:
         UnknownName: a kind that there is not.
-        BadInput: no such file.
+        BadInput: no such file, or two tasks whose figures would have one name.
     """
     tasks = []
     for text in texts:
@@ -66,6 +67,9 @@ def parse_tasks(texts: Sequence[str]) -> list[Task]:
         if kind != "lm-eval" and not Path(name).is_file():
             raise BadInput(f"task {text!r}: no such file: {name}")
         tasks.append(Task(kind, name))
+    twice = [name for name, count in Counter(map(str, tasks)).items() if count > 1]
+    if twice:
+        raise BadInput(f"two tasks are called {twice[0]}; give their files different names")
     return tasks
 
 

@@ -1,5 +1,6 @@
 """A checkpoint as a Hugging Face model in memory, and a model as a checkpoint on disk."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,9 @@ def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dt
         config.head_dim = config.hidden_size // config.num_attention_heads
     if not model.generation_config:
         model.generation_config = GenerationConfig.from_model_config(config)
-    kept = config.dtype
-    try:
-        config.dtype = dtype
-        model.save_pretrained(folder, state_dict=state)
-    finally:
-        config.dtype = kept
+    model.save_pretrained(folder, state_dict=state)
+    # save_pretrained writes the type of the model in memory, by which others would load the file.
+    path = folder / "config.json"
+    written = json.loads(path.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
+    path.write_text(json.dumps(written, indent=2) + "\n")
     tokenizer.save_pretrained(folder)

@@ -13,7 +13,7 @@ from edgelm.compress.ranks import is_first
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.run_folder import RunFolder
 from edgelm.compress.shape import Shape
-from edgelm.compress.stages import Stages
+from edgelm.compress.stages import State, judge, run_stages
 from edgelm.compress.summary import write_summary
 from edgelm.staging import check_replaceable, staged_folder
 from edgelm.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
@@ -47,50 +47,50 @@ def compress(
     recipe.check()
     check_replaceable(output, marker=STUDENT_RECORD)
     folder = RunFolder(run or output.with_name(f"{output.name}.run"), report)
-    stages = Stages(recipe, folder, progress)
-    stages.check()
-    stages.run_all()
-    assert stages.student is not None  # recipe.check has seen a stage that makes one
-    evaluation = stages.evaluate() if recipe.evaluate else {}
-    record = _record(stages, evaluation)
+    state = State(recipe, folder, progress)
+    state.check()
+    run_stages(state)
+    assert state.student is not None  # recipe.check has seen a stage that makes one
+    evaluation = judge(state) if recipe.evaluate else {}
+    record = _record(state, evaluation)
     if not is_first():
         return record
     dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
     with staged_folder(output, marker=STUDENT_RECORD) as staging:
-        model = load_model(stages.student)
-        save_model(model, stages.tokenizer, staging, dtype)
-        _copy_card(stages, staging)
+        model = load_model(state.student)
+        save_model(model, state.tokenizer, staging, dtype)
+        _copy_card(state, staging)
         write_student_record(staging, record)
-    write_summary(folder.folder, record, stages.candidates)
+    write_summary(folder.folder, record, state.candidates)
     return record
 
 
-def _record(stages: Stages, evaluation: dict[str, dict[str, Figure]]) -> StudentRecord:
+def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRecord:
     from edgelm.checkpoint import open_checkpoint
 
-    assert stages.student is not None
-    spec, source = open_checkpoint(stages.student).spec, stages.source
+    assert state.student is not None
+    spec, source = open_checkpoint(state.student).spec, state.source
     return StudentRecord(
         teacher=source.name if source.revision else source.path.name,
-        teacher_sha256=stages.source_hash,
+        teacher_sha256=state.source_hash,
         teacher_parameters=source.spec.parameters,
         parameters=spec.parameters,
         teacher_shape=msgspec.structs.asdict(Shape.of(source.spec)),
         shape=msgspec.structs.asdict(Shape.of(spec)),
-        stages=tuple(stages.run.records),
+        stages=tuple(state.run.records),
         evaluation=evaluation,
         edgelm_version=__version__,
     )
 
 
-def _copy_card(stages: Stages, folder: Path) -> None:
+def _copy_card(state: State, folder: Path) -> None:
     """The teacher's licence goes with its weights."""
-    source = stages.source.path
+    source = state.source.path
     if source.is_dir():
         for file in source.glob("LICENSE*"):
             shutil.copyfile(file, folder / file.name)
-    license_line = f"license: {stages.source.license}\n" if stages.source.license else ""
-    name = stages.source.name if stages.source.revision else stages.source.path.name
+    license_line = f"license: {state.source.license}\n" if state.source.license else ""
+    name = state.source.name if state.source.revision else state.source.path.name
     (folder / "README.md").write_text(
         f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
         f"{__version__}; `{STUDENT_RECORD}` says how, and what it kept of its teacher.\n"

@@ -31,7 +31,7 @@ from edgelm.compress.shape import Shape
 from edgelm.compress.teacher_cache import CacheSettings
 from edgelm.errors import BadInput
 from edgelm.planning import Request
-from edgelm.precision import KvType
+from edgelm.precision import Int4, Int8, KvType, parse_precision
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +86,8 @@ class Calibrate(Stage, frozen=True, forbid_unknown_fields=True):
     """Importance: samples to score on, aggregation, and how layers are judged.
 
     layers: `influence` (one pass for all), `loss` (without each layer) or `block` (the contiguous
-    block whose loss costs least).
+    block whose loss costs least). The loss is that of `layer_samples` rows of the data, or the
+    first figure of `layer_task` (see `evaluate`) on so many of its rows.
     """
 
     samples: int = 256
@@ -94,6 +95,7 @@ class Calibrate(Stage, frozen=True, forbid_unknown_fields=True):
     over_samples: Reduction = "l2"
     layers: Literal["influence", "loss", "block"] = "influence"
     layer_samples: int = 8
+    layer_task: str = ""
 
 
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):
@@ -119,13 +121,22 @@ class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):
 
 
 class Distil(Distillation, frozen=True, forbid_unknown_fields=True):
-    """Distillation; with `cache` the teacher runs once over the data instead of in every step."""
+    """Distillation; with `cache` the teacher runs once over the data instead of in every step.
 
+    hidden_states: compare hidden states too, by the paper's map of layers (`default_map`); for
+    students that lost layers.
+    """
+
+    hidden_states: bool = False
     cache: CacheSettings | None = None
 
 
 class Qad(Stage, frozen=True, forbid_unknown_fields=True):
-    """Quantization-aware distillation to the precision that export will use."""
+    """Quantization-aware distillation to the precision that export will use.
+
+    group_size and symmetric are of layers and head alike, as export's options are; None is each
+    precision's own.
+    """
 
     precision: Literal["int4", "int8"] = "int4"
     group_size: int | None = None
@@ -136,9 +147,23 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     batch_size: int = 8
     micro_batch: int = 8
 
+    @property
+    def rounding(self) -> tuple[Int4 | Int8, Int4 | Int8]:
+        """Precision of the layers and of the head."""
+        layers, head = (
+            parse_precision(name, group_size=self.group_size, symmetric=self.symmetric)
+            for name in (self.precision, self.head)
+        )
+        assert isinstance(layers, Int4 | Int8)
+        assert isinstance(head, Int4 | Int8)
+        return layers, head
+
 
 class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
-    """Tasks such as `perplexity:valid.jsonl`, judged for teacher, pruned model and student."""
+    """Tasks such as `perplexity:valid.jsonl`, judged for teacher, pruned model and student.
+
+    Held-out rows are always judged: perplexity, KL to the teacher, agreement with it.
+    """
 
     tasks: tuple[str, ...] = ()
     limit: int | None = None
@@ -167,12 +192,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of it; a stage that is None does not run.
 
     data: files, folders or `datasets` names. held_out: text to judge candidates on; else a
-    fiftieth of the data is set apart. dtype: of the student's file.
+    fiftieth of the data is set apart. student: a checkpoint with the teacher's tokenizer to go on
+    with, instead of cutting one from the teacher. dtype: of the student's file.
     """
 
     teacher: str
     data: tuple[str, ...] = ()
     held_out: str | None = None
+    student: str | None = None
     sequence_length: int = 512
     max_tokens: int | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -193,6 +220,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise BadInput for stages that cannot go together."""
         if self.search and self.prune:
             raise BadInput("[search] finds a shape and [prune] names one; remove one of them")
+        if self.student and (self.search or self.prune or self.vocabulary):
+            raise BadInput(
+                "`student` is there already; remove it, or [search], [prune] and [vocabulary]"
+            )
         if self.search and not self.target_limits:
             raise BadInput(
                 "[search] needs a budget: give [target] parameters, max_memory_bytes, "
@@ -263,18 +294,22 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         beside = folder / name
         return str(beside) if name and beside.exists() else name
 
+    def resolve_task(task: str) -> str:
+        kind, _, name = task.partition(":")
+        return f"{kind}:{resolve(name)}" if name else task
+
     changed: dict[str, Any] = {
         "teacher": resolve(recipe.teacher),
         "data": tuple(map(resolve, recipe.data)),
+        "held_out": recipe.held_out and resolve(recipe.held_out),
+        "student": recipe.student and resolve(recipe.student),
+        "importance": msgspec.structs.replace(
+            recipe.importance, layer_task=resolve_task(recipe.importance.layer_task)
+        ),
     }
-    if recipe.held_out:
-        changed["held_out"] = resolve(recipe.held_out)
     if recipe.evaluate:
-        tasks = []
-        for task in recipe.evaluate.tasks:
-            kind, _, name = task.partition(":")
-            tasks.append(f"{kind}:{resolve(name)}")
-        changed["evaluate"] = msgspec.structs.replace(recipe.evaluate, tasks=tuple(tasks))
+        tasks = tuple(map(resolve_task, recipe.evaluate.tasks))
+        changed["evaluate"] = msgspec.structs.replace(recipe.evaluate, tasks=tasks)
     if recipe.align:
         changed["align"] = msgspec.structs.replace(recipe.align, data=resolve(recipe.align.data))
     if recipe.synthesize and recipe.synthesize.prompts:

@@ -54,7 +54,7 @@ def write_summary(folder: Path, record: StudentRecord, candidates: Sequence[Cand
     parts += ["<h2>Stages</h2>", _table(["", "tokens", "seconds", "found"], _stages(record))]
     parts += _losses(folder)
     parts += _candidates(candidates)
-    parts += _importance(folder / "importance" / "importance.safetensors")
+    parts += _importance(folder / "importance" / "importance.safetensors", record)
     title = f"A student of {name}"
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -98,10 +98,6 @@ def _stages(record: StudentRecord) -> list[list[str]]:
         ]
         for one in record.stages
     ]
-
-
-def _count(tokens: int) -> str:
-    return f"{tokens:,}" if tokens else ""
 
 
 def _found(figures: dict[str, Any]) -> str:
@@ -162,9 +158,13 @@ def _candidates(candidates: Sequence[Candidate]) -> list[str]:
     return ["<h2>Search</h2>", plot, _table(head, rows)]
 
 
-def _importance(path: Path) -> list[str]:
+def _importance(path: Path, record: StudentRecord) -> list[str]:
     if not path.is_file():
         return []
+    settings = next((one.settings for one in record.stages if one.name == "importance"), {})
+    layers = ("Layers: block influence", "layer", "1 - cosine")
+    if settings.get("layers") == "loss":
+        layers = ("Layers: the loss without each", "layer", "rise of the loss")
     scores = Importance.load(path)
     neurons = scores.neurons.sort(1, descending=True).values
     binned = torch.nn.functional.adaptive_avg_pool1d(
@@ -174,7 +174,7 @@ def _importance(path: Path) -> list[str]:
     ranked = Series("channels", tuple((float(i), value) for i, value in enumerate(channels)))
     return [
         "<h2>Importance</h2>",
-        bar_chart("Layers: block influence", "layer", "1 - cosine", scores.layers.tolist()),
+        bar_chart(*layers, scores.layers.tolist()),
         heat_map("Query heads", "head", "layer", scores.heads.tolist()),
         heat_map("Neurons, sorted within their layer", "rank", "layer", binned.tolist()),
         line_plot("Channels of the residual stream, sorted", "rank", "score", [ranked]),

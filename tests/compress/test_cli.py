@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.compress.cli import default_recipe, main, parser
+from edgelm.compress.cli import default_recipe, export_command, main, parser
 from edgelm.compress.recipe import read_recipe
 from edgelm.student import read_student_record
-from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, TEACHER, write_recipe
+from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, QAD, TEACHER, write_recipe
+from tests.models import save_tiny
 
 MODEL = ("model", "-o", "out", "--data", "train.jsonl")
 
@@ -94,6 +95,7 @@ def test_options_by_hand() -> None:
         },
         "distill": {"tokens": 2_000_000},
         "search": {},
+        "evaluate": {"tasks": []},
     }
     shaped = default_recipe(options("--shape", "hidden_size=48", "--tokens", "100_000"[:3]))
     assert shaped["prune"] == {"hidden_size": 48}
@@ -146,6 +148,17 @@ def test_no_output_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the following arguments are required: -o" in capsys.readouterr().err
 
 
+def test_after_qad_the_export_is_to_its_grid(bench: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(bench, TEACHER, QAD, name="grid"))
+    tied = "--target cpu --precision int4 --method rtn --group-size 32 --layer lm_head=int8"
+    assert export_command(recipe, bench / "teacher") == (
+        f"edge-export {bench / 'teacher'} {tied} -o bundle/"
+    )
+    save_tiny("llama-untied", tmp_path / "untied")
+    untied = export_command(recipe, tmp_path / "untied")
+    assert untied.endswith("--layer lm_head=int8 --layer embedding=int8 -o bundle/")
+
+
 def test_a_recipe_from_end_to_end(
     capsys: pytest.CaptureFixture[str], bench: Path, tmp_path: Path
 ) -> None:
@@ -160,7 +173,8 @@ def test_a_recipe_from_end_to_end(
     assert lines[0] == f"{output}: 0.1 M parameters, {share:.0%} of the teacher's"
     perplexity = record.evaluation["perplexity:valid.jsonl"]
     shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in perplexity.items())
-    assert lines[1] == f"  perplexity:valid.jsonl: {shown}"
+    assert f"  perplexity:valid.jsonl: {shown}" in lines[1:]
+    assert lines[-1] == f"next: edge-export {output} --target cpu -o bundle/"
     assert (tmp_path / "stages" / "summary.html").is_file()
     assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
     again = capsys.readouterr()

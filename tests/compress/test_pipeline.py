@@ -246,6 +246,7 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
     with safe_open(tmp_path / "student" / "model.safetensors", framework="pt") as tensors:
         names = tensors.keys()
         assert {tensors.get_tensor(name).dtype for name in names} == {torch.bfloat16}
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(

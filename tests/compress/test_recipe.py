@@ -119,7 +119,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     kind, _, name = recipe.evaluate.tasks[0].partition(":")
     assert kind == "perplexity"
     assert Path(name).samefile(folder / "v.jsonl")
-    assert recipe.evaluate.tasks[1:] == ("lm-eval:arc_easy", "kl:")
+    assert recipe.evaluate.tasks[1:] == ("lm-eval:arc_easy", "kl")
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:

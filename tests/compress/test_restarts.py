@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import edgelm.compress.stages as stages
+import edgelm.compress.stages.state as state
 from edgelm.compress.pipeline import compress
 from edgelm.compress.recipe import read_recipe
 from edgelm.student import StudentRecord
@@ -89,7 +89,7 @@ def test_everything_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded, so something is computed anew")
 
-    monkeypatch.setattr(stages, "load_model", refuse)
+    monkeypatch.setattr(state, "load_model", refuse)
     record, found = again(folder, *USUAL)
     assert set(found.values()) == {"skipped"}
     assert record == first

@@ -1,0 +1,119 @@
+"""What stands before all else: text from the teacher, a smaller vocabulary, packed rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelm.compress.data import pack, read_documents
+from edgelm.compress.fingerprint import tokenizer_sha256
+from edgelm.compress.model import load_tokenizer, save_model
+from edgelm.compress.recipe import Synthesize
+from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record
+from edgelm.student import StageRecord
+
+
+def synthesize_text(state: State, settings: Synthesize) -> None:
+    """Text from the teacher becomes the data."""
+    from edgelm.compress.sampling import Sampling
+    from edgelm.compress.synthesis_plan import Answers, FreeText, vocabulary_words
+    from edgelm.compress.synthesize import Synthesis, synthesize
+
+    prompts = settings.prompts
+    kind = (
+        Answers(Path(prompts))
+        if prompts
+        else FreeText(settings.documents, vocabulary_words(state.tokenizer))
+    )
+    sampling = Sampling(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=state.recipe.seed,
+    )
+    request = Synthesis(kind, state.source.name, sampling)
+
+    def work(folder: Path) -> StageRecord:
+        def show(so_far: Any) -> None:
+            state.progress(
+                f"synthesize: {so_far.documents}/{so_far.wanted} documents, "
+                f"{so_far.tokens_s:.0f} tokens/s"
+            )
+
+        done = synthesize(
+            state.load(state.teacher, torch.bfloat16),
+            state.tokenizer,
+            request,
+            folder / "text.jsonl",
+            progress=show,
+        )
+        figures = {"documents": done.documents, "dropped": done.dropped}
+        return stage_record("synthesize", settings, figures, tokens=done.tokens)
+
+    inputs = {
+        "teacher": state.teacher_key,
+        "prompts": file_hashes((prompts,) if prompts else ()),
+        "seed": state.recipe.seed,
+    }
+    folder, _ = state.run.stage("synthesize", {**inputs, **plain(settings)}, work)
+    state.data_sources = (*state.recipe.data, str(folder / "text.jsonl"))
+
+
+def trim(state: State, size: int | None) -> None:
+    """A teacher with fewer tokens; all that follows has its vocabulary."""
+    from edgelm.compress.vocabulary import trim_vocabulary
+    from edgelm.compress.vocabulary_tokenizer import with_vocabulary
+
+    def work(folder: Path) -> StageRecord:
+        model = state.load(state.teacher, torch.float32)
+        content = json.loads(state.tokenizer.backend_tokenizer.to_str())
+        texts = [state.text(document) for document in state.documents()]
+        trimmed = trim_vocabulary(model, content, texts, size=size)
+        tokenizer = with_vocabulary(state.tokenizer, trimmed.tokenizer_json)
+        save_model(trimmed.model, tokenizer, folder / "model", torch.float32)
+        figures = {
+            "vocab_size": len(trimmed.keep),
+            "coverage": trimmed.coverage,
+            "parameters_saved": trimmed.parameters_saved,
+        }
+        return stage_record("vocabulary", None, figures)
+
+    inputs = {"teacher": state.teacher_key, "data": state.data_hashes(), "size": size}
+    folder, key = state.run.stage("vocabulary", inputs, work)
+    state.use_teacher(folder / "model", key)
+    state.original = state.teacher
+    state.tokenizer = load_tokenizer(state.teacher)
+    state.tokenizer_key = tokenizer_sha256(state.tokenizer)
+
+
+def pack_rows(state: State) -> None:
+    """Text becomes rows of tokens; some are held out."""
+
+    def shown(count: int) -> None:
+        state.progress(f"data: {count:,} tokens")
+
+    def work(folder: Path) -> StageRecord:
+        length, most = state.recipe.sequence_length, state.recipe.max_tokens
+        tokens = pack(
+            state.documents(),
+            state.tokenizer,
+            length,
+            folder / DATA_FILE,
+            max_tokens=most,
+            progress=shown,
+        )
+        if state.recipe.held_out:
+            documents = read_documents(state.recipe.held_out)
+            pack(documents, state.tokenizer, length, folder / HELD_OUT_FILE)
+        return stage_record("data", None, {"tokens": tokens.tokens, "rows": len(tokens)})
+
+    inputs = {
+        "tokenizer": state.tokenizer_key,
+        "data": state.data_hashes(),
+        "held_out": file_hashes((state.recipe.held_out,) if state.recipe.held_out else ()),
+        "length": state.recipe.sequence_length,
+        "max_tokens": state.recipe.max_tokens,
+    }
+    state.data_folder, state.data_key = state.run.stage("data", inputs, work)

@@ -1,0 +1,99 @@
+"""What comes last: the student learns to answer, and all models are judged."""
+
+import json
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm.checkpoint import open_checkpoint
+from edgelm.compress.evaluate import evaluate, parse_tasks
+from edgelm.compress.model import save_model
+from edgelm.compress.ranks import is_first, processes
+from edgelm.compress.recipe import Align
+from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.stages.state import Progress, State, stage_record
+from edgelm.compress.text_quality import distance_to_teacher, perplexity
+from edgelm.student import Figure, StageRecord
+
+
+def align_student(state: State, settings: Align) -> None:
+    """The student learns to answer."""
+    from edgelm.compress.align import align
+    from edgelm.compress.alignment import Dpo, Sft
+
+    kind = {"sft": Sft, "dpo": Dpo}[settings.method]
+    request = kind(
+        learning_rate=settings.learning_rate, epochs=settings.epochs, seed=state.recipe.seed
+    )
+    context = state.source.spec.max_position_embeddings
+    # A step's batch is the same however many processes share it.
+    share = max(1, request.batch_size // processes())
+    request = replace(request, max_length=min(request.max_length, context), batch_size=share)
+
+    def work(folder: Path) -> StageRecord:
+        student = state.load_student()
+        # The first process makes the folder, which the others would take for a foreign one.
+        while not is_first() and not (folder / "run" / "align.json").exists():
+            time.sleep(0.1)
+        done = align(student, state.tokenizer, request, Path(settings.data), folder / "run")
+        save_model(student, state.tokenizer, folder / "model", torch.float32)
+        figures = {"steps": done.steps, "examples": done.examples, "loss": done.loss}
+        return stage_record("align", settings, figures)
+
+    inputs = state.inputs(settings, "student") | {"data": file_hashes((settings.data,))}
+    folder, key = state.run.stage("align", inputs, work, together=True)
+    state.use_student(folder, key)
+
+
+def judge(state: State) -> dict[str, dict[str, Figure]]:
+    """Figures of teacher, pruned model and student, by task."""
+    settings = state.recipe.evaluate
+    assert settings is not None
+    tasks = parse_tasks(settings.tasks)
+    held_out = state.held_out()
+    models: dict[str, Path | None] = {
+        "teacher": state.original.path,
+        "corrected": state.teacher.path if state.recipe.correct else None,
+        "pruned": state.pruned,
+        "student": state.student,
+    }
+
+    def work(folder: Path) -> StageRecord:
+        teacher = state.load(state.teacher, torch.bfloat16)
+        figures: dict[str, Any] = {}
+        for name, path in models.items():
+            if path is None:
+                continue
+            model = state.load(open_checkpoint(path), torch.bfloat16)
+            shown = partial(_show, state.progress, name)
+            compared = teacher if name in ("pruned", "student") else None
+            scores = {"held-out perplexity": perplexity(model, held_out)}
+            if compared is not None:
+                distance = distance_to_teacher(model, compared, held_out)
+                scores |= {f"held-out {key}": score for key, score in distance.items()}
+            scores |= evaluate(
+                model,
+                state.tokenizer,
+                tasks,
+                teacher=compared,
+                limit=settings.limit,
+                progress=shown,
+            )
+            for task, one in scores.items():
+                figure = Figure(one.value, one.error, one.n, one.better)
+                figures.setdefault(task, {})[name] = json.loads(msgspec.json.encode(figure))
+        return stage_record("evaluate", settings, figures)
+
+    inputs = state.inputs(settings, "student")
+    inputs["files"] = file_hashes(tuple(task.partition(":")[2] for task in settings.tasks))
+    state.run.stage("evaluate", inputs, work)
+    return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
+
+
+def _show(progress: Progress, who: str, what: str) -> None:
+    progress(f"evaluate: {who}, {what}")

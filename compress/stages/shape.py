@@ -1,0 +1,161 @@
+"""What is cut: scores of all parts, the shape within the budget, the pruned model."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm.compress.data import calibration_rows
+from edgelm.compress.distill import Distillation
+from edgelm.compress.evaluate import evaluate, parse_tasks
+from edgelm.compress.importance import Aggregation, Importance, score
+from edgelm.compress.layer_loss import (
+    Measure,
+    layer_losses,
+    layers_without_best_block,
+    text_loss,
+)
+from edgelm.compress.model import Model, save_model
+from edgelm.compress.prune import prune
+from edgelm.compress.recipe import Calibrate
+from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.search import Candidate, Cost, held_out_divergence, search, table
+from edgelm.compress.shape import Shape
+from edgelm.compress.stages.state import BATCH, State, plain, stage_record
+from edgelm.devices.profile import load_profile
+from edgelm.staging import replace_file
+from edgelm.student import StageRecord
+
+
+def score_parts(state: State, settings: Calibrate) -> None:
+    """Scores of heads, neurons, channels and layers."""
+
+    def work(folder: Path) -> StageRecord:
+        model = state.load(state.teacher, torch.bfloat16)
+        rows = list(calibration_rows(state.data(), settings.samples, BATCH))
+        scores = score(
+            model,
+            rows,
+            Aggregation(settings.tokens, settings.over_samples),
+            lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
+        )
+        scores.save(folder / "importance.safetensors")
+        if settings.layers == "loss":
+            state.progress("importance: the loss without each layer")
+            losses = layer_losses(model, _measure(state))
+            scores = Importance(scores.heads, scores.neurons, scores.channels, losses)
+            scores.save(folder / "importance.safetensors")
+        figures = {"layers": [round(float(value), 4) for value in scores.layers]}
+        return stage_record("importance", settings, figures, tokens=sum(map(torch.numel, rows)))
+
+    inputs = state.inputs(settings, "teacher")
+    inputs["task"] = file_hashes((settings.layer_task.partition(":")[2],))
+    state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
+
+
+def find_shape(state: State) -> Shape:
+    """The best shape within the device's budget."""
+    recipe = state.recipe
+    assert recipe.search is not None
+    settings, target = recipe.search, recipe.target
+    schedule = state.training(recipe.distill or Distillation())
+    cost = Cost(state.teacher.spec, load_profile(target.name), target.budget)
+
+    def work(folder: Path) -> StageRecord:
+        def report(what: str, candidates: Any) -> None:
+            state.progress(f"search: {what} {len(candidates)} candidates")
+            if what == "distilled":
+                state.run.report(table(candidates))
+
+        teacher = state.load(state.teacher, torch.bfloat16 if schedule.bf16 else torch.float32)
+        found = search(
+            teacher,
+            state.importance(),
+            cost,
+            state.data(),
+            state.held_out(),
+            settings,
+            schedule,
+            folder / "finalists",
+            layers=partial(_layers, state, teacher),
+            report=report,
+        )
+        replace_file(folder / "candidates.json", msgspec.json.encode(found))
+        state.run.report(table(found))
+        tokens = sum(len(one.distilled) for one in found) * settings.round_tokens
+        return stage_record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
+
+    inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
+    inputs["profile"] = plain(cost.profile)["settings"]
+    inputs["schedule"] = plain(schedule)["settings"]
+    folder, _ = state.run.stage("search", inputs, work, together=True)
+    content = (folder / "candidates.json").read_bytes()
+    state.candidates = msgspec.json.decode(content, type=list[Candidate])
+    return state.candidates[0].shape
+
+
+def asked_shape(state: State) -> Shape:
+    """The shape that the recipe names, if the target's engine can run it."""
+    assert state.recipe.prune is not None
+    spec = state.teacher.spec
+    shape = state.recipe.prune.shape(Shape.of(spec))
+    shape.check_within(spec)
+    Cost(spec, load_profile(state.recipe.target.name), state.recipe.target.budget).check_kernels(
+        shape
+    )
+    return shape
+
+
+def cut(state: State, shape: Shape) -> None:
+    """The teacher cut to the shape."""
+    fold = bool(state.recipe.prune and state.recipe.prune.fold_heads)
+
+    def work(folder: Path) -> StageRecord:
+        model = state.load(state.teacher, torch.float32)
+        layers = _layers(state, model, shape.num_hidden_layers)
+        student = prune(model, shape, state.importance(), layers=layers, fold_heads=fold)
+        save_model(student, state.tokenizer, folder / "model", torch.float32)
+        loss = held_out_divergence(student, model, state.held_out())
+        figures = {"shape": str(shape), "held_out_divergence": loss}
+        return stage_record("prune", None, figures)
+
+    inputs = {
+        "importance": state.importance_key,
+        "shape": plain(shape)["settings"],
+        "fold": fold,
+    }
+    folder, key = state.run.stage("prune", inputs, work)
+    state.pruned = folder / "model"
+    state.use_student(folder, key)
+
+
+def _layers(state: State, model: Model, count: int) -> list[int] | None:
+    """Which layers to keep so that `count` remain; None leaves it to block influence."""
+    cut = state.teacher.spec.num_hidden_layers - count
+    settings = state.recipe.importance
+    if settings.layers != "block" or not cut:
+        return None
+    path = state.importance_folder / f"layers-{count}.json"
+    if not path.exists():
+        state.progress(f"importance: the loss without each block of {cut} layers")
+        kept = layers_without_best_block(model, cut, _measure(state))
+        replace_file(path, json.dumps(kept).encode())
+    return list(json.loads(path.read_text()))
+
+
+def _measure(state: State) -> Measure:
+    """How bad a model is without some of its layers: on text, or on the task that is asked for."""
+    settings = state.recipe.importance
+    if not settings.layer_task:
+        return text_loss(list(calibration_rows(state.data(), settings.layer_samples, BATCH)))
+    tasks = parse_tasks([settings.layer_task])
+
+    def measure(model: Model) -> float:
+        scores = evaluate(model, state.tokenizer, tasks, limit=settings.layer_samples)
+        first = next(iter(scores.values()))
+        return first.value if first.better == "lower" else -first.value
+
+    return measure

@@ -1,0 +1,185 @@
+"""Where teacher, data and student are by now, while a recipe runs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.compress.data import Document, PackedTokens, calibration_rows, read_documents
+from edgelm.compress.distill import Distillation
+from edgelm.compress.fingerprint import tokenizer_sha256
+from edgelm.compress.importance import Importance
+from edgelm.compress.model import (
+    Model,
+    Tokenizer,
+    check_same_tokenizer,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+)
+from edgelm.compress.ranks import device
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.run_folder import RunFolder, file_hashes
+from edgelm.compress.search import Candidate
+from edgelm.devices.profile import load_profile
+from edgelm.errors import BadInput
+from edgelm.spec import DecoderSpec
+from edgelm.student import StageRecord
+
+BATCH = 4  # rows that pass at a time where nothing is trained
+DATA_FILE = "tokens.npy"
+HELD_OUT_FILE = "held_out.npy"
+Progress = Callable[[str], None]
+
+
+class State:
+    """What is known while a recipe runs: where teacher, data and student are by now."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
+        self.recipe, self.run, self.progress = recipe, run, progress
+        self.source = open_checkpoint(recipe.teacher)
+        self.source_hash = self.source.sha256()
+        self.teacher: Checkpoint = self.source
+        self.original: Checkpoint = self.source  # the teacher before it was corrected
+        self.tokenizer: Tokenizer = load_tokenizer(self.source)
+        self.tokenizer_key = tokenizer_sha256(self.tokenizer)
+        content = [self.source_hash, self.source.config, self.tokenizer_key]
+        self.teacher_key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        self.data_sources = recipe.data
+        self.data_folder, self.data_key = run.folder / "data", ""
+        self.importance_folder, self.importance_key = run.folder / "importance", ""
+        self.student: Path | None = None
+        self.student_key = self.teacher_key
+        self.pruned: Path | None = None
+        self.candidates: list[Candidate] = []
+        self.device = device()
+        if recipe.student:
+            self._begin_with(open_checkpoint(recipe.student))
+
+    def _begin_with(self, student: Checkpoint) -> None:
+        """A student that is there already, instead of one that is cut from the teacher."""
+        check_same_tokenizer(self.tokenizer, load_tokenizer(student))
+        self.student, self.student_key = student.path, student.sha256()
+
+    def check(self) -> None:
+        """Raise now what stages would raise after hours: unknown names, files that are missing."""
+        from edgelm.compress.evaluate import parse_tasks
+
+        recipe = self.recipe
+        if recipe.search or recipe.prune:
+            load_profile(recipe.target.name).engine(recipe.target.engine)
+        if recipe.evaluate:
+            parse_tasks(recipe.evaluate.tasks)
+        if recipe.importance.layer_task:
+            parse_tasks([recipe.importance.layer_task])
+        if recipe.align and not Path(recipe.align.data).is_file():
+            raise BadInput(f"[align] data: no such file: {recipe.align.data}")
+
+    def training(self, settings: Any, **over: Any) -> Distillation:
+        """A stage's table as settings of a training on this recipe's data."""
+        values = msgspec.structs.asdict(settings)
+        known = {
+            field: values[field] for field in Distillation.__struct_fields__ if field in values
+        }
+        known |= {
+            "sequence_length": self.recipe.sequence_length,
+            "seed": self.recipe.seed,
+            "bf16": bool(values.get("bf16", True)),
+        }
+        distillation = Distillation(**(known | over))
+        distillation.check()
+        return distillation
+
+    def documents(self) -> Iterator[Document]:
+        """All documents of the data."""
+        for source in self.data_sources:
+            yield from read_documents(source)
+
+    def text(self, document: Document) -> str:
+        """A document's text; a conversation's through the chat template."""
+        if not document.messages:
+            return document.text
+        return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+
+    def data_hashes(self) -> dict[str, str]:
+        """Hashes of the data's files."""
+        return file_hashes(self.data_sources)
+
+    def data(self) -> PackedTokens:
+        """The rows to train on: all that are not held out."""
+        data = PackedTokens.load(self.data_folder / DATA_FILE)
+        return data if self.recipe.held_out else PackedTokens(data.rows[self._apart(data) :])
+
+    def held_out(self) -> torch.Tensor:
+        """Rows to judge on, int64 [B, T]."""
+        path = self.data_folder / HELD_OUT_FILE
+        if path.exists():
+            held = PackedTokens.load(path)
+            return torch.cat(list(calibration_rows(held, self._judged, self._judged)))
+        data = PackedTokens.load(self.data_folder / DATA_FILE)
+        return data.batch(range(min(self._apart(data), self._judged)))
+
+    def _apart(self, data: PackedTokens) -> int:
+        return max(1, len(data) // 50)
+
+    @property
+    def _judged(self) -> int:
+        return self.recipe.search.held_out_rows if self.recipe.search else 16
+
+    def importance(self) -> Importance:
+        """The teacher's scores."""
+        return Importance.load(self.importance_folder / "importance.safetensors")
+
+    def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
+        """What a stage's result depends on: its settings, what it starts from, teacher and data."""
+        keys = {
+            "teacher": self.teacher_key,
+            "student": self.student_key,
+            "importance": self.importance_key,
+        }
+        chosen = {upstream: keys[upstream], "teacher": self.teacher_key, "data": self.data_key}
+        return {**chosen, "seed": self.recipe.seed, **plain(settings)}
+
+    def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
+        """A model on this process's device."""
+        model = load_model(checkpoint, dtype=dtype, device=self.device)
+        check_vocabulary(model, self.tokenizer)
+        return model
+
+    def load_student(self) -> Model:
+        """The student so far, in fp32; the teacher itself where nothing was cut."""
+        return self.load(self._student_checkpoint, torch.float32)
+
+    @property
+    def student_spec(self) -> DecoderSpec:
+        """The student's decoder."""
+        return self._student_checkpoint.spec
+
+    @property
+    def _student_checkpoint(self) -> Checkpoint:
+        return self.teacher if self.student is None else open_checkpoint(self.student)
+
+    def use_teacher(self, folder: Path, key: str) -> None:
+        """From now on the teacher is the one in a folder."""
+        self.teacher, self.teacher_key = open_checkpoint(folder), key
+        if self.student is None:
+            self.student_key = key
+
+    def use_student(self, folder: Path, key: str) -> None:
+        """From now on the student is the one that a stage left in its folder."""
+        self.student, self.student_key = folder / "model", key
+
+
+def stage_record(name: str, settings: Any, figures: dict[str, Any], tokens: int = 0) -> StageRecord:
+    """What a stage reports; the run folder adds the time."""
+    return StageRecord(name, plain(settings)["settings"] or {}, tokens, 0.0, figures)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A record in JSON's types."""
+    return {"settings": json.loads(msgspec.json.encode(settings))}

@@ -1,0 +1,126 @@
+"""What is learned: the teacher's correction, the student's distillation, plain and rounded."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.hidden_loss import default_map
+from edgelm.compress.layer_loss import text_loss
+from edgelm.compress.metrics import FILE as METRICS
+from edgelm.compress.metrics import Metrics, read_metrics
+from edgelm.compress.model import Model, save_model, whole
+from edgelm.compress.recipe import Correct, Distil, Qad
+from edgelm.compress.search import held_out_divergence
+from edgelm.compress.stages.state import BATCH, State, plain, stage_record
+from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
+from edgelm.precision import Int4, Int8
+from edgelm.student import StageRecord
+
+
+def correct_teacher(state: State, settings: Correct) -> None:
+    """Fine-tune the teacher on the data."""
+    distillation = state.training(settings, cross_entropy=1.0)
+
+    def work(folder: Path) -> StageRecord:
+        model = state.load(state.teacher, torch.float32)
+        before = text_loss(list(state.held_out().split(BATCH)))(model)
+        figures = _train(state, "correct", model, None, distillation, folder)
+        model = whole(model)
+        after = text_loss(list(state.held_out().split(BATCH)))(model)
+        save_model(model, state.tokenizer, folder / "model", torch.float32)
+        figures |= {"held_out_loss_before": before, "held_out_loss": after}
+        return stage_record("correct", settings, figures, tokens=distillation.tokens)
+
+    folder, key = state.run.stage("correct", state.inputs(settings, "teacher"), work, together=True)
+    state.use_teacher(folder / "model", key)
+
+
+def teach(state: State, asked: Distil) -> None:
+    """The student learns from the teacher."""
+    settings = state.training(asked)
+    if asked.hidden_states and not settings.layer_map:
+        layers = (spec.num_hidden_layers for spec in (state.student_spec, state.teacher.spec))
+        settings = msgspec.structs.replace(settings, layer_map=default_map(*layers))
+    cache = asked.cache
+    cached = _cache(state, cache) if cache else None
+
+    def work(folder: Path) -> StageRecord:
+        dtype = torch.bfloat16 if settings.bf16 else torch.float32
+        judge = state.load(state.teacher, dtype)
+        teacher = judge if cached is None else TeacherCache(cached)
+        student = state.load_student()
+        figures = _train(state, "distill", student, teacher, settings, folder)
+        student = whole(student)
+        figures["held_out_divergence"] = held_out_divergence(student, judge, state.held_out())
+        save_model(student, state.tokenizer, folder / "model", torch.float32)
+        return stage_record("distill", settings, figures, tokens=settings.tokens)
+
+    inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
+    folder, key = state.run.stage("distill", inputs, work, together=True)
+    state.use_student(folder, key)
+
+
+def _cache(state: State, settings: CacheSettings) -> Path:
+    """The teacher's predictions for all rows; by one process, since it is one file."""
+
+    def work(folder: Path) -> StageRecord:
+        teacher, data = state.load(state.teacher, torch.bfloat16), state.data()
+        size = cache_bytes(data, teacher.config.vocab_size, settings)
+        state.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
+
+        def shown(rows: int) -> None:
+            state.progress(f"cache: {rows} of {len(data)} rows")
+
+        build_cache(teacher, state.teacher_key, data, settings, folder / "cache", shown)
+        return stage_record("cache", settings, {"bytes": size}, tokens=data.tokens)
+
+    folder, _ = state.run.stage("cache", state.inputs(settings, "teacher"), work)
+    return folder / "cache"
+
+
+def teach_rounded(state: State, settings: Qad) -> None:
+    """The student learns to live with rounded weights."""
+    layers, head = settings.rounding
+    distillation = state.training(settings)
+
+    def work(folder: Path) -> StageRecord:
+        teacher = state.load(state.teacher, torch.bfloat16)
+        student = state.load_student()
+        figures = _train(state, "qad", student, teacher, distillation, folder, (layers, head))
+        student = whole(student)
+        figures["held_out_divergence"] = held_out_divergence(student, teacher, state.held_out())
+        # In fp32, which alone holds four bits times an fp16 scale exactly.
+        save_model(student, state.tokenizer, folder / "model", torch.float32)
+        return stage_record("qad", settings, figures, tokens=distillation.tokens)
+
+    folder, key = state.run.stage("qad", state.inputs(settings, "student"), work, together=True)
+    state.use_student(folder, key)
+
+
+def _train(
+    state: State,
+    name: str,
+    student: Model,
+    teacher: Model | TeacherCache | None,
+    settings: Distillation,
+    folder: Path,
+    precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
+) -> dict[str, Any]:
+    """Run a training and log every step; returns the figures of its end."""
+    checkpoints = folder / "checkpoints"
+    with Metrics(folder) as metrics:
+        for step in distill(
+            student, teacher, state.data(), settings, checkpoints, precision=precision
+        ):
+            metrics.write(step)
+            minutes = step.eta_seconds / 60
+            state.progress(
+                f"{name}: step {step.step}/{step.steps}, loss {step.loss:.3f}, "
+                f"{step.tokens_per_second:.0f} tokens/s, {minutes:.0f} min left"
+            )
+    # Read, since a run that was killed after its last step has no step left to do.
+    rows = read_metrics(folder / METRICS)
+    return {name: rows[-1][name] for name in ("loss", "tokens")} if rows else {}
