@@ -28,11 +28,11 @@ from edgelm.command import run_command
 from edgelm.compress.data import PackedTokens, pack, read_documents
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.evaluate import evaluate, parse_tasks
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.importance import Aggregation, Importance, Reduction, score
 from edgelm.compress.layer_loss import layers_without_best_block, text_loss
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer
 from edgelm.compress.prune import prune
-from edgelm.compress.search import held_out_divergence
 from edgelm.compress.shape import Shape
 from edgelm.compress.teacher_cache import CacheSettings, build_cache
 

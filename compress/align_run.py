@@ -11,15 +11,18 @@ removed after the mark is on disk.
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+from edgelm.compress.ranks import is_first
 from edgelm.compress.resumption import check_same_settings
 from edgelm.errors import BadInput
 from edgelm.staging import check_replaceable, replace_file
 
 _RECORD = "align.json"
 _COMPLETE = "complete"
+_POLL_SECONDS = 0.1
 
 
 class AlignRun:
@@ -33,8 +36,13 @@ class AlignRun:
         self.folder = folder.absolute()
         self.metrics = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
-        check_replaceable(self.folder, marker=_RECORD)
         record = self.folder / _RECORD
+        # The first of several processes makes the folder; half made, it looks like a foreign one.
+        while not (is_first() or record.exists()):
+            time.sleep(_POLL_SECONDS)
+        check_replaceable(self.folder, marker=_RECORD)
+        if not is_first():
+            return
         if record.exists() and self.latest():
             check_same_settings(self.folder, _read(record), settings)
         else:

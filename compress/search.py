@@ -14,8 +14,7 @@ import torch
 
 from edgelm.compress.data import PackedTokens
 from edgelm.compress.distill import Distillation, distill
-from edgelm.compress.distiller import Distiller
-from edgelm.compress.head_loss import Objective
+from edgelm.compress.held_out import HeldOut
 from edgelm.compress.importance import Importance
 from edgelm.compress.model import Model, whole
 from edgelm.compress.prune import prune
@@ -239,16 +238,6 @@ def choose_finalists(candidates: Sequence[Candidate], count: int) -> list[Candid
     return chosen[:count]
 
 
-def held_out_divergence(student: Model, teacher: Model, rows: torch.Tensor) -> float:
-    """KL(teacher ‖ student) in nats a token on int64 tokens [B, T]."""
-    judge = Distiller(student, teacher, Objective(), compute=teacher.dtype)
-    # A student in training is in fp32, where its teacher often is not.
-    device, mixed = student.device.type, student.dtype != teacher.dtype
-    with torch.no_grad(), torch.autocast(device, teacher.dtype, enabled=mixed):
-        losses = [float(judge(part.to(student.device)).divergence) for part in rows.split(4)]
-    return sum(losses) / len(losses)
-
-
 Report = Callable[[str, Sequence[Candidate]], None]
 LayerChoice = Callable[[int], Sequence[int] | None]
 
@@ -285,10 +274,11 @@ def search(
     def cut(shape: Shape) -> Model:
         return prune(teacher, shape, importance, layers=layers(shape.num_hidden_layers))
 
+    judge = HeldOut(teacher, held_out)
     scored = []
     for candidate in propose(cost, settings):
         student = cut(candidate.shape)
-        loss = held_out_divergence(student, teacher, held_out)
+        loss = judge.divergence(student)
         scored.append(msgspec.structs.replace(candidate, pruned=loss))
         report("scored", scored)
     finalists = choose_finalists(scored, settings.finalists)
@@ -297,7 +287,7 @@ def search(
     for number in range(settings.rounds if len(finalists) > 1 else 0):
         stop = (number + 1) * settings.round_tokens
         finalists = [
-            _one_round(teacher, cut(one.shape), one, data, held_out, distillation, stop, folder)
+            _one_round(teacher, cut(one.shape), one, data, judge, distillation, stop, folder)
             for one in finalists
         ]
         finalists.sort(key=lambda one: one.loss)
@@ -314,7 +304,7 @@ def _one_round(
     student: Model,
     candidate: Candidate,
     data: PackedTokens,
-    held_out: torch.Tensor,
+    judge: HeldOut,
     distillation: Distillation,
     stop: int,
     folder: Path,
@@ -329,7 +319,7 @@ def _one_round(
     settings = msgspec.structs.replace(distillation, stop_after=stop)
     for _ in distill(student, teacher, data, settings, folder):
         pass
-    loss = held_out_divergence(whole(student), teacher, held_out)
+    loss = judge.divergence(whole(student))
     losses = (*candidate.distilled, loss)
     if is_first():
         replace_file(folder / _LOSSES, msgspec.json.encode(losses))

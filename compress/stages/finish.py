@@ -1,7 +1,6 @@
 """What comes last: the student learns to answer, and all models are judged."""
 
 import json
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from edgelm.checkpoint import open_checkpoint
 from edgelm.compress.evaluate import evaluate, parse_tasks
 from edgelm.compress.model import save_model
-from edgelm.compress.ranks import is_first, processes
+from edgelm.compress.ranks import processes
 from edgelm.compress.recipe import Align
 from edgelm.compress.run_folder import file_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
@@ -37,9 +36,6 @@ def align_student(state: State, settings: Align) -> None:
 
     def work(folder: Path) -> StageRecord:
         student = state.load_student()
-        # The first process makes the folder, which the others would take for a foreign one.
-        while not is_first() and not (folder / "run" / "align.json").exists():
-            time.sleep(0.1)
         done = align(student, state.tokenizer, request, Path(settings.data), folder / "run")
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         figures = {"steps": done.steps, "examples": done.examples, "loss": done.loss}

@@ -11,6 +11,7 @@ import torch
 from edgelm.compress.data import calibration_rows
 from edgelm.compress.distill import Distillation
 from edgelm.compress.evaluate import evaluate, parse_tasks
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.importance import Aggregation, Importance, score
 from edgelm.compress.layer_loss import (
     Measure,
@@ -22,7 +23,7 @@ from edgelm.compress.model import Model, save_model
 from edgelm.compress.prune import prune
 from edgelm.compress.recipe import Calibrate
 from edgelm.compress.run_folder import file_hashes
-from edgelm.compress.search import Candidate, Cost, held_out_divergence, search, table
+from edgelm.compress.search import Candidate, Cost, search, table
 from edgelm.compress.shape import Shape
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.devices.profile import load_profile

@@ -7,13 +7,13 @@ import msgspec
 import torch
 
 from edgelm.compress.distill import Distillation, distill
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.hidden_loss import default_map
 from edgelm.compress.layer_loss import text_loss
 from edgelm.compress.metrics import FILE as METRICS
 from edgelm.compress.metrics import Metrics, read_metrics
 from edgelm.compress.model import Model, save_model, whole
 from edgelm.compress.recipe import Correct, Distil, Qad
-from edgelm.compress.search import held_out_divergence
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
 from edgelm.precision import Int4, Int8

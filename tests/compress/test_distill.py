@@ -16,7 +16,7 @@ from edgelm.compress.data import PackedTokens
 from edgelm.compress.distill import Distillation, distill, rows_of_step
 from edgelm.compress.distiller import Distiller
 from edgelm.compress.head_loss import Objective
-from edgelm.compress.search import held_out_divergence
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.teacher_cache import CacheSettings, build_cache
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.precision import Int4, Int8

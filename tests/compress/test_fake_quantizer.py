@@ -18,8 +18,8 @@ from edgelm.compress.distill import distill
 from edgelm.compress.distiller import Distiller
 from edgelm.compress.fake_quantizer import FakeQuantizer
 from edgelm.compress.head_loss import Objective
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.model import load_model, save_model
-from edgelm.compress.search import held_out_divergence
 from edgelm.export import export
 from edgelm.export.weights import Weights
 from edgelm.precision import Int4, Int8, KvType, describe

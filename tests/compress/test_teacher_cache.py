@@ -15,8 +15,8 @@ from edgelm.compress.data import PackedTokens
 from edgelm.compress.distill import distill
 from edgelm.compress.distiller import Distiller
 from edgelm.compress.head_loss import Objective
+from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.losses import Sampled, TopK, forward_kl, sampled_cross_entropy
-from edgelm.compress.search import held_out_divergence
 from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from tests.compress.training import SETTINGS, rows, teacher_and_student
