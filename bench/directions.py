@@ -13,6 +13,7 @@ difference is more than twice its standard error. Numbers of claims are those of
 import argparse
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from edgelm.command import run_command
 from edgelm.compress.data import PackedTokens, pack, read_documents
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.evaluate import evaluate, parse_tasks
-from edgelm.compress.held_out import held_out_divergence
+from edgelm.compress.held_out import HeldOut
 from edgelm.compress.importance import Aggregation, Importance, Reduction, score
 from edgelm.compress.layer_loss import layers_without_best_block, text_loss
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer
@@ -48,6 +49,7 @@ class Arm(msgspec.Struct, frozen=True):
     """One way to make a student.
 
     rounds: importance is scored anew after each of so many cuts on the way to the shape.
+    steps: so many times cut and trained on a share of the tokens.
     settings: of `Distillation`. cache: the teacher's tokens a position; None is a live teacher.
     """
 
@@ -55,6 +57,7 @@ class Arm(msgspec.Struct, frozen=True):
     weights: str = "pruned"
     aggregation: tuple[Reduction, Reduction] = ("mean", "l2")
     rounds: int = 1
+    steps: int = 1
     block: bool = False
     corrected: bool = False
     trained: bool = True
@@ -73,6 +76,7 @@ class Claim(msgspec.Struct, frozen=True):
     margin: float = 0.0
 
 
+_FULL = Shape(30, 576, 1536, 9, 3)
 _NARROW = Shape(30, 448, 1280, 9, 3)
 _ALL: tuple[Reduction, ...] = ("mean", "l2", "var")
 ARMS: dict[str, Arm] = {
@@ -93,6 +97,7 @@ ARMS: dict[str, Arm] = {
     "top-32": Arm(cache=CacheSettings("top-k", 32)),
     "top-256": Arm(cache=CacheSettings("top-k", 256)),
     "cut-in-4": Arm(rounds=4),
+    "trained-between": Arm(steps=2),
     "corrected": Arm(corrected=True),
     "width": Arm(SHAPES["width"]),
     "width-hidden": Arm(SHAPES["width"], settings={"layer_map": ((-1, -1), (27, 27))}),
@@ -135,6 +140,13 @@ CLAIMS = (
         "depth: one cut is as good as layer by layer (0.02 nats)",
         "depth",
         "depth-in-9",
+        margin=0.02,
+    ),
+    Claim(
+        "R8",
+        "two cuts with training between are no better at this size (0.02 nats)",
+        "kd",
+        "trained-between",
         margin=0.02,
     ),
     Claim("R10", "a corrected teacher lowers the student's loss", "corrected", "kd"),
@@ -185,6 +197,7 @@ class _Bench:
         self.data = self._packed(options.data, "data", None)
         held = self._packed(options.held_out, "held-out", options.rows * _LENGTH)
         self.held_out = held.batch(range(len(held)))
+        self.judge = HeldOut(self.teacher, self.held_out)
         self.path = self.out / "figures.json"
         self.figures: dict[str, dict[str, dict[str, float]]] = {}
         if self.path.exists():
@@ -196,13 +209,11 @@ class _Bench:
         found = self.figures.setdefault(name, {})
         if str(seed) in found:
             return
-        student = self._student(arm, seed)
-        if arm.trained:
-            student = self._trained(student, arm, seed, self.out / f"{name}-{seed}")
+        student = self._student(arm, seed, self.out / f"{name}-{seed}")
         student = student.bfloat16()
         figures = {
             "loss": text_loss(list(self.held_out.split(4)))(student),
-            "kl": held_out_divergence(student, self.teacher, self.held_out),
+            "kl": self.judge.divergence(student),
         }
         if any(
             name in (claim.better, claim.worse) for claim in CLAIMS if claim.figure == "accuracy"
@@ -215,24 +226,33 @@ class _Bench:
         shown = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
         print(f"{name} seed {seed}: {shown}", file=sys.stderr, flush=True)
 
-    def _student(self, arm: Arm, seed: int) -> Model:
-        if arm.weights != "pruned":
-            importance = self._scores(self.teacher, arm, seed)
-            return WEIGHTS[arm.weights](self.teacher, arm.shape, importance, seed)
+    def _student(self, arm: Arm, seed: int, folder: Path) -> Model:
+        share = {"tokens": self.options.tokens // arm.steps}
         model = self.teacher
-        for shape in _steps_to(arm.shape, Shape(30, 576, 1536, 9, 3), arm.rounds):
-            layers = None
-            if arm.block:
-                cut = 30 - shape.num_hidden_layers
-                few = list(self._samples(seed).split(4))[:2]
-                layers = layers_without_best_block(model, cut, text_loss(few))
-            model = prune(model, shape, self._scores(model, arm, seed), layers=layers)
+        before = _FULL
+        for step, shape in enumerate(_steps_to(arm.shape, _FULL, arm.steps)):
+            model = self._cut(model, before, shape, arm, seed)
+            if arm.trained:
+                model = self._trained(model, arm, seed + 1000 * step, folder, share)
+            before = shape
         return model
 
-    def _trained(self, student: Model, arm: Arm, seed: int, folder: Path) -> Model:
-        import shutil
+    def _cut(self, model: Model, before: Shape, shape: Shape, arm: Arm, seed: int) -> Model:
+        if arm.weights != "pruned":
+            return WEIGHTS[arm.weights](model, shape, self._scores(model, arm, seed), seed)
+        for between in _steps_to(shape, before, arm.rounds):
+            layers = None
+            if arm.block:
+                cut = before.num_hidden_layers - between.num_hidden_layers
+                few = list(self._samples(seed).split(4))[:2]
+                layers = layers_without_best_block(model, cut, text_loss(few))
+            model = prune(model, between, self._scores(model, arm, seed), layers=layers)
+        return model
 
-        settings = self._settings(seed, **arm.settings)
+    def _trained(
+        self, student: Model, arm: Arm, seed: int, folder: Path, over: dict[str, Any]
+    ) -> Model:
+        settings = self._settings(seed, **arm.settings, **over)
         teacher: Any = self._corrected(seed) if arm.corrected else self.teacher
         data = self.data
         if arm.cache is not None:
@@ -248,8 +268,6 @@ class _Bench:
 
     def _corrected(self, seed: int) -> Model:
         """The teacher after a short fine-tuning on the data, at a fifth of the rate."""
-        import shutil
-
         if seed not in self.corrected:
             model = load_model(self.options.teacher)
             settings = self._settings(
