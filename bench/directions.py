@@ -171,6 +171,7 @@ def main() -> int:
     add("--rows", type=int, default=32, help="rows of 256 tokens to judge on (default: 32)")
     add("--limit", type=int, default=300, help="passages (default: 300)")
     add("--seeds", type=int, default=3, help="(default: 3)")
+    add("--only", action="append", metavar="ARM", choices=list(ARMS), help="repeatable")
     add("-o", dest="out", type=Path, required=True, help="folder of the figures")
     options = parser.parse_args()
     return run_command(lambda: _run(options))
@@ -180,7 +181,8 @@ def _run(options: argparse.Namespace) -> None:
     bench = _Bench(options)
     for seed in range(options.seeds):
         for name, arm in ARMS.items():
-            bench.measure(name, arm, seed)
+            if not options.only or name in options.only:
+                bench.measure(name, arm, seed)
     print(describe_machine(torch.get_num_threads()))
     print(f"{options.tokens:,} tokens an arm, {options.seeds} seeds\n")
     print(table(bench.figures))
@@ -325,10 +327,11 @@ def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _row(claim: Claim, figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    sides = []
-    for name in (claim.better, claim.worse):
-        seeds = sorted(figures[name])
-        sides.append([figures[name][seed][claim.figure] for seed in seeds])
+    arms = [figures.get(name, {}) for name in (claim.better, claim.worse)]
+    seeds = sorted(arms[0].keys() & arms[1].keys())
+    if not seeds:
+        return f"| {claim.number} | {claim.text} | | | | not run |"
+    sides = [[arm[seed][claim.figure] for seed in seeds] for arm in arms]
     sign = 1 if claim.figure == "accuracy" else -1
     gains = [sign * (better - worse) + claim.margin for better, worse in zip(*sides, strict=True)]
     mean = sum(gains) / len(gains)
@@ -342,7 +345,9 @@ def _row(claim: Claim, figures: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def verdict(gains: list[float], mean: float, error: float) -> str:
-    """What the seeds say together."""
+    """What the seeds say together; one alone says nothing of its spread."""
+    if len(gains) < 2:
+        return "one seed"
     if all(gain > 0 for gain in gains) and mean > 2 * error:
         return "holds"
     if all(gain < 0 for gain in gains) and -mean > 2 * error:
