@@ -20,16 +20,19 @@ import torch
 
 from edgelm.compress.checkpoints import Checkpoints
 from edgelm.compress.cpu_speed import compiled_layers, keep_freed_memory
-from edgelm.compress.data import PackedTokens
+from edgelm.compress.data import PackedTokens, calibration_rows
 from edgelm.compress.distiller import Distiller, Losses
 from edgelm.compress.fake_quantizer import FakeQuantizer
 from edgelm.compress.head_loss import Objective
 from edgelm.compress.hidden_loss import LayerMap
+from edgelm.compress.input_energy import input_energy
 from edgelm.compress.losses import Kind
 from edgelm.compress.model import Model
 from edgelm.compress.teacher_cache import TeacherCache
 from edgelm.errors import BadInput, Diverged
 from edgelm.precision import Int4, Int8
+
+_ENERGY_ROWS = 32  # on which input channels are weighed before quantization-aware distillation
 
 
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,6 +199,10 @@ class _Run:
             live = live.to(self.accelerator.device).eval().requires_grad_(False)
         if settings.gradient_checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})
+        energy = {}
+        if precision:
+            rows = calibration_rows(data, _ENERGY_ROWS, settings.micro_batch)
+            energy = input_energy(student.to(self.accelerator.device), rows)
         student.train()
         distiller = Distiller(
             student,
@@ -211,7 +218,7 @@ class _Run:
             keep_freed_memory()
         optimizer = _optimizer(distiller, settings)
         self.model, self.optimizer = self.accelerator.prepare(distiller, optimizer)
-        self.quantizer = FakeQuantizer(self.model, *precision) if precision else None
+        self.quantizer = FakeQuantizer(self.model, *precision, energy) if precision else None
         self.checkpoints = Checkpoints(folder, self.accelerator, settings)
 
     def steps(self) -> Iterator[Step]:

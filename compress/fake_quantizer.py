@@ -6,9 +6,10 @@ so that the student learns the very grid that it will live on. It works on whate
 matrix a process holds, because blocks lie along the input axis and shards along the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,34 +44,44 @@ class FakeQuantizer:
         model: whose parameters are swapped; every matrix is rounded.
         precision: of the layers' matrices.
         head: of the head, and of the embedding that is tied to it; an untied embedding follows.
+        energy: of input channels (`input_energy`), by which errors count, as in export; a matrix
+            that is not there counts all alike.
     """
 
-    def __init__(self, model: nn.Module, precision: Int4 | Int8, head: Int4 | Int8) -> None:
-        self._matrices: list[tuple[nn.Parameter, Int4 | Int8]] = []
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: Int4 | Int8,
+        head: Int4 | Int8,
+        energy: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
+        self._matrices: list[tuple[nn.Parameter, Int4 | Int8, torch.Tensor | None]] = []
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "hidden.up" not in name:
                 table = "embed_tokens" in name or "lm_head" in name
-                self._matrices.append((parameter, head if table else precision))
+                # Wrappers put their own names before the model's.
+                found = next((one for key, one in energy.items() if name.endswith(key)), None)
+                self._matrices.append((parameter, head if table else precision, found))
         self._grids: list[_Grid] = []
 
     @torch.no_grad()
     def fit(self) -> None:
         """Choose scales and zero points for the weights as they are; takes a second or more."""
         self._grids = [
-            _grid(quantize(_local(parameter).float().cpu(), precision), parameter.device)
-            for parameter, precision in self._matrices
+            _grid(quantize(_local(parameter).float().cpu(), precision, energy), parameter.device)
+            for parameter, precision, energy in self._matrices
         ]
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
         """In this block the model computes with rounded weights; afterwards it has its own."""
-        masters = [parameter.data for parameter, _ in self._matrices]
+        masters = [parameter.data for parameter, _, _ in self._matrices]
         try:
-            for (parameter, _), grid in zip(self._matrices, self._grids, strict=True):
+            for (parameter, _, _), grid in zip(self._matrices, self._grids, strict=True):
                 parameter.data = _like(parameter.data, grid.round(_local(parameter)))
             yield
         finally:
-            for (parameter, _), master in zip(self._matrices, masters, strict=True):
+            for (parameter, _, _), master in zip(self._matrices, masters, strict=True):
                 parameter.data = master
 
     @torch.no_grad()
@@ -80,9 +91,9 @@ class FakeQuantizer:
         They lie on their grid: `quantize` finds the same levels again (at int4 in groups of 16
         in all but one block of hundreds), so an export at this precision changes nothing.
         """
-        for parameter, precision in self._matrices:
+        for parameter, precision, energy in self._matrices:
             weight = _local(parameter)
-            quantized = quantize(weight.float().cpu(), precision)
+            quantized = quantize(weight.float().cpu(), precision, energy)
             weight.copy_(quantized.dequantize(weight.shape[1]))
 
 
