@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,7 +93,15 @@ class Worker:
         self._log.flush()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
-        return " / ".join(lines[-_LAST_LINES:]) or "no message"
+        if lines:
+            return " / ".join(lines[-_LAST_LINES:])
+        # It has closed its pipe; a crash has no words, but a number.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}, no message"
+        return "no message"
 
 
 def _visible_package(folder: Path) -> Path:

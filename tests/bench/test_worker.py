@@ -74,7 +74,7 @@ def test_a_process_killed_between_two_questions(fake: FakeContender) -> None:
         load(worker, "good")
         worker._process.kill()  # what the kernel does when memory runs out
         worker._process.wait()
-        with pytest.raises(WorkerFailed, match="the process ended"):
+        with pytest.raises(WorkerFailed, match="the process ended: killed by SIGKILL"):
             worker.ask("memory")
 
 
