@@ -272,9 +272,7 @@ class _Bench:
         """The teacher after a short fine-tuning on the data, at a fifth of the rate."""
         if seed not in self.corrected:
             model = load_model(self.options.teacher)
-            settings = self._settings(
-                seed + 1000, cross_entropy=1.0, learning_rate=_RATE / 5, loss="forward-kl"
-            )
+            settings = self._settings(seed + 1000, cross_entropy=1.0, learning_rate=_RATE / 5)
             folder = self.out / f"corrected-{seed}"
             for _ in distill(model, None, self.data, settings, folder):
                 pass
