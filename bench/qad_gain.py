@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from edgelm.awq import Smoothing
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint import open_checkpoint
 from edgelm.command import run_command
@@ -24,11 +25,11 @@ from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_docu
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.compress.text_quality import distance_to_teacher
-from edgelm.export.awq import Smoothing
-from edgelm.export.hessians import Hessians
 from edgelm.export.methods import METHODS, Rounding
 from edgelm.export.reference import Reference
-from edgelm.export.weights import HEAD, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import HEAD
+from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 
 _LENGTH = 512
@@ -110,8 +111,8 @@ def _rounded(
     checkpoint = open_checkpoint(source)
     reference, weights = Reference(checkpoint), Weights(checkpoint)
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        hessians = Hessians(Path(scratch), weights)
-        with hessians.watching(reference):
+        hessians = Hessians(Path(scratch), checkpoint.spec)
+        with hessians.watching(reference.model):
             for part in calibration.split(2):
                 reference.hidden_states(part)
         energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}

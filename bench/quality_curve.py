@@ -17,20 +17,21 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
+from edgelm.awq import Smoothing
 from edgelm.bench.machine import Machine, describe_machine
 from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import run_command
 from edgelm.export.allocate import stored_bytes
-from edgelm.export.awq import Smoothing
 from edgelm.export.distance import Distance
 from edgelm.export.gate import Judge
-from edgelm.export.hessians import Hessians
 from edgelm.export.methods import METHODS, Rounding
 from edgelm.export.reference import Reference
 from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
-from edgelm.export.weights import HEAD, Weights
+from edgelm.export.weights import Weights
 from edgelm.gates import Figures
+from edgelm.groups import HEAD
+from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8, describe
 
 _ROWS = 256  # rows of logits compared at a time
@@ -116,8 +117,8 @@ def rows(
     reference, weights = Reference(checkpoint), Weights(checkpoint)
     judge = Judge.of(reference, text)
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        hessians = Hessians(Path(scratch), weights)
-        with hessians.watching(reference):
+        hessians = Hessians(Path(scratch), checkpoint.spec)
+        with hessians.watching(reference.model):
             for part in calibration.tokens.split(2):
                 reference.hidden_states(part)
         energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}

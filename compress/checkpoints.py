@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors import SafetensorError
 
 from edgelm.command import format_bytes
 from edgelm.errors import BadInput, DoesNotFit
@@ -25,22 +28,39 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, accelerator: Any, settings: msgspec.Struct) -> None:
+        """Open or make the folder.
+
+        Raises:
+            BadInput: it is of a run with other settings.
+        """
         self.folder = folder
         self.accelerator = accelerator
         self.settings = settings
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("*.partial"):
+                _remove(path)
+            self._check_settings()
+        accelerator.wait_for_everyone()
 
-    def resume(self) -> int:
-        """Load the last checkpoint, if there is one; returns the steps that are done.
+    def once(self, name: str, write: Callable[[Path], None]) -> Path:
+        """A file that the first process writes, whole, where no earlier start of the run did.
 
         Raises:
-            BadInput: the folder is of a run with other settings.
+            DoesNotFit: the disk is full.
         """
-        if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.glob("*.partial"):
-                shutil.rmtree(path, ignore_errors=True)
-            self._check_settings()
+        path = self.folder / name
+        if self.accelerator.is_main_process and not path.is_file():
+            staging = path.with_name(f"{name}.partial")
+            with self._room(staging):
+                write(staging)
+                _sync(staging)
+            staging.rename(path)
         self.accelerator.wait_for_everyone()
+        return path
+
+    def resume(self) -> int:
+        """Load the last checkpoint, if there is one; returns the steps that are done."""
         last = self.last()
         if last is None:
             return 0
@@ -60,19 +80,10 @@ class Checkpoints:
         """
         target = self.folder / f"{_PREFIX}{step:08d}"
         staging = target.with_name(f"{target.name}.partial")
-        try:
+        with self._room(staging):
             # Not as safetensors: that warns of a tied head at every checkpoint.
             self.accelerator.save_state(str(staging), safe_serialization=False)
             _sync(staging)
-        except (OSError, RuntimeError) as error:
-            if not _is_full(error, self.folder):
-                raise
-            shutil.rmtree(staging, ignore_errors=True)
-            free = shutil.disk_usage(self.folder).free
-            raise DoesNotFit(
-                f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): {error}; "
-                f"{self.describe()}. Free some space and start again"
-            ) from None
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             staging.rename(target)
@@ -80,6 +91,21 @@ class Checkpoints:
                 if path != target:
                     shutil.rmtree(path, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _room(self, staging: Path) -> Iterator[None]:
+        """Nothing of `staging` stays where the disk is too full for it."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_full(error, self.folder):
+                raise
+            _remove(staging)
+            free = shutil.disk_usage(self.folder).free
+            raise DoesNotFit(
+                f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): {error}; "
+                f"{self.describe()}. Free some space and start again"
+            ) from None
 
     def describe(self) -> str:
         """Where the run would go on, in words."""
@@ -113,6 +139,13 @@ def _lasting(settings: msgspec.Struct) -> dict[str, Any]:
     return dict(values)
 
 
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix(_PREFIX))
 
@@ -123,8 +156,8 @@ def _is_full(error: Exception, folder: Path) -> bool:
     return full or shutil.disk_usage(folder).free < 1 << 20
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
+def _sync(written: Path) -> None:
+    for path in (written, *written.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -22,17 +22,19 @@ from edgelm.compress.checkpoints import Checkpoints
 from edgelm.compress.cpu_speed import compiled_layers, keep_freed_memory
 from edgelm.compress.data import PackedTokens, calibration_rows
 from edgelm.compress.distiller import Distiller, Losses
-from edgelm.compress.fake_quantizer import FakeQuantizer
+from edgelm.compress.fake_quantizer import FakeQuantizer, Grid
 from edgelm.compress.head_loss import Objective
 from edgelm.compress.hidden_loss import LayerMap
-from edgelm.compress.input_energy import input_energy
 from edgelm.compress.losses import Kind
 from edgelm.compress.model import Model
+from edgelm.compress.qad_start import read_start, start_rounded, write_start
 from edgelm.compress.teacher_cache import TeacherCache
 from edgelm.errors import BadInput, Diverged
 from edgelm.precision import Int4, Int8
 
-_ENERGY_ROWS = 32  # on which input channels are weighed before quantization-aware distillation
+# Rows whose second moments quantization-aware distillation starts from; so many at a time in every
+# run, since the order of sums decides close calls.
+_START_ROWS, _START_BATCH = 64, 4
 
 
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,10 +201,8 @@ class _Run:
             live = live.to(self.accelerator.device).eval().requires_grad_(False)
         if settings.gradient_checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})
-        energy = {}
-        if precision:
-            rows = calibration_rows(data, _ENERGY_ROWS, settings.micro_batch)
-            energy = input_energy(student.to(self.accelerator.device), rows)
+        self.checkpoints = Checkpoints(folder, self.accelerator, settings)
+        grids = self._start(student, precision) if precision else None
         student.train()
         distiller = Distiller(
             student,
@@ -218,8 +218,17 @@ class _Run:
             keep_freed_memory()
         optimizer = _optimizer(distiller, settings)
         self.model, self.optimizer = self.accelerator.prepare(distiller, optimizer)
-        self.quantizer = FakeQuantizer(self.model, *precision, energy) if precision else None
-        self.checkpoints = Checkpoints(folder, self.accelerator, settings)
+        self.quantizer = FakeQuantizer(self.model, grids) if grids else None
+
+    def _start(self, student: Model, precision: tuple[Int4 | Int8, Int4 | Int8]) -> dict[str, Grid]:
+        """Make the student ready to be rounded, as the first start of this run did."""
+
+        def write(path: Path) -> None:
+            rows = calibration_rows(self.data, _START_ROWS, _START_BATCH)
+            student.to(self.accelerator.device).eval()
+            write_start(path, student, start_rounded(student, rows, *precision))
+
+        return read_start(self.checkpoints.once("start.safetensors", write), student, *precision)
 
     def steps(self) -> Iterator[Step]:
         settings = self.settings
@@ -229,9 +238,6 @@ class _Run:
             rate = settings.rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            # Where checkpoints are, so that a resumed run rounds as one in a piece does.
-            if self.quantizer and (step == first or step % settings.checkpoint_steps == 0):
-                self.quantizer.fit()
             with self.quantizer.rounded() if self.quantizer else contextlib.nullcontext():
                 means = self._gradients(step)
             norm = self._update(step, means[0])

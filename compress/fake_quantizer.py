@@ -1,127 +1,123 @@
 """Train through the quantizer: weights are rounded for the pass, their masters are updated.
 
 The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): the gradient at the rounded
-weights is applied to the unrounded ones. Rounding is `edgelm.quantize`, what export rounds with,
-so that the student learns the very grid that it will live on. It works on whatever part of a
-matrix a process holds, because blocks lie along the input axis and shards along the other.
+weights is applied to the unrounded ones. The grid, scales and zero points as export stores them,
+stays what it was at the start (`qad_start`): what has been learned is which level each weight
+takes, and on another grid that would be lost. It works on whatever part of a matrix a process
+holds, because blocks lie along the input axis and shards along the other.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgelm.precision import Int4, Int8
+from edgelm.precision import Int8
 from edgelm.quantize import Quantized, quantize
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Scales and zero points [N, blocks, 1] of a matrix."""
+class Grid:
+    """Scales fp16 and zero points uint8 of a matrix, both [N, blocks].
 
-    scales: torch.Tensor
-    zeros: torch.Tensor | float
-    top: int
+    zero_points: None if the middle level is the zero point everywhere.
+    """
+
+    bits: int
     group_size: int
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
+
+    @classmethod
+    def of(cls, quantized: Quantized) -> "Grid":
+        """The grid that a matrix was quantized to."""
+        return cls(quantized.bits, quantized.group_size, quantized.scales, quantized.zero_points)
+
+    def to(self, parameter: torch.Tensor) -> "Grid":
+        """The rows that this process holds of a parameter, on its device."""
+        zeros = self.zero_points
+        return Grid(
+            self.bits,
+            self.group_size,
+            _rows_of(self.scales, parameter),
+            None if zeros is None else _rows_of(zeros, parameter),
+        )
+
+    def refit(self, weight: torch.Tensor) -> "Grid":
+        """The grid that export would choose for a matrix that was trained on this one."""
+        if self.bits == 4:
+            return self
+        precision = Int8(self.group_size, symmetric=self.zero_points is None)
+        return Grid.of(quantize(weight.float().cpu(), precision)).to(weight)
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
+        """The nearest values on the grid of a matrix [N, K], in its own type."""
         columns = weight.shape[1]
         padded = nn.functional.pad(weight.float(), (0, -columns % self.group_size))
         blocks = padded.unflatten(1, (-1, self.group_size))
-        levels = torch.round(blocks / self.scales).add_(self.zeros).clamp_(0, self.top)
-        rounded = levels.sub_(self.zeros).mul_(self.scales).flatten(1)[:, :columns]
-        return rounded.to(weight.dtype)
+        middle, scales = float(1 << (self.bits - 1)), self.scales.float()[..., None]
+        zeros = middle if self.zero_points is None else self.zero_points.float()[..., None]
+        levels = torch.round(blocks / scales).add_(zeros).clamp_(0, (1 << self.bits) - 1)
+        return levels.sub_(zeros).mul_(scales).flatten(1)[:, :columns].to(weight.dtype)
 
 
 class FakeQuantizer:
     """Rounds the matrices of a model while it computes.
 
     Args:
-        model: whose parameters are swapped; every matrix is rounded.
-        precision: of the layers' matrices.
-        head: of the head, and of the embedding that is tied to it; an untied embedding follows.
-        energy: of input channels (`input_energy`), by which errors count, as in export; a matrix
-            that is not there counts all alike.
+        model: whose parameters are swapped; it may be wrapped and sharded.
+        grids: of its matrices, by name.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        precision: Int4 | Int8,
-        head: Int4 | Int8,
-        energy: Mapping[str, torch.Tensor] = MappingProxyType({}),
-    ) -> None:
-        self._matrices: list[tuple[nn.Parameter, Int4 | Int8, torch.Tensor | None]] = []
+    def __init__(self, model: nn.Module, grids: Mapping[str, Grid]) -> None:
+        self._matrices: list[tuple[nn.Parameter, Grid]] = []
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "hidden.up" not in name:
-                table = "embed_tokens" in name or "lm_head" in name
-                # Wrappers put their own names before the model's.
-                found = next((one for key, one in energy.items() if name.endswith(key)), None)
-                self._matrices.append((parameter, head if table else precision, found))
-        self._grids: list[_Grid] = []
-
-    @torch.no_grad()
-    def fit(self) -> None:
-        """Choose scales and zero points for the weights as they are; takes a second or more."""
-        self._grids = [
-            _grid(quantize(_local(parameter).float().cpu(), precision, energy), parameter.device)
-            for parameter, precision, energy in self._matrices
-        ]
+            # Wrappers put their own names before the model's.
+            found = next((grid for key, grid in grids.items() if name.endswith(key)), None)
+            if found is not None:
+                self._matrices.append((parameter, found.to(parameter)))
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
         """In this block the model computes with rounded weights; afterwards it has its own."""
-        masters = [parameter.data for parameter, _, _ in self._matrices]
+        masters: list[torch.Tensor] = []
         try:
-            for (parameter, _, _), grid in zip(self._matrices, self._grids, strict=True):
-                parameter.data = _like(parameter.data, grid.round(_local(parameter)))
+            for parameter, grid in self._matrices:
+                weight = _local(parameter)
+                masters.append(weight.clone())
+                # In place: FSDP2 gathers from this memory, whatever tensor a parameter names.
+                weight.copy_(grid.round(weight))
             yield
         finally:
-            for (parameter, _, _), master in zip(self._matrices, masters, strict=True):
-                parameter.data = master
+            for (parameter, _), master in zip(self._matrices, masters, strict=False):
+                _local(parameter).copy_(master)
 
-    @torch.no_grad()
     def finish(self) -> None:
         """Leave the rounded weights in the model.
 
-        They lie on their grid: `quantize` finds the same levels again (at int4 in groups of 16
-        in all but one block of hundreds), so an export at this precision changes nothing.
+        They lie on their grid: `edgelm.quantize` finds the same levels again (at int4 in groups of
+        16 in all but one block of hundreds), so an export at this precision changes nothing. At
+        8 bits the grid is chosen anew, as `quantize` would: it looks for no other one there.
         """
-        for parameter, precision, energy in self._matrices:
+        for parameter, grid in self._matrices:
             weight = _local(parameter)
-            quantized = quantize(weight.float().cpu(), precision, energy)
-            weight.copy_(quantized.dequantize(weight.shape[1]))
+            weight.copy_(grid.refit(weight).round(weight))
 
 
-def _grid(quantized: Quantized, device: torch.device) -> _Grid:
-    zeros = quantized.zero_points
-    return _Grid(
-        quantized.scales.float()[..., None].to(device),
-        float(quantized.middle) if zeros is None else zeros.float()[..., None].to(device),
-        (1 << quantized.bits) - 1,
-        quantized.group_size,
-    )
+def _local(parameter: Any) -> torch.Tensor:
+    """What this process holds of a parameter that may be sharded (FSDP2); shares its memory."""
+    data: torch.Tensor = parameter.data
+    return data.to_local() if hasattr(data, "to_local") else data
 
 
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a sharded parameter (FSDP2), or all of a plain one."""
-    to_local = getattr(parameter, "to_local", None)
-    return (to_local() if to_local else parameter).detach()
+def _rows_of(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """What lies beside the rows of a parameter that this process holds, of [N, blocks]."""
+    whole = whole.to(parameter.device)
+    if not hasattr(parameter, "to_local"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
 
-
-def _like(original: Any, local: torch.Tensor) -> torch.Tensor:
-    if not hasattr(original, "to_local"):
-        return local
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(
-        local,
-        original.device_mesh,
-        original.placements,
-        shape=original.shape,
-        stride=original.stride(),
-    )
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements).to_local()

@@ -16,9 +16,9 @@ import torch
 from edgelm.precision import Int4, Int8
 
 # Fractions of the full range that are tried at 4 bits. Below 0.7 nothing wins on real weights.
-# Above one, the range of a block that uses a level less than there are: what was rounded before
+# Above one, the range of a block that uses fewer levels than there are: what was rounded before
 # (by QAD, or in a quantized source) is found again as it is.
-_FRACTIONS = (15 / 14, 8 / 7, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+_FRACTIONS = (15 / 14, 8 / 7, 5 / 4, 4 / 3, 3 / 2, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
 _REFITS = 3
 
 

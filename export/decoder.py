@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.weights import HEAD, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import HEAD
 from edgelm.spec import DecoderSpec, LayerSpec
 
 Value = ir.Value

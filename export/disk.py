@@ -12,7 +12,8 @@ from edgelm.devices.tensorrt.versions import RTX
 from edgelm.errors import DoesNotFit
 from edgelm.export.methods import METHODS
 from edgelm.export.request import ExportRequest
-from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING
 from edgelm.planning import Plan
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -7,7 +7,7 @@ import msgspec
 from edgelm.devices.kernels import Kernels
 from edgelm.errors import UnknownName
 from edgelm.export.narrow_floats import NVFP4_BLOCK
-from edgelm.export.weights import HEAD
+from edgelm.groups import HEAD
 from edgelm.precision import W8A8, Fp8, Int4, Int8, Nvfp4, WeightPrecision, describe
 
 

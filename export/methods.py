@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from edgelm.export.awq import Smoothing
-from edgelm.export.gptq import gptq
-from edgelm.export.hessians import Hessians
+from edgelm.awq import Smoothing
 from edgelm.export.hqq import hqq
+from edgelm.gptq import gptq
+from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import Quantized, quantize
 
@@ -28,7 +28,7 @@ Moments = Callable[[], torch.Tensor]
 class Method:
     """What a method needs beside the weights.
 
-    smooths: input channels are evened out first (see edgelm.export.awq).
+    smooths: input channels are evened out first (see edgelm.awq).
     compensates: 4-bit matrices are rounded by second moments; `everywhere`: 8-bit ones too.
     weighs: errors count by the energy of their channel.
     """

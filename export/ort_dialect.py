@@ -19,7 +19,8 @@ from edgelm.export.graph import Graph
 from edgelm.export.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations, rounded, write_floats
-from edgelm.export.weights import EMBEDDING, HEAD, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize import pack, pack_zero_points
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from edgelm.export.awq import Smoothing
+from edgelm.awq import Smoothing
 from edgelm.export.calibrate import calibrate
-from edgelm.export.hessians import Hessians
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.methods import Method, Rounding
 from edgelm.export.reference import Reference
 from edgelm.export.smooth_quant import smooth_quant
-from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING
+from edgelm.hessians import Hessians
 from edgelm.precision import W8A8, Int4, Int8, KvType, WeightPrecision
 
 
@@ -40,8 +41,8 @@ def prepare(
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
     if method.compensates and (Int4 in kinds or everywhere):
-        moments = Hessians(scratch, plain)
-    with moments.watching(reference) if moments else nullcontext():
+        moments = Hessians(scratch, reference.spec)
+    with moments.watching(reference.model) if moments else nullcontext():
         seen = calibrate(reference, tokens)
     groups = [group for group in plain.groups() if group != EMBEDDING]
     energy = {group: seen.energy[plain.input_name(group)] for group in groups}

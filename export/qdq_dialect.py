@@ -19,7 +19,8 @@ from edgelm.export.qdq_weights import QdqWeights
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.rotary import RotaryTables
 from edgelm.export.stored import DTYPES, Activations
-from edgelm.export.weights import EMBEDDING, HEAD, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec import LayerSpec, Rope
 

@@ -7,7 +7,8 @@ import torch
 
 from edgelm.export.heap import LARGE, give_back
 from edgelm.export.methods import METHODS, Method, quantize_by
-from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import Quantized
 

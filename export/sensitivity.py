@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from edgelm.export.reference import Reference
-from edgelm.export.weights import EMBEDDING, HEAD, Weights
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import quantize
 

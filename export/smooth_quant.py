@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import torch
 
-from edgelm.export.awq import Smoothing
-from edgelm.export.weights import EMBEDDING, Weights
+from edgelm.awq import Smoothing
+from edgelm.export.weights import Weights
+from edgelm.groups import EMBEDDING
 
 
 def smooth_quant(weights: Weights, peaks: Mapping[str, torch.Tensor]) -> Smoothing:

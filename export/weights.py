@@ -10,9 +10,10 @@ from typing import Protocol
 
 import torch
 
+from edgelm.awq import Smoothing
 from edgelm.checkpoint import Checkpoint
-from edgelm.export.awq import Smoothing
 from edgelm.export.kv_folding import KvFolding, LayerFolding
+from edgelm.groups import EMBEDDING, HEAD, groups, split_group, tensor_names
 
 
 class Moments(Protocol):
@@ -22,16 +23,6 @@ class Moments(Protocol):
         """[in_features, in_features]."""
 
 
-HEAD = "lm_head"
-EMBEDDING = "embedding"
-
-_PARTS = {
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.o": ("self_attn.o_proj",),
-    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down": ("mlp.down_proj",),
-}
-_FUSED = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.gate_up": ("mlp.gate_up_proj",)}
 _RESIDUAL = ("attention.o", "mlp.down")
 
 
@@ -41,7 +32,7 @@ class Weights:
 
     With a `folding`, keys, values and what reads them are evened out for an int8 cache. `energy`
     and `peaks` are what calibration saw (edgelm.export.calibrate.Calibration), `moments` the second
-    moments of inputs (edgelm.export.hessians). A `smoothing` evens out input channels.
+    moments of inputs (edgelm.hessians). A `smoothing` evens out input channels.
     """
 
     checkpoint: Checkpoint
@@ -53,20 +44,11 @@ class Weights:
 
     def groups(self) -> list[str]:
         """Every group that can have a precision of its own, in order of execution."""
-        spec = self.checkpoint.spec
-        layers = [f"layers.{i}.{part}" for i in range(spec.num_hidden_layers) for part in _PARTS]
-        return ([] if spec.tie_word_embeddings else [EMBEDDING]) + [*layers, HEAD]
+        return groups(self.checkpoint.spec)
 
     def tensor_names(self, group: str) -> list[str]:
         """The checkpoint's tensors that make up a group's matrix, in order of rows."""
-        spec = self.checkpoint.spec
-        if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
-            return ["model.embed_tokens.weight"]
-        if group == HEAD:
-            return ["lm_head.weight"]
-        layer, part = _split(group)
-        parts = _FUSED.get(part, _PARTS[part]) if spec.fused_projections else _PARTS[part]
-        return [f"model.layers.{layer}.{name}.weight" for name in parts]
+        return tensor_names(self.checkpoint.spec, group)
 
     def columns(self, group: str) -> int:
         """Inputs of a group's matrix."""
@@ -146,7 +128,7 @@ class Weights:
     def layer_folding(self, name: str) -> LayerFolding:
         """The folding of the layer that a group or norm belongs to."""
         assert self.folding is not None
-        return self.folding.layers[_split(name)[0]]
+        return self.folding.layers[split_group(name)[0]]
 
     def _factors(self, group: str) -> torch.Tensor | None:
         return self.smoothing.columns(group) if self.smoothing else None
@@ -177,8 +159,3 @@ class Weights:
     def _multiplier(self, group: str) -> float:
         spec = self.checkpoint.spec
         return spec.residual_multiplier if group.endswith(_RESIDUAL) else 1.0
-
-
-def _split(name: str) -> tuple[int, str]:
-    _, layer, part = name.split(".", 2)
-    return int(layer), part

@@ -1,6 +1,7 @@
 """A training in a process of its own, to be killed or to be one of several.
 
 python -m tests.compress.run_training FOLDER [--die-at STEP] [--die-saving STEP] [--sharded]
+    [--rounded]
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 
 from edgelm.compress.distill import distill
 from edgelm.compress.model import whole
+from edgelm.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
 
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("--die-saving", type=int)
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--sharded", action="store_true")
+    parser.add_argument("--rounded", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.sharded:
@@ -33,7 +36,9 @@ def main() -> None:
     teacher, student = teacher_and_student()
     settings = msgspec.structs.replace(SETTINGS, micro_batch=options.micro_batch)
     losses = []
-    for step in distill(student, teacher, rows(), settings, options.folder / "checkpoints"):
+    precision = (Int4(16), Int8(32)) if options.rounded else None
+    folder = options.folder / "checkpoints"
+    for step in distill(student, teacher, rows(), settings, folder, precision=precision):
         losses.append((step.step, step.loss))
         if step.step == options.die_at:
             os.kill(os.getpid(), signal.SIGKILL)

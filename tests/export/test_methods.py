@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.export.awq import Smoothing
-from edgelm.export.gptq import gptq
-from edgelm.export.hessians import Hessians
+from edgelm.awq import Smoothing
 from edgelm.export.hqq import hqq
 from edgelm.export.methods import METHODS, Rounding, quantize_by
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.weights import Weights
+from edgelm.gptq import gptq
+from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import quantize
 from tests.conftest import TinyFactory
@@ -54,8 +54,8 @@ def test_without_moments_levels_are_nearest() -> None:
 def test_better_methods_cost_less(calm: TinyFactory, tmp_path: Path) -> None:
     source = calm("llama")
     reference, weights = Reference(source.checkpoint), Weights(source.checkpoint)
-    hessians = Hessians(tmp_path, weights)
-    with hessians.watching(reference):
+    hessians = Hessians(tmp_path, weights.checkpoint.spec)
+    with hessians.watching(reference.model):
         reference.hidden_states(TOKENS)
     energy = {group: hessians[group].diagonal() for group in hessians.groups}
     smoothing = Smoothing.of(source.checkpoint.spec, energy)

@@ -10,6 +10,8 @@ scales fixed beforehand (the paper's "static groups"). The scales come from the 
 made up for it. On SmolLM2 these two choices take a fifth off the error that is left.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from edgelm.precision import Int4, Int8
@@ -31,6 +33,29 @@ def gptq(
 
     The scale of the moments does not matter. Memory beside the result is a few times [K, K].
     """
+    grid, parts = _compensated(weight, precision, hessian, positive_scales)
+    levels = torch.cat([levels for levels, _ in parts])
+    return Quantized(grid.bits, grid.group_size, levels, grid.scales, grid.zero_points)
+
+
+def compensate(
+    weight: torch.Tensor, precision: Int4 | Int8, hessian: torch.Tensor
+) -> tuple[torch.Tensor, Quantized]:
+    """The weights that `gptq` rounds, fp32 [N, K], and what it rounds them to.
+
+    Each weight is what it was just before its turn, when it had made up for the errors of those
+    rounded earlier. Training through the quantizer starts from them: rounded to nearest they
+    give GPTQ's levels, and a weight that was a close call stays one.
+    """
+    grid, parts = _compensated(weight, precision, hessian, positive_scales=False)
+    levels, weights = (torch.cat(one) for one in zip(*parts, strict=True))
+    return weights, Quantized(grid.bits, grid.group_size, levels, grid.scales, grid.zero_points)
+
+
+def _compensated(
+    weight: torch.Tensor, precision: Int4 | Int8, hessian: torch.Tensor, positive_scales: bool
+) -> tuple[Quantized, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """The grid of all rows, and slice by slice their levels and the weights rounded to them."""
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
     factor = _inverse_factor(hessian, order)
     conditional = torch.empty(len(order))
@@ -38,11 +63,10 @@ def gptq(
     conditional[order] = 1 / factor.square().sum(0)
     grid = quantize(weight, precision, conditional, positive_scales=positive_scales)
     rows = max(1, _ELEMENTS // weight.shape[1])
-    levels = [
-        _round(weight[at : at + rows], _slice(grid, at, at + rows), factor, order)
-        for at in range(0, len(weight), rows)
-    ]
-    return Quantized(grid.bits, grid.group_size, torch.cat(levels), grid.scales, grid.zero_points)
+    starts = range(0, len(weight), rows)
+    return grid, (
+        _round(weight[at : at + rows], _slice(grid, at, at + rows), factor, order) for at in starts
+    )
 
 
 def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -72,8 +96,11 @@ def _slice(grid: Quantized, start: int, stop: int) -> Quantized:
 
 def _round(
     weight: torch.Tensor, grid: Quantized, factor: torch.Tensor, order: torch.Tensor
-) -> torch.Tensor:
-    """Levels uint8 [N, blocks, group_size] of rows on a grid whose scales are given."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels uint8 [N, blocks, group_size] of rows on a grid whose scales are given.
+
+    Beside them the weights fp32 [N, K] that were rounded to them.
+    """
     blocks = (order // grid.group_size).tolist()
     scales = grid.scales.float().T.contiguous()
     zeros = torch.full_like(scales, grid.middle)
@@ -96,4 +123,6 @@ def _round(
     # What pads the last block keeps the level that it has on the grid: zero.
     result = grid.levels.flatten(1).clone()
     result[:, order] = levels.T.to(torch.uint8)
-    return result.unflatten(1, (-1, grid.group_size))  # type: ignore[no-any-return]
+    rounded = torch.empty_like(weight, dtype=torch.float32)
+    rounded[:, order] = left.T
+    return result.unflatten(1, (-1, grid.group_size)), rounded

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from edgelm.export.calibrate import calibrate
-from edgelm.export.hessians import Hessians
 from edgelm.export.reference import Reference
 from edgelm.export.weights import Weights
+from edgelm.hessians import Hessians
 from tests.conftest import Tiny, TinyFactory
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (3, 20)))
@@ -18,8 +18,8 @@ FAMILIES = ["llama", "llama-untied", "phi3", "olmo2", "gemma2"]
 
 def collected(source: Tiny, folder: Path) -> Hessians:
     reference = Reference(source.checkpoint)
-    hessians = Hessians(folder, Weights(source.checkpoint))
-    with hessians.watching(reference):
+    hessians = Hessians(folder, source.checkpoint.spec)
+    with hessians.watching(reference.model):
         for rows in TOKENS.split(2):
             reference.hidden_states(rows)
     return hessians
@@ -56,8 +56,8 @@ def test_equal_those_of_the_whole_model(tiny: TinyFactory, tmp_path: Path, name:
 def test_one_pass_serves_calibration_too(calm: TinyFactory, tmp_path: Path) -> None:
     source = calm("llama")
     reference, weights = Reference(source.checkpoint), Weights(source.checkpoint)
-    hessians = Hessians(tmp_path, weights)
-    with hessians.watching(reference):
+    hessians = Hessians(tmp_path, weights.checkpoint.spec)
+    with hessians.watching(reference.model):
         seen = calibrate(reference, TOKENS)
     for group in hessians.groups:
         names = weights.tensor_names(group)
@@ -66,7 +66,7 @@ def test_one_pass_serves_calibration_too(calm: TinyFactory, tmp_path: Path) -> N
 
 
 def test_nothing_has_run(calm: TinyFactory, tmp_path: Path) -> None:
-    hessians = Hessians(tmp_path, Weights(calm("llama").checkpoint))
+    hessians = Hessians(tmp_path, calm("llama").checkpoint.spec)
     with pytest.raises(KeyError, match="lm_head"):
         hessians["lm_head"]
 
@@ -76,7 +76,7 @@ def test_nothing_is_added_outside_of_the_block(calm: TinyFactory, tmp_path: Path
     hessians = collected(source, tmp_path)
     before = hessians["lm_head"].clone()
     reference = Reference(source.checkpoint)
-    with hessians.watching(reference):
+    with hessians.watching(reference.model):
         pass
     reference.hidden_states(TOKENS)
     assert torch.equal(hessians["lm_head"], before)

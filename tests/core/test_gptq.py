@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgelm.export.gptq import gptq
+from edgelm.gptq import gptq
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import Quantized, quantize
 
@@ -98,7 +98,7 @@ def test_same_input_same_result(weight: torch.Tensor, hessian: torch.Tensor) -> 
 def test_rows_are_independent_of_how_they_are_sliced(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = random(64, 96, seed=6), correlated(96)
     whole = gptq(weight, Int4(32), moments)
-    monkeypatch.setattr("edgelm.export.gptq._ELEMENTS", 96 * 10)
+    monkeypatch.setattr("edgelm.gptq._ELEMENTS", 96 * 10)
     sliced = gptq(weight, Int4(32), moments)
     # A matrix product may round differently with other shapes, which can tip a level.
     assert (whole.levels == sliced.levels).float().mean() > 0.99

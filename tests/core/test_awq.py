@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgelm.export.awq import Smoothing, factors
+from edgelm.awq import Smoothing, factors
 from edgelm.export.methods import METHODS, Rounding
 from edgelm.export.weights import Weights
 from edgelm.precision import Int4

@@ -11,40 +11,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from edgelm.export.reference import Reference
-from edgelm.export.weights import EMBEDDING, HEAD, Weights
+from edgelm.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec import DecoderSpec
+from edgelm.tensors import tensor_shapes
 
 
 class Hessians:
-    """Second moments by group, collected while a reference runs and read back afterwards.
+    """Second moments by group, collected while a model runs and read back afterwards.
 
     Args:
         folder: an existing scratch folder; a file a group is written there and stays.
-        weights: whose groups to watch. The embedding has none: its inputs are tokens.
+        spec: of the decoder whose groups to watch. The embedding has none: its inputs are tokens.
     """
 
-    def __init__(self, folder: Path, weights: Weights) -> None:
+    def __init__(self, folder: Path, spec: DecoderSpec) -> None:
         self.folder = folder
-        self._names = {
-            group: weights.tensor_names(group)[0].removesuffix(".weight")
-            for group in weights.groups()
-            if group != EMBEDDING
-        }
-        shapes = weights.checkpoint.shapes
-        self._channels = {group: shapes[weights.tensor_names(group)[0]][1] for group in self._names}
-        self._tokens = dict.fromkeys(self._names, 0)
+        shapes = tensor_shapes(spec)
+        first = {group: tensor_names(spec, group)[0] for group in groups(spec)}
+        first.pop(EMBEDDING, None)
+        self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
+        self._channels = {group: shapes[name][1] for group, name in first.items()}
+        self._tokens = dict.fromkeys(first, 0)
 
     @contextmanager
-    def watching(self, reference: Reference) -> Iterator[None]:
-        """Add up the inputs of every group in whatever the reference runs in this block."""
-        model = reference.model
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Add up the inputs of every group in whatever the model runs in this block.
+
+        `model` is a causal language model of transformers; its head need not run.
+        """
         hooks = [
-            # The head is applied elsewhere, to what the last norm returns.
-            model.model.norm.register_forward_hook(lambda _, __, output: self._add(HEAD, output))
+            # What the last norm returns is what the head is applied to, wherever that is done.
+            model.get_submodule("model.norm").register_forward_hook(
+                lambda _, __, output: self._add(HEAD, output)
+            )
             if group == HEAD
             else model.get_submodule(name).register_forward_pre_hook(self._watch(group))
-            for group, name in self._names.items()
+            for group, name in self._modules.items()
         ]
         try:
             yield
@@ -55,7 +59,7 @@ class Hessians:
     @property
     def groups(self) -> list[str]:
         """The groups that are watched."""
-        return list(self._names)
+        return list(self._modules)
 
     def __getitem__(self, group: str) -> torch.Tensor:
         """Second moments of a group's input channels, fp32 [K, K].
@@ -73,7 +77,10 @@ class Hessians:
     def _add(self, group: str, inputs: Any) -> None:
         rows = inputs.detach().flatten(0, -2).float()
         total = self._sum(group)
-        torch.addmm(total, rows.T, rows, out=total)
+        if rows.device == total.device:
+            torch.addmm(total, rows.T, rows, out=total)
+        else:
+            total += (rows.T @ rows).cpu()
         self._tokens[group] += len(rows)
 
     def _sum(self, group: str) -> torch.Tensor:
