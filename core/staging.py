@@ -6,8 +6,8 @@ process left behind is removed by the next one that writes to the same place.
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgelm.errors import BadInput
@@ -62,6 +62,38 @@ def replace_file(target: Path, content: bytes) -> None:
         staging.unlink(missing_ok=True)
 
 
+def remove_abandoned_files(folder: Path) -> None:
+    """Remove what killed processes left of files that `replace_file` was writing here."""
+    for path in folder.glob(".*.partial-*"):
+        if path.is_file() and _is_abandoned(path):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time into this block for a folder; `waits` is called before waiting.
+
+    The lock ends with the process that holds it. Without file locks (Windows, some network file
+    systems) all are let in.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _sibling(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
 
@@ -89,13 +121,17 @@ def _sync(folder: Path) -> None:
 
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{target.name}.*-*"):
-        pid = path.name.rpartition("-")[2]
-        # Our own pid: in a container every process may have the pid of the one before.
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if _is_abandoned(path):
             if f".{target.name}.old-" in path.name and not target.exists():
                 path.rename(target)  # killed between the two renames: the old one comes back
             else:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(path: Path) -> bool:
+    pid = path.name.rpartition("-")[2]
+    # Our own pid: in a container every process may have the pid of the one before.
+    return pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid)))
 
 
 def _alive(pid: int) -> bool:

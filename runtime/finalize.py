@@ -25,22 +25,24 @@ from edgelm.devices.detect import detect
 from edgelm.devices.memory import available_bytes
 from edgelm.devices.memory_need import compile_bytes
 from edgelm.devices.tensorrt.build import Built, Job, check_dialect, compile_engine
-from edgelm.devices.tensorrt.engine_file import save_engine
+from edgelm.devices.tensorrt.engine_file import ENGINES, save_engine
 from edgelm.devices.tensorrt.versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed
 from edgelm.gate_sample import measure_sample, read_sample
 from edgelm.gates import GateResult, passes
 from edgelm.hashing import file_sha256
 from edgelm.runtime.cuda import Gpu, find_gpu
-from edgelm.staging import replace_file
+from edgelm.staging import alone_in, remove_abandoned_files, replace_file
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
 
-def finalize(folder: Path, *, progress: Progress = log.info) -> Manifest:
+def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) -> Manifest:
     """Compile the engine of a pending bundle, or compile it again.
+
+    One process at a time does; others wait. `anew=False` takes an engine that is there by then.
 
     Raises:
         BadInput: the bundle runs without a compiled engine.
@@ -56,6 +58,27 @@ def finalize(folder: Path, *, progress: Progress = log.info) -> Manifest:
             "finalize; run it with edge-run"
         )
     _check_writable(folder)
+    with alone_in(folder, lambda: progress("another process is compiling it: waiting")):
+        manifest = read_manifest(folder)
+        if manifest.engines and not anew:
+            return manifest
+        _remove_unnamed(folder, manifest)
+        return _compile(folder, manifest, progress)
+
+
+def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Remove engines that killed processes left, whole or half."""
+    remove_abandoned_files(folder)
+    if not (engines := folder / ENGINES).is_dir():
+        return
+    remove_abandoned_files(engines)
+    named = {folder / one.file for one in manifest.engines}
+    for path in engines.glob("*.engine"):
+        if path not in named:
+            path.unlink(missing_ok=True)
+
+
+def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
     _verify_graph(folder, manifest)
     family = manifest.engine.name
     version = str(load_module(family).__version__)

@@ -203,7 +203,7 @@ def load(
         from edgelm.runtime.finalize import finalize
 
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
-        manifest = finalize(folder, progress=log.warning)
+        manifest = finalize(folder, anew=False, progress=log.warning)
     if threads is not None and threads < 1:
         raise BadInput(f"threads is {threads}, expected at least 1")
     if check_hashes:

@@ -10,7 +10,7 @@ from edgelm.devices.tensorrt.versions import PROFILES, RTX
 from edgelm.devices.trust import trust
 from edgelm.staging import replace_file
 
-_FOLDER = "engines"
+ENGINES = "engines"
 
 
 def save_engine(
@@ -31,7 +31,7 @@ def save_engine(
     digest = sha256(built.content).hexdigest()
     gpus = "-".join(f"sm{sm}" for sm in sms)
     library = "rtx" if family == RTX else family
-    stem = f"{_FOLDER}/{gpus}-{library}{built.version}-{digest[:8]}"
+    stem = f"{ENGINES}/{gpus}-{library}{built.version}-{digest[:8]}"
     replace_file(folder / f"{stem}.engine", built.content)
     trust(digest)
     return CompiledEngine(

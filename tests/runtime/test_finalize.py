@@ -5,9 +5,13 @@ that the gate on the engine is a real one.
 """
 
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -121,6 +125,53 @@ def test_a_kill_before_the_manifest_is_written(
     with pytest.raises(BadBundle, match="is not compiled yet; compile it: edge-export --finalize"):
         open_session(bundle, read_manifest(bundle), capacity=64)
     assert not finalize.finalize(bundle).pending
+
+
+@pytest.mark.parametrize(("when", "left"), [("compiling", 0), ("saving", 1), ("recording", 1)])
+def test_kill_9_and_start_again(bundle: Path, orin: FakeCuda, when: str, left: int) -> None:
+    before = contents(bundle)
+    command = [sys.executable, "-m", "tests.runtime.die_finalizing", str(bundle), when]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert contents(bundle).items() >= before.items()
+    assert len(contents(bundle)) == len(before) + left
+    assert read_manifest(bundle).pending
+    with pytest.raises(BadBundle, match="is not compiled yet"):
+        open_session(bundle, read_manifest(bundle), capacity=64)
+    [engine] = finalize.finalize(bundle).engines
+    assert [*(bundle / "engines").iterdir()] == [bundle / engine.file], "no half is left"
+
+
+def test_what_a_killed_process_compiled_is_removed(bundle: Path, orin: FakeCuda) -> None:
+    (bundle / "engines").mkdir()
+    (bundle / "engines" / "sm87-tensorrt10.16-0badbeef.engine").write_bytes(b"of another build")
+    [engine] = finalize.finalize(bundle).engines
+    assert [*(bundle / "engines").iterdir()] == [bundle / engine.file]
+
+
+def test_two_processes_compile_once(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one waits for the first and takes its engine."""
+    compiling, waiting, calls = Event(), Event(), []
+
+    def slow(job: Job, progress: Any) -> Built:
+        calls.append(job)
+        compiling.set()
+        assert waiting.wait(60)
+        return compiled(job, progress)
+
+    def say(line: str) -> None:
+        if "another process is compiling it" in line:
+            waiting.set()
+
+    monkeypatch.setattr(finalize, "compile_engine", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(finalize.finalize, bundle, anew=False)
+        assert compiling.wait(60)
+        second = pool.submit(finalize.finalize, bundle, anew=False, progress=say)
+        assert second.result(120) == first.result(120) == read_manifest(bundle)
+    assert len(calls) == 1
 
 
 def test_an_engine_that_computes_something_else_is_not_kept(
