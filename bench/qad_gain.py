@@ -1,12 +1,12 @@
 """What quantization-aware distillation gains over rounding afterwards, at equal tokens.
 
     python -m edgelm.bench.qad_gain STUDENT --teacher TEACHER --data train.jsonl \
-      --held-out valid.jsonl --tokens 200000 -o qad/
+      --held-out valid.jsonl --tokens 500000 -o qad/
 
 The student is distilled on so many tokens and then rounded by export's methods, calibrated on the
 same data; beside it the same student learns through the quantizer on the same tokens. Without
---teacher the student is its own: distilling changes nothing then, and is left out. Layers int4, the
-head (and a tied embedding) int8. Judged by KL to the teacher on held-out rows.
+--teacher the student is its own: distilling changes nothing then, and is left out. Judged
+by KL to the teacher on held-out rows.
 """
 
 import argparse
@@ -28,14 +28,13 @@ from edgelm.compress.text_quality import distance_to_teacher
 from edgelm.export.methods import METHODS, Rounding
 from edgelm.export.reference import Reference
 from edgelm.export.weights import Weights
-from edgelm.groups import HEAD
+from edgelm.groups import EMBEDDING, HEAD
 from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 
 _LENGTH = 512
 _CALIBRATION_ROWS = 64
 _METHODS = ("rtn", "auto")
-_HEAD = Int8()
 
 
 def main() -> int:
@@ -46,10 +45,11 @@ def main() -> int:
     add("--teacher", help="(default: the student)")
     add("--data", required=True, help="text to distil and calibrate on")
     add("--held-out", required=True, help="text to judge on")
-    add("--tokens", type=int, default=200_000, help="to train on (default: 200000)")
+    add("--tokens", type=int, default=500_000, help="to train on (default: 500000)")
     add("--rows", type=int, default=32, help="of 512 tokens to judge on (default: 32)")
     add("--group-size", type=int, default=64, help="of int4 (default: 64)")
-    add("--learning-rate", type=float, default=1e-4, help="(default: 1e-4)")
+    add("--head", choices=("int4", "int8"), default="int8", help="its precision (default: int8)")
+    add("--learning-rate", type=float, default=7e-5, help="(default: 7e-5)")
     add("-o", "--out", type=Path, required=True, help="folder for checkpoints; resumes")
     options = parser.parse_args()
     return run_command(lambda: _run(options))
@@ -57,6 +57,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> None:
     precision = Int4(options.group_size)
+    head = precision if options.head == "int4" else Int8()
     tokenizer = load_tokenizer(options.student)
     options.out.mkdir(parents=True, exist_ok=True)
     data = _rows(options.data, tokenizer, options.out / "data.npy", None)
@@ -64,9 +65,11 @@ def _run(options: argparse.Namespace) -> None:
     held = _rows(options.held_out, tokenizer, options.out / "held.npy", most)
     judged = held.batch(range(len(held)))
     teacher = load_model(options.teacher or options.student, dtype=torch.bfloat16)
-    settings = Distillation(tokens=options.tokens, learning_rate=options.learning_rate)
+    settings = Distillation(
+        tokens=options.tokens, learning_rate=options.learning_rate, weight_decay=0.0
+    )
     print(describe_machine(torch.get_num_threads()))
-    print(f"layers {precision}, head {_HEAD}, {options.tokens:,} tokens")
+    print(f"layers {precision}, head {head}, {options.tokens:,} tokens")
 
     source = options.student
     if options.teacher:
@@ -76,10 +79,10 @@ def _run(options: argparse.Namespace) -> None:
         save_model(student, tokenizer, source, torch.float32)
     calibration = torch.cat(list(calibration_rows(data, _CALIBRATION_ROWS, _CALIBRATION_ROWS)))
     _report("not rounded", load_model(source), teacher, judged)
-    for name, rounded in _rounded(source, calibration, precision):
+    for name, rounded in _rounded(source, calibration, precision, head):
         _report(f"rounded by {name}", rounded, teacher, judged)
     student = load_model(options.student)
-    _train(student, teacher, data, settings, options.out / "qad", (precision, _HEAD))
+    _train(student, teacher, data, settings, options.out / "qad", (precision, head))
     save_model(student, tokenizer, options.out / "student", torch.float32)
     _report("QAD", student, teacher, judged)
 
@@ -105,7 +108,7 @@ def _train(
 
 
 def _rounded(
-    source: str | Path, calibration: torch.Tensor, precision: Int4
+    source: str | Path, calibration: torch.Tensor, precision: Int4, head: Int4 | Int8
 ) -> Iterator[tuple[str, Model]]:
     """The source with its matrices rounded by each of export's methods."""
     checkpoint = open_checkpoint(source)
@@ -124,7 +127,7 @@ def _rounded(
             for group in weights.groups():
                 names = weights.tensor_names(group)
                 stored = [checkpoint.tensor(one).float() for one in names]
-                wanted = _HEAD if group == HEAD else precision
+                wanted = head if group in (HEAD, EMBEDDING) else precision
                 matrix = rounding(group, torch.cat(stored), wanted)
                 parts = matrix.split([tensor.shape[0] for tensor in stored])
                 for one, part in zip(names, parts, strict=True):

@@ -4,7 +4,8 @@
 
 Only weights are rounded, in the reference model itself: what an engine adds (int8 activations, an
 int8 cache) is not in the figures, so that methods can be told apart. It takes memory for the whole
-model in fp32.
+model in fp32. With --speed, every precision is exported and measured too; methods do not differ
+in it.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 
 from edgelm.awq import Smoothing
 from edgelm.bench.machine import Machine, describe_machine
+from edgelm.bench.precision_speed import Speed, precision_speeds
 from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import run_command
 from edgelm.export.allocate import stored_bytes
@@ -45,6 +47,7 @@ class Row(msgspec.Struct, frozen=True):
     precision: str
     weight_bytes: int
     figures: Figures
+    speed: Speed | None = None
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -63,14 +66,19 @@ class Curve(msgspec.Struct, frozen=True):
             f"{self.source} on {self.text} ({self.rows[0].figures.tokens:,} tokens), calibrated on "
             f"{self.calibration}, {self.machine.cpu}:",
             "",
-            "| method | weights | MB | KL | top-1 | perplexity |",
-            "|---|---|---:|---:|---:|---:|",
+            "| method | weights | MB | KL | top-1 | perplexity | pp512 tok/s | tg32@d512 tok/s |",
+            "|---|---|---:|---:|---:|---:|---:|---:|",
         ]
         for row in self.rows:
             figures = row.figures
             lines.append(
                 f"| {row.method} | {row.precision} | {row.weight_bytes / 1e6:.1f} | "
-                f"{figures.kl:.4f} | {figures.top1:.1%} | ×{figures.perplexity_ratio:.3f} |"
+                f"{figures.kl:.4f} | {figures.top1:.1%} | ×{figures.perplexity_ratio:.3f} | "
+                + (
+                    f"{speed.prompt_tokens_per_second:.0f} | {speed.tokens_per_second:.0f} |"
+                    if (speed := row.speed)
+                    else "| |"
+                )
             )
         return "\n".join(lines) + "\n"
 
@@ -139,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the table")
     add("--text", type=Path, default=GATE, metavar="FILE", help="judged on (default: built in)")
     add("--calibration", type=Path, default=CALIBRATION, metavar="FILE", help="(default: built in)")
+    add("--speed", type=int, default=0, metavar="ROUNDS", help="measure it too (default: no)")
     add("--methods", default=",".join(METHODS), metavar="A,B", help="default: all")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _run(arguments))
@@ -158,6 +167,12 @@ def _run(arguments: argparse.Namespace) -> None:
     for row in rows(checkpoint, calibration, text, arguments.methods.split(",")):
         print(f"{row.method} {row.precision}: KL {row.figures.kl:.4f}", file=sys.stderr, flush=True)
         found.append(row)
+    if arguments.speed:
+        threads = torch.get_num_threads()
+        speeds = precision_speeds(
+            arguments.source, _PRECISIONS, rounds=arguments.speed, threads=threads
+        )
+        found = [msgspec.structs.replace(row, speed=speeds.get(row.precision)) for row in found]
     machine = describe_machine(torch.get_num_threads())
     name = checkpoint.path.name
     curve = Curve(name, text.name, text.sha256, calibration.name, machine, found)

@@ -77,7 +77,8 @@ class Correct(Stage, frozen=True, forbid_unknown_fields=True):
     """
 
     tokens: int = 500_000
-    learning_rate: float = 1e-4
+    learning_rate: float = 7e-5
+    weight_decay: float = 0.0
     batch_size: int = 8
     micro_batch: int = 4
 
@@ -135,7 +136,7 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     """Quantization-aware distillation to the precision that export will use.
 
     group_size and symmetric are of layers and head alike, as export's options are; None is each
-    precision's own.
+    precision's own. Weights do not decay: that would move them off the levels that they are on.
     """
 
     precision: Literal["int4", "int8"] = "int4"
@@ -143,7 +144,8 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     symmetric: bool | None = None
     head: Literal["int4", "int8"] = "int8"
     tokens: int = 500_000
-    learning_rate: float = 1e-4
+    learning_rate: float = 7e-5
+    weight_decay: float = 0.0
     batch_size: int = 8
     micro_batch: int = 8
 

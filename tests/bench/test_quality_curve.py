@@ -9,6 +9,19 @@ from edgelm.bench.quality_curve import Curve, main
 from tests.tiny_chat import save_tiny_chat
 
 
+def test_speed_of_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save_tiny_chat(tmp_path / "source", context=2048)
+    out = tmp_path / "out"
+    assert main([str(source), "-o", str(out), "--methods", "rtn", "--speed", "1"]) == 0
+    curve = msgspec.json.decode((out / "curve.json").read_bytes(), type=Curve)
+    assert len(curve.rows) == 6
+    for row in curve.rows:
+        assert row.speed is not None
+        # A prompt's tokens pass together, later ones one by one.
+        assert row.speed.prompt_tokens_per_second > row.speed.tokens_per_second > 0
+    assert capsys.readouterr().out.count("| int4 ") == 5
+
+
 def test_better_methods_and_more_bits_are_nearer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
