@@ -98,7 +98,10 @@ def _start(
     if moments is None or isinstance(precision, Int8):  # at 8 bits compensation gains nothing
         importance = None if moments is None else moments.diagonal()
         return Grid.of(quantize(weight, precision, importance))
-    compensated, quantized = compensate(weight, precision, moments)
+    # Positive scales, where there are no zero points: every engine's kernels read them.
+    compensated, quantized = compensate(
+        weight, precision, moments, positive_scales=precision.symmetric
+    )
     parameter.copy_(compensated)
     return Grid.of(quantized)
 

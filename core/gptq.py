@@ -39,7 +39,11 @@ def gptq(
 
 
 def compensate(
-    weight: torch.Tensor, precision: Int4 | Int8, hessian: torch.Tensor
+    weight: torch.Tensor,
+    precision: Int4 | Int8,
+    hessian: torch.Tensor,
+    *,
+    positive_scales: bool = False,
 ) -> tuple[torch.Tensor, Quantized]:
     """The weights that `gptq` rounds, fp32 [N, K], and what it rounds them to.
 
@@ -47,7 +51,7 @@ def compensate(
     rounded earlier. Training through the quantizer starts from them: rounded to nearest they
     give GPTQ's levels, and a weight that was a close call stays one.
     """
-    grid, parts = _compensated(weight, precision, hessian, positive_scales=False)
+    grid, parts = _compensated(weight, precision, hessian, positive_scales)
     levels, weights = (torch.cat(one) for one in zip(*parts, strict=True))
     return weights, Quantized(grid.bits, grid.group_size, levels, grid.scales, grid.zero_points)
 

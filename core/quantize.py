@@ -7,6 +7,7 @@ on calibration text (the idea of llama.cpp's importance matrix). On SmolLM2 that
 0.40 to 0.24 at groups of 32. Zero points are integers that the range makes exact, never clamped.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,9 +17,13 @@ import torch
 from edgelm.precision import Int4, Int8
 
 # Fractions of the full range that are tried at 4 bits. Below 0.7 nothing wins on real weights.
-# Above one, the range of a block that uses fewer levels than there are: what was rounded before
+# Above one, the range of a block that uses a level less than there are.
+_FRACTIONS = (15 / 14, 8 / 7, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+# Ranges of blocks that use fewer: taken only where nothing is lost, so that what was rounded before
 # (by QAD, or in a quantized source) is found again as it is.
-_FRACTIONS = (15 / 14, 8 / 7, 5 / 4, 4 / 3, 3 / 2, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+_COARSE_SYMMETRIC = (7 / 6, 8 / 6, 7 / 5, 8 / 5)
+_COARSE_ASYMMETRIC = (15 / 12, 15 / 11, 15 / 10)
+_NOTHING = 1e-6  # of the block's weighted squares
 _REFITS = 3
 
 
@@ -71,9 +76,10 @@ def quantize(
     importance = torch.ones(columns) if importance is None else importance
     ranges = _positive if positive_scales else _symmetric
     ranges = ranges if precision.symmetric else _asymmetric
+    coarse = _COARSE_SYMMETRIC if precision.symmetric else _COARSE_ASYMMETRIC
     rows = max(1, (1 << 21) // columns)
     parts = [
-        _quantize_rows(part, bits, precision.group_size, ranges, importance)
+        _quantize_rows(part, bits, precision.group_size, ranges, coarse, importance)
         for part in weight.split(rows)
     ]
     levels, scales, zeros = zip(*parts, strict=True)
@@ -108,7 +114,12 @@ class _Fit(NamedTuple):
 
 
 def _quantize_rows(
-    weight: torch.Tensor, bits: int, group_size: int, ranges: _Ranges, importance: torch.Tensor
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    ranges: _Ranges,
+    coarse: tuple[float, ...],
+    importance: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     padding = (0, -weight.shape[1] % group_size)
     blocks = torch.nn.functional.pad(weight.float(), padding).unflatten(1, (-1, group_size))
@@ -131,6 +142,12 @@ def _quantize_rows(
             products = (counts * steps * blocks).sum(-1)
             squares = (counts * steps * steps).sum(-1).clamp(min=1e-30)
             best = best.better(fit(representable(products / squares), best.zeros))
+        least = _NOTHING * (counts * blocks.square()).sum(-1)
+        for fraction in coarse:
+            found = fit(*ranges(blocks, top, fraction))
+            best = best.better(
+                found._replace(error=found.error.where(found.error < least, math.inf))
+            )
     return best.levels.to(torch.uint8), best.scales.half(), best.zeros.to(torch.uint8)
 
 

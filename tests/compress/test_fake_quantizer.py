@@ -261,6 +261,19 @@ def test_export_finds_the_same_weights(
         assert alike.float().mean() >= share, group
 
 
+@pytest.mark.parametrize("positive", [False, True], ids=["onnxruntime", "tensorrt"])
+def test_levels_without_zero_points_are_every_engines(trained: Trained, positive: bool) -> None:
+    """TensorRT has no negative scales, so that it lacks a level on one side."""
+    precision = Int4(32, symmetric=True)
+    student = load_model(trained(precision, precision))
+    for key, weight in weights(student).items():
+        if weight.ndim == 2:
+            again = quantize(weight, precision, positive_scales=positive)
+            found = blocks(again.dequantize(weight.shape[1]), precision.group_size)
+            alike = (found == blocks(weight, precision.group_size)).all(-1)
+            assert alike.float().mean() >= 0.999, key
+
+
 def exported_alike(
     bundle: Path, student: Weights, precision: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
