@@ -95,13 +95,13 @@ def _start(
     parameter: torch.nn.Parameter, precision: Int4 | Int8, moments: torch.Tensor | None
 ) -> Grid:
     weight = parameter.detach().float().cpu()
-    if moments is None or isinstance(precision, Int8):  # at 8 bits compensation gains nothing
-        importance = None if moments is None else moments.diagonal()
-        return Grid.of(quantize(weight, precision, importance))
-    # Positive scales, where there are no zero points: every engine's kernels read them.
-    compensated, quantized = compensate(
-        weight, precision, moments, positive_scales=precision.symmetric
-    )
+    if isinstance(precision, Int8):  # at 8 bits compensation gains nothing
+        return Grid.of(quantize(weight, precision, None if moments is None else moments.diagonal()))
+    # Where there are no zero points, scales are positive: every engine's kernels read those.
+    positive = precision.symmetric
+    if moments is None:
+        return Grid.of(quantize(weight, precision, positive_scales=positive))
+    compensated, quantized = compensate(weight, precision, moments, positive_scales=positive)
     parameter.copy_(compensated)
     return Grid.of(quantized)
 
