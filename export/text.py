@@ -2,10 +2,12 @@
 
 Two small texts of our own come with the package, on different subjects: one to calibrate on, one
 for the gate. `--calibration` and `--gate-text` take the user's own instead: JSONL with a `text`
-field, or plain text.
+field, or plain text, gzipped or not.
 """
 
+import gzip
 import json
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,16 +69,25 @@ def read_passage(
     return Passage(tokens, path.name, file_sha256(path))
 
 
+def _read(path: Path) -> str:
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    return content.decode("utf-8")
+
+
 def _documents(path: Path) -> list[str]:
     try:
-        content = path.read_text(encoding="utf-8")
+        content = _read(path)
     except FileNotFoundError:
         raise BadInput(f"no such text file: {path}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise BadInput(f"{path} is no whole gzip file; expected gzipped text") from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; expected a text file") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
-    if path.suffix != ".jsonl":
+    if not path.name.removesuffix(".gz").endswith(".jsonl"):
         return [content]
     documents = []
     # Not splitlines: JSON may hold U+2028 and its like unescaped.

@@ -1,5 +1,6 @@
 """Texts cut into sequences of tokens; what cannot be used is named."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_jsonl_is_joined(tmp_path: Path, tokenizer: Tokenizer) -> None:
     passage = read_passage(path, tokenizer, vocab_size=VOCAB, context=8)
     expected = tokenizer.encode("The miller waits.\n\nWhy?", add_special_tokens=False).ids
     assert passage.tokens[0].tolist() == expected[:8]
+
+
+def test_gzip(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    lines = "".join(json.dumps({"text": f"The miller waits {n}."}) + "\n" for n in range(40))
+    plain = write(tmp_path / "t.jsonl", lines)
+    packed = tmp_path / "t.jsonl.gz"
+    packed.write_bytes(gzip.compress(lines.encode()))
+    ours, theirs = (
+        read_passage(path, tokenizer, vocab_size=VOCAB, context=32) for path in (packed, plain)
+    )
+    assert torch.equal(ours.tokens, theirs.tokens)
+    assert (ours.name, ours.sha256) == ("t.jsonl.gz", file_sha256(packed))
+    for damaged in (packed.read_bytes()[:-20], b"plain"):
+        packed.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"t\.jsonl\.gz is no whole gzip file"):
+            read_passage(packed, tokenizer, vocab_size=VOCAB, context=32)
 
 
 def test_at_most_eight_sequences_of_512(tokenizer: Tokenizer) -> None:
