@@ -21,15 +21,15 @@ import torch
 from edgelm.bench.machine import describe_machine
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.command import run_command
-from edgelm.devices.profile import profile_names
+from edgelm.devices.profile import load_profiles
 from edgelm.precision import describe
-
-_LAST_LINES = 600  # characters of a failed command's output that are kept
+from edgelm.staging import replace_file
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """What one command left; `error` is the end of its output if it failed."""
+    """What one command left; `error` is the last line of its output if it failed."""
 
+    model: str
     target: str
     engine: str
     precision: str
@@ -48,9 +48,9 @@ class Exported(msgspec.Struct, frozen=True):
     top1: float | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """What was asked for."""
-        return self.target, self.engine, self.precision
+        return self.model, self.target, self.engine, self.precision
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,11 +73,12 @@ def _run(arguments: argparse.Namespace) -> None:
     found = msgspec.json.decode(path.read_bytes(), type=list[Exported]) if path.exists() else []
     names = arguments.targets.split(",") if arguments.targets else _devices()
     for name in names:
-        if any(one.key == (name, arguments.engine, arguments.precision) for one in found):
+        asked = (arguments.model, name, arguments.engine, arguments.precision)
+        if any(one.key == asked for one in found):
             continue
         one = export_once(arguments.model, name, arguments.engine, arguments.precision, out)
         found.append(one)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        replace_file(path, msgspec.json.format(msgspec.json.encode(found)))
         print(f"{name}: exit {one.exit_code}, {one.seconds:.0f} s", file=sys.stderr, flush=True)
     print(describe_machine(torch.get_num_threads()))
     print(table(found))
@@ -85,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _devices() -> list[str]:
     """All profiles but this machine's own and those of data centres."""
-    return [name for name in profile_names() if name != "cpu" and not name.startswith("h")]
+    return [one.name for one in load_profiles() if one.form not in ("host", "datacenter")]
 
 
 def export_once(model: str, target: str, engine: str, precision: str, out: Path) -> Exported:
@@ -98,12 +99,17 @@ def export_once(model: str, target: str, engine: str, precision: str, out: Path)
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = round(time.monotonic() - start, 1)
-    asked = Exported(target, engine, precision, done.returncode, seconds)
+    asked = Exported(model, target, engine, precision, done.returncode, seconds)
     if done.returncode:
-        return msgspec.structs.replace(asked, error=done.stderr[-_LAST_LINES:])
+        return msgspec.structs.replace(asked, error=_last_line(done.stderr))
     found = _described(asked, read_manifest(bundle))
     shutil.rmtree(bundle)
     return found
+
+
+def _last_line(output: str) -> str:
+    lines = output.strip().splitlines()
+    return lines[-1] if lines else "ended without a word"
 
 
 def _described(asked: Exported, manifest: Manifest) -> Exported:
@@ -144,7 +150,7 @@ def table(found: list[Exported]) -> str:
 def _cells(one: Exported) -> tuple[str, ...]:
     engine = "pending" if one.pending else f"{one.engine_bytes / 1e6:.1f} MB"
     if one.exit_code:
-        engine = one.error.strip().splitlines()[-1][:120]
+        engine = one.error[:120]
     precision = f"{one.precision}: {one.mixture}" if one.precision == "auto" else one.precision
     return (
         precision,

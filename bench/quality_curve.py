@@ -167,18 +167,29 @@ def _run(arguments: argparse.Namespace) -> None:
     for row in rows(checkpoint, calibration, text, arguments.methods.split(",")):
         print(f"{row.method} {row.precision}: KL {row.figures.kl:.4f}", file=sys.stderr, flush=True)
         found.append(row)
+    threads = torch.get_num_threads()
+    curve = Curve(
+        checkpoint.path.name,
+        text.name,
+        text.sha256,
+        calibration.name,
+        describe_machine(threads),
+        found,
+    )
+    _write(curve, arguments.out)  # before speed, which may fail for reasons of its own
     if arguments.speed:
-        threads = torch.get_num_threads()
         speeds = precision_speeds(
             arguments.source, _PRECISIONS, rounds=arguments.speed, threads=threads
         )
-        found = [msgspec.structs.replace(row, speed=speeds.get(row.precision)) for row in found]
-    machine = describe_machine(torch.get_num_threads())
-    name = checkpoint.path.name
-    curve = Curve(name, text.name, text.sha256, calibration.name, machine, found)
-    (arguments.out / "curve.json").write_bytes(msgspec.json.format(msgspec.json.encode(curve)))
-    (arguments.out / "curve.md").write_text(curve.markdown(), encoding="utf-8")
+        measured = [msgspec.structs.replace(row, speed=speeds.get(row.precision)) for row in found]
+        curve = msgspec.structs.replace(curve, rows=measured)
+        _write(curve, arguments.out)
     print(curve.markdown(), end="")
+
+
+def _write(curve: Curve, out: Path) -> None:
+    (out / "curve.json").write_bytes(msgspec.json.format(msgspec.json.encode(curve)))
+    (out / "curve.md").write_text(curve.markdown(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ _PREFIX = "step-"
 # Settings that change how a run computes, or how far it goes, but not what.
 _PASSING = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
+_POLL_SECONDS = 0.2
 
 
 class Checkpoints:
@@ -56,6 +58,9 @@ class Checkpoints:
                 write(staging)
                 _sync(staging)
             staging.rename(path)
+        # It may take longer than a barrier waits.
+        while not path.is_file():
+            time.sleep(_POLL_SECONDS)
         self.accelerator.wait_for_everyone()
         return path
 

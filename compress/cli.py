@@ -114,7 +114,7 @@ def export_command(recipe: "Recipe", student: Path) -> str:
 
     words = ["edge-export", str(student), "--target", recipe.target.name]
     if recipe.qad and not recipe.align:
-        layers, head = recipe.qad.rounding
+        layers, head = recipe.rounding
         words += ["--precision", recipe.qad.precision, "--method", "rtn"]
         if recipe.qad.group_size is not None:
             words += ["--group-size", str(layers.group_size)]

@@ -7,6 +7,7 @@ the checkpoint of a step, a run that was killed therefore continues to the same 
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from edgelm.compress.head_loss import Objective
 from edgelm.compress.hidden_loss import LayerMap
 from edgelm.compress.losses import Kind
 from edgelm.compress.model import Model
-from edgelm.compress.qad_start import read_start, start_rounded, write_start
+from edgelm.compress.qad_start import read_start, start_of, start_rounded, write_start
 from edgelm.compress.teacher_cache import TeacherCache
 from edgelm.errors import BadInput, Diverged
 from edgelm.precision import Int4, Int8
@@ -222,13 +223,19 @@ class _Run:
 
     def _start(self, student: Model, precision: tuple[Int4 | Int8, Int4 | Int8]) -> dict[str, Grid]:
         """Make the student ready to be rounded, as the first start of this run did."""
+        of = start_of(student, *precision)
 
         def write(path: Path) -> None:
             rows = calibration_rows(self.data, _START_ROWS, _START_BATCH)
             student.to(self.accelerator.device).eval()
-            write_start(path, student, start_rounded(student, rows, *precision))
+            scratch = path.with_name("moments.partial")
+            scratch.mkdir()
+            grids = start_rounded(student, rows, *precision, scratch)
+            shutil.rmtree(scratch)
+            write_start(path, student, grids, of)
 
-        return read_start(self.checkpoints.once("start.safetensors", write), student, *precision)
+        start = self.checkpoints.once("start.safetensors", write)
+        return read_start(start, student, *precision, of)
 
     def steps(self) -> Iterator[Step]:
         settings = self.settings

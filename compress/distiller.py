@@ -61,6 +61,10 @@ class Distiller(nn.Module):
             check_map(layer_map, self.spec.num_hidden_layers, theirs.num_hidden_layers)
             self.hidden = HiddenLoss(layer_map, self.spec.hidden_size, theirs.hidden_size)
 
+    def tie_weights(self) -> None:
+        """Make head and embedding one again, if they are tied: FSDP2 loads them one by one."""
+        self.student.tie_weights()
+
     @property
     def teacher(self) -> Model | None:
         """The teacher, if it is live."""

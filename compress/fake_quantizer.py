@@ -3,7 +3,8 @@
 The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): the gradient at the rounded
 weights is applied to the unrounded ones. The grid, scales and zero points as export stores them,
 stays what it was at the start (`qad_start`): what has been learned is which level each weight
-takes, and on another grid that would be lost. It works on whatever part of a matrix a process
+takes, and on another grid that would be lost (at 8 bits hardly anything; there it is chosen anew
+at the end). It works on whatever part of a matrix a process
 holds, because blocks lie along the input axis and shards along the other.
 """
 
@@ -68,17 +69,18 @@ class FakeQuantizer:
     """Rounds the matrices of a model while it computes.
 
     Args:
-        model: whose parameters are swapped; it may be wrapped and sharded.
-        grids: of its matrices, by name.
+        model: whose parameters are rounded in place; it may be wrapped and sharded.
+        grids: of its matrices, by name; each must be found.
     """
 
     def __init__(self, model: nn.Module, grids: Mapping[str, Grid]) -> None:
-        self._matrices: list[tuple[nn.Parameter, Grid]] = []
-        for name, parameter in model.named_parameters():
-            # Wrappers put their own names before the model's.
-            found = next((grid for key, grid in grids.items() if name.endswith(key)), None)
-            if found is not None:
-                self._matrices.append((parameter, found.to(parameter)))
+        parameters = {_plain(name): one for name, one in model.named_parameters()}
+        missing = [name for name in grids if name not in parameters]
+        if missing:
+            raise KeyError(f"the model has no {missing[0]}; it has e.g. {next(iter(parameters))}")
+        self._matrices = [
+            (parameters[name], grid.to(parameters[name])) for name, grid in grids.items()
+        ]
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
@@ -107,6 +109,13 @@ class FakeQuantizer:
             weight.copy_(grid.refit(weight).round(weight))
 
 
+def _plain(name: str) -> str:
+    """A parameter's name without what wrappers put before it and in between."""
+    for part in ("_checkpoint_wrapped_module.", "_orig_mod.", "module."):
+        name = name.replace(part, "")
+    return name.removeprefix("student.")
+
+
 def _local(parameter: Any) -> torch.Tensor:
     """What this process holds of a parameter that may be sharded (FSDP2); shares its memory."""
     data: torch.Tensor = parameter.data
@@ -115,9 +124,9 @@ def _local(parameter: Any) -> torch.Tensor:
 
 def _rows_of(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
     """What lies beside the rows of a parameter that this process holds, of [N, blocks]."""
-    whole = whole.to(parameter.device)
-    if not hasattr(parameter, "to_local"):
-        return whole
-    from torch.distributed.tensor import distribute_tensor
+    if hasattr(parameter, "to_local"):
+        from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements).to_local()
+        mesh = parameter.device_mesh
+        whole = distribute_tensor(whole.to(mesh.device_type), mesh, parameter.placements).to_local()
+    return whole.to(_local(parameter).device)

@@ -6,23 +6,29 @@ GPTQ was about to round, on the grid that it chose. From the nearest levels of t
 would spend its first million tokens on what these two do in a minute.
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from edgelm.awq import Smoothing
+from edgelm.command import format_bytes
 from edgelm.compress.fake_quantizer import Grid
 from edgelm.compress.importance import spec_of
 from edgelm.compress.model import Model
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.gptq import compensate
 from edgelm.groups import EMBEDDING, HEAD, groups, tensor_names
 from edgelm.hessians import Hessians
-from edgelm.precision import Int4, Int8
+from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import quantize
 from edgelm.spec import DecoderSpec
+
+_FEW = 1024  # weights of a tensor that tell one model from another
 
 
 @torch.no_grad()
@@ -31,39 +37,65 @@ def start_rounded(
     batches: Iterable[torch.Tensor],
     precision: Int4 | Int8,
     head: Int4 | Int8,
+    scratch: Path,
 ) -> dict[str, Grid]:
     """Make a model ready to be rounded, in place; returns the grid of every matrix by its name.
 
     What the model computes without rounding changes with GPTQ's compensation alone. Takes a
-    minute on a CPU for 135M parameters, and room in the temporary folder for one [K, K] in fp32
-    a matrix.
+    minute on a CPU for 135M parameters.
 
     Args:
         model: a causal language model in fp32.
         batches: int64 tokens [B, T] each, of the text that it will be trained on.
         precision: of the layers' matrices.
         head: of the head, and of the embedding that is tied to it; an untied embedding follows.
+        scratch: an existing folder with room for one [K, K] in fp32 a matrix.
+
+    Raises:
+        DoesNotFit: there is no such room.
     """
     spec = spec_of(model)
-    with TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        moments = Hessians(Path(scratch), spec)
-        with moments.watching(model):
-            for tokens in batches:
-                model.model(input_ids=tokens.to(model.device), use_cache=False)
-        smoothing = None
-        if Int4 in (type(precision), type(head)):
-            energy = {group: moments[group].diagonal().clone() for group in moments.groups}
-            smoothing = Smoothing.of(spec, energy)
-            fold(smoothing, model, spec)
-        grids: dict[str, Grid] = {}
-        for group in groups(spec):
-            wanted = head if group in (HEAD, EMBEDDING) else precision
-            found = None if group == EMBEDDING else moments[group]
-            columns = smoothing.columns(group) if smoothing else None
-            if found is not None and columns is not None:
+    moments = Hessians(scratch, spec)
+    free = shutil.disk_usage(scratch).free
+    if moments.size_bytes > free:
+        raise DoesNotFit(
+            f"second moments need {format_bytes(moments.size_bytes)} in {scratch}, "
+            f"{format_bytes(free)} are free; free some space or choose another folder for the run"
+        )
+    with moments.watching(model):
+        for tokens in batches:
+            model.model(input_ids=tokens.to(model.device), use_cache=False)
+    smoothing = None
+    if Int4 in (type(precision), type(head)):
+        energy = {group: moments[group].diagonal().clone() for group in moments.groups}
+        smoothing = Smoothing.of(spec, energy)
+        fold(smoothing, model, spec)
+    grids: dict[str, Grid] = {}
+    for group in groups(spec):
+        wanted = head if group in (HEAD, EMBEDDING) else precision
+        parameters = {name: model.get_parameter(name) for name in tensor_names(spec, group)}
+        matrix = torch.cat([one.detach().float().cpu() for one in parameters.values()])
+        # Where there are no zero points, scales are positive: every engine's kernels read those.
+        positive = isinstance(wanted, Int4) and wanted.symmetric
+        if group == EMBEDDING or isinstance(wanted, Int8):  # compensation gains nothing at 8 bits
+            quantized = quantize(matrix, wanted, positive_scales=positive)
+        else:
+            found = moments[group]
+            if (columns := smoothing.columns(group) if smoothing else None) is not None:
                 found = found / columns / columns[:, None]
-            for name in tensor_names(spec, group):
-                grids[name] = _start(model.get_parameter(name), wanted, found)
+            matrix, quantized = compensate(matrix, wanted, found, positive_scales=positive)
+        at = 0
+        for name, parameter in parameters.items():
+            rows = slice(at, at + len(parameter))
+            parameter.copy_(matrix[rows])
+            zeros = quantized.zero_points
+            grids[name] = Grid(
+                quantized.bits,
+                quantized.group_size,
+                quantized.scales[rows].clone(),
+                None if zeros is None else zeros[rows].clone(),
+            )
+            at += len(parameter)
     return grids
 
 
@@ -91,36 +123,35 @@ def fold(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
         weight.copy_((weight + offset) / divisor.to(weight.device) - offset)
 
 
-def _start(
-    parameter: torch.nn.Parameter, precision: Int4 | Int8, moments: torch.Tensor | None
-) -> Grid:
-    weight = parameter.detach().float().cpu()
-    if isinstance(precision, Int8):  # at 8 bits compensation gains nothing
-        return Grid.of(quantize(weight, precision, None if moments is None else moments.diagonal()))
-    # Where there are no zero points, scales are positive: every engine's kernels read those.
-    positive = precision.symmetric
-    if moments is None:
-        return Grid.of(quantize(weight, precision, positive_scales=positive))
-    compensated, quantized = compensate(weight, precision, moments, positive_scales=positive)
-    parameter.copy_(compensated)
-    return Grid.of(quantized)
+def write_start(path: Path, model: Model, grids: Mapping[str, Grid], of: str) -> None:
+    """Write a model that `start_rounded` made ready, and its grids, to a file.
 
-
-def write_start(path: Path, model: Model, grids: Mapping[str, Grid]) -> None:
-    """Write a model that `start_rounded` made ready, and its grids, to a file."""
+    `of` says what was started from, and is compared when the file is read.
+    """
     tensors = {name: one.detach().cpu() for name, one in model.named_parameters()}
     for name, grid in grids.items():
         tensors[f"{name}.scales"] = grid.scales
         if grid.zero_points is not None:
             tensors[f"{name}.zero_points"] = grid.zero_points
-    save_file(tensors, path)
+    save_file(tensors, path, {"of": of})
 
 
 @torch.no_grad()
 def read_start(
-    path: Path, model: Model, precision: Int4 | Int8, head: Int4 | Int8
+    path: Path, model: Model, precision: Int4 | Int8, head: Int4 | Int8, of: str
 ) -> dict[str, Grid]:
-    """Load what `write_start` wrote into a model; returns the grids."""
+    """Load what `write_start` wrote into a model; returns the grids.
+
+    Raises:
+        BadInput: the file was started from something else.
+    """
+    with safe_open(path, "pt") as file:
+        theirs = (file.metadata() or {}).get("of", "")
+    if theirs != of:
+        raise BadInput(
+            f"{path} is the start of another run ({theirs}; this one is {of}); remove its folder "
+            "or choose another"
+        )
     tensors = load_file(path)
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[name])
@@ -133,3 +164,12 @@ def read_start(
             scales, zeros = tensors[f"{name}.scales"], tensors.get(f"{name}.zero_points")
             grids[name] = Grid(bits, wanted.group_size, scales, zeros)
     return grids
+
+
+def start_of(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
+    """What a start depends on, in words; of the weights a few of every tensor."""
+    digest = sha256()
+    for name, parameter in model.named_parameters():
+        few = parameter.detach().flatten()[:: max(1, parameter.numel() // _FEW)]
+        digest.update(name.encode() + few.float().cpu().numpy().tobytes())
+    return f"{describe(precision)}, head {describe(head)}, weights {digest.hexdigest()[:12]}"

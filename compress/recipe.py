@@ -29,6 +29,8 @@ from edgelm.compress.importance import Reduction
 from edgelm.compress.search import Budget, SearchSettings
 from edgelm.compress.shape import Shape
 from edgelm.compress.teacher_cache import CacheSettings
+from edgelm.devices.kernels import KERNELS, Kernels
+from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8, KvType, parse_precision
@@ -69,6 +71,11 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
         )
         return Budget(self.parameters, self.max_first_token_ms, request)
 
+    @property
+    def kernels(self) -> Kernels:
+        """What the matrix kernels of the engine take."""
+        return KERNELS[load_profile(self.name).engine(self.engine).name]
+
 
 class Correct(Stage, frozen=True, forbid_unknown_fields=True):
     """Teacher correction: the teacher is first fine-tuned on the data that distillation uses.
@@ -77,8 +84,7 @@ class Correct(Stage, frozen=True, forbid_unknown_fields=True):
     """
 
     tokens: int = 500_000
-    learning_rate: float = 7e-5
-    weight_decay: float = 0.0
+    learning_rate: float = 1e-4
     batch_size: int = 8
     micro_batch: int = 4
 
@@ -136,7 +142,8 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     """Quantization-aware distillation to the precision that export will use.
 
     group_size and symmetric are of layers and head alike, as export's options are; None is each
-    precision's own. Weights do not decay: that would move them off the levels that they are on.
+    precision's own, and no zero points for engines that have none. Weights do not decay: that
+    would move them off the levels that they are on.
     """
 
     precision: Literal["int4", "int8"] = "int4"
@@ -149,16 +156,27 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     batch_size: int = 8
     micro_batch: int = 8
 
-    @property
-    def rounding(self) -> tuple[Int4 | Int8, Int4 | Int8]:
-        """Precision of the layers and of the head."""
-        layers, head = (
-            parse_precision(name, group_size=self.group_size, symmetric=self.symmetric)
-            for name in (self.precision, self.head)
-        )
-        assert isinstance(layers, Int4 | Int8)
-        assert isinstance(head, Int4 | Int8)
-        return layers, head
+    def check(self, target: Target) -> None:
+        """Raise BadInput for what the target's engine does not have."""
+        kernels = target.kernels
+        if kernels.grouped:
+            return
+        if self.symmetric is False:
+            raise BadInput(
+                f"[qad] symmetric = false: {kernels.engine}, which {target.name} runs, has no zero "
+                "points; leave it out"
+            )
+        if self.group_size is not None and "int8" in (self.precision, self.head):
+            raise BadInput(
+                f"[qad] group_size = {self.group_size}: {kernels.engine}, which {target.name} "
+                "runs, has int8 with one scale per output channel only; leave it out, or set "
+                'head = "int4"'
+            )
+        if self.group_size is not None and self.group_size not in kernels.int4_groups:
+            raise BadInput(
+                f"[qad] group_size = {self.group_size}: {kernels.engine}, which {target.name} "
+                f"runs, has int4 in groups of {', '.join(map(str, kernels.int4_groups))}"
+            )
 
 
 class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
@@ -240,8 +258,26 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "the recipe makes no student: it needs [search] or [prune], [distill], [qad] or "
                 "[align]"
             )
+        if self.qad:
+            self.qad.check(self.target)
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
+
+    @property
+    def rounding(self) -> tuple[Int4 | Int8, Int4 | Int8]:
+        """What `[qad]` rounds layers and head to, as the target's engine has it."""
+        qad = self.qad
+        assert qad is not None
+        symmetric = qad.symmetric
+        if symmetric is None and not self.target.kernels.grouped:
+            symmetric = True
+        layers, head = (
+            parse_precision(name, group_size=qad.group_size, symmetric=symmetric)
+            for name in (qad.precision, qad.head)
+        )
+        assert isinstance(layers, Int4 | Int8)
+        assert isinstance(head, Int4 | Int8)
+        return layers, head
 
     @property
     def target_limits(self) -> bool:

@@ -57,6 +57,11 @@ class Hessians:
                 hook.remove()
 
     @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(4 * size * size for size in self._channels.values())
+
+    @property
     def groups(self) -> list[str]:
         """The groups that are watched."""
         return list(self._modules)

@@ -7,7 +7,7 @@ process left behind is removed by the next one that writes to the same place.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgelm.errors import BadInput
@@ -70,26 +70,29 @@ def remove_abandoned_files(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[None]:
+def alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
     """Let one process at a time into this block for a folder; `waits` is called before waiting.
 
     The lock ends with the process that holds it. Without file locks (Windows, some network file
-    systems) all are let in.
+    systems) all are let in, and the block is given False.
     """
     try:
         import fcntl
     except ImportError:
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waits()
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            waits()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
     finally:
         os.close(handle)
 

@@ -58,11 +58,12 @@ def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) 
             "finalize; run it with edge-run"
         )
     _check_writable(folder)
-    with alone_in(folder, lambda: progress("another process is compiling it: waiting")):
+    with alone_in(folder, lambda: progress("another process is compiling it: waiting")) as alone:
         manifest = read_manifest(folder)
         if manifest.engines and not anew:
             return manifest
-        _remove_unnamed(folder, manifest)
+        if alone:
+            _remove_unnamed(folder, manifest)
         return _compile(folder, manifest, progress)
 
 

@@ -83,7 +83,7 @@ def _cache(state: State, settings: CacheSettings) -> Path:
 
 def teach_rounded(state: State, settings: Qad) -> None:
     """The student learns to live with rounded weights."""
-    layers, head = settings.rounding
+    layers, head = state.recipe.rounding
     distillation = state.training(settings)
 
     def work(folder: Path) -> StageRecord:

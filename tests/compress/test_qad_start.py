@@ -1,5 +1,6 @@
 """Training through the quantizer starts from what export would have made of the weights."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from edgelm.compress.fake_quantizer import FakeQuantizer, Grid
 from edgelm.compress.held_out import held_out_divergence
 from edgelm.compress.importance import spec_of
 from edgelm.compress.qad_start import fold, read_start, start_rounded, write_start
-from edgelm.errors import DoesNotFit
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.gptq import gptq
 from edgelm.groups import groups, tensor_names
 from edgelm.precision import Int4, Int8
@@ -57,7 +58,7 @@ def test_evened_out_models_compute_the_same(name: str) -> None:
     torch.testing.assert_close(model(TOKENS).logits.detach(), before, rtol=0, atol=2e-4 * scale)
 
 
-def test_rounds_to_the_levels_of_gptq() -> None:
+def test_rounds_to_the_levels_of_gptq(tmp_path: Path) -> None:
     model, plain = uneven("olmo2"), uneven("olmo2")  # whose norms do not let channels be evened
     seen: list[torch.Tensor] = []
     name = "model.layers.0.self_attn.q_proj"
@@ -66,7 +67,7 @@ def test_rounds_to_the_levels_of_gptq() -> None:
     inputs = seen[0].detach().flatten(0, 1)
     weight = plain.get_parameter(f"{name}.weight").detach()
     expected = gptq(weight, Int4(16), inputs.T @ inputs / len(inputs))
-    grids = start_rounded(model, TOKENS.split(3), *QAD)
+    grids = start_rounded(model, TOKENS.split(3), *QAD, tmp_path)
     with FakeQuantizer(model, grids).rounded():
         rounded = model.get_parameter(f"{name}.weight").detach().clone()
     alike = (rounded == expected.dequantize(weight.shape[1])).float().mean()
@@ -77,10 +78,10 @@ def test_rounds_to_the_levels_of_gptq() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-untied"], ids=["tied", "untied"])
-def test_head_and_embedding_have_a_precision_of_their_own(name: str) -> None:
+def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: str) -> None:
     model = uneven(name)
     table = model.model.embed_tokens.weight.detach().clone()
-    grids = start_rounded(model, [TOKENS], *QAD)
+    grids = start_rounded(model, [TOKENS], *QAD, tmp_path)
     tables = {key for key in grids if key in ("model.embed_tokens.weight", "lm_head.weight")}
     assert len(tables) == (1 if name == "llama" else 2)
     matrices = {key for key, parameter in model.named_parameters() if parameter.ndim == 2}
@@ -96,10 +97,11 @@ def test_head_and_embedding_have_a_precision_of_their_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gemma2"])
-def test_nearer_than_nearest_levels(name: str) -> None:
+def test_nearer_than_nearest_levels(tmp_path: Path, name: str) -> None:
     teacher, ours, theirs = (uneven(name) for _ in range(3))
     text = torch.randint(0, 128, (96, 16), generator=torch.Generator().manual_seed(4))
-    FakeQuantizer(ours, start_rounded(ours, text[:64].split(16), *QAD)).finish()
+    grids = start_rounded(ours, text[:64].split(16), *QAD, tmp_path)
+    FakeQuantizer(ours, grids).finish()
     plain = {
         key: Grid.of(quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0]))
         for key, one in theirs.named_parameters()
@@ -119,9 +121,9 @@ def tables(model: Any) -> list[str]:
 def test_a_start_is_read_as_it_was_written(tmp_path: Path, symmetric: bool) -> None:
     precision = Int4(32, symmetric=symmetric)
     model, other = uneven("llama-untied"), uneven("llama-untied")
-    grids = start_rounded(model, [TOKENS], precision, Int8(64))
-    write_start(tmp_path / "start", model, grids)
-    read = read_start(tmp_path / "start", other, precision, Int8(64))
+    grids = start_rounded(model, [TOKENS], precision, Int8(64), tmp_path)
+    write_start(tmp_path / "start", model, grids, "this")
+    read = read_start(tmp_path / "start", other, precision, Int8(64), "this")
     assert same(weights(other), weights(model))
     assert read.keys() == grids.keys()
     for key, grid in grids.items():
@@ -130,6 +132,30 @@ def test_a_start_is_read_as_it_was_written(tmp_path: Path, symmetric: bool) -> N
         assert (read[key].zero_points is None) == (grid.zero_points is None)
         if grid.zero_points is not None:
             assert torch.equal(read[key].zero_points, grid.zero_points)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale"),
+    [((Int4(32), Int8(32)), 1.0), ((Int4(16), Int4(16)), 1.0), (QAD, 1.01)],
+    ids=["group size", "head", "weights"],
+)
+def test_a_start_of_another_run(
+    tmp_path: Path, precision: tuple[Int4, Int8 | Int4], scale: float
+) -> None:
+    teacher, student = teacher_and_student()
+    train(student, teacher, tmp_path, SETTINGS, precision=QAD)
+    teacher, student = teacher_and_student()
+    with torch.no_grad():
+        student.model.embed_tokens.weight.mul_(scale)
+    with pytest.raises(BadInput, match=r"is the start of another run \(int4 g16 zp, head int8 g32"):
+        train(student, teacher, tmp_path, SETTINGS, precision=precision)
+
+
+def test_no_room_for_second_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DoesNotFit, match=r"second moments need .* are free"):
+        start_rounded(uneven("llama"), [TOKENS], *QAD, tmp_path)
 
 
 def test_later_starts_of_a_run_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgelm.gptq import gptq
+from edgelm.gptq import compensate, gptq
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import Quantized, quantize
 
@@ -137,3 +137,18 @@ def test_degenerate_moments(moments: torch.Tensor) -> None:
         nearest = quantize(weight, Int4(16)).dequantize(64)
         left = (restored - weight).sum(1).square().mean()
         assert left < 0.1 * (nearest - weight).sum(1).square().mean()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_compensated_weights_are_those_that_were_rounded(
+    weight: torch.Tensor, hessian: torch.Tensor, positive: bool
+) -> None:
+    precision = Int4(32, symmetric=True)
+    expected = gptq(weight, precision, hessian, positive_scales=positive)
+    compensated, quantized = compensate(weight, precision, hessian, positive_scales=positive)
+    assert torch.equal(quantized.levels, expected.levels)
+    assert torch.equal(quantized.scales, expected.scales)
+    assert not torch.equal(compensated, weight)
+    blocks = torch.nn.functional.pad(compensated, (0, -COLUMNS % 32)).unflatten(1, (-1, 32))
+    nearest = torch.round(blocks / quantized.scales.float()[..., None]).add_(8).clamp_(0, 15)
+    assert torch.equal(nearest.to(torch.uint8), quantized.levels)

@@ -225,3 +225,28 @@ def test_zero_points_packed(bits: int, zeros: list[int], packed: list[list[int]]
 
 def test_symmetric_has_no_zero_points_to_pack() -> None:
     assert pack_zero_points(of_levels(4, [1, 2])) is None
+
+
+@pytest.mark.parametrize("used", [10, 11, 12, 13, 14, 15])
+def test_rounded_blocks_of_few_levels_are_found_again(used: int) -> None:
+    generator = torch.Generator().manual_seed(used)
+    scales = (torch.rand(64, 4, 1, generator=generator) * 0.1 + 0.01).half().float()
+    levels = torch.randint(0, used + 1, (64, 4, 32), generator=generator).float()
+    levels[..., 0], levels[..., 1] = 0, used
+    zeros = torch.randint(0, used + 1, (64, 4, 1), generator=generator)
+    weight = ((levels - zeros) * scales).flatten(1)
+    assert torch.equal(quantize(weight, Int4(32)).dequantize(128), weight)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(("lowest", "highest"), [(-8, 7), (-8, 3), (-7, 7), (-6, 5), (-5, 5)])
+def test_rounded_blocks_without_zero_points_are_found_again(
+    lowest: int, highest: int, positive: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = (torch.rand(64, 4, 1, generator=generator) * 0.1 + 0.01).half().float()
+    levels = torch.randint(lowest, highest + 1, (64, 4, 32), generator=generator).float()
+    levels[..., 0], levels[..., 1] = lowest, highest
+    weight = (levels * scales).flatten(1)
+    again = quantize(weight, Int4(32, symmetric=True), positive_scales=positive)
+    assert torch.equal(again.dequantize(128), weight)

@@ -1,5 +1,6 @@
 """A kill at any moment leaves the old folder or none; only folders of our own are replaced."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import BadInput
-from edgelm.staging import check_replaceable, replace_file, staged_folder
+from edgelm.staging import (
+    alone_in,
+    check_replaceable,
+    remove_abandoned_files,
+    replace_file,
+    staged_folder,
+)
 from tests.folders import contents
 
 MARKER = "bundle.json"
@@ -253,3 +260,48 @@ def test_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         replace_file(tmp_path / "table", b"new")
     assert list(tmp_path.iterdir()) == [tmp_path / "table"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """A lock of another process is waited for, and ends with it."""
+    code = "import sys, edgelm.staging as s, pathlib\n"
+    code += "with s.alone_in(pathlib.Path(sys.argv[1]), print): print('in', flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    waited: list[bool] = []
+
+    def waits() -> None:
+        waited.append(True)
+        other.kill()
+
+    with alone_in(tmp_path, waits) as alone:
+        assert alone
+        assert waited == [True]
+        assert other.wait(60) == -signal.SIGKILL
+    other.stdout.close()
+    with alone_in(tmp_path, waits) as alone:
+        assert alone
+    assert waited == [True]
+
+
+def test_without_locks_all_are_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EBADF, "as NFS does for a folder")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with alone_in(tmp_path, waits=pytest.fail) as alone:
+        assert not alone
+
+
+def test_only_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    parent = os.getppid()  # alive, and not this one
+    kept = {f".a.partial-{parent}": b"being written", "b.partial-1": b"somebody's"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / f".c.partial-{2**22 + 1}").write_bytes(b"left by a killed process")
+    remove_abandoned_files(tmp_path)
+    assert contents(tmp_path) == kept
