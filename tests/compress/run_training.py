@@ -63,7 +63,7 @@ def _shard() -> None:
             auto_wrap_policy="transformer_based_wrap",
             transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
             reshard_after_forward=True,
-            cpu_ram_efficient_loading=False,
+            cpu_ram_efficient_loading=True,
             state_dict_type="SHARDED_STATE_DICT",
         )
         for state in (PartialState._shared_state, self.state._shared_state):

@@ -180,13 +180,15 @@ def test_two_shards_equal_one_and_resume(tmp_path: Path, undisturbed: dict[str, 
     check_near(tmp_path, undisturbed, first=4)
 
 
-def test_two_shards_round_as_one(tmp_path: Path) -> None:
+def test_two_shards_round_as_one_and_resume(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
     assert run(one, "--rounded") == 0
-    assert run(two, "--rounded", "--micro-batch", "2", "--sharded", launcher=TWO) == 0
-    check_near(two, result(one))
+    sharded = ("--rounded", "--micro-batch", "2", "--sharded")
+    assert run(two, *sharded, "--die-at", "5", launcher=TWO) != 0
+    assert run(two, *sharded, launcher=TWO) == 0
+    check_near(two, result(one), first=4)
 
 
 def test_loss_that_is_no_number(tmp_path: Path) -> None:
