@@ -5,8 +5,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ROOMS := core bench bench/engines compress compress/stages devices devices/calibration devices/checks \
-  devices/published devices/sensors devices/tensorrt export runtime
+ROOMS := core bench bench/engines compress compress/alignment compress/stages \
+  compress/synthesis compress/tasks compress/vocabulary devices devices/calibration \
+  devices/checks devices/published devices/sensors devices/tensorrt export runtime
 DEMO := build/demo
 # transformers takes as long as all the others together: PEERS=...,transformers adds it.
 PEERS ?= onnxruntime-genai,llama.cpp

@@ -24,7 +24,7 @@ from edgelm.command import run_command
 from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_documents
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
-from edgelm.compress.text_quality import distance_to_teacher
+from edgelm.compress.tasks.text_quality import distance_to_teacher
 from edgelm.export.methods import METHODS, Rounding
 from edgelm.export.reference import Reference
 from edgelm.export.weights import Weights

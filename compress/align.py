@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from edgelm.compress.align_data import Rows, make_rows
-from edgelm.compress.align_run import AlignRun
-from edgelm.compress.align_watch import AlignStep, Watch
-from edgelm.compress.alignment import Alignment, Dpo, Sft
+from edgelm.compress.alignment.data import Rows, make_rows
+from edgelm.compress.alignment.run import AlignRun
+from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
+from edgelm.compress.alignment.watch import AlignStep, Watch
 from edgelm.compress.conversations import Example, read_demonstrations, read_preferences
 from edgelm.compress.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.lending import lent, quiet

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import torch
 
 from edgelm.compress.data import open_text, pack, read_documents
-from edgelm.compress.last_word import last_word
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.compress.multiple_choice import Question, multiple_choice
-from edgelm.compress.scores import Score
-from edgelm.compress.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.tasks.last_word import last_word
+from edgelm.compress.tasks.multiple_choice import Question, multiple_choice
+from edgelm.compress.tasks.scores import Score
+from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
 from edgelm.errors import BadInput, UnknownName
 
 _LENGTH = 512  # tokens a row of text
@@ -152,14 +152,14 @@ def _choice(subject: Subject, name: str) -> dict[str, Score]:
 
 
 def _ifeval(subject: Subject, name: str) -> dict[str, Score]:
-    from edgelm.compress.ifeval import ifeval
+    from edgelm.compress.tasks.ifeval import ifeval
 
     rows = list(_lines(name, subject.limit, {"prompt": str, "instruction_id_list": list}))
     return ifeval(subject.model, subject.tokenizer, rows, progress=subject.progress)
 
 
 def _lm_eval(subject: Subject, name: str) -> dict[str, Score]:
-    from edgelm.compress.lm_eval_tasks import lm_eval_task
+    from edgelm.compress.tasks.lm_eval import lm_eval_task
 
     return lm_eval_task(subject.model, subject.tokenizer, name, limit=subject.limit)
 

@@ -8,7 +8,6 @@ would spend its first million tokens on what these two do in a minute.
 
 import shutil
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from edgelm.awq import Smoothing
 from edgelm.command import format_bytes
 from edgelm.compress.fake_quantizer import Grid
+from edgelm.compress.fingerprint import weights_sha256
 from edgelm.compress.importance import spec_of
 from edgelm.compress.model import Model
 from edgelm.errors import BadInput, DoesNotFit
@@ -27,8 +27,6 @@ from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import quantize
 from edgelm.spec import DecoderSpec
-
-_FEW = 1024  # weights of a tensor that tell one model from another
 
 
 @torch.no_grad()
@@ -167,9 +165,6 @@ def read_start(
 
 
 def start_of(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
-    """What a start depends on, in words; of the weights a few of every tensor."""
-    digest = sha256()
-    for name, parameter in model.named_parameters():
-        few = parameter.detach().flatten()[:: max(1, parameter.numel() // _FEW)]
-        digest.update(name.encode() + few.float().cpu().numpy().tobytes())
-    return f"{describe(precision)}, head {describe(head)}, weights {digest.hexdigest()[:12]}"
+    """What a start depends on, in words."""
+    weights = weights_sha256(model)[:12]
+    return f"{describe(precision)}, head {describe(head)}, weights {weights}"

@@ -23,11 +23,11 @@ import torch
 
 from edgelm.compress.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.compress.near_duplicates import SeenTexts
 from edgelm.compress.sampling import Sampled, Sampling, sample, stop_ids
-from edgelm.compress.synthesis_log import Manifest, SynthesisLog
-from edgelm.compress.synthesis_plan import Answers, FreeText, Plan, Start, make_plan
-from edgelm.compress.text_filters import (
+from edgelm.compress.synthesis.log import Manifest, SynthesisLog
+from edgelm.compress.synthesis.near_duplicates import SeenTexts
+from edgelm.compress.synthesis.plan import Answers, FreeText, Plan, Start, make_plan
+from edgelm.compress.synthesis.text_filters import (
     ANSWERS,
     EMPTY,
     FREE_TEXT,

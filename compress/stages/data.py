@@ -18,7 +18,7 @@ from edgelm.student import StageRecord
 def synthesize_text(state: State, settings: Synthesize) -> None:
     """Text from the teacher becomes the data."""
     from edgelm.compress.sampling import Sampling
-    from edgelm.compress.synthesis_plan import Answers, FreeText, vocabulary_words
+    from edgelm.compress.synthesis.plan import Answers, FreeText, vocabulary_words
     from edgelm.compress.synthesize import Synthesis, synthesize
 
     prompts = settings.prompts
@@ -63,8 +63,8 @@ def synthesize_text(state: State, settings: Synthesize) -> None:
 
 def trim(state: State, size: int | None) -> None:
     """A teacher with fewer tokens; all that follows has its vocabulary."""
-    from edgelm.compress.vocabulary import trim_vocabulary
-    from edgelm.compress.vocabulary_tokenizer import with_vocabulary
+    from edgelm.compress.vocabulary.tokenizer import with_vocabulary
+    from edgelm.compress.vocabulary.trim import trim_vocabulary
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)

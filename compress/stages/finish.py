@@ -16,14 +16,14 @@ from edgelm.compress.ranks import processes
 from edgelm.compress.recipe import Align
 from edgelm.compress.run_folder import file_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
-from edgelm.compress.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
 from edgelm.student import Figure, StageRecord
 
 
 def align_student(state: State, settings: Align) -> None:
     """The student learns to answer."""
     from edgelm.compress.align import align
-    from edgelm.compress.alignment import Dpo, Sft
+    from edgelm.compress.alignment.settings import Dpo, Sft
 
     kind = {"sft": Sft, "dpo": Dpo}[settings.method]
     request = kind(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgelm.compress.evaluate import KINDS, Task, evaluate, parse_tasks
-from edgelm.compress.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
 from edgelm.errors import BadInput, UnknownName
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.models import tiny_model

@@ -17,8 +17,8 @@ from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress
 from edgelm.compress.recipe import read_recipe
 from edgelm.compress.search import Candidate
-from edgelm.compress.synthesis_plan import FreeText
-from edgelm.compress.text_filters import Filters
+from edgelm.compress.synthesis.plan import FreeText
+from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.hashing import file_sha256
 from edgelm.student import StudentRecord, read_student_record

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.sampling import Sampled, Sampling, draw, sample, stop_ids
-from edgelm.compress.synthesis_log import SynthesisLog, manifest_path, read_manifest
-from edgelm.compress.synthesis_plan import Answers, FreeText, vocabulary_words
+from edgelm.compress.synthesis.log import SynthesisLog, manifest_path, read_manifest
+from edgelm.compress.synthesis.plan import Answers, FreeText, vocabulary_words
+from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.compress.synthesize import Progress, Synthesis, synthesize
-from edgelm.compress.text_filters import Filters
 from edgelm.errors import BadInput
 from tests.models import tiny_model
 

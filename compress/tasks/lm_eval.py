@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.compress.scores import Score
+from edgelm.compress.tasks.scores import Score
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 
 _BATCH = 8

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress import likelihood
-from edgelm.compress.likelihood import Continuation, continuations
+from edgelm.compress.tasks import likelihood
+from edgelm.compress.tasks.likelihood import Continuation, continuations
 from edgelm.errors import BadInput
 from tests.compress.bigram import bigram, chain
 from tests.conftest import TinyFactory

@@ -4,9 +4,9 @@ Each check says whether a response follows one instruction; its keyword argument
 data set. What counts as a bullet, a placeholder or a section is as in the reference
 implementation (google-research/instruction_following_eval), with its oddities: a keyword also
 counts inside a longer word, a postscript may stand anywhere, and a text whose language cannot be
-told counts as one in the right language. Only sentences are counted otherwise (see
-`edgelm.compress.text_counts`), and so are signs where a letter is asked for (two prompts of the
-data set want `!` and `#`; the reference draws a letter instead).
+told counts as one in the right language. Only sentences are counted otherwise (see `text_counts`),
+and so are signs where a letter is asked for (two prompts of the data set want `!` and `#`; the
+reference draws a letter instead).
 """
 
 import json
@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from edgelm.compress.language import language_of
-from edgelm.compress.text_counts import count_capital_words, count_sentences, count_words
+from edgelm.compress.tasks.language import language_of
+from edgelm.compress.tasks.text_counts import count_capital_words, count_sentences, count_words
 
 Relation = Literal["less than", "at least"]
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")

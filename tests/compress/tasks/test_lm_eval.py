@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from edgelm.compress.evaluate import Task, evaluate
-from edgelm.compress.lm_eval_tasks import lm_eval_task, scores_of
-from edgelm.compress.multiple_choice import Question, multiple_choice
-from edgelm.compress.scores import Score
+from edgelm.compress.tasks.lm_eval import lm_eval_task, scores_of
+from edgelm.compress.tasks.multiple_choice import Question, multiple_choice
+from edgelm.compress.tasks.scores import Score
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.models import tiny_model

@@ -17,11 +17,11 @@ from typing import Any, get_type_hints
 import msgspec
 import torch
 
-from edgelm.compress.ifeval_checks import CHECKS, NEED_LANGUAGE
-from edgelm.compress.language import require_language_detection
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.sampling import Sampling, sample, stop_ids
-from edgelm.compress.scores import Score, share
+from edgelm.compress.tasks.ifeval_checks import CHECKS, NEED_LANGUAGE
+from edgelm.compress.tasks.language import require_language_detection
+from edgelm.compress.tasks.scores import Score, share
 from edgelm.errors import BadInput, UnknownName
 
 _log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from edgelm.compress import ifeval_checks
-from edgelm.compress.ifeval import read_row
-from edgelm.compress.ifeval_checks import CHECKS, NEED_LANGUAGE
+from edgelm.compress.tasks import ifeval_checks
+from edgelm.compress.tasks.ifeval import read_row
+from edgelm.compress.tasks.ifeval_checks import CHECKS, NEED_LANGUAGE
 from tests.core.test_imports import ROOT
 
 DATA = ROOT.parent / "shared" / "data" / "ifeval.jsonl"

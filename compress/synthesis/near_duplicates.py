@@ -13,7 +13,7 @@ import hashlib
 
 import numpy as np
 
-from edgelm.compress.text_filters import units
+from edgelm.compress.synthesis.text_filters import units
 
 SHINGLE = 5
 # Of two texts that are 0.8 alike, 99.8 % share a band; of two that are 0.5 alike, 28 %.

@@ -2,7 +2,7 @@
 
 In small models the embedding is a large part: 28 of SmolLM2-135M's 135 million parameters, of
 which a megabyte of English articles uses 11. Text that used only kept tokens is cut as before, and
-the logits of those tokens are the ones they were; why, says `edgelm.compress.vocabulary_pieces`.
+the logits of those tokens are the ones they were; why, says `edgelm.compress.vocabulary.pieces`.
 Other text becomes more tokens, in the end bytes, and decodes to what it did.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgelm.compress.model import Model
-from edgelm.compress.vocabulary_embeddings import config_ids, trim_embeddings
-from edgelm.compress.vocabulary_pieces import TokenizerJson, Vocabulary, read_vocabulary
-from edgelm.compress.vocabulary_tokenizer import rewrite_tokenizer
+from edgelm.compress.vocabulary.embeddings import config_ids, trim_embeddings
+from edgelm.compress.vocabulary.pieces import TokenizerJson, Vocabulary, read_vocabulary
+from edgelm.compress.vocabulary.tokenizer import rewrite_tokenizer
 from edgelm.errors import BadCheckpoint, BadInput
 
 MULTIPLE = 128  # what matrix units and TensorRT-Edge-LLM's reduced vocabulary want

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from edgelm.compress.near_duplicates import SeenTexts
-from edgelm.compress.text_filters import (
+from edgelm.compress.synthesis.near_duplicates import SeenTexts
+from edgelm.compress.synthesis.text_filters import (
     ANSWERS,
     EMPTY,
     FREE_TEXT,
@@ -126,7 +126,7 @@ def _share_found(alike: float) -> float:
 
 def test_signatures_are_the_same_in_every_process() -> None:
     code = (
-        "from edgelm.compress.near_duplicates import _signature;"
+        "from edgelm.compress.synthesis.near_duplicates import _signature;"
         "print(int(_signature('the cat sat on the mat today').sum(dtype='u8')))"
     )
     sums = {

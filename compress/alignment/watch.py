@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from edgelm.compress.align_run import AlignRun
+from edgelm.compress.alignment.run import AlignRun
 from edgelm.errors import Diverged
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgelm.compress.model import Model
-from edgelm.compress.vocabulary_pieces import check_ascending
+from edgelm.compress.vocabulary.pieces import check_ascending
 from edgelm.errors import BadCheckpoint, BadInput
 
 _IDS = (

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edgelm.compress import language
-from edgelm.compress.language import language_of, require_language_detection
+from edgelm.compress.tasks import language
+from edgelm.compress.tasks.language import language_of, require_language_detection
 from edgelm.errors import MissingPackage
 
 MESSAGE = r"telling the language of answers needs langdetect: pip install langdetect"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.last_word import last_word
+from edgelm.compress.tasks.last_word import last_word
 from tests.compress.bigram import bigram, chain
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.models import tiny_model

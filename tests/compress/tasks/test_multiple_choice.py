@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.multiple_choice import Question, multiple_choice
+from edgelm.compress.tasks.multiple_choice import Question, multiple_choice
 from tests.compress.bigram import bigram
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.models import tiny_model

@@ -2,8 +2,8 @@ import doctest
 
 import pytest
 
-from edgelm.compress import text_counts
-from edgelm.compress.text_counts import count_capital_words, count_sentences, count_words
+from edgelm.compress.tasks import text_counts
+from edgelm.compress.tasks.text_counts import count_capital_words, count_sentences, count_words
 
 
 def test_the_examples_of_the_docstrings_hold() -> None:

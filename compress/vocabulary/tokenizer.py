@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from edgelm.compress.vocabulary_pieces import (
+from edgelm.compress.vocabulary.pieces import (
     TokenizerJson,
     Vocabulary,
     check_ascending,
@@ -24,7 +24,7 @@ def trim_tokenizer(tokenizer_json: TokenizerJson, keep: Sequence[int]) -> dict[s
 
     Args:
         tokenizer_json: content of the file; it is not changed.
-        keep: old ids, ascending, as `edgelm.compress.vocabulary.kept_tokens` chooses them.
+        keep: old ids, ascending, as `edgelm.compress.vocabulary.trim.kept_tokens` chooses them.
 
     Raises:
         BadInput: a kind that is not supported, ids that it does not have, or a selection that

@@ -8,7 +8,7 @@ import torch
 from edgelm.compress.head_loss import Head
 from edgelm.compress.importance import spec_of
 from edgelm.compress.model import Model
-from edgelm.compress.scores import Score, share
+from edgelm.compress.tasks.scores import Score, share
 
 _ROWS = 4  # sequences at a time
 _CHUNK = 256  # positions whose logits exist at a time

@@ -8,8 +8,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edgelm.compress import language
-from edgelm.compress.ifeval import Instructed, Judgement, ifeval, judge, read_row, respond, scores
+from edgelm.compress.tasks import language
+from edgelm.compress.tasks.ifeval import (
+    Instructed,
+    Judgement,
+    ifeval,
+    judge,
+    read_row,
+    respond,
+    scores,
+)
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 from tests.compress.bigram import bigram, chain
 from tests.compress.tokenizers import tiny_fast_tokenizer

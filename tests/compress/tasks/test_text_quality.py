@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgelm.compress import text_quality
-from edgelm.compress.scores import Score
-from edgelm.compress.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.tasks import text_quality
+from edgelm.compress.tasks.scores import Score
+from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
 from tests.compress.bigram import bigram, log_probabilities
 from tests.conftest import TinyFactory
 from tests.models import tiny_model

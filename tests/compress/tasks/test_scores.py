@@ -3,7 +3,7 @@ import math
 import msgspec
 import pytest
 
-from edgelm.compress.scores import Score, share
+from edgelm.compress.tasks.scores import Score, share
 
 
 def test_share_and_its_standard_error() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgelm.compress.likelihood import continuations
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.compress.scores import Score, share
+from edgelm.compress.tasks.likelihood import continuations
+from edgelm.compress.tasks.scores import Score, share
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from edgelm.compress.vocabulary import trim_vocabulary
-from edgelm.compress.vocabulary_embeddings import trim_embeddings
+from edgelm.compress.vocabulary.embeddings import trim_embeddings
+from edgelm.compress.vocabulary.trim import trim_vocabulary
 from edgelm.errors import BadCheckpoint, BadInput
 from tests.compress.small_tokenizers import as_json
 from tests.models import tiny_model

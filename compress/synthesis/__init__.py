@@ -1,0 +1,1 @@
+"""What text from the teacher goes through before it is data."""

@@ -1,0 +1,1 @@
+"""What a model is judged on: one task a file, and what they share."""

@@ -1,0 +1,1 @@
+"""Trim tokenizer and embeddings to what a text uses."""
