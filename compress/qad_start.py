@@ -2,8 +2,8 @@
 
 Input channels are evened out (`edgelm.awq`), then matrices of 4 bits are rounded by GPTQ
 (`edgelm.gptq`), all by second moments on the run's own text. Training starts from the weights that
-GPTQ was about to round, on the grid that it chose. From the nearest levels of the plain weights it
-would spend its first million tokens on what these two do in a minute.
+GPTQ was about to round, on the grid that it chose. These two take a minute; from nearest levels
+training did not get as far in 65 thousand tokens (docs/decisions/qad-start.md).
 """
 
 import shutil
