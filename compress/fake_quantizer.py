@@ -4,8 +4,8 @@ The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): the gradie
 weights is applied to the unrounded ones. The grid, scales and zero points as export stores them,
 stays what it was at the start (`qad_start`): what has been learned is which level each weight
 takes, and on another grid that would be lost (at 8 bits hardly anything; there it is chosen anew
-at the end). It works on whatever part of a matrix a process
-holds, because blocks lie along the input axis and shards along the other.
+at the end). It works on whatever part of a matrix a process holds, because blocks lie along the
+input axis and shards along the other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,9 +33,15 @@ class Grid:
     zero_points: torch.Tensor | None
 
     @classmethod
-    def of(cls, quantized: Quantized) -> "Grid":
-        """The grid that a matrix was quantized to."""
-        return cls(quantized.bits, quantized.group_size, quantized.scales, quantized.zero_points)
+    def of(cls, quantized: Quantized, rows: slice = slice(None)) -> "Grid":
+        """The grid that a matrix, or some of its rows, was quantized to."""
+        zeros = quantized.zero_points
+        return cls(
+            quantized.bits,
+            quantized.group_size,
+            quantized.scales[rows].clone(),
+            None if zeros is None else zeros[rows].clone(),
+        )
 
     def to(self, parameter: torch.Tensor) -> "Grid":
         """The rows that this process holds of a parameter, on its device."""

@@ -86,13 +86,7 @@ def start_rounded(
         for name, parameter in parameters.items():
             rows = slice(at, at + len(parameter))
             parameter.copy_(matrix[rows])
-            zeros = quantized.zero_points
-            grids[name] = Grid(
-                quantized.bits,
-                quantized.group_size,
-                quantized.scales[rows].clone(),
-                None if zeros is None else zeros[rows].clone(),
-            )
+            grids[name] = Grid.of(quantized, rows)
             at += len(parameter)
     return grids
 

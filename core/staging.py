@@ -82,14 +82,13 @@ def alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
         yield False
         return
     handle = os.open(folder, os.O_RDONLY)
+    alone = True
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
         except BlockingIOError:
             waits()
             fcntl.flock(handle, fcntl.LOCK_EX)
-            alone = True
         except OSError:
             alone = False
         yield alone

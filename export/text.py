@@ -70,10 +70,9 @@ def read_passage(
 
 
 def _read(path: Path) -> str:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    return content.decode("utf-8")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        return str(file.read())
 
 
 def _documents(path: Path) -> list[str]:

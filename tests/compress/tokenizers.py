@@ -16,3 +16,9 @@ def tiny_fast_tokenizer() -> Any:
         pad_token="<pad>",
         chat_template=TEMPLATE,
     )
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Without special tokens."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -154,3 +154,14 @@ def test_tokenizer_of_another_model(tokenizer: Tokenizer) -> None:
         BadInput, match=r"produces token \d+, the model's vocabulary has 100: .* belong together"
     ):
         read_passage(GATE, tokenizer, vocab_size=100, context=64)
+
+
+def test_line_ends_of_other_systems(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    unix, windows = "The miller waits.\nWhy?\n" * 20, "The miller waits.\r\nWhy?\r\n" * 20
+    passages = []
+    for name, content in (("unix.txt", unix), ("windows.txt", windows)):
+        (tmp_path / name).write_bytes(content.encode())
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+            passages.append(read_passage(path, tokenizer, vocab_size=VOCAB, context=32))
+    assert all(torch.equal(one.tokens, passages[0].tokens) for one in passages)

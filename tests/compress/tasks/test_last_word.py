@@ -6,25 +6,15 @@ import torch
 
 from edgelm.compress.tasks.last_word import last_word
 from tests.compress.bigram import bigram, chain
-from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.compress.tokenizers import token_ids
 from tests.models import tiny_model
 from tests.tiny_chat import VOCAB
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_fast_tokenizer()
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def test_accuracy_and_perplexity_by_hand(tokenizer: Any) -> None:
-    space, *_ = _ids(tokenizer, " X")
-    x, y, at = (_ids(tokenizer, letter)[0] for letter in "XY@")
-    assert [_ids(tokenizer, f" {letter}") for letter in "XY"] == [[space, x], [space, y]]
+    space, *_ = token_ids(tokenizer, " X")
+    x, y, at = (token_ids(tokenizer, letter)[0] for letter in "XY@")
+    assert [token_ids(tokenizer, f" {letter}") for letter in "XY"] == [[space, x], [space, y]]
     # " X" has 1/2 * 1/2, " Y" 1/2 * 1/8; " X" is the likeliest.
     model = bigram({(at, space): 1 / 2, (space, x): 1 / 2, (space, y): 1 / 8})
     passages = [("a @", "X"), ("b @", "Y"), ("@", "X"), ("cc @", "Y")]
@@ -39,7 +29,7 @@ def test_accuracy_and_perplexity_by_hand(tokenizer: Any) -> None:
 
 
 def test_all_tokens_of_the_word_must_be_the_likeliest(tokenizer: Any) -> None:
-    ids = _ids(tokenizer, "@ XYZ")
+    ids = token_ids(tokenizer, "@ XYZ")
     right = bigram(chain(*ids))
     wrong_end = bigram({**chain(*ids), (ids[-2], ids[-1]): 0.4, (ids[-2], ids[0]): 0.5})
     for model, accuracy in ((right, 1), (wrong_end, 0)):
@@ -51,7 +41,7 @@ def test_equals_the_logits_of_transformers(tokenizer: Any) -> None:
     passages = [("The miller waits until the", "level"), ("Why is", "the"), ("Garnets", "sky")]
     losses, right = [], []
     for context, word in passages:
-        before, after = _ids(tokenizer, context), _ids(tokenizer, f" {word}")
+        before, after = token_ids(tokenizer, context), token_ids(tokenizer, f" {word}")
         with torch.inference_mode():
             logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
         losses.append(

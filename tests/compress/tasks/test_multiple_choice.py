@@ -6,24 +6,14 @@ import torch
 
 from edgelm.compress.tasks.multiple_choice import Question, multiple_choice
 from tests.compress.bigram import bigram
-from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.compress.tokenizers import token_ids
 from tests.models import tiny_model
 from tests.tiny_chat import VOCAB
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_fast_tokenizer()
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def test_both_accuracies_by_hand(tokenizer: Any) -> None:
-    at, space, x, y, z = (_ids(tokenizer, letter)[0] for letter in "@ XYZ")
-    assert _ids(tokenizer, " XYZ") == [space, x, y, z]
+    at, space, x, y, z = (token_ids(tokenizer, letter)[0] for letter in "@ XYZ")
+    assert token_ids(tokenizer, " XYZ") == [space, x, y, z]
     # " X" has 1/2 * 1/4 = 1/8 with one character, and so 1/8 a character. " YYY" has
     # 1/2 * 1/2 * 1/2 * 1/2 = 1/16 with three, 16^-1/3 = 0.40 a character. " ZZ" is unlikely.
     model = bigram(
@@ -41,7 +31,7 @@ def test_both_accuracies_by_hand(tokenizer: Any) -> None:
 
 
 def test_choices_of_different_numbers_stay_with_their_question(tokenizer: Any) -> None:
-    space, x, y = (_ids(tokenizer, letter)[0] for letter in " XY")
+    space, x, y = (token_ids(tokenizer, letter)[0] for letter in " XY")
     model = bigram({(space, x): 1 / 2, (space, y): 1 / 4})
     questions = [
         Question("a", ("Z", "Y"), 1),
@@ -64,7 +54,7 @@ def test_equals_the_logits_of_transformers(tokenizer: Any) -> None:
     for one in questions:
         likely = []
         for choice in one.choices:
-            before, after = _ids(tokenizer, one.question), _ids(tokenizer, f" {choice}")
+            before, after = token_ids(tokenizer, one.question), token_ids(tokenizer, f" {choice}")
             with torch.inference_mode():
                 logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
             likely.append(float(logits.log_softmax(-1)[range(len(after)), after].sum()))
