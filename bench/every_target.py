@@ -4,7 +4,8 @@
     python -m edgelm.bench.every_target MODEL -o targets/ --targets jetson-orin,rtx-4060-laptop
 
 Runs the command as a user would, one target after the other, and keeps what its manifest says in
-`targets.json`; bundles are removed. A killed run goes on.
+`targets.json`; bundles are removed. A killed run goes on. The first target of a kind takes as long
+as a lone export does; the rest find its calibration and rounding in `work/`.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def export_once(model: str, target: str, engine: str, precision: str, out: Path)
     """Run the command for one target and read what it left."""
     bundle = out / target
     command = [sys.executable, "-m", "edgelm.export.cli", model, "--target", target]
-    command += ["--precision", precision, "-o", str(bundle)]
+    command += ["--precision", precision, "--work", str(out / "work"), "-o", str(bundle)]
     if engine:
         command += ["--engine", engine]
     start = time.monotonic()

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from edgelm.awq import Smoothing
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint import open_checkpoint
 from edgelm.command import run_command
@@ -25,11 +24,12 @@ from edgelm.compress.data import PackedTokens, calibration_rows, pack, read_docu
 from edgelm.compress.distill import Distillation, distill
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.compress.tasks.text_quality import distance_to_teacher
-from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.kept import Kept
+from edgelm.export.methods import METHODS
+from edgelm.export.preparation import prepare
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
-from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING, HEAD
-from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 
 _LENGTH = 512
@@ -112,26 +112,18 @@ def _rounded(
 ) -> Iterator[tuple[str, Model]]:
     """The source with its matrices rounded by each of export's methods."""
     checkpoint = open_checkpoint(source)
-    reference, weights = Reference(checkpoint), Weights(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        hessians = Hessians(Path(scratch), checkpoint.spec)
-        with hessians.watching(reference.model):
-            for part in calibration.split(2):
-                reference.hidden_states(part)
-        energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}
-        smoothing = Smoothing.of(checkpoint.spec, energy)
-        for name in _METHODS:
-            rounding = Rounding(METHODS[name], energy, smoothing, hessians)
+    reference = Reference(checkpoint)
+    for name in _METHODS:
+        with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
+            kept = Kept(Path(scratch))
+            weights = prepare(reference, calibration, METHODS[name], {Int4}, kv="fp32", kept=kept)
+            quantizer = Quantizer(weights, METHODS[name])
             model = load_model(checkpoint)
             parameters = dict(model.named_parameters())
             for group in weights.groups():
-                names = weights.tensor_names(group)
-                stored = [checkpoint.tensor(one).float() for one in names]
                 wanted = head if group in (HEAD, EMBEDDING) else precision
-                matrix = rounding(group, torch.cat(stored), wanted)
-                parts = matrix.split([tensor.shape[0] for tensor in stored])
-                for one, part in zip(names, parts, strict=True):
-                    parameters[one].data.copy_(part)
+                for tensor, rounded in quantizer.rounded(group, wanted).items():
+                    parameters[tensor].data.copy_(rounded)
             yield name, model
 
 

@@ -18,7 +18,6 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from edgelm.awq import Smoothing
 from edgelm.bench.machine import Machine, describe_machine
 from edgelm.bench.precision_speed import Speed, precision_speeds
 from edgelm.checkpoint import Checkpoint, open_checkpoint
@@ -26,14 +25,16 @@ from edgelm.command import run_command
 from edgelm.export.allocate import stored_bytes
 from edgelm.export.distance import Distance
 from edgelm.export.gate import Judge
-from edgelm.export.methods import METHODS, Rounding
+from edgelm.export.kept import Kept
+from edgelm.export.methods import METHODS
+from edgelm.export.preparation import prepare
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.text import CALIBRATION, GATE, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures
 from edgelm.groups import HEAD
-from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8, describe
 
 _ROWS = 256  # rows of logits compared at a time
@@ -83,18 +84,15 @@ class Curve(msgspec.Struct, frozen=True):
         return "\n".join(lines) + "\n"
 
 
-def measure(judge: Judge, weights: Weights, rounding: Rounding, precision: Int4 | Int8) -> Figures:
+def measure(judge: Judge, quantizer: Quantizer, precision: Int4 | Int8) -> Figures:
     """Distance from the source of the source with all matrices rounded."""
     reference, distance = judge.reference, Distance()
     source_head, head = reference.head(), reference.head()
-    for group in weights.groups():
-        names = weights.tensor_names(group)
-        stored = [weights.checkpoint.tensor(name).float() for name in names]
-        matrix = rounding(group, torch.cat(stored), precision)
-        parts = matrix.split([tensor.shape[0] for tensor in stored])
-        reference.overrides.update(zip(names, parts, strict=True))
+    for group in quantizer.weights.groups():
+        rounded = quantizer.rounded(group, precision)
+        reference.overrides.update(rounded)
         if group == HEAD:
-            head = matrix
+            [head] = rounded.values()
     try:
         for tokens, hidden in zip(judge.passage.tokens, judge.hidden, strict=True):
             ours = reference.hidden_states(tokens[None])[0]
@@ -122,21 +120,23 @@ def rows(
     checkpoint: Checkpoint, calibration: Passage, text: Passage, methods: Iterable[str]
 ) -> Iterator[Row]:
     """Measure every method at every precision, one after the other."""
-    reference, weights = Reference(checkpoint), Weights(checkpoint)
+    reference, plain = Reference(checkpoint), Weights(checkpoint)
     judge = Judge.of(reference, text)
-    with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        hessians = Hessians(Path(scratch), checkpoint.spec)
-        with hessians.watching(reference.model):
-            for part in calibration.tokens.split(2):
-                reference.hidden_states(part)
-        energy = {group: hessians[group].diagonal().clone() for group in hessians.groups}
-        smoothing = Smoothing.of(checkpoint.spec, energy)
-        for name in methods:
-            rounding = Rounding(METHODS[name], energy, smoothing, hessians)
+    kinds = {type(precision) for precision in _PRECISIONS}
+    for name in methods:
+        with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
+            weights = prepare(
+                reference,
+                calibration.tokens,
+                METHODS[name],
+                kinds,
+                kv="fp32",
+                kept=Kept(Path(scratch)),
+            )
+            quantizer = Quantizer(weights, METHODS[name])
             for precision in _PRECISIONS:
-                figures = measure(judge, weights, rounding, precision)
-                size = weight_bytes(weights, precision)
-                yield Row(name, describe(precision), size, figures)
+                figures = measure(judge, quantizer, precision)
+                yield Row(name, describe(precision), weight_bytes(plain, precision), figures)
 
 
 def main(argv: list[str] | None = None) -> int:

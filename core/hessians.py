@@ -22,18 +22,23 @@ class Hessians:
     """Second moments by group, collected while a model runs and read back afterwards.
 
     Args:
-        folder: an existing scratch folder; a file a group is written there and stays.
+        folder: an existing folder; a file a group is written there and stays.
         spec: of the decoder whose groups to watch. The embedding has none: its inputs are tokens.
+        tokens: how many the files there are of already. By default what is there is removed: a
+            killed process left it.
     """
 
-    def __init__(self, folder: Path, spec: DecoderSpec) -> None:
+    def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
         self.folder = folder
         shapes = tensor_shapes(spec)
         first = {group: tensor_names(spec, group)[0] for group in groups(spec)}
         first.pop(EMBEDDING, None)
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
         self._channels = {group: shapes[name][1] for group, name in first.items()}
-        self._tokens = dict.fromkeys(first, 0)
+        self._tokens = dict.fromkeys(first, tokens)
+        if not tokens:
+            for group in first:
+                self._path(group).unlink(missing_ok=True)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -91,5 +96,8 @@ class Hessians:
     def _sum(self, group: str) -> torch.Tensor:
         size = self._channels[group]
         # A new file is sparse and reads as zeros. Mapped for each use: no pages are held between.
-        path = str(self.folder / f"{group}.moments")
+        path = str(self._path(group))
         return torch.from_file(path, shared=True, size=size * size).view(size, size)
+
+    def _path(self, group: str) -> Path:
+        return self.folder / f"{group}.moments"

@@ -1,6 +1,6 @@
 """One pass over calibration text: how large keys and values get, how strong inputs are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,26 @@ class Calibration:
     largest: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     energy: dict[str, torch.Tensor]
     peaks: dict[str, torch.Tensor]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name."""
+        keys, values = zip(*self.largest, strict=True)
+        named = {"energy": self.energy, "peaks": self.peaks}
+        found = {
+            f"{kind} {name}": one for kind, each in named.items() for name, one in each.items()
+        }
+        return found | {"keys": torch.stack(keys), "values": torch.stack(values)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> "Calibration":
+        """The inverse of `tensors`."""
+
+        def of(kind: str) -> dict[str, torch.Tensor]:
+            chosen = {name: one for name, one in tensors.items() if name.startswith(f"{kind} ")}
+            return {name.removeprefix(f"{kind} "): one for name, one in chosen.items()}
+
+        pairs = zip(tensors["keys"], tensors["values"], strict=True)
+        return cls(tuple(pairs), of("energy"), of("peaks"))
 
 
 def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:

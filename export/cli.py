@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     add("--gate", choices=["on", "off"], default="on", help="off: write it even if it fails")
     add("--calibration", type=Path, metavar="FILE", help="calibration text (default: built in)")
     add("--gate-text", type=Path, metavar="FILE", help="text to judge on (default: built in)")
+    add(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keep findings here: the model's next export is quick, a killed one goes on",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -218,6 +224,7 @@ def _export(arguments: argparse.Namespace) -> None:
         sms=arguments.sm,
         method=arguments.method,
         max_size=arguments.max_size,
+        work=arguments.work,
         progress=_say,
         **texts,
     )

@@ -9,15 +9,13 @@
 | `auto` | yes | `gptq` after evening out at 4 bits, `rtn` at 8, where nothing is gained |
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from edgelm.awq import Smoothing
 from edgelm.export.hqq import hqq
 from edgelm.gptq import gptq
-from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import Quantized, quantize
 
@@ -73,41 +71,3 @@ def quantize_by(
     if method.compensates and moments and (method.everywhere or isinstance(precision, Int4)):
         return gptq(weight, precision, moments(), positive_scales=positive_scales)
     return quantize(weight, precision, importance, positive_scales=positive_scales)
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What rounding makes of a source's own matrices, before anything is folded into them.
-
-    For judging choices without building a graph: evening out and its inverse cancel but for what
-    rounding does in between.
-
-    Args:
-        method: one of METHODS.
-        energy: mean squares of input channels [K], by group; groups without inputs are missing.
-        smoothing: used if the method smooths.
-        hessians: used if the method compensates.
-    """
-
-    method: Method
-    energy: Mapping[str, torch.Tensor]
-    smoothing: Smoothing | None = None
-    hessians: Hessians | None = None
-
-    def __call__(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
-        """A group's matrix [N, K] as it is after quantization, fp32."""
-        columns = torch.ones(matrix.shape[1])
-        if self.method.smooths and self.smoothing:
-            factors = self.smoothing.columns(group)
-            columns = columns if factors is None else factors
-        energy, hessians = self.energy.get(group), self.hessians
-        quantized = quantize_by(
-            self.method,
-            matrix.float() * columns,
-            precision,
-            None if energy is None else energy / columns.square(),
-            None
-            if energy is None or hessians is None
-            else lambda: hessians[group] / columns / columns[:, None],
-        )
-        return quantized.dequantize(matrix.shape[1]) / columns

@@ -17,8 +17,9 @@ from edgelm.checkpoint import open_checkpoint
 from edgelm.command import parse_size
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
-from edgelm.export.disk import disk_need, enough_disk
+from edgelm.export.disk import bundle_need, check_room, full_disk_told, work_need
 from edgelm.export.engines import engine_need
+from edgelm.export.kept import check_work
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.request import ExportRequest
 from edgelm.export.stages import Export
@@ -50,6 +51,7 @@ def export(
     sms: Sequence[int] = (),
     method: str = "auto",
     max_size: int | str | None = None,
+    work: str | Path | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -76,6 +78,9 @@ def export(
         method: how 4- and 8-bit weights are rounded, a name of `edgelm.export.methods.METHODS`.
         max_size: bytes of weights, or a size such as `"98MB"`: with `auto` the best mixture within
             it, in place of the smallest that passes the gate.
+        work: a folder that keeps what is found out on the way (calibration, sensitivities, rounded
+            matrices, candidates), so that a killed export goes on, and the next one of this model,
+            for whatever device, is done in a fraction of the time. Several models may share it.
         progress: called with one line at each stage.
 
     Raises:
@@ -99,6 +104,13 @@ def export(
     need = engine_need(profile, plan.engine, sms)
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
-    need_bytes = disk_need(checkpoint, plan, request)
-    with enough_disk(output, need_bytes), staged_folder(output, marker=MANIFEST) as folder:
-        return Export(checkpoint, plan, need, request, folder, Timed(progress)).run()
+    work = None if work is None else Path(work)
+    room, found = bundle_need(plan), work_need(checkpoint, request)
+    if work:
+        check_work(work)
+        check_room(work, found, "the work folder")
+    else:
+        room += found
+    check_room(output.parent, room, "the bundle")
+    with full_disk_told(output, room), staged_folder(output, marker=MANIFEST) as folder:
+        return Export(checkpoint, plan, need, request, folder, Timed(progress), work).run()

@@ -2,20 +2,22 @@
 
 from collections.abc import Collection
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
 from edgelm.awq import Smoothing
-from edgelm.export.calibrate import calibrate
+from edgelm.export.calibrate import Calibration, calibrate
+from edgelm.export.kept import Kept
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.methods import Method, Rounding
+from edgelm.export.methods import Method
 from edgelm.export.reference import Reference
 from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
 from edgelm.hessians import Hessians
 from edgelm.precision import W8A8, Int4, Int8, KvType, WeightPrecision
+
+_SEEN = "calibration"
 
 
 def prepare(
@@ -25,8 +27,8 @@ def prepare(
     kinds: Collection[type[WeightPrecision]],
     *,
     kv: KvType,
-    scratch: Path,
-) -> tuple[Weights, Rounding]:
+    kept: Kept,
+) -> Weights:
     """Run the source over int64 tokens [B, T] and fold what was seen into its weights.
 
     Args:
@@ -35,15 +37,21 @@ def prepare(
         method: how matrices will be rounded.
         kinds: the kinds of precision that there will be.
         kv: type of the cache.
-        scratch: a folder for second moments, which are read again while matrices are rounded.
+        kept: for what was seen, and a folder for second moments, which are read again while
+            matrices are rounded.
     """
     plain = Weights(reference.checkpoint)
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
     if method.compensates and (Int4 in kinds or everywhere):
-        moments = Hessians(scratch, reference.spec)
-    with moments.watching(reference.model) if moments else nullcontext():
-        seen = calibrate(reference, tokens)
+        seen_already = tokens.numel() if kept.has(_SEEN) else 0
+        moments = Hessians(kept.folder, reference.spec, tokens=seen_already)
+
+    def look() -> dict[str, torch.Tensor]:
+        with moments.watching(reference.model) if moments else nullcontext():
+            return calibrate(reference, tokens).tensors()
+
+    seen = Calibration.of(kept.tensors(_SEEN, look))
     groups = [group for group in plain.groups() if group != EMBEDDING]
     energy = {group: seen.energy[plain.input_name(group)] for group in groups}
     smoothing = None
@@ -52,5 +60,4 @@ def prepare(
     elif method.smooths and Int4 in kinds:
         smoothing = Smoothing.of(reference.spec, energy)
     folding = KvFolding.of(reference.spec, seen.largest) if kv == "int8" else None
-    weights = Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)
-    return weights, Rounding(method, energy, smoothing, moments)
+    return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)

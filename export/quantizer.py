@@ -1,11 +1,11 @@
 """Rounds a checkpoint's matrices by one method, each only once."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from edgelm.export.heap import LARGE, give_back
+from edgelm.export.kept import Kept
 from edgelm.export.methods import METHODS, Method, quantize_by
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
@@ -19,8 +19,8 @@ class Quantizer:
     Args:
         weights: the source.
         method: how to round.
-        scratch: a folder for results that a later graph will ask for again: rounding takes a
-            second a matrix, reading it back takes none. Nothing is kept where it is None.
+        kept: for results that will be asked for again: rounding takes a second a matrix, reading
+            it back takes none. Nothing is kept where it is None.
         positive_scales: see `edgelm.quantize.quantize`.
     """
 
@@ -29,26 +29,41 @@ class Quantizer:
         weights: Weights,
         method: Method = METHODS["rtn"],
         *,
-        scratch: Path | None = None,
+        kept: Kept | None = None,
         positive_scales: bool = False,
     ) -> None:
         self.weights = weights
         self.method = method
-        self.scratch = scratch
+        self.kept = kept
         self.positive_scales = positive_scales
 
     def __call__(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> Quantized:
         """A group's matrix, quantized; it is read only if that was not done before."""
-        if self.scratch is None:
+        if self.kept is None:
             return self._quantize(group, matrix(), precision)
-        path = self.scratch / f"{group} {describe(precision)}.pt"
-        if path.is_file():
-            return Quantized(**torch.load(path, weights_only=True))
-        quantized = self._quantize(group, matrix(), precision)
-        torch.save(vars(quantized), path)
-        return quantized
+
+        def find() -> dict[str, torch.Tensor]:
+            quantized = self._quantize(group, matrix(), precision)
+            return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
+
+        scales = ", positive scales" if self.positive_scales and precision.symmetric else ""
+        found = self.kept.tensors(f"{group} {describe(precision)}{scales}", find)
+        bits = 4 if isinstance(precision, Int4) else 8
+        return Quantized(
+            bits,
+            precision.group_size,
+            found["levels"],
+            found["scales"],
+            found.get("zero_points"),
+        )
+
+    def rounded(self, group: str, precision: Int4 | Int8) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors of a group, fp32, as they would be for what is stored."""
+        weights = self.weights
+        quantized = self(group, lambda: weights.matrix(group), precision)
+        return weights.stored(group, quantized.dequantize(weights.columns(group)))
 
     def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
         weights = self.weights

@@ -17,6 +17,7 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.empty_model import empty_model, hf_config
 from edgelm.export.heap import LARGE, give_back
 from edgelm.rope import rotary_frequencies
+from edgelm.spec import Rope
 
 _HEAD_ROWS = 16_384
 
@@ -34,16 +35,24 @@ class Reference:
         self.overrides: dict[str, torch.Tensor] = {}
         self._held: dict[str, torch.Tensor] | None = None
         self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
-        if context is not None:
+        if context is not None and self.depends_on_context:
             self._fix_frequencies(context)
         for name, module in self.model.named_modules():
             if any(True for _ in module.parameters(recurse=False)):
                 self._stream(name, module)
 
+    @property
+    def depends_on_context(self) -> bool:
+        """Whether `context` changes what the model computes."""
+        rope = self._rope()
+        return rope is not None and rope.scaling.get("rope_type") == "longrope"
+
+    def _rope(self) -> Rope | None:
+        return next((layer.rope for layer in self.spec.layers if layer.rope), None)
+
     def _fix_frequencies(self, context: int) -> None:
-        rope = next((layer.rope for layer in self.spec.layers if layer.rope), None)
-        if rope is None or rope.scaling.get("rope_type") != "longrope":
-            return
+        rope = self._rope()
+        assert rope is not None
         frequencies = rotary_frequencies(rope, context, self.spec.max_position_embeddings)
         rotary = self.model.model.rotary_emb
         rotary.inv_freq = torch.from_numpy(frequencies).float()

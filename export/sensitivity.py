@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import Int4, Int8
-from edgelm.quantize import quantize
 
 Progress = Callable[[int, int], None]
-Rounded = Callable[[str, torch.Tensor, Int4 | Int8], torch.Tensor]
 _BATCH = 8  # runs that pass a layer together
 
 
@@ -29,7 +28,7 @@ def measure_sensitivity(
     tokens: torch.Tensor,
     precision: Int4 | Int8,
     progress: Progress = lambda done, total: None,
-    rounded: Rounded | None = None,
+    quantizer: Quantizer | None = None,
 ) -> dict[str, float]:
     """KL to the source, in nats a token, of quantizing one group at a time.
 
@@ -39,10 +38,9 @@ def measure_sensitivity(
         tokens: int64 [B, T]; a few hundred tokens rank the groups well enough.
         precision: what the group would be stored as.
         progress: called with the number of layers done and their total.
-        rounded: a group's own matrix as it will be after quantization, for methods other than
-            nearest levels (see `edgelm.export.methods.Rounding`).
+        quantizer: rounds the groups; to nearest by default.
     """
-    runs = _Runs(reference, weights, precision, progress, rounded)
+    runs = _Runs(reference, weights, precision, progress, quantizer)
     with runs.riding_along():
         clean = reference.hidden_states(tokens)
     return runs.divergences(clean, tokens)
@@ -61,13 +59,13 @@ class _Runs:
         weights: Weights,
         precision: Int4 | Int8,
         progress: Progress,
-        rounded: Rounded | None,
+        quantizer: Quantizer | None,
     ) -> None:
         self.reference = reference
         self.weights = weights
         self.precision = precision
         self.progress = progress
-        self.rounded = rounded or self._nearest
+        self.quantizer = quantizer or Quantizer(weights)
         self.states: dict[str, torch.Tensor] = {}  # group -> hidden states [B, T, H] so far
 
     @contextmanager
@@ -115,25 +113,11 @@ class _Runs:
 
     @contextmanager
     def _quantized(self, group: str) -> Iterator[None]:
-        self.reference.overrides = self._dequantized(group)
+        self.reference.overrides = self.quantizer.rounded(group, self.precision)
         try:
             yield
         finally:
             self.reference.overrides = {}
-
-    def _dequantized(self, group: str) -> dict[str, torch.Tensor]:
-        """The group's tensors as they are after quantization, under the source's names."""
-        names = self.weights.tensor_names(group)
-        stored = [self.reference.checkpoint.tensor(name).float() for name in names]
-        matrix = torch.cat(stored)
-        rounded = self.rounded(group, matrix, self.precision)
-        parts = rounded.split([tensor.shape[0] for tensor in stored])
-        return dict(zip(names, parts, strict=True))
-
-    def _nearest(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
-        # The source's own weights, not folded ones: what a group costs is much the same.
-        importance = Weights(self.weights.checkpoint, energy=self.weights.energy).importance(group)
-        return quantize(matrix, precision, importance).dequantize(matrix.shape[1])
 
     def divergences(self, clean: torch.Tensor, tokens: torch.Tensor) -> dict[str, float]:
         """KL of every run's final state, and of the two ends of the model."""
@@ -150,7 +134,7 @@ class _Runs:
         with torch.inference_mode():
             result = {group: kl(norm(states), head) for group, states in self.states.items()}
         [name] = self.weights.tensor_names(HEAD)
-        result[HEAD] = kl(clean, self._dequantized(HEAD)[name])
+        result[HEAD] = kl(clean, self.quantizer.rounded(HEAD, self.precision)[name])
         # The embedding changes the first layer's input, which takes a pass of its own. A tied
         # table is one group: its cost at the input and its cost at the output add up.
         entry = HEAD if spec.tie_word_embeddings else EMBEDDING

@@ -1,10 +1,14 @@
 """The stages of one export: calibrate, choose, write, judge, compile, finish."""
 
+from collections.abc import Collection
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+import onnxruntime
+import torch
 from tokenizers import Tokenizer
 
 import edgelm
@@ -30,6 +34,7 @@ from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, opset_for
 from edgelm.export.gate import Judge
+from edgelm.export.kept import Kept, key, shared_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
@@ -47,7 +52,7 @@ from edgelm.export.writer import needs_widening, write_graph
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan
-from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
+from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -70,6 +75,7 @@ class Export:
         request: ExportRequest,
         folder: Path,
         progress: Timed,
+        work: Path | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.weights = Weights(checkpoint)
@@ -87,6 +93,7 @@ class Export:
         self.quantizer = Quantizer(self.weights, positive_scales=not self.rules.grouped)
         self.folder = folder
         self.progress = progress
+        self.work = work
 
     def run(self) -> Manifest:
         self.progress(
@@ -97,8 +104,12 @@ class Export:
         write_tokenizer_files(self.checkpoint, self.folder)
         self.reference = Reference(self.checkpoint, context=self.plan.context)
         held_apart = self.passage(self.request.gate_text, SEQUENCES)
-        with TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch:
+        with (
+            TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch,
+            ExitStack() as self.stack,
+        ):
             self.scratch = Path(scratch)
+            self.kept = Kept(self.scratch)
             assignment, result, judge = self.assign(held_apart)
         self.enforce(assignment, result)
         write_sample(self.folder, judge.sample())
@@ -111,11 +122,12 @@ class Export:
         assignment = {}
         if not auto:
             assignment = self.legal(self.request.assignment(self.weights.groups()))
-        if auto or self.plan.precision != "fp32" or self.plan.kv != "fp32":
+        rounds = not all(isinstance(one, Unquantized) for one in assignment.values())
+        if auto or rounds or self.plan.kv == "int8":
             calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
         self.progress("running the source on the gate text")
-        judge = Judge.of(self.reference, held_apart)
+        judge = self.judge_on(held_apart)
         if auto:
             assignment = self.choose(calibration)
         while True:
@@ -132,27 +144,57 @@ class Export:
 
     def calibrate(self, calibration: Passage, assignment: Assignment) -> None:
         """Run the source on the calibration text for whatever rounding will ask for."""
+        kinds = {type(precision) for precision in assignment.values()} or {Int4}
+        if self.work:
+            self.kept = self.keep(self.work, calibration, kinds)
         self.progress(
             f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
             f"{calibration.name}"
         )
-        self.weights, self.rounding = prepare(
+        self.weights = prepare(
             self.reference,
             calibration.tokens,
             self.method,
-            {type(precision) for precision in assignment.values()} or {Int4},
+            kinds,
             kv=self.plan.kv,
-            scratch=self.scratch,
+            kept=self.kept,
         )
         # Matrices that are written once need not be kept.
         auto = self.request.plan.precision == "auto"
-        again = auto or needs_widening(assignment.values(), self.plan.kv)
+        again = auto or self.work or needs_widening(assignment.values(), self.plan.kv)
         self.quantizer = Quantizer(
             self.weights,
             self.method,
-            scratch=self.scratch if again else None,
+            kept=self.kept if again else None,
             positive_scales=not self.rules.grouped,
         )
+
+    def keep(
+        self, work: Path, calibration: Passage, kinds: Collection[type[WeightPrecision]]
+    ) -> Kept:
+        """The part of a work folder for all that findings depend on, until this export ends."""
+        name = key(
+            edgelm.__version__,
+            str(torch.__version__),
+            onnxruntime.__version__,
+            self.checkpoint.sha256(),
+            self.checkpoint.spec,
+            self.plan.context if self.reference.depends_on_context else None,
+            calibration.tokens_sha256,
+            self.request.method,
+            sorted(kind.__name__ for kind in kinds),
+            self.plan.kv == "int8",
+        )
+        return Kept(self.stack.enter_context(shared_folder(work, name, self.progress)))
+
+    def judge_on(self, passage: Passage) -> Judge:
+        """What the source makes of a passage."""
+        name = f"source on {passage.tokens_sha256[:16]}"
+
+        def run() -> dict[str, torch.Tensor]:
+            return {"hidden": Judge.of(self.reference, passage).hidden}
+
+        return Judge(self.reference, passage, self.kept.tensors(name, run)["hidden"])
 
     def passage(self, path: Path, sequences: int) -> Passage:
         """A text's sequences: of a large model fewer, since each costs it minutes on a CPU."""
@@ -176,23 +218,32 @@ class Export:
             return self.legal(self.search.assignment)
         sequences, length = _RANKING
         low = Int4(group_size=32, symmetric=bool(asked.symmetric) or not self.rules.grouped)
-        sensitivity = measure_sensitivity(
-            self.reference,
-            self.weights,
-            calibration.tokens[:sequences, :length],
-            low,
-            lambda done, total: self.progress.update(f"sensitivity: layer {done} of {total}"),
-            rounded=self.rounding,
+        sensitivity = self.kept.record(
+            f"sensitivity {describe(low)}",
+            dict[str, float],
+            lambda: measure_sensitivity(
+                self.reference,
+                self.weights,
+                calibration.tokens[:sequences, :length],
+                low,
+                lambda done, total: self.progress.update(f"sensitivity: layer {done} of {total}"),
+                quantizer=self.quantizer,
+            ),
         )
         choices = choices_for(self.rules, group_size=asked.group_size, symmetric=asked.symmetric)
         frontier = frontier_of(self.weights, sensitivity, low, choices)
         self.search = Search(frontier, whole)
         if self.request.max_size:
             return self.within(frontier, self.request.max_size)
-        tuning = Judge.of(self.reference, calibration.first(_TUNING))
+        tuning = self.judge_on(calibration.first(_TUNING))
 
         def measure(assignment: Assignment) -> Figures:
-            figures = self.measure(assignment, tuning)
+            assignment = self.candidate(assignment)
+            figures = self.kept.record(
+                f"tried {key(assignment, self.kv)}",
+                Figures,
+                lambda: self.measure(assignment, tuning),
+            )
             self.progress(f"tried {summary(assignment)}: {figures_text(figures)}")
             return figures
 
@@ -231,10 +282,14 @@ class Export:
             symmetric=asked.symmetric,
         )
 
+    def candidate(self, assignment: Assignment) -> Assignment:
+        """What stands for an assignment while candidates are compared on the CPU."""
+        if self.native:
+            return assignment
+        return {group: _stand_in(one) for group, one in self.legal(assignment).items()}
+
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
-        """Build a candidate, or its stand-in, where `deliver` will build, and measure it."""
-        if not self.native:
-            assignment = {group: _stand_in(one) for group, one in self.legal(assignment).items()}
+        """Build a graph for the CPU where `deliver` will build, and measure it."""
         self.write(assignment, dialect="ort", kv=self.kv)
         return self.run_through(self.folder, self.contract, judge, assignment)
 

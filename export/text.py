@@ -6,6 +6,7 @@ field, or plain text, gzipped or not.
 """
 
 import gzip
+import hashlib
 import json
 import zlib
 from dataclasses import dataclass, replace
@@ -31,6 +32,12 @@ class Passage:
     tokens: torch.Tensor
     name: str
     sha256: str
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Of the tokens in their order and shape."""
+        shape = repr(tuple(self.tokens.shape)).encode()
+        return hashlib.sha256(shape + self.tokens.numpy().tobytes()).hexdigest()
 
     def first(self, sequences: int) -> "Passage":
         """The first so many sequences."""

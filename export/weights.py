@@ -55,26 +55,31 @@ class Weights:
         return self.checkpoint.shapes[self.tensor_names(group)[0]][1]
 
     def matrix(self, group: str) -> torch.Tensor:
-        """A group's weight, [out_features, in_features]."""
+        """A group's weight as the decoder executes it, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        if group.endswith("attention.o") and self.folding:
-            matrix = matrix / self._heads(self.layer_folding(group).value)
-        matrix = self._fold_rows(group, matrix) * self._multiplier(group)
-        if (factors := self._factors(group)) is not None:
-            matrix = matrix * factors
-        return matrix
+        if (columns := self._columns(group)) is not None:
+            matrix = matrix * columns
+        rows = self._rows(group)
+        return matrix if rows is None else matrix * rows[:, None]
+
+    def stored(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors, by name, that `matrix` would be made of: its inverse."""
+        if (rows := self._rows(group)) is not None:
+            matrix = matrix / rows[:, None]
+        if (columns := self._columns(group)) is not None:
+            matrix = matrix / columns
+        names = self.tensor_names(group)
+        parts = matrix.split([self.checkpoint.shapes[name][0] for name in names])
+        return dict(zip(names, parts, strict=True))
 
     def importance(self, group: str) -> torch.Tensor | None:
         """How much errors in each input channel of a group's matrix count, [in_features]."""
         if self.energy is None or group == EMBEDDING:
             return None
         energy = self.energy[self.input_name(group)]
-        if group.endswith("attention.o") and self.folding:
-            energy = energy * self._heads(self.layer_folding(group).value).square()
-        if (factors := self._factors(group)) is not None:
-            energy = energy / factors.square()
-        return energy
+        columns = self._columns(group)
+        return energy if columns is None else energy / columns.square()
 
     def input_name(self, group: str) -> str:
         """The weight under whose name calibration keeps what it saw of a group's inputs."""
@@ -84,22 +89,15 @@ class Weights:
         """Second moments [in_features, in_features] of what a group's matrix multiplies."""
         assert self.moments is not None
         moments = self.moments[group]
-        if group.endswith("attention.o") and self.folding:
-            heads = self._heads(self.layer_folding(group).value)
-            moments = moments * heads * heads[:, None]
-        if (factors := self._factors(group)) is not None:
-            moments = moments / factors / factors[:, None]
-        return moments
+        columns = self._columns(group)
+        return moments if columns is None else moments / columns / columns[:, None]
 
     def peak(self, group: str) -> float:
         """The largest magnitude that calibration saw among a group's inputs."""
         assert self.peaks is not None
         peaks = self.peaks[self.input_name(group)]
-        if group.endswith("attention.o") and self.folding:
-            peaks = peaks * self._heads(self.layer_folding(group).value)
-        if (factors := self._factors(group)) is not None:
-            peaks = peaks / factors
-        return float(peaks.max())
+        columns = self._columns(group)
+        return float((peaks if columns is None else peaks / columns).max())
 
     def bias(self, group: str) -> torch.Tensor | None:
         """A group's bias [out_features], if any of its parts has one."""
@@ -107,7 +105,8 @@ class Weights:
         if not all(self.checkpoint.has(name) for name in names):
             return None
         tensors = [self.checkpoint.tensor(name).float() for name in names]
-        return self._fold_rows(group, torch.cat(tensors)) * self._multiplier(group)
+        bias, rows = torch.cat(tensors), self._rows(group)
+        return bias if rows is None else bias * rows
 
     def norm(self, name: str) -> torch.Tensor:
         """A norm's weight as a plain factor."""
@@ -130,32 +129,33 @@ class Weights:
         assert self.folding is not None
         return self.folding.layers[split_group(name)[0]]
 
-    def _factors(self, group: str) -> torch.Tensor | None:
-        return self.smoothing.columns(group) if self.smoothing else None
+    def _columns(self, group: str) -> torch.Tensor | None:
+        """What columns are multiplied by, [in_features]: the inputs are divided by it."""
+        factors = self.smoothing.columns(group) if self.smoothing else None
+        if not self.folding or not group.endswith("attention.o"):
+            return factors
+        heads = self._per_query_head(self.layer_folding(group).value)
+        heads = 1 / heads.repeat_interleave(self.checkpoint.spec.head_dim)
+        return heads if factors is None else factors * heads
 
-    def _fold_rows(self, group: str, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply rows (of a matrix or a bias) by what is folded into them."""
+    def _rows(self, group: str) -> torch.Tensor | None:
+        """What rows, and the bias, are multiplied by, [out_features]."""
+        spec = self.checkpoint.spec
         if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:
-            return rows / (divisor[:, None] if rows.ndim == 2 else divisor)
-        if not self.folding or not group.endswith("attention.qkv"):
-            return rows
-        spec, folding = self.checkpoint.spec, self.layer_folding(group)
-        query, key = 1 / self._per_query_head(folding.key), folding.key
-        if spec.qk_norm != "none":  # the norms after the projection carry the factors
-            query, key = torch.ones_like(query), torch.ones_like(key)
-        value = folding.value[:, None].expand(-1, spec.head_dim)
-        factors = torch.cat([part.flatten() for part in (query, key, value)])
-        return rows * (factors[:, None] if rows.ndim == 2 else factors)
+            return 1 / divisor
+        if self.folding and group.endswith("attention.qkv"):
+            folding = self.layer_folding(group)
+            query, key = 1 / self._per_query_head(folding.key), folding.key
+            if spec.qk_norm != "none":  # the norms after the projection carry the factors
+                query, key = torch.ones_like(query), torch.ones_like(key)
+            value = folding.value[:, None].expand(-1, spec.head_dim)
+            return torch.cat([part.flatten() for part in (query, key, value)])
+        if group.endswith(_RESIDUAL) and spec.residual_multiplier != 1:
+            rows = sum(self.checkpoint.shapes[name][0] for name in self.tensor_names(group))
+            return torch.full((rows,), spec.residual_multiplier)
+        return None
 
     def _per_query_head(self, factors: torch.Tensor) -> torch.Tensor:
         """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
         spec = self.checkpoint.spec
         return factors.repeat_interleave(spec.num_attention_heads // spec.num_key_value_heads, 0)
-
-    def _heads(self, values: torch.Tensor) -> torch.Tensor:
-        """Factors per value head as one row over the attention output's channels."""
-        return self._per_query_head(values).repeat_interleave(self.checkpoint.spec.head_dim)
-
-    def _multiplier(self, group: str) -> float:
-        spec = self.checkpoint.spec
-        return spec.residual_multiplier if group.endswith(_RESIDUAL) else 1.0

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.awq import Smoothing
 from edgelm.export.hqq import hqq
-from edgelm.export.methods import METHODS, Rounding, quantize_by
+from edgelm.export.kept import Kept
+from edgelm.export.methods import METHODS, quantize_by
+from edgelm.export.preparation import prepare
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
-from edgelm.export.weights import Weights
 from edgelm.gptq import gptq
-from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import quantize
 from tests.conftest import TinyFactory
@@ -52,17 +52,14 @@ def test_without_moments_levels_are_nearest() -> None:
 
 
 def test_better_methods_cost_less(calm: TinyFactory, tmp_path: Path) -> None:
-    source = calm("llama")
-    reference, weights = Reference(source.checkpoint), Weights(source.checkpoint)
-    hessians = Hessians(tmp_path, weights.checkpoint.spec)
-    with hessians.watching(reference.model):
-        reference.hidden_states(TOKENS)
-    energy = {group: hessians[group].diagonal() for group in hessians.groups}
-    smoothing = Smoothing.of(source.checkpoint.spec, energy)
+    reference = Reference(calm("llama").checkpoint)
 
     def cost(name: str) -> float:
-        rounding = Rounding(METHODS[name], energy, smoothing, hessians)
-        measured = measure_sensitivity(reference, weights, TOKENS, Int4(32), rounded=rounding)
+        method, kept = METHODS[name], Kept(tmp_path / name)
+        kept.folder.mkdir()
+        weights = prepare(reference, TOKENS, method, {Int4}, kv="fp32", kept=kept)
+        quantizer = Quantizer(weights, method)
+        measured = measure_sensitivity(reference, weights, TOKENS, Int4(32), quantizer=quantizer)
         return sum(kl for group, kl in measured.items() if group != "lm_head")
 
     assert cost("auto") < 0.7 * cost("rtn")
