@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "targets.json"
     found = msgspec.json.decode(path.read_bytes(), type=list[Exported]) if path.exists() else []
-    names = arguments.targets.split(",") if arguments.targets else _devices()
+    names = arguments.targets.split(",") if arguments.targets else devices()
     for name in names:
         asked = (arguments.model, name, arguments.engine, arguments.precision)
         if any(one.key == asked for one in found):
@@ -85,9 +85,13 @@ def _run(arguments: argparse.Namespace) -> None:
     print(table(found))
 
 
-def _devices() -> list[str]:
-    """All profiles but this machine's own and those of data centres."""
-    return [one.name for one in load_profiles() if one.form not in ("host", "datacenter")]
+def devices() -> list[str]:
+    """All profiles but those of this machine and of data centres."""
+    return [
+        one.name
+        for one in load_profiles()
+        if one.memory.kind != "host" and one.form != "datacenter"
+    ]
 
 
 def export_once(model: str, target: str, engine: str, precision: str, out: Path) -> Exported:

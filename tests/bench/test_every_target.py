@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.bench.every_target import Exported, main
+from edgelm.bench.every_target import Exported, devices, main
 from tests.tiny_chat import save_tiny_chat
 
 
@@ -32,3 +32,11 @@ def test_targets_with_the_same_result_share_a_row(
     table = capsys.readouterr().out
     assert "| jetson-agx-orin-64gb, jetson-orin-nano-8gb | fp16 | standard | 87 |" in table
     assert {path.name for path in out.iterdir()} == {"targets.json", "work"}
+
+
+def test_devices_are_those_at_the_edge() -> None:
+    names = devices()
+    assert {"jetson-xavier-nx", "jetson-thor-t5000", "rtx-4060-laptop", "dgx-spark-gb10"} <= {
+        *names
+    }
+    assert not {"cpu", "h100-sxm-80gb"} & {*names}
