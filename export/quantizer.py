@@ -48,8 +48,7 @@ class Quantizer:
             quantized = self._quantize(group, matrix(), precision)
             return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
 
-        scales = ", positive scales" if self.positive_scales and precision.symmetric else ""
-        found = self.kept.tensors(f"{group} {describe(precision)}{scales}", find)
+        found = self.kept.tensors(f"{group} {self.grid(precision)}", find)
         bits = 4 if isinstance(precision, Int4) else 8
         return Quantized(
             bits,
@@ -58,6 +57,11 @@ class Quantizer:
             found["scales"],
             found.get("zero_points"),
         )
+
+    def grid(self, precision: Int4 | Int8) -> str:
+        """What levels a matrix is rounded to, in words."""
+        positive = self.positive_scales and precision.symmetric
+        return describe(precision) + (", positive scales" if positive else "")
 
     def rounded(self, group: str, precision: Int4 | Int8) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors of a group, fp32, as they would be for what is stored."""

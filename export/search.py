@@ -57,15 +57,15 @@ class Search:
 Choices = Callable[[str, torch.Tensor], tuple[Int4 | Int8, ...]]
 
 
-def frontier_of(
+def offers(
     weights: Weights, sensitivity: Mapping[str, float], measured: Int4, choices: Choices
-) -> Frontier:
-    """The frontier from what one precision costs each group, in nats a token."""
+) -> dict[str, list[Choice]]:
+    """Every group's choices from what one precision costs it, in nats a token."""
     offered: dict[str, list[Choice]] = {}
     for group, kl in sensitivity.items():
         matrix, importance = weights.matrix(group), weights.importance(group)
         offered[group] = offer(matrix, importance, kl, measured, choices(group, matrix))
-    return Frontier.of(offered)
+    return offered
 
 
 def choices_for(rules: Kernels, *, group_size: int | None, symmetric: bool | None) -> Choices:

@@ -29,7 +29,7 @@ from edgelm.command import format_bytes
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
-from edgelm.export.allocate import Frontier
+from edgelm.export.allocate import Choice, Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
 from edgelm.export.engines import compile_ahead, opset_for
@@ -43,7 +43,7 @@ from edgelm.export.progress import Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
-from edgelm.export.search import Search, choices_for, eight_bits, frontier_of, whole_precision
+from edgelm.export.search import Search, choices_for, eight_bits, offers, whole_precision
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import SEQUENCES, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
@@ -52,7 +52,7 @@ from edgelm.export.writer import needs_widening, write_graph
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan
-from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized, WeightPrecision, describe
+from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized, WeightPrecision
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -219,7 +219,7 @@ class Export:
         sequences, length = _RANKING
         low = Int4(group_size=32, symmetric=bool(asked.symmetric) or not self.rules.grouped)
         sensitivity = self.kept.record(
-            f"sensitivity {describe(low)}",
+            f"sensitivity {self.quantizer.grid(low)}",
             dict[str, float],
             lambda: measure_sensitivity(
                 self.reference,
@@ -231,7 +231,12 @@ class Export:
             ),
         )
         choices = choices_for(self.rules, group_size=asked.group_size, symmetric=asked.symmetric)
-        frontier = frontier_of(self.weights, sensitivity, low, choices)
+        offered = self.kept.record(
+            f"offered {key(low, self.rules, asked.group_size, asked.symmetric)}",
+            dict[str, list[Choice]],
+            lambda: offers(self.weights, sensitivity, low, choices),
+        )
+        frontier = Frontier.of(offered)
         self.search = Search(frontier, whole)
         if self.request.max_size:
             return self.within(frontier, self.request.max_size)
