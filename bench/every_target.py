@@ -4,8 +4,9 @@
     python -m edgelm.bench.every_target MODEL -o targets/ --targets jetson-orin,rtx-4060-laptop
 
 Runs the command as a user would, one target after the other, and keeps what its manifest says in
-`targets.json`; bundles are removed. A killed run goes on. The first target of a kind takes as long
-as a lone export does; the rest find its calibration and rounding in `work/`.
+`targets.json`; bundles are removed. A killed run goes on. Seconds depend on the order: the first
+target of a kind takes as long as a lone export, the rest find its calibration and rounding in
+`work/`, which stays.
 """
 
 import argparse

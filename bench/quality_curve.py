@@ -123,17 +123,13 @@ def rows(
     reference, plain = Reference(checkpoint), Weights(checkpoint)
     judge = Judge.of(reference, text)
     kinds = {type(precision) for precision in _PRECISIONS}
-    for name in methods:
-        with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-            weights = prepare(
-                reference,
-                calibration.tokens,
-                METHODS[name],
-                kinds,
-                kv="fp32",
-                kept=Kept(Path(scratch)),
-            )
-            quantizer = Quantizer(weights, METHODS[name])
+    with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
+        kept = Kept(Path(scratch))
+        # Whoever compensates first: what it sees of the text serves all.
+        for name in sorted(methods, key=lambda name: not METHODS[name].compensates):
+            method = METHODS[name]
+            weights = prepare(reference, calibration.tokens, method, kinds, kv="fp32", kept=kept)
+            quantizer = Quantizer(weights, method)
             for precision in _PRECISIONS:
                 figures = measure(judge, quantizer, precision)
                 yield Row(name, describe(precision), weight_bytes(plain, precision), figures)

@@ -5,6 +5,7 @@ One matrix [K, K] a group is more than the model itself (15 GB at 36 layers of 9
 in memory-mapped files: the system writes them out when memory is short.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ class Hessians:
     Args:
         folder: an existing folder; a file a group is written there and stays.
         spec: of the decoder whose groups to watch. The embedding has none: its inputs are tokens.
-        tokens: how many the files there are of already. By default what is there is removed: a
-            killed process left it.
+        tokens: that files in the folder sum over already, if they are all there. Else what is
+            there is removed: a killed process left it.
     """
 
     def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
@@ -35,8 +36,9 @@ class Hessians:
         first.pop(EMBEDDING, None)
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
         self._channels = {group: shapes[name][1] for group, name in first.items()}
-        self._tokens = dict.fromkeys(first, tokens)
-        if not tokens:
+        whole = all(self._is_whole(group) for group in first)
+        self._tokens = dict.fromkeys(first, tokens if whole else 0)
+        if not self.collected:
             for group in first:
                 self._path(group).unlink(missing_ok=True)
 
@@ -60,6 +62,17 @@ class Hessians:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @property
+    def collected(self) -> bool:
+        """Whether there are any sums."""
+        return any(self._tokens.values())
+
+    def sync(self) -> None:
+        """Wait until all sums are on disk."""
+        for group in self.groups:
+            with self._path(group).open("rb") as file:
+                os.fsync(file.fileno())
 
     @property
     def size_bytes(self) -> int:
@@ -98,6 +111,10 @@ class Hessians:
         # A new file is sparse and reads as zeros. Mapped for each use: no pages are held between.
         path = str(self._path(group))
         return torch.from_file(path, shared=True, size=size * size).view(size, size)
+
+    def _is_whole(self, group: str) -> bool:
+        path = self._path(group)
+        return path.is_file() and path.stat().st_size == 4 * self._channels[group] ** 2
 
     def _path(self, group: str) -> Path:
         return self.folder / f"{group}.moments"

@@ -58,6 +58,9 @@ def replace_file(target: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         staging.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # writing tells none: which disk is full?
+        raise
     finally:
         staging.unlink(missing_ok=True)
 

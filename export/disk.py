@@ -10,6 +10,7 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.errors import DoesNotFit
+from edgelm.export.kept import folder_bytes
 from edgelm.export.methods import METHODS
 from edgelm.export.request import ExportRequest
 from edgelm.export.weights import Weights
@@ -26,40 +27,61 @@ def bundle_need(plan: Plan) -> int:
     return int(copies * plan.weight_bytes) + tokenizer_and_tables
 
 
-def work_need(checkpoint: Checkpoint, request: ExportRequest) -> int:
-    """Bytes of what is found out on the way to a bundle."""
-    need, precision = 0, request.plan.precision
-    if METHODS[request.method].compensates and precision in ("auto", "int4"):
+def work_need(checkpoint: Checkpoint, request: ExportRequest, *, lasting: bool) -> int:
+    """Bytes of what is found out on the way to a bundle; `lasting` if all of it is kept."""
+    need, precision, method = 0, request.plan.precision, METHODS[request.method]
+    eight = method.everywhere and precision in ("int8", "w8a8")
+    if method.compensates and (eight or precision in ("auto", "int4")):
         weights = Weights(checkpoint)
         need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
     if precision == "auto":
         # A byte a level: everything in groups of 32, and much of it at another precision.
         need += int(2.5 * checkpoint.spec.parameters)
+    elif lasting and precision in ("int4", "int8", "w8a8"):
+        need += checkpoint.spec.parameters
     return need
 
 
 def check_room(folder: Path, need: int, what: str) -> None:
-    """Raise DoesNotFit where there is too little room for `what` in a folder still to come."""
-    parent = folder.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
+    """Raise DoesNotFit where there is too little room for `what` in an existing folder."""
+    free = shutil.disk_usage(folder).free
     if free < need:
         raise DoesNotFit(
-            f"{what} needs about {format_bytes(need)} of disk, {parent} has {format_bytes(free)} "
+            f"{what} needs about {format_bytes(need)} of disk, {folder} has {format_bytes(free)} "
             "free; free some or choose another folder"
         )
 
 
+def check_work_room(
+    work: Path, bundle: Path, checkpoint: Checkpoint, plan: Plan, request: ExportRequest
+) -> None:
+    """Raise DoesNotFit where a work folder has too little room for what it does not hold yet."""
+    need = work_need(checkpoint, request, lasting=True) - folder_bytes(work)
+    what = "the work folder"
+    if work.stat().st_dev == bundle.stat().st_dev:
+        need += bundle_need(plan)
+        what = "the bundle with the work folder"
+    check_room(work, need, what)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
 @contextmanager
-def full_disk_told(output: Path, need: int) -> Iterator[None]:
+def full_disk_told(output: Path, need: int, *, work: Path | None = None) -> Iterator[None]:
     """Raise DoesNotFit where the disk runs full in this block."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
+        left = f"{work} keeps what was found out" if work else "nothing was left behind"
         raise DoesNotFit(
             f"the disk is full: cannot write {error.filename or output} ({error.strerror}); free "
-            f"about {format_bytes(need)} at {output.parent}; nothing was left behind"
+            f"about {format_bytes(need)} there; {left}"
         ) from None

@@ -17,7 +17,7 @@ from edgelm.checkpoint import open_checkpoint
 from edgelm.command import parse_size
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
-from edgelm.export.disk import bundle_need, check_room, full_disk_told, work_need
+from edgelm.export.disk import bundle_need, check_room, existing, full_disk_told, work_need
 from edgelm.export.engines import engine_need
 from edgelm.export.kept import check_work
 from edgelm.export.progress import Progress, Timed
@@ -80,7 +80,7 @@ def export(
             it, in place of the smallest that passes the gate.
         work: a folder that keeps what is found out on the way (calibration, sensitivities, rounded
             matrices, candidates), so that a killed export goes on, and the next one of this model,
-            for whatever device, is done in a fraction of the time. Several models may share it.
+            for whatever device, takes what fits it. Several models may share it.
         progress: called with one line at each stage.
 
     Raises:
@@ -105,12 +105,11 @@ def export(
     request.check(Weights(checkpoint).groups())
     check_replaceable(output, marker=MANIFEST)
     work = None if work is None else Path(work)
-    room, found = bundle_need(plan), work_need(checkpoint, request)
+    room = bundle_need(plan)
     if work:
-        check_work(work)
-        check_room(work, found, "the work folder")
+        check_work(work, output)
     else:
-        room += found
-    check_room(output.parent, room, "the bundle")
-    with full_disk_told(output, room), staged_folder(output, marker=MANIFEST) as folder:
+        room += work_need(checkpoint, request, lasting=False)
+    check_room(existing(output.parent), room, "the bundle")
+    with full_disk_told(output, room, work=work), staged_folder(output, marker=MANIFEST) as folder:
         return Export(checkpoint, plan, need, request, folder, Timed(progress), work).run()

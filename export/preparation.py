@@ -1,6 +1,6 @@
 """What calibration gives to rounding: second moments, evened-out channels, folded caches."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 
 import torch
@@ -18,6 +18,7 @@ from edgelm.hessians import Hessians
 from edgelm.precision import W8A8, Int4, Int8, KvType, WeightPrecision
 
 _SEEN = "calibration"
+_WITH_MOMENTS = "calibration with moments"  # whoever needs no moments takes it as well
 
 
 def prepare(
@@ -28,6 +29,7 @@ def prepare(
     *,
     kv: KvType,
     kept: Kept,
+    running: Callable[[], None] = lambda: None,
 ) -> Weights:
     """Run the source over int64 tokens [B, T] and fold what was seen into its weights.
 
@@ -39,19 +41,28 @@ def prepare(
         kv: type of the cache.
         kept: for what was seen, and a folder for second moments, which are read again while
             matrices are rounded.
+        running: called before the source is run, which is not if that was done before.
     """
     plain = Weights(reference.checkpoint)
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
+    name = _WITH_MOMENTS if kept.has(_WITH_MOMENTS) else _SEEN
     if method.compensates and (Int4 in kinds or everywhere):
-        seen_already = tokens.numel() if kept.has(_SEEN) else 0
+        seen_already = tokens.numel() if kept.has(_WITH_MOMENTS) else 0
         moments = Hessians(kept.folder, reference.spec, tokens=seen_already)
+        name = _WITH_MOMENTS
+        if not moments.collected:
+            kept.forget(name)
 
     def look() -> dict[str, torch.Tensor]:
+        running()
         with moments.watching(reference.model) if moments else nullcontext():
-            return calibrate(reference, tokens).tensors()
+            found = calibrate(reference, tokens).tensors()
+        if moments and kept.lasting:
+            moments.sync()
+        return found
 
-    seen = Calibration.of(kept.tensors(_SEEN, look))
+    seen = Calibration.of(kept.tensors(name, look))
     groups = [group for group in plain.groups() if group != EMBEDDING]
     energy = {group: seen.energy[plain.input_name(group)] for group in groups}
     smoothing = None

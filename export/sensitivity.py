@@ -14,7 +14,6 @@ import torch
 
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
-from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import Int4, Int8
 
@@ -24,23 +23,21 @@ _BATCH = 8  # runs that pass a layer together
 
 def measure_sensitivity(
     reference: Reference,
-    weights: Weights,
+    quantizer: Quantizer,
     tokens: torch.Tensor,
     precision: Int4 | Int8,
     progress: Progress = lambda done, total: None,
-    quantizer: Quantizer | None = None,
 ) -> dict[str, float]:
     """KL to the source, in nats a token, of quantizing one group at a time.
 
     Args:
         reference: the source model.
-        weights: the same model's groups.
+        quantizer: rounds the same model's groups.
         tokens: int64 [B, T]; a few hundred tokens rank the groups well enough.
         precision: what the group would be stored as.
         progress: called with the number of layers done and their total.
-        quantizer: rounds the groups; to nearest by default.
     """
-    runs = _Runs(reference, weights, precision, progress, quantizer)
+    runs = _Runs(reference, quantizer, precision, progress)
     with runs.riding_along():
         clean = reference.hidden_states(tokens)
     return runs.divergences(clean, tokens)
@@ -56,16 +53,15 @@ class _Runs:
     def __init__(
         self,
         reference: Reference,
-        weights: Weights,
+        quantizer: Quantizer,
         precision: Int4 | Int8,
         progress: Progress,
-        quantizer: Quantizer | None,
     ) -> None:
         self.reference = reference
-        self.weights = weights
+        self.quantizer = quantizer
+        self.weights = quantizer.weights
         self.precision = precision
         self.progress = progress
-        self.quantizer = quantizer or Quantizer(weights)
         self.states: dict[str, torch.Tensor] = {}  # group -> hidden states [B, T, H] so far
 
     @contextmanager

@@ -1,14 +1,12 @@
 """The stages of one export: calibrate, choose, write, judge, compile, finish."""
 
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-import onnxruntime
-import torch
 from tokenizers import Tokenizer
 
 import edgelm
@@ -29,12 +27,20 @@ from edgelm.command import format_bytes
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
-from edgelm.export.allocate import Choice, Frontier
+from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
+from edgelm.export.disk import check_work_room
 from edgelm.export.engines import compile_ahead, opset_for
+from edgelm.export.findings import (
+    figures_of,
+    frontier_of,
+    judge_of,
+    rounding_name,
+    source_name,
+)
 from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept, key, shared_folder
+from edgelm.export.kept import Kept, work_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
@@ -43,8 +49,7 @@ from edgelm.export.progress import Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
-from edgelm.export.search import Search, choices_for, eight_bits, offers, whole_precision
-from edgelm.export.sensitivity import measure_sensitivity
+from edgelm.export.search import Search, eight_bits, whole_precision
 from edgelm.export.text import SEQUENCES, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
@@ -86,6 +91,8 @@ class Export:
         # for the CPU with the same weights; what is delivered is judged itself.
         self.native = need.name == "onnxruntime"
         self.kv: KvType = plan.kv if self.native else "fp32"
+        self.tail = None if self.native else _FOREIGN_TAIL
+        self.prefill_chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
         self.request = request
@@ -106,15 +113,26 @@ class Export:
         held_apart = self.passage(self.request.gate_text, SEQUENCES)
         with (
             TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch,
-            ExitStack() as self.stack,
+            self.findings(Path(scratch)) as self.kept,
         ):
             self.scratch = Path(scratch)
-            self.kept = Kept(self.scratch)
             assignment, result, judge = self.assign(held_apart)
         self.enforce(assignment, result)
         write_sample(self.folder, judge.sample())
         self.compile()
         return self.finish(assignment, result)
+
+    @contextmanager
+    def findings(self, scratch: Path) -> Iterator[Kept]:
+        """Where what is found out about this source is kept."""
+        if self.work is None:
+            yield Kept(scratch)
+            return
+        self.progress("hashing the source")
+        name = source_name(self.checkpoint, self.reference, self.plan.context)
+        with work_folder(self.work, name, self.progress) as folder:
+            check_work_room(folder, self.folder, self.checkpoint, self.plan, self.request)
+            yield Kept(folder, lasting=True)
 
     def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
         """Calibrate, choose, write; once more with more bits while `auto` misses the gate."""
@@ -126,8 +144,7 @@ class Export:
         if auto or rounds or self.plan.kv == "int8":
             calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
-        self.progress("running the source on the gate text")
-        judge = self.judge_on(held_apart)
+        judge = self.judge_of(held_apart, "the gate text")
         if auto:
             assignment = self.choose(calibration)
         while True:
@@ -145,56 +162,37 @@ class Export:
     def calibrate(self, calibration: Passage, assignment: Assignment) -> None:
         """Run the source on the calibration text for whatever rounding will ask for."""
         kinds = {type(precision) for precision in assignment.values()} or {Int4}
-        if self.work:
-            self.kept = self.keep(self.work, calibration, kinds)
-        self.progress(
-            f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
-            f"{calibration.name}"
-        )
+        seen = self.kept.below(calibration.tokens_sha256[:16])
         self.weights = prepare(
             self.reference,
             calibration.tokens,
             self.method,
             kinds,
             kv=self.plan.kv,
-            kept=self.kept,
+            kept=seen,
+            running=lambda: self.progress(
+                f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
+                f"{calibration.name}"
+            ),
         )
+        self.rounded = seen.below(rounding_name(self.request.method, kinds, self.plan.kv))
         # Matrices that are written once need not be kept.
         auto = self.request.plan.precision == "auto"
         again = auto or self.work or needs_widening(assignment.values(), self.plan.kv)
         self.quantizer = Quantizer(
             self.weights,
             self.method,
-            kept=self.kept if again else None,
+            kept=self.rounded if again else None,
             positive_scales=not self.rules.grouped,
         )
 
-    def keep(
-        self, work: Path, calibration: Passage, kinds: Collection[type[WeightPrecision]]
-    ) -> Kept:
-        """The part of a work folder for all that findings depend on, until this export ends."""
-        name = key(
-            edgelm.__version__,
-            str(torch.__version__),
-            onnxruntime.__version__,
-            self.checkpoint.sha256(),
-            self.checkpoint.spec,
-            self.plan.context if self.reference.depends_on_context else None,
-            calibration.tokens_sha256,
-            self.request.method,
-            sorted(kind.__name__ for kind in kinds),
-            self.plan.kv == "int8",
+    def judge_of(self, passage: Passage, title: str) -> Judge:
+        return judge_of(
+            self.kept,
+            self.reference,
+            passage,
+            lambda: self.progress(f"running the source on {title}"),
         )
-        return Kept(self.stack.enter_context(shared_folder(work, name, self.progress)))
-
-    def judge_on(self, passage: Passage) -> Judge:
-        """What the source makes of a passage."""
-        name = f"source on {passage.tokens_sha256[:16]}"
-
-        def run() -> dict[str, torch.Tensor]:
-            return {"hidden": Judge.of(self.reference, passage).hidden}
-
-        return Judge(self.reference, passage, self.kept.tensors(name, run)["hidden"])
 
     def passage(self, path: Path, sequences: int) -> Passage:
         """A text's sequences: of a large model fewer, since each costs it minutes on a CPU."""
@@ -217,42 +215,29 @@ class Export:
             self.search = Search(eight_bits(self.weights), whole)
             return self.legal(self.search.assignment)
         sequences, length = _RANKING
-        low = Int4(group_size=32, symmetric=bool(asked.symmetric) or not self.rules.grouped)
-        sensitivity = self.kept.record(
-            f"sensitivity {self.quantizer.grid(low)}",
-            dict[str, float],
-            lambda: measure_sensitivity(
-                self.reference,
-                self.weights,
-                calibration.tokens[:sequences, :length],
-                low,
-                lambda done, total: self.progress.update(f"sensitivity: layer {done} of {total}"),
-                quantizer=self.quantizer,
+        frontier = frontier_of(
+            self.rounded,
+            self.reference,
+            self.quantizer,
+            calibration.tokens[:sequences, :length],
+            self.rules,
+            group_size=asked.group_size,
+            symmetric=asked.symmetric,
+            progress=lambda done, total: self.progress.update(
+                f"sensitivity: layer {done} of {total}"
             ),
         )
-        choices = choices_for(self.rules, group_size=asked.group_size, symmetric=asked.symmetric)
-        offered = self.kept.record(
-            f"offered {key(low, self.rules, asked.group_size, asked.symmetric)}",
-            dict[str, list[Choice]],
-            lambda: offers(self.weights, sensitivity, low, choices),
-        )
-        frontier = Frontier.of(offered)
         self.search = Search(frontier, whole)
         if self.request.max_size:
             return self.within(frontier, self.request.max_size)
-        tuning = self.judge_on(calibration.first(_TUNING))
+        tuning = self.judge_of(calibration.first(_TUNING), "a part of the calibration text")
 
-        def measure(assignment: Assignment) -> Figures:
-            assignment = self.candidate(assignment)
-            figures = self.kept.record(
-                f"tried {key(assignment, self.kv)}",
-                Figures,
-                lambda: self.measure(assignment, tuning),
-            )
+        def try_out(assignment: Assignment) -> Figures:
+            figures = self.tried(assignment, tuning)
             self.progress(f"tried {summary(assignment)}: {figures_text(figures)}")
             return figures
 
-        assignment = self.legal(self.search.find(measure))
+        assignment = self.legal(self.search.find(try_out))
         self.progress(f"auto chose {summary(assignment)}")
         return assignment
 
@@ -287,11 +272,23 @@ class Export:
             symmetric=asked.symmetric,
         )
 
-    def candidate(self, assignment: Assignment) -> Assignment:
-        """What stands for an assignment while candidates are compared on the CPU."""
-        if self.native:
-            return assignment
-        return {group: _stand_in(one) for group, one in self.legal(assignment).items()}
+    def tried(self, assignment: Assignment, judge: Judge) -> Figures:
+        """What an assignment, or its stand-in, comes to on the CPU."""
+        if not self.native:
+            assignment = {group: _stand_in(one) for group, one in self.legal(assignment).items()}
+        how = {
+            "cache": self.kv,
+            "tail": self.tail,
+            "chunk": self.prefill_chunk,
+            "positive scales": self.quantizer.positive_scales,
+        }
+        return figures_of(
+            self.rounded,
+            assignment,
+            judge.passage,
+            how,
+            lambda: self.measure(assignment, judge),
+        )
 
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
         """Build a graph for the CPU where `deliver` will build, and measure it."""
@@ -344,7 +341,7 @@ class Export:
         manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
         capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
         with OrtSession(folder, manifest, capacity=capacity) as session:
-            return judge.measure(session, tail=None if self.native else _FOREIGN_TAIL)
+            return judge.measure(session, tail=self.tail)
 
     def compile(self) -> None:
         """Compile an engine where that needs no GPU."""
@@ -375,7 +372,6 @@ class Export:
         self, assignment: Assignment, gate: GateResult | None, *, files: bool = False
     ) -> Manifest:
         checkpoint = self.checkpoint
-        profile = load_profile(self.plan.target)
         return Manifest(
             schema_version=SCHEMA_VERSION,
             edgelm_version=edgelm.__version__,
@@ -385,9 +381,7 @@ class Export:
             precision=assignment,
             kv=self.plan.kv,
             weight_bytes=self.weight_bytes,
-            limits=Limits(
-                self.plan.context, prefill_chunk=min(profile.prefill_chunk, self.plan.context)
-            ),
+            limits=Limits(self.plan.context, prefill_chunk=self.prefill_chunk),
             gate=gate,
             lineage=lineage_of(checkpoint, hashed=files),
             graph=self.contract,

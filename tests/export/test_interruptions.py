@@ -101,7 +101,7 @@ def test_full_disk_says_so_and_leaves_the_old_bundle(
     done = run_child(tiny_chat, old, str(limit))
     assert done.returncode == 3, done.stderr
     assert "the disk is full: cannot write" in done.stdout
-    assert "MB at" in done.stdout
+    assert "MB there; nothing was left behind" in done.stdout
     assert contents(old) == contents(old_bundle)
     assert list(old.parent.iterdir()) == [old]
 

@@ -59,7 +59,7 @@ def test_better_methods_cost_less(calm: TinyFactory, tmp_path: Path) -> None:
         kept.folder.mkdir()
         weights = prepare(reference, TOKENS, method, {Int4}, kv="fp32", kept=kept)
         quantizer = Quantizer(weights, method)
-        measured = measure_sensitivity(reference, weights, TOKENS, Int4(32), quantizer=quantizer)
+        measured = measure_sensitivity(reference, quantizer, TOKENS, Int4(32))
         return sum(kl for group, kl in measured.items() if group != "lm_head")
 
     assert cost("auto") < 0.7 * cost("rtn")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.weights import Weights
@@ -49,7 +50,9 @@ def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str
     source = tiny(name) if name == "granite" else calm(name)
     weights = Weights(source.checkpoint)
     precision = Int4(32)
-    measured = measure_sensitivity(Reference(source.checkpoint), weights, TOKENS, precision)
+    measured = measure_sensitivity(
+        Reference(source.checkpoint), Quantizer(weights), TOKENS, precision
+    )
     assert set(measured) == set(weights.groups())
     last = source.checkpoint.spec.num_hidden_layers - 1
     for group in (
@@ -66,7 +69,9 @@ def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str
 def test_two_ends_of_an_untied_model(calm: TinyFactory) -> None:
     source = calm("llama-untied")
     weights = Weights(source.checkpoint)
-    measured = measure_sensitivity(Reference(source.checkpoint), weights, TOKENS, Int4(32))
+    measured = measure_sensitivity(
+        Reference(source.checkpoint), Quantizer(weights), TOKENS, Int4(32)
+    )
     for group in ("embedding", "lm_head"):
         expected = separate_run(source, group, Int4(32))
         assert measured[group] == pytest.approx(expected, rel=2e-2)
@@ -75,7 +80,9 @@ def test_two_ends_of_an_untied_model(calm: TinyFactory) -> None:
 def test_a_tied_table_counts_at_both_ends(calm: TinyFactory) -> None:
     source = calm("llama")
     weights = Weights(source.checkpoint)
-    measured = measure_sensitivity(Reference(source.checkpoint), weights, TOKENS, Int4(32))
+    measured = measure_sensitivity(
+        Reference(source.checkpoint), Quantizer(weights), TOKENS, Int4(32)
+    )
     assert "embedding" not in measured
     # The sum of the two costs, each alone, is about that of both at once.
     assert measured["lm_head"] == pytest.approx(separate_run(source, "lm_head", Int4(32)), rel=0.25)
@@ -84,8 +91,8 @@ def test_a_tied_table_counts_at_both_ends(calm: TinyFactory) -> None:
 def test_more_bits_cost_less(calm: TinyFactory) -> None:
     source = calm("qwen3")
     weights, reference = Weights(source.checkpoint), Reference(source.checkpoint)
-    four = measure_sensitivity(reference, weights, TOKENS, Int4(32))
-    eight = measure_sensitivity(reference, weights, TOKENS, Int8(32))
+    four = measure_sensitivity(reference, Quantizer(weights), TOKENS, Int4(32))
+    eight = measure_sensitivity(reference, Quantizer(weights), TOKENS, Int8(32))
     assert all(eight[group] < four[group] / 20 for group in four)
 
 
@@ -93,7 +100,7 @@ def test_reference_is_left_as_it_was(calm: TinyFactory) -> None:
     source = calm("qwen3")
     reference = Reference(source.checkpoint)
     before = reference.hidden_states(TOKENS)
-    measure_sensitivity(reference, Weights(source.checkpoint), TOKENS, Int4(32))
+    measure_sensitivity(reference, Quantizer(Weights(source.checkpoint)), TOKENS, Int4(32))
     torch.testing.assert_close(reference.hidden_states(TOKENS), before, rtol=0, atol=0)
     assert reference.overrides == {}
     assert not any(layer._forward_pre_hooks for layer in reference.layers)
@@ -104,7 +111,7 @@ def test_progress_counts_the_layers(calm: TinyFactory) -> None:
     seen: list[tuple[int, int]] = []
     measure_sensitivity(
         Reference(source.checkpoint),
-        Weights(source.checkpoint),
+        Quantizer(Weights(source.checkpoint)),
         TOKENS[:, :4],
         Int4(32),
         lambda done, total: seen.append((done, total)),

@@ -1,5 +1,6 @@
 """What one export found out, the next one does not find out again."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,13 +8,17 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.export import export, quantizer
+from edgelm.export import export, findings, quantizer
+from edgelm.export.gate import Judge
+from edgelm.export.kept import Kept
 from edgelm.export.reference import Reference
+from edgelm.gates import Figures
 from edgelm.staging import alone_in
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
@@ -23,7 +28,7 @@ Forbid = Callable[[], None]
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
-    """From the call on, running the source or rounding a matrix is an error."""
+    """From the call on, finding anything out is an error, and so is judging more than once."""
 
     def forbid() -> None:
         def fail(*_: Any, **__: Any) -> None:
@@ -31,6 +36,16 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
 
         monkeypatch.setattr(Reference, "hidden_states", fail)
         monkeypatch.setattr(quantizer, "quantize_by", fail)
+        monkeypatch.setattr(findings, "measure_sensitivity", fail)
+        monkeypatch.setattr(findings, "offers", fail)
+        measure, judged = Judge.measure, []
+
+        def once(self: Judge, *arguments: Any, **options: Any) -> Figures:
+            judged.append(self)
+            assert len(judged) == 1, "a candidate was measured before"
+            return measure(self, *arguments, **options)
+
+        monkeypatch.setattr(Judge, "measure", once)
 
     return forbid
 
@@ -42,6 +57,10 @@ def graphs(bundle: Path) -> dict[str, bytes]:
 def only_folder(work: Path) -> Path:
     [folder] = [path for path in work.iterdir() if path.is_dir()]
     return folder
+
+
+def files(work: Path, pattern: str) -> set[Path]:
+    return {path for path in work.rglob(pattern) if path.is_file()}
 
 
 @pytest.mark.parametrize("precision", ["auto", "int4"])
@@ -91,8 +110,7 @@ export({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
-    left = {path.name for path in only_folder(work).iterdir()}
-    assert any(name.startswith("tried") for name in left)
+    assert files(work, "tried*")
 
     said: list[str] = []
     assert export(tiny_chat, output, work=work, progress=said.append).gate == plain.gate
@@ -103,19 +121,68 @@ export({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
 def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     export(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
-    folder = only_folder(work)
-    (moments,) = folder.glob("layers.0.mlp.down.moments")
+    [moments] = files(work, "layers.0.mlp.down.moments")
     whole = moments.read_bytes()
-    for path in folder.iterdir():  # as after a kill: sums of a part of the text, and no mark
-        if path.suffix != ".moments":
-            path.unlink()
+    for path in files(work, "*.safetensors"):  # as after a kill: sums of a part of the text
+        path.unlink()
     moments.write_bytes(b"\1" * len(whole))
-    (folder / ".calibration.safetensors.partial-999999999").write_bytes(b"half")
+    (moments.parent / ".calibration.safetensors.partial-999999999").write_bytes(b"half")
 
     export(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
     assert moments.read_bytes() == whole
     assert graphs(tmp_path / "first") == graphs(tmp_path / "second")
-    assert not list(folder.glob(".*"))
+    assert not files(work, ".*")
+
+
+@pytest.mark.parametrize("left", [None, b"half"], ids=["gone", "cut"])
+def test_lost_moments_are_collected_again(
+    tiny_chat: Path, tmp_path: Path, left: bytes | None
+) -> None:
+    work = tmp_path / "work"
+    export(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
+    [moments] = files(work, "layers.0.mlp.down.moments")
+    whole = moments.read_bytes()
+    moments.unlink()
+    if left:
+        moments.write_bytes(left)
+    for path in files(work, "* int4*"):
+        path.unlink()
+    export(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
+    assert moments.read_bytes() == whole
+    assert graphs(tmp_path / "first") == graphs(tmp_path / "second")
+
+
+def test_devices_with_other_kernels_share_what_the_source_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
+    export(source, tmp_path / "cpu", precision="int4", gate="off", work=work)
+    monkeypatch.setattr(Reference, "hidden_states", None)
+    for method in ("gptq", "rtn"):
+        options: dict[str, Any] = {"precision": "int4", "method": method, "gate": "off"}
+        export(source, tmp_path / "b", target="jetson-agx-orin-64gb", work=work, **options)
+        export(source, tmp_path / "fp16", target="rtx-4060-laptop", precision="fp16", work=work)
+    assert len(files(work, "calibration*.safetensors")) == 1
+
+
+def test_moments_are_collected_by_the_first_that_needs_them(
+    tiny_chat: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    options: dict[str, Any] = {"precision": "int4", "gate": "off"}
+    export(tiny_chat, tmp_path / "rtn", method="rtn", work=work, **options)
+    export(tiny_chat, tmp_path / "gptq", method="gptq", work=work, **options)
+    export(tiny_chat, tmp_path / "alone", method="gptq", **options)
+    assert graphs(tmp_path / "gptq") == graphs(tmp_path / "alone")
+
+
+def test_candidates_of_another_engine_are_measured_anew(tmp_path: Path) -> None:
+    source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
+    export(source, tmp_path / "cpu", kv="fp32", gate="off", work=work)
+    before = files(work, "tried*")
+    options: dict[str, Any] = {"target": "rtx-4060-laptop", "engine": "onnxruntime-cuda"}
+    export(source, tmp_path / "cuda", gate="off", work=work, **options)
+    assert before < files(work, "tried*")
 
 
 def test_what_findings_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Path) -> None:
@@ -123,18 +190,22 @@ def test_what_findings_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Pat
     text = tmp_path / "text.txt"
     text.write_text("It rains on the hills, and the river carries it to the sea. " * 60)
 
-    def folders(source: Path, **options: Any) -> int:
+    def folders(source: Path, **options: Any) -> tuple[int, int, int]:
+        """Sources, texts and ways to round."""
         export(source, tmp_path / "b", precision="int4", gate="off", work=work, **options)
-        return sum(path.is_dir() for path in work.iterdir())
+        levels = ("*/", "*/*/", "*/*/*/")
+        counts = (sum(path.is_dir() for path in work.glob(level)) for level in levels)
+        return tuple(counts)  # type: ignore[return-value]
 
-    assert folders(tiny_chat) == 1
-    assert folders(tiny_chat, context=64) == 2, "the text is cut to the context"
-    assert folders(tiny_chat, method="gptq") == 3
-    assert folders(tiny_chat, kv="fp32") == 4
-    assert folders(tiny_chat, calibration=text) == 5
-    assert folders(other) == 6
-    assert folders(tiny_chat, gate_text=text) == 6
-    assert folders(tiny_chat, group_size=32) == 6
+    assert folders(tiny_chat) == (1, 1, 1)
+    assert folders(tiny_chat, group_size=32) == (1, 1, 1)
+    assert folders(tiny_chat, gate_text=text) == (1, 1, 1)
+    assert folders(tiny_chat, exceptions={"*.o": "int8"}) == (1, 1, 1)
+    assert folders(tiny_chat, method="gptq") == (1, 1, 2)
+    assert folders(tiny_chat, kv="fp32") == (1, 1, 3)
+    assert folders(tiny_chat, calibration=text) == (1, 2, 4)
+    assert folders(tiny_chat, context=64) == (1, 3, 5), "the text is cut to the context"
+    assert folders(other) == (2, 4, 6)
 
 
 def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
@@ -172,9 +243,45 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_chat: Path, tmp_path
     assert not (tmp_path / "b").exists()
 
 
+def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    export(tiny_chat, output, precision="int8")
+    before = contents(output)
+    for work in (output, output / "work"):
+        with pytest.raises(BadInput, match="lies in the output"):
+            export(tiny_chat, output, work=work)
+    assert contents(output) == before
+
+
 def test_too_little_room_for_work(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 10_000}))
-    with pytest.raises(DoesNotFit, match=r"the work folder needs about .* of disk"):
-        export(tiny_chat, tmp_path / "b", work=tmp_path / "work")
+    work = tmp_path / "work"
+
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=10_000 if work in path.parents else 10**12)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    with pytest.raises(DoesNotFit, match=r"the bundle with the work folder needs about .* of disk"):
+        export(tiny_chat, tmp_path / "b", work=work)
+
+
+def test_a_full_disk_keeps_what_was_found(
+    tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, output = tmp_path / "work", tmp_path / "bundle"
+    write = Kept._write
+
+    def full(self: Kept, path: Path, content: bytes) -> None:
+        if " int" in path.name:  # a rounded matrix
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(self, path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "_write", full)
+        with pytest.raises(DoesNotFit, match=f"{work} keeps what was found out"):
+            export(tiny_chat, output, work=work)
+    assert not output.exists()
+    said: list[str] = []
+    export(tiny_chat, output, work=work, progress=said.append)
+    assert not any("calibrating" in line for line in said)
