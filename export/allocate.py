@@ -20,7 +20,7 @@ from edgelm.errors import DoesNotFit
 from edgelm.precision import SCALE_BYTES, Int4, Int8, WeightPrecision
 from edgelm.quantize import quantize
 
-_ROWS = 256  # of a matrix on which choices are compared: errors of rows are much alike
+_ROWS = 128  # of a matrix on which choices are compared: errors of rows are much alike
 _LOW = (Int4(128), Int4(64), Int4(32), Int4(16))
 _HIGH = (Int8(64), Int8(32))
 CHOICES: tuple[Int4 | Int8, ...] = (*_LOW, *_HIGH)
@@ -139,14 +139,11 @@ def offer(
     same factor.
     """
     sample = weight[:: max(1, len(weight) // _ROWS)]
-    unit = _error(sample, importance, measured)
+    errors = {one: _error(sample, importance, one) for one in {measured, *choices}}
+    unit = max(errors[measured], 1e-30)
+    rows, columns = weight.shape
     return [
-        Choice(
-            precision,
-            stored_bytes(weight.shape[0], weight.shape[1], precision),
-            kl * _error(sample, importance, precision) / max(unit, 1e-30),
-        )
-        for precision in choices
+        Choice(one, stored_bytes(rows, columns, one), kl * errors[one] / unit) for one in choices
     ]
 
 
