@@ -96,3 +96,8 @@ def eight_bits(weights: Weights) -> Frontier:
 def whole_precision(kv: str) -> WeightPrecision:
     """What weights are where none are quantized, by the type of the cache."""
     return PRECISIONS[kv] if kv in ("fp16", "bf16") else Fp32()
+
+
+def stand_in(precision: WeightPrecision) -> WeightPrecision:
+    """What the CPU's kernels have in place of one scale per output channel."""
+    return Int8() if precision == Int8(group_size=0) else precision

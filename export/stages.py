@@ -49,7 +49,8 @@ from edgelm.export.progress import Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
-from edgelm.export.search import Search, eight_bits, whole_precision
+from edgelm.export.search import Search, eight_bits, stand_in, whole_precision
+from edgelm.export.smooth_quant import coarse_inputs
 from edgelm.export.text import SEQUENCES, Passage, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
@@ -57,7 +58,7 @@ from edgelm.export.writer import needs_widening, write_graph
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan
-from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized, WeightPrecision
+from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -144,6 +145,11 @@ class Export:
         if auto or rounds or self.plan.kv == "int8":
             calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
+            spared = coarse_inputs(self.weights, assignment, but=self.request.names)
+            if spared:
+                names = ", ".join(spared)
+                self.progress(f"outliers too large for int8: {names} keep their inputs as they are")
+            assignment |= dict.fromkeys(spared, Int8(group_size=0))
         judge = self.judge_of(held_apart, "the gate text")
         if auto:
             assignment = self.choose(calibration)
@@ -275,7 +281,7 @@ class Export:
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:
         """What an assignment, or its stand-in, comes to on the CPU."""
         if not self.native:
-            assignment = {group: _stand_in(one) for group, one in self.legal(assignment).items()}
+            assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
         how = {
             "cache": self.kv,
             "tail": self.tail,
@@ -390,8 +396,3 @@ class Export:
             engines=self.engines,
             check=self.check,
         )
-
-
-def _stand_in(precision: WeightPrecision) -> WeightPrecision:
-    """What the CPU's kernels have in place of one scale per output channel."""
-    return Int8() if precision == Int8(group_size=0) else precision
