@@ -1,7 +1,7 @@
 """What each stage of an export finds out, and all that it depends on."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import onnxruntime
@@ -12,7 +12,6 @@ import edgelm
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.kernels import Kernels
 from edgelm.export.allocate import Choice, Frontier
-from edgelm.export.auto import Assignment
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept, key
 from edgelm.export.quantizer import Quantizer
@@ -20,7 +19,6 @@ from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import Passage
-from edgelm.gates import Figures
 from edgelm.precision import W8A8, Int4, KvType, WeightPrecision
 
 
@@ -92,15 +90,3 @@ def frontier_of(
         lambda: offers(quantizer.weights, sensitivity, low, choices),
     )
     return Frontier.of(offered)
-
-
-def figures_of(
-    kept: Kept,
-    assignment: Assignment,
-    passage: Passage,
-    how: Mapping[str, object],
-    measure: Callable[[], Figures],
-) -> Figures:
-    """A candidate's distance from the source; `how` says how it is built and run."""
-    name = key(assignment, passage.tokens_sha256, how)
-    return kept.record(f"tried {name}", Figures, measure)

@@ -33,14 +33,13 @@ from edgelm.export.card import write_card
 from edgelm.export.disk import check_work_room
 from edgelm.export.engines import compile_ahead, opset_for
 from edgelm.export.findings import (
-    figures_of,
     frontier_of,
     judge_of,
     rounding_name,
     source_name,
 )
 from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept, work_folder
+from edgelm.export.kept import Kept, key, work_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
@@ -94,6 +93,7 @@ class Export:
         self.kv: KvType = plan.kv if self.native else "fp32"
         self.tail = None if self.native else _FOREIGN_TAIL
         self.prefill_chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
+        self.manner = self.tail, self.prefill_chunk  # of running a graph, beside what it is
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
         self.request = request
@@ -282,18 +282,10 @@ class Export:
         """What an assignment, or its stand-in, comes to on the CPU."""
         if not self.native:
             assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
-        how = {
-            "cache": self.kv,
-            "tail": self.tail,
-            "chunk": self.prefill_chunk,
-            "positive scales": self.quantizer.positive_scales,
-        }
-        return figures_of(
-            self.rounded,
-            assignment,
-            judge.passage,
-            how,
-            lambda: self.measure(assignment, judge),
+        how = assignment, judge.passage.tokens_sha256, self.kv, *self.manner
+        positive = self.quantizer.positive_scales
+        return self.rounded.record(
+            f"tried {key(how, positive)}", Figures, lambda: self.measure(assignment, judge)
         )
 
     def measure(self, assignment: Assignment, judge: Judge) -> Figures:
@@ -344,10 +336,16 @@ class Export:
     def run_through(
         self, folder: Path, contract: GraphContract, judge: Judge, assignment: Assignment
     ) -> Figures:
-        manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
-        capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
-        with OrtSession(folder, manifest, capacity=capacity) as session:
-            return judge.measure(session, tail=self.tail)
+        """A graph's distance from the source; the same graph is not run twice."""
+
+        def run() -> Figures:
+            manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
+            capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
+            with OrtSession(folder, manifest, capacity=capacity) as session:
+                return judge.measure(session, tail=self.tail)
+
+        how = graph_sha256(folder, contract), judge.passage.tokens_sha256, *self.manner
+        return self.kept.record(f"run {key(how)}", Figures, run)
 
     def compile(self) -> None:
         """Compile an engine where that needs no GPU."""

@@ -18,7 +18,6 @@ from edgelm.export import export, findings, quantizer
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept
 from edgelm.export.reference import Reference
-from edgelm.gates import Figures
 from edgelm.staging import alone_in
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
@@ -28,7 +27,7 @@ Forbid = Callable[[], None]
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
-    """From the call on, finding anything out is an error, and so is judging more than once."""
+    """From the call on, finding anything out is an error."""
 
     def forbid() -> None:
         def fail(*_: Any, **__: Any) -> None:
@@ -38,14 +37,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
         monkeypatch.setattr(quantizer, "quantize_by", fail)
         monkeypatch.setattr(findings, "measure_sensitivity", fail)
         monkeypatch.setattr(findings, "offers", fail)
-        measure, judged = Judge.measure, []
-
-        def once(self: Judge, *arguments: Any, **options: Any) -> Figures:
-            judged.append(self)
-            assert len(judged) == 1, "a candidate was measured before"
-            return measure(self, *arguments, **options)
-
-        monkeypatch.setattr(Judge, "measure", once)
+        monkeypatch.setattr(Judge, "measure", fail)
 
     return forbid
 
