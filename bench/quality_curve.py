@@ -22,6 +22,7 @@ from edgelm.bench.machine import Machine, describe_machine
 from edgelm.bench.precision_speed import Speed, precision_speeds
 from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import run_command
+from edgelm.errors import UnknownName
 from edgelm.export.allocate import stored_bytes
 from edgelm.export.distance import Distance
 from edgelm.export.gate import Judge
@@ -150,6 +151,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    methods = arguments.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        raise UnknownName(f"unknown methods {unknown}; known: {', '.join(METHODS)}")
     checkpoint = open_checkpoint(arguments.source)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +164,7 @@ def _run(arguments: argparse.Namespace) -> None:
         for path in (arguments.calibration, arguments.text)
     )
     found = []
-    for row in rows(checkpoint, calibration, text, arguments.methods.split(",")):
+    for row in rows(checkpoint, calibration, text, methods):
         print(f"{row.method} {row.precision}: KL {row.figures.kl:.4f}", file=sys.stderr, flush=True)
         found.append(row)
     threads = torch.get_num_threads()

@@ -72,7 +72,11 @@ class Hessians:
         """Wait until all sums are on disk."""
         for group in self.groups:
             with self._path(group).open("rb") as file:
-                os.fsync(file.fileno())
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    error.filename = str(self._path(group))
+                    raise
 
     @property
     def size_bytes(self) -> int:

@@ -53,11 +53,26 @@ def check_room(folder: Path, need: int, what: str) -> None:
 
 
 def check_work_room(
-    work: Path, bundle: Path, checkpoint: Checkpoint, plan: Plan, request: ExportRequest
+    seen: Path,
+    rounded: Path,
+    bundle: Path,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    request: ExportRequest,
 ) -> None:
-    """Raise DoesNotFit where a work folder has too little room for what it does not hold yet."""
-    need = work_need(checkpoint, request, lasting=True) - folder_bytes(work)
-    what = "the work folder"
+    """Raise DoesNotFit where a work folder has too little room for what it does not hold yet.
+
+    Args:
+        seen: its folder for what is seen of a text.
+        rounded: its folder for what is rounded by that.
+        bundle: where the bundle is written, perhaps on the same disk.
+        checkpoint: the source.
+        plan: of the bundle.
+        request: what was asked for.
+    """
+    held = folder_bytes(seen, below=False) + folder_bytes(rounded)
+    need = max(0, work_need(checkpoint, request, lasting=True) - held)
+    what, work = "the work folder", rounded
     if work.stat().st_dev == bundle.stat().st_dev:
         need += bundle_need(plan)
         what = "the bundle with the work folder"
@@ -81,7 +96,9 @@ def full_disk_told(output: Path, need: int, *, work: Path | None = None) -> Iter
         if error.errno not in _FULL:
             raise
         left = f"{work} keeps what was found out" if work else "nothing was left behind"
+        path = Path(error.filename or output)
+        in_work = work is not None and path.is_relative_to(work.absolute())
+        some = "some" if in_work else f"about {format_bytes(need)}"
         raise DoesNotFit(
-            f"the disk is full: cannot write {error.filename or output} ({error.strerror}); free "
-            f"about {format_bytes(need)} there; {left}"
+            f"the disk is full: cannot write {path} ({error.strerror}); free {some} there; {left}"
         ) from None

@@ -1,17 +1,20 @@
-"""What each stage of an export finds out, and all that it depends on."""
+"""What the stages of an export find out, and all that it depends on."""
 
 import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import onnxruntime
 import torch
 import transformers
 
 import edgelm
+import edgelm.runtime
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.kernels import Kernels
 from edgelm.export.allocate import Choice, Frontier
+from edgelm.export.auto import Assignment
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept, key
 from edgelm.export.quantizer import Quantizer
@@ -19,11 +22,12 @@ from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import Passage
+from edgelm.gates import Figures
 from edgelm.precision import W8A8, Int4, KvType, WeightPrecision
 
 
 def source_name(checkpoint: Checkpoint, reference: Reference, context: int) -> str:
-    """Of a source and the code that runs it."""
+    """The name of a source and the code that runs it."""
     return key(
         edgelm.__version__,
         _code(),
@@ -38,16 +42,16 @@ def source_name(checkpoint: Checkpoint, reference: Reference, context: int) -> s
 
 
 def _code() -> str:
-    """Hash of the package's own code that findings come from."""
-    package = Path(edgelm.__file__).parent
+    """Hash of the package's own code that findings come from: core, export and runtime."""
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("*.py"), *package.glob("export/*.py")]):
-        digest.update(path.read_bytes())
+    for file in (edgelm.__file__, __file__, edgelm.runtime.__file__):
+        for path in sorted(Path(file).parent.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def rounding_name(method: str, kinds: Collection[type[WeightPrecision]], kv: KvType) -> str:
-    """Of all that is folded into weights before they are rounded, and how they are."""
+    """The name of what is folded into weights before they are rounded, and how they are."""
     return key(method, W8A8 in kinds, Int4 in kinds, kv == "int8")
 
 
@@ -90,3 +94,32 @@ def frontier_of(
         lambda: offers(quantizer.weights, sensitivity, low, choices),
     )
     return Frontier.of(offered)
+
+
+class Manner(NamedTuple):
+    """How a graph is run: tokens of a sequence decoded one by one, and of a prefill chunk."""
+
+    tail: int | None
+    prefill_chunk: int
+
+
+def figures_of_candidate(
+    kept: Kept,
+    assignment: Assignment,
+    passage: Passage,
+    manner: Manner,
+    *,
+    kv: KvType,
+    positive_scales: bool,
+    measure: Callable[[], Figures],
+) -> Figures:
+    """A candidate's distance from the source, by what it is built of."""
+    name = key(assignment, passage.tokens_sha256, manner, kv, positive_scales)
+    return kept.record(f"tried {name}", Figures, measure)
+
+
+def figures_of_graph(
+    kept: Kept, sha256: str, passage: Passage, manner: Manner, measure: Callable[[], Figures]
+) -> Figures:
+    """A graph's distance from the source, by its bytes."""
+    return kept.record(f"run {key(sha256, passage.tokens_sha256, manner)}", Figures, measure)

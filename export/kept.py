@@ -4,7 +4,7 @@ Running a source over text, rounding its matrices and measuring candidates takes
 the same for every device with the same kernels. Each finding is stored whole or not at all, so
 that a killed export goes on where it was. What findings depend on is in the folders' names:
 
-    WORK/<source>/                      the source's final states on a text
+    WORK/<source>/                      its final states on a text, figures of whole graphs
     WORK/<source>/<text>/               what calibration saw
     WORK/<source>/<text>/<rounding>/    rounded matrices, sensitivities, candidates
 """
@@ -124,8 +124,9 @@ def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Itera
     """
     folder = root / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         (root / _MARK).write_text(_NOTE, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise BadInput(
             f"cannot keep work in {root}: {error.strerror}; choose another folder"
@@ -137,8 +138,8 @@ def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Itera
     with alone_in(folder, waits) as alone:
         if not alone:
             raise BadInput(
-                f"{root} lies on a file system without locks, so that two exports could spoil each "
-                "other's work; choose a folder on a local disk"
+                f"{root} cannot be locked on this system, so that two exports could spoil each "
+                "other's work; choose a folder on a local disk, or leave out --work"
             )
         for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
             remove_abandoned_files(inner)
@@ -147,6 +148,7 @@ def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Itera
         yield folder
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def folder_bytes(folder: Path, *, below: bool = True) -> int:
+    """Bytes on disk of the files in a folder, and of those below it."""
+    files = (path for path in (folder.rglob if below else folder.glob)("*") if path.is_file())
+    return sum(512 * path.stat().st_blocks for path in files)

@@ -39,8 +39,8 @@ def prepare(
         method: how matrices will be rounded.
         kinds: the kinds of precision that there will be.
         kv: type of the cache.
-        kept: for what was seen, and a folder for second moments, which are read again while
-            matrices are rounded.
+        kept: for what was seen of these tokens and no others, and a folder for second moments,
+            which are read again while matrices are rounded.
         running: called before the source is run, which is not if that was done before.
     """
     plain = Weights(reference.checkpoint)

@@ -33,13 +33,16 @@ from edgelm.export.card import write_card
 from edgelm.export.disk import check_work_room
 from edgelm.export.engines import compile_ahead, opset_for
 from edgelm.export.findings import (
+    Manner,
+    figures_of_candidate,
+    figures_of_graph,
     frontier_of,
     judge_of,
     rounding_name,
     source_name,
 )
 from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept, key, work_folder
+from edgelm.export.kept import Kept, work_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
@@ -50,7 +53,7 @@ from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.search import Search, eight_bits, stand_in, whole_precision
 from edgelm.export.smooth_quant import coarse_inputs
-from edgelm.export.text import SEQUENCES, Passage, read_passage
+from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
 from edgelm.export.writer import needs_widening, write_graph
@@ -61,8 +64,6 @@ from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
-_FULL_TEXT_PARAMETERS = 500_000_000  # up to this size all sequences are run
-_LEAST_SEQUENCES = 2
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
 # Tokens of each sequence decoded one by one on graphs whose kernels the CPU does not have.
 _FOREIGN_TAIL = 8
@@ -91,9 +92,8 @@ class Export:
         # for the CPU with the same weights; what is delivered is judged itself.
         self.native = need.name == "onnxruntime"
         self.kv: KvType = plan.kv if self.native else "fp32"
-        self.tail = None if self.native else _FOREIGN_TAIL
-        self.prefill_chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
-        self.manner = self.tail, self.prefill_chunk  # of running a graph, beside what it is
+        chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
+        self.manner = Manner(None if self.native else _FOREIGN_TAIL, chunk)
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
         self.request = request
@@ -132,7 +132,6 @@ class Export:
         self.progress("hashing the source")
         name = source_name(self.checkpoint, self.reference, self.plan.context)
         with work_folder(self.work, name, self.progress) as folder:
-            check_work_room(folder, self.folder, self.checkpoint, self.plan, self.request)
             yield Kept(folder, lasting=True)
 
     def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
@@ -169,6 +168,10 @@ class Export:
         """Run the source on the calibration text for whatever rounding will ask for."""
         kinds = {type(precision) for precision in assignment.values()} or {Int4}
         seen = self.kept.below(calibration.tokens_sha256[:16])
+        self.rounded = seen.below(rounding_name(self.request.method, kinds, self.plan.kv))
+        if self.work:
+            folders = seen.folder, self.rounded.folder, self.folder
+            check_work_room(*folders, self.checkpoint, self.plan, self.request)
         self.weights = prepare(
             self.reference,
             calibration.tokens,
@@ -181,7 +184,6 @@ class Export:
                 f"{calibration.name}"
             ),
         )
-        self.rounded = seen.below(rounding_name(self.request.method, kinds, self.plan.kv))
         # Matrices that are written once need not be kept.
         auto = self.request.plan.precision == "auto"
         again = auto or self.work or needs_widening(assignment.values(), self.plan.kv)
@@ -201,16 +203,13 @@ class Export:
         )
 
     def passage(self, path: Path, sequences: int) -> Passage:
-        """A text's sequences: of a large model fewer, since each costs it minutes on a CPU."""
-        share = min(1.0, _FULL_TEXT_PARAMETERS / self.checkpoint.spec.parameters)
-        sequences = max(_LEAST_SEQUENCES, round(sequences * share))
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        spec = self.checkpoint.spec
         return read_passage(
             path,
-            tokenizer,
-            vocab_size=self.checkpoint.spec.vocab_size,
+            Tokenizer.from_file(str(self.folder / "tokenizer.json")),
+            vocab_size=spec.vocab_size,
             context=self.plan.context,
-            sequences=sequences,
+            sequences=affordable(sequences, spec.parameters),
         )
 
     def choose(self, calibration: Passage) -> Assignment:
@@ -253,18 +252,12 @@ class Export:
         while True:
             assignment = self.legal(frontier.within(budget))
             self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
-            excess = self.data_bytes() - most
-            if excess <= 0:
-                self.progress(
-                    f"chose {summary(assignment)}: {format_bytes(self.data_bytes())} of "
-                    f"{format_bytes(most)}"
-                )
+            size = (self.folder / self.contract.data).stat().st_size
+            if size <= most:
+                sizes = f"{format_bytes(size)} of {format_bytes(most)}"
+                self.progress(f"chose {summary(assignment)}: {sizes}")
                 return assignment
-            budget -= excess  # norms, biases, rotary tables, a 16-bit embedding
-
-    def data_bytes(self) -> int:
-        """Size of the graph's data file."""
-        return (self.folder / self.contract.data).stat().st_size
+            budget -= size - most  # norms, biases, rotary tables, a 16-bit embedding
 
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
@@ -282,29 +275,28 @@ class Export:
         """What an assignment, or its stand-in, comes to on the CPU."""
         if not self.native:
             assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
-        how = assignment, judge.passage.tokens_sha256, self.kv, *self.manner
-        positive = self.quantizer.positive_scales
-        return self.rounded.record(
-            f"tried {key(how, positive)}", Figures, lambda: self.measure(assignment, judge)
-        )
 
-    def measure(self, assignment: Assignment, judge: Judge) -> Figures:
-        """Build a graph for the CPU where `deliver` will build, and measure it."""
-        self.write(assignment, dialect="ort", kv=self.kv)
-        return self.run_through(self.folder, self.contract, judge, assignment)
+        def measure() -> Figures:
+            self.write(assignment, dialect="ort", kv=self.kv)
+            return self.run_through(self.folder, self.contract, judge, assignment)
+
+        return figures_of_candidate(
+            self.rounded,
+            assignment,
+            judge.passage,
+            self.manner,
+            kv=self.kv,
+            positive_scales=self.quantizer.positive_scales,
+            measure=measure,
+        )
 
     def deliver(self, assignment: Assignment, judge: Judge) -> Figures:
         """Write the target's graph and measure it on this machine's CPU."""
-        if self.native:
-            return self.measure(assignment, judge)
         self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
         own = graph_sha256(self.folder, self.contract)
-        if not needs_widening(assignment.values(), self.plan.kv):
-            self.progress("running the graph on this machine's CPU for the gate")
-            figures = self.run_through(self.folder, self.contract, judge, assignment)
-            self.check = GraphCheck(own, own)
-            return figures
-        self.progress("running the graph in fp32 on this machine's CPU for the gate")
+        if self.native or not needs_widening(assignment.values(), self.plan.kv):
+            self.check = None if self.native else GraphCheck(own, own)
+            return self.figures(own, self.folder, self.contract, judge, assignment)
         with TemporaryDirectory(dir=self.scratch) as check:
             folder = Path(check)
             written = write_graph(
@@ -318,8 +310,9 @@ class Export:
                 opset=opset_for(self.need),
                 widened=True,
             )
-            self.check = GraphCheck(own, graph_sha256(folder, written.contract), widened=True)
-            return self.run_through(folder, written.contract, judge, assignment)
+            checked = graph_sha256(folder, written.contract)
+            self.check = GraphCheck(own, checked, widened=True)
+            return self.figures(checked, folder, written.contract, judge, assignment)
 
     def write(self, assignment: Assignment, *, dialect: str, kv: KvType) -> None:
         self.contract, self.weight_bytes = write_graph(
@@ -333,19 +326,29 @@ class Export:
             opset=opset_for(self.need),
         )
 
+    def figures(
+        self,
+        sha256: str,
+        folder: Path,
+        contract: GraphContract,
+        judge: Judge,
+        assignment: Assignment,
+    ) -> Figures:
+        """A whole graph's distance from the source; the same graph is not run twice."""
+
+        def measure() -> Figures:
+            self.progress("running the graph on this machine's CPU for the gate")
+            return self.run_through(folder, contract, judge, assignment)
+
+        return figures_of_graph(self.kept, sha256, judge.passage, self.manner, measure)
+
     def run_through(
         self, folder: Path, contract: GraphContract, judge: Judge, assignment: Assignment
     ) -> Figures:
-        """A graph's distance from the source; the same graph is not run twice."""
-
-        def run() -> Figures:
-            manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
-            capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
-            with OrtSession(folder, manifest, capacity=capacity) as session:
-                return judge.measure(session, tail=self.tail)
-
-        how = graph_sha256(folder, contract), judge.passage.tokens_sha256, *self.manner
-        return self.kept.record(f"run {key(how)}", Figures, run)
+        manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
+        capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
+        with OrtSession(folder, manifest, capacity=capacity) as session:
+            return judge.measure(session, tail=self.manner.tail)
 
     def compile(self) -> None:
         """Compile an engine where that needs no GPU."""
@@ -385,7 +388,7 @@ class Export:
             precision=assignment,
             kv=self.plan.kv,
             weight_bytes=self.weight_bytes,
-            limits=Limits(self.plan.context, prefill_chunk=self.prefill_chunk),
+            limits=Limits(self.plan.context, prefill_chunk=self.manner.prefill_chunk),
             gate=gate,
             lineage=lineage_of(checkpoint, hashed=files),
             graph=self.contract,

@@ -23,6 +23,8 @@ CALIBRATION = _FOLDER / "calibration.jsonl"
 GATE = _FOLDER / "gate.jsonl"
 SEQUENCE = 512
 SEQUENCES = 8
+_FULL_PARAMETERS = 500_000_000  # up to this size all sequences are run
+_LEAST_SEQUENCES = 2
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Passage:
     def first(self, sequences: int) -> "Passage":
         """The first so many sequences."""
         return replace(self, tokens=self.tokens[:sequences])
+
+
+def affordable(sequences: int, parameters: int) -> int:
+    """How many of a text's sequences to run: each costs a large model minutes on a CPU."""
+    share = min(1.0, _FULL_PARAMETERS / parameters)
+    return max(_LEAST_SEQUENCES, round(sequences * share))
 
 
 def read_passage(

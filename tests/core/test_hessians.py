@@ -81,3 +81,25 @@ def test_nothing_is_added_outside_of_the_block(calm: TinyFactory, tmp_path: Path
     reference.hidden_states(TOKENS)
     assert torch.equal(hessians["lm_head"], before)
     assert {path.suffix for path in tmp_path.iterdir()} == {".moments"}
+
+
+def test_sums_of_another_process_are_taken_if_all_are_there(
+    calm: TinyFactory, tmp_path: Path
+) -> None:
+    source = calm("llama")
+    before = collected(source, tmp_path)["lm_head"].clone()
+    spec, count = source.checkpoint.spec, TOKENS.numel()
+    again = Hessians(tmp_path, spec, tokens=count)
+    assert again.collected
+    assert torch.equal(again["lm_head"], before)
+
+    file = tmp_path / "lm_head.moments"
+    file.write_bytes(file.read_bytes()[:-4])
+    assert not Hessians(tmp_path, spec, tokens=count).collected
+    assert list(tmp_path.iterdir()) == [], "sums that cannot be trusted are removed"
+
+
+def test_sums_of_a_killed_process_are_not_added_to(calm: TinyFactory, tmp_path: Path) -> None:
+    source = calm("llama")
+    before = collected(source, tmp_path)["lm_head"].clone()
+    assert torch.equal(collected(source, tmp_path)["lm_head"], before)

@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
+from edgelm.checkpoint import open_checkpoint
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.export import export, findings, quantizer
+from edgelm.export.findings import source_name
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept
 from edgelm.export.reference import Reference
 from edgelm.staging import alone_in
+from tests.core.test_rope import SCALINGS
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
 
@@ -87,7 +90,9 @@ def test_another_device_with_the_same_kernels_finds_everything(
     export(source, tmp_path / "thor", target="jetson-thor-t5000", gate="off", work=work)
 
 
-def test_a_killed_export_goes_on(tiny_chat: Path, tmp_path: Path) -> None:
+def test_a_killed_export_goes_on(
+    tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = export(tiny_chat, tmp_path / "plain")
     work, output = tmp_path / "work", tmp_path / "bundle"
     code = f"""
@@ -102,11 +107,14 @@ export({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert files(work, "tried*")
+    tried = {path: path.stat().st_mtime_ns for path in files(work, "tried*")}
+    assert tried
 
-    said: list[str] = []
-    assert export(tiny_chat, output, work=work, progress=said.append).gate == plain.gate
-    assert not any("sensitivity" in line for line in said)
+    for name in ("measure_sensitivity", "offers"):
+        monkeypatch.setattr(findings, name, None)
+    monkeypatch.setattr(Reference, "hidden_states", None)
+    assert export(tiny_chat, output, work=work).gate == plain.gate
+    assert all(path.stat().st_mtime_ns == before for path, before in tried.items())
     assert graphs(output) == graphs(tmp_path / "plain")
 
 
@@ -233,6 +241,34 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_chat: Path, tmp_path
         export(tiny_chat, tmp_path / "b", work=file)
     assert contents(home) == {"letter.txt": b"dear"}
     assert not (tmp_path / "b").exists()
+
+
+def test_without_locks_it_is_refused(
+    tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(BadInput, match="cannot be locked on this system"):
+        export(tiny_chat, tmp_path / "b", work=tmp_path / "work")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_cannot_be_made(tiny_chat: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"cannot keep work in .*file/work: Not a directory"):
+        export(tiny_chat, tmp_path / "b", work=tmp_path / "file" / "work")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_context_counts_where_rotations_depend_on_it(tmp_path: Path, scaled: bool) -> None:
+    original = {"original_max_position_embeddings": 600}
+    rope = SCALINGS["longrope"] | {"rope_theta": 10_000.0} | original
+    over = {"rope_parameters": rope, **original} if scaled else {}
+    checkpoint = open_checkpoint(save_tiny_chat(tmp_path, "phi3", context=2048, **over))
+    found = {source_name(checkpoint, Reference(checkpoint), context) for context in (512, 1024)}
+    assert len(found) == 1 + scaled
 
 
 def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
