@@ -87,6 +87,14 @@ class Frontier:
             left.append(max(0.0, left[-1] - step.saved))
         return left
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes after each number of steps."""
+        sizes = [sum(choice.size_bytes for choice in self.start.values())]
+        for step in self.steps:
+            sizes.append(sizes[-1] + step.added_bytes)
+        return sizes
+
     def rung(self, steps: int) -> dict[str, WeightPrecision]:
         """The assignment after so many steps."""
         taken = self._smallest()

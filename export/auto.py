@@ -17,6 +17,7 @@ Measure = Callable[[Assignment], Figures]
 
 _AIM = 0.93  # of the gate's limits, on the calibration text: the gate's own text differs a little
 _CLOSE = 0.05  # a candidate this close below the aim is taken
+_NEAR = 0.015  # of the bytes: a passing candidate this little above a failing one is taken
 _MOST = 6  # candidates built at most
 
 
@@ -37,6 +38,7 @@ def margin(figures: Figures) -> float:
 def smallest_passing(frontier: Frontier, measure: Measure, *, aim: float = _AIM) -> int:
     """How many steps to take so that the margin is at most `aim`; `frontier.top` if none does."""
     failing, passing = -1, frontier.top
+    sizes = frontier.sizes
     # At 4-bit limits margin is about left / max_kl; only the first guess depends on that.
     guess = frontier.first_below(GATES["4-bit"].max_kl * aim)
     for _ in range(_MOST):
@@ -46,6 +48,9 @@ def smallest_passing(frontier: Frontier, measure: Measure, *, aim: float = _AIM)
         else:
             failing = guess
         if passing - failing <= 1 or aim - _CLOSE <= used <= aim:
+            break
+        measured_both = failing >= 0 and (used <= aim or passing < frontier.top)
+        if measured_both and sizes[passing] - sizes[failing] <= _NEAR * sizes[passing]:
             break
         wanted = frontier.first_below(frontier.left[guess] * (aim - _CLOSE / 2) / max(used, 1e-9))
         guess = min(max(wanted, failing + 1), passing - 1)

@@ -80,6 +80,25 @@ def test_search_finds_a_rung_that_passes(path: Frontier, factor: float) -> None:
     assert raised == fewest or measure.kl(raised) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
 
 
+@pytest.mark.parametrize(("factor", "cliff"), [(1.0, 0.0905), (0.8, 0.0705)])
+def test_search_stops_where_little_is_left_to_gain(factor: float, cliff: float) -> None:
+    """500 small groups, and figures that tell no more than on which side of a cliff one is."""
+    sensitivity = {f"layers.{i}": 0.002 * 0.99**i for i in range(500)}
+    path = frontier(sensitivity, dict.fromkeys(sensitivity, 100))
+
+    class Cliff(Measured):
+        def kl(self, raised: int) -> float:
+            return 0.10 if super().kl(raised) > cliff else 0.08
+
+    measure = Cliff(path, factor)
+    raised = smallest_passing(path, measure, aim=0.93)
+    assert measure.kl(raised) == 0.08
+    assert raised in measure.asked
+    assert len(measure.asked) == 4
+    fewest = next(n for n in range(501) if measure.kl(n) == 0.08)
+    assert path.sizes[raised] - path.sizes[fewest] <= 0.015 * path.sizes[raised]
+
+
 def test_nothing_is_raised_where_four_bits_pass(path: Frontier) -> None:
     measure = Measured(path, 0.05)
     assert smallest_passing(path, measure) == 0
