@@ -59,7 +59,8 @@ def replace_file(target: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         staging.replace(target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # writing tells none: which disk is full?
+        if error.errno and not error.filename:
+            error.filename = str(target)  # writing tells none: which disk is full?
         raise
     finally:
         staging.unlink(missing_ok=True)

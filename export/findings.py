@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ import torch
 import transformers
 
 import edgelm
-import edgelm.runtime
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.kernels import Kernels
 from edgelm.export.allocate import Choice, Frontier
@@ -44,8 +44,11 @@ def source_name(checkpoint: Checkpoint, reference: Reference, context: int) -> s
 def _code() -> str:
     """Hash of the package's own code that findings come from: core, export and runtime."""
     digest = hashlib.sha256()
-    for file in (edgelm.__file__, __file__, edgelm.runtime.__file__):
-        for path in sorted(Path(file).parent.glob("*.py")):
+    for room in ("edgelm", "edgelm.export", "edgelm.runtime"):
+        spec = find_spec(room)
+        assert spec is not None
+        assert spec.origin is not None
+        for path in sorted(Path(spec.origin).parent.glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
