@@ -49,8 +49,8 @@ def smallest_passing(frontier: Frontier, measure: Measure, *, aim: float = _AIM)
             failing = guess
         if passing - failing <= 1 or aim - _CLOSE <= used <= aim:
             break
-        measured_both = failing >= 0 and (used <= aim or passing < frontier.top)
-        if measured_both and sizes[passing] - sizes[failing] <= _NEAR * sizes[passing]:
+        both = failing >= 0 and passing < frontier.top  # the top counts as passing unmeasured
+        if both and sizes[passing] - sizes[failing] <= _NEAR * sizes[passing]:
             break
         wanted = frontier.first_below(frontier.left[guess] * (aim - _CLOSE / 2) / max(used, 1e-9))
         guess = min(max(wanted, failing + 1), passing - 1)

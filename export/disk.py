@@ -10,7 +10,6 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.errors import DoesNotFit
-from edgelm.export.kept import folder_bytes
 from edgelm.export.methods import METHODS
 from edgelm.export.request import ExportRequest
 from edgelm.export.weights import Weights
@@ -52,30 +51,18 @@ def check_room(folder: Path, need: int, what: str) -> None:
         )
 
 
-def check_work_room(
-    seen: Path,
-    rounded: Path,
-    bundle: Path,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    request: ExportRequest,
-) -> None:
-    """Raise DoesNotFit where a work folder has too little room for what it does not hold yet.
+def check_work_room(work: Path, need: int, bundle: Path, beside: int) -> None:
+    """Raise DoesNotFit where findings do not fit, with the bundle if it is on the same disk.
 
     Args:
-        seen: its folder for what is seen of a text.
-        rounded: its folder for what is rounded by that.
-        bundle: where the bundle is written, perhaps on the same disk.
-        checkpoint: the source.
-        plan: of the bundle.
-        request: what was asked for.
+        work: a folder for findings.
+        need: bytes of those still to come; below zero counts as none.
+        bundle: where the bundle is written.
+        beside: its bytes.
     """
-    held = folder_bytes(seen, below=False) + folder_bytes(rounded)
-    need = max(0, work_need(checkpoint, request, lasting=True) - held)
-    what, work = "the work folder", rounded
+    need, what = max(0, need), "the work folder"
     if work.stat().st_dev == bundle.stat().st_dev:
-        need += bundle_need(plan)
-        what = "the bundle with the work folder"
+        need, what = need + beside, "the bundle with the work folder"
     check_room(work, need, what)
 
 

@@ -55,8 +55,8 @@ class ExportRequest:
         """A precision by name with this request's group size and symmetry."""
         return parse_precision(name, group_size=self.plan.group_size, symmetric=self.plan.symmetric)
 
-    def names(self, group: str) -> bool:
-        """Whether a pattern of an exception names the group."""
+    def excepts(self, group: str) -> bool:
+        """Whether an exception's pattern matches the group."""
         return any(fnmatchcase(group, pattern) for pattern in self.exceptions)
 
     def assignment(self, groups: list[str]) -> dict[str, WeightPrecision]:

@@ -47,8 +47,10 @@ def coarse_inputs(
     """
     found = []
     for group, precision in assignment.items():
+        if not isinstance(precision, W8A8) or but(group):
+            continue
         energy = weights.importance(group)
-        if not isinstance(precision, W8A8) or energy is None or but(group):
+        if energy is None:  # the embedding: its inputs are tokens
             continue
         noise = (weights.peak(group) / _LARGEST) ** 2 / 12
         if noise > _NOISE * float(energy.mean()):

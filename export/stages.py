@@ -30,7 +30,7 @@ from edgelm.devices.tensorrt.versions import RTX
 from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
-from edgelm.export.disk import check_work_room
+from edgelm.export.disk import bundle_need, check_work_room, work_need
 from edgelm.export.engines import compile_ahead, opset_for
 from edgelm.export.findings import (
     Manner,
@@ -42,7 +42,7 @@ from edgelm.export.findings import (
     source_name,
 )
 from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept, work_folder
+from edgelm.export.kept import Kept, folder_bytes, work_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
@@ -144,7 +144,7 @@ class Export:
         if auto or rounds or self.plan.kv == "int8":
             calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
-            spared = coarse_inputs(self.weights, assignment, but=self.request.names)
+            spared = coarse_inputs(self.weights, assignment, but=self.request.excepts)
             if spared:
                 names = ", ".join(spared)
                 self.progress(f"outliers too large for int8: {names} keep their inputs as they are")
@@ -170,8 +170,9 @@ class Export:
         seen = self.kept.below(calibration.tokens_sha256[:16])
         self.rounded = seen.below(rounding_name(self.request.method, kinds, self.plan.kv))
         if self.work:
-            folders = seen.folder, self.rounded.folder, self.folder
-            check_work_room(*folders, self.checkpoint, self.plan, self.request)
+            held = folder_bytes(seen.folder, below=False) + folder_bytes(self.rounded.folder)
+            left = work_need(self.checkpoint, self.request, lasting=True) - held
+            check_work_room(seen.folder, left, self.folder, bundle_need(self.plan))
         self.weights = prepare(
             self.reference,
             calibration.tokens,
