@@ -18,7 +18,7 @@ tests are named as in llama-bench: pp512 processes a prompt of 512 tokens, tg128
 example:
   edge-bench bundle/ -p 512 -n 128 -d 0,512,4096 -r 5 --peers llama.cpp --out report/
 """
-_PEERS = "onnxruntime-genai,llama.cpp,transformers"
+_PEERS = "onnxruntime-genai,llama.cpp,transformers,transformers-static"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,7 +135,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     sources = Sources(source, _cache(arguments)) if source else None
     peers, absent = peer_contenders(names, sources)
     threads = arguments.threads or physical_cores()
-    machine = describe_machine(threads)
+    on_gpu = any(manifest.engine.name != "onnxruntime" for manifest in manifests.values())
+    machine = describe_machine(threads, gpu=on_gpu)
     ours = bundle_contenders(manifests)
 
     def quality() -> Quality:

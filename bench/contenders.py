@@ -54,6 +54,9 @@ PEERS: dict[str, _Peer] = {
     "transformers": _Peer(
         "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
     ),
+    "transformers-static": _Peer(
+        "edgelm.bench.engines.static_cache_worker", "transformers", {"fp16": Sources.huggingface}
+    ),
 }
 
 

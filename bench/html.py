@@ -37,11 +37,7 @@ _OTHERS = ("#8250df", "#bf5b04", "#0969da", "#a40e26", "#57606a", "#1b7c83")
 def html(report: Report) -> str:
     """Return the text of `report.html`."""
     machine = report.machine
-    where = (
-        f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
-        f"{machine.memory_bytes / 2**30:.0f} GiB, reads {machine.read_gb_s:.0f} GB/s; "
-        f"{machine.system}; edgelm {report.edgelm_version}; {report.created}"
-    )
+    where = f"{machine.summary}; {machine.system}; edgelm {report.edgelm_version}; {report.created}"
     plots = "".join(f"<figure>{_svg(plot, report)}</figure>" for plot in _PLOTS)
     lost = "".join(f"<p>{escape(line)}</p>" for line in absent(report) if line)
     said = "".join(f"<p>{escape(line)}</p>" for line in notes(report) if line)

@@ -9,9 +9,14 @@ from pathlib import Path
 import msgspec
 import torch
 
+from edgelm.runtime.cuda import Memory, Stream, find_gpu
+
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where the figures come from. Without these a figure means nothing."""
+    """Where the figures come from. Without these a figure means nothing.
+
+    `gpu` and its bandwidth are there where an engine was measured on it.
+    """
 
     cpu: str
     cores: int
@@ -20,10 +25,25 @@ class Machine(msgspec.Struct, frozen=True):
     system: str
     python: str
     read_gb_s: float
+    gpu: str = ""
+    gpu_gb_s: float = 0.0
+
+    @property
+    def summary(self) -> str:
+        """What a reader of figures wants to know, on a line."""
+        line = (
+            f"{self.cpu}, {self.cores} cores, {self.threads} threads, "
+            f"{self.memory_bytes / 2**30:.0f} GiB, reads {self.read_gb_s:.0f} GB/s"
+        )
+        return f"{line}; {self.gpu}, moves {self.gpu_gb_s:,.0f} GB/s" if self.gpu else line
 
 
-def describe_machine(threads: int) -> Machine:
-    """Look at this machine; reads 1 GB of memory a few times."""
+def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
+    """Look at this machine, and its GPU if asked; moves 1 GB of memory a few times.
+
+    Raises:
+        MissingPackage: a GPU is asked for, and there is none or no driver.
+    """
     return Machine(
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
@@ -32,6 +52,8 @@ def describe_machine(threads: int) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=sys.version.split()[0],
         read_gb_s=read_bandwidth(threads),
+        gpu=find_gpu().name if gpu else "",
+        gpu_gb_s=gpu_bandwidth() if gpu else 0.0,
     )
 
 
@@ -49,6 +71,25 @@ def read_bandwidth(threads: int, *, megabytes: int = 1024, repeats: int = 5) -> 
     finally:
         torch.set_num_threads(before)
     return array.numel() * 4 / min(times) / 1e9
+
+
+def gpu_bandwidth(*, megabytes: int = 1024, repeats: int = 10) -> float:
+    """GB/s that the GPU's memory moves: the best of a few copies, bytes read and written."""
+    width, rows = 2**20, megabytes
+    stream = Stream()
+    source = Memory(width * rows, "the measurement of bandwidth")
+    target = Memory(width * rows, "the measurement of bandwidth")
+    stream.zero(source.address, source.size)
+    times = []
+    for _ in range(repeats):
+        stream.synchronize()
+        start = time.perf_counter()
+        stream.copy_rows(
+            target.address, source.address, pitches=(width, width), width=width, rows=rows
+        )
+        stream.synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * width * rows / min(times) / 1e9
 
 
 def _cpu_name() -> str:

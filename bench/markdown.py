@@ -11,10 +11,8 @@ def markdown(report: Report) -> str:
         f"# {report.source}: edgelm beside its peers",
         "",
         *invalid(report),
-        f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
-        f"{machine.memory_bytes / 2**30:.0f} GiB, reads {machine.read_gb_s:.0f} GB/s; "
-        f"{machine.system}, Python {machine.python}; edgelm {report.edgelm_version}; "
-        f"{report.created}.",
+        f"{machine.summary}; {machine.system}, Python {machine.python}; "
+        f"edgelm {report.edgelm_version}; {report.created}.",
         "",
         f"`{report.command}`",
         "",
@@ -52,6 +50,7 @@ def columns(report: Report) -> list[str]:
         "of bound",
         *(["J/token"] if has_energy(report) else []),
         "peak MB",
+        *(["GPU MB"] if uses_gpu(report) else []),
         "load ms",
         "KV",
         "context",
@@ -72,6 +71,7 @@ def row(report: Report, tests: dict[str, Result]) -> list[str]:
         " / ".join(f"{share:.0%}" for share in shares) or "–",
         *([_energy(tests)] if has_energy(report) else []),
         f"{any_test.peak_rss_bytes / 1e6:.0f}",
+        *([_gpu_memory(any_test)] if uses_gpu(report) else []),
         f"{any_test.load_ms:.0f}",
         any_test.kv,
         f"{any_test.context}",
@@ -86,6 +86,11 @@ def table(report: Report) -> list[str]:
 def has_energy(report: Report) -> bool:
     """Whether any test knows its energy."""
     return any(result.joules_per_token is not None for result in report.results)
+
+
+def uses_gpu(report: Report) -> bool:
+    """Whether any engine's memory on a GPU is known."""
+    return any(result.memory.gpu is not None for result in report.results)
 
 
 def invalid(report: Report) -> list[str]:
@@ -153,8 +158,9 @@ def notes(report: Report) -> list[str]:
         f"{report.quality_tokens:,} tokens of {report.quality_text}. *Of bound*: for each "
         "generation test, bytes that a step must read over measured bandwidth, as a share of the "
         "time it took; caches can lift it above what memory alone allows. *Peak* is the resident "
-        "memory of the engine's process over all tests; *load* is until the model could run, "
-        "files in the page cache, without hashing, and without the tokenizer where it is apart.",
+        "memory of the engine's process over all tests, *GPU* what it holds of a "
+        "GPU's own after them; *load* is until the model could run, files in the page cache, "
+        "without hashing, and without the tokenizer where it is apart.",
         *_energy_note(report),
         "",
         "Options: " + "; ".join(f"{name}: {_options(t)}" for name, t in engines(report).items()),
@@ -164,6 +170,10 @@ def notes(report: Report) -> list[str]:
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     rule = ["---", *(["---:"] * (len(head) - 1))]
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def _gpu_memory(result: Result) -> str:
+    return "–" if result.memory.gpu is None else f"{result.memory.gpu / 1e6:.0f}"
 
 
 def _events(report: Report) -> str:

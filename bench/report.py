@@ -22,8 +22,8 @@ from edgelm.devices.sensors import Part, Sampler, SensorLog
 from edgelm.spec import DecoderSpec
 
 REPORT_VERSION = 1
-# Every engine here computes on the processor; a GPU beside it idles, and its power is not theirs.
-_PARTS: tuple[Part, ...] = ("cpu",)
+# Where an engine computes on the processor, a GPU beside it idles, and its power is not theirs.
+_PARTS: dict[str, tuple[Part, ...]] = {"cpu": ("cpu",), "gpu": ("cpu", "gpu")}
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -38,13 +38,15 @@ class Memory(msgspec.Struct, frozen=True):
     """Resident memory of the engine's process, in bytes.
 
     `base` before the model was loaded, `loaded` after; `peak` over all tests; `kv` is the cache
-    as allocated, of which untouched pages are not resident.
+    as allocated, of which untouched pages are not resident. `gpu` is what the process held of a
+    GPU's own memory after all tests.
     """
 
     base: int
     loaded: int
     peak: int
     kv: int
+    gpu: int | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -144,7 +146,7 @@ def make_report(
         absent=tuple((peer.name, peer.reason) for peer in absent),
         throttled=any(result.throttled for result in results),
         sensors=sensors.record if sensors else None,
-        energy_sensors=sensors.power_sensors(_PARTS) if sensors else (),
+        energy_sensors=sensors.power_sensors(_all_parts(samples)) if sensors else (),
     )
 
 
@@ -162,7 +164,8 @@ def _results(
         common = _common(one, spec)
         results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
         for test in one.steps_ms:
-            bound_ms = 1e3 * _bytes_read(one, test, spec) / (machine.read_gb_s * 1e9)
+            gb_s = machine.gpu_gb_s if _device(one) == "gpu" else machine.read_gb_s
+            bound_ms = 1e3 * _bytes_read(one, test, spec) / (gb_s * 1e9)
             results.append(_decode_result(one, test, common, bound_ms, sensors))
     return results
 
@@ -206,13 +209,23 @@ def _joules_per_token(one: Samples, test: Test, sensors: Sampler) -> float | Non
     """Energy of the steps alone: they come last in a window, after the cache was filled."""
     rounds = one.steps_ms[test]
     joules = [
-        sensors.energy_between(end - sum(steps) / 1e3, end, _PARTS)
+        sensors.energy_between(end - sum(steps) / 1e3, end, _PARTS[_device(one)])
         for (_, end), steps in zip(one.windows.get(test, []), rounds, strict=False)
     ]
     known = [energy for energy in joules if energy is not None]
     if len(known) < len(rounds):
         return None
     return sum(known) / sum(len(steps) for steps in rounds)
+
+
+def _device(one: Samples) -> str:
+    """`cpu` or `gpu`: where an engine computes."""
+    device: str = one.loaded.get("device", "cpu")
+    return device
+
+
+def _all_parts(samples: list[Samples]) -> set[Part]:
+    return {part for one in samples for part in _PARTS[_device(one)]}
 
 
 def _bytes_read(one: Samples, test: Test, spec: DecoderSpec) -> float:
@@ -235,6 +248,7 @@ def _common(one: Samples, spec: DecoderSpec) -> dict[str, Any]:
             loaded=loaded["rss_after"],
             peak=one.memory["peak_rss_bytes"],
             kv=loaded["kv_bytes"],
+            gpu=one.memory.get("gpu_bytes"),
         ),
         "load_ms": percentile(one.load_ms, 50),
         "load_samples_ms": tuple(one.load_ms),

@@ -193,11 +193,13 @@ def choose_context(
 
 
 def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Request) -> KvType:
-    """The cache type asked for; else int8 where there is one, but fp32 beside fp32 weights."""
+    """The cache type asked for; else the engine's first, on a CPU int8 beside rounded weights."""
     if request.kv is None:
-        wanted: KvType = "fp32" if request.precision == "fp32" else "int8"
+        wanted = engine.kv[0]
+        if engine.name == "onnxruntime":
+            wanted = "fp32" if request.precision == "fp32" else "int8"
         # Gemma's residual stream outgrows fp16; and 16-bit caches share the type of the stream.
-        if request.precision == "bf16" or (spec.norm_plus_one and wanted not in engine.kv):
+        if request.precision == "bf16" or (spec.norm_plus_one and wanted == "fp16"):
             wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:

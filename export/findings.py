@@ -23,7 +23,7 @@ from edgelm.export.search import choices_for, offers
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import Passage
 from edgelm.gates import Figures
-from edgelm.precision import W8A8, Int4, KvType, WeightPrecision
+from edgelm.precision import EIGHT_BIT_KV, W8A8, Int4, KvType, WeightPrecision
 
 
 def source_name(checkpoint: Checkpoint, reference: Reference, context: int) -> str:
@@ -55,7 +55,7 @@ def _code() -> str:
 
 def rounding_name(method: str, kinds: Collection[type[WeightPrecision]], kv: KvType) -> str:
     """The name of what is folded into weights before they are rounded, and how they are."""
-    return key(method, W8A8 in kinds, Int4 in kinds, kv == "int8")
+    return key(method, W8A8 in kinds, Int4 in kinds, kv in EIGHT_BIT_KV)
 
 
 def judge_of(

@@ -1,4 +1,4 @@
-"""An int8 cache with one scale a layer that is as exact as one with a scale a channel.
+"""An 8-bit cache with one scale a layer that is as exact as one with a scale a channel.
 
 Keys have outlier channels, so one scale for a whole layer wastes most of the range, and a scale
 per channel costs the attention kernel a multiplication per element (a third of its time at depth
@@ -6,6 +6,9 @@ per channel costs the attention kernel a multiplication per element (a third of 
 multiplied by it, and both factors are rows of weights. The rotation mixes channel `i` with
 `i + dim / 2`, so the two share a factor. Values are evened out per head, through the columns of
 the output projection. Nothing is added to the graph, and without quantization nothing changes.
+
+Keys and values of a layer are brought to one range: ONNX Runtime's CUDA kernel for decoding over
+a quantized cache (XQA) takes one scale for both.
 """
 
 from collections.abc import Iterable
@@ -15,23 +18,22 @@ import torch
 
 from edgelm.spec import DecoderSpec, LayerSpec
 
-_LEVELS = 127
 _LEAST = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
 
 
 @dataclass(frozen=True)
 class LayerFolding:
-    """Factors of one layer, and the scales of its cache.
+    """Factors of one layer, and the range of its cache.
 
     key: fp32 [num_key_value_heads, head_dim], what key channels are multiplied by (queries are
         divided by it).
     value: fp32 [num_key_value_heads], what value heads are multiplied by.
+    largest: the largest magnitude of every key channel and every value head after that.
     """
 
     key: torch.Tensor
     value: torch.Tensor
-    key_scale: float
-    value_scale: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,9 @@ def _fold(
         keys = keys.amax(0, keepdim=True).expand_as(keys)
     keys = _pairwise(keys, layer).clamp(min=_LEAST * float(keys.max()))
     heads = values.amax(1).clamp(min=_LEAST * float(values.max()))
-    # The geometric mean keeps factors around one, and folded weights in the range of fp16 scales.
-    key_range, value_range = (float(x.log().mean().exp()) for x in (keys, heads))
-    return LayerFolding(
-        key_range / keys, value_range / heads, key_range / _LEVELS, value_range / _LEVELS
-    )
+    # Geometric means keep factors around one, and folded weights in the range of fp16 scales.
+    largest = float(((keys.log().mean() + heads.log().mean()) / 2).exp())
+    return LayerFolding(largest / keys, largest / heads, largest)
 
 
 def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """Attention of the `ort` dialect: GroupQueryAttention over a cache that is updated in place.
 
-With an int8 cache a layer has two ways, of which a run takes one: the int8 kernel for a token, and
-fp32 attention over the dequantized cache for more (docs/decisions/prefill-over-int8-cache.md).
+In fp32, the CPU's, a layer has two ways over an int8 cache, of which a run takes one: the int8
+kernel for a token, and attention over the dequantized cache for more
+(docs/decisions/prefill-over-int8-cache.md). In 16 bits, CUDA's, its kernels see to both.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +21,11 @@ from edgelm.spec import LayerSpec
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
+_CACHE_TYPES: dict[str, ir.DataType] = {
+    "int8": ir.DataType.INT8,
+    "fp8": ir.DataType.FLOAT8E4M3FN,
+}
+_LARGEST = {"int8": 127.0, "fp8": 448.0}  # numbers of these types
 
 
 class _Attention(NamedTuple):
@@ -50,6 +56,8 @@ class OrtAttention:
         self.weights = weights
         self.spec = weights.checkpoint.spec
         self.kv = kv
+        # The CPU has no kernels for fp8: in its check an fp32 cache holds what was rounded to it.
+        self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
@@ -60,7 +68,7 @@ class OrtAttention:
         self.cache = CachePorts(
             self.graph,
             self.spec,
-            ir.DataType.INT8 if kv == "int8" else DTYPES[activations],
+            _CACHE_TYPES.get(self.stored, DTYPES[activations]),
             past_rows="capacity",
             present_rows="capacity",
         )
@@ -82,26 +90,26 @@ class OrtAttention:
         if qk_norm is not None:
             query, key, value = self._normed_heads(qkv, index, qk_norm)
         operands = _Attention(query, key, value, past_key, past_value, layer, index)
-        if self.kv == "int8":
-            scales = self._kv_scales(index)
+        scale = self._cache_scale(index) if self.kv in _CACHE_TYPES else None
+        if scale is None or self.activations != "fp32":
+            out, present_key, present_value = self._attend(operands, scale)
+        elif self.kv == "int8":
             out, present_key, present_value = self.graph.branch(
                 self._is_prefill(),
-                lambda: self._attend_dequantized(operands, scales),
-                lambda: self._attend(operands, scales),
+                lambda: self._attend_dequantized(operands, scale),
+                lambda: self._attend(operands, scale),
                 name=f"layers.{index}.attention",
             )
         else:
-            out, present_key, present_value = self._attend(operands, None)
+            out, present_key, present_value = self._attend_dequantized(operands, scale)
         self.cache.present(index, present_key, present_value)
         return out
 
-    def _attend(
-        self, operands: "_Attention", scales: tuple[Value, Value] | None
-    ) -> tuple[Value, ...]:
+    def _attend(self, operands: "_Attention", scale: Value | None) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
         layer = operands.layer
         cos, sin = self.rotary[layer.rope] if layer.rope else (None, None)
-        quantized = scales is not None
+        quantized = scale is not None
         return self.graph.op(  # type: ignore[no-any-return]
             "GroupQueryAttention",
             operands.query,
@@ -113,7 +121,7 @@ class OrtAttention:
             self.total_length,
             cos,
             sin,
-            *((None, None, None, *scales) if scales else ()),
+            *((None, None, None, scale, scale) if quantized else ()),
             domain=MICROSOFT,
             outputs=3,
             name=f"layers.{operands.number}.attention",
@@ -128,39 +136,38 @@ class OrtAttention:
             kv_cache_bit_width=8 if quantized else None,
         )
 
-    def _attend_dequantized(
-        self, operands: "_Attention", scales: tuple[Value, Value]
-    ) -> tuple[Value, ...]:
-        """Prefill over an int8 cache: attend in fp32, then quantize and append the new rows.
+    def _attend_dequantized(self, operands: "_Attention", scale: Value) -> tuple[Value, ...]:
+        """Prefill over an 8-bit cache: attend in fp32, then quantize and append the new rows.
 
         The kernel for int8 caches is made for one query: over 512 it is four times slower than
         the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
         """
         caches = (operands.past_key, operands.past_value)
-        widened = [self._widen(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
+        widened = [self._widen(cache, scale) for cache in caches]
         operands = operands._replace(past_key=widened[0], past_value=widened[1])
         out, *grown = self._attend(operands, None)
         presents = [
-            self._append(cache, rows, scale)
-            for cache, rows, scale in zip(caches, grown, scales, strict=True)
+            self._append(cache, rows, scale) for cache, rows in zip(caches, grown, strict=True)
         ]
         return (out, *presents)
 
     def _widen(self, cache: Value, scale: Value) -> Value:
-        """The filled part of an int8 cache as fp32 [1, heads, past_length, head_dim]."""
+        """The filled part of the cache as fp32 [1, heads, past_length, head_dim]."""
         zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
         filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
+        if self.stored == "fp32":
+            return filled  # type: ignore[no-any-return]
         return self.graph.op("DequantizeLinear", filled, scale)  # type: ignore[no-any-return]
 
     def _append(self, cache: Value, rows: Value, scale: Value) -> Value:
-        """Write the rows after `past_length` of an fp32 tensor into the int8 cache, in place."""
+        """Round the fp32 rows after `past_length` and write them to the cache, in place."""
         end = self.graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
         new = self.graph.op("Slice", rows, self.past_length, end, self._position_axis())
-        levels = self.graph.op("QuantizeLinear", new, scale, self._int8_zero())
+        dtype: Any = _CACHE_TYPES[self.kv].value
+        levels = self.graph.op("QuantizeLinear", new, scale, output_dtype=dtype)
+        if self.stored == "fp32":
+            levels = self.graph.op("DequantizeLinear", levels, scale)
         return self.graph.op("TensorScatter", cache, levels, self.past_length, axis=2)  # type: ignore[no-any-return]
-
-    def _int8_zero(self) -> Value:
-        return self.graph.constant("int8.zero", np.array(0, dtype=np.int8))
 
     def _position_axis(self) -> Value:
         return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
@@ -173,14 +180,11 @@ class OrtAttention:
             self._prefill = self.graph.op("Greater", count, one, name="is_prefill")
         return self._prefill
 
-    def _kv_scales(self, index: int) -> tuple[Value, Value]:
-        """Scales of a layer's int8 keys and values, as scalars."""
+    def _cache_scale(self, index: int) -> Value:
+        """The scale of a layer's 8-bit keys and values, one scalar for both."""
         folding = self.weights.layer_folding(f"layers.{index}.attention")
-        key, value = (
-            self.graph.constant(f"layers.{index}.{kind}_scale", np.array(scale, dtype=np.float32))
-            for kind, scale in (("key", folding.key_scale), ("value", folding.value_scale))
-        )
-        return key, value
+        scale = np.array(folding.largest / _LARGEST[self.kv], dtype=np.float32)
+        return self.graph.constant(f"layers.{index}.cache_scale", scale)
 
     def _normed_heads(
         self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]

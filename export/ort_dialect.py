@@ -210,7 +210,7 @@ class OrtDialect(OrtAttention):
             },
             outputs={"logits": TensorContract("logits", "float32", (1, "P", vocab))},
             cache=CacheContract(
-                dtype=self.kv,
+                dtype=self.stored,
                 num_key_value_heads=self.spec.num_key_value_heads,
                 head_dim=self.spec.head_dim,
                 layers=tuple(self.cache.layers),

@@ -15,7 +15,7 @@ from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
 from edgelm.hessians import Hessians
-from edgelm.precision import W8A8, Int4, Int8, KvType, WeightPrecision
+from edgelm.precision import EIGHT_BIT_KV, W8A8, Int4, Int8, KvType, WeightPrecision
 
 _SEEN = "calibration"
 _WITH_MOMENTS = "calibration with moments"  # whoever needs no moments takes it as well
@@ -70,5 +70,5 @@ def prepare(
         smoothing = smooth_quant(plain, seen.peaks)
     elif method.smooths and Int4 in kinds:
         smoothing = Smoothing.of(reference.spec, energy)
-    folding = KvFolding.of(reference.spec, seen.largest) if kv == "int8" else None
+    folding = KvFolding.of(reference.spec, seen.largest) if kv in EIGHT_BIT_KV else None
     return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)

@@ -10,7 +10,7 @@ from edgelm.export.allocate import CHOICES, Choice, Frontier, offer
 from edgelm.export.auto import Assignment, margin, smallest_passing
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures
-from edgelm.precision import PRECISIONS, Fp32, Int4, Int8, WeightPrecision
+from edgelm.precision import Int4, Int8, WeightPrecision
 
 Measure = Callable[[Assignment], Figures]
 
@@ -91,11 +91,6 @@ def _as_asked(one: Int4 | Int8, symmetric: bool | None) -> Int4 | Int8:
 def eight_bits(weights: Weights) -> Frontier:
     """For engines without four bits: nothing but eight."""
     return Frontier.of({group: [Choice(Int8(), 1, 0.0)] for group in weights.groups()})
-
-
-def whole_precision(kv: str) -> WeightPrecision:
-    """What weights are where none are quantized, by the type of the cache."""
-    return PRECISIONS[kv] if kv in ("fp16", "bf16") else Fp32()
 
 
 def stand_in(precision: WeightPrecision) -> WeightPrecision:

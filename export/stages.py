@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 from tokenizers import Tokenizer
 
 import edgelm
@@ -15,7 +14,6 @@ from edgelm.bundle import (
     CompiledEngine,
     EngineNeed,
     GraphCheck,
-    GraphContract,
     Limits,
     Manifest,
     graph_sha256,
@@ -51,16 +49,21 @@ from edgelm.export.progress import Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
-from edgelm.export.search import Search, eight_bits, stand_in, whole_precision
+from edgelm.export.search import Search, eight_bits, stand_in
 from edgelm.export.smooth_quant import coarse_inputs
 from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
-from edgelm.export.writer import needs_widening, write_graph
+from edgelm.export.writer import (
+    Written,
+    activations_for,
+    needs_widening,
+    write_graph,
+)
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan
-from edgelm.precision import Fp32, Int4, Int8, KvType, Unquantized
+from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Fp32, Int4, Int8, KvType, Unquantized
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -88,8 +91,7 @@ class Export:
         self.plan = plan
         self.need = need
         self.rules = KERNELS[need.name]
-        # Candidates are compared where that is fast. On other engines their stand-ins are graphs
-        # for the CPU with the same weights; what is delivered is judged itself.
+        # Candidates are graphs for this CPU; what is delivered is judged itself.
         self.native = need.name == "onnxruntime"
         self.kv: KvType = plan.kv if self.native else "fp32"
         chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
@@ -141,7 +143,7 @@ class Export:
         if not auto:
             assignment = self.legal(self.request.assignment(self.weights.groups()))
         rounds = not all(isinstance(one, Unquantized) for one in assignment.values())
-        if auto or rounds or self.plan.kv == "int8":
+        if auto or rounds or self.plan.kv in EIGHT_BIT_KV:
             calibration = self.passage(self.request.calibration, _CALIBRATION)
             self.calibrate(calibration, assignment)
             spared = coarse_inputs(self.weights, assignment, but=self.request.excepts)
@@ -187,7 +189,7 @@ class Export:
         )
         # Matrices that are written once need not be kept.
         auto = self.request.plan.precision == "auto"
-        again = auto or self.work or needs_widening(assignment.values(), self.plan.kv)
+        again = auto or self.work or self.widens(assignment)
         self.quantizer = Quantizer(
             self.weights,
             self.method,
@@ -196,12 +198,8 @@ class Export:
         )
 
     def judge_of(self, passage: Passage, title: str) -> Judge:
-        return judge_of(
-            self.kept,
-            self.reference,
-            passage,
-            lambda: self.progress(f"running the source on {title}"),
-        )
+        running = f"running the source on {title}"
+        return judge_of(self.kept, self.reference, passage, lambda: self.progress(running))
 
     def passage(self, path: Path, sequences: int) -> Passage:
         spec = self.checkpoint.spec
@@ -216,7 +214,7 @@ class Export:
     def choose(self, calibration: Passage) -> Assignment:
         """The best within the size asked for, or the smallest that passes on calibration text."""
         asked = self.request.plan
-        whole = whole_precision(self.plan.kv)
+        whole = PRECISIONS[activations_for(self.plan, self.checkpoint.spec)]
         if "int4" not in load_profile(self.plan.target).engine(self.plan.engine).precisions:
             self.search = Search(eight_bits(self.weights), whole)
             return self.legal(self.search.assignment)
@@ -252,8 +250,8 @@ class Export:
         budget = most
         while True:
             assignment = self.legal(frontier.within(budget))
-            self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
-            size = (self.folder / self.contract.data).stat().st_size
+            written = self.write(assignment)
+            size = (self.folder / written.contract.data).stat().st_size
             if size <= most:
                 sizes = f"{format_bytes(size)} of {format_bytes(most)}"
                 self.progress(f"chose {summary(assignment)}: {sizes}")
@@ -263,13 +261,9 @@ class Export:
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
         columns = {group: self.weights.columns(group) for group in assignment}
-        asked = self.request.plan
+        size, symmetric = self.request.plan.group_size, self.request.plan.symmetric
         return legal_assignment(
-            assignment,
-            columns,
-            self.rules,
-            group_size=asked.group_size,
-            symmetric=asked.symmetric,
+            assignment, columns, self.rules, group_size=size, symmetric=symmetric
         )
 
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:
@@ -278,8 +272,8 @@ class Export:
             assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
 
         def measure() -> Figures:
-            self.write(assignment, dialect="ort", kv=self.kv)
-            return self.run_through(self.folder, self.contract, judge, assignment)
+            written = self.write(assignment, candidate=True)
+            return self.run_through(self.folder, written, judge, assignment)
 
         return figures_of_candidate(
             self.rounded,
@@ -293,45 +287,44 @@ class Export:
 
     def deliver(self, assignment: Assignment, judge: Judge) -> Figures:
         """Write the target's graph and measure it on this machine's CPU."""
-        self.write(assignment, dialect=self.plan.dialect, kv=self.plan.kv)
-        own = graph_sha256(self.folder, self.contract)
-        if self.native or not needs_widening(assignment.values(), self.plan.kv):
+        self.written = self.write(assignment)
+        own = graph_sha256(self.folder, self.written.contract)
+        if self.native or not self.widens(assignment):
             self.check = None if self.native else GraphCheck(own, own)
-            return self.figures(own, self.folder, self.contract, judge, assignment)
+            return self.figures(own, self.folder, self.written, judge, assignment)
         with TemporaryDirectory(dir=self.scratch) as check:
             folder = Path(check)
-            written = write_graph(
-                folder,
-                self.weights,
-                assignment,
-                dialect=self.plan.dialect,
-                kv=self.plan.kv,
-                context=self.plan.context,
-                quantizer=self.quantizer,
-                opset=opset_for(self.need),
-                widened=True,
-            )
+            written = self.write(assignment, folder)
             checked = graph_sha256(folder, written.contract)
             self.check = GraphCheck(own, checked, widened=True)
-            return self.figures(checked, folder, written.contract, judge, assignment)
+            return self.figures(checked, folder, written, judge, assignment)
 
-    def write(self, assignment: Assignment, *, dialect: str, kv: KvType) -> None:
-        self.contract, self.weight_bytes = write_graph(
-            self.folder,
+    def widens(self, assignment: Assignment) -> bool:
+        return needs_widening(self.plan, self.checkpoint.spec, assignment.values())
+
+    def write(
+        self, assignment: Assignment, check: Path | None = None, *, candidate: bool = False
+    ) -> Written:
+        """Write the target's graph, or a widened one to `check`, or a candidate for this CPU."""
+        own = activations_for(self.plan, self.checkpoint.spec)
+        return write_graph(
+            check or self.folder,
             self.weights,
             assignment,
-            dialect=dialect,
-            kv=kv,
+            dialect="ort" if candidate else self.plan.dialect,
+            kv=self.kv if candidate else self.plan.kv,
+            activations="fp32" if candidate else own,
             context=self.plan.context,
             quantizer=self.quantizer,
             opset=opset_for(self.need),
+            widened=check is not None,
         )
 
     def figures(
         self,
         sha256: str,
         folder: Path,
-        contract: GraphContract,
+        written: Written,
         judge: Judge,
         assignment: Assignment,
     ) -> Figures:
@@ -339,15 +332,15 @@ class Export:
 
         def measure() -> Figures:
             self.progress("running the graph on this machine's CPU for the gate")
-            return self.run_through(folder, contract, judge, assignment)
+            return self.run_through(folder, written, judge, assignment)
 
         return figures_of_graph(self.kept, sha256, judge.passage, self.manner, measure)
 
     def run_through(
-        self, folder: Path, contract: GraphContract, judge: Judge, assignment: Assignment
+        self, folder: Path, written: Written, judge: Judge, assignment: Assignment
     ) -> Figures:
-        manifest = msgspec.structs.replace(self.manifest(assignment, None), graph=contract)
-        capacity = contract.cache.capacity or judge.passage.tokens.shape[1]
+        manifest = self.manifest(assignment, None, written)
+        capacity = written.contract.cache.capacity or judge.passage.tokens.shape[1]
         with OrtSession(folder, manifest, capacity=capacity) as session:
             return judge.measure(session, tail=self.manner.tail)
 
@@ -355,7 +348,9 @@ class Export:
         """Compile an engine where that needs no GPU."""
         if self.need.name != RTX:
             return
-        engine = compile_ahead(self.folder, self.manifest({}, None), self.need, self.progress)
+        engine = compile_ahead(
+            self.folder, self.manifest({}, None, self.written), self.need, self.progress
+        )
         self.engines = (engine,)
 
     def judge(self, assignment: Assignment, figures: Figures, passage: Passage) -> GateResult:
@@ -371,13 +366,18 @@ class Export:
             enforce(gate.figures, gate.gate_class, only_cache=fp32 and self.plan.kv != "fp32")
 
     def finish(self, assignment: Assignment, gate: GateResult) -> Manifest:
-        write_card(self.folder, self.manifest(assignment, gate))
-        manifest = self.manifest(assignment, gate, files=True)
+        write_card(self.folder, self.manifest(assignment, gate, self.written))
+        manifest = self.manifest(assignment, gate, self.written, files=True)
         write_manifest(self.folder, manifest)
         return manifest
 
     def manifest(
-        self, assignment: Assignment, gate: GateResult | None, *, files: bool = False
+        self,
+        assignment: Assignment,
+        gate: GateResult | None,
+        written: Written,
+        *,
+        files: bool = False,
     ) -> Manifest:
         checkpoint = self.checkpoint
         return Manifest(
@@ -388,11 +388,11 @@ class Export:
             spec=checkpoint.spec,
             precision=assignment,
             kv=self.plan.kv,
-            weight_bytes=self.weight_bytes,
+            weight_bytes=written.weight_bytes,
             limits=Limits(self.plan.context, prefill_chunk=self.manner.prefill_chunk),
             gate=gate,
             lineage=lineage_of(checkpoint, hashed=files),
-            graph=self.contract,
+            graph=written.contract,
             files=hash_files(self.folder) if files else {},
             engine=self.need,
             engines=self.engines,

@@ -12,7 +12,9 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.standard_dialect import StandardDialect
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
-from edgelm.precision import Bf16, KvType, Nvfp4, WeightPrecision
+from edgelm.planning import Plan
+from edgelm.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
+from edgelm.spec import DecoderSpec
 
 
 class Written(NamedTuple):
@@ -22,14 +24,23 @@ class Written(NamedTuple):
     weight_bytes: int
 
 
-def activations_for(kv: KvType) -> Activations:
-    """The type of the residual stream, which a 16-bit cache shares."""
-    return "fp16" if kv == "fp16" else "bf16" if kv == "bf16" else "fp32"
+def activations_for(plan: Plan, spec: DecoderSpec) -> Activations:
+    """The type of the residual stream.
+
+    A cache of 16 or 32 bits shares it. Beside one of 8 bits it is what the engine's kernels are
+    made for, and bf16 rather than fp16 where the stream may outgrow that (Gemma).
+    """
+    if plan.kv != "int8" and plan.kv != "fp8":
+        return plan.kv
+    if plan.engine == "onnxruntime":
+        return "fp32"
+    return "bf16" if plan.precision == "bf16" or spec.norm_plus_one else "fp16"
 
 
-def needs_widening(precisions: Iterable[WeightPrecision], kv: KvType) -> bool:
-    """Whether ONNX Runtime's CPU provider lacks kernels for these types."""
-    return kv == "bf16" or any(isinstance(one, Nvfp4 | Bf16) for one in precisions)
+def needs_widening(plan: Plan, spec: DecoderSpec, precisions: Iterable[WeightPrecision]) -> bool:
+    """Whether ONNX Runtime's CPU provider lacks kernels for the types of a plan's graph."""
+    foreign = plan.kv == "fp8" or activations_for(plan, spec) == "bf16"
+    return foreign or any(isinstance(one, Nvfp4 | Bf16) for one in precisions)
 
 
 def write_graph(
@@ -39,6 +50,7 @@ def write_graph(
     *,
     dialect: str,
     kv: KvType,
+    activations: Activations,
     context: int,
     quantizer: Quantizer | None = None,
     opset: int | None = None,
@@ -52,15 +64,15 @@ def write_graph(
         assignment: a precision for every group.
         dialect: `ort`, `standard` or `decomposed`.
         kv: type of the cache.
+        activations: type of the residual stream, which a cache of 16 or 32 bits shares.
         context: its capacity.
         quantizer: rounds matrices; to nearest by default.
         opset: an older one than the dialect's own.
         widened: in fp32, with dequantized weights, for a check on a CPU without kernels of the
             types.
     """
-    activations = activations_for(kv)
     if widened and dialect == "ort":  # its CPU kernels dequantize themselves
-        kv, activations = "fp32", "fp32"
+        kv, activations = kv if kv in EIGHT_BIT_KV else "fp32", "fp32"
     writer: OrtDialect | StandardDialect | DecomposedDialect
     if dialect == "ort":
         writer = OrtDialect(

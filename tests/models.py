@@ -77,11 +77,15 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
     "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
 }
+# In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-wide": ("llama", {"hidden_size": 256, "head_dim": 64, "num_key_value_heads": 1}),
+}
 
 
 def tiny_config(name: str, **over: Any) -> Any:
     """The Hugging Face configuration of a tiny model."""
-    model_type, differs = TINY[name]
+    model_type, differs = (TINY | OTHERS)[name]
     values = {**_BASE, **differs, **over}
     values = {key: value for key, value in values.items() if value is not None}
     return AutoConfig.for_model(model_type, **values)

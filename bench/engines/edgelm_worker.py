@@ -38,6 +38,7 @@ class EdgeLM:
             "kv_bytes": session.cache_bytes,
             "weight_bytes": manifest.weight_bytes,
             "version": engine_version(manifest),
+            "device": "cpu" if on_cpu else "gpu",
             "options": (f"threads {threads}, " if on_cpu else f"{manifest.engine.name}, ")
             + f"prefill chunks of {session.chunk}",
         }

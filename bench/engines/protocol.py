@@ -26,6 +26,8 @@ class Engine(Protocol):
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         """Make the model ready and describe it: vocab_size, kv, context, options and so on.
 
+        `device` is `gpu` where that computes.
+
         `load_ms` is the time until the model could run; tokenizer and hashing are reported apart.
         """
 
@@ -101,7 +103,9 @@ def _logits(engine: Engine, tokens: list[int], path: str) -> dict[str, Any]:
 
 
 def _memory(engine: Engine) -> dict[str, Any]:
-    return {"peak_rss_bytes": _status("VmHWM"), "rss_bytes": _status("VmRSS")}
+    memory = {"peak_rss_bytes": _status("VmHWM"), "rss_bytes": _status("VmRSS")}
+    gpu = _gpu_bytes()
+    return memory if gpu is None else {**memory, "gpu_bytes": gpu}
 
 
 def synthetic(count: int, vocab_size: int, *, seed: int) -> Tokens:
@@ -119,6 +123,25 @@ def _status(field: str) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _gpu_bytes() -> int | None:
+    """GPU memory that this process holds, where NVML is there and tells."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+
+        pynvml.nvmlInit()
+        held = [
+            process.usedGpuMemory
+            for index in range(pynvml.nvmlDeviceGetCount())
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(
+                pynvml.nvmlDeviceGetHandleByIndex(index)
+            )
+            if process.pid == os.getpid()
+        ]
+    except Exception:  # no package, no driver, or a board whose memory is the machine's
+        return None
+    return sum(held) if held and None not in held else None
 
 
 _VERBS: dict[str, Any] = {

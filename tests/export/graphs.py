@@ -10,7 +10,7 @@ from edgelm.export.kv_folding import KvFolding
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
 from edgelm.export.writer import write_graph
-from edgelm.precision import PRECISIONS, KvType, WeightPrecision
+from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
 from edgelm.runtime.ort import OrtSession
 from edgelm.spec import DecoderSpec
 
@@ -40,7 +40,8 @@ def build_session(
         weights,
         precision,
         dialect=dialect,
-        kv=kv if dialect == "ort" else activations,
+        kv=kv if kv in EIGHT_BIT_KV else activations,
+        activations=activations,
         context=CONTEXT,
         widened=widened,
     )

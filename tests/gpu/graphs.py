@@ -12,9 +12,10 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.devices.tensorrt.build import Job, compile_engine
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.export import writer
+from edgelm.export.kv_folding import KvFolding
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
-from edgelm.precision import WeightPrecision
+from edgelm.precision import KvType, WeightPrecision
 from edgelm.runtime.cuda import Gpu
 from tests.export.graphs import DialectName, bare_manifest
 
@@ -42,13 +43,21 @@ def write_graph(
     precision: WeightPrecision,
     activations: Activations,
     context: int,
+    kv: KvType | None = None,
+    folding: KvFolding | None = None,
 ) -> Bundle:
-    """Write a graph; its cache has the type of the activations."""
+    """Write a graph; its cache has the type of the activations where none is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = Weights(checkpoint)
+    weights = Weights(checkpoint, folding)
     each = dict.fromkeys(weights.groups(), precision)
     written = writer.write_graph(
-        folder, weights, each, dialect=dialect, kv=activations, context=context
+        folder,
+        weights,
+        each,
+        dialect=dialect,
+        kv=kv or activations,
+        activations=activations,
+        context=context,
     )
     limits = Limits(context, CHUNK)
     return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))

@@ -32,7 +32,9 @@ def graph(
     source = tiny(name)
     weights = Weights(source.checkpoint, peaks={})
     assignment = dict.fromkeys(weights.groups(), precision)
-    return write_graph(folder, weights, assignment, dialect=dialect, kv="fp16", context=64).contract
+    return write_graph(
+        folder, weights, assignment, dialect=dialect, kv="fp16", activations="fp16", context=64
+    ).contract
 
 
 def job(folder: Path, contract: GraphContract, *sms: int, profiles: int = 1) -> Job:
@@ -118,7 +120,7 @@ def test_fp8_needs_ada(tiny: TinyFactory, tmp_path: Path) -> None:
     weights = Weights(source.checkpoint, peaks=dict.fromkeys(names, torch.ones(1)))
     assignment = dict.fromkeys(weights.groups(), Fp8())
     contract = write_graph(
-        tmp_path, weights, assignment, dialect="standard", kv="fp16", context=64
+        tmp_path, weights, assignment, dialect="standard", kv="fp16", activations="fp16", context=64
     ).contract
     assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
     with pytest.raises(UnknownName, match=r"sm86.*fp8.*; choose another --precision"):

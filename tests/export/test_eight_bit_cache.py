@@ -1,4 +1,4 @@
-"""An int8 cache: folding changes nothing by itself, and rounding little, in prefill and decode."""
+"""A cache of 8 bits: folding changes nothing by itself, and rounding little, wherever it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from transformers import DynamicCache
 from edgelm.export.calibrate import calibrate
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.reference import Reference
+from edgelm.export.stored import Activations
+from edgelm.precision import KvType
 from edgelm.runtime.ort import OrtSession
 from edgelm.spec import DecoderSpec, LayerSpec, Rope
 from tests.conftest import Tiny, TinyFactory
@@ -23,8 +25,9 @@ from tests.models import TINY
 Array = npt.NDArray[np.float32]
 LENGTH = 48
 TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)
-# Of the logits' spread (root mean square): 127 steps for a head's largest key and value.
-ROUNDING = 0.03
+# Of the logits' spread (root mean square): 127 steps for a head's largest key and value in int8,
+# a sixteenth of every value in fp8.
+ROUNDING = {"int8": 0.03, "fp8": 0.06}
 
 
 @pytest.fixture(params=sorted(TINY))
@@ -61,19 +64,31 @@ def test_folding_alone_changes_nothing(
     assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(
+    ("kv", "activations"),
+    [("int8", "fp32"), ("int8", "fp16"), ("fp8", "fp32")],
+    ids=["the CPU's", "CUDA's", "check of CUDA's"],
+)
 def test_close_to_the_source_in_prefill_and_decode(
-    source: Tiny, folding: KvFolding, expected: Array, tmp_path: Path
+    source: Tiny,
+    folding: KvFolding,
+    expected: Array,
+    tmp_path: Path,
+    kv: KvType,
+    activations: Activations,
 ) -> None:
-    with build_session(source.checkpoint, tmp_path, kv="int8", folding=folding) as session:
+    with build_session(
+        source.checkpoint, tmp_path, kv=kv, activations=activations, folding=folding
+    ) as session:
         prefilled = session.advance(TOKENS, logits=LENGTH).copy()
         session.rewind(0)
         stepped = decoded(session, TOKENS)
         session.rewind(20)
         continued = decoded(session, TOKENS[20:])
-    assert error_of(prefilled, expected) <= ROUNDING
-    assert error_of(stepped, expected) <= ROUNDING
-    assert error_of(continued, expected[20:]) <= ROUNDING
-    assert error_of(prefilled, expected) > 1e-6  # it is an int8 cache that was run
+    assert error_of(prefilled, expected) <= ROUNDING[kv]
+    assert error_of(stepped, expected) <= ROUNDING[kv]
+    assert error_of(continued, expected[20:]) <= ROUNDING[kv]
+    assert error_of(prefilled, expected) > 1e-6  # it is a rounded cache that was run
 
 
 def test_prefill_and_decode_store_the_same_cache(
@@ -108,8 +123,7 @@ def test_calibration_is_the_largest_of_hugging_faces_cache(
     for ours, theirs in zip(folding.layers, expected.layers, strict=True):
         torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
         torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)
-        assert ours.key_scale == pytest.approx(theirs.key_scale, rel=1e-4)
-        assert ours.value_scale == pytest.approx(theirs.value_scale, rel=1e-4)
+        assert ours.largest == pytest.approx(theirs.largest, rel=1e-4)
 
 
 def test_calibration_is_the_largest_of_several_sequences(calm: TinyFactory) -> None:
@@ -135,12 +149,12 @@ def test_folding_by_hand() -> None:
     values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
     [folded] = KvFolding.of(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
     # Channels 0 and 2 rotate into each other, and so do 1 and 3: largest 2 8 2 8 and 1 1 1 1,
-    # whose geometric mean is 2; values per head 3 and 12, mean 6.
-    factors = torch.tensor([[1.0, 0.25, 1.0, 0.25], [2.0, 2.0, 2.0, 2.0]])
-    torch.testing.assert_close(folded.key, factors)
-    torch.testing.assert_close(folded.value, torch.tensor([2.0, 0.5]))
-    assert folded.key_scale == pytest.approx(2 / 127)
-    assert folded.value_scale == pytest.approx(6 / 127)
+    # whose geometric mean is 2; values per head 3 and 12, mean 6. The range of both lies between.
+    largest = 12**0.5
+    factors = torch.tensor([[2.0, 8.0, 2.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
+    torch.testing.assert_close(folded.key, largest / factors)
+    torch.testing.assert_close(folded.value, largest / torch.tensor([3.0, 12.0]))
+    assert folded.largest == pytest.approx(largest)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +171,7 @@ def test_channels_that_rotate_together_share_a_factor(
 ) -> None:
     keys = torch.tensor([[1.0, 4.0, 2.0, 8.0]] * 2)
     [folded] = KvFolding.of(one_layer(rope), [(keys, torch.ones(2, 4))]).layers
-    spread = folded.key_scale * 127 / folded.key
+    spread = folded.largest / folded.key
     assert spread.tolist() == [pytest.approx(largest)] * 2
 
 
@@ -165,7 +179,7 @@ def test_heads_that_share_a_norm_share_their_factors() -> None:
     keys = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 1.0, 1.0, 9.0]])
     spec = one_layer(None, "qwen3")
     [folded] = KvFolding.of(spec, [(keys, torch.ones(2, 4))]).layers
-    spread = folded.key_scale * 127 / folded.key
+    spread = folded.largest / folded.key
     assert spread.tolist() == [pytest.approx([4, 1, 1, 9])] * 2
 
 
