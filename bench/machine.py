@@ -75,21 +75,19 @@ def read_bandwidth(threads: int, *, megabytes: int = 1024, repeats: int = 5) -> 
 
 def gpu_bandwidth(*, megabytes: int = 1024, repeats: int = 10) -> float:
     """GB/s that the GPU's memory moves: the best of a few copies, bytes read and written."""
-    width, rows = 2**20, megabytes
+    size = megabytes * 2**20
     stream = Stream()
-    source = Memory(width * rows, "the measurement of bandwidth")
-    target = Memory(width * rows, "the measurement of bandwidth")
+    source = Memory(size, "the measurement of bandwidth")
+    target = Memory(size, "the measurement of bandwidth")
     stream.zero(source.address, source.size)
     times = []
     for _ in range(repeats):
         stream.synchronize()
         start = time.perf_counter()
-        stream.copy_rows(
-            target.address, source.address, pitches=(width, width), width=width, rows=rows
-        )
+        stream.within_gpu(target.address, source.address, size)
         stream.synchronize()
         times.append(time.perf_counter() - start)
-    return 2 * width * rows / min(times) / 1e9
+    return 2 * size / min(times) / 1e9
 
 
 def _cpu_name() -> str:

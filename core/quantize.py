@@ -25,6 +25,7 @@ _COARSE_SYMMETRIC = (7 / 6, 8 / 6, 7 / 5, 8 / 5)
 _COARSE_ASYMMETRIC = (15 / 12, 15 / 11, 15 / 10)
 _NOTHING = 1e-6  # of the block's weighted squares
 _REFITS = 3
+_ELEMENTS = 1 << 18  # of the matrix worked on at a time: what a core's cache holds a few times
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def quantize(
     ranges = _positive if positive_scales else _symmetric
     ranges = ranges if precision.symmetric else _asymmetric
     coarse = _COARSE_SYMMETRIC if precision.symmetric else _COARSE_ASYMMETRIC
-    rows = max(1, (1 << 21) // columns)
+    rows = max(1, _ELEMENTS // columns)
     parts = [
         _quantize_rows(part, bits, precision.group_size, ranges, coarse, importance)
         for part in weight.split(rows)

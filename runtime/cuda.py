@@ -104,6 +104,10 @@ class Stream:
         """Copy `size` bytes between addresses."""
         self._copy(target, source, size, "cudaMemcpyDeviceToHost")
 
+    def within_gpu(self, target: int, source: int, size: int) -> None:
+        """Copy `size` bytes between addresses."""
+        self._copy(target, source, size, "cudaMemcpyDeviceToDevice")
+
     def copy_rows(
         self, target: int, source: int, *, pitches: tuple[int, int], width: int, rows: int
     ) -> None:

@@ -59,7 +59,8 @@ class StaticCacheTransformers:
         }
 
     def reset(self) -> None:
-        self.cache.reset()
+        with torch.inference_mode():  # where its tensors were made
+            self.cache.reset()
         self.length = 0
 
     def prefill(self, tokens: Tokens) -> None:

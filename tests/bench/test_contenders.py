@@ -38,7 +38,8 @@ def test_peers_that_are_not_installed_are_absent_with_a_reason(
     monkeypatch.setenv("EDGELM_PEERS", str(tmp_path / "nowhere"))
     present, absent = peer_contenders(list(PEERS), sources)
     assert present == []
-    assert [peer.name for peer in absent] == ["llama.cpp", "onnxruntime-genai", "transformers"]
+    names = ["llama.cpp", "onnxruntime-genai", "transformers", "transformers-static"]
+    assert [peer.name for peer in absent] == names
     reason = f"not installed: no environment at {tmp_path}/nowhere; edge-bench --setup-peers"
     assert {peer.reason for peer in absent} == {reason}
 
@@ -61,7 +62,7 @@ def test_an_environment_that_is_broken(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_unknown_peer(sources: Sources) -> None:
-    message = "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, transformers"
+    message = "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, transformers,"
     with pytest.raises(UnknownName, match=message):
         peer_contenders(["transformers", "ollama"], sources)
 
@@ -77,6 +78,7 @@ def test_peers_run_with_their_own_interpreter(
         "llama.cpp Q4_K_M",
         "onnxruntime-genai int4",
         "transformers bf16",
+        "transformers-static fp16",
     ]
     assert {contender.python for contender in present} == {tmp_path / "peers" / "bin" / "python"}
     assert present[-1].prepare() == source

@@ -67,13 +67,19 @@ def test_one_engine_for_several_gpus(tiny_chat: Path, tmp_path: Path) -> None:
     assert engine.runtime_cache not in manifest.files
 
 
+ON_CUDA = {"engine": "onnxruntime-cuda"}
+
+
 @pytest.mark.parametrize(
     ("target", "options", "widened"),
     [
         ("laptop-rtx-4060", {"precision": "fp16"}, False),
         ("laptop-rtx-4060", {"precision": "bf16"}, True),
-        ("laptop-rtx-4060", {"precision": "bf16", "engine": "onnxruntime-cuda"}, True),
+        ("laptop-rtx-4060", {"precision": "bf16", **ON_CUDA}, True),
         ("laptop-rtx-4060", {"precision": "int8"}, False),
+        ("laptop-rtx-4060", {"precision": "int8", "kv": "int8", **ON_CUDA}, False),
+        ("laptop-rtx-4060", {"precision": "int8", "kv": "fp8", "gate": "off", **ON_CUDA}, True),
+        ("laptop-rtx-4060", {"precision": "bf16", "kv": "int8", "gate": "off", **ON_CUDA}, True),
         ("laptop-rtx-4060", {"precision": "fp8", "gate": "off"}, False),
         ("laptop-rtx-4060", {"precision": "w8a8", "gate": "off"}, False),
         ("rtx-5090-laptop", {"precision": "nvfp4", "gate": "off"}, True),

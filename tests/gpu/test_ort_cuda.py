@@ -29,8 +29,8 @@ pytestmark = pytest.mark.gpu
 CONTEXT = 64
 
 
-# Beside a cache that is not rounded.
-KL_CACHE: dict[KvType, float] = {"int8": 3e-3, "fp8": 1e-2}
+# Beside a cache that is not rounded, eight rows at a time: twice what the CPU's graphs come to.
+KL_CACHE: dict[KvType, float] = {"int8": 1e-2, "fp8": 5e-2}
 KL_BF16 = 1e-2  # three bits fewer than fp16
 
 
