@@ -165,7 +165,7 @@ def _results(
         results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
         for test in one.steps_ms:
             gb_s = machine.gpu_gb_s if _device(one) == "gpu" else machine.read_gb_s
-            bound_ms = 1e3 * _bytes_read(one, test, spec) / (gb_s * 1e9)
+            bound_ms = _bytes_read(one, test, spec) / gb_s / 1e6 if gb_s else None
             results.append(_decode_result(one, test, common, bound_ms, sensors))
     return results
 
@@ -184,7 +184,7 @@ def _prefill_result(one: Samples, test: Test, common: dict[str, Any], sensors: S
 
 
 def _decode_result(
-    one: Samples, test: Test, common: dict[str, Any], bound_ms: float, sensors: Sampler
+    one: Samples, test: Test, common: dict[str, Any], bound_ms: float | None, sensors: Sampler
 ) -> Result:
     rounds = one.steps_ms[test]
     steps = [ms for times in rounds for ms in times]
@@ -195,7 +195,7 @@ def _decode_result(
         tokens_per_second=rates,
         ttft_ms=percentile(one.ttft_ms[test], 50),
         itl_ms=Latency(*(percentile(steps, share) for share in (50, 90, 99))),
-        bound_share=bound_ms * rates.median / 1e3,
+        bound_share=None if bound_ms is None else bound_ms * rates.median / 1e3,
         joules_per_token=_joules_per_token(one, test, sensors),
         throttled=_throttled(one, test, sensors),
     )

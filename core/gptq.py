@@ -83,7 +83,7 @@ def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     diagonal = damped.diagonal()
     # A channel that never fired counts as a weak one. Without any moments all count the same.
     diagonal.add_(_DAMPING * float(diagonal.mean()) or 1.0)
-    lower = torch.linalg.cholesky(damped)
+    lower: torch.Tensor = torch.linalg.cholesky(damped)
     _invert(lower)
     return lower.flip(0, 1)
 

@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
     what the token waits for most: memory bandwidth, per-layer overhead or, over the budget,
     memory. `packed_bytes` is what an engine keeps of the weights beside the file it maps.
     `missing` says what stands in the way, and every line of `advice` on its own removes it.
-    `basis` says what the speeds were derived from.
+    `basis` says what the speeds were derived from, `notes` what is not in the figures.
     """
 
     target: str
@@ -75,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True):
     basis: str
     missing: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -112,6 +113,7 @@ class Plan(msgspec.Struct, frozen=True):
             rows.append(("energy", f"{_range(self.joules_per_token)} J a token"))
         rows.append(("works", "yes" if self.works else "no"))
         rows += [("missing", one) for one in self.missing]
+        rows += [("note", one) for one in self.notes]
         if not self.packed_bytes:
             rows = [row for row in rows if row[0] != "packed copy"]
         lines = [f"{name:<15} {value}" for name, value in rows]

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from edgelm.precision import GROUP_SIZES
+from edgelm.precision import EIGHT_BIT_KV, GROUP_SIZES, KvType
+from edgelm.spec import DecoderSpec
 
 
 class Kernels(NamedTuple):
@@ -32,3 +33,30 @@ KERNELS = {
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
+# ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
+_XQA_HEAD_DIMS = (64, 128, 256)
+_XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
+
+
+def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:
+    """What a cache type costs with this engine, where it is more than its bytes."""
+    if engine != "onnxruntime-cuda" or kv not in EIGHT_BIT_KV:
+        return ()
+    queries = spec.num_attention_heads // spec.num_key_value_heads
+    wrong = []
+    if queries not in _XQA_QUERIES:
+        wrong.append(f"{queries} query heads for one of keys ({_options(_XQA_QUERIES)} would do)")
+    if spec.head_dim not in _XQA_HEAD_DIMS:
+        wrong.append(f"heads of {spec.head_dim} ({_options(_XQA_HEAD_DIMS)} would do)")
+    if spec.attention_softcap or any(layer.window for layer in spec.layers):
+        wrong.append("windows or soft caps in attention")
+    if not wrong:
+        return ()
+    return (
+        f"the fast kernel for an {kv} cache does not take {' and '.join(wrong)}: decoding will be "
+        "slower than with a cache of 16 bits",
+    )
+
+
+def _options(values: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"

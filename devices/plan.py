@@ -11,6 +11,7 @@ import msgspec
 from edgelm.command import format_bytes
 from edgelm.devices import cost
 from edgelm.devices.coefficients import coefficients_for
+from edgelm.devices.kernels import cache_notes
 from edgelm.devices.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
@@ -150,6 +151,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
         fits=fits,
         fast_enough=floor is None or step.per_second(request.batch).value >= floor,
         basis=how.source,
+        notes=cache_notes(spec, engine.name, kv),
     )
 
 

@@ -111,6 +111,8 @@ class Export:
             f"parameters, {self.plan.precision}, {self.plan.kv} cache, context "
             f"{self.plan.context:,}"
         )
+        for note in self.plan.notes:
+            self.progress(note)
         write_tokenizer_files(self.checkpoint, self.folder)
         self.reference = Reference(self.checkpoint, context=self.plan.context)
         held_apart = self.passage(self.request.gate_text, SEQUENCES)
@@ -261,10 +263,8 @@ class Export:
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
         columns = {group: self.weights.columns(group) for group in assignment}
-        size, symmetric = self.request.plan.group_size, self.request.plan.symmetric
-        return legal_assignment(
-            assignment, columns, self.rules, group_size=size, symmetric=symmetric
-        )
+        size, same = self.request.plan.group_size, self.request.plan.symmetric
+        return legal_assignment(assignment, columns, self.rules, group_size=size, symmetric=same)
 
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:
         """What an assignment, or its stand-in, comes to on the CPU."""

@@ -18,7 +18,8 @@ class StaticCacheTransformers:
     """A Hugging Face folder."""
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
-        torch.set_num_threads(options["threads"])
+        if options["threads"]:
+            torch.set_num_threads(options["threads"])
         # On the processor, uncompiled, only its logits are of interest.
         self.device = options.get("device", "cuda")
         if self.device == "cuda" and not torch.cuda.is_available():

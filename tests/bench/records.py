@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from edgelm.bench.contenders import Absent, Contender
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
@@ -22,6 +24,7 @@ MACHINE = Machine(
     python="3.11.7",
     read_gb_s=10.0,
 )
+WITH_GPU = msgspec.structs.replace(MACHINE, gpu="Test GPU", gpu_gb_s=100.0)
 FIGURES = Figures(kl=0.0123, top1=0.956, perplexity_ratio=1.01, perplexity=20.0, tokens=2048)
 
 
@@ -52,6 +55,15 @@ def samples(name: str, *, figures: Figures | None = FIGURES, slower: float = 1.0
             DEEP: [[20.0 * slower] * 4, [20.0 * slower] * 4, [20.0 * slower] * 4],
         },
     )
+
+
+def on_gpu(name: str, gpu_bytes: int | None = 70_000_000) -> Samples:
+    """The same of an engine that computes on a GPU; NVML may not tell its memory."""
+    made = timed(name)
+    made.loaded["device"] = "gpu"
+    if gpu_bytes is not None:
+        made.memory["gpu_bytes"] = gpu_bytes
+    return made
 
 
 def timed(name: str) -> Samples:
@@ -95,13 +107,14 @@ def report(
     absent: tuple[Absent, ...] = (),
     ours: Samples | None = None,
     sensors: Sampler | None = None,
+    machine: Machine = MACHINE,
 ) -> Report:
     """A report of us and of others, on a machine that reads 10 GB/s."""
     return make_report(
         [ours or samples("edgelm int8 tiny"), *others],
         list(absent),
         manifest=manifest,
-        machine=MACHINE,
+        machine=machine,
         command="edge-bench tiny",
         rounds=3,
         quality_text="gate.jsonl",

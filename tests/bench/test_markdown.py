@@ -9,7 +9,7 @@ from edgelm.bench.markdown import engines, markdown, table
 from edgelm.bench.report import Report
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.sensors import Reader, Sampler
-from tests.bench.records import report, samples, timed, watched
+from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
 
 ABSENT = (Absent("llama.cpp", "not installed: no environment; edge-bench --setup-peers"),)
 HEAD = (
@@ -37,6 +37,15 @@ def test_table(made: Report, manifest: Manifest) -> None:
         f"| edgelm int8 tiny | 1.0 | {bits} | 0.0123 | 95.6% | {SPEEDS}",
         f"| peer 2 | 1.0 | {bits} | – | – | {SPEEDS}",
     ]
+
+
+def test_memory_of_a_gpu_has_a_column(manifest: Manifest) -> None:
+    ours, shared = on_gpu("edgelm int4 tiny"), on_gpu("a Jetson", gpu_bytes=None)
+    made = report(manifest, samples("peer"), shared, ours=ours, machine=WITH_GPU)
+    head, _, *rows = table(made)
+    assert "| peak MB | GPU MB | load ms |" in head
+    cells = [row.split(" | ")[-5:-2] for row in rows]
+    assert cells == [["50", "70", "20"], ["50", "–", "20"], ["50", "–", "20"]]
 
 
 def test_page(made: Report) -> None:

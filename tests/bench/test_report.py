@@ -10,7 +10,7 @@ import pytest
 from edgelm.bench.contenders import Absent
 from edgelm.bench.report import REPORT_VERSION, Report, Result, write_json
 from edgelm.bundle import Manifest, read_manifest
-from tests.bench.records import report, samples, timed, watched
+from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,19 @@ def test_an_idle_gpu_s_power_is_not_an_engine_s(manifest: Manifest) -> None:
 def test_a_processor_s_power_is(manifest: Manifest) -> None:
     made = report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched(6.0, part="cpu"))
     assert made.results[1].joules_per_token == pytest.approx(96 / 12)
+
+
+def test_on_a_gpu_its_bandwidth_and_its_power_count(manifest: Manifest) -> None:
+    ours = on_gpu("edgelm int8 tiny")
+    made = report(manifest, ours=ours, sensors=watched(6.0, part="gpu"), machine=WITH_GPU)
+    by_test = {result.test: result for result in made.results}
+    # as above, at 100 GB/s, of the second that a step took
+    assert by_test["tg4"].bound_share == pytest.approx(0.01002 / 1000)
+    assert by_test["tg4"].joules_per_token == pytest.approx(96 / 12)
+    assert by_test["tg4"].memory.gpu == 70_000_000
+    assert report(manifest).results[0].memory.gpu is None
+    unknown = report(manifest, ours=ours).results  # of a GPU that nobody measured
+    assert {result.bound_share for result in unknown} == {None}
 
 
 def test_rounds_too_short_for_the_sensors_have_no_energy(manifest: Manifest) -> None:

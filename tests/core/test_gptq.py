@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgelm.gptq import compensate, gptq
+from edgelm.gptq import _inverse_factor, compensate, gptq
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import Quantized, quantize
 
@@ -42,6 +42,16 @@ def weight() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def hessian() -> torch.Tensor:
     return correlated(COLUMNS)
+
+
+def test_the_factor_s_square_is_the_inverse_in_the_order_of_rounding() -> None:
+    """At a size that is inverted by halves."""
+    hessian = correlated(1100)
+    order = torch.argsort(hessian.diagonal(), descending=True)
+    factor = _inverse_factor(hessian, order)
+    assert not factor.tril(-1).any()
+    damped = (hessian + 0.01 * hessian.diagonal().mean() * torch.eye(1100))[order][:, order]
+    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(1100), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=describe)

@@ -1,0 +1,68 @@
+"""What an 8-bit cache costs with ONNX Runtime on CUDA, said before any work."""
+
+from typing import Any
+
+import pytest
+
+from edgelm.devices.kernels import cache_notes
+from edgelm.devices.plan import plan
+from edgelm.devices.profile import load_profile
+from edgelm.planning import Request
+from tests.core.test_spec import spec_of
+
+CUDA = "onnxruntime-cuda"
+
+
+def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...]:
+    shape = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+    return cache_notes(spec_of(**shape | config), engine, kv)
+
+
+def test_nothing_to_say_where_the_fast_kernel_takes_the_shape() -> None:
+    assert notes() == notes(kv="fp8") == notes(head_dim=128) == ()
+
+
+@pytest.mark.parametrize(("engine", "kv"), [("onnxruntime", "int8"), (CUDA, "fp16")])
+def test_nothing_to_say_of_other_caches(engine: str, kv: str) -> None:
+    assert notes(engine, kv, num_attention_heads=6, head_dim=48) == ()
+
+
+def test_groups_of_heads_that_it_does_not_take() -> None:
+    assert notes(num_attention_heads=6) == (
+        "the fast kernel for an int8 cache does not take 3 query heads for one of keys (4, 8, 16 "
+        "or 32 would do): decoding will be slower than with a cache of 16 bits",
+    )
+
+
+def test_everything_that_it_does_not_take_is_named() -> None:
+    [note] = notes(kv="fp8", model_type="mistral", sliding_window=8, head_dim=48)
+    assert "an fp8 cache does not take heads of 48 (64, 128 or 256 would do) and windows" in note
+
+
+def test_a_plan_says_it() -> None:
+    spec = spec_of(num_attention_heads=6, num_key_value_heads=2, head_dim=64)
+    device = load_profile("laptop-rtx-4060")
+    asked = plan(spec, device, Request("int4", kv="int8", engine=CUDA))
+    assert f"note            {asked.notes[0]}" in asked.table().splitlines()
+    assert plan(spec, device, Request("int4", engine=CUDA)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "cache"),
+    [("laptop-rtx-4060", "fp16"), ("jetson-orin", "fp16"), ("cpu", "int8")],
+)
+def test_only_a_cpu_rounds_the_cache_unasked(target: str, cache: str) -> None:
+    engine = None if target == "cpu" else CUDA
+    assert plan(spec_of(), load_profile(target), Request("int4", engine=engine)).kv == cache
+
+
+@pytest.mark.parametrize(
+    ("target", "caches"),
+    [
+        ("laptop-rtx-4060", ("fp16", "bf16", "int8", "fp8")),
+        ("rtx-3060-laptop", ("fp16", "bf16", "int8")),
+        ("jetson-orin", ("fp16", "int8")),
+    ],
+)
+def test_caches_of_8_bits_by_generation(target: str, caches: tuple[str, ...]) -> None:
+    assert load_profile(target).engine(CUDA).kv == caches
