@@ -94,7 +94,7 @@ def _check_plan(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:
-    from edgelm.bench.contenders import bundle_contenders, peer_contenders
+    from edgelm.bench.contenders import STATIC_CACHE, bundle_contenders, peer_contenders
     from edgelm.bench.html import html
     from edgelm.bench.machine import describe_machine
     from edgelm.bench.markdown import markdown, table, why_invalid
@@ -136,7 +136,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     peers, absent = peer_contenders(names, sources)
     threads = arguments.threads or physical_cores()
     on_gpu = any(manifest.engine.name != "onnxruntime" for manifest in manifests.values())
-    machine = describe_machine(threads, gpu=on_gpu)
+    machine = describe_machine(threads, gpu=on_gpu or STATIC_CACHE in names)
     ours = bundle_contenders(manifests)
 
     def quality() -> Quality:

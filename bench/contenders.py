@@ -42,6 +42,7 @@ class _Peer:
     variants: dict[str, Callable[[Sources], Path]]
 
 
+STATIC_CACHE = "transformers-static"  # the one that runs on a GPU
 PEERS: dict[str, _Peer] = {
     "llama.cpp": _Peer(
         "edgelm.bench.engines.llama_cpp_worker",
@@ -54,7 +55,7 @@ PEERS: dict[str, _Peer] = {
     "transformers": _Peer(
         "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
     ),
-    "transformers-static": _Peer(
+    STATIC_CACHE: _Peer(
         "edgelm.bench.engines.static_cache_worker", "transformers", {"fp16": Sources.huggingface}
     ),
 }

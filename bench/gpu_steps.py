@@ -13,6 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 from edgelm.bench.engines.protocol import Engine, synthetic
+from edgelm.bench.gpu import look_at_gpu
 from edgelm.bench.workload import Test, context_needed
 
 _WARM, _STEPS = 8, 48
@@ -26,22 +27,25 @@ class Steps(NamedTuple):
     step_ms: float
 
 
-def measure_steps(engine: Engine, depths: list[int], vocab_size: int) -> Iterator[Steps]:
-    """Measure a loaded engine; everything has run once before it counts."""
+def measure_steps(
+    engine: Engine, depths: list[int], vocab_size: int, clock: Callable[[], float]
+) -> Iterator[Steps]:
+    """Measure a loaded engine; everything has run before it counts. The clock is in seconds."""
     tokens = synthetic(_WARM + _STEPS, vocab_size, seed=2).tolist()
     for depth in depths:
         prompt = synthetic(depth, vocab_size, seed=0)
+        prompts = []
         for _ in range(2):
             engine.reset()
-            prompt_ms = _milliseconds(lambda prompt=prompt: engine.prefill(prompt))  # type: ignore[misc]
-        steps = [_milliseconds(lambda token=token: engine.step(token)) for token in tokens]  # type: ignore[misc]
-        yield Steps(depth, prompt_ms, median(steps[_WARM:]))
-
-
-def _milliseconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - start)
+            start = clock()
+            engine.prefill(prompt)
+            prompts.append(clock() - start)
+        steps = []
+        for token in tokens:
+            start = clock()
+            engine.step(token)
+            steps.append(clock() - start)
+        yield Steps(depth, 1e3 * prompts[1], 1e3 * median(steps[_WARM:]))
 
 
 def _engines(arguments: argparse.Namespace) -> Iterator[tuple[str, Engine, Path]]:
@@ -57,20 +61,28 @@ def _engines(arguments: argparse.Namespace) -> Iterator[tuple[str, Engine, Path]
 
 def main() -> None:
     """Print a row for every engine and depth."""
-    parser = argparse.ArgumentParser(description="A quick look at speed on a GPU.")
-    parser.add_argument("bundles", nargs="*", type=Path)
-    parser.add_argument("--transformers", type=Path, metavar="FOLDER")
-    parser.add_argument("--depths", nargs="+", type=int, default=[512, 4096])
+    parser = argparse.ArgumentParser(
+        prog="python -m edgelm.bench.gpu_steps",
+        description="A quick look at prompts and decode steps on a GPU.",
+    )
+    add = parser.add_argument
+    add("bundles", nargs="*", type=Path, help="bundles, one after the other")
+    add("--transformers", type=Path, metavar="FOLDER", help="a Hugging Face folder to run as well")
+    add("--depths", nargs="+", type=int, default=[512, 4096], help="default: 512 4096")
     arguments = parser.parse_args()
     tests = [Test("tg", _WARM + _STEPS, depth) for depth in arguments.depths]
     options = {"context": context_needed(tests), "threads": None}
-    print("| engine | depth | prompt ms | step ms | tokens/s |\n|---|---:|---:|---:|---:|")
+    gpu = look_at_gpu()
+    where = f"{gpu.name}, moves {gpu.gb_s:,.0f} GB/s" if gpu else "no GPU"
+    print(f"{where}; medians of {_STEPS} steps, context {options['context']:,}\n")
+    print("| engine | version | depth | prompt ms | step ms | tokens/s |")
+    print("|---|---|---:|---:|---:|---:|")
     for name, engine, path in _engines(arguments):
         loaded = engine.load({**options, "path": path})
-        for one in measure_steps(engine, arguments.depths, loaded["vocab_size"]):
-            rate = 1e3 / one.step_ms
-            cells = f"{one.depth:,} | {one.prompt_ms:.1f} | {one.step_ms:.3f} | {rate:,.0f}"
-            print(f"| {name} | {cells} |", flush=True)
+        described = f"{name} | {loaded['version']}"
+        for one in measure_steps(engine, arguments.depths, loaded["vocab_size"], time.perf_counter):
+            cells = f"{one.depth:,} | {one.prompt_ms:.1f} | {one.step_ms:.3f}"
+            print(f"| {described} | {cells} | {1e3 / one.step_ms:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edgelm.runtime.cuda import Memory, Stream, find_gpu
+from edgelm.bench.gpu import look_at_gpu
 
 
 class Machine(msgspec.Struct, frozen=True):
     """Where the figures come from. Without these a figure means nothing.
 
-    `gpu` and its bandwidth are there where an engine was measured on it.
+    `gpu` and its bandwidth are there where an engine was measured on one.
     """
 
     cpu: str
@@ -39,11 +39,8 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
-    """Look at this machine, and its GPU if asked; moves 1 GB of memory a few times.
-
-    Raises:
-        MissingPackage: a GPU is asked for, and there is none or no driver.
-    """
+    """Look at this machine, and at its GPU if asked; reads 1 GB of memory a few times."""
+    found = look_at_gpu() if gpu else None
     return Machine(
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
@@ -52,8 +49,8 @@ def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=sys.version.split()[0],
         read_gb_s=read_bandwidth(threads),
-        gpu=find_gpu().name if gpu else "",
-        gpu_gb_s=gpu_bandwidth() if gpu else 0.0,
+        gpu=found.name if found else "",
+        gpu_gb_s=found.gb_s if found else 0.0,
     )
 
 
@@ -71,23 +68,6 @@ def read_bandwidth(threads: int, *, megabytes: int = 1024, repeats: int = 5) -> 
     finally:
         torch.set_num_threads(before)
     return array.numel() * 4 / min(times) / 1e9
-
-
-def gpu_bandwidth(*, megabytes: int = 1024, repeats: int = 10) -> float:
-    """GB/s that the GPU's memory moves: the best of a few copies, bytes read and written."""
-    size = megabytes * 2**20
-    stream = Stream()
-    source = Memory(size, "the measurement of bandwidth")
-    target = Memory(size, "the measurement of bandwidth")
-    stream.zero(source.address, source.size)
-    times = []
-    for _ in range(repeats):
-        stream.synchronize()
-        start = time.perf_counter()
-        stream.within_gpu(target.address, source.address, size)
-        stream.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * size / min(times) / 1e9
 
 
 def _cpu_name() -> str:

@@ -3,6 +3,8 @@
 from edgelm.bench.report import Report, Result
 from edgelm.devices.sensors import Sensor
 
+_GPU_NOTE = " *GPU MB* is what the process held of a GPU's own memory after all tests."
+
 
 def markdown(report: Report) -> str:
     """Return the text of `report.md`."""
@@ -50,7 +52,7 @@ def columns(report: Report) -> list[str]:
         "of bound",
         *(["J/token"] if has_energy(report) else []),
         "peak MB",
-        *(["GPU MB"] if uses_gpu(report) else []),
+        *(["GPU MB"] if has_gpu_memory(report) else []),
         "load ms",
         "KV",
         "context",
@@ -71,7 +73,7 @@ def row(report: Report, tests: dict[str, Result]) -> list[str]:
         " / ".join(f"{share:.0%}" for share in shares) or "–",
         *([_energy(tests)] if has_energy(report) else []),
         f"{any_test.peak_rss_bytes / 1e6:.0f}",
-        *([_gpu_memory(any_test)] if uses_gpu(report) else []),
+        *([_gpu_memory(any_test)] if has_gpu_memory(report) else []),
         f"{any_test.load_ms:.0f}",
         any_test.kv,
         f"{any_test.context}",
@@ -88,7 +90,7 @@ def has_energy(report: Report) -> bool:
     return any(result.joules_per_token is not None for result in report.results)
 
 
-def uses_gpu(report: Report) -> bool:
+def has_gpu_memory(report: Report) -> bool:
     """Whether any engine's memory on a GPU is known."""
     return any(result.memory.gpu is not None for result in report.results)
 
@@ -158,9 +160,10 @@ def notes(report: Report) -> list[str]:
         f"{report.quality_tokens:,} tokens of {report.quality_text}. *Of bound*: for each "
         "generation test, bytes that a step must read over measured bandwidth, as a share of the "
         "time it took; caches can lift it above what memory alone allows. *Peak* is the resident "
-        "memory of the engine's process over all tests, *GPU* what it holds of a "
-        "GPU's own after them; *load* is until the model could run, files in the page cache, "
-        "without hashing, and without the tokenizer where it is apart.",
+        "memory of the engine's process over all tests; *load* is until the model could run, files "
+        "in the page cache, without hashing, and without the tokenizer where it is apart."
+        + _GPU_NOTE
+        * has_gpu_memory(report),
         *_energy_note(report),
         "",
         "Options: " + "; ".join(f"{name}: {_options(t)}" for name, t in engines(report).items()),
@@ -191,6 +194,8 @@ def _energy_note(report: Report) -> list[str]:
     if not has_energy(report):
         return []
     drawn = " + ".join(report.energy_sensors)
+    if report.machine.gpu:
+        drawn += ", the GPU's for engines that compute there,"
     return [
         "",
         f"*J/token*, for each generation test: energy by {drawn} while tokens were generated, idle "

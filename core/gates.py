@@ -11,7 +11,18 @@ from typing import Literal
 import msgspec
 
 from edgelm.errors import GateFailed
-from edgelm.precision import W8A8, Bf16, Fp8, Fp16, Int4, Int8, KvType, Nvfp4, WeightPrecision
+from edgelm.precision import (
+    EIGHT_BIT_KV,
+    W8A8,
+    Bf16,
+    Fp8,
+    Fp16,
+    Int4,
+    Int8,
+    KvType,
+    Nvfp4,
+    WeightPrecision,
+)
 
 GateClass = Literal["fp32", "16-bit", "8-bit", "4-bit"]
 
@@ -58,7 +69,7 @@ def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
     kinds = {type(precision) for precision in weights}
     if kinds & {Int4, Nvfp4}:
         return "4-bit"
-    if kinds & {Int8, W8A8, Fp8} or kv in ("int8", "fp8"):
+    if kinds & {Int8, W8A8, Fp8} or kv in EIGHT_BIT_KV:
         return "8-bit"
     return "16-bit" if kinds & {Fp16, Bf16} or kv in ("fp16", "bf16") else "fp32"
 
@@ -73,16 +84,16 @@ def passes(figures: Figures, name: GateClass) -> bool:
     )
 
 
-def enforce(figures: Figures, name: GateClass, *, only_cache: bool = False) -> None:
+def enforce(figures: Figures, name: GateClass, *, wider_cache: KvType | None = None) -> None:
     """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds.
 
-    `only_cache`: the weights are fp32, so that only the cache can be at fault.
+    `wider_cache`: what would help where no weight is quantized, so that only the cache is at fault.
     """
     if passes(figures, name):
         return
     limit = GATES[name]
     more = "auto, more bits, a smaller --group-size"
-    remedy = "--kv fp32" if only_cache else f"--precision {more}"
+    remedy = f"--kv {wider_cache}" if wider_cache else f"--precision {more}"
     raise GateFailed(
         f"the {name} gate does not hold: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
         f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "

@@ -1,4 +1,4 @@
-"""What the matrix kernels of each engine take: facts that pruning and export both keep to."""
+"""What the kernels of each engine take: facts that pruning, export and plans keep to."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,14 @@ class Kernels(NamedTuple):
 
     `int4_groups` are its group sizes for int4. With `pads` the inputs need not be a multiple of
     them. `grouped` says that it has zero points, and int8 in groups; else int8 has one scale per
-    output channel.
+    output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     """
 
     engine: str
     int4_groups: tuple[int, ...]
     grouped: bool
     pads: bool
+    one_cache_scale: bool = False
 
     @property
     def width_multiple(self) -> int:
@@ -29,7 +30,9 @@ class Kernels(NamedTuple):
 # seen to compile 32 as well. Both refuse zero points.
 KERNELS = {
     "onnxruntime": Kernels("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True),
-    "onnxruntime-cuda": Kernels("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True),
+    "onnxruntime-cuda": Kernels(
+        "ONNX Runtime", GROUP_SIZES, grouped=True, pads=True, one_cache_scale=True
+    ),
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }

@@ -3,7 +3,7 @@
 from edgelm.bundle import Manifest
 from edgelm.devices.profile import Engine, load_profile
 from edgelm.errors import UnknownName
-from edgelm.precision import KV_BYTES, KvType
+from edgelm.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec import DecoderSpec
 
 _GATE_ROWS = 3 * 256  # rows of logits that the gate holds at once: the source's, ours, a difference
@@ -15,28 +15,30 @@ _BUILD_BASE = 500_000_000
 
 
 def workspace_bytes(
-    spec: DecoderSpec, *, kv: KvType, context: int, chunk: int, dialect: str = "ort"
+    spec: DecoderSpec, *, kv: KvType, context: int, chunk: int, engine: str = "onnxruntime"
 ) -> int:
     """Activations of one prefill chunk at a full cache, the largest moment.
 
-    The `ort` dialect works in fp32 and widens an int8 cache; the engines of the others keep 16
-    bits and never hold the scores of a whole chunk (fused attention).
+    On a CPU they are in fp32, and so is a layer's cache of 8 bits while it is read and written.
+    The engines of GPUs keep 16 bits and never hold the scores of a whole chunk (fused attention).
     """
     rows = min(chunk, context)
     widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
-    if dialect != "ort":
-        return 2 * rows * widest + 4 * spec.vocab_size
+    elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
+    if engine != "onnxruntime":
+        return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
     scores = spec.num_attention_heads * context
-    widened = 4 * context * spec.kv_size if kv == "int8" else 0
+    widened = 4 * elements
     return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
 
 
 def loaded_bytes(manifest: Manifest, context: int) -> int:
     """Memory that a bundle takes with a cache of `context` tokens, at its peak; an estimate."""
-    spec, kv, dialect = manifest.spec, manifest.kv, manifest.graph.dialect
+    spec, kv = manifest.spec, manifest.kv
     engine = _engine(manifest)
+    chunk = manifest.limits.prefill_chunk
     workspace = workspace_bytes(
-        spec, kv=kv, context=context, chunk=manifest.limits.prefill_chunk, dialect=dialect
+        spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
     )
     weights = int(engine.weight_copies * manifest.weight_bytes)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context

@@ -17,7 +17,7 @@ from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import Plan, Request, short
-from edgelm.precision import KV_BYTES, KvType, parse_precision
+from edgelm.precision import EIGHT_BIT_KV, KV_BYTES, KvType, parse_precision
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
@@ -75,7 +75,10 @@ def _caches(engine: Engine, precision: str, asked: KvType | None) -> tuple[KvTyp
     if asked is not None:
         return (asked,)
     # Nobody keeps a rounded cache beside weights that are not.
-    return ("fp32",) if precision == "fp32" and "fp32" in engine.kv else engine.kv
+    if precision == "fp32" and "fp32" in engine.kv:
+        return ("fp32",)
+    whole = precision in ("fp32", "fp16", "bf16")
+    return tuple(kv for kv in engine.kv if not (whole and kv in EIGHT_BIT_KV))
 
 
 def _rank(plan: Plan) -> tuple[float, ...]:
@@ -118,7 +121,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     weights = _weight_bytes(spec, engine, bits)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * request.batch
     workspace = workspace_bytes(
-        spec, kv=kv, context=context, chunk=profile.prefill_chunk, dialect=engine.dialect
+        spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
     )
     runtime = int(engine.runtime_bytes.value)
     packed = int((engine.weight_copies - 1) * weights)
@@ -205,8 +208,11 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Requ
             wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:
+        having = [one.name for one in profile.engines if request.kv in one.kv]
         raise UnknownName(
-            f"{profile.name} has no {request.kv} cache; it has {', '.join(engine.kv)}"
+            f"{profile.name} has no {request.kv} cache with {engine.name}; it has "
+            f"{', '.join(engine.kv)}"
+            + (f" ({request.kv} with --engine {having[0]})" if having else "")
         )
     return request.kv
 

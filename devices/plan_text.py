@@ -13,8 +13,9 @@ _HEAD = (
 
 
 def choice_table(plans: Sequence[Plan]) -> str:
-    """One line a choice, best first."""
-    return "\n".join([_HEAD, *(_line(plan) for plan in plans)])
+    """One line a choice, best first; what is to say of some of them below."""
+    notes = dict.fromkeys(note for plan in plans for note in plan.notes)
+    return "\n".join([_HEAD, *(_line(plan) for plan in plans), *(f"note: {one}" for one in notes)])
 
 
 def shape_table(shapes: Sequence[Shape]) -> str:

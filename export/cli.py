@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="how weights are rounded: auto, rtn, gptq, awq, hqq (default: auto)",
     )
-    add("--kv", choices=list(KV_BYTES), help="cache type (default: int8; fp32 beside fp32)")
+    add("--kv", choices=list(KV_BYTES), help="cache type (default: int8 on a CPU, else 16 bits)")
     add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
     add(
         "--group-size",

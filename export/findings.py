@@ -53,9 +53,11 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def rounding_name(method: str, kinds: Collection[type[WeightPrecision]], kv: KvType) -> str:
+def rounding_name(
+    method: str, kinds: Collection[type[WeightPrecision]], kv: KvType, *, shared_scales: bool
+) -> str:
     """The name of what is folded into weights before they are rounded, and how they are."""
-    return key(method, W8A8 in kinds, Int4 in kinds, kv in EIGHT_BIT_KV)
+    return key(method, W8A8 in kinds, Int4 in kinds, kv in EIGHT_BIT_KV, shared_scales)
 
 
 def judge_of(

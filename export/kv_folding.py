@@ -7,8 +7,8 @@ multiplied by it, and both factors are rows of weights. The rotation mixes chann
 `i + dim / 2`, so the two share a factor. Values are evened out per head, through the columns of
 the output projection. Nothing is added to the graph, and without quantization nothing changes.
 
-Keys and values of a layer are brought to one range: ONNX Runtime's CUDA kernel for decoding over
-a quantized cache (XQA) takes one scale for both.
+For ONNX Runtime on CUDA keys and values of a layer are brought to one range: its fast kernel for
+decoding (XQA) takes one scale for both, as of 1.31.
 """
 
 from collections.abc import Iterable
@@ -23,17 +23,18 @@ _LEAST = 1e-3  # of the largest channel: a dead channel's factor would blow up i
 
 @dataclass(frozen=True)
 class LayerFolding:
-    """Factors of one layer, and the range of its cache.
+    """Factors of one layer, and the ranges of its cache.
 
     key: fp32 [num_key_value_heads, head_dim], what key channels are multiplied by (queries are
         divided by it).
     value: fp32 [num_key_value_heads], what value heads are multiplied by.
-    largest: the largest magnitude of every key channel and every value head after that.
+    key_range, value_range: the largest magnitude of every key channel and every value head then.
     """
 
     key: torch.Tensor
     value: torch.Tensor
-    largest: float
+    key_range: float
+    value_range: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class KvFolding:
 
     @classmethod
     def of(
-        cls, spec: DecoderSpec, largest: Iterable[tuple[torch.Tensor, torch.Tensor]]
+        cls,
+        spec: DecoderSpec,
+        largest: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        *,
+        shared: bool = False,
     ) -> "KvFolding":
         """Even out what calibration saw.
 
@@ -52,13 +57,14 @@ class KvFolding:
             spec: the decoder.
             largest: per layer, the largest magnitudes of rotated keys and of values, each
                 [num_key_value_heads, head_dim].
+            shared: one range for keys and values.
         """
         pairs = zip(spec.layers, largest, strict=True)
-        return cls(tuple(_fold(spec, layer, *magnitudes) for layer, magnitudes in pairs))
+        return cls(tuple(_fold(spec, layer, *magnitudes, shared) for layer, magnitudes in pairs))
 
 
 def _fold(
-    spec: DecoderSpec, layer: LayerSpec, keys: torch.Tensor, values: torch.Tensor
+    spec: DecoderSpec, layer: LayerSpec, keys: torch.Tensor, values: torch.Tensor, shared: bool
 ) -> LayerFolding:
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
@@ -66,8 +72,10 @@ def _fold(
     keys = _pairwise(keys, layer).clamp(min=_LEAST * float(keys.max()))
     heads = values.amax(1).clamp(min=_LEAST * float(values.max()))
     # Geometric means keep factors around one, and folded weights in the range of fp16 scales.
-    largest = float(((keys.log().mean() + heads.log().mean()) / 2).exp())
-    return LayerFolding(largest / keys, largest / heads, largest)
+    key_range, value_range = (float(x.log().mean().exp()) for x in (keys, heads))
+    if shared:
+        key_range = value_range = (key_range * value_range) ** 0.5
+    return LayerFolding(key_range / keys, value_range / heads, key_range, value_range)
 
 
 def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:

@@ -25,7 +25,7 @@ _CACHE_TYPES: dict[str, ir.DataType] = {
     "int8": ir.DataType.INT8,
     "fp8": ir.DataType.FLOAT8E4M3FN,
 }
-_LARGEST = {"int8": 127.0, "fp8": 448.0}  # numbers of these types
+_TOP = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
 class _Attention(NamedTuple):
@@ -90,26 +90,28 @@ class OrtAttention:
         if qk_norm is not None:
             query, key, value = self._normed_heads(qkv, index, qk_norm)
         operands = _Attention(query, key, value, past_key, past_value, layer, index)
-        scale = self._cache_scale(index) if self.kv in _CACHE_TYPES else None
-        if scale is None or self.activations != "fp32":
-            out, present_key, present_value = self._attend(operands, scale)
+        scales = self._cache_scales(index) if self.kv in _CACHE_TYPES else None
+        if scales is None or self.activations != "fp32":
+            out, present_key, present_value = self._attend(operands, scales)
         elif self.kv == "int8":
             out, present_key, present_value = self.graph.branch(
                 self._is_prefill(),
-                lambda: self._attend_dequantized(operands, scale),
-                lambda: self._attend(operands, scale),
+                lambda: self._attend_dequantized(operands, scales),
+                lambda: self._attend(operands, scales),
                 name=f"layers.{index}.attention",
             )
         else:
-            out, present_key, present_value = self._attend_dequantized(operands, scale)
+            out, present_key, present_value = self._attend_dequantized(operands, scales)
         self.cache.present(index, present_key, present_value)
         return out
 
-    def _attend(self, operands: "_Attention", scale: Value | None) -> tuple[Value, ...]:
+    def _attend(
+        self, operands: "_Attention", scales: tuple[Value, Value] | None
+    ) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
         layer = operands.layer
         cos, sin = self.rotary[layer.rope] if layer.rope else (None, None)
-        quantized = scale is not None
+        quantized = scales is not None
         return self.graph.op(  # type: ignore[no-any-return]
             "GroupQueryAttention",
             operands.query,
@@ -121,7 +123,7 @@ class OrtAttention:
             self.total_length,
             cos,
             sin,
-            *((None, None, None, scale, scale) if quantized else ()),
+            *((None, None, None, *scales) if scales else ()),
             domain=MICROSOFT,
             outputs=3,
             name=f"layers.{operands.number}.attention",
@@ -136,18 +138,21 @@ class OrtAttention:
             kv_cache_bit_width=8 if quantized else None,
         )
 
-    def _attend_dequantized(self, operands: "_Attention", scale: Value) -> tuple[Value, ...]:
-        """Prefill over an 8-bit cache: attend in fp32, then quantize and append the new rows.
+    def _attend_dequantized(
+        self, operands: "_Attention", scales: tuple[Value, Value]
+    ) -> tuple[Value, ...]:
+        """Over an 8-bit cache: attend in fp32, then quantize and append the new rows.
 
         The kernel for int8 caches is made for one query: over 512 it is four times slower than
         the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
         """
         caches = (operands.past_key, operands.past_value)
-        widened = [self._widen(cache, scale) for cache in caches]
+        widened = [self._widen(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
         operands = operands._replace(past_key=widened[0], past_value=widened[1])
         out, *grown = self._attend(operands, None)
         presents = [
-            self._append(cache, rows, scale) for cache, rows in zip(caches, grown, strict=True)
+            self._append(cache, rows, scale)
+            for cache, rows, scale in zip(caches, grown, scales, strict=True)
         ]
         return (out, *presents)
 
@@ -180,11 +185,17 @@ class OrtAttention:
             self._prefill = self.graph.op("Greater", count, one, name="is_prefill")
         return self._prefill
 
-    def _cache_scale(self, index: int) -> Value:
-        """The scale of a layer's 8-bit keys and values, one scalar for both."""
+    def _cache_scales(self, index: int) -> tuple[Value, Value]:
+        """Scales of a layer's 8-bit keys and values, as scalars; one value where they are equal."""
         folding = self.weights.layer_folding(f"layers.{index}.attention")
-        scale = np.array(folding.largest / _LARGEST[self.kv], dtype=np.float32)
-        return self.graph.constant(f"layers.{index}.cache_scale", scale)
+        top = _TOP[self.kv]
+        key = self._scale(f"layers.{index}.key_scale", folding.key_range / top)
+        if folding.value_range == folding.key_range:
+            return key, key
+        return key, self._scale(f"layers.{index}.value_scale", folding.value_range / top)
+
+    def _scale(self, name: str, scale: float) -> Value:
+        return self.graph.constant(name, np.array(scale, dtype=np.float32))
 
     def _normed_heads(
         self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]

@@ -35,7 +35,7 @@ class OrtDialect(OrtAttention):
         folder: where `model.onnx` and its data file go.
         weights: the source.
         precision: one record for every group of `weights.groups()`.
-        kv: type of the cache; `int8` needs weights with a folding.
+        kv: type of the cache; `int8` and `fp8` need weights with a folding.
         context: positions that the rotary tables cover.
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.

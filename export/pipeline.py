@@ -62,8 +62,8 @@ def export(
         target: the device, a name of `edge-export --list-targets`.
         precision: `auto` (the smallest that passes the gate), or a name of
             `edgelm.precision.PRECISIONS` that the target has.
-        kv: type of the key-value cache; by default int8 where the target has it (fp32 beside fp32
-            weights), else 16 bits.
+        kv: type of the key-value cache; by default int8 on a CPU (fp32 beside fp32 weights), else
+            16 bits.
         context: most tokens in the cache; by default the device's, at most the model's.
         group_size: weights that share a scale.
         symmetric: no zero points if true.

@@ -28,6 +28,7 @@ def prepare(
     kinds: Collection[type[WeightPrecision]],
     *,
     kv: KvType,
+    shared_scales: bool = False,
     kept: Kept,
     running: Callable[[], None] = lambda: None,
 ) -> Weights:
@@ -39,6 +40,7 @@ def prepare(
         method: how matrices will be rounded.
         kinds: the kinds of precision that there will be.
         kv: type of the cache.
+        shared_scales: one scale for keys and values of an 8-bit cache.
         kept: for what was seen of these tokens and no others, and a folder for second moments,
             which are read again while matrices are rounded.
         running: called before the source is run, which is not if that was done before.
@@ -70,5 +72,7 @@ def prepare(
         smoothing = smooth_quant(plain, seen.peaks)
     elif method.smooths and Int4 in kinds:
         smoothing = Smoothing.of(reference.spec, energy)
-    folding = KvFolding.of(reference.spec, seen.largest) if kv in EIGHT_BIT_KV else None
+    folding = None
+    if kv in EIGHT_BIT_KV:
+        folding = KvFolding.of(reference.spec, seen.largest, shared=shared_scales)
     return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)

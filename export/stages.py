@@ -29,7 +29,7 @@ from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
 from edgelm.export.disk import bundle_need, check_work_room, work_need
-from edgelm.export.engines import compile_ahead, opset_for
+from edgelm.export.engines import compile_ahead
 from edgelm.export.findings import (
     Manner,
     figures_of_candidate,
@@ -44,6 +44,7 @@ from edgelm.export.kept import Kept, folder_bytes, work_folder
 from edgelm.export.legal import legal_assignment
 from edgelm.export.lineage import lineage_of
 from edgelm.export.methods import METHODS
+from edgelm.export.planned_graphs import PlannedGraphs
 from edgelm.export.preparation import prepare
 from edgelm.export.progress import Timed, figures_text, summary
 from edgelm.export.quantizer import Quantizer
@@ -54,16 +55,11 @@ from edgelm.export.smooth_quant import coarse_inputs
 from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
-from edgelm.export.writer import (
-    Written,
-    activations_for,
-    needs_widening,
-    write_graph,
-)
+from edgelm.export.writer import Written
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
 from edgelm.planning import Plan
-from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Fp32, Int4, Int8, KvType, Unquantized
+from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
 from edgelm.runtime.ort import OrtSession
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -91,9 +87,9 @@ class Export:
         self.plan = plan
         self.need = need
         self.rules = KERNELS[need.name]
-        # Candidates are graphs for this CPU; what is delivered is judged itself.
-        self.native = need.name == "onnxruntime"
-        self.kv: KvType = plan.kv if self.native else "fp32"
+        # Candidates are compared where that is fast; what is delivered is judged itself.
+        self.graphs = PlannedGraphs(plan, need, checkpoint.spec)
+        self.native = self.graphs.native
         chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
         self.manner = Manner(None if self.native else _FOREIGN_TAIL, chunk)
         self.engines: tuple[CompiledEngine, ...] = ()
@@ -172,7 +168,11 @@ class Export:
         """Run the source on the calibration text for whatever rounding will ask for."""
         kinds = {type(precision) for precision in assignment.values()} or {Int4}
         seen = self.kept.below(calibration.tokens_sha256[:16])
-        self.rounded = seen.below(rounding_name(self.request.method, kinds, self.plan.kv))
+        self.rounded = seen.below(
+            rounding_name(
+                self.request.method, kinds, self.plan.kv, shared_scales=self.rules.one_cache_scale
+            )
+        )
         if self.work:
             held = folder_bytes(seen.folder, below=False) + folder_bytes(self.rounded.folder)
             left = work_need(self.checkpoint, self.request, lasting=True) - held
@@ -183,6 +183,7 @@ class Export:
             self.method,
             kinds,
             kv=self.plan.kv,
+            shared_scales=self.rules.one_cache_scale,
             kept=seen,
             running=lambda: self.progress(
                 f"calibrating: running the source on {calibration.tokens.numel():,} tokens of "
@@ -191,7 +192,7 @@ class Export:
         )
         # Matrices that are written once need not be kept.
         auto = self.request.plan.precision == "auto"
-        again = auto or self.work or self.widens(assignment)
+        again = auto or self.work or self.graphs.needs_widening(assignment.values())
         self.quantizer = Quantizer(
             self.weights,
             self.method,
@@ -216,7 +217,7 @@ class Export:
     def choose(self, calibration: Passage) -> Assignment:
         """The best within the size asked for, or the smallest that passes on calibration text."""
         asked = self.request.plan
-        whole = PRECISIONS[activations_for(self.plan, self.checkpoint.spec)]
+        whole = PRECISIONS[self.graphs.activations]
         if "int4" not in load_profile(self.plan.target).engine(self.plan.engine).precisions:
             self.search = Search(eight_bits(self.weights), whole)
             return self.legal(self.search.assignment)
@@ -252,7 +253,7 @@ class Export:
         budget = most
         while True:
             assignment = self.legal(frontier.within(budget))
-            written = self.write(assignment)
+            written = self.graphs.write(self.folder, self.quantizer, assignment)
             size = (self.folder / written.contract.data).stat().st_size
             if size <= most:
                 sizes = f"{format_bytes(size)} of {format_bytes(most)}"
@@ -263,8 +264,11 @@ class Export:
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
         columns = {group: self.weights.columns(group) for group in assignment}
-        size, same = self.request.plan.group_size, self.request.plan.symmetric
-        return legal_assignment(assignment, columns, self.rules, group_size=size, symmetric=same)
+        asked = self.request.plan
+        size, symmetric = asked.group_size, asked.symmetric
+        return legal_assignment(
+            assignment, columns, self.rules, group_size=size, symmetric=symmetric
+        )
 
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:
         """What an assignment, or its stand-in, comes to on the CPU."""
@@ -272,7 +276,7 @@ class Export:
             assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
 
         def measure() -> Figures:
-            written = self.write(assignment, candidate=True)
+            written = self.graphs.write_candidate(self.folder, self.quantizer, assignment)
             return self.run_through(self.folder, written, judge, assignment)
 
         return figures_of_candidate(
@@ -280,45 +284,24 @@ class Export:
             assignment,
             judge.passage,
             self.manner,
-            kv=self.kv,
+            kv=self.graphs.candidate_kv,
             positive_scales=self.quantizer.positive_scales,
             measure=measure,
         )
 
     def deliver(self, assignment: Assignment, judge: Judge) -> Figures:
         """Write the target's graph and measure it on this machine's CPU."""
-        self.written = self.write(assignment)
+        self.written = self.graphs.write(self.folder, self.quantizer, assignment)
         own = graph_sha256(self.folder, self.written.contract)
-        if self.native or not self.widens(assignment):
+        if self.native or not self.graphs.needs_widening(assignment.values()):
             self.check = None if self.native else GraphCheck(own, own)
             return self.figures(own, self.folder, self.written, judge, assignment)
         with TemporaryDirectory(dir=self.scratch) as check:
             folder = Path(check)
-            written = self.write(assignment, folder)
+            written = self.graphs.write(folder, self.quantizer, assignment, widened=True)
             checked = graph_sha256(folder, written.contract)
             self.check = GraphCheck(own, checked, widened=True)
             return self.figures(checked, folder, written, judge, assignment)
-
-    def widens(self, assignment: Assignment) -> bool:
-        return needs_widening(self.plan, self.checkpoint.spec, assignment.values())
-
-    def write(
-        self, assignment: Assignment, check: Path | None = None, *, candidate: bool = False
-    ) -> Written:
-        """Write the target's graph, or a widened one to `check`, or a candidate for this CPU."""
-        own = activations_for(self.plan, self.checkpoint.spec)
-        return write_graph(
-            check or self.folder,
-            self.weights,
-            assignment,
-            dialect="ort" if candidate else self.plan.dialect,
-            kv=self.kv if candidate else self.plan.kv,
-            activations="fp32" if candidate else own,
-            context=self.plan.context,
-            quantizer=self.quantizer,
-            opset=opset_for(self.need),
-            widened=check is not None,
-        )
 
     def figures(
         self,
@@ -362,8 +345,10 @@ class Export:
 
     def enforce(self, assignment: Assignment, gate: GateResult) -> None:
         if gate.enforced:
-            fp32 = all(isinstance(precision, Fp32) for precision in assignment.values())
-            enforce(gate.figures, gate.gate_class, only_cache=fp32 and self.plan.kv != "fp32")
+            whole = all(isinstance(precision, Unquantized) for precision in assignment.values())
+            wider = load_profile(self.plan.target).engine(self.plan.engine).kv[0]
+            only_cache = whole and self.plan.kv in EIGHT_BIT_KV
+            enforce(gate.figures, gate.gate_class, wider_cache=wider if only_cache else None)
 
     def finish(self, assignment: Assignment, gate: GateResult) -> Manifest:
         write_card(self.folder, self.manifest(assignment, gate, self.written))

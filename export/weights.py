@@ -30,7 +30,7 @@ _RESIDUAL = ("attention.o", "mlp.down")
 class Weights:
     """Reads groups (see edgelm.precision) out of a checkpoint, in fp32.
 
-    With a `folding`, keys, values and what reads them are evened out for an int8 cache. `energy`
+    With a `folding`, keys, values and what reads them are evened out for an 8-bit cache. `energy`
     and `peaks` are what calibration saw (edgelm.export.calibrate.Calibration), `moments` the second
     moments of inputs (edgelm.hessians). A `smoothing` evens out input channels.
     """

@@ -1,6 +1,6 @@
-"""A plan's graph: which dialect writes it, in which types."""
+"""A decoder's graph, by whichever dialect is asked for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,7 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.standard_dialect import StandardDialect
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
-from edgelm.planning import Plan
-from edgelm.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
-from edgelm.spec import DecoderSpec
+from edgelm.precision import EIGHT_BIT_KV, KvType, WeightPrecision
 
 
 class Written(NamedTuple):
@@ -22,25 +20,6 @@ class Written(NamedTuple):
 
     contract: GraphContract
     weight_bytes: int
-
-
-def activations_for(plan: Plan, spec: DecoderSpec) -> Activations:
-    """The type of the residual stream.
-
-    A cache of 16 or 32 bits shares it. Beside one of 8 bits it is what the engine's kernels are
-    made for, and bf16 rather than fp16 where the stream may outgrow that (Gemma).
-    """
-    if plan.kv != "int8" and plan.kv != "fp8":
-        return plan.kv
-    if plan.engine == "onnxruntime":
-        return "fp32"
-    return "bf16" if plan.precision == "bf16" or spec.norm_plus_one else "fp16"
-
-
-def needs_widening(plan: Plan, spec: DecoderSpec, precisions: Iterable[WeightPrecision]) -> bool:
-    """Whether ONNX Runtime's CPU provider lacks kernels for the types of a plan's graph."""
-    foreign = plan.kv == "fp8" or activations_for(plan, spec) == "bf16"
-    return foreign or any(isinstance(one, Nvfp4 | Bf16) for one in precisions)
 
 
 def write_graph(

@@ -126,7 +126,10 @@ def _status(field: str) -> int:
 
 
 def _gpu_bytes() -> int | None:
-    """GPU memory that this process holds, where NVML is there and tells."""
+    """GPU memory that this process holds, where NVML tells.
+
+    In a container it may know the process by another number; then this is None.
+    """
     try:
         import pynvml  # type: ignore[import-untyped]
 

@@ -4,6 +4,7 @@ A decode step is one graph of CUDA (`mode="reduce-overhead"`), as in transformer
 static caches; prompts run eagerly, since every length would be compiled anew.
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ class StaticCacheTransformers:
             torch.set_num_threads(options["threads"])
         # On the processor, uncompiled, only its logits are of interest.
         self.device = options.get("device", "cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("it is measured on a GPU, and torch sees none")
-        dtype = torch.float16 if self.device == "cuda" else torch.float32
+        on_gpu = self.device == "cuda"
+        if on_gpu and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"it is measured on a GPU, and torch {torch.__version__} sees none; install a "
+                f"torch that is built for CUDA in {sys.prefix}"
+            )
+        dtype = torch.float16 if on_gpu else torch.float32
         started = time.perf_counter()
         model = transformers.AutoModelForCausalLM.from_pretrained(
             Path(options["path"]), dtype=dtype
@@ -36,7 +41,7 @@ class StaticCacheTransformers:
             torch.zeros((1, 1), dtype=torch.long, device=self.device) for _ in range(2)
         )
         self.forward = self.model.forward
-        if self.device == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
             self.forward = torch.compile(self.forward, mode="reduce-overhead", fullgraph=True)
         loaded = time.perf_counter()
@@ -50,13 +55,13 @@ class StaticCacheTransformers:
             "load_ms": 1e3 * (loaded - started),
             "vocab_size": config.vocab_size,
             "context": options["context"],
-            "kv": "fp16",
+            "kv": "fp16" if on_gpu else "fp32",
             "kv_bytes": dtype.itemsize * per_token * options["context"],
             "weight_bytes": dtype.itemsize * parameters,
             "version": transformers.__version__,
-            "device": "gpu" if self.device == "cuda" else "cpu",
-            "options": f"torch {torch.__version__} on {self.device}, {dtype}, static cache, "
-            "torch.compile of the decode step in the warm-up round",
+            "device": "gpu" if on_gpu else "cpu",
+            "options": f"torch {torch.__version__}, {dtype}, static cache"
+            + (", torch.compile of the decode step in the warm-up round" if on_gpu else ""),
         }
 
     def reset(self) -> None:

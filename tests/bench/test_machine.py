@@ -5,11 +5,10 @@ import msgspec
 import pytest
 import torch
 
-from edgelm.bench.machine import describe_machine, gpu_bandwidth, read_bandwidth
-from edgelm.errors import MissingPackage
-from edgelm.runtime import cuda
+from edgelm.bench import machine
+from edgelm.bench.gpu import Gpu
+from edgelm.bench.machine import describe_machine, read_bandwidth
 from tests.bench.records import MACHINE
-from tests.runtime.fake_gpu import FakeCuda
 
 
 def test_bandwidth_is_plausible_and_leaves_threads_alone() -> None:
@@ -20,27 +19,28 @@ def test_bandwidth_is_plausible_and_leaves_threads_alone() -> None:
 
 
 def test_the_machine_is_named() -> None:
-    machine = describe_machine(threads=1)
-    assert machine.cpu
-    assert (machine.cores, machine.threads) == (os.cpu_count(), 1)
-    assert machine.memory_bytes > 2**28
-    assert machine.system.count(" ") >= 2
-    assert sys.version.startswith(machine.python)
-    assert machine.read_gb_s > 0.1
+    here = describe_machine(threads=1)
+    assert here.cpu
+    assert (here.cores, here.threads) == (os.cpu_count(), 1)
+    assert here.memory_bytes > 2**28
+    assert here.system.count(" ") >= 2
+    assert sys.version.startswith(here.python)
+    assert here.read_gb_s > 0.1
 
 
-def test_a_gpu_is_named_with_its_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeCuda()
-    monkeypatch.setattr(cuda, "_binding", lambda: fake)
-    assert 0.01 < gpu_bandwidth(megabytes=8, repeats=2) < 10_000
-    assert fake.blocks == {}
-    machine = msgspec.structs.replace(MACHINE, gpu="Fake RTX 4060", gpu_gb_s=256.4)
+def test_a_gpu_is_named_with_its_bandwidth() -> None:
+    with_gpu = msgspec.structs.replace(MACHINE, gpu="Fake RTX 4060", gpu_gb_s=256.4)
     assert MACHINE.summary == "Test CPU, 4 cores, 2 threads, 8 GiB, reads 10 GB/s"
-    assert machine.summary == f"{MACHINE.summary}; Fake RTX 4060, moves 256 GB/s"
+    assert with_gpu.summary == f"{MACHINE.summary}; Fake RTX 4060, moves 256 GB/s"
 
 
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeCuda(driver=0)
-    monkeypatch.setattr(cuda, "_binding", lambda: fake)
-    with pytest.raises(MissingPackage, match="no CUDA driver was found"):
-        describe_machine(threads=1, gpu=True)
+@pytest.mark.parametrize(
+    ("found", "named"), [(None, ("", 0.0)), (Gpu("RTX", 256.4), ("RTX", 256.4))]
+)
+def test_a_gpu_is_looked_at_where_asked(
+    found: Gpu | None, named: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "look_at_gpu", lambda: found)
+    described = describe_machine(threads=1, gpu=True)
+    assert (described.gpu, described.gpu_gb_s) == named
+    assert describe_machine(threads=1).gpu == ""

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edgelm.bench.contenders import Absent
+from edgelm.bench.markdown import markdown
 from edgelm.bench.report import REPORT_VERSION, Report, Result, write_json
 from edgelm.bundle import Manifest, read_manifest
 from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
@@ -116,6 +117,20 @@ def test_on_a_gpu_its_bandwidth_and_its_power_count(manifest: Manifest) -> None:
     assert report(manifest).results[0].memory.gpu is None
     unknown = report(manifest, ours=ours).results  # of a GPU that nobody measured
     assert {result.bound_share for result in unknown} == {None}
+
+
+def test_each_engine_pays_for_the_parts_that_it_uses(manifest: Manifest) -> None:
+    """A CPU peer beside an engine on the GPU: the GPU's power is not the peer's."""
+    made = report(
+        manifest,
+        timed("peer"),
+        ours=on_gpu("edgelm int8 tiny"),
+        sensors=watched(6.0, part="gpu"),
+        machine=WITH_GPU,
+    )
+    joules = {r.engine: r.joules_per_token for r in made.results if r.test == "tg4"}
+    assert joules == {"edgelm int8 tiny": pytest.approx(96 / 12), "peer": None}
+    assert "by VDD_IN, the GPU's for engines that compute there, while" in markdown(made)
 
 
 def test_rounds_too_short_for_the_sensors_have_no_energy(manifest: Manifest) -> None:

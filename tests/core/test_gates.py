@@ -74,6 +74,11 @@ def test_message_has_figures_limits_and_advice() -> None:
         assert part in message
 
 
+def test_where_only_the_cache_is_rounded_a_wider_one_is_advised() -> None:
+    with pytest.raises(GateFailed, match="use --kv fp16, or --gate off"):
+        enforce(Figures(0.25, 0.7, 1.2, 30.0, 100), "8-bit", wider_cache="fp16")
+
+
 def test_more_bits_are_held_to_more() -> None:
     strict = [GATES["fp32"], GATES["8-bit"], GATES["4-bit"]]
     assert strict == sorted(strict, key=lambda limit: limit.max_kl)

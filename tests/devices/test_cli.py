@@ -204,7 +204,10 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         (["plan", "MODEL", "--target", "cpu", "--precision", "int3"], "cpu has no int3 with onn"),
         (["plan", "MODEL", "--target", "cpu", "--precision", "fp8"], "cpu has no fp8 with onnxr"),
         (["plan", "MODEL", "--target", "jetson-orin", "--precision", "fp32"], "has no fp32 with t"),
-        (["plan", "MODEL", "--target", "cpu", "--kv", "bf16"], "cpu has no bf16 cache; it has fp"),
+        (
+            ["plan", "MODEL", "--target", "cpu", "--kv", "bf16"],
+            "cpu has no bf16 cache with onnxruntime; it has fp",
+        ),
         (["plan", "MODEL", "--target", "cpu", "--engine", "x"], "cpu has no engine 'x'; it has on"),
         (["plan", "MODEL", "--target", "cpu", "--power-mode", "x"], "cpu has no power mode 'x'"),
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "0"], "0 tokens/s asked; expected a"),

@@ -40,11 +40,18 @@ def test_chunk_is_no_longer_than_the_context() -> None:
     assert workspace(context=8, chunk=512) == workspace(context=8, chunk=8)
 
 
-@pytest.mark.parametrize("dialect", ["standard", "decomposed"])
-def test_engines_keep_16_bits_and_no_scores(dialect: str) -> None:
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"])
+def test_engines_of_gpus_keep_16_bits_and_no_scores(name: str) -> None:
     expected = 2 * 16 * ROW + 4 * LOGITS
-    assert workspace(dialect=dialect) == expected
-    assert workspace(dialect=dialect, context=64, kv="int8") == expected
+    assert workspace(engine=name) == workspace(engine=name, context=64) == expected
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8"])
+def test_a_gpu_widens_a_layer_s_cache_to_16_bits(kv: KvType) -> None:
+    # Keys and values of 48 tokens by two heads of two.
+    assert workspace(engine="onnxruntime-cuda", kv=kv) == (
+        workspace(engine="onnxruntime-cuda") + 2 * (2 * 48 * 4)
+    )
 
 
 @pytest.mark.parametrize("kv", ["fp32", "int8"])

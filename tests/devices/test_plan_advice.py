@@ -63,7 +63,11 @@ def test_impossible_requests(request_: Request, message: str) -> None:
             Request("fp32", engine="tensorrt"),
             "toaster has no fp32 with tensorrt; it has auto, fp16, int4",
         ),
-        (Request("int4", kv="fp16"), "toaster has no fp16 cache; it has fp32, int8"),
+        (
+            Request("int4", kv="fp16"),
+            "toaster has no fp16 cache with onnxruntime; it has fp32, int8 (fp16 with --engine "
+            "tensorrt)",
+        ),
         (Request(engine="vllm"), "toaster has no engine 'vllm'; it has onnxruntime, tensorrt"),
         (Request(power_mode="black"), "toaster has no power mode 'black'; it has brown, pale"),
     ],

@@ -32,6 +32,11 @@ def test_choices_side_by_side() -> None:
     ]
 
 
+def test_a_note_is_said_once() -> None:
+    plans = [plan(), plan(notes=("int8 is slow",)), plan(notes=("int8 is slow",))]
+    assert choice_table(plans).splitlines()[4:] == ["note: int8 is slow"]
+
+
 def shape(axis: str, layers: int, **over: Any) -> Shape:
     return Shape(axis, layers, 2048, 5632, 1_234_567_890, plan(**over))
 

@@ -31,7 +31,7 @@ def build_session(
     activations: Activations = "fp32",
     widened: bool = False,
 ) -> OrtSession:
-    """Write a graph into `folder` and open it; an int8 cache needs a folding."""
+    """Write a graph into `folder` and open it; an 8-bit cache needs a folding."""
     weights = Weights(checkpoint, folding)
     if not isinstance(precision, Mapping):
         precision = dict.fromkeys(weights.groups(), precision)

@@ -94,7 +94,10 @@ def test_failed_gate_exits_one(
             "tensorrt is compiled on the device itself, for its own GPU; --sm goes with "
             "tensorrt-rtx, which compiles ahead of time",
         ),
-        (["MODEL", "-o", "b", "--target", "cpu", "--kv", "fp16"], "cpu has no fp16 cache; it has"),
+        (
+            ["MODEL", "-o", "b", "--target", "cpu", "--kv", "fp16"],
+            "cpu has no fp16 cache with onnxruntime; it has",
+        ),
         (
             ["MODEL", "-o", "b", "--precision", "int3"],
             "cpu has no int3 with onnxruntime; it has auto, fp32, int8, int4",

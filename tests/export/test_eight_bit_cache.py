@@ -42,6 +42,12 @@ def folding(source: Tiny) -> KvFolding:
 
 
 @pytest.fixture
+def shared(source: Tiny) -> KvFolding:
+    seen = calibrate(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
+    return KvFolding.of(source.checkpoint.spec, seen.largest, shared=True)
+
+
+@pytest.fixture
 def expected(source: Tiny) -> Array:
     with torch.inference_mode():
         logits: Array = source.hf(torch.from_numpy(TOKENS)[None]).logits[0].numpy()
@@ -65,18 +71,20 @@ def test_folding_alone_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("kv", "activations"),
-    [("int8", "fp32"), ("int8", "fp16"), ("fp8", "fp32")],
+    ("kv", "activations", "scales"),
+    [("int8", "fp32", "folding"), ("int8", "fp16", "shared"), ("fp8", "fp32", "shared")],
     ids=["the CPU's", "CUDA's", "check of CUDA's"],
 )
 def test_close_to_the_source_in_prefill_and_decode(
     source: Tiny,
-    folding: KvFolding,
+    request: pytest.FixtureRequest,
     expected: Array,
     tmp_path: Path,
     kv: KvType,
     activations: Activations,
+    scales: str,
 ) -> None:
+    folding = request.getfixturevalue(scales)
     with build_session(
         source.checkpoint, tmp_path, kv=kv, activations=activations, folding=folding
     ) as session:
@@ -123,7 +131,8 @@ def test_calibration_is_the_largest_of_hugging_faces_cache(
     for ours, theirs in zip(folding.layers, expected.layers, strict=True):
         torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
         torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)
-        assert ours.largest == pytest.approx(theirs.largest, rel=1e-4)
+        assert ours.key_range == pytest.approx(theirs.key_range, rel=1e-4)
+        assert ours.value_range == pytest.approx(theirs.value_range, rel=1e-4)
 
 
 def test_calibration_is_the_largest_of_several_sequences(calm: TinyFactory) -> None:
@@ -149,12 +158,20 @@ def test_folding_by_hand() -> None:
     values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
     [folded] = KvFolding.of(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
     # Channels 0 and 2 rotate into each other, and so do 1 and 3: largest 2 8 2 8 and 1 1 1 1,
-    # whose geometric mean is 2; values per head 3 and 12, mean 6. The range of both lies between.
-    largest = 12**0.5
-    factors = torch.tensor([[2.0, 8.0, 2.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
-    torch.testing.assert_close(folded.key, largest / factors)
-    torch.testing.assert_close(folded.value, largest / torch.tensor([3.0, 12.0]))
-    assert folded.largest == pytest.approx(largest)
+    # whose geometric mean is 2; values per head 3 and 12, mean 6.
+    factors = torch.tensor([[1.0, 0.25, 1.0, 0.25], [2.0, 2.0, 2.0, 2.0]])
+    torch.testing.assert_close(folded.key, factors)
+    torch.testing.assert_close(folded.value, torch.tensor([2.0, 0.5]))
+    assert folded.key_range == pytest.approx(2)
+    assert folded.value_range == pytest.approx(6)
+
+
+def test_one_range_for_keys_and_values() -> None:
+    keys, values = torch.full((2, 4), 2.0), torch.full((2, 4), 8.0)
+    [folded] = KvFolding.of(one_layer(None), [(keys, values)], shared=True).layers
+    assert folded.key_range == folded.value_range == pytest.approx(4)
+    torch.testing.assert_close(folded.key, torch.full((2, 4), 2.0))
+    torch.testing.assert_close(folded.value, torch.full((2,), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +188,7 @@ def test_channels_that_rotate_together_share_a_factor(
 ) -> None:
     keys = torch.tensor([[1.0, 4.0, 2.0, 8.0]] * 2)
     [folded] = KvFolding.of(one_layer(rope), [(keys, torch.ones(2, 4))]).layers
-    spread = folded.largest / folded.key
+    spread = folded.key_range / folded.key
     assert spread.tolist() == [pytest.approx(largest)] * 2
 
 
@@ -179,7 +196,7 @@ def test_heads_that_share_a_norm_share_their_factors() -> None:
     keys = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 1.0, 1.0, 9.0]])
     spec = one_layer(None, "qwen3")
     [folded] = KvFolding.of(spec, [(keys, torch.ones(2, 4))]).layers
-    spread = folded.largest / folded.key
+    spread = folded.key_range / folded.key
     assert spread.tolist() == [pytest.approx([4, 1, 1, 9])] * 2
 
 

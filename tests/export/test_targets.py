@@ -97,6 +97,15 @@ def test_every_precision(
     assert manifest.gate.figures.kl < limits[options["precision"]]
 
 
+def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
+    manifest = export(
+        tiny_chat, tmp_path / "b", target="laptop-rtx-4060", kv="int8", context=64, **ON_CUDA
+    )
+    assert (manifest.kv, manifest.graph.cache.dtype) == ("int8", "int8")
+    assert manifest.gate is not None
+    assert manifest.gate.passed
+
+
 def test_gemma_gets_the_range_of_bf16(tmp_path: Path) -> None:
     source = save_tiny_chat(tmp_path / "source", "gemma2")
     manifest = export(source, tmp_path / "b", target="jetson-thor", gate="off", context=64)
@@ -119,7 +128,12 @@ def test_groups_that_fit_the_shapes(tiny_chat: Path, tmp_path: Path) -> None:
         ("laptop-rtx-4060", {"sms": [87]}, UnknownName, "does not compile for SM 87; it has 75"),
         ("laptop-rtx-4060", {"precision": "nvfp4"}, UnknownName, "has no nvfp4 with tensorrt-rtx"),
         ("jetson-orin", {"precision": "fp8"}, UnknownName, "has no fp8 with tensorrt; it has auto"),
-        ("jetson-orin", {"kv": "int8"}, UnknownName, "has no int8 cache; it has fp16"),
+        (
+            "jetson-orin",
+            {"kv": "int8"},
+            UnknownName,
+            r"has no int8 cache with tensorrt; it has fp16 \(int8 with --engine onnxruntime-cuda\)",
+        ),
         ("jetson-orin", {"engine": "warp"}, UnknownName, "has no engine 'warp'; it has tensorrt,"),
         (
             "jetson-orin",

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.gpu
 CONTEXT = 64
 
 
-# Beside a cache that is not rounded, eight rows at a time: twice what the CPU's graphs come to.
+# Beside a cache that is not rounded: twice what the CPU's graphs come to, over eight rows or all.
 KL_CACHE: dict[KvType, float] = {"int8": 1e-2, "fp8": 5e-2}
-KL_BF16 = 1e-2  # three bits fewer than fp16
+KL_BF16 = 5e-3  # Hugging Face's own model in bf16 comes to 2e-3
 
 
 class Case(NamedTuple):
@@ -91,7 +91,9 @@ def written(
         checkpoint, tokens = source(case.model)
         folder = tmp_path_factory.mktemp("cuda")
         seen = calibrate(Reference(checkpoint), torch.from_numpy(tokens)[None])
-        folding = KvFolding.of(checkpoint.spec, seen.largest) if case.kv in KL_CACHE else None
+        folding = None
+        if case.kv in KL_CACHE:
+            folding = KvFolding.of(checkpoint.spec, seen.largest, shared=True)
 
         def write(name: str, activations: Activations, kv: KvType) -> Bundle:
             return write_graph(
@@ -167,7 +169,7 @@ def test_a_cuda_graph_changes_nothing(case: Written, monkeypatch: pytest.MonkeyP
     replayed = decode()
     options = ort_cuda._run_options
     monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: options("-1"))
-    assert divergence(replayed, decode()) <= case.most / 10
+    assert divergence(replayed, decode()) <= KL_16_BIT / 10
 
 
 def test_nothing_is_left_to_the_cpu(session: OrtCudaSession) -> None:
