@@ -99,7 +99,12 @@ def test_every_precision(
 
 def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
     manifest = export(
-        tiny_chat, tmp_path / "b", target="laptop-rtx-4060", kv="int8", context=64, **ON_CUDA
+        tiny_chat,
+        tmp_path / "b",
+        target="laptop-rtx-4060",
+        engine="onnxruntime-cuda",
+        kv="int8",
+        context=64,
     )
     assert (manifest.kv, manifest.graph.cache.dtype) == ("int8", "int8")
     assert manifest.gate is not None
