@@ -16,8 +16,8 @@ Assignment = dict[str, WeightPrecision]
 Measure = Callable[[Assignment], Figures]
 
 _AIM = 0.93  # of the gate's limits, on the calibration text: the gate's own text differs a little
-_CLOSE = 0.05  # a candidate this close below the aim is taken
-_NEAR = 0.015  # of the bytes: a passing candidate this little above a failing one is taken
+_CLOSE = 0.05  # a candidate this close to the aim is taken: two thousand tokens tell no better
+NEAR = 0.025  # of the bytes: a passing candidate this little above a failing one is taken
 _MOST = 6  # candidates built at most
 
 
@@ -36,22 +36,22 @@ def margin(figures: Figures) -> float:
 
 
 def smallest_passing(frontier: Frontier, measure: Measure, *, aim: float = _AIM) -> int:
-    """How many steps to take so that the margin is at most `aim`; `frontier.top` if none does."""
+    """How many steps to take so that the margin is about `aim`; `frontier.top` if none suffice."""
     failing, passing = -1, frontier.top
     sizes = frontier.sizes
     # At 4-bit limits margin is about left / max_kl; only the first guess depends on that.
     guess = frontier.first_below(GATES["4-bit"].max_kl * aim)
     for _ in range(_MOST):
         used = margin(measure(frontier.rung(guess)))
-        if used <= aim:
+        if used <= aim + _CLOSE:
             passing = guess
         else:
             failing = guess
-        if passing - failing <= 1 or aim - _CLOSE <= used <= aim:
+        if passing - failing <= 1 or abs(used - aim) <= _CLOSE:
             break
         both = failing >= 0 and passing < frontier.top  # the top counts as passing unmeasured
-        if both and sizes[passing] - sizes[failing] <= _NEAR * sizes[passing]:
+        if both and sizes[passing] - sizes[failing] <= NEAR * sizes[passing]:
             break
-        wanted = frontier.first_below(frontier.left[guess] * (aim - _CLOSE / 2) / max(used, 1e-9))
+        wanted = frontier.first_below(frontier.left[guess] * aim / max(used, 1e-9))
         guess = min(max(wanted, failing + 1), passing - 1)
     return passing

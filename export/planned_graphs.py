@@ -1,4 +1,8 @@
-"""The graphs of one export: the target's, the one that is checked for it, and candidates."""
+"""The graphs of one export: the target's, the one that is checked for it, and candidates.
+
+Candidates are compared where that is fast, on this machine's CPU; what is delivered is judged
+itself.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path

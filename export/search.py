@@ -1,5 +1,6 @@
 """The search for a mixture: the smallest that passes the gate, or the best within a size."""
 
+from bisect import bisect
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -7,7 +8,7 @@ import torch
 
 from edgelm.devices.kernels import Kernels
 from edgelm.export.allocate import CHOICES, Choice, Frontier, offer
-from edgelm.export.auto import Assignment, margin, smallest_passing
+from edgelm.export.auto import NEAR, Assignment, margin, smallest_passing
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures
 from edgelm.precision import Int4, Int8, WeightPrecision
@@ -22,12 +23,16 @@ class Search:
         frontier: the assignments.
         whole: what a group is where even eight bits are too few.
         raised: how far along; past the frontier's top everything is `whole`.
+
+    Attributes:
+        missed: the last that the gate's text refused; -1 where there was none.
     """
 
     def __init__(self, frontier: Frontier, whole: WeightPrecision, raised: int = 0) -> None:
         self.frontier = frontier
         self.whole = whole
         self.raised = raised
+        self.missed = -1
 
     @property
     def assignment(self) -> Assignment:
@@ -45,12 +50,27 @@ class Search:
         """More bits after a miss on other text; None where nothing is left to raise."""
         if self.raised > self.frontier.top:
             return None
+        self.missed = self.raised
         if self.raised == self.frontier.top:
             self.raised += 1
             return self.assignment
         left = self.frontier.left[self.raised]
         wanted = self.frontier.first_below(left * 0.97 / margin(figures))
         self.raised = max(self.raised + 1, wanted)
+        return self.assignment
+
+    def less(self) -> Assignment | None:
+        """Halfway back to what missed, after a pass; None where there is little to gain."""
+        sizes = self.frontier.sizes
+        if self.missed < 0 or self.raised > self.frontier.top:
+            return None
+        low, high = sizes[self.missed], sizes[self.raised]
+        if high - low <= NEAR * high:
+            return None
+        middle = bisect(sizes, (low + high) / 2, self.missed + 1, self.raised)
+        if middle == self.raised:  # one step with all the bytes
+            return None
+        self.raised = middle
         return self.assignment
 
 

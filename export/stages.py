@@ -87,11 +87,9 @@ class Export:
         self.plan = plan
         self.need = need
         self.rules = KERNELS[need.name]
-        # Candidates are compared where that is fast; what is delivered is judged itself.
         self.graphs = PlannedGraphs(plan, need, checkpoint.spec)
-        self.native = self.graphs.native
         chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
-        self.manner = Manner(None if self.native else _FOREIGN_TAIL, chunk)
+        self.manner = Manner(None if self.graphs.native else _FOREIGN_TAIL, chunk)
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
         self.request = request
@@ -150,19 +148,32 @@ class Export:
                 self.progress(f"outliers too large for int8: {names} keep their inputs as they are")
             assignment |= dict.fromkeys(spared, Int8(group_size=0))
         judge = self.judge_of(held_apart, "the gate text")
-        if auto:
-            assignment = self.choose(calibration)
+        assignment = self.choose(calibration) if auto else assignment
         while True:
-            self.progress(f"quantizing and writing the {self.plan.dialect} graph")
-            figures = self.deliver(assignment, judge)
-            result = self.judge(assignment, figures, held_apart)
-            if not auto or result.passed or self.request.max_size:
+            result = self.deliver(assignment, judge)
+            if not auto or self.request.max_size:
                 return assignment, result, judge
-            more = self.search.more(figures)
+            if result.passed:
+                return *self.smaller(assignment, result, judge), judge
+            more = self.search.more(result.figures)
             if more is None:
                 return assignment, result, judge
             assignment = self.legal(more)
             self.progress(f"missed on the gate text: now {summary(assignment)}")
+
+    def smaller(
+        self, assignment: Assignment, result: GateResult, judge: Judge
+    ) -> tuple[Assignment, GateResult]:
+        """After misses: what lies between the last and this one, which passed, if that does too."""
+        less = self.search.less()
+        if less is None:
+            return assignment, result
+        tried = self.legal(less)
+        self.progress(f"passed; smaller may do: {summary(tried)}")
+        found = self.deliver(tried, judge)
+        if found.passed:
+            return tried, found
+        return assignment, self.deliver(assignment, judge)
 
     def calibrate(self, calibration: Passage, assignment: Assignment) -> None:
         """Run the source on the calibration text for whatever rounding will ask for."""
@@ -264,15 +275,14 @@ class Export:
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
         columns = {group: self.weights.columns(group) for group in assignment}
-        asked = self.request.plan
-        size, symmetric = asked.group_size, asked.symmetric
+        size, symmetric = self.request.plan.group_size, self.request.plan.symmetric
         return legal_assignment(
             assignment, columns, self.rules, group_size=size, symmetric=symmetric
         )
 
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:
         """What an assignment, or its stand-in, comes to on the CPU."""
-        if not self.native:
+        if not self.graphs.native:
             assignment = {group: stand_in(one) for group, one in self.legal(assignment).items()}
 
         def measure() -> Figures:
@@ -289,12 +299,17 @@ class Export:
             measure=measure,
         )
 
-    def deliver(self, assignment: Assignment, judge: Judge) -> Figures:
-        """Write the target's graph and measure it on this machine's CPU."""
+    def deliver(self, assignment: Assignment, judge: Judge) -> GateResult:
+        """Write the target's graph and judge it on this machine's CPU."""
+        self.progress(f"quantizing and writing the {self.plan.dialect} graph")
+        return self.judge(assignment, self.delivered(assignment, judge), judge.passage)
+
+    def delivered(self, assignment: Assignment, judge: Judge) -> Figures:
+        """Write the target's graph and measure it, or what stands for it, on the CPU."""
         self.written = self.graphs.write(self.folder, self.quantizer, assignment)
         own = graph_sha256(self.folder, self.written.contract)
-        if self.native or not self.graphs.needs_widening(assignment.values()):
-            self.check = None if self.native else GraphCheck(own, own)
+        if self.graphs.native or not self.graphs.needs_widening(assignment.values()):
+            self.check = None if self.graphs.native else GraphCheck(own, own)
             return self.figures(own, self.folder, self.written, judge, assignment)
         with TemporaryDirectory(dir=self.scratch) as check:
             folder = Path(check)

@@ -71,13 +71,21 @@ def path() -> Frontier:
 def test_search_finds_a_rung_that_passes(path: Frontier, factor: float) -> None:
     measure = Measured(path, factor)
     raised = smallest_passing(path, measure, aim=0.93)
-    limit = 0.93 * GATES["4-bit"].max_kl
-    assert measure.kl(raised) <= limit
+    most = (0.93 + 0.05) * GATES["4-bit"].max_kl
+    assert measure.kl(raised) <= most
     assert raised in measure.asked
     assert len(measure.asked) == len(set(measure.asked)) <= 6
     # The fewest, or one that uses the gate nearly up.
-    fewest = next(n for n in range(31) if measure.kl(n) <= limit)
+    fewest = next(n for n in range(31) if measure.kl(n) <= most)
     assert raised == fewest or measure.kl(raised) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
+
+
+def test_a_candidate_close_to_the_aim_is_taken(path: Frontier) -> None:
+    measure = Measured(path, 1.0)
+    guess = path.first_below(0.93 * GATES["4-bit"].max_kl)
+    measure.factor = 0.97 * GATES["4-bit"].max_kl / path.left[guess]
+    assert smallest_passing(path, measure) == guess
+    assert measure.asked == [guess]
 
 
 @pytest.mark.parametrize(("factor", "cliff"), [(1.0, 0.0905), (0.8, 0.0705)])
@@ -94,9 +102,9 @@ def test_search_stops_where_little_is_left_to_gain(factor: float, cliff: float) 
     raised = smallest_passing(path, measure, aim=0.93)
     assert measure.kl(raised) == 0.08
     assert raised in measure.asked
-    assert len(measure.asked) == 4
+    assert len(measure.asked) <= 4
     fewest = next(n for n in range(501) if measure.kl(n) == 0.08)
-    assert path.sizes[raised] - path.sizes[fewest] <= 0.015 * path.sizes[raised]
+    assert path.sizes[raised] - path.sizes[fewest] <= 0.025 * path.sizes[raised]
 
 
 def test_nothing_is_raised_where_four_bits_pass(path: Frontier) -> None:
