@@ -9,6 +9,8 @@ ROOMS := core bench bench/engines compress compress/alignment compress/stages \
   compress/synthesis compress/tasks compress/vocabulary devices devices/calibration \
   devices/checks devices/published devices/sensors devices/tensorrt export runtime
 DEMO := build/demo
+# Tests run in so many processes of one thread each; one takes up to 2 GB.
+WORKERS ?= 2
 # transformers takes as long as all the others together: PEERS=...,transformers adds it.
 PEERS ?= onnxruntime-genai,llama.cpp
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
@@ -34,7 +36,7 @@ types:
 	$(BIN)/mypy
 
 check:
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 setup: $(VENV)/.installed
 
