@@ -2,7 +2,8 @@
 
 Peers pin what they need (another onnxruntime, another torch) and are never installed beside
 edgelm. llama.cpp is compiled for this machine from llama-cpp-python's source archive, which takes
-some minutes; its checkpoint converter is kept from there too.
+some minutes; its checkpoint converter is kept from there too. On CPUs with AMX it is compiled
+without: the AMX code of 0.3.36 dies of prompts of 512 tokens.
 """
 
 import os
@@ -15,6 +16,7 @@ from edgelm.errors import MissingPackage
 
 _REQUIREMENTS = Path(__file__).with_name("peers.txt")
 _LLAMA = "llama-cpp-python"
+_WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
 
 def peers_folder() -> Path:
@@ -60,7 +62,7 @@ def set_up() -> None:
     if missing_reason("llama_cpp") or not converter().is_file():
         print("compiling llama.cpp for this machine (some minutes)", file=sys.stderr, flush=True)
         archive = _download(pip, llama, folder / "sdist")
-        _run([*pip, "install", "-q", str(archive)])
+        _run([*pip, "install", "-q", str(archive)], **_compiler_flags())
         _extract_converter(archive, converter().parent)
     for module in ("llama_cpp", "onnxruntime_genai", "transformers"):
         if reason := missing_reason(module):
@@ -90,8 +92,16 @@ def _extract_converter(archive: Path, folder: Path) -> None:
         raise MissingPackage(f"{archive.name} holds no convert_hf_to_gguf.py; use another version")
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command)
+def _compiler_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Environment variables for a compiler that otherwise takes all that the CPU has."""
+    if not cpuinfo.is_file() or "amx_int8" not in cpuinfo.read_text():
+        return {}
+    kinds = ("CFLAGS", "CXXFLAGS")
+    return {kind: f"{os.environ.get(kind, '')} {_WITHOUT_AMX}".strip() for kind in kinds}
+
+
+def _run(command: list[str], **environment: str) -> None:
+    done = subprocess.run(command, env={**os.environ, **environment})
     if done.returncode:
         raise MissingPackage(
             f"{' '.join(command[:6])} … failed with exit code {done.returncode}; its messages "

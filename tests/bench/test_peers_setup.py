@@ -31,6 +31,22 @@ def archive(path: Path, *names: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("flags", "added"), [("avx2 amx_tile amx_int8", True), ("avx2 avx512_vnni", False)]
+)
+def test_llama_cpp_is_compiled_without_amx(
+    flags: str, added: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t: fpu {flags}\n")
+    monkeypatch.setenv("CFLAGS", "-O2")
+    monkeypatch.delenv("CXXFLAGS", raising=False)
+    without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    expected = {"CFLAGS": f"-O2 {without}", "CXXFLAGS": without} if added else {}
+    assert peers._compiler_flags(cpuinfo) == expected
+    assert peers._compiler_flags(tmp_path / "none") == {}
+
+
 def test_every_peer_is_pinned() -> None:
     names = {line.partition("==")[0] for line in PINS}
     assert {"llama-cpp-python", "onnxruntime-genai", "transformers"} <= names

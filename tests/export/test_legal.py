@@ -5,6 +5,7 @@ import pytest
 from edgelm.devices.kernels import KERNELS
 from edgelm.errors import UnknownName
 from edgelm.export.legal import legal_assignment
+from edgelm.groups import EMBEDDING, HEAD
 from edgelm.precision import W8A8, Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 
 GROUP = "layers.0.attention.qkv"
@@ -45,6 +46,16 @@ def test_onnx_runtime_takes_any_shape(precision: WeightPrecision) -> None:
 )
 def test_the_nearest_group_size_that_divides(engine: str, columns: int, size: int) -> None:
     assert legal(Int4(), engine, columns) == Int4(group_size=size, symmetric=True)
+
+
+@pytest.mark.parametrize("group", [HEAD, EMBEDDING])
+@pytest.mark.parametrize(
+    ("columns", "asked", "given"), [(576, 128, 64), (576, 64, 64), (96, 256, 32), (100, 128, 128)]
+)
+def test_onnx_runtime_gathers_whole_blocks(
+    group: str, columns: int, asked: int, given: int
+) -> None:
+    assert legal(Int4(asked), "onnxruntime", columns, group=group) == Int4(given)
 
 
 def test_int8_where_no_group_size_divides() -> None:
