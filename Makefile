@@ -11,6 +11,8 @@ ROOMS := core bench bench/engines compress compress/alignment compress/stages \
 DEMO := build/demo
 # Tests run in so many processes of one thread each; one takes up to 2 GB.
 WORKERS ?= 2
+# A round after the warm-up takes two minutes on two cores; ROUNDS=3 shows how far figures spread.
+ROUNDS ?= 1
 # transformers takes as long as all the others together: PEERS=...,transformers adds it.
 PEERS ?= onnxruntime-genai,llama.cpp
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
@@ -19,7 +21,7 @@ export EDGELM_PEERS ?= $(CURDIR)/build/peers
 
 demo: setup peers
 	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
-	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r 2 \
+	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
 	  --peers $(PEERS) --cache build/bench --out $(DEMO)
 	@echo
 	@echo "> Why is the sky blue?"
