@@ -162,8 +162,7 @@ def notes(report: Report) -> list[str]:
         "time it took; caches can lift it above what memory alone allows. *Peak* is the resident "
         "memory of the engine's process over all tests; *load* is until the model could run, files "
         "in the page cache, without hashing, and without the tokenizer where it is apart."
-        + _GPU_NOTE
-        * has_gpu_memory(report),
+        + (_GPU_NOTE if has_gpu_memory(report) else ""),
         *_energy_note(report),
         "",
         "Options: " + "; ".join(f"{name}: {_options(t)}" for name, t in engines(report).items()),

@@ -4,11 +4,12 @@ Candidates are compared where that is fast, on this machine's CPU; what is deliv
 itself.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from edgelm.bundle import EngineNeed
 from edgelm.devices.profile import load_profile
+from edgelm.export.auto import Assignment
 from edgelm.export.engines import opset_for
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import Activations
@@ -16,8 +17,6 @@ from edgelm.export.writer import Written, write_graph
 from edgelm.planning import Plan
 from edgelm.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
 from edgelm.spec import DecoderSpec
-
-Assignment = Mapping[str, WeightPrecision]
 
 
 class PlannedGraphs:
