@@ -23,7 +23,6 @@ from edgelm.bench.precision_speed import Speed, precision_speeds
 from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.command import run_command
 from edgelm.errors import UnknownName
-from edgelm.export.allocate import stored_bytes
 from edgelm.export.distance import Distance
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept
@@ -36,7 +35,7 @@ from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
 from edgelm.gates import Figures
 from edgelm.groups import HEAD
-from edgelm.precision import Int4, Int8, describe
+from edgelm.precision import Int4, Int8, describe, stored_bytes
 
 _ROWS = 256  # rows of logits compared at a time
 _PRECISIONS = (Int4(128), Int4(64), Int4(32), Int4(32, symmetric=True), Int4(16), Int8(32))

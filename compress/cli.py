@@ -113,11 +113,13 @@ def export_command(recipe: "Recipe", student: Path) -> str:
     from edgelm.checkpoint import open_checkpoint
 
     words = ["edge-export", str(student), "--target", recipe.target.name]
+    if recipe.target.engine:
+        words += ["--engine", recipe.target.engine]
     if recipe.qad and not recipe.align:
         layers, head = recipe.rounding
         words += ["--precision", recipe.qad.precision, "--method", "rtn"]
-        if recipe.qad.group_size is not None:
-            words += ["--group-size", str(layers.group_size)]
+        if recipe.qad_group_size is not None:
+            words += ["--group-size", str(recipe.qad_group_size)]
         if recipe.qad.symmetric is not None:
             words.append("--symmetric" if layers.symmetric else "--no-symmetric")
         if head != layers:

@@ -29,11 +29,13 @@ from edgelm.compress.importance import Reduction
 from edgelm.compress.search import Budget, SearchSettings
 from edgelm.compress.shape import Shape
 from edgelm.compress.teacher_cache import CacheSettings
-from edgelm.devices.kernels import KERNELS, Kernels
+from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8, KvType, parse_precision
+
+_QAD_GROUP = 64  # what its figures were measured with
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +76,7 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
     @property
     def kernels(self) -> Kernels:
         """What the matrix kernels of the engine take."""
-        return KERNELS[load_profile(self.name).engine(self.engine).name]
+        return kernels_of(load_profile(self.name).engine(self.engine).name)
 
 
 class Correct(Stage, frozen=True, forbid_unknown_fields=True):
@@ -141,9 +143,10 @@ class Distil(Distillation, frozen=True, forbid_unknown_fields=True):
 class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     """Quantization-aware distillation to the precision that export will use.
 
-    group_size and symmetric are of layers and head alike, as export's options are; None is each
-    precision's own, and no zero points for engines that have none. Weights do not decay: that
-    would move them off the levels that they are on.
+    group_size and symmetric are of layers and head alike, as export's options are; None is groups
+    of 64 where the engine has groups for both, else each precision's own, and no zero points for
+    engines that have none. Weights do not decay: that would move them off the levels that they
+    are on.
     """
 
     precision: Literal["int4", "int8"] = "int4"
@@ -264,6 +267,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
 
     @property
+    def qad_group_size(self) -> int | None:
+        """Of layers and head; None if both are to have their precision's own."""
+        assert self.qad is not None
+        default = _QAD_GROUP if self.target.kernels.grouped else None
+        return self.qad.group_size or default
+
+    @property
     def rounding(self) -> tuple[Int4 | Int8, Int4 | Int8]:
         """What `[qad]` rounds layers and head to, as the target's engine has it."""
         qad = self.qad
@@ -272,7 +282,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if symmetric is None and not self.target.kernels.grouped:
             symmetric = True
         layers, head = (
-            parse_precision(name, group_size=qad.group_size, symmetric=symmetric)
+            parse_precision(name, group_size=self.qad_group_size, symmetric=symmetric)
             for name in (qad.precision, qad.head)
         )
         assert isinstance(layers, Int4 | Int8)

@@ -20,7 +20,7 @@ from edgelm.compress.model import Model, whole
 from edgelm.compress.prune import prune
 from edgelm.compress.ranks import is_first
 from edgelm.compress.shape import Shape
-from edgelm.devices.kernels import KERNELS
+from edgelm.devices.kernels import kernels_of
 from edgelm.devices.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, DoesNotFit
@@ -91,7 +91,7 @@ class Cost:
 
     def __init__(self, spec: DecoderSpec, profile: Profile, budget: Budget) -> None:
         self.spec, self.profile, self.budget = spec, profile, budget
-        self.kernels = KERNELS[profile.engine(budget.request.engine).name]
+        self.kernels = kernels_of(profile.engine(budget.request.engine).name)
 
     def __call__(self, shape: Shape) -> Candidate:
         """Predicted costs; `missing` says what the budget does not allow."""

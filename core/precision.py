@@ -138,6 +138,14 @@ def describe(precision: WeightPrecision) -> str:
     return f"{kind} {size}" + ("" if precision.symmetric else " zp")
 
 
+def stored_bytes(rows: int, columns: int, precision: Int4 | Int8) -> int:
+    """Bytes of a matrix in groups, with its scales and zero points, padding included."""
+    bits = 4 if isinstance(precision, Int4) else 8
+    blocks = -(-columns // precision.group_size)
+    zeros = 0 if precision.symmetric else -(-blocks * bits // 8)
+    return rows * (blocks * (precision.group_size * bits // 8 + SCALE_BYTES) + zeros)
+
+
 def _grouped_bits(bits: int, group_size: int, symmetric: bool) -> float:
     if not group_size:  # a scale a channel is nothing beside its weights
         return bits

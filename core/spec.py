@@ -98,9 +98,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_parameters(self) -> int:
         """Parameters in the matrices of all layers: what weight quantization acts on."""
-        attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        return self.num_hidden_layers * (attention + mlp)
+        layer = sum(outputs * inputs for outputs, inputs in self.linear_shapes)
+        return self.num_hidden_layers * layer
+
+    @property
+    def linear_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Outputs and inputs of a layer's matrices as they are executed: qkv, o, gate_up, down."""
+        return (
+            (self.q_size + 2 * self.kv_size, self.hidden_size),
+            (self.hidden_size, self.q_size),
+            (2 * self.intermediate_size, self.hidden_size),
+            (self.hidden_size, self.intermediate_size),
+        )
 
     @property
     def embedding_parameters(self) -> int:

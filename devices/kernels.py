@@ -1,8 +1,19 @@
 """What the kernels of each engine take: facts that pruning, export and plans keep to."""
 
+import re
 from typing import NamedTuple
 
-from edgelm.precision import EIGHT_BIT_KV, GROUP_SIZES, KvType
+import msgspec
+
+from edgelm.precision import (
+    EIGHT_BIT_KV,
+    GROUP_SIZES,
+    Int4,
+    Int8,
+    KvType,
+    WeightPrecision,
+    parse_precision,
+)
 from edgelm.spec import DecoderSpec
 
 
@@ -12,6 +23,7 @@ class Kernels(NamedTuple):
     `int4_groups` are its group sizes for int4. With `pads` the inputs need not be a multiple of
     them. `grouped` says that it has zero points, and int8 in groups; else int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
+    `int4_group` is the group size of int4 where none is asked for.
     """
 
     engine: str
@@ -19,26 +31,53 @@ class Kernels(NamedTuple):
     grouped: bool
     pads: bool
     one_cache_scale: bool = False
+    int4_group: int = 64
 
     @property
     def width_multiple(self) -> int:
         """What a matrix's inputs must be a multiple of to have an int4 kernel."""
         return 1 if self.pads else self.int4_groups[0]
 
+    def precision(
+        self, name: str, *, group_size: int | None = None, symmetric: bool | None = None
+    ) -> WeightPrecision:
+        """A precision by name, int4 in this engine's groups where no size is given."""
+        if name == "int4":
+            group_size = group_size or self.int4_group
+        return parse_precision(name, group_size=group_size, symmetric=symmetric)
 
+    def fitted(self, precision: Int4 | Int8, columns: int, *, table: bool = False) -> Int4 | Int8:
+        """The same in the largest groups, up to its own, that fill a row's last block well enough.
+
+        A matrix product may pad a row by an eighth. Gathering rows from a table asks for whole
+        blocks; where no size divides the columns, an embedding is left unquantized in the end.
+        """
+        most = 0 if table else columns // _LEAST_USE
+        groups = self.int4_groups
+        sizes = [n for n in groups if n <= precision.group_size and -columns % n <= most]
+        return msgspec.structs.replace(precision, group_size=max(sizes, default=min(groups)))
+
+
+# ONNX Runtime's CPU kernels are widest with groups of 128 (docs/decisions/int4-group-size.md).
 # TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7 was
 # seen to compile 32 as well. Both refuse zero points.
 KERNELS = {
-    "onnxruntime": Kernels("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True),
+    "onnxruntime": Kernels("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True, int4_group=128),
     "onnxruntime-cuda": Kernels(
         "ONNX Runtime", GROUP_SIZES, grouped=True, pads=True, one_cache_scale=True
     ),
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
+_LEAST_USE = 8  # a row's own weights to each that only fills its last block
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
+
+
+def kernels_of(engine: str) -> Kernels:
+    """Of an engine by its name in a profile, which may end in a version: `tensorrt-10.3`."""
+    return KERNELS[re.sub(r"-[\d.]+$", "", engine)]
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:

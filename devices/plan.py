@@ -11,13 +11,13 @@ import msgspec
 from edgelm.command import format_bytes
 from edgelm.devices import cost
 from edgelm.devices.coefficients import coefficients_for
-from edgelm.devices.kernels import cache_notes
+from edgelm.devices.kernels import cache_notes, kernels_of
 from edgelm.devices.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import Plan, Request, short
-from edgelm.precision import EIGHT_BIT_KV, KV_BYTES, KvType, parse_precision
+from edgelm.precision import EIGHT_BIT_KV, KV_BYTES, Int4, Int8, KvType, stored_bytes
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
@@ -110,15 +110,15 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     mode = profile.mode(request.power_mode)
     context = choose_context(spec, profile, request.context, engine.dialect)
     kv = choose_kv(spec, profile, engine, request)
-    bits = _weight_bits(profile, engine, request)
-    work = _work(spec, engine, bits, kv)
+    linear, head = _weight_bits(spec, profile, engine, request)
+    work = work_of(spec, linear_bits=linear, head_bits=head, kv_bytes=KV_BYTES[kv])
     prompt = min(request.prompt, context)
     how = coefficients_for(profile, engine.name, request.precision, kv)
     step = cost.decode_ms(work, mode, how, depth=prompt, batch=request.batch)
     first = cost.prefill_ms(
         work, mode, how, tokens=prompt, arithmetic=_arithmetic(mode, request.precision)
     )
-    weights = _weight_bytes(spec, engine, bits)
+    weights = _weight_bytes(spec, engine, linear, head)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * request.batch
     workspace = workspace_bytes(
         spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
@@ -217,37 +217,41 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Requ
     return request.kv
 
 
-def _weight_bits(profile: Profile, engine: Engine, request: Request) -> float:
+def _weight_bits(
+    spec: DecoderSpec, profile: Profile, engine: Engine, request: Request
+) -> tuple[float, float]:
+    """Bits a weight of the layers and of the head, of which TensorRT stores eight at least."""
+    fewest = 0.0 if engine.dialect == "ort" else 8.0
     if request.precision == "auto":
-        return _AUTO_BITS
+        return _AUTO_BITS, max(_AUTO_BITS, fewest)
     if request.precision not in engine.precisions:
         raise UnknownName(
             f"{profile.name} has no {request.precision} with {engine.name}; it has auto, "
             f"{', '.join(engine.precisions)}"
         )
-    return parse_precision(
+    kernels = kernels_of(engine.name)
+    precision = kernels.precision(
         request.precision, group_size=request.group_size, symmetric=request.symmetric
-    ).bits_per_weight
+    )
+    if not (kernels.pads and isinstance(precision, Int4 | Int8)):
+        return precision.bits_per_weight, max(precision.bits_per_weight, fewest)
+    linear = 0
+    for outputs, inputs in spec.linear_shapes:  # padding included
+        one = precision if request.group_size else kernels.fitted(precision, inputs)
+        linear += stored_bytes(outputs, inputs, one)
+    table = kernels.fitted(precision, spec.hidden_size, table=True)
+    return (
+        8 * linear * spec.num_hidden_layers / spec.linear_parameters,
+        8 * stored_bytes(1, spec.hidden_size, table) / spec.hidden_size,
+    )
 
 
-def _head_bits(engine: Engine, bits: float) -> float:
-    """The ort dialect quantizes embedding and head alike; elsewhere eight bits are the fewest."""
-    return bits if engine.dialect == "ort" else max(bits, 8.0)
-
-
-def _weight_bytes(spec: DecoderSpec, engine: Engine, bits: float) -> int:
-    head = _head_bits(engine, bits)
-    if engine.dialect == "ort" or (spec.tie_word_embeddings and bits >= 16):
-        return spec.weight_bytes(bits, head)
+def _weight_bytes(spec: DecoderSpec, engine: Engine, linear: float, head: float) -> int:
+    if engine.dialect == "ort" or (spec.tie_word_embeddings and linear >= 16):
+        return spec.weight_bytes(linear, head)
     # The embedding keeps 16 bits, beside a quantized head even where the two are tied.
     tables = spec.embedding_parameters * (16 + head) / 8
-    return spec.weight_bytes(bits, 0) + int(tables)
-
-
-def _work(spec: DecoderSpec, engine: Engine, bits: float, kv: KvType) -> Work:
-    return work_of(
-        spec, linear_bits=bits, head_bits=_head_bits(engine, bits), kv_bytes=KV_BYTES[kv]
-    )
+    return spec.weight_bytes(linear, 0) + int(tables)
 
 
 def _arithmetic(mode: PowerMode, precision: str) -> str:

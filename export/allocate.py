@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 
 from edgelm.errors import DoesNotFit
-from edgelm.precision import SCALE_BYTES, Int4, Int8, WeightPrecision
+from edgelm.precision import Int4, Int8, WeightPrecision, stored_bytes
 from edgelm.quantize import quantize
 
 _ROWS = 128  # of a matrix on which choices are compared: errors of rows are much alike
@@ -153,14 +153,6 @@ def offer(
     return [
         Choice(one, stored_bytes(rows, columns, one), kl * errors[one] / unit) for one in choices
     ]
-
-
-def stored_bytes(rows: int, columns: int, precision: Int4 | Int8) -> int:
-    """Bytes of a matrix with its scales and zero points, padding included."""
-    bits = 4 if isinstance(precision, Int4) else 8
-    blocks = -(-columns // precision.group_size)
-    zeros = 0 if precision.symmetric else -(-blocks * bits // 8)
-    return rows * (blocks * (precision.group_size * bits // 8 + SCALE_BYTES) + zeros)
 
 
 def _error(weight: torch.Tensor, importance: torch.Tensor | None, precision: Int4 | Int8) -> float:

@@ -51,7 +51,10 @@ def _legal(
     if not isinstance(precision, Int4 | Int8):
         return precision
     if rules.grouped:
-        return _gathered(precision, columns, rules) if group in (EMBEDDING, HEAD) else precision
+        table = group in (EMBEDDING, HEAD)
+        if not table and group_size is not None:
+            return precision
+        return rules.fitted(precision, columns, table=table)
     if symmetric is False:
         raise UnknownName(f"{rules.engine} has no zero points; leave out --no-symmetric")
     if isinstance(precision, Int8):
@@ -84,17 +87,6 @@ def _fitting(wanted: int, columns: int, rules: Kernels) -> int | None:
     """The engine's group size nearest to the wanted one that divides the inputs."""
     sizes = [size for size in rules.int4_groups if columns % size == 0]
     return min(sizes, key=lambda size: (abs(size - wanted), size)) if sizes else None
-
-
-def _gathered(precision: Int4 | Int8, columns: int, rules: Kernels) -> Int4 | Int8:
-    """A table's precision in whole blocks, which gathering its rows asks for; else it stays fp32.
-
-    Matrix products pad their last block. Embedding and head are often one table.
-    """
-    if columns % precision.group_size == 0:
-        return precision
-    sizes = [n for n in rules.int4_groups if n < precision.group_size and columns % n == 0]
-    return msgspec.structs.replace(precision, group_size=max(sizes)) if sizes else precision
 
 
 def _narrow(

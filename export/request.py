@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.methods import METHODS
 from edgelm.export.text import CALIBRATION, GATE
@@ -51,20 +52,20 @@ class ExportRequest:
                     f"{groups[-2]}, {groups[-1]}"
                 )
 
-    def precision_of(self, name: str) -> WeightPrecision:
-        """A precision by name with this request's group size and symmetry."""
-        return parse_precision(name, group_size=self.plan.group_size, symmetric=self.plan.symmetric)
-
     def excepts(self, group: str) -> bool:
         """Whether an exception's pattern matches the group."""
         return any(fnmatchcase(group, pattern) for pattern in self.exceptions)
 
-    def assignment(self, groups: list[str]) -> dict[str, WeightPrecision]:
-        """Every group's precision, for an explicit request; later patterns win."""
-        base = self.precision_of(self.plan.precision)
-        assignment = dict.fromkeys(groups, base)
+    def assignment(self, groups: list[str], rules: Kernels) -> dict[str, WeightPrecision]:
+        """Every group's precision with an engine, for an explicit request; later patterns win."""
+
+        def precision(name: str) -> WeightPrecision:
+            asked = self.plan
+            return rules.precision(name, group_size=asked.group_size, symmetric=asked.symmetric)
+
+        assignment = dict.fromkeys(groups, precision(self.plan.precision))
         for pattern, name in self.exceptions.items():
             for group in groups:
                 if fnmatchcase(group, pattern):
-                    assignment[group] = self.precision_of(name)
+                    assignment[group] = precision(name)
         return assignment

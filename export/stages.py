@@ -137,7 +137,7 @@ class Export:
         auto = self.request.plan.precision == "auto"
         assignment = {}
         if not auto:
-            assignment = self.legal(self.request.assignment(self.weights.groups()))
+            assignment = self.legal(self.request.assignment(self.weights.groups(), self.rules))
         rounds = not all(isinstance(one, Unquantized) for one in assignment.values())
         if auto or rounds or self.plan.kv in EIGHT_BIT_KV:
             calibration = self.passage(self.request.calibration, _CALIBRATION)

@@ -84,6 +84,9 @@ def _cache(state: State, settings: CacheSettings) -> Path:
 def teach_rounded(state: State, settings: Qad) -> None:
     """The student learns to live with rounded weights."""
     layers, head = state.recipe.rounding
+    kernels = state.recipe.target.kernels
+    if kernels.grouped:  # as export will have it
+        head = kernels.fitted(head, state.student_spec.hidden_size, table=True)
     distillation = state.training(settings)
 
     def work(folder: Path) -> StageRecord:

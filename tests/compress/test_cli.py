@@ -159,6 +159,27 @@ def test_after_qad_the_export_is_to_its_grid(bench: Path, tmp_path: Path) -> Non
     assert untied.endswith("--layer lm_head=int8 --layer embedding=int8 -o bundle/")
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("name = 'cpu'", "cpu --precision int4 --method rtn --group-size 64"),
+        ("name = 'jetson-orin'", "jetson-orin --precision int4 --method rtn"),
+        (
+            "name = 'jetson-orin'\nengine = 'tensorrt-10.3'",
+            "jetson-orin --engine tensorrt-10.3 --precision int4 --method rtn",
+        ),
+    ],
+    ids=["cpu", "orin", "older"],
+)
+def test_after_qad_the_export_has_the_targets_defaults(
+    target: str, words: str, bench: Path
+) -> None:
+    recipe = read_recipe(write_recipe(bench, TEACHER, f"[target]\n{target}\n[qad]\n", name="own"))
+    assert export_command(recipe, bench / "teacher") == (
+        f"edge-export {bench / 'teacher'} --target {words} --layer lm_head=int8 -o bundle/"
+    )
+
+
 def test_a_recipe_from_end_to_end(
     capsys: pytest.CaptureFixture[str], bench: Path, tmp_path: Path
 ) -> None:

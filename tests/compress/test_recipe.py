@@ -146,8 +146,8 @@ def test_rounding_is_what_the_engine_has(tmp_path: Path) -> None:
         text = f"{LEAST}[target]\nname = '{target}'\n[qad]\n{qad}"
         return read_recipe(written(tmp_path, text)).rounding
 
-    assert rounding("cpu") == (Int4(64), Int8(32))
-    assert rounding("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(32))
+    assert rounding("cpu") == (Int4(64), Int8(64))
+    assert rounding("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(64))
     assert rounding("jetson-orin-nano") == (Int4(64, symmetric=True), Int8(32))
     orin = "jetson-orin-nano"
     with pytest.raises(BadInput, match=f"TensorRT, which {orin} runs, has no zero points"):

@@ -1,13 +1,14 @@
-"""What an 8-bit cache costs with ONNX Runtime on CUDA, said before any work."""
+"""Group sizes by engine; what an 8-bit cache costs with ONNX Runtime on CUDA, said beforehand."""
 
 from typing import Any
 
 import pytest
 
-from edgelm.devices.kernels import cache_notes
+from edgelm.devices.kernels import KERNELS, cache_notes, kernels_of
 from edgelm.devices.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.planning import Request
+from edgelm.precision import Int4, Int8
 from tests.core.test_spec import spec_of
 
 CUDA = "onnxruntime-cuda"
@@ -16,6 +17,30 @@ CUDA = "onnxruntime-cuda"
 def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...]:
     shape = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
     return cache_notes(spec_of(**shape | config), engine, kv)
+
+
+def test_int4_without_a_group_size_is_in_the_engines() -> None:
+    sizes = {name: kernels.precision("int4") for name, kernels in KERNELS.items()}
+    assert sizes.pop("onnxruntime") == Int4(128)
+    assert set(sizes.values()) == {Int4(64)}
+    asked = KERNELS["onnxruntime"].precision("int4", group_size=32, symmetric=True)
+    assert asked == Int4(32, symmetric=True)
+    assert KERNELS["onnxruntime"].precision("int8") == Int8()
+
+
+def test_a_version_in_an_engines_name_has_its_kernels() -> None:
+    assert kernels_of("tensorrt-10.3") == kernels_of("tensorrt") == KERNELS["tensorrt"]
+    assert kernels_of("tensorrt-rtx") == KERNELS["tensorrt-rtx"]
+
+
+def test_a_plan_counts_what_fills_rows_up() -> None:
+    # 576 inputs are five groups of 128: 5 x (64 + 2) + 3 bytes; 1,536 are twelve.
+    spec = spec_of(hidden_size=576, intermediate_size=1536, head_dim=144, num_key_value_heads=4)
+    rows = 4 * 576 + 2 * 1536  # of q, k, v, o, gate, up
+    layer = rows * (5 * 66 + 3) + 576 * (12 * 66 + 6)
+    table = spec.vocab_size * (9 * 34 + 5)  # in groups of 64: 9 x (32 + 2) + 5
+    planned = plan(spec, load_profile("cpu"), Request("int4"))
+    assert planned.weight_bytes == 2 * layer + 2 * table + 4 * spec.vector_parameters
 
 
 def test_nothing_to_say_where_the_fast_kernel_takes_the_shape() -> None:

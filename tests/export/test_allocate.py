@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from edgelm.errors import DoesNotFit
-from edgelm.export.allocate import Choice, Frontier, offer, stored_bytes
-from edgelm.precision import Int4, Int8, describe
+from edgelm.export.allocate import Choice, Frontier, offer
+from edgelm.precision import Int4, Int8, describe, stored_bytes
 from edgelm.quantize import pack, pack_zero_points, quantize
 
 A, B, C = Int4(64), Int4(32), Int8(32)

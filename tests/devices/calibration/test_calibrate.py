@@ -96,7 +96,8 @@ def test_profile_predicts_with_what_was_found(tmp_path: Path) -> None:
     assert "2026-01-02 on 2 threads" in profile.sources["host"]
     spec = DecoderSpec.from_hf(CONFIG)
     planned = plan(spec, profile, Request("int4", kv="int8", context=32, prompt=16))
-    moved = (spec.linear_parameters + spec.embedding_parameters) * 4.3125 / 8
+    # Every row of 8 or 16 weights is a group of 16 with its scale and zero point: 8, 2, 1 bytes.
+    moved = 11 * (2 * (8 + 4 + 4 + 8 + 16 + 16 + 8) + 32)
     expected = moved / 25.0 / 1e6 + spec.kv_bytes_per_token(1) * 16 / 8.0 / 1e6
     expected += spec.num_hidden_layers * LAYER_MS + 0.1  # what a pass costs around its layers
     assert planned.decode_ms.value == pytest.approx(expected, rel=2e-3)
