@@ -10,12 +10,15 @@ scales fixed beforehand (the paper's "static groups"). The scales come from the 
 made up for it. On SmolLM2 these two choices take a fifth off the error that is left.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from edgelm.precision import Int4, Int8
 from edgelm.quantize import Quantized, quantize
+
+# Of a column's number and its weights [N]: the nearest values [N] that can be stored.
+Nearest = Callable[[int, torch.Tensor], torch.Tensor]
 
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
 _COLUMNS = 128  # columns rounded before the rest of the matrix hears of it
@@ -48,29 +51,65 @@ def compensate(
 ) -> tuple[torch.Tensor, Quantized]:
     """The weights that `gptq` rounds, fp32 [N, K], and what it rounds them to.
 
-    Each weight is what it was just before its turn, when it had made up for the errors of those
-    rounded earlier. Training through the quantizer starts from them: rounded to nearest they
-    give GPTQ's levels, and a weight that was a close call stays one.
+    Training through the quantizer starts from them: rounded to nearest they give GPTQ's levels,
+    and a weight that was a close call stays one.
     """
     grid, parts = _compensated(weight, precision, hessian, positive_scales)
     levels, weights = (torch.cat(one) for one in zip(*parts, strict=True))
     return weights, Quantized(grid.bits, grid.group_size, levels, grid.scales, grid.zero_points)
 
 
+class Compensation:
+    """What columns of a matrix do for each other, by the second moments [K, K] of its inputs."""
+
+    def __init__(self, hessian: torch.Tensor) -> None:
+        self._order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+        self._factor = _inverse_factor(hessian, self._order)
+
+    @property
+    def importance(self) -> torch.Tensor:
+        """What a squared error of each column [K] costs once the others have made up for it."""
+        conditional = torch.empty(len(self._order))
+        # diag(H⁻¹) = squared norms of the factor's columns.
+        conditional[self._order] = 1 / self._factor.square().sum(0)
+        return conditional
+
+    def __call__(self, weight: torch.Tensor, nearest: Nearest) -> torch.Tensor:
+        """Each weight [N, K] as it is just before its turn, fp32.
+
+        By then it has made up for the errors of those rounded earlier. Memory is a few times
+        the matrix: give `parts` of a large one.
+        """
+        columns, factor = self._order.tolist(), self._factor
+        # Transposed, so that a column of the matrix is contiguous. [K, N], in order of rounding.
+        left = weight.float().T[self._order]
+        for start in range(0, len(left), _COLUMNS):
+            stop = min(start + _COLUMNS, len(left))
+            errors = torch.empty_like(left[start:stop])
+            for at in range(start, stop):
+                error = (left[at] - nearest(columns[at], left[at])) / factor[at, at]
+                errors[at - start] = error
+                left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
+            left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+        result = torch.empty_like(weight, dtype=torch.float32)
+        result[:, self._order] = left.T
+        return result
+
+
+def parts(shape: torch.Size) -> Iterator[slice]:
+    """Rows of a matrix, so many at a time that working on them takes little memory."""
+    rows = max(1, _ELEMENTS // shape[1])
+    return (slice(at, at + rows) for at in range(0, shape[0], rows))
+
+
 def _compensated(
     weight: torch.Tensor, precision: Int4 | Int8, hessian: torch.Tensor, positive_scales: bool
 ) -> tuple[Quantized, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
     """The grid of all rows, and slice by slice their levels and the weights rounded to them."""
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    factor = _inverse_factor(hessian, order)
-    conditional = torch.empty(len(order))
-    # diag(H⁻¹) = squared norms of the factor's columns.
-    conditional[order] = 1 / factor.square().sum(0)
-    grid = quantize(weight, precision, conditional, positive_scales=positive_scales)
-    rows = max(1, _ELEMENTS // weight.shape[1])
-    starts = range(0, len(weight), rows)
+    compensation = Compensation(hessian)
+    grid = quantize(weight, precision, compensation.importance, positive_scales=positive_scales)
     return grid, (
-        _round(weight[at : at + rows], _slice(grid, at, at + rows), factor, order) for at in starts
+        _round(weight[rows], _slice(grid, rows), compensation) for rows in parts(weight.shape)
     )
 
 
@@ -106,46 +145,37 @@ def _invert(lower: torch.Tensor) -> None:
     below.copy_(second @ (below @ first)).neg_()
 
 
-def _slice(grid: Quantized, start: int, stop: int) -> Quantized:
+def _slice(grid: Quantized, rows: slice) -> Quantized:
     zeros = grid.zero_points
     return Quantized(
         grid.bits,
         grid.group_size,
-        grid.levels[start:stop],
-        grid.scales[start:stop],
-        None if zeros is None else zeros[start:stop],
+        grid.levels[rows],
+        grid.scales[rows],
+        None if zeros is None else zeros[rows],
     )
 
 
 def _round(
-    weight: torch.Tensor, grid: Quantized, factor: torch.Tensor, order: torch.Tensor
+    weight: torch.Tensor, grid: Quantized, compensation: Compensation
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels uint8 [N, blocks, group_size] of rows on a grid whose scales are given.
 
     Beside them the weights fp32 [N, K] that were rounded to them.
     """
-    blocks = (order // grid.group_size).tolist()
     scales = grid.scales.float().T.contiguous()
     zeros = torch.full_like(scales, grid.middle)
     if grid.zero_points is not None:
         zeros = grid.zero_points.float().T.contiguous()
     top = (1 << grid.bits) - 1
-    # Transposed, so that a column of the matrix is contiguous. [K, N], in the order of rounding.
-    left = weight.float().T[order]
-    levels = torch.empty_like(left)
-    for start in range(0, len(left), _COLUMNS):
-        stop = min(start + _COLUMNS, len(left))
-        errors = torch.empty_like(left[start:stop])
-        for at in range(start, stop):
-            scale, zero = scales[blocks[at]], zeros[blocks[at]]
-            level = torch.round(left[at] / scale).add_(zero).clamp_(0, top)
-            error = (left[at] - (level - zero) * scale) / factor[at, at]
-            levels[at], errors[at - start] = level, error
-            left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
-        left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    # What pads the last block keeps the level that it has on the grid: zero.
-    result = grid.levels.flatten(1).clone()
-    result[:, order] = levels.T.to(torch.uint8)
-    rounded = torch.empty_like(weight, dtype=torch.float32)
-    rounded[:, order] = left.T
-    return result.unflatten(1, (-1, grid.group_size)), rounded
+    # Levels are kept as columns are rounded: what pads the last block keeps its own, zero.
+    levels = grid.levels.flatten(1).T.contiguous()
+
+    def nearest(column: int, values: torch.Tensor) -> torch.Tensor:
+        block = column // grid.group_size
+        level = torch.round(values / scales[block]).add_(zeros[block]).clamp_(0, top)
+        levels[column] = level
+        return (level - zeros[block]) * scales[block]
+
+    rounded = compensation(weight, nearest)
+    return levels.T.unflatten(1, (-1, grid.group_size)).contiguous(), rounded

@@ -17,6 +17,7 @@ from edgelm.export.allocate import Choice, Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept, key
+from edgelm.export.methods import COARSE
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
@@ -57,7 +58,8 @@ def rounding_name(
     method: str, kinds: Collection[type[WeightPrecision]], kv: KvType, *, shared_scales: bool
 ) -> str:
     """The name of what is folded into weights before they are rounded, and how they are."""
-    return key(method, W8A8 in kinds, Int4 in kinds, kv in EIGHT_BIT_KV, shared_scales)
+    coarse = not COARSE.isdisjoint(kinds)
+    return key(method, W8A8 in kinds, coarse, kv in EIGHT_BIT_KV, shared_scales)
 
 
 def judge_of(

@@ -6,7 +6,7 @@
 | `awq`  | yes | the same, after input channels have been evened out |
 | `gptq` | yes | column by column with compensation, by second moments |
 | `hqq`  | no  | levels and grid in turn, robust to outliers |
-| `auto` | yes | `gptq` after evening out at 4 bits, `rtn` at 8, where nothing is gained |
+| `auto` | yes | `gptq` after evening out at 4 bits and fp8; `rtn` at int8, which gains nothing |
 """
 
 from collections.abc import Callable
@@ -16,9 +16,11 @@ import torch
 
 from edgelm.export.hqq import hqq
 from edgelm.gptq import gptq
-from edgelm.precision import Int4, Int8
+from edgelm.precision import Fp8, Int4, Int8, Nvfp4
 from edgelm.quantize import Quantized, quantize
 
+# So coarse that evening out channels and compensation gain much.
+COARSE = frozenset({Int4, Nvfp4, Fp8})
 Moments = Callable[[], torch.Tensor]
 
 
@@ -27,7 +29,7 @@ class Method:
     """What a method needs beside the weights.
 
     smooths: input channels are evened out first (see edgelm.awq).
-    compensates: 4-bit matrices are rounded by second moments; `everywhere`: 8-bit ones too.
+    compensates: COARSE matrices are rounded by second moments; `everywhere`: int8 ones too.
     weighs: errors count by the energy of their channel.
     """
 

@@ -9,13 +9,13 @@ from edgelm.awq import Smoothing
 from edgelm.export.calibrate import Calibration, calibrate
 from edgelm.export.kept import Kept
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.methods import Method
+from edgelm.export.methods import COARSE, Method
 from edgelm.export.reference import Reference
 from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
 from edgelm.hessians import Hessians
-from edgelm.precision import EIGHT_BIT_KV, W8A8, Int4, Int8, KvType, WeightPrecision
+from edgelm.precision import EIGHT_BIT_KV, W8A8, Int8, KvType, WeightPrecision
 
 _SEEN = "calibration"
 _WITH_MOMENTS = "calibration with moments"  # whoever needs no moments takes it as well
@@ -49,7 +49,8 @@ def prepare(
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
     name = _WITH_MOMENTS if kept.has(_WITH_MOMENTS) else _SEEN
-    if method.compensates and (Int4 in kinds or everywhere):
+    coarse = not COARSE.isdisjoint(kinds)
+    if method.compensates and (coarse or everywhere):
         seen_already = tokens.numel() if kept.has(_WITH_MOMENTS) else 0
         moments = Hessians(kept.folder, reference.spec, tokens=seen_already)
         name = _WITH_MOMENTS
@@ -70,7 +71,7 @@ def prepare(
     smoothing = None
     if W8A8 in kinds:
         smoothing = smooth_quant(plain, seen.peaks)
-    elif method.smooths and Int4 in kinds:
+    elif method.smooths and coarse:
         smoothing = Smoothing.of(reference.spec, energy)
     folding = None
     if kv in EIGHT_BIT_KV:

@@ -13,7 +13,7 @@ import torch
 
 from edgelm.errors import UnknownName
 from edgelm.export.graph import Graph
-from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK, to_fp8, to_nvfp4
+from edgelm.export.narrow_floats import FP8_LARGEST, NVFP4_BLOCK
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.stored import DTYPES, Activations, pack_nibbles, rounded, write_floats
 from edgelm.export.weights import Weights
@@ -61,9 +61,9 @@ class QdqWeights:
             stored = self._integers(group, matrix, Int8(group_size=0))
         elif isinstance(precision, Fp8):
             x = self._rounded_fp8(x, group)
-            stored = self._fp8(group, matrix())
+            stored = self._fp8(group, matrix)
         elif isinstance(precision, Nvfp4):
-            stored = self._nvfp4(group, matrix())
+            stored = self._nvfp4(group, matrix)
         else:
             stored = self.plain(f"{group}.weight", matrix().T, precision)
         return self.graph.op("MatMul", x, stored, name=group)  # type: ignore[no-any-return]
@@ -124,29 +124,30 @@ class QdqWeights:
         widened = self.graph.op("DequantizeLinear", data, wide, axis=1)
         return self.graph.op("Cast", widened, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
-    def _fp8(self, group: str, matrix: torch.Tensor) -> Value:
-        values, scales = to_fp8(matrix)  # float8 [N, K], fp32 [N]
+    def _fp8(self, group: str, matrix: Callable[[], torch.Tensor]) -> Value:
+        values, scales = self.quantizer.fp8(group, matrix)  # float8 [N, K], fp32 [N]
         if self.widened:
             return self.floats(f"{group}.weight", (values.float() * scales[:, None]).T)
         data = self.graph.weight(
             f"{group}.levels",
             values.T.contiguous().view(torch.uint8).numpy(),
             ir.DataType.FLOAT8E4M3FN,
-            (matrix.shape[1], matrix.shape[0]),
+            (values.shape[1], values.shape[0]),
         )
         wide = self.floats(f"{group}.scales", scales)
         return self.graph.op("DequantizeLinear", data, wide, axis=1)  # type: ignore[no-any-return]
 
-    def _nvfp4(self, group: str, matrix: torch.Tensor) -> Value:
-        if matrix.shape[1] % NVFP4_BLOCK:
+    def _nvfp4(self, group: str, matrix: Callable[[], torch.Tensor]) -> Value:
+        columns = self.weights.columns(group)
+        if columns % NVFP4_BLOCK:
             raise UnknownName(
-                f"{group}: {matrix.shape[1]} inputs are no multiple of {NVFP4_BLOCK}, which nvfp4 "
-                "needs; give this group another precision"
+                f"{group}: {columns} inputs are no multiple of {NVFP4_BLOCK}, which nvfp4 needs; "
+                "give this group another precision"
             )
-        blocks = to_nvfp4(matrix)
+        blocks = self.quantizer.nvfp4(group, matrix)
         if self.widened:
             return self.floats(f"{group}.weight", blocks.dequantize().T)
-        rows, columns = matrix.shape
+        rows = len(blocks.codes)
         data = self.graph.weight(
             f"{group}.levels",
             pack_nibbles(blocks.codes.T),

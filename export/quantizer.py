@@ -7,7 +7,9 @@ import torch
 from edgelm.export.heap import LARGE, give_back
 from edgelm.export.kept import Kept
 from edgelm.export.methods import METHODS, Method, quantize_by
+from edgelm.export.narrow_floats import Nvfp4Blocks, to_fp8, to_nvfp4
 from edgelm.export.weights import Weights
+from edgelm.gptq import Compensation
 from edgelm.groups import EMBEDDING
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import Quantized
@@ -41,14 +43,12 @@ class Quantizer:
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> Quantized:
         """A group's matrix, quantized; it is read only if that was not done before."""
-        if self.kept is None:
-            return self._quantize(group, matrix(), precision)
 
         def find() -> dict[str, torch.Tensor]:
             quantized = self._quantize(group, matrix(), precision)
             return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
 
-        found = self.kept.tensors(f"{group} {self.grid(precision)}", find)
+        found = self._found(f"{group} {self.grid(precision)}", find)
         bits = 4 if isinstance(precision, Int4) else 8
         return Quantized(
             bits,
@@ -57,6 +57,27 @@ class Quantizer:
             found["scales"],
             found.get("zero_points"),
         )
+
+    def fp8(
+        self, group: str, matrix: Callable[[], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """E4M3 values [N, K] and scales [N] of a group's matrix."""
+
+        def find() -> dict[str, torch.Tensor]:
+            values, scales = to_fp8(matrix(), self._compensation(group))
+            return {"values": values, "scales": scales}
+
+        found = self._found(f"{group} fp8", find)
+        return found["values"], found["scales"]
+
+    def nvfp4(self, group: str, matrix: Callable[[], torch.Tensor]) -> Nvfp4Blocks:
+        """A group's matrix in NVFP4."""
+
+        def find() -> dict[str, torch.Tensor]:
+            importance = self.weights.importance(group) if self.method.weighs else None
+            return to_nvfp4(matrix(), importance, self._compensation(group))._asdict()
+
+        return Nvfp4Blocks(**self._found(f"{group} nvfp4", find))
 
     def grid(self, precision: Int4 | Int8) -> str:
         """What levels a matrix is rounded to, in words."""
@@ -68,6 +89,16 @@ class Quantizer:
         weights = self.weights
         quantized = self(group, lambda: weights.matrix(group), precision)
         return weights.stored(group, quantized.dequantize(weights.columns(group)))
+
+    def _found(
+        self, name: str, find: Callable[[], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        return find() if self.kept is None else self.kept.tensors(name, find)
+
+    def _compensation(self, group: str) -> Compensation | None:
+        if not self.method.compensates or self.weights.moments is None:
+            return None
+        return Compensation(self.weights.second_moments(group))
 
     def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
         weights = self.weights

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edgelm.export.narrow_floats import FP8_LARGEST, to_fp8, to_nvfp4
+from edgelm.gptq import Compensation
 
 MATRIX = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
 
@@ -52,3 +53,62 @@ def test_nvfp4_outliers_keep_to_their_block() -> None:
     spiked[0, 0] = 40.0
     error = (to_nvfp4(spiked).dequantize() - spiked).abs()
     assert error[0, 16:].max() < 0.5
+
+
+def moments(columns: int) -> torch.Tensor:
+    """Of correlated inputs, some of them much stronger than others."""
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(columns, columns, generator=generator) * torch.logspace(0, -1, columns)
+    inputs = torch.randn(4 * columns, columns, generator=generator) @ mixing
+    return inputs.T @ inputs / len(inputs)
+
+
+def output_error(rounded: torch.Tensor, hessian: torch.Tensor) -> float:
+    error = rounded - MATRIX
+    return float(((error @ hessian) * error).sum())
+
+
+def test_nvfp4_scales_leave_less_error_than_the_largest_weights() -> None:
+    error = (to_nvfp4(MATRIX).dequantize() - MATRIX).square().sum()
+    blocks = MATRIX.unflatten(1, (-1, 16))
+    scale = MATRIX.abs().max() / 6 / 448
+    steps = (blocks.abs().amax(-1) / 6 / scale).to(torch.float8_e4m3fn).float() * scale
+    levels = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    levels = torch.cat([levels, -levels]) * steps[..., None, None]
+    plain = (levels - blocks[..., None]).abs().amin(-1).square().sum()
+    assert error < 0.85 * plain
+
+
+def test_nvfp4_scales_go_by_what_channels_are_worth() -> None:
+    worth = torch.ones(64)
+    worth[::16] = 1000.0
+
+    def error(importance: torch.Tensor | None) -> float:
+        rounded = to_nvfp4(MATRIX, importance).dequantize()
+        return float(((rounded - MATRIX).square() * worth).sum())
+
+    assert error(worth) < 0.5 * error(None)
+
+
+def test_compensation_leaves_less_error_in_the_outputs() -> None:
+    hessian = moments(64)
+    compensation = Compensation(hessian)
+    nearest = output_error(to_nvfp4(MATRIX).dequantize(), hessian)
+    made_up = output_error(to_nvfp4(MATRIX, compensation=compensation).dequantize(), hessian)
+    assert made_up < 0.6 * nearest
+    (plain, scales), (values, same) = to_fp8(MATRIX), to_fp8(MATRIX, compensation)
+    assert torch.equal(scales, same)
+    nearest = output_error(plain.float() * scales[:, None], hessian)
+    assert output_error(values.float() * scales[:, None], hessian) < 0.6 * nearest
+
+
+def test_a_matrix_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compensation = Compensation(moments(64))
+    whole = to_nvfp4(MATRIX, compensation=compensation)
+    eight = to_fp8(MATRIX, compensation)[0]
+    monkeypatch.setattr("edgelm.gptq._ELEMENTS", 7 * 64)
+    monkeypatch.setattr("edgelm.export.narrow_floats._CACHED", 3 * 64)
+    parts = to_nvfp4(MATRIX, compensation=compensation)
+    assert torch.equal(parts.codes, whole.codes)
+    assert torch.equal(parts.scales.float(), whole.scales.float())
+    assert torch.equal(to_fp8(MATRIX, compensation)[0].float(), eight.float())
