@@ -47,7 +47,7 @@ def main() -> int:
     add("--held-out", required=True, help="text to judge on")
     add("--tokens", type=int, default=500_000, help="to train on (default: 500000)")
     add("--rows", type=int, default=32, help="of 512 tokens to judge on (default: 32)")
-    add("--group-size", type=int, default=64, help="of int4 (default: 64)")
+    add("--group-size", type=int, default=64, help="of layers and head (default: 64)")
     add("--head", choices=("int4", "int8"), default="int8", help="its precision (default: int8)")
     add("--learning-rate", type=float, default=7e-5, help="(default: 7e-5)")
     add("-o", "--out", type=Path, required=True, help="folder for checkpoints; resumes")
@@ -57,7 +57,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> None:
     precision = Int4(options.group_size)
-    head = precision if options.head == "int4" else Int8()
+    head = precision if options.head == "int4" else Int8(options.group_size)
     tokenizer = load_tokenizer(options.student)
     options.out.mkdir(parents=True, exist_ok=True)
     data = _rows(options.data, tokenizer, options.out / "data.npy", None)

@@ -35,7 +35,7 @@ from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8, KvType, parse_precision
 
-_QAD_GROUP = 64  # what its figures were measured with
+_QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -270,8 +270,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def qad_group_size(self) -> int | None:
         """Of layers and head; None if both are to have their precision's own."""
         assert self.qad is not None
-        default = _QAD_GROUP if self.target.kernels.grouped else None
-        return self.qad.group_size or default
+        if self.qad.group_size is not None:
+            return self.qad.group_size
+        return _QAD_GROUP if self.target.kernels.grouped else None
 
     @property
     def rounding(self) -> tuple[Int4 | Int8, Int4 | Int8]:

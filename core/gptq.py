@@ -65,20 +65,16 @@ class Compensation:
     def __init__(self, hessian: torch.Tensor) -> None:
         self._order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
         self._factor = _inverse_factor(hessian, self._order)
-
-    @property
-    def importance(self) -> torch.Tensor:
-        """What a squared error of each column [K] costs once the others have made up for it."""
-        conditional = torch.empty(len(self._order))
+        # What a squared error of each column [K] costs once the others have made up for it:
         # diag(H⁻¹) = squared norms of the factor's columns.
-        conditional[self._order] = 1 / self._factor.square().sum(0)
-        return conditional
+        self.importance = torch.empty(len(self._order))
+        self.importance[self._order] = 1 / self._factor.square().sum(0)
 
     def __call__(self, weight: torch.Tensor, nearest: Nearest) -> torch.Tensor:
         """Each weight [N, K] as it is just before its turn, fp32.
 
         By then it has made up for the errors of those rounded earlier. Memory is a few times
-        the matrix: give `parts` of a large one.
+        the matrix: give a large one by `row_slices`.
         """
         columns, factor = self._order.tolist(), self._factor
         # Transposed, so that a column of the matrix is contiguous. [K, N], in order of rounding.
@@ -96,7 +92,7 @@ class Compensation:
         return result
 
 
-def parts(shape: torch.Size) -> Iterator[slice]:
+def row_slices(shape: torch.Size) -> Iterator[slice]:
     """Rows of a matrix, so many at a time that working on them takes little memory."""
     rows = max(1, _ELEMENTS // shape[1])
     return (slice(at, at + rows) for at in range(0, shape[0], rows))
@@ -109,7 +105,7 @@ def _compensated(
     compensation = Compensation(hessian)
     grid = quantize(weight, precision, compensation.importance, positive_scales=positive_scales)
     return grid, (
-        _round(weight[rows], _slice(grid, rows), compensation) for rows in parts(weight.shape)
+        _round(weight[rows], _slice(grid, rows), compensation) for rows in row_slices(weight.shape)
     )
 
 

@@ -1,10 +1,10 @@
 """What the kernels of each engine take: facts that pruning, export and plans keep to."""
 
-import re
 from typing import NamedTuple
 
 import msgspec
 
+from edgelm.devices.tensorrt.versions import engine_family
 from edgelm.precision import (
     EIGHT_BIT_KV,
     GROUP_SIZES,
@@ -39,22 +39,40 @@ class Kernels(NamedTuple):
         return 1 if self.pads else self.int4_groups[0]
 
     def precision(
-        self, name: str, *, group_size: int | None = None, symmetric: bool | None = None
+        self,
+        name: str,
+        columns: int | None = None,
+        *,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
     ) -> WeightPrecision:
-        """A precision by name, int4 in this engine's groups where no size is given."""
-        if name == "int4":
-            group_size = group_size or self.int4_group
-        return parse_precision(name, group_size=group_size, symmetric=symmetric)
+        """A precision by name, for a matrix with so many inputs.
 
-    def fitted(self, precision: Int4 | Int8, columns: int, *, table: bool = False) -> Int4 | Int8:
-        """The same in the largest groups, up to its own, that fill a row's last block well enough.
-
-        A matrix product may pad a row by an eighth. Gathering rows from a table asks for whole
-        blocks; where no size divides the columns, an embedding is left unquantized in the end.
+        Where no group size is given: int4 is in this engine's own, and in smaller groups if they
+        would pad a row by more than an eighth.
         """
-        most = 0 if table else columns // _LEAST_USE
+        asked = group_size is not None
+        if name == "int4" and not asked:
+            group_size = self.int4_group
+        precision = parse_precision(name, group_size=group_size, symmetric=symmetric)
+        if asked or columns is None or not self.pads or not isinstance(precision, Int4 | Int8):
+            return precision
+        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+
+    def for_table(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
+        """A table's precision in the largest groups, up to its own, that divide its columns.
+
+        Gathering rows asks for whole blocks. Embedding and head are often one table. Where no
+        size divides, groups pad a row by an eighth at most, and the embedding is left unquantized.
+        """
+        whole = self._fitted(precision, columns, padding=0)
+        if columns % whole.group_size == 0:
+            return whole
+        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+
+    def _fitted(self, precision: Int4 | Int8, columns: int, padding: int) -> Int4 | Int8:
         groups = self.int4_groups
-        sizes = [n for n in groups if n <= precision.group_size and -columns % n <= most]
+        sizes = [n for n in groups if n <= precision.group_size and -columns % n <= padding]
         return msgspec.structs.replace(precision, group_size=max(sizes, default=min(groups)))
 
 
@@ -69,7 +87,7 @@ KERNELS = {
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
-_LEAST_USE = 8  # a row's own weights to each that only fills its last block
+_MOST_PADDING = 8  # an eighth of a row
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
@@ -77,7 +95,7 @@ _XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
 
 def kernels_of(engine: str) -> Kernels:
     """Of an engine by its name in a profile, which may end in a version: `tensorrt-10.3`."""
-    return KERNELS[re.sub(r"-[\d.]+$", "", engine)]
+    return KERNELS[engine_family(engine)]
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:

@@ -17,7 +17,15 @@ from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import Plan, Request, short
-from edgelm.precision import EIGHT_BIT_KV, KV_BYTES, Int4, Int8, KvType, stored_bytes
+from edgelm.precision import (
+    EIGHT_BIT_KV,
+    KV_BYTES,
+    Int4,
+    Int8,
+    KvType,
+    WeightPrecision,
+    stored_bytes,
+)
 from edgelm.spec import DecoderSpec
 
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
@@ -230,20 +238,29 @@ def _weight_bits(
             f"{', '.join(engine.precisions)}"
         )
     kernels = kernels_of(engine.name)
-    precision = kernels.precision(
-        request.precision, group_size=request.group_size, symmetric=request.symmetric
+
+    def precision(columns: int) -> WeightPrecision:
+        return kernels.precision(
+            request.precision, columns, group_size=request.group_size, symmetric=request.symmetric
+        )
+
+    head = precision(spec.hidden_size)
+    if not (kernels.pads and isinstance(head, Int4 | Int8)):
+        return head.bits_per_weight, max(head.bits_per_weight, fewest)
+    head = kernels.for_table(head, spec.hidden_size)
+    layer = sum(
+        _row_bits(precision(inputs), inputs) * outputs for outputs, inputs in spec.linear_shapes
     )
-    if not (kernels.pads and isinstance(precision, Int4 | Int8)):
-        return precision.bits_per_weight, max(precision.bits_per_weight, fewest)
-    linear = 0
-    for outputs, inputs in spec.linear_shapes:  # padding included
-        one = precision if request.group_size else kernels.fitted(precision, inputs)
-        linear += stored_bytes(outputs, inputs, one)
-    table = kernels.fitted(precision, spec.hidden_size, table=True)
     return (
-        8 * linear * spec.num_hidden_layers / spec.linear_parameters,
-        8 * stored_bytes(1, spec.hidden_size, table) / spec.hidden_size,
+        layer * spec.num_hidden_layers / spec.linear_parameters,
+        _row_bits(head, spec.hidden_size) / spec.hidden_size,
     )
+
+
+def _row_bits(precision: WeightPrecision, columns: int) -> int:
+    """Of a row in groups, what fills its last block included."""
+    assert isinstance(precision, Int4 | Int8)
+    return 8 * stored_bytes(1, columns, precision)
 
 
 def _weight_bytes(spec: DecoderSpec, engine: Engine, linear: float, head: float) -> int:

@@ -10,11 +10,12 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.tensorrt.versions import RTX
 from edgelm.errors import DoesNotFit
-from edgelm.export.methods import METHODS
+from edgelm.export.methods import METHODS, has_coarse
 from edgelm.export.request import ExportRequest
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
 from edgelm.planning import Plan
+from edgelm.precision import PRECISIONS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,13 +31,14 @@ def work_need(checkpoint: Checkpoint, request: ExportRequest, *, lasting: bool) 
     """Bytes of what is found out on the way to a bundle; `lasting` if all of it is kept."""
     need, precision, method = 0, request.plan.precision, METHODS[request.method]
     eight = method.everywhere and precision in ("int8", "w8a8")
-    if method.compensates and (eight or precision in ("auto", "int4")):
+    coarse = precision == "auto" or has_coarse({type(PRECISIONS[precision])})
+    if method.compensates and (eight or coarse):
         weights = Weights(checkpoint)
         need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
     if precision == "auto":
         # A byte a level: everything in groups of 32, and much of it at another precision.
         need += int(2.5 * checkpoint.spec.parameters)
-    elif lasting and precision in ("int4", "int8", "w8a8"):
+    elif lasting and precision in ("int4", "int8", "w8a8", "fp8", "nvfp4"):
         need += checkpoint.spec.parameters
     return need
 

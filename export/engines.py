@@ -21,7 +21,7 @@ def engine_need(profile: Profile, name: str | None, sms: Sequence[int]) -> Engin
         BadInput: `sms` for an engine that is not compiled ahead of time.
     """
     engine = profile.engine(name)
-    family = engine_family(engine.name) if engine.name.startswith("tensorrt") else engine.name
+    family = engine_family(engine.name)
     if sms and family != RTX:
         raise BadInput(
             f"{engine.name} is compiled on the device itself, for its own GPU; --sm goes with "

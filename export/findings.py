@@ -17,7 +17,7 @@ from edgelm.export.allocate import Choice, Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.gate import Judge
 from edgelm.export.kept import Kept, key
-from edgelm.export.methods import COARSE
+from edgelm.export.methods import has_coarse
 from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
@@ -58,8 +58,7 @@ def rounding_name(
     method: str, kinds: Collection[type[WeightPrecision]], kv: KvType, *, shared_scales: bool
 ) -> str:
     """The name of what is folded into weights before they are rounded, and how they are."""
-    coarse = not COARSE.isdisjoint(kinds)
-    return key(method, W8A8 in kinds, coarse, kv in EIGHT_BIT_KV, shared_scales)
+    return key(method, W8A8 in kinds, has_coarse(kinds), kv in EIGHT_BIT_KV, shared_scales)
 
 
 def judge_of(

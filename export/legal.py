@@ -25,8 +25,8 @@ def legal_assignment(
         assignment: a precision for every group.
         columns: inputs of every group's matrix.
         rules: the engine's.
-        group_size: what was asked for; where it does not divide a matrix that is an error. If it
-            was not asked for, the nearest that does is taken, or int8.
+        group_size: what was asked for; where TensorRT needs one that divides a matrix and it does
+            not, that is an error. If it was not asked for, the nearest that does is taken, or int8.
         symmetric: what was asked for.
 
     Raises:
@@ -51,10 +51,7 @@ def _legal(
     if not isinstance(precision, Int4 | Int8):
         return precision
     if rules.grouped:
-        table = group in (EMBEDDING, HEAD)
-        if not table and group_size is not None:
-            return precision
-        return rules.fitted(precision, columns, table=table)
+        return rules.for_table(precision, columns) if group in (EMBEDDING, HEAD) else precision
     if symmetric is False:
         raise UnknownName(f"{rules.engine} has no zero points; leave out --no-symmetric")
     if isinstance(precision, Int8):

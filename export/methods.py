@@ -2,25 +2,24 @@
 
 | method | text | what it does |
 |---|---|---|
-| `rtn`  | yes | nearest levels; scales searched with errors weighted by channel energy |
+| `rtn`  | yes | nearest levels; scales, but fp8's, searched with errors weighted by energy |
 | `awq`  | yes | the same, after input channels have been evened out |
 | `gptq` | yes | column by column with compensation, by second moments |
-| `hqq`  | no  | levels and grid in turn, robust to outliers |
+| `hqq`  | no  | levels and grid in turn, robust to outliers; fp8 and nvfp4 to nearest |
 | `auto` | yes | `gptq` after evening out at 4 bits and fp8; `rtn` at int8, which gains nothing |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 
 from edgelm.export.hqq import hqq
 from edgelm.gptq import gptq
-from edgelm.precision import Fp8, Int4, Int8, Nvfp4
+from edgelm.precision import Fp8, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.quantize import Quantized, quantize
 
-# So coarse that evening out channels and compensation gain much.
-COARSE = frozenset({Int4, Nvfp4, Fp8})
+_COARSE = frozenset({Int4, Nvfp4, Fp8})
 Moments = Callable[[], torch.Tensor]
 
 
@@ -29,7 +28,8 @@ class Method:
     """What a method needs beside the weights.
 
     smooths: input channels are evened out first (see edgelm.awq).
-    compensates: COARSE matrices are rounded by second moments; `everywhere`: int8 ones too.
+    compensates: coarse matrices (int4, nvfp4, fp8) are rounded by second moments; `everywhere`:
+        int8 ones too.
     weighs: errors count by the energy of their channel.
     """
 
@@ -46,6 +46,11 @@ METHODS: dict[str, Method] = {
     "awq": Method(smooths=True),
     "hqq": Method(weighs=False),
 }
+
+
+def has_coarse(kinds: Collection[type[WeightPrecision]]) -> bool:
+    """Whether any is so coarse that evening out channels and compensation gain much."""
+    return not _COARSE.isdisjoint(kinds)
 
 
 def quantize_by(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from edgelm.gptq import Compensation, parts
+from edgelm.gptq import Compensation, row_slices
 
 FP8_LARGEST = 448.0
 NVFP4_BLOCK = 16
@@ -18,8 +18,8 @@ _CACHED = 1 << 18  # elements worked on at a time
 _FP4_LARGEST = 6.0
 # Magnitudes by code; the fourth bit is the sign.
 _FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-# What a block's largest weight may be scaled to, best guess first: the eight E4M3 scales to a
-# factor of two. Beyond 6 the largest is cut, and the others have finer steps.
+# What a block's largest weight may be scaled to, best guess first: about the E4M3 scales that there
+# are to a factor of two. Beyond 6 the largest is cut, and the others have finer steps.
 _TOPS = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
 
 
@@ -49,7 +49,7 @@ def to_fp8(
     scales = (matrix.abs().amax(1) / FP8_LARGEST).clamp(min=torch.finfo(torch.float16).tiny)
     scales = scales.half().float()  # as an fp16 engine will hold them
     values = []
-    for rows in parts(matrix.shape):
+    for rows in row_slices(matrix.shape):
         part, steps = matrix[rows], scales[rows]
         if compensation:
             part = compensation(part, partial(_fp8_column, steps))
@@ -83,11 +83,15 @@ def to_nvfp4(
         importance = compensation.importance
     if importance is None:
         importance = torch.ones(matrix.shape[1])
-    weights = importance.view(-1, NVFP4_BLOCK)
-    largest = max(float(matrix[rows].abs().max()) for rows in parts(matrix.shape))
-    scale = torch.tensor(max(largest / (_FP4_LARGEST * FP8_LARGEST), 1e-12))
+    # A channel that never fired counts little, but counts.
+    weights = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30).view(-1, NVFP4_BLOCK)
+    largest = max(float(matrix[rows].abs().max()) for rows in row_slices(matrix.shape))
+    scale = torch.tensor(largest / (_FP4_LARGEST * FP8_LARGEST))
+    scale = (
+        scale.clamp(min=torch.finfo(torch.float16).tiny).half().float()
+    )  # as fp16 engines have it
     codes, scales = [], []
-    for rows in parts(matrix.shape):
+    for rows in row_slices(matrix.shape):
         part = matrix[rows].float()
         narrow = _scales_of(part, scale, weights)
         steps = narrow.float() * scale
@@ -107,18 +111,16 @@ def _scales_of(part: torch.Tensor, scale: torch.Tensor, weights: torch.Tensor) -
 def _block_scales(blocks: torch.Tensor, scale: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """E4M3 scales [N, K/16] of blocks [N, K/16, 16], by what they leave of error."""
     peaks = blocks.abs().amax(-1)
-    best = torch.full_like(peaks, float("inf"))
-    found = torch.empty_like(peaks, dtype=torch.float8_e4m3fn)
+    best, found = torch.full_like(peaks, float("inf")), peaks
     for top in _TOPS:
         # A block of zeros still needs a scale that is a normal number.
         steps = (peaks / top / scale).clamp(min=2.0**-6, max=FP8_LARGEST)
-        narrow = steps.to(torch.float8_e4m3fn)
-        rounded = _fp4(blocks, (narrow.float() * scale)[..., None])
-        error = ((rounded - blocks).square_().mul_(weights)).sum(-1)
+        steps = steps.to(torch.float8_e4m3fn).float()
+        rounded = _fp4(blocks, (steps * scale)[..., None])
+        error = (rounded - blocks).square_().mul_(weights).sum(-1)
         better = error < best
-        best = torch.where(better, error, best)
-        found = torch.where(better, narrow.float(), found.float()).to(torch.float8_e4m3fn)
-    return found
+        best, found = torch.where(better, error, best), torch.where(better, steps, found)
+    return found.to(torch.float8_e4m3fn)
 
 
 def _fp4(values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

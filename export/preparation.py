@@ -9,7 +9,7 @@ from edgelm.awq import Smoothing
 from edgelm.export.calibrate import Calibration, calibrate
 from edgelm.export.kept import Kept
 from edgelm.export.kv_folding import KvFolding
-from edgelm.export.methods import COARSE, Method
+from edgelm.export.methods import Method, has_coarse
 from edgelm.export.reference import Reference
 from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.weights import Weights
@@ -49,7 +49,7 @@ def prepare(
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
     name = _WITH_MOMENTS if kept.has(_WITH_MOMENTS) else _SEEN
-    coarse = not COARSE.isdisjoint(kinds)
+    coarse = has_coarse(kinds)
     if method.compensates and (coarse or everywhere):
         seen_already = tokens.numel() if kept.has(_WITH_MOMENTS) else 0
         moments = Hessians(kept.folder, reference.spec, tokens=seen_already)

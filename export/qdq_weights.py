@@ -29,7 +29,7 @@ class QdqWeights:
     Args:
         graph: where to.
         weights: the source.
-        quantizer: rounds to integers, with positive scales.
+        quantizer: rounds; to integers with positive scales.
         activations: type of the products' inputs and outputs.
         widened: store what DequantizeLinear would give, in place of quantized weights. Inputs are
             rounded all the same.

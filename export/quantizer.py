@@ -6,7 +6,7 @@ import torch
 
 from edgelm.export.heap import LARGE, give_back
 from edgelm.export.kept import Kept
-from edgelm.export.methods import METHODS, Method, quantize_by
+from edgelm.export.methods import METHODS, Method, Moments, quantize_by
 from edgelm.export.narrow_floats import Nvfp4Blocks, to_fp8, to_nvfp4
 from edgelm.export.weights import Weights
 from edgelm.gptq import Compensation
@@ -45,7 +45,7 @@ class Quantizer:
         """A group's matrix, quantized; it is read only if that was not done before."""
 
         def find() -> dict[str, torch.Tensor]:
-            quantized = self._quantize(group, matrix(), precision)
+            quantized = self._quantize(group, _read(matrix), precision)
             return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
 
         found = self._found(f"{group} {self.grid(precision)}", find)
@@ -64,7 +64,7 @@ class Quantizer:
         """E4M3 values [N, K] and scales [N] of a group's matrix."""
 
         def find() -> dict[str, torch.Tensor]:
-            values, scales = to_fp8(matrix(), self._compensation(group))
+            values, scales = to_fp8(_read(matrix), self._compensation(group))
             return {"values": values, "scales": scales}
 
         found = self._found(f"{group} fp8", find)
@@ -75,7 +75,7 @@ class Quantizer:
 
         def find() -> dict[str, torch.Tensor]:
             importance = self.weights.importance(group) if self.method.weighs else None
-            return to_nvfp4(matrix(), importance, self._compensation(group))._asdict()
+            return to_nvfp4(_read(matrix), importance, self._compensation(group))._asdict()
 
         return Nvfp4Blocks(**self._found(f"{group} nvfp4", find))
 
@@ -95,21 +95,29 @@ class Quantizer:
     ) -> dict[str, torch.Tensor]:
         return find() if self.kept is None else self.kept.tensors(name, find)
 
-    def _compensation(self, group: str) -> Compensation | None:
-        if not self.method.compensates or self.weights.moments is None:
+    def _moments(self, group: str) -> Moments | None:
+        if group == EMBEDDING or self.weights.moments is None:
             return None
-        return Compensation(self.weights.second_moments(group))
+        return lambda: self.weights.second_moments(group)
+
+    def _compensation(self, group: str) -> Compensation | None:
+        moments = self._moments(group)
+        return Compensation(moments()) if self.method.compensates and moments else None
 
     def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
         weights = self.weights
-        if matrix.numel() > LARGE:
-            give_back()  # what the matrix before this one left
-        known = group != EMBEDDING and weights.moments is not None
         return quantize_by(
             self.method,
             matrix,
             precision,
             weights.importance(group),
-            (lambda: weights.second_moments(group)) if known else None,
+            self._moments(group),
             positive_scales=self.positive_scales,
         )
+
+
+def _read(matrix: Callable[[], torch.Tensor]) -> torch.Tensor:
+    read = matrix()
+    if read.numel() > LARGE:
+        give_back()  # what the matrix before this one left
+    return read

@@ -56,16 +56,19 @@ class ExportRequest:
         """Whether an exception's pattern matches the group."""
         return any(fnmatchcase(group, pattern) for pattern in self.exceptions)
 
-    def assignment(self, groups: list[str], rules: Kernels) -> dict[str, WeightPrecision]:
-        """Every group's precision with an engine, for an explicit request; later patterns win."""
+    def assignment(self, columns: Mapping[str, int], rules: Kernels) -> dict[str, WeightPrecision]:
+        """Every group's precision with an engine, for an explicit request; later patterns win.
 
-        def precision(name: str) -> WeightPrecision:
-            asked = self.plan
-            return rules.precision(name, group_size=asked.group_size, symmetric=asked.symmetric)
-
-        assignment = dict.fromkeys(groups, precision(self.plan.precision))
-        for pattern, name in self.exceptions.items():
-            for group in groups:
-                if fnmatchcase(group, pattern):
-                    assignment[group] = precision(name)
+        Args:
+            columns: inputs of every group's matrix.
+            rules: the engine's.
+        """
+        asked, assignment = self.plan, {}
+        for group, inputs in columns.items():
+            name = asked.precision
+            for pattern, other in self.exceptions.items():
+                name = other if fnmatchcase(group, pattern) else name
+            assignment[group] = rules.precision(
+                name, inputs, group_size=asked.group_size, symmetric=asked.symmetric
+            )
         return assignment

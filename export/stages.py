@@ -84,6 +84,7 @@ class Export:
     ) -> None:
         self.checkpoint = checkpoint
         self.weights = Weights(checkpoint)
+        self.columns = {group: self.weights.columns(group) for group in self.weights.groups()}
         self.plan = plan
         self.need = need
         self.rules = KERNELS[need.name]
@@ -137,7 +138,7 @@ class Export:
         auto = self.request.plan.precision == "auto"
         assignment = {}
         if not auto:
-            assignment = self.legal(self.request.assignment(self.weights.groups(), self.rules))
+            assignment = self.legal(self.request.assignment(self.columns, self.rules))
         rounds = not all(isinstance(one, Unquantized) for one in assignment.values())
         if auto or rounds or self.plan.kv in EIGHT_BIT_KV:
             calibration = self.passage(self.request.calibration, _CALIBRATION)
@@ -274,10 +275,9 @@ class Export:
 
     def legal(self, assignment: Assignment) -> Assignment:
         """The assignment as the target's engine can run it."""
-        columns = {group: self.weights.columns(group) for group in assignment}
         size, symmetric = self.request.plan.group_size, self.request.plan.symmetric
         return legal_assignment(
-            assignment, columns, self.rules, group_size=size, symmetric=symmetric
+            assignment, self.columns, self.rules, group_size=size, symmetric=symmetric
         )
 
     def tried(self, assignment: Assignment, judge: Judge) -> Figures:

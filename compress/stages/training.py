@@ -16,7 +16,7 @@ from edgelm.compress.model import Model, save_model, whole
 from edgelm.compress.recipe import Correct, Distil, Qad
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
-from edgelm.precision import Int4, Int8
+from edgelm.precision import Int4, Int8, describe
 from edgelm.student import StageRecord
 
 
@@ -86,8 +86,10 @@ def teach_rounded(state: State, settings: Qad) -> None:
     layers, head = state.recipe.rounding
     kernels = state.recipe.target.kernels
     if kernels.grouped:  # as export will have it
-        head = kernels.fitted(head, state.student_spec.hidden_size, table=True)
+        head = kernels.for_table(head, state.student_spec.hidden_size)
     distillation = state.training(settings)
+    inputs = state.inputs(settings, "student")
+    inputs["rounding"] = [describe(layers), describe(head)]
 
     def work(folder: Path) -> StageRecord:
         teacher = state.load(state.teacher, torch.bfloat16)
@@ -99,7 +101,7 @@ def teach_rounded(state: State, settings: Qad) -> None:
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("qad", settings, figures, tokens=distillation.tokens)
 
-    folder, key = state.run.stage("qad", state.inputs(settings, "student"), work, together=True)
+    folder, key = state.run.stage("qad", inputs, work, together=True)
     state.use_student(folder, key)
 
 

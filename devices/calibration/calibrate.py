@@ -19,11 +19,12 @@ from edgelm.devices.calibration.stack import HEAD_DIM, StackShape, build_stack
 from edgelm.devices.calibration.timing import TimedStack, read_gb_s
 from edgelm.devices.calibration.write import profile_text
 from edgelm.devices.detect import detect
+from edgelm.devices.kernels import KERNELS
 from edgelm.devices.memory import available_bytes
 from edgelm.devices.profile import ENVIRONMENT, read_profile
 from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.precision import KV_BYTES, PRECISIONS, KvType
+from edgelm.precision import KV_BYTES, KvType
 from edgelm.staging import replace_file
 
 # Equally many bytes in many narrow layers and in few wide ones tell a layer's cost from a byte's;
@@ -31,6 +32,7 @@ from edgelm.staging import replace_file
 _WIDTHS = ((512, 1536), (768, 2048), (1536, 4096))
 _STACK_BYTES = 200_000_000
 _LEAST_LAYERS = 3
+_KERNELS = KERNELS["onnxruntime"]
 _PASSES = 2
 _CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
 _SHALLOW, _DEEP = 0, 4096
@@ -55,7 +57,7 @@ class Sample(NamedTuple):
 
     @property
     def weight_bytes(self) -> float:
-        bits = PRECISIONS[self.precision].bits_per_weight
+        bits = _KERNELS.precision(self.precision).bits_per_weight
         return self.shape.layers * self.shape.parameters_per_layer * bits / 8
 
     @property
@@ -148,13 +150,13 @@ def _shapes(precision: str) -> list[StackShape]:
     found = []
     for hidden, ffn in _WIDTHS:
         layer = StackShape(1, hidden, ffn).parameters_per_layer
-        layers = _STACK_BYTES * 8 / (PRECISIONS[precision].bits_per_weight * layer)
+        layers = _STACK_BYTES * 8 / (_KERNELS.precision(precision).bits_per_weight * layer)
         found.append(StackShape(max(_LEAST_LAYERS, round(layers)), hidden, ffn))
     return found
 
 
 def _sample(shape: StackShape, precision: str, kv: KvType, threads: int) -> Sample:
-    stack = TimedStack(build_stack(shape, PRECISIONS[precision], kv), shape, kv, threads)
+    stack = TimedStack(build_stack(shape, _KERNELS.precision(precision), kv), shape, kv, threads)
     steps = [stack.milliseconds(1, past) for past in (_SHALLOW, _DEEP)]
     chunks: list[float | None] = [None, None]
     if kv == "fp32":  # a prompt is attended to in fp32 whatever the cache

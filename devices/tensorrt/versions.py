@@ -5,6 +5,7 @@ guides, and the Python bindings of 10.16, 11.4 and TensorRT-RTX 1.7, compared na
 """
 
 import importlib
+import re
 from typing import Any, NamedTuple
 
 from edgelm.errors import BadBundle, MissingPackage
@@ -51,8 +52,8 @@ _RELEASES: dict[str, tuple[Release, ...]] = {
 
 
 def engine_family(name: str) -> str:
-    """`tensorrt` of an engine's name such as `tensorrt-10.3`; `tensorrt-rtx` stays."""
-    return RTX if name == RTX else name.split("-")[0]
+    """`tensorrt` of an engine's name such as `tensorrt-10.3`; names without a version stay."""
+    return re.sub(r"-[\d.]+$", "", name)
 
 
 def release_of(family: str, version: str) -> Release:

@@ -21,7 +21,7 @@ def test_each_way_to_round_is_judged(
     monkeypatch.setattr(sys, "argv", ["qad_gain", *words])
     assert main() == 0
     said = capsys.readouterr().out
-    assert "layers Int4(group_size=64, symmetric=False), head Int8(group_size=32" in said
+    assert "layers Int4(group_size=64, symmetric=False), head Int8(group_size=64" in said
     found = re.findall(r"^(.+?) +KL (\S+) ± \S+, top-1", said, re.MULTILINE)
     kl = {name: float(value) for name, value in found}
     assert list(kl) == ["not rounded", "rounded by auto", "rounded by rtn", "QAD"]

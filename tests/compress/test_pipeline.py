@@ -131,6 +131,24 @@ def test_qad_leaves_weights_on_the_grid_of_export(whole: tuple[Path, StudentReco
     assert max(len(row.unique()) for row in table) > 16, "the head keeps eight bits"
 
 
+def test_qad_runs_again_on_another_grid(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def began(size: int) -> tuple[str, int]:
+        """What rounding the last run started from, and how many stages it ran."""
+        monkeypatch.setattr("edgelm.compress.recipe._QAD_GROUP", size)
+        said: list[str] = []
+        recipe = recipe_of(bench, PRUNE, QAD.replace("group_size = 32\n", ""))
+        compress(recipe, tmp_path / "student", report=said.append)
+        [start] = (tmp_path / "student.run").glob("qad*/**/start.safetensors")
+        with safe_open(start, "pt") as file:
+            return file.metadata()["of"].split(", weights")[0], len(said)
+
+    # The head's groups are those that divide 48 columns, as export has them.
+    assert began(64)[0] == "int4 g64 zp, head int8 g16"
+    assert began(16)[0] == "int4 g16 zp, head int8 g16"
+
+
 def test_the_run_folder_keeps_curves_and_candidates(whole: tuple[Path, StudentRecord]) -> None:
     student, record = whole
     run = student.with_name("student.run")

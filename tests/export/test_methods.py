@@ -1,5 +1,6 @@
 """Every method is what its row of the table says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.gptq import gptq
-from edgelm.precision import Int4, Int8
+from edgelm.precision import Fp8, Int4, Int8, Nvfp4
 from edgelm.quantize import quantize
 from tests.conftest import TinyFactory
 
@@ -64,3 +65,42 @@ def test_better_methods_cost_less(calm: TinyFactory, tmp_path: Path) -> None:
 
     assert cost("auto") < 0.7 * cost("rtn")
     assert cost("gptq") < 0.7 * cost("hqq")
+
+
+@pytest.mark.parametrize("kind", [Fp8, Nvfp4])
+def test_narrow_floats_are_rounded_by_the_method(
+    calm: TinyFactory, tmp_path: Path, kind: type[Fp8 | Nvfp4]
+) -> None:
+    reference = Reference(calm("llama").checkpoint)
+    down = "layers.1.mlp.down"
+
+    def quantizer_of(name: str) -> Quantizer:
+        method, kept = METHODS[name], Kept(tmp_path / name)
+        kept.folder.mkdir(exist_ok=True)
+        weights = prepare(reference, TOKENS, method, {kind}, kv="fp32", kept=kept)
+        assert (weights.moments is not None) == method.compensates
+        assert (weights.smoothing is not None) == method.smooths
+        return Quantizer(weights, method, kept=kept)
+
+    def rounded(quantizer: Quantizer, matrix: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if kind is Nvfp4:
+            return quantizer.nvfp4(down, matrix).dequantize()
+        values, scales = quantizer.fp8(down, matrix)
+        return values.float() * scales[:, None]
+
+    plain = quantizer_of("gptq").weights
+    moments, source = plain.second_moments(down), plain.matrix(down)
+
+    def error(name: str) -> float:
+        """In the outputs, whatever was folded into the weights."""
+        quantizer = quantizer_of(name)
+        found = rounded(quantizer, lambda: quantizer.weights.matrix(down))
+        again = rounded(quantizer, lambda: pytest.fail("read again"))
+        assert torch.equal(found, again), "kept"
+        [back] = quantizer.weights.stored(down, found).values()
+        [whole] = plain.stored(down, source).values()
+        return float((((back - whole) @ moments) * (back - whole)).sum())
+
+    nearest = error("rtn")
+    assert error("auto") < 0.7 * nearest
+    assert error("gptq") < 0.7 * nearest

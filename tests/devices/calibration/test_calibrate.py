@@ -10,12 +10,13 @@ from edgelm.devices.calibration.calibrate import Sample, calibrate, solve
 from edgelm.devices.calibration.found import Found
 from edgelm.devices.calibration.stack import HEAD_DIM, StackShape
 from edgelm.devices.calibration.write import profile_text
+from edgelm.devices.kernels import KERNELS
 from edgelm.devices.machine import Cpu, Machine
 from edgelm.devices.plan import plan
 from edgelm.devices.profile import ENVIRONMENT, load_profile, read_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import Request
-from edgelm.precision import KV_BYTES, PRECISIONS, KvType
+from edgelm.precision import KV_BYTES, KvType
 from edgelm.spec import DecoderSpec
 from tests.core.test_spec import CONFIG
 
@@ -36,7 +37,8 @@ MACHINE = Machine(
 
 def sample(shape: StackShape, precision: str, kv: KvType) -> Sample:
     """Times that follow exactly from the costs above."""
-    weights = shape.layers * shape.parameters_per_layer * PRECISIONS[precision].bits_per_weight / 8
+    bits = KERNELS["onnxruntime"].precision(precision).bits_per_weight
+    weights = shape.layers * shape.parameters_per_layer * bits / 8
     cache = shape.layers * 2 * shape.kv_heads * HEAD_DIM * KV_BYTES[kv] * 4096
     step = weights / WEIGHTS_GB_S[precision] / 1e6 + shape.layers * LAYER_MS
     operations = 2 * 128 * shape.layers * shape.parameters_per_layer
