@@ -22,6 +22,7 @@ from edgelm.gates import Figures
 
 log = logging.getLogger(__name__)
 
+_WARM_UP_TOKENS = 32  # generated in the first round, at each test's depth
 _MOST_LOADS = 3
 
 
@@ -120,10 +121,12 @@ def _start(
 
 
 def _run(worker: Worker, samples: Samples, test: Test, *, keep: bool) -> None:
-    verb = "prefill" if test.kind == "pp" else "decode"
+    verb, tokens = "prefill", test.tokens
+    if test.kind != "pp":
+        verb, tokens = "decode", tokens if keep else min(tokens, _WARM_UP_TOKENS)
     start = time.perf_counter()
     reply = worker.ask(
-        verb, tokens=test.tokens, depth=test.depth, vocab_size=samples.loaded["vocab_size"]
+        verb, tokens=tokens, depth=test.depth, vocab_size=samples.loaded["vocab_size"]
     )
     end = time.perf_counter()
     if not keep:
