@@ -121,9 +121,8 @@ def _start(
 
 
 def _run(worker: Worker, samples: Samples, test: Test, *, keep: bool) -> None:
-    verb, tokens = "prefill", test.tokens
-    if test.kind != "pp":
-        verb, tokens = "decode", tokens if keep else min(tokens, _WARM_UP_TOKENS)
+    verb = "prefill" if test.kind == "pp" else "decode"
+    tokens = test.tokens if keep or test.kind == "pp" else min(test.tokens, _WARM_UP_TOKENS)
     start = time.perf_counter()
     reply = worker.ask(
         verb, tokens=tokens, depth=test.depth, vocab_size=samples.loaded["vocab_size"]

@@ -45,7 +45,14 @@ class Quantizer:
         """A group's matrix, quantized; it is read only if that was not done before."""
 
         def find() -> dict[str, torch.Tensor]:
-            quantized = self._quantize(group, _read(matrix), precision)
+            quantized = quantize_by(
+                self.method,
+                _read(matrix),
+                precision,
+                self.weights.importance(group),
+                self._moments(group),
+                positive_scales=self.positive_scales,
+            )
             return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
 
         found = self._found(f"{group} {self.grid(precision)}", find)
@@ -103,17 +110,6 @@ class Quantizer:
     def _compensation(self, group: str) -> Compensation | None:
         moments = self._moments(group)
         return Compensation(moments()) if self.method.compensates and moments else None
-
-    def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
-        weights = self.weights
-        return quantize_by(
-            self.method,
-            matrix,
-            precision,
-            weights.importance(group),
-            self._moments(group),
-            positive_scales=self.positive_scales,
-        )
 
 
 def _read(matrix: Callable[[], torch.Tensor]) -> torch.Tensor:
