@@ -87,9 +87,8 @@ def to_nvfp4(
     weights = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30).view(-1, NVFP4_BLOCK)
     largest = max(float(matrix[rows].abs().max()) for rows in row_slices(matrix.shape))
     scale = torch.tensor(largest / (_FP4_LARGEST * FP8_LARGEST))
-    scale = (
-        scale.clamp(min=torch.finfo(torch.float16).tiny).half().float()
-    )  # as fp16 engines have it
+    # As an fp16 engine will hold it.
+    scale = scale.clamp(min=torch.finfo(torch.float16).tiny).half().float()
     codes, scales = [], []
     for rows in row_slices(matrix.shape):
         part = matrix[rows].float()
