@@ -35,6 +35,9 @@ class Threshold(msgspec.Struct, frozen=True):
     max_perplexity_ratio: float
 
 
+MAX_SOURCE_KL = 1e-5
+MIN_SOURCE_TOP1 = 0.95  # a near tie may fall either way
+
 GATES: dict[GateClass, Threshold] = {
     "fp32": Threshold(max_kl=1e-6, min_top1=0.999, max_perplexity_ratio=1.0001),
     "16-bit": Threshold(max_kl=0.001, min_top1=0.98, max_perplexity_ratio=1.005),
@@ -51,6 +54,25 @@ class Figures(msgspec.Struct, frozen=True):
     perplexity_ratio: float
     perplexity: float
     tokens: int
+
+
+class SourceCheck(msgspec.Struct, frozen=True):
+    """How far the gate's reference is from what transformers itself loads from the source.
+
+    `layers` of the model were compared on `tokens` tokens, the last of which is at position
+    `reach` - 1. The figures are those of the worst stretch.
+    """
+
+    layers: int
+    tokens: int
+    reach: int
+    kl: float
+    top1: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they compute the same; both are fp32, so that only the order of sums differs."""
+        return self.kl <= MAX_SOURCE_KL and self.top1 >= MIN_SOURCE_TOP1
 
 
 class GateResult(msgspec.Struct, frozen=True):

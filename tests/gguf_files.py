@@ -49,7 +49,8 @@ def write_gguf(
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    if theta := config.rope_parameters.get("rope_theta"):
+    rope = config.rope_parameters
+    if theta := rope.get("full_attention", rope).get("rope_theta"):
         writer.add_rope_freq_base(theta)
     if config.model_type == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
