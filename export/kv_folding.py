@@ -4,7 +4,7 @@ Keys have outlier channels, so one scale for a whole layer wastes most of the ra
 per channel costs the attention kernel a multiplication per element (a third of its time at depth
 4,096). But scores are products: a key channel can be divided by a factor if the query's channel is
 multiplied by it, and both factors are rows of weights. The rotation mixes channel `i` with
-`i + dim / 2`, so the two share a factor. Values are evened out per head, through the columns of
+`i + dim / 2`, so the two share a factor. Value channels are scaled likewise, through the columns of
 the output projection. Nothing is added to the graph, and without quantization nothing changes.
 
 For ONNX Runtime on CUDA keys and values of a layer are brought to one range: its fast kernel for
@@ -27,8 +27,9 @@ class LayerFolding:
 
     key: fp32 [num_key_value_heads, head_dim], what key channels are multiplied by (queries are
         divided by it).
-    value: fp32 [num_key_value_heads], what value heads are multiplied by.
-    key_range, value_range: the largest magnitude of every key channel and every value head then.
+    value: fp32 [num_key_value_heads, head_dim], what value channels are multiplied by (the columns
+        of the output projection are divided by it).
+    key_range, value_range: the largest magnitude of every key channel and every value channel then.
     """
 
     key: torch.Tensor
@@ -70,12 +71,12 @@ def _fold(
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)
     keys = _pairwise(keys, layer).clamp(min=_LEAST * float(keys.max()))
-    heads = values.amax(1).clamp(min=_LEAST * float(values.max()))
+    values = values.clamp(min=_LEAST * float(values.max()))
     # Geometric means keep factors around one, and folded weights in the range of fp16 scales.
-    key_range, value_range = (float(x.log().mean().exp()) for x in (keys, heads))
+    key_range, value_range = (float(x.log().mean().exp()) for x in (keys, values))
     if shared:
         key_range = value_range = (key_range * value_range) ** 0.5
-    return LayerFolding(key_range / keys, value_range / heads, key_range, value_range)
+    return LayerFolding(key_range / keys, value_range / values, key_range, value_range)
 
 
 def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:

@@ -134,9 +134,8 @@ class Weights:
         factors = self.smoothing.columns(group) if self.smoothing else None
         if not self.folding or not group.endswith("attention.o"):
             return factors
-        heads = self._per_query_head(self.layer_folding(group).value)
-        heads = 1 / heads.repeat_interleave(self.checkpoint.spec.head_dim)
-        return heads if factors is None else factors * heads
+        values = 1 / self._per_query_head(self.layer_folding(group).value).flatten()
+        return values if factors is None else factors * values
 
     def _rows(self, group: str) -> torch.Tensor | None:
         """What rows, and the bias, are multiplied by, [out_features]."""
@@ -148,8 +147,7 @@ class Weights:
             query, key = 1 / self._per_query_head(folding.key), folding.key
             if spec.qk_norm != "none":  # the norms after the projection carry the factors
                 query, key = torch.ones_like(query), torch.ones_like(key)
-            value = folding.value[:, None].expand(-1, spec.head_dim)
-            return torch.cat([part.flatten() for part in (query, key, value)])
+            return torch.cat([part.flatten() for part in (query, key, folding.value)])
         if group.endswith(_RESIDUAL) and spec.residual_multiplier != 1:
             rows = sum(self.checkpoint.shapes[name][0] for name in self.tensor_names(group))
             return torch.full((rows,), spec.residual_multiplier)

@@ -155,13 +155,13 @@ def one_layer(rope: Rope | None, model_type: str = "llama") -> DecoderSpec:
 
 def test_folding_by_hand() -> None:
     keys = torch.tensor([[1.0, 4.0, 2.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
-    values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
+    values = torch.tensor([[3.0, 12.0, 6.0, 6.0], [12.0, 3.0, 6.0, 6.0]])
     [folded] = KvFolding.of(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
     # Channels 0 and 2 rotate into each other, and so do 1 and 3: largest 2 8 2 8 and 1 1 1 1,
-    # whose geometric mean is 2; values per head 3 and 12, mean 6.
+    # whose geometric mean is 2; that of the values is 6.
     factors = torch.tensor([[1.0, 0.25, 1.0, 0.25], [2.0, 2.0, 2.0, 2.0]])
     torch.testing.assert_close(folded.key, factors)
-    torch.testing.assert_close(folded.value, torch.tensor([2.0, 0.5]))
+    torch.testing.assert_close(folded.value, 6 / values)
     assert folded.key_range == pytest.approx(2)
     assert folded.value_range == pytest.approx(6)
 
@@ -171,7 +171,7 @@ def test_one_range_for_keys_and_values() -> None:
     [folded] = KvFolding.of(one_layer(None), [(keys, values)], shared=True).layers
     assert folded.key_range == folded.value_range == pytest.approx(4)
     torch.testing.assert_close(folded.key, torch.full((2, 4), 2.0))
-    torch.testing.assert_close(folded.value, torch.full((2,), 0.5))
+    torch.testing.assert_close(folded.value, torch.full((2, 4), 0.5))
 
 
 @pytest.mark.parametrize(
