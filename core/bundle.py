@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgelm.errors import BadBundle
-from edgelm.gates import GateResult
+from edgelm.gates import GateResult, SourceCheck
 from edgelm.hashing import file_sha256
 from edgelm.precision import KvType, WeightPrecision
 from edgelm.spec import DecoderSpec
@@ -174,6 +174,7 @@ class Manifest(msgspec.Struct, frozen=True):
     engine: EngineNeed = EngineNeed("onnxruntime")
     engines: tuple[CompiledEngine, ...] = ()
     check: GraphCheck | None = None
+    source: SourceCheck | None = None
 
     @property
     def compiles(self) -> bool:

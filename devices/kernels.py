@@ -5,6 +5,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgelm.devices.tensorrt.versions import engine_family
+from edgelm.errors import BadInput
 from edgelm.precision import (
     EIGHT_BIT_KV,
     GROUP_SIZES,
@@ -23,7 +24,8 @@ class Kernels(NamedTuple):
     `int4_groups` are its group sizes for int4. With `pads` the inputs need not be a multiple of
     them. `grouped` says that it has zero points, and int8 in groups; else int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
-    `int4_group` is the group size of int4 where none is asked for.
+    `int4_group` is the group size of int4 where none is asked for. A head's size must be a multiple
+    of `head_multiple`, and the part of it that rotary embedding rotates one of `rotary_multiple`.
     """
 
     engine: str
@@ -32,6 +34,8 @@ class Kernels(NamedTuple):
     pads: bool
     one_cache_scale: bool = False
     int4_group: int = 64
+    head_multiple: int = 1
+    rotary_multiple: int = 2
 
     @property
     def width_multiple(self) -> int:
@@ -76,13 +80,30 @@ class Kernels(NamedTuple):
         return msgspec.structs.replace(precision, group_size=max(sizes, default=min(groups)))
 
 
+# ONNX Runtime's GroupQueryAttention refuses other heads when it runs ("head_size must be a multiple
+# of 8", "head_size shall be a multiple of 16" where it rotates, "cos_cache dimension 1 must be ...
+# a multiple of 8"), as of 1.32; the standard operators that TensorRT gets have no such rule.
 # ONNX Runtime's CPU kernels are widest with groups of 128 (docs/decisions/int4-group-size.md).
 # TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7 was
 # seen to compile 32 as well. Both refuse zero points.
 KERNELS = {
-    "onnxruntime": Kernels("ONNX Runtime", GROUP_SIZES, grouped=True, pads=True, int4_group=128),
+    "onnxruntime": Kernels(
+        "ONNX Runtime",
+        GROUP_SIZES,
+        grouped=True,
+        pads=True,
+        int4_group=128,
+        head_multiple=8,
+        rotary_multiple=16,
+    ),
     "onnxruntime-cuda": Kernels(
-        "ONNX Runtime", GROUP_SIZES, grouped=True, pads=True, one_cache_scale=True
+        "ONNX Runtime",
+        GROUP_SIZES,
+        grouped=True,
+        pads=True,
+        one_cache_scale=True,
+        head_multiple=8,
+        rotary_multiple=16,
     ),
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
@@ -96,6 +117,28 @@ _XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
 def kernels_of(engine: str) -> Kernels:
     """Of an engine by its name in a profile, which may end in a version: `tensorrt-10.3`."""
     return KERNELS[engine_family(engine)]
+
+
+def check_shape(spec: DecoderSpec, engine: str) -> None:
+    """Raise BadInput for a decoder whose shape the engine's kernels refuse when they run."""
+    rules = kernels_of(engine)
+    rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
+    multiple = rules.head_multiple
+    if spec.head_dim in rotated:  # the whole head is rotated
+        multiple = max(multiple, rules.rotary_multiple)
+    wrong = []
+    if spec.head_dim % multiple:
+        wrong.append(f"a head_dim of {spec.head_dim} (multiples of {multiple} are)")
+    for dim in sorted(rotated - {spec.head_dim}):
+        if dim % rules.rotary_multiple:
+            part = f"{dim} rotated of {spec.head_dim} channels of a head"
+            wrong.append(f"{part} (multiples of {rules.rotary_multiple} are)")
+    if wrong:
+        raise BadInput(
+            f"{rules.engine}'s attention kernel does not take {' and '.join(wrong)}: this "
+            f"{spec.family} cannot run with {engine}; choose a target whose engine is TensorRT "
+            "(edge-devices list), or a model with other heads"
+        )
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import msgspec
 from edgelm.command import format_bytes
 from edgelm.devices import cost
 from edgelm.devices.coefficients import coefficients_for
-from edgelm.devices.kernels import cache_notes, kernels_of
+from edgelm.devices.kernels import cache_notes, check_shape, kernels_of
 from edgelm.devices.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.devices.work import Work, work_of
@@ -49,7 +49,8 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
 
     Raises:
         UnknownName: an engine, power mode, precision or cache type that the device does not have.
-        BadInput: a context beyond the model's, or a request that contradicts itself.
+        BadInput: a context beyond the model's, a request that contradicts itself, or a decoder
+            whose shape the engine's kernels do not take.
     """
     _check(request)
     estimate = _estimate(spec, profile, request)
@@ -119,6 +120,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     context = choose_context(spec, profile, request.context, engine.dialect)
     kv = choose_kv(spec, profile, engine, request)
     linear, head = _weight_bits(spec, profile, engine, request)
+    check_shape(spec, engine.name)
     work = work_of(spec, linear_bits=linear, head_bits=head, kv_bytes=KV_BYTES[kv])
     prompt = min(request.prompt, context)
     how = coefficients_for(profile, engine.name, request.precision, kv)

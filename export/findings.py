@@ -23,7 +23,7 @@ from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
 from edgelm.export.sensitivity import measure_sensitivity
 from edgelm.export.text import Passage
-from edgelm.gates import Figures
+from edgelm.gates import Figures, SourceCheck
 from edgelm.precision import EIGHT_BIT_KV, W8A8, Int4, KvType, WeightPrecision
 
 
@@ -52,6 +52,14 @@ def _code() -> str:
         for path in sorted(Path(spec.origin).parent.glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def source_check_of(
+    kept: Kept, passage: Passage, context: int, find: Callable[[], SourceCheck]
+) -> SourceCheck:
+    """How the reference compares with what transformers loads of the same source."""
+    name = key(passage.tokens_sha256, context)
+    return kept.record(f"source {name}", SourceCheck, find)
 
 
 def rounding_name(

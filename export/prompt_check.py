@@ -5,7 +5,6 @@ of logits shows it.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from edgelm.checkpoint import Checkpoint

@@ -75,9 +75,9 @@ def check_source(
     if not worst.agrees:
         raise GateFailed(
             f"{checkpoint.name} computes something else when transformers loads it: KL "
-            f"{worst.kl:.2g} (limit {MAX_SOURCE_KL:g}), top-1 {worst.top1:.1%} over {worst.tokens} tokens, "
-            f"{worst.layers} of {checkpoint.spec.num_hidden_layers} layers. edgelm reads its "
-            "weights or its configuration differently, so that every bundle of it would be wrong; "
+            f"{worst.kl:.2g} (limit {MAX_SOURCE_KL:g}), top-1 {worst.top1:.1%} over {worst.tokens} "
+            f"tokens, {worst.layers} of {checkpoint.spec.num_hidden_layers} layers. edgelm reads "
+            "its weights or its configuration differently: every bundle of it would be wrong; "
             "please report it with its config.json (--gate off exports it all the same)"
         )
     return worst
@@ -266,7 +266,7 @@ def _worse(worst: SourceCheck, stretch: _Stretch, kl: float, top1: float) -> Sou
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and advice, which are about loading, not exporting."""
+    """Without transformers' progress bars and advice, which are about loading."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 from tokenizers import Tokenizer
 
 import edgelm
@@ -23,8 +24,10 @@ from edgelm.bundle import (
 from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.kernels import KERNELS
+from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
+from edgelm.errors import GateFailed
 from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
@@ -37,6 +40,7 @@ from edgelm.export.findings import (
     frontier_of,
     judge_of,
     rounding_name,
+    source_check_of,
     source_name,
 )
 from edgelm.export.gate import Judge
@@ -51,13 +55,14 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.search import Search, eight_bits, stand_in
+from edgelm.export.second_opinion import check_source
 from edgelm.export.smooth_quant import coarse_inputs
 from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
 from edgelm.export.writer import Written
 from edgelm.gate_sample import write_sample
-from edgelm.gates import Figures, GateResult, enforce, gate_class, passes
+from edgelm.gates import Figures, GateResult, SourceCheck, enforce, gate_class, passes
 from edgelm.planning import Plan
 from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
 from edgelm.runtime.ort import OrtSession
@@ -93,6 +98,7 @@ class Export:
         self.manner = Manner(None if self.graphs.native else _FOREIGN_TAIL, chunk)
         self.engines: tuple[CompiledEngine, ...] = ()
         self.check: GraphCheck | None = None
+        self.source_check: SourceCheck | None = None
         self.request = request
         self.method = METHODS[request.method]
         self.quantizer = Quantizer(self.weights, positive_scales=not self.rules.grouped)
@@ -116,6 +122,7 @@ class Export:
             self.findings(Path(scratch)) as self.kept,
         ):
             self.scratch = Path(scratch)
+            self.source_check = self.second_opinion(held_apart)
             assignment, result, judge = self.assign(held_apart)
         self.enforce(assignment, result)
         write_sample(self.folder, judge.sample())
@@ -132,6 +139,27 @@ class Export:
         name = source_name(self.checkpoint, self.reference, self.plan.context)
         with work_folder(self.work, name, self.progress) as folder:
             yield Kept(folder, lasting=True)
+
+    def second_opinion(self, passage: Passage) -> SourceCheck | None:
+        """Compare the reference with what transformers loads, before anything rests on it."""
+
+        def find() -> SourceCheck:
+            self.progress("comparing the source with what transformers loads of it")
+            return check_source(
+                self.reference,
+                passage.tokens,
+                context=self.plan.context,
+                scratch=self.scratch,
+                progress=self.progress,
+            )
+
+        try:
+            return source_check_of(self.kept, passage, self.plan.context, find)
+        except GateFailed as error:
+            if self.request.gate == "on":
+                raise
+            self.progress(f"warning: {error}")
+            return None
 
     def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
         """Calibrate, choose, write; once more with more bits while `auto` misses the gate."""
@@ -152,15 +180,33 @@ class Export:
         assignment = self.choose(calibration) if auto else assignment
         while True:
             result = self.deliver(assignment, judge)
-            if not auto or self.request.max_size:
-                return assignment, result, judge
+            searching = auto and not self.request.max_size
             if result.passed:
+                if not searching:
+                    return assignment, result, judge
                 return *self.smaller(assignment, result, judge), judge
-            more = self.search.more(result.figures)
-            if more is None:
+            more = self.search.more(result.figures) if searching else None
+            if more is not None:
+                assignment = self.legal(more)
+                self.progress(f"missed on the gate text: now {summary(assignment)}")
+            elif not self.widen_cache():
                 return assignment, result, judge
-            assignment = self.legal(more)
-            self.progress(f"missed on the gate text: now {summary(assignment)}")
+
+    def widen_cache(self) -> bool:
+        """Give up an 8-bit cache that nobody asked for, so that it alone never fails an export."""
+        asked, plan = self.request.plan, self.plan
+        profile = load_profile(plan.target)
+        wider = profile.engine(plan.engine).kv[0]
+        if asked.kv or plan.kv not in EIGHT_BIT_KV or self.request.gate == "off":
+            return False
+        request = msgspec.structs.replace(asked, kv=wider, context=plan.context)
+        widened = make_plan(self.checkpoint.spec, profile, request)
+        if not widened.fits:
+            return False
+        self.progress(f"missed with an {plan.kv} cache: trying {wider}")
+        self.plan = widened
+        self.graphs = PlannedGraphs(widened, self.need, self.checkpoint.spec)
+        return True
 
     def smaller(
         self, assignment: Assignment, result: GateResult, judge: Judge
@@ -397,4 +443,5 @@ class Export:
             engine=self.need,
             engines=self.engines,
             check=self.check,
+            source=self.source_check,
         )

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from edgelm.devices.kernels import KERNELS, cache_notes, kernels_of
+from edgelm.devices.kernels import KERNELS, cache_notes, check_shape, kernels_of
 from edgelm.devices.plan import plan
 from edgelm.devices.profile import load_profile
+from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8
 from tests.core.test_spec import spec_of
@@ -78,7 +79,9 @@ def test_a_plan_says_it() -> None:
 )
 def test_only_a_cpu_rounds_the_cache_unasked(target: str, cache: str) -> None:
     engine = None if target == "cpu" else CUDA
-    assert plan(spec_of(), load_profile(target), Request("int4", engine=engine)).kv == cache
+    assert (
+        plan(spec_of(head_dim=16), load_profile(target), Request("int4", engine=engine)).kv == cache
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,37 @@ def test_only_a_cpu_rounds_the_cache_unasked(target: str, cache: str) -> None:
 )
 def test_caches_of_8_bits_by_generation(target: str, caches: tuple[str, ...]) -> None:
     assert load_profile(target).engine(CUDA).kv == caches
+
+
+@pytest.mark.parametrize(
+    ("head", "rotated", "fits"),
+    [
+        (16, 1.0, True),
+        (80, 1.0, True),
+        (8, 1.0, False),
+        (24, 1.0, False),
+        (100, 1.0, False),
+        (32, 0.5, True),
+        (24, 16 / 24, True),
+        (16, 0.5, False),
+        (96, 0.25, False),
+        (20, 16 / 20, False),
+    ],
+)
+@pytest.mark.parametrize("engine", ["onnxruntime", CUDA])
+def test_heads_that_onnxruntimes_attention_refuses(
+    head: int, rotated: float, fits: bool, engine: str
+) -> None:
+    spec = spec_of(head_dim=head, partial_rotary_factor=rotated)
+    check_shape(spec, "tensorrt-rtx")
+    if fits:
+        check_shape(spec, engine)
+        return
+    with pytest.raises(BadInput, match="attention kernel does not take"):
+        check_shape(spec, engine)
+
+
+def test_a_plan_refuses_what_a_kernel_would() -> None:
+    with pytest.raises(BadInput, match=r"head_dim of 24 \(multiples of 16 are\)"):
+        plan(spec_of(head_dim=24), load_profile("cpu"), Request("int8"))
+    assert plan(spec_of(head_dim=24), load_profile("laptop-rtx-4060"), Request("int8")).fits

@@ -16,7 +16,7 @@ CUDA = "onnxruntime-cuda"
 
 
 def graphs(target: str, engine: str | None = None, family: str = "llama", **asked: Any) -> Any:
-    spec = spec_of(model_type=family)
+    spec = spec_of(model_type=family, head_dim=16)
     device = load_profile(target)
     made = plan(spec, device, Request(**{"precision": "int4"} | asked, engine=engine))
     return PlannedGraphs(made, engine_need(device, made.engine, ()), spec)
