@@ -47,13 +47,18 @@ GATES: dict[GateClass, Threshold] = {
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Distance between two models on the same tokens."""
+    """Distance between two models on the same tokens.
+
+    The errors are standard errors of the means over tokens; None where they were not measured.
+    """
 
     kl: float
     top1: float
     perplexity_ratio: float
     perplexity: float
     tokens: int
+    kl_error: float | None = None
+    top1_error: float | None = None
 
 
 class SourceCheck(msgspec.Struct, frozen=True):

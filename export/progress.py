@@ -27,9 +27,12 @@ class Timed:
 
 
 def figures_text(figures: Figures) -> str:
-    """The gate's three figures."""
+    """The gate's three figures, with their standard errors where they are known."""
+    kl = "" if figures.kl_error is None else f" ± {figures.kl_error:.4f}"
+    top1 = "" if figures.top1_error is None else f" ± {100 * figures.top1_error:.1f}"
     return (
-        f"KL {figures.kl:.4f}, top-1 {figures.top1:.1%}, perplexity ×{figures.perplexity_ratio:.3f}"
+        f"KL {figures.kl:.4f}{kl}, top-1 {figures.top1:.1%}{top1}, perplexity "
+        f"×{figures.perplexity_ratio:.3f}"
     )
 
 

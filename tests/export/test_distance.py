@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.distance import Distance
 from edgelm.gates import Figures
 
@@ -84,3 +85,27 @@ def test_parts_add_up_and_the_last_row_needs_no_successor(
     assert parts.figures().perplexity == pytest.approx(whole.perplexity, rel=1e-5)
     assert parts.figures().top1 == whole.top1
     assert parts.figures().tokens == whole.tokens == 30
+
+
+def test_standard_errors_are_those_of_the_mean_over_tokens(
+    logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    source, other, targets = logits
+    figures = figures_of(source, other, targets)
+    p, q = source.double().softmax(-1), other.double().softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1)
+    assert figures.kl_error == pytest.approx(float(divergence.std(correction=0)) / math.sqrt(30))
+    assert figures.top1_error == pytest.approx(math.sqrt(figures.top1 * (1 - figures.top1) / 30))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_are_errors(
+    value: float, logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    source, other, targets = logits
+    broken = other.clone()
+    broken[7, 3] = value
+    with pytest.raises(GateFailed, match="graph computes NaN or infinity"):
+        figures_of(source, broken, targets)
+    with pytest.raises(BadCheckpoint, match="source computes NaN or infinity"):
+        figures_of(broken, other, targets)

@@ -9,7 +9,14 @@ import torch
 from tokenizers import Tokenizer
 
 from edgelm.errors import BadInput
-from edgelm.export.text import CALIBRATION, GATE, SEQUENCE, SEQUENCES, read_passage
+from edgelm.export.text import (
+    CALIBRATION,
+    GATE,
+    SEQUENCE,
+    SEQUENCES,
+    affordable,
+    read_passage,
+)
 from edgelm.hashing import file_sha256
 from tests.tiny_chat import VOCAB, tiny_tokenizer
 
@@ -165,3 +172,11 @@ def test_line_ends_of_other_systems(tmp_path: Path, tokenizer: Tokenizer) -> Non
         for path in (tmp_path / name, tmp_path / f"{name}.gz"):
             passages.append(read_passage(path, tokenizer, vocab_size=VOCAB, context=32))
     assert all(torch.equal(one.tokens, passages[0].tokens) for one in passages)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sequences"),
+    [(135_000_000, 8), (500_000_000, 8), (1_000_000_000, 4), (4_500_000_000, 2)],
+)
+def test_a_large_model_is_judged_on_fewer_sequences(parameters: int, sequences: int) -> None:
+    assert affordable(SEQUENCES, parameters) == sequences
