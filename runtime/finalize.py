@@ -221,8 +221,8 @@ def _judged(
     capacity = manifest.graph.cache.capacity or manifest.limits.context
     with TrtSession(folder, manifest, engine, capacity=capacity) as session:
         figures = measure_sample(sample, session)
-    _check_finite(figures)
     gate = manifest.gate
+    _check_finite(figures, gate)
     passed = passes(figures, gate.gate_class)
     progress(
         f"gate {gate.gate_class} on the engine: KL {figures.kl:.4f}, top-1 {figures.top1:.1%}: "
@@ -240,11 +240,12 @@ def _judged(
     return msgspec.structs.replace(engine, gate=result)
 
 
-def _check_finite(figures: Figures) -> None:
+def _check_finite(figures: Figures, gate: GateResult) -> None:
     if not all(math.isfinite(one) for one in (figures.kl, figures.top1, figures.perplexity)):
         raise GateFailed(
-            "the engine computes logits that are not numbers (NaN or infinity); it is not kept. "
-            "Another TensorRT may compile it right, or export with bf16"
+            f"the engine misses the {gate.gate_class} gate that its graph passed: its logits are "
+            "not numbers (NaN or infinity); it is not kept. Another TensorRT may compile it right, "
+            "or export with bf16"
         )
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported when it is first used: importing edgelm works without, and sets nothing."""
+"""ONNX Runtime, imported when it is first used: edgelm itself works without it."""
 
 import functools
 import importlib
