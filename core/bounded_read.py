@@ -25,9 +25,10 @@ def read_bounded(path: Path, *, at_most: int) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise BadBundle(f"{path} cannot be read: {error}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)  # here, since fdopen refuses a folder and leaves it open
+        raise BadBundle(f"{path} is not a plain file; export the model again")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise BadBundle(f"{path} is not a plain file; export the model again")
         try:
             data = file.read(at_most + 1)
         except OSError as error:

@@ -39,15 +39,13 @@ def open_plain(path: Path) -> BinaryIO:
     """
     try:
         # Not blocking: opening a named pipe waits for a writer otherwise.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
-    except IsADirectoryError:
-        raise BadBundle(f"{path} is a folder, expected a file; {_AGAIN}") from None
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise BadBundle(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise BadBundle(f"{path} is not a plain file; {_AGAIN}")
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def file_state(path: Path) -> FileState | None:
