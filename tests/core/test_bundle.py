@@ -1,21 +1,25 @@
 """The manifest survives writing and reading; a bundle that is damaged is refused by name."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.bundle import (
     CacheContract,
     CacheLayer,
+    CompiledEngine,
     FileEntry,
     GraphContract,
     Limits,
     Lineage,
     Manifest,
     TensorContract,
+    bundle_file,
     hash_files,
     read_manifest,
     verify,
@@ -226,3 +230,60 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
     (folder / "model.onnx").symlink_to(outside)
     with pytest.raises(BadBundle, match=r"'model\.onnx' lies outside the bundle"):
         verify(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
+)
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_file_that_readers_open_and_nobody_lists(folder: Path, name: str, hashes: bool) -> None:
+    (folder / name).write_text("{}")
+    with pytest.raises(BadBundle, match=f"holds {name}, which bundle.json does not list"):
+        verify(folder, read_manifest(folder), hashes=hashes)
+
+
+def test_other_files_are_nobody_s_business(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    assert bundle_file(folder, manifest, "notes.txt") is None
+    assert bundle_file(folder, manifest, "model.onnx") == folder / "model.onnx"
+
+
+def _missing(path: Path) -> None:
+    pass
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _link_out(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [_missing, _pipe, _folder, _link_out, _circle])
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_listed_file_that_is_no_plain_file(
+    folder: Path, make: Callable[[Path], None], hashes: bool
+) -> None:
+    path = folder / "model.onnx.data"
+    path.unlink()
+    make(path)
+    with pytest.raises(BadBundle):
+        verify(folder, read_manifest(folder), hashes=hashes)
+
+
+def test_an_engine_must_be_listed(folder: Path) -> None:
+    engine = CompiledEngine("engines/x.engine", "tensorrt", "10.3", (87,), "", 2, 1.0, "Orin")
+    manifest = msgspec.structs.replace(read_manifest(folder), engines=(engine,))
+    with pytest.raises(BadBundle, match=r"lists no hash for engines/x\.engine"):
+        verify(folder, manifest)
