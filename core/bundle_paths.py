@@ -2,8 +2,9 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from edgelm.errors import BadBundle
 
@@ -31,7 +32,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a plain file to read.
 
     Raises:

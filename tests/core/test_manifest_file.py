@@ -209,6 +209,7 @@ def test_kernels_never_overwrite_an_engine(folder: Path) -> None:
 
 
 Change = Callable[[Values], object]
+EMPTY: Values = {"name": "logits", "dtype": "float32", "shape": [1, "P", 1]}
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "schema-0": (lambda v: v.update(schema_version=0), "schema_version is 0, expected 1 to 1"),
     "schema-negative": (lambda v: v.update(schema_version=-1), "schema_version is -1"),
@@ -278,7 +279,6 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "figures": (lambda v: v["gate"]["figures"].update(top1=1.5), "gate's figures are not numbers"),
     "null-figure": (lambda v: v["gate"]["figures"].update(kl=None), r"`\$\.gate\.figures\.kl`"),
 }
-EMPTY = {"name": "logits", "dtype": "float32", "shape": [1, "P", 1]}
 
 
 @pytest.mark.parametrize(("change", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgelm.bundle import (
     Manifest,
     encode_manifest,
     read_manifest,
+    verify,
     write_manifest,
 )
 from edgelm.devices.trust import trust
@@ -25,7 +27,7 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError
 from edgelm.export.cli import main
 from edgelm.hashing import file_sha256
 from edgelm.manifest_file import contents_sha256
-from edgelm.runtime import finalize
+from edgelm.runtime import finalize, opening
 from edgelm.runtime.engine import engine_version, open_session
 from tests.folders import contents
 from tests.runtime.fake_gpu import TITLE, FakeCuda
@@ -180,13 +182,18 @@ def test_a_trusted_hash_that_is_only_claimed(
     """Without hashes too, it is the bytes that are trusted."""
     [engine] = finalize.finalize(bundle).engines
     ran: list[bytes] = []
-    library = __import__("sys").modules["tensorrt"]
+    library = sys.modules["tensorrt"]
     runtime = library.Runtime
 
     def spy(logger: Any) -> Any:
         made = runtime(logger)
         inner = made.deserialize_cuda_engine
-        made.deserialize_cuda_engine = lambda data: (ran.append(bytes(data)), inner(data))[1]
+
+        def deserialize(data: Any) -> Any:
+            ran.append(bytes(data))
+            return inner(data)
+
+        made.deserialize_cuda_engine = deserialize
         return made
 
     monkeypatch.setattr(library, "Runtime", spy)
@@ -202,12 +209,9 @@ def test_an_engine_that_is_swapped_after_its_hash_was_checked(
     bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [engine] = finalize.finalize(bundle).engines
-    from edgelm.runtime import opening
-
-    check = opening.verify
 
     def then_swap(*given: Any, **named: Any) -> None:
-        check(*given, **named)
+        verify(*given, **named)
         (bundle / "new").write_bytes(TITLE + b"/evil")
         (bundle / "new").replace(bundle / engine.file)
 
