@@ -5,7 +5,7 @@
     │   ├── UnknownName   a name that is not in a table; the message lists the known ones
     │   └── ContextFull   a prompt (or a conversation) longer than the context
     ├── BadCheckpoint     a source model that is incomplete, inconsistent or unsafe
-    ├── BadBundle         a bundle that is damaged, tampered with or from another version
+    ├── BadBundle         a bundle that is damaged, changed or from another version
     ├── MissingPackage    an optional package is needed; the message names the extra
     ├── DoesNotFit        not enough memory or disk for what was asked
     ├── Diverged          training whose loss is no longer a number
@@ -37,7 +37,7 @@ class BadCheckpoint(EdgeLMError):
 
 
 class BadBundle(EdgeLMError):
-    """A bundle that is damaged, tampered with or written by another version."""
+    """A bundle that is damaged, changed since it was written, or of another version."""
 
 
 class MissingPackage(EdgeLMError):

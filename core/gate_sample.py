@@ -7,16 +7,18 @@ inequality), and close to it, since a language model's mass lies on few tokens.
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.bundle import Manifest, bundle_file
 from edgelm.errors import BadBundle
 from edgelm.gates import Figures
 
 FILE = "gate.npz"
 OUTCOMES = 64
+_MAX_BYTES = 256 << 20  # of the arrays; what export writes has some 10 MB
 
 
 class _Session(Protocol):
@@ -46,24 +48,56 @@ def write_sample(folder: Path, sample: GateSample) -> None:
     np.savez_compressed(folder / FILE, **sample._asdict())
 
 
-def read_sample(folder: Path) -> GateSample | None:
-    """The sample of a bundle, if it has one.
+def read_sample(folder: Path, manifest: Manifest) -> GateSample | None:
+    """The sample of a bundle, if its manifest lists one.
 
     Raises:
-        BadBundle: the file is damaged.
+        BadBundle: the file is damaged, or not a sample for this model.
     """
-    path = folder / FILE
-    if not path.is_file():
+    path = bundle_file(folder, manifest, FILE)
+    if path is None:
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return GateSample(*(arrays[name] for name in GateSample._fields))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        sample = _load(path)
+        _check(sample, manifest)
+    # A damaged archive can fail in any way: in the zip, its compression, or the arrays' headers.
+    except Exception as error:
         raise BadBundle(f"{path} is damaged ({error}); copy or export the bundle again") from None
+    return sample
+
+
+def _load(path: Path) -> GateSample:
+    with ZipFile(path) as archive:  # what it unpacks to, before it does
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MAX_BYTES:
+        raise ValueError(f"it unpacks to {size} bytes, expected at most {_MAX_BYTES}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return GateSample(*(arrays[name] for name in GateSample._fields))
+
+
+def _check(sample: GateSample, manifest: Manifest) -> None:
+    sequences, length = sample.tokens.shape
+    shape = (sequences, length, sample.likeliest.shape[-1])
+    shapes = ((sequences, length), shape, shape, (sequences, length - 1))
+    if tuple(array.shape for array in sample) != shapes or min(shape) < 1 or length < 2:
+        raise ValueError(f"its arrays have the shapes {[array.shape for array in sample]}")
+    if [array.dtype.kind for array in sample] != ["i", "i", "f", "f"]:
+        raise ValueError(f"its arrays have the types {[str(array.dtype) for array in sample]}")
+    vocabulary, context = manifest.spec.vocab_size, manifest.limits.context
+    for ids in (sample.tokens, sample.likeliest):
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise ValueError(f"it has token {ids.max()}, the vocabulary {vocabulary} tokens")
+    if length > context:
+        raise ValueError(f"its sequences have {length} tokens, the context {context}")
+    if not (np.isfinite(sample.log_probabilities).all() and np.isfinite(sample.following).all()):
+        raise ValueError("its probabilities are not numbers")
 
 
 def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> Figures:
-    """Distance of a session from the source; the last `tail` tokens are decoded one by one."""
+    """Distance of a session from the source; the last `tail` tokens are decoded one by one.
+
+    Logits that are NaN give figures that are NaN, which pass no gate.
+    """
     divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
     for number, tokens in enumerate(sample.tokens):
         ours = _log_probabilities(session, tokens, min(tail, len(tokens) // 2))
@@ -75,12 +109,17 @@ def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> 
     targets = sample.following.size
     mean, source_mean = loss / targets, -float(sample.following.sum()) / targets
     return Figures(
-        kl=max(0.0, divergence / rows),
+        kl=_not_below_zero(divergence / rows),
         top1=agreed / rows,
         perplexity_ratio=float(np.exp(mean - source_mean)),
         perplexity=float(np.exp(mean)),
         tokens=rows,
     )
+
+
+def _not_below_zero(kl: float) -> float:
+    """Rounding takes a small divergence below 0; `max` would make 0 of NaN too."""
+    return 0.0 if kl < 0 else kl
 
 
 def _log_probabilities(

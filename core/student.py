@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
-from edgelm.errors import BadCheckpoint
+from edgelm.bounded_read import read_bounded
+from edgelm.errors import BadBundle, BadCheckpoint
 
 STUDENT_RECORD = "compress.json"
 SCHEMA = 1
+_MAX_BYTES = 16 << 20
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -60,18 +62,20 @@ def write_student_record(folder: Path, record: StudentRecord) -> None:
 
 
 def read_student_record(folder: Path) -> StudentRecord | None:
-    """The record of a student; None for a model that is none.
+    """The record of a student; None for a model that has none.
 
     Raises:
         BadCheckpoint: the record is damaged or of another version.
     """
     path = folder / STUDENT_RECORD
-    if not path.is_file():
-        return None
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=StudentRecord)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadCheckpoint(f"{path} is no record of a student ({error}); compress again") from None
+        record = msgspec.json.decode(read_bounded(path, at_most=_MAX_BYTES), type=StudentRecord)
+    except FileNotFoundError:
+        return None
+    except (BadBundle, ValueError, RecursionError) as error:
+        raise BadCheckpoint(
+            f"{path} is not a record of a student ({error}); compress again, or remove it"
+        ) from None
     if record.schema != SCHEMA:
         raise BadCheckpoint(
             f"{path} has schema {record.schema}, this version of edgelm reads {SCHEMA}; compress "

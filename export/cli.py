@@ -149,7 +149,7 @@ def _verify(folder: Path) -> None:
     manifest = read_manifest(folder)
     verify(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
-    print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, every hash holds")
+    print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
 
 
 def _finalize(folder: Path) -> None:
@@ -165,9 +165,9 @@ def _trust(folder: Path) -> None:
     from edgelm.devices.trust import trust
 
     manifest = read_manifest(folder)
-    verify(folder, manifest)
     if not manifest.engines:
         raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
+    verify(folder, manifest)  # which also says that every engine has an entry
     for engine in manifest.engines:
         trust(manifest.files[engine.file].sha256)
         print(f"{folder / engine.file} may run on this machine (compiled {engine.machine})")

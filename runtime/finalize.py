@@ -4,9 +4,13 @@ A TensorRT engine runs on the GPU and the version that compiled it. A kill at an
 bundle pending or finished: the engine is moved into place whole, and the manifest after it.
 """
 
+import errno
 import logging
+import math
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -25,13 +29,15 @@ from edgelm.devices.detect import detect
 from edgelm.devices.memory import available_bytes
 from edgelm.devices.memory_need import compile_bytes
 from edgelm.devices.tensorrt.build import Built, Job, check_dialect, compile_engine
-from edgelm.devices.tensorrt.engine_file import ENGINES, save_engine
+from edgelm.devices.tensorrt.engine_file import ENGINE_NAME, save_engine
 from edgelm.devices.tensorrt.versions import load_module
-from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed
+from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.gate_sample import measure_sample, read_sample
-from edgelm.gates import GateResult, passes
+from edgelm.gates import Figures, GateResult, passes
 from edgelm.hashing import file_sha256
+from edgelm.manifest_names import ENGINES
 from edgelm.runtime.cuda import Gpu, find_gpu
+from edgelm.runtime.engine import has_engine_here
 from edgelm.staging import alone_in, remove_abandoned_files, replace_file
 
 log = logging.getLogger(__name__)
@@ -47,10 +53,15 @@ def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) 
     Raises:
         BadInput: the bundle runs without a compiled engine.
         MissingPackage: no TensorRT, or no GPU.
-        BadBundle: the bundle is for another GPU or another TensorRT.
-        DoesNotFit: not enough memory to compile.
+        BadBundle: the bundle is damaged, or for another GPU or another TensorRT.
+        DoesNotFit: not enough memory to compile, or a full disk.
         GateFailed: the engine computes something else than the graph; it is not kept.
     """
+    with _system_errors(folder):
+        return _finalize(folder, anew, progress)
+
+
+def _finalize(folder: Path, anew: bool, progress: Progress) -> Manifest:
     manifest = read_manifest(folder)
     if not manifest.compiles:
         raise BadInput(
@@ -60,23 +71,62 @@ def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) 
     _check_writable(folder)
     with alone_in(folder, lambda: progress("another process is compiling it: waiting")) as alone:
         manifest = read_manifest(folder)
-        if manifest.engines and not anew:
+        _check_engines_folder(folder)
+        if manifest.engines and not anew and has_engine_here(manifest):
             return manifest
         if alone:
             _remove_unnamed(folder, manifest)
         return _compile(folder, manifest, progress)
 
 
+@contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """What the system refuses, as an error of ours that names the file."""
+    try:
+        yield
+    except OSError as error:
+        file = error.filename2 or error.filename or folder
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DoesNotFit(
+                f"the disk is full: {file} cannot be written; free some space and run edge-export "
+                f"--finalize {folder} again"
+            ) from None
+        raise BadInput(
+            f"{file}: {error.strerror or error}; compiling {folder} needs to read and write it: "
+            "see to that and run edge-export --finalize again"
+        ) from None
+
+
+def _check_engines_folder(folder: Path) -> None:
+    """Raise BadBundle where engines would be written to, or removed from, another folder."""
+    engines = folder / ENGINES
+    if not os.path.lexists(engines):
+        return
+    if not stat.S_ISDIR(engines.lstat().st_mode):
+        raise BadBundle(
+            f"{engines} is not a folder of its own (a link, or a file); remove it and run "
+            f"edge-export --finalize {folder} again"
+        )
+
+
 def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
-    """Remove engines that killed processes left, whole or half."""
+    """Remove engines that killed processes left, whole or half; other files are not ours."""
     remove_abandoned_files(folder)
     if not (engines := folder / ENGINES).is_dir():
         return
     remove_abandoned_files(engines)
-    named = {folder / one.file for one in manifest.engines}
-    for path in engines.glob("*.engine"):
-        if path not in named:
-            path.unlink(missing_ok=True)
+    named = {one.file for one in manifest.engines}
+    for path in engines.iterdir():
+        if f"{ENGINES}/{path.name}" not in named and ENGINE_NAME.fullmatch(path.name):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove an engine, or a link in its place; what cannot be removed takes space, no more."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # also where it is a folder
+        log.debug("%s is left: %s", path, error)
 
 
 def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
@@ -113,7 +163,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
         engine = _judged(folder, manifest, engine, progress)
     except BaseException:
         if engine.file not in manifest.files:
-            path.unlink(missing_ok=True)
+            _remove(path)
         raise
     return _record(folder, manifest, engine)
 
@@ -127,10 +177,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def _verify_graph(folder: Path, manifest: Manifest) -> None:
-    """Check every hash but those of engines: a damaged one is what compiling again mends."""
+    """Check every hash but those of engines: recompiling replaces a damaged one."""
     engines = {engine.file for engine in manifest.engines}
     files = {name: entry for name, entry in manifest.files.items() if name not in engines}
-    verify(folder, msgspec.structs.replace(manifest, files=files))
+    verify(folder, msgspec.structs.replace(manifest, files=files, engines=()))
 
 
 def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
@@ -162,7 +212,7 @@ def _judged(
     folder: Path, manifest: Manifest, engine: CompiledEngine, progress: Progress
 ) -> CompiledEngine:
     """The engine with what it measured on the gate's sample."""
-    sample = read_sample(folder)
+    sample = read_sample(folder, manifest)
     if sample is None or manifest.gate is None:
         return engine
     # Imported here: reading, compiling and all their errors work without it.
@@ -172,6 +222,7 @@ def _judged(
     with TrtSession(folder, manifest, engine, capacity=capacity) as session:
         figures = measure_sample(sample, session)
     gate = manifest.gate
+    _check_finite(figures, gate)
     passed = passes(figures, gate.gate_class)
     progress(
         f"gate {gate.gate_class} on the engine: KL {figures.kl:.4f}, top-1 {figures.top1:.1%}: "
@@ -189,6 +240,15 @@ def _judged(
     return msgspec.structs.replace(engine, gate=result)
 
 
+def _check_finite(figures: Figures, gate: GateResult) -> None:
+    if not all(math.isfinite(one) for one in (figures.kl, figures.top1, figures.perplexity)):
+        raise GateFailed(
+            f"the engine misses the {gate.gate_class} gate that its graph passed: its logits are "
+            "not numbers (NaN or infinity); it is not kept. Another TensorRT may compile it right, "
+            "or export with bf16"
+        )
+
+
 def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifest:
     """Write the manifest with the engine in place of an older one for the same GPUs."""
     path = folder / engine.file
@@ -199,9 +259,14 @@ def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifes
     files = {name: entry for name, entry in manifest.files.items() if name not in replaced}
     files[engine.file] = FileEntry(path.stat().st_size, file_sha256(path))
     finished = msgspec.structs.replace(manifest, engines=(engine, *others), files=files)
-    replace_file(folder / MANIFEST, encode_manifest(finished))
+    try:
+        replace_file(folder / MANIFEST, encode_manifest(finished))
+    except (OSError, EdgeLMError):  # the manifest is the old one
+        if engine.file not in manifest.files:
+            _remove(path)
+        raise
     for name in replaced - {engine.file}:
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder / name)
     return finished
 
 

@@ -3,19 +3,21 @@
 import json
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
-from edgelm.bundle import Manifest, read_manifest, verify
+from edgelm.bundle import Manifest, read_manifest
 from edgelm.command import format_bytes, parse_size
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.chat import ChatTemplate, Message
-from edgelm.runtime.engine import open_session
+from edgelm.runtime.engine import check_threads, open_session
 from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
+from edgelm.runtime.opening import open_unchanged
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
 from edgelm.runtime.tokenizer import Tokenizer
@@ -191,28 +193,36 @@ def load(
         check_hashes: compare every file with its hash first.
 
     Raises:
-        BadBundle: no bundle, a damaged one, or one that does not match its hashes.
+        BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
+            replaced while it was loaded.
+        BadInput: `threads` or `max_memory` that cannot be used.
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
-    The engine of a pending bundle is compiled first, which takes minutes and happens once.
+    The engine of a pending bundle is compiled first, which takes minutes and happens once. The
+    hash of a compiled engine is compared whatever `check_hashes` says: it is native code.
     """
     folder = Path(bundle)
+    check_threads(threads)
     manifest = read_manifest(folder)
     if manifest.pending:
         from edgelm.runtime.finalize import finalize
 
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
-        manifest = finalize(folder, anew=False, progress=log.warning)
-    if threads is not None and threads < 1:
-        raise BadInput(f"threads is {threads}, expected at least 1")
-    if check_hashes:
-        verify(folder, manifest)
-    capacity = manifest.limits.context
-    if max_memory is not None:
-        capacity = _shrunken(manifest, _bytes(max_memory))
-    session = open_session(folder, manifest, capacity=capacity, threads=threads)
-    return LanguageModel(folder, manifest, session)
+        finalize(folder, anew=False, progress=log.warning)
+
+    def open_model(manifest: Manifest) -> LanguageModel:
+        capacity = manifest.limits.context
+        if max_memory is not None:
+            capacity = _shrunken(manifest, _bytes(max_memory))
+        session = open_session(folder, manifest, capacity=capacity, threads=threads)
+        try:
+            return LanguageModel(folder, manifest, session)
+        except BaseException:
+            session.close()
+            raise
+
+    return open_unchanged(folder, open_model, hashes=check_hashes)
 
 
 def _shrunken(manifest: Manifest, budget: int) -> int:
@@ -231,8 +241,10 @@ def _shrunken(manifest: Manifest, budget: int) -> int:
             f"a context of {least} needs about {format_bytes(loaded_bytes(manifest, least))}, "
             f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
         )
-    fitting = range(least, whole, _CONTEXT_STEP)
-    context = max(c for c in fitting if loaded_bytes(manifest, c) <= budget)
+    # It grows with the context: the first that does not fit is found by halving.
+    steps = range(least, whole, _CONTEXT_STEP)
+    fitting = bisect_right(steps, budget, key=lambda context: loaded_bytes(manifest, context))
+    context = steps[fitting - 1]
     log.warning(
         "context reduced from %d to %d tokens to stay within %s",
         whole,

@@ -4,7 +4,6 @@ Past and present of a layer are bound to the same memory, so a token costs one r
 cache copied. Decoding reuses one binding: only three numbers in bound memory change per step.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,15 @@ import numpy as np
 
 from edgelm.bundle import Manifest
 from edgelm.devices.threads import physical_cores
-from edgelm.errors import BadBundle, MissingPackage
+from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.runtime.chunked import ChunkedSession, check_capacity
+from edgelm.runtime.graph_check import check_ort_graph
+from edgelm.runtime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.session import Logits, Tokens
 
-# ONNX Runtime's official builds report usage to Microsoft unless this is set before they load.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-try:
-    import onnxruntime
-except ImportError:
-    raise MissingPackage(
-        "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
-    ) from None
+onnxruntime = LazyOnnxRuntime(
+    "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
+)
 
 # numpy has no bfloat16: its bits travel as uint16.
 _CACHE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int8": np.int8}
@@ -53,7 +48,10 @@ class OrtSession(ChunkedSession):
         self.chunk = manifest.limits.prefill_chunk
         self._graph = manifest.graph
         fused = manifest.graph.dialect == "ort"
-        self._session = _load(folder / manifest.graph.file, threads, fused=fused)
+        _check_cache_type(manifest.graph.cache.dtype)
+        path = folder / manifest.graph.file
+        self._session = _load(path, threads, fused=fused)
+        check_ort_graph(self._session, manifest.graph, path)
         self._decode_rows: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
         self._scalars = _Scalars()
         self._cache = self._allocate_cache()
@@ -151,8 +149,14 @@ class OrtSession(ChunkedSession):
         cache = self._graph.cache
         shape = (1, cache.num_key_value_heads, rows, cache.head_dim)
         dtype = _CACHE_DTYPES[cache.dtype]
-        # zeros, not empty: untouched pages of a large cache then cost no memory.
-        return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in cache.layers]
+        try:
+            # zeros, not empty: untouched pages of a large cache then cost no memory.
+            return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in cache.layers]
+        except (MemoryError, ValueError):  # ValueError: beyond what an array can have
+            raise DoesNotFit(
+                f"there is no memory for a cache of {rows} tokens; load it with max_memory, or "
+                "export with a shorter --context"
+            ) from None
 
     @property
     def _arrays(self) -> list[Any]:
@@ -169,6 +173,14 @@ class _Scalars:
         self.past_length = np.zeros(1, dtype=np.int64)
         self.last_position = np.zeros(1, dtype=np.int32)
         self.total_length = np.zeros((), dtype=np.int32)
+
+
+def _check_cache_type(dtype: str) -> None:
+    if dtype not in _CACHE_DTYPES:
+        raise BadBundle(
+            f"the cache is of type {dtype}, ONNX Runtime's CPU provider has "
+            f"{', '.join(_CACHE_DTYPES)}; export the bundle again"
+        )
 
 
 def _load(path: Path, threads: int | None, *, fused: bool) -> Any:

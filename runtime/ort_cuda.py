@@ -5,11 +5,9 @@ no kernel; here both are errors. A CUDA graph holds the addresses it was recorde
 has one binding, whose values change in place.
 """
 
-import contextlib
-import io
 import math
-import os
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -23,19 +21,15 @@ from edgelm.devices.probes import Probes
 from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.runtime.chunked import ChunkedSession, check_capacity
 from edgelm.runtime.cuda import Gpu, Stream, find_gpu, out_of_memory
+from edgelm.runtime.graph_check import check_ort_graph
+from edgelm.runtime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.session import Logits, Tokens
 
-# ONNX Runtime's official builds report usage to Microsoft unless this is set before they load.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 _INSTALL = "pip install 'edgelm[gpu]'"
-try:
-    import onnxruntime
-except ImportError:
-    raise MissingPackage(
-        "no engine installed: this bundle runs on ONNX Runtime with CUDA; on a Jetson edge-devices "
-        f"doctor names the package, elsewhere: {_INSTALL}"
-    ) from None
+onnxruntime = LazyOnnxRuntime(
+    "no engine installed: this bundle runs on ONNX Runtime with CUDA; on a Jetson edge-devices "
+    f"doctor names the package, elsewhere: {_INSTALL}"
+)
 
 _CUDA = "CUDAExecutionProvider"
 _DEVICE = "cuda"
@@ -71,7 +65,14 @@ class OrtCudaSession(ChunkedSession):
         self.vocab_size = manifest.spec.vocab_size
         self.chunk = manifest.limits.prefill_chunk
         self._graph = graph
-        self._session = _load(folder / graph.file)
+        if graph.cache.dtype not in _CACHE_TYPES:
+            raise BadBundle(
+                f"the cache is of type {graph.cache.dtype}, the CUDA provider has "
+                f"{', '.join(_CACHE_TYPES)}; export the bundle again"
+            )
+        path = folder / graph.file
+        self._session = _load(path)
+        check_ort_graph(self._session, graph, path)
         self._stream = Stream()
         self._cache = self._allocate(capacity, "the key-value cache")
         for value in _flat(self._cache):  # NaN in a masked row would spread
@@ -223,9 +224,7 @@ def _load(path: Path) -> Any:
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # Growing by what is asked, not by powers of two, which can take twice the memory.
     provider = {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested"}
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # it prints what it does not find
-        onnxruntime.preload_dlls()
+    not_found = _preload()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[(_CUDA, provider)])
     except Exception as error:
@@ -234,12 +233,32 @@ def _load(path: Path) -> Any:
         raise BadBundle(f"ONNX Runtime cannot load {path} with CUDA: {error}") from None
     placed = session.get_providers()
     if placed[:1] != [_CUDA]:
-        missing = said.getvalue().strip().splitlines()
         raise MissingPackage(
-            f"onnxruntime's CUDA provider did not load ({missing[0] if missing else placed}); its "
-            "CUDA libraries are missing or of another version: edge-devices doctor names them"
+            f"onnxruntime's CUDA provider did not load ({not_found[0] if not_found else placed}); "
+            "its CUDA libraries are missing or of another version: edge-devices doctor names them"
         )
     return session
+
+
+def _preload() -> list[str]:
+    """Load CUDA's libraries where Python packages brought them; returns what was not found.
+
+    onnxruntime prints that. Here the function has a `print` of its own: standard output belongs to
+    the whole process, and other threads write to it meanwhile.
+    """
+    lines: list[str] = []
+    preload = onnxruntime.preload_dlls
+    if isinstance(preload, FunctionType):
+        names = {
+            **preload.__globals__,
+            "print": lambda *text: lines.append(" ".join(map(str, text))),
+        }
+        FunctionType(
+            preload.__code__, names, argdefs=preload.__defaults__, closure=preload.__closure__
+        )()
+    else:
+        preload()
+    return [line for line in lines if line.strip()]
 
 
 def _flat(cache: _Cache) -> list[Any]:

@@ -53,7 +53,7 @@ class TrtSession(ChunkedSession):
         self.vocab_size = manifest.spec.vocab_size
         self._stream = Stream()
         self._engine = Engine(folder, engine, module, self._stream)
-        self._engine.check_tensors(_names(graph))
+        self._engine.check_tensors(graph)
         tokens = graph.inputs["tokens"].name
         self.chunk = min(manifest.limits.prefill_chunk, self._engine.most(tokens))
         self._cache = _Cache(graph, capacity, "the key-value cache")
@@ -252,13 +252,6 @@ def _check(graph: GraphContract, capacity: int) -> None:
             f"the context of this bundle is fixed at {graph.cache.capacity}, {capacity} was asked; "
             "export it again with --context"
         )
-
-
-def _names(graph: GraphContract) -> Iterator[str]:
-    yield from (tensor.name for tensor in graph.inputs.values())
-    yield graph.outputs["logits"].name
-    for pair in _cache_names(graph):
-        yield from pair
 
 
 def _cache_names(graph: GraphContract) -> Iterator[tuple[str, str]]:

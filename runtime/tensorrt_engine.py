@@ -1,28 +1,40 @@
 """Opening a compiled engine with TensorRT or TensorRT-RTX, whose Python modules are nearly alike.
 
 Written for TensorRT 10.3, 10.13, 10.16 and 11.4 and for TensorRT-RTX 1.7: where their interfaces
-differ there is a function for it. An engine is native code: whoever calls this trusts the file.
+differ there is a function for it. An engine is native code: its bytes are hashed once they are
+mapped, and only those that this machine trusts are given to TensorRT.
 """
 
 import logging
 import mmap
-import os
 import re
-from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import CompiledEngine
+from edgelm.bounded_read import read_bounded
+from edgelm.bundle import CompiledEngine, GraphContract
+from edgelm.bundle_paths import inside, open_plain
 from edgelm.devices.tensorrt.versions import RTX, TENSORRT, load_module
 from edgelm.devices.trust import is_trusted, trust
 from edgelm.errors import BadBundle, DoesNotFit, EdgeLMError
 from edgelm.runtime.cuda import Gpu, Memory, Stream, out_of_memory
+from edgelm.runtime.graph_check import Tensor, check_tensors
+from edgelm.staging import replace_file
 
 log = logging.getLogger(__name__)
 
 
 _TITLES = {TENSORRT: "TensorRT", RTX: "TensorRT-RTX"}
+_MAX_KERNELS_BYTES = 1 << 30
+# TensorRT's names of types, by ours.
+_TYPES = {
+    "INT64": "int64",
+    "INT32": "int32",
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+}
 
 
 def load_library(engine: CompiledEngine) -> Any:
@@ -83,16 +95,25 @@ class Engine:
             for profile, decodes in zip(profiles, (False, True), strict=True)
         )
 
-    def check_tensors(self, names: Iterable[str]) -> None:
-        """Raise BadBundle unless the engine has these inputs and outputs."""
-        count = self._engine.num_io_tensors
-        known = {self._engine.get_tensor_name(number) for number in range(count)}
-        missing = sorted(set(names) - known)
-        if missing:
-            raise BadBundle(
-                f"{self.path} has no tensor {missing[0]!r}, which the manifest names; it was "
-                "compiled from another graph: edge-export --finalize BUNDLE"
-            )
+    def check_tensors(self, graph: GraphContract) -> None:
+        """Raise BadBundle unless the engine has the inputs and outputs that the manifest says."""
+        names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
+        given = {name: self._tensor(name) for name in names}
+        takes = self._module.TensorIOMode.INPUT
+        inputs = {name for name in names if self._engine.get_tensor_mode(name) == takes}
+        check_tensors(
+            graph,
+            {name: tensor for name, tensor in given.items() if name in inputs},
+            {name: tensor for name, tensor in given.items() if name not in inputs},
+            f"{self.path}, compiled from another graph (edge-export --finalize BUNDLE),",
+        )
+
+    def _tensor(self, name: str) -> Tensor:
+        kind = str(self._engine.get_tensor_dtype(name)).rpartition(".")[2]
+        shape = tuple(
+            None if size < 0 else int(size) for size in self._engine.get_tensor_shape(name)
+        )
+        return Tensor(_TYPES.get(kind, kind), shape)
 
     def most(self, name: str) -> int:
         """The largest size, in the prefill profile, of the last axis of an input."""
@@ -116,16 +137,27 @@ class Engine:
     def _deserialize(self, engine: CompiledEngine) -> Any:
         try:
             with (
-                self.path.open("rb") as file,
+                open_plain(self.path) as file,
                 # Mapped: the file's pages need not stay beside the engine's own copy.
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
             ):
+                self._check_trusted(data, engine)
                 found = self._runtime.deserialize_cuda_engine(data)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             raise BadBundle(f"{self.path} cannot be read: {error}; {_AGAIN}") from None
         if found is None:
             self._unreadable(engine)
         return found
+
+    def _check_trusted(self, data: mmap.mmap, engine: CompiledEngine) -> None:
+        """Of these very bytes: what the manifest says of the file is only a claim."""
+        if not is_trusted(sha256(data).hexdigest()):
+            raise BadBundle(
+                f"{self.path} is not an engine that this machine compiled or trusts (the manifest "
+                f"says it is from {engine.machine}), and an engine is native code that runs with "
+                "your rights; compile it here: edge-export --finalize BUNDLE, or, if you trust "
+                "where it is from: edge-export --trust BUNDLE"
+            )
 
     def _unreadable(self, engine: CompiledEngine) -> None:
         lacks_memory = any(re.search("(?i)out ?of ?memory", it) for it in self._log.complaints)
@@ -173,7 +205,7 @@ class Engine:
         return first
 
 
-_AGAIN = "copy the bundle again, or compile the engine anew: edge-export --finalize BUNDLE"
+_AGAIN = "copy the bundle again, or compile the engine again: edge-export --finalize BUNDLE"
 
 
 class _Kernels:
@@ -188,10 +220,7 @@ class _Kernels:
         """Let a context use them; all contexts share one cache."""
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            try:
-                self._saved = self.path.read_bytes()
-            except OSError:  # the first time
-                self._saved = b""
+            self._saved = self._stored()
             if self._saved and not is_trusted(sha256(self._saved).hexdigest()):
                 # Kernels are native code like the engine, and came with the bundle.
                 log.info("%s was not written here; its kernels are compiled again", self.path)
@@ -208,22 +237,20 @@ class _Kernels:
         data = bytes(self._cache.serialize())
         if data == self._saved:
             return
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            part.write_bytes(data)
             trust(sha256(data).hexdigest())
-            part.replace(self.path)
-        except OSError as error:
+            replace_file(self.path, data)
+        except (OSError, EdgeLMError) as error:
             log.debug("kernels are not kept: %s", error)
-            part.unlink(missing_ok=True)
 
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of a bundle's file; BadBundle where it lies elsewhere."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BadBundle(f"{folder}: {name!r} lies outside the bundle; do not use this bundle")
-    return path
+    def _stored(self) -> bytes:
+        try:
+            return read_bounded(self.path, at_most=_MAX_KERNELS_BYTES)
+        except FileNotFoundError:  # the first time
+            return b""
+        except BadBundle as error:
+            log.info("%s; the kernels are compiled again", error)
+            return b""
 
 
 def _workspace_bytes(engine: Any, profile: int) -> int:

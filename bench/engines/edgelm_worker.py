@@ -8,6 +8,8 @@ import numpy as np
 
 from edgelm.bench.engines.protocol import Logits, Tokens, serve
 from edgelm.bundle import read_manifest, verify
+from edgelm.bundle_files import TOKENIZER, file_states
+from edgelm.errors import BadBundle
 from edgelm.runtime.engine import engine_version, open_session
 from edgelm.runtime.tokenizer import Tokenizer
 
@@ -17,21 +19,26 @@ class EdgeLM:
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         folder = Path(options["path"])
+        # The order that `edgelm.load` has: nothing is opened that does not match its hash.
         started = time.perf_counter()
         manifest = read_manifest(folder)
+        before = file_states(folder, manifest)
+        verify(folder, manifest)
+        hashed = time.perf_counter()
         on_cpu = manifest.engine.name == "onnxruntime"
         threads = options["threads"] if on_cpu else None
         capacity = manifest.graph.cache.capacity or options["context"]
         session = open_session(folder, manifest, capacity=capacity, threads=threads)
         loaded = time.perf_counter()
         self.session = session
-        verify(folder, manifest)
-        hashed = time.perf_counter()
-        Tokenizer(folder / "tokenizer.json")
+        Tokenizer(folder / TOKENIZER)
+        tokenized = time.perf_counter()
+        if file_states(folder, manifest) != before:
+            raise BadBundle(f"{folder} was replaced while it was loaded; measure it again")
         return {
-            "load_ms": 1e3 * (loaded - started),
-            "hash_ms": 1e3 * (hashed - loaded),
-            "tokenizer_ms": 1e3 * (time.perf_counter() - hashed),
+            "load_ms": 1e3 * (loaded - hashed),
+            "hash_ms": 1e3 * (hashed - started),
+            "tokenizer_ms": 1e3 * (tokenized - loaded),
             "vocab_size": session.vocab_size,
             "context": session.capacity,
             "kv": manifest.kv,

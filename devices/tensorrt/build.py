@@ -4,6 +4,7 @@ TensorRT reports no progress that means anything (its monitor is silent for most
 what is shown is the time, and never a bar.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from edgelm.bundle import GraphContract
 from edgelm.devices.tensorrt.versions import PROFILES, RTX, load_module, release_of
 from edgelm.errors import BadBundle, DoesNotFit, UnknownName
+from edgelm.staging import replace_file
 
 Progress = Callable[[str], None]
 _TICK_S = 10.0
@@ -81,8 +83,8 @@ def compile_engine(job: Job, progress: Progress) -> Built:
     if content is None:
         raise _failure(log, job)
     if cache is not None and job.timing_cache is not None:
-        job.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        job.timing_cache.write_bytes(bytes(cache.serialize()))
+        with contextlib.suppress(OSError):  # it only saves time: the engine is there
+            replace_file(job.timing_cache, bytes(cache.serialize()))
     return Built(content, version, seconds)
 
 
@@ -176,7 +178,10 @@ def _timing_cache(config: Any, job: Job) -> Any:
     """What earlier builds on this machine measured; TensorRT-RTX measures nothing."""
     if job.timing_cache is None or job.family == RTX:
         return None
-    known = job.timing_cache.read_bytes() if job.timing_cache.is_file() else b""
+    try:
+        known = job.timing_cache.read_bytes() if job.timing_cache.is_file() else b""
+    except OSError:
+        known = b""
     cache = config.create_timing_cache(known)
     config.set_timing_cache(cache, False)
     return cache

@@ -1,5 +1,7 @@
 """A compiled engine as a file of a bundle, and the record of it."""
 
+import os
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -8,9 +10,12 @@ from edgelm.bundle import CompiledEngine, Manifest, graph_sha256
 from edgelm.devices.tensorrt.build import Built
 from edgelm.devices.tensorrt.versions import PROFILES, RTX
 from edgelm.devices.trust import trust
+from edgelm.errors import BadBundle
+from edgelm.manifest_names import ENGINES
 from edgelm.staging import replace_file
 
-ENGINES = "engines"
+# The names that `save_engine` gives: what it did not write it does not remove either.
+ENGINE_NAME = re.compile(r"sm\d+(-sm\d+)*-(tensorrt|rtx)[\w.+-]*-[0-9a-f]{8}\.engine")
 
 
 def save_engine(
@@ -26,7 +31,13 @@ def save_engine(
 
     Its name ends in its hash, so that an engine that is there already stays what its manifest says
     until the manifest says otherwise.
+
+    Raises:
+        BadBundle: `engines` is a link, which would lead the engine out of the bundle.
+        BadInput: the list of trusted engines cannot be written.
     """
+    if os.path.islink(folder / ENGINES):
+        raise BadBundle(f"{folder / ENGINES} is a link; remove it and compile again")
     family = manifest.engine.name
     digest = sha256(built.content).hexdigest()
     gpus = "-".join(f"sm{sm}" for sm in sms)

@@ -225,7 +225,7 @@ def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         == "error: give at least one bundle, or --setup-peers, or --check-plan\n"
     )
     assert main([str(tmp_path)]) == 2
-    assert f"error: {tmp_path} is no bundle" in capsys.readouterr().err
+    assert f"error: {tmp_path} is not a bundle" in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_is_found_before_the_work(

@@ -1,21 +1,25 @@
 """The manifest survives writing and reading; a bundle that is damaged is refused by name."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.bundle import (
     CacheContract,
     CacheLayer,
+    CompiledEngine,
     FileEntry,
     GraphContract,
     Limits,
     Lineage,
     Manifest,
     TensorContract,
+    bundle_file,
     hash_files,
     read_manifest,
     verify,
@@ -49,13 +53,13 @@ STUDENT = StudentRecord(
 
 
 def manifest_of(files: dict[str, FileEntry]) -> Manifest:
-    layer = CacheLayer("past.key", "past.value", "present.key", "present.value")
+    spec = DecoderSpec.from_hf(tiny_config("gemma3").to_dict())
     return Manifest(
         schema_version=1,
         edgelm_version="0.1.0",
         created="2026-01-01T00:00:00+00:00",
         target="cpu",
-        spec=DecoderSpec.from_hf(tiny_config("gemma3").to_dict()),
+        spec=spec,
         precision={"embedding": Fp32(), "a": Int8(64), "b": Int4(128, symmetric=True)},
         kv="int8",
         weight_bytes=1234,
@@ -67,9 +71,23 @@ def manifest_of(files: dict[str, FileEntry]) -> Manifest:
             data="model.onnx.data",
             dialect="ort",
             opsets={"ai.onnx": 24},
-            inputs={"tokens": TensorContract("ids", "int64", (1, "T"))},
-            outputs={"logits": TensorContract("out", "float32", (1, "P", 128))},
-            cache=CacheContract("int8", 2, 16, (layer,)),
+            inputs={
+                "tokens": TensorContract("ids", "int64", (1, "T")),
+                "past_length": TensorContract("past", "int64", (1,)),
+                "last_position": TensorContract("last", "int32", (1,)),
+                "total_length": TensorContract("total", "int32", ()),
+                "logits_positions": TensorContract("rows", "int64", ("P",)),
+            },
+            outputs={"logits": TensorContract("out", "float32", (1, "P", spec.vocab_size))},
+            cache=CacheContract(
+                "int8",
+                spec.num_key_value_heads,
+                spec.head_dim,
+                tuple(
+                    CacheLayer(*(f"{name}.{layer}" for name in ("pk", "pv", "k", "v")))
+                    for layer in range(spec.num_hidden_layers)
+                ),
+            ),
         ),
         files=files,
     )
@@ -89,6 +107,7 @@ def folder(tmp_path: Path) -> Path:
 def rewrite(folder: Path, change: Change) -> None:
     path = folder / "bundle.json"
     values = json.loads(path.read_text())
+    values.pop("sha256")  # as bundles of edgelm 0.1 have none
     change(values)
     path.write_text(json.dumps(values))
 
@@ -111,12 +130,13 @@ def test_every_file_but_the_manifest_is_hashed(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "nowhere"], ids=["empty-folder", "no-folder"])
 def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadBundle, match=r"is no bundle \(it has no bundle\.json\); make one with"):
+    message = r"is not a bundle \(it has no bundle\.json\); make one with"
+    with pytest.raises(BadBundle, match=message):
         read_manifest(tmp_path / name)
 
 
 def test_a_file_is_no_bundle(folder: Path) -> None:
-    with pytest.raises(BadBundle, match="is no bundle"):
+    with pytest.raises(BadBundle, match="is not a bundle"):
         read_manifest(folder / "model.onnx")
 
 
@@ -170,7 +190,7 @@ def test_one_changed_byte_is_found(folder: Path, name: str) -> None:
     data = bytearray(FILES[name])
     data[-1] ^= 1
     (folder / name).write_bytes(data)
-    with pytest.raises(BadBundle, match=f"{name} does not match its SHA-256 .*tampered with"):
+    with pytest.raises(BadBundle, match=f"{name} does not match its SHA-256 .*damaged or changed"):
         verify(folder, read_manifest(folder))
 
 
@@ -210,3 +230,60 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
     (folder / "model.onnx").symlink_to(outside)
     with pytest.raises(BadBundle, match=r"'model\.onnx' lies outside the bundle"):
         verify(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
+)
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_file_that_readers_open_and_nobody_lists(folder: Path, name: str, hashes: bool) -> None:
+    (folder / name).write_text("{}")
+    with pytest.raises(BadBundle, match=f"holds {name}, which bundle.json does not list"):
+        verify(folder, read_manifest(folder), hashes=hashes)
+
+
+def test_other_files_are_nobody_s_business(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    assert bundle_file(folder, manifest, "notes.txt") is None
+    assert bundle_file(folder, manifest, "model.onnx") == folder / "model.onnx"
+
+
+def _missing(path: Path) -> None:
+    pass
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _link_out(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [_missing, _pipe, _folder, _link_out, _circle])
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_listed_file_that_is_no_plain_file(
+    folder: Path, make: Callable[[Path], None], hashes: bool
+) -> None:
+    path = folder / "model.onnx.data"
+    path.unlink()
+    make(path)
+    with pytest.raises(BadBundle):
+        verify(folder, read_manifest(folder), hashes=hashes)
+
+
+def test_an_engine_must_be_listed(folder: Path) -> None:
+    engine = CompiledEngine("engines/x.engine", "tensorrt", "10.3", (87,), "", 2, 1.0, "Orin")
+    manifest = msgspec.structs.replace(read_manifest(folder), engines=(engine,))
+    with pytest.raises(BadBundle, match=r"lists no hash for engines/x\.engine"):
+        verify(folder, manifest)

@@ -1,13 +1,19 @@
 """The part of the gate that travels with a bundle."""
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
+from edgelm.bundle import FileEntry, Manifest
 from edgelm.errors import BadBundle
 from edgelm.gate_sample import FILE, GateSample, measure_sample, read_sample, write_sample
+from edgelm.gates import passes
+from tests.devices.checks.recorded import manifest
 
 VOCABULARY = 50
 RANDOM = np.random.default_rng(0)
@@ -19,6 +25,12 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     shifted = logits - logits.max(-1, keepdims=True)
     normed: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return normed
+
+
+def listing(*names: str) -> Manifest:
+    """A manifest of a model with that vocabulary, which lists these files."""
+    whole = manifest(files={name: FileEntry(0, "") for name in names})
+    return replace(whole, spec=replace(whole.spec, vocab_size=VOCABULARY))
 
 
 def sample(outcomes: int = 8) -> GateSample:
@@ -84,7 +96,7 @@ def test_perplexity_is_of_the_text() -> None:
 
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     write_sample(tmp_path, sample())
-    again = read_sample(tmp_path)
+    again = read_sample(tmp_path, listing(FILE))
     assert again is not None
     expected = sample()._asdict()
     for name, array in again._asdict().items():
@@ -93,11 +105,43 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 def test_none_where_there_is_none(tmp_path: Path) -> None:
-    assert read_sample(tmp_path) is None
+    assert read_sample(tmp_path, listing()) is None
+    write_sample(tmp_path, sample())
+    assert read_sample(tmp_path, listing()) is None, "a file that nobody lists is not read"
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
 def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BadBundle, match=r"gate\.npz is damaged .*; copy or export the bundle"):
-        read_sample(tmp_path)
+        read_sample(tmp_path, listing(FILE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": TOKENS + 45}, r"has token \d+, the vocabulary 50 tokens"),
+        ({"tokens": TOKENS[:, :9]}, "arrays have the shapes"),
+        ({"tokens": TOKENS.astype(np.float32)}, "arrays have the types"),
+        ({"following": np.full((2, 11), np.nan, np.float32)}, "probabilities are not numbers"),
+    ],
+    ids=["vocabulary", "shape", "type", "nan"],
+)
+def test_a_sample_of_something_else(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_sample(tmp_path, sample()._replace(**changes))
+    with pytest.raises(BadBundle, match=message):
+        read_sample(tmp_path, listing(FILE))
+
+
+def test_an_archive_that_unpacks_to_more_than_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in GateSample._fields:
+            archive.writestr(f"{name}.npy", bytes(80 << 20))
+    with pytest.raises(BadBundle, match="it unpacks to"):
+        read_sample(tmp_path, listing(FILE))
+
+
+def test_nan_logits_are_no_distance_of_zero() -> None:
+    figures = measure_sample(sample(), Replay(np.full_like(LOGITS, np.nan)), tail=5)
+    assert np.isnan(figures.kl)
+    assert not passes(figures, "4-bit")

@@ -76,8 +76,11 @@ def test_what_a_record_may_leave_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"parameters": "many"}, r"is no record of a student \(.*parameters.*\); compress again"),
-        ({"teacher": None}, r"is no record of a student \(.*teacher.*\); compress again"),
+        (
+            {"parameters": "many"},
+            r"is not a record of a student \(.*parameters.*\); compress again",
+        ),
+        ({"teacher": None}, r"is not a record of a student \(.*teacher.*\); compress again"),
         (
             {"schema": 2},
             r"has schema 2, this version of edgelm reads 1; compress again or use the version that",
@@ -94,7 +97,7 @@ def test_wrong_records(tmp_path: Path, change: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize("content", [b"", b'{"teacher": "or', b"\xff\xfe", b"[]"], ids=repr)
 def test_damaged_records(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STUDENT_RECORD).write_bytes(content)
-    with pytest.raises(BadCheckpoint, match=r"compress\.json is no record of a student"):
+    with pytest.raises(BadCheckpoint, match=r"compress\.json is not a record of a student"):
         read_student_record(tmp_path)
 
 

@@ -215,7 +215,7 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "nan"], "nan tokens/s asked; expect"),
         (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory of 0 bytes leaves "),
         (["plan", "MODEL", "--target", "cpu", "--context", "999999"], "context 999999 is not poss"),
-        (["doctor", "MODEL"], "is no bundle (it has no bundle.json)"),
+        (["doctor", "MODEL"], "is not a bundle (it has no bundle.json)"),
         (["fit", "a.csv", "--judge", "b.csv", "-o", "c.toml"], "--judge predicts rows that were"),
     ],
     ids=[

@@ -43,7 +43,7 @@ def test_export_run_bench(folder: Path) -> None:
     told = command(folder, "edge-export", "tiny", "--precision", "int8", "-o", "bundle")
     assert told.startswith("bundle: ")
     assert 'run it: edge-run bundle "Why is the sky blue?"' in told
-    assert "every hash holds" in command(folder, "edge-export", "--verify", "bundle")
+    assert "all hashes match" in command(folder, "edge-export", "--verify", "bundle")
 
     said = command(folder, "edge-run", "bundle", "Why is the sky blue?", "-n", "12")
     with edgelm.load(folder / "bundle") as lm:
@@ -82,7 +82,7 @@ def test_fp32_says_what_the_source_says(folder: Path, exact: Path) -> None:
 
 
 def test_a_bundle_needs_neither_its_place_nor_its_source(exact: Path) -> None:
-    assert "every hash holds" in command(exact.parent, "edge-export", "--verify", exact.name)
+    assert "all hashes match" in command(exact.parent, "edge-export", "--verify", exact.name)
     with edgelm.load(exact) as lm:
         assert lm.context == CONTEXT
     told = command(

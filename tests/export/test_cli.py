@@ -105,7 +105,7 @@ def test_failed_gate_exits_one(
         (["MODEL", "-o", "b", "--context", "999"], "context 999 is not possible"),
         (["MODEL", "-o", "b", "--layer", "int8"], "--layer 'int8': expected PATTERN=PRECISION"),
         (["MODEL", "-o", "b", "--layer", "=int8"], "--layer '=int8': expected PATTERN=PRECISION"),
-        (["--verify", "MODEL"], "is no bundle (it has no bundle.json)"),
+        (["--verify", "MODEL"], "is not a bundle (it has no bundle.json)"),
     ],
     ids=[
         "nothing",
@@ -164,7 +164,7 @@ def test_verify(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--verify", bundle)
     assert code == 0
     assert out.startswith(f"{bundle}: {len(read_manifest(bundle).files)} files, ")
-    assert out.endswith("every hash holds\n")
+    assert out.endswith("all hashes match\n")
 
 
 def test_verify_finds_tampering(

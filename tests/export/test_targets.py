@@ -52,7 +52,7 @@ def test_every_kind_of_target(
     assert manifest.check is not None
     assert manifest.check.graph_sha256 == manifest.check.checked_sha256 == own
     assert all(one.graph_sha256 == own for one in manifest.engines)
-    sample = read_sample(folder)
+    sample = read_sample(folder, manifest)
     assert sample is not None
     assert sample.tokens.shape[1] <= 64
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]

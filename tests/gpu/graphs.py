@@ -11,10 +11,12 @@ from edgelm.bundle import CompiledEngine, Limits, Manifest, graph_sha256
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.tensorrt.build import Job, compile_engine
 from edgelm.devices.tensorrt.versions import RTX
+from edgelm.devices.trust import trust
 from edgelm.export import writer
 from edgelm.export.kv_folding import KvFolding
 from edgelm.export.stored import Activations
 from edgelm.export.weights import Weights
+from edgelm.hashing import file_sha256
 from edgelm.precision import KvType, WeightPrecision
 from edgelm.runtime.cuda import Gpu
 from tests.export.graphs import DialectName, bare_manifest
@@ -92,6 +94,7 @@ def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> Com
     )
     name = f"{family}-{profiles}.engine"
     (folder / name).write_bytes(built.content)
+    trust(file_sha256(folder / name))
     return CompiledEngine(
         file=name,
         name=family,

@@ -16,6 +16,7 @@ import onnxruntime
 
 Work = Callable[[], object]
 TITLE = b"engine of "
+_NAMES = {"tensor(int64)": "INT64", "tensor(float)": "FLOAT", "tensor(float16)": "HALF"}
 _TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -159,6 +160,7 @@ class FakeTensorRT:
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
 
     class ILogger:
         Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
@@ -195,6 +197,19 @@ class _Engine:
 
     def get_tensor_name(self, number: int) -> str:
         return str(self.tensors[number].name)
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name in {one.name for one in self.graph.get_inputs()} else "output"
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return f"DataType.{_NAMES[self.tensor(name).type]}"
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        shape = self.tensor(name).shape
+        return [size if isinstance(size, int) else -1 for size in shape]
+
+    def tensor(self, name: str) -> Any:
+        return next(one for one in self.tensors if one.name == name)
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(1, 1), (1, self.module.chunk), (1, self.module.chunk)]

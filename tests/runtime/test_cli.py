@@ -151,7 +151,7 @@ def test_no_prompt_and_no_terminal(
 
 def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "a"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is no bundle")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is not a bundle")
 
 
 @pytest.mark.parametrize("arguments", [["-n", "0"], ["--threads", "x"], ["--top-k", "few"]])

@@ -57,7 +57,7 @@ def test_load_names_the_extra(bundle: Path) -> None:
 def test_a_damaged_bundle_is_found_without_an_engine(tmp_path: Path) -> None:
     done = python(BLOCKED + RUN, tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path} is no bundle")
+    assert done.stderr.startswith(f"error: {tmp_path} is not a bundle")
 
 
 def test_the_command_line_exits_2(bundle: Path) -> None:
@@ -87,3 +87,13 @@ def test_runtime_needs_no_torch(bundle: Path) -> None:
     )
     done = python(code, bundle)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_importing_changes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; before = dict(os.environ)\n"
+        "import edgelm.runtime.ort, edgelm.runtime.ort_cuda\n"
+        "print(dict(os.environ) == before, 'onnxruntime' in sys.modules)"
+    )
+    done = python(code, tmp_path)
+    assert done.stdout.split() == ["True", "False"], done.stderr

@@ -3,16 +3,22 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 import edgelm
-from edgelm.bundle import read_manifest, write_manifest
+from edgelm.bench.engines import edgelm_worker
+from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
+from edgelm.manifest_file import contents_sha256
+from edgelm.runtime import model, opening
+from edgelm.runtime.engine import open_session
 from edgelm.runtime.sampler import Sampling
 from tests.tiny_chat import CONTEXT
 
@@ -35,7 +41,9 @@ def large(copy: Path) -> Path:
 
 def edit_manifest(folder: Path, **fields: Any) -> None:
     path = folder / "bundle.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    values = {**json.loads(path.read_text()), **fields}
+    values.pop("sha256")
+    path.write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json", "chat_template.jinja"])
@@ -73,7 +81,7 @@ def test_a_newer_manifest(copy: Path) -> None:
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BadBundle, match=f"{tmp_path} is no bundle .*edge-export MODEL"):
+    with pytest.raises(BadBundle, match=f"{tmp_path} is not a bundle .*edge-export MODEL"):
         edgelm.load(tmp_path)
 
 
@@ -81,6 +89,146 @@ def test_no_bundle(tmp_path: Path) -> None:
 def test_threads_below_one(bundle: Path, threads: int) -> None:
     with pytest.raises(BadInput, match=f"threads is {threads}, expected at least 1"):
         edgelm.load(bundle, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [10**6, 10**30])
+def test_threads_beyond_use(bundle: Path, threads: int) -> None:
+    with pytest.raises(BadInput, match=f"threads is {threads}, expected at most"):
+        edgelm.load(bundle, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [True, 2.0, "2"])
+def test_threads_that_are_no_number(bundle: Path, threads: Any) -> None:
+    with pytest.raises(BadInput, match="expected a whole number"):
+        edgelm.load(bundle, threads=threads)
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """As somebody who computes the manifest's own hash too."""
+    path = folder / "bundle.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps({**values, "sha256": contents_sha256(values)}))
+
+
+def test_the_longest_context_there_is_shrinks_at_once(copy: Path) -> None:
+    change_manifest(copy, lambda values: values["limits"].update(context=1 << 24))
+    budget = loaded_bytes(read_manifest(copy), 512)
+    with edgelm.load(copy, max_memory=budget) as lm:
+        assert lm.context == 512
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "input": lambda v: v["graph"]["inputs"]["tokens"].update(name="token"),
+    "logits": lambda v: v["graph"]["outputs"]["logits"].update(name="logit"),
+    "cache": lambda v: v["graph"]["cache"]["layers"][0].update(past_key="past"),
+    "cache-type": lambda v: (v.update(kv="fp16"), v["graph"]["cache"].update(dtype="fp16")),
+    "cache-type-of-gpus": lambda v: (v.update(kv="fp8"), v["graph"]["cache"].update(dtype="fp8")),
+    "vocabulary": lambda v: (
+        v["spec"].update(vocab_size=64),
+        v["graph"]["outputs"]["logits"].update(shape=[1, "P", 64]),
+    ),
+    "heads": lambda v: (
+        v["spec"].update(num_key_value_heads=1),
+        v["graph"]["cache"].update(num_key_value_heads=1),
+    ),
+    "engine-from-the-future": lambda v: v["engine"].update(version="99"),
+    "unknown-engine": lambda v: v["engine"].update(name="tensorrtevil"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_manifest_of_another_graph(
+    copy: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Each is consistent in itself; what contradicts it is the graph, or this machine."""
+    change_manifest(copy, change)
+    with pytest.raises(BadBundle):
+        edgelm.load(copy)
+
+
+@pytest.fixture
+def other(copy: Path, tmp_path: Path) -> Path:
+    """The same model with other weights, by its own manifest as whole as the first."""
+    folder = shutil.copytree(copy, tmp_path / "other")
+    data = bytearray((folder / "model.onnx.data").read_bytes())
+    data[::4] = bytes(len(data[::4]))
+    (folder / "model.onnx.data").write_bytes(data)
+    manifest = read_manifest(folder)
+    write_manifest(folder, msgspec.structs.replace(manifest, files=hash_files(folder)))
+    return folder
+
+
+def test_a_bundle_that_is_replaced_while_it_loads(
+    copy: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the new one is loaded: never its graph with the old one's hashes."""
+    with edgelm.load(other, threads=1) as lm:
+        expected = lm.generate("The miller", max_new_tokens=4).tokens
+    swapped: list[Path] = []
+
+    def then_swap(*given: Any, **named: Any) -> None:
+        verify(*given, **named)
+        if not swapped:
+            swapped.append(copy.rename(copy.with_name("old")))
+            other.rename(copy)
+
+    monkeypatch.setattr(opening, "verify", then_swap)
+    with edgelm.load(copy, threads=1) as lm:
+        assert lm.generate("The miller", max_new_tokens=4).tokens == expected
+    assert swapped
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json", "bundle.json"])
+def test_a_file_that_is_replaced_each_time(
+    copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def rewrite(*given: Any, **named: Any) -> Any:
+        opened.append(open_session(*given, **named))
+        content = (copy / name).read_bytes()
+        (copy / "new").write_bytes(content)
+        (copy / "new").replace(copy / name)
+        return opened[-1]
+
+    monkeypatch.setattr(model, "open_session", rewrite)
+    with pytest.raises(BadBundle, match="was replaced while it was loaded; load it again"):
+        edgelm.load(copy)
+    assert len(opened) == 2
+
+
+def test_nothing_is_opened_that_does_not_match_its_hash(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is opened: an engine is native code, and runs when it is."""
+    (copy / "README.md").write_text("changed")
+    monkeypatch.setattr(model, "open_session", None)
+    with pytest.raises(BadBundle, match=r"README\.md has 7 bytes"):
+        edgelm.load(copy)
+    monkeypatch.setattr(edgelm_worker, "open_session", None)
+    with pytest.raises(BadBundle, match=r"README\.md has 7 bytes"):
+        edgelm_worker.EdgeLM().load({"path": str(copy), "threads": 1, "context": 64})
+
+
+def test_a_tokenizer_that_does_not_load_leaves_no_session(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+    session = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(model, "open_session", lambda *given, **named: session)
+    (copy / "tokenizer.json").write_text("garbage")
+    with pytest.raises(BadBundle):
+        edgelm.load(copy, check_hashes=False)
+    assert closed
+
+
+@pytest.mark.parametrize("check_hashes", [True, False])
+def test_a_template_that_nobody_lists(copy: Path, check_hashes: bool) -> None:
+    change_manifest(copy, lambda values: values["files"].pop("chat_template.jinja"))
+    (copy / "chat_template.jinja").write_text("{{ 'whatever' }}")
+    with pytest.raises(BadBundle, match=r"holds chat_template\.jinja, which bundle\.json does not"):
+        edgelm.load(copy, check_hashes=check_hashes)
 
 
 def test_the_whole_context_if_it_fits(large: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -240,7 +240,11 @@ def test_a_bf16_cache_is_made(session: OrtCudaSession, monkeypatch: pytest.Monke
 
 
 def test_without_onnxruntime() -> None:
-    code = "import sys; sys.modules['onnxruntime'] = None; import edgelm.runtime.ort_cuda"
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; from edgelm.runtime import ort_cuda; "
+        "print('imported'); ort_cuda.onnxruntime.SessionOptions"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "imported\n"
     assert "MissingPackage: no engine installed: this bundle runs on ONNX" in done.stderr
     assert "pip install 'edgelm[gpu]'" in done.stderr

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from edgelm.bundle import CompiledEngine, EngineNeed, Manifest
+from edgelm.devices.trust import trust
 from edgelm.errors import (
     BadBundle,
     BadInput,
@@ -19,6 +20,7 @@ from edgelm.errors import (
     EdgeLMError,
     MissingPackage,
 )
+from edgelm.hashing import file_sha256
 from edgelm.runtime import cuda
 from edgelm.runtime.ort import OrtSession
 from edgelm.runtime.session import Session
@@ -74,6 +76,7 @@ def graph(
     path = folder / ENGINE.file
     path.parent.mkdir()
     path.write_bytes(TITLE + str(folder / contract.file).encode())
+    trust(file_sha256(path))
     return folder, manifest
 
 
@@ -303,6 +306,7 @@ def test_an_engine_that_does_not_load(
     device: Device, complaint: str, error: type[Exception], message: str
 ) -> None:
     (device.folder / "engines/damaged").write_bytes(b"garbage")
+    trust(file_sha256(device.folder / "engines/damaged"))
     device.tensorrt.complaint = complaint
     with pytest.raises(error, match=message):
         device.open(replace(ENGINE, file="engines/damaged"))
@@ -313,7 +317,7 @@ def test_an_engine_of_another_graph(device: Device) -> None:
     odd = replace(layers[0], past_key="key_of_old")
     cache = replace(device.manifest.graph.cache, layers=(odd, *layers[1:]))
     device.manifest = replace(device.manifest, graph=replace(device.manifest.graph, cache=cache))
-    with pytest.raises(BadBundle, match="has no tensor 'key_of_old', which the manifest names"):
+    with pytest.raises(BadBundle, match="has no input 'key_of_old', which the manifest names"):
         device.open()
 
 
@@ -393,6 +397,7 @@ def test_the_real_library_and_a_damaged_file(
     driver = FakeCuda()
     monkeypatch.setattr(cuda, "_binding", lambda: driver)
     (tmp_path / "bad.engine").write_bytes(data)
+    trust(file_sha256(tmp_path / "bad.engine"))
     message = r"serialization version.*copy the bundle again" if data else "cannot be read: .*empty"
     with pytest.raises(BadBundle, match=message):
         TrtSession(tmp_path, graph[1], replace(RTX, file="bad.engine"), capacity=CONTEXT)

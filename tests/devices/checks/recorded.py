@@ -8,6 +8,7 @@ import msgspec
 
 from edgelm.bundle import (
     CacheContract,
+    CacheLayer,
     FileEntry,
     GraphContract,
     Limits,
@@ -15,6 +16,7 @@ from edgelm.bundle import (
     Manifest,
     TensorContract,
 )
+from edgelm.bundle_roles import DIALECTS, ROLES
 from edgelm.devices.checks.context import Context
 from edgelm.devices.machine import Cpu, Gpu, Jetson, Machine
 from edgelm.devices.probes import Probes
@@ -129,6 +131,14 @@ def manifest(dialect: str = "ort", target: str = "cpu", **changes: Any) -> Manif
             "tie_word_embeddings": True,
         }
     )
+    inputs = {
+        role: TensorContract(role, ROLES[role].dtype, ROLES[role].shape)
+        for role in DIALECTS[dialect]
+    }
+    layers = tuple(
+        CacheLayer(*(f"{name}.{layer}" for name in ("pk", "pv", "k", "v")))
+        for layer in range(spec.num_hidden_layers)
+    )
     whole = Manifest(
         schema_version=1,
         edgelm_version="0.1.0",
@@ -146,9 +156,9 @@ def manifest(dialect: str = "ort", target: str = "cpu", **changes: Any) -> Manif
             data="model.onnx.data",
             dialect=dialect,
             opsets={"": 24},
-            inputs={"tokens": TensorContract("tokens", "int64", (1, "T"))},
+            inputs=inputs,
             outputs={"logits": TensorContract("logits", "float32", (1, "P", 49152))},
-            cache=CacheContract("int8", 3, 64, ()),
+            cache=CacheContract("int8", 3, 64, layers),
         ),
         files={"model.onnx.data": FileEntry(900_000_000, "00")},
     )

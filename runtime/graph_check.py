@@ -1,0 +1,123 @@
+"""Whether a graph has the inputs and outputs that the manifest says.
+
+Sessions bind memory of the sizes that the manifest gives: were the graph's others, the error would
+come with the first token, name nothing that a user knows, or not come at all.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgelm.bundle import GraphContract
+from edgelm.errors import BadBundle
+
+_CACHE_TYPES = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "fp8": "float8e4m3fn",
+}
+# As ONNX Runtime writes them, where that is not the manifest's name.
+_ORT_TYPES = {"float": "float32"}
+
+
+class Tensor(NamedTuple):
+    """An input or output of a graph; a size that is not fixed is None."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def check_ort_graph(session: Any, graph: GraphContract, path: Path) -> None:
+    """Compare an ONNX Runtime session with the contract.
+
+    Raises:
+        BadBundle: a name, type, rank or fixed size differs.
+    """
+    inputs, outputs = (_of_ort(found) for found in (session.get_inputs(), session.get_outputs()))
+    check_tensors(graph, inputs, outputs, str(path))
+
+
+def check_tensors(
+    graph: GraphContract, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], where: str
+) -> None:
+    """Compare a graph's inputs and outputs with the contract.
+
+    Raises:
+        BadBundle: a name, type, rank or fixed size differs; the message begins with `where`.
+    """
+    _compare("input", inputs, _expected_inputs(graph), where)
+    _compare("output", outputs, _expected_outputs(graph), where)
+
+
+def _expected_inputs(graph: GraphContract) -> dict[str, Tensor]:
+    expected = {one.name: _contract(one.dtype, one.shape) for one in graph.inputs.values()}
+    cache = _cache(graph, graph.cache.capacity)
+    for layer in graph.cache.layers:
+        expected[layer.past_key] = expected[layer.past_value] = cache
+    return expected
+
+
+def _expected_outputs(graph: GraphContract) -> dict[str, Tensor]:
+    expected = {one.name: _contract(one.dtype, one.shape) for one in graph.outputs.values()}
+    in_place = graph.cache.update == "in_place"
+    cache = _cache(graph, graph.cache.capacity if in_place else None)
+    for layer in graph.cache.layers:
+        expected[layer.present_key] = expected[layer.present_value] = cache
+    return expected
+
+
+def _contract(dtype: str, shape: tuple[int | str, ...]) -> Tensor:
+    return Tensor(dtype, tuple(size if isinstance(size, int) else None for size in shape))
+
+
+def _cache(graph: GraphContract, rows: int | None) -> Tensor:
+    cache = graph.cache
+    return Tensor(_CACHE_TYPES[cache.dtype], (1, cache.num_key_value_heads, rows, cache.head_dim))
+
+
+def _compare(
+    kind: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> None:
+    for name in sorted(expected.keys() - given.keys()):
+        raise BadBundle(f"{where} has no {kind} {name!r}, which the manifest names; {_AGAIN}")
+    for name in sorted(given.keys() - expected.keys()):
+        raise BadBundle(f"{where} has an {kind} {name!r} that the manifest lacks; {_AGAIN}")
+    for name, tensor in given.items():
+        wanted = expected[name]
+        if tensor.dtype != wanted.dtype or not _agree(tensor.shape, wanted.shape):
+            raise BadBundle(
+                f"{where} has the {kind} {name!r} of {_described(tensor)}, the manifest says "
+                f"{_described(wanted)}; {_AGAIN}"
+            )
+
+
+def _agree(given: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether ranks are equal, and sizes where both are fixed; an open one takes any."""
+    return len(given) == len(wanted) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(given, wanted, strict=True)
+    )
+
+
+def _of_ort(found: Iterable[Any]) -> dict[str, Tensor]:
+    return {one.name: Tensor(_ort_type(one.type), _ort_shape(one.shape)) for one in found}
+
+
+def _ort_type(text: str) -> str:
+    inner = re.fullmatch(r"tensor\((\w+)\)", text)
+    name = inner[1] if inner else text
+    return _ORT_TYPES.get(name, name)
+
+
+def _ort_shape(shape: Iterable[Any]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _described(tensor: Tensor) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.dtype} [{sizes}]"
+
+
+_AGAIN = "copy or export the bundle again"
