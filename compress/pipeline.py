@@ -51,6 +51,13 @@ def compress(
     run = run or output.with_name(f"{output.name}.run")
     check_inputs_separate(recipe, output, run)
     folder = RunFolder(run, report)
+    with folder.held():
+        return _compress(recipe, output, folder, progress)
+
+
+def _compress(
+    recipe: Recipe, output: Path, folder: RunFolder, progress: Callable[[str], None]
+) -> StudentRecord:
     state = State(recipe, folder, progress)
     state.check()
     run_stages(state)

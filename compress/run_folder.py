@@ -12,7 +12,8 @@ a finished stage left is hashed, so that a damaged file is not taken for a resul
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from edgelm.compress.checkpoints import remove
 from edgelm.compress.ranks import is_first
 from edgelm.errors import BadInput
 from edgelm.hashing import file_sha256, first_changed, tree_sha256
-from edgelm.staging import replace_file
+from edgelm.staging import alone_in, replace_file
 from edgelm.student import StageRecord
 
 _POLL_SECONDS = 0.2
 _INPUTS, _DONE = "inputs.json", "done.json"
+_REPLACED = "replaced"
 _CACHE = "cache"
 _HARNESS = "lm-eval"
 # What a stage needs itself, and nobody after it.
@@ -63,6 +65,17 @@ class RunFolder:
         # The other processes come when the first one has already begun to write.
         if is_first() and not _is_run(folder):
             raise BadInput(f"{folder} exists and is no run of edge-compress; choose another folder")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs, which would spoil this one's files, waiting."""
+        if not is_first():
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        waits = f"waiting for another edge-compress that works in {self.folder}"
+        with alone_in(self.folder, lambda: self.report(waits)):
+            yield
 
     def stage(
         self,
@@ -123,8 +136,9 @@ class RunFolder:
         if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS}:
             remove(folder)
             return
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
+        replaced, number = self.folder / _REPLACED, 1
+        replaced.mkdir(exist_ok=True)
+        while (aside := replaced / f"{folder.name}-{number}").exists():
             number += 1
         folder.rename(aside)
         size = sum(path.lstat().st_size for path in aside.rglob("*") if path.is_file())

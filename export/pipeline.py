@@ -19,6 +19,7 @@ from edgelm.export.kept import check_work
 from edgelm.export.output import bundle_files
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.request import ExportRequest, max_bytes
+from edgelm.export.source_files import SourceFiles
 from edgelm.export.stages import Export
 from edgelm.export.text import CALIBRATION, GATE
 from edgelm.export.weights import Weights
@@ -110,11 +111,13 @@ def export(
     else:
         room += work_need(checkpoint, request, lasting=False)
     check_room(existing(output.parent), room, "the bundle")
+    source_files = SourceFiles(checkpoint)
     with (
+        source_files.unchanged(),
         full_disk_told(output, room, work=work),
         staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
     ):
-        return Export(checkpoint, plan, need, request, folder, Timed(progress), work).run()
+        return Export(source_files, plan, need, request, folder, Timed(progress), work).run()
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:

@@ -60,7 +60,8 @@ class AlignRun:
 
     def _check_latest(self) -> None:
         """Raise BadInput if the last checkpoint is not as it was written."""
-        assert (latest := self.latest()) is not None
+        if (latest := self.latest()) is None:
+            return
         try:
             # An empty mark is of a version that hashed nothing.
             mark = (latest / _COMPLETE).read_bytes() or b"{}"

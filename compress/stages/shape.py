@@ -144,21 +144,25 @@ def _layers(state: State, model: Model, count: int) -> list[int] | None:
     if kept is None:
         state.progress(f"importance: the loss without each block of {cut} layers")
         kept = layers_without_best_block(model, cut, _measure(state))
-        replace_file(path, msgspec.json.encode((kept, _sha256_of(kept))))
+        content = msgspec.json.encode(kept)
+        replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
+        replace_file(path, content)
     return kept
 
 
 def _read_layers(path: Path) -> list[int] | None:
     """Layers as they were written; None where they were not, or are damaged."""
     try:
-        kept, sha256 = msgspec.json.decode(path.read_bytes(), type=tuple[list[int], str])
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != _hash_of(path).read_text(encoding="ascii"):
+            return None
+        return msgspec.json.decode(content, type=list[int])
     except (OSError, ValueError, RecursionError):
         return None
-    return kept if sha256 == _sha256_of(kept) else None
 
 
-def _sha256_of(layers: list[int]) -> str:
-    return hashlib.sha256(msgspec.json.encode(layers)).hexdigest()
+def _hash_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _measure(state: State) -> Measure:
