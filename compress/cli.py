@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.command import parse_size, positive_int, run_command
+from edgelm.command import positive_int, run_command, size_argument
 from edgelm.compress.ranks import is_first
 from edgelm.errors import BadInput
 
@@ -25,7 +25,7 @@ examples:
 
 Start the same command again after a kill: it goes on where it was, and repeats only what changed.
 Many GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
-exit codes: 0 done, 2 bad input
+exit codes: 0 done, 2 bad input, 3 a fault of edgelm's
 """
 
 
@@ -54,11 +54,13 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", help="that the student will be exported at (default: auto)")
     add("--context", type=positive_int, metavar="N", help="tokens that its cache holds")
     add("--min-tok-s", type=float, metavar="X", help="tokens per second that it must reach")
-    add("--max-memory", metavar="SIZE", help="memory that it may take, e.g. 2GB")
+    add("--max-memory", type=size_argument, metavar="SIZE", help="memory it may take, e.g. 2GB")
     add("--max-ttft", type=float, metavar="MS", help="time to the first token, prompt of 512")
     add("--parameters", type=float, metavar="X", help="outside the embeddings: share or number")
     add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")
-    add("--tokens", default="2M", metavar="N", help="to distil on (default: 2M)")
+    add(
+        "--tokens", type=size_argument, default="2M", metavar="N", help="to distil on (default: 2M)"
+    )
     add(
         "--evaluate",
         action="append",
@@ -143,7 +145,7 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe of the command line's options: importance, search, prune, distil, evaluate."""
     limits = {
         "parameters": options.parameters,
-        "max_memory_bytes": options.max_memory and _size(options.max_memory),
+        "max_memory_bytes": options.max_memory,
         "min_tokens_per_second": options.min_tok_s,
         "max_first_token_ms": options.max_ttft,
         "context": options.context,
@@ -153,7 +155,7 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
         "teacher": options.source,
         "data": options.data,
         "target": target | {name: limit for name, limit in limits.items() if limit is not None},
-        "distill": {"tokens": _size(options.tokens)},
+        "distill": {"tokens": options.tokens},
     }
     if options.shape:
         recipe["prune"] = _shape(options.shape)
@@ -180,13 +182,6 @@ def _shape(text: str) -> dict[str, int]:
             raise BadInput(f"--shape {text!r}: expected e.g. num_hidden_layers=26,hidden_size=512")
         sizes[name.strip()] = int(value)
     return sizes
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except argparse.ArgumentTypeError as error:
-        raise BadInput(str(error)) from None
 
 
 class _Line:

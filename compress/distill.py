@@ -32,6 +32,7 @@ from edgelm.compress.qad_start import read_start, start_of, start_rounded, write
 from edgelm.compress.teacher_cache import TeacherCache
 from edgelm.errors import BadInput, Diverged
 from edgelm.precision import Int4, Int8
+from edgelm.sealed_tensors import is_sealed
 
 # Rows whose second moments quantization-aware distillation starts from; so many at a time in every
 # run, since the order of sums decides close calls.
@@ -234,7 +235,7 @@ class _Run:
             shutil.rmtree(scratch)
             write_start(path, student, grids, of)
 
-        start = self.checkpoints.once("start.safetensors", write)
+        start = self.checkpoints.once("start.safetensors", write, is_sealed)
         return read_start(start, student, *precision, of)
 
     def steps(self) -> Iterator[Step]:

@@ -9,6 +9,7 @@ import msgspec
 
 from edgelm.compress.distill import Step
 from edgelm.compress.ranks import is_first
+from edgelm.replacing import replace_file
 
 FILE = "metrics.jsonl"
 
@@ -40,7 +41,7 @@ class Metrics:
         path = self.folder / FILE
         before = [row for row in read_metrics(path) if row["step"] < first]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in before))
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in before).encode())
         self._file = path.open("a")
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -62,10 +63,12 @@ class Metrics:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a log; a kill may have torn the last."""
     rows = []
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows

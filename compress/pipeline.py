@@ -9,6 +9,7 @@ import torch
 
 from edgelm import __version__
 from edgelm.compress.model import load_model, save_model
+from edgelm.compress.output import check_inputs_separate, student_files, written_files
 from edgelm.compress.ranks import is_first
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.run_folder import RunFolder
@@ -45,8 +46,18 @@ def compress(
         Diverged: a training went wrong; its last checkpoint is kept.
     """
     recipe.check()
-    check_replaceable(output, marker=STUDENT_RECORD)
-    folder = RunFolder(run or output.with_name(f"{output.name}.run"), report)
+    check_replaceable(output, marker=STUDENT_RECORD, listing=student_files)
+    output = output.resolve()
+    run = run or output.with_name(f"{output.name}.run")
+    check_inputs_separate(recipe, output, run)
+    folder = RunFolder(run, report)
+    with folder.held():
+        return _compress(recipe, output, folder, progress)
+
+
+def _compress(
+    recipe: Recipe, output: Path, folder: RunFolder, progress: Callable[[str], None]
+) -> StudentRecord:
     state = State(recipe, folder, progress)
     state.check()
     run_stages(state)
@@ -56,10 +67,11 @@ def compress(
     if not is_first():
         return record
     dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
-    with staged_folder(output, marker=STUDENT_RECORD) as staging:
+    with staged_folder(output, marker=STUDENT_RECORD, listing=student_files) as staging:
         model = load_model(state.student)
         save_model(model, state.tokenizer, staging, dtype)
         _copy_card(state, staging)
+        record = msgspec.structs.replace(record, files=written_files(staging))
         write_student_record(staging, record)
     write_summary(folder.folder, record, state.candidates)
     return record

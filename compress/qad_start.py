@@ -26,6 +26,7 @@ from edgelm.groups import EMBEDDING, HEAD, groups, tensor_names
 from edgelm.hessians import Hessians
 from edgelm.precision import Int4, Int8, describe
 from edgelm.quantize import quantize
+from edgelm.sealed_tensors import UNSEALED, seal_file
 from edgelm.spec import DecoderSpec
 
 
@@ -125,7 +126,8 @@ def write_start(path: Path, model: Model, grids: Mapping[str, Grid], of: str) ->
         tensors[f"{name}.scales"] = grid.scales
         if grid.zero_points is not None:
             tensors[f"{name}.zero_points"] = grid.zero_points
-    save_file(tensors, path, {"of": of})
+    save_file(tensors, path, {"of": of, **UNSEALED})
+    seal_file(path)
 
 
 @torch.no_grad()

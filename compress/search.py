@@ -6,6 +6,7 @@ score them, distil the finalists a little, and rank. Scores before any training 
 depth and width (depth looks best until about 200 steps), so the finalists are of every kind.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -322,15 +323,21 @@ def _one_round(
     loss = judge.divergence(whole(student))
     losses = (*candidate.distilled, loss)
     if is_first():
-        replace_file(folder / _LOSSES, msgspec.json.encode(losses))
+        replace_file(folder / _LOSSES, msgspec.json.encode((losses, _sha256_of(losses))))
     return msgspec.structs.replace(candidate, distilled=losses)
 
 
 def _known_losses(folder: Path) -> tuple[float, ...]:
     path = folder / _LOSSES
-    if not path.is_file():
+    try:
+        losses, sha256 = msgspec.json.decode(path.read_bytes(), type=tuple[tuple[float, ...], str])
+    except (OSError, ValueError, RecursionError):
         return ()
-    return msgspec.json.decode(path.read_bytes(), type=tuple[float, ...])
+    return losses if sha256 == _sha256_of(losses) else ()
+
+
+def _sha256_of(losses: tuple[float, ...]) -> str:
+    return hashlib.sha256(msgspec.json.encode(losses)).hexdigest()
 
 
 def table(candidates: Sequence[Candidate]) -> str:

@@ -1,13 +1,19 @@
 """What every command line of edgelm shares: sizes in, errors out, exit codes."""
 
 import argparse
+import io
 import logging
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
-from edgelm.errors import EdgeLMError, GateFailed
+from edgelm.errors import BadInput
+from edgelm.explanations import explain
 
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})\s*([kmg]i?)?b?\s*")
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -16,11 +22,22 @@ def parse_size(text: str) -> int:
 
     >>> parse_size("1.5 KiB")
     1536
+
+    Raises:
+        BadInput: it is not a size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmg]i?)?b?\s*", text.lower())
+    match = _SIZE.fullmatch(text.lower())
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 98MB or 1.5GiB")
+        raise BadInput(f"{text!r} is not a size; expected e.g. 98MB or 1.5GiB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def size_argument(text: str) -> int:
+    """`parse_size` as argparse wants it."""
+    try:
+        return parse_size(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive_int(text: str) -> int:
@@ -40,18 +57,72 @@ def format_bytes(count: float) -> str:
 
 
 def run_command(body: Callable[[], int | None]) -> int:
-    """Run a command: expected errors in one line, exit 2 (or 1 for a failed gate)."""
+    """Run a command: every error in one line.
+
+    Returns:
+        The body's own exit code or 0; 1 for a failed gate; 2 for bad input, and for what the
+        system refuses (a full disk, a file that may not be written); 3 for an error that is a
+        fault of edgelm's; 130 if it was interrupted. EDGELM_DEBUG=1 shows where an error came from.
+    """
+    _prepare_streams()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     try:
-        return body() or 0
-    except GateFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except EdgeLMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = body() or 0
+        _flush()
+        return code
+    except (SystemExit, GeneratorExit):
+        raise
     except BrokenPipeError:
+        _drop_output()
         return 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
+    # Native code in Rust raises what is not an Exception.
+    except BaseException as error:
+        if os.environ.get("EDGELM_DEBUG"):
+            traceback.print_exc()
+        code, line = explain(error)
+        _say(f"error: {line}")
+        if isinstance(error, OSError):
+            _drop_output()  # it may be standard output that is full
+        return code
+
+
+def _prepare_streams() -> None:
+    """Keep closed standard streams from becoming the files that are opened next."""
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # standard error may be full or closed as well
+        print(line, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    """Write what is buffered now: Python would do so at its end, where errors are lost."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
+
+
+def _drop_output() -> None:
+    """What could not be written to standard output is not tried again at Python's end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        with suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)

@@ -40,7 +40,8 @@ class StudentRecord(msgspec.Struct, frozen=True):
     """How a student was made.
 
     shape and teacher_shape: sizes under Hugging Face's names. evaluation: figures by task, of
-    `teacher`, `pruned` and `student`.
+    `teacher`, `pruned` and `student`. files: all files of the student's folder; empty in records
+    of versions that did not list them.
     """
 
     teacher: str
@@ -53,6 +54,7 @@ class StudentRecord(msgspec.Struct, frozen=True):
     evaluation: dict[str, dict[str, Figure]] = {}
     edgelm_version: str = ""
     schema: int = SCHEMA
+    files: tuple[str, ...] = ()
 
 
 def write_student_record(folder: Path, record: StudentRecord) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.command import format_bytes, parse_size, positive_int, run_command
+from edgelm.command import format_bytes, positive_int, run_command, size_argument
 from edgelm.errors import BadInput
 from edgelm.precision import KV_BYTES
 
@@ -81,7 +81,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     add("--engine", help="engine of the device (default: its first)")
     add("--power-mode", metavar="MODE", help="default: the device's fastest")
     add("--min-tok-s", type=float, metavar="X", help="decode rate that must be reached")
-    add("--max-memory", type=parse_size, metavar="SIZE", help="e.g. 4GB (default: the device's)")
+    add("--max-memory", type=size_argument, metavar="SIZE", help="e.g. 4GB (default: the device's)")
     add("--revision", help="commit, tag or branch of a hub id")
 
 

@@ -25,7 +25,7 @@ for a Jetson, whose engine is compiled on the device itself:
   edge-export MODEL --target jetson-orin -o bundle/    here
   edge-export --finalize bundle/                       there
 
-exit codes: 0 done, 1 the gate does not hold, 2 bad input
+exit codes: 0 done, 1 the gate does not hold, 2 bad input, 3 a fault of edgelm's
 """
 
 

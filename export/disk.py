@@ -85,7 +85,8 @@ def full_disk_told(output: Path, need: int, *, work: Path | None = None) -> Iter
         if error.errno not in _FULL:
             raise
         left = f"{work} keeps what was found out" if work else "nothing was left behind"
-        path = Path(error.filename or output)
+        # Of two files, as of a copy, the second is the one that is written.
+        path = Path(error.filename2 or error.filename or output)
         in_work = work is not None and path.is_relative_to(work.absolute())
         some = "some" if in_work else f"about {format_bytes(need)}"
         raise DoesNotFit(

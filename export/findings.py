@@ -1,8 +1,8 @@
 """What the stages of an export find out, and all that it depends on."""
 
 import hashlib
+import os
 from collections.abc import Callable, Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,35 +22,48 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.search import choices_for, offers
 from edgelm.export.sensitivity import measure_sensitivity
+from edgelm.export.source_files import SourceFiles
 from edgelm.export.text import Passage
 from edgelm.gates import Figures, SourceCheck
+from edgelm.hashing import file_sha256
 from edgelm.precision import EIGHT_BIT_KV, W8A8, Int4, KvType, WeightPrecision
 
+# Findings do not come from these parts of the package.
+_APART = ("__pycache__", "bench", "compress")
 
-def source_name(checkpoint: Checkpoint, reference: Reference, context: int) -> str:
+
+def source_name(source: Checkpoint | SourceFiles, reference: Reference, context: int) -> str:
     """The name of a source and the code that runs it."""
+    checkpoint = source.checkpoint if isinstance(source, SourceFiles) else source
     return key(
-        edgelm.__version__,
-        _code(),
-        str(torch.__version__),
-        transformers.__version__,
-        onnxruntime.__version__,
-        checkpoint.sha256(),
+        code_name(),
+        source.sha256 if isinstance(source, SourceFiles) else source.sha256(),
         checkpoint.spec,
         checkpoint.config,
         context if reference.depends_on_context else None,
     )
 
 
-def _code() -> str:
-    """Hash of the package's own code that findings come from: core, export and runtime."""
+def code_name() -> str:
+    """The name of all code that findings come from."""
+    return key(
+        edgelm.__version__,
+        _code(Path(edgelm.__file__).parent),
+        str(torch.__version__),
+        transformers.__version__,
+        onnxruntime.__version__,
+    )
+
+
+def _code(package: Path) -> str:
+    """Hash of the package's own code: core, devices with their kernels' rules, export, runtime."""
     digest = hashlib.sha256()
-    for room in ("edgelm", "edgelm.export", "edgelm.runtime"):
-        spec = find_spec(room)
-        assert spec is not None
-        assert spec.origin is not None
-        for path in sorted(Path(spec.origin).parent.glob("*.py")):
-            digest.update(path.read_bytes())
+    for folder, inner, names in os.walk(package, followlinks=True):
+        inner[:] = sorted(name for name in inner if name not in _APART)
+        for name in sorted(names):
+            path = Path(folder) / name
+            if path.suffix == ".py":
+                digest.update(f"{path.relative_to(package)} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

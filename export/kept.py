@@ -10,6 +10,8 @@ that a killed export goes on where it was. What findings depend on is in the fol
 """
 
 import hashlib
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,66 +23,99 @@ from safetensors.torch import load_file, save
 
 from edgelm.command import format_bytes
 from edgelm.errors import BadInput
+from edgelm.sealed_tensors import UNSEALED, is_sealed, sealed
 from edgelm.staging import alone_in, remove_abandoned_files, replace_file
 
 _MARK = "edgelm-work.txt"
+_CODE = "code.txt"  # in a source's folder: which code its findings are of
+_NAME = re.compile("[0-9a-f]{16}")
 _NOTE = "What edge-export --work found out; the folder may be removed at any time.\n"
 _T = TypeVar("_T")
 Tensors = dict[str, torch.Tensor]
 
 
+class _Record(msgspec.Struct):
+    """A record on disk: JSON, and its SHA-256."""
+
+    sha256: str
+    value: msgspec.Raw
+
+
 class Kept:
     """A folder of findings by name, each found once.
+
+    Findings that outlive this process have a hash: a damaged one counts as absent.
 
     Args:
         folder: an existing one.
         lasting: findings must survive this process, and a power cut.
+        check: called before a finding is kept; raises if what it depends on has changed.
     """
 
-    def __init__(self, folder: Path, *, lasting: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, lasting: bool = False, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.lasting = lasting
+        self.check = check
 
     def below(self, name: str) -> "Kept":
         """Findings that depend on more."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return Kept(folder, lasting=self.lasting)
+        return Kept(folder, lasting=self.lasting, check=self.check)
 
     def has(self, name: str) -> bool:
-        """Whether tensors of this name are there."""
-        return self._tensors(name).is_file()
+        """Whether tensors of this name are there, as they were written."""
+        path = self._tensors(name)
+        return is_sealed(path) if self.lasting else path.is_file()
 
     def forget(self, name: str) -> None:
-        """Remove tensors of this name."""
+        """Remove tensors or a record of this name."""
         self._tensors(name).unlink(missing_ok=True)
+        self._record(name).unlink(missing_ok=True)
 
     def tensors(self, name: str, find: Callable[[], Tensors]) -> Tensors:
         """Tensors of this name, from the folder or else from `find`."""
         path = self._tensors(name)
-        if path.is_file():
+        if self.has(name):
             return load_file(path)
         found = {key: one.contiguous() for key, one in find().items()}
+        self.check()
         # In memory first: safetensors' own writer does not say that a disk is full.
-        self._write(path, save(found))
+        self._write(path, sealed(save(found, UNSEALED)) if self.lasting else save(found))
         return found
 
     def record(self, name: str, kind: type[_T], find: Callable[[], _T]) -> _T:
         """A record of this name, from the folder or else from `find`."""
-        path = self.folder / f"{name}.json"
-        if path.is_file():
-            return msgspec.json.decode(path.read_bytes(), type=kind)
+        if (kept := self.known(name, kind)) is not None:
+            return kept
         found = find()
         content = msgspec.json.encode(found)
         try:
             msgspec.json.decode(content, type=kind)
         except msgspec.ValidationError:
             return found  # a figure that is not finite: JSON has none, and none is worth keeping
-        self._write(path, content)
+        self.check()
+        record = _Record(hashlib.sha256(content).hexdigest(), msgspec.Raw(content))
+        self._write(self._record(name), msgspec.json.encode(record))
         return found
+
+    def known(self, name: str, kind: type[_T]) -> _T | None:
+        """A record of this name from the folder; None if there is none, or a damaged one."""
+        try:
+            record = msgspec.json.decode(self._record(name).read_bytes(), type=_Record)
+            if hashlib.sha256(record.value).hexdigest() != record.sha256:
+                return None
+            return msgspec.json.decode(record.value, type=kind)
+        except (OSError, ValueError, RecursionError):
+            return None
 
     def _tensors(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+    def _record(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     def _write(self, path: Path, content: bytes) -> None:
         if self.lasting:
@@ -116,8 +151,16 @@ def check_work(root: Path, output: Path) -> None:
 
 
 @contextmanager
-def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Iterator[Path]:
+def work_folder(
+    root: Path, name: str, code: str, progress: Callable[[str], None]
+) -> Iterator[Path]:
     """A folder below `root` that is this process's own for the block, and stays.
+
+    Args:
+        root: holds the folders of all sources.
+        name: of the source and of the code that runs it.
+        code: what tells this version of the code from others, whose folders are of no use to it.
+        progress: called with one line.
 
     Raises:
         BadInput: it cannot be made, or its file system has no locks.
@@ -125,12 +168,14 @@ def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Itera
     folder = root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        (root / _MARK).write_text(_NOTE, encoding="utf-8")
+        if not (root / _MARK).is_file():
+            replace_file(root / _MARK, _NOTE.encode())
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise BadInput(
             f"cannot keep work in {root}: {error.strerror}; choose another folder"
         ) from None
+    _report_others(root, code, progress)
 
     def waits() -> None:
         progress(f"waiting for another export that works in {folder}")
@@ -145,7 +190,30 @@ def work_folder(root: Path, name: str, progress: Callable[[str], None]) -> Itera
             remove_abandoned_files(inner)
         if size := folder_bytes(folder):
             progress(f"going on from {folder} ({format_bytes(size)})")
+        replace_file(folder / _CODE, code.encode())
         yield folder
+
+
+def _report_others(root: Path, code: str, progress: Callable[[str], None]) -> None:
+    """Say what other versions of edgelm left here, and how to remove it."""
+    others = [
+        path
+        for path in sorted(root.iterdir())
+        if _NAME.fullmatch(path.name) and any(path.iterdir()) and _code_of(path) != code
+    ]
+    if others:
+        size = format_bytes(sum(map(folder_bytes, others)))
+        progress(
+            f"{root} holds {size} of other versions of edgelm, which this one does not use; "
+            f"remove it: {shlex.join(['rm', '-r', *map(str, others)])}"
+        )
+
+
+def _code_of(folder: Path) -> str:
+    try:
+        return (folder / _CODE).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
 
 
 def folder_bytes(folder: Path, *, below: bool = True) -> int:

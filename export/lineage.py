@@ -5,11 +5,11 @@ from edgelm.checkpoint import Checkpoint
 from edgelm.student import StudentRecord, read_student_record
 
 
-def lineage_of(checkpoint: Checkpoint, *, hashed: bool) -> Lineage:
-    """The lineage of a bundle; hashing the source takes a while and is left out until the end."""
+def lineage_of(checkpoint: Checkpoint, sha256: str) -> Lineage:
+    """The lineage of a bundle; `sha256` is that of the weights that it was made of."""
     return Lineage(
         source=_portable_name(checkpoint),
-        sha256=checkpoint.sha256() if hashed else "",
+        sha256=sha256,
         path=None if checkpoint.revision else str(checkpoint.path.resolve()),
         revision=checkpoint.revision,
         license=checkpoint.license,

@@ -9,25 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgelm.bundle import (
-    MANIFEST,
-    Manifest,
-)
+from edgelm.bundle import MANIFEST, Manifest
 from edgelm.checkpoint import open_checkpoint
-from edgelm.command import parse_size
 from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.export.disk import bundle_need, check_room, existing, full_disk_told, work_need
 from edgelm.export.engines import engine_need
 from edgelm.export.kept import check_work
+from edgelm.export.output import bundle_files
 from edgelm.export.progress import Progress, Timed
-from edgelm.export.request import ExportRequest
+from edgelm.export.request import ExportRequest, max_bytes
+from edgelm.export.source_files import SourceFiles
 from edgelm.export.stages import Export
 from edgelm.export.text import CALIBRATION, GATE
 from edgelm.export.weights import Weights
 from edgelm.planning import Request
 from edgelm.precision import KvType
-from edgelm.staging import check_replaceable, staged_folder
+from edgelm.staging import check_replaceable, check_separate, staged_folder
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +93,17 @@ def export(
         Path(calibration),
         Path(gate_text),
         method,
-        parse_size(max_size) if isinstance(max_size, str) else max_size,
+        max_bytes(max_size) if isinstance(max_size, str) else max_size,
     )
     output = Path(output)
+    check_replaceable(output, marker=MANIFEST, listing=bundle_files)
+    check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
+    check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     profile = load_profile(target)
     plan = make_plan(checkpoint.spec, profile, request.plan)
     need = engine_need(profile, plan.engine, sms)
     request.check(Weights(checkpoint).groups())
-    check_replaceable(output, marker=MANIFEST)
     work = None if work is None else Path(work)
     room = bundle_need(plan)
     if work:
@@ -111,5 +111,16 @@ def export(
     else:
         room += work_need(checkpoint, request, lasting=False)
     check_room(existing(output.parent), room, "the bundle")
-    with full_disk_told(output, room, work=work), staged_folder(output, marker=MANIFEST) as folder:
-        return Export(checkpoint, plan, need, request, folder, Timed(progress), work).run()
+    source_files = SourceFiles(checkpoint)
+    with (
+        source_files.unchanged(),
+        full_disk_told(output, room, work=work),
+        staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
+    ):
+        return Export(source_files, plan, need, request, folder, Timed(progress), work).run()
+
+
+def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:
+    """What is read, by what it is."""
+    texts = {"calibration text": request.calibration, "gate text": request.gate_text}
+    return {"source": source, **texts}

@@ -14,10 +14,12 @@ from edgelm.export.reference import Reference
 from edgelm.export.smooth_quant import smooth_quant
 from edgelm.export.weights import Weights
 from edgelm.groups import EMBEDDING
+from edgelm.hashing import file_sha256
 from edgelm.hessians import Hessians
 from edgelm.precision import EIGHT_BIT_KV, W8A8, Int8, KvType, WeightPrecision
 
 _SEEN = "calibration"
+_MOMENTS = "moments"  # the hashes of their files
 _WITH_MOMENTS = "calibration with moments"  # whoever needs no moments takes it as well
 
 
@@ -48,11 +50,11 @@ def prepare(
     plain = Weights(reference.checkpoint)
     everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
     moments = None
-    name = _WITH_MOMENTS if kept.has(_WITH_MOMENTS) else _SEEN
+    whole = kept.has(_WITH_MOMENTS) and (not kept.lasting or _has_moments(kept))
+    name = _WITH_MOMENTS if whole else _SEEN
     coarse = has_coarse(kinds)
     if method.compensates and (coarse or everywhere):
-        seen_already = tokens.numel() if kept.has(_WITH_MOMENTS) else 0
-        moments = Hessians(kept.folder, reference.spec, tokens=seen_already)
+        moments = Hessians(kept.folder, reference.spec, tokens=tokens.numel() if whole else 0)
         name = _WITH_MOMENTS
         if not moments.collected:
             kept.forget(name)
@@ -63,6 +65,8 @@ def prepare(
             found = calibrate(reference, tokens).tensors()
         if moments and kept.lasting:
             moments.sync()
+            kept.forget(_MOMENTS)
+            kept.record(_MOMENTS, dict[str, str], lambda: _moment_hashes(kept))
         return found
 
     seen = Calibration.of(kept.tensors(name, look))
@@ -77,3 +81,12 @@ def prepare(
     if kv in EIGHT_BIT_KV:
         folding = KvFolding.of(reference.spec, seen.largest, shared=shared_scales)
     return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)
+
+
+def _has_moments(kept: Kept) -> bool:
+    """Whether second moments are as they were when they were collected."""
+    return kept.known(_MOMENTS, dict[str, str]) == _moment_hashes(kept)
+
+
+def _moment_hashes(kept: Kept) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(kept.folder.glob("*.moments"))}

@@ -6,12 +6,30 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from edgelm.command import parse_size
 from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.methods import METHODS
 from edgelm.export.text import CALIBRATION, GATE
 from edgelm.planning import Request
 from edgelm.precision import WeightPrecision, parse_precision
+
+_MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
+
+
+def max_bytes(text: str) -> int:
+    """Bytes of a size to stay within, such as `98MB`.
+
+    Raises:
+        BadInput: it is not a size, or a number without a unit that no model is as small as.
+    """
+    size = parse_size(text)
+    if size < _MIN_PLAIN_SIZE and not any(map(str.isalpha, text)):
+        raise BadInput(
+            f"a size to stay within of {size} bytes is smaller than any model; with a unit it is "
+            f"e.g. {text.strip()}MB"
+        )
+    return size
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from edgelm.bundle import (
     hash_files,
     write_manifest,
 )
-from edgelm.checkpoint import Checkpoint
 from edgelm.command import format_bytes
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.plan import plan as make_plan
@@ -35,6 +34,7 @@ from edgelm.export.disk import bundle_need, check_work_room, work_need
 from edgelm.export.engines import compile_ahead
 from edgelm.export.findings import (
     Manner,
+    code_name,
     figures_of_candidate,
     figures_of_graph,
     frontier_of,
@@ -57,6 +57,7 @@ from edgelm.export.request import ExportRequest
 from edgelm.export.search import Search, eight_bits, stand_in
 from edgelm.export.second_opinion import check_source
 from edgelm.export.smooth_quant import coarse_inputs
+from edgelm.export.source_files import SourceFiles
 from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
@@ -79,7 +80,7 @@ class Export:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        source: SourceFiles,
         plan: Plan,
         need: EngineNeed,
         request: ExportRequest,
@@ -87,13 +88,13 @@ class Export:
         progress: Timed,
         work: Path | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
-        self.weights = Weights(checkpoint)
+        self.source, self.checkpoint = source, source.checkpoint
+        self.weights = Weights(self.checkpoint)
         self.columns = {group: self.weights.columns(group) for group in self.weights.groups()}
         self.plan = plan
         self.need = need
         self.rules = KERNELS[need.name]
-        self.graphs = PlannedGraphs(plan, need, checkpoint.spec)
+        self.graphs = PlannedGraphs(plan, need, self.checkpoint.spec)
         chunk = min(load_profile(plan.target).prefill_chunk, plan.context)
         self.manner = Manner(None if self.graphs.native else _FOREIGN_TAIL, chunk)
         self.engines: tuple[CompiledEngine, ...] = ()
@@ -135,10 +136,9 @@ class Export:
         if self.work is None:
             yield Kept(scratch)
             return
-        self.progress("hashing the source")
-        name = source_name(self.checkpoint, self.reference, self.plan.context)
-        with work_folder(self.work, name, self.progress) as folder:
-            yield Kept(folder, lasting=True)
+        name = source_name(self.source, self.reference, self.plan.context)
+        with work_folder(self.work, name, code_name(), self.progress) as folder:
+            yield Kept(folder, lasting=True, check=self.source.check)
 
     def second_opinion(self, passage: Passage) -> SourceCheck | None:
         """Compare the reference with what transformers loads, before anything rests on it."""
@@ -414,6 +414,7 @@ class Export:
     def finish(self, assignment: Assignment, gate: GateResult) -> Manifest:
         write_card(self.folder, self.manifest(assignment, gate, self.written))
         manifest = self.manifest(assignment, gate, self.written, files=True)
+        self.source.check()
         write_manifest(self.folder, manifest)
         return manifest
 
@@ -437,7 +438,7 @@ class Export:
             weight_bytes=written.weight_bytes,
             limits=Limits(self.plan.context, prefill_chunk=self.manner.prefill_chunk),
             gate=gate,
-            lineage=lineage_of(checkpoint, hashed=files),
+            lineage=lineage_of(checkpoint, self.source.sha256 if files else ""),
             graph=written.contract,
             files=hash_files(self.folder) if files else {},
             engine=self.need,

@@ -5,23 +5,27 @@
     checkpoints/checkpoint-200  weights, optimizer and random state, marked `complete` at the end
 
 A checkpoint without its mark was being written when the process died; the one before it is only
-removed after the mark is on disk.
+removed after the mark is on disk. The mark holds the hashes of the checkpoint's files.
 """
 
 import json
-import os
+import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgelm.compress.ranks import is_first
 from edgelm.compress.resumption import check_same_settings
 from edgelm.errors import BadInput
-from edgelm.staging import check_replaceable, replace_file
+from edgelm.hashing import first_changed, tree_sha256
+from edgelm.staging import check_replaceable, replace_file, sync
 
 _RECORD = "align.json"
 _COMPLETE = "complete"
+_NAME = re.compile("checkpoint-[0-9]{1,18}")
 _POLL_SECONDS = 0.1
 
 
@@ -45,6 +49,7 @@ class AlignRun:
             return
         if record.exists() and self.latest():
             check_same_settings(self.folder, _read(record), settings)
+            self._check_latest()
         else:
             replace_file(record, json.dumps(settings, indent=2).encode() + b"\n")
 
@@ -52,6 +57,22 @@ class AlignRun:
         """The last checkpoint that is whole."""
         whole = [path for path in self._all() if (path / _COMPLETE).exists()]
         return max(whole, key=_step, default=None)
+
+    def _check_latest(self) -> None:
+        """Raise BadInput if the last checkpoint is not as it was written."""
+        if (latest := self.latest()) is None:
+            return
+        try:
+            # An empty mark is of a version that hashed nothing.
+            mark = (latest / _COMPLETE).read_bytes() or b"{}"
+            changed = first_changed(latest, msgspec.json.decode(mark, type=dict[str, str]))
+        except (OSError, ValueError, RecursionError):
+            changed = _COMPLETE
+        if changed:
+            raise BadInput(
+                f"{latest} is damaged: {changed} is missing or does not match its hash; remove "
+                f"{self.folder} to train from the beginning, or restore it from a copy"
+            )
 
     def is_finished(self) -> bool:
         """Whether the last checkpoint is that of the last update."""
@@ -63,11 +84,8 @@ class AlignRun:
     def complete(self, step: int) -> None:
         """Mark a checkpoint as whole and remove the earlier ones."""
         folder = self.checkpoints / f"checkpoint-{step}"
-        for path in folder.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        replace_file(folder / _COMPLETE, b"")
+        sync(folder)
+        replace_file(folder / _COMPLETE, msgspec.json.encode(tree_sha256(folder)))
         self.tidy()
 
     def tidy(self) -> None:
@@ -85,11 +103,13 @@ class AlignRun:
         if not self.metrics.exists():
             return []
         rows = []
-        for line in self.metrics.read_text().split("\n"):
+        for line in self.metrics.read_text(errors="replace").split("\n"):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
         return rows
 
     def add(self, row: dict[str, Any]) -> None:
@@ -98,7 +118,9 @@ class AlignRun:
             file.write(json.dumps(row) + "\n")
 
     def _all(self) -> list[Path]:
-        return list(self.checkpoints.glob("checkpoint-*"))
+        if not self.checkpoints.is_dir():
+            return []
+        return [path for path in self.checkpoints.iterdir() if _NAME.fullmatch(path.name)]
 
 
 def _step(checkpoint: Path) -> int:
@@ -108,5 +130,5 @@ def _step(checkpoint: Path) -> int:
 def _read(record: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(record.read_text()))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"{record} is damaged ({error}); remove {record.parent}") from None

@@ -14,7 +14,7 @@ from edgelm.compress.evaluate import evaluate, parse_tasks
 from edgelm.compress.model import save_model
 from edgelm.compress.ranks import processes
 from edgelm.compress.recipe import Align
-from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.run_folder import file_hashes, task_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
 from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
 from edgelm.student import Figure, StageRecord
@@ -86,7 +86,7 @@ def judge(state: State) -> dict[str, dict[str, Figure]]:
         return stage_record("evaluate", settings, figures)
 
     inputs = state.inputs(settings, "student")
-    inputs["files"] = file_hashes(tuple(task.partition(":")[2] for task in settings.tasks))
+    inputs["files"] = task_hashes(settings.tasks)
     state.run.stage("evaluate", inputs, work)
     return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
 

@@ -1,6 +1,6 @@
 """What is cut: scores of all parts, the shape within the budget, the pruned model."""
 
-import json
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from edgelm.compress.layer_loss import (
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.prune import prune
 from edgelm.compress.recipe import Calibrate
-from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.run_folder import task_hashes
 from edgelm.compress.search import Candidate, Cost, search, table
 from edgelm.compress.shape import Shape
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
@@ -53,7 +53,7 @@ def score_parts(state: State, settings: Calibrate) -> None:
         return stage_record("importance", settings, figures, tokens=sum(map(torch.numel, rows)))
 
     inputs = state.inputs(settings, "teacher")
-    inputs["task"] = file_hashes((settings.layer_task.partition(":")[2],))
+    inputs["task"] = task_hashes((settings.layer_task,))
     state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
 
 
@@ -140,11 +140,29 @@ def _layers(state: State, model: Model, count: int) -> list[int] | None:
     if settings.layers != "block" or not cut:
         return None
     path = state.importance_folder / f"layers-{count}.json"
-    if not path.exists():
+    kept = _read_layers(path)
+    if kept is None:
         state.progress(f"importance: the loss without each block of {cut} layers")
         kept = layers_without_best_block(model, cut, _measure(state))
-        replace_file(path, json.dumps(kept).encode())
-    return list(json.loads(path.read_text()))
+        content = msgspec.json.encode(kept)
+        replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
+        replace_file(path, content)
+    return kept
+
+
+def _read_layers(path: Path) -> list[int] | None:
+    """Layers as they were written; None where they were not, or are damaged."""
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != _hash_of(path).read_text(encoding="ascii"):
+            return None
+        return msgspec.json.decode(content, type=list[int])
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _hash_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _measure(state: State) -> Measure:

@@ -128,4 +128,4 @@ def _train(
             )
     # Read, since a run that was killed after its last step has no step left to do.
     rows = read_metrics(folder / METRICS)
-    return {name: rows[-1][name] for name in ("loss", "tokens")} if rows else {}
+    return {name: rows[-1].get(name) for name in ("loss", "tokens")} if rows else {}

@@ -6,6 +6,7 @@ line or a whole batch, is cut off and made again. Batches depend on nothing but 
 the texts kept before, so the file ends up the same.
 """
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from edgelm.compress.resumption import check_same_settings
 from edgelm.errors import BadInput
 from edgelm.staging import replace_file
 
+_CHUNK = 1 << 20
+
 
 class Manifest(msgspec.Struct, frozen=True):
     """How a file of texts is made and how far it is.
 
     settings: all that decides about the texts; hashes stand for weights and files.
-    batches: batches done; bytes: length of the file after them.
+    batches: batches done; bytes: length of the file after them; sha256: of these bytes, empty in
+    files of versions that hashed nothing.
     documents, tokens: texts kept and tokens sampled for them and for the dropped ones.
     dropped: texts that were dropped, by reason.
     """
@@ -29,6 +33,7 @@ class Manifest(msgspec.Struct, frozen=True):
     settings: dict[str, Any]
     batches: int = 0
     bytes: int = 0
+    sha256: str = ""
     documents: int = 0
     tokens: int = 0
     dropped: dict[str, int] = {}
@@ -45,6 +50,7 @@ class SynthesisLog:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path.absolute()
+        self._digest = hashlib.sha256()
         self.manifest = self._opened(settings)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -54,12 +60,15 @@ class SynthesisLog:
 
     def append(self, rows: list[dict[str, Any]], manifest: Manifest) -> None:
         """Write one batch and count it; `bytes` is filled in."""
+        content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         with self.path.open("ab") as file:
-            file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
             end = file.tell()
-        self._write(msgspec.structs.replace(manifest, bytes=end))
+        self._digest.update(content)
+        sha256 = self._digest.hexdigest()
+        self._write(msgspec.structs.replace(manifest, bytes=end, sha256=sha256))
 
     def discard(self) -> None:
         """Remove the file and its manifest."""
@@ -88,8 +97,16 @@ class SynthesisLog:
                 f"{file} has {size} bytes, {sidecar.name} counts {manifest.bytes}: texts were "
                 "lost; remove both files and start again"
             )
-        with file.open("ab") as opened:
+        with file.open("a+b") as opened:
             opened.truncate(manifest.bytes)
+            opened.seek(0)
+            while chunk := opened.read(_CHUNK):
+                self._digest.update(chunk)
+        if manifest.sha256 not in ("", self._digest.hexdigest()):
+            raise BadInput(
+                f"{file} does not match its hash in {sidecar.name}: it is damaged or was changed; "
+                "remove both files and start again"
+            )
         return manifest
 
     def _write(self, manifest: Manifest) -> None:
@@ -114,7 +131,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(sidecar.read_bytes(), type=Manifest)
     except OSError as error:
         raise BadInput(f"cannot read {sidecar}: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"{sidecar} is damaged ({error}); remove it and {path.name} and start again"
         ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.compress.run_folder import RunFolder, file_hashes
+from edgelm.compress.run_folder import RunFolder, file_hashes, task_hashes
 from edgelm.errors import BadInput
 from edgelm.student import StageRecord
 
@@ -174,3 +174,57 @@ def test_hashes_of_files_folders_and_names(tmp_path: Path) -> None:
     after = file_hashes(names)
     assert len(after) == len(before) + 1
     assert after[str(tmp_path / "texts" / "a.txt")] != same
+
+
+def test_no_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the current directory changes no key."""
+    monkeypatch.chdir(tmp_path)
+    tasks = ("", "lm-eval:arc_easy", "lm-eval:tasks/mine", "perplexity:valid.jsonl")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text("a")
+    (tmp_path / "valid.jsonl").write_text("a")
+    before = task_hashes(tasks)
+    assert file_hashes(("",)) == {}
+    (tmp_path / "log.txt").write_text("more")
+    (tmp_path / "arc_easy").write_text("a file of that name")
+    assert task_hashes(tasks) == before
+    (tmp_path / "tasks" / "mine.yaml").write_text("b")
+    assert task_hashes(tasks) != before
+
+
+def test_what_took_time_is_moved_aside(run: Run) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(die="second")
+    checkpoint = run.folder / "second" / "checkpoints" / "step-00000100" / "weights"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("hours")
+    run("second")
+    run()
+    kept = [path.read_text() for path in (run.folder / "replaced").rglob("weights")]
+    assert kept == ["hours"]
+    assert len(list((run.folder / "replaced").glob("second-*"))) == 2
+    assert any("second: what was there is in" in line for line in run.said)
+
+
+@pytest.mark.parametrize("name", ["count", "done.json"])
+def test_a_damaged_result_runs_again(run: Run, name: str) -> None:
+    run()
+    run.worked.clear()
+    path = run.folder / "second" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    if name == "count":
+        path.write_text("7")
+    run()
+    assert run.worked == ["second"], "and what follows has the same inputs as before"
+    run.worked.clear()
+    run()
+    assert run.worked == []
+
+
+def test_logs_and_checkpoints_may_go(run: Run) -> None:
+    run()
+    run.worked.clear()
+    (run.folder / "second" / "metrics.jsonl").write_text("a log")
+    run()
+    assert run.worked == []

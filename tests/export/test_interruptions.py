@@ -87,7 +87,7 @@ def test_kill_leaves_the_old_bundle_and_the_next_export_cleans_up(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert contents(old) == contents(old_bundle)
     [partial] = set(old.parent.iterdir()) - {old}
-    assert (partial / "model.onnx").is_file()  # it was killed in the midst of writing
+    assert (partial / "new" / "model.onnx").is_file()  # it was killed in the midst of writing
 
     manifest = export(tiny_chat, old, precision="int8")
     verify(old, manifest)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgelm.export import findings
 from edgelm.export.calibrate import Calibration, calibrate
-from edgelm.export.kept import Kept, key
+from edgelm.export.kept import Kept, key, work_folder
 from edgelm.export.reference import Reference
 from tests.conftest import TinyFactory
 
@@ -74,3 +75,75 @@ def test_calibration_by_name(calm: TinyFactory) -> None:
     for mine, theirs in ((before.energy, after.energy), (before.peaks, after.peaks)):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "empty", "text", "folder"])
+def test_a_damaged_finding_is_found_again(tmp_path: Path, change: str) -> None:
+    kept = Kept(tmp_path, lasting=True)
+    kept.tensors("a", lambda: {"a": torch.arange(6.0)})
+    kept.record("p", Point, lambda: Point(0.1))
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        middle = len(content) * 3 // 4
+        changed = {
+            "flip": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "cut": content[:middle],
+            "empty": b"",
+            "text": b"\xff\xfe[" + b"[" * 5000,
+        }
+        path.write_bytes(changed.get(change, content))
+        if change == "folder":
+            path.unlink()
+            path.mkdir()
+    if change == "folder":
+        with pytest.raises(OSError, match="directory"):
+            kept.record("p", Point, lambda: Point(0.2))
+        return
+    assert not kept.has("a")
+    assert torch.equal(kept.tensors("a", lambda: {"a": torch.ones(2)})["a"], torch.ones(2))
+    assert kept.record("p", Point, lambda: Point(0.2)) == Point(0.2)
+    assert kept.has("a")
+    assert kept.known("p", Point) == Point(0.2)
+
+
+def test_nothing_is_kept_of_a_source_that_changed(tmp_path: Path) -> None:
+    def changed() -> None:
+        raise RuntimeError("changed")
+
+    kept = Kept(tmp_path, lasting=True, check=changed).below("x")
+    with pytest.raises(RuntimeError):
+        kept.tensors("a", lambda: {"a": torch.ones(2)})
+    with pytest.raises(RuntimeError):
+        kept.record("p", Point, lambda: Point(0.2))
+    assert not list((tmp_path / "x").iterdir())
+
+
+def test_the_code_is_in_the_name(
+    calm: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bundle.py", "devices/kernels.py", "export/a/b.py", "runtime/ort.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    seen = {findings._code(tmp_path)}
+    for path in sorted(tmp_path.rglob("*.py")):
+        path.write_text("2")
+        seen.add(findings._code(tmp_path))
+    assert len(seen) == 5
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cli.py").write_text("what findings do not come from")
+    assert findings._code(tmp_path) in seen
+
+    checkpoint = calm("qwen3").checkpoint
+    name = findings.source_name(checkpoint, Reference(checkpoint), 64)
+    monkeypatch.setattr(findings, "_code", lambda _: "other code")
+    assert findings.source_name(checkpoint, Reference(checkpoint), 64) != name
+
+
+def test_other_versions_are_reported(tmp_path: Path) -> None:
+    said: list[str] = []
+    for code in ("first", "second", "second"):
+        with work_folder(tmp_path, key(code), code, said.append) as folder:
+            (folder / "p.json").write_text("{}")
+    [line] = {one for one in said if "other versions" in one}
+    assert f"rm -r {tmp_path / key('first')}" in line
+    assert key("second") not in line

@@ -126,7 +126,9 @@ def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_pat
     for path in files(work, "*.safetensors"):  # as after a kill: sums of a part of the text
         path.unlink()
     moments.write_bytes(b"\1" * len(whole))
-    (moments.parent / ".calibration.safetensors.partial-999999999").write_bytes(b"half")
+    (moments.parent / ".calibration.safetensors.partial-edgelm-0123456789abcdef").write_bytes(
+        b"half"
+    )
 
     export(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
     assert moments.read_bytes() == whole

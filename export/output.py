@@ -1,0 +1,44 @@
+"""What an export may replace: the files of an older bundle, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.bundle import MANIFEST
+from edgelm.errors import BadInput
+
+_ENGINES = "engines"
+
+
+class _Written(msgspec.Struct):
+    """What any version's manifest says of its files."""
+
+    files: dict[str, Any] = {}
+    engines: list[dict[str, Any]] = []
+
+
+def bundle_files(folder: Path) -> set[str]:
+    """Relative names of the files that a bundle consists of; none without a manifest.
+
+    Raises:
+        BadInput: its manifest cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return set()
+    try:
+        written = msgspec.json.decode(path.read_bytes(), type=_Written)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{path} is damaged ({error}), so which files of the folder are the bundle's is "
+            "unknown; remove the folder or choose another"
+        ) from None
+    caches = {str(engine.get("runtime_cache")) for engine in written.engines}
+    # What a killed `edge-export --finalize` left, whole: engines that no manifest names.
+    engines = {
+        path.relative_to(folder).as_posix()
+        for path in (folder / _ENGINES).glob("*.engine")
+        if path.is_file()
+    }
+    return {MANIFEST, *written.files, *caches, *engines}

@@ -1,0 +1,156 @@
+"""What is killed: commands that write folders, what must hold after a kill, and after a new start.
+
+Each case works in a folder of its own, beside things that are somebody else's.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgelm.bundle import read_manifest, verify
+from edgelm.compress.output import student_files
+from edgelm.compress.pipeline import compress
+from edgelm.compress.recipe import read_recipe
+from edgelm.devices.tensorrt.build import Built
+from edgelm.export import export
+from edgelm.runtime import cuda, finalize
+from edgelm.student import read_student_record
+from tests.compress.recipes import DISTILL, PRUNE, TEACHER, workshop, write_recipe
+from tests.folders import contents
+from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
+from tests.tiny_chat import save_tiny_chat
+
+THEIRS = {
+    "notes.txt": b"mine",
+    ".output.backup-2024/bundle.json": b"mine",
+    ".output.v2.old-999999/bundle.json": b"the only copy",
+    ".output.partial-edgelm-0123456789abcdef/bundle.json": b"mine",
+}
+_TENSORRT = "10.16.1.11"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command.
+
+    prepare: makes the inputs, and an old output, in an empty folder.
+    run: the command, in a folder that was prepared.
+    check: raises AssertionError if the output in a folder is not whole.
+    ours: names in the folder that stay beside THEIRS.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    run: Callable[[Path], None]
+    check: Callable[[Path], None]
+    ours: tuple[str, ...] = ("source", "output")
+
+
+def _export_prepare(folder: Path) -> None:
+    save_tiny_chat(folder / "source", context=512)
+    export(folder / "source", folder / "output", precision="fp32", gate="off")
+
+
+def _export(folder: Path, *, work: bool = False, **options: Any) -> None:
+    options["work"] = folder / "work" if work else None
+    export(folder / "source", folder / "output", precision="int8", gate="off", **options)
+
+
+def _check_bundle(folder: Path) -> None:
+    verify(folder / "output", read_manifest(folder / "output"))
+
+
+def _compress_prepare(folder: Path) -> None:
+    workshop(folder / "source")
+    write_recipe(folder / "source", TEACHER, PRUNE, DISTILL)
+
+
+def _compress(folder: Path) -> None:
+    compress(read_recipe(folder / "source" / "recipe.toml"), folder / "output")
+
+
+def _check_student(folder: Path) -> None:
+    output = folder / "output"
+    if not output.exists():
+        return
+    record = read_student_record(output)
+    assert record is not None
+    assert set(contents(output)) == student_files(output)
+
+
+def _finalize_prepare(folder: Path) -> None:
+    source = save_tiny_chat(folder / "source", context=512)
+    options: dict[str, Any] = {"target": "jetson-agx-orin-64gb", "precision": "int8"}
+    export(source, folder / "output", gate="off", **options)
+
+
+def _finalize(folder: Path) -> None:
+    driver, patch = FakeCuda(sm=87), pytest.MonkeyPatch()
+    os.environ |= {f"XDG_{kind}_HOME": str(folder / "source") for kind in ("CACHE", "CONFIG")}
+    os.environ |= {f"XDG_{kind}_HOME": str(folder / "source") for kind in ("DATA", "STATE")}
+    patch.setattr(cuda, "_binding", lambda: driver)
+    patch.setitem(sys.modules, "tensorrt", FakeTensorRT(driver, _TENSORRT, chunk=128))
+
+    def compiled(job: Any, progress: Any) -> Built:
+        return Built(TITLE + str(job.graph).encode(), _TENSORRT, 12.5)
+
+    patch.setattr(finalize, "compile_engine", compiled)
+    finalize.finalize(folder / "output")
+
+
+CASES = [
+    Case("export", _export_prepare, _export, _check_bundle),
+    Case(
+        "export-work",
+        _export_prepare,
+        partial(_export, work=True),
+        _check_bundle,
+        ("source", "output", "work"),
+    ),
+    Case("export-rtx", _export_prepare, partial(_export, target="rtx-4060-laptop"), _check_bundle),
+    Case(
+        "compress",
+        _compress_prepare,
+        _compress,
+        _check_student,
+        ("source", "output", "output.run"),
+    ),
+    Case("finalize", _finalize_prepare, _finalize, _check_bundle),
+]
+
+
+def prepare(case: Case, folder: Path) -> None:
+    """Make a case's folder with all that is in it before."""
+    folder.mkdir(parents=True)
+    case.prepare(folder)
+    for name, content in THEIRS.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def check_theirs(folder: Path) -> None:
+    """Raise AssertionError if anything that is somebody else's was touched."""
+    for name, content in THEIRS.items():
+        assert (folder / name).read_bytes() == content, f"{name} was touched"
+
+
+def check_tidy(case: Case, folder: Path) -> None:
+    """Raise AssertionError if anything is left of killed processes."""
+    expected = {*case.ours, *(Path(name).parts[0] for name in THEIRS)}
+    found = {path.name for path in folder.iterdir()}
+    assert found == expected, f"left: {sorted(found ^ expected)}"
+    hidden = [path for name in case.ours for path in (folder / name).rglob(".*partial*")]
+    assert not hidden, f"left: {hidden}"
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    """A copy of a prepared folder."""
+    return shutil.copytree(folder, to, symlinks=True)

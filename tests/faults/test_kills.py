@@ -1,0 +1,26 @@
+"""Kills at random moments lose nothing, leave nothing and touch nothing of others."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Compiling and training take seconds a run: fewer of those here, all by `python -m tests.faults`.
+KILLS = {"export": 20, "export-work": 20, "export-rtx": 3, "compress": 5, "finalize": 20}
+
+
+@pytest.mark.parametrize(("case", "kills"), KILLS.items())
+def test_kills(case: str, kills: int) -> None:
+    """In a process of its own, which forks: pytest's may have threads."""
+    if case == "export-rtx":
+        pytest.importorskip("tensorrt_rtx")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", case, "--kills", str(kills)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -1,0 +1,133 @@
+"""Exports that meet, sources that change, outputs that cannot be written."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgelm.bundle import read_manifest, verify
+from edgelm.checkpoint import open_checkpoint
+from edgelm.errors import BadCheckpoint, BadInput
+from edgelm.export import export
+from edgelm.export.cli import main
+from edgelm.export.source_files import SourceFiles
+from edgelm.hashing import file_sha256
+from tests.folders import contents
+from tests.tiny_chat import save_tiny_chat
+
+FAST = {"precision": "int8", "gate": "off"}
+
+
+def test_two_exports_to_one_output(tiny_chat: Path, tmp_path: Path) -> None:
+    output, failed = tmp_path / "bundle", list[BaseException]()
+
+    def run(precision: str) -> None:
+        try:
+            export(tiny_chat, output, precision=precision, gate="off")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in ("int8", "fp32")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not failed
+    verify(output, read_manifest(output))
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def replace(weights: Path) -> None:
+    other = weights.with_name("other")
+    other.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    other.replace(weights)
+
+
+def overwrite(weights: Path) -> None:
+    with weights.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\0\0")
+
+
+def remove(weights: Path) -> None:
+    weights.unlink()
+
+
+def configure(weights: Path) -> None:
+    path = weights.with_name("config.json")
+    path.write_text(path.read_text() + "\n")
+
+
+@pytest.mark.parametrize("change", [replace, overwrite, remove, configure])
+def test_a_source_that_changes_stops_the_export(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    source, work, output = save_tiny_chat(tmp_path / "source"), tmp_path / "work", tmp_path / "out"
+    done = []
+
+    def progress(line: str) -> None:
+        if "calibrating" in line and not done:
+            done.append(1)
+            change(source / "model.safetensors")
+
+    with pytest.raises(BadCheckpoint, match="while the model was exported"):
+        export(source, output, **FAST, work=work, progress=progress)  # type: ignore[arg-type]
+    assert done
+    assert not output.exists()
+    kept = [path.name for path in work.rglob("*") if path.suffix in (".safetensors", ".json")]
+    assert not [name for name in kept if "int8" in name], "nothing of a mixture is kept"
+
+
+def test_a_hard_link_changes_nothing(tmp_path: Path) -> None:
+    source = save_tiny_chat(tmp_path / "source")
+    files = SourceFiles(open_checkpoint(source))
+    (tmp_path / "link").hardlink_to(source / "model.safetensors")
+    files.check()
+    assert files.sha256 == file_sha256(source / "model.safetensors")
+
+
+def test_the_source_in_the_output_is_refused(tiny_chat: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    export(tiny_chat, output, **FAST)  # type: ignore[arg-type]
+    shutil.copytree(tiny_chat, output / "hf")
+    before = contents(tmp_path)
+    for source in (output / "hf", tiny_chat):  # the second: somebody's folder in the output
+        with pytest.raises(BadInput, match="lies in the output|edgelm did not write"):
+            export(source, output)
+    shutil.move(output / "hf", tmp_path / "hf")
+    (tmp_path / "text.txt").write_text("words " * 900)
+    shutil.copy(tmp_path / "text.txt", output / "README.md")  # one that a bundle has itself
+    for name in ("calibration", "gate_text"):
+        with pytest.raises(BadInput, match="lies in the output"):
+            export(tiny_chat, output, **{name: output / "README.md"})  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="lies in the source"):
+        export(tmp_path / "hf", tmp_path / "hf" / "bundle")
+    assert len(before) + 1 == len(contents(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-size", "banana"], "'banana' is not a size; expected e.g. 98MB"),
+        (["--max-size", "98"], "with a unit it is e.g. 98MB"),
+        (["-o", "a\0b"], "NUL"),
+        (["-o", "a" * 300], "File name too long"),
+        (["-o", "/proc/x"], "/proc/x"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tiny_chat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(tiny_chat), "-o", str(tmp_path / "b"), *options]) == 2
+    error = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert list(tmp_path.iterdir()) == []
