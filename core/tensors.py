@@ -3,17 +3,19 @@
 from edgelm.spec import DecoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
+EMBEDDING_WEIGHT = "model.embed_tokens.weight"
+HEAD_WEIGHT = "lm_head.weight"
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
     """Name and shape of every tensor that a checkpoint of this decoder must hold."""
     hidden = spec.hidden_size
     shapes: Shapes = {
-        "model.embed_tokens.weight": (spec.vocab_size, hidden),
+        EMBEDDING_WEIGHT: (spec.vocab_size, hidden),
         "model.norm.weight": (hidden,),
     }
     if not spec.tie_word_embeddings:
-        shapes["lm_head.weight"] = (spec.vocab_size, hidden)
+        shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
     layer = _layer_shapes(spec)
     for index in range(spec.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}

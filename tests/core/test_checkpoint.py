@@ -89,7 +89,7 @@ def test_missing_shard(shards: Path) -> None:
 def test_safetensors_cut_off_in_the_header(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BadCheckpoint, match=r"is truncated or no safetensors file .*again"):
+    with pytest.raises(BadCheckpoint, match=r"is truncated or not a safetensors file .*again"):
         open_checkpoint(folder)
 
 
@@ -106,7 +106,7 @@ def test_safetensors_that_is_something_else(folder: Path) -> None:
     # What is left of a file in Git LFS that was never fetched.
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
     (folder / "model.safetensors").write_text(pointer)
-    with pytest.raises(BadCheckpoint, match="truncated or no safetensors file"):
+    with pytest.raises(BadCheckpoint, match="truncated or not a safetensors file"):
         open_checkpoint(folder)
 
 

@@ -1,0 +1,48 @@
+"""Read one tensor's values, and see that they are numbers. torch is imported on the first read."""
+
+from typing import TYPE_CHECKING
+
+from edgelm.errors import BadCheckpoint
+from edgelm.json_files import shown
+from edgelm.safetensors_header import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+
+_MAX_FLOAT32 = 3.4028234663852886e38
+
+
+def read_tensor(stored: StoredTensor) -> "torch.Tensor":
+    """A tensor of a safetensors file in its stored type, mapped from the file.
+
+    Raises:
+        BadCheckpoint: the file is gone or another one by now.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(stored.path, framework="pt") as opened:
+            return opened.get_tensor(stored.name)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(
+            f"{stored.path}: {shown(stored.name)} cannot be read ({error}); was the file changed "
+            "after it was opened?"
+        ) from None
+
+
+def check_finite(tensor: "torch.Tensor", what: str) -> None:
+    """Raise BadCheckpoint if a tensor holds NaN, infinity or numbers that fp32 cannot hold.
+
+    One NaN in a weight makes every result NaN, which some comparisons pass for a good one.
+    """
+    if not tensor.numel():
+        return
+    # The smallest and the largest value are NaN if any is; this needs no memory of its own.
+    least, most = (float(bound) for bound in tensor.aminmax())
+    if least >= -_MAX_FLOAT32 and most <= _MAX_FLOAT32:
+        return
+    bad = sum(int((~part.float().isfinite()).sum()) for part in tensor.flatten().split(2**20))
+    raise BadCheckpoint(
+        f"{what} holds {bad:,} values of {tensor.numel():,} that are NaN, infinite or too large "
+        "for fp32; the model was damaged in training or conversion, download or convert it again"
+    )
