@@ -15,10 +15,10 @@ from edgelm.errors import BadCheckpoint
 # Read by classes that no longer have them as fields.
 _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
-    *("original_max_position_embeddings", "sliding_window_pattern", "layer_types"),
+    *("original_max_position_embeddings", "sliding_window_pattern"),
 }
-# Classes in which a window of null is what switches it off.
-_WINDOW_IS_NONE = {"mistral", "phi3"}
+# Classes that build the mask of a window whether a layer has one or not.
+_ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral"}
 
 
 def hf_config(checkpoint: Checkpoint) -> Any:
@@ -36,14 +36,17 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     spec = checkpoint.spec
     read = _fields_read(spec.family)
     values = {key: value for key, value in checkpoint.config.items() if key in read}
-    if all(layer.window is None for layer in spec.layers) and spec.family not in _WINDOW_IS_NONE:
-        values.pop("sliding_window", None)  # a mask that no layer uses is built all the same
+    if values.get("sliding_window", 0) is None and spec.family in _ALWAYS_MASK:
+        del values["sliding_window"]  # no layer uses the mask, and it is built all the same
     values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
     try:
         # A copy, since the class changes nested values in place.
-        return AutoConfig.for_model(spec.family, **deepcopy(values))
+        config = AutoConfig.for_model(spec.family, **deepcopy(values))
     except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise _refused(checkpoint, error) from None
+    if config.pad_token_id is not None and not -1 <= config.pad_token_id < spec.vocab_size:
+        config.pad_token_id = None  # an embedding that is not there; it is read in training only
+    return config
 
 
 def _fields_read(family: str) -> set[str]:
