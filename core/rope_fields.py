@@ -39,8 +39,10 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
     dim = _rotated_channels(inner, family, kind, head_dim)
     if kind == "default":
         return theta, dim, {}
-    scaling = _SCALINGS[kind](inner, dim)
-    given = {name: inner.values[name] for name in scaling if name in inner}
+    if kind == "yarn" and "factor" in inner.values and "factor" not in inner:
+        inner = _with_ratio_as_factor(inner, fields)
+    read = _SCALINGS[kind](inner, dim)
+    given = {name: inner.values[name] for name in read if name in inner}
     if family.local_rope:
         given.pop("truncate", None)  # read beside the nested parameters, where nobody writes it
     return theta, dim, {"rope_type": kind, **given}
@@ -64,7 +66,7 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
         original = fields.values.get(_ORIGINAL, values.get(_ORIGINAL, positions))
         values = values | {_ORIGINAL: original}
         defaults["rope_theta"] = fields.values.get("rope_theta", 10_000.0)
-        return _with_factor(values, defaults, positions, f"{fields.where}: {name}")
+        return Fields(values, defaults, where=f"{fields.where}: {name}")
     if given and not nested:
         raise fields.wrong("rope_parameters", f"parameters for {' and '.join(_KINDS)}")
     kind = _KINDS[1] if local else _KINDS[0]
@@ -76,17 +78,14 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
     values = {_ORIGINAL: positions} | values
     base = "rope_local_base_freq" if local else "rope_theta"
     defaults["rope_theta"] = fields.values.get(base)
-    return _with_factor(values, defaults, positions, f"{where}: {kind}")
+    return Fields(values, defaults, where=f"{where}: {kind}")
 
 
-def _with_factor(
-    values: dict[str, Any], defaults: dict[str, Any], positions: int, where: str
-) -> Fields:
-    """The fields, a factor of null replaced by the ratio of the contexts as transformers does."""
-    original = values[_ORIGINAL]
-    if "factor" in values and values["factor"] is None and isinstance(original, int) and original:
-        values = values | {"factor": positions / original}
-    return Fields(values, defaults, where=where)
+def _with_ratio_as_factor(inner: Fields, fields: Fields) -> Fields:
+    """What transformers makes of a factor of null: the ratio of the contexts."""
+    _needed_original(inner)
+    positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
+    return Fields(inner.values | {"factor": positions / inner.values[_ORIGINAL]}, where=inner.where)
 
 
 def _rotated_channels(inner: Fields, family: Family, kind: str, head_dim: int) -> int:

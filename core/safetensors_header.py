@@ -7,7 +7,7 @@ the ranges cover the data without gaps or overlaps.
 import math
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from edgelm.errors import BadCheckpoint
 from edgelm.json_files import MAX_BYTES, parse_json_object, shown
@@ -96,31 +96,30 @@ def _unreadable(path: Path, reason: str) -> BadCheckpoint:
 
 
 def _tensor(path: Path, name: str, entry: Any, first: int) -> StoredTensor:
-    def wrong(reason: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{path} is damaged: {shown(name)} has {reason}; download it again")
-
     if not isinstance(entry, dict):
-        raise wrong(f"the entry {shown(entry)}, expected dtype, shape and data_offsets")
+        raise _damaged(path, name, "entry", entry, "dtype, shape and data_offsets")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise wrong(f"the dtype {shown(dtype)}, expected one of {', '.join(_BITS)}")
-    if not _sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise wrong(f"the shape {shown(shape)}, expected up to {_MAX_DIMENSIONS} sizes")
-    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise wrong(f"the data_offsets {shown(offsets)}, expected a first and a last byte")
+        raise _damaged(path, name, "dtype", dtype, f"one of {', '.join(_BITS)}")
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise _damaged(path, name, "shape", shape, f"at most {_MAX_DIMENSIONS} sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(path, name, "data_offsets", offsets, "where its bytes begin and end")
     bits = math.prod(shape) * _BITS[dtype]
-    start, end = offsets
-    if bits != 8 * (end - start):
-        raise wrong(
-            f"{end - start:,} bytes (data_offsets {shown(offsets)}), but {dtype} in the shape "
-            f"{shown(shape)} takes {bits / 8:,.0f}"
-            if bits < 2**63
-            else f"the shape {shown(shape)}, which is larger than the file"
-        )
-    return StoredTensor(path, name, dtype, tuple(shape), first + start, first + end)
+    if bits != 8 * (offsets[1] - offsets[0]):
+        expected = f"{shown(bits // 8)} bytes of {dtype} for the shape {shown(shape)}"
+        raise _damaged(path, name, "data_offsets", offsets, expected)
+    return StoredTensor(path, name, dtype, tuple(shape), *(first + at for at in offsets))
 
 
-def _sizes(value: Any) -> bool:
+def _damaged(path: Path, name: str, field: str, value: Any, expected: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{path} is damaged: the {field} of {shown(name)} is {shown(value)}, expected {expected}; "
+        "download it again"
+    )
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     """Whether a value is a list of sizes; true and false are integers to Python."""
     return isinstance(value, list) and all(
         isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**63 for one in value
@@ -130,7 +129,7 @@ def _sizes(value: Any) -> bool:
 def _check_ranges(path: Path, tensors: dict[str, StoredTensor], first: int, size: int) -> None:
     """Raise BadCheckpoint unless the tensors cover the data, each byte once."""
     at = first
-    for name, tensor in sorted(tensors.items(), key=lambda item: item[1][-2:]):
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != at:
             raise BadCheckpoint(
                 f"{path} is damaged: {shown(name)} begins at byte {tensor.start - first:,} of the "

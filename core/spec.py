@@ -182,10 +182,6 @@ class _Reader:
         fields, family = self.fields, self.family
         hidden, heads, kv_heads, head_dim = self.widths()
         attention_bias = fields.flag("attention_bias") and family.attention_bias
-        caps = {
-            "attention_softcap": ("attn_logit_softcapping", family.attention_softcap),
-            "logits_softcap": ("final_logit_softcapping", family.logits_softcap),
-        }
         return DecoderSpec(
             family=self.name,
             num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
@@ -208,7 +204,8 @@ class _Reader:
             fused_projections=family.fused_projections,
             attention_scale=self.attention_scale(head_dim),
             layers=self.layers(head_dim),
-            **{name: fields.number(field) for name, (field, read) in caps.items() if read},
+            attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
+            logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
             **self.multipliers(hidden),
         )
 
@@ -276,6 +273,9 @@ class _Reader:
             return self.number("attention_multiplier")
         scalar = self.number("query_pre_attn_scalar") if self.family.query_scalar else head_dim
         return 1.0 / math.sqrt(scalar)
+
+    def softcap(self, field: str, *, read: bool) -> float | None:
+        return self.fields.number(field) if read else None
 
     def multipliers(self, hidden: int) -> dict[str, float]:
         if self.family.scales_embedding:

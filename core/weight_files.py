@@ -132,7 +132,9 @@ def _nothing(folder: Path) -> BadCheckpoint:
     if gguf:
         return BadCheckpoint(f"{folder} holds no {_SINGLE}, but {gguf}; pass that file itself")
     others = sorted(path.name for path in folder.glob("*.safetensors"))
-    found = (
-        f", only {others[0]}, which transformers does not read either; rename it" if others else ""
-    )
-    return BadCheckpoint(f"{folder} holds no {_SINGLE} and no {_INDEX}{found}")
+    if others:
+        return BadCheckpoint(
+            f"{folder} holds no {_SINGLE} and no {_INDEX}, only {others[0]}, which transformers "
+            "does not read either; if it is the model, rename it"
+        )
+    return BadCheckpoint(f"{folder} holds no *.safetensors file; expected {_SINGLE} or {_INDEX}")
