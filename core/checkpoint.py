@@ -6,7 +6,7 @@ tensor asked for. torch is imported on the first read, so that planning needs no
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Checkpoint:
     """An opened source model.
 
     `path` is a folder or a GGUF file; `name` is what the user called it; `revision` is the
-    commit for a hub id.
+    commit for a hub id; `files` says which file a tensor is in, where there may be several.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Checkpoint:
     weight_files: tuple[Path, ...]
     revision: str | None = None
     license: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def tensor(self, name: str) -> "torch.Tensor":
@@ -66,7 +67,7 @@ class Checkpoint:
         """
         tensor = self.read(name)
         if name not in self._finite:
-            check_finite(tensor, f"{self.path}: {name}")
+            check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
             self._finite.add(name)
         return tensor
 
@@ -204,9 +205,17 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         return read_tensor(stored[tensor])
 
     check_stored(folder, stored, tensor_shapes(spec))
-    shapes = {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)}
     return Checkpoint(
-        name, folder, config, spec, shapes, read, tuple(files), revision, _license(folder)
+        name,
+        folder,
+        config,
+        spec,
+        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        read,
+        tuple(files),
+        revision,
+        _license(folder),
+        {tensor: entry.path for tensor, entry in stored.items()},
     )
 
 
