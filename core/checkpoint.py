@@ -6,7 +6,8 @@ tensor asked for. torch is imported on the first read, so that planning needs no
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import msgspec
 from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
 from edgelm.gguf import GgufFile
 from edgelm.hashing import file_sha256
-from edgelm.json_files import read_file, read_json_object
+from edgelm.json_files import read_file, read_json_object, shown
 from edgelm.quantized_marks import check_config, check_folder
 from edgelm.spec import DecoderSpec
 from edgelm.stored_values import check_finite, read_tensor
@@ -101,16 +102,17 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         UnknownName: an architecture that edgelm does not know.
     """
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return _open_gguf(str(source), path)
-    if path.is_dir():
-        return _open_folder(str(source), path)
-    if path.exists():
-        raise BadInput(
-            f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
-        )
-    if _looks_like_hub_id(str(source)):
-        return _open_hub(str(source), revision)
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return _open_gguf(str(source), path)
+        if path.is_dir():
+            return _open_folder(str(source), path)
+        if path.exists():
+            raise BadInput(
+                f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
+            )
+        if _looks_like_hub_id(str(source)):
+            return _open_hub(str(source), revision)
     raise BadInput(
         f"no such file or folder: {path}; expected a Hugging Face folder, a .gguf file or a hub "
         "id such as HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -124,19 +126,35 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
         BadInput, BadCheckpoint, UnknownName: as `open_checkpoint`, about what is read.
     """
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return DecoderSpec.from_hf(GgufFile(path).config())
-    if not path.exists() and _looks_like_hub_id(str(source)):
-        path = _fetch(str(source), revision, ["config.json"])
-    if not path.is_dir():
-        return open_checkpoint(source, revision=revision).spec  # which says what is wrong
-    config = _read_config(path)
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return DecoderSpec.from_hf(GgufFile(path).config())
+        if not path.exists() and _looks_like_hub_id(str(source)):
+            path = _fetch(str(source), revision, ["config.json"])
+        if path.is_dir():
+            return _read_folder_spec(path)
+    return open_checkpoint(source, revision=revision).spec  # which says what is wrong
+
+
+def _read_folder_spec(folder: Path) -> DecoderSpec:
+    config = _read_config(folder)
     spec = DecoderSpec.from_hf(config)
-    if spec.tie_word_embeddings and has_weights(path):
+    if spec.tie_word_embeddings and has_weights(folder):
         # A head of its own in the file overrules the configuration.
-        stored = _named_tensors(path, weight_files(path, config), spec)
+        stored = _named_tensors(folder, weight_files(folder, config), spec)
         spec, _ = _resolve_head(spec, stored)
     return spec
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names a path that the system refuses: too long, no permission, links in a circle."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{shown(error.filename or str(path))} cannot be read: {error.strerror}"
+        ) from None
 
 
 def _looks_like_hub_id(source: str) -> bool:
