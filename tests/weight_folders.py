@@ -29,7 +29,7 @@ def store(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = "model"
 def store_shards(folder: Path, *shards: Mapping[str, torch.Tensor]) -> None:
     """Write shards and their index instead of one file."""
     (folder / "model.safetensors").unlink(missing_ok=True)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         path = store(folder, tensors, f"model-{number:05}-of-{len(shards):05}")
         weight_map |= dict.fromkeys(tensors, path.name)

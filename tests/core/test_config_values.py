@@ -33,7 +33,9 @@ _FIELDS = (
     *("original_max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("is_causal", "use_bidirectional_attention", "per_layer_config", "is_encoder_decoder"),
 )
-CONFIGS = {name: json.loads(tiny_config(name).to_json_string()) for name in TINY}
+CONFIGS: dict[str, dict[str, Any]] = {
+    name: json.loads(tiny_config(name).to_json_string()) for name in TINY
+}
 
 
 def config_of(name: str, **over: Any) -> dict[str, Any]:

@@ -160,7 +160,23 @@ def test_a_header_that_fills_a_huge_file_is_not_read(path: Path) -> None:
 
 def _mutated(rng: random.Random, header: Entry) -> Entry:
     changed = copy.deepcopy(header)
-    values = (None, -1, 0, 4, 2**31, 2**63, True, 1.5, "F32", "x", [], [0], [0, 24], {}, header)
+    values: tuple[Any, ...] = (
+        None,
+        -1,
+        0,
+        4,
+        2**31,
+        2**63,
+        True,
+        1.5,
+        "F32",
+        "x",
+        [],
+        [0],
+        [0, 24],
+        {},
+        header,
+    )
     name = rng.choice(NAMES)
     way = rng.choice(("field", "field", "inner", "drop", "swap", "add"))
     if way == "field":
