@@ -128,6 +128,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm="head",
         windows="pattern",
         local_rope=True,
+        rope_types=("default", "dynamic", "linear", "llama3", "yarn"),
         query_scalar=True,
         logits_softcap=True,
         scales_embedding=True,
