@@ -20,7 +20,7 @@ from edgelm.hashing import file_sha256
 from edgelm.json_files import read_file, read_json_object, shown
 from edgelm.quantized_marks import check_config, check_folder
 from edgelm.spec import DecoderSpec
-from edgelm.stored_values import check_finite, read_tensor
+from edgelm.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.tensors import Shapes, tensor_shapes
 from edgelm.weight_files import has_weights, stored_tensors, weight_files
 from edgelm.weight_names import (
@@ -59,13 +59,20 @@ class Checkpoint:
     license: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
+    _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for path in self.weight_files:
+            self._stamps.setdefault(path, stamp(path))
 
     def tensor(self, name: str) -> "torch.Tensor":
         """One tensor in its stored type (fp32 for a GGUF file), mapped from the file.
 
         Raises:
-            BadCheckpoint: it holds NaN or infinity, or cannot be read.
+            BadCheckpoint: it holds NaN or infinity, or its file was changed after opening.
         """
+        for path in [self.files[name]] if name in self.files else self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
         tensor = self.read(name)
         if name not in self._finite:
             check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
@@ -82,8 +89,16 @@ class Checkpoint:
         return self.path.is_file()
 
     def sha256(self) -> str:
-        """Hash of the weights: one file's own hash, or the hash over all shards' hashes."""
-        hashes = [file_sha256(path) for path in self.weight_files]
+        """Hash of the weights: one file's own hash, or the hash over all shards' hashes.
+
+        Raises:
+            BadCheckpoint: a file was changed after opening.
+        """
+        hashes = []
+        for path in self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
+            hashes.append(file_sha256(path))
+            check_unchanged(path, self._stamps.get(path))
         if len(hashes) == 1:
             return hashes[0]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()

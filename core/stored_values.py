@@ -1,5 +1,9 @@
-"""Read one tensor's values, and see that they are numbers. torch is imported on the first read."""
+"""Read one tensor's values, and see that they are numbers and still the same file's.
 
+torch is imported on the first read.
+"""
+
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelm.errors import BadCheckpoint
@@ -10,6 +14,26 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_FLOAT32 = 3.4028234663852886e38
+
+
+Stamp = tuple[int, int, int, int]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced or written to; None if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: Stamp | None) -> None:
+    """Raise BadCheckpoint if a file is not the one it was: results would mix two models."""
+    if stamp(path) != before:
+        raise BadCheckpoint(
+            f"{path} was changed or replaced after it was opened; start again when it is complete"
+        )
 
 
 def read_tensor(stored: StoredTensor) -> "torch.Tensor":

@@ -74,8 +74,18 @@ def checkpoint_reading(checkpoint: Checkpoint, tensor: torch.Tensor) -> Checkpoi
     return replace(checkpoint, read=lambda _: tensor, _finite=set())
 
 
-def test_a_file_that_changed_after_it_was_opened(folder: Path) -> None:
+@pytest.mark.parametrize("change", ["removed", "replaced", "written", "cut"])
+def test_a_file_that_changed_after_it_was_opened(folder: Path, change: str) -> None:
     checkpoint = open_checkpoint(folder)
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(BadCheckpoint, match="was the file changed after it was opened"):
-        checkpoint.tensor(NAME)
+    checkpoint.tensor("model.norm.weight")
+    path, data = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    path.unlink()
+    if change == "replaced":
+        path.write_bytes(data)
+    elif change == "written":
+        path.write_bytes(data[:-1] + b"x")
+    elif change == "cut":
+        path.write_bytes(data[:-1])
+    for read in (lambda: checkpoint.tensor("model.norm.weight"), checkpoint.sha256):
+        with pytest.raises(BadCheckpoint, match="changed or replaced after it was opened"):
+            read()
