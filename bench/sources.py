@@ -140,7 +140,9 @@ class Sources:
         config.dtype = "float32"
         config.save_pretrained(folder)
         path = checkpoint.path
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path.parent), gguf_file=path.name, trust_remote_code=False
+        )
         tokenizer.save_pretrained(folder)
         ids = {key: values[key] for key in ("bos_token_id", "eos_token_id") if key in values}
         (folder / "generation_config.json").write_text(json.dumps(ids))

@@ -222,7 +222,9 @@ def _load_weights(model: Model, run: AlignRun) -> None:
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        trained = AutoModelForCausalLM.from_pretrained(str(run.latest()), dtype=torch.float32)
+        trained = AutoModelForCausalLM.from_pretrained(
+            str(run.latest()), dtype=torch.float32, trust_remote_code=False
+        )
     model.load_state_dict(trained.state_dict())
 
 

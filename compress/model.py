@@ -1,7 +1,10 @@
 """A checkpoint as a Hugging Face model in memory, and a model as a checkpoint on disk."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -67,14 +70,25 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     path = checkpoint.path
     try:
-        if checkpoint.is_gguf:
-            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
+        if not checkpoint.is_gguf:
+            return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        with _alone(path) as folder:
+            return AutoTokenizer.from_pretrained(
+                str(folder), gguf_file=path.name, trust_remote_code=False
+            )
+    except Exception as error:  # tokenizers raises plain ones
         raise BadCheckpoint(
-            f"{path} has no tokenizer that transformers can load ({error}); a folder needs "
-            "tokenizer.json beside its weights"
+            f"{path} has no tokenizer that transformers can load ({str(error)[:300]}); a folder "
+            "needs tokenizer.json beside its weights"
         ) from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """A folder with a link to a file and nothing else, since transformers takes what is beside."""
+    with TemporaryDirectory(prefix="edgelm-") as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield Path(folder)
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
@@ -140,6 +154,8 @@ def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dt
     model.save_pretrained(folder, state_dict=state)
     # save_pretrained writes the type of the model in memory, by which others would load the file.
     path = folder / "config.json"
-    written = json.loads(path.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
-    path.write_text(json.dumps(written, indent=2) + "\n")
+    written = json.loads(path.read_text(encoding="utf-8")) | {
+        "dtype": str(dtype).removeprefix("torch.")
+    }
+    path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)

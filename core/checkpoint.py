@@ -6,23 +6,37 @@ tensor asked for. torch is imported on the first read, so that planning needs no
 """
 
 import hashlib
-import json
-import struct
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
 from edgelm.gguf import GgufFile
 from edgelm.hashing import file_sha256
+from edgelm.json_files import read_file, read_json_object, shown
+from edgelm.quantized_marks import check_config, check_folder
 from edgelm.spec import DecoderSpec
+from edgelm.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.tensors import Shapes, tensor_shapes
+from edgelm.weight_files import has_weights, stored_tensors, weight_files
+from edgelm.weight_names import (
+    Stored,
+    check_shapes,
+    check_stored,
+    head_is_tied,
+    named_as_hugging_face,
+    tied_to_embedding,
+    without_leftovers,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MAX_CARD_BYTES = 4 * 1024**2
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 
 
@@ -31,7 +45,7 @@ class Checkpoint:
     """An opened source model.
 
     `path` is a folder or a GGUF file; `name` is what the user called it; `revision` is the
-    commit for a hub id.
+    commit for a hub id; `files` says which file a tensor is in, where there may be several.
     """
 
     name: str
@@ -43,10 +57,27 @@ class Checkpoint:
     weight_files: tuple[Path, ...]
     revision: str | None = None
     license: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    _finite: set[str] = field(default_factory=set, repr=False, compare=False)
+    _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for path in self.weight_files:
+            self._stamps.setdefault(path, stamp(path))
 
     def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor in its stored type (fp32 for a GGUF file), mapped from the file."""
-        return self.read(name)
+        """One tensor in its stored type (fp32 for a GGUF file), mapped from the file.
+
+        Raises:
+            BadCheckpoint: it holds NaN or infinity, or its file was changed after opening.
+        """
+        for path in [self.files[name]] if name in self.files else self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
+        tensor = self.read(name)
+        if name not in self._finite:
+            check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
+            self._finite.add(name)
+        return tensor
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint stores a tensor of this name."""
@@ -58,27 +89,23 @@ class Checkpoint:
         return self.path.is_file()
 
     def sha256(self) -> str:
-        """Hash of the weights: one file's own hash, or the hash over all shards' hashes."""
-        hashes = [file_sha256(path) for path in self.weight_files]
+        """Hash of the weights: one file's own hash, or the hash over all shards' hashes.
+
+        Raises:
+            BadCheckpoint: a file was changed after opening.
+        """
+        hashes = []
+        for path in self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
+            hashes.append(file_sha256(path))
+            check_unchanged(path, self._stamps.get(path))
         if len(hashes) == 1:
             return hashes[0]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def check(self) -> None:
-        """Raise BadCheckpoint unless every tensor of the spec is there in the right shape."""
-        expected = tensor_shapes(self.spec)
-        missing = [name for name in expected if name not in self.shapes]
-        if missing:
-            raise BadCheckpoint(
-                f"{self.path} lacks {len(missing)} of {len(expected)} tensors, first "
-                f"{missing[0]!r}; is a shard missing, or config.json from another model?"
-            )
-        for name, shape in expected.items():
-            if self.shapes[name] != shape:
-                raise BadCheckpoint(
-                    f"{self.path}: {name} has shape {list(self.shapes[name])}, config.json "
-                    f"implies {list(shape)}; is config.json from another model?"
-                )
+        """Raise BadCheckpoint unless it holds the tensors of its spec, all and no others."""
+        check_shapes(self.path, self.shapes, tensor_shapes(self.spec))
 
 
 def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
@@ -90,16 +117,17 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         UnknownName: an architecture that edgelm does not know.
     """
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return _open_gguf(str(source), path)
-    if path.is_dir():
-        return _open_folder(str(source), path)
-    if path.exists():
-        raise BadInput(
-            f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
-        )
-    if _looks_like_hub_id(str(source)):
-        return _open_hub(str(source), revision)
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return _open_gguf(str(source), path)
+        if path.is_dir():
+            return _open_folder(str(source), path)
+        if path.exists():
+            raise BadInput(
+                f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
+            )
+        if _looks_like_hub_id(str(source)):
+            return _open_hub(str(source), revision)
     raise BadInput(
         f"no such file or folder: {path}; expected a Hugging Face folder, a .gguf file or a hub "
         "id such as HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -107,15 +135,41 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
 
 
 def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:
-    """Read only what a source's decoder looks like: no weights, and of a hub id one small file."""
+    """Read only what a source's decoder looks like: no weights, and of a hub id one small file.
+
+    Raises:
+        BadInput, BadCheckpoint, UnknownName: as `open_checkpoint`, about what is read.
+    """
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return DecoderSpec.from_hf(GgufFile(path).config())
-    if not path.exists() and _looks_like_hub_id(str(source)):
-        path = _fetch(str(source), revision, ["config.json"])
-    if not path.is_dir():
-        return open_checkpoint(source, revision=revision).spec  # which says what is wrong
-    return DecoderSpec.from_hf(_read_config(path / "config.json"))
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return DecoderSpec.from_hf(GgufFile(path).config())
+        if not path.exists() and _looks_like_hub_id(str(source)):
+            path = _fetch(str(source), revision, ["config.json"])
+        if path.is_dir():
+            return _read_folder_spec(path)
+    return open_checkpoint(source, revision=revision).spec  # which says what is wrong
+
+
+def _read_folder_spec(folder: Path) -> DecoderSpec:
+    config = _read_config(folder)
+    spec = DecoderSpec.from_hf(config)
+    if spec.tie_word_embeddings and has_weights(folder):
+        # A head of its own in the file overrules the configuration.
+        stored = _named_tensors(folder, weight_files(folder, config), spec)
+        spec, _ = _resolve_head(spec, stored)
+    return spec
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names a path that the system refuses: too long, no permission, links in a circle."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{shown(error.filename or str(path))} cannot be read: {error.strerror}"
+        ) from None
 
 
 def _looks_like_hub_id(source: str) -> bool:
@@ -156,7 +210,7 @@ def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
         )
     except ImportError:
         raise MissingPackage(
-            f"{name} is no local folder, and fetching it needs huggingface_hub: "
+            f"{name} is not a local folder, and fetching it needs huggingface_hub: "
             "pip install 'edgelm[export]'"
         ) from None
     try:
@@ -173,107 +227,66 @@ def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
 
 
 def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
-    config = _read_config(folder / "config.json")
-    spec = DecoderSpec.from_hf(config)
-    files = _weight_files(folder)
-    where: dict[str, Path] = {}
-    shapes: Shapes = {}
-    for file in files:
-        for tensor, shape in _safetensors_shapes(file).items():
-            where[tensor] = file
-            shapes[tensor] = shape
+    config = _read_config(folder)
+    configured = DecoderSpec.from_hf(config)
+    files = weight_files(folder, config)
+    spec, stored = _resolve_head(configured, _named_tensors(folder, files, configured))
+    # What is asked of the configuration later must agree with the spec.
+    config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
     def read(tensor: str) -> "torch.Tensor":
-        from safetensors import safe_open
+        return read_tensor(stored[tensor])
 
-        with safe_open(where[tensor], framework="pt") as opened:
-            return opened.get_tensor(tensor)  # type: ignore[no-any-return]
-
-    if spec.tie_word_embeddings:
-        shapes.pop("lm_head.weight", None)
-    checkpoint = Checkpoint(
-        name, folder, config, spec, shapes, read, tuple(files), revision, _license(folder)
+    check_stored(folder, stored, tensor_shapes(spec))
+    return Checkpoint(
+        name,
+        folder,
+        config,
+        spec,
+        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        read,
+        tuple(files),
+        revision,
+        _license(folder),
+        {tensor: entry.path for tensor, entry in stored.items()},
     )
-    checkpoint.check()
-    return checkpoint
+
+
+def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> Stored:
+    stored = named_as_hugging_face(folder, stored_tensors(files), tensor_shapes(spec))
+    return without_leftovers(stored)
+
+
+def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
+    """The spec and the tensors, once it is known whether the head is the embedding."""
+    tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
+    spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
+    return spec, tied_to_embedding(stored) if tied else stored
 
 
 def _license(folder: Path) -> str | None:
     """The `license:` line of a model card's front matter."""
     try:
-        card = (folder / "README.md").read_text()
-    except (OSError, UnicodeDecodeError):
+        card = read_file(folder / "README.md", max_bytes=_MAX_CARD_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError, BadCheckpoint):
         return None
     front = card.split("---")[1] if card.startswith("---") else ""
     lines = (line.partition(":") for line in front.splitlines())
     return next((value.strip() for key, _, value in lines if key == "license"), None)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder that holds a model's own weights.
+
+    Raises:
+        BadCheckpoint: there is none, it is damaged, or the folder is quantized or an adapter.
+    """
+    check_folder(folder)
     try:
-        config = json.loads(path.read_text())
+        config = read_json_object(folder / "config.json")
     except FileNotFoundError:
         raise BadCheckpoint(
-            f"{path.parent} has no config.json; expected a Hugging Face model folder"
+            f"{folder} has no config.json; expected a Hugging Face model folder"
         ) from None
-    except ValueError as error:
-        raise BadCheckpoint(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{path} holds {type(config).__name__}, expected an object")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise BadCheckpoint(
-            f"{path.parent} is already quantized ({method}); start from the unquantized model"
-        )
+    check_config(folder, config)
     return config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadCheckpoint(f"{index} is damaged; download it again") from None
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise BadCheckpoint(
-                f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]!r}; "
-                "download it again"
-            )
-        return [folder / name for name in names]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
-        if pickled:
-            raise BadCheckpoint(
-                f"{folder} has only pickled weights ({pickled[0]}), which can run any code when "
-                "loaded; convert them to safetensors first (transformers: "
-                "model.save_pretrained(folder))"
-            )
-        raise BadCheckpoint(f"{folder} holds no *.safetensors file")
-    return files
-
-
-def _safetensors_shapes(path: Path) -> Shapes:
-    """Shapes from the header alone (format: 8-byte length, JSON, data), without torch."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(length))
-    except (struct.error, ValueError) as error:
-        raise BadCheckpoint(
-            f"{path} is truncated or no safetensors file ({error}); download it again"
-        ) from None
-    header.pop("__metadata__", None)
-    end = 8 + length + max(_ends(header.values()), default=0)
-    if size < end:
-        raise BadCheckpoint(f"{path} is truncated: {size} bytes of {end}; download it again")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
-
-
-def _ends(entries: Iterable[dict[str, Any]]) -> Iterable[int]:
-    return (entry["data_offsets"][1] for entry in entries)

@@ -11,8 +11,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgelm.config_fields import MAX_LAYERS, MAX_NUMBER, MAX_POSITIONS, MAX_WIDTH, Fields
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.families import FAMILIES, NormPlacement, QKNorm
+from edgelm.json_files import shown
+from edgelm.layer_fields import layer_windows, rotated_layers
+from edgelm.rope_fields import read_rope
 
 Activation = Literal["silu", "gelu_tanh", "gelu"]
 
@@ -22,6 +26,21 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu": "gelu",
+}
+# What most configuration classes assume for fields left out.
+_DEFAULTS: dict[str, Any] = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+}
+# Field -> the value that changes nothing, and what other values make of a model.
+_UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "is_causal": (True, "models that see later tokens"),
+    "use_bidirectional_attention": (False, "models that see later tokens"),
+    "per_layer_config": (None, "layers that differ in their sizes"),
+    "is_encoder_decoder": (False, "models with an encoder"),
 }
 
 
@@ -154,151 +173,142 @@ class _Reader:
     """Reads one configuration; every Hugging Face spelling is resolved here and nowhere else."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        model_type = config.get("model_type")
-        if model_type not in FAMILIES:
-            known = ", ".join(sorted(FAMILIES))
-            raise UnknownName(
-                f"unknown architecture {model_type!r} in config.json; known: {known}. "
-                "Mixture-of-experts and multimodal models are not supported"
-            )
-        self.name = str(model_type)
+        self.name = _family_name(config)
         self.family = FAMILIES[self.name]
-        # A field left out means the family's default; an explicit null means "none".
-        merged = {**self.family.defaults, **config}
-        self.config = {key: value for key, value in merged.items() if value is not None}
+        self.fields = Fields(config, _DEFAULTS | self.family.defaults)
 
     def spec(self) -> DecoderSpec:
-        heads = self.positive("num_attention_heads")
-        hidden = self.positive("hidden_size")
-        head_dim = int(self.config.get("head_dim") or hidden // heads)
-        kv_heads = int(self.config.get("num_key_value_heads") or heads)
+        self.refuse_unsupported()
+        fields, family = self.fields, self.family
+        hidden, heads, kv_heads, head_dim = self.widths()
+        attention_bias = fields.flag("attention_bias") and family.attention_bias
+        return DecoderSpec(
+            family=self.name,
+            num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
+            hidden_size=hidden,
+            intermediate_size=fields.required("intermediate_size"),
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            vocab_size=fields.required("vocab_size"),
+            max_position_embeddings=fields.required("max_position_embeddings", most=MAX_POSITIONS),
+            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            hidden_act=self.activation(),
+            rms_norm_eps=self.number("rms_norm_eps", most=1.0, zero=True),
+            norms=family.norms,
+            norm_plus_one=family.norm_plus_one,
+            qk_norm=family.qk_norm,
+            qkv_bias=family.qkv_bias or attention_bias,
+            o_bias=attention_bias,
+            mlp_bias=fields.flag("mlp_bias") and family.mlp_bias,
+            fused_projections=family.fused_projections,
+            attention_scale=self.attention_scale(head_dim),
+            layers=self.layers(head_dim),
+            attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
+            logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
+            **self.multipliers(hidden),
+        )
+
+    def refuse_unsupported(self) -> None:
+        """Fields that would make the model compute something else than this decoder."""
+        for field, (harmless, meaning) in _UNSUPPORTED.items():
+            value = self.fields.values.get(field, harmless)
+            if value is not None and value is not harmless:
+                raise BadCheckpoint(
+                    f"config.json: {field} is {shown(value)}: {meaning} are not supported"
+                )
+        for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            self.check_token_ids(field)
+
+    def check_token_ids(self, field: str) -> None:
+        value = self.fields.values.get(field)
+        ids = value if isinstance(value, list) and field == "eos_token_id" else [value]
+        for one in ids:
+            whole = isinstance(one, int) and not isinstance(one, bool)
+            if one is not None and not (whole and -1 <= one < MAX_WIDTH):
+                raise self.fields.wrong(field, "a token's id")
+
+    def widths(self) -> tuple[int, int, int, int]:
+        """Hidden size, query heads, key heads, channels of a head."""
+        fields = self.fields
+        heads, hidden = fields.required("num_attention_heads"), fields.required("hidden_size")
+        kv_heads = fields.integer("num_key_value_heads") or heads
         if heads % kv_heads:
             raise BadCheckpoint(
                 f"config.json: num_attention_heads {heads} is not a multiple of "
                 f"num_key_value_heads {kv_heads}"
             )
-        attention_bias = bool(self.config.get("attention_bias", False))
-        return DecoderSpec(
-            family=self.name,
-            num_hidden_layers=self.positive("num_hidden_layers"),
-            hidden_size=hidden,
-            intermediate_size=self.positive("intermediate_size"),
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            vocab_size=self.positive("vocab_size"),
-            max_position_embeddings=self.positive("max_position_embeddings"),
-            tie_word_embeddings=bool(self.config.get("tie_word_embeddings", False)),
-            hidden_act=self.activation(),
-            rms_norm_eps=float(self.config.get("rms_norm_eps", 1e-6)),
-            norms=self.family.norms,
-            norm_plus_one=self.family.norm_plus_one,
-            qk_norm=self.family.qk_norm,
-            qkv_bias=self.family.qkv_bias or attention_bias,
-            o_bias=attention_bias and not self.family.qkv_bias,
-            mlp_bias=bool(self.config.get("mlp_bias", False)),
-            fused_projections=self.family.fused_projections,
-            attention_scale=self.attention_scale(head_dim),
-            layers=self.layers(head_dim),
-            attention_softcap=self.config.get("attn_logit_softcapping"),
-            logits_softcap=self.config.get("final_logit_softcapping"),
-            embedding_multiplier=self.embedding_multiplier(hidden),
-            residual_multiplier=float(self.config.get("residual_multiplier", 1.0)),
-            logits_divisor=float(self.config.get("logits_scaling", 1.0)),
-        )
-
-    def positive(self, field: str) -> int:
-        value = self.config.get(field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if self.family.even_heads and hidden % heads:
             raise BadCheckpoint(
-                f"config.json: {field} is {value!r}, expected a positive integer; "
-                "is this the configuration of a text model?"
+                f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads "
+                f"{heads}, as the {self.name} architecture wants it"
             )
+        head_dim = fields.integer("head_dim") or hidden // heads
+        if head_dim % 2 or not head_dim:
+            raise BadCheckpoint(
+                f"config.json: head_dim is {head_dim}, expected an even number (without the field "
+                f"it is hidden_size / num_attention_heads, {hidden} / {heads})"
+            )
+        return hidden, heads, kv_heads, head_dim
+
+    def number(self, field: str, *, most: float = MAX_NUMBER, zero: bool = False) -> float:
+        """A number that every model of the family has."""
+        value = self.fields.number(field, most=most, zero=zero)
+        if value is None:
+            raise self.fields.wrong(field, "a number")
         return value
 
     def activation(self) -> Activation:
-        name = self.config.get("hidden_activation") or self.config.get("hidden_act", "silu")
-        if name not in _ACTIVATIONS:
+        field = self.family.activation_field
+        name = self.fields.values.get(field)
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
             raise UnknownName(
-                f"unknown activation {name!r} in config.json; known: {', '.join(_ACTIVATIONS)}"
+                f"unknown activation {shown(name)} in config.json, {field}; known: "
+                f"{', '.join(_ACTIVATIONS)}"
             )
         return _ACTIVATIONS[name]
 
     def attention_scale(self, head_dim: int) -> float:
-        if "attention_multiplier" in self.config:
-            return float(self.config["attention_multiplier"])
-        return 1.0 / math.sqrt(float(self.config.get("query_pre_attn_scalar", head_dim)))
+        if self.family.multipliers:
+            return self.number("attention_multiplier")
+        scalar = self.number("query_pre_attn_scalar") if self.family.query_scalar else head_dim
+        return 1.0 / math.sqrt(scalar)
 
-    def embedding_multiplier(self, hidden: int) -> float:
+    def softcap(self, field: str, *, read: bool) -> float | None:
+        return self.fields.number(field) if read else None
+
+    def multipliers(self, hidden: int) -> dict[str, float]:
         if self.family.scales_embedding:
-            return math.sqrt(hidden)
-        return float(self.config.get("embedding_multiplier", 1.0))
+            return {"embedding_multiplier": math.sqrt(hidden)}
+        if not self.family.multipliers:
+            return {}
+        return {
+            "embedding_multiplier": self.number("embedding_multiplier"),
+            "residual_multiplier": self.number("residual_multiplier"),
+            "logits_divisor": self.number("logits_scaling"),
+        }
 
     def layers(self, head_dim: int) -> tuple[LayerSpec, ...]:
-        count = self.positive("num_hidden_layers")
-        sliding = self.sliding(count)
-        rotated = self.rotated(count)
-        window = self.config.get("sliding_window")
+        count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
+        rotated = rotated_layers(self.fields, self.family, count)
+        windows = layer_windows(self.fields, self.family, rotated)
+        ropes = {
+            local: Rope(*read_rope(self.fields, self.family, head_dim, local=local))
+            for local in {window is not None for window in windows}
+        }
         return tuple(
-            LayerSpec(
-                rope=self.rope(head_dim, local=slides) if rotates else None,
-                window=int(window) if slides and window else None,
-            )
-            for slides, rotates in zip(sliding, rotated, strict=True)
+            LayerSpec(rope=ropes[window is not None] if rotates else None, window=window)
+            for window, rotates in zip(windows, rotated, strict=True)
         )
 
-    def sliding(self, count: int) -> list[bool]:
-        """Which layers see only a window."""
-        if self.family.opts_into_windows and not self.config.get("use_sliding_window"):
-            return [False] * count
-        if types := self.config.get("layer_types"):
-            self.same_length("layer_types", types, count)
-            return [kind == "sliding_attention" for kind in types]
-        pattern = self.config.get("_sliding_window_pattern") or self.config.get(
-            "sliding_window_pattern"
-        )
-        if pattern:
-            return [(layer + 1) % int(pattern) != 0 for layer in range(count)]
-        if self.family.opts_into_windows:
-            first = int(self.config.get("max_window_layers", count))
-            return [layer >= first for layer in range(count)]
-        return [bool(self.config.get("sliding_window"))] * count
 
-    def rotated(self, count: int) -> list[bool]:
-        """Which layers rotate their queries and keys (SmolLM3 leaves out every fourth)."""
-        if flags := self.config.get("no_rope_layers"):
-            self.same_length("no_rope_layers", flags, count)
-            return [bool(flag) for flag in flags]
-        if interval := self.config.get("no_rope_layer_interval"):
-            return [(layer + 1) % int(interval) != 0 for layer in range(count)]
-        return [True] * count
-
-    def same_length(self, field: str, values: Any, count: int) -> None:
-        if len(values) != count:
-            raise BadCheckpoint(
-                f"config.json: {field} has {len(values)} entries, expected one for each of "
-                f"{count} layers"
-            )
-
-    def rope(self, head_dim: int, *, local: bool) -> Rope:
-        parameters = dict(
-            self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+def _family_name(config: Mapping[str, Any]) -> str:
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UnknownName(
+            f"unknown architecture {shown(name)} in config.json; known: {known}. "
+            "Mixture-of-experts and multimodal models are not supported"
         )
-        kind = "sliding_attention" if local else "full_attention"
-        nested = kind in parameters
-        if nested:
-            parameters = dict(parameters[kind] or {})
-        theta = float(parameters.pop("rope_theta", self.config.get("rope_theta", 10_000.0)))
-        if local and not nested and "rope_local_base_freq" in self.config:
-            theta, parameters = float(self.config["rope_local_base_freq"]), {}
-        if "type" in parameters:  # the spelling of configurations before 2024
-            parameters.setdefault("rope_type", parameters.pop("type"))
-        partial = float(
-            parameters.pop("partial_rotary_factor", self.config.get("partial_rotary_factor", 1.0))
-        )
-        if parameters.get("rope_type", "default") == "default":
-            parameters = {}
-        if parameters.get("rope_type") == "longrope":
-            original = self.config.get("original_max_position_embeddings")
-            parameters.setdefault("original_max_position_embeddings", original)
-        return Rope(theta=theta, dim=int(head_dim * partial), scaling=parameters)
+    # AutoConfig.from_pretrained's own rule: a Mistral class has no kinds of layers.
+    return "ministral" if name == "mistral" and "layer_types" in config else name

@@ -3,21 +3,36 @@
 from edgelm.spec import DecoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
+EMBEDDING_WEIGHT = "model.embed_tokens.weight"
+HEAD_WEIGHT = "lm_head.weight"
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
     """Name and shape of every tensor that a checkpoint of this decoder must hold."""
     hidden = spec.hidden_size
     shapes: Shapes = {
-        "model.embed_tokens.weight": (spec.vocab_size, hidden),
+        EMBEDDING_WEIGHT: (spec.vocab_size, hidden),
         "model.norm.weight": (hidden,),
     }
     if not spec.tie_word_embeddings:
-        shapes["lm_head.weight"] = (spec.vocab_size, hidden)
+        shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
     layer = _layer_shapes(spec)
     for index in range(spec.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes
+
+
+def has_bias(spec: DecoderSpec, name: str) -> bool:
+    """Whether the matrix of this name, e.g. `model.layers.0.mlp.up_proj.weight`, has a bias."""
+    return {
+        "q_proj": spec.qkv_bias,
+        "k_proj": spec.qkv_bias,
+        "v_proj": spec.qkv_bias,
+        "o_proj": spec.o_bias,
+        "gate_proj": spec.mlp_bias,
+        "up_proj": spec.mlp_bias,
+        "down_proj": spec.mlp_bias,
+    }.get(name.split(".")[-2], False)
 
 
 def _layer_shapes(spec: DecoderSpec) -> Shapes:
@@ -36,19 +51,10 @@ def _layer_shapes(spec: DecoderSpec) -> Shapes:
             "mlp.up_proj": (ffn, hidden),
         }
     matrices |= {"self_attn.o_proj": (hidden, q), "mlp.down_proj": (hidden, ffn)}
-    biased = {
-        "self_attn.q_proj": spec.qkv_bias,
-        "self_attn.k_proj": spec.qkv_bias,
-        "self_attn.v_proj": spec.qkv_bias,
-        "self_attn.o_proj": spec.o_bias,
-        "mlp.gate_proj": spec.mlp_bias,
-        "mlp.up_proj": spec.mlp_bias,
-        "mlp.down_proj": spec.mlp_bias,
-    }
     shapes: Shapes = {}
     for name, shape in matrices.items():
         shapes[f"{name}.weight"] = shape
-        if biased.get(name):
+        if has_bias(spec, f"{name}.weight"):
             shapes[f"{name}.bias"] = shape[:1]
     norms = {
         "pre": ("input_layernorm", "post_attention_layernorm"),

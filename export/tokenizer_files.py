@@ -38,7 +38,9 @@ def write_tokenizer_files(checkpoint: Checkpoint, folder: Path) -> None:
 def _from_gguf(path: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(path.parent), gguf_file=path.name, trust_remote_code=False
+    )
     tokenizer.save_pretrained(folder)
     (folder / "tokenizer_config.json").unlink(missing_ok=True)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from edgelm.awq import Smoothing
 from edgelm.checkpoint import Checkpoint
 from edgelm.export.kv_folding import KvFolding, LayerFolding
 from edgelm.groups import EMBEDDING, HEAD, groups, split_group, tensor_names
+from edgelm.tensors import has_bias
 
 
 class Moments(Protocol):
@@ -100,10 +101,11 @@ class Weights:
         return float((peaks if columns is None else peaks / columns).max())
 
     def bias(self, group: str) -> torch.Tensor | None:
-        """A group's bias [out_features], if any of its parts has one."""
-        names = [name.removesuffix("weight") + "bias" for name in self.tensor_names(group)]
-        if not all(self.checkpoint.has(name) for name in names):
+        """A group's bias [out_features], if the spec gives its parts one."""
+        matrices = self.tensor_names(group)
+        if not all(has_bias(self.checkpoint.spec, name) for name in matrices):
             return None
+        names = [name.removesuffix("weight") + "bias" for name in matrices]
         tensors = [self.checkpoint.tensor(name).float() for name in names]
         bias, rows = torch.cat(tensors), self._rows(group)
         return bias if rows is None else bias * rows

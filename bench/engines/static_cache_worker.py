@@ -32,7 +32,7 @@ class StaticCacheTransformers:
         dtype = torch.float16 if on_gpu else torch.float32
         started = time.perf_counter()
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            Path(options["path"]), dtype=dtype
+            Path(options["path"]), dtype=dtype, trust_remote_code=False
         )
         self.model = model.eval().to(self.device)
         self.cache = transformers.StaticCache(config=model.config, max_cache_len=options["context"])

@@ -18,7 +18,7 @@ class Transformers:
         folder = Path(options["path"])
         started = time.perf_counter()
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16
+            folder, dtype=torch.bfloat16, trust_remote_code=False
         ).eval()
         loaded = time.perf_counter()
         config = self.model.config

@@ -1,7 +1,10 @@
 """Opening a folder: what it gives, and what is wrong with it said before any work."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgelm.checkpoint import open_checkpoint
+from edgelm.checkpoint import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.hashing import file_sha256
 from tests.conftest import TinyFactory
@@ -89,7 +92,7 @@ def test_missing_shard(shards: Path) -> None:
 def test_safetensors_cut_off_in_the_header(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BadCheckpoint, match=r"is truncated or no safetensors file .*again"):
+    with pytest.raises(BadCheckpoint, match=r"is truncated or not a safetensors file .*again"):
         open_checkpoint(folder)
 
 
@@ -106,7 +109,7 @@ def test_safetensors_that_is_something_else(folder: Path) -> None:
     # What is left of a file in Git LFS that was never fetched.
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
     (folder / "model.safetensors").write_text(pointer)
-    with pytest.raises(BadCheckpoint, match="truncated or no safetensors file"):
+    with pytest.raises(BadCheckpoint, match="truncated or not a safetensors file"):
         open_checkpoint(folder)
 
 
@@ -208,3 +211,37 @@ def test_nothing_there(
 def test_a_file_that_is_no_gguf(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"is a file; expected a Hugging Face folder, a \.gguf file"):
         open_checkpoint(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, f"{'x' * 300}/y", "a\0b"])
+def test_a_name_that_no_file_can_have(source: str) -> None:
+    for read in (open_checkpoint, read_spec):
+        with pytest.raises(BadInput) as caught:
+            read(source)
+        assert len(str(caught.value)) < 6000
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").symlink_to(tmp_path / "b.gguf")
+    (tmp_path / "b.gguf").symlink_to(tmp_path / "a.gguf")
+    with pytest.raises(BadInput):
+        open_checkpoint(tmp_path / "a.gguf")
+
+
+def test_a_configuration_that_is_a_folder(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(BadCheckpoint, match=r"config\.json is not a regular file"):
+        open_checkpoint(folder)
+
+
+def test_a_configuration_in_utf8_whatever_the_locale(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    text = json.dumps(config | {"_name_or_path": "モデル"}, ensure_ascii=False)
+    (folder / "config.json").write_bytes(text.encode())
+    code = f"from edgelm.checkpoint import read_spec; print(read_spec({str(folder)!r}).family)"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "llama"

@@ -1,7 +1,9 @@
 """What is folded into a matrix can be taken out again."""
 
+import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from edgelm.export.kept import Kept
 from edgelm.export.methods import METHODS
 from edgelm.export.preparation import prepare
 from edgelm.export.reference import Reference
+from edgelm.export.weights import Weights
 from edgelm.precision import W8A8, Int4, WeightPrecision
 from tests.conftest import TinyFactory
 
@@ -33,3 +36,11 @@ def test_stored_is_the_inverse_of_matrix(
         for name, tensor in weights.stored(group, matrix).items():
             torch.testing.assert_close(tensor, checkpoint.tensor(name).float())
     assert folded >= checkpoint.spec.num_hidden_layers
+
+
+def test_biases_go_by_the_spec(tiny: TinyFactory) -> None:
+    checkpoint = tiny("llama-untied").checkpoint
+    assert Weights(checkpoint).bias("layers.0.attention.o") is not None
+    plain = msgspec.structs.replace(checkpoint.spec, qkv_bias=False, o_bias=False, mlp_bias=False)
+    weights = Weights(dataclasses.replace(checkpoint, spec=plain))
+    assert all(weights.bias(group) is None for group in weights.groups())
