@@ -20,7 +20,7 @@ _F32, _F16 = 0, 1  # ggml types that need no dequantizing
 
 
 class _Stored(NamedTuple):
-    """A tensor's name in the file, the part that holds it, and where."""
+    """A tensor: its name as messages give it, the part that holds it, and where."""
 
     name: str
     part: GgufPart
@@ -55,7 +55,7 @@ class GgufFile:
         self._factors: dict[str, _Stored] = {}
         for part in parts:
             for name, info in part.header.tensors.items():
-                self._place(_Stored(name, part, info))
+                self._place(name, part, info)
         self.shapes = {name: stored.info.shape for name, stored in self._tensors.items()}
 
     def config(self) -> dict[str, Any]:
@@ -90,18 +90,18 @@ class GgufFile:
             values = _dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
         return self._from_ggml(name, values.astype(np.float32).reshape(shape))
 
-    def _place(self, stored: _Stored) -> None:
-        if stored.name in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG):
-            self._factors[stored.name] = stored
+    def _place(self, name: str, part: GgufPart, info: TensorInfo) -> None:
+        if name in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG):
+            self._factors[name] = _Stored(name, part, info)
             return
-        name = hf_name(self.architecture, stored.name)
-        if name in self._tensors:
-            other = self._tensors[name].name
+        ours = hf_name(self.architecture, name)
+        if ours in self._tensors:
             raise BadCheckpoint(
-                f"{stored.part.path}: {stored.name} and {other} are two names of one tensor; "
+                f"{part.path}: {name} and {self._tensors[ours].name} are two names of one tensor; "
                 "convert the model again"
             )
-        self._tensors[name] = stored
+        title = name if ours == name else f"{ours} ({name})"
+        self._tensors[ours] = _Stored(title, part, info)
 
     def _read_factors(self, stored: _Stored) -> npt.NDArray[np.float32]:
         if stored.info.ggml_type != _F32 or len(stored.info.shape) != 1:

@@ -188,11 +188,11 @@ class _Parser:
             raise ValueError(f"{key} has a string of {length} bytes, at most 16 MiB are read")
         return self.data[begin : self.at].decode("utf-8", "surrogateescape")
 
-    def value(self, key: str, kind: int, depth: int = 0) -> Any:
+    def value(self, key: str, kind: int) -> Any:
         if kind == _STRING:
             return self.string(key)
         if kind == _ARRAY:
-            return self.array(key, depth + 1)
+            return self.array(key, 1)
         return self.numbers(key, kind, 1)[0].item()
 
     def array(self, key: str, depth: int) -> Any:
@@ -202,7 +202,27 @@ class _Parser:
         if item not in (_STRING, _ARRAY):
             return self.numbers(key, item, count)
         self.check_count(count, 8, f"items in {key}", _MAX_ITEMS)
-        return [self.value(key, item, depth) for _ in range(count)]
+        if item == _STRING:
+            return self.strings(key, count)
+        return [self.array(key, depth + 1) for _ in range(count)]
+
+    def strings(self, key: str, count: int) -> list[str]:
+        # A vocabulary and its merges are half a million strings: no call for each.
+        unpack, data, at = struct.Struct("<Q").unpack_from, self.data, self.at
+        end = min(self.size, _MAX_HEADER_BYTES)
+        values = []
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            begin = at + 8
+            at = begin + unpack(data, at)[0]
+            if at > end:
+                break
+            values.append(data[begin:at].decode("utf-8", "surrogateescape"))
+        if len(values) < count or at > end:
+            raise _Truncated
+        self.take(at - self.at)
+        return values
 
     def numbers(self, key: str, kind: int, count: int) -> Any:
         if kind not in _SCALARS:
