@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.compress.ranks import is_first
 from edgelm.empty_model import empty_model, hf_config
 from edgelm.errors import BadCheckpoint
+from edgelm.gguf import GgufFile
+from edgelm.gguf_tokenizer import write_for_transformers
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -68,7 +71,9 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
     path = checkpoint.path
     try:
         if checkpoint.is_gguf:
-            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            with TemporaryDirectory() as folder:
+                write_for_transformers(GgufFile(path).metadata, Path(folder))
+                return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise BadCheckpoint(

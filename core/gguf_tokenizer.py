@@ -6,6 +6,8 @@ which is BPE with merges ranked by score. (Tokens of equal score are ranked by i
 goes from left to right; vocabularies have distinct scores but for tokens that text never merges.)
 """
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import BadCheckpoint
@@ -38,6 +40,27 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
         ) from None
     _check(metadata, vocabulary, tokenizer)
     return tokenizer, vocabulary
+
+
+def write_for_transformers(metadata: GgufMetadata, folder: Path) -> GgufVocabulary:
+    """Write a file's tokenizer into a folder, as `AutoTokenizer.from_pretrained` reads it.
+
+    Raises:
+        BadCheckpoint: as `gguf_tokenizer`.
+    """
+    tokenizer, vocabulary = gguf_tokenizer(metadata)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **vocabulary.special_texts(),
+    }
+    template = metadata.text("tokenizer.chat_template")
+    if template is not None:
+        config["chat_template"] = template
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    return vocabulary
 
 
 def _build(vocabulary: GgufVocabulary) -> "Tokenizer":

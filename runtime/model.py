@@ -18,6 +18,7 @@ from edgelm.runtime.engine import open_session
 from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
+from edgelm.runtime.special_tokens import FILE, read_special_tokens
 from edgelm.runtime.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,11 @@ class LanguageModel:
         )
 
     def _special_tokens(self) -> dict[str, str]:
-        names = {}
+        path = self.folder / FILE if FILE in self.manifest.files else None
+        stored = read_special_tokens(path)
+        if stored is not None:
+            return stored
+        names = {}  # a bundle without the file: its configuration's ids
         for name in ("bos_token", "eos_token", "pad_token"):
             value = self._config.get(f"{name}_id")
             first = value[0] if isinstance(value, list) and value else value

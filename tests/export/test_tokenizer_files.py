@@ -142,10 +142,14 @@ def test_gguf_carries_its_tokenizer(tmp_path: Path, output: Path) -> None:
         "tokenizer.json",
         "chat_template.jinja",
         "generation_config.json",
+        "special_tokens_map.json",
     }
     written = Tokenizer.from_file(str(output / "tokenizer.json"))
     text = "Why is the sky blue?<|end|>"
     assert written.encode(text, add_special_tokens=False).ids == ours.encode(text).ids
     assert (output / "chat_template.jinja").read_text() == TEMPLATE
     generation = json.loads((output / "generation_config.json").read_text())
-    assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    # `<|end|>` ends a turn though the file names `</s>` alone.
+    assert generation == {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    special = json.loads((output / "special_tokens_map.json").read_text())
+    assert special == {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}

@@ -1,0 +1,92 @@
+"""Read JSON that somebody else wrote: bounded in size, in the number of values and in time."""
+
+import json
+import stat
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+from edgelm.errors import BadCheckpoint
+
+MAX_BYTES = 8 * 1024**2
+_MAX_VALUES = 1_000_000  # each takes up to 100 bytes of memory
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 60, 60, 30
+
+
+def shown(value: Any) -> str:
+    """`repr` of a foreign value, short enough for a message whatever the value is."""
+    return _SHORT.repr(value)
+
+
+def read_json_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadCheckpoint: it is not a regular file, too large, not UTF-8, not JSON or not an object.
+    """
+    return parse_json_object(read_file(path, max_bytes=max_bytes), str(path))
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """All bytes of a regular file; devices and pipes, which may never end, are refused.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadCheckpoint: it is not a regular file, too large or unreadable.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadCheckpoint(f"{path} is not a regular file; download the model again")
+        if status.st_size > max_bytes:
+            raise BadCheckpoint(
+                f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}; is it "
+                "another file under this name?"
+            )
+        with path.open("rb") as file:
+            return file.read(max_bytes)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadCheckpoint(f"{path} cannot be read: {reason}") from None
+
+
+def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
+    """The object that JSON text in UTF-8 holds; `what` names the text in messages.
+
+    Raises:
+        BadCheckpoint: it is not UTF-8 or not JSON, has a key twice, or is not an object.
+    """
+    values = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if values > _MAX_VALUES:
+        raise BadCheckpoint(
+            f"{what} holds about {values:,} values, expected at most {_MAX_VALUES:,}; is it "
+            "another file under this name?"
+        )
+    try:
+        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise BadCheckpoint(f"{what} is nested too deeply to be read") from None
+    except UnicodeDecodeError as error:
+        raise BadCheckpoint(
+            f"{what} is not valid JSON: it is not encoded in UTF-8 ({error.reason} at byte "
+            f"{error.start}); save it as UTF-8"
+        ) from None
+    except ValueError as error:
+        raise BadCheckpoint(f"{what} is not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(parsed, dict):
+        raise BadCheckpoint(f"{what} holds {type(parsed).__name__}, expected an object")
+    return parsed
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's fields; readers disagree about which of two equal keys counts."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} is there twice")
+    return values
