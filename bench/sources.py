@@ -141,8 +141,8 @@ class Sources:
         config.architectures = [kind.__name__]
         config.dtype = "float32"
         config.save_pretrained(folder)
-        vocabulary = write_for_transformers(GgufFile(checkpoint.path).metadata, folder)
-        ids = {"bos_token_id": values.get("bos_token_id"), "eos_token_id": vocabulary.ends or None}
+        write_for_transformers(GgufFile(checkpoint.path).metadata, folder)
+        ids = {key: values[key] for key in ("bos_token_id", "eos_token_id") if key in values}
         (folder / "generation_config.json").write_text(json.dumps(ids))
 
     def _convert(self, target: Path) -> None:

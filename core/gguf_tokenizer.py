@@ -42,7 +42,7 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
     return tokenizer, vocabulary
 
 
-def write_for_transformers(metadata: GgufMetadata, folder: Path) -> GgufVocabulary:
+def write_for_transformers(metadata: GgufMetadata, folder: Path) -> None:
     """Write a file's tokenizer into a folder, as `AutoTokenizer.from_pretrained` reads it.
 
     Raises:
@@ -60,7 +60,6 @@ def write_for_transformers(metadata: GgufMetadata, folder: Path) -> GgufVocabula
         config["chat_template"] = template
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    return vocabulary
 
 
 def _build(vocabulary: GgufVocabulary) -> "Tokenizer":
@@ -92,9 +91,7 @@ def _byte_level(vocabulary: GgufVocabulary, pre: PreTokenizer) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    model = models.BPE(
-        ids, _known_merges(vocabulary.merges, ids), ignore_merges=pre.ignore_merges
-    )
+    model = models.BPE(ids, _known_merges(vocabulary.merges, ids), ignore_merges=pre.ignore_merges)
     tokenizer = Tokenizer(model)
     splits: list[Any] = [
         pre_tokenizers.Split(Regex(expression), "isolated") for expression in pre.expressions
@@ -173,9 +170,7 @@ def _add_ends_of_text(tokenizer: "Tokenizer", vocabulary: GgufVocabulary) -> Non
     tokens = [
         {"id": name, "ids": [vocabulary.special[name]], "tokens": [texts[name]]} for name in names
     ]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=tokens
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=tokens)
 
 
 def _check(metadata: GgufMetadata, vocabulary: GgufVocabulary, tokenizer: "Tokenizer") -> None:

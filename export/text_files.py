@@ -69,7 +69,9 @@ def _of_folder(checkpoint: Checkpoint) -> TextFiles:
     ends = token_ids(source, "eos_token_id", stored.get("eos_token_id"))
     config = str(folder / "config.json")
     ends += token_ids(config, "eos_token_id", checkpoint.config.get("eos_token_id"))
-    own = tokenizer.token_to_id(special["eos_token"]) if special and "eos_token" in special else None
+    own = (
+        tokenizer.token_to_id(special["eos_token"]) if special and "eos_token" in special else None
+    )
     ends += [] if own is None else [own]
     added = tokenizer.get_added_tokens_decoder().values()
     ends = ends_in_template(
