@@ -4,6 +4,7 @@ The header is parsed by `gguf_header`; blocks are dequantized by the `gguf` pack
 tensor, and put into Hugging Face's layout here.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ class GgufFile:
             spans[one.part.path].append((start, start + _stored_bytes(one), one.name))
         for path, ends in spans.items():
             ends.sort()
-            for (_, end, name), (start, _, other) in zip(ends, ends[1:], strict=False):
+            for (_, end, name), (start, _, other) in pairwise(ends):
                 if start < end:
                     raise BadCheckpoint(
                         f"{path}: the tensors {name} and {other} overlap; download it again"

@@ -134,8 +134,8 @@ class _Reader:
             )
         if layers > len(present):
             raise BadCheckpoint(
-                f"{self.metadata.path}: {self.key('block_count')} is {layers}, the file has tensors "
-                f"of {len(present)} layers; download it again"
+                f"{self.metadata.path}: {self.key('block_count')} is {layers}, the file has "
+                f"tensors of {len(present)} layers; download it again"
             )
         return layers
 

@@ -137,7 +137,7 @@ class _Parser:
         for dim in dims:
             elements *= dim
             # At least a bit is stored for an element.
-            if not 1 <= dim or elements > 8 * self.size:
+            if dim < 1 or elements > 8 * self.size:
                 raise ValueError(
                     f"{name} has shape {list(reversed(dims))}, which a file of {self.size} bytes "
                     "cannot hold; download it again"

@@ -82,8 +82,8 @@ def _check_tensors(parts: list[GgufPart]) -> None:
     expected = parts[0].metadata.integer("split.tensors.count")
     if expected is not None and expected != len(seen):
         raise BadCheckpoint(
-            f"{parts[0].path}: the {len(parts)} parts hold {len(seen)} tensors, split.tensors.count "
-            f"says {expected}; download them again"
+            f"{parts[0].path}: the {len(parts)} parts hold {len(seen)} tensors, "
+            f"split.tensors.count says {expected}; download them again"
         )
 
 

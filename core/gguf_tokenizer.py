@@ -35,8 +35,8 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
         raise
     except BaseException as error:  # the library raises plain Exception, and Rust's panics
         raise BadCheckpoint(
-            f"{metadata.path}: its tokenizer cannot be built ({error}); convert the model again, or "
-            "use its safetensors folder"
+            f"{metadata.path}: its tokenizer cannot be built ({error}); convert the model again, "
+            "or use its safetensors folder"
         ) from None
     _check(metadata, vocabulary, tokenizer)
     return tokenizer, vocabulary

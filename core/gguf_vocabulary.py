@@ -106,8 +106,8 @@ class _Reader:
         model = self.metadata.text(f"{_KEY}model")
         if model is None or model in ("none", "no_vocab"):
             raise BadCheckpoint(
-                f"{self.path} holds no tokenizer (no key {_KEY}model); convert the model again with "
-                "its tokenizer, or use its safetensors folder"
+                f"{self.path} holds no tokenizer (no key {_KEY}model); convert the model again "
+                "with its tokenizer, or use its safetensors folder"
             )
         if model not in ("gpt2", "llama"):
             raise BadCheckpoint(

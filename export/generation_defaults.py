@@ -1,4 +1,4 @@
-"""`generation_config.json` of a bundle: sampling defaults, special ids, and all ends of an answer."""
+"""`generation_config.json` of a bundle: sampling defaults, special ids, all ends of an answer."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -5,6 +5,7 @@ what is no token in the end becomes its bytes. Control and user-defined tokens a
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def encode(
@@ -42,7 +43,7 @@ def _cut(part: str | int, token: str, index: int) -> list[str | int]:
 def _merge(text: str, ids: dict[str, int], scores: Sequence[float]) -> list[int]:
     symbols = list(text)
     while True:
-        joined = [left + right for left, right in zip(symbols, symbols[1:], strict=False)]
+        joined = [left + right for left, right in pairwise(symbols)]
         known = [(-scores[ids[text]], at) for at, text in enumerate(joined) if text in ids]
         if not known:
             break

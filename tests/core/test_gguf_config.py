@@ -1,6 +1,7 @@
 """A GGUF file's metadata is read as llama.cpp reads it, or refused by the name of its key."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_windows_of_gemma_3(tmp_path: Path) -> None:
     assert bases == [10_000.0] * 5 + [1e6, 10_000.0]
 
 
-def metadata(name: str = "llama", **over: bytes | None) -> list[bytes]:
+def metadata(over: Mapping[str, bytes | None] | None = None) -> list[bytes]:
     """Entries of a whole small configuration; values are packed with their type before them."""
     values: dict[str, Any] = {
         "block_count": number(1),
@@ -43,9 +44,9 @@ def metadata(name: str = "llama", **over: bytes | None) -> list[bytes]:
         "attention.head_count": number(2),
         "attention.layer_norm_rms_epsilon": fraction(1e-5),
     }
-    values |= {key.replace("__", "."): value for key, value in over.items()}
-    entries = [text(f"{name}.{key}") + value for key, value in values.items() if value is not None]
-    return [pair("general.architecture", STRING, text(name)), *entries]
+    values |= over or {}
+    entries = [text(f"llama.{key}") + value for key, value in values.items() if value is not None]
+    return [pair("general.architecture", STRING, text("llama")), *entries]
 
 
 def number(value: int) -> bytes:
@@ -81,7 +82,7 @@ def test_a_small_file_is_read(tmp_path: Path) -> None:
 
 def test_layers_that_share_one_value(tmp_path: Path) -> None:
     over = {"attention.head_count_kv": numbers(1, 1), "block_count": number(1)}
-    spec = read_spec(small(tmp_path, metadata(**over)))
+    spec = read_spec(small(tmp_path, metadata(over)))
     assert spec.num_key_value_heads == 1
 
 
@@ -131,7 +132,7 @@ def test_values_are_checked_where_they_are_used(
     tmp_path: Path, over: dict[str, bytes | None], message: str
 ) -> None:
     with pytest.raises(BadCheckpoint, match=message) as caught:
-        read_spec(small(tmp_path, metadata(**over)))
+        read_spec(small(tmp_path, metadata(over)))
     assert "m.gguf" in str(caught.value)
 
 

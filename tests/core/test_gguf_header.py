@@ -152,7 +152,7 @@ def test_cut_off_anywhere(tmp_path: Path) -> None:
     )
     end = parse(tmp_path, whole).data_offset
     for length in range(1, end - 32):
-        with pytest.raises(BadCheckpoint, match="ends inside its header|not a GGUF file"):
+        with pytest.raises(BadCheckpoint, match=r"ends inside its header|not a GGUF file"):
             parse(tmp_path, whole[:length])
 
 
