@@ -10,9 +10,9 @@ from typing import Any
 
 from edgelm.errors import BadCheckpoint
 from edgelm.json_files import read_json_object, shown
-from edgelm.runtime.special_tokens import NAMES
+from edgelm.special_token_names import SPECIAL_TOKEN_NAMES, SPECIAL_TOKENS_FILE
 
-_CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
+_CONFIG = "tokenizer_config.json"
 _MAX_BYTES = 64 * 2**20
 
 
@@ -22,13 +22,13 @@ def special_tokens(folder: Path) -> dict[str, str] | None:
     Raises:
         BadCheckpoint: a file is damaged, or holds something else than tokens.
     """
-    files = [read_optional(folder / name) for name in (_CONFIG, _MAP)]
+    files = [read_optional(folder / name) for name in (_CONFIG, SPECIAL_TOKENS_FILE)]
     if files == [None, None]:
         return None
     config, legacy = (file or {} for file in files)
     # A configuration that lists the added tokens is newer than the separate file.
     both = config if "added_tokens_decoder" in config else config | legacy
-    named = {name: _text(folder, name, both[name]) for name in NAMES if name in both}
+    named = {name: _text(folder, name, both[name]) for name in SPECIAL_TOKEN_NAMES if name in both}
     theirs = _as_transformers_says(folder)
     if theirs is not None:
         return theirs

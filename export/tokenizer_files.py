@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.checkpoint import Checkpoint
-from edgelm.errors import BadCheckpoint
+from edgelm.export.chat_syntax import check_template
 from edgelm.export.text_files import text_files
-from edgelm.runtime.chat import ChatTemplate
-from edgelm.runtime.special_tokens import FILE
+from edgelm.special_token_names import SPECIAL_TOKENS_FILE
 
 
 def write_tokenizer_files(checkpoint: Checkpoint, folder: Path) -> None:
@@ -24,22 +23,11 @@ def write_tokenizer_files(checkpoint: Checkpoint, folder: Path) -> None:
     template = folder / "chat_template.jinja"
     template.unlink(missing_ok=True)
     if files.template is not None:
+        check_template(str(checkpoint.path), files.template)
         template.write_text(files.template, encoding="utf-8", newline="")
-        _check_template(checkpoint, template)
     if files.special_tokens is not None:
-        _write_json(folder / FILE, files.special_tokens)
+        _write_json(folder / SPECIAL_TOKENS_FILE, files.special_tokens)
     _write_json(folder / "generation_config.json", files.generation)
-
-
-def _check_template(checkpoint: Checkpoint, path: Path) -> None:
-    try:
-        ChatTemplate(path, special_tokens={})
-    except Exception as error:  # a template is a program: its parser can fail in any way
-        reason = str(error).replace(str(path), path.name)[:300]
-        raise BadCheckpoint(
-            f"the chat template of {checkpoint.path} does not parse: {reason}; repair it, or "
-            "remove it to export without one"
-        ) from None
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ from edgelm.runtime.engine import open_session
 from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
-from edgelm.runtime.special_tokens import FILE, read_special_tokens
+from edgelm.runtime.special_tokens import read_special_tokens
 from edgelm.runtime.tokenizer import Tokenizer
+from edgelm.special_token_names import SPECIAL_TOKENS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +167,8 @@ class LanguageModel:
         )
 
     def _special_tokens(self) -> dict[str, str]:
-        path = self.folder / FILE if FILE in self.manifest.files else None
-        stored = read_special_tokens(path)
+        listed = SPECIAL_TOKENS_FILE in self.manifest.files
+        stored = read_special_tokens(self.folder / SPECIAL_TOKENS_FILE if listed else None)
         if stored is not None:
             return stored
         names = {}  # a bundle without the file: its configuration's ids

@@ -5,16 +5,6 @@ from pathlib import Path
 
 from edgelm.errors import BadBundle
 
-FILE = "special_tokens_map.json"
-NAMES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 _MAX_BYTES = 2**20
 
 

@@ -12,7 +12,8 @@ from edgelm.bundle import FileEntry, read_manifest
 from edgelm.errors import BadBundle
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.engine import open_session
-from edgelm.runtime.special_tokens import FILE, read_special_tokens
+from edgelm.runtime.special_tokens import read_special_tokens
+from edgelm.special_token_names import SPECIAL_TOKENS_FILE as FILE
 
 
 def test_no_file_means_an_older_bundle(tmp_path: Path) -> None:
