@@ -234,7 +234,8 @@ class _Reader:
 def token_id(metadata: GgufMetadata, name: str) -> int | None:
     """The id of a special token, e.g. `eos`; all bits set (-1) means that there is none."""
     key = f"tokenizer.ggml.{name}_token_id"
-    if metadata.values.get(key) in (-1, 2**32 - 1):
+    value = metadata.values.get(key)
+    if isinstance(value, int) and value in (-1, 2**32 - 1):
         return None
     return metadata.integer(key)
 

@@ -136,6 +136,17 @@ def test_values_are_checked_where_they_are_used(
     assert "m.gguf" in str(caught.value)
 
 
+@pytest.mark.parametrize("ids", [(), (1, 2), (0, 0)], ids=["empty", "two", "same"])
+def test_token_ids_that_are_arrays(tmp_path: Path, ids: tuple[int, ...]) -> None:
+    entry = text("tokenizer.ggml.eos_token_id") + numbers(*ids)
+    path = small(tmp_path, [*metadata(), entry])
+    if len(set(ids)) == 1:
+        assert read_spec(path).vocab_size == 4
+        return
+    with pytest.raises(BadCheckpoint, match="eos_token_id"):
+        read_spec(path)
+
+
 def test_a_vocabulary_alone_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="holds no weights, only a vocabulary"):
         read_spec(small(tmp_path, metadata(), []))
