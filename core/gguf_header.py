@@ -29,11 +29,11 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
-_MAX_HEADER_BYTES = 256 * 2**20  # 262,144 tokens with their merges take 15 MB
-_MAX_STRING_BYTES = 16 * 2**20  # the longest chat templates have some 100 kB
+_MAX_HEADER_BYTES = 64 * 2**20  # 262,144 tokens with their merges take 15 MB
+_MAX_STRING_BYTES = 4 * 2**20  # the longest chat templates have some 100 kB
 _MAX_NAME_BYTES = 65_535
 _MAX_ENTRIES = 100_000  # metadata keys, and tensors
-_MAX_ITEMS = 2**21  # strings of one array; tokens and merges stay below 600,000
+_MAX_ITEMS = 2**21  # strings in all arrays; tokens and merges stay below 800,000
 _MAX_DEPTH = 4  # arrays in arrays
 _MAX_DIMS = 4
 _MAX_ALIGNMENT = 2**20
@@ -84,6 +84,7 @@ class _Parser:
         self.data = data
         self.size = len(data)
         self.at = 0
+        self.items = 0
 
     def parse(self) -> Header:
         if self.data[:4] != b"GGUF":
@@ -185,7 +186,7 @@ class _Parser:
         length = self.integer("<Q")
         begin = self.take(length)
         if length > _MAX_STRING_BYTES:
-            raise ValueError(f"{key} has a string of {length} bytes, at most 16 MiB are read")
+            raise ValueError(f"{key} has a string of {length} bytes, at most 4 MiB are read")
         return self.data[begin : self.at].decode("utf-8", "surrogateescape")
 
     def value(self, key: str, kind: int) -> Any:
@@ -201,7 +202,8 @@ class _Parser:
         item, count = self.integer("<I"), self.integer("<Q")
         if item not in (_STRING, _ARRAY):
             return self.numbers(key, item, count)
-        self.check_count(count, 8, f"items in {key}", _MAX_ITEMS)
+        self.check_count(count, 8, f"items in {key}", _MAX_ITEMS - self.items)
+        self.items += count
         if item == _STRING:
             return self.strings(key, count)
         return [self.array(key, depth + 1) for _ in range(count)]

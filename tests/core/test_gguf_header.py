@@ -84,6 +84,14 @@ LIES = {
         file([pair("k", ARRAY, array(STRING, 2**21 + 1, bytes(8 * 2**21 + 8)))]),
         "announces 2097153 items in k",
     ),
+    "many-strings-in-arrays": (
+        file([pair(f"k{n}", ARRAY, array(STRING, 2**20, bytes(8 * 2**20))) for n in range(3)]),
+        "announces 1048576 items in k2, at most 0 are read",
+    ),
+    "long-string": (
+        file([pair("k", STRING, text(b"x" * (2**22 + 1)))]),
+        "k has a string of 4194305 bytes, at most 4 MiB",
+    ),
     "depth": (
         file([pair("k", ARRAY, array(ARRAY, 1, b"") * 100_000)]),
         "k nests arrays more than 4 deep",
