@@ -16,6 +16,8 @@ from edgelm.bench.peers import converter, interpreter
 from edgelm.bundle import Manifest
 from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.errors import BadInput, EdgeLMError
+from edgelm.gguf import GgufFile
+from edgelm.gguf_tokenizer import write_for_transformers
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class Sources:
 
     def _write_huggingface(self, folder: Path) -> None:
         from safetensors.torch import save_file
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         checkpoint = self.checkpoint
         folder.mkdir()
@@ -139,11 +141,7 @@ class Sources:
         config.architectures = [kind.__name__]
         config.dtype = "float32"
         config.save_pretrained(folder)
-        path = checkpoint.path
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path.parent), gguf_file=path.name, trust_remote_code=False
-        )
-        tokenizer.save_pretrained(folder)
+        write_for_transformers(GgufFile(checkpoint.path).metadata, folder)
         ids = {key: values[key] for key in ("bos_token_id", "eos_token_id") if key in values}
         (folder / "generation_config.json").write_text(json.dumps(ids))
 

@@ -1,8 +1,6 @@
 """A checkpoint as a Hugging Face model in memory, and a model as a checkpoint on disk."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +11,8 @@ from edgelm.checkpoint import Checkpoint, open_checkpoint
 from edgelm.compress.ranks import is_first
 from edgelm.empty_model import empty_model, hf_config
 from edgelm.errors import BadCheckpoint
+from edgelm.gguf import GgufFile
+from edgelm.gguf_tokenizer import write_for_transformers
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -70,25 +70,16 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     path = checkpoint.path
     try:
-        if not checkpoint.is_gguf:
-            return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-        with _alone(path) as folder:
-            return AutoTokenizer.from_pretrained(
-                str(folder), gguf_file=path.name, trust_remote_code=False
-            )
+        if checkpoint.is_gguf:
+            with TemporaryDirectory() as folder:
+                write_for_transformers(GgufFile(path).metadata, Path(folder))
+                return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain ones
         raise BadCheckpoint(
             f"{path} has no tokenizer that transformers can load ({str(error)[:300]}); a folder "
             "needs tokenizer.json beside its weights"
         ) from None
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[Path]:
-    """A folder with a link to a file and nothing else, since transformers takes what is beside."""
-    with TemporaryDirectory(prefix="edgelm-") as folder:
-        (Path(folder) / path.name).symlink_to(path.resolve())
-        yield Path(folder)
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:

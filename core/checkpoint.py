@@ -180,16 +180,24 @@ def _looks_like_hub_id(source: str) -> bool:
 def _open_gguf(name: str, path: Path) -> Checkpoint:
     file = GgufFile(path)
     config = file.config()
+    file.check_tensors()
 
     def read(tensor: str) -> "torch.Tensor":
         import torch
 
         return torch.from_numpy(file.read(tensor))
 
-    shapes = {tensor: info.shape for tensor, info in file.tensors.items()}
     spec = DecoderSpec.from_hf(config)
-    license_name = file.metadata.get("general.license")
-    checkpoint = Checkpoint(name, path, config, spec, shapes, read, (path,), license=license_name)
+    checkpoint = Checkpoint(
+        name,
+        file.path,
+        config,
+        spec,
+        file.shapes,
+        read,
+        file.paths,
+        license=file.metadata.text("general.license"),
+    )
     checkpoint.check()
     return checkpoint
 

@@ -1,12 +1,10 @@
 """Read a GGUF file as a Hugging Face checkpoint (format: ggml docs/gguf.md, versions 2 and 3).
 
-Only the header is parsed here, which takes milliseconds where the `gguf` package's reader takes
-seconds on a large vocabulary; blocks are dequantized by that package, tensor by tensor.
+The header is parsed by `gguf_header`; blocks are dequantized by the `gguf` package, tensor by
+tensor, and put into Hugging Face's layout here.
 """
 
-import mmap
-import struct
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,265 +12,198 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.gguf_config import read_config
+from edgelm.gguf_header import TensorInfo
+from edgelm.gguf_names import MODEL_TYPES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, hf_name
+from edgelm.gguf_parts import GgufPart, open_parts
 
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING, _ARRAY = 8, 9
-
-# GGUF architecture -> model_type. Mistral files carry the architecture `llama`.
-_MODEL_TYPES = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma2": "gemma2",
-    "gemma3": "gemma3_text",
-    "phi3": "phi3",
-}
-
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_qkv": "self_attn.qkv_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_norm": "post_attention_layernorm",
-}
-_GEMMA_NAMES = {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
-_TOP_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
+_F32, _F16 = 0, 1  # ggml types that need no dequantizing
 
 
-class TensorInfo(NamedTuple):
-    """Where a tensor lies; `shape` is row-major, as Hugging Face writes it."""
+class _Stored(NamedTuple):
+    """A tensor: its name as messages give it, the part that holds it, and where."""
 
-    shape: tuple[int, ...]
-    ggml_type: int
-    offset: int
+    name: str
+    part: GgufPart
+    info: TensorInfo
 
 
 class GgufFile:
-    """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names."""
+    """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names.
+
+    Of a split model any part can be given; `path` is the first, `paths` are all of them.
+
+    Raises:
+        BadCheckpoint: a file is damaged, or a part is missing.
+        UnknownName: an architecture that edgelm does not know.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as file:
-            try:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except ValueError:
-                raise BadCheckpoint(f"{path} is empty; download it again") from None
-        try:
-            self.metadata, infos, self._data = _Header(self._map).parse()
-        except (struct.error, IndexError, UnicodeDecodeError):
-            raise BadCheckpoint(f"{path} ends inside its header; download it again") from None
-        except ValueError as error:
-            raise BadCheckpoint(f"{path}: {error}") from None
-        self.architecture = str(self.metadata.get("general.architecture"))
-        if self.architecture not in _MODEL_TYPES:
+        parts = open_parts(path)
+        self.path = parts[0].path
+        self.paths = tuple(part.path for part in parts)
+        self.metadata = parts[0].metadata
+        kind = self.metadata.text("general.type", "model")
+        if kind != "model":
+            raise BadCheckpoint(f"{path} holds a GGUF {kind} (general.type), expected a model")
+        self.architecture = self.metadata.text("general.architecture") or ""
+        if self.architecture not in MODEL_TYPES:
             raise UnknownName(
                 f"unknown architecture {self.architecture!r} in {path.name}; known in GGUF files: "
-                f"{', '.join(sorted(_MODEL_TYPES))}; for other families use the safetensors folder"
+                f"{', '.join(sorted(MODEL_TYPES))}; for other families use the safetensors folder"
             )
-        self.tensors = {self._hf_name(name): info for name, info in infos.items()}
+        self._tensors: dict[str, _Stored] = {}
+        self._factors: dict[str, _Stored] = {}
+        for part in parts:
+            for name, info in part.header.tensors.items():
+                self._place(name, part, info)
+        self.shapes = {name: stored.info.shape for name, stored in self._tensors.items()}
 
     def config(self) -> dict[str, Any]:
         """The `config.json` that this file amounts to."""
+        factors = {name: self._read_factors(stored) for name, stored in self._factors.items()}
+        return read_config(self.metadata, self.architecture, self.shapes, factors)
 
-        def get(key: str, default: Any = None) -> Any:
-            return self.metadata.get(f"{self.architecture}.{key}", default)
-
-        heads = get("attention.head_count")
-        hidden = get("embedding_length")
-        head_dim = get("attention.key_length") or (hidden // heads if hidden and heads else None)
-        config = {
-            "model_type": _MODEL_TYPES[self.architecture],
-            "num_hidden_layers": get("block_count"),
-            "hidden_size": hidden,
-            "intermediate_size": get("feed_forward_length"),
-            "num_attention_heads": heads,
-            "num_key_value_heads": get("attention.head_count_kv"),
-            "head_dim": head_dim,
-            "vocab_size": self._vocab_size(),
-            "max_position_embeddings": get("context_length"),
-            "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
-            "rope_theta": get("rope.freq_base", 10_000.0),
-            "sliding_window": get("attention.sliding_window"),
-            "attn_logit_softcapping": get("attn_logit_softcapping"),
-            "final_logit_softcapping": get("final_logit_softcapping"),
-            "tie_word_embeddings": "lm_head.weight" not in self.tensors,
-            # llama.cpp has no field for it and scales by the head size, as all Gemmas do but 2-27B.
-            "query_pre_attn_scalar": head_dim if self.architecture.startswith("gemma") else None,
-            "mlp_bias": "model.layers.0.mlp.down_proj.bias" in self.tensors,
-            "attention_bias": self.architecture == "llama"
-            and "model.layers.0.self_attn.q_proj.bias" in self.tensors,
-            "rope_scaling": self._rope_scaling(),
-            "bos_token_id": self.metadata.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": self.metadata.get("tokenizer.ggml.eos_token_id"),
-            "pad_token_id": self.metadata.get("tokenizer.ggml.padding_token_id"),
-        }
-        rotated = get("rope.dimension_count")
-        if rotated and head_dim and rotated != head_dim:
-            config["partial_rotary_factor"] = rotated / head_dim
-        return {key: value for key, value in config.items() if value is not None}
+    def check_tensors(self) -> None:
+        """Raise BadCheckpoint unless every tensor can be dequantized and lies within its file."""
+        stored = [*self._tensors.values(), *self._factors.values()]
+        spans: dict[Path, list[tuple[int, int, str]]] = {path: [] for path in self.paths}
+        for one in stored:
+            start = _start(one)
+            spans[one.part.path].append((start, start + _stored_bytes(one), one.name))
+        for path, ends in spans.items():
+            ends.sort()
+            for (_, end, name), (start, _, other) in pairwise(ends):
+                if start < end:
+                    raise BadCheckpoint(
+                        f"{path}: the tensors {name} and {other} overlap; download it again"
+                    )
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """One tensor, dequantized to fp32, in Hugging Face's layout."""
-        from gguf import GGMLQuantizationType
-        from gguf.constants import GGML_QUANT_SIZES
-        from gguf.quants import dequantize
-
-        info = self.tensors[name]
-        try:
-            kind = GGMLQuantizationType(info.ggml_type)
-        except ValueError:
-            raise BadCheckpoint(
-                f"{self.path}: {name} is stored as ggml type {info.ggml_type}, which the installed "
-                "gguf package does not know; upgrade it (pip install -U gguf)"
-            ) from None
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        count = int(np.prod(info.shape))
-        size = count // block * block_bytes
-        start = self._data + info.offset
-        if start + size > len(self._map):
-            raise BadCheckpoint(
-                f"{self.path} is truncated: {name} ends at byte {start + size}, the file has "
-                f"{len(self._map)}; download it again"
-            )
-        raw = np.frombuffer(self._map, dtype=np.uint8, count=size, offset=start)
-        rows = info.shape[0] if len(info.shape) > 1 else 1
-        if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-            values = raw.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
+        stored = self._tensors[name]
+        start, size = _start(stored), _stored_bytes(stored)
+        raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start)
+        shape, kind = stored.info.shape, stored.info.ggml_type
+        if kind in (_F32, _F16):
+            values = raw.view("<f4" if kind == _F32 else "<f2")
         else:
-            values = dequantize(raw.reshape(rows, -1), kind)
-        tensor = values.astype(np.float32).reshape(info.shape)
-        return self._from_ggml(name, tensor)
+            values = _dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
+        return self._from_ggml(name, values.astype(np.float32).reshape(shape))
+
+    def _place(self, name: str, part: GgufPart, info: TensorInfo) -> None:
+        if name in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG):
+            self._factors[name] = _Stored(name, part, info)
+            return
+        ours = hf_name(self.architecture, name)
+        if ours in self._tensors:
+            raise BadCheckpoint(
+                f"{part.path}: {name} and {self._tensors[ours].name} are two names of one tensor; "
+                "convert the model again"
+            )
+        title = name if ours == name else f"{ours} ({name})"
+        self._tensors[ours] = _Stored(title, part, info)
+
+    def _read_factors(self, stored: _Stored) -> npt.NDArray[np.float32]:
+        if stored.info.ggml_type != _F32 or len(stored.info.shape) != 1:
+            raise BadCheckpoint(
+                f"{stored.part.path}: {stored.name} must be a vector of type F32; convert the "
+                "model again"
+            )
+        count, start = stored.info.shape[0], _start(stored)
+        _check_end(stored, start + 4 * count)
+        return np.frombuffer(stored.part.data, "<f4", count, start)
 
     def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.architecture == "llama" and ".self_attn.q_proj." in name:
-            return _unpermute(tensor, self.metadata["llama.attention.head_count"])
+            return self._unpermute(name, tensor, "head_count")
         if self.architecture == "llama" and ".self_attn.k_proj." in name:
-            heads = self.metadata["llama.attention.head_count"]
-            return _unpermute(tensor, self.metadata.get("llama.attention.head_count_kv", heads))
+            return self._unpermute(name, tensor, "head_count_kv")
         if self.architecture.startswith("gemma") and "norm" in name:
             return tensor - 1.0  # llama.cpp stores 1 + weight
         return tensor
 
-    def _vocab_size(self) -> int | None:
-        embedding = self.tensors.get("model.embed_tokens.weight")
-        return embedding.shape[0] if embedding else None
-
-    def _rope_scaling(self) -> dict[str, Any] | None:
-        kind = self.metadata.get(f"{self.architecture}.rope.scaling.type")
-        if "rope_freqs.weight" in self.tensors or "rope_factors_short.weight" in self.tensors:
+    def _unpermute(
+        self, name: str, tensor: npt.NDArray[np.float32], key: str
+    ) -> npt.NDArray[np.float32]:
+        # llama.cpp interleaves the two rotary halves of a head; Hugging Face keeps them apart.
+        heads = self.metadata.integer("llama.attention.head_count", least=1)
+        heads = self.metadata.integer(f"llama.attention.{key}", heads, least=1)
+        if heads is None or tensor.shape[0] % (2 * heads):
             raise BadCheckpoint(
-                f"{self.path.name} stores RoPE factors as a tensor, which is not read; "
-                "use the model's safetensors folder"
+                f"{self.path}: {name} has {tensor.shape[0]} rows, which are not {heads} heads of "
+                "an even size; convert the model again"
             )
-        if kind in (None, "none"):
-            return None
-        factor = self.metadata.get(f"{self.architecture}.rope.scaling.factor", 1.0)
-        original = self.metadata.get(f"{self.architecture}.rope.scaling.original_context_length")
-        return {
-            "rope_type": kind,
-            "factor": factor,
-            "original_max_position_embeddings": original,
-        }
-
-    def _hf_name(self, name: str) -> str:
-        if name in _TOP_NAMES:
-            return _TOP_NAMES[name]
-        if not name.startswith("blk."):
-            return name
-        if name.count(".") != 3:
-            return name  # not a weight of any decoder we know; the shape check will say so
-        _, layer, part, kind = name.split(".")
-        names = _LAYER_NAMES | (_GEMMA_NAMES if self.architecture.startswith("gemma") else {})
-        part = names.get(part, part)
-        if self.architecture == "phi3" and part == "mlp.up_proj":
-            part = "mlp.gate_up_proj"
-        return f"model.layers.{layer}.{part}.{kind}"
+        pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)
 
 
-def _unpermute(tensor: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    # llama.cpp interleaves the two rotary halves of a head; Hugging Face keeps them apart.
-    half = tensor.shape[0] // heads // 2
-    pairs = tensor.reshape(heads, half, 2, *tensor.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)
+def _start(stored: _Stored) -> int:
+    header = stored.part.header
+    if stored.info.offset % header.alignment:
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} begins at byte {stored.info.offset} of the data, "
+            f"expected a multiple of {header.alignment}; download it again"
+        )
+    return header.data_offset + stored.info.offset
 
 
-class _Header:
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
-        self.at = 0
+def _check_end(stored: _Stored, end: int) -> None:
+    size = len(stored.part.data)
+    if end > size:
+        raise BadCheckpoint(
+            f"{stored.part.path} is truncated: {stored.name} ends at byte {end}, the file has "
+            f"{size}; download it again"
+        )
 
-    def parse(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
-        if self.data[:4] != b"GGUF":
-            raise ValueError("not a GGUF file (its first four bytes are not 'GGUF')")
-        self.at = 4
-        version = self.scalar("I")
-        if version not in (2, 3):
-            raise ValueError(f"GGUF version {version} is not read; versions 2 and 3 are")
-        tensors, keys = self.scalar("Q"), self.scalar("Q")
-        metadata = {}
-        for _ in range(keys):
-            key = self.string()
-            metadata[key] = self.value(self.scalar("I"))
-        infos = {}
-        for _ in range(tensors):
-            name = self.string()
-            dims = [self.scalar("Q") for _ in range(self.scalar("I"))]
-            kind, offset = self.scalar("I"), self.scalar("Q")
-            infos[name] = TensorInfo(tuple(reversed(dims)), kind, offset)
-        alignment = metadata.get("general.alignment", 32)
-        return metadata, infos, -(-self.at // alignment) * alignment
 
-    def scalar(self, code: str) -> Any:
-        (value,) = struct.unpack_from("<" + code, self.data, self.at)
-        self.at += struct.calcsize(code)
-        return value
+def _stored_bytes(stored: _Stored) -> int:
+    """Bytes of a tensor, after a check that they are there and can be dequantized."""
+    from gguf import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES
 
-    def string(self) -> str:
-        length = self.scalar("Q")
-        text = self.data[self.at : self.at + length]
-        if len(text) != length:
-            raise IndexError
-        self.at += length
-        return text.decode()
+    number, shape = stored.info.ggml_type, stored.info.shape
+    try:
+        kind = GGMLQuantizationType(number)
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} is stored as ggml type {number}, which the "
+            "installed gguf package does not know; upgrade it (pip install -U gguf)"
+        ) from None
+    if not _can_dequantize(number):
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} is stored as {kind.name}, which the installed gguf "
+            "package cannot dequantize; upgrade it (pip install -U gguf), or use another "
+            "quantization of the model or its safetensors folder"
+        )
+    if shape[-1] % block:
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} has rows of {shape[-1]} elements, which are not "
+            f"whole blocks of {kind.name} ({block}); convert the model again"
+        )
+    size = int(np.prod(shape, dtype=object)) // block * block_bytes
+    _check_end(stored, _start(stored) + size)
+    return size
 
-    def value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self.string()
-        if kind == _ARRAY:
-            item, count = self.scalar("I"), self.scalar("Q")
-            if item in _SCALARS:
-                values = struct.unpack_from(f"<{count}{_SCALARS[item]}", self.data, self.at)
-                self.at += struct.calcsize(f"<{count}{_SCALARS[item]}")
-                return values
-            read: Callable[[], Any] = self.string if item == _STRING else lambda: self.value(item)
-            return [read() for _ in range(count)]
-        if kind not in _SCALARS:
-            raise ValueError(f"metadata of unknown type {kind}")
-        return self.scalar(_SCALARS[kind])
+
+def _can_dequantize(number: int) -> bool:
+    """Ask the gguf package by one block of zeros: it knows more types than it can dequantize."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if number in (_F32, _F16):
+        return True
+    _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
+    try:
+        _dequantize(np.zeros((1, block_bytes), dtype=np.uint8), number)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[Any]:
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with np.errstate(all="ignore"):  # scales of zero, and what a damaged file holds
+        return dequantize(rows, GGMLQuantizationType(number))

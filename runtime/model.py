@@ -20,7 +20,9 @@ from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
 from edgelm.runtime.opening import open_unchanged
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
+from edgelm.runtime.special_tokens import read_special_tokens
 from edgelm.runtime.tokenizer import Tokenizer
+from edgelm.special_token_names import SPECIAL_TOKENS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +169,11 @@ class LanguageModel:
         )
 
     def _special_tokens(self) -> dict[str, str]:
-        names = {}
+        listed = SPECIAL_TOKENS_FILE in self.manifest.files
+        stored = read_special_tokens(self.folder / SPECIAL_TOKENS_FILE if listed else None)
+        if stored is not None:
+            return stored
+        names = {}  # a bundle without the file: its configuration's ids
         for name in ("bos_token", "eos_token", "pad_token"):
             value = self._config.get(f"{name}_id")
             first = value[0] if isinstance(value, list) and value else value

@@ -31,9 +31,10 @@ def write_gguf(
     *,
     tokenizer: Any = None,
     metadata: Mapping[str, str | float] | None = None,
-    extra_tensors: tuple[str, ...] = (),
+    integers: Mapping[str, int] | None = None,
+    tensors: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> Path:
-    """Write a Hugging Face model, with more metadata and more (empty) tensors if asked."""
+    """Write a Hugging Face model, with more metadata and more tensors if asked."""
     config = model.config
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
@@ -50,7 +51,8 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     rope = config.rope_parameters
-    if theta := rope.get("full_attention", rope).get("rope_theta"):
+    theta = rope.get("rope_theta") or rope.get("full_attention", {}).get("rope_theta")
+    if theta:
         writer.add_rope_freq_base(theta)
     if config.model_type == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
@@ -62,6 +64,8 @@ def write_gguf(
             writer.add_string(key, value)
         else:
             writer.add_float32(key, value)
+    for key, integer in (integers or {}).items():
+        writer.add_uint32(key, integer)
     _add_tokenizer(writer, config, tokenizer)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
@@ -71,8 +75,8 @@ def write_gguf(
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None
         _add(writer, stored, values, KINDS[kind])
-    for name in extra_tensors:
-        writer.add_tensor(name, np.ones(8, dtype=np.float32))
+    for name, extra in (tensors or {}).items():
+        writer.add_tensor(name, extra)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

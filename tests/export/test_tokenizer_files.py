@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgelm.checkpoint import open_checkpoint
+from edgelm.compress.model import load_tokenizer
 from edgelm.errors import BadCheckpoint
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from tests.gguf_files import write_gguf
@@ -121,6 +122,87 @@ def test_no_fast_tokenizer(source: Path, output: Path) -> None:
         write(source, output)
 
 
+@pytest.mark.parametrize(
+    ("content", "packages"),
+    [(b"\n\x0e\n\x05<unk>", "sentencepiece protobuf"), (b"IQ== 0\n", "tiktoken")],
+    ids=["sentencepiece", "tiktoken"],
+)
+def test_no_fast_tokenizer_but_another(
+    source: Path, output: Path, content: bytes, packages: str
+) -> None:
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer.model").write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=f"which needs: pip install {packages}"):
+        write(source, output)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"5", b"[" * 100_000, b"\xff\xfe{}", b'{"model": {"type": "Own"}}'],
+    ids=["empty", "list", "object", "number", "deep", "utf-16", "unknown-model"],
+)
+def test_a_tokenizer_that_is_none(source: Path, output: Path, content: bytes) -> None:
+    (source / "tokenizer.json").write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json (is not|holds)"):
+        write(source, output)
+
+
+@pytest.mark.parametrize("fixed", [64, 10**9])
+def test_truncation_and_padding_are_left_out(source: Path, output: Path, fixed: int) -> None:
+    stored = json.loads((source / "tokenizer.json").read_text())
+    stored["truncation"] = {
+        "direction": "Right",
+        "max_length": 8,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    stored["padding"] = {
+        "strategy": {"Fixed": fixed},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
+    (source / "tokenizer.json").write_text(json.dumps(stored))
+    write(source, output)
+    tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
+    for text in ["hi", "the level of the sea " * 20]:
+        assert tokenizer.encode(text).ids == tiny_tokenizer().encode(text).ids
+
+
+def test_what_lies_beside_a_gguf_is_not_its_own(tmp_path: Path, output: Path) -> None:
+    model = tiny_model("llama", vocab_size=VOCAB)
+    path = write_gguf(model, tmp_path / "tiny.gguf", tokenizer=tiny_tokenizer())
+    other = json.loads(tiny_tokenizer().to_str())
+    size = len(other["model"]["vocab"])
+    vocabulary = other["model"]["vocab"].items()
+    other["model"]["vocab"] = {token: (index + 1) % size for token, index in vocabulary}
+    configure(tmp_path, "tokenizer.json", other)
+    code = {"AutoTokenizer": ["own.Own", "own.Own"], "AutoConfig": "own.Own"}
+    configure(tmp_path, "tokenizer_config.json", {"auto_map": code, "chat_template": "no"})
+    configure(tmp_path, "config.json", {"auto_map": code, "model_type": "own"})
+    configure(tmp_path, "generation_config.json", {"eos_token_id": 9})
+    (tmp_path / "chat_template.jinja").write_text("neither")
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    write_tokenizer_files(open_checkpoint(path), output)
+    written = Tokenizer.from_file(str(output / "tokenizer.json"))
+    text = "Why is the sky blue?"
+    assert written.encode(text).ids == tiny_tokenizer().encode(text).ids
+    assert not (output / "chat_template.jinja").exists()
+    assert not (tmp_path / "ran").exists()
+    generation = json.loads((output / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [2, 3]
+    theirs = load_tokenizer(path)
+    assert theirs(text).input_ids == tiny_tokenizer().encode(text).ids
+
+
+def test_a_gguf_without_a_tokenizer(tmp_path: Path, output: Path) -> None:
+    path = write_gguf(tiny_model("llama"), tmp_path / "tiny.gguf")
+    with pytest.raises(BadCheckpoint, match=r"tiny\.gguf holds no tokenizer"):
+        write_tokenizer_files(open_checkpoint(path), output)
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
 def test_damaged_file_is_named(source: Path, output: Path, name: str) -> None:
     (source / name).write_text('{"a": ')
@@ -142,10 +224,14 @@ def test_gguf_carries_its_tokenizer(tmp_path: Path, output: Path) -> None:
         "tokenizer.json",
         "chat_template.jinja",
         "generation_config.json",
+        "special_tokens_map.json",
     }
     written = Tokenizer.from_file(str(output / "tokenizer.json"))
     text = "Why is the sky blue?<|end|>"
     assert written.encode(text, add_special_tokens=False).ids == ours.encode(text).ids
     assert (output / "chat_template.jinja").read_text() == TEMPLATE
     generation = json.loads((output / "generation_config.json").read_text())
-    assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    # `<|end|>` ends a turn though the file names `</s>` alone.
+    assert generation == {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    special = json.loads((output / "special_tokens_map.json").read_text())
+    assert special == {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}

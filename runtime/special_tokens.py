@@ -1,0 +1,32 @@
+"""A bundle's named special tokens, which chat templates write as `bos_token` and the like."""
+
+import json
+from pathlib import Path
+
+from edgelm.errors import BadBundle
+
+_MAX_BYTES = 2**20
+
+
+def read_special_tokens(path: Path | None) -> dict[str, str] | None:
+    """Text of each special token by name; a token that the tokenizer has not is not in it.
+
+    Args:
+        path: the bundle's `special_tokens_map.json`; None if the bundle has none.
+
+    Returns:
+        None if there is no file: a bundle written before there was one.
+
+    Raises:
+        BadBundle: the file is damaged.
+    """
+    if path is None or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            tokens = json.loads(file.read(_MAX_BYTES).decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadBundle(f"{path} is not valid JSON: {error}; export the model again") from None
+    if not isinstance(tokens, dict) or not all(isinstance(text, str) for text in tokens.values()):
+        raise BadBundle(f"{path} does not map names to tokens; export the model again")
+    return tokens
