@@ -126,9 +126,7 @@ class Generator:
         self._stepping = self._closed = False
 
     @contextmanager
-    def turn(
-        self, key: object, cancel: Callable[[], bool], *, begins: bool
-    ) -> Iterator[None]:
+    def turn(self, key: object, cancel: Callable[[], bool], *, begins: bool) -> Iterator[None]:
         """Hold the session for one step.
 
         Raises:

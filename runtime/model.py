@@ -3,11 +3,11 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from edgelm.bundle import Manifest, read_manifest, verify
 from edgelm.command import format_bytes, parse_size
@@ -15,7 +15,8 @@ from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.chat import ChatTemplate, Message
 from edgelm.runtime.engine import open_session
-from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
+from edgelm.runtime.generator import FinishReason, Generation, Generator, Piece
+from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
 from edgelm.runtime.tokenizer import Tokenizer
@@ -24,26 +25,6 @@ log = logging.getLogger(__name__)
 
 _LEAST_CONTEXT = 256  # a shrunken context below this would serve nobody
 _CONTEXT_STEP = 64
-
-
-class Options(TypedDict, total=False):
-    """What can be asked of a generation, by keyword; see Sampling and generator.Request."""
-
-    max_new_tokens: int | None
-    stop: str | Sequence[str]
-    stop_tokens: Sequence[int]
-    log_probabilities: int | None
-    cancel: Callable[[], bool]
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repetition_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    logit_bias: dict[int, float]
-    seed: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +43,26 @@ class Completion:
 
 
 class LanguageModel:
-    """A bundle on its engine. One at a time: it holds one sequence in its cache.
+    """A bundle on its engine. Use it as a context manager, or call `close`.
 
-    Use it as a context manager, or call `close`.
+    It holds one sequence in its cache, so the latest generation has it. `generate` and `chat` may
+    be called from several threads: they wait for each other. A stream, or an iterator of `pieces`,
+    holds the model for each of its steps only: when another generation begins before it is
+    finished, asking it for more raises `Busy`. For several streams at once load the model as often.
+    `close` may be called from any thread; a generation that is running there ends with BadInput.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, session: Session) -> None:
         self.folder = folder
         self.manifest = manifest
         self.session = session
+        try:
+            self._read(folder)
+        except BaseException:
+            session.close()  # nobody else could: there is no model yet
+            raise
+
+    def _read(self, folder: Path) -> None:
         started = time.perf_counter()
         self.tokenizer = Tokenizer(folder / "tokenizer.json")
         self.tokenizer_seconds = time.perf_counter() - started
@@ -80,7 +72,7 @@ class LanguageModel:
         self.ends = frozenset(
             ends if isinstance(ends, list) else [ends] if ends is not None else []
         )
-        self._generator = Generator(session, self.tokenizer, self.ends)
+        self._generator = Generator(self.session, self.tokenizer, self.ends)
         self._template: ChatTemplate | None = None
 
     @property
@@ -91,9 +83,13 @@ class LanguageModel:
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
         """Yield the continuation of a prompt as it grows; never half a character.
 
+        This is the text as it stands, without the chat template: see `stream_chat`.
+
         Raises:
-            BadInput: an empty prompt or an invalid option.
+            BadInput: an empty prompt, an invalid option, or a closed model.
             ContextFull: a prompt longer than the context.
+            Busy: from the iterator: another generation has begun on this model.
+            BadBundle: from the iterator: the model's logits are not numbers.
         """
         return _texts(self.pieces(self.tokenizer.encode(prompt), **options))
 
@@ -109,11 +105,9 @@ class LanguageModel:
         """Answer a conversation: the assistant's next turn."""
         return self._complete(self.chat_tokens(messages), options)
 
-    def pieces(self, tokens: Tokens, **options: Unpack[Options]) -> Iterator[Piece]:
-        """Yield everything about each step; tokens are int64 [n]."""
-        request = self._request(tokens, options)
-        self._generator.check(request)  # now, not when the iterator is first asked
-        return self._generator.stream(request)
+    def pieces(self, tokens: Tokens | Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Give everything about each step; tokens are whole numbers [n]."""
+        return self._generator.stream(make_request(tokens, options, self._defaults))
 
     def chat_tokens(self, messages: Sequence[Message]) -> Tokens:
         """Tokens of a conversation, up to where the assistant's next turn begins."""
@@ -125,8 +119,12 @@ class LanguageModel:
         return self.tokenizer.encode(self._template.render(messages), special=False)
 
     def close(self) -> None:
-        """Release the engine and the cache."""
-        self.session.close()
+        """Release the engine and the cache; using the model afterwards raises BadInput."""
+        self._generator.close()
+
+    def __repr__(self) -> str:
+        engine = self.manifest.engine.name
+        return f"<LanguageModel {str(self.folder)!r} on {engine}, context {self.context}>"
 
     def __enter__(self) -> Self:
         return self
@@ -140,29 +138,10 @@ class LanguageModel:
         self.close()
 
     def _complete(self, tokens: Tokens, options: Options) -> Completion:
-        pieces = tuple(self.pieces(tokens, **options))
+        pieces = self._generator.complete(make_request(tokens, options, self._defaults))
         reason = pieces[-1].finish_reason
         assert reason is not None
         return Completion("".join(piece.text for piece in pieces), pieces, len(tokens), reason)
-
-    def _request(self, tokens: Tokens, options: Options) -> Request:
-        unknown = set(options) - set(Options.__annotations__)
-        if unknown:
-            raise BadInput(
-                f"unknown option {min(unknown)!r}; known: {', '.join(Options.__annotations__)}"
-            )
-        names = {field.name for field in fields(Sampling)}
-        sampling: dict[str, Any] = {key: v for key, v in options.items() if key in names}
-        stop = options.get("stop", ())
-        return Request(
-            tokens=tokens,
-            max_new_tokens=options.get("max_new_tokens"),
-            sampling=replace(self._defaults, **sampling),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            stop_tokens=frozenset(options.get("stop_tokens", ())),
-            log_probabilities=options.get("log_probabilities"),
-            cancel=options.get("cancel", lambda: False),
-        )
 
     def _special_tokens(self) -> dict[str, str]:
         names = {}
@@ -251,8 +230,13 @@ def _bytes(size: int | str) -> int:
         raise BadInput(f"max_memory: {error}") from None
 
 
-def _texts(pieces: Iterator[Piece]) -> Iterator[str]:
-    return (piece.text for piece in pieces if piece.text)
+def _texts(pieces: Generation) -> Iterator[str]:
+    try:
+        for piece in pieces:
+            if piece.text:
+                yield piece.text
+    finally:
+        pieces.close()
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
