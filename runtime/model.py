@@ -9,11 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from edgelm.bounded_read import read_bounded
 from edgelm.bundle import Manifest, read_manifest, verify
 from edgelm.command import format_bytes, parse_size
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.runtime.chat import ChatTemplate, Message
+from edgelm.runtime.chat import ChatTemplate, Message, check_messages
+from edgelm.runtime.control_tokens import ControlTokens
 from edgelm.runtime.engine import open_session
 from edgelm.runtime.generator import FinishReason, Generation, Generator, Piece
 from edgelm.runtime.options import Options, make_request
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LEAST_CONTEXT = 256  # a shrunken context below this would serve nobody
 _CONTEXT_STEP = 64
+_MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,8 @@ class LanguageModel:
         self.tokenizer = Tokenizer(folder / "tokenizer.json")
         self.tokenizer_seconds = time.perf_counter() - started
         self._config = _generation_config(folder)
-        self._defaults = _default_sampling(self._config)
-        ends = self._config.get("eos_token_id")
-        self.ends = frozenset(
-            ends if isinstance(ends, list) else [ends] if ends is not None else []
-        )
+        self._defaults = _default_sampling(self._config, self.session.vocab_size)
+        self.ends = _ends(self._config)
         self._generator = Generator(self.session, self.tokenizer, self.ends)
         self._template: ChatTemplate | None = None
 
@@ -97,26 +97,59 @@ class LanguageModel:
         """Continue a prompt."""
         return self._complete(self.tokenizer.encode(prompt), options)
 
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[str]:
-        """Yield the assistant's next turn as it grows."""
-        return _texts(self.pieces(self.chat_tokens(messages), **options))
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        allow_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Iterator[str]:
+        """Yield the assistant's next turn as it grows; see `chat_tokens` for `allow_special`."""
+        tokens = self.chat_tokens(messages, allow_special=allow_special)
+        return _texts(self.pieces(tokens, **options))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        allow_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Completion:
         """Answer a conversation: the assistant's next turn."""
-        return self._complete(self.chat_tokens(messages), options)
+        return self._complete(self.chat_tokens(messages, allow_special=allow_special), options)
 
     def pieces(self, tokens: Tokens | Sequence[int], **options: Unpack[Options]) -> Generation:
         """Give everything about each step; tokens are whole numbers [n]."""
         return self._generator.stream(make_request(tokens, options, self._defaults))
 
-    def chat_tokens(self, messages: Sequence[Message]) -> Tokens:
-        """Tokens of a conversation, up to where the assistant's next turn begins."""
+    def chat_tokens(self, messages: Sequence[Message], *, allow_special: bool = True) -> Tokens:
+        """Tokens of a conversation, up to where the assistant's next turn begins.
+
+        Args:
+            messages: the turns so far.
+            allow_special: whether control tokens in a message (`<|im_end|>`) are encoded as such,
+                as transformers does by default. Say no to messages that others wrote: they are
+                then plain text, and cannot begin a turn of another role.
+
+        Raises:
+            BadInput: no chat template, a conversation that it refuses, or, where control tokens
+                are not allowed, one that this tokenizer cannot encode as text.
+        """
+        self._generator.check_open()
+        template = self._chat_template()
+        # The template writes BOS and the like itself.
+        if allow_special:
+            return self.tokenizer.encode(template.render(messages), special=False)
+        check_messages(messages)
+        control = ControlTokens(self.tokenizer, template.source)
+        return control.encode(template.render(control.mark(messages)))
+
+    def _chat_template(self) -> ChatTemplate:
         if self._template is None:
             self._template = ChatTemplate(
                 self.folder / "chat_template.jinja", special_tokens=self._special_tokens()
             )
-        # The template writes BOS and the like itself.
-        return self.tokenizer.encode(self._template.render(messages), special=False)
+        return self._template
 
     def close(self) -> None:
         """Release the engine and the cache; using the model afterwards raises BadInput."""
@@ -241,19 +274,38 @@ def _texts(pieces: Generation) -> Iterator[str]:
 
 def _generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadBundle(f"{path} is not valid JSON: {error}") from None
-    return config if isinstance(config, dict) else {}
+        config = json.loads(read_bounded(path, at_most=_MAX_CONFIG_BYTES).decode())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
+        raise BadBundle(f"{path} is not valid JSON: {error}; export the model again") from None
+    if not isinstance(config, dict):
+        raise BadBundle(f"{path} holds a {type(config).__name__}, expected an object")
+    return config
 
 
-def _default_sampling(config: dict[str, Any]) -> Sampling:
+def _ends(config: dict[str, Any]) -> frozenset[int]:
+    ends = config.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for end in listed:
+        if not isinstance(end, int) or isinstance(end, bool) or end < 0:
+            raise BadBundle(
+                f"generation_config.json: eos_token_id is {str(ends)[:80]}, expected a token id "
+                "or a list of them; export the model again"
+            )
+    return frozenset(listed)
+
+
+def _default_sampling(config: dict[str, Any], vocab_size: int) -> Sampling:
     """What the model's authors recommend, if they recommend sampling; else greedy."""
     if not config.get("do_sample"):
         return Sampling()
     known = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
     given = {key: config[key] for key in known if config.get(key) is not None}
-    return Sampling(**{"temperature": 1.0, **given})
+    sampling = Sampling(**{"temperature": 1.0, **given})
+    try:
+        sampling.check(vocab_size)
+    except BadInput as error:
+        raise BadBundle(f"generation_config.json: {error}; export the model again") from None
+    return sampling
