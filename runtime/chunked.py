@@ -25,7 +25,7 @@ def check_capacity(cache: CacheContract, capacity: int) -> None:
         )
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: it was asked for
+class Cancelled(Exception):
     """What `advance` raises when the question set by `cancel_when` was answered with yes."""
 
 

@@ -1,8 +1,8 @@
 """Control tokens in what a user wrote: `<|im_end|>` in a message is text, not the end of a turn.
 
 Control tokens in a conversation are put between two marks before the template runs. What it writes
-is cut at the marks, and what stood between them is encoded as plain text; the template's own control
-tokens have no marks. transformers' `sanitize_control_tokens` works this way.
+is cut at the marks, and what stood between them is encoded as plain text; the template's own
+control tokens have no marks. transformers' `sanitize_control_tokens` works this way.
 
 Guaranteed: no control token, nor one that is joined from the ends of two texts, is encoded from
 the texts of a conversation. Not covered: the names of fields, and tokens that a template itself

@@ -178,7 +178,7 @@ class Generator:
             raise BadInput("this model is closed; load it again")
 
     def close(self) -> None:
-        """Close the session; a generation of another thread ends at its next step, with BadInput."""
+        """Close the session; a generation of another thread ends at its next step: BadInput."""
         self._closed = True
         with self._lock:
             self.session.close()

@@ -85,7 +85,7 @@ def _check_bias(token: object, bias: object, vocab_size: int) -> None:
         raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
     if not _is_number(bias) or (abs(bias) > _MAX_BIAS and bias != -math.inf):  # type: ignore[arg-type]
         raise BadInput(
-            f"logit_bias of token {token} is {bias!r}, expected a number from -1e30 to 1e30, or -inf"
+            f"logit_bias of token {token} is {bias!r}, expected a number from -1e30 to 1e30 or -inf"
         )
 
 
@@ -97,7 +97,7 @@ def _is_number(value: object) -> bool:
     """Whether it is a real number; infinities are, NaN is not."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
-    return value == value  # noqa: PLR0124 - NaN is not
+    return value == value
 
 
 class Sampler:

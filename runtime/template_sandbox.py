@@ -1,8 +1,9 @@
 """jinja2's sandbox, with the surface that transformers gives to chat templates, and a budget.
 
-The sandbox keeps a template from the machine; the budget keeps it from running for ever. Operators,
-calls and filters are intercepted where jinja2 offers it; for the rest (loops, comparisons, literals,
-`~`, what is printed) the parsed template is rewritten: each gets a filter around it that counts.
+The sandbox keeps a template from the machine; the budget keeps it from running for ever.
+Operators, calls and filters are intercepted where jinja2 offers it; for the rest (loops,
+comparisons, literals, `~`, what is printed) the parsed template is rewritten: each gets a filter
+around it that counts.
 """
 
 import functools
@@ -100,44 +101,44 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Rewrites a template so that what it does is counted."""
+    """Rewrites a template so that what it does is counted; methods are named as jinja2 asks."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
         self._environment = environment
 
-    def visit_Output(self, node: nodes.Output) -> Any:
+    def visit_Output(self, node: nodes.Output) -> Any:  # noqa: N802
         literal = sum(len(n.data) for n in node.nodes if isinstance(n, nodes.TemplateData))
         return [_statement(literal, node.lineno), self.generic_visit(node)]
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         node.body.insert(0, _statement(0, node.lineno))
         if node.test is not None:
             node.test = _around(node.test, _TICK)
         return node
 
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         node.body.insert(0, _statement(0, node.lineno))
         return node
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _around(node, _TICK)
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _around(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return node if _constant(node.items) else _around(node, _MADE)
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return node if node.ctx == "store" or _constant(node.items) else _around(node, _MADE)
 
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _around(node, _MADE) if node.items else node
 

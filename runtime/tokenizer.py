@@ -101,7 +101,7 @@ class Tokenizer:
 
     def token(self, identifier: int) -> str | None:
         """The piece of the vocabulary with this id."""
-        return self._tokenizer.id_to_token(identifier)
+        return self._tokenizer.id_to_token(identifier) if 0 <= identifier < 2**32 else None
 
     def added_tokens(self) -> dict[int, tokenizers.AddedToken]:
         """The tokens that are found in a text before it is split: id to token."""
@@ -117,7 +117,7 @@ def check_text(text: object) -> None:
     except UnicodeEncodeError as error:
         raise BadInput(
             f"character {error.start} of the text is half of a surrogate pair "
-            f"({ascii(text[error.start])}), which is not a character; the text was read with "
+            f"({text[error.start]!a}), which is not a character; the text was read with "
             "another encoding than it was written with"
         ) from None
 

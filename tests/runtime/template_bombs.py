@@ -34,7 +34,8 @@ BOMBS = {
     "many strings": "{% set x = 'a' * 1900000 %}"
     + "".join(f"{{% set x{n} = x ~ '{n}' %}}" for n in range(2000)),
     "one range": "{% for i in range(10**9) %}{% endfor %}",
-    "nested ranges": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "nested ranges": "{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}",
     "filtered ranges": "{% for i in range(99999) %}{% for j in range(99999) if false %}"
     "{% endfor %}{% endfor %}",
     "a loop that writes": "{% for i in range(99999) %}" + "x" * 100_000 + "{% endfor %}",
