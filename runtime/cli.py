@@ -19,8 +19,7 @@ from edgelm.runtime.sampler import Sampling
 
 _EPILOG = """\
 Without a prompt and on a terminal, edge-run starts a conversation; /reset forgets it, Ctrl-C
-stops an answer (twice: the program), Ctrl-D ends. A model without a chat template continues the
-prompt as it stands.
+stops an answer, Ctrl-D ends. A model without a chat template continues the prompt as it stands.
 
 example:
   edge-run bundle/ "Why is the sky blue?"

@@ -7,7 +7,7 @@ since that is what printing or comparing it costs.
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, MappingView, Sequence, Set
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
 from contextvars import ContextVar
 from typing import Any
 
@@ -131,7 +131,7 @@ def _parts(item: Any) -> list[Any] | None:
         return None
     if isinstance(item, Mapping):
         return [*item.keys(), *item.values()]
-    if isinstance(item, (Sequence, Set, MappingView)):
+    if isinstance(item, (Sequence, Set, KeysView, ValuesView, ItemsView)):
         return list(item)
     if isinstance(item, Namespace):
         attributes: dict[str, Any] = object.__getattribute__(item, "_Namespace__attrs")

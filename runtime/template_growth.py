@@ -23,8 +23,7 @@ def check_operation(budget: Budget, operator: str, left: Any, right: Any) -> Non
     if operator == "*":
         for sequence, count in ((left, right), (right, left)):
             if isinstance(sequence, (Sequence, bytes)) and isinstance(count, int):
-                size = _width(sequence) if _is_text(sequence) else budget.size(sequence)
-                budget.reserve(size * max(0, count))
+                budget.reserve(_bytes_each(budget, sequence) * max(0, count))
     if operator == "%" and isinstance(left, (str, bytes)):
         check_percent(budget, left, right)
     if operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -80,29 +79,30 @@ def _check_counts(budget: Budget, _: Any, *args: Any) -> None:
 def _expand_tabs(budget: Budget, text: Any, *args: Any) -> None:
     _check_counts(budget, text, *args)
     size = next((a for a in args if isinstance(a, int)), 8)
-    budget.reserve(4 * (len(text) + text.count(_like(text, "\t")) * size))
+    budget.reserve(4 * (len(text) + _count(text, "\t") * size))
 
 
 def _replace(budget: Budget, text: Any, *args: Any) -> None:
-    if isinstance(text, (str, bytes)) and len(args) >= 2:
-        old, new = args[0], args[1]
-        if isinstance(old, type(text)) and isinstance(new, type(text)):
-            budget.reserve(budget.size(text) + text.count(old) * _width(new))
+    # Either way round: named arguments come in any order.
+    words = [word for word in args if isinstance(word, (str, bytes))][:2]
+    if isinstance(text, (str, bytes)) and len(words) == 2:
+        for old, new in (words, words[::-1]):
+            budget.reserve(budget.size(text) + _count(text, old) * 4 * len(new))
 
 
-def _join(budget: Budget, items: Any, separator: Any) -> None:
+def _join(budget: Budget, items: Any, *args: Any) -> None:
     if isinstance(items, Iterable) and not isinstance(items, Iterator):
-        each = _width(separator) if _is_text(separator) else budget.size(separator)
+        each = max((_bytes_each(budget, separator) for separator in args), default=0)
         budget.reserve(budget.size(items) + each * sum(1 for _ in items))
 
 
 def _split(budget: Budget, text: Any, *args: Any) -> None:
-    separator = args[0] if args else None
-    if isinstance(separator, type(text)) and separator:
-        pieces = text.count(separator)
-        _search_back(budget, text, separator)
+    separators = [word for word in args if isinstance(word, (str, bytes)) and word]
+    if separators:
+        pieces = _count(text, separators[0])
+        _search_back(budget, text, *separators)
     else:
-        pieces = sum(text.count(_like(text, blank)) for blank in " \t\n\r\v\f") + 1
+        pieces = sum(_count(text, blank) for blank in (" ", "\t", "\n", "\r", "\v", "\f")) + 1
     budget.reserve(budget.size(text) + 64 * pieces)
 
 
@@ -173,17 +173,15 @@ def _percent(budget: Budget, template: Any, *args: Any) -> None:
     check_percent(budget, str(template), args)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, bytes))
+def _bytes_each(budget: Budget, value: Any) -> int:
+    """Bytes of a value that is repeated; characters have up to four each."""
+    return 4 * len(value) if isinstance(value, (str, bytes)) else budget.size(value)
 
 
-def _width(text: str | bytes) -> int:
-    """Bytes of the characters, which have up to four each."""
-    return 4 * len(text)
-
-
-def _like(text: str | bytes, character: str) -> Any:
-    return character if isinstance(text, str) else character.encode()
+def _count(text: str | bytes, sought: str | bytes) -> int:
+    if isinstance(text, str):
+        return text.count(sought if isinstance(sought, str) else sought.decode("latin-1"))
+    return text.count(sought if isinstance(sought, bytes) else sought.encode())
 
 
 _Check = Callable[..., None]
@@ -202,7 +200,7 @@ _FILTERS: dict[str, _Check] = {
     **dict.fromkeys(("wordwrap", "striptags", "urlize", "pprint", "title"), _slow),
     "indent": _indent,
     "replace": _replace,
-    "join": lambda budget, items, separator="", *_: _join(budget, items, separator),
+    "join": _join,
     "format": _percent,
     "round": _round,
     "sum": _sum,

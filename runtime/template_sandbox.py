@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 import jinja2.ext
@@ -57,7 +57,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.globals.pop("lipsum")
         self.filters["tojson"] = _to_json
         self.filters = {name: _counted_filter(name, f) for name, f in self.filters.items()}
-        self.tests = {name: _counted_test(f) for name, f in self.tests.items()}
+        self.tests = {name: _counted_test(cast(Any, f)) for name, f in self.tests.items()}
         self.filters |= {
             _MADE: lambda value: current.get().made(value),
             _TICK: _ticked,
@@ -184,7 +184,7 @@ def _check_name(name: Any) -> None:
         raise jinja2.exceptions.SecurityError(f"a namespace cannot have the attribute {name!r}")
 
 
-def _around(node: nodes.Expr, name: str) -> nodes.Filter:
+def _around(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
