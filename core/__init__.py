@@ -10,17 +10,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgelm.compress.pipeline import compress
     from edgelm.devices.plan import plan
+    from edgelm.errors import EdgeLMError
     from edgelm.export import export
-    from edgelm.runtime import load
+    from edgelm.runtime import Completion, LanguageModel, Message, Options, Piece, Sampling, load
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compress", "export", "load", "plan"]
+__all__ = [
+    "Completion",
+    "EdgeLMError",
+    "LanguageModel",
+    "Message",
+    "Options",
+    "Piece",
+    "Sampling",
+    "__version__",
+    "compress",
+    "export",
+    "load",
+    "plan",
+]
 
+_RUNTIME = "edgelm.runtime"
 _ROOMS = {
+    "Completion": _RUNTIME,
+    "EdgeLMError": "edgelm.errors",
+    "LanguageModel": _RUNTIME,
+    "Message": _RUNTIME,
+    "Options": _RUNTIME,
+    "Piece": _RUNTIME,
+    "Sampling": _RUNTIME,
     "compress": "edgelm.compress",
     "export": "edgelm.export",
-    "load": "edgelm.runtime",
+    "load": _RUNTIME,
     "plan": "edgelm.devices.plan",
 }
 

@@ -3,7 +3,8 @@
     EdgeLMError
     ├── BadInput          an argument or a text that cannot be used
     │   ├── UnknownName   a name that is not in a table; the message lists the known ones
-    │   └── ContextFull   a prompt (or a conversation) longer than the context
+    │   ├── ContextFull   a prompt (or a conversation) longer than the context
+    │   └── Busy          a generation that was overtaken: another one has begun on its model
     ├── BadCheckpoint     a source model that is incomplete, inconsistent or unsafe
     ├── BadBundle         a bundle that is damaged, changed or from another version
     ├── MissingPackage    an optional package is needed; the message names the extra
@@ -30,6 +31,10 @@ class UnknownName(BadInput):
 
 class ContextFull(BadInput):
     """A prompt or a conversation that is longer than the context."""
+
+
+class Busy(BadInput):
+    """A generation that was overtaken: another one has begun on its model."""
 
 
 class BadCheckpoint(EdgeLMError):

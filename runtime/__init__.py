@@ -1,8 +1,19 @@
 """From a bundle to tokens. Needs numpy, tokenizers, jinja2, msgspec and one engine."""
 
 from edgelm.runtime.chat import Message
-from edgelm.runtime.generator import Piece, TokenScore
+from edgelm.runtime.generator import Generation, Piece, TokenScore
 from edgelm.runtime.model import Completion, LanguageModel, load
+from edgelm.runtime.options import Options
 from edgelm.runtime.sampler import Sampling
 
-__all__ = ["Completion", "LanguageModel", "Message", "Piece", "Sampling", "TokenScore", "load"]
+__all__ = [
+    "Completion",
+    "Generation",
+    "LanguageModel",
+    "Message",
+    "Options",
+    "Piece",
+    "Sampling",
+    "TokenScore",
+    "load",
+]

@@ -1,7 +1,8 @@
 """`edge-run`: ask a bundle something, or talk to it."""
 
 import argparse
-import signal
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from edgelm.command import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.chat import Message
 from edgelm.runtime.generator import Piece
-from edgelm.runtime.model import LanguageModel, Options, load
+from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.model import LanguageModel, load
+from edgelm.runtime.options import Options
 from edgelm.runtime.sampler import Sampling
 
 _EPILOG = """\
@@ -76,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    _print_anything()
+    prompt = _standard_input() if arguments.prompt == "-" else arguments.prompt
     if prompt is None and not arguments.chat and not sys.stdin.isatty():
         raise BadInput("give a prompt, or - to read it from standard input")
     with load(
@@ -84,67 +88,101 @@ def _run(arguments: argparse.Namespace) -> None:
     ) as model:
         if arguments.chat or prompt is None:
             _converse(model, arguments, prompt)
-        elif arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
-            tokens = model.tokenizer.encode(prompt)
-            _show(model.pieces(tokens, **_options(arguments)), len(tokens), arguments.stats)
-        else:
-            _answer(model, arguments, [*_opening(arguments), _said("user", prompt)])
+            return
+        with Interrupts() as interrupts:
+            if arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
+                tokens = model.tokenizer.encode(prompt)
+                options = _options(arguments, interrupts)
+                _show(model.pieces(tokens, **options), len(tokens), arguments.stats)
+            else:
+                messages = [*_opening(arguments), _said("user", prompt)]
+                _answer(model, arguments, messages, interrupts)
+
+
+def _print_anything() -> None:
+    """A terminal that has no such character gets a question mark, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"standard input is not text: {error}") from None
 
 
 def _converse(model: LanguageModel, arguments: argparse.Namespace, first: str | None) -> None:
     messages = _opening(arguments)
-    for line in _lines(first):
-        if line.strip() == "/reset":
-            messages = _opening(arguments)
-            continue
-        if not line.strip():
-            continue
-        messages.append(_said("user", line))
-        try:
-            messages.append(_said("assistant", _answer(model, arguments, messages)))
-        except ContextFull as error:
-            messages.pop()
-            print(f"{error}; /reset starts over", file=sys.stderr)
+    with Interrupts() as interrupts:
+        for line in _lines(first, interrupts):
+            if line.strip() == "/reset":
+                messages = _opening(arguments)
+                continue
+            if not line.strip():
+                continue
+            messages.append(_said("user", line))
+            try:
+                text = _answer(model, arguments, messages, interrupts)
+                messages.append(_said("assistant", text))
+            except ContextFull as error:
+                messages.pop()
+                print(f"{error}; /reset starts over", file=sys.stderr)
+            except BadInput as error:
+                if not sys.stdin.isatty():
+                    raise
+                messages.pop()
+                print(f"error: {error}", file=sys.stderr)
 
 
-def _lines(first: str | None) -> Iterator[str]:
+def _lines(first: str | None, interrupts: Interrupts) -> Iterator[str]:
+    """What the person says; Ctrl-C clears the line, and ends the conversation on an empty one."""
+    if sys.stdin.isatty():
+        # Line editing and history, where Python has them.
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401
     if first is not None:
         yield first
+    presses = 0
     while True:
         try:
-            yield input("> " if sys.stdin.isatty() else "")
+            with interrupts.raised():
+                line = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             print()
             return
+        except UnicodeDecodeError as error:
+            raise BadInput(f"standard input is not text: {error}") from None
+        except KeyboardInterrupt:
+            presses += 1
+            if presses > 1:
+                raise
+            print("\n(Ctrl-C again, or Ctrl-D, ends)")
+            continue
+        presses = 0
+        yield line
 
 
-def _answer(model: LanguageModel, arguments: argparse.Namespace, messages: list[Message]) -> str:
+def _answer(
+    model: LanguageModel,
+    arguments: argparse.Namespace,
+    messages: list[Message],
+    interrupts: Interrupts,
+) -> str:
     tokens = model.chat_tokens(messages)
-    return _show(model.pieces(tokens, **_options(arguments)), len(tokens), arguments.stats)
+    options = _options(arguments, interrupts)
+    return _show(model.pieces(tokens, **options), len(tokens), arguments.stats)
 
 
 def _show(pieces: Iterator[Piece], prompt_tokens: int, stats: bool) -> str:
-    """Print an answer as it comes; Ctrl-C stops the answer, not the program."""
+    """Print an answer as it comes."""
     said, times, reason = [], [time.perf_counter()], None
-    interrupted = False
-
-    def stop(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        for piece in pieces:
-            print(piece.text, end="", flush=True)
-            said.append(piece.text)
-            if piece.token is not None:
-                times.append(time.perf_counter())
-            reason = piece.finish_reason
-            if interrupted:
-                reason = "cancelled"
-                break
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    for piece in pieces:
+        print(piece.text, end="", flush=True)
+        said.append(piece.text)
+        if piece.token is not None:
+            times.append(time.perf_counter())
+        reason = piece.finish_reason
     print()
     if stats:
         _print_stats(prompt_tokens, times, reason)
@@ -167,8 +205,13 @@ def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> 
     )
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    options: Options = {"max_new_tokens": arguments.max_new_tokens, "stop": arguments.stop}
+def _options(arguments: argparse.Namespace, interrupts: Interrupts) -> Options:
+    """What to ask; Ctrl-C stops this answer, from its prefill on."""
+    options: Options = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "stop": arguments.stop,
+        "cancel": interrupts.pressed,
+    }
     names = [name.replace("-", "_") for name in _SETTINGS]
     given = {name: getattr(arguments, name) for name in [*names, "seed"]}
     options.update({key: value for key, value in given.items() if value is not None})  # type: ignore[typeddict-item]

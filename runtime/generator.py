@@ -1,16 +1,26 @@
-"""The decode loop: prefill a prompt, then choose, check, advance, until something ends it."""
+"""The decode loop: prefill a prompt, then choose, check, advance, until something ends it.
 
+A session holds one sequence, so one generation at a time owns it. The latest one does: when another
+begins, an unfinished one is over, and asking it for more raises `Busy` instead of continuing on the
+other's text. A step is never cut in two: threads wait for each other's.
+"""
+
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
-from edgelm.errors import BadInput, ContextFull
+from edgelm.errors import BadInput, Busy, ContextFull
+from edgelm.runtime.chunked import Cancelled
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.session import Logits, Session, Tokens
 from edgelm.runtime.stops import StopStrings
 from edgelm.runtime.tokenizer import Detokenizer, Tokenizer
+
+_WAIT_SECONDS = 0.05  # how often a thread that waits for another's step asks whether to go on
 
 FinishReason = Literal["end", "stop", "length", "context", "cancelled"]
 
@@ -45,7 +55,7 @@ class Request:
     """What to generate.
 
     `log_probabilities` None gives none; n gives each token's own and those of the n best.
-    `cancel` is asked before every step.
+    `cancel` is asked before every step, and during a long prefill.
     """
 
     tokens: Tokens
@@ -55,6 +65,49 @@ class Request:
     stop_tokens: frozenset[int] = frozenset()
     log_probabilities: int | None = None
     cancel: Callable[[], bool] = lambda: False
+
+
+class Generation(Iterator[Piece]):
+    """The pieces of one generation, made as they are asked for.
+
+    Raises `Busy` once another generation has begun on the same model. Dropping it, or `close`, ends
+    it; what it has read stays in the cache.
+    """
+
+    def __init__(self, generator: "Generator", request: Request) -> None:
+        self._generator = generator
+        self._request = request
+        self._steps = generator.steps(request)
+        self._key = object()
+        self._begun = self._done = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Piece:
+        if self._done:
+            raise StopIteration
+        generator, cancel = self._generator, self._request.cancel
+        try:
+            with generator.turn(self._key, cancel, begins=not self._begun):
+                self._begun = True
+                piece = self._step()
+        except Cancelled:
+            generator.check_open()  # closing cancels, too
+            piece = Piece("", finish_reason="cancelled")
+        self._done = piece.finish_reason is not None
+        return piece
+
+    def _step(self) -> Piece:
+        try:
+            return next(self._steps)
+        except BaseException:
+            self._done = True
+            raise
+
+    def close(self) -> None:
+        """End it here."""
+        self._done = True
 
 
 class Generator:
@@ -68,10 +121,71 @@ class Generator:
         self.session = session
         self.tokenizer = tokenizer
         self.ends = ends
-        self._cached: list[int] = []
+        self._lock = threading.RLock()
+        self._owner: object = None  # the key of the generation that the cache belongs to
+        self._stepping = self._closed = False
+
+    @contextmanager
+    def turn(self, key: object, cancel: Callable[[], bool], *, begins: bool) -> Iterator[None]:
+        """Hold the session for one step.
+
+        Raises:
+            Busy: another generation has begun since this one's last step.
+            Cancelled: `cancel` said so while another thread had the session.
+            BadInput: the model is closed.
+        """
+        with self._exclusive(cancel):
+            if begins:
+                self._owner = key
+            elif self._owner is not key:
+                raise Busy(
+                    "another generation has begun on this model, which holds one sequence; finish "
+                    "or close one before the next begins, or load the model a second time"
+                )
+            self._stepping = True
+            try:
+                yield
+            finally:
+                self._stepping = False
+
+    def complete(self, request: Request) -> tuple[Piece, ...]:
+        """All pieces of a generation; other threads wait for their turn until it is complete."""
+        try:
+            with self._exclusive(request.cancel):
+                return tuple(self.stream(request))
+        except Cancelled:
+            return (Piece("", finish_reason="cancelled"),)
+
+    @contextmanager
+    def _exclusive(self, cancel: Callable[[], bool]) -> Iterator[None]:
+        while not self._lock.acquire(timeout=_WAIT_SECONDS):
+            if cancel():
+                raise Cancelled
+        try:
+            self.check_open()
+            if self._stepping:  # this thread holds the lock already
+                raise Busy(
+                    "this model is generating; it cannot be asked again from within its own "
+                    "`cancel`; load it a second time"
+                )
+            yield
+        finally:
+            self._lock.release()
+
+    def check_open(self) -> None:
+        """Raise BadInput after `close`."""
+        if self._closed:
+            raise BadInput("this model is closed; load it again")
+
+    def close(self) -> None:
+        """Close the session; a generation of another thread ends at its next step: BadInput."""
+        self._closed = True
+        with self._lock:
+            self.session.close()
 
     def check(self, request: Request) -> None:
         """Raise BadInput or ContextFull for a request that cannot start."""
+        self.check_open()
         count = len(request.tokens)
         if count == 0:
             raise BadInput("the prompt is empty; expected at least one token")
@@ -92,16 +206,23 @@ class Generator:
             raise BadInput(f"log_probabilities is {request.log_probabilities}, expected at least 0")
         request.sampling.check(self.session.vocab_size)
 
-    def stream(self, request: Request) -> Iterator[Piece]:
-        """Yield a piece per token, and a last one that says why it ended."""
+    def stream(self, request: Request) -> Generation:
+        """Give a piece per token, and a last one that says why it ended.
+
+        The generation begins, and takes the session, when it is asked for its first piece.
+        """
         self.check(request)
+        return Generation(self, request)
+
+    def steps(self, request: Request) -> Iterator[Piece]:
+        """Make the pieces; to be resumed within `turn` only."""
         detokenizer, stops = Detokenizer(self.tokenizer), StopStrings(request.stop)
         sampler = Sampler(request.sampling, prompt_length=len(request.tokens))
         history = [int(token) for token in request.tokens]
         if request.cancel():
             yield Piece("", finish_reason="cancelled")
             return
-        logits = self._prefill(history)
+        logits = self._prefill(history, request.cancel)
         generated = 0
         reason: FinishReason
         while True:
@@ -133,18 +254,18 @@ class Generator:
             yield Piece(rest, finish_reason=reason)
             return
 
-    def _prefill(self, tokens: list[int]) -> Logits:
-        shared = _common_prefix(self._cached, tokens)
+    def _prefill(self, tokens: list[int], cancel: Callable[[], bool]) -> Logits:
         # At least one token must run: logits are not kept.
-        shared = min(shared, len(tokens) - 1)
+        shared = min(_common_prefix(self.session.tokens, tokens), len(tokens) - 1)
         self.session.rewind(shared)
-        del self._cached[shared:]
-        return self._advance(tokens[shared:])
+        self.session.cancel_when(lambda: self._closed or cancel())
+        try:
+            return self._advance(tokens[shared:])
+        finally:
+            self.session.cancel_when(None)
 
     def _advance(self, tokens: Sequence[int]) -> Logits:
-        logits = self.session.advance(np.asarray(tokens, dtype=np.int64))
-        self._cached += tokens
-        return logits
+        return self.session.advance(np.asarray(tokens, dtype=np.int64))
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

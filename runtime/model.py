@@ -4,20 +4,23 @@ import json
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
-from edgelm.bundle import Manifest, read_manifest
+from edgelm.bounded_read import read_bounded
+from edgelm.bundle import Manifest, bundle_file, read_manifest
 from edgelm.command import format_bytes, parse_size
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.runtime.chat import ChatTemplate, Message
+from edgelm.runtime.chat import ChatTemplate, Message, check_messages
+from edgelm.runtime.control_tokens import ControlTokens
 from edgelm.runtime.engine import check_threads, open_session
-from edgelm.runtime.generator import FinishReason, Generator, Piece, Request
+from edgelm.runtime.generator import FinishReason, Generation, Generator, Piece
 from edgelm.runtime.opening import open_unchanged
+from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.session import Session, Tokens
 from edgelm.runtime.special_tokens import read_special_tokens
@@ -26,28 +29,12 @@ from edgelm.special_token_names import SPECIAL_TOKENS_FILE
 
 log = logging.getLogger(__name__)
 
+CHAT_TEMPLATE = "chat_template.jinja"
+GENERATION_CONFIG = "generation_config.json"
+
 _LEAST_CONTEXT = 256  # a shrunken context below this would serve nobody
 _CONTEXT_STEP = 64
-
-
-class Options(TypedDict, total=False):
-    """What can be asked of a generation, by keyword; see Sampling and generator.Request."""
-
-    max_new_tokens: int | None
-    stop: str | Sequence[str]
-    stop_tokens: Sequence[int]
-    log_probabilities: int | None
-    cancel: Callable[[], bool]
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repetition_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    logit_bias: dict[int, float]
-    seed: int | None
+_MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +53,38 @@ class Completion:
 
 
 class LanguageModel:
-    """A bundle on its engine. One at a time: it holds one sequence in its cache.
+    """A bundle on its engine. Use it as a context manager, or call `close`.
 
-    Use it as a context manager, or call `close`.
+    It holds one sequence in its cache, so the latest generation has it. `generate` and `chat` may
+    be called from several threads: they wait for each other. A stream, or an iterator of `pieces`,
+    holds the model for each of its steps only: when another generation begins before it is
+    finished, asking it for more raises `Busy`. For several streams at once load the model as often.
+    `close` may be called from any thread; a generation that is running there ends with BadInput.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, session: Session) -> None:
         self.folder = folder
         self.manifest = manifest
         self.session = session
+        try:
+            self._read(folder)
+        except BaseException:
+            session.close()  # nobody else could: there is no model yet
+            raise
+
+    def _read(self, folder: Path) -> None:
         started = time.perf_counter()
         self.tokenizer = Tokenizer(folder / "tokenizer.json")
         self.tokenizer_seconds = time.perf_counter() - started
-        self._config = _generation_config(folder)
-        self._defaults = _default_sampling(self._config)
-        ends = self._config.get("eos_token_id")
-        self.ends = frozenset(
-            ends if isinstance(ends, list) else [ends] if ends is not None else []
+        # All that is read is read now, while the files are known to be those that were checked.
+        self._config = _generation_config(bundle_file(folder, self.manifest, GENERATION_CONFIG))
+        self._defaults = _default_sampling(self._config, self.session.vocab_size)
+        self.ends = _ends(self._config)
+        self._generator = Generator(self.session, self.tokenizer, self.ends)
+        template = bundle_file(folder, self.manifest, CHAT_TEMPLATE)
+        self._template = (
+            ChatTemplate(template, special_tokens=self._special_tokens()) if template else None
         )
-        self._generator = Generator(session, self.tokenizer, self.ends)
-        self._template: ChatTemplate | None = None
 
     @property
     def context(self) -> int:
@@ -95,9 +94,13 @@ class LanguageModel:
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
         """Yield the continuation of a prompt as it grows; never half a character.
 
+        This is the text as it stands, without the chat template: see `stream_chat`.
+
         Raises:
-            BadInput: an empty prompt or an invalid option.
+            BadInput: an empty prompt, an invalid option, or a closed model.
             ContextFull: a prompt longer than the context.
+            Busy: from the iterator: another generation has begun on this model.
+            BadBundle: from the iterator: the model's logits are not numbers.
         """
         return _texts(self.pieces(self.tokenizer.encode(prompt), **options))
 
@@ -105,32 +108,68 @@ class LanguageModel:
         """Continue a prompt."""
         return self._complete(self.tokenizer.encode(prompt), options)
 
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[str]:
-        """Yield the assistant's next turn as it grows."""
-        return _texts(self.pieces(self.chat_tokens(messages), **options))
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        allow_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Iterator[str]:
+        """Yield the assistant's next turn as it grows; see `chat_tokens` for `allow_special`."""
+        tokens = self.chat_tokens(messages, allow_special=allow_special)
+        return _texts(self.pieces(tokens, **options))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        allow_special: bool = True,
+        **options: Unpack[Options],
+    ) -> Completion:
         """Answer a conversation: the assistant's next turn."""
-        return self._complete(self.chat_tokens(messages), options)
+        return self._complete(self.chat_tokens(messages, allow_special=allow_special), options)
 
-    def pieces(self, tokens: Tokens, **options: Unpack[Options]) -> Iterator[Piece]:
-        """Yield everything about each step; tokens are int64 [n]."""
-        request = self._request(tokens, options)
-        self._generator.check(request)  # now, not when the iterator is first asked
-        return self._generator.stream(request)
+    def pieces(self, tokens: Tokens | Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Give everything about each step; tokens are whole numbers [n]."""
+        return self._generator.stream(make_request(tokens, options, self._defaults))
 
-    def chat_tokens(self, messages: Sequence[Message]) -> Tokens:
-        """Tokens of a conversation, up to where the assistant's next turn begins."""
-        if self._template is None:
-            self._template = ChatTemplate(
-                self.folder / "chat_template.jinja", special_tokens=self._special_tokens()
-            )
+    def chat_tokens(self, messages: Sequence[Message], *, allow_special: bool = True) -> Tokens:
+        """Tokens of a conversation, up to where the assistant's next turn begins.
+
+        Args:
+            messages: the turns so far.
+            allow_special: whether control tokens in a message (`<|im_end|>`) are encoded as such,
+                as transformers does by default. Say no to messages that others wrote: they are
+                then plain text, and cannot begin a turn of another role.
+
+        Raises:
+            BadInput: no chat template, a conversation that it refuses, or, where control tokens
+                are not allowed, one that this tokenizer cannot encode as text.
+        """
+        self._generator.check_open()
+        template = self._chat_template()
         # The template writes BOS and the like itself.
-        return self.tokenizer.encode(self._template.render(messages), special=False)
+        if allow_special:
+            return self.tokenizer.encode(template.render(messages), special=False)
+        check_messages(messages)
+        control = ControlTokens(self.tokenizer, template.source)
+        return control.encode(template.render(control.mark(messages)))
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            raise BadInput(
+                f"{self.folder} has no chat template: this model was not trained to chat; use "
+                "generate or stream with a plain prompt"
+            )
+        return self._template
 
     def close(self) -> None:
-        """Release the engine and the cache."""
-        self.session.close()
+        """Release the engine and the cache; using the model afterwards raises BadInput."""
+        self._generator.close()
+
+    def __repr__(self) -> str:
+        engine = self.manifest.engine.name
+        return f"<LanguageModel {str(self.folder)!r} on {engine}, context {self.context}>"
 
     def __enter__(self) -> Self:
         return self
@@ -144,33 +183,13 @@ class LanguageModel:
         self.close()
 
     def _complete(self, tokens: Tokens, options: Options) -> Completion:
-        pieces = tuple(self.pieces(tokens, **options))
+        pieces = self._generator.complete(make_request(tokens, options, self._defaults))
         reason = pieces[-1].finish_reason
         assert reason is not None
         return Completion("".join(piece.text for piece in pieces), pieces, len(tokens), reason)
 
-    def _request(self, tokens: Tokens, options: Options) -> Request:
-        unknown = set(options) - set(Options.__annotations__)
-        if unknown:
-            raise BadInput(
-                f"unknown option {min(unknown)!r}; known: {', '.join(Options.__annotations__)}"
-            )
-        names = {field.name for field in fields(Sampling)}
-        sampling: dict[str, Any] = {key: v for key, v in options.items() if key in names}
-        stop = options.get("stop", ())
-        return Request(
-            tokens=tokens,
-            max_new_tokens=options.get("max_new_tokens"),
-            sampling=replace(self._defaults, **sampling),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            stop_tokens=frozenset(options.get("stop_tokens", ())),
-            log_probabilities=options.get("log_probabilities"),
-            cancel=options.get("cancel", lambda: False),
-        )
-
     def _special_tokens(self) -> dict[str, str]:
-        listed = SPECIAL_TOKENS_FILE in self.manifest.files
-        stored = read_special_tokens(self.folder / SPECIAL_TOKENS_FILE if listed else None)
+        stored = read_special_tokens(bundle_file(self.folder, self.manifest, SPECIAL_TOKENS_FILE))
         if stored is not None:
             return stored
         names = {}  # a bundle without the file: its configuration's ids
@@ -269,25 +288,48 @@ def _bytes(size: int | str) -> int:
         raise BadInput(f"max_memory: {error}") from None
 
 
-def _texts(pieces: Iterator[Piece]) -> Iterator[str]:
-    return (piece.text for piece in pieces if piece.text)
+def _texts(pieces: Generation) -> Iterator[str]:
+    try:
+        for piece in pieces:
+            if piece.text:
+                yield piece.text
+    finally:
+        pieces.close()
 
 
-def _generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    if not path.is_file():
+def _generation_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
         return {}
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadBundle(f"{path} is not valid JSON: {error}") from None
-    return config if isinstance(config, dict) else {}
+        config = json.loads(read_bounded(path, at_most=_MAX_CONFIG_BYTES).decode())
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
+        raise BadBundle(f"{path} is not valid JSON: {error}; export the model again") from None
+    if not isinstance(config, dict):
+        raise BadBundle(f"{path} holds a {type(config).__name__}, expected an object")
+    return config
 
 
-def _default_sampling(config: dict[str, Any]) -> Sampling:
+def _ends(config: dict[str, Any]) -> frozenset[int]:
+    ends = config.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for end in listed:
+        if not isinstance(end, int) or isinstance(end, bool) or end < 0:
+            raise BadBundle(
+                f"generation_config.json: eos_token_id is {str(ends)[:80]}, expected a token id "
+                "or a list of them; export the model again"
+            )
+    return frozenset(listed)
+
+
+def _default_sampling(config: dict[str, Any], vocab_size: int) -> Sampling:
     """What the model's authors recommend, if they recommend sampling; else greedy."""
     if not config.get("do_sample"):
         return Sampling()
     known = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
     given = {key: config[key] for key in known if config.get(key) is not None}
-    return Sampling(**{"temperature": 1.0, **given})
+    sampling = Sampling(**{"temperature": 1.0, **given})
+    try:
+        sampling.check(vocab_size)
+    except BadInput as error:
+        raise BadBundle(f"generation_config.json: {error}; export the model again") from None
+    return sampling

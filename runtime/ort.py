@@ -4,6 +4,7 @@ Past and present of a layer are bound to the same memory, so a token costs one r
 cache copied. Decoding reuses one binding: only three numbers in bound memory change per step.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from edgelm.bundle import Manifest
 from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
-from edgelm.runtime.chunked import ChunkedSession, check_capacity
+from edgelm.runtime.chunked import Cancelled, ChunkedSession, check_capacity
 from edgelm.runtime.graph_check import check_ort_graph
+from edgelm.runtime.interruptible import run_interruptible
 from edgelm.runtime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.session import Logits, Tokens
 
@@ -27,6 +29,8 @@ _Cache = list[tuple[Any, Any]]
 _CPU = "CPUExecutionProvider"
 # Long enough to bridge the sampling between two tokens, short enough to leave an idle device cool.
 _SPIN_MICROSECONDS = "2000"
+# Tokens from which a run may take seconds on a small device; below, a thread is not worth starting.
+_LONG_RUN = 16
 
 
 class OrtSession(ChunkedSession):
@@ -42,8 +46,8 @@ class OrtSession(ChunkedSession):
     def __init__(
         self, folder: Path, manifest: Manifest, *, capacity: int, threads: int | None = None
     ) -> None:
+        super().__init__()
         self.capacity = capacity
-        self.length = 0
         self.vocab_size = manifest.spec.vocab_size
         self.chunk = manifest.limits.prefill_chunk
         self._graph = manifest.graph
@@ -71,18 +75,15 @@ class OrtSession(ChunkedSession):
         """Memory that the key-value cache takes."""
         return sum(array.nbytes for array in self._arrays)
 
-    def close(self) -> None:
-        """Release the session and the cache."""
-        self.__dict__.pop("_decode_binding", None)
-        self.__dict__.pop("_decode_new", None)
-        self.__dict__.pop("_cache", None)
-        self.__dict__.pop("_session", None)
+    def _release(self) -> None:
+        for name in ("_decode_binding", "_decode_new", "_cache", "_session"):
+            self.__dict__.pop(name, None)
 
     def _step(self, token: int) -> Logits:
         self._scalars.token[0, 0] = token
         self._scalars.row[0] = 0
         self._set_position(1)
-        self._session.run_with_iobinding(self._decode_binding)
+        self._execute(self._decode_binding, None)
         self._append(self._decode_new, 1)
         row: Logits = self._decode_rows[0]
         return row
@@ -97,10 +98,36 @@ class OrtSession(ChunkedSession):
             "positions": np.arange(self.length, self.length + count)[None],
             "logits_positions": wanted,
         }
-        self._session.run_with_iobinding(self._bind(given, rows, new))
+        binding = self._bind(given, rows, new)
+        if count < _LONG_RUN:
+            self._execute(binding, None)
+        else:
+            self._execute_interruptible(binding)
         self._append(new, count)
         first: Logits = rows[0]
         return first
+
+    def _execute(self, binding: Any, options: Any) -> None:
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # the base of what ONNX Runtime raises
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                raise DoesNotFit(f"not enough memory to run this bundle: {error}") from None
+            raise BadBundle(
+                f"ONNX Runtime cannot run this bundle's graph: {error}; check "
+                "its files (edge-export --verify), then export it again"
+            ) from None
+
+    def _execute_interruptible(self, binding: Any) -> None:
+        options = onnxruntime.RunOptions()
+
+        def stop() -> None:
+            options.terminate = True
+
+        call = partial(self._execute, binding, options)
+        if run_interruptible(call, stop, self._stop_asked):
+            self._check_open()
+            raise Cancelled
 
     def _set_position(self, count: int) -> None:
         self._scalars.past_length[0] = self.length

@@ -61,7 +61,7 @@ class OrtCudaSession(ChunkedSession):
         check_capacity(graph.cache, capacity)
         check_onnxruntime(find_gpu())
         self.capacity = capacity
-        self.length = 0
+        super().__init__()
         self.vocab_size = manifest.spec.vocab_size
         self.chunk = manifest.limits.prefill_chunk
         self._graph = graph
@@ -90,8 +90,7 @@ class OrtCudaSession(ChunkedSession):
         """Memory that the key-value cache takes."""
         return sum(value.tensor_size_in_bytes() for value in _flat(self._cache))
 
-    def close(self) -> None:
-        """Release the session and the cache."""
+    def _release(self) -> None:
         for name in ("_decode", "_cache", "_session"):
             self.__dict__.pop(name, None)
 

@@ -9,11 +9,16 @@ Hugging Face do. Typical sampling: arXiv 2202.00666; min-p: arXiv 2407.01082.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelm.errors import BadInput
+from edgelm.errors import BadBundle, BadInput
+from edgelm.runtime.token_counts import TokenCounts
+
+_MAX_BIAS = 1e30  # sums and quotients with it stay far within the range of fp32
+_LARGEST = float(np.finfo(np.float32).max)
 
 Row = npt.NDArray[np.float32]
 Transform = Callable[[Row, Sequence[int]], Row]
@@ -42,27 +47,57 @@ class Sampling:
 
     def check(self, vocab_size: int) -> None:
         """Raise BadInput for a value that means nothing."""
-        rules = {
-            "temperature": (self.temperature >= 0, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "typical_p": (0 < self.typical_p <= 1, "above 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
-            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "between -2 and 2"),
-            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2"),
-        }
-        for name, (holds, expected) in rules.items():
+        for name, (low, high, expected) in _RANGES.items():
             value = getattr(self, name)
-            if not holds or not math.isfinite(value):
+            if not _is_number(value) or not low <= value <= high:
                 raise BadInput(f"{name} is {value!r}, expected a number {expected}")
-        if self.seed is not None and self.seed < 0:
-            raise BadInput(f"seed is {self.seed}, expected a whole number from 0")
+        if not _is_whole(self.top_k):
+            raise BadInput(f"top_k is {self.top_k!r}, expected a whole number at least 0")
+        if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
+            raise BadInput(f"seed is {self.seed!r}, expected a whole number from 0, or None")
+        if not isinstance(self.logit_bias, Mapping):
+            raise BadInput(
+                f"logit_bias is {self.logit_bias!r}, expected a dict from token id to number"
+            )
         for token, bias in self.logit_bias.items():
-            if math.isnan(bias) or bias == math.inf:
-                raise BadInput(f"logit_bias of token {token} is {bias}, expected a number or -inf")
-            if not 0 <= token < vocab_size:
-                raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
+            _check_bias(token, bias, vocab_size)
+
+
+_SMALLEST = math.ulp(0.0)  # above 0
+_MOST = float(np.finfo(np.float64).max)  # finite
+# name -> least, most, the same in words
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (0, _MOST, "at least 0"),
+    "top_k": (0, math.inf, "at least 0"),
+    "top_p": (_SMALLEST, 1, "above 0 and at most 1"),
+    "min_p": (0, 1, "between 0 and 1"),
+    "typical_p": (_SMALLEST, 1, "above 0 and at most 1"),
+    "repetition_penalty": (_SMALLEST, _MOST, "above 0"),
+    "frequency_penalty": (-2, 2, "between -2 and 2"),
+    "presence_penalty": (-2, 2, "between -2 and 2"),
+}
+
+
+def _check_bias(token: object, bias: object, vocab_size: int) -> None:
+    if not _is_whole(token):
+        raise BadInput(f"logit_bias names {token!r}, expected a token id, a whole number")
+    if not 0 <= token < vocab_size:  # type: ignore[operator]
+        raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
+    if not _is_number(bias) or (abs(bias) > _MAX_BIAS and bias != -math.inf):  # type: ignore[arg-type]
+        raise BadInput(
+            f"logit_bias of token {token} is {bias!r}, expected a number from -1e30 to 1e30 or -inf"
+        )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a real number; infinities are, NaN is not."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return value == value
 
 
 class Sampler:
@@ -79,23 +114,50 @@ class Sampler:
         self._transforms = transforms(sampling, prompt_length)
 
     def __call__(self, logits: Row, history: Sequence[int]) -> int:
-        """Return the next token for logits [vocab_size]."""
+        """Return the next token for logits [vocab_size].
+
+        Args:
+            logits: as the model gave them.
+            history: the tokens so far; from call to call it may only grow.
+
+        Raises:
+            BadBundle: logits that are not numbers.
+            BadInput: settings that forbid every token.
+        """
+        _check_logits(logits)
         row = self.transformed(logits, history)
-        if row.max() == -np.inf:
-            raise BadInput("logit_bias forbids every token; leave at least one")
+        peak = row.max()
+        if not np.isfinite(peak):
+            raise BadInput(f"the sampling settings leave no token (the best has {peak})")
         if self._greedy:
             return int(row.argmax())
+        if row.min() > -np.inf:
+            return self._draw(row)
         candidates = np.flatnonzero(row > -np.inf)
-        cumulative = np.cumsum(softmax(row[candidates]))
-        # Against rounding, the last candidate's share ends where the draw's range ends.
+        return int(candidates[self._draw(row[candidates])])
+
+    def _draw(self, row: Row) -> int:
+        cumulative = _weights(row)
+        np.cumsum(cumulative, out=cumulative)
         draw = self._random.random() * cumulative[-1]
-        return int(candidates[np.searchsorted(cumulative, draw, side="right")])
+        # Against rounding, the last candidate's share ends where the draw's range ends.
+        return int(np.searchsorted(cumulative[:-1], draw, side="right"))
 
     def transformed(self, logits: Row, history: Sequence[int]) -> Row:
         """Logits after all transforms."""
         for transform in self._transforms:
             logits = transform(logits, history)
         return logits
+
+
+def _check_logits(row: Row) -> None:
+    peak = row.max()  # NaN if any is
+    if not np.isfinite(peak):
+        raise BadBundle(
+            f"the model's logits are not numbers (their maximum is {peak}): its weights are "
+            "damaged, or its 16-bit activations overflow; export it again, with --precision fp32 "
+            "if its own logits are sound"
+        )
 
 
 def transforms(sampling: Sampling, prompt_length: int) -> list[Transform]:
@@ -125,9 +187,16 @@ def transforms(sampling: Sampling, prompt_length: int) -> list[Transform]:
 
 def softmax(row: Row) -> npt.NDArray[np.float64]:
     """Probabilities of a row, in double precision."""
-    weights: npt.NDArray[np.float64] = np.exp(row.astype(np.float64) - float(row.max()))
+    weights = _weights(row)
     weights /= weights.sum()
     return weights
+
+
+def _weights(row: Row) -> npt.NDArray[np.float64]:
+    """Probabilities of a row but for their sum: the largest is 1."""
+    weights = row.astype(np.float64)
+    weights -= weights.max()
+    return np.exp(weights, out=weights)
 
 
 def log_softmax(row: Row) -> npt.NDArray[np.float64]:
@@ -143,6 +212,8 @@ def logit_bias(bias: Mapping[int, float]) -> Transform:
     def apply(row: Row, _: Sequence[int]) -> Row:
         row = row.copy()
         row[tokens] += values
+        if row.max() == -np.inf:
+            raise BadInput("logit_bias forbids every token; leave at least one")
         return row
 
     return apply
@@ -150,11 +221,17 @@ def logit_bias(bias: Mapping[int, float]) -> Transform:
 
 def repetition_penalty(penalty: float) -> Transform:
     """Divide positive logits of tokens seen, multiply negative ones."""
+    counts = TokenCounts()
 
     def apply(row: Row, history: Sequence[int]) -> Row:
-        seen = np.unique(np.asarray(history, dtype=np.int64))
+        counts.update(history)
+        seen = row[counts.tokens].astype(np.float64)
+        with np.errstate(over="ignore"):
+            changed = np.where(seen > 0, seen / penalty, seen * penalty)
+        # Out of the range of fp32 is far, not forbidden; what is forbidden stays so.
+        changed = np.where(seen == -np.inf, seen, np.clip(changed, -_LARGEST, _LARGEST))
         row = row.copy()
-        row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        row[counts.tokens] = changed
         return row
 
     return apply
@@ -162,12 +239,12 @@ def repetition_penalty(penalty: float) -> Transform:
 
 def count_penalty(frequency: float, presence: float, prompt_length: int) -> Transform:
     """Subtract for each time, and for any time, a token was generated."""
+    counts = TokenCounts(start=prompt_length)
 
     def apply(row: Row, history: Sequence[int]) -> Row:
-        generated = np.asarray(history[prompt_length:], dtype=np.int64)
-        tokens, counts = np.unique(generated, return_counts=True)
+        counts.update(history)
         row = row.copy()
-        row[tokens] -= (frequency * counts + presence).astype(np.float32)
+        row[counts.tokens] -= (frequency * counts.counts + presence).astype(np.float32)
         return row
 
     return apply
@@ -177,11 +254,13 @@ def temperature(value: float) -> Transform:
     """Flatten above 1, sharpen below."""
 
     def apply(row: Row, _: Sequence[int]) -> Row:
-        scaled = row.astype(np.float64) / value
-        if abs(scaled.max()) > np.finfo(np.float32).max:  # tiny: only differences matter
-            scaled -= scaled.max()
+        wide = row.astype(np.float64)
+        peak = float(wide.max())
         with np.errstate(over="ignore"):  # far below the maximum, minus infinity is right
-            return scaled.astype(np.float32)
+            if abs(peak) > _LARGEST * value:  # tiny: only differences matter
+                wide -= peak
+            wide /= value
+            return wide.astype(np.float32)
 
     return apply
 
@@ -202,7 +281,9 @@ def top_p(mass: float) -> Transform:
     """Keep the smallest set of most probable tokens that holds `mass`."""
 
     def apply(row: Row, _: Sequence[int]) -> Row:
-        return _keep_mass(row, -row, mass)
+        shares = softmax(row)
+        likely = np.flatnonzero(shares >= _negligible(mass, len(row)))
+        return _keep_mass(row, shares, likely, -row, mass)
 
     return apply
 
@@ -212,10 +293,16 @@ def typical(mass: float) -> Transform:
 
     def apply(row: Row, _: Sequence[int]) -> Row:
         log_probabilities = log_softmax(row)
-        finite = log_probabilities > -np.inf
-        known = log_probabilities[finite]
-        entropy = -float((np.exp(known) * known).sum())
-        return _keep_mass(row, np.abs(-log_probabilities - entropy), mass)
+        shares = np.exp(log_probabilities)
+        known = log_probabilities > -np.inf
+        entropy = -float(
+            np.multiply(shares, log_probabilities, where=known, out=np.zeros_like(shares)).sum()
+        )
+        distance = np.abs(log_probabilities + entropy)
+        likely = shares >= _negligible(mass, len(row))
+        # All that are as near as the farthest of the likely ones: nothing nearer is left out.
+        near = np.flatnonzero(known & (distance <= distance[likely].max()))
+        return _keep_mass(row, shares, near, distance, mass)
 
     return apply
 
@@ -226,16 +313,30 @@ def min_p(share: float) -> Transform:
     return lambda row, _: _keep(row, row >= row.max() + offset)
 
 
-def _keep_mass(row: Row, order: npt.NDArray[np.floating], mass: float) -> Row:
-    """Keep tokens in ascending `order` until their probability reaches `mass`."""
-    alive = np.flatnonzero(row > -np.inf)
-    ranked = alive[np.argsort(order[alive], kind="stable")]
-    cumulative = np.cumsum(softmax(row[ranked]))
+def _negligible(mass: float, count: int) -> float:
+    """A share below which all tokens together cannot hold what `mass` leaves.
+
+    The rest holds `mass` without them, so they need not be sorted. Half of it, since the sums are
+    rounded.
+    """
+    return (1 - mass) / count / 2
+
+
+def _keep_mass(
+    row: Row,
+    shares: npt.NDArray[np.float64],
+    candidates: npt.NDArray[np.intp],
+    order: npt.NDArray[np.floating],
+    mass: float,
+) -> Row:
+    """Keep candidates in ascending `order` until their probability reaches `mass`."""
+    ranked = candidates[np.argsort(order[candidates], kind="stable")]
+    cumulative = np.cumsum(shares[ranked])
     # 1e-9: a cumulative sum that equals the mass but for rounding is enough.
     count = int(np.searchsorted(cumulative, mass - 1e-9)) + 1
-    mask = np.zeros(len(row), dtype=bool)
-    mask[ranked[:count]] = True
-    return _keep(row, mask)
+    kept = np.full_like(row, -np.inf)
+    kept[ranked[:count]] = row[ranked[:count]]
+    return kept
 
 
 def _keep(row: Row, mask: npt.NDArray[np.bool_]) -> Row:

@@ -1,5 +1,6 @@
 """What the generation loop asks of an engine, whichever it is."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -23,6 +24,10 @@ class Session(Protocol):
     chunk: int
 
     @property
+    def tokens(self) -> list[int]:
+        """The tokens in the cache, oldest first."""
+
+    @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
 
@@ -31,6 +36,9 @@ class Session(Protocol):
 
         The array is valid until the next call.
         """
+
+    def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
+        """Ask this during a prefill; `advance` raises `Cancelled` when it is true."""
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`."""

@@ -49,7 +49,7 @@ class TrtSession(ChunkedSession):
         module = load_library(engine)
         check_gpu(engine, find_gpu())
         self.capacity = capacity
-        self.length = 0
+        super().__init__()
         self.vocab_size = manifest.spec.vocab_size
         self._stream = Stream()
         self._engine = Engine(folder, engine, module, self._stream)
@@ -75,8 +75,7 @@ class TrtSession(ChunkedSession):
         """Memory that the key-value cache takes."""
         return self._cache.memory.size
 
-    def close(self) -> None:
-        """Release the engine and the cache."""
+    def _release(self) -> None:
         if "_engine" not in self.__dict__:
             return
         self._stream.synchronize()

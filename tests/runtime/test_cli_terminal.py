@@ -13,6 +13,7 @@ import pytest
 import edgelm
 from edgelm.runtime import LanguageModel, Message, Piece
 from edgelm.runtime.cli import _show
+from edgelm.runtime.interrupts import Interrupts
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a matter of POSIX")
 PATIENCE = 60.0
@@ -45,6 +46,12 @@ class Terminal:
         """Type a line; return what is printed until the next prompt, without the echo."""
         os.write(self.master, f"{line}\n".encode())
         return self.read_until("\n> ").removeprefix(f"{line}\n").removesuffix("\n> ")
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C; once more where it came between the prompt and the read behind it."""
+        os.kill(self.process.pid, signal.SIGINT)
+        while not select.select([self.master], [], [], 5.0)[0] and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGINT)
 
     def close(self) -> None:
         self.process.kill()
@@ -94,18 +101,55 @@ def test_a_full_context_keeps_the_conversation_going(terminal: Terminal, bundle:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(
-    capsys: pytest.CaptureFixture[str],
+    lm: LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        pieces = lm.pieces([40, 41], cancel=interrupts.pressed)
 
-    def pieces() -> Iterator[Piece]:
-        yield Piece("one ", token=1)
-        signal.raise_signal(signal.SIGINT)
-        yield Piece("two ", token=2)
-        yield Piece("three", token=3, finish_reason="end")
+        def interrupted() -> Iterator[Piece]:
+            for number, piece in enumerate(pieces):
+                if number == 2:
+                    signal.raise_signal(signal.SIGINT)
+                yield piece
 
-    assert _show(pieces(), 5, stats=True) == "one two "
+        text = _show(interrupted(), 2, stats=True)
     out, err = capsys.readouterr()
-    assert out == "one two \n"
+    assert out == text + "\n"
+    assert ", 3 generated, " in err
     assert "ended by cancelled" in err
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_raises() -> None:
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.pressed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_at_a_prompt_ctrl_c_raises_at_once_and_earlier_presses_are_forgotten() -> None:
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        with interrupts.raised():
+            assert not interrupts.pressed()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_at_the_prompt_keeps_the_conversation_and_a_second_one_ends(
+    terminal: Terminal, bundle: Path
+) -> None:
+    terminal.read_until("> ")
+    terminal.say("hello")
+    os.write(terminal.master, b"half a line")
+    terminal.read_until("half a line")
+    terminal.interrupt()
+    assert "Ctrl-C again" in terminal.read_until("\n> ")
+    with edgelm.load(bundle) as lm:
+        assert terminal.say("go on") == answer(lm, "hello", "go on")
+    terminal.interrupt()
+    terminal.read_until("\n> ")
+    terminal.interrupt()
+    assert terminal.process.wait(PATIENCE) == 130

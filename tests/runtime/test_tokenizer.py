@@ -146,5 +146,5 @@ def test_encode_adds_special_tokens_only_if_asked(tmp_path: Path) -> None:
 def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(BadBundle, match=r"tokenizer\.json is no tokenizer: .*export the model"):
+    with pytest.raises(BadBundle, match=r"tokenizer\.json is not a tokenizer: .*export the model"):
         Tokenizer(path)

@@ -1,0 +1,137 @@
+"""What a caller may ask of a generation, and the request that comes of it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from numbers import Integral
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+
+from edgelm.errors import BadInput
+from edgelm.runtime.generator import Request
+from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.session import Tokens
+
+
+class Event(Protocol):
+    """What `threading.Event` has, and others like it."""
+
+    def is_set(self) -> bool: ...
+
+
+class Options(TypedDict, total=False):
+    """What can be asked of a generation, by keyword; see Sampling and generator.Request."""
+
+    max_new_tokens: int | None
+    stop: str | Sequence[str]
+    stop_tokens: Sequence[int]
+    log_probabilities: int | None
+    cancel: Callable[[], bool] | Event
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
+    seed: int | None
+
+
+def make_request(tokens: Tokens | Sequence[int], options: Options, defaults: Sampling) -> Request:
+    """Check types and fill in defaults.
+
+    Args:
+        tokens: the prompt [n].
+        options: what the caller gave.
+        defaults: the sampling of a caller that gives nothing.
+
+    Raises:
+        BadInput: an unknown option, or a value of another type than expected.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise BadInput(
+            f"unknown option {min(unknown)!r}; known: {', '.join(Options.__annotations__)}"
+        )
+    names = {field.name for field in fields(Sampling)}
+    sampling: dict[str, Any] = {key: value for key, value in options.items() if key in names}
+    return Request(
+        tokens=_token_array(tokens),
+        max_new_tokens=_count("max_new_tokens", options.get("max_new_tokens")),
+        sampling=replace(defaults, **sampling),
+        stop=_stop_strings(options.get("stop")),
+        stop_tokens=_stop_tokens(options.get("stop_tokens")),
+        log_probabilities=_count("log_probabilities", options.get("log_probabilities")),
+        cancel=_question(options.get("cancel")),
+    )
+
+
+def _token_array(tokens: object) -> Tokens:
+    try:
+        array = np.asarray(tokens)
+    except (ValueError, TypeError, OverflowError):  # ragged lists and the like
+        array = np.empty(0, dtype=object)
+    if isinstance(tokens, (list, tuple)) and not tokens:
+        array = np.empty(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise BadInput(
+            f"the prompt's tokens are {_shown(tokens)}, expected token ids: a list or a "
+            "one-dimensional array of whole numbers"
+        )
+    return array.astype(np.int64)
+
+
+def _count(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise BadInput(f"{name} is {_shown(value)}, expected a whole number or None")
+    return int(value)
+
+
+def _stop_strings(stop: object) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    strings = (stop,) if isinstance(stop, str) else _listed(stop)
+    if strings is None or not all(isinstance(string, str) for string in strings):
+        raise BadInput(f"stop is {_shown(stop)}, expected a string or a list of strings")
+    return tuple(str(string) for string in strings)
+
+
+def _stop_tokens(tokens: object) -> frozenset[int]:
+    if tokens is None:
+        return frozenset()
+    listed = _listed(tokens)
+    if listed is None or not all(
+        isinstance(token, Integral) and not isinstance(token, bool) for token in listed
+    ):
+        raise BadInput(
+            f"stop_tokens is {_shown(tokens)}, expected a list of token ids, whole numbers"
+        )
+    return frozenset(int(token) for token in listed)
+
+
+def _listed(value: object) -> tuple[Any, ...] | None:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        return None
+    return tuple(value)
+
+
+def _question(cancel: object) -> Callable[[], bool]:
+    if cancel is None:
+        return lambda: False
+    asked = getattr(cancel, "is_set", cancel)
+    if not callable(asked):
+        raise BadInput(
+            f"cancel is {_shown(cancel)}, expected a function that returns whether to stop, or an "
+            "event"
+        )
+    return lambda: bool(asked())
+
+
+def _shown(value: object) -> str:
+    """A value as an error names it, of at most some 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
