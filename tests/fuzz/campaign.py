@@ -1,5 +1,6 @@
 """A campaign: many cases of every kind, and a table of what came of them."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from tests.fuzz.outcome import Outcome
 from tests.fuzz.session import prepared, run
 
 _REPORT_SECONDS = 5.0
+_VARYING = re.compile(r"'[^']*'|\S*/\S*|[-+]?\d[\d.e+-]*|\[.*\]")
 
 
 class Tally:
@@ -43,7 +45,7 @@ def where(outcome: Outcome) -> str:
     if outcome.verdict == "exception":
         return f"{outcome.detail.partition(':')[0]} at {outcome.place}"
     if outcome.verdict == "wrong":
-        return f"wrong: {outcome.detail[:80]}"
+        return f"wrong: {_VARYING.sub('#', outcome.detail)[:80]}"
     return f"{outcome.verdict} at {outcome.place or 'an unknown place'}"
 
 

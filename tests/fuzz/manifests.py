@@ -78,15 +78,17 @@ class Manifests(Kind):
             return f"damaged: {note}"
         tree = json.loads(self.text)
         note = mutate(rng, tree)
-        path.write_bytes(dump(rng, tree)[0])
-        return f"damaged: {note}"
+        data, odd = dump(rng, tree)
+        path.write_bytes(data)
+        return f"damaged: {note} {odd}".rstrip()
 
     def _forge(self, rng: Random, bundle: Path) -> str:
         tree = json.loads(self.text)
         change = rng.choice((_fields, _fields, _fields, _path, _number, _file, _unlisted, _engine))
         note = change(rng, tree, bundle)
-        (bundle / MANIFEST).write_bytes(dump(rng, sealed(tree))[0])
-        return f"forged: {note}"
+        data, odd = dump(rng, sealed(tree))
+        (bundle / MANIFEST).write_bytes(data)
+        return f"forged: {note} {odd}".rstrip()
 
 
 def _fields(rng: Random, tree: Tree, bundle: Path) -> str:

@@ -21,7 +21,7 @@ hang       it took longer than the limit
 memory     it grew by more than the limit
 """
 FAILURES = frozenset({"wrong", "exception", "crash", "hang", "memory"})
-_MOST_MESSAGE = 2_000  # characters: more floods a terminal, and is a file's content repeated
+_MOST_MESSAGE = 10_000  # characters; a path alone may have 4,096
 _PACKAGE = [str(Path(path)) for path in edgelm.__path__]
 _ROOT = str(Path(__file__).resolve().parents[2])
 _DUMPED = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')

@@ -13,7 +13,7 @@ from random import Random
 
 from tests.fuzz import limits
 from tests.fuzz.kind import Case, Kind, Opened
-from tests.fuzz.outcome import Outcome, Verdict, verdict_of
+from tests.fuzz.outcome import Outcome, Verdict, Wrong, shortened, verdict_of
 
 OPENING, REFERENCE = "opening", "reference"
 
@@ -71,5 +71,7 @@ def _opened(kind: Kind, folder: Path, case: Case, opening: _Opening) -> tuple[Ve
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # pyo3's PanicException is not an Exception
+        if opening.ended and not isinstance(error, Wrong):
+            return "other", "", f"the reference: {shortened(repr(error))}"
         return verdict_of(error)
     return verdict, "", ""
