@@ -5,12 +5,12 @@ from tests.fuzz.configs import Configs
 from tests.fuzz.ggufs import Ggufs
 from tests.fuzz.kind import Kind
 from tests.fuzz.manifests import Manifests
-#from tests.fuzz.profiles import Profiles
-#from tests.fuzz.recipes import Recipes
+from tests.fuzz.profiles import Profiles
+from tests.fuzz.recipes import Recipes
 from tests.fuzz.safetensors_files import SafetensorsFiles
-#from tests.fuzz.templates import Templates
-#from tests.fuzz.texts import Texts
-#from tests.fuzz.tokenizer_files import TokenizerFiles
+from tests.fuzz.templates import Templates
+from tests.fuzz.texts import Texts
+from tests.fuzz.tokenizer_files import TokenizerFiles
 
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
@@ -20,10 +20,10 @@ KINDS: dict[str, type[Kind]] = {
         Ggufs,
         SafetensorsFiles,
         Configs,
-#        TokenizerFiles,
-#        Templates,
-#        Recipes,
-#        Profiles,
-#        Texts,
+        TokenizerFiles,
+        Templates,
+        Recipes,
+        Profiles,
+        Texts,
     )
 }
