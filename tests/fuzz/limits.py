@@ -21,6 +21,12 @@ def limit_address_space() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_status_bytes("VmSize") + _ADDRESS_BYTES, hard))
 
 
+def lift_address_space() -> None:
+    """Take back what `limit_address_space` set."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
 def reset_peak() -> int:
     """Start measuring the peak from here; returns the bytes that are resident now."""
     with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ _RECIPES: tuple[Tree, ...] = (
         **{"teacher": "teacher", "data": ["train.jsonl"], "sequence_length": 128, "seed": 1},
         **{"max_tokens": 100_000, "dtype": "float32", "held_out": "valid.jsonl"},
         "target": {
-            **{"name": "jetson-orin-nano", "parameters": 0.5, "context": 2048, "prompt": 128},
+            **{"name": "jetson-orin-nano", "parameters": 0.5, "context": 64, "prompt": 128},
             **{"max_memory_bytes": 2 * 10**9, "min_tokens_per_second": 30.0, "precision": "int4"},
             **{"max_first_token_ms": 900.0, "kv": "fp16"},
         },
@@ -37,7 +37,7 @@ _RECIPES: tuple[Tree, ...] = (
             **{"temperature": 2.0, "cross_entropy": 0.1, "warmup": 0.1, "hidden_states": True},
             **{"weight_decay": 0.1, "gradient_clip": 1.0, "checkpoint_steps": 10, "cache": {}},
         },
-        "qad": {"precision": "int4", "group_size": 64, "tokens": 1000, "head": "int8"},
+        "qad": {"precision": "int4", "tokens": 1000, "head": "int8", "symmetric": True},
         "evaluate": {"tasks": ["perplexity:valid.jsonl"], "limit": 10},
     },
     {

@@ -42,6 +42,7 @@ class Texts(Kind):
 
     def prepare(self, folder: Path) -> None:
         self.tokenizer = tiny_tokenizer()
+        self.bomb = gzip.compress(bytes(2 * 10**7), mtime=0) * 100
         path = folder / "text.jsonl"
         path.write_text(json.dumps(_ROWS["text"]), encoding="utf-8")
         assert list(read_documents(path))
@@ -60,7 +61,7 @@ class Texts(Kind):
             data, what = mutate_bytes(rng, data)
             note = f"{note}; {what}"
         if rng.random() < 0.02:
-            data, note = gzip.compress(bytes(2 * 10**9), 1, mtime=0), "2 GB of zeros, packed"
+            data, note = self.bomb, "2 GB of zeros, packed"
             name = "data.jsonl.gz"
         (folder / name).write_bytes(data)
         reader = rng.choice(("passage", "documents", "documents", *_READERS))

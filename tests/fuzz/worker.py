@@ -35,6 +35,7 @@ def serve(kind: Kind, seed: int, scratch: Path, requests: Connection) -> None:
 
 
 def _run(kind: Kind, seed: int, number: int, folder: Path, reports: Connection) -> Outcome:
+    limits.lift_address_space()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     case = kind.make(Random(f"{kind.name}/{seed}/{number}"), folder)
