@@ -191,7 +191,7 @@ def _field(where: str, row: dict[str, Any], *names: str) -> str:
         if name in row:
             return name
     wanted = " or ".join(f"`{name}`" for name in names)
-    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row) or 'none'}")
+    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row)[:200] or 'none'}")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -212,6 +212,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError as error:
             raise BadInput(f"{where}: not JSON ({error}); expected one object a line") from None
+        except RecursionError:
+            raise BadInput(f"{where}: nested too deeply to be read") from None
         if not isinstance(row, dict):
             raise BadInput(f"{where}: {_shown(row)}, expected a JSON object")
         yield where, row

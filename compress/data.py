@@ -26,6 +26,7 @@ from edgelm.staging import replace_file
 _SUFFIXES = (".jsonl", ".txt", ".parquet")
 # What damaged text and gzip raise.
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
+_MOST_CHARACTERS = 64_000_000  # of a document: tokenizing it takes some ten times that in bytes
 _BATCH = 256  # documents that are tokenized at a time
 
 
@@ -86,7 +87,9 @@ def _read_file(path: Path) -> Iterator[Document]:
     elif kind == ".txt":
         try:
             with open_text(path) as file:
-                yield Document(file.read())
+                text = file.read(_MOST_CHARACTERS + 1)
+            _check_length(text, str(path))
+            yield Document(text)
         except _UNREADABLE as error:
             raise BadInput(f"{path} cannot be read: {error}") from None
     else:
@@ -107,11 +110,22 @@ def _open_bytes(path: Path) -> IO[bytes]:
 def _read_jsonl(path: Path) -> Iterator[Document]:
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            # Bounded, since a few packed kilobytes can hold a line of gigabytes.
+            lines = iter(lambda: file.readline(_MOST_CHARACTERS + 1), "")
+            for number, line in enumerate(lines, 1):
+                _check_length(line, f"{path}:{number}")
                 if line.strip():
                     yield _document(_parsed(line, path, number), f"{path}:{number}")
     except _UNREADABLE as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+def _check_length(text: str, where: str) -> None:
+    if len(text) > _MOST_CHARACTERS:
+        raise BadInput(
+            f"{where} has more than {_MOST_CHARACTERS:,} characters in one document; split it, one "
+            "document a line in a .jsonl file"
+        )
 
 
 def _parsed(line: str, path: Path, number: int) -> Any:
@@ -119,6 +133,8 @@ def _parsed(line: str, path: Path, number: int) -> Any:
         return json.loads(line)
     except ValueError as error:
         raise BadInput(f"{path}:{number} is not JSON: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}:{number} is nested too deeply to be read") from None
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:
@@ -165,7 +181,7 @@ def _document(row: Any, where: str) -> Document:
             return Document(text)
         if isinstance(messages := row.get("messages"), list) and all(map(_is_message, messages)):
             return Document(messages=tuple(messages))
-    found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
     raise BadInput(
         f"{where}: expected a field `text` (string) or `messages` (list of role and content), "
         f"found {found or 'an empty object'}"

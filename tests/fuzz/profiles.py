@@ -15,7 +15,7 @@ from edgelm.spec import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
-from tests.fuzz.strange import mutate, strange_flat
+from tests.fuzz.strange import mutate, mutate_number, strange_flat
 from tests.fuzz.toml_text import dump_toml, toml
 from tests.models import tiny_config
 
@@ -45,7 +45,10 @@ class Profiles(Kind):
             data, note = mutate_bytes(rng, toml(tree).encode())
         else:
             count = rng.choice((1, 1, 1, 2, 3))
-            note = "; ".join(mutate(rng, tree, value=strange_flat) for _ in range(count))
+            if rng.random() < 0.5:
+                note = "; ".join(mutate_number(rng, tree) for _ in range(count))
+            else:
+                note = "; ".join(mutate(rng, tree, value=strange_flat) for _ in range(count))
             data, odd = dump_toml(rng, tree)
             note = f"{note} {odd}".rstrip()
         path.write_bytes(data)

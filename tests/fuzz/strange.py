@@ -99,6 +99,20 @@ def mutate(rng: Random, tree: Any, *, value: Any = strange, among: list[Path] | 
     return f"{way} {_dotted(path)} {_short(new)}".rstrip()
 
 
+def mutate_number(rng: Random, tree: Any) -> str:
+    """Put another number of its kind in place of one; returns what."""
+    known = [path for path in paths(tree) if _is_number(look_up(tree, path))]
+    path = rng.choice(known)
+    parent, key = look_up(tree, path[:-1]), path[-1]
+    real = isinstance(parent[key], float)
+    parent[key] = rng.choice([n for n in NUMBERS if isinstance(n, float) is real and _is_number(n)])
+    return f"set {_dotted(path)} {_short(parent[key])}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _inside(outer: Path, inner: Path) -> bool:
     """Whether one path leads into or is the other: a tree must not hold itself."""
     shorter = min(len(outer), len(inner))
