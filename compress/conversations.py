@@ -169,7 +169,9 @@ def _message(where: str, name: str, value: Any) -> Message:
         raise BadInput(f"{where}: `{name}` is {_shown(value)}, expected `role` and `content`")
     role, content = value["role"], value["content"]
     if role not in ROLES:
-        raise BadInput(f"{where}: `{name}` has role {role!r}, expected one of {', '.join(ROLES)}")
+        raise BadInput(
+            f"{where}: `{name}` has role {_shown(role)}, expected one of {', '.join(ROLES)}"
+        )
     if not isinstance(content, str):
         raise BadInput(
             f"{where}: the content of `{name}` is {_shown(content)}, expected a text; images and "
@@ -230,5 +232,8 @@ def _kind(value: Messages | str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a deeply nested value"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -108,6 +108,17 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        yield _document(parse_line(line, where), where)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, and their numbers, of a text file, gzip or not.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is too long to be one document.
+    """
     try:
         with open_text(path) as file:
             # Bounded, since a few packed kilobytes can hold a line of gigabytes.
@@ -115,9 +126,19 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
             for number, line in enumerate(lines, 1):
                 _check_length(line, f"{path}:{number}")
                 if line.strip():
-                    yield _document(_parsed(line, path, number), f"{path}:{number}")
+                    yield number, line
     except _UNREADABLE as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+def parse_line(line: str, where: str) -> Any:
+    """The JSON value of one line; `where` names it in messages."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{where} is not JSON: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{where} is nested too deeply to be read") from None
 
 
 def _check_length(text: str, where: str) -> None:
@@ -126,15 +147,6 @@ def _check_length(text: str, where: str) -> None:
             f"{where} has more than {_MOST_CHARACTERS:,} characters in one document; split it, one "
             "document a line in a .jsonl file"
         )
-
-
-def _parsed(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{path}:{number} is not JSON: {error}") from None
-    except RecursionError:
-        raise BadInput(f"{path}:{number} is nested too deeply to be read") from None
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""A bundle whose files were damaged, swapped or replaced; the manifest's hashes are as they were."""
+"""A bundle whose files were damaged, swapped or replaced, with the hashes as they were."""
 
 import os
 import shutil
@@ -119,7 +119,12 @@ def _text(rng: Random, bundle: Path, path: Path) -> str:
 
 
 def _added(rng: Random, bundle: Path, path: Path) -> str:
-    names = ("special_tokens_map.json", "config.json", "tokenizer_config.json", "chat_template.json")
+    names = (
+        "special_tokens_map.json",
+        "config.json",
+        "tokenizer_config.json",
+        "chat_template.json",
+    )
     name = rng.choice((*names, "added_tokens.json", "model.onnx_data", "adapter_config.json"))
     (bundle / name).write_bytes(rng.choice((b"{}", b"x", _SECRET, path.read_bytes())))
     return f"{name} added"

@@ -13,7 +13,9 @@ def mutate_bytes(rng: Random, data: bytes, *, within: int | None = None) -> tupl
     end = min(within or len(data), len(data))
     at = rng.randrange(end) if end else 0
     size = min(1 << rng.randrange(8), len(data) - at)
-    way = rng.choice(("flip", "byte", "cut", "insert", "remove", "repeat", "zero", "number", "tail"))
+    way = rng.choice(
+        ("flip", "byte", "cut", "insert", "remove", "repeat", "zero", "number", "tail")
+    )
     if way == "flip":
         return data[:at] + flipped(rng, data[at : at + 1]) + data[at + 1 :], f"flip at {at}"
     if way == "byte":

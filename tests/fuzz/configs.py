@@ -1,4 +1,4 @@
-"""config.json: every field with strange values; what opens agrees with transformers' own classes."""
+"""config.json: every field with strange values; what opens agrees with transformers."""
 
 import json
 import shutil

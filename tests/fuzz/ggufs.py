@@ -199,7 +199,9 @@ def _set_tensor(rng: Random, layout: Layout) -> str:
     way = rng.choice(("name", "dims", "dim", "kind", "kind", "offset", "offset", "count"))
     if way == "name":
         names = [t.name for t in layout.tensors]
-        tensor.name = rng.choice((*names, b"blk.9.attn_q.weight", b"", b"\xff", b"a.b", b"blk.x.y.z"))
+        tensor.name = rng.choice(
+            (*names, b"blk.9.attn_q.weight", b"", b"\xff", b"a.b", b"blk.x.y.z")
+        )
     elif way == "dims":
         tensor.dims = rng.choice(([], [0], tensor.dims[::-1], [*tensor.dims, 1], tensor.dims * 3))
     elif way == "dim":

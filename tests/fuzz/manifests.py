@@ -49,10 +49,7 @@ class Manifests(Kind):
         (folder / "outside.json").write_bytes(_SECRET)
         (bundle / "outside").symlink_to("../outside.json")
         damaged = rng.random() < 0.4
-        if damaged:
-            note = self._damage(rng, bundle / MANIFEST)
-        else:
-            note = self._forge(rng, bundle)
+        note = self._damage(rng, bundle / MANIFEST) if damaged else self._forge(rng, bundle)
         return Case(note, {"damaged": damaged})
 
     def check(self, folder: Path, case: Case, reference: Callable[[], None]) -> Opened:

@@ -166,9 +166,7 @@ class _Child:
         return Outcome(*common, verdict, place_in_dump(log), detail, self.note)
 
 
-def _serve(
-    kind: Kind, seed: int, scratch: Path, requests: Connection, parents: Connection
-) -> None:
+def _serve(kind: Kind, seed: int, scratch: Path, requests: Connection, parents: Connection) -> None:
     parents.close()  # else this process would wait for itself when the parent is gone
     serve(kind, seed, scratch, requests)
 

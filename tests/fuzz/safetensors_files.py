@@ -1,4 +1,4 @@
-"""Folders of safetensors: headers, index, data changed; what opens equals what safetensors reads."""
+"""Folders of safetensors: headers, index, data changed; values are those of safetensors."""
 
 import json
 import shutil

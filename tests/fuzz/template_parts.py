@@ -6,7 +6,8 @@ WHOLE = (
     "+ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "{% if messages[0].role == 'system' %}{% set first = messages[0].content | trim %}"
-    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
+    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}"
+    "{% endif %}"
     "{{ first }}{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.content | trim }}]{% endfor %}",
     "{%- set ns = namespace(n=0) -%}{% for m in messages %}{% set ns.n = ns.n + 1 %}\n"
@@ -15,7 +16,8 @@ WHOLE = (
     "{% for m in messages %}{{ turn(m) }}{% endfor %}{{ strftime_now('%Y') | length }}",
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
     "{% endgeneration %}{% else %}{{ m.content }}{% break %}{% endif %}{% endfor %}",
-    "{% if tools is not none %}{% for t in tools %}{{ t | tojson(indent=2) }}{% endfor %}{% endif %}"
+    "{% if tools is not none %}{% for t in tools %}{{ t | tojson(indent=2) }}{% endfor %}"
+    "{% endif %}"
     "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}",
 )
 EXPRESSIONS = (
@@ -34,18 +36,36 @@ EXPRESSIONS = (
 BOMBS = (
     *("range(10 ** 9) | list", "range(99999) | list | string", "'a' * 10 ** 9", "[0] * 10 ** 9"),
     *("10 ** 10 ** 8", "2 ** 2 ** 30", "9 ** 9 ** 9", "'%1000000000d' % 1", "'%.999999999f' % 1"),
-    *("'{:1000000000}'.format(1)", "'a' | center(10 ** 9)", "'a'.ljust(10 ** 9)", "'a'.zfill(10**9)"),
+    *(
+        "'{:1000000000}'.format(1)",
+        "'a' | center(10 ** 9)",
+        "'a'.ljust(10 ** 9)",
+        "'a'.zfill(10**9)",
+    ),
     *("lipsum(n=100000)", "lipsum(n=1, min=10**8, max=10**8+1)", "'a b' | indent(10 ** 9)"),
-    *("'a'.replace('', 'b' * 10 ** 6)", "('a' * 10**5).replace('a', 'b' * 10**5)", "1 | round(10**8)"),
+    *(
+        "'a'.replace('', 'b' * 10 ** 6)",
+        "('a' * 10**5).replace('a', 'b' * 10**5)",
+        "1 | round(10**8)",
+    ),
     *("[1] | slice(10 ** 9) | list", "[1] | batch(10 ** 9, 0) | list", "'a'.join(range(10**8))"),
     *("('a' * 10 ** 6).split('')", "('a' * 10**5) | wordwrap(1) | wordwrap(1)", "1 << 10 ** 10"),
-    *("(1, ) * 10 ** 9", "'a'.expandtabs(10 ** 9)", "'\\t'.expandtabs(10 ** 9)", "10 ** 5 | string"),
+    *(
+        "(1, ) * 10 ** 9",
+        "'a'.expandtabs(10 ** 9)",
+        "'\\t'.expandtabs(10 ** 9)",
+        "10 ** 5 | string",
+    ),
     *("(10 ** 4300) | string", "('9' * 4000) | int ** 9999", "'a' * 2147483648", "-'a' * 10 ** 12"),
     *("(('a' * 1000) ~ 'b') * 10 ** 6", "[[]] * 10**7 | tojson", "'a'.encode('utf-8') * 10**9"),
     *("messages * 10 ** 8", "messages | tojson(indent=10 ** 9)", "strftime_now('%A' * 10 ** 8)"),
     *("range(0, 10 ** 12, 1)", "['a' * 10**6] * 10**5 | join", "dict(messages * 0) | tojson"),
     *("('a,' * 10**6).split(',') | map('upper') | join", "'a' | replace('a', 'b' * 10**9)"),
-    *("'a' * 10**6 | urlize * 1000", "(range(99999) | list) * 10**4", "[1] | sum(start='a' * 10**9)"),
+    *(
+        "'a' * 10**6 | urlize * 1000",
+        "(range(99999) | list) * 10**4",
+        "[1] | sum(start='a' * 10**9)",
+    ),
 )
 BLOCKS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
@@ -65,7 +85,8 @@ BLOCKS = (
     "{% set ns = namespace(n=9) %}{% for i in range(64) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
     "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "{% macro f(n) %}{% if n %}{% set x = f(n - 1) %}{% set x = f(n - 1) %}{% endif %}{% endmacro %}"
+    "{% macro f(n) %}{% if n %}{% set x = f(n - 1) %}{% set x = f(n - 1) %}{% endif %}"
+    "{% endmacro %}"
     "{{ f(60) }}",
     "{% for x in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}",
     "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}" + "{% call f() %}" * 60 + "x"
@@ -96,30 +117,78 @@ BLOCKS = (
 )
 ESCAPES = (
     *("''.__class__", "''['__class__']", "'' | attr('__class__')", "().__class__.__bases__[0]"),
-    *("''.__class__.__mro__[1].__subclasses__()", "self.__init__.__globals__", "self._TemplateReference__context"),
+    *(
+        "''.__class__.__mro__[1].__subclasses__()",
+        "self.__init__.__globals__",
+        "self._TemplateReference__context",
+    ),
     *("cycler.__init__.__globals__.os.system('id')", "lipsum.__globals__['os'].popen('id').read()"),
     *("joiner.__init__.__globals__", "namespace.__init__.__globals__", "range.__self__"),
     *("raise_exception.__globals__", "strftime_now.__globals__", "strftime_now.__code__"),
     *("messages.append({})", "messages.clear()", "messages[0].update(role='x')", "messages.pop()"),
-    *("messages[0].__setitem__('a', 1)", "'{0.__class__}'.format('')", "'%s' | format(''.__class__)"),
+    *(
+        "messages[0].__setitem__('a', 1)",
+        "'{0.__class__}'.format('')",
+        "'%s' | format(''.__class__)",
+    ),
     *("'{0.__init__.__globals__}'.format(cycler)", "''.format_map({})", "messages.sort.__self__"),
     *("(1).__class__.__base__", "dict.__base__", "messages | map(attribute='__class__') | list"),
     *("messages | map('attr', '__class__') | list", "messages | groupby('__class__')", "caller"),
-    *("messages | selectattr('__class__') | list", "tojson.__globals__", "loop.__class__", "gettext"),
+    *(
+        "messages | selectattr('__class__') | list",
+        "tojson.__globals__",
+        "loop.__class__",
+        "gettext",
+    ),
     *("config", "request", "url_for.__globals__", "get_flashed_messages", "environment", "ctx"),
     *("messages[0].get.__self__.clear()", "dict.fromkeys.__self__", "''.join.__call__.__self__"),
 )
 STATEMENTS = (
     *("{% include 'x' %}", "{% include '/etc/passwd' %}", "{% import 'x' as y %}", "{% break %}"),
-    *("{% from 'os' import system %}", "{% extends 'x' %}", "{% block a %}{% endblock %}", "{% do 1 %}"),
+    *(
+        "{% from 'os' import system %}",
+        "{% extends 'x' %}",
+        "{% block a %}{% endblock %}",
+        "{% do 1 %}",
+    ),
     *("{% set messages = [] %}", "{% set self = 1 %}", "{% set loop = 1 %}", "{% continue %}"),
     *("{% generation %}", "{% endgeneration %}", "{% endfor %}", "{% endif %}", "{% else %}", "{#"),
-    *("{% set x.y = 1 %}", "{% set ns = 1 %}{% set ns.a = 2 %}", "{% autoescape true %}<{% endautoescape %}"),
-    *("{% debug %}", "{% trans %}x{% endtrans %}", "{% with a = 1 %}{{ a }}{% endwith %}", "{{", "}}"),
+    *(
+        "{% set x.y = 1 %}",
+        "{% set ns = 1 %}{% set ns.a = 2 %}",
+        "{% autoescape true %}<{% endautoescape %}",
+    ),
+    *(
+        "{% debug %}",
+        "{% trans %}x{% endtrans %}",
+        "{% with a = 1 %}{{ a }}{% endwith %}",
+        "{{",
+        "}}",
+    ),
     *("{% for %}", "{% macro loop() %}{% endmacro %}", "{% macro f(a, a) %}{% endmacro %}", "{%"),
-    *("{% set a = b = 1 %}", "{{ 1 1 }}", "{{ a | nofilter }}", "{{ 1 is notest }}", "\\", "{{ '\\u12' }}"),
-    *("{{ 0x }}", "{{ 1_000 }}", "{{ 1e999 }}", "{{ '\\N{DIGIT ONE}' }}", "{{ \"\\x00\" }}", "\x00", "\ufeff"),
+    *(
+        "{% set a = b = 1 %}",
+        "{{ 1 1 }}",
+        "{{ a | nofilter }}",
+        "{{ 1 is notest }}",
+        "\\",
+        "{{ '\\u12' }}",
+    ),
+    *(
+        "{{ 0x }}",
+        "{{ 1_000 }}",
+        "{{ 1e999 }}",
+        "{{ '\\N{DIGIT ONE}' }}",
+        '{{ "\\x00" }}',
+        "\x00",
+        "\ufeff",
+    ),
     *("{% for a, b in messages %}{% endfor %}", "{% for yield in [1] %}{% endfor %}", "{{ None }}"),
     *("{% set class = 1 %}{{ class }}", "{{ lambda }}", "{{ print(1) }}", "{{ __import__('os') }}"),
-    *("{% set __debug__ = 1 %}", "{{ def }}", "{% macro __init__() %}{% endmacro %}", "{{ await x }}"),
+    *(
+        "{% set __debug__ = 1 %}",
+        "{{ def }}",
+        "{% macro __init__() %}{% endmacro %}",
+        "{{ await x }}",
+    ),
 )

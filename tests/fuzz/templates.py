@@ -1,4 +1,4 @@
-"""Chat templates: published ones with pieces exchanged, escapes and bombs; text is transformers'."""
+"""Chat templates: published ones with pieces exchanged, escapes, bombs."""
 
 import copy
 import re
@@ -95,8 +95,11 @@ def _exchanged(rng: Random) -> tuple[bytes, str]:
             (
                 "{{ " + rng.choice(EXPRESSIONS) + " }}",
                 rng.choice(STATEMENTS),
-                "{{ " + rng.choice(EXPRESSIONS) + rng.choice((" + ", " ~ ", " * ", " | length + "))
-                + rng.choice(EXPRESSIONS) + " }}",
+                "{{ "
+                + rng.choice(EXPRESSIONS)
+                + rng.choice((" + ", " ~ ", " * ", " | length + "))
+                + rng.choice(EXPRESSIONS)
+                + " }}",
                 "{% for q in " + rng.choice(EXPRESSIONS) + " %}{{ q }}{% endfor %}",
                 "{% if " + rng.choice(EXPRESSIONS) + " %}y{% endif %}",
                 rng.choice(_SIGNS),
@@ -112,14 +115,18 @@ def _bomb(rng: Random) -> tuple[bytes, str]:
         text = rng.choice(BLOCKS)
         return text.encode(), f"bomb {text[:120]}"
     expression = rng.choice(BOMBS)
-    form = rng.choice(("{{ %s }}", "{{ (%s) | length }}", "{%% set x = %s %%}", "{{ messages }}{{ %s }}"))
+    form = rng.choice(
+        ("{{ %s }}", "{{ (%s) | length }}", "{%% set x = %s %%}", "{{ messages }}{{ %s }}")
+    )
     text = form % expression
     return text.encode(), f"bomb {text}"
 
 
 def _escape(rng: Random) -> tuple[bytes, str]:
     expression = rng.choice(ESCAPES)
-    form = rng.choice(("{{ %s }}", "{%% set x = %s %%}{{ x }}", "{%% for x in %s %%}{{ x }}{%% endfor %%}"))
+    form = rng.choice(
+        ("{{ %s }}", "{%% set x = %s %%}{{ x }}", "{%% for x in %s %%}{{ x }}{%% endfor %%}")
+    )
     text = form % expression
     return text.encode(), f"escape self {text}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgelm.compress.conversations import read_demonstrations, read_preferences, read_prompts
 from edgelm.compress.data import read_documents
+from edgelm.compress.evaluate import _lines as _lines_of
 from edgelm.export.text import read_passage
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
@@ -25,13 +26,22 @@ _ROWS: dict[str, dict[str, Any]] = {
     "text": {"text": _SENTENCE},
     "chat": {"messages": _TURNS},
     "prompt": {"prompt": "Why?", "completion": "Because."},
+    "task": {"context": _SENTENCE, "target": "wheel"},
     "preference": {"prompt": _TURNS[:1], "chosen": _TURNS[1:], "rejected": "No."},
+}
+_FITTING = {
+    "text": ("passage", "documents"),
+    "chat": ("documents", "demonstrations", "prompts"),
+    "prompt": ("plain demonstrations", "demonstrations", "prompts"),
+    "preference": ("preferences",),
+    "task": ("task",),
 }
 _READERS: dict[str, Callable[[Path], Any]] = {
     "demonstrations": lambda path: read_demonstrations(path, chat=True),
     "plain demonstrations": lambda path: read_demonstrations(path, chat=False),
     "preferences": lambda path: read_preferences(path, chat=True),
     "prompts": read_prompts,
+    "task": lambda path: list(_lines_of(str(path), None, {"context": str, "target": str})),
 }
 
 
@@ -64,7 +74,8 @@ class Texts(Kind):
             data, note = self.bomb, "2 GB of zeros, packed"
             name = "data.jsonl.gz"
         (folder / name).write_bytes(data)
-        reader = rng.choice(("passage", "documents", "documents", *_READERS))
+        any_reader = ("passage", "documents", *_READERS)
+        reader = rng.choice((*any_reader, *(_FITTING[kind] * 8)))
         return Case(f"{reader} of {name}: {note}", {"file": name, "reader": reader})
 
     def check(self, folder: Path, case: Case, reference: Callable[[], None]) -> Opened:
@@ -108,7 +119,13 @@ def _parquet(rng: Random) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    columns: list[list[Any]] = [["a", "b"], [1, 2], [None, "a"], [b"\xff", b"a"], [[{"role": "x"}]] * 2]
+    columns: list[list[Any]] = [
+        ["a", "b"],
+        [1, 2],
+        [None, "a"],
+        [b"\xff", b"a"],
+        [[{"role": "x"}]] * 2,
+    ]
     table = pyarrow.table({rng.choice(("text", "messages", "x")): rng.choice(columns)})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)

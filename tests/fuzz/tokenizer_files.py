@@ -23,8 +23,12 @@ _TEXTS = (
 )
 _TRUNCATION = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
 _PADDING = {
-    **{"strategy": {"Fixed": 96}, "direction": "Right", "pad_to_multiple_of": None},
-    **{"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"},
+    "strategy": {"Fixed": 96},
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<pad>",
 }
 _NORMALIZERS: tuple[Any, ...] = (
     *({"type": kind} for kind in ("NFC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Unknown")),
@@ -51,11 +55,15 @@ _PRE_TOKENIZERS: tuple[Any, ...] = (
 _POST_PROCESSORS: tuple[Any, ...] = (
     {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
     {
-        **{"type": "TemplateProcessing", "pair": [], "single": [{"Sequence": {"id": "A"}}] * 2},
+        "type": "TemplateProcessing",
+        "pair": [],
+        "single": [{"Sequence": {"id": "A"}}] * 2,
         "special_tokens": {},
     },
     {
-        **{"type": "TemplateProcessing", "pair": [], "special_tokens": {}},
+        "type": "TemplateProcessing",
+        "pair": [],
+        "special_tokens": {},
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
     },
     {"type": "BertProcessing", "sep": ["</s>", 2**31], "cls": ["<s>", 10**9]},

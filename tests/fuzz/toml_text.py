@@ -8,7 +8,17 @@ from typing import Any
 
 from tests.fuzz.strange import flipped
 
-_TAILS = ("\n]", "\nx", "\n[a]\n[a]", "\n= 1", "\n[[", '\na = "', "\na.b = 1\na = 1", "\n\x00", "\ufeff")
+_TAILS = (
+    "\n]",
+    "\nx",
+    "\n[a]\n[a]",
+    "\n= 1",
+    "\n[[",
+    '\na = "',
+    "\na.b = 1\na = 1",
+    "\n\x00",
+    "\ufeff",
+)
 
 
 def toml(tree: dict[str, Any]) -> str:
