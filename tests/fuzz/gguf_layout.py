@@ -115,7 +115,8 @@ def _packed(code: str, value: Any) -> bytes:
 
 class _Reader:
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data = data
+        self.at: int = 0
 
     def take(self, code: str) -> Any:
         (value,) = struct.unpack_from(f"<{code}", self.data, self.at)
@@ -123,7 +124,7 @@ class _Reader:
         return value
 
     def text(self) -> bytes:
-        size = self.take("Q")
+        size: int = self.take("Q")
         self.at += size
         return self.data[self.at - size : self.at]
 

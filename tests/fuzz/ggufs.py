@@ -28,6 +28,11 @@ from tests.tiny_chat import VOCAB, tiny_tokenizer
 _FAMILIES = {"llama": "F32", "qwen2": "Q8_0", "qwen3": "F16", "gemma2": "F32", "gemma3": "Q8_0"}
 _INTEGERS = [int(n) for n in NUMBERS if n == n and abs(n) != float("inf") and abs(n) < 2**80]
 _ALL_KINDS = (*SCALARS, STRING, ARRAY, 13, 255, 2**31)
+_GENERAL_KEYS = (b"general.alignment", b"split.count", b"general.license", b"adapter.type")
+_MORE_KEYS = (
+    *(b".rope.scaling.type", b".rope.scaling.factor", b".rope.dimension_count", b".expert_count"),
+    *(b".attention.key_length", b".vocab_size", b".attention.sliding_window", b".attention.scale"),
+)
 _SIZES = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
@@ -183,11 +188,8 @@ def _twice(rng: Random, layout: Layout) -> str:
 
 def _add(rng: Random, layout: Layout) -> str:
     prefix = next(e.value for e in layout.entries if e.key == b"general.architecture")
-    keys = (b"general.alignment", prefix + b".rope.scaling.type", prefix + b".rope.scaling.factor")
-    keys += (prefix + b".rope.dimension_count", prefix + b".expert_count", b"split.count")
-    keys += (prefix + b".attention.key_length", prefix + b".vocab_size", b"general.license")
-    keys += (prefix + b".attention.sliding_window", prefix + b".attention.scale", b"adapter.type")
-    key, kind = rng.choice(keys), rng.choice((4, 4, 5, 6, 8, 10))
+    key = rng.choice([*_GENERAL_KEYS, *(prefix + key for key in _MORE_KEYS)])
+    kind = rng.choice((4, 4, 5, 6, 8, 10))
     value = rng.choice(TEXTS).encode("utf-8", "surrogatepass") if kind == 8 else _number(rng, kind)
     layout.entries = [entry for entry in layout.entries if entry.key != key]
     layout.entries.append(Entry(key, kind, value))

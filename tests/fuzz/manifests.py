@@ -155,4 +155,6 @@ def _entry_of(path: Path) -> Tree | None:
         data = path.read_bytes() if path.is_file() else None
     except (OSError, ValueError):
         return None
-    return data and {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+    if data is None:
+        return None
+    return {"bytes": len(data), "sha256": sha256(data).hexdigest()}

@@ -72,7 +72,7 @@ class Profiles(Kind):
 
 def _check_figures(plan: Plan) -> None:
     estimates = (plan.prefill_ms, plan.decode_ms, plan.tokens_per_second)
-    figures = [plan.weight_bytes, plan.kv_bytes, plan.runtime_bytes + 1, plan.context]
+    figures: list[float] = [plan.weight_bytes, plan.kv_bytes, plan.runtime_bytes + 1, plan.context]
     figures += [figure for e in estimates for figure in (e.value, e.low, e.high)]
     if plan.joules_per_token:
         figures.append(plan.joules_per_token.value + 1e-30)

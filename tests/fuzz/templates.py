@@ -69,15 +69,16 @@ class Templates(Kind):
 
 
 def _render(text: str) -> str:
-    (rendered,), _ = render_jinja_template(
+    options: dict[str, Any] = dict(TOKENS)
+    rendered: Any = render_jinja_template(
         conversations=[copy.deepcopy(CONVERSATION)],
         chat_template=text,
         add_generation_prompt=True,
         tools=None,
         documents=None,
-        **TOKENS,
+        **options,
     )
-    return str(rendered)
+    return str(rendered[0][0])
 
 
 def _varies(note: str) -> bool:
