@@ -169,7 +169,9 @@ def _message(where: str, name: str, value: Any) -> Message:
         raise BadInput(f"{where}: `{name}` is {_shown(value)}, expected `role` and `content`")
     role, content = value["role"], value["content"]
     if role not in ROLES:
-        raise BadInput(f"{where}: `{name}` has role {role!r}, expected one of {', '.join(ROLES)}")
+        raise BadInput(
+            f"{where}: `{name}` has role {_shown(role)}, expected one of {', '.join(ROLES)}"
+        )
     if not isinstance(content, str):
         raise BadInput(
             f"{where}: the content of `{name}` is {_shown(content)}, expected a text; images and "
@@ -191,7 +193,7 @@ def _field(where: str, row: dict[str, Any], *names: str) -> str:
         if name in row:
             return name
     wanted = " or ".join(f"`{name}`" for name in names)
-    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row) or 'none'}")
+    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row)[:200] or 'none'}")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -212,6 +214,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError as error:
             raise BadInput(f"{where}: not JSON ({error}); expected one object a line") from None
+        except RecursionError:
+            raise BadInput(f"{where}: nested too deeply to be read") from None
         if not isinstance(row, dict):
             raise BadInput(f"{where}: {_shown(row)}, expected a JSON object")
         yield where, row
@@ -228,5 +232,8 @@ def _kind(value: Messages | str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a deeply nested value"
     return text if len(text) <= 60 else f"{text[:57]}..."

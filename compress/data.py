@@ -26,6 +26,7 @@ from edgelm.staging import replace_file
 _SUFFIXES = (".jsonl", ".txt", ".parquet")
 # What damaged text and gzip raise.
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
+_MOST_CHARACTERS = 64_000_000  # of a document: tokenizing it takes some ten times that in bytes
 _BATCH = 256  # documents that are tokenized at a time
 
 
@@ -86,7 +87,9 @@ def _read_file(path: Path) -> Iterator[Document]:
     elif kind == ".txt":
         try:
             with open_text(path) as file:
-                yield Document(file.read())
+                text = file.read(_MOST_CHARACTERS + 1)
+            _check_length(text, str(path))
+            yield Document(text)
         except _UNREADABLE as error:
             raise BadInput(f"{path} cannot be read: {error}") from None
     else:
@@ -105,20 +108,45 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        yield _document(parse_line(line, where), where)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, and their numbers, of a text file, gzip or not.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is too long to be one document.
+    """
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            # Bounded, since a few packed kilobytes can hold a line of gigabytes.
+            lines = iter(lambda: file.readline(_MOST_CHARACTERS + 1), "")
+            for number, line in enumerate(lines, 1):
+                _check_length(line, f"{path}:{number}")
                 if line.strip():
-                    yield _document(_parsed(line, path, number), f"{path}:{number}")
+                    yield number, line
     except _UNREADABLE as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
 
 
-def _parsed(line: str, path: Path, number: int) -> Any:
+def parse_line(line: str, where: str) -> Any:
+    """The JSON value of one line; `where` names it in messages."""
     try:
         return json.loads(line)
     except ValueError as error:
-        raise BadInput(f"{path}:{number} is not JSON: {error}") from None
+        raise BadInput(f"{where} is not JSON: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{where} is nested too deeply to be read") from None
+
+
+def _check_length(text: str, where: str) -> None:
+    if len(text) > _MOST_CHARACTERS:
+        raise BadInput(
+            f"{where} has more than {_MOST_CHARACTERS:,} characters in one document; split it, one "
+            "document a line in a .jsonl file"
+        )
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:
@@ -165,7 +193,7 @@ def _document(row: Any, where: str) -> Document:
             return Document(text)
         if isinstance(messages := row.get("messages"), list) and all(map(_is_message, messages)):
             return Document(messages=tuple(messages))
-    found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
     raise BadInput(
         f"{where}: expected a field `text` (string) or `messages` (list of role and content), "
         f"found {found or 'an empty object'}"

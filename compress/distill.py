@@ -29,6 +29,7 @@ from edgelm.compress.hidden_loss import LayerMap
 from edgelm.compress.losses import Kind
 from edgelm.compress.model import Model
 from edgelm.compress.qad_start import read_start, start_of, start_rounded, write_start
+from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
 from edgelm.compress.teacher_cache import TeacherCache
 from edgelm.errors import BadInput, Diverged
 from edgelm.precision import Int4, Int8
@@ -50,25 +51,25 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps after it.
     """
 
-    tokens: int = 2_000_000
-    sequence_length: int = 512
-    batch_size: int = 8
-    micro_batch: int = 8
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1e-5
-    warmup: float = 0.03
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
+    tokens: Count = 2_000_000
+    sequence_length: Count = 512
+    batch_size: Count = 8
+    micro_batch: Count = 8
+    learning_rate: Positive = 5e-4
+    final_learning_rate: NotNegative = 1e-5
+    warmup: Part = 0.03
+    weight_decay: NotNegative = 0.1
+    gradient_clip: Positive = 1.0
     loss: Kind = "forward-kl"
-    temperature: float = 1.0
-    cross_entropy: float = 0.0
+    temperature: Positive = 1.0
+    cross_entropy: Part = 0.0
     layer_map: LayerMap = ()
     bf16: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False
-    checkpoint_steps: int = 50
-    seed: int = 0
-    stop_after: int | None = None
+    checkpoint_steps: Count = 50
+    seed: Seed = 0
+    stop_after: Count | None = None
 
     @property
     def step_tokens(self) -> int:

@@ -10,7 +10,6 @@ A task is `KIND:FILE`:
     lm-eval:TASK              anything of lm-evaluation-harness
 """
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edgelm.compress.data import open_text, pack, read_documents
+from edgelm.compress.data import pack, parse_line, read_documents, read_lines
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.tasks.last_word import last_word
 from edgelm.compress.tasks.multiple_choice import Question, multiple_choice
@@ -186,16 +185,13 @@ def _rows(subject: Subject, name: str) -> torch.Tensor:
 def _lines(name: str, limit: int | None, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that have all fields."""
     count = 0
-    for number, line in _numbered(name):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{name}:{number} is not JSON: {error}") from None
+    for number, line in read_lines(Path(name)):
+        row = parse_line(line, f"{name}:{number}")
         for field, kind in fields.items():
             if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                found = ", ".join(row) or "none" if isinstance(row, dict) else type(row).__name__
+                found = (
+                    ", ".join(row)[:200] or "none" if isinstance(row, dict) else type(row).__name__
+                )
                 raise BadInput(
                     f"{name}:{number}: expected a field `{field}` ({kind.__name__}) among "
                     f"{', '.join(fields)}; found {found}"
@@ -206,11 +202,3 @@ def _lines(name: str, limit: int | None, fields: dict[str, type]) -> Iterator[di
             return
     if not count:
         raise BadInput(f"{name} holds no row")
-
-
-def _numbered(name: str) -> Iterator[tuple[int, str]]:
-    try:
-        with open_text(Path(name)) as file:
-            yield from enumerate(file, 1)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name} cannot be read: {error}") from None

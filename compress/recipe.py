@@ -26,6 +26,7 @@ import msgspec
 
 from edgelm.compress.distill import Distillation
 from edgelm.compress.importance import Reduction
+from edgelm.compress.ranges import Count, NotNegative, Positive, Seed, Share
 from edgelm.compress.search import Budget, SearchSettings
 from edgelm.compress.shape import Shape
 from edgelm.compress.teacher_cache import CacheSettings
@@ -34,6 +35,7 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8, KvType, parse_precision
+from edgelm.toml_files import convert_toml, read_toml
 
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 
@@ -52,12 +54,12 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
     engine: str | None = None
     precision: str = "auto"
     kv: KvType | None = None
-    context: int | None = None
-    prompt: int = 512
-    parameters: float | None = None
-    max_memory_bytes: int | None = None
-    min_tokens_per_second: float | None = None
-    max_first_token_ms: float | None = None
+    context: Count | None = None
+    prompt: Count = 512
+    parameters: Positive | None = None
+    max_memory_bytes: Count | None = None
+    min_tokens_per_second: Positive | None = None
+    max_first_token_ms: Positive | None = None
 
     @property
     def budget(self) -> Budget:
@@ -85,10 +87,10 @@ class Correct(Stage, frozen=True, forbid_unknown_fields=True):
     The rate is a fifth of distillation's (arXiv 2408.11796, section 3.1).
     """
 
-    tokens: int = 500_000
-    learning_rate: float = 1e-4
-    batch_size: int = 8
-    micro_batch: int = 4
+    tokens: Count = 500_000
+    learning_rate: Positive = 1e-4
+    batch_size: Count = 8
+    micro_batch: Count = 4
 
 
 class Calibrate(Stage, frozen=True, forbid_unknown_fields=True):
@@ -99,22 +101,22 @@ class Calibrate(Stage, frozen=True, forbid_unknown_fields=True):
     first figure of `layer_task` (see `evaluate`) on so many of its rows.
     """
 
-    samples: int = 256
+    samples: Count = 256
     tokens: Reduction = "mean"
     over_samples: Reduction = "l2"
     layers: Literal["influence", "loss", "block"] = "influence"
-    layer_samples: int = 8
+    layer_samples: Count = 8
     layer_task: str = ""
 
 
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     """An explicit shape instead of a search; sizes that are left out stay as they are."""
 
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
-    intermediate_size: int | None = None
-    num_attention_heads: int | None = None
-    num_key_value_heads: int | None = None
+    num_hidden_layers: Count | None = None
+    hidden_size: Count | None = None
+    intermediate_size: Count | None = None
+    num_attention_heads: Count | None = None
+    num_key_value_heads: Count | None = None
     fold_heads: bool = False
 
     def shape(self, full: Shape) -> Shape:
@@ -126,7 +128,7 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
 class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):
     """Trim the vocabulary to what the data uses, or to `size` tokens."""
 
-    size: int | None = None
+    size: Count | None = None
 
 
 class Distil(Distillation, frozen=True, forbid_unknown_fields=True):
@@ -153,11 +155,11 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     group_size: int | None = None
     symmetric: bool | None = None
     head: Literal["int4", "int8"] = "int8"
-    tokens: int = 500_000
-    learning_rate: float = 7e-5
-    weight_decay: float = 0.0
-    batch_size: int = 8
-    micro_batch: int = 8
+    tokens: Count = 500_000
+    learning_rate: Positive = 7e-5
+    weight_decay: NotNegative = 0.0
+    batch_size: Count = 8
+    micro_batch: Count = 8
 
     def check(self, target: Target) -> None:
         """Raise BadInput for what the target's engine does not have."""
@@ -189,16 +191,16 @@ class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
     """
 
     tasks: tuple[str, ...] = ()
-    limit: int | None = None
+    limit: Count | None = None
 
 
 class Synthesize(Stage, frozen=True, forbid_unknown_fields=True):
     """Text from the teacher, where there is none: free, or answers to `prompts`."""
 
-    documents: int = 2000
-    max_new_tokens: int = 512
-    temperature: float = 1.0
-    top_p: float = 0.95
+    documents: Count = 2000
+    max_new_tokens: Count = 512
+    temperature: NotNegative = 1.0
+    top_p: Share = 0.95
     prompts: str | None = None
 
 
@@ -207,8 +209,8 @@ class Align(Stage, frozen=True, forbid_unknown_fields=True):
 
     method: Literal["sft", "dpo"] = "sft"
     data: str = ""
-    epochs: float = 1.0
-    learning_rate: float = 1e-5
+    epochs: Positive = 1.0
+    learning_rate: Positive = 1e-5
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -223,10 +225,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: tuple[str, ...] = ()
     held_out: str | None = None
     student: str | None = None
-    sequence_length: int = 512
-    max_tokens: int | None = None
+    sequence_length: Count = 512
+    max_tokens: Count | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    seed: int = 0
+    seed: Seed = 0
     target: Target = Target()
     synthesize: Synthesize | None = None
     vocabulary: Vocabulary | None = None
@@ -263,8 +265,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.qad:
             self.qad.check(self.target)
+        self._check_batches()
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
+
+    def _check_batches(self) -> None:
+        """Now, and not after the hours of the stages before."""
+        stages = {"correct": self.correct, "distill": self.distill, "qad": self.qad}
+        for name, stage in stages.items():
+            if stage and stage.batch_size % stage.micro_batch:
+                raise BadInput(
+                    f"[{name}] batch_size {stage.batch_size} is not a multiple of micro_batch "
+                    f"{stage.micro_batch}; change one of them"
+                )
 
     @property
     def qad_group_size(self) -> int | None:
@@ -309,14 +322,14 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe; files in it are relative to the recipe's folder.
 
     Raises:
-        BadInput: not TOML, or a field that is unknown, missing or of the wrong type; names it.
+        BadInput: not TOML, or a field that is unknown, missing, of the wrong type or out of range;
+            names it. Or stages that cannot go together.
     """
     try:
-        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        values = read_toml(path)
     except OSError as error:
         raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: {error}") from None
+    recipe = convert_toml(values, Recipe, path)
     recipe.check()
     return _resolved(recipe, path.parent)
 
@@ -341,7 +354,10 @@ def _toml_lines(table: dict[str, Any], name: str) -> Iterator[str]:
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(name: str) -> str:
         beside = folder / name
-        return str(beside) if name and beside.exists() else name
+        try:
+            return str(beside) if name and beside.exists() else name
+        except OSError:  # too long for a file's name; whoever opens it says so
+            return name
 
     def resolve_task(task: str) -> str:
         kind, _, name = task.partition(":")

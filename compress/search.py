@@ -19,6 +19,7 @@ from edgelm.compress.held_out import HeldOut
 from edgelm.compress.importance import Importance
 from edgelm.compress.model import Model, whole
 from edgelm.compress.prune import prune
+from edgelm.compress.ranges import Count, CountOrZero, Share
 from edgelm.compress.ranks import is_first
 from edgelm.compress.shape import Shape
 from edgelm.devices.kernels import kernels_of
@@ -78,13 +79,13 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ranks have not moved for `patience` rounds. least: of any size, as a share of the teacher's.
     """
 
-    scored: int = 24
-    finalists: int = 4
-    rounds: int = 6
-    round_tokens: int = 50_000
-    patience: int = 2
-    held_out_rows: int = 16
-    least: float = 0.4
+    scored: Count = 24
+    finalists: Count = 4
+    rounds: CountOrZero = 6
+    round_tokens: Count = 50_000
+    patience: Count = 2
+    held_out_rows: Count = 16
+    least: Share = 0.4
 
 
 class Cost:

@@ -20,6 +20,7 @@ from edgelm.compress.head_loss import Head
 from edgelm.compress.importance import spec_of
 from edgelm.compress.losses import Sampled, TopK
 from edgelm.compress.model import Model
+from edgelm.compress.ranges import Count, Seed
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.staging import replace_file
 
@@ -33,8 +34,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept of a teacher: `size` tokens a position."""
 
     kind: CacheKind = "sampled"
-    size: int = 64
-    seed: int = 0
+    size: Count = 64
+    seed: Seed = 0
 
 
 class _Record(msgspec.Struct, frozen=True):

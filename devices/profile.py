@@ -6,9 +6,7 @@ profile of the same name goes before ours.
 """
 
 import difflib
-import math
 import os
-import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +14,21 @@ from typing import Literal
 
 import msgspec
 
+from edgelm.devices.kernels import KERNELS
 from edgelm.devices.memory import available_bytes
+from edgelm.devices.tensorrt.versions import engine_family
 from edgelm.errors import BadInput, UnknownName
 from edgelm.precision import KV_BYTES, PRECISIONS, KvType
+from edgelm.toml_files import convert_toml, read_toml
 
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
+DIALECTS = ("ort", "standard", "decomposed")
 _LEAST_CONTEXT = 2
+_MOST_TOKENS = 2**31
+_MOST_COPIES = 100
+# Beyond these no device lies, and times computed from them would not be finite.
+_LEAST, _MOST = 1e-9, 1e18
 _FOLDER = Path(__file__).with_name("profiles")
 
 Status = Literal["given", "derived", "measured", "assumed", "unverified"]
@@ -209,8 +215,8 @@ def _aliases(paths: dict[str, Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, path in paths.items():  # the user's own come first and keep what they claim
         try:
-            named = msgspec.toml.decode(path.read_bytes(), type=Named)
-        except (OSError, msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+            named = convert_toml(read_toml(path), Named, path)
+        except (OSError, BadInput):
             continue  # it is reported when that profile itself is asked for
         found = dict.fromkeys(named.aliases, name) | found
     return found
@@ -227,19 +233,17 @@ def read_profile(path: Path) -> Profile:
         BadInput: unreadable or malformed; the message names file, field and expectation.
     """
     try:
-        text = path.read_bytes()
-        # First, since a newer file is wrong in other ways too.
-        written = msgspec.toml.decode(text, type=_Version).schema_version
-        if written != SCHEMA_VERSION:
-            raise BadInput(
-                f"{path}: schema_version {written}, expected {SCHEMA_VERSION}: "
-                "written for another version of edgelm"
-            )
-        profile = msgspec.toml.decode(text, type=Profile)
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: {error}") from None
+        values = read_toml(path)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
+    # First, since a newer file is wrong in other ways too.
+    written = convert_toml(values, _Version, path).schema_version
+    if written != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path}: schema_version {written}, expected {SCHEMA_VERSION}: "
+            "written for another version of edgelm"
+        )
+    profile = convert_toml(values, Profile, path)
     if profile.name != path.stem:
         raise BadInput(f"{path}: name is {profile.name!r}, expected {path.stem!r} as the file")
     return profile
@@ -261,10 +265,17 @@ def _check(profile: Profile) -> None:
             f"default_context {profile.default_context} and prefill_chunk "
             f"{profile.prefill_chunk}: expected at least {_LEAST_CONTEXT} and 1"
         )
+    if max(profile.default_context, profile.prefill_chunk) > _MOST_TOKENS:
+        raise ValueError(
+            f"default_context {profile.default_context} and prefill_chunk "
+            f"{profile.prefill_chunk}: expected at most {_MOST_TOKENS}"
+        )
     for where, figure in _figures(profile):
         _source(profile, where, figure.source)
-        if not (figure.value >= 0 and math.isfinite(figure.value)):
-            raise ValueError(f"{where}.value is {figure.value}, expected a number from 0 up")
+        if not 0 <= figure.value <= _MOST:
+            raise ValueError(
+                f"{where}.value is {figure.value}, expected a number from 0 up to {_MOST:g}"
+            )
     for mode in profile.power_modes:
         _check_mode(mode)
     for engine in profile.engines:
@@ -279,7 +290,7 @@ def _source(profile: Profile, where: str, source: str) -> None:
 def _check_mode(mode: PowerMode) -> None:
     peaks = [figure.value for figure in mode.dense_tflops.values()]
     counts = [figure.value for figure in (mode.clock_ghz, mode.sm_count) if figure is not None]
-    if min([mode.bandwidth_gb_s.value, *counts, *peaks]) <= 0 or not peaks:
+    if min([mode.bandwidth_gb_s.value, *counts, *peaks]) < _LEAST or not peaks:
         raise ValueError(
             f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero, "
             "as are clock and multiprocessors"
@@ -289,10 +300,17 @@ def _check_mode(mode: PowerMode) -> None:
 def _check_engine(profile: Profile, engine: Engine) -> None:
     where = f"engines[{engine.name}]"
     _source(profile, where, engine.source)
+    if engine_family(engine.name) not in KERNELS:
+        raise ValueError(f"{where}.name: unknown engine; known: {', '.join(KERNELS)}")
+    if engine.dialect not in DIALECTS:
+        known = ", ".join(DIALECTS)
+        raise ValueError(f"{where}.dialect is {engine.dialect!r}; known: {known}")
     if not engine.kv or not engine.precisions:
         raise ValueError(f"{where} needs at least one precision and one kv")
-    if not (engine.weight_copies >= 1 and math.isfinite(engine.weight_copies)):
-        raise ValueError(f"{where}.weight_copies is {engine.weight_copies}, expected from 1 up")
+    if not 1 <= engine.weight_copies <= _MOST_COPIES:
+        raise ValueError(
+            f"{where}.weight_copies is {engine.weight_copies}, expected 1 to {_MOST_COPIES}"
+        )
     for name in engine.precisions:
         if name not in PRECISIONS:
             known = ", ".join(PRECISIONS)
@@ -315,14 +333,14 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
     if not 0 < measured.band < 1:
         raise ValueError(f"{where}.measured.band is {measured.band}, expected between 0 and 1")
     costs = (measured.layer_us, measured.step_us, measured.prompt_layers)
-    if not all(cost >= 0 and math.isfinite(cost) for cost in costs):
+    if not all(0 <= cost <= _MOST for cost in costs):
         raise ValueError(f"{where}.measured has a cost that is no number from 0 up: {costs}")
     if not _positive([measured.attention]):
         raise ValueError(f"{where}.measured.attention is {measured.attention}, expected above zero")
 
 
 def _positive(values: Iterable[float]) -> bool:
-    return all(value > 0 and math.isfinite(value) for value in values)
+    return all(_LEAST <= value <= _MOST for value in values)
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, Figure]]:

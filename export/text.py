@@ -25,6 +25,7 @@ SEQUENCE = 512
 SEQUENCES = 8
 _FULL_PARAMETERS = 500_000_000  # up to this size all sequences are run
 _LEAST_SEQUENCES = 2
+_MOST_BYTES = 20_000_000  # unpacked; tokenizing takes some ten times that in memory
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,17 @@ def read_passage(
 
 
 def _read(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is not a regular file; expected a text file")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return str(file.read())
+    with opener(path, "rb") as file:
+        data = bytes(file.read(_MOST_BYTES + 1))
+    if len(data) > _MOST_BYTES:
+        raise BadInput(
+            f"{path} holds more than {_MOST_BYTES / 1e6:.0f} MB of text, and a few thousand words "
+            "are used; give a part of it"
+        )
+    return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _documents(path: Path) -> list[str]:
@@ -95,12 +104,14 @@ def _documents(path: Path) -> list[str]:
         content = _read(path)
     except FileNotFoundError:
         raise BadInput(f"no such text file: {path}") from None
+    except ValueError as error:
+        if not isinstance(error, UnicodeDecodeError):  # a NUL in the name
+            raise BadInput(f"cannot read {str(path)!r}: {error}") from None
+        raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise BadInput(f"{path} is no whole gzip file; expected gzipped text") from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; expected a text file") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
     if not path.name.removesuffix(".gz").endswith(".jsonl"):
         return [content]
     documents = []
@@ -110,7 +121,7 @@ def _documents(path: Path) -> list[str]:
             continue
         try:
             text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             text = None
         if not isinstance(text, str):
             raise BadInput(f'{path}, line {number}: expected a JSON object with a "text" field')

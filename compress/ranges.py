@@ -1,0 +1,19 @@
+"""Ranges that settings are checked against where they are read from a file or a command line.
+
+A bound on one side refuses NaN and infinity too.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+_LARGE = 10**15  # beyond any number of tokens, rows or bytes, and exact as a float
+
+Count = Annotated[int, Meta(ge=1, le=_LARGE)]
+CountOrZero = Annotated[int, Meta(ge=0, le=_LARGE)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+"""What numpy, torch and Python's random all take."""
+Positive = Annotated[float, Meta(gt=0, le=float(_LARGE))]
+NotNegative = Annotated[float, Meta(ge=0, le=float(_LARGE))]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Part = Annotated[float, Meta(ge=0, le=1)]

@@ -1,0 +1,30 @@
+"""A tiny bundle to mutate, and everything that it answers."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import edgelm
+from edgelm.export import export
+from tests.tiny_chat import save_tiny_chat
+
+PROMPT = "The miller waits until the level outside has dropped below the wheel."
+CONVERSATION: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
+Answers = tuple[Any, ...]
+
+
+def write_bundle(folder: Path) -> Path:
+    """Export a tiny chat model for a CPU; returns the bundle."""
+    source = save_tiny_chat(folder / "source")
+    export(source, folder / "bundle", precision="int8", gate="off")
+    return folder / "bundle"
+
+
+def answers_of(bundle: Path) -> Answers:
+    """Load a bundle; tokens and log-probabilities of a prompt and of a conversation."""
+    with edgelm.load(bundle, threads=1) as model:
+        first = model.generate(PROMPT, max_new_tokens=4, log_probabilities=3)
+        second = model.chat(
+            copy.deepcopy(CONVERSATION), max_new_tokens=4, log_probabilities=3, seed=1
+        )
+        return first, second, model.context
