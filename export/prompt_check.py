@@ -4,12 +4,16 @@ A missing mark or a template that is read otherwise costs answers their quality,
 of logits shows it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from edgelm.checkpoint import Checkpoint
-from edgelm.errors import BadInput, GateFailed
+from edgelm.errors import BadCheckpoint, BadInput, GateFailed
 from edgelm.runtime.chat import ChatTemplate, Message
+from edgelm.runtime.model import CHAT_TEMPLATE
+from edgelm.runtime.special_tokens import read_special_tokens
+from edgelm.special_token_names import SPECIAL_TOKENS_FILE
 
 _CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("user", "Why is the sky blue?"),),
@@ -25,19 +29,28 @@ _CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     ),
 )
 _REFUSED = "(refused)"
+_Renderer = Callable[[list[Message]], str]
 
 
-def check_prompts(checkpoint: Checkpoint, template: ChatTemplate) -> int:
-    """Compare prompts of a few conversations; returns how many there were.
+def check_prompts(checkpoint: Checkpoint, bundle: Path) -> None:
+    """Compare prompts of a few conversations.
 
     Args:
         checkpoint: the source.
-        template: the bundle's, with the special tokens that the runtime gives it.
+        bundle: the folder of its bundle; without a chat template there is nothing to compare.
 
     Raises:
         GateFailed: a prompt differs.
+        BadCheckpoint: transformers cannot load the source's tokenizer.
     """
-    theirs = _transformers_renderer(checkpoint, template)
+    path = bundle / CHAT_TEMPLATE
+    if not path.is_file():
+        return
+    special = read_special_tokens(bundle / SPECIAL_TOKENS_FILE)
+    if special is None:
+        return  # the source names no special tokens apart from ids
+    template = ChatTemplate(path, special_tokens=special)
+    theirs = _transformers_renderer(checkpoint, template, special)
     for turns in _CONVERSATIONS:
         messages = [Message(role=role, content=content) for role, content in turns]
         ours, expected = _ours(template, messages), theirs(messages)
@@ -47,7 +60,6 @@ def check_prompts(checkpoint: Checkpoint, template: ChatTemplate) -> int:
                 f"{_difference(ours, expected)}; please report it with its tokenizer_config.json "
                 "(--gate off exports it all the same)"
             )
-    return len(_CONVERSATIONS)
 
 
 def _ours(template: ChatTemplate, messages: list[Message]) -> str:
@@ -58,15 +70,21 @@ def _ours(template: ChatTemplate, messages: list[Message]) -> str:
 
 
 def _transformers_renderer(
-    checkpoint: Checkpoint, template: ChatTemplate
-) -> Callable[[list[Message]], str]:
+    checkpoint: Checkpoint, template: ChatTemplate, special: Mapping[str, str]
+) -> _Renderer:
     if checkpoint.is_gguf:
-        return _from_text(template)
+        return _from_text(template, special)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.path, trust_remote_code=False, local_files_only=True
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.path, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # tokenizers raises plain ones
+        raise BadCheckpoint(
+            f"transformers cannot load the tokenizer of {checkpoint.name}, so that its chat "
+            f"prompts cannot be compared: {str(error)[:300]}"
+        ) from None
     return _guarded(
         lambda messages: tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -74,7 +92,7 @@ def _transformers_renderer(
     )
 
 
-def _from_text(template: ChatTemplate) -> Callable[[list[Message]], str]:
+def _from_text(template: ChatTemplate, special: Mapping[str, str]) -> _Renderer:
     """What transformers renders from a GGUF file's template and special tokens.
 
     Its own reader of such files would make another tokenizer of them.
@@ -86,14 +104,14 @@ def _from_text(template: ChatTemplate) -> Callable[[list[Message]], str]:
             conversations=[messages],
             chat_template=template.source,
             add_generation_prompt=True,
-            **template.special_tokens,
+            **special,
         )
         return str(rendered[0])
 
     return _guarded(render)
 
 
-def _guarded(render: Callable[[list[Message]], Any]) -> Callable[[list[Message]], str]:
+def _guarded(render: Callable[[list[Message]], Any]) -> _Renderer:
     def guarded(messages: list[Message]) -> str:
         try:
             return str(render(messages))

@@ -6,9 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
-from tokenizers import Tokenizer
-
 import edgelm
 from edgelm.bundle import (
     SCHEMA_VERSION,
@@ -23,10 +20,8 @@ from edgelm.bundle import (
 )
 from edgelm.command import format_bytes
 from edgelm.devices.kernels import KERNELS
-from edgelm.devices.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.devices.tensorrt.versions import RTX
-from edgelm.errors import GateFailed
 from edgelm.export.allocate import Frontier
 from edgelm.export.auto import Assignment
 from edgelm.export.card import write_card
@@ -40,7 +35,6 @@ from edgelm.export.findings import (
     frontier_of,
     judge_of,
     rounding_name,
-    source_check_of,
     source_name,
 )
 from edgelm.export.gate import Judge
@@ -55,18 +49,20 @@ from edgelm.export.quantizer import Quantizer
 from edgelm.export.reference import Reference
 from edgelm.export.request import ExportRequest
 from edgelm.export.search import Search, eight_bits, stand_in
-from edgelm.export.second_opinion import check_source
 from edgelm.export.smooth_quant import coarse_inputs
+from edgelm.export.source_check import source_check
 from edgelm.export.source_files import SourceFiles
 from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
 from edgelm.export.tokenizer_files import write_tokenizer_files
 from edgelm.export.weights import Weights
+from edgelm.export.wider_cache import with_wider_cache
 from edgelm.export.writer import Written
 from edgelm.gate_sample import write_sample
 from edgelm.gates import Figures, GateResult, SourceCheck, enforce, gate_class, passes
 from edgelm.planning import Plan
 from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
 from edgelm.runtime.ort import OrtSession
+from edgelm.runtime.tokenizer import open_tokenizer
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
@@ -123,7 +119,16 @@ class Export:
             self.findings(Path(scratch)) as self.kept,
         ):
             self.scratch = Path(scratch)
-            self.source_check = self.second_opinion(held_apart)
+            self.source_check = source_check(
+                self.reference,
+                held_apart,
+                bundle=self.folder,
+                context=self.plan.context,
+                scratch=self.scratch,
+                kept=self.kept,
+                enforced=self.request.gate == "on",
+                progress=self.progress,
+            )
             assignment, result, judge = self.assign(held_apart)
         self.enforce(assignment, result)
         write_sample(self.folder, judge.sample())
@@ -139,27 +144,6 @@ class Export:
         name = source_name(self.source, self.reference, self.plan.context)
         with work_folder(self.work, name, code_name(), self.progress) as folder:
             yield Kept(folder, lasting=True, check=self.source.check)
-
-    def second_opinion(self, passage: Passage) -> SourceCheck | None:
-        """Compare the reference with what transformers loads, before anything rests on it."""
-
-        def find() -> SourceCheck:
-            self.progress("comparing the source with what transformers loads of it")
-            return check_source(
-                self.reference,
-                passage.tokens,
-                context=self.plan.context,
-                scratch=self.scratch,
-                progress=self.progress,
-            )
-
-        try:
-            return source_check_of(self.kept, passage, self.plan.context, find)
-        except GateFailed as error:
-            if self.request.gate == "on":
-                raise
-            self.progress(f"warning: {error}")
-            return None
 
     def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
         """Calibrate, choose, write; once more with more bits while `auto` misses the gate."""
@@ -194,18 +178,12 @@ class Export:
 
     def widen_cache(self) -> bool:
         """Give up an 8-bit cache that nobody asked for, so that it alone never fails an export."""
-        asked, plan = self.request.plan, self.plan
-        profile = load_profile(plan.target)
-        wider = profile.engine(plan.engine).kv[0]
-        if asked.kv or plan.kv not in EIGHT_BIT_KV or self.request.gate == "off":
+        plan = with_wider_cache(self.checkpoint.spec, self.plan, self.request.plan)
+        if plan is None or self.request.gate == "off":
             return False
-        request = msgspec.structs.replace(asked, kv=wider, context=plan.context)
-        widened = make_plan(self.checkpoint.spec, profile, request)
-        if not widened.fits:
-            return False
-        self.progress(f"missed with an {plan.kv} cache: trying {wider}")
-        self.plan = widened
-        self.graphs = PlannedGraphs(widened, self.need, self.checkpoint.spec)
+        self.progress(f"missed with an {self.plan.kv} cache: trying {plan.kv}")
+        self.plan = plan
+        self.graphs = PlannedGraphs(plan, self.need, self.checkpoint.spec)
         return True
 
     def smaller(
@@ -266,7 +244,7 @@ class Export:
         spec = self.checkpoint.spec
         return read_passage(
             path,
-            Tokenizer.from_file(str(self.folder / "tokenizer.json")),
+            open_tokenizer(self.folder / "tokenizer.json"),
             vocab_size=spec.vocab_size,
             context=self.plan.context,
             sequences=affordable(sequences, spec.parameters),

@@ -94,7 +94,7 @@ def test_the_source_in_the_output_is_refused(tiny_chat: Path, tmp_path: Path) ->
     shutil.copytree(tiny_chat, output / "hf")
     before = contents(tmp_path)
     for source in (output / "hf", tiny_chat):  # the second: somebody's folder in the output
-        with pytest.raises(BadInput, match="lies in the output|edgelm did not write"):
+        with pytest.raises(BadInput, match=r"lies in the output|edgelm did not write"):
             export(source, output)
     shutil.move(output / "hf", tmp_path / "hf")
     (tmp_path / "text.txt").write_text("words " * 900)
