@@ -201,6 +201,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from edgelm.bundle import MANIFEST
     from edgelm.export.pipeline import export
 
     texts = {
@@ -229,7 +230,7 @@ def _export(arguments: argparse.Namespace) -> None:
         **texts,
     )
     if arguments.json:
-        print(_json(manifest))
+        print((arguments.output / MANIFEST).read_text(encoding="utf-8"), end="")
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     bits = 8 * manifest.weight_bytes / manifest.spec.parameters
