@@ -38,6 +38,9 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     values = {key: value for key, value in checkpoint.config.items() if key in read}
     if values.get("sliding_window", 0) is None and spec.family in _ALWAYS_MASK:
         del values["sliding_window"]  # no layer uses the mask, and it is built all the same
+    names = checkpoint.config.get("architectures")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        values["architectures"] = names  # a record only: what is built is the family's class
     values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
     try:
         # A copy, since the class changes nested values in place.
