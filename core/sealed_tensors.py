@@ -49,7 +49,7 @@ def is_sealed(path: Path) -> bool:
                 digest.update(chunk)
     except (OSError, struct.error, ValueError):
         return False
-    return digest.hexdigest().encode() == found[0]
+    return bool(digest.hexdigest().encode() == found[0])
 
 
 def _header_length(start: bytes) -> int:

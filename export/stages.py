@@ -141,9 +141,9 @@ class Export:
         if self.work is None:
             yield Kept(scratch)
             return
-        name = source_name(self.source, self.reference, self.plan.context)
+        name, check = source_name(self.source, self.reference, self.plan.context), self.source.check
         with work_folder(self.work, name, code_name(), self.progress) as folder:
-            yield Kept(folder, lasting=True, check=self.source.check)
+            yield Kept(folder, lasting=True, check=check)
 
     def assign(self, held_apart: Passage) -> tuple[Assignment, GateResult, Judge]:
         """Calibrate, choose, write; once more with more bits while `auto` misses the gate."""

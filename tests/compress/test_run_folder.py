@@ -212,9 +212,7 @@ def test_a_damaged_result_runs_again(run: Run, name: str) -> None:
     run.worked.clear()
     path = run.folder / "second" / name
     content = path.read_bytes()
-    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
-    if name == "count":
-        path.write_text("7")
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     run()
     assert run.worked == ["second"], "and what follows has the same inputs as before"
     run.worked.clear()

@@ -47,9 +47,9 @@ def is_the_old(place: Path, old: dict[str, bytes]) -> bool:
     return (place / "output").exists() and contents(place / "output") == old
 
 
-def kill_once(run: Callable[[], None], after: float) -> None:
+def kill_once(run: Callable[[], object], after: float) -> None:
     """Run in a process that is killed after some seconds, unless it has ended by then."""
-    child = _start(run, Path(os.devnull))
+    child = start(run, Path(os.devnull))
     deadline = time.monotonic() + after
     while time.monotonic() < deadline:
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -59,9 +59,9 @@ def kill_once(run: Callable[[], None], after: float) -> None:
     os.waitpid(child, 0)
 
 
-def run_whole(run: Callable[[], None], log: Path) -> None:
+def run_whole(run: Callable[[], object], log: Path) -> None:
     """Run in a process that is left alone; it must end well."""
-    child = _start(run, log)
+    child = start(run, log)
     deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -74,7 +74,7 @@ def run_whole(run: Callable[[], None], log: Path) -> None:
     raise AssertionError(f"did not end within {_TIMEOUT:.0f} s")
 
 
-def _start(run: Callable[[], None], log: Path) -> int:
+def start(run: Callable[[], object], log: Path) -> int:
     """Fork: what is imported is imported already."""
     sys.stdout.flush()
     child = os.fork()
