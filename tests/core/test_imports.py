@@ -138,7 +138,15 @@ def test_import_takes_less_than_a_tenth_of_a_second() -> None:
 
 def test_face_names_the_rooms() -> None:
     calls = {"compress", "export", "load", "plan"}
-    types = {"Completion", "EdgeLMError", "LanguageModel", "Message", "Options", "Piece", "Sampling"}
+    types = {
+        "Completion",
+        "EdgeLMError",
+        "LanguageModel",
+        "Message",
+        "Options",
+        "Piece",
+        "Sampling",
+    }
     assert set(edgelm.__all__) == {"__version__"} | calls | types
     with pytest.raises(AttributeError, match="module 'edgelm' has no attribute 'compress_all'"):
         _ = edgelm.compress_all

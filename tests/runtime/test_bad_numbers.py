@@ -56,7 +56,7 @@ def test_a_model_that_computes_nan_says_so_and_stays_usable(
         Sampling(temperature=1e-320, top_p=0.5, typical_p=0.5, min_p=0.1),
         Sampling(temperature=1e-300, logit_bias={0: 1e30}),
         Sampling(temperature=1, logit_bias={0: 1e30, 1: -1e30}),
-        Sampling(temperature=1, repetition_penalty=1e-308, logit_bias={3: -np.inf}),
+        Sampling(temperature=1e-3, repetition_penalty=1e-308, logit_bias={3: -np.inf}),
         Sampling(repetition_penalty=1e308, temperature=1e-3),
         Sampling(temperature=1, top_p=5e-324),
     ],
