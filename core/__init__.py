@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgelm.compress.pipeline import compress
     from edgelm.devices.plan import plan
-    from edgelm.export import export
     from edgelm.errors import EdgeLMError
+    from edgelm.export import export
     from edgelm.runtime import Completion, LanguageModel, Message, Options, Piece, Sampling, load
 
 __version__ = "0.1.0"

@@ -26,8 +26,12 @@ def poisoned(value: float, *, everywhere: bool = False) -> Row:
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampling"])
 @pytest.mark.parametrize(
     "row",
-    [poisoned(np.nan), poisoned(np.nan, everywhere=True), poisoned(np.inf)]
-    + [poisoned(-np.inf, everywhere=True)],
+    [
+        poisoned(np.nan),
+        poisoned(np.nan, everywhere=True),
+        poisoned(np.inf),
+        poisoned(-np.inf, everywhere=True),
+    ],
     ids=["a NaN", "all NaN", "infinity", "all minus infinity"],
 )
 def test_logits_that_are_not_numbers(row: Row, temperature: float) -> None:
@@ -128,7 +132,7 @@ def test_numbers_and_events_of_other_kinds_are_taken(lm: LanguageModel) -> None:
 
 @pytest.mark.parametrize("prompt", [None, ["a"], b"a", 5, "\ud800"], ids=repr)
 def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
-    with pytest.raises(BadInput, match="expected a text|surrogate"):
+    with pytest.raises(BadInput, match=r"expected a text|surrogate"):
         lm.generate(prompt)
     with pytest.raises(BadInput):
         lm.chat([{"role": "user", "content": prompt}])
@@ -136,7 +140,7 @@ def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
 
 @pytest.mark.parametrize("messages", ["hi", None, {"role": "user"}, ["hi"], 5], ids=repr)
 def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, messages: Any) -> None:
-    with pytest.raises(BadInput, match="expected a list of messages|bad message"):
+    with pytest.raises(BadInput, match=r"expected a list of messages|bad message"):
         lm.chat(messages)
 
 

@@ -62,9 +62,11 @@ SURFACE = {
     "tojson": "{{ m | tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}",
     "tojson indent": "{{ m | tojson(indent=2, ensure_ascii=False) }}",
     "dict": "{{ dict(a=1, b=m.content) }}{{ dict.fromkeys([1, 2], 3) }}",
-    "namespace": "{% set n = namespace(a=1, self=2) %}{% set n.a = n.a ~ 'x' %}{{ n.a }}{{ n.self }}",
+    "namespace": "{% set n = namespace(a=1, self=2) %}{% set n.a = n.a ~ 'x' %}"
+    "{{ n.a }}{{ n.self }}",
     "concat": "{{ 'a' ~ 1 ~ none ~ nothing ~ m.content ~ [1, 'b'] }}",
-    "operators": "{{ 7 // 2 }}{{ 7 % 2 }}{{ 2 ** 5 }}{{ '%s-%d' % ('a', 3) }}{{ 'ab' * 3 }}{{ 1.5 + 1 }}",
+    "operators": "{{ 7 // 2 }}{{ 7 % 2 }}{{ 2 ** 5 }}{{ '%s-%d' % ('a', 3) }}"
+    "{{ 'ab' * 3 }}{{ 1.5 + 1 }}",
     "loops": "{% for a in [1, 2, 3] if a > 1 %}{{ loop.index }}/{{ loop.length }}{{ loop.last }};"
     "{% else %}none{% endfor %}",
     "recursive": "{% for a in [[1], [2, 3]] recursive %}({{ loop(a) if a is iterable else a }})"
@@ -80,7 +82,10 @@ SURFACE = {
 @pytest.mark.parametrize("text", SURFACE.values(), ids=SURFACE)
 def test_the_surface_is_that_of_transformers(tmp_path: Path, text: str) -> None:
     text = "{% set m = messages[0] %}" + text
-    messages = [{"role": "user", "content": "é <b> hello"}, {"role": "assistant", "content": "x"}]
+    messages: Any = [
+        {"role": "user", "content": "é <b> hello"},
+        {"role": "assistant", "content": "x"},
+    ]
     theirs: Any = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer())
     expected = theirs.apply_chat_template(
         messages, chat_template=text, tokenize=False, add_generation_prompt=True
@@ -140,7 +145,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("parts", REFUSED.values(), ids=REFUSED)
 def test_tokenizers_that_exhaust_memory_are_refused(tmp_path: Path, parts: dict[str, Any]) -> None:
-    with pytest.raises(BadBundle, match="is not a tokenizer: .*; export the model again"):
+    with pytest.raises(BadBundle, match=r"is not a tokenizer: .*; export the model again"):
         Tokenizer(saved(tmp_path, **parts))
 
 

@@ -85,7 +85,7 @@ def test_threads_that_generate_wait_for_each_other(
             else:
                 wrong.extend([text] if text != alone[prompt] else [])
 
-    run_together([lambda n=n: work(n) for n in range(4)])  # type: ignore[misc]
+    run_together([lambda n=n: work(n) for n in range(4)])
     assert wrong == []
 
 
@@ -93,7 +93,7 @@ def test_threads_that_stream_get_the_right_text_or_busy(
     lm: LanguageModel, alone: dict[str, str]
 ) -> None:
     wrong: list[object] = []
-    finished = []
+    finished: list[str] = []
 
     def work(offset: int) -> None:
         for n in range(8):
@@ -105,9 +105,9 @@ def test_threads_that_stream_get_the_right_text_or_busy(
             except BaseException as error:
                 wrong.append(error)
             else:
-                (finished if text == alone[prompt] else wrong).append(text)
+                (finished.append if text == alone[prompt] else wrong.append)(text)
 
-    run_together([lambda n=n: work(n) for n in range(4)])  # type: ignore[misc]
+    run_together([lambda n=n: work(n) for n in range(4)])
     assert wrong == []
     assert finished, "the last to begin is overtaken by nobody"
 
