@@ -24,36 +24,52 @@ def run_interruptible(
     Raises:
         KeyboardInterrupt: Ctrl-C, after `call` was stopped.
     """
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            call()
-        except BaseException as error:
-            failure.append(error)
-
-    worker = threading.Thread(target=body, name="edgelm-run", daemon=True)
-    worker.start()
+    run = _Run(call)
     stopped = False
     try:
-        while worker.is_alive():
-            worker.join(_POLL_SECONDS)
-            if worker.is_alive() and not stopped and cancelled():
+        # An interrupt may come while the thread is being started, so this belongs to the rest.
+        threading.Thread(target=run.body, name="edgelm-run", daemon=True).start()
+        while not run.ended.wait(_POLL_SECONDS):
+            if not stopped and cancelled():
                 stopped = True
                 stop()
     except BaseException:
         stop()
-        _outlast(worker)
+        run.abandon()
         raise
-    if failure and not stopped:
-        raise failure[0]
+    if run.failure is not None and not stopped:
+        raise run.failure
     return stopped
 
 
-def _outlast(worker: threading.Thread) -> None:
-    """Wait for the end: native code writes to our memory until then, whoever presses Ctrl-C."""
-    while worker.is_alive():
+class _Run:
+    """The call on its thread: not begun, running or ended."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.ended = threading.Event()
+        self.failure: BaseException | None = None
+        self._call = call
+        self._lock = threading.Lock()
+        self._begun = self._abandoned = False
+
+    def body(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
         try:
-            worker.join()
-        except KeyboardInterrupt:
-            continue
+            self._call()
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.ended.set()
+
+    def abandon(self) -> None:
+        """Wait for the end: native code writes to our memory until then, whoever presses Ctrl-C."""
+        with self._lock:
+            self._abandoned = True
+        while self._begun and not self.ended.is_set():
+            try:
+                self.ended.wait()
+            except KeyboardInterrupt:
+                continue

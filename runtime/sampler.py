@@ -49,6 +49,8 @@ class Sampling:
         """Raise BadInput for a value that means nothing."""
         for name, (low, high, expected) in _RANGES.items():
             value = getattr(self, name)
+            if isinstance(value, np.generic):
+                value = value.item()
             if not _is_number(value) or not low <= value <= high:
                 raise BadInput(f"{name} is {value!r}, expected a number {expected}")
         if not _is_whole(self.top_k):

@@ -1,0 +1,133 @@
+"""Stopping a prefill: between chunks, within one, by `cancel`, Ctrl-C and `close`."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgelm.bundle import read_manifest
+from edgelm.errors import BadInput
+from edgelm.runtime import LanguageModel
+from edgelm.runtime.chunked import Cancelled
+from edgelm.runtime.interruptible import run_interruptible
+from edgelm.runtime.ort import OrtSession
+
+LONG = np.random.default_rng(3).integers(4, 320, 60)
+
+
+@pytest.fixture
+def chunked(bundle: Path) -> Iterator[LanguageModel]:
+    """The bundle with chunks of 8 tokens."""
+    manifest = read_manifest(bundle)
+    limits = msgspec.structs.replace(manifest.limits, prefill_chunk=8)
+    manifest = msgspec.structs.replace(manifest, limits=limits)
+    session = OrtSession(bundle, manifest, capacity=limits.context, threads=1)
+    with LanguageModel(bundle, manifest, session) as lm:
+        yield lm
+
+
+def test_cancel_is_asked_between_chunks(chunked: LanguageModel) -> None:
+    expected = [piece.token for piece in chunked.pieces(LONG, max_new_tokens=5)]
+    chunked.session.rewind(0)
+    answers = iter([False, False, False, True])
+    pieces = list(chunked.pieces(LONG, cancel=lambda: next(answers)))
+    assert [piece.finish_reason for piece in pieces] == ["cancelled"]
+    assert chunked.session.length == 0
+    assert [piece.token for piece in chunked.pieces(LONG, max_new_tokens=5)] == expected
+
+
+def test_an_event_cancels(chunked: LanguageModel) -> None:
+    event = threading.Event()
+    event.set()
+    assert [p.finish_reason for p in chunked.pieces(LONG, cancel=event)] == ["cancelled"]
+
+
+def test_ctrl_c_between_chunks_leaves_the_model_usable(
+    chunked: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = chunked.generate("The miller waits until", max_new_tokens=5).text
+    run = OrtSession._run
+    calls = 0
+
+    def interrupted(self: OrtSession, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(OrtSession, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(chunked.pieces(LONG))
+    assert chunked.generate("The miller waits until", max_new_tokens=5).text == expected
+
+
+def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
+    # One chunk of more than a few tokens runs where it can be stopped; `cancel` is true at once.
+    session = lm.session
+    assert isinstance(session, OrtSession)
+    binding: Any = object()
+
+    class Slow:
+        def run_with_iobinding(self, _: Any, options: Any) -> None:
+            end = time.monotonic() + 60
+            while not options.terminate and time.monotonic() < end:
+                time.sleep(0.01)
+            raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+    real, session._session = session._session, Slow()
+    session.cancel_when(lambda: True)
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        session._execute_interruptible(binding)
+    assert time.monotonic() - started < 30
+    session._session = real
+
+
+def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.terminate = True
+    session = lm.session
+    assert isinstance(session, OrtSession)
+    with pytest.raises(Exception, match="terminate flag"):
+        session._execute(session._decode_binding, options)
+
+
+def test_ctrl_c_stops_native_code_and_waits_for_it() -> None:
+    stop, ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.wait(60)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(call, stop.set, lambda: False)
+    assert ended.is_set()
+
+
+def test_errors_of_native_code_come_out() -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run_interruptible(fail, lambda: None, lambda: False)
+    assert run_interruptible(lambda: None, lambda: None, lambda: True) in (True, False)
+
+
+@pytest.mark.parametrize(("count", "logits"), [(5, 0), (0, 1), (5, -1)])
+def test_logits_of_nothing_leave_the_cache_alone(
+    lm: LanguageModel, count: int, logits: int
+) -> None:
+    with pytest.raises(BadInput, match="at least one of each"):
+        lm.session.advance(LONG[:count], logits=logits)
+    assert lm.session.length == 0
