@@ -337,3 +337,16 @@ def test_calibration_is_spread_over_the_data() -> None:
     assert all(batch.dtype == torch.int64 for batch in batches)
     everything = list(calibration_rows(tokens, 99, 4))
     assert torch.cat(everything)[:, 0].tolist() == list(range(10))
+
+
+def test_a_packed_line_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    for name in ("bomb.jsonl.gz", "bomb.txt.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"0" * 10_000_000) * 7)
+        with pytest.raises(BadInput, match="more than 64,000,000 characters in one document"):
+            list(read_documents(tmp_path / name))
+
+
+def test_a_deeply_nested_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep.jsonl").write_text('{"text": "a"}\n' + "[" * 100_000)
+    with pytest.raises(BadInput, match=r"deep\.jsonl:2 is nested too deeply"):
+        list(read_documents(tmp_path / "deep.jsonl"))

@@ -184,3 +184,44 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
     """
     recipe = read_recipe(written(tmp_path, text))
     assert read_recipe(written(tmp_path, recipe_toml(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (f"{LEAST}sequence_length = 0\n[distill]\n", "sequence_length"),
+        (f"{LEAST}seed = -1\n[distill]\n", "seed"),
+        (f"{LEAST}max_tokens = -5\n[distill]\n", "max_tokens"),
+        (f"{LEAST}[distill]\nbatch_size = 0\n", "distill.batch_size"),
+        (f"{LEAST}[distill]\ntokens = {10**18}\n", "distill.tokens"),
+        (f"{LEAST}[distill]\nlearning_rate = nan\n", "distill.learning_rate"),
+        (f"{LEAST}[distill]\nwarmup = 1.5\n", "distill.warmup"),
+        (f"{LEAST}[distill]\ntemperature = inf\n", "distill.temperature"),
+        (f"{LEAST}[distill.cache]\nsize = 0\n", "distill.cache.size"),
+        (f"{LEAST}[qad]\nmicro_batch = -1\n", "qad.micro_batch"),
+        (f"{LEAST}[importance]\nlayer_samples = -4\n[distill]\n", "importance.layer_samples"),
+        (f"{LEAST}[synthesize]\ntop_p = 0\n[distill]\n", "synthesize.top_p"),
+        (f"{LEAST}[target]\nparameters = 0\n[search]\n", "target.parameters"),
+        (f"{LEAST}[target]\nparameters = 0.5\n[search]\nleast = 2\n", "search.least"),
+        (f"{LEAST}[prune]\nhidden_size = 0\n", "prune.hidden_size"),
+        (f"{LEAST}[evaluate]\nlimit = 0\n[distill]\n", "evaluate.limit"),
+    ],
+)
+def test_numbers_out_of_range_are_named(tmp_path: Path, text: str, field: str) -> None:
+    with pytest.raises(BadInput, match=rf"- at `\$\.{field}`") as raised:
+        read_recipe(written(tmp_path, text))
+    assert "recipe.toml: Expected" in str(raised.value)
+
+
+@pytest.mark.parametrize("stage", ["correct", "distill", "qad"])
+def test_batches_are_checked_before_any_stage_runs(tmp_path: Path, stage: str) -> None:
+    text = f"{LEAST}[distill]\n" if stage != "distill" else LEAST
+    text += f"[{stage}]\nbatch_size = 8\nmicro_batch = 3\n"
+    with pytest.raises(BadInput, match=rf"\[{stage}\] batch_size 8 is not a multiple of"):
+        read_recipe(written(tmp_path, text))
+
+
+def test_a_name_too_long_for_a_file_is_left_as_it_is(tmp_path: Path) -> None:
+    teacher = "x" * 5_000
+    text = f'teacher = "{teacher}"\ndata = ["d.jsonl"]\n[distill]\n'
+    assert read_recipe(written(tmp_path, text)).teacher == teacher

@@ -180,3 +180,27 @@ def test_line_ends_of_other_systems(tmp_path: Path, tokenizer: Tokenizer) -> Non
 )
 def test_a_large_model_is_judged_on_fewer_sequences(parameters: int, sequences: int) -> None:
     assert affordable(SEQUENCES, parameters) == sequences
+
+
+def test_a_text_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(bytes(10_000_000)) * 3)
+    with pytest.raises(BadInput, match="holds more than 20 MB of text"):
+        read_passage(path, tiny_tokenizer(), vocab_size=VOCAB, context=16)
+
+
+def test_a_deeply_nested_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text("[" * 100_000)
+    with pytest.raises(BadInput, match='line 1: expected a JSON object with a "text" field'):
+        read_passage(path, tiny_tokenizer(), vocab_size=VOCAB, context=16)
+
+
+def test_line_ends_are_those_of_text(tmp_path: Path) -> None:
+    (tmp_path / "unix.txt").write_bytes(b"one two\nthree\n" * 40)
+    (tmp_path / "dos.txt").write_bytes(b"one two\r\nthree\r\n" * 40)
+    unix, dos = (
+        read_passage(tmp_path / name, tiny_tokenizer(), vocab_size=VOCAB, context=16)
+        for name in ("unix.txt", "dos.txt")
+    )
+    assert torch.equal(unix.tokens, dos.tokens)

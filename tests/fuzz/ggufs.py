@@ -4,6 +4,7 @@ Every tensor that opens must hold the values that gguf's own reader finds under 
 order (llama.cpp interleaves the rows of a head), and every size must be the metadata's.
 """
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -125,7 +126,7 @@ def _digest(values: Any) -> tuple[int, str]:
 
 def _set_value(rng: Random, layout: Layout) -> str:
     entry = rng.choice(layout.entries)
-    if entry.kind == STRING:
+    if isinstance(entry.value, bytes) and entry.kind not in SCALARS:
         entry.value = rng.choice(TEXTS).encode("utf-8", "surrogatepass")
     elif isinstance(entry.value, Array):
         return _set_array(rng, entry)
@@ -145,9 +146,9 @@ def _set_array(rng: Random, entry: Entry) -> str:
         array.item = rng.choice(_ALL_KINDS)
         array.values = [b"raw"] if array.item not in SCALARS else [1] * 3
     elif way == "nested":
-        for _ in range(rng.choice((1, 5, 3000))):
-            array = Array(ARRAY, [array])
-        entry.value = array
+        depth = rng.choice((1, 5, 3000))
+        innermost = struct.pack("<IQI", 4, 1, 7)
+        entry.value = struct.pack("<IQ", ARRAY, 1) * depth + innermost
     else:
         at = rng.randrange(len(array.values))
         array.values[at] = b"\xff\xfe" if array.item == STRING else 2**31

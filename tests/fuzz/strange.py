@@ -80,7 +80,7 @@ def mutate(rng: Random, tree: Any, *, value: Any = strange, among: list[Path] | 
     elif way == "drop":
         parent.pop(key)
     elif way == "add" and isinstance(parent, list):
-        parent.insert(key, old if rng.random() < 0.5 else value(rng))
+        parent.insert(key, deepcopy(old) if rng.random() < 0.5 else value(rng))
     elif way == "add":
         parent[rng.choice((*TEXTS[:4], "x", f"{key}_"))] = value(rng)
     elif way in ("swap", "copy"):
