@@ -273,7 +273,9 @@ def test_files_may_be_gzipped(subject: Subject, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"{}" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "content", [b"no gzip at all", gzip.compress(b"{}" * 99)[:-9]], ids=["not-gzip", "cut"]
+)
 def test_a_damaged_file_is_named(subject: Subject, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "lambada.jsonl.gz"
     file.write_bytes(content)
