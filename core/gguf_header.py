@@ -53,12 +53,14 @@ class Header(NamedTuple):
 
     Arrays of numbers in `metadata` are numpy views of the file, other arrays are lists. Strings
     that are not UTF-8 keep their bytes as surrogates, so that only who needs them must refuse them.
+    `entries` are the bytes of each metadata entry, from its key to the end of its value.
     """
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     data_offset: int
     alignment: int
+    entries: dict[str, slice] = {}  # noqa: RUF012 - never changed
 
 
 def read_header(path: Path, data: mmap.mmap) -> Header:
@@ -95,11 +97,14 @@ class _Parser:
         self.check_count(keys, 13, "metadata keys", _MAX_ENTRIES)
         self.check_count(tensors, 24, "tensors", _MAX_ENTRIES)
         metadata: dict[str, Any] = {}
+        entries: dict[str, slice] = {}
         for _ in range(keys):
+            begin = self.at
             key = self.name("a metadata key")
             if key in metadata:
                 raise ValueError(f"the metadata key {key!r} is there twice; convert it again")
             metadata[key] = self.value(key, self.integer("<I"))
+            entries[key] = slice(begin, self.at)
         infos: dict[str, TensorInfo] = {}
         for _ in range(tensors):
             name = self.name("a tensor's name")
@@ -107,7 +112,8 @@ class _Parser:
                 raise ValueError(f"the tensor {name!r} is there twice; convert it again")
             infos[name] = self.tensor(name)
         alignment = self.alignment(metadata.get("general.alignment", 32))
-        return Header(metadata, infos, -(-self.at // alignment) * alignment, alignment)
+        data_offset = -(-self.at // alignment) * alignment
+        return Header(metadata, infos, data_offset, alignment, entries)
 
     def check_version(self, version: int) -> None:
         if version in (2, 3):

@@ -6,6 +6,8 @@ per channel costs the attention kernel a multiplication per element (a third of 
 multiplied by it, and both factors are rows of weights. The rotation mixes channel `i` with
 `i + dim / 2`, so the two share a factor. Value channels are scaled likewise, through the columns of
 the output projection. Nothing is added to the graph, and without quantization nothing changes.
+Weights that are on a grid already (quantization-aware distillation) stay on it where value heads
+have one factor each: the columns of a group are then all multiplied by the same.
 
 For ONNX Runtime on CUDA keys and values of a layer are brought to one range: its fast kernel for
 decoding (XQA) takes one scale for both, as of 1.31.
@@ -51,6 +53,7 @@ class KvFolding:
         largest: Iterable[tuple[torch.Tensor, torch.Tensor]],
         *,
         shared: bool = False,
+        whole_heads: bool = False,
     ) -> "KvFolding":
         """Even out what calibration saw.
 
@@ -59,9 +62,14 @@ class KvFolding:
             largest: per layer, the largest magnitudes of rotated keys and of values, each
                 [num_key_value_heads, head_dim].
             shared: one range for keys and values.
+            whole_heads: one factor for all value channels of a head, which is less exact.
         """
-        pairs = zip(spec.layers, largest, strict=True)
-        return cls(tuple(_fold(spec, layer, *magnitudes, shared) for layer, magnitudes in pairs))
+        layers = []
+        for layer, (keys, values) in zip(spec.layers, largest, strict=True):
+            if whole_heads:
+                values = values.amax(1, keepdim=True).expand_as(values)
+            layers.append(_fold(spec, layer, keys, values, shared))
+        return cls(tuple(layers))
 
 
 def _fold(

@@ -79,7 +79,11 @@ def prepare(
         smoothing = Smoothing.of(reference.spec, energy)
     folding = None
     if kv in EIGHT_BIT_KV:
-        folding = KvFolding.of(reference.spec, seen.largest, shared=shared_scales)
+        # Rounding to nearest and HQQ find the levels again that a student was trained on.
+        keeps_grids = not (method.smooths or method.compensates)
+        folding = KvFolding.of(
+            reference.spec, seen.largest, shared=shared_scales, whole_heads=keeps_grids
+        )
     return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)
 
 

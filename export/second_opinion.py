@@ -13,6 +13,7 @@ the same depth.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ import torch
 
 from edgelm.checkpoint import Checkpoint
 from edgelm.devices.memory import available_bytes
+from edgelm.empty_model import hf_config
 from edgelm.errors import BadCheckpoint, GateFailed
+from edgelm.export.gguf_copy import copy_weights
 from edgelm.export.reference import Reference
 from edgelm.gates import MAX_SOURCE_KL, SourceCheck
 from edgelm.spec import DecoderSpec
@@ -66,10 +69,9 @@ def check_source(
     depth = _affordable_depth(checkpoint.spec)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
     with _loaded(checkpoint, depth, scratch) as other:
-        stretches = [
-            *_ends(reference, tokens, context),
-            *_windows(other, tokens, context, progress),
-        ]
+        stretches = [*_ends(reference, tokens, context)]
+        if not reference.depends_on_context:
+            stretches += _windows(other, tokens, context, progress)
         for stretch in stretches:
             worst = _worse(worst, stretch, *_compare(reference, other, stretch, depth))
     if not worst.agrees:
@@ -96,8 +98,8 @@ def _ends(reference: Reference, tokens: torch.Tensor, context: int) -> Iterator[
     """The beginning and the end of the context."""
     some = tokens[:1, : min(_TOKENS, context)]
     count = some.shape[1]
-    # With longrope transformers goes by the positions in use, and the export by its context: only
-    # at the end of the context are they of one mind.
+    # With longrope transformers goes by the positions in use, and the export by its context: they
+    # agree at the end of the context only.
     if not reference.depends_on_context:
         yield _Stretch(some, 0, count)
     if context > count:
@@ -128,17 +130,19 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
     """The model as transformers loads it, in fp32, with its first `depth` layers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    gguf: dict[str, str] = {}
     with TemporaryDirectory(dir=scratch) as empty, _quiet():
         folder = checkpoint.path
         if checkpoint.is_gguf:
-            # Apart from its neighbours, which transformers would take for the model's own.
-            folder = Path(empty)
-            (folder / "model.gguf").symlink_to(checkpoint.path.resolve())
-            options["gguf_file"] = "model.gguf"
+            # Apart from its neighbors, which transformers would take for the model's own.
+            folder, gguf = Path(empty), {"gguf_file": "model.gguf"}
+            copy_weights(checkpoint.path, folder / "model.gguf", depth=depth)
         try:
-            config = AutoConfig.from_pretrained(folder, **options)
-            _complete(config, checkpoint)
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, **gguf
+            )
+            if checkpoint.is_gguf:
+                _complete(config, checkpoint)
             _shorten(config, depth)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -147,7 +151,9 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 attn_implementation="eager",  # the others leave out Gemma 2's soft cap
                 use_safetensors=True,
                 output_loading_info=True,
-                **options,
+                trust_remote_code=False,
+                local_files_only=True,
+                **gguf,
             )
         except Exception as error:
             raise BadCheckpoint(
@@ -166,16 +172,19 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
 def _complete(config: Any, checkpoint: Checkpoint) -> None:
     """What transformers' reader of GGUF files leaves out, as llama.cpp has it.
 
-    Gemma's attention scale depends on the size of the model and has no field in the file; without
-    a list of tokens the number of them is that of the embedding's rows; a head's size is left out
-    for some architectures. Sizes that are wrong do not fit the tensors, which is an error.
+    Gemma's attention scale depends on the size of the model and has no field in the file; scaled
+    rotary embeddings and, of some architectures, the size of a head have one that it does not
+    read. Sizes that are wrong do not fit the tensors, which is an error.
     """
-    if not checkpoint.is_gguf:
-        return
+    ours = hf_config(checkpoint)
     config.vocab_size = checkpoint.spec.vocab_size
     config.head_dim = checkpoint.spec.head_dim
-    if scale := checkpoint.config.get("query_pre_attn_scalar"):
-        config.query_pre_attn_scalar = scale
+    config.pad_token_id = None  # changes no logits, and is not among the metadata copied
+    if hasattr(ours, "query_pre_attn_scalar"):
+        config.query_pre_attn_scalar = ours.query_pre_attn_scalar
+    if checkpoint.config.get("rope_scaling"):
+        config.rope_parameters = ours.rope_parameters
+        config.max_position_embeddings = ours.max_position_embeddings
 
 
 def _shorten(config: Any, depth: int) -> None:
@@ -267,15 +276,20 @@ def _worse(worst: SourceCheck, stretch: _Stretch, kl: float, top1: float) -> Sou
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice, which are about loading."""
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
+    bar = modeling_gguf_pytorch_utils.tqdm
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # As of 5.23 this one obeys no setting.
+    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.devices.kernels import KERNELS, cache_notes, check_shape, kernels_of
@@ -10,13 +11,14 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import Request
 from edgelm.precision import Int4, Int8
+from edgelm.spec import LayerSpec, Rope
 from tests.core.test_spec import spec_of
 
 CUDA = "onnxruntime-cuda"
 
 
 def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...]:
-    shape = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+    shape = {"hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
     return cache_notes(spec_of(**shape | config), engine, kv)
 
 
@@ -66,7 +68,7 @@ def test_everything_that_it_does_not_take_is_named() -> None:
 
 
 def test_a_plan_says_it() -> None:
-    spec = spec_of(num_attention_heads=6, num_key_value_heads=2, head_dim=64)
+    spec = spec_of(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, head_dim=64)
     device = load_profile("laptop-rtx-4060")
     asked = plan(spec, device, Request("int4", kv="int8", engine=CUDA))
     assert f"note            {asked.notes[0]}" in asked.table().splitlines()
@@ -115,7 +117,9 @@ def test_caches_of_8_bits_by_generation(target: str, caches: tuple[str, ...]) ->
 def test_heads_that_onnxruntimes_attention_refuses(
     head: int, rotated: float, fits: bool, engine: str
 ) -> None:
-    spec = spec_of(head_dim=head, partial_rotary_factor=rotated)
+    spec = spec_of(head_dim=head)
+    rope = Rope(10_000.0, round(head * rotated))
+    spec = msgspec.structs.replace(spec, layers=(LayerSpec(rope),) * 2)
     check_shape(spec, "tensorrt-rtx")
     if fits:
         check_shape(spec, engine)

@@ -166,6 +166,13 @@ def test_folding_by_hand() -> None:
     assert folded.value_range == pytest.approx(6)
 
 
+def test_one_factor_for_a_whole_value_head() -> None:
+    values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
+    [folded] = KvFolding.of(one_layer(None), [(torch.ones(2, 4), values)], whole_heads=True).layers
+    torch.testing.assert_close(folded.value, torch.tensor([[2.0] * 4, [0.5] * 4]))
+    assert folded.value_range == pytest.approx(6)
+
+
 def test_one_range_for_keys_and_values() -> None:
     keys, values = torch.full((2, 4), 2.0), torch.full((2, 4), 8.0)
     [folded] = KvFolding.of(one_layer(None), [(keys, values)], shared=True).layers

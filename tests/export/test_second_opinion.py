@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,16 @@ from edgelm.export.reference import Reference
 from edgelm.export.second_opinion import check_source
 from edgelm.gates import SourceCheck
 from tests.conftest import TinyFactory
+from tests.core.test_gguf_config import llama3_factors
 from tests.gguf_files import ARCHITECTURES, write_gguf
-from tests.models import TINY, save_tiny
+from tests.models import TINY, save_tiny, tiny_model
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 TOKENS = torch.randint(3, 128, (2, 64), generator=torch.Generator().manual_seed(1))
 
 
@@ -34,12 +43,20 @@ def test_every_family_is_read_as_transformers_reads_it(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
 def test_a_gguf_file_is_compared_apart_from_its_neighbours(name: str, tmp_path: Path) -> None:
     model = save_tiny(name, tmp_path / "model")
     assert model.config.model_type in ARCHITECTURES
     path = write_gguf(model, tmp_path / "model.gguf")
     (tmp_path / "config.json").write_text("{")
+    assert opinion(open_checkpoint(path), tmp_path).agrees
+
+
+def test_llama3_rope_factors_of_a_gguf_file(tmp_path: Path) -> None:
+    scaling = LLAMA3 | {"rope_theta": 500_000.0, "factor": 8.0}
+    model = tiny_model("llama", rope_parameters=scaling, head_dim=64, tie_word_embeddings=True)
+    factors = llama3_factors(500_000.0, 64, 8.0)
+    path = write_gguf(model, tmp_path / "m.gguf", tensors={"rope_freqs.weight": factors})
     assert opinion(open_checkpoint(path), tmp_path).agrees
 
 
@@ -109,8 +126,6 @@ def test_with_little_memory_the_first_layers_are_compared(
 
 
 def test_remote_code_is_not_run(tmp_path: Path) -> None:
-    import json
-
     save_tiny("llama", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
@@ -123,6 +138,4 @@ def test_remote_code_is_not_run(tmp_path: Path) -> None:
 
 
 def _replaced(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    from dataclasses import replace
-
     return replace(checkpoint, **changes)

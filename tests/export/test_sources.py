@@ -84,9 +84,20 @@ def test_auto_leaves_a_fragile_model_as_it_is(fragile: Path, tmp_path: Path) -> 
 def test_failure_of_the_cache_alone_names_the_cache(fragile: Path, tmp_path: Path) -> None:
     # Neither `--precision auto`, which was asked for, nor more bits of weights would help here.
     with pytest.raises(GateFailed, match="--kv fp32") as caught:
-        export(fragile, tmp_path / "bundle")
+        export(fragile, tmp_path / "bundle", kv="int8")
     assert "--precision auto" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_nobody_asked_for_is_widened_before_an_export_fails(
+    fragile: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    manifest = export(fragile, tmp_path / "bundle", progress=lines.append)
+    assert manifest.kv == "fp32"
+    assert manifest.gate is not None
+    assert manifest.gate.passed
+    assert any("missed with an int8 cache: trying fp32" in line for line in lines)
 
 
 @pytest.mark.parametrize("context", [1024, 512], ids=["beyond-the-original", "within-the-original"])
