@@ -7,8 +7,8 @@ and through the reference: both are fp32 and must agree. Two stretches are looke
 beginning of the context: its end, where scaled rotary embeddings differ, and the first positions
 from which a layer's window no longer reaches back to the start.
 
-Where memory is short the model is loaded with its first layers only, and the reference is run to
-the same depth.
+Where memory is short, and of long GGUF files, the model is loaded with its first layers only, and
+the reference is run to the same depth.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,9 @@ from edgelm.export.reference import Reference
 from edgelm.gates import MAX_SOURCE_KL, SourceCheck
 from edgelm.spec import DecoderSpec
 
-_MEMORY_SHARE = 0.4  # of what is free, for the weights of the other model
+_MEMORY_SHARE = 0.3  # of what is free, for each model's weights
+# transformers' reader of GGUF files takes time with the square of the layers, half a minute for 30.
+_GGUF_LAYERS = 12
 _TOKENS = 96
 _BEYOND = 32  # tokens after the first that a window hides something from
 _CHUNK = 256  # tokens at a time: the scores of a long prompt are never held at once
@@ -67,8 +69,10 @@ def check_source(
     """
     checkpoint = reference.checkpoint
     depth = _affordable_depth(checkpoint.spec)
+    if checkpoint.is_gguf:
+        depth = min(depth, _GGUF_LAYERS)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
-    with _loaded(checkpoint, depth, scratch) as other:
+    with _loaded(checkpoint, depth, scratch) as other, reference.hold():
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
             stretches += _windows(other, tokens, context, progress)

@@ -116,7 +116,7 @@ def test_with_little_memory_the_first_layers_are_compared(
     spec = tiny("gemma3").checkpoint.spec
     layer = 4 * (spec.parameters - spec.embedding_parameters) / spec.num_hidden_layers
     room = 4 * spec.embedding_parameters + 2.5 * layer
-    monkeypatch.setattr(second_opinion, "available_bytes", lambda: int(room / 0.4))
+    monkeypatch.setattr(second_opinion, "available_bytes", lambda: int(room / 0.3))
     reference = Reference(tiny("gemma3").checkpoint)
     found = check_source(reference, TOKENS, context=128, scratch=tmp_path)
     assert found.layers == 2
