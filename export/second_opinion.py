@@ -76,8 +76,9 @@ def check_source(
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
             stretches += _windows(other, tokens, context, progress)
+        head = reference.head()
         for stretch in stretches:
-            worst = _worse(worst, stretch, *_compare(reference, other, stretch, depth))
+            worst = _worse(worst, stretch, *_compare(reference, head, other, stretch, depth))
     if not worst.agrees:
         raise GateFailed(
             f"{checkpoint.name} computes something else when transformers loads it: KL "
@@ -202,11 +203,10 @@ def _shorten(config: Any, depth: int) -> None:
 
 
 def _compare(
-    reference: Reference, other: Any, stretch: _Stretch, depth: int
+    reference: Reference, head: torch.Tensor, other: Any, stretch: _Stretch, depth: int
 ) -> tuple[float, float]:
     """KL from the other model to the reference, and the share of equal best tokens."""
     theirs = _rows(stretch, lambda ids, at, cache: _theirs(other, ids, at, cache, stretch.rows))
-    head = reference.head()
     with _depth(reference, depth):
         hidden = _rows(stretch, lambda ids, at, cache: _states(reference, ids, at, cache))
         ours = reference.logits(hidden, head)
