@@ -77,7 +77,7 @@ def _transformers_renderer(
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             checkpoint.path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # tokenizers raises plain ones
@@ -97,16 +97,18 @@ def _from_text(template: ChatTemplate, special: Mapping[str, str]) -> _Renderer:
 
     Its own reader of such files would make another tokenizer of them.
     """
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
-    def render(messages: list[Message]) -> str:
-        rendered, _ = render_jinja_template(
+    renderer: Any = chat_template_utils.render_jinja_template
+
+    def render(messages: list[Message]) -> Any:
+        rendered, _ = renderer(
             conversations=[messages],
             chat_template=template.source,
             add_generation_prompt=True,
             **special,
         )
-        return str(rendered[0])
+        return rendered[0]
 
     return _guarded(render)
 

@@ -135,7 +135,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
     """The model as transformers loads it, in fp32, with its first `depth` layers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    gguf: dict[str, str] = {}
+    gguf: dict[str, Any] = {}
     with TemporaryDirectory(dir=scratch) as empty, _quiet():
         folder = checkpoint.path
         if checkpoint.is_gguf:
@@ -149,7 +149,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
             if checkpoint.is_gguf:
                 _complete(config, checkpoint)
             _shorten(config, depth)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -165,6 +165,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 f"transformers cannot load {checkpoint.name}, so that nothing can be compared with "
                 f"it: {type(error).__name__}: {error}"
             ) from None
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise BadCheckpoint(
                 f"transformers finds no {missing[0]} in {checkpoint.name} ({len(missing)} missing "
@@ -280,20 +281,21 @@ def _worse(worst: SourceCheck, stretch: _Stretch, kl: float, top1: float) -> Sou
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice, which are about loading."""
-    from transformers import modeling_gguf_pytorch_utils
+    import transformers.modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
+    gguf_reader: Any = transformers.modeling_gguf_pytorch_utils
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
-    bar = modeling_gguf_pytorch_utils.tqdm
+    bar = gguf_reader.tqdm
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # As of 5.23 this one obeys no setting.
-    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)
+    gguf_reader.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
+        gguf_reader.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -31,6 +31,13 @@ class Replaying:
         self.seen: list[int] = []
         self.steps: list[int] = []
 
+    @property
+    def tokens(self) -> list[int]:
+        return self.seen
+
+    def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
+        pass
+
     def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
         self.seen += tokens.tolist()
         self.length = len(self.seen)
