@@ -283,7 +283,7 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
         (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 3")),
             BadInput,
-            "batch_size 3 is no multiple of micro_batch 2",
+            "batch_size 3 is not a multiple of micro_batch 2",
         ),
         (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 1024")),
