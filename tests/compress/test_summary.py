@@ -54,7 +54,9 @@ def fill(folder: Path) -> None:
         for step in (1, 2, 4)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "distill" / "metrics.jsonl").write_text(lines + '{"step": 5, "tokens": 5')
+    (folder / "distill" / "metrics.jsonl").write_text(
+        lines + '{"step": 3}\n{"step": 4, "tokens": "x"}\n{"step": 5, "tokens": 5'
+    )
     (folder / "importance").mkdir()
     scores = Importance(
         heads=torch.tensor([[1.0, 2.0], [0.0, 4.0]]),
