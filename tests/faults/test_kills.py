@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 
 # A run takes seconds: few of them here, many by `python -m tests.faults --kills 100`.
-KILLS = {"export": 5, "export-work": 2, "export-rtx": 1, "compress": 5, "finalize": 10}
+KILLS = {"export": 4, "export-work": 2, "export-rtx": 1, "compress": 5, "finalize": 8}
 
 
 def test_kills() -> None:
