@@ -50,6 +50,28 @@ class Document:
         return cast(list[int], tokenizer(self.text, add_special_tokens=False)["input_ids"])
 
 
+def check_documents(source: str | Path) -> None:
+    """Raise BadInput if a file or folder with documents is not there, or is of no known kind.
+
+    What may be a `datasets` name is found out when it is loaded.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not any(map(_kind, path.iterdir())):
+            raise BadInput(f"{path} holds no data file; expected {', '.join(_SUFFIXES)} (.gz)")
+    elif path.is_file():
+        if not _kind(path):
+            raise BadInput(
+                f"{path}: unknown kind of data file; expected {', '.join(_SUFFIXES)} (.gz)"
+            )
+    elif not _is_name(source):
+        raise BadInput(f"no such data file: {path}")
+
+
+def _is_name(source: str | Path) -> bool:
+    return not Path(source).suffix and not str(source).startswith((".", "/", "~"))
+
+
 def read_documents(source: str | Path) -> Iterator[Document]:
     """Documents of a file, a folder of files, or a `datasets` name (`name`, `name:split`).
 
@@ -58,17 +80,13 @@ def read_documents(source: str | Path) -> Iterator[Document]:
     Raises:
         BadInput: nothing there, or a row without these fields; names the file and the line.
     """
+    check_documents(source)
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _kind(file))
-        if not files:
-            raise BadInput(f"{path} holds no data file; expected {', '.join(_SUFFIXES)} (.gz)")
-        for file in files:
+        for file in sorted(file for file in path.iterdir() if _kind(file)):
             yield from _read_file(file)
     elif path.is_file():
         yield from _read_file(path)
-    elif path.suffix or str(source).startswith((".", "/", "~")):
-        raise BadInput(f"no such data file: {path}")
     else:
         yield from _read_dataset(str(source))
 
@@ -84,7 +102,7 @@ def _read_file(path: Path) -> Iterator[Document]:
         yield from _read_parquet(path)
     elif kind == ".jsonl":
         yield from _read_jsonl(path)
-    elif kind == ".txt":
+    else:
         try:
             with open_text(path) as file:
                 text = file.read(_MOST_CHARACTERS + 1)
@@ -92,8 +110,6 @@ def _read_file(path: Path) -> Iterator[Document]:
             yield Document(text)
         except _UNREADABLE as error:
             raise BadInput(f"{path} cannot be read: {error}") from None
-    else:
-        raise BadInput(f"{path}: unknown kind of data file; expected {', '.join(_SUFFIXES)} (.gz)")
 
 
 def open_text(path: Path) -> IO[str]:

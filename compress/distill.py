@@ -107,8 +107,8 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share = processes * self.micro_batch
         if self.batch_size % share:
             raise BadInput(
-                f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch} x "
-                f"{processes} processes; change one of them"
+                f"batch_size {self.batch_size} is not a multiple of micro_batch "
+                f"{self.micro_batch} x {processes} processes; change one of them"
             )
         if not 0 <= self.cross_entropy <= 1:
             raise BadInput(

@@ -50,16 +50,14 @@ def compress(
     output = output.resolve()
     run = run or output.with_name(f"{output.name}.run")
     check_inputs_separate(recipe, output, run)
-    folder = RunFolder(run, report)
-    with folder.held():
-        return _compress(recipe, output, folder, progress)
-
-
-def _compress(
-    recipe: Recipe, output: Path, folder: RunFolder, progress: Callable[[str], None]
-) -> StudentRecord:
-    state = State(recipe, folder, progress)
+    state = State(recipe, RunFolder(run, report), progress)
     state.check()
+    with state.run.held():
+        return _compress(state, output)
+
+
+def _compress(state: State, output: Path) -> StudentRecord:
+    recipe, folder = state.recipe, state.run
     run_stages(state)
     assert state.student is not None  # recipe.check has seen a stage that makes one
     evaluation = judge(state) if recipe.evaluate else {}

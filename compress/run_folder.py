@@ -181,7 +181,7 @@ def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
     Of the harness's tasks only `FOLDER/TASK` has any: a name alone is no path, whatever file of
     that name the current directory holds.
     """
-    found = {}
+    found: dict[str, str] = {}
     for task in tasks:
         kind, _, name = task.partition(":")
         if kind != _HARNESS:

@@ -137,7 +137,7 @@ class Cost:
         for name, width in widths.items():
             if width % multiple:
                 raise BadInput(
-                    f"illegal shape for {self.kernels.engine}: {name} {width} is no multiple of "
+                    f"illegal shape for {self.kernels.engine}: {name} {width} is not a multiple of "
                     f"{multiple}, which its int4 kernels need; take "
                     f"{width // multiple * multiple} or {-(-width // multiple) * multiple}"
                 )

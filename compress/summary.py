@@ -16,6 +16,7 @@ from edgelm.student import StudentRecord
 
 _JUDGED = ("teacher", "corrected", "pruned", "student")
 _TRAINED = ("correct", "distill", "qad")
+_LOSSES = ("divergence", "cross_entropy", "hidden")
 _COLUMNS = 64  # of the neurons' heat map
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --dim: #6b6b70; --line: #dcdce0; --page: #fff;
@@ -113,16 +114,21 @@ def _found(figures: dict[str, Any]) -> str:
 def _losses(folder: Path) -> list[str]:
     plots = []
     for stage in _TRAINED:
-        rows = read_metrics(folder / stage / FILE)
+        rows = [row for row in read_metrics(folder / stage / FILE) if _is_whole(row)]
         if not rows:
             continue
         series = [
             Series(name.replace("_", "-"), tuple((row["tokens"], row[name]) for row in rows))
-            for name in ("divergence", "cross_entropy", "hidden")
+            for name in _LOSSES
             if any(row[name] for row in rows)
         ]
         plots.append(line_plot(f"{stage}: loss in nats a token", "tokens", "nats", series))
     return ["<h2>Training</h2>", *plots] if plots else []
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Whether a line of a log has all that is plotted; a damaged one must not end the run."""
+    return all(isinstance(row.get(name), int | float) for name in ("tokens", *_LOSSES))
 
 
 def _candidates(candidates: Sequence[Candidate]) -> list[str]:

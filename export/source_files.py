@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgelm.checkpoint import Checkpoint
-from edgelm.errors import BadCheckpoint, EdgeLMError
+from edgelm.errors import BadCheckpoint
 from edgelm.hashing import file_sha256
 
 # What is read beside the weights.
@@ -60,8 +60,6 @@ class SourceFiles:
         """Explain an error in the block by a source that has changed, if it has."""
         try:
             yield
-        except EdgeLMError:
-            raise
         except Exception:
             self.check()
             raise

@@ -10,7 +10,14 @@ import msgspec
 import torch
 
 from edgelm.checkpoint import Checkpoint, open_checkpoint
-from edgelm.compress.data import Document, PackedTokens, calibration_rows, read_documents
+from edgelm.compress.conversations import read_prompts
+from edgelm.compress.data import (
+    Document,
+    PackedTokens,
+    calibration_rows,
+    check_documents,
+    read_documents,
+)
 from edgelm.compress.distill import Distillation
 from edgelm.compress.fingerprint import tokenizer_sha256
 from edgelm.compress.importance import Importance
@@ -77,6 +84,10 @@ class State:
             parse_tasks(recipe.evaluate.tasks)
         if recipe.importance.layer_task:
             parse_tasks([recipe.importance.layer_task])
+        for source in (*recipe.data, *filter(None, [recipe.held_out])):
+            check_documents(source)
+        if recipe.synthesize and recipe.synthesize.prompts:
+            read_prompts(Path(recipe.synthesize.prompts))
         if recipe.align and not Path(recipe.align.data).is_file():
             raise BadInput(f"[align] data: no such file: {recipe.align.data}")
 

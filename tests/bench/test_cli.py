@@ -11,6 +11,7 @@ import pytest
 
 from edgelm.bench.cli import main
 from edgelm.bench.report import Report
+from edgelm.bundle import read_manifest, write_manifest
 from edgelm.devices.sensors import Reader, Sampler
 from edgelm.export import export
 from tests.bench.peers import make_peers
@@ -91,9 +92,9 @@ def test_a_throttled_run_is_written_with_a_warning(
 def test_without_quality_no_source_is_needed(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     moved = shutil.copytree(bundle, tmp_path / "elsewhere")
-    text = (moved / "bundle.json").read_text()
-    lineage = json.loads(text)["lineage"]["source"]
-    (moved / "bundle.json").write_text(text.replace(f'"{lineage}"', '"/gone/model"'))
+    manifest = read_manifest(moved)
+    lineage = msgspec.structs.replace(manifest.lineage, source="/gone/model")
+    write_manifest(moved, msgspec.structs.replace(manifest, lineage=lineage))
     assert bench(out, moved, "--no-quality") == 0
     assert {(result.kl, result.top1) for result in read(out).results} == {(None, None)}
     assert read(out).quality_tokens == 0

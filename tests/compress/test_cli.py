@@ -112,8 +112,6 @@ def test_options_by_hand() -> None:
         ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),
         ((*MODEL, "--shape", "width=48"), "unknown field `width` - at `$.prune`"),
         ((*MODEL, "--shape", "fold_heads=1"), "Expected `bool`, got `int` - at `$.prune.fold"),
-        ((*MODEL, "--parameters", "0.5", "--tokens", "many"), "'many' is no size"),
-        ((*MODEL, "--max-memory", "2 apples"), "'2 apples' is no size"),
         (("none.toml", "-o", "out"), "cannot read the recipe none.toml: No such file"),
         (
             ("none.toml", "-o", "out", "--tokens", "3M"),
@@ -139,6 +137,22 @@ def test_bad_input_is_one_line(
     assert said.err.count("\n") == 1
     assert not said.out
     assert not list(tmp_path.iterdir()), "nothing is written before the recipe is known to be good"
+
+
+@pytest.mark.parametrize(("option", "size"), [("--tokens", "many"), ("--max-memory", "2 apples")])
+def test_bad_sizes_name_their_option(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    size: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([*MODEL, "--parameters", "0.5", option, size])
+    assert stopped.value.code == 2
+    assert f"argument {option}: {size!r} is not a size; expected" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_output_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,7 +231,7 @@ def test_disk_full_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ({}, rows(length=8), "packed in rows of 8 tokens, the run asks for 16"),
         ({}, rows(3), "has 3 rows of 16 tokens, fewer than the 4 of one step"),
-        ({"batch_size": 6}, rows(), "batch_size 6 is no multiple of micro_batch 4"),
+        ({"batch_size": 6}, rows(), "batch_size 6 is not a multiple of micro_batch 4"),
         ({"cross_entropy": 1.5}, rows(), "cross_entropy 1.5: expected a share"),
         ({"temperature": 0.0}, rows(), "temperature 0: expected a number above zero"),
         ({"layer_map": ((7, 0),)}, rows(), "layer map 7:0: the student has layers 0 to 2"),

@@ -283,7 +283,7 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
         (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 3")),
             BadInput,
-            "batch_size 3 is no multiple of micro_batch 2",
+            "batch_size 3 is not a multiple of micro_batch 2",
         ),
         (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 1024")),
@@ -321,6 +321,34 @@ def test_data_that_cannot_be_used(
     recipe = read_recipe(write_recipe(bench, text, PRUNE))
     with pytest.raises(BadInput, match=message):
         compress(recipe, tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("train.jsonl", "gone.jsonl", r"no such data file: .*gone\.jsonl"),
+        ("train.jsonl", "recipe.toml", r"recipe\.toml: unknown kind of data file"),
+        ("valid.jsonl", "gone.txt", r"no such data file: .*gone\.txt"),
+        ('teacher"', 'gone"', "no such file or folder"),
+    ],
+    ids=["data", "kind", "held-out", "teacher"],
+)
+def test_nothing_is_written_for_a_recipe_that_cannot_run(
+    bench: Path, tmp_path: Path, was: str, now: str, message: str
+) -> None:
+    assert was in TEACHER
+    recipe = read_recipe(write_recipe(bench, TEACHER.replace(was, now), PRUNE))
+    with pytest.raises(BadInput, match=message):
+        compress(recipe, tmp_path / "student")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_prompts_no_run_folder(bench: Path, tmp_path: Path) -> None:
+    parts = ("[synthesize]\nprompts = 'gone.jsonl'\n", PRUNE)
+    recipe = read_recipe(write_recipe(bench, TEACHER, *parts))
+    with pytest.raises(BadInput, match=r"no such data file: .*gone\.jsonl"):
+        compress(recipe, tmp_path / "student")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tokenizer_of_another_model(bench: Path, tmp_path: Path) -> None:

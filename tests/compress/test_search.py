@@ -215,7 +215,7 @@ def test_no_shape_has_kernels() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ({"hidden_size": 500}, "hidden_size 500 is no multiple of 64, .* take 448 or 512"),
+        ({"hidden_size": 500}, "hidden_size 500 is not a multiple of 64, .* take 448 or 512"),
         ({"intermediate_size": 1000}, "intermediate_size 1000 is no .* take 960 or 1024"),
     ],
 )
@@ -225,7 +225,7 @@ def test_shapes_without_kernels_are_refused(size: dict[str, int], message: str) 
         Cost(SMOL, ORIN, Budget()).check_kernels(shape)
     Cost(SMOL, load_profile("cpu"), Budget()).check_kernels(shape)
     narrow = msgspec.structs.replace(SMOL, head_dim=32)
-    with pytest.raises(BadInput, match=r"num_attention_heads \* head_dim 288 is no multiple"):
+    with pytest.raises(BadInput, match=r"num_attention_heads \* head_dim 288 is not a multiple"):
         Cost(narrow, ORIN, Budget()).check_kernels(Shape.of(narrow))
 
 

@@ -44,11 +44,19 @@ def fill(folder: Path) -> None:
     """What stages leave in a run's folder."""
     (folder / "distill").mkdir()
     rows = [
-        {"tokens": step * 128, "divergence": 1 / step, "cross_entropy": 0.0, "hidden": 0.5}
+        {
+            "step": step,
+            "tokens": step * 128,
+            "divergence": 1 / step,
+            "cross_entropy": 0.0,
+            "hidden": 0.5,
+        }
         for step in (1, 2, 4)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "distill" / "metrics.jsonl").write_text(lines + '{"tokens": 5')
+    (folder / "distill" / "metrics.jsonl").write_text(
+        lines + '{"step": 3}\n{"step": 4, "tokens": "x"}\n{"step": 5, "tokens": 5'
+    )
     (folder / "importance").mkdir()
     scores = Importance(
         heads=torch.tensor([[1.0, 2.0], [0.0, 4.0]]),

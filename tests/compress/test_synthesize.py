@@ -261,7 +261,7 @@ def test_senseless_requests_are_refused(
         ('{"text": "x"}', r"questions.jsonl:1: no field `prompt` or `messages`, found text"),
         ('{"prompt": 3}', r"`prompt` is 3, expected a text or a list"),
         ('{"prompt": " "}', r"`prompt` is empty"),
-        ('{"messages": [{"role": "bot", "content": ""}]}', r"role 'bot', expected one of system"),
+        ('{"messages": [{"role": "bot", "content": ""}]}', r'role "bot", expected one of system'),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "holds no question"),
         ("", "holds no examples"),
     ],

@@ -255,7 +255,7 @@ def test_bad_input_exits_two(run: Run, model: Path, arguments: list[str], messag
         (["plan", "model", "--target", "cpu", "--context", "0"], "'0' is not a whole number above"),
         (["plan", "model", "--target", "cpu", "--batch", "two"], "'two' is not a whole number"),
         (["plan", "model", "--target", "cpu", "--kv", "int2"], "invalid choice: 'int2'"),
-        (["plan", "model", "--target", "cpu", "--max-memory", "much"], "'much' is no size"),
+        (["plan", "model", "--target", "cpu", "--max-memory", "much"], "'much' is not a size"),
         (["plan", "model", "--target", "cpu", "--min-tok-s", "fast"], "invalid float value: 'fast"),
         (["fit"], "the following arguments are required: rows"),
     ],

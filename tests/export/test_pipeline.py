@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from edgelm.bundle import Manifest, read_manifest, verify
-from edgelm.errors import BadCheckpoint, DoesNotFit
+from edgelm.bundle import MANIFEST, Manifest, read_manifest, verify
+from edgelm.errors import BadCheckpoint, BadInput, DoesNotFit
 from edgelm.export import export
 from edgelm.export.text import GATE
 from edgelm.precision import Fp32, Int4, Int8
@@ -234,7 +234,21 @@ def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
 
 def test_export_replaces_an_older_bundle(tiny_chat: Path, bundle: Path, tmp_path: Path) -> None:
     old = shutil.copytree(bundle, tmp_path / "bundle")
-    (old / "left-over").write_text("from another version")
-    manifest = export(tiny_chat, old, precision="fp32")
-    assert read_manifest(old) == manifest
-    assert not (old / "left-over").exists()
+    before = read_manifest(old)
+    manifest = export(tiny_chat, old, precision="fp32", gate="off")
+    assert read_manifest(old) == manifest != before
+    assert set(contents(old)) == {*manifest.files, MANIFEST}, "nothing is left of the older one"
+    verify(old, manifest)
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_export_keeps_what_others_put_into_a_bundle(
+    tiny_chat: Path, bundle: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(bundle, tmp_path / "bundle")
+    (old / "notes.txt").write_text("mine")
+    before = contents(old)
+    with pytest.raises(BadInput, match=r"holds 'notes\.txt', which edgelm did not write there"):
+        export(tiny_chat, old, precision="fp32", gate="off")
+    assert contents(old) == before
+    assert list(tmp_path.iterdir()) == [old]

@@ -14,23 +14,28 @@ from tests.faults.kills import kill_often
 def main() -> int:
     """Run all cases, or some; 1 if one fails."""
     parser = argparse.ArgumentParser(prog="tests.faults")
-    parser.add_argument("cases", nargs="*", help=", ".join(case.name for case in CASES))
+    names = ", ".join(case.name for case in CASES)
+    parser.add_argument("cases", nargs="*", help=f"NAME or NAME=KILLS, of {names}")
     parser.add_argument("--kills", type=int, default=20, help="of each case (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    asked = dict(one.partition("=")[::2] for one in options.cases)
+    if unknown := asked.keys() - {case.name for case in CASES}:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; expected some of {names}")
     failed = 0
     for case in CASES:
-        if options.cases and case.name not in options.cases:
+        if asked and case.name not in asked:
             continue
+        kills = int(asked.get(case.name) or options.kills)
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                kill_often(case, Path(folder), options.kills, options.seed)
+                kill_often(case, Path(folder), kills, options.seed)
                 verdict = "good"
             except Exception as error:
                 failed, verdict = 1, f"FAILED: {error}"
-        print(f"{case.name}: {options.kills} kills in {time.monotonic() - begun:.0f} s: {verdict}")
+        print(f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}")
     return failed
 
 

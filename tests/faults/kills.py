@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.faults.cases import Case, check_theirs, check_tidy, copy_of, prepare
@@ -26,17 +27,17 @@ def kill_often(case: Case, folder: Path, kills: int, seed: int) -> None:
     moments = random.Random(f"{seed} {case.name}")
     begun = time.monotonic()
     done = copy_of(folder / "before", folder / "undisturbed")
-    run_whole(lambda: case.run(done), folder / "log")
+    run_whole(partial(case.run, done), folder / "log")
     seconds = time.monotonic() - begun
     for first in range(0, kills, _GROUP):
         place = copy_of(folder / "before", folder / f"round-{first}")
         old = contents(place / "output") if (place / "output").exists() else None
         for _ in range(min(_GROUP, kills - first)):
-            kill_once(lambda place=place: case.run(place), moments.uniform(0, 1.05 * seconds))
+            kill_once(partial(case.run, place), moments.uniform(0, 1.05 * seconds))
             check_theirs(place)
             if old is None or not is_the_old(place, old):
                 case.check(place)
-        run_whole(lambda place=place: case.run(place), folder / "log")
+        run_whole(partial(case.run, place), folder / "log")
         case.check(place)
         check_theirs(place)
         check_tidy(case, place)

@@ -61,7 +61,7 @@ def test_a_source_that_changes_stops_the_export(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     source, work, output = save_tiny_chat(tmp_path / "source"), tmp_path / "work", tmp_path / "out"
-    done = []
+    done: list[int] = []
 
     def progress(line: str) -> None:
         if "calibrating" in line and not done:

@@ -125,7 +125,7 @@ def test_a_full_context_is_said(bundle: Path, capsys: pytest.CaptureFixture[str]
         (["a", "--temperature", "-1"], "temperature is -1.0, expected a number at least 0"),
         (["a", "--top-p", "2"], "top_p is 2.0, expected a number above 0 and at most 1"),
         (["a", "--max-memory", "1MB"], "a context of 128 needs about"),
-        (["a", "--max-memory", "much"], "max_memory: 'much' is no size"),
+        (["a", "--max-memory", "much"], "max_memory: 'much' is not a size"),
         (["k" * 200, "--raw"], "the prompt has 200 tokens, the context holds 128"),
         (["a", "--seed", "-1"], "seed is -1"),
     ],

@@ -275,7 +275,7 @@ def test_a_small_context_is_not_shrunk_further(bundle: Path) -> None:
 
 @pytest.mark.parametrize("size", ["lots", "", "12 apples", "-5MB"])
 def test_max_memory_that_is_no_size(bundle: Path, size: str) -> None:
-    with pytest.raises(BadInput, match=f"max_memory: '{size}' is no size; expected e.g. 98MB"):
+    with pytest.raises(BadInput, match=f"max_memory: '{size}' is not a size; expected e.g. 98MB"):
         edgelm.load(bundle, max_memory=size)
 
 
