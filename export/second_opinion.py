@@ -24,6 +24,7 @@ from edgelm.devices.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.reference import Reference
 from edgelm.gates import MAX_SOURCE_KL, SourceCheck
+from edgelm.reasons import reason
 from edgelm.spec import DecoderSpec
 
 _MEMORY_SHARE = 0.4  # of what is free, for the weights of the other model
@@ -152,7 +153,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
         except Exception as error:
             raise BadCheckpoint(
                 f"transformers cannot load {checkpoint.name}, so that nothing can be compared with "
-                f"it: {type(error).__name__}: {error}"
+                f"it: {type(error).__name__}: {reason(error)}"
             ) from None
         if missing := sorted(info["missing_keys"]):
             raise BadCheckpoint(

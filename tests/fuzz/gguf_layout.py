@@ -92,7 +92,8 @@ def _text(text: bytes) -> bytes:
 
 def _value(kind: int, value: Any) -> bytes:
     if isinstance(value, bytes):  # raw: a value of an unknown type
-        return _text(value) if kind == STRING else value
+        raw: bytes = value
+        return _text(raw) if kind == STRING else raw
     if isinstance(value, Array):
         count = len(value.values) if value.count is None else value.count
         items = b"".join(_value(value.item, item) for item in value.values)
