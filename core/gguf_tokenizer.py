@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgelm.errors import BadCheckpoint
 from edgelm.gguf_metadata import GgufMetadata
 from edgelm.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
+from edgelm.json_files import shown
 from edgelm.pre_tokenizers import PreTokenizer
 from edgelm.reasons import reason
 
@@ -36,8 +37,8 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
         raise
     except BaseException as error:  # the library raises plain Exception, and Rust's panics
         raise BadCheckpoint(
-            f"{metadata.path}: its tokenizer cannot be built ({reason(error)}); convert the model again, "
-            "or use its safetensors folder"
+            f"{metadata.path}: its tokenizer cannot be built ({reason(error)}); convert the model "
+            "again, or use its safetensors folder"
         ) from None
     _check(metadata, vocabulary, tokenizer)
     return tokenizer, vocabulary
@@ -182,6 +183,6 @@ def _check(metadata: GgufMetadata, vocabulary: GgufVocabulary, tokenizer: "Token
         token = next(iter(dict(set(built.items()) ^ set(expected.items()))))
         raise BadCheckpoint(
             f"{metadata.path}: the tokenizer built from it gives {shown(token)} the id "
-            f"{built.get(token)}, the file says {expected.get(token)}; use the model's safetensors "
-            "folder"
+            f"{built.get(token)}, the file says {expected.get(token)}; use the model's "
+            "safetensors folder"
         )

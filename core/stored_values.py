@@ -50,8 +50,8 @@ def read_tensor(stored: StoredTensor) -> "torch.Tensor":
             return opened.get_tensor(stored.name)  # type: ignore[no-any-return]
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(
-            f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file changed "
-            "after it was opened?"
+            f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file "
+            "changed after it was opened?"
         ) from None
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from edgelm.reasons import one_line, reason
 
 
@@ -21,7 +23,6 @@ def test_an_error_without_text_is_its_type() -> None:
 
 
 def test_the_text_of_an_error_of_the_system_is_kept() -> None:
-    try:
+    with pytest.raises(FileNotFoundError) as caught:
         Path("/no/such/file").read_bytes()
-    except OSError as error:
-        assert reason(error) == "[Errno 2] No such file or directory: '/no/such/file'"
+    assert reason(caught.value) == "[Errno 2] No such file or directory: '/no/such/file'"

@@ -92,8 +92,7 @@ def _text(text: bytes) -> bytes:
 
 def _value(kind: int, value: Any) -> bytes:
     if isinstance(value, bytes):  # raw: a value of an unknown type
-        raw: bytes = value
-        return _text(raw) if kind == STRING else raw
+        return _text(value) if kind == STRING else value
     if isinstance(value, Array):
         count = len(value.values) if value.count is None else value.count
         items = b"".join(_value(value.item, item) for item in value.values)
@@ -111,7 +110,7 @@ def _packed(code: str, value: Any) -> bytes:
     if code == "?":
         return struct.pack("<B", int(value) & 255)
     bits = 8 * struct.calcsize(code)
-    return (int(value) % 2**bits).to_bytes(bits // 8, "little")
+    return (int(value) % (1 << bits)).to_bytes(bits // 8, "little")
 
 
 class _Reader:

@@ -155,7 +155,7 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
 def test_a_long_value_is_not_repeated_in_the_message(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({**_tree(), "added_tokens": "x" * 1_000_000}))
-    with pytest.raises(BadBundle, match="is not a tokenizer: .*xxx.*export the model") as caught:
+    with pytest.raises(BadBundle, match=r"is not a tokenizer: .*xxx.*export the model") as caught:
         Tokenizer(path)
     assert len(str(caught.value)) < 1000
 
