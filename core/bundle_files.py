@@ -14,6 +14,7 @@ from edgelm.errors import BadBundle
 from edgelm.hashing import file_sha256
 from edgelm.manifest import FileEntry, GraphContract, Manifest
 from edgelm.manifest_file import MANIFEST
+from edgelm.reasons import reason
 
 TOKENIZER = "tokenizer.json"
 # What readers open by these names where they are there.
@@ -114,7 +115,9 @@ def _compare(path: Path, entry: FileEntry) -> None:
         try:
             digest = file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise BadBundle(f"{path} cannot be read: {error}; copy or export it again") from None
+            raise BadBundle(
+                f"{path} cannot be read: {reason(error)}; copy or export it again"
+            ) from None
         if digest != entry.sha256:
             raise BadBundle(
                 f"{path} does not match its SHA-256 in {MANIFEST}: damaged or changed; copy or "

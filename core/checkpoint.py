@@ -19,6 +19,7 @@ from edgelm.gguf import GgufFile
 from edgelm.hashing import file_sha256
 from edgelm.json_files import read_file, read_json_object, shown
 from edgelm.quantized_marks import check_config, check_folder
+from edgelm.reasons import reason
 from edgelm.spec import DecoderSpec
 from edgelm.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.tensors import Shapes, tensor_shapes
@@ -224,7 +225,9 @@ def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except HFValidationError as error:
-        raise BadInput(f"{name!r} is neither a file or folder nor a hub id: {error}") from None
+        raise BadInput(
+            f"{name!r} is neither a file or folder nor a hub id: {reason(error)}"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise BadInput(

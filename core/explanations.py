@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgelm.errors import EdgeLMError, GateFailed
+from edgelm.reasons import one_line
 
 FAILED_GATE, BAD_INPUT, OUR_FAULT = 1, 2, 3
 
@@ -73,7 +74,7 @@ def _system_error(error: OSError) -> str:
     if isinstance(path, bytes):
         path = path.decode(errors="backslashreplace")
     text = reason if path is None or isinstance(path, int) else f"{path}: {reason}"
-    return _one_line(text)
+    return one_line(text)
 
 
 def _our_fault(error: BaseException) -> str:
@@ -81,13 +82,8 @@ def _our_fault(error: BaseException) -> str:
     while trace is not None:
         where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    what = _one_line(f"{type(error).__name__}: {error}")
+    what = one_line(f"{type(error).__name__}: {error}")
     return (
         f"unexpected {what} ({where}); this is a fault of edgelm, please report it with the "
         "command and its model; EDGELM_DEBUG=1 shows where it came from"
     )
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 500 else f"{line[:500]}..."

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgelm.bundle import Manifest, bundle_file
 from edgelm.errors import BadBundle
 from edgelm.gates import Figures
+from edgelm.reasons import reason
 
 FILE = "gate.npz"
 OUTCOMES = 64
@@ -62,7 +63,9 @@ def read_sample(folder: Path, manifest: Manifest) -> GateSample | None:
         _check(sample, manifest)
     # A damaged archive can fail in any way: in the zip, its compression, or the arrays' headers.
     except Exception as error:
-        raise BadBundle(f"{path} is damaged ({error}); copy or export the bundle again") from None
+        raise BadBundle(
+            f"{path} is damaged ({reason(error)}); copy or export the bundle again"
+        ) from None
     return sample
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgelm.errors import BadCheckpoint
+from edgelm.reasons import reason
 
 _SCALARS = {
     0: "<u1",
@@ -74,7 +75,7 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
     except _Truncated:
         raise BadCheckpoint(f"{path} ends inside its header; download it again") from None
     except ValueError as error:
-        raise BadCheckpoint(f"{path}: {error}") from None
+        raise BadCheckpoint(f"{path}: {reason(error)}") from None
 
 
 class _Truncated(Exception):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from edgelm.errors import BadCheckpoint
 from edgelm.gguf_metadata import GgufMetadata
 from edgelm.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
+from edgelm.json_files import shown
 from edgelm.pre_tokenizers import PreTokenizer
+from edgelm.reasons import reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,8 +37,8 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
         raise
     except BaseException as error:  # the library raises plain Exception, and Rust's panics
         raise BadCheckpoint(
-            f"{metadata.path}: its tokenizer cannot be built ({error}); convert the model again, "
-            "or use its safetensors folder"
+            f"{metadata.path}: its tokenizer cannot be built ({reason(error)}); convert the model "
+            "again, or use its safetensors folder"
         ) from None
     _check(metadata, vocabulary, tokenizer)
     return tokenizer, vocabulary
@@ -108,7 +110,7 @@ def _known_merges(merges: list[str], ids: dict[str, int]) -> list[tuple[str, str
         cut = merge.find(" ", 1)  # a token may begin with a space
         left, right = merge[:cut], merge[cut + 1 :]
         if cut < 0 or left not in ids or right not in ids or left + right not in ids:
-            raise ValueError(f"the merge {merge!r} is not of two tokens to a third")
+            raise ValueError(f"the merge {shown(merge)} is not of two tokens to a third")
         pairs.append((left, right))
     return pairs
 
@@ -180,7 +182,7 @@ def _check(metadata: GgufMetadata, vocabulary: GgufVocabulary, tokenizer: "Token
     if built != expected:
         token = next(iter(dict(set(built.items()) ^ set(expected.items()))))
         raise BadCheckpoint(
-            f"{metadata.path}: the tokenizer built from it gives {token!r} the id "
-            f"{built.get(token)}, the file says {expected.get(token)}; use the model's safetensors "
-            "folder"
+            f"{metadata.path}: the tokenizer built from it gives {shown(token)} the id "
+            f"{built.get(token)}, the file says {expected.get(token)}; use the model's "
+            "safetensors folder"
         )

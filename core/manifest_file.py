@@ -17,6 +17,7 @@ from edgelm.bundle_paths import inside
 from edgelm.errors import BadBundle
 from edgelm.manifest import Manifest
 from edgelm.manifest_checks import check_manifest
+from edgelm.reasons import reason
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -34,12 +35,19 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = inside(folder, MANIFEST)
     if not _exists(path):
-        raise BadBundle(
-            f"{folder} is not a bundle (it has no {MANIFEST}); make one with: edge-export MODEL -o "
-            f"{folder}"
-        )
-    raw = read_bounded(path, at_most=_MAX_BYTES)
+        raise _not_a_bundle(folder)
+    try:
+        raw = read_bounded(path, at_most=_MAX_BYTES)
+    except FileNotFoundError:  # removed in between
+        raise _not_a_bundle(folder) from None
     return _decode(raw, str(path))
+
+
+def _not_a_bundle(folder: Path) -> BadBundle:
+    return BadBundle(
+        f"{folder} is not a bundle (it has no {MANIFEST}); make one with: edge-export MODEL -o "
+        f"{folder}"
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -59,7 +67,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     try:
         check_manifest(manifest)  # NaN would be written as null: say so before reading it back
     except ValueError as error:
-        raise BadBundle(f"this bundle cannot be written: {error}") from None
+        raise BadBundle(f"this bundle cannot be written: {reason(error)}") from None
     _decode(text, f"the new {MANIFEST}")
     return text
 
@@ -76,7 +84,7 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        raise BadBundle(f"{path} cannot be read: {error}") from None
+        raise BadBundle(f"{path} cannot be read: {reason(error)}") from None
     return True
 
 
@@ -139,7 +147,7 @@ def _reason(error: Exception) -> str:
         return "its values are nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 ({error.reason} at byte {error.start})"
-    return str(error)
+    return reason(error)
 
 
 class _Version(msgspec.Struct):

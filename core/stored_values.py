@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgelm.errors import BadCheckpoint
 from edgelm.json_files import shown
+from edgelm.reasons import reason
 from edgelm.safetensors_header import StoredTensor
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def read_tensor(stored: StoredTensor) -> "torch.Tensor":
             return opened.get_tensor(stored.name)  # type: ignore[no-any-return]
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(
-            f"{stored.path}: {shown(stored.name)} cannot be read ({error}); was the file changed "
-            "after it was opened?"
+            f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file "
+            "changed after it was opened?"
         ) from None
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from edgelm.bounded_read import read_bounded
 from edgelm.errors import BadBundle, BadCheckpoint
+from edgelm.reasons import reason
 
 STUDENT_RECORD = "compress.json"
 SCHEMA = 1
@@ -76,7 +77,7 @@ def read_student_record(folder: Path) -> StudentRecord | None:
         return None
     except (BadBundle, ValueError, RecursionError) as error:
         raise BadCheckpoint(
-            f"{path} is not a record of a student ({error}); compress again, or remove it"
+            f"{path} is not a record of a student ({reason(error)}); compress again, or remove it"
         ) from None
     if record.schema != SCHEMA:
         raise BadCheckpoint(

@@ -7,6 +7,7 @@ import msgspec
 
 from edgelm.bundle import MANIFEST
 from edgelm.errors import BadInput
+from edgelm.reasons import reason
 
 _ENGINES = "engines"
 
@@ -31,8 +32,8 @@ def bundle_files(folder: Path) -> set[str]:
         written = msgspec.json.decode(path.read_bytes(), type=_Written)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path} is damaged ({error}), so which files of the folder are the bundle's is "
-            "unknown; remove the folder or choose another"
+            f"{path} is damaged ({reason(error)}), so which files of the folder are the bundle's "
+            "is unknown; remove the folder or choose another"
         ) from None
     caches = {str(engine.get("runtime_cache")) for engine in written.engines}
     # What a killed `edge-export --finalize` left, whole: engines that no manifest names.

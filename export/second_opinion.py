@@ -27,6 +27,7 @@ from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.gguf_copy import copy_weights
 from edgelm.export.reference import Reference
 from edgelm.gates import MAX_SOURCE_KL, SourceCheck
+from edgelm.reasons import reason
 from edgelm.spec import DecoderSpec
 
 _MEMORY_SHARE = 0.3  # of what is free, for each model's weights
@@ -163,7 +164,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
         except Exception as error:
             raise BadCheckpoint(
                 f"transformers cannot load {checkpoint.name}, so that nothing can be compared with "
-                f"it: {type(error).__name__}: {error}"
+                f"it: {type(error).__name__}: {reason(error)}"
             ) from None
         model, info = loaded
         if missing := sorted(info["missing_keys"]):

@@ -12,6 +12,7 @@ import jinja2
 
 from edgelm.bounded_read import read_bounded
 from edgelm.errors import BadBundle, BadInput
+from edgelm.reasons import reason
 from edgelm.runtime.template_budget import Budget, OutOfBudget, bytes_of, current
 from edgelm.runtime.template_sandbox import TemplateSandbox
 from edgelm.runtime.tokenizer import check_text
@@ -55,10 +56,9 @@ class ChatTemplate:
         except BadBundle:
             raise
         except jinja2.TemplateSyntaxError as error:
-            raise BadBundle(f"{path}, line {error.lineno}: {error.message}") from None
+            raise BadBundle(f"{path}, line {error.lineno}: {reason(error)}") from None
         except Exception as error:  # nesting, numbers, encoding: compilers fail in many ways
-            reason = str(error)[:500] or type(error).__name__
-            raise BadBundle(f"{path} is not a chat template: {reason}") from None
+            raise BadBundle(f"{path} is not a chat template: {reason(error)}") from None
 
     def render(
         self,
@@ -95,8 +95,9 @@ class ChatTemplate:
                 "that you trust, or a shorter conversation"
             ) from None
         except Exception as error:  # a template is a program: it can fail in any way
-            reason = str(error)[:500] or type(error).__name__
-            raise BadInput(f"the chat template refuses this conversation: {reason}") from None
+            raise BadInput(
+                f"the chat template refuses this conversation: {reason(error)}"
+            ) from None
         finally:
             current.reset(token)
 

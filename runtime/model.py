@@ -15,6 +15,7 @@ from edgelm.bundle import Manifest, bundle_file, read_manifest
 from edgelm.command import format_bytes, parse_size
 from edgelm.devices.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
+from edgelm.reasons import reason
 from edgelm.runtime.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.control_tokens import ControlTokens
 from edgelm.runtime.engine import check_threads, open_session
@@ -303,7 +304,9 @@ def _generation_config(path: Path | None) -> dict[str, Any]:
     try:
         config = json.loads(read_bounded(path, at_most=_MAX_CONFIG_BYTES).decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
-        raise BadBundle(f"{path} is not valid JSON: {error}; export the model again") from None
+        raise BadBundle(
+            f"{path} is not valid JSON: {reason(error)}; export the model again"
+        ) from None
     if not isinstance(config, dict):
         raise BadBundle(f"{path} holds a {type(config).__name__}, expected an object")
     return config

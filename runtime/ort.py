@@ -13,6 +13,7 @@ import numpy as np
 from edgelm.bundle import Manifest
 from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
+from edgelm.reasons import reason
 from edgelm.runtime.chunked import Cancelled, ChunkedSession, check_capacity
 from edgelm.runtime.graph_check import check_ort_graph
 from edgelm.runtime.interruptible import run_interruptible
@@ -112,9 +113,9 @@ class OrtSession(ChunkedSession):
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # the base of what ONNX Runtime raises
             if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                raise DoesNotFit(f"not enough memory to run this bundle: {error}") from None
+                raise DoesNotFit(f"not enough memory to run this bundle: {reason(error)}") from None
             raise BadBundle(
-                f"ONNX Runtime cannot run this bundle's graph: {error}; check "
+                f"ONNX Runtime cannot run this bundle's graph: {reason(error)}; check "
                 "its files (edge-export --verify), then export it again"
             ) from None
 
@@ -230,7 +231,7 @@ def _load(path: Path, threads: int | None, *, fused: bool) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
     except Exception as error:
-        raise BadBundle(f"ONNX Runtime cannot load {path}: {error}") from None
+        raise BadBundle(f"ONNX Runtime cannot load {path}: {reason(error)}") from None
     if session.get_providers() != [_CPU]:
         raise BadBundle(f"{path} was placed on {session.get_providers()}, expected {[_CPU]}")
     return session

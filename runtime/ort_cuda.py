@@ -19,6 +19,7 @@ from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.devices.jetson import read_jetson
 from edgelm.devices.probes import Probes
 from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
+from edgelm.reasons import reason
 from edgelm.runtime.chunked import ChunkedSession, check_capacity
 from edgelm.runtime.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.graph_check import check_ort_graph
@@ -229,7 +230,7 @@ def _load(path: Path) -> Any:
     except Exception as error:
         if _lacks_memory(error):
             raise DoesNotFit(out_of_memory(str(path), _weight_bytes(path))) from None
-        raise BadBundle(f"ONNX Runtime cannot load {path} with CUDA: {error}") from None
+        raise BadBundle(f"ONNX Runtime cannot load {path} with CUDA: {reason(error)}") from None
     placed = session.get_providers()
     if placed[:1] != [_CUDA]:
         raise MissingPackage(

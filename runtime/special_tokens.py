@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from edgelm.errors import BadBundle
+from edgelm.reasons import reason
 
 _MAX_BYTES = 2**20
 
@@ -26,7 +27,9 @@ def read_special_tokens(path: Path | None) -> dict[str, str] | None:
         with path.open("rb") as file:
             tokens = json.loads(file.read(_MAX_BYTES).decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise BadBundle(f"{path} is not valid JSON: {error}; export the model again") from None
+        raise BadBundle(
+            f"{path} is not valid JSON: {reason(error)}; export the model again"
+        ) from None
     if not isinstance(tokens, dict) or not all(isinstance(text, str) for text in tokens.values()):
         raise BadBundle(f"{path} does not map names to tokens; export the model again")
     return tokens

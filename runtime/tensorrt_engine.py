@@ -18,6 +18,7 @@ from edgelm.bundle_paths import inside, open_plain
 from edgelm.devices.tensorrt.versions import RTX, TENSORRT, load_module
 from edgelm.devices.trust import is_trusted, trust
 from edgelm.errors import BadBundle, DoesNotFit, EdgeLMError
+from edgelm.reasons import one_line, reason
 from edgelm.runtime.cuda import Gpu, Memory, Stream, out_of_memory
 from edgelm.runtime.graph_check import Tensor, check_tensors
 from edgelm.staging import replace_file
@@ -144,7 +145,7 @@ class Engine:
                 self._check_trusted(data, engine)
                 found = self._runtime.deserialize_cuda_engine(data)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            raise BadBundle(f"{self.path} cannot be read: {error}; {_AGAIN}") from None
+            raise BadBundle(f"{self.path} cannot be read: {reason(error)}; {_AGAIN}") from None
         if found is None:
             self._unreadable(engine)
         return found
@@ -202,7 +203,7 @@ class Engine:
         # The first is the cause, what follows are its consequences.
         first = next(iter(self._log.complaints), "it gives no reason")
         self._log.complaints.clear()
-        return first
+        return one_line(first)
 
 
 _AGAIN = "copy the bundle again, or compile the engine again: edge-export --finalize BUNDLE"

@@ -10,8 +10,9 @@ import tokenizers
 
 from edgelm.bounded_read import read_bounded
 from edgelm.errors import BadBundle, BadInput
+from edgelm.reasons import reason
 from edgelm.runtime.session import Tokens
-from edgelm.runtime.tokenizer_limits import check_pipeline
+from edgelm.runtime.tokenizer_limits import check_ids, check_pipeline
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
     that set them, and would cut or fill every prompt.
 
     Raises:
-        BadBundle: not a tokenizer, or one that would make the library exhaust the memory.
+        BadBundle: not a tokenizer, one that would make the library exhaust the memory, or one in
+            which an id stands for two tokens.
     """
     try:
         data = _without_bombs(read_bounded(path, at_most=_MAX_BYTES))
@@ -43,12 +45,12 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 def _without_bombs(data: bytes) -> bytes:
     try:
-        # Raw: the vocabulary, nearly all of the file, is not looked at here.
         parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             check_pipeline(name, msgspec.json.decode(parts.get(name, b"null")))
+        check_ids(parts.get("model", msgspec.Raw(b"null")))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadBundle(str(error)) from None
+        raise BadBundle(reason(error)) from None
     for name in ("truncation", "padding"):
         parts[name] = msgspec.Raw(b"null")
     return msgspec.json.encode(parts)
@@ -130,7 +132,7 @@ def _guarded(call: Callable[[], T], kind: type[BadBundle | BadInput], prefix: st
         raise
     except BaseException as error:
         panicked = not isinstance(error, Exception)
-        raise (BadBundle if panicked else kind)(f"{prefix}{error}") from None
+        raise (BadBundle if panicked else kind)(f"{prefix}{reason(error)}") from None
 
 
 class Detokenizer:

@@ -11,7 +11,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from edgelm.errors import BadBundle
+from edgelm.json_files import shown
 
 _MAX_GROWTH = 256  # of a text; NFKC's longest expansion is 18 characters for one
 _MAX_ADDED_TOKENS = 1000  # that a template puts around a text
@@ -29,6 +32,31 @@ def check_pipeline(name: str, component: Any) -> None:
                 f"its {name} makes a text more than {_MAX_GROWTH} times as long, or has more than "
                 f"{_MAX_STEPS} steps"
             )
+
+
+def check_ids(model: msgspec.Raw) -> None:
+    """Raise BadBundle if two tokens of the vocabulary have one id.
+
+    The library keeps either of them, another one each time that it opens the file, so that the
+    same ids would decode to different texts.
+    """
+    try:
+        ids = msgspec.json.decode(model, type=_Model).vocab
+    except msgspec.ValidationError:  # a list of pieces, whose places are their ids; or damaged
+        return
+    if len(set(ids.values())) == len(ids):
+        return
+    first: dict[int, str] = {}
+    for token, number in ids.items():
+        if (other := first.setdefault(number, token)) != token:
+            raise BadBundle(
+                f"its vocabulary gives {shown(other)} and {shown(token)} the same id {number}, "
+                "expected an id of its own for each"
+            )
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, int]
 
 
 def _steps(component: Any) -> Iterator[dict[str, Any]]:

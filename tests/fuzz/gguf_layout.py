@@ -110,7 +110,7 @@ def _packed(code: str, value: Any) -> bytes:
     if code == "?":
         return struct.pack("<B", int(value) & 255)
     bits = 8 * struct.calcsize(code)
-    return (int(value) % 2**bits).to_bytes(bits // 8, "little")
+    return (int(value) % (1 << bits)).to_bytes(bits // 8, "little")
 
 
 class _Reader:

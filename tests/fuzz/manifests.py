@@ -147,7 +147,7 @@ def _engine(rng: Random, tree: Tree, bundle: Path) -> str:
         tree["engines"] = [entry]
     if rng.random() < 0.5:
         mutate(rng, tree, among=[path for path in paths(tree) if path[0].startswith("engine")])
-    return f"engine {name!r}, {len(tree.get('engines') or [])} compiled"
+    return f"engine {name!r}, compiled: {str(tree.get('engines'))[:80]}"
 
 
 def _entry_of(path: Path) -> Tree | None:

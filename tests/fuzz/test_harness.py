@@ -1,5 +1,6 @@
 """The harness itself: every way to fail is seen, named and can be replayed."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -38,7 +39,10 @@ def _wait(folder: Path, reference: Callable[[], None]) -> Opened:
 
 
 def _grow(folder: Path, reference: Callable[[], None]) -> Opened:
-    bytearray(b"x") * 20_000_000
+    # Mapped: an allocator may hand out memory that this process has had all the time.
+    with mmap.mmap(-1, 20_000_000) as memory:
+        for page in range(0, len(memory), mmap.PAGESIZE):
+            memory[page] = 1
     return "equal"
 
 

@@ -1,6 +1,8 @@
 """Streaming text: never half a character, and nothing lost."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -148,3 +150,46 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(BadBundle, match=r"tokenizer\.json is not a tokenizer: .*export the model"):
         Tokenizer(path)
+
+
+def test_a_long_value_is_not_repeated_in_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**_tree(), "added_tokens": "x" * 1_000_000}))
+    with pytest.raises(BadBundle, match=r"is not a tokenizer: .*xxx.*export the model") as caught:
+        Tokenizer(path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["BPE", "WordPiece", "WordLevel"])
+def test_two_tokens_of_one_id(tmp_path: Path, kind: str) -> None:
+    """The library decodes such an id to either token, which differs from one load to the next."""
+    tree = _tree()
+    if kind != "BPE":
+        tree["model"] = {
+            "type": kind,
+            "vocab": tree["model"]["vocab"],
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+        }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tree))
+    Tokenizer(path)
+    vocabulary = tree["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[second] = vocabulary[first]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(BadBundle, match=rf"the same id {vocabulary[first]}, expected an id of"):
+        Tokenizer(path)
+
+
+def test_a_vocabulary_whose_ids_are_places(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("b", -2.0)]
+    HfTokenizer(models.Unigram(pieces, unk_id=0)).save(str(path))
+    assert Tokenizer(path).encode("ab").tolist() == [1, 2]
+
+
+def _tree() -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(tiny_tokenizer().to_str())
+    return tree

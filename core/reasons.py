@@ -1,0 +1,18 @@
+"""What a library's error says, short enough to be quoted in a message."""
+
+_MOST_CHARACTERS = 500
+
+
+def reason(error: BaseException) -> str:
+    """The text of an error in one line of bounded length; its type where it has no text.
+
+    Libraries quote the input that they refuse, which can be megabytes.
+    """
+    return one_line(str(error)) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """A text with all white space as single spaces, cut after 500 characters."""
+    # More than enough of it first: splitting megabytes takes a multiple of their memory.
+    line = " ".join(text[: 20 * _MOST_CHARACTERS].split())
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
