@@ -33,6 +33,7 @@ _COMPOUND: tuple[Any, ...] = (
     *({"a": 1}, {"type": "x"}, {"": ""}, [{}], {"a": {"b": {"c": []}}}),
 )
 Path = tuple[Any, ...]
+_DEEPEST = 50
 
 
 def strange(rng: Random) -> Any:
@@ -53,11 +54,14 @@ def strange_flat(rng: Random) -> Any:
 
 
 def paths(tree: Any, at: Path = ()) -> Iterator[Path]:
-    """The path of every value in a tree of objects and lists, the whole tree's excluded."""
+    """The path of every value in a tree of objects and lists, the whole tree's excluded.
+
+    Not below `_DEEPEST`: some mutations nest values thousands deep.
+    """
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
         yield (*at, key)
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list) and len(at) < _DEEPEST:
             yield from paths(value, (*at, key))
 
 
