@@ -113,3 +113,21 @@ def test_a_tied_table_is_stored_once(calm: TinyFactory, tmp_path: Path) -> None:
     table = 128 * 64 * (1 + 2 / 32)
     biases = 4 * 4 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
     assert sizes["llama-untied"] - sizes["llama"] == pytest.approx(table + biases, abs=64 * 40)
+
+
+def test_products_of_a_checked_graph_keep_their_inputs_in_fp32(
+    calm: TinyFactory, tmp_path: Path
+) -> None:
+    """Fused with int8 inputs they would be another model than the target's (2% of the spread)."""
+    checkpoint = calm("llama").checkpoint
+    precision = Int4(32, symmetric=True)
+    rows = []
+    for name, widened in (("packed", False), ("widened", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with build_session(
+            checkpoint, folder, precision, dialect="standard", widened=widened
+        ) as session:
+            rows.append(session.advance(np.arange(3, 40), logits=37).copy())
+    packed, plain = rows
+    assert np.abs(packed - plain).max() <= 1e-4 * plain.std()
