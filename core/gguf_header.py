@@ -161,7 +161,7 @@ class _Parser:
         return int(value)
 
     def take(self, length: int) -> int:
-        """Move past so many bytes; returns where they begin."""
+        """Move past a number of bytes; returns where they begin."""
         begin = self.at
         if length > self.size - begin:
             raise _Truncated

@@ -1,7 +1,7 @@
 """A file's tensor names and the decoder's: which is which, what is missing, what is left over.
 
 The rules are those of transformers 5 (`rename_source_key`, `tie_weights`), with one difference:
-where transformers warns and goes on with random or unused weights, this is an error.
+where transformers warns and continues with random or unused weights, this is an error.
 """
 
 import re
