@@ -5,9 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ROOMS := core bench bench/engines compress compress/alignment compress/stages \
-  compress/synthesis compress/tasks compress/vocabulary devices devices/calibration \
-  devices/checks devices/published devices/sensors devices/tensorrt export runtime
+ROOMS := core bench compress devices export runtime
+FOLDERS := $(shell find $(ROOMS) -name __pycache__ -prune -o -type d -print)
 DEMO := build/demo
 # Tests run in so many processes of one thread each; one takes up to 2 GB.
 WORKERS ?= 2
@@ -57,7 +56,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	touch $@
 
 # A strict editable install links file by file: again when a file was added or renamed.
-$(VENV)/.installed: $(VENV)/.packages $(ROOMS)
+$(VENV)/.installed: $(VENV)/.packages setup.py $(FOLDERS)
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
 	touch $@
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.command import positive_int, run_command
+from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
 
 _EPILOG = """\
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
     if arguments.setup_peers:
-        from edgelm.bench.peers import set_up
+        from edgelm.bench.peers.install import set_up
 
         set_up()
     if arguments.check_plan:
@@ -75,8 +75,8 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
 def _check_plan(arguments: argparse.Namespace) -> None:
     from edgelm.bench.machine import describe_machine
     from edgelm.bench.plan_check import check_plan, check_table
+    from edgelm.devices.detection.threads import physical_cores
     from edgelm.devices.profile import load_profile
-    from edgelm.devices.threads import physical_cores
 
     threads = arguments.threads or physical_cores()
     check = check_plan(
@@ -94,19 +94,19 @@ def _check_plan(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:
-    from edgelm.bench.contenders import STATIC_CACHE, bundle_contenders, peer_contenders
-    from edgelm.bench.html import html
     from edgelm.bench.machine import describe_machine
-    from edgelm.bench.markdown import markdown, table, why_invalid
     from edgelm.bench.measure import measure
+    from edgelm.bench.peers.engines import STATIC_CACHE, bundle_contenders, peer_contenders
+    from edgelm.bench.peers.sources import Sources, find_source
     from edgelm.bench.quality import Quality
-    from edgelm.bench.report import make_report, write_json
-    from edgelm.bench.sources import Sources, find_source
+    from edgelm.bench.report.html import html
+    from edgelm.bench.report.markdown import markdown, table, why_invalid
+    from edgelm.bench.report.report import make_report, write_json
     from edgelm.bench.workload import context_needed, workload
     from edgelm.bundle import read_manifest
+    from edgelm.devices.detection.threads import physical_cores
     from edgelm.devices.sensors import open_sensors
-    from edgelm.devices.threads import physical_cores
-    from edgelm.export.text import GATE
+    from edgelm.export.source.text import GATE
 
     manifests = {folder: read_manifest(folder) for folder in arguments.bundle}
     first = manifests[arguments.bundle[0]]

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from edgelm.runtime.cuda import Memory, Stream, find_gpu, free_memory
+from edgelm.runtime.engines.cuda import Memory, Stream, find_gpu, free_memory
 
 _MOST = 1 << 30  # bytes copied; a GPU of few gigabytes has less to spare
 _SHARE = 8

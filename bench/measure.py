@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgelm.bench.contenders import Absent, Contender
+from edgelm.bench.peers.engines import Absent, Contender
 from edgelm.bench.quality import Quality
 from edgelm.bench.worker import Worker
 from edgelm.bench.workload import Test
+from edgelm.bundle.gates import Figures
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import EdgeLMError
-from edgelm.gates import Figures
 
 log = logging.getLogger(__name__)
 

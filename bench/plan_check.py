@@ -10,17 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.bench.contenders import bundle_contenders
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples, measure
+from edgelm.bench.peers.engines import bundle_contenders
 from edgelm.bench.random_model import RandomShape, save_random_model
-from edgelm.bench.statistics import percentile
+from edgelm.bench.report.statistics import percentile
 from edgelm.bench.workload import Test, context_needed
 from edgelm.bundle import read_manifest
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 from edgelm.planning import Plan, Request
 
 SHAPES = (
@@ -112,7 +112,7 @@ def _bundle(shape: RandomShape, scratch: Path, context: int) -> Path:
     model = save_random_model(shape, scratch / "model")
     text = scratch / "text.txt"
     text.write_text(_TEXT)
-    export(
+    export_model(
         model,
         scratch / "bundle",
         precision=shape.precision,

@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer
 
 from edgelm.bench.worker import Worker
-from edgelm.checkpoint import Checkpoint
-from edgelm.export.distance import Distance
-from edgelm.export.gate import Judge
-from edgelm.export.reference import Reference
-from edgelm.export.text import read_passage
-from edgelm.gates import Figures
+from edgelm.bundle.gates import Figures
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.export.gate.divergence import Distance
+from edgelm.export.gate.measure import Judge
+from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import read_passage
 
 _ROWS = 256
 

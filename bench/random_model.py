@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from edgelm.precision import KvType
+from edgelm.quantize.precision import KvType
 
 _CONTEXT = 2048
 

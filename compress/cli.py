@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.command import positive_int, run_command, size_argument
-from edgelm.compress.ranks import is_first
+from edgelm.cli import positive_int, run_command, size_argument
+from edgelm.compress.run.distributed import is_first
 from edgelm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -93,11 +93,13 @@ def _compress(options: argparse.Namespace) -> None:
         recipe.check()
         print(recipe_toml(recipe), end="")
         return
-    from edgelm.compress.pipeline import compress
+    from edgelm.compress.pipeline import compress_model
 
     _quieten()
     line = _Line()
-    record = compress(recipe, options.output, run=options.run, progress=line.show, report=line.keep)
+    record = compress_model(
+        recipe, options.output, run=options.run, progress=line.show, report=line.keep
+    )
     line.end()
     if not is_first():
         return
@@ -112,7 +114,7 @@ def _compress(options: argparse.Namespace) -> None:
 
 def export_command(recipe: "Recipe", student: Path) -> str:
     """How to export the student; after QAD, to the very grid that it was trained on."""
-    from edgelm.checkpoint import open_checkpoint
+    from edgelm.checkpoint.source import open_checkpoint
 
     words = ["edge-export", str(student), "--target", recipe.target.name]
     if recipe.target.engine:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from edgelm.checkpoint import Checkpoint, open_checkpoint
-from edgelm.compress.ranks import is_first
-from edgelm.empty_model import empty_model, hf_config
+from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
+from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.compress.run.distributed import is_first
 from edgelm.errors import BadCheckpoint
-from edgelm.gguf import GgufFile
-from edgelm.gguf_tokenizer import write_for_transformers
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -30,7 +30,7 @@ def load_model(
     and of its largest matrix.
 
     Raises:
-        BadInput, BadCheckpoint, UnknownName: as `edgelm.checkpoint.open_checkpoint`.
+        BadInput, BadCheckpoint, UnknownName: as `edgelm.checkpoint.source.open_checkpoint`.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     config = hf_config(checkpoint)

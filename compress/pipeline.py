@@ -8,21 +8,21 @@ import msgspec
 import torch
 
 from edgelm import __version__
+from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
 from edgelm.compress.model import load_model, save_model
-from edgelm.compress.output import check_inputs_separate, student_files, written_files
-from edgelm.compress.ranks import is_first
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.run_folder import RunFolder
-from edgelm.compress.shape import Shape
+from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.replaceable import check_inputs_separate, student_files, written_files
+from edgelm.compress.run.run_folder import RunFolder
+from edgelm.compress.run.summary import write_summary
 from edgelm.compress.stages import State, judge, run_stages
-from edgelm.compress.summary import write_summary
-from edgelm.staging import check_replaceable, staged_folder
-from edgelm.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
+from edgelm.files.staging import check_replaceable, staged_folder
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def compress(
+def compress_model(
     recipe: Recipe,
     output: Path,
     *,
@@ -76,7 +76,7 @@ def _compress(state: State, output: Path) -> StudentRecord:
 
 
 def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRecord:
-    from edgelm.checkpoint import open_checkpoint
+    from edgelm.checkpoint.source import open_checkpoint
 
     assert state.student is not None
     spec, source = open_checkpoint(state.student).spec, state.source

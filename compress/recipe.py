@@ -24,18 +24,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgelm.compress.distill import Distillation
-from edgelm.compress.importance import Reduction
+from edgelm.compress.distillation.teacher_cache import CacheSettings
+from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.pruning.importance import Reduction
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.ranges import Count, NotNegative, Positive, Seed, Share
 from edgelm.compress.search import Budget, SearchSettings
-from edgelm.compress.shape import Shape
-from edgelm.compress.teacher_cache import CacheSettings
 from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
+from edgelm.files.toml_files import convert_toml, read_toml
 from edgelm.planning import Request
-from edgelm.precision import Int4, Int8, KvType, parse_precision
-from edgelm.toml_files import convert_toml, read_toml
+from edgelm.quantize.precision import Int4, Int8, KvType, parse_precision
 
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 

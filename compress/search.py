@@ -13,22 +13,22 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edgelm.compress.data import PackedTokens
-from edgelm.compress.distill import Distillation, distill
-from edgelm.compress.held_out import HeldOut
-from edgelm.compress.importance import Importance
+from edgelm.compress.data.packing import PackedTokens
+from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import Model, whole
-from edgelm.compress.prune import prune
+from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.ranges import Count, CountOrZero, Share
-from edgelm.compress.ranks import is_first
-from edgelm.compress.shape import Shape
+from edgelm.compress.run.distributed import is_first
 from edgelm.devices.kernels import kernels_of
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, DoesNotFit
+from edgelm.files.staging import replace_file
 from edgelm.planning import Request
-from edgelm.spec import DecoderSpec
-from edgelm.staging import replace_file
+from edgelm.spec.decoder import DecoderSpec
 
 _LOSSES = "losses.json"  # of a finalist's rounds
 

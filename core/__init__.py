@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgelm.compress.pipeline import compress
-    from edgelm.devices.plan import plan
+    from edgelm.compress.pipeline import compress_model
+    from edgelm.devices.planner.plan import plan
     from edgelm.errors import EdgeLMError
-    from edgelm.export import export
+    from edgelm.export.pipeline import export_model
     from edgelm.runtime import Completion, LanguageModel, Message, Options, Piece, Sampling, load
 
 __version__ = "0.1.0"
@@ -25,14 +25,14 @@ __all__ = [
     "Piece",
     "Sampling",
     "__version__",
-    "compress",
-    "export",
+    "compress_model",
+    "export_model",
     "load",
     "plan",
 ]
 
 _RUNTIME = "edgelm.runtime"
-_ROOMS = {
+_MODULES = {
     "Completion": _RUNTIME,
     "EdgeLMError": "edgelm.errors",
     "LanguageModel": _RUNTIME,
@@ -40,16 +40,14 @@ _ROOMS = {
     "Options": _RUNTIME,
     "Piece": _RUNTIME,
     "Sampling": _RUNTIME,
-    "compress": "edgelm.compress",
-    "export": "edgelm.export",
+    "compress_model": "edgelm.compress.pipeline",
+    "export_model": "edgelm.export.pipeline",
     "load": _RUNTIME,
-    "plan": "edgelm.devices.plan",
+    "plan": "edgelm.devices.planner.plan",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'edgelm' has no attribute {name!r}")
-    room = import_module(_ROOMS[name])
-    # `edgelm.export` is a room as well as a function (`callable_room`).
-    return room if room.__name__ == f"edgelm.{name}" else getattr(room, name)
+    return getattr(import_module(_MODULES[name]), name)

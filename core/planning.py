@@ -2,8 +2,8 @@
 
 import msgspec
 
-from edgelm.command import format_bytes
-from edgelm.precision import KvType
+from edgelm.cli import format_bytes
+from edgelm.quantize.precision import KvType
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -19,7 +19,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked of a device. `precision` is a name of edgelm.precision or `auto`.
+    """What is asked of a device. `precision` is a name of edgelm.quantize.precision or `auto`.
 
     `engine` and `power_mode` are the device's first and its fastest where None. The prompt's
     length is what the time to the first token is of, and the depth at which decoding is timed.

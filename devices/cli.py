@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from edgelm.command import format_bytes, positive_int, run_command, size_argument
+from edgelm.cli import format_bytes, positive_int, run_command, size_argument
 from edgelm.errors import BadInput
-from edgelm.precision import KV_BYTES
+from edgelm.quantize.precision import KV_BYTES
 
 _EPILOG = """\
 examples:
@@ -115,10 +115,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from edgelm.devices.plan import choices, plan
-    from edgelm.devices.plan_text import choice_table, shape_table
+    from edgelm.devices.planner.plan import choices, plan
+    from edgelm.devices.planner.plan_text import choice_table, shape_table
+    from edgelm.devices.planner.shapes import nearest_shapes
     from edgelm.devices.profile import load_profile
-    from edgelm.devices.shapes import nearest_shapes
     from edgelm.planning import Request
 
     request = Request(
@@ -149,7 +149,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _spec(model: str, revision: str | None) -> Any:
     from edgelm.bundle import MANIFEST, read_manifest
-    from edgelm.checkpoint import read_spec
+    from edgelm.checkpoint.source import read_spec
 
     if (Path(model) / MANIFEST).is_file():
         return read_manifest(Path(model)).spec
@@ -157,7 +157,7 @@ def _spec(model: str, revision: str | None) -> Any:
 
 
 def _detect(arguments: argparse.Namespace) -> None:
-    from edgelm.devices.detect import describe, detect
+    from edgelm.devices.detection.detect import describe, detect
 
     machine = detect()
     print(_as_json(machine) if arguments.json else describe(machine))
@@ -165,7 +165,7 @@ def _detect(arguments: argparse.Namespace) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from edgelm.bundle import read_manifest
-    from edgelm.devices.detect import detect
+    from edgelm.devices.detection.detect import detect
     from edgelm.devices.doctor import describe, examine, exit_code
 
     manifest = read_manifest(arguments.bundle) if arguments.bundle else None

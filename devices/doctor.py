@@ -27,8 +27,8 @@ from edgelm.devices.checks import (
 )
 from edgelm.devices.checks.context import Check, Context
 from edgelm.devices.checks.verdict import Severity, Verdict, unknown
-from edgelm.devices.machine import Machine
-from edgelm.devices.probes import Probes, reason
+from edgelm.devices.detection.machine import Machine
+from edgelm.devices.detection.probes import Probes, reason
 
 # The names are part of the report's format: scripts look for them.
 CHECKS: dict[str, Check] = {

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgelm.devices.tensorrt.versions import engine_family
+from edgelm.devices.tensorrt_versions import engine_family
 from edgelm.errors import BadInput
-from edgelm.precision import (
+from edgelm.quantize.precision import (
     EIGHT_BIT_KV,
     GROUP_SIZES,
     Int4,
@@ -15,7 +15,7 @@ from edgelm.precision import (
     WeightPrecision,
     parse_precision,
 )
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 
 
 class Kernels(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Literal
 
 import msgspec
 
+from edgelm.devices.detection.memory import available_bytes
 from edgelm.devices.kernels import KERNELS
-from edgelm.devices.memory import available_bytes
-from edgelm.devices.tensorrt.versions import engine_family
+from edgelm.devices.tensorrt_versions import engine_family
 from edgelm.errors import BadInput, UnknownName
-from edgelm.precision import KV_BYTES, PRECISIONS, KvType
-from edgelm.toml_files import convert_toml, read_toml
+from edgelm.files.toml_files import convert_toml, read_toml
+from edgelm.quantize.precision import KV_BYTES, PRECISIONS, KvType
 
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
@@ -73,7 +73,8 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Coefficients of the cost model measured on the device itself with this engine.
 
     Shares of the read bandwidth and of the dense peak, by precision; the rest as in
-    `edgelm.devices.cost.Coefficients`. `band` is the relative error not exceeded in 80% of cases.
+    `edgelm.devices.planner.cost.Coefficients`. `band` is the relative error not exceeded in 80% of
+    cases.
     """
 
     bandwidth: dict[str, float]

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from edgelm.command import format_bytes, positive_int, run_command
+from edgelm.cli import format_bytes, positive_int, run_command
 from edgelm.errors import BadInput
-from edgelm.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
+from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 _EPILOG = """\
 precisions:
@@ -153,7 +153,7 @@ def _verify(folder: Path) -> None:
 
 
 def _finalize(folder: Path) -> None:
-    from edgelm.runtime.finalize import finalize
+    from edgelm.runtime.engines.finalize import finalize
 
     manifest = finalize(folder, progress=_say)
     print(f"{folder}: {manifest.engines[0].file} is ready")
@@ -162,7 +162,7 @@ def _finalize(folder: Path) -> None:
 
 def _trust(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
-    from edgelm.devices.trust import trust
+    from edgelm.runtime.engines.trust import trust
 
     manifest = read_manifest(folder)
     if not manifest.engines:
@@ -182,8 +182,8 @@ def _run_hint(folder: Path) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from edgelm.checkpoint import read_spec
-    from edgelm.devices.plan import plan
+    from edgelm.checkpoint.source import read_spec
+    from edgelm.devices.planner.plan import plan
     from edgelm.devices.profile import load_profile
     from edgelm.planning import Request
 
@@ -202,14 +202,14 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from edgelm.bundle import MANIFEST
-    from edgelm.export.pipeline import export
+    from edgelm.export.pipeline import export_model
 
     texts = {
         name: value
         for name in ("calibration", "gate_text")
         if (value := getattr(arguments, name)) is not None
     }
-    manifest = export(
+    manifest = export_model(
         arguments.model,
         arguments.output,
         target=arguments.target,

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgelm.checkpoint import Checkpoint
-from edgelm.command import format_bytes
-from edgelm.devices.tensorrt.versions import RTX
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.cli import format_bytes
+from edgelm.devices.tensorrt_versions import RTX
 from edgelm.errors import DoesNotFit
-from edgelm.export.methods import METHODS, has_coarse
+from edgelm.export.quantize.methods import METHODS, has_coarse
+from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
-from edgelm.export.weights import Weights
-from edgelm.groups import EMBEDDING
 from edgelm.planning import Plan
-from edgelm.precision import PRECISIONS
+from edgelm.quantize.precision import PRECISIONS
+from edgelm.spec.groups import EMBEDDING
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

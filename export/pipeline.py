@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Literal
 
 from edgelm.bundle import MANIFEST, Manifest
-from edgelm.checkpoint import open_checkpoint
-from edgelm.devices.plan import plan as make_plan
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
+from edgelm.export.bundle.compile_ahead import engine_need
+from edgelm.export.bundle.replaceable import bundle_files
+from edgelm.export.cache import check_work
 from edgelm.export.disk import bundle_need, check_room, existing, full_disk_told, work_need
-from edgelm.export.engines import engine_need
-from edgelm.export.kept import check_work
-from edgelm.export.output import bundle_files
 from edgelm.export.progress import Progress, Timed
+from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest, max_bytes
-from edgelm.export.source_files import SourceFiles
+from edgelm.export.source.files import SourceFiles
+from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.export.stages import Export
-from edgelm.export.text import CALIBRATION, GATE
-from edgelm.export.weights import Weights
+from edgelm.files.staging import check_replaceable, check_separate, staged_folder
 from edgelm.planning import Request
-from edgelm.precision import KvType
-from edgelm.staging import check_replaceable, check_separate, staged_folder
+from edgelm.quantize.precision import KvType
 
 log = logging.getLogger(__name__)
 
 
-def export(
+def export_model(
     source: str | Path,
     output: str | Path,
     *,
@@ -59,7 +59,7 @@ def export(
         output: the folder to write; an older bundle there is replaced at the end.
         target: the device, a name of `edge-export --list-targets`.
         precision: `auto` (the smallest that passes the gate), or a name of
-            `edgelm.precision.PRECISIONS` that the target has.
+            `edgelm.quantize.precision.PRECISIONS` that the target has.
         kv: type of the key-value cache; by default int8 on a CPU (fp32 beside fp32 weights), else
             16 bits.
         context: most tokens in the cache; by default the device's, at most the model's.
@@ -73,7 +73,8 @@ def export(
         engine: one of the target's engines; its first by default.
         sms: compute capabilities (times ten) that an engine is compiled for ahead of time; by
             default the target's own.
-        method: how 4- and 8-bit weights are rounded, a name of `edgelm.export.methods.METHODS`.
+        method: how 4- and 8-bit weights are rounded, a name of
+            `edgelm.export.quantize.methods.METHODS`.
         max_size: bytes of weights, or a size such as `"98MB"`: with `auto` the best mixture within
             it, in place of the smallest that passes the gate.
         work: a folder that keeps what is found out on the way (calibration, sensitivities, rounded

@@ -4,8 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from edgelm.gates import Figures
-from edgelm.precision import WeightPrecision, describe
+from edgelm.bundle.gates import Figures
+from edgelm.quantize.precision import WeightPrecision, describe
 
 Progress = Callable[[str], None]
 

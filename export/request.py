@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from edgelm.command import parse_size
+from edgelm.cli import parse_size
 from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput, UnknownName
-from edgelm.export.methods import METHODS
-from edgelm.export.text import CALIBRATION, GATE
+from edgelm.export.quantize.methods import METHODS
+from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.planning import Request
-from edgelm.precision import WeightPrecision, parse_precision
+from edgelm.quantize.precision import WeightPrecision, parse_precision
 
 _MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
 

@@ -18,16 +18,18 @@ from edgelm.bundle import (
     hash_files,
     write_manifest,
 )
-from edgelm.command import format_bytes
+from edgelm.bundle.gate_sample import write_sample
+from edgelm.bundle.gates import Figures, GateResult, SourceCheck, enforce, gate_class, passes
+from edgelm.cli import format_bytes
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile import load_profile
-from edgelm.devices.tensorrt.versions import RTX
-from edgelm.export.allocate import Frontier
-from edgelm.export.auto import Assignment
-from edgelm.export.card import write_card
-from edgelm.export.disk import bundle_need, check_work_room, work_need
-from edgelm.export.engines import compile_ahead
-from edgelm.export.findings import (
+from edgelm.devices.tensorrt_versions import RTX
+from edgelm.export.bundle.compile_ahead import compile_ahead
+from edgelm.export.bundle.lineage import lineage_of
+from edgelm.export.bundle.model_card import write_card
+from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.cache import Kept, folder_bytes, work_folder
+from edgelm.export.cached_steps import (
     Manner,
     code_name,
     figures_of_candidate,
@@ -37,32 +39,30 @@ from edgelm.export.findings import (
     rounding_name,
     source_name,
 )
-from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept, folder_bytes, work_folder
-from edgelm.export.legal import legal_assignment
-from edgelm.export.lineage import lineage_of
-from edgelm.export.methods import METHODS
-from edgelm.export.planned_graphs import PlannedGraphs
-from edgelm.export.preparation import prepare
+from edgelm.export.disk import bundle_need, check_work_room, work_need
+from edgelm.export.gate.measure import Judge
+from edgelm.export.graph.variants import PlannedGraphs
+from edgelm.export.graph.write import Written
+from edgelm.export.precision.bisect import Assignment
+from edgelm.export.precision.frontier import Frontier
+from edgelm.export.precision.legalize import legal_assignment
+from edgelm.export.precision.search import Search, eight_bits, stand_in
+from edgelm.export.precision.wider_cache import with_wider_cache
 from edgelm.export.progress import Timed, figures_text, summary
-from edgelm.export.quantizer import Quantizer
-from edgelm.export.reference import Reference
+from edgelm.export.quantize.methods import METHODS
+from edgelm.export.quantize.prepare import prepare
+from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.smooth_quant import coarse_inputs
+from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
-from edgelm.export.search import Search, eight_bits, stand_in
-from edgelm.export.smooth_quant import coarse_inputs
-from edgelm.export.source_check import source_check
-from edgelm.export.source_files import SourceFiles
-from edgelm.export.text import SEQUENCES, Passage, affordable, read_passage
-from edgelm.export.tokenizer_files import write_tokenizer_files
-from edgelm.export.weights import Weights
-from edgelm.export.wider_cache import with_wider_cache
-from edgelm.export.writer import Written
-from edgelm.gate_sample import write_sample
-from edgelm.gates import Figures, GateResult, SourceCheck, enforce, gate_class, passes
+from edgelm.export.source.files import SourceFiles
+from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import SEQUENCES, Passage, affordable, read_passage
+from edgelm.export.source_check.check import source_check
 from edgelm.planning import Plan
-from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
-from edgelm.runtime.ort import OrtSession
-from edgelm.runtime.tokenizer import open_tokenizer
+from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
+from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.text.tokenizer import open_tokenizer
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
 _TUNING = 4  # sequences of the calibration text on which candidates are compared

@@ -1,10 +1,10 @@
 """From a bundle to tokens. Needs numpy, tokenizers, jinja2, msgspec and one engine."""
 
-from edgelm.runtime.chat import Message
 from edgelm.runtime.generator import Generation, Piece, TokenScore
 from edgelm.runtime.model import Completion, LanguageModel, load
 from edgelm.runtime.options import Options
 from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.text.chat import Message
 
 __all__ = [
     "Completion",

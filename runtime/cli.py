@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgelm.command import positive_int, run_command
+from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
-from edgelm.runtime.chat import Message
 from edgelm.runtime.generator import Piece
 from edgelm.runtime.interrupts import Interrupts
 from edgelm.runtime.model import LanguageModel, load
 from edgelm.runtime.options import Options
 from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.text.chat import Message
 
 _EPILOG = """\
 Without a prompt and on a terminal, edge-run starts a conversation; /reset forgets it, Ctrl-C

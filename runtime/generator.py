@@ -14,11 +14,11 @@ from typing import Literal, Self
 import numpy as np
 
 from edgelm.errors import BadInput, Busy, ContextFull
-from edgelm.runtime.chunked import Cancelled
+from edgelm.runtime.engines.chunked import Cancelled
+from edgelm.runtime.engines.session import Logits, Session, Tokens
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
-from edgelm.runtime.session import Logits, Session, Tokens
-from edgelm.runtime.stops import StopStrings
-from edgelm.runtime.tokenizer import Detokenizer, Tokenizer
+from edgelm.runtime.text.stops import StopStrings
+from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
 _WAIT_SECONDS = 0.05  # how often a thread that waits for another's step asks whether to go on
 

@@ -10,23 +10,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from edgelm.bounded_read import read_bounded
 from edgelm.bundle import Manifest, bundle_file, read_manifest
-from edgelm.command import format_bytes, parse_size
-from edgelm.devices.memory_need import loaded_bytes
+from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
+from edgelm.cli import format_bytes, parse_size
+from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
+from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
-from edgelm.runtime.chat import ChatTemplate, Message, check_messages
-from edgelm.runtime.control_tokens import ControlTokens
-from edgelm.runtime.engine import check_threads, open_session
+from edgelm.runtime.engines.open import check_threads, open_session
+from edgelm.runtime.engines.session import Session, Tokens
+from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.generator import FinishReason, Generation, Generator, Piece
-from edgelm.runtime.opening import open_unchanged
 from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.sampler import Sampling
-from edgelm.runtime.session import Session, Tokens
-from edgelm.runtime.special_tokens import read_special_tokens
-from edgelm.runtime.tokenizer import Tokenizer
-from edgelm.special_token_names import SPECIAL_TOKENS_FILE
+from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
+from edgelm.runtime.text.control_tokens import ControlTokens
+from edgelm.runtime.text.special_tokens import read_special_tokens
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def load(
     check_threads(threads)
     manifest = read_manifest(folder)
     if manifest.pending:
-        from edgelm.runtime.finalize import finalize
+        from edgelm.runtime.engines.finalize import finalize
 
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
         finalize(folder, anew=False, progress=log.warning)

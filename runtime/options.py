@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 
 from edgelm.errors import BadInput
+from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generator import Request
 from edgelm.runtime.sampler import Sampling
-from edgelm.runtime.session import Tokens
 
 
 class Event(Protocol):

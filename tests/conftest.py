@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from tests.models import tiny_model
 from tests.tiny_chat import save_tiny_chat
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from edgelm.bench.engines.protocol import Logits, Tokens, serve
 from edgelm.bundle import read_manifest, verify
-from edgelm.bundle_files import TOKENIZER, file_states
+from edgelm.bundle.files import TOKENIZER, file_states
 from edgelm.errors import BadBundle
-from edgelm.runtime.engine import engine_version, open_session
-from edgelm.runtime.tokenizer import Tokenizer
+from edgelm.runtime.engines.open import engine_version, open_session
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 
 class EdgeLM:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgelm.compress.conversations import Example, Messages
+from edgelm.compress.data.conversations import Example, Messages
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
 

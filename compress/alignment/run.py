@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from edgelm.compress.ranks import is_first
-from edgelm.compress.resumption import check_same_settings
+from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.resumption import check_same_settings
 from edgelm.errors import BadInput
-from edgelm.hashing import first_changed, tree_sha256
-from edgelm.staging import check_replaceable, replace_file, sync
+from edgelm.files.hashing import first_changed, tree_sha256
+from edgelm.files.staging import check_replaceable, replace_file, sync
 
 _RECORD = "align.json"
 _COMPLETE = "complete"

@@ -6,20 +6,20 @@ from typing import Any
 
 import torch
 
-from edgelm.compress.data import pack, read_documents
-from edgelm.compress.fingerprint import tokenizer_sha256
+from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.data.packing import pack, read_documents
 from edgelm.compress.model import load_tokenizer, save_model
 from edgelm.compress.recipe import Synthesize
-from edgelm.compress.run_folder import file_hashes
+from edgelm.compress.run.fingerprint import tokenizer_sha256
+from edgelm.compress.run.run_folder import file_hashes
 from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record
-from edgelm.student import StageRecord
 
 
 def synthesize_text(state: State, settings: Synthesize) -> None:
     """Text from the teacher becomes the data."""
-    from edgelm.compress.sampling import Sampling
     from edgelm.compress.synthesis.plan import Answers, FreeText, vocabulary_words
-    from edgelm.compress.synthesize import Synthesis, synthesize
+    from edgelm.compress.synthesis.sampling import Sampling
+    from edgelm.compress.synthesis.synthesize import Synthesis, synthesize
 
     prompts = settings.prompts
     kind = (

@@ -9,20 +9,20 @@ from typing import Any
 import msgspec
 import torch
 
-from edgelm.checkpoint import open_checkpoint
-from edgelm.compress.evaluate import evaluate, parse_tasks
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.checkpoint.student import Figure, StageRecord
+from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
 from edgelm.compress.model import save_model
-from edgelm.compress.ranks import processes
 from edgelm.compress.recipe import Align
-from edgelm.compress.run_folder import file_hashes, task_hashes
+from edgelm.compress.run.distributed import processes
+from edgelm.compress.run.run_folder import file_hashes, task_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
-from edgelm.compress.tasks.text_quality import distance_to_teacher, perplexity
-from edgelm.student import Figure, StageRecord
 
 
 def align_student(state: State, settings: Align) -> None:
     """The student learns to answer."""
-    from edgelm.compress.align import align
+    from edgelm.compress.alignment.align import align
     from edgelm.compress.alignment.settings import Dpo, Sft
 
     kind = {"sft": Sft, "dpo": Dpo}[settings.method]

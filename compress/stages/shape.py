@@ -8,27 +8,27 @@ from typing import Any
 import msgspec
 import torch
 
-from edgelm.compress.data import calibration_rows
-from edgelm.compress.distill import Distillation
-from edgelm.compress.evaluate import evaluate, parse_tasks
-from edgelm.compress.held_out import held_out_divergence
-from edgelm.compress.importance import Aggregation, Importance, score
-from edgelm.compress.layer_loss import (
+from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.data.packing import calibration_rows
+from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.held_out import held_out_divergence
+from edgelm.compress.model import Model, save_model
+from edgelm.compress.pruning.importance import Aggregation, Importance, score
+from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
     layers_without_best_block,
     text_loss,
 )
-from edgelm.compress.model import Model, save_model
-from edgelm.compress.prune import prune
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Calibrate
-from edgelm.compress.run_folder import task_hashes
+from edgelm.compress.run.run_folder import task_hashes
 from edgelm.compress.search import Candidate, Cost, search, table
-from edgelm.compress.shape import Shape
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.devices.profile import load_profile
-from edgelm.staging import replace_file
-from edgelm.student import StageRecord
+from edgelm.files.staging import replace_file
 
 
 def score_parts(state: State, settings: Calibrate) -> None:

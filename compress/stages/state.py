@@ -9,18 +9,17 @@ from typing import Any
 import msgspec
 import torch
 
-from edgelm.checkpoint import Checkpoint, open_checkpoint
-from edgelm.compress.conversations import read_prompts
-from edgelm.compress.data import (
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.data.conversations import read_prompts
+from edgelm.compress.data.packing import (
     Document,
     PackedTokens,
     calibration_rows,
     check_documents,
     read_documents,
 )
-from edgelm.compress.distill import Distillation
-from edgelm.compress.fingerprint import tokenizer_sha256
-from edgelm.compress.importance import Importance
+from edgelm.compress.distillation.train import Distillation
 from edgelm.compress.model import (
     Model,
     Tokenizer,
@@ -29,14 +28,15 @@ from edgelm.compress.model import (
     load_model,
     load_tokenizer,
 )
-from edgelm.compress.ranks import device
+from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.run_folder import RunFolder, file_hashes
+from edgelm.compress.run.distributed import device
+from edgelm.compress.run.fingerprint import tokenizer_sha256
+from edgelm.compress.run.run_folder import RunFolder, file_hashes
 from edgelm.compress.search import Candidate
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
-from edgelm.spec import DecoderSpec
-from edgelm.student import StageRecord
+from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows that pass at a time where nothing is trained
 DATA_FILE = "tokens.npy"
@@ -75,7 +75,7 @@ class State:
 
     def check(self) -> None:
         """Raise now what stages would raise after hours: unknown names, files that are missing."""
-        from edgelm.compress.evaluate import parse_tasks
+        from edgelm.compress.evaluation.evaluate import parse_tasks
 
         recipe = self.recipe
         if recipe.search or recipe.prune:

@@ -6,18 +6,23 @@ from typing import Any
 import msgspec
 import torch
 
-from edgelm.compress.distill import Distillation, distill
-from edgelm.compress.held_out import held_out_divergence
-from edgelm.compress.hidden_loss import default_map
-from edgelm.compress.layer_loss import text_loss
-from edgelm.compress.metrics import FILE as METRICS
-from edgelm.compress.metrics import Metrics, read_metrics
+from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.distillation.hidden_loss import default_map
+from edgelm.compress.distillation.metrics import FILE as METRICS
+from edgelm.compress.distillation.metrics import Metrics, read_metrics
+from edgelm.compress.distillation.teacher_cache import (
+    CacheSettings,
+    TeacherCache,
+    build_cache,
+    cache_bytes,
+)
+from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.model import Model, save_model, whole
+from edgelm.compress.pruning.layer_removal import text_loss
 from edgelm.compress.recipe import Correct, Distil, Qad
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
-from edgelm.compress.teacher_cache import CacheSettings, TeacherCache, build_cache, cache_bytes
-from edgelm.precision import Int4, Int8, describe
-from edgelm.student import StageRecord
+from edgelm.quantize.precision import Int4, Int8, describe
 
 
 def correct_teacher(state: State, settings: Correct) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from edgelm.compress.resumption import check_same_settings
+from edgelm.compress.run.resumption import check_same_settings
 from edgelm.errors import BadInput
-from edgelm.staging import replace_file
+from edgelm.files.staging import replace_file
 
 _CHUNK = 1 << 20
 

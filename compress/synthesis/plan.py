@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelm.compress.conversations import Messages, read_prompts
+from edgelm.compress.data.conversations import Messages, read_prompts
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.compress.sampling import Sampling
+from edgelm.compress.synthesis.sampling import Sampling
 from edgelm.errors import BadInput
 
 

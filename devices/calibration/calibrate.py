@@ -18,14 +18,14 @@ from edgelm.devices.calibration.found import Found
 from edgelm.devices.calibration.stack import HEAD_DIM, StackShape, build_stack
 from edgelm.devices.calibration.timing import TimedStack, read_gb_s
 from edgelm.devices.calibration.write import profile_text
-from edgelm.devices.detect import detect
+from edgelm.devices.detection.detect import detect
+from edgelm.devices.detection.memory import available_bytes
+from edgelm.devices.detection.threads import physical_cores
 from edgelm.devices.kernels import KERNELS
-from edgelm.devices.memory import available_bytes
 from edgelm.devices.profile import ENVIRONMENT, read_profile
-from edgelm.devices.threads import physical_cores
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.precision import KV_BYTES, KvType
-from edgelm.staging import replace_file
+from edgelm.files.staging import replace_file
+from edgelm.quantize.precision import KV_BYTES, KvType
 
 # Equally many bytes in many narrow layers and in few wide ones tell a layer's cost from a byte's;
 # more bytes than any cache of a laptop holds, as a model's are.

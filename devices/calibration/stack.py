@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import MissingPackage
-from edgelm.precision import Fp32, Int4, Int8, KvType, WeightPrecision
+from edgelm.quantize.precision import Fp32, Int4, Int8, KvType, WeightPrecision
 
 _MICROSOFT = "com.microsoft"
 _OPSET, _IR_VERSION = 21, 10

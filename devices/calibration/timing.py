@@ -11,7 +11,7 @@ import numpy as np
 
 from edgelm.devices.calibration.stack import HEAD_DIM, POSITIONS, StackShape
 from edgelm.errors import MissingPackage
-from edgelm.precision import KvType
+from edgelm.quantize.precision import KvType
 
 _CPU = "CPUExecutionProvider"
 _READ_BYTES = 1 << 30

@@ -3,7 +3,7 @@
 from datetime import date
 
 from edgelm.devices.calibration.found import Found
-from edgelm.devices.machine import Machine
+from edgelm.devices.detection.machine import Machine
 
 _PROFILE = """\
 # Written by `edge-devices calibrate`.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from edgelm.bundle import Manifest
 from edgelm.devices.checks.verdict import Verdict
-from edgelm.devices.machine import Machine
-from edgelm.devices.modules import SOCS
-from edgelm.devices.nvidia import UNREAD_GPU
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Machine
+from edgelm.devices.detection.modules import SOCS
+from edgelm.devices.detection.nvidia import UNREAD_GPU
+from edgelm.devices.detection.probes import Probes
 
 
 @dataclass(frozen=True)

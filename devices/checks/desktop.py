@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgelm.command import format_bytes
+from edgelm.cli import format_bytes
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
 

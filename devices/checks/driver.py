@@ -11,7 +11,7 @@ from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.onnxruntimes import folder
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown
 from edgelm.devices.checks.wheels import gpu_wheel
-from edgelm.devices.jetpack import jetpack_of
+from edgelm.devices.detection.jetpack import jetpack_of
 
 # NVIDIA, CUDA Compatibility, minor version compatibility: the least driver of each major number.
 _LEAST_DRIVER = {12: 525, 13: 580}

@@ -2,7 +2,7 @@
 
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
-from edgelm.devices.nvidia import UNREAD_GPU
+from edgelm.devices.detection.nvidia import UNREAD_GPU
 
 _LEAST_SHARE = 0.8  # of the default power limit
 _ASK = ("nvidia-smi", "--query-gpu=name,power.limit,power.default_limit", "--format=csv,noheader")

@@ -3,7 +3,7 @@
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
-from edgelm.devices.jetpack import jetpack_of
+from edgelm.devices.detection.jetpack import jetpack_of
 
 _OLDEST_TENSORRT = (10, 3)  # that of the decomposed dialect
 _XAVIER = "tegra194"

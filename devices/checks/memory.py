@@ -1,11 +1,11 @@
 """Whether the bundle fits: into memory now, and what is made of it onto the disk."""
 
 from edgelm.bundle import Manifest
-from edgelm.command import format_bytes
+from edgelm.cli import format_bytes
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, error, ok, warning
-from edgelm.devices.machine import Machine
-from edgelm.devices.memory_need import loaded_bytes
+from edgelm.devices.detection.machine import Machine
+from edgelm.devices.planner.memory_need import loaded_bytes
 
 _LEAST_CONTEXT = 256
 _LEAST_DISK = 2e9

@@ -7,7 +7,7 @@ the pages it takes, compressed, in the very memory that is short.
 
 import msgspec
 
-from edgelm.command import format_bytes
+from edgelm.cli import format_bytes
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, warning
 

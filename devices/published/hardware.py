@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.coefficients import family
+from edgelm.devices.planner.coefficients import family
 from edgelm.devices.profile import Figure, PowerMode, Profile, load_profile, profile_names
 
 _FILE = Path(__file__).with_name("cards.toml")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.cost import WEIGHT_ONLY
+from edgelm.devices.planner.cost import WEIGHT_ONLY
+from edgelm.devices.planner.work import Work
 from edgelm.devices.published.hardware import Hardware, hardware_named
 from edgelm.devices.published.models import Total, model_named
-from edgelm.devices.work import Work
 from edgelm.errors import BadInput
 
 COLUMNS = [

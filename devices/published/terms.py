@@ -8,8 +8,8 @@ model itself with every coefficient at one.
 
 import msgspec
 
-from edgelm.devices import cost
-from edgelm.devices.cost import Coefficients
+from edgelm.devices.planner import cost
+from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.rows import Row
 
 TERMS = ("read", "unpack", "layers", "prompt_layers", "matrices", "attention", "recurrence")

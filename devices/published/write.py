@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.coefficients import Entry, Level, Table
-from edgelm.devices.cost import Coefficients
+from edgelm.devices.planner.coefficients import Entry, Level, Table
+from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.fit import Fit, Key
 from edgelm.devices.published.judge import Ranges
 from edgelm.devices.published.terms import Observation
-from edgelm.staging import replace_file
+from edgelm.files.staging import replace_file
 
 _HIGHEST_SHARE = 0.98
 FAMILIAR = 4  # rows from which a device's own range is narrower than a stranger's

@@ -2,8 +2,8 @@
 
 import re
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Reader, file_reader, sort_out
 
 # A policy is a cluster of cores, on x86 mostly one core.

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.clocks import find_clocks
 from edgelm.devices.sensors.memory import find_memory
 from edgelm.devices.sensors.nvml import find_gpus

@@ -7,8 +7,8 @@ has none, and cudaMemGetInfo moves with the page cache.
 import os
 from pathlib import Path
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes, reason
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.sensors.reader import Found, Reader, place, sort_out
 
 _HEAD = 256  # bytes; both lines are among the first three

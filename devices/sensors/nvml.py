@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Kind, Reader, sort_out
 
 _TEMPERATURE_GPU = 0  # nvml.h, nvmlTemperatureSensors_t

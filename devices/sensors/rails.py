@@ -7,8 +7,8 @@ rails. A reading costs an I2C transfer of about half a millisecond, spent waitin
 
 from pathlib import Path
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes, reason
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.sensors.reader import (
     Found,
     NumberFile,

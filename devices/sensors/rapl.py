@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes, reason
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.sensors.reader import Found, NumberFile, Reader, place, sort_out
 
 _LEAST_S = 0.02  # the counter moves once a millisecond; over less the quotient is noise

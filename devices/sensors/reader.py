@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes, reason
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes, reason
 
 Kind = Literal["memory", "power", "temperature", "clock", "throttle"]
 Part = Literal["board", "cpu", "gpu"]

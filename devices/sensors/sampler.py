@@ -12,7 +12,7 @@ from typing import Self
 
 import msgspec
 
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors.reader import Part, Reader
 from edgelm.devices.sensors.series import Sensor, Series
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Part, Reader, file_reader, sort_out, text
 
 _ZONES = "/sys/class/thermal/thermal_zone*"

@@ -7,8 +7,8 @@ throttling, and `reasons` are NVML's bits.
 import re
 from pathlib import Path
 
-from edgelm.devices.machine import Unread
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.machine import Unread
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Reader, file_reader, sort_out, text
 
 # Over-current events of Orin and its elders; the class folder has them under any driver name.

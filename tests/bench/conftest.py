@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.contenders import Contender
-from edgelm.export import export
+from edgelm.bench.peers.engines import Contender
+from edgelm.export.pipeline import export_model
 from tests.tiny_chat import save_tiny_chat
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its fp32 bundle; read it, never change it."""
     folder = tmp_path_factory.mktemp("bench-bundles") / "tiny-fp32"
-    export(source, folder, precision="fp32")
+    export_model(source, folder, precision="fp32")
     return folder
 
 
@@ -32,7 +32,7 @@ def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def int8_bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its int8 bundle."""
     folder = tmp_path_factory.mktemp("bench-bundles") / "tiny-int8"
-    export(source, folder, precision="int8")
+    export_model(source, folder, precision="int8")
     return folder
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.bench.contenders import Absent, Contender
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
-from edgelm.bench.report import Report, make_report
+from edgelm.bench.peers.engines import Absent, Contender
+from edgelm.bench.report.report import Report, make_report
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import Manifest
-from edgelm.devices.machine import Unread
+from edgelm.bundle.gates import Figures
+from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors import Part, Reader, Sampler
-from edgelm.gates import Figures
 
 PP, TG, DEEP = Job("pp", 100), Job("tg", 4), Job("tg", 4, 50)
 MACHINE = Machine(

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from edgelm.bench.cli import main
-from edgelm.bench.report import Report
+from edgelm.bench.report.report import Report
 from edgelm.bundle import read_manifest, write_manifest
 from edgelm.devices.sensors import Reader, Sampler
-from edgelm.export import export
-from tests.bench.peers import make_peers
+from edgelm.export.pipeline import export_model
+from tests.bench.fake_peers import make_peers
 from tests.models import save_tiny
 from tests.tiny_chat import save_tiny_chat
 
@@ -214,7 +214,7 @@ def test_bundles_of_different_sources_are_not_compared(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_tiny_chat(tmp_path / "source", "llama-untied")
-    export(tmp_path / "source", tmp_path / "other", precision="fp32")
+    export_model(tmp_path / "source", tmp_path / "other", precision="fp32")
     assert bench(tmp_path / "report", bundle, tmp_path / "other") == 2
     assert "the bundles come from different sources" in capsys.readouterr().err
 

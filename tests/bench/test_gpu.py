@@ -4,8 +4,8 @@ import pytest
 
 from edgelm.bench.gpu import gpu_bandwidth, look_at_gpu
 from edgelm.errors import MissingPackage
-from edgelm.runtime import cuda
-from edgelm.runtime.cuda import find_gpu
+from edgelm.runtime.engines import cuda
+from edgelm.runtime.engines.cuda import find_gpu
 from tests.runtime.fake_gpu import FakeCuda
 
 

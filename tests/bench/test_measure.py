@@ -9,15 +9,15 @@ from typing import Self
 
 import pytest
 
-from edgelm.bench.contenders import Contender, bundle_contenders
 from edgelm.bench.measure import Samples, measure
+from edgelm.bench.peers.engines import Contender, bundle_contenders
 from edgelm.bench.quality import Quality
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import read_manifest
-from edgelm.checkpoint import open_checkpoint
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import MissingPackage
-from edgelm.export.text import GATE
+from edgelm.export.source.text import GATE
 from tests.bench.conftest import FakeContender
 
 PP, TG, DEEP = Job("pp", 6), Job("tg", 3), Job("tg", 3, 4)

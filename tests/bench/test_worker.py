@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.bench.worker import Worker, WorkerFailed, _visible_package
 from edgelm.bundle import read_manifest
-from edgelm.runtime.ort import OrtSession
+from edgelm.runtime.engines.ort import OrtSession
 from tests.bench.conftest import FakeContender
 from tests.bench.fake_worker import VOCAB
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from edgelm.checkpoint.student import StageRecord, StudentRecord
 from edgelm.compress.model import load_model
 from edgelm.compress.recipe import read_recipe
-from edgelm.export.text import CALIBRATION
-from edgelm.student import StageRecord, StudentRecord
+from edgelm.export.source.text import CALIBRATION
 from tests.tiny_chat import save_tiny_chat
 
 LENGTH = 32

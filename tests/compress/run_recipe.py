@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from edgelm.compress.pipeline import compress
+from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         if options.die_at and line.startswith(options.die_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    compress(read_recipe(options.recipe), options.output, progress=progress)
+    compress_model(read_recipe(options.recipe), options.output, progress=progress)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import torch
 
-from edgelm.compress.distill import distill
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.model import whole
-from edgelm.precision import Int4, Int8
+from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 
-from edgelm.export.text import CALIBRATION
+from edgelm.export.source.text import CALIBRATION
 from tests.tiny_chat import tiny_tokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.checkpoint.student import read_student_record
 from edgelm.compress.cli import default_recipe, export_command, main, parser
 from edgelm.compress.recipe import read_recipe
-from edgelm.student import read_student_record
 from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, QAD, TEACHER, write_recipe
 from tests.models import save_tiny
 

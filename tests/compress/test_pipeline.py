@@ -10,18 +10,18 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import edgelm.compress.synthesize as synthesis
-from edgelm.compress.data import PackedTokens, calibration_rows
-from edgelm.compress.layer_loss import block_losses, text_loss
+import edgelm.compress.synthesis.synthesize as synthesis
+from edgelm.checkpoint.student import StudentRecord, read_student_record
+from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.model import load_model
-from edgelm.compress.pipeline import compress
+from edgelm.compress.pipeline import compress_model
+from edgelm.compress.pruning.layer_removal import block_losses, text_loss
 from edgelm.compress.recipe import read_recipe
 from edgelm.compress.search import Candidate
 from edgelm.compress.synthesis.plan import FreeText
 from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
-from edgelm.hashing import file_sha256
-from edgelm.student import StudentRecord, read_student_record
+from edgelm.files.hashing import file_sha256
 from tests.compress.recipes import (
     CORRECT,
     DISTILL,
@@ -49,12 +49,14 @@ ANYTHING = Filters(min_characters=1, max_repeated=1, max_run=1, max_unprintable=
 def whole(bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudentRecord]:
     """A student of all the usual stages."""
     student = tmp_path_factory.mktemp("whole") / "student"
-    return student, compress(recipe_of(bench, CORRECT, SEARCH, DISTILL, QAD, EVALUATE), student)
+    return student, compress_model(
+        recipe_of(bench, CORRECT, SEARCH, DISTILL, QAD, EVALUATE), student
+    )
 
 
 def quick(bench: Path, output: Path, *parts: str) -> StudentRecord:
     """Run a recipe with little to distil."""
-    return compress(recipe_of(bench, *(parts or (PRUNE, DISTILL))), output)
+    return compress_model(recipe_of(bench, *(parts or (PRUNE, DISTILL))), output)
 
 
 def test_the_record_says_what_was_done(bench: Path, whole: tuple[Path, StudentRecord]) -> None:
@@ -139,7 +141,7 @@ def test_qad_runs_again_on_another_grid(
         monkeypatch.setattr("edgelm.compress.recipe._QAD_GROUP", size)
         said: list[str] = []
         recipe = recipe_of(bench, PRUNE, QAD.replace("group_size = 32\n", ""))
-        compress(recipe, tmp_path / "student", report=said.append)
+        compress_model(recipe, tmp_path / "student", report=said.append)
         [start] = (tmp_path / "student.run").glob("qad*/**/start.safetensors")
         with safe_open(start, "pt") as file:
             return file.metadata()["of"].split(", weights")[0], len(said)
@@ -189,7 +191,7 @@ def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     cache = f'[distill.cache]\nkind = "{kind}"\nsize = 16\n'
     said: list[str] = []
     recipe = recipe_of(bench, "max_tokens = 2048\n", PRUNE, DISTILL, cache)
-    record = compress(recipe, tmp_path / "student", report=said.append)
+    record = compress_model(recipe, tmp_path / "student", report=said.append)
     order = ["data", "importance", "prune", "cache", "distill"]
     assert [one.name for one in record.stages] == order
     rows = 2048 // LENGTH
@@ -208,7 +210,7 @@ def test_a_trimmed_vocabulary(bench: Path, tmp_path: Path) -> None:
     for name in ("train.jsonl", "valid.jsonl"):
         shutil.copyfile(bench / name, tmp_path / name)
     recipe = recipe_of(tmp_path, "[vocabulary]\nsize = 512\n", PRUNE, DISTILL, EVALUATE)
-    record = compress(recipe, tmp_path / "student")
+    record = compress_model(recipe, tmp_path / "student")
     figures = stage(record, "vocabulary").figures
     assert figures["vocab_size"] == 512
     assert figures["parameters_saved"] == (1202 - 512) * 64
@@ -233,7 +235,9 @@ def test_text_from_the_teacher(
     written = []
     for seed in (0, 1):
         parts = (f"seed = {seed}\n", settings, PRUNE, small)
-        record = compress(read_recipe(write_recipe(bench, text, *parts)), tmp_path / "student")
+        record = compress_model(
+            read_recipe(write_recipe(bench, text, *parts)), tmp_path / "student"
+        )
         assert [one.name for one in record.stages][:2] == ["synthesize", "data"]
         assert stage(record, "synthesize").figures["documents"] == 8
         assert stage(record, "data").figures["tokens"] > 64
@@ -259,7 +263,7 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
     for name in ("train.jsonl", "valid.jsonl"):
         shutil.copyfile(bench / name, tmp_path / name)
     text = TEACHER.replace("float32", "bfloat16")
-    compress(read_recipe(write_recipe(tmp_path, text, PRUNE)), tmp_path / "student")
+    compress_model(read_recipe(write_recipe(tmp_path, text, PRUNE)), tmp_path / "student")
     assert (tmp_path / "student" / "LICENSE.txt").read_text() == "do as you like"
     with safe_open(tmp_path / "student" / "model.safetensors", framework="pt") as tensors:
         names = tensors.keys()
@@ -320,7 +324,7 @@ def test_data_that_cannot_be_used(
     text = TEACHER.replace("train.jsonl", str(data))
     recipe = read_recipe(write_recipe(bench, text, PRUNE))
     with pytest.raises(BadInput, match=message):
-        compress(recipe, tmp_path / "student")
+        compress_model(recipe, tmp_path / "student")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,7 @@ def test_nothing_is_written_for_a_recipe_that_cannot_run(
     assert was in TEACHER
     recipe = read_recipe(write_recipe(bench, TEACHER.replace(was, now), PRUNE))
     with pytest.raises(BadInput, match=message):
-        compress(recipe, tmp_path / "student")
+        compress_model(recipe, tmp_path / "student")
     assert not list(tmp_path.iterdir())
 
 
@@ -347,7 +351,7 @@ def test_no_prompts_no_run_folder(bench: Path, tmp_path: Path) -> None:
     parts = ("[synthesize]\nprompts = 'gone.jsonl'\n", PRUNE)
     recipe = read_recipe(write_recipe(bench, TEACHER, *parts))
     with pytest.raises(BadInput, match=r"no such data file: .*gone\.jsonl"):
-        compress(recipe, tmp_path / "student")
+        compress_model(recipe, tmp_path / "student")
     assert not list(tmp_path.iterdir())
 
 
@@ -363,7 +367,7 @@ def test_a_tokenizer_of_another_model(bench: Path, tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe(tmp_path, TEACHER, PRUNE))
     message = "tokenizer and model vocabulary disagree: the tokenizer has 321 tokens, .* for 320"
     with pytest.raises(BadCheckpoint, match=message):
-        compress(recipe, tmp_path / "student")
+        compress_model(recipe, tmp_path / "student")
 
 
 def test_other_things_are_not_overwritten(bench: Path, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.compress.distill import Distillation
+from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Correct, read_recipe, recipe_toml
-from edgelm.compress.shape import Shape
 from edgelm.errors import BadInput
-from edgelm.precision import Int4, Int8
+from edgelm.quantize.precision import Int4, Int8
 
 LEAST = 'teacher = "t"\ndata = ["d.jsonl"]\n'
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import edgelm.compress.stages.state as state
-from edgelm.compress.pipeline import compress
+from edgelm.checkpoint.student import StudentRecord
+from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
-from edgelm.student import StudentRecord
 from tests.compress.recipes import (
     CORRECT,
     DISTILL,
@@ -64,14 +64,14 @@ def run(*arguments: str, processes: int = 1) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workshop and in it the student of a run that nothing disturbed."""
     folder = workshop(tmp_path_factory.mktemp("restarts"))
-    compress(recipe_of(folder, *USUAL), folder / "student")
+    compress_model(recipe_of(folder, *USUAL), folder / "student")
     return folder
 
 
 def again(folder: Path, *parts: str) -> tuple[StudentRecord, dict[str, str]]:
     """Run in the folder that is already there; what became of each stage."""
     said: list[str] = []
-    record = compress(recipe_of(folder, *parts), folder / "student", report=said.append)
+    record = compress_model(recipe_of(folder, *parts), folder / "student", report=said.append)
     skipped = [line.partition(":")[0] for line in said if line.endswith("unchanged, skipped")]
     return record, {one.name: "skipped" if one.name in skipped else "ran" for one in record.stages}
 
@@ -129,7 +129,7 @@ def test_kill_9_and_start_again(folder: Path, tmp_path: Path, when: str) -> None
     assert run(str(recipe), str(student), "--die-at", when) == -9
     assert not student.exists()
     said: list[str] = []
-    record = compress(read_recipe(recipe), student, report=said.append)
+    record = compress_model(read_recipe(recipe), student, report=said.append)
     assert f"{when.partition(':')[0]}: going on" in said
     assert same(weights_of(student), weights_of(undisturbed(folder)))
     expected, _ = again(folder, *USUAL)
@@ -146,8 +146,8 @@ def undisturbed(folder: Path) -> Path:
 def test_two_processes_make_the_student_of_one(folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(folder, TEACHER, *EVERYTHING, name="two")
     assert run(str(recipe), str(tmp_path / "two"), processes=2) == 0
-    one = compress(read_recipe(recipe), tmp_path / "one")
-    both = compress(read_recipe(recipe), tmp_path / "two")
+    one = compress_model(read_recipe(recipe), tmp_path / "one")
+    both = compress_model(read_recipe(recipe), tmp_path / "two")
     assert [each.name for each in both.stages] == [each.name for each in one.stages]
     assert both.shape == one.shape
     assert both.parameters == one.parameters

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import edgelm.compress.search as module
-from edgelm.checkpoint import read_spec
-from edgelm.compress.importance import Importance, score, spec_of
+from edgelm.checkpoint.source import read_spec
+from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search import (
     Budget,
     Candidate,
@@ -24,13 +25,12 @@ from edgelm.compress.search import (
     search,
     table,
 )
-from edgelm.compress.shape import Shape
 from edgelm.devices.kernels import KERNELS
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import Request
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 from tests.models import tiny_config
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgelm.compress.data import PackedTokens
-from edgelm.compress.distill import Distillation, Step, distill
-from edgelm.compress.importance import score
-from edgelm.compress.prune import prune
-from edgelm.compress.shape import Shape
+from edgelm.compress.data.packing import PackedTokens
+from edgelm.compress.distillation.train import Distillation, Step, distill
+from edgelm.compress.pruning.importance import score
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.shape import Shape
 from tests.models import tiny_model
 
 LENGTH = 16

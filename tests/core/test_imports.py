@@ -23,8 +23,8 @@ ARROWS = {
 # The face imports rooms when it is called, and type checkers see them before.
 FACE_EXCEPTION = {
     ("core/__init__.py", "edgelm.compress.pipeline"),
-    ("core/__init__.py", "edgelm.devices.plan"),
-    ("core/__init__.py", "edgelm.export"),
+    ("core/__init__.py", "edgelm.devices.planner.plan"),
+    ("core/__init__.py", "edgelm.export.pipeline"),
     ("core/__init__.py", "edgelm.runtime"),
 }
 # What fits and what measures calculates with arrays; nothing of devices imports them but the
@@ -84,7 +84,7 @@ def modules_after(*names: str) -> set[str]:
 
 
 def modules_of(room: str) -> list[str]:
-    """Every module of a room, `edgelm.runtime.ort` and so on."""
+    """Every module of a room, `edgelm.runtime.engines.ort` and so on."""
     names = []
     for path in sorted((ROOT / room).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -94,7 +94,7 @@ def modules_of(room: str) -> list[str]:
 
 def test_runtime_runs_without_what_export_needs() -> None:
     loaded = modules_after(*modules_of("runtime"))
-    assert "edgelm.runtime.ort" in loaded
+    assert "edgelm.runtime.engines.ort" in loaded
     assert loaded.isdisjoint(HEAVY)
     assert not any(name.startswith(("edgelm.export", "edgelm.compress")) for name in loaded)
 
@@ -103,7 +103,7 @@ def test_devices_import_nothing_heavy() -> None:
     calculating = [name for name in modules_of("devices") if name.startswith(WITH_NUMPY)]
     light = [name for name in modules_of("devices") if name not in calculating]
     loaded = modules_after(*light)
-    assert {"edgelm.devices.plan", "edgelm.devices.cli"} <= loaded
+    assert {"edgelm.devices.planner.plan", "edgelm.devices.cli"} <= loaded
     assert loaded.isdisjoint([*HEAVY, "onnxruntime", "matplotlib", "numpy", *calculating])
     loaded = modules_after(*calculating)
     assert "numpy" in loaded
@@ -111,7 +111,7 @@ def test_devices_import_nothing_heavy() -> None:
 
 
 def test_planning_a_folder_imports_nothing_heavy() -> None:
-    loaded = modules_after("edgelm.checkpoint", "edgelm.export.cli")
+    loaded = modules_after("edgelm.checkpoint.source", "edgelm.export.cli")
     assert loaded.isdisjoint([*HEAVY, "onnxruntime", "tokenizers"])
 
 
@@ -128,7 +128,7 @@ def test_import_takes_less_than_a_tenth_of_a_second() -> None:
 
 
 def test_face_names_the_rooms() -> None:
-    calls = {"compress", "export", "load", "plan"}
+    calls = {"compress_model", "export_model", "load", "plan"}
     types = {
         "Completion",
         "EdgeLMError",
@@ -143,9 +143,7 @@ def test_face_names_the_rooms() -> None:
         _ = edgelm.compress_all
 
 
-@pytest.mark.parametrize("before", ["edgelm", "edgelm.devices.plan"], ids="after-{}".format)
-@pytest.mark.parametrize("name", ["compress", "export", "plan"])
-def test_face_is_callable_each_time(name: str, before: str) -> None:
+def test_no_public_name_is_a_module() -> None:
     # Importing a submodule binds its name in the package, over a function of the same name.
-    code = f"import edgelm, {before}; print(callable(edgelm.{name}), callable(edgelm.{name}))"
-    assert says(code) == "True True"
+    names = {path.stem for path in (ROOT / "core").iterdir()} | set(ARROWS)
+    assert not names & set(edgelm.__all__)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.probes import Probes
 
 _FOLDER = Path(__file__).with_name("recorded")
 

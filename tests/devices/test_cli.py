@@ -13,15 +13,15 @@ import pytest
 
 from edgelm.bundle import Manifest, write_manifest
 from edgelm.devices.cli import main
+from edgelm.devices.detection.machine import Machine
 from edgelm.devices.doctor import Finding
-from edgelm.devices.machine import Machine
-from edgelm.devices.plan import choices
+from edgelm.devices.planner.plan import choices
+from edgelm.devices.planner.shapes import Shape
 from edgelm.devices.profile import ENVIRONMENT, Profile
-from edgelm.devices.shapes import Shape
 from edgelm.planning import Plan, Request
-from tests.core.test_spec import CONFIG
+from tests.core.spec.test_decoder import CONFIG
 from tests.devices.checks.recorded import PLAIN, manifest
-from tests.devices.test_plan import LARGE, ORIN, llama
+from tests.devices.planner.test_plan import LARGE, ORIN, llama
 from tests.devices.test_profile import DELIVERED
 
 Run = Callable[..., tuple[int, str, str]]
@@ -306,7 +306,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found: tuple[Finding, ...] = seen["findings"]
         return found
 
-    monkeypatch.setattr("edgelm.devices.detect.detect", lambda: PLAIN)
+    monkeypatch.setattr("edgelm.devices.detection.detect.detect", lambda: PLAIN)
     monkeypatch.setattr("edgelm.devices.doctor.examine", examine)
     return seen
 

@@ -10,8 +10,8 @@ import pytest
 from edgelm.devices import doctor
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict
+from edgelm.devices.detection.machine import Jetson, Machine
 from edgelm.devices.doctor import Finding, describe, examine, exit_code
-from edgelm.devices.machine import Jetson, Machine
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,

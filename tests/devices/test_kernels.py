@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from edgelm.devices.kernels import KERNELS, cache_notes, check_shape, kernels_of
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import Request
-from edgelm.precision import Int4, Int8
-from edgelm.spec import LayerSpec, Rope
-from tests.core.test_spec import spec_of
+from edgelm.quantize.precision import Int4, Int8
+from edgelm.spec.decoder import LayerSpec, Rope
+from tests.core.spec.test_decoder import spec_of
 
 CUDA = "onnxruntime-cuda"
 

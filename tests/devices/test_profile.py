@@ -17,7 +17,7 @@ from edgelm.devices.profile import (
     read_profile,
 )
 from edgelm.errors import UnknownName
-from edgelm.precision import KvType, parse_precision
+from edgelm.quantize.precision import KvType, parse_precision
 from tests.core.test_imports import ROOT
 
 FOLDER = ROOT / "devices" / "profiles"

@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.devices.profile import Figure
 from edgelm.devices.profile_text import describe
-from tests.devices.test_plan import TOASTER
+from tests.devices.planner.test_plan import TOASTER
 from tests.devices.test_profile import DELIVERED
 
 FIGURES = ("  reserved", "  bandwidth", "  dense", "  clock", "  SMs", "  power cap")

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from edgelm.export import export
-from edgelm.export.text import CALIBRATION, GATE
+from edgelm.export.pipeline import export_model
+from edgelm.export.source.text import CALIBRATION, GATE
 from tests.smollm2 import smollm2_path
 
 CONTEXT = 1024  # enough for these tests, and quicker to judge than the model's 8,192
@@ -56,7 +56,7 @@ def bundles(
     """Bundles by precision; each has passed its gate, or export would have raised."""
     folder = tmp_path_factory.mktemp("smollm2-bundles")
     for precision in ("fp32", "int8"):
-        export(
+        export_model(
             smollm2,
             folder / precision,
             precision=precision,

@@ -6,9 +6,9 @@ import pytest
 
 import edgelm
 from edgelm.bundle import read_manifest
+from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.recipe import Calibrate, Distil, Prune, Recipe
-from edgelm.export import export
-from edgelm.student import StudentRecord, read_student_record
+from edgelm.export.pipeline import export_model
 
 LAYERS, NEURONS = 12, 768
 
@@ -27,7 +27,7 @@ def student(
         distill=Distil(tokens=3 * 4 * 64, batch_size=4, micro_batch=4),
     )
     folder = tmp_path_factory.mktemp("smollm2-student") / "student"
-    edgelm.compress(recipe, folder)
+    edgelm.compress_model(recipe, folder)
     return folder
 
 
@@ -53,7 +53,7 @@ def test_the_record(student: Path, smollm2: Path) -> None:
 
 def test_the_student_runs(student: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    export(
+    export_model(
         student,
         bundle,
         precision="int8",

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import edgelm
 from edgelm.bundle import read_manifest
-from edgelm.gates import GATES
+from edgelm.bundle.gates import GATES
 from edgelm.runtime import LanguageModel, Message
 
 QUESTION: list[Message] = [{"role": "user", "content": "Why is the sky blue?"}]

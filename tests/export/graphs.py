@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgelm.bundle import GraphContract, Limits, Lineage, Manifest
-from edgelm.checkpoint import Checkpoint
-from edgelm.export.kv_folding import KvFolding
-from edgelm.export.stored import Activations
-from edgelm.export.weights import Weights
-from edgelm.export.writer import write_graph
-from edgelm.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
-from edgelm.runtime.ort import OrtSession
-from edgelm.spec import DecoderSpec
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.export.graph.dtypes import Activations
+from edgelm.export.graph.write import write_graph
+from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
+from edgelm.runtime.engines.ort import OrtSession
+from edgelm.spec.decoder import DecoderSpec
 
 DialectName = Literal["ort", "standard", "decomposed"]
 CONTEXT = 64

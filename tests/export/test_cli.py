@@ -13,7 +13,7 @@ import pytest
 from edgelm.bundle import read_manifest
 from edgelm.devices.profile import profile_names
 from edgelm.export.cli import main
-from edgelm.precision import Int4, Int8
+from edgelm.quantize.precision import Int4, Int8
 from tests.conftest import TinyFactory
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from edgelm.bundle import read_manifest, verify
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 from tests.folders import contents
 
 _CHILD = """
 import os, resource, signal, sys
 import torch
 from edgelm.errors import DoesNotFit
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 
 torch.set_num_threads(1)
 source, output, what = sys.argv[1:]
@@ -32,7 +32,7 @@ if what != "kill":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit then fails: EFBIG
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(what), int(what)))
 try:
-    export(source, output, precision="int8", progress=kill)
+    export_model(source, output, precision="int8", progress=kill)
 except DoesNotFit as error:
     print(error)
     sys.exit(3)
@@ -50,7 +50,7 @@ def run_child(source: Path, output: Path, what: str) -> subprocess.CompletedProc
 @pytest.fixture(scope="module")
 def old_bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("interruptions") / "bundle"
-    export(tiny_chat, output, precision="fp32")
+    export_model(tiny_chat, output, precision="fp32")
     return output
 
 
@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_what_was_there(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(tiny_chat, output, progress=interrupt)
+        export_model(tiny_chat, output, progress=interrupt)
     assert list(tmp_path.iterdir()) == ([output] if exists else [])
     if exists:
         assert contents(output) == contents(old_bundle)
@@ -89,7 +89,7 @@ def test_kill_leaves_the_old_bundle_and_the_next_export_cleans_up(
     [partial] = set(old.parent.iterdir()) - {old}
     assert (partial / "new" / "model.onnx").is_file()  # it was killed in the midst of writing
 
-    manifest = export(tiny_chat, old, precision="int8")
+    manifest = export_model(tiny_chat, old, precision="int8")
     verify(old, manifest)
     assert list(old.parent.iterdir()) == [old]
 
@@ -105,5 +105,5 @@ def test_full_disk_says_so_and_leaves_the_old_bundle(
     assert contents(old) == contents(old_bundle)
     assert list(old.parent.iterdir()) == [old]
 
-    export(tiny_chat, old, precision="int8")
+    export_model(tiny_chat, old, precision="int8")
     verify(old, read_manifest(old))

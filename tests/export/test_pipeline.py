@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from edgelm.bundle import MANIFEST, Manifest, read_manifest, verify
+from edgelm.checkpoint.student import Figure, StageRecord, StudentRecord, write_student_record
 from edgelm.errors import BadCheckpoint, BadInput, DoesNotFit
-from edgelm.export import export
-from edgelm.export.text import GATE
-from edgelm.precision import Fp32, Int4, Int8
-from edgelm.runtime.ort import OrtSession
-from edgelm.student import Figure, StageRecord, StudentRecord, write_student_record
+from edgelm.export.pipeline import export_model
+from edgelm.export.source.text import GATE
+from edgelm.quantize.precision import Fp32, Int4, Int8
+from edgelm.runtime.engines.ort import OrtSession
 from tests.folders import contents
 from tests.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
 
@@ -25,7 +25,7 @@ Gate = Literal["on", "off"]
 @pytest.fixture(scope="module")
 def bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("pipeline") / "bundle"
-    export(tiny_chat, output, precision="int8")
+    export_model(tiny_chat, output, precision="int8")
     return output
 
 
@@ -43,7 +43,7 @@ def test_bundle_verifies_and_runs(
     tiny_chat: Path, tmp_path: Path, precision: str, gate: Gate, gate_class: str, kv: str
 ) -> None:
     output = tmp_path / "new" / "bundle"
-    manifest = export(tiny_chat, output, precision=precision, gate=gate)
+    manifest = export_model(tiny_chat, output, precision=precision, gate=gate)
     assert read_manifest(output) == manifest
     verify(output, manifest)
     assert manifest.gate is not None
@@ -62,14 +62,14 @@ def test_smaller_precisions_make_smaller_bundles_and_auto_lies_between(
     tiny_chat: Path, tmp_path: Path
 ) -> None:
     sizes = {
-        name: export(tiny_chat, tmp_path / "b", precision=name, gate="off").weight_bytes
+        name: export_model(tiny_chat, tmp_path / "b", precision=name, gate="off").weight_bytes
         for name in ("fp32", "int8", "auto", "int4")
     }
     assert sizes["fp32"] > sizes["int8"] > sizes["auto"] > sizes["int4"]
 
 
 def test_auto_mixes_four_and_eight_bits(tiny_chat: Path, tmp_path: Path) -> None:
-    manifest = export(tiny_chat, tmp_path / "bundle")
+    manifest = export_model(tiny_chat, tmp_path / "bundle")
     kinds = {type(precision) for precision in manifest.precision.values()}
     assert kinds == {Int4, Int8}
     assert not any(path.name.startswith("scratch") for path in (tmp_path / "bundle").iterdir())
@@ -77,13 +77,13 @@ def test_auto_mixes_four_and_eight_bits(tiny_chat: Path, tmp_path: Path) -> None
 
 def test_auto_stays_at_four_bits_where_they_pass(tmp_path: Path) -> None:
     source = save_tiny_chat(tmp_path / "source", "gemma2")
-    manifest = export(source, tmp_path / "bundle")
+    manifest = export_model(source, tmp_path / "bundle")
     assert {type(precision) for precision in manifest.precision.values()} == {Int4}
 
 
 def test_auto_within_a_size_is_the_best_that_fits(tiny_chat: Path, tmp_path: Path) -> None:
     small, large = (
-        export(tiny_chat, tmp_path / str(size), max_size=size, gate="off")
+        export_model(tiny_chat, tmp_path / str(size), max_size=size, gate="off")
         for size in (90_000, 110_000)
     )
     assert small.files["model.onnx.data"].bytes <= 90_000
@@ -95,13 +95,13 @@ def test_auto_within_a_size_is_the_best_that_fits(tiny_chat: Path, tmp_path: Pat
 
 def test_a_size_that_nothing_fits(tiny_chat: Path, tmp_path: Path) -> None:
     with pytest.raises(DoesNotFit, match=r"the smallest mixture has .* MB of weights, 0\.0 MB are"):
-        export(tiny_chat, tmp_path / "b", max_size="10KB", gate="off")
+        export_model(tiny_chat, tmp_path / "b", max_size="10KB", gate="off")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "hqq"])
 def test_every_method_writes_a_bundle(method: str, tiny_chat: Path, tmp_path: Path) -> None:
-    manifest = export(tiny_chat, tmp_path / "b", precision="int4", method=method, gate="off")
+    manifest = export_model(tiny_chat, tmp_path / "b", precision="int4", method=method, gate="off")
     for group, precision in manifest.precision.items():  # 96 inputs, or 64
         assert precision == Int4(32 if group.endswith("down") else 64)
     assert manifest.gate is not None
@@ -109,7 +109,7 @@ def test_every_method_writes_a_bundle(method: str, tiny_chat: Path, tmp_path: Pa
 
 
 def test_group_size_and_symmetry_reach_the_manifest(tiny_chat: Path, tmp_path: Path) -> None:
-    manifest = export(
+    manifest = export_model(
         tiny_chat, tmp_path / "b", precision="int4", group_size=16, symmetric=True, gate="off"
     )
     assert set(manifest.precision.values()) == {Int4(group_size=16, symmetric=True)}
@@ -117,7 +117,7 @@ def test_group_size_and_symmetry_reach_the_manifest(tiny_chat: Path, tmp_path: P
 
 def test_later_patterns_win(tiny_chat: Path, tmp_path: Path) -> None:
     exceptions = {"layers.0.*": "int8", "*.attention.o": "fp32"}
-    manifest = export(
+    manifest = export_model(
         tiny_chat, tmp_path / "b", precision="int4", exceptions=exceptions, gate="off"
     )
     assert manifest.precision["layers.0.attention.qkv"] == Int8()
@@ -137,7 +137,7 @@ def test_weight_bytes_are_those_of_the_data_file(bundle: Path) -> None:
 def test_the_same_source_makes_the_same_graph(
     tiny_chat: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    again = export(tiny_chat, tmp_path / "again", precision="int8")
+    again = export_model(tiny_chat, tmp_path / "again", precision="int8")
     first = read_manifest(bundle)
     for name in ("model.onnx", "model.onnx.data"):
         assert again.files[name] == first.files[name]
@@ -179,7 +179,7 @@ def test_card_states_the_figures(bundle: Path) -> None:
 
 
 def test_card_says_that_a_missed_gate_was_off(tiny_chat: Path, tmp_path: Path) -> None:
-    export(tiny_chat, tmp_path / "bundle", precision="int4", gate="off")
+    export_model(tiny_chat, tmp_path / "bundle", precision="int4", gate="off")
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "| gate (4-bit) | MISSED, not enforced |" in card
 
@@ -207,7 +207,7 @@ def test_record_of_compression_is_kept(tiny_chat: Path, tmp_path: Path) -> None:
         evaluation={"perplexity:text": {"teacher": Figure(10.0), "student": Figure(12.5)}},
     )
     write_student_record(source, record)
-    manifest: Manifest = export(source, tmp_path / "bundle", precision="int8")
+    manifest: Manifest = export_model(source, tmp_path / "bundle", precision="int8")
     assert manifest.lineage.compress == record
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "## A student of big" in card
@@ -221,12 +221,12 @@ def test_damaged_record_of_compression(tiny_chat: Path, tmp_path: Path) -> None:
     source = shutil.copytree(tiny_chat, tmp_path / "source")
     (source / "compress.json").write_text('{"teacher": 1}')
     with pytest.raises(BadCheckpoint, match="not a record of a student"):
-        export(source, tmp_path / "bundle", precision="int8")
+        export_model(source, tmp_path / "bundle", precision="int8")
 
 
 def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    export(tiny_chat, tmp_path / "bundle", progress=lines.append)
+    export_model(tiny_chat, tmp_path / "bundle", progress=lines.append)
     text = "\n".join(lines)
     for stage in ("exporting", "calibrating", "tried ", "auto chose", "passed"):
         assert stage in text
@@ -235,7 +235,7 @@ def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
 def test_export_replaces_an_older_bundle(tiny_chat: Path, bundle: Path, tmp_path: Path) -> None:
     old = shutil.copytree(bundle, tmp_path / "bundle")
     before = read_manifest(old)
-    manifest = export(tiny_chat, old, precision="fp32", gate="off")
+    manifest = export_model(tiny_chat, old, precision="fp32", gate="off")
     assert read_manifest(old) == manifest != before
     assert set(contents(old)) == {*manifest.files, MANIFEST}, "nothing is left of the older one"
     verify(old, manifest)
@@ -249,6 +249,6 @@ def test_export_keeps_what_others_put_into_a_bundle(
     (old / "notes.txt").write_text("mine")
     before = contents(old)
     with pytest.raises(BadInput, match=r"holds 'notes\.txt', which edgelm did not write there"):
-        export(tiny_chat, old, precision="fp32", gate="off")
+        export_model(tiny_chat, old, precision="fp32", gate="off")
     assert contents(old) == before
     assert list(tmp_path.iterdir()) == [old]

@@ -7,27 +7,27 @@ from typing import Any
 import pytest
 
 from edgelm.errors import BadCheckpoint, BadInput, DoesNotFit, GateFailed, UnknownName
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 from tests.folders import contents
 
 
 @pytest.fixture(scope="module")
 def bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("refusals") / "bundle"
-    export(tiny_chat, output, precision="int8")
+    export_model(tiny_chat, output, precision="int8")
     return output
 
 
 def test_failed_gate_writes_nothing(tiny_chat: Path, tmp_path: Path) -> None:
     with pytest.raises(GateFailed, match=r"4-bit gate does not hold: KL .*--gate off"):
-        export(tiny_chat, tmp_path / "bundle", precision="int4")
+        export_model(tiny_chat, tmp_path / "bundle", precision="int4")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_export_leaves_the_old_bundle(tiny_chat: Path, bundle: Path, tmp_path: Path) -> None:
     old = shutil.copytree(bundle, tmp_path / "bundle")
     with pytest.raises(GateFailed):
-        export(tiny_chat, old, precision="int4")
+        export_model(tiny_chat, old, precision="int4")
     assert contents(old) == contents(bundle)
     assert list(tmp_path.iterdir()) == [old]
 
@@ -35,7 +35,7 @@ def test_failed_export_leaves_the_old_bundle(tiny_chat: Path, bundle: Path, tmp_
 def test_refuses_a_folder_that_is_no_bundle(tiny_chat: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(BadInput, match=r"holds no bundle\.json; it will not be replaced"):
-        export(tiny_chat, tmp_path)
+        export_model(tiny_chat, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
 
@@ -46,7 +46,7 @@ def test_not_enough_free_disk_is_said_before_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     lines: list[str] = []
     with pytest.raises(DoesNotFit, match=r"needs about 40\.\d MB of disk, .* has 1\.0 MB free"):
-        export(tiny_chat, tmp_path / "deep" / "bundle", progress=lines.append)
+        export_model(tiny_chat, tmp_path / "deep" / "bundle", progress=lines.append)
     assert lines == []
     assert list(tmp_path.iterdir()) == []
 
@@ -87,7 +87,7 @@ def test_refuses(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        export(tiny_chat, tmp_path / "bundle", **options)
+        export_model(tiny_chat, tmp_path / "bundle", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,5 +95,5 @@ def test_source_without_tokenizer_is_refused(tiny_chat: Path, tmp_path: Path) ->
     source = shutil.copytree(tiny_chat, tmp_path / "source")
     (source / "tokenizer.json").unlink()
     with pytest.raises(BadCheckpoint, match=r"no tokenizer\.json; write one with transformers"):
-        export(source, tmp_path / "bundle")
+        export_model(source, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == [source]

@@ -5,7 +5,7 @@ import pytest
 from edgelm.devices.kernels import KERNELS
 from edgelm.export.request import ExportRequest
 from edgelm.planning import Request
-from edgelm.precision import Int4, Int8, WeightPrecision
+from edgelm.quantize.precision import Int4, Int8, WeightPrecision
 
 CPU = KERNELS["onnxruntime"]
 DOWN = "layers.0.mlp.down"

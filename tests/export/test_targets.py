@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import Manifest, graph_sha256, verify
+from edgelm.bundle.gate_sample import read_sample
 from edgelm.errors import BadInput, UnknownName
-from edgelm.export import export
-from edgelm.gate_sample import read_sample
-from edgelm.precision import Int4, Int8
+from edgelm.export.pipeline import export_model
+from edgelm.quantize.precision import Int4, Int8
 from tests.tiny_chat import save_tiny_chat
 
 FP16: dict[str, Any] = {"precision": "fp16"}
 
 
 def exported(source: Path, folder: Path, target: str, **options: Any) -> Manifest:
-    manifest = export(source, folder / "bundle", target=target, **options)
+    manifest = export_model(source, folder / "bundle", target=target, **options)
     verify(folder / "bundle", manifest)
     assert manifest.gate is not None
     assert manifest.gate.passed
@@ -88,7 +88,7 @@ ON_CUDA = {"engine": "onnxruntime-cuda"}
 def test_every_precision(
     target: str, options: dict[str, Any], widened: bool, tiny_chat: Path, tmp_path: Path
 ) -> None:
-    manifest = export(tiny_chat, tmp_path / "bundle", target=target, context=64, **options)
+    manifest = export_model(tiny_chat, tmp_path / "bundle", target=target, context=64, **options)
     assert manifest.check is not None
     assert manifest.check.widened == widened
     assert (manifest.check.graph_sha256 == manifest.check.checked_sha256) != widened
@@ -98,7 +98,7 @@ def test_every_precision(
 
 
 def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
-    manifest = export(
+    manifest = export_model(
         tiny_chat,
         tmp_path / "b",
         target="laptop-rtx-4060",
@@ -113,13 +113,13 @@ def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
 
 def test_gemma_gets_the_range_of_bf16(tmp_path: Path) -> None:
     source = save_tiny_chat(tmp_path / "source", "gemma2")
-    manifest = export(source, tmp_path / "b", target="jetson-thor", gate="off", context=64)
+    manifest = export_model(source, tmp_path / "b", target="jetson-thor", gate="off", context=64)
     assert manifest.kv == manifest.graph.cache.dtype == "bf16"
 
 
 def test_groups_that_fit_the_shapes(tiny_chat: Path, tmp_path: Path) -> None:
     """The tiny model's 96 inputs take no group of 64: that matrix falls back to 8 bits."""
-    manifest = export(
+    manifest = export_model(
         tiny_chat, tmp_path / "b", target="jetson-orin", precision="int4", gate="off", context=64
     )
     assert manifest.precision["layers.0.mlp.down"] == Int8(group_size=0)
@@ -163,7 +163,7 @@ def test_refusals(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(error, match=message):
-        export(
+        export_model(
             tiny_chat, tmp_path / "b", target=target, context=64, **{"precision": "fp16", **options}
         )
     assert list(tmp_path.iterdir()) == []

@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from edgelm.checkpoint import open_checkpoint
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.export import export, findings, quantizer
-from edgelm.export.findings import source_name
-from edgelm.export.gate import Judge
-from edgelm.export.kept import Kept
-from edgelm.export.reference import Reference
-from edgelm.staging import alone_in
-from tests.core.test_rope import SCALINGS
+from edgelm.export import cached_steps
+from edgelm.export.cache import Kept
+from edgelm.export.cached_steps import source_name
+from edgelm.export.gate.measure import Judge
+from edgelm.export.pipeline import export_model
+from edgelm.export.quantize import quantizer
+from edgelm.export.source.reference import Reference
+from edgelm.files.staging import alone_in
+from tests.core.spec.test_rope import SCALINGS
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
 
@@ -38,8 +40,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
 
         monkeypatch.setattr(Reference, "hidden_states", fail)
         monkeypatch.setattr(quantizer, "quantize_by", fail)
-        monkeypatch.setattr(findings, "measure_sensitivity", fail)
-        monkeypatch.setattr(findings, "offers", fail)
+        monkeypatch.setattr(cached_steps, "measure_sensitivity", fail)
+        monkeypatch.setattr(cached_steps, "offers", fail)
         monkeypatch.setattr(Judge, "measure", fail)
 
     return forbid
@@ -63,11 +65,11 @@ def test_the_next_export_finds_everything(
     tiny_chat: Path, tmp_path: Path, no_work: Forbid, precision: str
 ) -> None:
     work = tmp_path / "work"
-    plain = export(tiny_chat, tmp_path / "plain", precision=precision, gate="off")
-    export(tiny_chat, tmp_path / "first", precision=precision, gate="off", work=work)
+    plain = export_model(tiny_chat, tmp_path / "plain", precision=precision, gate="off")
+    export_model(tiny_chat, tmp_path / "first", precision=precision, gate="off", work=work)
     no_work()
     said: list[str] = []
-    second = export(
+    second = export_model(
         tiny_chat,
         tmp_path / "second",
         precision=precision,
@@ -85,24 +87,24 @@ def test_another_device_with_the_same_kernels_finds_everything(
     tmp_path: Path, no_work: Forbid
 ) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
-    export(source, tmp_path / "orin", target="jetson-agx-orin-64gb", gate="off", work=work)
+    export_model(source, tmp_path / "orin", target="jetson-agx-orin-64gb", gate="off", work=work)
     no_work()
-    export(source, tmp_path / "thor", target="jetson-thor-t5000", gate="off", work=work)
+    export_model(source, tmp_path / "thor", target="jetson-thor-t5000", gate="off", work=work)
 
 
 def test_a_killed_export_goes_on(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = export(tiny_chat, tmp_path / "plain")
+    plain = export_model(tiny_chat, tmp_path / "plain")
     work, output = tmp_path / "work", tmp_path / "bundle"
     code = f"""
 import os, signal, torch
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 torch.set_num_threads(1)
 def kill(line):
     if "tried" in line:
         os.kill(os.getpid(), signal.SIGKILL)
-export({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
+export_model({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=False)
@@ -111,16 +113,16 @@ export({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
     assert tried
 
     for name in ("measure_sensitivity", "offers"):
-        monkeypatch.setattr(findings, name, None)
+        monkeypatch.setattr(cached_steps, name, None)
     monkeypatch.setattr(Reference, "hidden_states", None)
-    assert export(tiny_chat, output, work=work).gate == plain.gate
+    assert export_model(tiny_chat, output, work=work).gate == plain.gate
     assert all(path.stat().st_mtime_ns == before for path, before in tried.items())
     assert graphs(output) == graphs(tmp_path / "plain")
 
 
 def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    export(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
+    export_model(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
     [moments] = files(work, "layers.0.mlp.down.moments")
     whole = moments.read_bytes()
     for path in files(work, "*.safetensors"):  # as after a kill: sums of a part of the text
@@ -130,7 +132,7 @@ def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_pat
         b"half"
     )
 
-    export(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
+    export_model(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
     assert moments.read_bytes() == whole
     assert graphs(tmp_path / "first") == graphs(tmp_path / "second")
     assert not files(work, ".*")
@@ -141,7 +143,7 @@ def test_lost_moments_are_collected_again(
     tiny_chat: Path, tmp_path: Path, left: bytes | None
 ) -> None:
     work = tmp_path / "work"
-    export(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
+    export_model(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
     [moments] = files(work, "layers.0.mlp.down.moments")
     whole = moments.read_bytes()
     moments.unlink()
@@ -149,7 +151,7 @@ def test_lost_moments_are_collected_again(
         moments.write_bytes(left)
     for path in files(work, "* int4*"):
         path.unlink()
-    export(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
+    export_model(tiny_chat, tmp_path / "second", precision="int4", gate="off", work=work)
     assert moments.read_bytes() == whole
     assert graphs(tmp_path / "first") == graphs(tmp_path / "second")
 
@@ -158,12 +160,14 @@ def test_devices_with_other_kernels_share_what_the_source_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
-    export(source, tmp_path / "cpu", precision="int4", gate="off", work=work)
+    export_model(source, tmp_path / "cpu", precision="int4", gate="off", work=work)
     monkeypatch.setattr(Reference, "hidden_states", None)
     for method in ("gptq", "rtn"):
         options: dict[str, Any] = {"precision": "int4", "method": method, "gate": "off"}
-        export(source, tmp_path / "b", target="jetson-agx-orin-64gb", work=work, **options)
-        export(source, tmp_path / "fp16", target="rtx-4060-laptop", precision="fp16", work=work)
+        export_model(source, tmp_path / "b", target="jetson-agx-orin-64gb", work=work, **options)
+        export_model(
+            source, tmp_path / "fp16", target="rtx-4060-laptop", precision="fp16", work=work
+        )
     assert len(files(work, "calibration*.safetensors")) == 1
 
 
@@ -172,18 +176,18 @@ def test_moments_are_collected_by_the_first_that_needs_them(
 ) -> None:
     work = tmp_path / "work"
     options: dict[str, Any] = {"precision": "int4", "gate": "off"}
-    export(tiny_chat, tmp_path / "rtn", method="rtn", work=work, **options)
-    export(tiny_chat, tmp_path / "gptq", method="gptq", work=work, **options)
-    export(tiny_chat, tmp_path / "alone", method="gptq", **options)
+    export_model(tiny_chat, tmp_path / "rtn", method="rtn", work=work, **options)
+    export_model(tiny_chat, tmp_path / "gptq", method="gptq", work=work, **options)
+    export_model(tiny_chat, tmp_path / "alone", method="gptq", **options)
     assert graphs(tmp_path / "gptq") == graphs(tmp_path / "alone")
 
 
 def test_candidates_of_another_engine_are_measured_anew(tmp_path: Path) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
-    export(source, tmp_path / "cpu", kv="fp32", gate="off", work=work)
+    export_model(source, tmp_path / "cpu", kv="fp32", gate="off", work=work)
     before = files(work, "tried*")
     options: dict[str, Any] = {"target": "rtx-4060-laptop", "engine": "onnxruntime-cuda"}
-    export(source, tmp_path / "cuda", gate="off", work=work, **options)
+    export_model(source, tmp_path / "cuda", gate="off", work=work, **options)
     assert before < files(work, "tried*")
 
 
@@ -194,7 +198,7 @@ def test_what_findings_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Pat
 
     def folders(source: Path, **options: Any) -> tuple[int, int, int]:
         """Sources, texts and ways to round."""
-        export(source, tmp_path / "b", precision="int4", gate="off", work=work, **options)
+        export_model(source, tmp_path / "b", precision="int4", gate="off", work=work, **options)
         levels = ("*/", "*/*/", "*/*/*/")
         counts = (sum(path.is_dir() for path in work.glob(level)) for level in levels)
         return tuple(counts)  # type: ignore[return-value]
@@ -212,7 +216,7 @@ def test_what_findings_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Pat
 
 def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    export(tiny_chat, tmp_path / "first", precision="int8", work=work)
+    export_model(tiny_chat, tmp_path / "first", precision="int8", work=work)
     waiting = threading.Event()
 
     def progress(line: str) -> None:
@@ -220,7 +224,7 @@ def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
             waiting.set()
 
     second = threading.Thread(
-        target=export,
+        target=export_model,
         args=(tiny_chat, tmp_path / "second"),
         kwargs={"precision": "int8", "work": work, "progress": progress},
     )
@@ -238,9 +242,9 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_chat: Path, tmp_path
     (home / "letter.txt").write_text("dear")
     file.touch()
     with pytest.raises(BadInput, match="holds something else than kept work"):
-        export(tiny_chat, tmp_path / "b", work=home)
+        export_model(tiny_chat, tmp_path / "b", work=home)
     with pytest.raises(BadInput, match="is a file; expected a folder"):
-        export(tiny_chat, tmp_path / "b", work=file)
+        export_model(tiny_chat, tmp_path / "b", work=file)
     assert contents(home) == {"letter.txt": b"dear"}
     assert not (tmp_path / "b").exists()
 
@@ -253,14 +257,14 @@ def test_without_locks_it_is_refused(
 
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.raises(BadInput, match="cannot be locked on this system"):
-        export(tiny_chat, tmp_path / "b", work=tmp_path / "work")
+        export_model(tiny_chat, tmp_path / "b", work=tmp_path / "work")
     assert not (tmp_path / "b").exists()
 
 
 def test_a_folder_that_cannot_be_made(tiny_chat: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"cannot keep work in .*file/work: Not a directory"):
-        export(tiny_chat, tmp_path / "b", work=tmp_path / "file" / "work")
+        export_model(tiny_chat, tmp_path / "b", work=tmp_path / "file" / "work")
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -275,11 +279,11 @@ def test_the_context_counts_where_rotations_depend_on_it(tmp_path: Path, scaled:
 
 def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    export(tiny_chat, output, precision="int8")
+    export_model(tiny_chat, output, precision="int8")
     before = contents(output)
     for work in (output, output / "work"):
         with pytest.raises(BadInput, match="lies in the output"):
-            export(tiny_chat, output, work=work)
+            export_model(tiny_chat, output, work=work)
     assert contents(output) == before
 
 
@@ -293,7 +297,7 @@ def test_too_little_room_for_work(
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(DoesNotFit, match=r"the bundle with the work folder needs about .* of disk"):
-        export(tiny_chat, tmp_path / "b", work=work)
+        export_model(tiny_chat, tmp_path / "b", work=work)
 
 
 def test_a_full_disk_keeps_what_was_found(
@@ -310,8 +314,8 @@ def test_a_full_disk_keeps_what_was_found(
     with monkeypatch.context() as patched:
         patched.setattr(Kept, "_write", full)
         with pytest.raises(DoesNotFit, match=f"{work} keeps what was found out"):
-            export(tiny_chat, output, work=work)
+            export_model(tiny_chat, output, work=work)
     assert not output.exists()
     said: list[str] = []
-    export(tiny_chat, output, work=work, progress=said.append)
+    export_model(tiny_chat, output, work=work, progress=said.append)
     assert not any("calibrating" in line for line in said)

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import read_manifest, verify
-from edgelm.compress.output import student_files
-from edgelm.compress.pipeline import compress
+from edgelm.checkpoint.student import read_student_record
+from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
-from edgelm.devices.tensorrt.build import Built
-from edgelm.export import export
-from edgelm.runtime import cuda, finalize
-from edgelm.student import read_student_record
+from edgelm.compress.run.replaceable import student_files
+from edgelm.export.pipeline import export_model
+from edgelm.runtime.engines import cuda, finalize
+from edgelm.runtime.engines.tensorrt.build import Built
 from tests.compress.recipes import DISTILL, PRUNE, TEACHER, workshop, write_recipe
 from tests.folders import contents
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
@@ -55,12 +55,12 @@ class Case:
 
 def _export_prepare(folder: Path) -> None:
     save_tiny_chat(folder / "source", context=512)
-    export(folder / "source", folder / "output", precision="fp32", gate="off")
+    export_model(folder / "source", folder / "output", precision="fp32", gate="off")
 
 
 def _export(folder: Path, *, work: bool = False, **options: Any) -> None:
     options["work"] = folder / "work" if work else None
-    export(folder / "source", folder / "output", precision="int8", gate="off", **options)
+    export_model(folder / "source", folder / "output", precision="int8", gate="off", **options)
 
 
 def _check_bundle(folder: Path) -> None:
@@ -73,7 +73,7 @@ def _compress_prepare(folder: Path) -> None:
 
 
 def _compress(folder: Path) -> None:
-    compress(read_recipe(folder / "source" / "recipe.toml"), folder / "output")
+    compress_model(read_recipe(folder / "source" / "recipe.toml"), folder / "output")
 
 
 def _check_student(folder: Path) -> None:
@@ -88,7 +88,7 @@ def _check_student(folder: Path) -> None:
 def _finalize_prepare(folder: Path) -> None:
     source = save_tiny_chat(folder / "source", context=512)
     options: dict[str, Any] = {"target": "jetson-agx-orin-64gb", "precision": "int8"}
-    export(source, folder / "output", gate="off", **options)
+    export_model(source, folder / "output", gate="off", **options)
 
 
 def _finalize(folder: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgelm.bundle import read_manifest, verify
-from edgelm.checkpoint import open_checkpoint
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadCheckpoint, BadInput
-from edgelm.export import export
 from edgelm.export.cli import main
-from edgelm.export.source_files import SourceFiles
-from edgelm.hashing import file_sha256
+from edgelm.export.pipeline import export_model
+from edgelm.export.source.files import SourceFiles
+from edgelm.files.hashing import file_sha256
 from tests.faults.kills import start
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
@@ -26,7 +26,7 @@ def test_two_exports_to_one_output(tiny_chat: Path, tmp_path: Path) -> None:
     """In processes: transformers builds its models in one thread at a time."""
     output = tmp_path / "out" / "bundle"
     children = [
-        start(partial(export, tiny_chat, output, precision=one, gate="off"), tmp_path / one)
+        start(partial(export_model, tiny_chat, output, precision=one, gate="off"), tmp_path / one)
         for one in ("int8", "fp32")
     ]
     for child in children:
@@ -69,7 +69,7 @@ def test_a_source_that_changes_stops_the_export(
             change(source / "model.safetensors")
 
     with pytest.raises(BadCheckpoint, match="while the model was exported"):
-        export(source, output, **FAST, work=work, progress=progress)  # type: ignore[arg-type]
+        export_model(source, output, **FAST, work=work, progress=progress)  # type: ignore[arg-type]
     assert done
     assert not output.exists()
     kept = [path.name for path in work.rglob("*") if path.suffix in (".safetensors", ".json")]
@@ -86,20 +86,20 @@ def test_a_hard_link_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_source_in_the_output_is_refused(tiny_chat: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    export(tiny_chat, output, **FAST)  # type: ignore[arg-type]
+    export_model(tiny_chat, output, **FAST)  # type: ignore[arg-type]
     shutil.copytree(tiny_chat, output / "hf")
     before = contents(tmp_path)
     for source in (output / "hf", tiny_chat):  # the second: somebody's folder in the output
         with pytest.raises(BadInput, match=r"lies in the output|edgelm did not write"):
-            export(source, output)
+            export_model(source, output)
     shutil.move(output / "hf", tmp_path / "hf")
     (tmp_path / "text.txt").write_text("words " * 900)
     shutil.copy(tmp_path / "text.txt", output / "README.md")  # one that a bundle has itself
     for name in ("calibration", "gate_text"):
         with pytest.raises(BadInput, match="lies in the output"):
-            export(tiny_chat, output, **{name: output / "README.md"})  # type: ignore[arg-type]
+            export_model(tiny_chat, output, **{name: output / "README.md"})  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="lies in the source"):
-        export(tmp_path / "hf", tmp_path / "hf" / "bundle")
+        export_model(tmp_path / "hf", tmp_path / "hf" / "bundle")
     assert len(before) + 1 == len(contents(tmp_path))
 
 

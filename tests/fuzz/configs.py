@@ -9,12 +9,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from edgelm.checkpoint import open_checkpoint, read_spec
-from edgelm.devices.plan import choices, plan
+from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
 from edgelm.planning import Request
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong

@@ -13,8 +13,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from edgelm.checkpoint import Checkpoint, open_checkpoint, read_spec
-from edgelm.devices.plan import plan
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint, read_spec
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.planning import Request
 from tests.fuzz.bytewise import mutate_bytes

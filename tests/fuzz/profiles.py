@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgelm.devices.plan import choices, plan
+from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import profile_paths, read_profile
 from edgelm.planning import Plan, Request
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgelm.compress.conversations import read_demonstrations, read_preferences, read_prompts
-from edgelm.compress.data import read_documents
-from edgelm.compress.evaluate import _lines as _lines_of
-from edgelm.export.text import read_passage
+from edgelm.compress.data.conversations import read_demonstrations, read_preferences, read_prompts
+from edgelm.compress.data.packing import read_documents
+from edgelm.compress.evaluation.evaluate import _lines as _lines_of
+from edgelm.export.source.text import read_passage
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong

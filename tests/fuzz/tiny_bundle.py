@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import edgelm
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 from tests.tiny_chat import save_tiny_chat
 
 PROMPT = "The miller waits until the level outside has dropped below the wheel."
@@ -16,7 +16,7 @@ Answers = tuple[Any, ...]
 def write_bundle(folder: Path) -> Path:
     """Export a tiny chat model for a CPU; returns the bundle."""
     source = save_tiny_chat(folder / "source")
-    export(source, folder / "bundle", precision="int8", gate="off")
+    export_model(source, folder / "bundle", precision="int8", gate="off")
     return folder / "bundle"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from edgelm.runtime.tokenizer import Detokenizer, Tokenizer
+from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong

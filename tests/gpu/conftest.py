@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from transformers import AutoTokenizer
 
-from edgelm.checkpoint import Checkpoint, open_checkpoint
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import MissingPackage
-from edgelm.runtime.cuda import Gpu, find_gpu
+from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from tests.conftest import TinyFactory
 from tests.smollm2 import smollm2_path
 

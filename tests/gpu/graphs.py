@@ -8,17 +8,17 @@ import numpy.typing as npt
 import onnx
 
 from edgelm.bundle import CompiledEngine, Limits, Manifest, graph_sha256
-from edgelm.checkpoint import Checkpoint
-from edgelm.devices.tensorrt.build import Job, compile_engine
-from edgelm.devices.tensorrt.versions import RTX
-from edgelm.devices.trust import trust
-from edgelm.export import writer
-from edgelm.export.kv_folding import KvFolding
-from edgelm.export.stored import Activations
-from edgelm.export.weights import Weights
-from edgelm.hashing import file_sha256
-from edgelm.precision import KvType, WeightPrecision
-from edgelm.runtime.cuda import Gpu
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.devices.tensorrt_versions import RTX
+from edgelm.export.graph import write as writer
+from edgelm.export.graph.dtypes import Activations
+from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.weights import Weights
+from edgelm.files.hashing import file_sha256
+from edgelm.quantize.precision import KvType, WeightPrecision
+from edgelm.runtime.engines.cuda import Gpu
+from edgelm.runtime.engines.tensorrt.build import Job, compile_engine
+from edgelm.runtime.engines.trust import trust
 from tests.export.graphs import DialectName, bare_manifest
 
 CHUNK = 16

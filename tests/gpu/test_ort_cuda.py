@@ -11,15 +11,15 @@ import onnxruntime
 import pytest
 import torch
 
-from edgelm.export.calibrate import calibrate
-from edgelm.export.kv_folding import KvFolding
-from edgelm.export.reference import Reference
-from edgelm.export.stored import Activations
-from edgelm.precision import PRECISIONS, KvType
-from edgelm.runtime import ort_cuda
-from edgelm.runtime.cuda import Gpu
-from edgelm.runtime.ort import OrtSession
-from edgelm.runtime.ort_cuda import OrtCudaSession
+from edgelm.export.graph.dtypes import Activations
+from edgelm.export.quantize.calibrate import calibrate
+from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.source.reference import Reference
+from edgelm.quantize.precision import PRECISIONS, KvType
+from edgelm.runtime.engines import ort_cuda
+from edgelm.runtime.engines.cuda import Gpu
+from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.ort_cuda import OrtCudaSession
 from tests.export.graphs import DialectName
 from tests.gpu.conftest import SMOLLM2, Source
 from tests.gpu.graphs import KL_16_BIT, Bundle, compute_in_fp32, divergence, write_graph

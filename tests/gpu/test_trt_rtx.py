@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pytest
 
 from edgelm.bundle import CompiledEngine
-from edgelm.devices.tensorrt.versions import RTX, TENSORRT, release_of
+from edgelm.devices.tensorrt_versions import RTX, TENSORRT, release_of
 from edgelm.errors import UnknownName
-from edgelm.precision import Fp16, Int4, WeightPrecision
-from edgelm.runtime import tensorrt
-from edgelm.runtime.cuda import Gpu, free_memory
-from edgelm.runtime.ort import OrtSession
-from edgelm.runtime.tensorrt import TrtSession
-from edgelm.runtime.tensorrt_engine import Engine
+from edgelm.quantize.precision import Fp16, Int4, WeightPrecision
+from edgelm.runtime.engines.cuda import Gpu, free_memory
+from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.tensorrt import session as tensorrt
+from edgelm.runtime.engines.tensorrt.engine import Engine
+from edgelm.runtime.engines.tensorrt.session import TrtSession
 from tests.export.graphs import DialectName
 from tests.gpu.conftest import SMOLLM2, Source
 from tests.gpu.graphs import KL_16_BIT, Bundle, compile_here, divergence, write_graph

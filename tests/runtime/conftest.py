@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import edgelm
-from edgelm.export import export
+from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel
 from tests.models import tiny_model
 from tests.tiny_chat import CONTEXT, VOCAB, save_tiny_chat
@@ -35,7 +35,7 @@ def hf(source: Path) -> Any:
 def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its fp32 bundle; read it, never change it."""
     folder = tmp_path_factory.mktemp("runtime") / "bundle"
-    export(source, folder, precision="fp32")
+    export_model(source, folder, precision="fp32")
     return folder
 
 

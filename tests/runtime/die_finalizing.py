@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edgelm.devices.tensorrt.build import Built, Job
-from edgelm.runtime import cuda, finalize
+from edgelm.runtime.engines import cuda, finalize
+from edgelm.runtime.engines.tensorrt.build import Built, Job
+from tests.runtime.engines.test_finalize import VERSION
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
-from tests.runtime.test_finalize import VERSION
 
 
 def die(*_: Any) -> Any:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.chat import ChatTemplate
+from edgelm.runtime.text.chat import ChatTemplate
 
 _DOUBLE = "{% set x = x ~ x %}"
 _MACROS = "".join(

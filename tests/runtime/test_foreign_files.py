@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.chat import ChatTemplate
-from edgelm.runtime.tokenizer import Detokenizer, Tokenizer, open_tokenizer
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer, open_tokenizer
 from tests.tiny_chat import tiny_tokenizer
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]

@@ -8,7 +8,7 @@ import torch
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime import LanguageModel, Piece
-from edgelm.runtime.session import Tokens
+from edgelm.runtime.engines.session import Tokens
 from tests.tiny_chat import CONTEXT, VOCAB
 
 END = 3

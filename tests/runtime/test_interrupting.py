@@ -15,9 +15,9 @@ import pytest
 from edgelm.bundle import read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.chunked import Cancelled
-from edgelm.runtime.interruptible import run_interruptible
-from edgelm.runtime.ort import OrtSession
+from edgelm.runtime.engines.chunked import Cancelled
+from edgelm.runtime.engines.interruptible import run_interruptible
+from edgelm.runtime.engines.ort import OrtSession
 
 LONG = np.random.default_rng(3).integers(4, 320, 60)
 

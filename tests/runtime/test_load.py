@@ -14,11 +14,12 @@ import pytest
 import edgelm
 from edgelm.bench.engines import edgelm_worker
 from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
-from edgelm.devices.memory_need import loaded_bytes
+from edgelm.bundle.manifest_file import contents_sha256
+from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.manifest_file import contents_sha256
-from edgelm.runtime import model, opening
-from edgelm.runtime.engine import open_session
+from edgelm.runtime import model
+from edgelm.runtime.engines import unchanged_bundle
+from edgelm.runtime.engines.open import open_session
 from edgelm.runtime.sampler import Sampling
 from tests.tiny_chat import CONTEXT
 
@@ -173,7 +174,7 @@ def test_a_bundle_that_is_replaced_while_it_loads(
             swapped.append(copy.rename(copy.with_name("old")))
             other.rename(copy)
 
-    monkeypatch.setattr(opening, "verify", then_swap)
+    monkeypatch.setattr(unchanged_bundle, "verify", then_swap)
     with edgelm.load(copy, threads=1) as lm:
         assert lm.generate("The miller", max_new_tokens=4).tokens == expected
     assert swapped

@@ -12,7 +12,7 @@ import edgelm
 from edgelm.bundle import hash_files, read_manifest, write_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Message
-from edgelm.runtime.ort import OrtSession
+from edgelm.runtime.engines.ort import OrtSession
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 

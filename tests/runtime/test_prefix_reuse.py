@@ -8,7 +8,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.session import Logits, Session, Tokens
+from edgelm.runtime.engines.session import Logits, Session, Tokens
 
 SHARED = np.random.default_rng(2).integers(4, 320, 30).tolist()
 COUNT = 15

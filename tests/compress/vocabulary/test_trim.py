@@ -15,7 +15,7 @@ from edgelm.compress.vocabulary.pieces import read_vocabulary
 from edgelm.compress.vocabulary.tokenizer import trim_tokenizer, with_vocabulary
 from edgelm.compress.vocabulary.trim import kept_tokens, trim_vocabulary
 from edgelm.errors import BadCheckpoint, BadInput
-from edgelm.export.text import GATE
+from edgelm.export.source.text import GATE
 from tests.compress.small_tokenizers import (
     KINDS,
     TRAINED_ON,

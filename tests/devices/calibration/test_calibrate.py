@@ -10,15 +10,15 @@ from edgelm.devices.calibration.calibrate import Sample, calibrate, solve
 from edgelm.devices.calibration.found import Found
 from edgelm.devices.calibration.stack import HEAD_DIM, StackShape
 from edgelm.devices.calibration.write import profile_text
+from edgelm.devices.detection.machine import Cpu, Machine
 from edgelm.devices.kernels import KERNELS
-from edgelm.devices.machine import Cpu, Machine
-from edgelm.devices.plan import plan
+from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import ENVIRONMENT, load_profile, read_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import Request
-from edgelm.precision import KV_BYTES, KvType
-from edgelm.spec import DecoderSpec
-from tests.core.test_spec import CONFIG
+from edgelm.quantize.precision import KV_BYTES, KvType
+from edgelm.spec.decoder import DecoderSpec
+from tests.core.spec.test_decoder import CONFIG
 
 LAYER_MS, CHUNK_LAYER_MS = 0.05, 0.4
 WEIGHTS_GB_S = {"fp32": 40.0, "int8": 30.0, "int4": 25.0}
@@ -93,7 +93,7 @@ def test_no_cost_is_negative() -> None:
 def test_profile_predicts_with_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgelm.devices.plan.check_shape", lambda *_: None)  # a toy's heads
+    monkeypatch.setattr("edgelm.devices.planner.plan.check_shape", lambda *_: None)  # a toy's heads
     path = tmp_path / "cpu.toml"
     path.write_text(profile_text(solved(), MACHINE, threads=2, when=date(2026, 1, 2)))
     profile = read_profile(path)

@@ -7,7 +7,7 @@ import pytest
 from edgelm.devices.calibration.calibrate import MEASURED
 from edgelm.devices.calibration.stack import StackShape, build_stack
 from edgelm.devices.calibration.timing import TimedStack, read_gb_s
-from edgelm.precision import PRECISIONS, KvType
+from edgelm.quantize.precision import PRECISIONS, KvType
 
 TINY = StackShape(2, 192, 256)
 

@@ -16,12 +16,12 @@ from edgelm.bundle import (
     Manifest,
     TensorContract,
 )
-from edgelm.bundle_roles import DIALECTS, ROLES
+from edgelm.bundle.roles import DIALECTS, ROLES
 from edgelm.devices.checks.context import Context
-from edgelm.devices.machine import Cpu, Gpu, Jetson, Machine
-from edgelm.devices.probes import Probes
-from edgelm.precision import Int4
-from edgelm.spec import DecoderSpec
+from edgelm.devices.detection.machine import Cpu, Gpu, Jetson, Machine
+from edgelm.devices.detection.probes import Probes
+from edgelm.quantize.precision import Int4
+from edgelm.spec.decoder import DecoderSpec
 
 SITE = "/site-packages"
 FOLDER = f"{SITE}/onnxruntime"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.cpu import governor, instructions, threads
-from edgelm.devices.machine import Cpu, Machine, Unread
+from edgelm.devices.detection.machine import Cpu, Machine, Unread
 from tests.devices.checks.recorded import ORIN_NANO, PLAIN, context
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.driver import cuda_driver
-from edgelm.devices.machine import Gpu, Machine, Unread
+from edgelm.devices.detection.machine import Gpu, Machine, Unread
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,

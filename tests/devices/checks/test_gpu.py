@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.gpu import power_limit, readable
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from tests.devices.checks.recorded import LAPTOP, ORIN_NANO, PLAIN, context
 
 NAME = "NVIDIA GeForce RTX 4060 Laptop GPU"

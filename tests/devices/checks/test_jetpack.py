@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.jetpack import nvmap, release
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from tests.devices.checks.recorded import LAPTOP, ORIN_NANO, context, with_jetson
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgelm.devices.checks.kernels import covers, onnxruntime_kernels, torch_kernels
 from edgelm.devices.checks.providers import CUDA_LIBRARY
-from edgelm.devices.machine import Machine
+from edgelm.devices.detection.machine import Machine
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,

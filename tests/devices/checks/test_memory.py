@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.memory import bundle_memory, disk_space
-from edgelm.devices.machine import Machine
-from edgelm.devices.memory_need import loaded_bytes, workspace_bytes
+from edgelm.devices.detection.machine import Machine
+from edgelm.devices.planner.memory_need import loaded_bytes, workspace_bytes
 from edgelm.devices.profile import ENVIRONMENT
 from tests.core.test_imports import ROOT
 from tests.devices.checks.recorded import LAPTOP, PLAIN, context, manifest

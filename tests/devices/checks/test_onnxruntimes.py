@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.onnxruntimes import folder, needless_gpu_package, two_packages
-from edgelm.devices.machine import Machine, Unread
+from edgelm.devices.detection.machine import Machine, Unread
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.power import battery, clocks, power_mode
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from tests.devices.checks.recorded import LAPTOP, ORIN_NANO, context, with_jetson
 
 NVPMODEL = "/etc/nvpmodel.conf"

@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.providers import cuda_libraries, gpu_provider, imports
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.probes import Probes
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,

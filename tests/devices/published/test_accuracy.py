@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.devices.coefficients import Table, fitted
+from edgelm.devices.planner.coefficients import Table, fitted
 from edgelm.devices.published.judge import (
     Prediction,
     Ranges,

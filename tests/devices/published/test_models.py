@@ -2,9 +2,9 @@
 
 import pytest
 
+from edgelm.devices.planner.work import work_of
 from edgelm.devices.published.models import Experts, Total, known_models, model_named
-from edgelm.devices.work import work_of
-from edgelm.spec import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec
 from tests.devices.published.configs import DENSE
 from tests.devices.published.synthetic import known
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from edgelm.devices.cost import Coefficients
+from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import TERMS, observations
 from tests.devices.published.synthetic import (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors.reader import Found, Reader
 
 Keep = Callable[[Found], tuple[dict[str, Reader], dict[str, str]]]

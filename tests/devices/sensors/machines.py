@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.probes import Probes
 
 Files = dict[str, str]
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgelm.devices.probes import Probes
+from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors import open_sensors
 from tests.devices.sensors.machines import (
     LAPTOP,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.devices.probes import reason
+from edgelm.devices.detection.probes import reason
 from edgelm.devices.sensors.clocks import find_clocks
 from edgelm.devices.sensors.memory import find_memory
 from edgelm.devices.sensors.reader import NumberFile, Reader, file_reader

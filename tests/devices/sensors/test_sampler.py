@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from edgelm.devices.machine import Unread
+from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors.reader import Kind, Part, Reader
 from edgelm.devices.sensors.sampler import Sampler, SensorLog
 

@@ -1,0 +1,1 @@
+"""The engines that a bundle is compared with, and their models."""

@@ -1,0 +1,117 @@
+"""Who is measured: bundles, and peers made from the same source."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgelm.bench.peers.install import interpreter, missing_reason
+from edgelm.bench.peers.sources import Sources
+from edgelm.bundle import Manifest
+from edgelm.errors import UnknownName
+from edgelm.quantize.precision import describe
+from edgelm.spec.decoder import DecoderSpec
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One engine with one model file, before it is started.
+
+    spec: of its model; None is that of the report's first bundle.
+    """
+
+    name: str
+    module: str
+    python: Path | None
+    prepare: Callable[[], Path]
+    spec: DecoderSpec | None = None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A peer that was asked for and cannot run."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Peer:
+    module: str
+    package: str
+    variants: dict[str, Callable[[Sources], Path]]
+
+
+STATIC_CACHE = "transformers-static"  # the one that runs on a GPU
+PEERS: dict[str, _Peer] = {
+    "llama.cpp": _Peer(
+        "edgelm.bench.engines.llama_cpp_worker",
+        "llama_cpp",
+        {kind: lambda sources, kind=kind: sources.gguf(kind) for kind in ("Q4_0", "Q4_K_M")},  # type: ignore[misc]
+    ),
+    "onnxruntime-genai": _Peer(
+        "edgelm.bench.engines.genai_worker", "onnxruntime_genai", {"int4": Sources.genai}
+    ),
+    "transformers": _Peer(
+        "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
+    ),
+    STATIC_CACHE: _Peer(
+        "edgelm.bench.engines.static_cache_worker", "transformers", {"fp16": Sources.huggingface}
+    ),
+}
+
+
+def bundle_contenders(manifests: dict[Path, Manifest]) -> list[Contender]:
+    """Ours; the name says the mixture of precisions, and more where names would be the same."""
+    contenders = [_bundle_contender(*item) for item in manifests.items()]
+    names = Counter(contender.name for contender in contenders)
+    return [
+        replace(one, name=f"{one.name} ({folder})") if names[one.name] > 1 else one
+        for one, folder in zip(contenders, manifests, strict=True)
+    ]
+
+
+def _bundle_contender(folder: Path, manifest: Manifest) -> Contender:
+    kinds = Counter(describe(p).split()[0] for p in manifest.precision.values())
+    mixture = "+".join(sorted(kinds))
+    name = f"edgelm {mixture} {folder.resolve().name}"
+    return Contender(
+        name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder, manifest.spec
+    )
+
+
+def peer_contenders(
+    names: list[str], sources: Sources | None
+) -> tuple[list[Contender], list[Absent]]:
+    """The peers asked for, and those among them that are not installed."""
+    present: list[Contender] = []
+    absent: list[Absent] = []
+    for name in names:
+        if name not in PEERS:
+            raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
+        peer = PEERS[name]
+        if reason := missing_reason(peer.package):
+            absent.append(Absent(name, reason))
+            continue
+        assert sources is not None
+        variants = dict(peer.variants)
+        if name == "llama.cpp" and _is_quantized(sources):
+            variants["source as it is"] = lambda sources: sources.gguf("source")
+        present += [
+            Contender(
+                f"{name} {variant}",
+                peer.module,
+                interpreter(),
+                lambda make=make: make(sources),  # type: ignore[misc]
+                sources.checkpoint.spec,
+            )
+            for variant, make in variants.items()
+        ]
+    return present, absent
+
+
+def _is_quantized(sources: Sources) -> bool:
+    """Whether the source is a GGUF file of fewer bits than its weights' own type."""
+    checkpoint = sources.checkpoint
+    size = checkpoint.path.stat().st_size if checkpoint.is_gguf else 0
+    return 0 < size < 1.5 * checkpoint.spec.parameters

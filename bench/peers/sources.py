@@ -1,0 +1,173 @@
+"""The same source model in the form that each peer reads, made once and kept.
+
+Everything is derived from the one checkpoint whose hash the bundle records: a Hugging Face folder
+for transformers and onnxruntime-genai's builder, GGUF files from llama.cpp's own quantizer.
+"""
+
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgelm.bench.peers.install import converter, interpreter
+from edgelm.bundle import Manifest
+from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.errors import BadInput, EdgeLMError
+
+log = logging.getLogger(__name__)
+
+_FILE_TYPES = {"Q4_0": 2, "Q4_K_M": 15}  # llama.h, enum llama_ftype
+_QUANTIZE = """\
+import ctypes, sys, llama_cpp
+settings = llama_cpp.llama_model_quantize_default_params()
+settings.ftype = int(sys.argv[3])
+settings.allow_requantize = True
+status = llama_cpp.llama_model_quantize(
+    sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(settings))
+sys.exit(status)
+"""
+
+
+class Source(NamedTuple):
+    """The model that all are compared with, and its hash."""
+
+    checkpoint: Checkpoint
+    sha256: str
+
+
+def find_source(manifests: Sequence[Manifest], given: str | None) -> Source:
+    """Open the model that bundles have in common.
+
+    That is the source they were exported from; or, for students and their teacher side by side,
+    the teacher. A student alone is compared with its teacher if `given` names that.
+
+    Raises:
+        BadInput: they have none in common, it is not where a manifest says, or it is another model.
+    """
+    sources = {manifest.lineage.sha256 for manifest in manifests}
+    origins = {origin(manifest) for manifest in manifests}
+    common = (sources if len(sources) == 1 else set()) | (origins if len(origins) == 1 else set())
+    if not common:
+        raise BadInput(
+            "the bundles come from different sources, and not from students of one teacher; "
+            "measure them one at a time"
+        )
+    wanted = sources if len(sources) == 1 else origins
+    lineage = next((one.lineage for one in manifests if one.lineage.sha256 in wanted), None)
+    if given is None and lineage is None:
+        raise BadInput("the bundles are students of one teacher; give it with --source")
+    name = given or (lineage and (lineage.path or lineage.source)) or ""
+    revision = lineage.revision if lineage and given is None else None
+    try:
+        checkpoint = open_checkpoint(name, revision=revision)
+    except BadInput as error:
+        raise BadInput(f"cannot open the bundle's source: {error}; give it with --source") from None
+    sha256 = checkpoint.sha256()
+    if sha256 not in common:
+        raise BadInput(
+            f"{name} is not the model this bundle was made from (its SHA-256 differs from the "
+            "manifest's lineage); give the right one with --source"
+        )
+    return Source(checkpoint, sha256)
+
+
+def origin(manifest: Manifest) -> str:
+    """Hash of the model that a bundle goes back to: a student's teacher, else the source."""
+    lineage = manifest.lineage
+    return lineage.compress.teacher_sha256 if lineage.compress else lineage.sha256
+
+
+class Sources:
+    """Derived files of one checkpoint, in a folder named for its hash."""
+
+    def __init__(self, source: Source, cache: Path) -> None:
+        self.checkpoint = source.checkpoint
+        self.folder = cache / source.sha256[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def huggingface(self) -> Path:
+        """A Hugging Face folder."""
+        if not self.checkpoint.is_gguf:
+            return self.checkpoint.path
+        return self._made("huggingface", self._write_huggingface)
+
+    def gguf(self, kind: str) -> Path:
+        """A GGUF file: `source` (unquantized, or as it came), `Q4_0` or `Q4_K_M`."""
+        if kind == "source":
+            if self.checkpoint.is_gguf:
+                return self.checkpoint.path
+            return self._made("source.gguf", self._convert)
+        source = self.gguf("source")
+        arguments = [str(_FILE_TYPES[kind])]
+        return self._made(
+            f"{kind}.gguf", lambda to: _python("-c", _QUANTIZE, str(source), str(to), *arguments)
+        )
+
+    def genai(self) -> Path:
+        """A model folder of onnxruntime-genai's builder, int4 in blocks of 32."""
+        return self._made("genai-int4", self._build_genai)
+
+    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """Make a file or folder unless it is there; a half-made one is never kept."""
+        target = self.folder / name
+        if target.exists():
+            return target
+        log.info("preparing %s", name)
+        staging = self.folder / f"partial-{name}"
+        _remove(staging)
+        try:
+            make(staging)
+            staging.rename(target)
+        finally:
+            _remove(staging)
+        return target
+
+    def _write_huggingface(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        checkpoint = self.checkpoint
+        folder.mkdir()
+        tensors = {name: checkpoint.tensor(name).contiguous() for name in checkpoint.shapes}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        values = {key: v for key, v in checkpoint.config.items() if key != "model_type"}
+        config = AutoConfig.for_model(checkpoint.spec.family, **values)
+        kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+        config.architectures = [kind.__name__]
+        config.dtype = "float32"
+        config.save_pretrained(folder)
+        write_for_transformers(GgufFile(checkpoint.path).metadata, folder)
+        ids = {key: values[key] for key in ("bos_token_id", "eos_token_id") if key in values}
+        (folder / "generation_config.json").write_text(json.dumps(ids))
+
+    def _convert(self, target: Path) -> None:
+        folder = str(self.checkpoint.path)
+        _python(str(converter()), folder, "--outfile", str(target), "--outtype", "f16")
+
+    def _build_genai(self, folder: Path) -> None:
+        cache = str(self.folder / "genai-cache")
+        _python(
+            *("-m", "onnxruntime_genai.models.builder"),
+            *("-i", str(self.huggingface()), "-o", str(folder), "-c", cache),
+            *("-p", "int4", "-e", "cpu", "--extra_options", "int4_block_size=32"),
+        )
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _python(*arguments: str) -> None:
+    command = [str(interpreter()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise EdgeLMError(f"{' '.join(arguments[:3])[:80]} failed:\n{last}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From raw samples to a report: JSON, HTML and Markdown."""

@@ -1,0 +1,1 @@
+"""Experiments that docs/results names. Run from a checkout; not part of the wheel."""

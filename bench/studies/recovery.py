@@ -1,0 +1,264 @@
+"""What distillation recovers: one pruned shape, trained in several ways on the same tokens.
+
+    python -m bench.studies.recovery train TEACHER --data train.jsonl --arm kd -o runs/
+    python -m bench.studies.recovery judge TEACHER --tasks perplexity:valid.jsonl -o runs/
+
+`train` may be killed and started again; it writes students at milestones, so that `judge` can
+draw quality over tokens. All arms have one schedule: at an equal count of tokens they differ in
+nothing but what their name says.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from edgelm import __version__
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
+from edgelm.cli import run_command
+from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack, read_documents
+from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
+from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.shape import Shape
+
+_CALIBRATION_ROWS = 128
+_MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000, 750_000, 1_000_000, 1_500_000)
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One way to make a student: from which shape, from which weights, towards what."""
+
+    shape: str = "both"
+    weights: str = "pruned"
+    settings: dict[str, object] = {}
+
+
+ARMS = {
+    "kd": Arm(),
+    "ce": Arm(settings={"cross_entropy": 1.0}),
+    "kd-ce": Arm(settings={"cross_entropy": 0.5}),
+    "reverse-kl": Arm(settings={"loss": "reverse-kl"}),
+    "random-kd": Arm(weights="random"),
+    "random-pruned-kd": Arm(weights="randomly-pruned"),
+    "depth-kd": Arm("depth"),
+    "depth-hidden-kd": Arm("depth", settings={"layer_map": ((-1, -1), (18, 27))}),
+    "width-kd": Arm("width"),
+}
+# Each has about 0.7 of SmolLM2-135M's parameters outside the embeddings.
+SHAPES = {
+    "both": Shape(26, 576, 1152, 9, 3),
+    "depth": Shape(21, 576, 1536, 9, 3),
+    "width": Shape(30, 576, 896, 9, 3),
+}
+
+
+def main() -> int:
+    """Train one arm, or judge what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    trainer = verbs.add_parser("train", help="train one arm, or go on with it")
+    trainer.add_argument("teacher", help="folder, hub id or .gguf file")
+    trainer.add_argument("--data", required=True, help="text to distil on")
+    trainer.add_argument("--arm", choices=sorted(ARMS), default="kd", help="which (default: kd)")
+    trainer.add_argument("--tokens", type=int, default=2_000_000, help="of the whole schedule")
+    trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
+    trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
+    trainer.add_argument("--shape", help="layers,hidden,ffn,heads,groups instead of the arm's")
+    trainer.add_argument("--start", help="a student to prune further, instead of the teacher")
+    trainer.add_argument("--name", help="of the run (default: the arm and its seed)")
+    trainer.add_argument("--compile", action="store_true", help="compile the layers")
+    trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
+    judging = verbs.add_parser("judge", help="evaluate every student that is there, and tabulate")
+    judging.add_argument("teacher", help="folder, hub id or .gguf file")
+    judging.add_argument("--tasks", action="append", required=True, help="see edge-compress")
+    judging.add_argument("--limit", type=int, help="rows or passages of each task")
+    judging.add_argument("--at", type=int, action="append", help="only students of these tokens")
+    judging.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
+    arguments = parser.parse_args()
+    verb = {"train": train, "judge": judge}[arguments.verb]
+    return run_command(lambda: verb(arguments))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one arm to its last milestone."""
+    checkpoint = open_checkpoint(arguments.teacher)
+    tokenizer = load_tokenizer(checkpoint)
+    teacher = load_model(checkpoint)
+    arm = ARMS[arguments.arm]
+    settings = msgspec.convert(
+        {
+            "tokens": arguments.tokens,
+            "stop_after": arguments.stop,
+            "seed": arguments.seed,
+            "compile": arguments.compile,
+        }
+        | arm.settings,
+        Distillation,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    data = _packed(arguments.data, tokenizer, settings, arguments.out)
+    name = arguments.name or arguments.arm
+    if arguments.seed and not arguments.name:
+        name = f"{arguments.arm}-seed{arguments.seed}"
+    folder = arguments.out / name
+    shape = SHAPES[arm.shape]
+    if arguments.shape:
+        shape = Shape(*map(int, arguments.shape.split(",")))
+    start = load_model(arguments.start) if arguments.start else teacher
+    scores = (folder if arguments.start else arguments.out) / "importance.safetensors"
+    student = WEIGHTS[arm.weights](start, shape, _importance(start, data, scores), 0)
+    teacher = teacher.bfloat16()
+    make_record = partial(_record, checkpoint, student, arm, settings)
+    _save(student, tokenizer, folder, make_record(0))
+    with (arguments.out / f"{name}.jsonl").open("a") as log:
+        before = 0
+        for step in distill(student, teacher, data, settings, folder / "checkpoints"):
+            log.write(msgspec.json.encode(step).decode() + "\n")
+            log.flush()
+            print(
+                f"\r{name} {step.step}/{step.steps} loss {step.loss:.3f} "
+                f"{step.tokens_per_second:.0f} tokens/s, {step.eta_seconds / 60:.0f} min left ",
+                end="",
+                file=sys.stderr,
+            )
+            reached = [mark for mark in _MILESTONES if before < mark <= step.tokens]
+            if reached or step.step == step.steps:
+                _save(student, tokenizer, folder, make_record(step.tokens))
+            before = step.tokens
+    print(file=sys.stderr)
+
+
+def judge(arguments: argparse.Namespace) -> None:
+    """Evaluate students that were not judged before; print all figures as a table."""
+    tasks = parse_tasks(arguments.tasks)
+    tokenizer = load_tokenizer(arguments.teacher)
+    teacher = load_model(arguments.teacher, dtype=torch.bfloat16)
+    path = arguments.out / "judged.json"
+    judged = json.loads(path.read_text()) if path.exists() else {}
+    students = sorted(arguments.out.glob("*/student-*"))
+    names = ["teacher", *(f"{one.parent.name}@{int(one.name[8:])}" for one in students)]
+    for name, folder in zip(names, [None, *students], strict=True):
+        if arguments.at and folder is not None and int(folder.name[8:]) not in arguments.at:
+            continue
+        wanted = [task for task in tasks if f"{task} {arguments.limit}" not in judged.get(name, {})]
+        if not wanted:
+            continue
+        model = teacher if folder is None else load_model(folder, dtype=torch.bfloat16)
+        for task in wanted:
+            scores = evaluate(
+                model,
+                tokenizer,
+                [task],
+                teacher=None if folder is None else teacher,
+                limit=arguments.limit,
+            )
+            values = {key: msgspec.to_builtins(score) for key, score in scores.items()}
+            judged.setdefault(name, {})[f"{task} {arguments.limit}"] = values
+        path.write_text(json.dumps(judged, indent=1))
+        print(name, judged[name], file=sys.stderr)
+    print(_table(judged))
+
+
+def _table(judged: dict[str, Any]) -> str:
+    rows = {
+        name: {key: score["value"] for task in tasks.values() for key, score in task.items()}
+        for name, tasks in judged.items()
+    }
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    head = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    body = [
+        f"| {name} | "
+        + " | ".join(f"{row[key]:.4g}" if key in row else "" for key in columns)
+        + " |"
+        for name, row in rows.items()
+    ]
+    return "\n".join([*head, *body])
+
+
+def _packed(source: str, tokenizer: Tokenizer, settings: Distillation, out: Path) -> PackedTokens:
+    path = out / f"data-{settings.sequence_length}.npy"
+    if path.exists():
+        return PackedTokens.load(path)
+    return pack(read_documents(source), tokenizer, settings.sequence_length, path)
+
+
+def _importance(model: Model, data: PackedTokens, path: Path) -> Importance:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        score(model, calibration_rows(data, _CALIBRATION_ROWS, 4)).save(path)
+    return Importance.load(path)
+
+
+def _pruned(teacher: Model, shape: Shape, importance: Importance, _: int) -> Model:
+    return prune(teacher, shape, importance)
+
+
+def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance, seed: int) -> Model:
+    generator = torch.Generator().manual_seed(seed)
+    fields = ("heads", "neurons", "channels", "layers")
+    noise = {
+        field: torch.rand(getattr(importance, field).shape, generator=generator) for field in fields
+    }
+    return prune(teacher, shape, Importance(**noise))
+
+
+def _random(teacher: Model, shape: Shape, importance: Importance, seed: int) -> Model:
+    student = prune(teacher, shape, importance)
+    generator = torch.Generator().manual_seed(seed)
+    deviation = student.config.initializer_range
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, deviation, generator=generator)
+            else:
+                parameter.fill_(1.0)
+    return student
+
+
+WEIGHTS: dict[str, Callable[[Model, Shape, Importance, int], Model]] = {
+    "pruned": _pruned,
+    "randomly-pruned": _randomly_pruned,
+    "random": _random,
+}
+
+
+def _record(
+    teacher: Checkpoint, student: Model, arm: Arm, settings: Distillation, tokens: int
+) -> StudentRecord:
+    """What export takes along into the bundle, as `edge-compress` writes it."""
+    spec = spec_of(student)
+    stages = [StageRecord("prune", {"weights": arm.weights})]
+    if tokens:
+        stages.append(StageRecord("distill", msgspec.to_builtins(settings), tokens))
+    return StudentRecord(
+        teacher=teacher.path.name,
+        teacher_sha256=teacher.sha256(),
+        teacher_parameters=teacher.spec.parameters,
+        parameters=spec.parameters,
+        teacher_shape=msgspec.structs.asdict(Shape.of(teacher.spec)),
+        shape=msgspec.structs.asdict(Shape.of(spec)),
+        stages=tuple(stages),
+        edgelm_version=__version__,
+    )
+
+
+def _save(student: Model, tokenizer: Tokenizer, folder: Path, record: StudentRecord) -> None:
+    tokens = sum(stage.tokens for stage in record.stages)
+    target = folder / f"student-{tokens:08d}"
+    if not target.exists():
+        save_model(student, tokenizer, target, torch.bfloat16)
+    write_student_record(target, record)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

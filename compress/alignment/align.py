@@ -1,0 +1,235 @@
+"""Teach a student to answer: supervised fine-tuning and preference optimization through TRL.
+
+Only answers are learned: with a chat template that marks the assistant's tokens whole
+conversations are rows; with any other template each of the assistant's messages is a row, of
+which what came before is given (exact, at the price of reading the beginning again for each).
+
+TRL does the training; this file makes sure of what it is given, of what is left behind, and that
+a run which dies goes on from its last whole checkpoint. TRL's usage report, progress bars and
+printed logs are switched off.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelm.compress.alignment.data import Rows, make_rows
+from edgelm.compress.alignment.run import AlignRun
+from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
+from edgelm.compress.alignment.trl_cleanup import lent, quiet
+from edgelm.compress.alignment.watch import AlignStep, Watch
+from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
+from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
+from edgelm.errors import BadInput, MissingPackage
+from edgelm.files.hashing import file_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """What was done.
+
+    steps: updates; examples: rows learned from; loss: of the last update.
+    truncated: examples that lost their end; dropped: those whose prompt alone was too long.
+    metrics: the JSONL file with all updates.
+    """
+
+    steps: int
+    examples: int
+    truncated: int
+    dropped: int
+    loss: float
+    metrics: Path
+
+
+def align(
+    model: Model,
+    tokenizer: Tokenizer,
+    request: Alignment,
+    data: Path,
+    out: Path,
+    *,
+    progress: Callable[[AlignStep], None] | None = None,
+) -> Aligned:
+    """Train a model in place on a JSONL file, from where an earlier call was interrupted.
+
+    The data is held in memory. For `Sft` lines hold `messages`, or `prompt` and `completion`; for
+    `Dpo` they hold `prompt`, `chosen` and `rejected`, texts or lists of messages each.
+
+    Args:
+        model: in fp32, on the device to train on; as it was before the first call.
+        tokenizer: its tokenizer; with a chat template texts are taken for messages.
+        request: method and settings.
+        data: the examples.
+        out: folder of the run, with checkpoints (12 bytes a parameter, two at a time) and metrics.
+        progress: called after each update.
+
+    Raises:
+        MissingPackage: TRL is not installed.
+        BadInput: examples of another form, settings that make no sense or other ones than the run
+            was begun with, a model that is not in fp32.
+        Diverged: the loss is no longer a number; the last checkpoint stays.
+    """
+    _import_trl()
+    request.check()
+    _check_model(model, request)
+    tokenizer = _with_ends(tokenizer, model)
+    chat = bool(tokenizer.chat_template)
+    rows = make_rows(
+        _read(request, data, chat=chat),
+        tokenizer,
+        max_length=request.max_length,
+        vocab_size=model.config.vocab_size,
+    )
+    run = AlignRun(out, _settings(request, model, tokenizer, data))
+    training = model.training
+    try:
+        if run.is_finished():
+            _load_weights(model, run)
+        else:
+            with quiet(), lent(model):
+                _train(model, tokenizer, request, rows, run, progress)
+    finally:
+        model.train(training)
+    last = run.rows()[-1]
+    return Aligned(
+        last["step"], len(rows.rows), rows.truncated, rows.dropped, last["loss"], run.metrics
+    )
+
+
+def _train(
+    model: Model,
+    tokenizer: Tokenizer,
+    request: Alignment,
+    rows: Rows,
+    run: AlignRun,
+    progress: Callable[[AlignStep], None] | None,
+) -> None:
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    trainer = _trainer(request)(
+        model=model,
+        args=_arguments(model, request, rows, run),
+        train_dataset=Dataset.from_list(rows.rows),
+        processing_class=tokenizer,
+        callbacks=[Watch(run, progress)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        run.tidy()
+    trainer.accelerator.wait_for_everyone()
+    latest = run.latest()
+    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+
+
+def _trainer(request: Alignment) -> Any:
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    return DPOTrainer if isinstance(request, Dpo) else SFTTrainer
+
+
+def _arguments(model: Model, request: Alignment, rows: Rows, run: AlignRun) -> Any:
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.sft_config import SFTConfig
+
+    make: Any = SFTConfig
+    method: dict[str, Any] = {"assistant_only_loss": rows.every_turn}
+    if isinstance(request, Dpo):
+        make, method = DPOConfig, {}
+    on_gpu = model.device.type == "cuda"
+    arguments = make(
+        output_dir=str(run.checkpoints),
+        **request.arguments(),
+        **method,
+        bf16=_uses_bf16(request, on_gpu=on_gpu),
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=on_gpu,
+        save_strategy="steps",
+        # The filter would report the last finite loss in place of a NaN.
+        logging_nan_inf_filter=False,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if arguments.n_gpu > 1:
+        raise BadInput(
+            f"{arguments.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0 to "
+            "use one, or start with `accelerate launch` to use all"
+        )
+    return arguments
+
+
+def _uses_bf16(request: Alignment, *, on_gpu: bool) -> bool:
+    if request.precision == "auto":
+        return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return request.precision == "bf16"
+
+
+def _read(request: Alignment, data: Path, *, chat: bool) -> list[Example]:
+    reader = read_preferences if isinstance(request, Dpo) else read_demonstrations
+    return reader(data, chat=chat)
+
+
+def _check_model(model: Model, request: Alignment) -> None:
+    if not isinstance(request, Sft | Dpo):
+        raise BadInput(f"{type(request).__name__} is no method of alignment; expected Sft or Dpo")
+    types = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+    if types:
+        raise BadInput(
+            f"the model is in {str(types.pop()).removeprefix('torch.')}, in which small updates "
+            "vanish; load it in float32 and let precision choose the products"
+        )
+    context = model.config.max_position_embeddings
+    if request.max_length > context:
+        raise BadInput(
+            f"max_length is {request.max_length}, the model's context is {context} tokens; lower it"
+        )
+
+
+def _with_ends(tokenizer: Tokenizer, model: Model) -> Tokenizer:
+    """A copy that knows its end of sequence and pads with something."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.eos_token is None:
+        end = model.config.eos_token_id
+        end = end[0] if isinstance(end, list) else end
+        if end is None:
+            raise BadInput(
+                "neither the tokenizer nor config.json names a token that ends a sequence; set "
+                "eos_token in tokenizer_config.json"
+            )
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, any token will do
+    return tokenizer
+
+
+def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path) -> dict[str, Any]:
+    return {
+        **request.record(),
+        "data": file_sha256(data),
+        "weights": weights_sha256(model),
+        "tokenizer": tokenizer_sha256(tokenizer),
+    }
+
+
+def _load_weights(model: Model, run: AlignRun) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        trained = AutoModelForCausalLM.from_pretrained(
+            str(run.latest()), dtype=torch.float32, trust_remote_code=False
+        )
+    model.load_state_dict(trained.state_dict())
+
+
+def _import_trl() -> None:
+    try:
+        import trl  # noqa: F401  later imports rely on it and on what it brings
+    except ImportError:
+        raise MissingPackage("aligning needs TRL: pip install 'edgelm[align]'") from None

@@ -1,0 +1,228 @@
+"""The head and the loss in one step, a few rows at a time.
+
+Logits of a whole batch are the largest thing of a distillation step: 4,096 tokens times a
+vocabulary of 128,256 are 2 GB in fp32, and teacher, student, log-softmax and gradient make it
+four to six. Here a chunk of rows goes through both heads, the loss and back to the gradients of
+hidden states and head, before the next chunk comes. Products are taken over many rows, for the
+matrix units; what is elementwise over few, which fit a CPU's cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgelm.compress.distillation.losses import (
+    DIVERGENCES,
+    Kind,
+    LossAndGradient,
+    Sampled,
+    TopK,
+    cross_entropy,
+    sampled_cross_entropy,
+    top_k_kl,
+)
+from edgelm.spec.decoder import DecoderSpec
+
+_CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab] of products: 32 MiB in bf16
+_PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What turns final hidden states into logits.
+
+    `weight` is [vocab, hidden]; logits are divided by `divisor` (Granite) and then soft-capped
+    at `softcap` (Gemma 2).
+    """
+
+    weight: torch.Tensor
+    divisor: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any, spec: DecoderSpec) -> "Head":
+        """The head of a `transformers` model."""
+        return cls(model.lm_head.weight, spec.logits_divisor, spec.logits_softcap)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """fp32 logits [rows, vocab] of hidden states [rows, hidden], both in the weight's type."""
+        return self.finish(self.products(hidden))
+
+    def products(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head's products [rows, vocab] with hidden states, in the weight's type."""
+        return hidden.to(self.weight.dtype) @ self.weight.T
+
+    def finish(self, products: torch.Tensor) -> torch.Tensor:
+        """fp32 logits of products, in memory of their own."""
+        logits = products.to(torch.float32, copy=True)
+        if self.divisor != 1.0:
+            logits.div_(self.divisor)
+        if self.softcap:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
+
+    def back(self, gradient: torch.Tensor, capped: torch.Tensor | None) -> torch.Tensor:
+        """The gradient before cap and divisor; `capped` are the logits after the cap."""
+        if self.softcap and capped is not None:
+            gradient = gradient * (1 - (capped / self.softcap).square())
+        return gradient if self.divisor == 1.0 else gradient / self.divisor
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTeacher:
+    """A teacher's final hidden states [rows, hidden] and its head."""
+
+    hidden: torch.Tensor
+    head: Head
+
+
+Target = LiveTeacher | TopK | Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is minimized over the rows: divergence from the teacher, cross-entropy, or a mix."""
+
+    kind: Kind = "forward-kl"
+    temperature: float = 1.0
+    cross_entropy: float = 0.0
+    """Share of the cross-entropy with the next token: 0 is the teacher alone, 1 is no teacher."""
+
+
+def head_loss(
+    hidden: torch.Tensor,
+    head: Head,
+    target: Target | None,
+    labels: torch.Tensor,
+    objective: Objective = Objective(),
+    *,
+    compute: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean loss over rows, differentiable in `hidden` and the head's weight.
+
+    Args:
+        hidden: the student's final hidden states [rows, hidden].
+        head: the student's.
+        target: the teacher on the same rows; None if the objective is cross-entropy alone.
+        labels: next tokens, int64 [rows].
+        objective: the mix.
+        compute: type of the products; the loss itself is computed in fp32.
+
+    Returns:
+        The mixed loss, and without gradient its parts in nats a row: divergence, cross-entropy.
+    """
+    loss, divergence, entropy = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head, target, labels, objective, compute
+    )
+    return loss, divergence, entropy
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        head: Head,
+        target: Target | None,
+        labels: torch.Tensor,
+        objective: Objective,
+        compute: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows, vocab = len(hidden), len(weight)
+        head = Head(weight.to(compute), head.divisor, head.softcap)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight)
+        product = torch.empty_like(weight, dtype=compute)
+        totals = torch.zeros(2, device=hidden.device, dtype=torch.float64)
+        few = max(1, _PART_ELEMENTS // vocab) if hidden.device.type == "cpu" else rows
+        for chunk in _slices(0, rows, max(1, _CHUNK_ELEMENTS // vocab)):
+            inputs = hidden[chunk].to(compute)
+            products = head.products(inputs)
+            theirs = _products(target, chunk)
+            for part in _slices(0, len(inputs), few):
+                here = slice(chunk.start + part.start, chunk.start + part.stop)
+                teacher = _logits(target, theirs, part, here)
+                gradient, sums = _part(products[part], head, teacher, labels[here], objective)
+                totals += sums
+                products[part] = gradient.div_(rows)
+            hidden_gradient[chunk] = products @ head.weight
+            # Into the same memory every time: a fresh block of this size is a fault a page.
+            weight_gradient += torch.mm(products.T, inputs, out=product)
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        divergence, entropy = (totals / rows).float()
+        ctx.mark_non_differentiable(divergence, entropy)
+        share = objective.cross_entropy
+        return (1 - share) * divergence + share * entropy, divergence, entropy
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        weight_gradient.mul_(upstream)
+        return hidden_gradient.mul_(upstream), weight_gradient, *(None,) * 5
+
+
+def _slices(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(here, min(stop, here + step)) for here in range(start, stop, step)]
+
+
+def _part(
+    products: torch.Tensor,
+    head: Head,
+    teacher: torch.Tensor | TopK | Sampled | None,
+    labels: torch.Tensor,
+    objective: Objective,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of the mixed loss with respect to the head's products, and the summed parts."""
+    logits = head.finish(products)
+    capped = logits.clone() if head.softcap else None
+    share = objective.cross_entropy
+    parts: list[tuple[float, Callable[[torch.Tensor], LossAndGradient]]] = [
+        (1 - share, lambda z: _divergence(z, teacher, objective)),
+        (share, lambda z: cross_entropy(z, labels)),
+    ]
+    sums = torch.zeros(2, dtype=torch.float64, device=products.device)
+    total: torch.Tensor | None = None
+    needed = [index for index, (part, _) in enumerate(parts) if part]
+    for index in needed:
+        part, function = parts[index]
+        loss, gradient = function(logits if index == needed[-1] else logits.clone())
+        sums[index] = loss
+        gradient = gradient if part == 1.0 else gradient.mul_(part)
+        total = gradient if total is None else total.add_(gradient)
+    assert total is not None
+    return head.back(total, capped), sums
+
+
+def _divergence(
+    z: torch.Tensor, teacher: torch.Tensor | TopK | Sampled | None, objective: Objective
+) -> LossAndGradient:
+    if isinstance(teacher, TopK):
+        return top_k_kl(z, teacher)
+    if isinstance(teacher, Sampled):
+        return sampled_cross_entropy(z, teacher)
+    assert teacher is not None
+    return DIVERGENCES[objective.kind](z, teacher, objective.temperature)
+
+
+def _products(target: Target | None, chunk: slice) -> torch.Tensor | None:
+    """A live teacher's products on some rows."""
+    if isinstance(target, LiveTeacher):
+        return target.head.products(target.hidden[chunk])
+    return None
+
+
+def _logits(
+    target: Target | None, products: torch.Tensor | None, part: slice, rows: slice
+) -> torch.Tensor | TopK | Sampled | None:
+    """What the loss compares with: `part` of a live teacher's products, or `rows` of a cache."""
+    if isinstance(target, LiveTeacher):
+        assert products is not None
+        return target.head.finish(products[part])
+    if isinstance(target, TopK):
+        return TopK(target.ids[rows], target.probabilities[rows])
+    if isinstance(target, Sampled):
+        return Sampled(target.ids[rows], target.weights[rows])
+    return None

@@ -1,0 +1,74 @@
+"""What a training reports: a line of JSON a step, and TensorBoard where it is installed."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from edgelm.compress.distillation.train import Step
+from edgelm.compress.run.distributed import is_first
+from edgelm.files.replacing import replace_file
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Logs of a run; lines after the step that it goes on from are overwritten."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: Any = None
+        self._board: Any = None
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def write(self, step: Step) -> None:
+        """Log a step, if this is the first of the processes."""
+        if not is_first():
+            return
+        if self._file is None:
+            self._open(step.step)
+        self._file.write(msgspec.json.encode(step).decode() + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name in ("loss", "divergence", "cross_entropy", "hidden", "learning_rate"):
+                self._board.add_scalar(name, getattr(step, name), step.step)
+
+    def _open(self, first: int) -> None:
+        path = self.folder / FILE
+        before = [row for row in read_metrics(path) if row["step"] < first]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in before).encode())
+        self._file = path.open("a")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for one in (self._file, self._board):
+            if one is not None:
+                one.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log; a kill may have torn the last."""
+    rows = []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows

@@ -1,0 +1,110 @@
+"""Student and teacher as one module: tokens in, losses out.
+
+One module, so that wrappers for many GPUs (DDP, FSDP2) see a single forward pass, inside which
+the head's weight is whole.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgelm.compress.distillation.head_loss import Head, LiveTeacher, Objective, Target, head_loss
+from edgelm.compress.distillation.hidden_loss import HiddenLoss, LayerMap, check_map, watched
+from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.model import Model
+from edgelm.compress.pruning.importance import spec_of
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a batch, per token: what is minimized, and its parts without gradient."""
+
+    total: torch.Tensor
+    divergence: torch.Tensor
+    cross_entropy: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Distiller(nn.Module):
+    """A student that learns; the teacher is no submodule, so nothing trains, moves or saves it.
+
+    Args:
+        student: trained.
+        teacher: in any type; None for cached rows or cross-entropy alone.
+        objective: the loss on logits.
+        layer_map: pairs of layers for the loss on hidden states; empty for none. Its weight is
+            dynamic: it always counts as much as the loss on logits (Minitron, section 3).
+        compute: type of the head's products.
+    """
+
+    def __init__(
+        self,
+        student: Model,
+        teacher: Model | None,
+        objective: Objective,
+        *,
+        layer_map: LayerMap = (),
+        compute: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = (teacher,)  # in a tuple: not registered as a submodule
+        self.objective = objective
+        self.compute = compute
+        self.spec = spec_of(student)
+        self.hidden: HiddenLoss | None = None
+        if layer_map:
+            assert teacher is not None
+            theirs = spec_of(teacher)
+            check_map(layer_map, self.spec.num_hidden_layers, theirs.num_hidden_layers)
+            self.hidden = HiddenLoss(layer_map, self.spec.hidden_size, theirs.hidden_size)
+
+    def tie_weights(self) -> None:
+        """Make head and embedding one again, if they are tied: FSDP2 loads them one by one."""
+        self.student.tie_weights()
+
+    @property
+    def teacher(self) -> Model | None:
+        """The teacher, if it is live."""
+        return self._teacher[0]
+
+    def forward(self, tokens: torch.Tensor, cached: TopK | Sampled | None = None) -> Losses:
+        """Losses on int64 tokens [B, T]; the last position of a row predicts nothing.
+
+        `cached` holds the teacher's rows [B * (T - 1), k] where it does not run itself.
+        """
+        pairs = self.hidden.pairs if self.hidden else ()
+        with ExitStack() as stack:
+            ours = stack.enter_context(watched(self.student, [pair[0] for pair in pairs]))
+            states = self.student.model(input_ids=tokens, use_cache=False).last_hidden_state
+            target: Target | None = cached
+            theirs = None
+            if cached is None and self.teacher is not None:
+                theirs = stack.enter_context(watched(self.teacher, [pair[1] for pair in pairs]))
+                target = self._live(tokens)
+            hidden = states.new_zeros(())
+            if self.hidden is not None and theirs is not None:
+                hidden = self.hidden(ours, theirs)
+        labels = tokens[:, 1:].flatten()
+        loss, divergence, entropy = head_loss(
+            states[:, :-1].flatten(0, 1),
+            Head.of(self.student, self.spec),
+            target,
+            labels,
+            self.objective,
+            compute=self.compute,
+        )
+        total = loss
+        if self.hidden is not None:
+            total = loss + hidden * (loss.detach() / hidden.detach().clamp_min(1e-6))
+        return Losses(total, divergence, entropy, hidden.detach())
+
+    def _live(self, tokens: torch.Tensor) -> LiveTeacher:
+        teacher = self.teacher
+        assert teacher is not None
+        device = tokens.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            hidden = teacher.model(input_ids=tokens, use_cache=False).last_hidden_state
+        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.of(teacher, spec_of(teacher)))

@@ -1,0 +1,202 @@
+"""A teacher's predictions, computed once and kept on disk: for several runs on the same data.
+
+Two kinds. `top-k` keeps the k likeliest tokens and their probabilities; what remains is one event
+of the tail's mass (Minitron found k of 100 and less to hurt, table 15). `sampled` keeps n tokens
+drawn from the teacher, whose expected gradient is the full one's (arXiv 2503.16870).
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from edgelm.cli import format_bytes
+from edgelm.compress.data.packing import PackedTokens
+from edgelm.compress.distillation.head_loss import Head
+from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.model import Model
+from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.ranges import Count, Seed
+from edgelm.errors import BadInput, DoesNotFit
+from edgelm.files.staging import replace_file
+
+CacheKind = Literal["top-k", "sampled"]
+_RECORD = "cache.json"
+_BATCH = 4  # rows of tokens that pass through the teacher at a time
+_CHUNK = 256  # positions whose logits exist at a time
+
+
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a teacher: `size` tokens a position."""
+
+    kind: CacheKind = "sampled"
+    size: Count = 64
+    seed: Seed = 0
+
+
+class _Record(msgspec.Struct, frozen=True):
+    settings: CacheSettings
+    teacher: str
+    rows: int
+    length: int
+    vocab_size: int
+    done: int = 0
+
+
+class TeacherCache:
+    """Cached predictions of all rows of a data set, mapped from disk."""
+
+    def __init__(self, folder: Path) -> None:
+        record = _read(folder)
+        if record is None or record.done < record.rows:
+            raise BadInput(f"{folder} holds no complete teacher cache; build it first")
+        self.settings = record.settings
+        self._ids = _map(folder / "ids.bin", record, np.dtype(_id_type(record.vocab_size)), "r")
+        self._values = None
+        if record.settings.kind == "top-k":
+            self._values = _map(folder / "probabilities.bin", record, np.dtype(np.float16), "r")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def rows(self, indices: Any, device: torch.device) -> TopK | Sampled:
+        """The predictions at all but the last position of rows, [B * (T - 1), size]."""
+        ids = torch.from_numpy(self._ids[list(indices)].astype(np.int64)).flatten(0, 1).to(device)
+        if self._values is None:
+            return Sampled(ids, torch.full(ids.shape, 1 / ids.shape[1], device=device))
+        values = torch.from_numpy(self._values[list(indices)].astype(np.float32))
+        return TopK(ids, values.flatten(0, 1).to(device))
+
+
+def cache_bytes(data: PackedTokens, vocab_size: int, settings: CacheSettings) -> int:
+    """Bytes that a cache of this data will have."""
+    each = np.dtype(_id_type(vocab_size)).itemsize + (2 if settings.kind == "top-k" else 0)
+    return len(data) * (data.length - 1) * settings.size * each
+
+
+def build_cache(
+    teacher: Model,
+    name: str,
+    data: PackedTokens,
+    settings: CacheSettings,
+    folder: Path,
+    progress: Callable[[int], None] | None = None,
+) -> TeacherCache:
+    """Run the teacher over all rows; a build that was killed goes on where it was.
+
+    Args:
+        teacher: a model in any type.
+        name: what identifies the teacher, e.g. the hash of its weights.
+        data: packed rows.
+        settings: what to keep.
+        folder: to write.
+        progress: called with the number of rows that are done.
+
+    Raises:
+        BadInput: the folder holds a cache of another teacher, data or kind, or a damaged one;
+            the vocabulary has fewer tokens than are to be kept.
+        DoesNotFit: the disk has no room for it; nothing was written.
+    """
+    vocab = teacher.config.vocab_size
+    most = vocab if settings.kind == "top-k" else math.inf
+    if not 1 <= settings.size <= most:
+        raise BadInput(
+            f"a cache of {settings.size} tokens a position: expected at least 1, and of kind "
+            f"top-k at most the vocabulary's {vocab:,}"
+        )
+    record = _Record(settings, name, len(data), data.length, vocab)
+    found = _read(folder)
+    if found is not None and msgspec.structs.replace(found, done=0) != record:
+        raise BadInput(f"{folder} holds a cache of another teacher, data or kind; choose another")
+    if found is None:
+        _check_room(folder, cache_bytes(data, vocab, settings))
+        folder.mkdir(parents=True, exist_ok=True)
+    done = found.done if found else 0
+    mode = "r+" if found else "w+"
+    ids = _map(folder / "ids.bin", record, np.dtype(_id_type(vocab)), mode)
+    values = None
+    if settings.kind == "top-k":
+        values = _map(folder / "probabilities.bin", record, np.dtype(np.float16), mode)
+    _write(folder, msgspec.structs.replace(record, done=done))
+    for start in range(done, len(data), _BATCH):
+        rows = range(start, min(start + _BATCH, len(data)))
+        kept, probabilities = _predict(teacher, data.batch(rows), settings, start)
+        ids[rows.start : rows.stop] = kept
+        if values is not None:
+            values[rows.start : rows.stop] = probabilities
+            values.flush()
+        ids.flush()
+        _write(folder, msgspec.structs.replace(record, done=rows.stop))
+        if progress:
+            progress(rows.stop)
+    return TeacherCache(folder)
+
+
+def _predict(
+    teacher: Model, tokens: torch.Tensor, settings: CacheSettings, start: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    device = teacher.device
+    head = Head.of(teacher, spec_of(teacher))
+    # Seeded by the row, so that a build that was interrupted draws what one in a piece draws.
+    generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + start)
+    ids, values = [], []
+    with torch.inference_mode():
+        hidden = teacher.model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
+        for part in hidden[:, :-1].flatten(0, 1).split(_CHUNK):
+            probabilities = head.logits(part).softmax(-1)
+            if settings.kind == "top-k":
+                top = probabilities.topk(settings.size)
+                ids.append(top.indices)
+                values.append(top.values)
+            else:
+                drawn = torch.multinomial(
+                    probabilities, settings.size, replacement=True, generator=generator
+                )
+                ids.append(drawn)
+    shape = (len(tokens), tokens.shape[1] - 1, settings.size)
+    kept = torch.cat(ids).view(shape).cpu().numpy()
+    likely = torch.cat(values).view(shape).cpu().numpy() if values else np.empty(0)
+    return kept, likely
+
+
+def _id_type(vocab_size: int) -> str:
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:
+    shape = (record.rows, record.length - 1, record.settings.size)
+    # numpy would make up for what is missing with zeros.
+    whole = path.is_file() and path.stat().st_size == math.prod(shape) * dtype.itemsize
+    if mode != "w+" and not whole:
+        raise BadInput(f"{path} is missing or damaged; remove the folder and build the cache again")
+    return np.memmap(path, dtype, mode, shape=shape)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    import shutil
+
+    parent = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise DoesNotFit(
+            f"the teacher cache needs {format_bytes(needed)}, {parent} has {format_bytes(free)} "
+            "free; keep fewer tokens a position, use less data, or let the teacher run live"
+        )
+
+
+def _read(folder: Path) -> _Record | None:
+    path = folder / _RECORD
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Record)
+    except msgspec.DecodeError as error:
+        raise BadInput(f"{path} is damaged ({error}); remove the folder") from None
+
+
+def _write(folder: Path, record: _Record) -> None:
+    replace_file(folder / _RECORD, msgspec.json.encode(record))

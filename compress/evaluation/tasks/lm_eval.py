@@ -1,0 +1,119 @@
+"""Tasks of lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness).
+
+The harness fetches the data of its own tasks from the Hugging Face hub. A task of one's own needs
+no network: a YAML file whose `dataset_path` is `json` and whose `dataset_kwargs` name local files,
+given as `FOLDER/TASK`, where TASK is what the YAML calls itself.
+"""
+
+import copy
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from edgelm.compress.evaluation.tasks.scores import Score
+from edgelm.compress.model import Model, Tokenizer
+from edgelm.errors import BadInput, MissingPackage, UnknownName
+
+_BATCH = 8
+
+
+def lm_eval_task(
+    model: Model,
+    tokenizer: Tokenizer,
+    name: str,
+    *,
+    limit: int | None = None,
+    batch_size: int = _BATCH,
+) -> dict[str, Score]:
+    """Scores of a task by metric: `acc`, or with a filter `exact_match,strict`.
+
+    Those of a group's tasks are called `task metric`.
+
+    Args:
+        model: judged as it is, in memory.
+        tokenizer: its own; left as it is.
+        name: a task or group of the harness, or `FOLDER/TASK` of local YAML files.
+        limit: items of each task to take.
+        batch_size: items at a time.
+
+    Raises:
+        MissingPackage: lm_eval is not installed.
+        UnknownName: no such task.
+        BadInput: the task's data cannot be loaded; a tokenizer without a token to begin with.
+    """
+    harness = _harness()
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise BadInput(
+            "lm-eval begins its requests with the tokenizer's beginning- or end-of-sequence token, "
+            "and this one has neither; set its `bos_token` or `eos_token`"
+        )
+    folder, _, task = name.rpartition("/")
+    manager = import_module("lm_eval.tasks").TaskManager(
+        include_path=folder or None, include_defaults=not folder
+    )
+    if task not in manager.all_tasks:
+        raise UnknownName(_unknown(task, folder, manager.all_tasks))
+    training = model.training
+    try:
+        # The harness gives a tokenizer without padding a token for it, hence the copy.
+        wrapped = import_module("lm_eval.models.huggingface").HFLM(
+            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size
+        )
+        results = harness.simple_evaluate(
+            model=wrapped,
+            tasks=[task],
+            task_manager=manager,
+            limit=limit,
+            log_samples=False,
+            # The process's own random state; few-shot examples have a seed of their own.
+            random_seed=None,
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )
+    except OSError as error:  # among them the errors of `datasets` and of the connection
+        raise BadInput(f"lm-eval cannot load the data of task {task!r}: {error}") from None
+    finally:
+        model.train(training)
+    return scores_of(results, task)
+
+
+def scores_of(results: Mapping[str, Any], task: str) -> dict[str, Score]:
+    """Scores in what `simple_evaluate` returns; those of subtasks carry the subtask's name."""
+    found = {}
+    for name, metrics in results["results"].items():
+        upwards = results["higher_is_better"].get(name, {})
+        count = results["n-samples"].get(name, {}).get("effective", metrics.get("sample_len", 0))
+        for key, value in metrics.items():
+            metric, comma, kind = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = metrics.get(f"{metric}_stderr,{kind}")
+            # A group's figure is over those of its tasks that have the metric.
+            items = metrics.get("sample_count", {}).get(key, count)
+            shown = metric if kind == "none" else key
+            found[shown if name == task else f"{name} {shown}"] = Score(
+                float(value),
+                float(error) if isinstance(error, int | float) else None,
+                int(items),
+                "lower" if upwards.get(metric) is False else "higher",
+            )
+    return found
+
+
+def _harness() -> Any:
+    try:
+        return import_module("lm_eval")
+    except ImportError as error:
+        raise MissingPackage(
+            f"tasks of lm-evaluation-harness need lm-eval ({error}): pip install 'lm-eval>=0.4.10'"
+        ) from None
+
+
+def _unknown(task: str, folder: str, known: list[str]) -> str:
+    if folder:
+        return f"no task {task!r} in {folder}; its YAML files hold: {', '.join(known) or 'none'}"
+    from difflib import get_close_matches
+
+    alike = get_close_matches(task, known)
+    hint = f"; did you mean {', '.join(alike)}?" if alike else f", of {len(known):,} there are"
+    return f"lm-eval has no task {task!r}{hint}"

@@ -1,0 +1,1 @@
+"""Importance scores, and removing heads, neurons, channels and layers."""

@@ -1,0 +1,52 @@
+"""Which axis of the decoder runs along each dimension of each tensor.
+
+Pruning is then one rule for all families: index every dimension by what is kept of its axis. An
+axis is a tuple, because Phi-3 stacks several along one dimension (q over k over v).
+"""
+
+from edgelm.spec.decoder import DecoderSpec
+
+HIDDEN, FFN, QUERY, KV = "hidden", "ffn", "query", "kv"
+Axis = tuple[str, ...]
+FIXED: Axis = ()  # vocabulary, head_dim: nothing is cut
+
+
+def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
+    """The axis along each dimension of a checkpoint's tensor, by its Hugging Face name."""
+    if name in ("model.embed_tokens.weight", "lm_head.weight"):
+        return (FIXED, (HIDDEN,))
+    module, _, kind = name.rpartition(".")
+    module = module.rpartition(".")[2]
+    if module in ("q_norm", "k_norm"):
+        full = (QUERY,) if module == "q_norm" else (KV,)
+        return (full if spec.qk_norm == "full" else FIXED,)
+    if module not in _PROJECTIONS:
+        return ((HIDDEN,),)  # norms over the residual stream
+    axes = _PROJECTIONS[module]
+    return axes if kind == "weight" else axes[:1]
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the layer that a tensor belongs to."""
+    parts = name.split(".")
+    return int(parts[2]) if parts[1] == "layers" else None
+
+
+def is_hidden_norm(spec: DecoderSpec, name: str) -> bool:
+    """Whether a tensor is the weight of a norm over the residual stream."""
+    axes = tensor_axes(spec, name)
+    return axes == ((HIDDEN,),) and "norm" in name
+
+
+# [rows, columns] of every projection.
+_PROJECTIONS: dict[str, tuple[Axis, ...]] = {
+    "q_proj": ((QUERY,), (HIDDEN,)),
+    "k_proj": ((KV,), (HIDDEN,)),
+    "v_proj": ((KV,), (HIDDEN,)),
+    "qkv_proj": ((QUERY, KV, KV), (HIDDEN,)),
+    "o_proj": ((HIDDEN,), (QUERY,)),
+    "gate_proj": ((FFN,), (HIDDEN,)),
+    "up_proj": ((FFN,), (HIDDEN,)),
+    "gate_up_proj": ((FFN, FFN), (HIDDEN,)),
+    "down_proj": ((HIDDEN,), (FFN,)),
+}

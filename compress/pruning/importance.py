@@ -1,0 +1,231 @@
+"""Importance of heads, neurons, channels and layers from forward passes alone.
+
+Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2): what matters is how strongly a
+part is active on calibration text. Activations are aggregated over a sequence first and then over
+the samples; the paper's best is the mean magnitude over the sequence, then L2 over the samples.
+Its activations are [sequence, batch]; here they are [batch, sequence], and the order of
+aggregation is by name, never by position.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from edgelm.compress.model import Model
+from edgelm.compress.pruning.axes import is_hidden_norm
+from edgelm.compress.pruning.shape import Shape
+from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
+
+Reduction = Literal["mean", "l2", "var"]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """How activations [samples, tokens] become one score: over tokens, then over samples.
+
+    mean: mean magnitude; l2: root of the sum of squares; var: variance.
+    """
+
+    tokens: Reduction = "mean"
+    samples: Reduction = "l2"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores, fp32; more is more important.
+
+    heads: query heads [layers, num_attention_heads].
+    neurons: feed-forward neurons [layers, intermediate_size].
+    channels: channels of the residual stream [hidden_size], summed over all norms.
+    layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
+        (arXiv 2403.03853).
+    """
+
+    heads: torch.Tensor
+    neurons: torch.Tensor
+    channels: torch.Tensor
+    layers: torch.Tensor
+
+    def groups(self, kv_heads: int) -> torch.Tensor:
+        """Scores of KV groups [layers, kv_heads]: a group is worth what its query heads are."""
+        return self.heads.view(len(self.heads), kv_heads, -1).sum(-1)
+
+    def check(self, spec: DecoderSpec) -> None:
+        """Raise BadInput unless these are scores of a decoder of this shape."""
+        shape = Shape.of(spec)
+        ours = (*self.heads.shape, self.neurons.shape[1], len(self.channels))
+        theirs = (
+            shape.num_hidden_layers,
+            shape.num_attention_heads,
+            shape.intermediate_size,
+            shape.hidden_size,
+        )
+        if ours != theirs:
+            raise BadInput(
+                f"importance scores are of a model with (layers, heads, FFN, hidden) {ours}, "
+                f"this one has {theirs}; score it again"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write all scores as safetensors."""
+        from safetensors.torch import save_file
+
+        fields = ("heads", "neurons", "channels", "layers")
+        save_file({field: getattr(self, field).contiguous() for field in fields}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Importance":
+        """Read what `save` wrote.
+
+        Raises:
+            BadInput: the file is damaged or holds something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        again = "score the model again"
+        try:
+            scores = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{path} holds no importance scores ({error}); {again}") from None
+        if set(scores) != {"heads", "neurons", "channels", "layers"}:
+            found = ", ".join(sorted(scores))
+            raise BadInput(f"{path} holds no importance scores (it has {found}); {again}")
+        return cls(**scores)
+
+
+def score(
+    model: Model,
+    batches: Iterable[torch.Tensor],
+    aggregation: Aggregation = Aggregation(),
+    progress: Callable[[int], None] | None = None,
+) -> Importance:
+    """Score every part of a model in one forward pass over calibration text.
+
+    Args:
+        model: a causal language model; not changed.
+        batches: int64 tokens [B, T] each. Memory does not grow with their number.
+        aggregation: over tokens and over samples.
+        progress: called after each batch with the number of samples so far.
+
+    Raises:
+        BadInput: there is no batch.
+    """
+    spec = spec_of(model)
+    totals = _Totals(aggregation)
+    seen = 0
+    with torch.inference_mode(), _watching(model, spec, totals):
+        for tokens in batches:
+            model.model(input_ids=tokens.to(model.device), use_cache=False)
+            seen += len(tokens)
+            if progress:
+                progress(seen)
+    if not seen:
+        raise BadInput("no calibration text: importance needs at least one sequence")
+    layers = range(spec.num_hidden_layers)
+    norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
+    return Importance(
+        heads=torch.stack([totals.score(("heads", layer)) for layer in layers]),
+        neurons=torch.stack([totals.score(("neurons", layer)) for layer in layers]),
+        channels=torch.stack(norms).sum(0),
+        layers=torch.stack([totals.mean(("layers", layer)) for layer in layers]),
+    )
+
+
+def spec_of(model: Model) -> DecoderSpec:
+    """The decoder that a model of `transformers` is."""
+    return DecoderSpec.from_hf(model.config.to_dict())
+
+
+def reduce_tokens(values: torch.Tensor, how: Reduction) -> torch.Tensor:
+    """Activations [B, T, N] to one score a sample [B, N]."""
+    values = values.float()
+    if how == "mean":
+        return values.abs().mean(1)
+    if how == "l2":
+        return values.square().sum(1).sqrt()
+    return values.var(1, correction=0)
+
+
+class _Totals:
+    """Running sums over samples, by part."""
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        self.aggregation = aggregation
+        self._sums: dict[tuple[str, Any], torch.Tensor] = {}
+        self._squares: dict[tuple[str, Any], torch.Tensor] = {}
+        self._counts: dict[tuple[str, Any], int] = {}
+
+    def add(self, name: tuple[str, Any], values: torch.Tensor) -> None:
+        """Add activations [B, T, N]."""
+        self.add_samples(name, reduce_tokens(values, self.aggregation.tokens))
+
+    def add_samples(self, name: tuple[str, Any], samples: torch.Tensor) -> None:
+        """Add scores of samples [B, ...]. fp64: a sum over many samples keeps its last ones."""
+        samples = samples.double().cpu()
+        for sums, new in ((self._sums, samples), (self._squares, samples.square())):
+            sums[name] = sums.get(name, 0) + new.sum(0)
+        self._counts[name] = self._counts.get(name, 0) + len(samples)
+
+    def names(self) -> Iterable[tuple[str, Any]]:
+        return self._sums.keys()
+
+    def mean(self, name: tuple[str, Any]) -> torch.Tensor:
+        return (self._sums[name] / self._counts[name]).float()
+
+    def score(self, name: tuple[str, Any]) -> torch.Tensor:
+        how = self.aggregation.samples
+        if how == "mean":
+            return self.mean(name)
+        if how == "l2":
+            return self._squares[name].sqrt().float()
+        count = self._counts[name]
+        mean = self._sums[name] / count
+        return (self._squares[name] / count - mean.square()).clamp(min=0).float()
+
+
+@contextmanager
+def _watching(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[None]:
+    def heads(layer: int) -> Any:
+        def hook(_: nn.Module, inputs: Any) -> None:
+            outputs = inputs[0].unflatten(-1, (spec.num_attention_heads, spec.head_dim))
+            totals.add(("heads", layer), outputs.float().norm(dim=-1))
+
+        return hook
+
+    def neurons(layer: int) -> Any:
+        return lambda _, inputs: totals.add(("neurons", layer), inputs[0])
+
+    def channels(name: str) -> Any:
+        return lambda _, __, output: totals.add(("channels", name), output)
+
+    def influence(layer: int) -> Any:
+        def hook(_: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
+            before = (inputs[0] if inputs else keywords["hidden_states"]).float()
+            after = (output[0] if isinstance(output, tuple) else output).float()
+            similarity = torch.cosine_similarity(before, after, dim=-1)
+            totals.add_samples(("layers", layer), 1 - similarity.mean(1))
+
+        return hook
+
+    hooks = []
+    for index, layer in enumerate(model.model.layers):
+        hooks += [
+            layer.self_attn.o_proj.register_forward_pre_hook(heads(index)),
+            layer.mlp.down_proj.register_forward_pre_hook(neurons(index)),
+            layer.register_forward_hook(influence(index), with_kwargs=True),
+        ]
+    for name, module in model.named_modules():
+        if is_hidden_norm(spec, f"{name}.weight"):
+            hooks.append(module.register_forward_hook(channels(name)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

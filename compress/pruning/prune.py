@@ -1,0 +1,247 @@
+"""Cut a decoder to a smaller shape: depth, width, or both at once.
+
+`prune` is pure: it slices the teacher's tensors into a new model and leaves the teacher alone.
+What is kept is chosen by importance (`choose`): whole layers, and the strongest neurons and
+heads of each kept layer; channels of the residual stream are one choice for all layers.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from edgelm.compress.model import Model, build_model
+from edgelm.compress.pruning.axes import (
+    FFN,
+    HIDDEN,
+    KV,
+    QUERY,
+    is_hidden_norm,
+    layer_of,
+    tensor_axes,
+)
+from edgelm.compress.pruning.importance import Importance, spec_of
+from edgelm.compress.pruning.shape import Shape
+from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
+
+# Configuration fields of `transformers` that hold one entry a layer.
+_PER_LAYER = ("layer_types", "no_rope_layers")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept, as ascending indices; of kept layers in their order.
+
+    layers: of the teacher. channels: of the residual stream, for all layers.
+    neurons, groups: per kept layer. heads: per kept layer, of query heads, group by group.
+    folded: per kept layer, pairs (kept head, cut head) whose difference is folded back.
+    """
+
+    layers: tuple[int, ...]
+    channels: torch.Tensor
+    neurons: tuple[torch.Tensor, ...]
+    groups: tuple[torch.Tensor, ...]
+    heads: tuple[torch.Tensor, ...]
+    folded: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def prune(
+    model: Model,
+    shape: Shape,
+    importance: Importance,
+    *,
+    layers: Sequence[int] | None = None,
+    fold_heads: bool = False,
+) -> Model:
+    """The model cut to a shape; to its own shape, a copy that is equal bit for bit.
+
+    Args:
+        model: the teacher; not changed.
+        shape: what to cut to.
+        importance: scores of the teacher (`importance.score`).
+        layers: which layers to keep, e.g. all but a contiguous block; None keeps those of the
+            highest block influence.
+        fold_heads: fold what is lost with a cut query head into a kept one, as Minitron does; off
+            by default, because the two rotate apart (docs/decisions/pruning.md has figures).
+
+    Raises:
+        BadInput: the model has no such shape within it, or the scores are another model's.
+    """
+    spec = spec_of(model)
+    kept = choose(spec, shape, importance, layers=layers, fold_heads=fold_heads)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and spec.tie_word_embeddings:
+            continue
+        if (new := _renamed(name, kept)) is not None:
+            state[new] = _cut(spec, shape, name, tensor.detach(), kept)
+    return build_model(pruned_config(model.config, shape, kept.layers), state)
+
+
+def choose(
+    spec: DecoderSpec,
+    shape: Shape,
+    importance: Importance,
+    *,
+    layers: Sequence[int] | None = None,
+    fold_heads: bool = False,
+) -> Kept:
+    """What to keep of a decoder for a shape.
+
+    Raises:
+        BadInput: as `prune`.
+    """
+    shape.check_within(spec)
+    importance.check(spec)
+    if layers is None:
+        layers = _strongest(importance.layers, shape.num_hidden_layers).tolist()
+    _check_layers(layers, spec, shape)
+    groups, heads, folded = [], [], []
+    for layer in layers:
+        scores = importance.heads[layer].unflatten(0, (spec.num_key_value_heads, -1))
+        group = _strongest(scores.sum(-1), shape.num_key_value_heads)
+        groups.append(group)
+        each = [_heads(scores[g], int(g), shape.heads_per_group) for g in group]
+        heads.append(torch.cat([kept for kept, _ in each]))
+        folded.append(tuple(pair for _, pairs in each for pair in pairs) if fold_heads else ())
+    return Kept(
+        layers=tuple(layers),
+        channels=_strongest(importance.channels, shape.hidden_size),
+        neurons=tuple(
+            _strongest(importance.neurons[layer], shape.intermediate_size) for layer in layers
+        ),
+        groups=tuple(groups),
+        heads=tuple(heads),
+        folded=tuple(folded),
+    )
+
+
+def _heads(
+    scores: torch.Tensor, group: int, count: int
+) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """Kept query heads of one group, and the pairs (kept, cut) to fold.
+
+    Minitron, section 2.2: with K of L heads kept, in order of importance and counted from one,
+    head i becomes head_i + (head_i - head_(2K-i+1)) for i from 2K-L+1 to K.
+    """
+    total = len(scores)
+    order = (scores.argsort(descending=True, stable=True) + group * total).tolist()
+    pairs = [
+        (order[i - 1], order[2 * count - i])
+        for i in range(max(1, 2 * count - total + 1), count + 1)
+    ]
+    return torch.tensor(sorted(order[:count])), pairs
+
+
+def _strongest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Ascending indices of the highest scores; of equal ones the first."""
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _check_layers(layers: Sequence[int], spec: DecoderSpec, shape: Shape) -> None:
+    ascending = all(a < b for a, b in pairwise(layers))
+    inside = all(0 <= layer < spec.num_hidden_layers for layer in layers)
+    if len(layers) != shape.num_hidden_layers or not ascending or not inside:
+        raise BadInput(
+            f"layers to keep {list(layers)}: expected {shape.num_hidden_layers} ascending indices "
+            f"below {spec.num_hidden_layers}"
+        )
+
+
+def _renamed(name: str, kept: Kept) -> str | None:
+    """The tensor's name in the student, None if its layer goes."""
+    layer = layer_of(name)
+    if layer is None:
+        return name
+    if layer not in kept.layers:
+        return None
+    return name.replace(f".layers.{layer}.", f".layers.{kept.layers.index(layer)}.", 1)
+
+
+def _cut(
+    spec: DecoderSpec, shape: Shape, name: str, tensor: torch.Tensor, kept: Kept
+) -> torch.Tensor:
+    layer = layer_of(name)
+    position = 0 if layer is None else kept.layers.index(layer)
+    if _is_query(name):
+        tensor = _folded(tensor, kept.folded[position], spec.head_dim)
+    for dimension, axis in enumerate(tensor_axes(spec, name)):
+        if axis:
+            index = _index(spec, axis, kept, position).to(tensor.device)
+            tensor = tensor.index_select(dimension, index)
+    if (factor := _factor(spec, shape, name)) != 1.0:
+        offset = 1.0 if spec.norm_plus_one and is_hidden_norm(spec, name) else 0.0
+        tensor = (tensor + offset) * factor - offset
+    return tensor.clone()
+
+
+def _is_query(name: str) -> bool:
+    return ".q_proj." in name or ".qkv_proj." in name
+
+
+def _folded(tensor: torch.Tensor, pairs: Sequence[tuple[int, int]], head_dim: int) -> torch.Tensor:
+    if not pairs:
+        return tensor
+    rows = tensor.clone()
+    for stays, goes in pairs:
+        stay, gone = (slice(head * head_dim, (head + 1) * head_dim) for head in (stays, goes))
+        rows[stay] = 2 * tensor[stay] - tensor[gone]
+    return rows
+
+
+def _index(spec: DecoderSpec, axis: tuple[str, ...], kept: Kept, position: int) -> torch.Tensor:
+    """Indices along a dimension on which the parts of an axis are stacked."""
+    parts = {
+        HIDDEN: (kept.channels, 1, spec.hidden_size),
+        FFN: (kept.neurons[position], 1, spec.intermediate_size),
+        QUERY: (kept.heads[position], spec.head_dim, spec.q_size),
+        KV: (kept.groups[position], spec.head_dim, spec.kv_size),
+    }
+    indices, start = [], 0
+    for part in axis:
+        kept_blocks, width, total = parts[part]
+        within = (kept_blocks[:, None] * width + torch.arange(width)).flatten()
+        indices.append(start + within)
+        start += total
+    return torch.cat(indices)
+
+
+def _factor(spec: DecoderSpec, shape: Shape, name: str) -> float:
+    """What keeps scales right that a decoder derives from its width.
+
+    A norm divides by the mean square over all channels. The channels that go have next to no
+    energy (that is why they go), so over the others the mean is larger by the ratio of the widths,
+    and the norm's weight makes up for it. Gemma multiplies embeddings by sqrt(hidden_size): the
+    narrower model's smaller factor is made up for in the table and, where the head is the same
+    table, taken back in the final norm.
+    """
+    narrower = math.sqrt(spec.hidden_size / shape.hidden_size)
+    factor = narrower if is_hidden_norm(spec, name) else 1.0
+    if spec.qk_norm == "full" and ".q_norm." in name:
+        factor = math.sqrt(spec.num_attention_heads / shape.num_attention_heads)
+    if spec.qk_norm == "full" and ".k_norm." in name:
+        factor = math.sqrt(spec.num_key_value_heads / shape.num_key_value_heads)
+    if FAMILIES[spec.family].scales_embedding:
+        if name == "model.embed_tokens.weight":
+            factor = narrower
+        if name == "model.norm.weight" and spec.tie_word_embeddings:
+            factor = 1.0
+    return factor
+
+
+def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object:
+    """The teacher's configuration in the student's shape, `head_dim` written out."""
+    spec = DecoderSpec.from_hf(config.to_dict())  # type: ignore[attr-defined]
+    pruned = copy.deepcopy(config)
+    pruned.head_dim = spec.head_dim  # type: ignore[attr-defined]
+    for field in _PER_LAYER:
+        if values := getattr(pruned, field, None):
+            setattr(pruned, field, [values[layer] for layer in layers])
+    for field in shape.__struct_fields__:
+        setattr(pruned, field, getattr(shape, field))
+    return pruned

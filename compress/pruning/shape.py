@@ -1,0 +1,60 @@
+"""The five sizes that pruning changes."""
+
+import msgspec
+
+from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
+
+
+class Shape(msgspec.Struct, frozen=True, order=True):
+    """Sizes of a decoder under Hugging Face's names; `head_dim` and vocabulary stay."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+
+    @classmethod
+    def of(cls, spec: DecoderSpec) -> "Shape":
+        """The shape of a decoder as it is."""
+        return cls(**{field: getattr(spec, field) for field in cls.__struct_fields__})
+
+    def applied_to(self, spec: DecoderSpec) -> DecoderSpec:
+        """The decoder in this shape, as estimates need it: which layers go is not decided here."""
+        sizes = msgspec.structs.asdict(self)
+        layers = spec.layers[: self.num_hidden_layers]
+        return msgspec.structs.replace(spec, **sizes, layers=layers)
+
+    def check_within(self, spec: DecoderSpec) -> None:
+        """Raise BadInput unless the decoder can be cut to this shape."""
+        for field in self.__struct_fields__:
+            ours, theirs = getattr(self, field), getattr(spec, field)
+            if not 1 <= ours <= theirs:
+                raise BadInput(
+                    f"cannot prune {field} to {ours}; expected 1 to {theirs}, what the model has"
+                )
+        groups, per_group = self.num_key_value_heads, self.heads_per_group
+        if groups * per_group != self.num_attention_heads:
+            raise BadInput(
+                f"{self.num_attention_heads} heads do not divide into {groups} KV groups; every "
+                "group needs as many query heads"
+            )
+        most = spec.num_attention_heads // spec.num_key_value_heads
+        if per_group > most:
+            raise BadInput(
+                f"{self.num_attention_heads} heads in {groups} KV groups are {per_group} a group, "
+                f"the model has {most}; keep more groups or fewer heads"
+            )
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key and value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_hidden_layers} layers, hidden {self.hidden_size}, "
+            f"FFN {self.intermediate_size}, heads {self.num_attention_heads}/"
+            f"{self.num_key_value_heads}"
+        )

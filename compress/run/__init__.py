@@ -1,0 +1,1 @@
+"""The folder of a run: stages, resumption, the summary page."""

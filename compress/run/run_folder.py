@@ -1,0 +1,246 @@
+"""The folder of a run: a stage whose inputs did not change is not run again.
+
+Each stage has a folder with `inputs.json`, written when it starts, and `done.json`, written when
+it ends. The inputs hold everything that the result depends on, by value or by hash, the results
+of earlier stages included; so a change runs exactly what comes after it. A stage that was killed
+finds its folder as it left it, if its inputs are still the same, and goes on from there.
+
+Nothing that took time is removed: the folder of a stage whose inputs changed is moved aside. What
+a finished stage left is hashed, so that a damaged file is not taken for a result.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm import __version__
+from edgelm.checkpoint.student import StageRecord
+from edgelm.cli import format_bytes
+from edgelm.compress.distillation.checkpoints import remove
+from edgelm.compress.run.distributed import is_first
+from edgelm.errors import BadInput
+from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
+from edgelm.files.staging import alone_in, replace_file
+
+_POLL_SECONDS = 0.2
+_INPUTS, _DONE = "inputs.json", "done.json"
+_REPLACED = "replaced"
+_CACHE = "cache"
+_HARNESS = "lm-eval"
+# What a stage needs itself, and nobody after it.
+_PASSING = ("checkpoints", "finalists", "run", "tensorboard", "metrics.jsonl")
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A finished stage: what it was given (as a hash), what it reports.
+
+    files: SHA-256 of what it left, by name. sha256: of all that is above; empty in results of
+    versions that hashed nothing.
+    """
+
+    key: str
+    record: StageRecord
+    files: dict[str, str] = {}
+    sha256: str = ""
+
+    def sealed(self) -> "Result":
+        """The same with its own hash."""
+        content = msgspec.json.encode([self.key, self.record, self.files])
+        return msgspec.structs.replace(self, sha256=hashlib.sha256(content).hexdigest())
+
+
+class RunFolder:
+    """Runs stages in a folder, or finds that they are done."""
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.report = report
+        self.records: list[StageRecord] = []
+        # The other processes come when the first one has already begun to write.
+        if is_first() and not _is_run(folder):
+            raise BadInput(f"{folder} exists and is no run of edge-compress; choose another folder")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs, which would spoil this one's files, waiting."""
+        if not is_first():
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        waits = f"waiting for another edge-compress that works in {self.folder}"
+        with alone_in(self.folder, lambda: self.report(waits)):
+            yield
+
+    def stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        work: Callable[[Path], StageRecord],
+        *,
+        together: bool = False,
+    ) -> tuple[Path, str]:
+        """Do a stage's work unless it is done.
+
+        Of several processes the first one does it, and the others wait for the result.
+
+        Args:
+            name: of the stage and of its folder.
+            inputs: all that the result depends on, in JSON's types.
+            work: given the stage's folder; leaves its results there.
+            together: all processes do the work, as training does.
+
+        Returns:
+            The stage's folder, and a hash of its inputs for those of later stages.
+        """
+        inputs = {"stage": name, "edgelm": __version__, **inputs}
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        folder = self.folder / name
+        if not is_first():
+            self._follow(folder, key, work if together else None)
+            return folder, key
+        done = _read_result(folder / _DONE)
+        if done is not None and done.key == key:
+            damaged = _damaged(folder, done)
+            if damaged is None:
+                self.report(f"{name}: unchanged, skipped")
+                self.records.append(done.record)
+                return folder, key
+            self.report(f"{name}: {folder / damaged} is missing or damaged, starting anew")
+            self._set_aside(folder)
+        elif folder.exists() and _key_of(folder / _INPUTS) != key:
+            self.report(f"{name}: inputs changed, starting anew")
+            self._set_aside(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            content = {"key": key, "inputs": inputs}
+            replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
+        else:
+            self.report(f"{name}: going on")
+        begun = time.monotonic()
+        record = work(folder)
+        seconds = record.seconds + time.monotonic() - begun
+        record = msgspec.structs.replace(record, seconds=round(seconds, 1))
+        result = Result(key, record, _results(folder)).sealed()
+        replace_file(folder / _DONE, msgspec.json.encode(result))
+        self.records.append(record)
+        return folder, key
+
+    def _set_aside(self, folder: Path) -> None:
+        """Move a stage's folder away; it may hold days of training."""
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS}:
+            remove(folder)
+            return
+        replaced, number = self.folder / _REPLACED, 1
+        replaced.mkdir(exist_ok=True)
+        while (aside := replaced / f"{folder.name}-{number}").exists():
+            number += 1
+        folder.rename(aside)
+        size = sum(path.lstat().st_size for path in aside.rglob("*") if path.is_file())
+        self.report(
+            f"{folder.name}: what was there is in {aside} ({format_bytes(size)}); remove it when "
+            "you no longer need it"
+        )
+
+    def _follow(self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None) -> None:
+        """Do as another process than the first: join the work, wait for its result."""
+        while _key_of(folder / _INPUTS) != key:
+            time.sleep(_POLL_SECONDS)
+        done = _read_result(folder / _DONE)
+        if work is not None and (done is None or done.key != key):
+            work(folder)
+        while (done := _read_result(folder / _DONE)) is None or done.key != key:
+            time.sleep(_POLL_SECONDS)
+        self.records.append(done.record)
+
+
+def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
+    """Hashes of the files and folders among some names; other names stand for themselves."""
+    hashes = {}
+    for name in names:
+        if not name:  # as a path it would be the current directory
+            continue
+        path = Path(name)
+        if path.is_dir():
+            for file in sorted(path.iterdir()):
+                if file.is_file():
+                    hashes[str(file)] = file_sha256(file)
+        else:
+            hashes[name] = file_sha256(path) if path.is_file() else name
+    return hashes
+
+
+def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
+    """Hashes of the files that tasks such as `perplexity:valid.jsonl` read.
+
+    Of the harness's tasks only `FOLDER/TASK` has any: a name alone is no path, whatever file of
+    that name the current directory holds.
+    """
+    found: dict[str, str] = {}
+    for task in tasks:
+        kind, _, name = task.partition(":")
+        if kind != _HARNESS:
+            found |= file_hashes((name,))
+        elif name:
+            found |= {name: name} | file_hashes((name.rpartition("/")[0],))
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, or may become one."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    # A kill may leave a stage's folder without its inputs, or with a part of them.
+    return any(folder.glob(f"*/*{_INPUTS}*")) or not any(
+        path.is_file() or any(path.iterdir()) for path in folder.iterdir()
+    )
+
+
+def _key_of(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text())["key"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _read_result(path: Path) -> Result | None:
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if result.sha256 in ("", result.sealed().sha256) else None
+
+
+def _results(folder: Path) -> dict[str, str]:
+    """Hashes of what a finished stage leaves to others: not of its checkpoints and logs."""
+    return {
+        name: sha256
+        for entry in sorted(folder.iterdir())
+        if entry.name not in (_INPUTS, _DONE, *_PASSING)
+        for name, sha256 in (
+            {f"{entry.name}/{name}": value for name, value in tree_sha256(entry).items()}
+            if entry.is_dir()
+            else {entry.name: file_sha256(entry)}
+        ).items()
+    }
+
+
+def _damaged(folder: Path, done: Result) -> str | None:
+    """The first file that a finished stage left and that is not as it was, if any.
+
+    The teacher's predictions may take hundreds of GB and be removed when all is distilled.
+    """
+    removed = (folder / _CACHE).parent.is_dir() and not (folder / _CACHE).exists()
+    files = {
+        name: sha256
+        for name, sha256 in done.files.items()
+        if not (removed and name.startswith(f"{_CACHE}/"))
+    }
+    return first_changed(folder, files)

@@ -1,0 +1,51 @@
+"""The bundle: the folder that export writes and that runtime and bench read.
+
+`bundle.json` is the manifest. It names every file with its SHA-256 and says, role by role, which
+graph input and output is which: readers go by roles and never by a name they expect.
+docs/bundle.md is the format's description.
+"""
+
+from edgelm.bundle.files import bundle_file, graph_sha256, hash_files, verify
+from edgelm.bundle.manifest import (
+    CacheContract,
+    CacheLayer,
+    CompiledEngine,
+    EngineNeed,
+    FileEntry,
+    GraphCheck,
+    GraphContract,
+    Limits,
+    Lineage,
+    Manifest,
+    TensorContract,
+)
+from edgelm.bundle.manifest_file import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    encode_manifest,
+    read_manifest,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "CacheContract",
+    "CacheLayer",
+    "CompiledEngine",
+    "EngineNeed",
+    "FileEntry",
+    "GraphCheck",
+    "GraphContract",
+    "Limits",
+    "Lineage",
+    "Manifest",
+    "TensorContract",
+    "bundle_file",
+    "encode_manifest",
+    "graph_sha256",
+    "hash_files",
+    "read_manifest",
+    "verify",
+    "write_manifest",
+]

@@ -1,0 +1,129 @@
+"""The files of a bundle and their hashes.
+
+Only files that the manifest lists are used, and between checking them and using them they must
+stay what they were: `file_states` before and after says whether they did.
+"""
+
+import os
+from collections.abc import Iterable
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
+from edgelm.bundle.manifest_file import MANIFEST
+from edgelm.bundle.paths import FileState, file_state, inside, open_plain
+from edgelm.errors import BadBundle
+from edgelm.files.hashing import file_sha256
+from edgelm.reasons import reason
+
+TOKENIZER = "tokenizer.json"
+# What readers open by these names where they are there.
+_OPTIONAL = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json")
+
+States = dict[str, FileState | None]
+
+
+def hash_files(folder: Path) -> dict[str, FileEntry]:
+    """Entries for every file below `folder` except the manifest, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, file_sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def graph_sha256(folder: Path, graph: GraphContract) -> str:
+    """One hash of a graph file and its weights."""
+    return _together(file_sha256(folder / name) for name in (graph.file, graph.data))
+
+
+def listed_graph_sha256(manifest: Manifest) -> str:
+    """The same by what the manifest says of them.
+
+    Raises:
+        BadBundle: the manifest does not list one of them.
+    """
+    names = (manifest.graph.file, manifest.graph.data)
+    for name in names:
+        _check_has_entry(manifest, name)
+    return _together(manifest.files[name].sha256 for name in names)
+
+
+def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
+    """The path of a file that the manifest lists; None for one that it does not list.
+
+    Raises:
+        BadBundle: it is listed and missing, not a plain file, or a link that leads out.
+    """
+    if name not in manifest.files:
+        return None
+    path = inside(folder, name)
+    if not os.path.lexists(path):
+        raise BadBundle(f"{folder} lacks {name}; copy or export it again")
+    open_plain(path).close()
+    return path
+
+
+def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
+    """Check that every file is there, inside the folder, unchanged, and all that are read listed.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        hashes: compare sizes and hashes too.
+
+    Raises:
+        BadBundle: the first file for which that is not so.
+    """
+    _check_listed(folder, manifest)
+    for name, entry in manifest.files.items():
+        path = bundle_file(folder, manifest, name)
+        if hashes and path is not None:
+            _compare(path, entry)
+
+
+def file_states(folder: Path, manifest: Manifest) -> States:
+    """The states of all files that the manifest lists, and of the manifest."""
+    return {name: file_state(folder / name) for name in (MANIFEST, *manifest.files)}
+
+
+def _check_listed(folder: Path, manifest: Manifest) -> None:
+    graph = manifest.graph
+    for name in (graph.file, graph.data, TOKENIZER, *(one.file for one in manifest.engines)):
+        _check_has_entry(manifest, name)
+    for name in _OPTIONAL:
+        if name not in manifest.files and os.path.lexists(folder / name):
+            raise BadBundle(
+                f"{folder} holds {name}, which {MANIFEST} does not list, so that nobody knows "
+                "where it is from; remove it, or copy or export the bundle again"
+            )
+
+
+def _check_has_entry(manifest: Manifest, name: str) -> None:
+    if name not in manifest.files:
+        raise BadBundle(f"{MANIFEST} lists no hash for {name}; export the bundle again")
+
+
+def _compare(path: Path, entry: FileEntry) -> None:
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != entry.bytes:
+            raise BadBundle(
+                f"{path} has {size} bytes, the manifest says {entry.bytes}: truncated or changed; "
+                "copy or export it again"
+            )
+        try:
+            digest = file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BadBundle(
+                f"{path} cannot be read: {reason(error)}; copy or export it again"
+            ) from None
+        if digest != entry.sha256:
+            raise BadBundle(
+                f"{path} does not match its SHA-256 in {MANIFEST}: damaged or changed; copy or "
+                "export it again"
+            )
+
+
+def _together(hashes: Iterable[str]) -> str:
+    return sha256("".join(hashes).encode()).hexdigest()

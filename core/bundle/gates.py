@@ -1,0 +1,129 @@
+"""How far an exported graph may be from its source: one table, by precision class.
+
+KL is the mean over tokens of KL(source ‖ export) in nats; top-1 the share of positions where both
+rank the same token first; the ratio is export perplexity over source perplexity. The reasons for
+the numbers are in docs/decisions/gates.md.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from edgelm.errors import GateFailed
+from edgelm.quantize.precision import (
+    EIGHT_BIT_KV,
+    W8A8,
+    Bf16,
+    Fp8,
+    Fp16,
+    Int4,
+    Int8,
+    KvType,
+    Nvfp4,
+    WeightPrecision,
+)
+
+GateClass = Literal["fp32", "16-bit", "8-bit", "4-bit"]
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """The limits of one precision class."""
+
+    max_kl: float
+    min_top1: float
+    max_perplexity_ratio: float
+
+
+MAX_SOURCE_KL = 1e-5
+MIN_SOURCE_TOP1 = 0.95  # a near tie may fall either way
+
+GATES: dict[GateClass, Threshold] = {
+    "fp32": Threshold(max_kl=1e-6, min_top1=0.999, max_perplexity_ratio=1.0001),
+    "16-bit": Threshold(max_kl=0.001, min_top1=0.98, max_perplexity_ratio=1.005),
+    "8-bit": Threshold(max_kl=0.01, min_top1=0.94, max_perplexity_ratio=1.02),
+    "4-bit": Threshold(max_kl=0.10, min_top1=0.85, max_perplexity_ratio=1.08),
+}
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Distance between two models on the same tokens.
+
+    The errors are standard errors of the means over tokens; None where they were not measured.
+    """
+
+    kl: float
+    top1: float
+    perplexity_ratio: float
+    perplexity: float
+    tokens: int
+    kl_error: float | None = None
+    top1_error: float | None = None
+
+
+class SourceCheck(msgspec.Struct, frozen=True):
+    """How far the gate's reference is from what transformers itself loads from the source.
+
+    `layers` of the model were compared on `tokens` tokens, the last of which is at position
+    `reach` - 1. The figures are those of the worst stretch.
+    """
+
+    layers: int
+    tokens: int
+    reach: int
+    kl: float
+    top1: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they compute the same; both are fp32, so that only the order of sums differs."""
+        return self.kl <= MAX_SOURCE_KL and self.top1 >= MIN_SOURCE_TOP1
+
+
+class GateResult(msgspec.Struct, frozen=True):
+    """What the gate measured, on what text, and whether it was enforced."""
+
+    gate_class: GateClass
+    figures: Figures
+    passed: bool
+    enforced: bool
+    text: str
+    text_sha256: str
+
+
+def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
+    """The class of a mixture is that of its smallest part, the cache included."""
+    kinds = {type(precision) for precision in weights}
+    if kinds & {Int4, Nvfp4}:
+        return "4-bit"
+    if kinds & {Int8, W8A8, Fp8} or kv in EIGHT_BIT_KV:
+        return "8-bit"
+    return "16-bit" if kinds & {Fp16, Bf16} or kv in ("fp16", "bf16") else "fp32"
+
+
+def passes(figures: Figures, name: GateClass) -> bool:
+    """Whether the figures are within the limits of a class."""
+    limit = GATES[name]
+    return (
+        figures.kl <= limit.max_kl
+        and figures.top1 >= limit.min_top1
+        and figures.perplexity_ratio <= limit.max_perplexity_ratio
+    )
+
+
+def enforce(figures: Figures, name: GateClass, *, wider_cache: KvType | None = None) -> None:
+    """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds.
+
+    `wider_cache`: what would help where no weight is quantized, so that only the cache is at fault.
+    """
+    if passes(figures, name):
+        return
+    limit = GATES[name]
+    more = "auto, more bits, a smaller --group-size"
+    remedy = f"--kv {wider_cache}" if wider_cache else f"--precision {more}"
+    raise GateFailed(
+        f"the {name} gate does not hold: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
+        f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
+        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use {remedy}, "
+        "or --gate off to write it all the same"
+    )

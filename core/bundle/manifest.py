@@ -1,0 +1,192 @@
+"""The records of `bundle.json`, with the range of every number.
+
+They are checked when they are read and when they are written, names of files included: see
+manifest_file and manifest_checks.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgelm.bundle.gates import GateResult, SourceCheck
+from edgelm.checkpoint.student import StudentRecord
+from edgelm.quantize.precision import KvType, WeightPrecision
+from edgelm.spec.decoder import DecoderSpec
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+# Far above any model, and small enough that a sum or a product of a few stays in 64 bits.
+Tokens = Annotated[int, msgspec.Meta(ge=2, le=1 << 24)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+ComputeCapability = Annotated[int, msgspec.Meta(ge=10, le=9999)]
+TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^(\d{1,9}(\.\d{1,9}){0,4})?$")]
+# The version of an installed package may have letters behind its numbers.
+BuiltVersion = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}\.\d{1,9}[\w.+-]{0,50}$")]
+# The engines whose bundles are compiled before they run.
+COMPILED = ("tensorrt", "tensorrt-rtx")
+Target = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class TensorContract(msgspec.Struct, frozen=True):
+    """One graph input or output; named dimensions are strings."""
+
+    name: TensorName
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class CacheLayer(msgspec.Struct, frozen=True):
+    """The four names of one layer's cache."""
+
+    past_key: TensorName
+    past_value: TensorName
+    present_key: TensorName
+    present_value: TensorName
+
+
+class CacheContract(msgspec.Struct, frozen=True):
+    """The key-value cache: [1, heads, capacity, head_dim] per layer.
+
+    With `update` in_place the graph writes the new rows, and present is bound to the memory of
+    past. With append present holds only the new rows, [1, heads, T, head_dim], and the runtime
+    copies them behind the old ones. A `capacity` is fixed in the graph; None leaves it open.
+    """
+
+    dtype: KvType
+    num_key_value_heads: Size
+    head_dim: Size
+    layers: tuple[CacheLayer, ...]
+    update: Literal["in_place", "append"] = "in_place"
+    capacity: Tokens | None = None
+
+
+class GraphContract(msgspec.Struct, frozen=True):
+    """How to run the graph.
+
+    Roles of inputs; a dialect has those that it needs:
+
+    tokens            int64 [1, T]   the tokens to process
+    positions         int64 [1, T]   their positions, counted from 0
+    past_length       int64 [1]      tokens in the cache before this run
+    last_position     int32 [1]      position of the last of them, counted from 0
+    total_length      int32 []       tokens in the cache after this run
+    logits_positions  int64 [P]      which of the T rows the head computes
+
+    and of outputs: logits float32 [1, P, vocab_size].
+    """
+
+    file: str
+    data: str
+    dialect: str
+    opsets: dict[str, Size]
+    inputs: dict[str, TensorContract]
+    outputs: dict[str, TensorContract]
+    cache: CacheContract
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the graph was made for."""
+
+    context: Tokens
+    prefill_chunk: Size
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where the weights come from.
+
+    `source` names the model; `path` is where it lay when it was exported, for tools that need it
+    again on the same machine (they check the hash), and None for a hub id.
+    """
+
+    source: str
+    sha256: str
+    path: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    compress: StudentRecord | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """Size and hash of one file of the bundle."""
+
+    bytes: Bytes
+    sha256: str
+
+
+class EngineNeed(msgspec.Struct, frozen=True):
+    """What runs the graph: `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`.
+
+    `version` is the oldest that will do, and `sms` the compute capabilities (times ten) it is for;
+    empty means any. An engine of TensorRT is compiled from the graph: see Manifest.engines.
+    """
+
+    name: str
+    version: Version = ""
+    sms: tuple[ComputeCapability, ...] = ()
+
+
+class CompiledEngine(msgspec.Struct, frozen=True):
+    """An engine compiled from the graph, and how: enough to compile it again.
+
+    `version` is that of TensorRT or TensorRT-RTX, `sms` the GPUs it runs on, `graph_sha256` the
+    graph it was compiled from. Its first profile takes 1 to `prefill_chunk` tokens; a second one,
+    where there is one, exactly one. `runtime_cache` names the file in which kernels that are made
+    at run time are kept. `machine` and `power_mode` say where it was compiled.
+    """
+
+    file: str
+    name: str
+    version: BuiltVersion
+    sms: tuple[ComputeCapability, ...]
+    graph_sha256: str
+    profiles: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    build_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    machine: str
+    power_mode: str = ""
+    runtime_cache: str = ""
+    gate: GateResult | None = None
+
+
+class GraphCheck(msgspec.Struct, frozen=True):
+    """Which graph the gate's figures are of.
+
+    `graph_sha256` is the graph that engines are compiled from, `checked_sha256` the one whose
+    logits were compared on a CPU. Where the CPU has no kernel for a type they differ: `widened`
+    says that the checked graph was the same with weights dequantized to fp32.
+    """
+
+    graph_sha256: str
+    checked_sha256: str
+    widened: bool = False
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The contents of `bundle.json`."""
+
+    schema_version: int
+    edgelm_version: str
+    created: str
+    target: Target
+    spec: DecoderSpec
+    precision: dict[str, WeightPrecision]
+    kv: KvType
+    weight_bytes: Bytes
+    limits: Limits
+    gate: GateResult | None
+    lineage: Lineage
+    graph: GraphContract
+    files: dict[str, FileEntry]
+    engine: EngineNeed = EngineNeed("onnxruntime")
+    engines: tuple[CompiledEngine, ...] = ()
+    check: GraphCheck | None = None
+    source: SourceCheck | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the graph must be compiled before it runs."""
+        return self.engine.name in COMPILED
+
+    @property
+    def pending(self) -> bool:
+        """Whether it must be compiled and was not yet."""
+        return self.compiles and not self.engines

@@ -1,0 +1,143 @@
+"""What must agree between the fields of a manifest, beyond the type and range of each.
+
+A bundle that passes says the same thing twice wherever it says it twice, so that one changed
+number ends in a message here and not in memory of the wrong size.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from edgelm.bundle.file_names import check_engine_name, check_name
+from edgelm.bundle.gates import Figures
+from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
+from edgelm.bundle.roles import check_roles
+from edgelm.quantize.precision import Int4, Int8
+from edgelm.spec.decoder import DecoderSpec
+
+# Largest sizes of a decoder: far above any, and small enough that memory can be computed.
+_MAX_SIZES = {
+    "num_hidden_layers": 1 << 12,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 53,
+}
+_MAX_GROUP = 1 << 16
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise ValueError for the first contradiction; the message names the fields."""
+    _check_names(manifest)
+    _check_spec(manifest.spec)
+    _check_precision(manifest)
+    _check_limits(manifest)
+    check_roles(manifest.graph, manifest.spec.vocab_size)
+    _check_cache(manifest.graph.cache, manifest)
+    _check_unique(_tensor_names(manifest.graph), "two tensors of the graph are named")
+    _check_engines(manifest)
+    for result in (manifest.gate, *(engine.gate for engine in manifest.engines)):
+        if result is not None:
+            _check_figures(result.figures)
+
+
+def _check_names(manifest: Manifest) -> None:
+    for name in (manifest.graph.file, manifest.graph.data, *manifest.files):
+        check_name(name)
+    for engine in manifest.engines:
+        check_engine_name(engine.file, suffix=".engine")
+        if engine.runtime_cache:
+            check_engine_name(engine.runtime_cache, suffix=".cache")
+
+
+def _check_spec(spec: DecoderSpec) -> None:
+    for name, limit in _MAX_SIZES.items():
+        value = getattr(spec, name)
+        if not 1 <= value <= limit:
+            raise ValueError(f"spec.{name} is {value}, expected 1 to {limit}")
+    if len(spec.layers) != spec.num_hidden_layers:
+        raise ValueError(
+            f"spec.layers has {len(spec.layers)} entries, num_hidden_layers is "
+            f"{spec.num_hidden_layers}"
+        )
+    if spec.num_attention_heads % spec.num_key_value_heads:
+        raise ValueError(
+            f"spec.num_attention_heads {spec.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads {spec.num_key_value_heads}"
+        )
+    if not spec.rms_norm_eps >= 0:
+        raise ValueError(f"spec.rms_norm_eps is {spec.rms_norm_eps}, expected 0 or more")
+
+
+def _check_precision(manifest: Manifest) -> None:
+    for group, precision in manifest.precision.items():
+        if isinstance(precision, Int4 | Int8) and not 0 <= precision.group_size <= _MAX_GROUP:
+            raise ValueError(
+                f"precision of {group!r}: group_size is {precision.group_size}, expected 0 to "
+                f"{_MAX_GROUP}"
+            )
+
+
+def _check_limits(manifest: Manifest) -> None:
+    limits, capacity = manifest.limits, manifest.graph.cache.capacity
+    if limits.prefill_chunk > limits.context:
+        raise ValueError(
+            f"limits.prefill_chunk is {limits.prefill_chunk}, expected at most limits.context, "
+            f"{limits.context}"
+        )
+    if capacity not in (None, limits.context):
+        raise ValueError(
+            f"graph.cache.capacity is {capacity}, expected limits.context, {limits.context}"
+        )
+
+
+def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
+    spec = manifest.spec
+    pairs = {
+        "graph.cache.layers": (len(cache.layers), "spec.num_hidden_layers", spec.num_hidden_layers),
+        "graph.cache.num_key_value_heads": (
+            cache.num_key_value_heads,
+            "spec.num_key_value_heads",
+            spec.num_key_value_heads,
+        ),
+        "graph.cache.head_dim": (cache.head_dim, "spec.head_dim", spec.head_dim),
+        "graph.cache.dtype": (cache.dtype, "kv", manifest.kv),
+    }
+    for name, (value, other, expected) in pairs.items():
+        if value != expected:
+            raise ValueError(f"{name} is {value}, expected {expected}, as {other}")
+
+
+def _check_engines(manifest: Manifest) -> None:
+    names = [engine.file for engine in manifest.engines]
+    names += [engine.runtime_cache for engine in manifest.engines if engine.runtime_cache]
+    _check_unique(names, "two engines have the file")
+
+
+def _check_figures(figures: Figures) -> None:
+    # Where the source's own perplexity is beyond a float there is nothing to compare.
+    values = (figures.kl, figures.top1, figures.perplexity_ratio, figures.perplexity)
+    if not all(math.isfinite(value) and value >= 0 for value in values) or figures.top1 > 1:
+        raise ValueError(
+            f"the gate's figures are not numbers that can be measured: KL {figures.kl}, top-1 "
+            f"{figures.top1}, perplexity {figures.perplexity} (ratio {figures.perplexity_ratio}); "
+            "the model's weights or logits hold NaN or infinity"
+        )
+    if figures.tokens < 1:
+        raise ValueError(f"the gate's figures are of {figures.tokens} tokens, expected at least 1")
+
+
+def _check_unique(names: Iterable[str], what: str) -> None:
+    [(name, count)] = Counter(names).most_common(1) or [("", 0)]
+    if count > 1:
+        raise ValueError(f"{what} {name!r}, expected different ones")
+
+
+def _tensor_names(graph: GraphContract) -> Iterator[str]:
+    for tensor in (*graph.inputs.values(), *graph.outputs.values()):
+        yield tensor.name
+    for layer in graph.cache.layers:
+        yield from (layer.past_key, layer.past_value, layer.present_key, layer.present_value)

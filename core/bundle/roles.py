@@ -1,0 +1,53 @@
+"""Which roles a graph of each dialect has, and the type and shape of each."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from edgelm.bundle.manifest import GraphContract, TensorContract
+
+
+class Role(NamedTuple):
+    """What plays a role: named dimensions are strings."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+ROLES = {
+    "tokens": Role("int64", (1, "T")),
+    "positions": Role("int64", (1, "T")),
+    "past_length": Role("int64", (1,)),
+    "last_position": Role("int32", (1,)),
+    "total_length": Role("int32", ()),
+    "logits_positions": Role("int64", ("P",)),
+}
+_PLAIN = frozenset({"tokens", "positions", "past_length", "logits_positions"})
+_FUSED = frozenset({"tokens", "past_length", "last_position", "total_length", "logits_positions"})
+DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
+
+
+def check_roles(graph: GraphContract, vocab_size: int) -> None:
+    """Raise ValueError unless a graph has exactly its dialect's roles, each as it must be."""
+    if graph.dialect not in DIALECTS:
+        raise ValueError(
+            f"graph.dialect is {graph.dialect!r}; known: {', '.join(DIALECTS)}; upgrade edgelm "
+            "(pip install -U edgelm)"
+        )
+    inputs = {role: ROLES[role] for role in DIALECTS[graph.dialect]}
+    _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
+    _check(graph.outputs, {"logits": Role("float32", (1, "P", vocab_size))}, "graph.outputs")
+
+
+def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:
+    if given.keys() != expected.keys():
+        raise ValueError(
+            f"{where} has the roles {', '.join(sorted(given))}, expected "
+            f"{', '.join(sorted(expected))}"
+        )
+    for role, tensor in given.items():
+        wanted = expected[role]
+        if (tensor.dtype, tensor.shape) != wanted:
+            raise ValueError(
+                f"{where}: {role} is {tensor.dtype} {list(tensor.shape)}, expected {wanted.dtype} "
+                f"{list(wanted.shape)}"
+            )

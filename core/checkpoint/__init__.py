@@ -1,0 +1,1 @@
+"""Reading source models: safetensors folders, hub ids and GGUF files."""

@@ -1,0 +1,1 @@
+"""Reading GGUF files (format: ggml docs/gguf.md)."""

@@ -1,0 +1,246 @@
+"""The `config.json` that a GGUF file's metadata amounts to, read as llama.cpp reads it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgelm.checkpoint.gguf.metadata import GgufMetadata
+from edgelm.checkpoint.gguf.names import MODEL_TYPES
+from edgelm.checkpoint.gguf.rope import Factors, rope_scaling
+from edgelm.errors import BadCheckpoint
+from edgelm.spec.tensor_shapes import Shapes
+
+_MAX_SIZE = 2**24
+# Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. No key says so:
+# llama.cpp goes by the number of layers.
+_GEMMA_27B = {"gemma2": 46, "gemma3": 62}
+_GEMMA_PATTERN = {"gemma2": 2, "gemma3": 6}
+# Keys that change the numbers, and that no decoder here follows.
+_UNSUPPORTED = (
+    "expert_count",
+    "expert_used_count",
+    "attention.scale",
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+    "embedding_scale",
+    "residual_scale",
+    "logit_scale",
+)
+
+
+def read_config(
+    metadata: GgufMetadata, architecture: str, shapes: Shapes, factors: Mapping[str, Factors]
+) -> dict[str, Any]:
+    """Read the configuration.
+
+    Args:
+        metadata: the file's (of a split file, the first part's).
+        architecture: one of `MODEL_TYPES`.
+        shapes: of all tensors, under Hugging Face's names.
+        factors: tensors that scale RoPE, under llama.cpp's names.
+
+    Raises:
+        BadCheckpoint: a value is missing, of the wrong type, or one that is not supported.
+    """
+    return _Reader(metadata, architecture, shapes, factors).config()
+
+
+class _Reader:
+    def __init__(
+        self,
+        metadata: GgufMetadata,
+        architecture: str,
+        shapes: Shapes,
+        factors: Mapping[str, Factors],
+    ) -> None:
+        self.metadata = metadata
+        self.architecture = architecture
+        self.shapes = shapes
+        self.factors = factors
+        self.gemma = architecture.startswith("gemma")
+
+    def config(self) -> dict[str, Any]:
+        self.refuse_unsupported()
+        layers = self.layer_count()
+        hidden, heads = self.size("embedding_length"), self.size("attention.head_count")
+        head_dim = self.head_dim(hidden, heads)
+        context = self.size("context_length", most=2**31 - 1)
+        first = "model.layers.0"
+        config = {
+            "model_type": MODEL_TYPES[self.architecture],
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "intermediate_size": self.size("feed_forward_length"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.size("attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "vocab_size": self.vocab_size(),
+            "max_position_embeddings": context,
+            "rms_norm_eps": self.number("attention.layer_norm_rms_epsilon"),
+            "tie_word_embeddings": "lm_head.weight" not in self.shapes,
+            "mlp_bias": f"{first}.mlp.down_proj.bias" in self.shapes,
+            "attention_bias": self.architecture == "llama"
+            and f"{first}.self_attn.q_proj.bias" in self.shapes,
+            **self.rope(head_dim, context),
+            **self.windows(layers),
+            **self.token_ids(),
+        }
+        if self.gemma:
+            config |= self.gemma_scales(layers, hidden, heads, head_dim)
+        return {key: value for key, value in config.items() if value is not None}
+
+    def key(self, name: str) -> str:
+        return f"{self.architecture}.{name}"
+
+    def size(self, name: str, default: int | None = None, *, most: int = _MAX_SIZE) -> int:
+        value = self.metadata.integer(self.key(name), default, least=1, most=most)
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def number(self, name: str) -> float:
+        value = self.metadata.number(self.key(name))
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def missing(self, name: str) -> BadCheckpoint:
+        return BadCheckpoint(
+            f"{self.metadata.path} lacks the key {self.key(name)}, which every "
+            f"{self.architecture} model has; convert the model again"
+        )
+
+    def refuse_unsupported(self) -> None:
+        for name in _UNSUPPORTED:
+            value = self.metadata.values.get(self.key(name))
+            if value is not None and not (isinstance(value, int | float) and value == 0):
+                what = "mixture-of-experts models are" if "expert" in name else "it is"
+                raise BadCheckpoint(
+                    f"{self.metadata.path}: {self.key(name)} is set, and {what} not supported"
+                )
+        if self.metadata.flag(self.key("attention.causal")) is False:
+            raise BadCheckpoint(
+                f"{self.metadata.path} is an encoder ({self.key('attention.causal')} is false); "
+                "only decoders are supported"
+            )
+
+    def layer_count(self) -> int:
+        layers = self.size("block_count")
+        # Before anything is built for each layer.
+        present = {name.split(".")[2] for name in self.shapes if name.startswith("model.layers.")}
+        if not self.shapes:
+            raise BadCheckpoint(
+                f"{self.metadata.path} holds no weights, only a vocabulary; use the model's file"
+            )
+        if layers > len(present):
+            raise BadCheckpoint(
+                f"{self.metadata.path}: {self.key('block_count')} is {layers}, the file has "
+                f"tensors of {len(present)} layers; download it again"
+            )
+        return layers
+
+    def vocab_size(self) -> int:
+        shape = self.shapes.get("model.embed_tokens.weight", ())
+        if len(shape) != 2:
+            found = f"has shape {list(shape)}, expected two dimensions" if shape else "is missing"
+            raise BadCheckpoint(
+                f"{self.metadata.path}: the embedding token_embd.weight {found}; is this a text "
+                "model, and is the file whole?"
+            )
+        return shape[0]
+
+    def head_dim(self, hidden: int, heads: int) -> int:
+        head_dim = self.size("attention.key_length", max(1, hidden // heads))
+        value_dim = self.size("attention.value_length", head_dim)
+        if value_dim != head_dim:
+            raise BadCheckpoint(
+                f"{self.metadata.path}: keys of {head_dim} and values of {value_dim} channels a "
+                "head are not supported; they must be equal"
+            )
+        if head_dim % 2:
+            raise BadCheckpoint(
+                f"{self.metadata.path}: heads of {head_dim} channels, expected an even number"
+            )
+        return head_dim
+
+    def rope(self, head_dim: int, context: int) -> dict[str, Any]:
+        theta = self.metadata.number(self.key("rope.freq_base"), 10_000.0) or 10_000.0
+        rotated = self.size("rope.dimension_count", head_dim)
+        partial = self.architecture == "phi3"
+        if rotated % 2 or rotated > head_dim or (rotated != head_dim and not partial):
+            raise BadCheckpoint(
+                f"{self.metadata.path}: {self.key('rope.dimension_count')} is {rotated}, expected "
+                f"{'an even number up to' if partial else 'the size of a head,'} {head_dim}"
+            )
+        scaling = rope_scaling(
+            self.metadata,
+            self.architecture,
+            self.factors,
+            theta=theta,
+            dim=rotated,
+            context=context,
+        )
+        values: dict[str, Any] = {"rope_theta": theta, "rope_scaling": scaling}
+        if rotated != head_dim:
+            values["partial_rotary_factor"] = _ratio(rotated, head_dim)
+        if scaling and scaling["rope_type"] == "longrope":
+            original = scaling["original_max_position_embeddings"]
+            values["original_max_position_embeddings"] = original
+        if self.architecture == "gemma3":
+            base = self.metadata.number(self.key("rope.freq_base_swa"), 10_000.0)
+            values["rope_local_base_freq"] = base
+        return values
+
+    def windows(self, layers: int) -> dict[str, Any]:
+        """Only Gemma and Phi-3 have windows; llama.cpp reads none of the other architectures'."""
+        key = self.key("attention.sliding_window")
+        if self.architecture == "phi3":
+            return {"sliding_window": self.metadata.integer(key) or None}
+        if not self.gemma:
+            return {}
+        window = self.metadata.integer(key, 4096 if self.architecture == "gemma2" else None)
+        if window is None:
+            raise self.missing("attention.sliding_window")
+        slides = self.sliding_layers(layers) if window else [False] * layers
+        kinds = ["sliding_attention" if local else "full_attention" for local in slides]
+        return {"sliding_window": window or None, "layer_types": kinds}
+
+    def sliding_layers(self, layers: int) -> list[bool]:
+        name = self.key("attention.sliding_window_pattern")
+        stored = self.metadata.values.get(name)
+        if stored is not None and not isinstance(stored, int):
+            flags = self.metadata.numbers(name, "b") or []
+            if len(flags) != layers:
+                raise self.metadata.wrong(name, f"one flag for each of {layers} layers")
+            return flags
+        pattern = self.metadata.integer(name, _GEMMA_PATTERN[self.architecture])
+        return [not pattern or layer % pattern < pattern - 1 for layer in range(layers)]
+
+    def gemma_scales(self, layers: int, hidden: int, heads: int, head_dim: int) -> dict[str, Any]:
+        large = layers == _GEMMA_27B[self.architecture]
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")
+        return {
+            "query_pre_attn_scalar": hidden // heads if large else head_dim,
+            **{cap: self.metadata.number(self.key(cap)) for cap in caps},
+        }
+
+    def token_ids(self) -> dict[str, int | None]:
+        names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+        return {
+            f"{ours}_token_id": token_id(self.metadata, theirs) for ours, theirs in names.items()
+        }
+
+
+def token_id(metadata: GgufMetadata, name: str) -> int | None:
+    """The id of a special token, e.g. `eos`; all bits set (-1) means that there is none."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = metadata.values.get(key)
+    if isinstance(value, int) and value in (-1, 2**32 - 1):
+        return None
+    return metadata.integer(key)
+
+
+def _ratio(part: int, whole: int) -> float:
+    """`part / whole`, such that multiplying by the whole and cutting off gives the part."""
+    ratio = part / whole
+    return ratio if int(ratio * whole) == part else math.nextafter(ratio, 1.0)

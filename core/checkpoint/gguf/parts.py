@@ -1,0 +1,96 @@
+"""A GGUF file in parts: `llama-gguf-split` writes name-00001-of-00003.gguf and so on.
+
+Each part has a whole header; the model's metadata is in the first, and a part may have no tensor.
+"""
+
+import mmap
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelm.checkpoint.gguf.header import Header, read_header
+from edgelm.checkpoint.gguf.metadata import GgufMetadata
+from edgelm.errors import BadCheckpoint
+
+_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class GgufPart:
+    """One mapped file with its header."""
+
+    path: Path
+    data: mmap.mmap
+    header: Header
+
+    @property
+    def metadata(self) -> GgufMetadata:
+        """Its key-value pairs."""
+        return GgufMetadata(self.path, self.header.metadata)
+
+
+def open_parts(path: Path) -> list[GgufPart]:
+    """Open a GGUF file; of a model in several, all of them, whichever is given.
+
+    Raises:
+        BadCheckpoint: a file is damaged, or a part is missing or belongs to another model.
+    """
+    given = _open(path)
+    count = given.metadata.integer("split.count", 1, most=99_999) or 1
+    if count == 1:
+        return [given]
+    parts = [given if part == path else _open(part) for part in _part_paths(path, count)]
+    for number, part in enumerate(parts):
+        stored = (part.metadata.integer("split.no"), part.metadata.integer("split.count"))
+        if stored != (number, count):
+            raise BadCheckpoint(
+                f"{part.path} says split.no {stored[0]} and split.count {stored[1]}, expected "
+                f"{number} and {count}; is it a part of another model?"
+            )
+    _check_tensors(parts)
+    return parts
+
+
+def _part_paths(path: Path, count: int) -> list[Path]:
+    match = _PART_NAME.fullmatch(path.name)
+    if match is None or int(match["count"]) != count:
+        raise BadCheckpoint(
+            f"{path} is one of {count} parts of a split model, and its name does not say where the "
+            f"others are; expected a name such as model-00001-of-{count:05}.gguf, or one file "
+            "(llama-gguf-split --merge)"
+        )
+    names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    missing = [name for name in names if not path.with_name(name).is_file()]
+    if missing:
+        raise BadCheckpoint(
+            f"{path} is one of {count} parts of a split model, and {len(missing)} of them are "
+            f"missing, first {missing[0]}; put all parts into one folder"
+        )
+    return [path.with_name(name) for name in names]
+
+
+def _check_tensors(parts: list[GgufPart]) -> None:
+    seen: dict[str, Path] = {}
+    for part in parts:
+        for name in part.header.tensors:
+            if name in seen:
+                raise BadCheckpoint(
+                    f"{part.path}: the tensor {name!r} is in {seen[name].name} as well; are the "
+                    "parts from different models?"
+                )
+            seen[name] = part.path
+    expected = parts[0].metadata.integer("split.tensors.count")
+    if expected is not None and expected != len(seen):
+        raise BadCheckpoint(
+            f"{parts[0].path}: the {len(parts)} parts hold {len(seen)} tensors, "
+            f"split.tensors.count says {expected}; download them again"
+        )
+
+
+def _open(path: Path) -> GgufPart:
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise BadCheckpoint(f"{path} is empty; download it again") from None
+    return GgufPart(path, data, read_header(path, data))

@@ -1,0 +1,209 @@
+"""Read a GGUF file as a Hugging Face checkpoint (format: ggml docs/gguf.md, versions 2 and 3).
+
+The header is parsed by `gguf_header`; blocks are dequantized by the `gguf` package, tensor by
+tensor, and put into Hugging Face's layout here.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.checkpoint.gguf.config import read_config
+from edgelm.checkpoint.gguf.header import TensorInfo
+from edgelm.checkpoint.gguf.names import MODEL_TYPES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, hf_name
+from edgelm.checkpoint.gguf.parts import GgufPart, open_parts
+from edgelm.errors import BadCheckpoint, UnknownName
+
+_F32, _F16 = 0, 1  # ggml types that need no dequantizing
+
+
+class _Stored(NamedTuple):
+    """A tensor: its name as messages give it, the part that holds it, and where."""
+
+    name: str
+    part: GgufPart
+    info: TensorInfo
+
+
+class GgufFile:
+    """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names.
+
+    Of a split model any part can be given; `path` is the first, `paths` are all of them.
+
+    Raises:
+        BadCheckpoint: a file is damaged, or a part is missing.
+        UnknownName: an architecture that edgelm does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        parts = open_parts(path)
+        self.path = parts[0].path
+        self.paths = tuple(part.path for part in parts)
+        self.metadata = parts[0].metadata
+        kind = self.metadata.text("general.type", "model")
+        if kind != "model":
+            raise BadCheckpoint(f"{path} holds a GGUF {kind} (general.type), expected a model")
+        self.architecture = self.metadata.text("general.architecture") or ""
+        if self.architecture not in MODEL_TYPES:
+            raise UnknownName(
+                f"unknown architecture {self.architecture!r} in {path.name}; known in GGUF files: "
+                f"{', '.join(sorted(MODEL_TYPES))}; for other families use the safetensors folder"
+            )
+        self._tensors: dict[str, _Stored] = {}
+        self._factors: dict[str, _Stored] = {}
+        for part in parts:
+            for name, info in part.header.tensors.items():
+                self._place(name, part, info)
+        self.shapes = {name: stored.info.shape for name, stored in self._tensors.items()}
+
+    def config(self) -> dict[str, Any]:
+        """The `config.json` that this file amounts to."""
+        factors = {name: self._read_factors(stored) for name, stored in self._factors.items()}
+        return read_config(self.metadata, self.architecture, self.shapes, factors)
+
+    def check_tensors(self) -> None:
+        """Raise BadCheckpoint unless every tensor can be dequantized and lies within its file."""
+        stored = [*self._tensors.values(), *self._factors.values()]
+        spans: dict[Path, list[tuple[int, int, str]]] = {path: [] for path in self.paths}
+        for one in stored:
+            start = _start(one)
+            spans[one.part.path].append((start, start + _stored_bytes(one), one.name))
+        for path, ends in spans.items():
+            ends.sort()
+            for (_, end, name), (start, _, other) in pairwise(ends):
+                if start < end:
+                    raise BadCheckpoint(
+                        f"{path}: the tensors {name} and {other} overlap; download it again"
+                    )
+
+    def read(self, name: str) -> npt.NDArray[np.float32]:
+        """One tensor, dequantized to fp32, in Hugging Face's layout."""
+        stored = self._tensors[name]
+        start, size = _start(stored), _stored_bytes(stored)
+        raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start)
+        shape, kind = stored.info.shape, stored.info.ggml_type
+        if kind in (_F32, _F16):
+            values = raw.view("<f4" if kind == _F32 else "<f2")
+        else:
+            values = _dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
+        return self._from_ggml(name, values.astype(np.float32).reshape(shape))
+
+    def _place(self, name: str, part: GgufPart, info: TensorInfo) -> None:
+        if name in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG):
+            self._factors[name] = _Stored(name, part, info)
+            return
+        ours = hf_name(self.architecture, name)
+        if ours in self._tensors:
+            raise BadCheckpoint(
+                f"{part.path}: {name} and {self._tensors[ours].name} are two names of one tensor; "
+                "convert the model again"
+            )
+        title = name if ours == name else f"{ours} ({name})"
+        self._tensors[ours] = _Stored(title, part, info)
+
+    def _read_factors(self, stored: _Stored) -> npt.NDArray[np.float32]:
+        if stored.info.ggml_type != _F32 or len(stored.info.shape) != 1:
+            raise BadCheckpoint(
+                f"{stored.part.path}: {stored.name} must be a vector of type F32; convert the "
+                "model again"
+            )
+        count, start = stored.info.shape[0], _start(stored)
+        _check_end(stored, start + 4 * count)
+        return np.frombuffer(stored.part.data, "<f4", count, start)
+
+    def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.architecture == "llama" and ".self_attn.q_proj." in name:
+            return self._unpermute(name, tensor, "head_count")
+        if self.architecture == "llama" and ".self_attn.k_proj." in name:
+            return self._unpermute(name, tensor, "head_count_kv")
+        if self.architecture.startswith("gemma") and "norm" in name:
+            return tensor - 1.0  # llama.cpp stores 1 + weight
+        return tensor
+
+    def _unpermute(
+        self, name: str, tensor: npt.NDArray[np.float32], key: str
+    ) -> npt.NDArray[np.float32]:
+        # llama.cpp interleaves the two rotary halves of a head; Hugging Face keeps them apart.
+        heads = self.metadata.integer("llama.attention.head_count", least=1)
+        heads = self.metadata.integer(f"llama.attention.{key}", heads, least=1)
+        if heads is None or tensor.shape[0] % (2 * heads):
+            raise BadCheckpoint(
+                f"{self.path}: {name} has {tensor.shape[0]} rows, which are not {heads} heads of "
+                "an even size; convert the model again"
+            )
+        pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)
+
+
+def _start(stored: _Stored) -> int:
+    header = stored.part.header
+    if stored.info.offset % header.alignment:
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} begins at byte {stored.info.offset} of the data, "
+            f"expected a multiple of {header.alignment}; download it again"
+        )
+    return header.data_offset + stored.info.offset
+
+
+def _check_end(stored: _Stored, end: int) -> None:
+    size = len(stored.part.data)
+    if end > size:
+        raise BadCheckpoint(
+            f"{stored.part.path} is truncated: {stored.name} ends at byte {end}, the file has "
+            f"{size}; download it again"
+        )
+
+
+def _stored_bytes(stored: _Stored) -> int:
+    """Bytes of a tensor, after a check that they are there and can be dequantized."""
+    from gguf import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES
+
+    number, shape = stored.info.ggml_type, stored.info.shape
+    try:
+        kind = GGMLQuantizationType(number)
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} is stored as ggml type {number}, which the "
+            "installed gguf package does not know; upgrade it (pip install -U gguf)"
+        ) from None
+    if not _can_dequantize(number):
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} is stored as {kind.name}, which the installed gguf "
+            "package cannot dequantize; upgrade it (pip install -U gguf), or use another "
+            "quantization of the model or its safetensors folder"
+        )
+    if shape[-1] % block:
+        raise BadCheckpoint(
+            f"{stored.part.path}: {stored.name} has rows of {shape[-1]} elements, which are not "
+            f"whole blocks of {kind.name} ({block}); convert the model again"
+        )
+    size = int(np.prod(shape, dtype=object)) // block * block_bytes
+    _check_end(stored, _start(stored) + size)
+    return size
+
+
+def _can_dequantize(number: int) -> bool:
+    """Ask the gguf package by one block of zeros: it knows more types than it can dequantize."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if number in (_F32, _F16):
+        return True
+    _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
+    try:
+        _dequantize(np.zeros((1, block_bytes), dtype=np.uint8), number)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[Any]:
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with np.errstate(all="ignore"):  # scales of zero, and what a damaged file holds
+        return dequantize(rows, GGMLQuantizationType(number))

@@ -1,0 +1,105 @@
+"""The `transformers` model of a checkpoint, built without memory for its weights."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.errors import BadCheckpoint
+
+# Read by classes that no longer have them as fields.
+_OLD_FIELDS = {
+    *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
+    *("original_max_position_embeddings", "sliding_window_pattern"),
+}
+# Classes that build the mask of a window whether a layer has one or not.
+_ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral"}
+
+
+def hf_config(checkpoint: Checkpoint) -> Any:
+    """The configuration object of `transformers` for a checkpoint of any kind.
+
+    It has what its class reads, and nothing else: `config.json` may also hold what every class
+    obeys, such as a million labels or another form of results.
+
+    Raises:
+        BadCheckpoint: transformers refuses the configuration.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    spec = checkpoint.spec
+    read = _fields_read(spec.family)
+    values = {key: value for key, value in checkpoint.config.items() if key in read}
+    if values.get("sliding_window", 0) is None and spec.family in _ALWAYS_MASK:
+        del values["sliding_window"]  # no layer uses the mask, and it is built all the same
+    names = checkpoint.config.get("architectures")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        values["architectures"] = names  # a record only: what is built is the family's class
+    values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
+    try:
+        # A copy, since the class changes nested values in place.
+        config = AutoConfig.for_model(spec.family, **deepcopy(values))
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise _refused(checkpoint, error) from None
+    if config.pad_token_id is not None and not -1 <= config.pad_token_id < spec.vocab_size:
+        config.pad_token_id = None  # an embedding that is not there; it is read in training only
+    return config
+
+
+def _fields_read(family: str) -> set[str]:
+    """The fields of a family's class that describe its decoder."""
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    ours, common = (
+        {field.name for field in dataclasses.fields(one)}
+        for one in (CONFIG_MAPPING[family], PretrainedConfig)
+    )
+    return ours - common | _OLD_FIELDS
+
+
+def _refused(checkpoint: Checkpoint, error: Exception) -> BadCheckpoint:
+    reason = " ".join(str(error).split())[:300]
+    return BadCheckpoint(
+        f"{checkpoint.path}: transformers refuses config.json ({reason}); correct the field, or "
+        "take the configuration that the model was published with"
+    )
+
+
+def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> Any:
+    """A causal language model whose parameters lie on the meta device; its buffers are real.
+
+    Args:
+        config: a configuration of `transformers`.
+        dtype: of the parameters to come.
+        attention: an implementation of `transformers`; all but eager leave out Gemma 2's soft cap.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _parameters_on_meta():
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built in this block get parameters without memory, but real buffers."""
+    register = nn.Module.register_parameter
+
+    def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None:
+            empty = torch.empty_like(param, device="meta")
+            self._parameters[name] = nn.Parameter(empty, requires_grad=False)
+
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

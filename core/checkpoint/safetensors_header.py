@@ -1,0 +1,145 @@
+"""The header of a safetensors file, checked against the file before anything is read by it.
+
+Format: 8 bytes of length, JSON, data. Each tensor has a type, a shape and the range of its bytes;
+the ranges cover the data without gaps or overlaps.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import MAX_BYTES, parse_json_object, shown
+
+_BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+_MAX_DIMENSIONS = 16
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies, and as what: `start` and `end` are bytes in the file."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a file, by its stored name.
+
+    Raises:
+        BadCheckpoint: the file is truncated, unreadable or not a safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            data = file.read(_header_length(file.read(8), size, path))
+    except OSError as error:
+        raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from None
+    first = 8 + len(data)
+    entries = _parsed(data, path)
+    entries.pop("__metadata__", None)
+    tensors = {name: _tensor(path, name, entry, first) for name, entry in entries.items()}
+    _check_ranges(path, tensors, first, size)
+    return tensors
+
+
+def _header_length(prefix: bytes, size: int, path: Path) -> int:
+    try:
+        (length,) = struct.unpack("<Q", prefix)
+    except struct.error:
+        raise _unreadable(path, f"it has {size} bytes") from None
+    if length > size - 8:
+        raise _unreadable(path, f"a header of {length:,} bytes is longer than the file")
+    if length > MAX_BYTES:
+        raise _unreadable(path, f"a header of {length:,} bytes, expected at most {MAX_BYTES:,}")
+    return int(length)
+
+
+def _parsed(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return parse_json_object(data, "its header")
+    except BadCheckpoint as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: Path, reason: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{path} is truncated or not a safetensors file ({reason}); download it again"
+    )
+
+
+def _tensor(path: Path, name: str, entry: Any, first: int) -> StoredTensor:
+    if not isinstance(entry, dict):
+        raise _damaged(path, name, "entry", entry, "dtype, shape and data_offsets")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise _damaged(path, name, "dtype", dtype, f"one of {', '.join(_BITS)}")
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise _damaged(path, name, "shape", shape, f"at most {_MAX_DIMENSIONS} sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(path, name, "data_offsets", offsets, "where its bytes begin and end")
+    bits = math.prod(shape) * _BITS[dtype]
+    if bits != 8 * (offsets[1] - offsets[0]):
+        expected = f"{shown(bits // 8)} bytes of {dtype} for the shape {shown(shape)}"
+        raise _damaged(path, name, "data_offsets", offsets, expected)
+    return StoredTensor(path, name, dtype, tuple(shape), *(first + at for at in offsets))
+
+
+def _damaged(path: Path, name: str, field: str, value: Any, expected: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{path} is damaged: the {field} of {shown(name)} is {shown(value)}, expected {expected}; "
+        "download it again"
+    )
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    """Whether a value is a list of sizes; true and false are integers to Python."""
+    return isinstance(value, list) and all(
+        isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**63 for one in value
+    )
+
+
+def _check_ranges(path: Path, tensors: dict[str, StoredTensor], first: int, size: int) -> None:
+    """Raise BadCheckpoint unless the tensors cover the data, each byte once."""
+    at = first
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != at:
+            raise BadCheckpoint(
+                f"{path} is damaged: {shown(name)} begins at byte {tensor.start - first:,} of the "
+                f"data, expected {at - first:,} (data_offsets overlap or leave a gap); download it "
+                "again"
+            )
+        at = tensor.end
+    if size < at:
+        raise BadCheckpoint(f"{path} is truncated: {size} bytes of {at}; download it again")
+    if size > at:
+        raise BadCheckpoint(
+            f"{path} is damaged: {size - at:,} bytes follow the last tensor; download it again"
+        )

@@ -1,0 +1,303 @@
+"""A source model: its configuration, its tensors one at a time, its tokenizer.
+
+Three kinds of source look alike after `open_checkpoint`: a local Hugging Face folder
+(safetensors only), a hub id, a `.gguf` file. Nothing is loaded on opening; `tensor` maps the one
+tensor asked for. torch is imported on the first read, so that planning needs none.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.quantized_marks import check_config, check_folder
+from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
+from edgelm.checkpoint.weight_files import has_weights, stored_tensors, weight_files
+from edgelm.checkpoint.weight_names import (
+    Stored,
+    check_shapes,
+    check_stored,
+    head_is_tied,
+    named_as_hugging_face,
+    tied_to_embedding,
+    without_leftovers,
+)
+from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
+from edgelm.files.hashing import file_sha256
+from edgelm.files.json_files import read_file, read_json_object, shown
+from edgelm.reasons import reason
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.tensor_shapes import Shapes, tensor_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+_MAX_CARD_BYTES = 4 * 1024**2
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened source model.
+
+    `path` is a folder or a GGUF file; `name` is what the user called it; `revision` is the
+    commit for a hub id; `files` says which file a tensor is in, where there may be several.
+    """
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    spec: DecoderSpec
+    shapes: Shapes
+    read: Callable[[str], "torch.Tensor"]
+    weight_files: tuple[Path, ...]
+    revision: str | None = None
+    license: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    _finite: set[str] = field(default_factory=set, repr=False, compare=False)
+    _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for path in self.weight_files:
+            self._stamps.setdefault(path, stamp(path))
+
+    def tensor(self, name: str) -> "torch.Tensor":
+        """One tensor in its stored type (fp32 for a GGUF file), mapped from the file.
+
+        Raises:
+            BadCheckpoint: it holds NaN or infinity, or its file was changed after opening.
+        """
+        for path in [self.files[name]] if name in self.files else self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
+        tensor = self.read(name)
+        if name not in self._finite:
+            check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
+            self._finite.add(name)
+        return tensor
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint stores a tensor of this name."""
+        return name in self.shapes
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the source is one GGUF file."""
+        return self.path.is_file()
+
+    def sha256(self) -> str:
+        """Hash of the weights: one file's own hash, or the hash over all shards' hashes.
+
+        Raises:
+            BadCheckpoint: a file was changed after opening.
+        """
+        hashes = []
+        for path in self.weight_files:
+            check_unchanged(path, self._stamps.get(path))
+            hashes.append(file_sha256(path))
+            check_unchanged(path, self._stamps.get(path))
+        if len(hashes) == 1:
+            return hashes[0]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Raise BadCheckpoint unless it holds the tensors of its spec, all and no others."""
+        check_shapes(self.path, self.shapes, tensor_shapes(self.spec))
+
+
+def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Open a folder, a `.gguf` file or a hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
+
+    Raises:
+        BadInput: there is no such file or folder, and no hub to fetch it from.
+        BadCheckpoint: weights are missing, truncated, pickled or of the wrong shape.
+        UnknownName: an architecture that edgelm does not know.
+    """
+    path = Path(source)
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return _open_gguf(str(source), path)
+        if path.is_dir():
+            return _open_folder(str(source), path)
+        if path.exists():
+            raise BadInput(
+                f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
+            )
+        if _looks_like_hub_id(str(source)):
+            return _open_hub(str(source), revision)
+    raise BadInput(
+        f"no such file or folder: {path}; expected a Hugging Face folder, a .gguf file or a hub "
+        "id such as HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+
+
+def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:
+    """Read only what a source's decoder looks like: no weights, and of a hub id one small file.
+
+    Raises:
+        BadInput, BadCheckpoint, UnknownName: as `open_checkpoint`, about what is read.
+    """
+    path = Path(source)
+    with _readable(path):
+        if path.suffix == ".gguf" and path.is_file():
+            return DecoderSpec.from_hf(GgufFile(path).config())
+        if not path.exists() and _looks_like_hub_id(str(source)):
+            path = _fetch(str(source), revision, ["config.json"])
+        if path.is_dir():
+            return _read_folder_spec(path)
+    return open_checkpoint(source, revision=revision).spec  # which says what is wrong
+
+
+def _read_folder_spec(folder: Path) -> DecoderSpec:
+    config = _read_config(folder)
+    spec = DecoderSpec.from_hf(config)
+    if spec.tie_word_embeddings and has_weights(folder):
+        # A head of its own in the file overrules the configuration.
+        stored = _named_tensors(folder, weight_files(folder, config), spec)
+        spec, _ = _resolve_head(spec, stored)
+    return spec
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names a path that the system refuses: too long, no permission, links in a circle."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{shown(error.filename or str(path))} cannot be read: {error.strerror}"
+        ) from None
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    parts = source.split("/")
+    return len(parts) == 2 and all(parts) and not source.startswith((".", "/", "~"))
+
+
+def _open_gguf(name: str, path: Path) -> Checkpoint:
+    file = GgufFile(path)
+    config = file.config()
+    file.check_tensors()
+
+    def read(tensor: str) -> "torch.Tensor":
+        import torch
+
+        return torch.from_numpy(file.read(tensor))
+
+    spec = DecoderSpec.from_hf(config)
+    checkpoint = Checkpoint(
+        name,
+        file.path,
+        config,
+        spec,
+        file.shapes,
+        read,
+        file.paths,
+        license=file.metadata.text("general.license"),
+    )
+    checkpoint.check()
+    return checkpoint
+
+
+def _open_hub(name: str, revision: str | None) -> Checkpoint:
+    folder = _fetch(name, revision, _HUB_FILES)
+    return _open_folder(name, folder, revision=folder.name)
+
+
+def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
+    """Download what is not in the local cache; returns the folder of the snapshot."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError:
+        raise MissingPackage(
+            f"{name} is not a local folder, and fetching it needs huggingface_hub: "
+            "pip install 'edgelm[export]'"
+        ) from None
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except HFValidationError as error:
+        raise BadInput(
+            f"{name!r} is neither a file or folder nor a hub id: {reason(error)}"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise BadInput(
+            f"cannot fetch {name}{at} from the Hugging Face hub ({type(error).__name__}), and it "
+            "is not in the local cache; check the name and the connection (gated models need "
+            "`hf auth login`), or download it elsewhere and pass the folder"
+        ) from None
+
+
+def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
+    config = _read_config(folder)
+    configured = DecoderSpec.from_hf(config)
+    files = weight_files(folder, config)
+    spec, stored = _resolve_head(configured, _named_tensors(folder, files, configured))
+    # What is asked of the configuration later must agree with the spec.
+    config |= {"tie_word_embeddings": spec.tie_word_embeddings}
+
+    def read(tensor: str) -> "torch.Tensor":
+        return read_tensor(stored[tensor])
+
+    check_stored(folder, stored, tensor_shapes(spec))
+    return Checkpoint(
+        name,
+        folder,
+        config,
+        spec,
+        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        read,
+        tuple(files),
+        revision,
+        _license(folder),
+        {tensor: entry.path for tensor, entry in stored.items()},
+    )
+
+
+def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> Stored:
+    stored = named_as_hugging_face(folder, stored_tensors(files), tensor_shapes(spec))
+    return without_leftovers(stored)
+
+
+def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
+    """The spec and the tensors, once it is known whether the head is the embedding."""
+    tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
+    spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
+    return spec, tied_to_embedding(stored) if tied else stored
+
+
+def _license(folder: Path) -> str | None:
+    """The `license:` line of a model card's front matter."""
+    try:
+        card = read_file(folder / "README.md", max_bytes=_MAX_CARD_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError, BadCheckpoint):
+        return None
+    front = card.split("---")[1] if card.startswith("---") else ""
+    lines = (line.partition(":") for line in front.splitlines())
+    return next((value.strip() for key, _, value in lines if key == "license"), None)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder that holds a model's own weights.
+
+    Raises:
+        BadCheckpoint: there is none, it is damaged, or the folder is quantized or an adapter.
+    """
+    check_folder(folder)
+    try:
+        config = read_json_object(folder / "config.json")
+    except FileNotFoundError:
+        raise BadCheckpoint(
+            f"{folder} has no config.json; expected a Hugging Face model folder"
+        ) from None
+    check_config(folder, config)
+    return config

@@ -1,0 +1,87 @@
+"""The record that a student carries: `compress.json` beside its weights.
+
+Where it comes from, what was done to it and what that did to its quality. compress writes it,
+export takes it along into the bundle's lineage and model card.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgelm.errors import BadBundle, BadCheckpoint
+from edgelm.files.bounded_read import read_bounded
+from edgelm.reasons import reason
+
+STUDENT_RECORD = "compress.json"
+SCHEMA = 1
+_MAX_BYTES = 16 << 20
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One measured quality, with the standard error of its mean where it has one."""
+
+    value: float
+    error: float | None = None
+    n: int = 0
+    better: str = "lower"
+
+
+class StageRecord(msgspec.Struct, frozen=True):
+    """One stage: its settings, the tokens it trained on, what it found."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    tokens: int = 0
+    seconds: float = 0.0
+    figures: dict[str, Any] = {}
+
+
+class StudentRecord(msgspec.Struct, frozen=True):
+    """How a student was made.
+
+    shape and teacher_shape: sizes under Hugging Face's names. evaluation: figures by task, of
+    `teacher`, `pruned` and `student`. files: all files of the student's folder; empty in records
+    of versions that did not list them.
+    """
+
+    teacher: str
+    teacher_sha256: str
+    teacher_parameters: int
+    parameters: int
+    teacher_shape: dict[str, int]
+    shape: dict[str, int]
+    stages: tuple[StageRecord, ...] = ()
+    evaluation: dict[str, dict[str, Figure]] = {}
+    edgelm_version: str = ""
+    schema: int = SCHEMA
+    files: tuple[str, ...] = ()
+
+
+def write_student_record(folder: Path, record: StudentRecord) -> None:
+    """Write `compress.json`."""
+    text = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    (folder / STUDENT_RECORD).write_bytes(text + b"\n")
+
+
+def read_student_record(folder: Path) -> StudentRecord | None:
+    """The record of a student; None for a model that has none.
+
+    Raises:
+        BadCheckpoint: the record is damaged or of another version.
+    """
+    path = folder / STUDENT_RECORD
+    try:
+        record = msgspec.json.decode(read_bounded(path, at_most=_MAX_BYTES), type=StudentRecord)
+    except FileNotFoundError:
+        return None
+    except (BadBundle, ValueError, RecursionError) as error:
+        raise BadCheckpoint(
+            f"{path} is not a record of a student ({reason(error)}); compress again, or remove it"
+        ) from None
+    if record.schema != SCHEMA:
+        raise BadCheckpoint(
+            f"{path} has schema {record.schema}, this version of edgelm reads {SCHEMA}; compress "
+            "again or use the version that wrote it"
+        )
+    return record

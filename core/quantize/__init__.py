@@ -1,0 +1,1 @@
+"""Quantizing a matrix: formats, rounding to nearest, GPTQ, AWQ, Hessians."""

@@ -1,0 +1,124 @@
+"""Second moments of what every matrix multiplies: H = XᵀX / n over the tokens of a text.
+
+They say how errors in different input channels add up or cancel, which is what GPTQ works with.
+One matrix [K, K] a group is more than the model itself (15 GB at 36 layers of 9,216), so they lie
+in memory-mapped files: the system writes them out when memory is short.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.tensor_shapes import tensor_shapes
+
+
+class Hessians:
+    """Second moments by group, collected while a model runs and read back afterwards.
+
+    Args:
+        folder: an existing folder; a file a group is written there and stays.
+        spec: of the decoder whose groups to watch. The embedding has none: its inputs are tokens.
+        tokens: that files in the folder sum over already, if they are all there. Else what is
+            there is removed: a killed process left it.
+    """
+
+    def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
+        self.folder = folder
+        shapes = tensor_shapes(spec)
+        first = {group: tensor_names(spec, group)[0] for group in groups(spec)}
+        first.pop(EMBEDDING, None)
+        self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
+        self._channels = {group: shapes[name][1] for group, name in first.items()}
+        whole = all(self._is_whole(group) for group in first)
+        self._tokens = dict.fromkeys(first, tokens if whole else 0)
+        if not self.collected:
+            for group in first:
+                self._path(group).unlink(missing_ok=True)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Add up the inputs of every group in whatever the model runs in this block.
+
+        `model` is a causal language model of transformers; its head need not run.
+        """
+        hooks = [
+            # What the last norm returns is what the head is applied to, wherever that is done.
+            model.get_submodule("model.norm").register_forward_hook(
+                lambda _, __, output: self._add(HEAD, output)
+            )
+            if group == HEAD
+            else model.get_submodule(name).register_forward_pre_hook(self._watch(group))
+            for group, name in self._modules.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def collected(self) -> bool:
+        """Whether there are any sums."""
+        return any(self._tokens.values())
+
+    def sync(self) -> None:
+        """Wait until all sums are on disk."""
+        for group in self.groups:
+            with self._path(group).open("rb") as file:
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    error.filename = str(self._path(group))
+                    raise
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(4 * size * size for size in self._channels.values())
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that are watched."""
+        return list(self._modules)
+
+    def __getitem__(self, group: str) -> torch.Tensor:
+        """Second moments of a group's input channels, fp32 [K, K].
+
+        Raises:
+            KeyError: the group has no inputs of its own, or nothing has run yet.
+        """
+        if not self._tokens[group]:
+            raise KeyError(group)
+        return self._sum(group) / self._tokens[group]
+
+    def _watch(self, group: str) -> Callable[..., None]:
+        return lambda _, arguments: self._add(group, arguments[0])
+
+    def _add(self, group: str, inputs: Any) -> None:
+        rows = inputs.detach().flatten(0, -2).float()
+        total = self._sum(group)
+        if rows.device == total.device:
+            torch.addmm(total, rows.T, rows, out=total)
+        else:
+            total += (rows.T @ rows).cpu()
+        self._tokens[group] += len(rows)
+
+    def _sum(self, group: str) -> torch.Tensor:
+        size = self._channels[group]
+        # A new file is sparse and reads as zeros. Mapped for each use: no pages are held between.
+        path = str(self._path(group))
+        return torch.from_file(path, shared=True, size=size * size).view(size, size)
+
+    def _is_whole(self, group: str) -> bool:
+        path = self._path(group)
+        return path.is_file() and path.stat().st_size == 4 * self._channels[group] ** 2
+
+    def _path(self, group: str) -> Path:
+        return self.folder / f"{group}.moments"

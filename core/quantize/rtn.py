@@ -1,0 +1,220 @@
+"""Round-to-nearest weight quantization in blocks along the input axis.
+
+`dequantized = (quantized - zero_point) * scale`, one fp16 scale a block. At 4 bits the scale is
+not simply the largest weight over the largest level: a few other ranges are tried, the best is
+refitted to its own levels by least squares, and errors count by how strong the input channel is
+on calibration text (the idea of llama.cpp's importance matrix). On SmolLM2 that takes KL from
+0.40 to 0.24 at groups of 32. Zero points are integers that the range makes exact, never clamped.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from edgelm.quantize.precision import Int4, Int8
+
+# Fractions of the full range that are tried at 4 bits. Below 0.7 nothing wins on real weights.
+# Above one, the range of a block that uses a level less than there are.
+_FRACTIONS = (15 / 14, 8 / 7, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+# Ranges of blocks that use fewer: taken only where nothing is lost, so that what was rounded before
+# (by QAD, or in a quantized source) is found again as it is.
+_COARSE_SYMMETRIC = (7 / 6, 8 / 6, 7 / 5, 8 / 5)
+_COARSE_ASYMMETRIC = (15 / 12, 15 / 11, 15 / 10)
+_NOTHING = 1e-6  # of the block's weighted squares
+_REFITS = 3
+_ELEMENTS = 1 << 18  # of the matrix worked on at a time: what a core's cache holds a few times
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized matrix [N, K] in blocks: K is padded with zeros to whole blocks.
+
+    levels: uint8 [N, blocks, group_size], one level a byte.
+    scales: float16 [N, blocks].
+    zero_points: uint8 [N, blocks], or None if the middle level is the zero point everywhere.
+    """
+
+    bits: int
+    group_size: int
+    levels: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric matrix."""
+        return 1 << (self.bits - 1)
+
+    def dequantize(self, columns: int) -> torch.Tensor:
+        """The matrix as the graph sees it, fp32 [N, columns]."""
+        zero = self.middle if self.zero_points is None else self.zero_points[..., None]
+        values = (self.levels.float() - zero) * self.scales.float()[..., None]
+        return values.flatten(1)[:, :columns]
+
+
+def quantize(
+    weight: torch.Tensor,
+    precision: Int4 | Int8,
+    importance: torch.Tensor | None = None,
+    *,
+    positive_scales: bool = False,
+) -> Quantized:
+    """Quantize fp32 [N, K] to nearest levels.
+
+    Works through the rows in slices, so that memory stays a small multiple of one matrix.
+
+    Args:
+        weight: the matrix.
+        precision: bits, group size, symmetry.
+        importance: weight of each input channel's squared error, [K]; None counts all alike.
+        positive_scales: for engines that refuse a negative scale (TensorRT), symmetric only.
+    """
+    bits = 4 if isinstance(precision, Int4) else 8
+    columns = weight.shape[1]
+    importance = torch.ones(columns) if importance is None else importance
+    ranges = _positive if positive_scales else _symmetric
+    ranges = ranges if precision.symmetric else _asymmetric
+    coarse = _COARSE_SYMMETRIC if precision.symmetric else _COARSE_ASYMMETRIC
+    rows = max(1, _ELEMENTS // columns)
+    parts = [
+        _quantize_rows(part, bits, precision.group_size, ranges, coarse, importance)
+        for part in weight.split(rows)
+    ]
+    levels, scales, zeros = zip(*parts, strict=True)
+    return Quantized(
+        bits,
+        precision.group_size,
+        torch.cat(levels),
+        torch.cat(scales),
+        None if precision.symmetric else torch.cat(zeros),
+    )
+
+
+# (blocks, highest level, fraction of the range) -> scales and zero points.
+_Ranges = Callable[[torch.Tensor, int, float], tuple[torch.Tensor, torch.Tensor]]
+
+
+class _Fit(NamedTuple):
+    """Levels [N, blocks, group], scales, zero points and weighted errors [N, blocks]."""
+
+    levels: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    error: torch.Tensor
+
+    def better(self, other: "_Fit") -> "_Fit":
+        """Block by block, the one with less error; this one where they are equal."""
+        wins = other.error < self.error
+        return _Fit(
+            torch.where(wins[..., None], other.levels, self.levels),
+            *(torch.where(wins, b, a) for a, b in zip(self[1:], other[1:], strict=True)),
+        )
+
+
+def _quantize_rows(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    ranges: _Ranges,
+    coarse: tuple[float, ...],
+    importance: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    padding = (0, -weight.shape[1] % group_size)
+    blocks = torch.nn.functional.pad(weight.float(), padding).unflatten(1, (-1, group_size))
+    # Padding counts for nothing; a dead channel a little, so that no block is without a sum.
+    channels = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30)
+    counts = torch.nn.functional.pad(channels, padding).unflatten(0, (-1, group_size))
+    top = (1 << bits) - 1
+
+    def fit(scales: torch.Tensor, zeros: torch.Tensor) -> _Fit:
+        levels = torch.round(blocks / scales[..., None]).add_(zeros[..., None]).clamp_(0, top)
+        wrong = (levels - zeros[..., None]).mul_(scales[..., None]).sub_(blocks).square_()
+        return _Fit(levels, scales, zeros, wrong.mul_(counts).sum(-1))
+
+    best = fit(*ranges(blocks, top, 1.0))
+    if bits == 4:  # at 8 bits the full range is within a hair of the best
+        for fraction in _FRACTIONS:
+            best = best.better(fit(*ranges(blocks, top, fraction)))
+        for _ in range(_REFITS):
+            steps = best.levels - best.zeros[..., None]
+            products = (counts * steps * blocks).sum(-1)
+            squares = (counts * steps * steps).sum(-1).clamp(min=1e-30)
+            best = best.better(fit(representable(products / squares), best.zeros))
+        least = _NOTHING * (counts * blocks.square()).sum(-1)
+        for fraction in coarse:
+            found = fit(*ranges(blocks, top, fraction))
+            best = best.better(
+                found._replace(error=found.error.where(found.error < least, math.inf))
+            )
+    return best.levels.to(torch.uint8), best.scales.half(), best.zeros.to(torch.uint8)
+
+
+def grid(
+    blocks: torch.Tensor, bits: int, symmetric: bool, *, positive_scales: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points [N, blocks] that span the range of each block.
+
+    Args:
+        blocks: fp32 [N, blocks, group_size].
+        bits: 4 or 8.
+        symmetric: the zero point is the middle level.
+        positive_scales: see `quantize`.
+    """
+    ranges = _positive if positive_scales else _symmetric
+    return (ranges if symmetric else _asymmetric)(blocks, (1 << bits) - 1, 1.0)
+
+
+def _symmetric(
+    blocks: torch.Tensor, top: int, fraction: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # The weight of largest magnitude falls on the lowest level, which reaches one step further
+    # than the highest: its sign decides the sign of the scale.
+    middle = (top + 1) // 2
+    lowest, highest = blocks.amin(-1), blocks.amax(-1)
+    extreme = torch.where(-lowest > highest, lowest, highest)
+    scales = representable(extreme * fraction / -middle)
+    return scales, torch.full_like(scales, middle)
+
+
+def _positive(blocks: torch.Tensor, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+    # The levels reach one step further down than up.
+    middle = (top + 1) // 2
+    reach = torch.maximum(-blocks.amin(-1) / middle, blocks.amax(-1) / (middle - 1))
+    scales = representable(reach * fraction)
+    return scales, torch.full_like(scales, middle)
+
+
+def _asymmetric(
+    blocks: torch.Tensor, top: int, fraction: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # The range includes zero, so the zero point is always one of the levels.
+    lowest = blocks.amin(-1).clamp(max=0) * fraction
+    highest = blocks.amax(-1).clamp(min=0) * fraction
+    scales = representable((highest - lowest) / top)
+    return scales, torch.clamp(torch.round(-lowest / scales), 0, top)
+
+
+def representable(scales: torch.Tensor) -> torch.Tensor:
+    """Scales as fp16 stores them, so that levels are chosen for the scale that is used."""
+    tiny = torch.finfo(torch.float16).tiny
+    stored = scales.half().float()
+    return torch.where(stored.abs() < tiny, torch.full_like(stored, tiny), stored)
+
+
+def pack(quantized: Quantized) -> torch.Tensor:
+    """Levels in bytes, uint8 [N, blocks, group_size * bits / 8], low nibble first."""
+    if quantized.bits == 8:
+        return quantized.levels
+    return quantized.levels[..., ::2] | (quantized.levels[..., 1::2] << 4)
+
+
+def pack_zero_points(quantized: Quantized) -> torch.Tensor | None:
+    """Zero points in bytes, uint8 [N, ceil(blocks * bits / 8)], low nibble first."""
+    zeros = quantized.zero_points
+    if zeros is None or quantized.bits == 8:
+        return zeros
+    zeros = torch.nn.functional.pad(zeros, (0, zeros.shape[1] % 2))
+    return zeros[..., ::2] | (zeros[..., 1::2] << 4)

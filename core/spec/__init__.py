@@ -1,0 +1,1 @@
+"""What a decoder is: families, layers, shapes and counts."""

@@ -1,0 +1,314 @@
+"""One description of a decoder, read once from a Hugging Face configuration.
+
+Everything downstream (export, planner, cost model, runtime, pruning) asks the spec and never a
+configuration again. From the spec follow parameter count, weight bytes, KV bytes per token and
+FLOPs per token: the inputs of every estimate.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.files.json_files import shown
+from edgelm.spec.config_fields import MAX_LAYERS, MAX_NUMBER, MAX_POSITIONS, MAX_WIDTH, Fields
+from edgelm.spec.families import FAMILIES, NormPlacement, QKNorm
+from edgelm.spec.layer_fields import layer_windows, rotated_layers
+from edgelm.spec.rope_fields import read_rope
+
+Activation = Literal["silu", "gelu_tanh", "gelu"]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+}
+# What most configuration classes assume for fields left out.
+_DEFAULTS: dict[str, Any] = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+}
+# Field -> the value that changes nothing, and what other values make of a model.
+_UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "is_causal": (True, "models that see later tokens"),
+    "use_bidirectional_attention": (False, "models that see later tokens"),
+    "per_layer_config": (None, "layers that differ in their sizes"),
+    "is_encoder_decoder": (False, "models with an encoder"),
+}
+
+
+class Rope(msgspec.Struct, frozen=True):
+    """Rotary position embedding of one layer kind (Su et al. 2021, arXiv 2104.09864).
+
+    `scaling` is Hugging Face's `rope_parameters` without the base, e.g.
+    `{"rope_type": "llama3", "factor": 8.0, ...}`; empty means unscaled.
+    """
+
+    theta: float
+    dim: int
+    scaling: dict[str, Any] = {}
+
+
+class LayerSpec(msgspec.Struct, frozen=True):
+    """What differs between the layers of one decoder."""
+
+    rope: Rope | None
+    window: int | None = None
+    """Number of keys, the current one included, that a query sees; None means all."""
+
+
+class DecoderSpec(msgspec.Struct, frozen=True):
+    """A dense decoder-only transformer; names as in Hugging Face configurations."""
+
+    family: str
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    hidden_act: Activation
+    rms_norm_eps: float
+    norms: NormPlacement
+    norm_plus_one: bool
+    qk_norm: QKNorm
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    fused_projections: bool
+    attention_scale: float
+    layers: tuple[LayerSpec, ...]
+    attention_softcap: float | None = None
+    logits_softcap: float | None = None
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_divisor: float = 1.0
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
+        """Read the contents of a `config.json`.
+
+        Raises:
+            UnknownName: the family is not one of `FAMILIES`.
+            BadCheckpoint: a field is missing, or has a value that no decoder can have.
+        """
+        return _Reader(config).spec()
+
+    @property
+    def q_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters in the matrices of all layers: what weight quantization acts on."""
+        layer = sum(outputs * inputs for outputs, inputs in self.linear_shapes)
+        return self.num_hidden_layers * layer
+
+    @property
+    def linear_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Outputs and inputs of a layer's matrices as they are executed: qkv, o, gate_up, down."""
+        return (
+            (self.q_size + 2 * self.kv_size, self.hidden_size),
+            (self.hidden_size, self.q_size),
+            (2 * self.intermediate_size, self.hidden_size),
+            (self.hidden_size, self.intermediate_size),
+        )
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the token embedding (the head has as many again unless tied)."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def vector_parameters(self) -> int:
+        """Norm weights and biases, which stay in fp32."""
+        h, q, kv = self.hidden_size, self.q_size, self.kv_size
+        norms = (4 if self.norms == "sandwich" else 2) * h
+        norms += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
+        biases = (q + 2 * kv) * self.qkv_bias + h * self.o_bias
+        biases += (2 * self.intermediate_size + h) * self.mlp_bias
+        return self.num_hidden_layers * (norms + biases) + h
+
+    @property
+    def parameters(self) -> int:
+        """Parameters as Hugging Face counts them: a tied head is counted once."""
+        heads = 1 if self.tie_word_embeddings else 2
+        return self.linear_parameters + heads * self.embedding_parameters + self.vector_parameters
+
+    def weight_bytes(self, linear_bits: float, head_bits: float | None = None) -> int:
+        """Bytes of all weights at so many bits per matrix element (scales included in the bits)."""
+        head_bits = linear_bits if head_bits is None else head_bits
+        heads = 1 if self.tie_word_embeddings else 2
+        bits = self.linear_parameters * linear_bits + heads * self.embedding_parameters * head_bits
+        return math.ceil(bits / 8) + 4 * self.vector_parameters
+
+    def kv_bytes_per_token(self, element_bytes: float) -> int:
+        """Bytes that one more token of context adds to the key-value cache of one sequence."""
+        return math.ceil(2 * self.num_hidden_layers * self.kv_size * element_bytes)
+
+    def flops_per_token(self, context: int = 0) -> int:
+        """Floating-point operations to process one token that sees `context` earlier ones."""
+        matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
+        seen = sum(min(context + 1, layer.window or context + 1) for layer in self.layers)
+        return matmuls + 4 * self.q_size * seen
+
+
+class _Reader:
+    """Reads one configuration; every Hugging Face spelling is resolved here and nowhere else."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.name = _family_name(config)
+        self.family = FAMILIES[self.name]
+        self.fields = Fields(config, _DEFAULTS | self.family.defaults)
+
+    def spec(self) -> DecoderSpec:
+        self.refuse_unsupported()
+        fields, family = self.fields, self.family
+        hidden, heads, kv_heads, head_dim = self.widths()
+        attention_bias = fields.flag("attention_bias") and family.attention_bias
+        return DecoderSpec(
+            family=self.name,
+            num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
+            hidden_size=hidden,
+            intermediate_size=fields.required("intermediate_size"),
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            vocab_size=fields.required("vocab_size"),
+            max_position_embeddings=fields.required("max_position_embeddings", most=MAX_POSITIONS),
+            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            hidden_act=self.activation(),
+            rms_norm_eps=self.number("rms_norm_eps", most=1.0, zero=True),
+            norms=family.norms,
+            norm_plus_one=family.norm_plus_one,
+            qk_norm=family.qk_norm,
+            qkv_bias=family.qkv_bias or attention_bias,
+            o_bias=attention_bias,
+            mlp_bias=fields.flag("mlp_bias") and family.mlp_bias,
+            fused_projections=family.fused_projections,
+            attention_scale=self.attention_scale(head_dim),
+            layers=self.layers(head_dim),
+            attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
+            logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
+            **self.multipliers(hidden),
+        )
+
+    def refuse_unsupported(self) -> None:
+        """Fields that would make the model compute something else than this decoder."""
+        for field, (harmless, meaning) in _UNSUPPORTED.items():
+            value = self.fields.values.get(field, harmless)
+            if value is not None and value is not harmless:
+                raise BadCheckpoint(
+                    f"config.json: {field} is {shown(value)}: {meaning} are not supported"
+                )
+        for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            self.check_token_ids(field)
+
+    def check_token_ids(self, field: str) -> None:
+        value = self.fields.values.get(field)
+        ids = value if isinstance(value, list) and field == "eos_token_id" else [value]
+        for one in ids:
+            whole = isinstance(one, int) and not isinstance(one, bool)
+            if one is not None and not (whole and -1 <= one < MAX_WIDTH):
+                raise self.fields.wrong(field, "a token's id")
+
+    def widths(self) -> tuple[int, int, int, int]:
+        """Hidden size, query heads, key heads, channels of a head."""
+        fields = self.fields
+        heads, hidden = fields.required("num_attention_heads"), fields.required("hidden_size")
+        kv_heads = fields.integer("num_key_value_heads") or heads
+        if heads % kv_heads:
+            raise BadCheckpoint(
+                f"config.json: num_attention_heads {heads} is not a multiple of "
+                f"num_key_value_heads {kv_heads}"
+            )
+        if self.family.even_heads and hidden % heads:
+            raise BadCheckpoint(
+                f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads "
+                f"{heads}, as the {self.name} architecture wants it"
+            )
+        head_dim = fields.integer("head_dim") or hidden // heads
+        if head_dim % 2 or not head_dim:
+            raise BadCheckpoint(
+                f"config.json: head_dim is {head_dim}, expected an even number (without the field "
+                f"it is hidden_size / num_attention_heads, {hidden} / {heads})"
+            )
+        return hidden, heads, kv_heads, head_dim
+
+    def number(self, field: str, *, most: float = MAX_NUMBER, zero: bool = False) -> float:
+        """A number that every model of the family has."""
+        value = self.fields.number(field, most=most, zero=zero)
+        if value is None:
+            raise self.fields.wrong(field, "a number")
+        return value
+
+    def activation(self) -> Activation:
+        field = self.family.activation_field
+        name = self.fields.values.get(field)
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
+            raise UnknownName(
+                f"unknown activation {shown(name)} in config.json, {field}; known: "
+                f"{', '.join(_ACTIVATIONS)}"
+            )
+        return _ACTIVATIONS[name]
+
+    def attention_scale(self, head_dim: int) -> float:
+        if self.family.multipliers:
+            return self.number("attention_multiplier")
+        scalar = self.number("query_pre_attn_scalar") if self.family.query_scalar else head_dim
+        return 1.0 / math.sqrt(scalar)
+
+    def softcap(self, field: str, *, read: bool) -> float | None:
+        return self.fields.number(field) if read else None
+
+    def multipliers(self, hidden: int) -> dict[str, float]:
+        if self.family.scales_embedding:
+            return {"embedding_multiplier": math.sqrt(hidden)}
+        if not self.family.multipliers:
+            return {}
+        return {
+            "embedding_multiplier": self.number("embedding_multiplier"),
+            "residual_multiplier": self.number("residual_multiplier"),
+            "logits_divisor": self.number("logits_scaling"),
+        }
+
+    def layers(self, head_dim: int) -> tuple[LayerSpec, ...]:
+        count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
+        rotated = rotated_layers(self.fields, self.family, count)
+        windows = layer_windows(self.fields, self.family, rotated)
+        ropes = {
+            local: Rope(*read_rope(self.fields, self.family, head_dim, local=local))
+            for local in {window is not None for window in windows}
+        }
+        return tuple(
+            LayerSpec(rope=ropes[window is not None] if rotates else None, window=window)
+            for window, rotates in zip(windows, rotated, strict=True)
+        )
+
+
+def _family_name(config: Mapping[str, Any]) -> str:
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UnknownName(
+            f"unknown architecture {shown(name)} in config.json; known: {known}. "
+            "Mixture-of-experts and multimodal models are not supported"
+        )
+    # AutoConfig.from_pretrained's own rule: a Mistral class has no kinds of layers.
+    return "ministral" if name == "mistral" and "layer_types" in config else name

@@ -1,0 +1,106 @@
+"""Which layers have a window, and which rotate, as the class of their family reads it."""
+
+from collections.abc import Callable
+
+from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import shown
+from edgelm.spec.config_fields import MAX_POSITIONS, Fields
+from edgelm.spec.families import Family, Windows
+
+_SLIDES = {"full_attention": False, "sliding_attention": True, "attention": False}
+
+
+def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[int | None]:
+    """For each layer the number of keys that a query sees, the current one included; None: all.
+
+    Raises:
+        BadCheckpoint: a list of another length or with unknown kinds, or no window to slide.
+    """
+    listed = _listed(fields, len(rotated))
+    if family.windows == "none":
+        return [None] * len(rotated)
+    window = _window(fields, family.windows)
+    if family.windows == "all" or listed is None:
+        listed = _DEFAULTS[family.windows](fields, window, rotated)
+    if any(listed) and window is None:
+        raise BadCheckpoint(
+            f"{fields.where}: {sum(listed)} layers have sliding_attention, and sliding_window is "
+            "null or switched off by use_sliding_window; set a window, or make them full_attention"
+        )
+    return [window if slides else None for slides in listed]
+
+
+def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
+    """Which layers rotate their queries and keys (SmolLM3 leaves out every fourth).
+
+    Raises:
+        BadCheckpoint: a list of another length, or an entry that is neither 0 nor 1.
+    """
+    flags = fields.each_layer("no_rope_layers", count)
+    if not family.skips_rotation:
+        return [True] * count
+    if flags is not None:
+        if not all(isinstance(flag, int) and flag in (0, 1) for flag in flags):
+            raise fields.wrong("no_rope_layers", "a list of 0 and 1")
+        return [bool(flag) for flag in flags]
+    interval = fields.required("no_rope_layer_interval")
+    return [(layer + 1) % interval != 0 for layer in range(count)]
+
+
+def _listed(fields: Fields, count: int) -> list[bool] | None:
+    """What `layer_types` says, checked also where the class does not read it."""
+    kinds = fields.each_layer("layer_types", count)
+    if kinds is None:
+        return None
+    for kind in kinds:
+        if not isinstance(kind, str) or kind not in _SLIDES:
+            raise BadCheckpoint(
+                f"{fields.where}: layer_types has the kind {shown(kind)}, expected "
+                f"{' or '.join(list(_SLIDES)[:2])}; other kinds of layers are not supported"
+            )
+    return [_SLIDES[kind] for kind in kinds]
+
+
+def _window(fields: Fields, windows: Windows) -> int | None:
+    window = fields.integer("sliding_window", most=MAX_POSITIONS)
+    if windows == "upper" and not fields.flag("use_sliding_window"):
+        return None
+    return window
+
+
+Default = Callable[[Fields, int | None, list[bool]], list[bool]]
+
+
+def _all(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [window is not None] * len(rotated)
+
+
+def _alternating(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [layer % 2 == 0 for layer in range(len(rotated))]
+
+
+def _pattern(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    pattern = fields.required("sliding_window_pattern")
+    return [(layer + 1) % pattern != 0 for layer in range(len(rotated))]
+
+
+def _upper(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    first = fields.integer("max_window_layers", least=0)
+    if first is None:
+        raise fields.wrong("max_window_layers", "an integer of at least 0")
+    return [window is not None and layer >= first for layer in range(len(rotated))]
+
+
+def _unrotated(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    used = fields.flag("use_sliding_window") and window is not None
+    return [used and not rotates for rotates in rotated]
+
+
+_DEFAULTS: dict[Windows, Default] = {
+    "all": _all,
+    "listed": _all,
+    "alternating": _alternating,
+    "pattern": _pattern,
+    "upper": _upper,
+    "unrotated": _unrotated,
+}

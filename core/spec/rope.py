@@ -1,0 +1,123 @@
+"""Rotary frequencies for every scaling that the known families use.
+
+Formulas follow Hugging Face `modeling_rope_utils` and its sources: linear (position
+interpolation, arXiv 2306.15595), llama3 (Llama 3.1 release), yarn (arXiv 2309.00071), longrope
+(arXiv 2402.13753). `dynamic` is plain RoPE up to the original context.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.spec.decoder import Rope
+
+Frequencies = npt.NDArray[np.float64]
+
+
+def rotary_tables(
+    rope: Rope, positions: int, max_position_embeddings: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Cosine and sine tables, each [positions, rope.dim / 2], attention factor included."""
+    frequencies, factor = _scaled(rope, positions, max_position_embeddings)
+    # Hugging Face rounds frequencies and angles to fp32 before the cosine; at position 8,000 the
+    # rounding of the angle is 5e-4, so parity needs the same rounding here.
+    angles = np.outer(
+        np.arange(positions, dtype=np.float32), frequencies.astype(np.float32)
+    ).astype(np.float32)
+    cos = np.cos(angles.astype(np.float64)) * factor
+    sin = np.sin(angles.astype(np.float64)) * factor
+    return cos.astype(np.float32), sin.astype(np.float32)
+
+
+def rotary_frequencies(rope: Rope, positions: int, max_position_embeddings: int) -> Frequencies:
+    """Radians per position of each pair of channels, [rope.dim / 2]."""
+    return _scaled(rope, positions, max_position_embeddings)[0]
+
+
+def _scaled(rope: Rope, positions: int, max_positions: int) -> tuple[Frequencies, float]:
+    base = rope.theta ** (-np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
+    kind = rope.scaling.get("rope_type", "default")
+    if kind not in _SCALINGS:
+        raise UnknownName(f"unknown RoPE scaling {kind!r}; known: {', '.join(_SCALINGS)}")
+    try:
+        return _SCALINGS[kind](base, rope, positions, max_positions)
+    except KeyError as error:
+        raise BadCheckpoint(f"config.json: RoPE scaling {kind!r} needs the field {error}") from None
+
+
+def _default(base: Frequencies, *_: Any) -> tuple[Frequencies, float]:
+    return base, 1.0
+
+
+def _linear(base: Frequencies, rope: Rope, *_: Any) -> tuple[Frequencies, float]:
+    return base / float(rope.scaling["factor"]), 1.0
+
+
+def _llama3(base: Frequencies, rope: Rope, *_: Any) -> tuple[Frequencies, float]:
+    scaling = rope.scaling
+    factor, low, high = (
+        float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    turns = float(scaling["original_max_position_embeddings"]) * base / (2 * math.pi)
+    # Fewer than `low` turns over the original context: stretched; more than `high`: untouched.
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1 - smooth) * base / factor + smooth * base, 1.0
+
+
+def _yarn(
+    base: Frequencies, rope: Rope, positions: int, max_positions: int
+) -> tuple[Frequencies, float]:
+    scaling = rope.scaling
+    original = float(scaling.get("original_max_position_embeddings") or max_positions)
+    factor = float(scaling["factor"])
+
+    def mscale(scale: float, weight: Any = 1.0) -> float:
+        return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
+
+    attention = scaling.get("attention_factor")
+    if attention is None:
+        ours, all_dims = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        both = bool(ours and all_dims)
+        attention = mscale(factor, ours) / mscale(factor, all_dims) if both else mscale(factor)
+
+    def dimension(rotations: float) -> float:
+        return (rope.dim * math.log(original / (rotations * 2 * math.pi))) / (
+            2 * math.log(rope.theta)
+        )
+
+    low = dimension(float(scaling.get("beta_fast") or 32))
+    high = dimension(float(scaling.get("beta_slow") or 1))
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    ramp = np.clip((np.arange(rope.dim // 2) - low) / max(high - low, 0.001), 0, 1)
+    return base / factor * ramp + base * (1 - ramp), float(attention)
+
+
+def _longrope(
+    base: Frequencies, rope: Rope, positions: int, max_positions: int
+) -> tuple[Frequencies, float]:
+    scaling = rope.scaling
+    original = int(scaling["original_max_position_embeddings"] or max_positions)
+    # The long factors change every position's angle once a prompt passes the original context,
+    # which a cache of already rotated keys cannot follow: the table is chosen by the capacity.
+    factors = scaling["short_factor"] if positions <= original else scaling["long_factor"]
+    factor = float(scaling.get("factor") or max_positions / original)
+    attention = scaling.get("attention_factor")
+    if attention is None:
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return base / np.asarray(factors, dtype=np.float64), float(attention)
+
+
+_SCALINGS: dict[str, Callable[..., tuple[Frequencies, float]]] = {
+    "default": _default,
+    "dynamic": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}

@@ -1,0 +1,172 @@
+"""RoPE parameters of a configuration, under all the names that they have had.
+
+Hugging Face has moved them three times: `rope_theta` and `rope_scaling` at the top, `type` instead
+of `rope_type`, and today `rope_parameters` with everything inside. Where two are given, the order
+is that of `RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.files.json_files import shown
+from edgelm.spec.config_fields import MAX_POSITIONS, Fields
+from edgelm.spec.families import Family
+
+_KINDS = ("full_attention", "sliding_attention")
+_ORIGINAL = "original_max_position_embeddings"
+
+RopeValues = tuple[float, int, dict[str, Any]]
+
+
+def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> RopeValues:
+    """Base, number of rotated channels and scaling of the layers with (local) or without a window.
+
+    Raises:
+        UnknownName: a scaling that edgelm does not know.
+        BadCheckpoint: a parameter that is missing, of the wrong type or out of range.
+    """
+    inner = _parameters(fields, family, local)
+    kind = inner.values.get("rope_type", inner.values.get("type", "default"))
+    if not isinstance(kind, str) or kind not in family.rope_types:
+        raise UnknownName(
+            f"unknown RoPE scaling {shown(kind)} in {inner.where}; known: "
+            f"{', '.join(family.rope_types)}"
+        )
+    theta = inner.number("rope_theta", above=1.0)
+    if theta is None:
+        raise inner.wrong("rope_theta", "a number above 1")
+    dim = _rotated_channels(inner, family, kind, head_dim)
+    if kind == "default":
+        return theta, dim, {}
+    if kind == "yarn" and "factor" in inner.values and "factor" not in inner:
+        inner = _with_ratio_as_factor(inner, fields)
+    read = _SCALINGS[kind](inner, dim)
+    given = {name: inner.values[name] for name in read if name in inner}
+    if family.local_rope:
+        given.pop("truncate", None)  # read beside the nested parameters, where nobody writes it
+    return theta, dim, {"rope_type": kind, **given}
+
+
+def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
+    """The parameters of one kind of layer, with what stands beside them as defaults."""
+    scaling, given = fields.nested("rope_scaling"), fields.nested("rope_parameters")
+    nested = any(kind in {**scaling, **given} for kind in _KINDS)
+    positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
+    defaults = {"partial_rotary_factor": fields.values.get("partial_rotary_factor", 1.0)}
+    if not family.local_rope:
+        if nested:
+            raise BadCheckpoint(
+                f"{fields.where}: RoPE parameters for each kind of layer ({', '.join(_KINDS)}) are "
+                "not supported in this architecture; give one set for all layers"
+            )
+        name = "rope_scaling" if scaling else "rope_parameters"
+        values = scaling or given
+        # The field at the top wins over the one among the parameters.
+        original = fields.values.get(_ORIGINAL, values.get(_ORIGINAL, positions))
+        values = values | {_ORIGINAL: original}
+        defaults["rope_theta"] = fields.values.get("rope_theta", 10_000.0)
+        return Fields(values, defaults, where=f"{fields.where}: {name}")
+    if given and not nested:
+        raise fields.wrong("rope_parameters", f"parameters for {' and '.join(_KINDS)}")
+    kind = _KINDS[1] if local else _KINDS[0]
+    where = f"{fields.where}: rope_parameters"
+    values = {"rope_type": "default"} if given.get(kind) is None else {}
+    values |= Fields(given, where=where).nested(kind)
+    if not local:
+        values |= scaling
+    values = {_ORIGINAL: positions} | values
+    base = "rope_local_base_freq" if local else "rope_theta"
+    defaults["rope_theta"] = fields.values.get(base)
+    return Fields(values, defaults, where=f"{where}: {kind}")
+
+
+def _with_ratio_as_factor(inner: Fields, fields: Fields) -> Fields:
+    """What transformers makes of a factor of null: the ratio of the contexts."""
+    _needed_original(inner)
+    positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
+    return Fields(inner.values | {"factor": positions / inner.values[_ORIGINAL]}, where=inner.where)
+
+
+def _rotated_channels(inner: Fields, family: Family, kind: str, head_dim: int) -> int:
+    partial = inner.number("partial_rotary_factor", most=1.0)
+    if partial is None:
+        raise inner.wrong("partial_rotary_factor", "a number above 0, up to 1")
+    if kind == "default" and not family.partial_rotation:
+        partial = 1.0  # not read
+    dim = int(head_dim * partial)
+    if dim != head_dim and not family.partial_rotation:
+        raise inner.wrong("partial_rotary_factor", "1: here heads rotate as a whole")
+    if dim < 2 or dim % 2:
+        raise BadCheckpoint(
+            f"{inner.where}: {dim} of {head_dim} channels of a head are rotated, expected an even "
+            "number; check head_dim and partial_rotary_factor"
+        )
+    return dim
+
+
+Names = tuple[str, ...]
+
+
+def _linear(inner: Fields, dim: int) -> Names:
+    _needed(inner, "factor")
+    return ("factor",)
+
+
+def _dynamic(inner: Fields, dim: int) -> Names:
+    if dim <= 2:
+        raise BadCheckpoint(f"{inner.where}: dynamic scaling needs more than 2 rotated channels")
+    return _linear(inner, dim)
+
+
+def _llama3(inner: Fields, dim: int) -> Names:
+    _needed(inner, "factor")
+    low, high = _needed(inner, "low_freq_factor"), _needed(inner, "high_freq_factor")
+    if high <= low:
+        raise inner.wrong("high_freq_factor", f"a number above low_freq_factor, {low:g}")
+    _needed_original(inner)
+    return ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL)
+
+
+def _yarn(inner: Fields, dim: int) -> Names:
+    _needed(inner, "factor")
+    _needed_original(inner)
+    optional = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+    fast, slow = (inner.number(name, zero=True) for name in ("beta_fast", "beta_slow"))
+    if (fast or 32) < (slow or 1):
+        raise inner.wrong("beta_fast", f"a number of at least beta_slow, {slow or 1:g}")
+    for name in optional:
+        inner.number(name, zero=True)
+    if inner.values.get("truncate") is not None:
+        inner.flag("truncate")
+    return ("factor", _ORIGINAL, *optional, "truncate")
+
+
+def _longrope(inner: Fields, dim: int) -> Names:
+    for name in ("short_factor", "long_factor"):
+        inner.numbers(name, dim // 2)
+    inner.number("factor")
+    inner.number("attention_factor", zero=True)
+    _needed_original(inner)
+    return ("short_factor", "long_factor", _ORIGINAL, "factor", "attention_factor")
+
+
+def _needed(inner: Fields, name: str) -> float:
+    value = inner.number(name)
+    if value is None:
+        raise inner.wrong(name, "a number above 0")
+    return value
+
+
+def _needed_original(inner: Fields) -> None:
+    if inner.integer(_ORIGINAL, least=2, most=MAX_POSITIONS) is None:
+        raise inner.wrong(_ORIGINAL, "an integer of at least 2")
+
+
+_SCALINGS: dict[str, Callable[[Fields, int], Names]] = {
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}

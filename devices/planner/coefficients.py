@@ -1,0 +1,93 @@
+"""What engines were found to reach: fitted on published measurements, or measured by the user.
+
+`coefficients.toml` is written by `edge-devices fit`. A lookup goes from the particular to the
+general: device and engine, then engine and architecture, then engine, then all. The band widens
+with every step.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.profile import Measured, Profile
+
+_FILE = Path(__file__).with_name("coefficients.toml")
+
+Level = Literal["device", "architecture", "engine", "all"]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Fitted coefficients of one group of rows; empty names mean any."""
+
+    level: Level
+    coefficients: Coefficients
+    engine: str = ""
+    architecture: str = ""
+    device: str = ""
+    rows: int = 0
+
+
+def family(device: str) -> str:
+    """Profiles of one piece of hardware in two configurations are one to the fit."""
+    return device.removesuffix("-super")
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Everything fitted: `stands_for` names the published engine nearest to one of ours."""
+
+    fitted_on: str
+    stands_for: dict[str, str]
+    entries: tuple[Entry, ...]
+
+    def find(self, engine: str, architecture: str, device: str) -> Entry:
+        """The most particular entry."""
+        published = self.stands_for.get(engine, engine)
+        wanted = (
+            ("device", published, "", family(device)),
+            ("architecture", published, architecture, ""),
+            ("engine", published, "", ""),
+            ("architecture", "", architecture, ""),
+            ("all", "", "", ""),
+        )
+        for key in wanted:
+            for entry in self.entries:
+                if (entry.level, entry.engine, entry.architecture, entry.device) == key:
+                    return entry
+        raise LookupError(f"{_FILE.name} has no entry for all")
+
+
+@cache
+def fitted() -> Table:
+    """The table that is delivered."""
+    return msgspec.toml.decode(_FILE.read_bytes(), type=Table)
+
+
+def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str) -> Coefficients:
+    """What an engine of a device reaches: measured on it, or fitted on the nearest rows."""
+    engine = profile.engine(engine_name)
+    if engine.measured is not None:
+        return _measured(profile, engine.measured, precision, kv)
+    return fitted().find(engine.name, profile.architecture, profile.name).coefficients
+
+
+def _measured(profile: Profile, measured: Measured, precision: str, kv: str) -> Coefficients:
+    def of(shares: dict[str, float], name: str = precision) -> float:
+        # A precision that was not measured, `auto` among them, is taken as the slowest.
+        return shares.get(name, min(shares.values()))
+
+    band = (1 - measured.band, 1 + measured.band)
+    return Coefficients(
+        bandwidth=of(measured.bandwidth),
+        cache_bandwidth=of(measured.cache_bandwidth, kv),
+        compute=of(measured.compute),
+        attention=measured.attention,
+        layer_us=measured.layer_us,
+        step_us=measured.step_us,
+        prompt_layers=measured.prompt_layers,
+        decode_band=band,
+        prefill_band=band,
+        source=profile.sources[measured.source],
+    )

@@ -1,0 +1,144 @@
+"""The cost model: what a decoder costs on a device. Pure arithmetic, no fitting, no files.
+
+A decoded token reads every weight and the cache once, and every layer costs a fixed time that
+no bandwidth removes (launches, norms, synchronisation); a prompt is bound by matrix products.
+(Roofline: Williams, Waterman and Patterson 2009; the overhead a layer: what published rates of
+small models show.) All times are in milliseconds, and all are estimates: `Estimate` carries the
+range in which 80% of published measurements were found.
+"""
+
+import msgspec
+
+from edgelm.devices.planner.work import Work
+from edgelm.devices.profile import PowerMode
+from edgelm.planning import Estimate
+
+# A board draws less than its cap while memory is the bound; published rows: 0.44 to 0.83 of it.
+_SHARE_OF_CAP = (0.4, 0.7, 1.0)
+# Kernels that unpack 4- or 8-bit weights before they multiply run on the warp-level instruction,
+# which does so many dense FP16 operations a clock and multiprocessor on every generation since
+# Ampere; the faster units of newer chips want both factors in their own narrow type.
+_WARP_LEVEL = 2048
+WEIGHT_ONLY = "weight-only"
+
+
+class Coefficients(msgspec.Struct, frozen=True):
+    """How much of a device's peaks an engine reaches.
+
+    `bandwidth` and `cache_bandwidth` are shares of the read bandwidth for weights and cache,
+    `compute` is the share of the dense peak that long prompts reach and `attention` that share
+    for attention. `unpack` is clock cycles of one multiprocessor per byte of weights.
+    `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` how many times as
+    much a layer of a prompt costs. `step_us` is what a decoding step costs whatever the model.
+    `recurrent_us` is the cost of one token in one recurrent layer of a prompt, at a clock of
+    1 GHz and one multiprocessor. Bands are factors of time: (low, high).
+    """
+
+    bandwidth: float
+    cache_bandwidth: float
+    compute: float
+    attention: float
+    layer_us: float
+    step_us: float = 0.0
+    unpack: float = 0.0
+    prompt_layers: float = 1.0
+    recurrent_us: float = 0.0
+    decode_band: tuple[float, float] = (0.5, 2.0)
+    prefill_band: tuple[float, float] = (0.5, 2.0)
+    source: str = ""
+
+
+def decode_ms(
+    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+) -> Estimate:
+    """Time of one decoding step of `batch` sequences after `depth` tokens each."""
+    parts = decode_parts(work, mode, how, depth=depth, batch=batch)
+    return _within(sum(parts.values()), how.decode_band)
+
+
+def decode_parts(
+    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+) -> dict[str, float]:
+    """What a decoding step spends its time on, in milliseconds."""
+    bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes a millisecond
+    weights = work.linear_bytes + work.head_bytes
+    if work.experts:
+        weights = work.prompt_bytes(batch)
+    return {
+        "weights": weights / bandwidth / how.bandwidth + _unpack_ms(weights, mode, how),
+        "cache": batch * work.cache_bytes(depth) / bandwidth / how.cache_bandwidth,
+        "layers": (work.layers * how.layer_us + how.step_us) / 1e3,
+    }
+
+
+def prefill_ms(
+    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
+) -> Estimate:
+    """Time of a prompt of so many tokens, up to the logits of its last one.
+
+    `arithmetic` is the type the matrix products run in: a key of the mode's `dense_tflops`, or
+    `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first.
+    """
+    return _within(
+        sum(prefill_parts(work, mode, how, tokens=tokens, arithmetic=arithmetic).values()),
+        how.prefill_band,
+    )
+
+
+def prefill_parts(
+    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
+) -> dict[str, float]:
+    """What a prompt spends its time on, in milliseconds."""
+    dense = peak_tflops(mode, arithmetic) * 1e9  # operations a millisecond
+    wide = mode.dense_tflops["fp16"].value * 1e9 if "fp16" in mode.dense_tflops else dense
+    linear = 2 * (work.linear_parameters * tokens + work.head_parameters)
+    bandwidth = mode.bandwidth_gb_s.value * 1e6
+    read = work.prompt_bytes(tokens)
+    return {
+        "matrices": linear / dense / how.compute,
+        "attention": 4 * work.attention_pairs(tokens) / wide / how.attention,
+        "weights": read / bandwidth / how.bandwidth,
+        "recurrence": _recurrence_ms(work, mode, how, tokens),
+        "layers": work.layers * how.layer_us * how.prompt_layers / 1e3,
+    }
+
+
+def peak_tflops(mode: PowerMode, arithmetic: str) -> float:
+    """The dense peak of an arithmetic type in a power mode."""
+    if arithmetic != WEIGHT_ONLY:
+        return mode.dense_tflops[arithmetic].value
+    dense = mode.dense_tflops["fp16"].value
+    if mode.clock_ghz is None or mode.sm_count is None:
+        return dense
+    return min(dense, _WARP_LEVEL * mode.sm_count.value * mode.clock_ghz.value / 1e3)
+
+
+def joules_per_token(step: Estimate, mode: PowerMode, batch: int = 1) -> Estimate | None:
+    """Energy of a token of one of `batch` sequences, where the mode has a power cap: wide."""
+    if mode.watts is None:
+        return None
+    low, middle, high = (mode.watts.value * share / 1e3 / batch for share in _SHARE_OF_CAP)
+    return Estimate(step.value * middle, step.low * low, step.high * high)
+
+
+def _within(value: float, band: tuple[float, float]) -> Estimate:
+    return Estimate(value, value * band[0], value * band[1])
+
+
+def _cycles(mode: PowerMode) -> float:
+    """Clock cycles of all multiprocessors together in a millisecond; 0 where unknown."""
+    if mode.clock_ghz is None or mode.sm_count is None:
+        return 0.0
+    return mode.clock_ghz.value * mode.sm_count.value * 1e6
+
+
+def _unpack_ms(weights: float, mode: PowerMode, how: Coefficients) -> float:
+    cycles = _cycles(mode)
+    return weights * how.unpack / cycles if cycles else 0.0
+
+
+def _recurrence_ms(work: Work, mode: PowerMode, how: Coefficients, tokens: float) -> float:
+    cycles = _cycles(mode)
+    if not cycles:
+        return 0.0
+    return work.recurrent_layers * tokens * how.recurrent_us * 1e3 / cycles

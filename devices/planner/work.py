@@ -1,0 +1,90 @@
+"""What a decoder asks of a device, whatever the device: bytes and operations."""
+
+import msgspec
+
+from edgelm.spec.decoder import DecoderSpec
+
+_SIXTEEN_BIT = 2  # bytes of a cache element of the published engines
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """Layers with the same key/value cache: bytes of one token in all of them together."""
+
+    bytes_per_token: float
+    window: int | None = None
+
+    def bytes(self, depth: float) -> float:
+        """Read for one new token after `depth` others."""
+        return self.bytes_per_token * min(depth, self.window or depth)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """One decoder in one precision.
+
+    `linear_parameters` and `head_parameters` are multiplied with every token; `linear_bytes` and
+    `head_bytes` are what reading them costs. Of a mixture of experts these are the active ones,
+    and `expert_bytes` are all experts. `attention_width` is the query width summed over layers.
+    """
+
+    layers: int
+    linear_parameters: float
+    head_parameters: float
+    linear_bytes: float
+    head_bytes: float
+    resident_bytes: float
+    caches: tuple[Cache, ...]
+    attention_width: float
+    attention_layers: int
+    active_experts: int = 0
+    experts: int = 0
+    expert_bytes: float = 0.0
+    recurrent_layers: int = 0
+
+    def cache_bytes(self, depth: float) -> float:
+        """Read from the cache for one new token after `depth` others."""
+        return sum(cache.bytes(depth) for cache in self.caches)
+
+    def prompt_bytes(self, tokens: float) -> float:
+        """Weights read for a prompt: more tokens touch more experts."""
+        if not self.experts:
+            return self.linear_bytes + self.head_bytes
+        active = self.expert_bytes * self.active_experts / self.experts
+        touched = 1.0 - float((1.0 - self.active_experts / self.experts) ** tokens)
+        return self.linear_bytes - active + self.expert_bytes * touched + self.head_bytes
+
+    def attention_pairs(self, tokens: float) -> float:
+        """Query-key pairs that attention multiplies for a prompt, summed over widths."""
+        if not self.caches:
+            return 0.0
+        total = sum(cache.bytes_per_token for cache in self.caches)
+        pairs = 0.0
+        for cache in self.caches:
+            window = min(tokens, cache.window or tokens)
+            seen = tokens * window - window * window / 2  # causal: a triangle, then a band
+            pairs += seen * cache.bytes_per_token / total
+        return pairs * self.attention_width
+
+
+def work_of(
+    spec: DecoderSpec, *, linear_bits: float, head_bits: float, kv_bytes: float = _SIXTEEN_BIT
+) -> Work:
+    """The work of a dense decoder with so many bits a weight and bytes a cached element."""
+    per_layer = 2 * spec.kv_size * kv_bytes
+    windows = [layer.window for layer in spec.layers]
+    caches = tuple(
+        Cache(per_layer * windows.count(window), window) for window in dict.fromkeys(windows)
+    )
+    head = spec.embedding_parameters
+    linear_bytes = spec.linear_parameters * linear_bits / 8
+    copies = 1 if spec.tie_word_embeddings else 2
+    return Work(
+        layers=spec.num_hidden_layers,
+        linear_parameters=spec.linear_parameters,
+        head_parameters=head,
+        linear_bytes=linear_bytes,
+        head_bytes=head * head_bits / 8,
+        resident_bytes=linear_bytes + copies * head * head_bits / 8,
+        caches=caches,
+        attention_width=spec.q_size * spec.num_hidden_layers,
+        attention_layers=spec.num_hidden_layers,
+    )

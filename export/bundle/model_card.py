@@ -1,0 +1,113 @@
+"""The bundle's README: a model card for people."""
+
+from collections import Counter
+from pathlib import Path
+
+from edgelm.bundle import Manifest
+from edgelm.checkpoint.student import StudentRecord
+from edgelm.cli import format_bytes
+from edgelm.quantize.precision import describe
+
+
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write `README.md`."""
+    (folder / "README.md").write_text(card(manifest))
+
+
+_HOW = {
+    "onnxruntime": ("pip install 'edgelm[cpu]'",),
+    "onnxruntime-cuda": ("pip install 'edgelm[gpu]'",),
+    "tensorrt-rtx": ("pip install 'edgelm[rtx]'",),
+    "tensorrt": (
+        "pip install edgelm cuda-bindings   # TensorRT comes with JetPack",
+        "edge-export --finalize .           # once, on the device: compiles the engine",
+    ),
+}
+
+
+def _engine(manifest: Manifest) -> str:
+    need = manifest.engine
+    name = f"{need.name} {need.version}".strip()
+    if manifest.pending:
+        return f"{name} or later of its dialect, to be compiled on the device"
+    made = [f"`{one.file}` by {one.version}" for one in manifest.engines]
+    return ", ".join([name, *made])
+
+
+def card(manifest: Manifest) -> str:
+    """The text of the card."""
+    spec, gate, lineage = manifest.spec, manifest.gate, manifest.lineage
+    counts = Counter(describe(precision) for precision in manifest.precision.values())
+    mixture = ", ".join(f"{count} groups {name}" for name, count in counts.most_common())
+    size = format_bytes(manifest.weight_bytes)
+    bits = 8 * manifest.weight_bytes / spec.parameters
+    lines = [
+        "---",
+        *([f"license: {lineage.license}"] if lineage.license else []),
+        "tags: [edgelm, onnx]",
+        "---",
+        f"# {Path(lineage.source).name} for {manifest.target}",
+        "",
+        f"A bundle written by edgelm {manifest.edgelm_version}. Run it:",
+        "",
+        "```",
+        *_HOW.get(manifest.engine.name, ()),
+        "edge-run . --chat",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| source | {lineage.source}"
+        + (f" @ {lineage.revision}" if lineage.revision else "")
+        + " |",
+        f"| licence | {lineage.license or 'not stated by the source'} |",
+        f"| architecture | {spec.family}, {spec.parameters / 1e6:,.1f} M parameters |",
+        f"| weights | {size}, {bits:.2f} bits per weight: {mixture} |",
+        f"| key-value cache | {manifest.kv} |",
+        f"| context | {manifest.limits.context:,} tokens |",
+        f"| engine | {_engine(manifest)} |",
+    ]
+    if gate:
+        figures = gate.figures
+        verdict = "passed" if gate.passed else "MISSED"
+        if not gate.enforced:
+            verdict += ", not enforced"
+        lines += [
+            f"| gate ({gate.gate_class}) | {verdict} |",
+            f"| KL to the source | {figures.kl:.4f} nats a token |",
+            f"| same top token | {figures.top1:.1%} |",
+            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
+            f"| judged on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
+        ]
+    if lineage.compress:
+        lines += _student(lineage.compress)
+    return "\n".join([*lines, ""])
+
+
+def _student(record: StudentRecord) -> list[str]:
+    """How the source itself was made, if edgelm compressed it."""
+    share = record.parameters / record.teacher_parameters
+    lines = [
+        "",
+        f"## A student of {record.teacher}",
+        "",
+        f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of its teacher's.",
+        "",
+        "| | teacher | student |",
+        "|---|---:|---:|",
+        *(
+            f"| {name.replace('_', ' ')} | {record.teacher_shape[name]:,} | {size:,} |"
+            for name, size in record.shape.items()
+        ),
+    ]
+    trained = [f"{one.name} on {one.tokens:,} tokens" for one in record.stages if one.tokens]
+    lines += ["", f"Stages that saw data: {', '.join(trained)}."] if trained else []
+    if record.evaluation:
+        lines += ["", "| unquantized | teacher | pruned | student |", "|---|---:|---:|---:|"]
+        for task, figures in record.evaluation.items():
+            cells = [
+                f"{figures[who].value:.4g}" if who in figures else ""
+                for who in ("teacher", "pruned", "student")
+            ]
+            lines.append(f"| {task} | {' | '.join(cells)} |")
+    return lines

@@ -1,0 +1,1 @@
+"""How far the exported graph is from its source."""

@@ -1,0 +1,77 @@
+"""Measure an exported graph against its source, through the cache.
+
+Each sequence is prefilled but for its tail, and the tail is decoded token by token, so that a
+fault in either path, or in what the cache stores, shows in the figures.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edgelm.bundle.gate_sample import OUTCOMES, GateSample
+from edgelm.bundle.gates import Figures
+from edgelm.export.gate.divergence import Distance
+from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
+from edgelm.runtime.engines.session import Session
+
+_TAIL = 64  # tokens of each sequence that are decoded one by one
+_SAMPLES, _SAMPLE_LENGTH = 4, 256  # of the passage, that travel with the bundle
+_ROWS = 256  # rows of logits compared at a time: 50 MB a tensor at a vocabulary of 49,152
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A passage and the source's final hidden states on it."""
+
+    reference: Reference
+    passage: Passage
+    hidden: torch.Tensor
+
+    @classmethod
+    def of(cls, reference: Reference, passage: Passage) -> "Judge":
+        """Run the source over the passage, two sequences at a time."""
+        parts = [reference.hidden_states(rows) for rows in passage.tokens.split(2)]
+        return cls(reference, passage, torch.cat(parts))
+
+    def measure(self, session: Session, *, tail: int | None = None) -> Figures:
+        """Distance of a session's logits from the source's.
+
+        `tail` is how many tokens of each sequence are decoded one by one; 64 by default.
+        """
+        distance = Distance()
+        head = self.reference.head()
+        for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
+            session.rewind(0)
+            at = 0
+            for rows in _logits(session, tokens.numpy(), tail or _TAIL):
+                end = at + len(rows)
+                source = self.reference.logits(hidden[at:end], head)
+                distance.add(source, torch.from_numpy(rows), tokens[at + 1 : end + 1])
+                at = end
+        return distance.figures()
+
+    def sample(self) -> GateSample:
+        """A part of the gate for a device without the source."""
+        tokens = self.passage.tokens[:_SAMPLES, :_SAMPLE_LENGTH]
+        head = self.reference.head()
+        likeliest, known, following = [], [], []
+        for row, hidden in zip(tokens, self.hidden, strict=False):
+            logits = self.reference.logits(hidden[: len(row)], head)
+            source = torch.log_softmax(logits, -1)
+            best = source.topk(min(OUTCOMES, source.shape[-1]), -1)
+            likeliest.append(best.indices.int())
+            known.append(best.values)
+            following.append(source[:-1].gather(1, row[1:, None])[:, 0])
+        parts = [torch.stack(each).numpy() for each in (likeliest, known, following)]
+        return GateSample(tokens.numpy(), *parts)
+
+
+def _logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[np.ndarray]:
+    body = len(tokens) - min(tail, len(tokens) // 2)
+    for at in range(0, body, _ROWS):
+        part = tokens[at : min(at + _ROWS, body)]
+        yield session.advance(part, logits=len(part))
+    yield np.concatenate([session.advance(token).copy() for token in tokens[body:, None]])

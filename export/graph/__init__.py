@@ -1,0 +1,1 @@
+"""The decoder written once as an ONNX graph, and its dialects."""

@@ -1,0 +1,158 @@
+"""The decoder, written once, as functions over a dialect.
+
+A dialect supplies the few ops in which engines differ. The residual stream is carried as a pair
+`(stream, delta)` whose sum is due: most engines fuse that sum with the norm that follows it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import onnx_ir as ir
+import torch
+
+from edgelm.export.quantize.weights import Weights
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.groups import HEAD
+
+Value = ir.Value
+
+
+class Dialect(Protocol):
+    """The ops in which engines differ. Shapes: [1, T, features] unless said otherwise."""
+
+    def embed(self) -> Value:
+        """The rows of the embedding for the input tokens, before any multiplier."""
+
+    def linear(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
+    ) -> Value:
+        """`x @ matrix.T + bias`; the matrix is read only when it is written."""
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        """RMS norm over the last axis."""
+
+    def add_norm(
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+    ) -> tuple[Value, Value]:
+        """`(norm(stream + delta), stream + delta)`."""
+
+    def add(self, x: Value, y: Value) -> Value:
+        """Elementwise sum."""
+
+    def scale(self, x: Value, factor: float) -> Value:
+        """Product with a constant."""
+
+    def attention(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Value:
+        """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q]."""
+
+    def gated(self, gate_up: Value) -> Value:
+        """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
+
+    def select_positions(self, x: Value) -> Value:
+        """The rows whose logits are wanted: [1, T, H] -> [1, P, H]."""
+
+    def finish(self, logits: Value) -> None:
+        """Soft cap, and declare the output."""
+
+
+class _Residual(NamedTuple):
+    stream: Value
+    delta: Value | None
+
+
+class _Decoder(NamedTuple):
+    dialect: Dialect
+    spec: DecoderSpec
+    weights: Weights
+
+    def linear(self, x: Value, group: str) -> Value:
+        return self.dialect.linear(
+            x, group, lambda: self.weights.matrix(group), self.weights.bias(group)
+        )
+
+    def norm(self, x: Value, name: str) -> Value:
+        return self.dialect.norm(x, name, self.weights.norm(name))
+
+    def sum_and_norm(self, residual: _Residual, name: str) -> tuple[Value, Value]:
+        """`(norm(stream), stream)` with the delta added."""
+        if residual.delta is None:
+            return self.norm(residual.stream, name), residual.stream
+        weight = self.weights.norm(name)
+        return self.dialect.add_norm(residual.stream, residual.delta, name, weight)
+
+    def sum(self, residual: _Residual) -> Value:
+        if residual.delta is None:
+            return residual.stream
+        return self.dialect.add(residual.stream, residual.delta)
+
+
+def build_decoder(dialect: Dialect, weights: Weights) -> None:
+    """Write the whole decoder through a dialect."""
+    spec = weights.checkpoint.spec
+    decoder = _Decoder(dialect, spec, weights)
+    hidden = dialect.embed()
+    if spec.embedding_multiplier != 1.0:
+        hidden = dialect.scale(hidden, spec.embedding_multiplier)
+    residual = _Residual(hidden, None)
+    for index in range(spec.num_hidden_layers):
+        residual = block(decoder, index, residual)
+    normed, _ = decoder.sum_and_norm(residual, "norm")
+    dialect.finish(decoder.linear(normed, HEAD))
+
+
+def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
+    """One layer. The last one computes its MLP only for the rows whose logits are wanted."""
+    spec = decoder.spec
+    last = index == spec.num_hidden_layers - 1
+    prefix = f"layers.{index}"
+    if spec.norms == "post":
+        stream = decoder.sum(residual)
+        attended = attention(decoder, index, stream)
+    else:
+        normed, stream = decoder.sum_and_norm(residual, f"{prefix}.input_layernorm")
+        attended = attention(decoder, index, normed)
+    if last:
+        stream = decoder.dialect.select_positions(stream)
+        attended = decoder.dialect.select_positions(attended)
+    delta = decoder.linear(attended, f"{prefix}.attention.o")
+
+    if spec.norms == "pre":
+        normed, stream = decoder.sum_and_norm(
+            _Residual(stream, delta), f"{prefix}.post_attention_layernorm"
+        )
+        return _Residual(stream, mlp(decoder, index, normed))
+    delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+    if spec.norms == "post":
+        stream = decoder.dialect.add(stream, delta)
+        delta = mlp(decoder, index, stream)
+    else:
+        normed, stream = decoder.sum_and_norm(
+            _Residual(stream, delta), f"{prefix}.pre_feedforward_layernorm"
+        )
+        delta = mlp(decoder, index, normed)
+    return _Residual(stream, decoder.norm(delta, f"{prefix}.post_feedforward_layernorm"))
+
+
+def attention(decoder: _Decoder, index: int, x: Value) -> Value:
+    """Heads side by side, before the output projection."""
+    prefix = f"layers.{index}"
+    qkv = decoder.linear(x, f"{prefix}.attention.qkv")
+    norms = None
+    if decoder.spec.qk_norm != "none":
+        norms = (
+            decoder.weights.norm(f"{prefix}.self_attn.q_norm"),
+            decoder.weights.norm(f"{prefix}.self_attn.k_norm"),
+        )
+    return decoder.dialect.attention(qkv, index, decoder.spec.layers[index], norms)
+
+
+def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
+    """The gated feed-forward network."""
+    gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
+    return decoder.linear(decoder.dialect.gated(gate_up), f"layers.{index}.mlp.down")

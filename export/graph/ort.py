@@ -1,0 +1,253 @@
+"""The `ort` dialect: ONNX Runtime's own ops, fused where its CPU kernels are.
+
+GroupQueryAttention rotates, appends to the cache in place and attends in one node;
+MatMulNBits multiplies by packed 4- or 8-bit weights with int8 arithmetic (accuracy level 4:
+without it the CPU kernel is 4 to 240 times slower). Scales are stored in fp16; the Cast that
+widens them is folded when a session loads.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.errors import UnknownName
+from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import DTYPES, Activations, rounded, write_floats
+from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
+from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
+from edgelm.quantize.rtn import pack, pack_zero_points
+from edgelm.spec.groups import EMBEDDING, HEAD
+
+Value = ir.Value
+_OPSETS = {"": 24, MICROSOFT: 1}
+
+
+class OrtDialect(OrtAttention):
+    """Writes a decoder for ONNX Runtime's CPU or CUDA provider into `folder`.
+
+    Args:
+        folder: where `model.onnx` and its data file go.
+        weights: the source.
+        precision: one record for every group of `weights.groups()`.
+        kv: type of the cache; `int8` and `fp8` need weights with a folding.
+        context: positions that the rotary tables cover.
+        activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
+            for fp32.
+        quantizer: rounds matrices; to nearest by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Weights,
+        precision: Mapping[str, WeightPrecision],
+        *,
+        kv: KvType,
+        context: int,
+        activations: Activations = "fp32",
+        quantizer: Quantizer | None = None,
+    ) -> None:
+        graph = Graph(folder, opsets=_OPSETS)
+        super().__init__(graph, weights, kv=kv, context=context, activations=activations)
+        self.precision = precision
+        self.quantizer = quantizer or Quantizer(weights)
+        self._tied: dict[str, Value] = {}
+
+    def embed(self) -> Value:
+        tied = self.spec.tie_word_embeddings
+        group = HEAD if tied else EMBEDDING
+        precision = self.precision[group]
+        if isinstance(precision, Unquantized):
+            return self._embed_unquantized(shared=tied)
+        precision = _grouped(precision, group)
+        if self.spec.hidden_size % precision.group_size:
+            return self._embed_unquantized(shared=False)
+        packed = self._packed(group, lambda: self.weights.matrix(group), precision)
+        bits = 4 if isinstance(precision, Int4) else 8
+        rows = self.spec.vocab_size
+        data = self.graph.view(
+            "embedding.rows", packed["levels"], (rows, self.spec.hidden_size * bits // 8)
+        )
+        if tied:
+            self._tied = packed
+        return self.graph.op(  # type: ignore[no-any-return]
+            "GatherBlockQuantized",
+            data,
+            self.tokens,
+            self._wide(packed["scales"]),
+            packed.get("zero_points"),
+            domain=MICROSOFT,
+            name="embed",
+            bits=bits,
+            block_size=precision.group_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def _embed_unquantized(self, *, shared: bool) -> Value:
+        group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
+        matrix = self.weights.matrix(group)
+        precision = self.precision[group]
+        if isinstance(precision, Unquantized):
+            matrix = rounded(matrix, precision)
+        table = self._floats("embedding.weight", matrix)
+        if shared:
+            self._tied = {"weight": table}
+        return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
+
+    def linear(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
+    ) -> Value:
+        precision = self.precision[group]
+        offset = None if bias is None else self._floats(f"{group}.bias", bias)
+        if isinstance(precision, Unquantized):
+            weight = self._tied.get("weight") if group == HEAD else None
+            if weight is None:
+                weight = self._floats(f"{group}.weight", rounded(matrix(), precision))
+            y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
+            return y if offset is None else self.add(y, offset)
+        precision = _grouped(precision, group)
+        packed = self._tied if group == HEAD and self._tied else None
+        if packed is None:
+            packed = self._packed(group, matrix, precision)
+        features = self.weight_shape(group)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "MatMulNBits",
+            x,
+            packed["levels"],
+            self._wide(packed["scales"]),
+            packed.get("zero_points"),
+            None,
+            offset,
+            domain=MICROSOFT,
+            name=group,
+            N=features[0],
+            K=features[1],
+            bits=4 if isinstance(precision, Int4) else 8,
+            block_size=precision.group_size,
+            accuracy_level=4,
+        )
+
+    def weight_shape(self, group: str) -> tuple[int, int]:
+        """[out_features, in_features] of a group."""
+        shapes = [self.weights.checkpoint.shapes[n] for n in self.weights.tensor_names(group)]
+        return sum(shape[0] for shape in shapes), shapes[0][1]
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        return self.graph.op(  # type: ignore[no-any-return]
+            "SimplifiedLayerNormalization",
+            x,
+            self._norm_weight(name, weight),
+            name=name,
+            axis=-1,
+            epsilon=self.spec.rms_norm_eps,
+        )
+
+    def add_norm(
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+    ) -> tuple[Value, Value]:
+        normed, _, _, total = self.graph.op(
+            "SkipSimplifiedLayerNormalization",
+            stream,
+            delta,
+            self._norm_weight(name, weight),
+            domain=MICROSOFT,
+            outputs=4,
+            name=name,
+            epsilon=self.spec.rms_norm_eps,
+        )
+        return normed, total
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.graph.op("Add", x, y)  # type: ignore[no-any-return]
+
+    def scale(self, x: Value, factor: float) -> Value:
+        array = np.array(factor, dtype=DTYPES[self.activations].numpy())
+        constant = self.graph.constant(f"factor.{factor}", array)
+        return self.graph.op("Mul", x, constant)  # type: ignore[no-any-return]
+
+    def gated(self, gate_up: Value) -> Value:
+        gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
+        if self.spec.hidden_act == "silu":
+            activated = self.graph.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
+        elif self.spec.hidden_act == "gelu_tanh":
+            activated = self.graph.op("FastGelu", gate, domain=MICROSOFT)
+        else:
+            activated = self.graph.op("Gelu", gate, domain=MICROSOFT)
+        return self.graph.op("Mul", activated, up)  # type: ignore[no-any-return]
+
+    def select_positions(self, x: Value) -> Value:
+        return self.graph.op("Gather", x, self.logits_positions, axis=1)  # type: ignore[no-any-return]
+
+    def finish(self, logits: Value) -> None:
+        if cap := self.spec.logits_softcap:
+            logits = self.scale(self.graph.op("Tanh", self.scale(logits, 1 / cap)), cap)
+        if self.activations != "fp32":
+            logits = self.graph.op("Cast", logits, to=ir.DataType.FLOAT.value)
+        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+
+    def save(self) -> GraphContract:
+        """Write the graph and describe it."""
+        self.graph.save()
+        vocab = self.spec.vocab_size
+        return GraphContract(
+            file="model.onnx",
+            data=self.graph.data_name,
+            dialect="ort",
+            opsets={domain or "ai.onnx": version for domain, version in _OPSETS.items()},
+            inputs={
+                "tokens": TensorContract("tokens", "int64", (1, "T")),
+                "past_length": TensorContract("past_length", "int64", (1,)),
+                "last_position": TensorContract("last_position", "int32", (1,)),
+                "total_length": TensorContract("total_length", "int32", ()),
+                "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
+            },
+            outputs={"logits": TensorContract("logits", "float32", (1, "P", vocab))},
+            cache=CacheContract(
+                dtype=self.stored,
+                num_key_value_heads=self.spec.num_key_value_heads,
+                head_dim=self.spec.head_dim,
+                layers=tuple(self.cache.layers),
+            ),
+        )
+
+    def _packed(
+        self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
+    ) -> dict[str, Value]:
+        quantized = self.quantizer(group, matrix, precision)
+        packed = {
+            "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),
+            "scales": self.graph.weight(f"{group}.scales", quantized.scales.numpy()),
+        }
+        zeros = pack_zero_points(quantized)
+        if zeros is not None:
+            packed["zero_points"] = self.graph.weight(f"{group}.zero_points", zeros.numpy())
+        return packed
+
+    def _wide(self, scales: Value) -> Value:
+        """Scales, stored in fp16, in the type of the activations."""
+        if self.activations == "fp16":
+            return scales
+        return self.graph.op("Cast", scales, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
+
+    def _norm_weight(self, name: str, weight: torch.Tensor) -> Value:
+        return self._floats(f"{name}.weight", weight)
+
+    def _floats(self, name: str, tensor: torch.Tensor) -> Value:
+        """A tensor in the type of the activations."""
+        return write_floats(self.graph, name, tensor, self.activations)
+
+
+def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:
+    if isinstance(precision, Int4 | Int8) and precision.group_size:
+        return precision
+    raise UnknownName(
+        f"{group}: ONNX Runtime has no {describe(precision)} weights; it has fp32, fp16, bf16, and "
+        "int4 and int8 in groups"
+    )

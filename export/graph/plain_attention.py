@@ -1,0 +1,48 @@
+"""Attention in primitive ops, for engines without a fused one.
+
+Query heads that share a key head are rows of one matrix product, so that keys and values are never
+repeated in memory. Scores and softmax are in fp32.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.export.graph.qdq import QdqDialect
+
+Value = ir.Value
+_UNSEEN = -1e9  # the score of a key that a query does not see
+
+
+def scores(dialect: QdqDialect, query: Value, keys: Value) -> Value:
+    """fp32 [1, heads, T, keys], of `by_key_head` queries and keys [1, kv_heads, keys, dim]."""
+    op, cap = dialect.graph.op, dialect.spec.attention_softcap
+    by_key = op("MatMul", query, op("Transpose", keys, perm=[0, 1, 3, 2]))
+    products = by_query_head(dialect, by_key)
+    if dialect.activations != "fp32":
+        products = dialect.cast(products, "fp32")
+    if cap:
+        small = op("Mul", products, dialect.number(1 / cap, "fp32"))
+        products = op("Mul", op("Tanh", small), dialect.number(cap, "fp32"))
+    return products
+
+
+def masked_softmax(dialect: QdqDialect, products: Value, mask: Value) -> Value:
+    """Shares of the keys that a query sees, in the type of the activations."""
+    op = dialect.graph.op
+    seen = op("Where", mask, products, dialect.number(_UNSEEN, "fp32"))
+    shares: Value = op("Softmax", seen, axis=-1)
+    return shares if dialect.activations == "fp32" else dialect.cast(shares, dialect.activations)
+
+
+def by_key_head(dialect: QdqDialect, x: Value) -> Value:
+    """[1, heads, T, n] -> [1, kv_heads, heads / kv_heads * T, n]; a view, nothing moves."""
+    shape = np.array([1, dialect.spec.num_key_value_heads, -1, 0], dtype=np.int64)
+    constant = dialect.graph.constant("shape.by_key_head", shape)
+    return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]
+
+
+def by_query_head(dialect: QdqDialect, x: Value) -> Value:
+    """What `by_key_head` did, undone."""
+    shape = np.array([1, dialect.spec.num_attention_heads, -1, 0], dtype=np.int64)
+    constant = dialect.graph.constant("shape.by_query_head", shape)
+    return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]

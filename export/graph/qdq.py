@@ -1,0 +1,255 @@
+"""What the two dialects for TensorRT share: plain ONNX, a fixed cache, weights as Q/DQ.
+
+The embedding keeps 16 bits, since no engine gathers from a packed table; a tied head is stored a
+second time where it is quantized.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import DTYPES, Activations
+from edgelm.export.graph.kv_cache import CachePorts
+from edgelm.export.graph.qdq_weights import QdqWeights
+from edgelm.export.graph.rope_tables import RotaryTables
+from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
+from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.groups import EMBEDDING, HEAD
+
+Value = ir.Value
+_INT64 = ir.DataType.INT64
+
+
+class QdqDialect:
+    """Everything but norms, rotation, attention and activations, which engines spell differently.
+
+    Args:
+        folder: where `model.onnx` and its data file go.
+        weights: the source.
+        precision: one record for every group of `weights.groups()`.
+        activations: type of the residual stream and of the cache.
+        context: the cache's capacity, fixed in the graph.
+        quantizer: rounds matrices, with positive scales; to nearest by default.
+        opset: an older one than `newest`, for an engine that needs it.
+        widened: see QdqWeights.
+    """
+
+    name: ClassVar[str]
+    newest: ClassVar[int]
+    update: ClassVar[Literal["in_place", "append"]]
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Weights,
+        precision: Mapping[str, WeightPrecision],
+        *,
+        activations: Activations,
+        context: int,
+        quantizer: Quantizer | None = None,
+        opset: int | None = None,
+        widened: bool = False,
+    ) -> None:
+        self.opset = opset or self.newest
+        self.graph = Graph(folder, opsets={"": self.opset})
+        self.weights = weights
+        self.spec = weights.checkpoint.spec
+        self.precision = precision
+        self.activations = activations
+        self.context = context
+        self.matrices = QdqWeights(
+            self.graph,
+            weights,
+            quantizer or Quantizer(weights, positive_scales=True),
+            activations,
+            widened=widened,
+        )
+        self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
+        self.positions = self.graph.input("positions", _INT64, (1, "T"))
+        self.past_length = self.graph.input("past_length", _INT64, (1,))
+        self.logits_positions = self.graph.input("logits_positions", _INT64, ("P",))
+        self._table: Value | None = None
+        self._query_index: Value | None = None
+        self.rotary = RotaryTables(self.graph, self.spec, context, activations)
+        self.cache = CachePorts(
+            self.graph,
+            self.spec,
+            DTYPES[activations],
+            past_rows=context,
+            present_rows=context if self.update == "in_place" else "T",
+        )
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        """RMS norm over the last axis."""
+        raise NotImplementedError
+
+    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
+        """Append to the cache and attend; all [1, heads, T, head_dim], rotated."""
+        raise NotImplementedError
+
+    def rotate(self, x: Value, rope: Rope) -> Value:
+        """Rotary embedding of [1, heads, T, head_dim]."""
+        raise NotImplementedError
+
+    def gelu(self, x: Value, *, tanh: bool) -> Value:
+        """GELU, exact or by the tanh approximation."""
+        raise NotImplementedError
+
+    def embed(self) -> Value:
+        group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
+        kept = self._unquantized(self.precision[group])
+        table = self.matrices.plain("embedding.weight", self.weights.matrix(group), kept)
+        if self.spec.tie_word_embeddings and isinstance(self.precision[HEAD], Unquantized):
+            self._table = table
+        return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
+
+    def _unquantized(self, precision: WeightPrecision) -> Unquantized:
+        """A group's precision, or that of the activations where it is quantized."""
+        kept = precision if isinstance(precision, Unquantized) else PRECISIONS[self.activations]
+        assert isinstance(kept, Unquantized)
+        return kept
+
+    def linear(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
+    ) -> Value:
+        if group == HEAD and self._table is not None:
+            transposed = self.graph.op("Transpose", self._table, perm=[1, 0])
+            y: Value = self.graph.op("MatMul", x, transposed, name=group)
+        else:
+            y = self.matrices.multiply(x, group, matrix, self.precision[group])
+        return y if bias is None else self.add(y, self.matrices.floats(f"{group}.bias", bias))
+
+    def add_norm(
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+    ) -> tuple[Value, Value]:
+        total = self.add(stream, delta)
+        return self.norm(total, name, weight), total
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.graph.op("Add", x, y)  # type: ignore[no-any-return]
+
+    def scale(self, x: Value, factor: float) -> Value:
+        return self.graph.op("Mul", x, self.number(factor))  # type: ignore[no-any-return]
+
+    def number(self, value: float, activations: Activations | None = None) -> Value:
+        """A scalar in the type of the activations, or another."""
+        kind = activations or self.activations
+        # ml_dtypes, behind onnx_ir, gives numpy its bfloat16.
+        array = np.array(value, dtype=DTYPES[kind].numpy())
+        return self.graph.constant(f"{kind}.{value!r}", array)
+
+    def attention(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Value:
+        spec = self.spec
+        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
+        query, key, value = self.graph.op(
+            "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
+        )
+        names = [f"layers.{index}.self_attn.{one}_norm" for one in "qk"]
+        if qk_norm and spec.qk_norm == "full":
+            query, key = (
+                self.norm(x, *pair)
+                for x, pair in zip((query, key), zip(names, qk_norm, strict=True), strict=True)
+            )
+        query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        if qk_norm and spec.qk_norm == "head":
+            query, key = (
+                self.norm(x, *pair)
+                for x, pair in zip((query, key), zip(names, qk_norm, strict=True), strict=True)
+            )
+        if layer.rope:
+            query, key = self.rotate(query, layer.rope), self.rotate(key, layer.rope)
+        attended = self.attend(query, key, value, index, layer)
+        rows = self.graph.op("Transpose", attended, perm=[0, 2, 1, 3])
+        flat = self.graph.constant("shape.flat", np.array([1, -1, spec.q_size], dtype=np.int64))
+        return self.graph.op("Reshape", rows, flat)  # type: ignore[no-any-return]
+
+    def _heads(self, x: Value) -> Value:
+        """[1, T, heads * head_dim] -> [1, heads, T, head_dim]."""
+        shape = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
+        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
+        return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
+
+    def gated(self, gate_up: Value) -> Value:
+        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
+        halves = self.graph.constant("gate_up_sizes", sizes)
+        gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
+        if self.spec.hidden_act == "silu":
+            activated = self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate))
+        else:
+            activated = self.gelu(gate, tanh=self.spec.hidden_act == "gelu_tanh")
+        return self.graph.op("Mul", activated, up)  # type: ignore[no-any-return]
+
+    def select_positions(self, x: Value) -> Value:
+        return self.graph.op("Gather", x, self.logits_positions, axis=1)  # type: ignore[no-any-return]
+
+    def finish(self, logits: Value) -> None:
+        if self.activations != "fp32":
+            logits = self.cast(logits, "fp32")
+        if cap := self.spec.logits_softcap:
+            small = self.graph.op("Mul", logits, self.number(1 / cap, "fp32"))
+            logits = self.graph.op("Mul", self.graph.op("Tanh", small), self.number(cap, "fp32"))
+        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+
+    def cast(self, x: Value, to: Activations) -> Value:
+        """The same values in another type."""
+        return self.graph.op("Cast", x, to=DTYPES[to].value)  # type: ignore[no-any-return]
+
+    def key_index(self) -> Value:
+        """0 … context - 1 as [1, 1, 1, context]."""
+        numbers = np.arange(self.context, dtype=np.int64).reshape(1, 1, 1, -1)
+        return self.graph.constant("key_index", numbers)
+
+    def query_index(self) -> Value:
+        """Positions of the queries as [1, 1, T, 1]; one node for all layers."""
+        if self._query_index is None:
+            shape = np.array([1, 1, -1, 1], dtype=np.int64)
+            self._query_index = self.graph.op(
+                "Reshape", self.positions, self.graph.constant("shape.queries", shape)
+            )
+        return self._query_index
+
+    def within(self, seen: Value, keys: Value, queries: Value, window: int) -> Value:
+        """`seen`, but for keys that lie `window` or more positions back."""
+        reach = self.graph.constant(f"window.{window}", np.array(window, dtype=np.int64))
+        oldest = self.graph.op("Sub", queries, reach)
+        return self.graph.op("And", seen, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
+
+    def save(self) -> GraphContract:
+        """Write the graph and describe it."""
+        self.graph.save()
+        spec = self.spec
+        return GraphContract(
+            file="model.onnx",
+            data=self.graph.data_name,
+            dialect=self.name,
+            opsets={"ai.onnx": self.opset},
+            inputs={
+                "tokens": TensorContract("tokens", "int64", (1, "T")),
+                "positions": TensorContract("positions", "int64", (1, "T")),
+                "past_length": TensorContract("past_length", "int64", (1,)),
+                "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
+            },
+            outputs={"logits": TensorContract("logits", "float32", (1, "P", spec.vocab_size))},
+            cache=CacheContract(
+                dtype=self.activations,
+                num_key_value_heads=spec.num_key_value_heads,
+                head_dim=spec.head_dim,
+                layers=tuple(self.cache.layers),
+                update=self.update,
+                capacity=self.context,
+            ),
+        )

@@ -1,0 +1,40 @@
+"""Rotary tables as weights of a graph, each kind once."""
+
+import msgspec
+import onnx_ir as ir
+import torch
+
+from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import Activations, write_floats
+from edgelm.spec.decoder import DecoderSpec, Rope
+from edgelm.spec.rope import rotary_tables
+
+Value = ir.Value
+
+
+class RotaryTables:
+    """Cosines and sines [context, rope.dim / 2] in the type of the activations."""
+
+    def __init__(
+        self, graph: Graph, spec: DecoderSpec, context: int, activations: Activations
+    ) -> None:
+        self.graph = graph
+        self.spec = spec
+        self.context = context
+        self.activations = activations
+        self._written: dict[bytes, tuple[Value, Value]] = {}
+
+    def __getitem__(self, rope: Rope) -> tuple[Value, Value]:
+        """The tables of one kind of rotation."""
+        key = msgspec.json.encode(rope)
+        if key not in self._written:
+            tables = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
+            number = len(self._written)
+            cos, sin = (
+                write_floats(
+                    self.graph, f"rotary.{number}.{name}", torch.from_numpy(table), self.activations
+                )
+                for name, table in zip(("cos", "sin"), tables, strict=True)
+            )
+            self._written[key] = cos, sin
+        return self._written[key]

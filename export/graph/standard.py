@@ -1,0 +1,82 @@
+"""The `standard` dialect: plugin-free ONNX of opset 24, for TensorRT 10.16 on and TensorRT-RTX.
+
+RMSNormalization, RotaryEmbedding, TensorScatter (which TensorRT turns into an update of the cache
+in place) and Attention with an explicit mask and one output. TensorRT rejects Attention with
+past and present, and silently drops `nonpad_kv_seqlen`, so neither is used. The mask makes
+attention read the whole cache, full or not: the context is a cost, and the planner chooses it.
+"""
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from edgelm.export.graph.plain_attention import by_key_head, by_query_head, masked_softmax, scores
+from edgelm.export.graph.qdq import QdqDialect
+from edgelm.spec.decoder import LayerSpec, Rope
+
+Value = ir.Value
+
+
+class StandardDialect(QdqDialect):
+    """See the module."""
+
+    name = "standard"
+    newest = 24
+    update = "in_place"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._masks: dict[int | None, Value] = {}
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RMSNormalization",
+            x,
+            self.matrices.floats(f"{name}.weight", weight),
+            name=name,
+            axis=-1,
+            epsilon=self.spec.rms_norm_eps,
+        )
+
+    def rotate(self, x: Value, rope: Rope) -> Value:
+        cos, sin = self.rotary[rope]
+        partial = rope.dim if rope.dim != self.spec.head_dim else None
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RotaryEmbedding", x, cos, sin, self.positions, rotary_embedding_dim=partial
+        )
+
+    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
+        keys, values = (
+            self.graph.op("TensorScatter", past, new, self.past_length, axis=2)
+            for past, new in zip(self.cache.past(index), (key, value), strict=True)
+        )
+        self.cache.present(index, keys, values)
+        mask = self._mask(layer.window)
+        if self.spec.attention_softcap:  # TensorRT's importer refuses the attribute
+            query = by_key_head(self, self.scale(query, self.spec.attention_scale))
+            shares = masked_softmax(self, scores(self, query, keys), mask)
+            weighted = self.graph.op("MatMul", by_key_head(self, shares), values)
+            return by_query_head(self, weighted)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "Attention",
+            query,
+            keys,
+            values,
+            mask,
+            name=f"layers.{index}.attention",
+            scale=self.spec.attention_scale,
+        )
+
+    def gelu(self, x: Value, *, tanh: bool) -> Value:
+        return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")  # type: ignore[no-any-return]
+
+    def _mask(self, window: int | None) -> Value:
+        """Which keys a query sees, bool [1, 1, T, context]; one for all layers alike."""
+        if window not in self._masks:
+            keys, queries = self.key_index(), self.query_index()
+            seen = self.graph.op("LessOrEqual", keys, queries)
+            if window is not None:
+                seen = self.within(seen, keys, queries, window)
+            self._masks[window] = seen
+        return self._masks[window]

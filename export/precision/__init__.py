@@ -1,0 +1,1 @@
+"""Which precision where: sensitivity, frontier, search, kernel rules."""

@@ -1,0 +1,1 @@
+"""Which values: weights, calibration, rounding methods, scales."""

@@ -1,0 +1,1 @@
+"""The source model, streamed, and the texts that it is run on."""

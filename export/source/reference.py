@@ -1,0 +1,127 @@
+"""The source model as the gate's reference: Hugging Face's own modules, streamed.
+
+The model is built without memory for its weights; each leaf module reads its weights when it is
+called and drops them when it returns. A pass over a batch thus needs memory for one matrix and
+the activations, whatever the size of the model. Logits are never stored: what is kept are the
+final hidden states, from which any rows of logits follow with one product.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.export.source.memory import LARGE, give_back
+from edgelm.spec.decoder import Rope
+from edgelm.spec.rope import rotary_frequencies
+
+_HEAD_ROWS = 16_384
+
+
+class Reference:
+    """Runs a checkpoint in fp32, layer by layer.
+
+    `context` is the capacity that the export is for: it decides which of its two frequency tables
+    a longrope model uses, where Hugging Face goes by the length of each prompt.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, context: int | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.spec = checkpoint.spec
+        self.overrides: dict[str, torch.Tensor] = {}
+        self._held: dict[str, torch.Tensor] | None = None
+        self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
+        if context is not None and self.depends_on_context:
+            self._fix_frequencies(context)
+        for name, module in self.model.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                self._stream(name, module)
+
+    @property
+    def depends_on_context(self) -> bool:
+        """Whether `context` changes what the model computes."""
+        rope = self._rope()
+        return rope is not None and rope.scaling.get("rope_type") == "longrope"
+
+    def _rope(self) -> Rope | None:
+        return next((layer.rope for layer in self.spec.layers if layer.rope), None)
+
+    def _fix_frequencies(self, context: int) -> None:
+        rope = self._rope()
+        assert rope is not None
+        frequencies = rotary_frequencies(rope, context, self.spec.max_position_embeddings)
+        rotary = self.model.model.rotary_emb
+        rotary.inv_freq = torch.from_numpy(frequencies).float()
+        rotary.original_inv_freq = rotary.inv_freq
+        rotary.long_inv_freq = rotary.inv_freq  # not recomputed for longer prompts
+
+    def hidden_states(self, tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
+        """Final hidden states [B, T, hidden], normed, of int64 tokens [B, T]."""
+        with torch.inference_mode():
+            states = self.model.model(
+                input_ids=tokens, past_key_values=cache, use_cache=cache is not None
+            )
+        return states.last_hidden_state  # type: ignore[no-any-return]
+
+    def head(self) -> torch.Tensor:
+        """The head's matrix [vocab, hidden] in its stored type, mapped from the file."""
+        tied = self.spec.tie_word_embeddings
+        return self.checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
+
+    def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
+
+        The head is widened a part at a time: whole it can be the largest matrix of all.
+        """
+        hidden = hidden / self.spec.logits_divisor
+        logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)
+        if cap := self.spec.logits_softcap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        return self.model.model.layers  # type: ignore[no-any-return]
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep what is read in this block, for callers that run a module several times."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _stream(self, name: str, module: nn.Module) -> None:
+        names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        empty = {parameter: module._parameters[parameter] for parameter in names}
+
+        def read(module: nn.Module, _: Any) -> None:
+            for parameter in names:
+                tensor = self._read(f"{name}.{parameter}")
+                module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
+
+        large = sum(parameter.numel() for parameter in empty.values() if parameter is not None)
+
+        def drop(module: nn.Module, _: Any, __: Any) -> None:
+            module._parameters.update(empty)
+            if large > LARGE:
+                give_back()
+
+        module.register_forward_pre_hook(read)
+        module.register_forward_hook(drop)
+
+    def _read(self, name: str) -> torch.Tensor:
+        if name in self.overrides:
+            return self.overrides[name]
+        if self._held is not None and name in self._held:
+            return self._held[name]
+        tensor = self.checkpoint.tensor(name).float()
+        if self._held is not None:
+            self._held[name] = tensor
+        return tensor

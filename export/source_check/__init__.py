@@ -1,0 +1,1 @@
+"""Whether the source is read as transformers reads it: logits and chat prompts."""

@@ -1,0 +1,1 @@
+"""Sessions on ONNX Runtime, CUDA and TensorRT; compiling and trusting engines."""

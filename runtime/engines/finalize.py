@@ -1,0 +1,276 @@
+"""Compile a bundle's engine on the device that it is for, judge it, and note it in the manifest.
+
+A TensorRT engine runs on the GPU and the version that compiled it. A kill at any moment leaves the
+bundle pending or finished: the engine is moved into place whole, and the manifest after it.
+"""
+
+import errno
+import logging
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edgelm.bundle import (
+    MANIFEST,
+    CompiledEngine,
+    FileEntry,
+    Manifest,
+    encode_manifest,
+    read_manifest,
+    verify,
+)
+from edgelm.bundle.file_names import ENGINES
+from edgelm.bundle.gate_sample import measure_sample, read_sample
+from edgelm.bundle.gates import Figures, GateResult, passes
+from edgelm.cli import format_bytes
+from edgelm.devices.detection.detect import detect
+from edgelm.devices.detection.memory import available_bytes
+from edgelm.devices.planner.memory_need import compile_bytes
+from edgelm.devices.tensorrt_versions import load_module
+from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
+from edgelm.files.hashing import file_sha256
+from edgelm.files.staging import alone_in, remove_abandoned_files, replace_file
+from edgelm.runtime.engines.cuda import Gpu, find_gpu
+from edgelm.runtime.engines.open import has_engine_here
+from edgelm.runtime.engines.tensorrt.build import Built, Job, check_dialect, compile_engine
+from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, save_engine
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) -> Manifest:
+    """Compile the engine of a pending bundle, or compile it again.
+
+    One process at a time does; others wait. `anew=False` takes an engine that is there by then.
+
+    Raises:
+        BadInput: the bundle runs without a compiled engine.
+        MissingPackage: no TensorRT, or no GPU.
+        BadBundle: the bundle is damaged, or for another GPU or another TensorRT.
+        DoesNotFit: not enough memory to compile, or a full disk.
+        GateFailed: the engine computes something else than the graph; it is not kept.
+    """
+    with _system_errors(folder):
+        return _finalize(folder, anew, progress)
+
+
+def _finalize(folder: Path, anew: bool, progress: Progress) -> Manifest:
+    manifest = read_manifest(folder)
+    if not manifest.compiles:
+        raise BadInput(
+            f"{folder} runs on {manifest.engine.name}, which compiles nothing: there is nothing to "
+            "finalize; run it with edge-run"
+        )
+    _check_writable(folder)
+    with alone_in(folder, lambda: progress("another process is compiling it: waiting")) as alone:
+        manifest = read_manifest(folder)
+        _check_engines_folder(folder)
+        if manifest.engines and not anew and has_engine_here(manifest):
+            return manifest
+        if alone:
+            _remove_unnamed(folder, manifest)
+        return _compile(folder, manifest, progress)
+
+
+@contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """What the system refuses, as an error of ours that names the file."""
+    try:
+        yield
+    except OSError as error:
+        file = error.filename2 or error.filename or folder
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DoesNotFit(
+                f"the disk is full: {file} cannot be written; free some space and run edge-export "
+                f"--finalize {folder} again"
+            ) from None
+        raise BadInput(
+            f"{file}: {error.strerror or error}; compiling {folder} needs to read and write it: "
+            "see to that and run edge-export --finalize again"
+        ) from None
+
+
+def _check_engines_folder(folder: Path) -> None:
+    """Raise BadBundle where engines would be written to, or removed from, another folder."""
+    engines = folder / ENGINES
+    if not os.path.lexists(engines):
+        return
+    if not stat.S_ISDIR(engines.lstat().st_mode):
+        raise BadBundle(
+            f"{engines} is not a folder of its own (a link, or a file); remove it and run "
+            f"edge-export --finalize {folder} again"
+        )
+
+
+def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Remove engines that killed processes left, whole or half; other files are not ours."""
+    remove_abandoned_files(folder)
+    if not (engines := folder / ENGINES).is_dir():
+        return
+    remove_abandoned_files(engines)
+    named = {one.file for one in manifest.engines}
+    for path in engines.iterdir():
+        if f"{ENGINES}/{path.name}" not in named and ENGINE_NAME.fullmatch(path.name):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove an engine, or a link in its place; what cannot be removed takes space, no more."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # also where it is a folder
+        log.debug("%s is left: %s", path, error)
+
+
+def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
+    _verify_graph(folder, manifest)
+    family = manifest.engine.name
+    version = str(load_module(family).__version__)
+    check_dialect(family, version, manifest.graph)
+    gpu = find_gpu()
+    _check_gpu(manifest, gpu)
+    _check_memory(manifest)
+    machine = detect()
+    built = compile_engine(
+        Job(
+            folder / manifest.graph.file,
+            manifest.graph,
+            family,
+            manifest.limits.prefill_chunk,
+            timing_cache=_timing_cache(family, version, gpu),
+        ),
+        progress,
+    )
+    jetson = machine.jetson
+    engine = save_engine(
+        folder,
+        manifest,
+        built,
+        (gpu.sm,),
+        machine=jetson.model if jetson else gpu.name,
+        power_mode=(jetson.power_mode or "") if jetson else "",
+    )
+    path = folder / engine.file
+    progress(_summary(engine, path, built))
+    try:
+        engine = _judged(folder, manifest, engine, progress)
+    except BaseException:
+        if engine.file not in manifest.files:
+            _remove(path)
+        raise
+    return _record(folder, manifest, engine)
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise BadInput(
+            f"{folder} cannot be written to, and its engine is yet to be compiled; copy it to a "
+            "folder of yours, or run edge-export --finalize as its owner"
+        )
+
+
+def _verify_graph(folder: Path, manifest: Manifest) -> None:
+    """Check every hash but those of engines: recompiling replaces a damaged one."""
+    engines = {engine.file for engine in manifest.engines}
+    files = {name: entry for name, entry in manifest.files.items() if name not in engines}
+    verify(folder, msgspec.structs.replace(manifest, files=files, engines=()))
+
+
+def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
+    wanted = manifest.engine.sms
+    if wanted and gpu.sm not in wanted:
+        raise BadBundle(
+            f"this bundle is for {manifest.target} (sm_{', sm_'.join(map(str, wanted))}), this GPU "
+            f"({gpu.name}) is sm_{gpu.sm}; export it for this device: edge-devices detect names "
+            "the target"
+        )
+
+
+def _check_memory(manifest: Manifest) -> None:
+    need, free = compile_bytes(manifest.weight_bytes), available_bytes()
+    if need > free:
+        raise DoesNotFit(
+            f"compiling needs about {format_bytes(need)} of memory, {format_bytes(free)} are free; "
+            "close other programs, stop the desktop (sudo systemctl isolate multi-user), or add "
+            "swap"
+        )
+
+
+def _timing_cache(family: str, version: str, gpu: Gpu) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "edgelm" / f"{family}-{version}-sm{gpu.sm}.timing"
+
+
+def _judged(
+    folder: Path, manifest: Manifest, engine: CompiledEngine, progress: Progress
+) -> CompiledEngine:
+    """The engine with what it measured on the gate's sample."""
+    sample = read_sample(folder, manifest)
+    if sample is None or manifest.gate is None:
+        return engine
+    # Imported here: reading, compiling and all their errors work without it.
+    from edgelm.runtime.engines.tensorrt.session import TrtSession
+
+    capacity = manifest.graph.cache.capacity or manifest.limits.context
+    with TrtSession(folder, manifest, engine, capacity=capacity) as session:
+        figures = measure_sample(sample, session)
+    gate = manifest.gate
+    _check_finite(figures, gate)
+    passed = passes(figures, gate.gate_class)
+    progress(
+        f"gate {gate.gate_class} on the engine: KL {figures.kl:.4f}, top-1 {figures.top1:.1%}: "
+        f"{'passed' if passed else 'missed'}"
+    )
+    if gate.enforced and not passed:
+        raise GateFailed(
+            f"the engine misses the {gate.gate_class} gate that its graph passed: KL "
+            f"{figures.kl:.4f}, the graph had {gate.figures.kl:.4f}; it is not kept. Another "
+            f"TensorRT than {engine.version} may compile it right"
+        )
+    result = GateResult(
+        gate.gate_class, figures, passed, gate.enforced, gate.text, gate.text_sha256
+    )
+    return msgspec.structs.replace(engine, gate=result)
+
+
+def _check_finite(figures: Figures, gate: GateResult) -> None:
+    if not all(math.isfinite(one) for one in (figures.kl, figures.top1, figures.perplexity)):
+        raise GateFailed(
+            f"the engine misses the {gate.gate_class} gate that its graph passed: its logits are "
+            "not numbers (NaN or infinity); it is not kept. Another TensorRT may compile it right, "
+            "or export with bf16"
+        )
+
+
+def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifest:
+    """Write the manifest with the engine in place of an older one for the same GPUs."""
+    path = folder / engine.file
+    replaced = {
+        one.file for one in manifest.engines if (one.name, one.sms) == (engine.name, engine.sms)
+    }
+    others = tuple(one for one in manifest.engines if one.file not in replaced)
+    files = {name: entry for name, entry in manifest.files.items() if name not in replaced}
+    files[engine.file] = FileEntry(path.stat().st_size, file_sha256(path))
+    finished = msgspec.structs.replace(manifest, engines=(engine, *others), files=files)
+    try:
+        replace_file(folder / MANIFEST, encode_manifest(finished))
+    except (OSError, EdgeLMError):  # the manifest is the old one
+        if engine.file not in manifest.files:
+            _remove(path)
+        raise
+    for name in replaced - {engine.file}:
+        _remove(folder / name)
+    return finished
+
+
+def _summary(engine: CompiledEngine, path: Path, built: Built) -> str:
+    size = format_bytes(path.stat().st_size)
+    mode = f", {engine.power_mode}" if engine.power_mode else ""
+    return f"compiled {path.name}: {size} in {built.seconds:.0f} s on {engine.machine}{mode}"

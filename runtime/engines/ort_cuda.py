@@ -1,0 +1,285 @@
+"""The ONNX Runtime session on an NVIDIA GPU: the cache stays there, decoding is one CUDA graph.
+
+ONNX Runtime falls back to the CPU without an error where its CUDA provider does not load, or has
+no kernel; here both are errors. A CUDA graph holds the addresses it was recorded with, so decoding
+has one binding, whose values change in place.
+"""
+
+import math
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from edgelm.bundle import GraphContract, Manifest
+from edgelm.devices.checks.fatbin import kernel_targets
+from edgelm.devices.checks.kernels import covers
+from edgelm.devices.checks.providers import CUDA_LIBRARY
+from edgelm.devices.detection.jetson import read_jetson
+from edgelm.devices.detection.probes import Probes
+from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
+from edgelm.reasons import reason
+from edgelm.runtime.engines.chunked import ChunkedSession, check_capacity
+from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
+from edgelm.runtime.engines.graph_check import check_ort_graph
+from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
+from edgelm.runtime.engines.session import Logits, Tokens
+
+_INSTALL = "pip install 'edgelm[gpu]'"
+onnxruntime = LazyOnnxRuntime(
+    "no engine installed: this bundle runs on ONNX Runtime with CUDA; on a Jetson edge-devices "
+    f"doctor names the package, elsewhere: {_INSTALL}"
+)
+
+_CUDA = "CUDAExecutionProvider"
+_DEVICE = "cuda"
+# Element types as onnx counts them; numpy has neither bfloat16 nor float8 (E4M3).
+_CACHE_TYPES = {"fp32": 1, "fp16": 10, "bf16": 16, "int8": 3, "fp8": 17}
+_ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+# GroupQueryAttention reads it on the machine's side.
+_ON_HOST = frozenset({"total_length"})
+_Cache = list[tuple[Any, Any]]
+
+
+class OrtCudaSession(ChunkedSession):
+    """A bundle's graph on ONNX Runtime's CUDA provider.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        capacity: tokens that the cache holds; at most the bundle's context.
+
+    Raises:
+        MissingPackage: onnxruntime has no CUDA provider or no kernels for the GPU, or there is no
+            driver or GPU.
+        BadBundle: a graph that does not load, or that has nodes without a CUDA kernel.
+        DoesNotFit: the GPU's memory does not hold weights and cache.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, capacity: int) -> None:
+        graph = manifest.graph
+        check_capacity(graph.cache, capacity)
+        check_onnxruntime(find_gpu())
+        self.capacity = capacity
+        super().__init__()
+        self.vocab_size = manifest.spec.vocab_size
+        self.chunk = manifest.limits.prefill_chunk
+        self._graph = graph
+        if graph.cache.dtype not in _CACHE_TYPES:
+            raise BadBundle(
+                f"the cache is of type {graph.cache.dtype}, the CUDA provider has "
+                f"{', '.join(_CACHE_TYPES)}; export the bundle again"
+            )
+        path = folder / graph.file
+        self._session = _load(path)
+        check_ort_graph(self._session, graph, path)
+        self._stream = Stream()
+        self._cache = self._allocate(capacity, "the key-value cache")
+        for value in _flat(self._cache):  # NaN in a masked row would spread
+            self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
+        self._stream.synchronize()
+        self._decode = self._new_step(1, 1)
+        # Read while the graph is recorded, and then for good: the most that it will ever be.
+        # How far the cache is filled, the kernels read from `last_position`.
+        self._decode.set("total_length", capacity)
+        self._decode_options = _run_options("1")
+        self._prefill_options = _run_options("-1")
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
+        return sum(value.tensor_size_in_bytes() for value in _flat(self._cache))
+
+    def _release(self) -> None:
+        for name in ("_decode", "_cache", "_session"):
+            self.__dict__.pop(name, None)
+
+    def _step(self, token: int) -> Logits:
+        step = self._decode
+        step.set("tokens", token)
+        step.set("positions", self.length)
+        step.set("past_length", self.length)
+        step.set("last_position", self.length)
+        self._session.run_with_iobinding(step.binding, self._decode_options)
+        self._append(step.new, 1)
+        rows: Logits = step.logits.numpy()[0]
+        return rows
+
+    def _run(self, chunk: Tokens, wanted: Tokens, *, owed: bool) -> Logits:
+        count = len(chunk)
+        step = self._new_step(count, len(wanted))
+        step.set("tokens", chunk)
+        step.set("positions", np.arange(self.length, self.length + count))
+        step.set("past_length", self.length)
+        step.set("last_position", self.length + count - 1)
+        step.set("total_length", self.length + count)
+        step.set("logits_positions", wanted)
+        self._session.run_with_iobinding(step.binding, self._prefill_options)
+        self._append(step.new, count)
+        if not owed:
+            return np.empty((0, self.vocab_size), dtype=np.float32)
+        # A copy: what numpy() gives may be a view, and the step ends here.
+        rows: Logits = step.logits.numpy()[0].copy()
+        return rows
+
+    def _new_step(self, tokens: int, logits: int) -> "_Step":
+        in_place = self._graph.cache.update == "in_place"
+        new = self._cache if in_place else self._allocate(tokens, "new rows")
+        shape = (1, logits, self.vocab_size)
+        return _Step(self._session.io_binding(), self._graph, tokens, shape, self._cache, new)
+
+    def _append(self, new: _Cache, count: int) -> None:
+        """Copy what the graph gave behind the rows of the cache, where it did not do so itself."""
+        if new is self._cache:
+            return
+        cache = self._graph.cache
+        row = cache.head_dim * _ITEM_BYTES[cache.dtype]
+        for past, present in zip(_flat(self._cache), _flat(new), strict=True):
+            self._stream.copy_rows(
+                past.data_ptr() + self.length * row,
+                present.data_ptr(),
+                pitches=(self.capacity * row, count * row),
+                width=count * row,
+                rows=cache.num_key_value_heads,
+            )
+        self._stream.synchronize()
+
+    def _allocate(self, rows: int, what: str) -> _Cache:
+        cache = self._graph.cache
+        shape = (1, cache.num_key_value_heads, rows, cache.head_dim)
+        kind = _CACHE_TYPES[cache.dtype]
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        try:
+            values = [make(shape, kind, _DEVICE, 0) for _ in 2 * cache.layers]
+        except Exception as error:
+            if not _lacks_memory(error):
+                raise
+            size = 2 * len(cache.layers) * math.prod(shape) * _ITEM_BYTES[cache.dtype]
+            raise DoesNotFit(out_of_memory(what, size)) from None
+        return list(zip(values[::2], values[1::2], strict=True))
+
+
+class _Step:
+    """A binding and what it binds: inputs and logits of a fixed size, the cache, its new rows."""
+
+    def __init__(
+        self,
+        binding: Any,
+        graph: GraphContract,
+        tokens: int,
+        logits: tuple[int, ...],
+        cache: _Cache,
+        new: _Cache,
+    ) -> None:
+        self.binding = binding
+        self.new = new
+        sizes = {"T": tokens, "P": logits[1]}
+        self._inputs = {}
+        for role, tensor in graph.inputs.items():
+            shape = tuple(sizes.get(str(size), size) for size in tensor.shape)
+            value = _value(np.zeros(shape, tensor.dtype), on_host=role in _ON_HOST)
+            self._inputs[role] = value
+            binding.bind_ortvalue_input(tensor.name, value)
+        self.logits = _value(np.zeros(logits, np.float32))
+        binding.bind_ortvalue_output(graph.outputs["logits"].name, self.logits)
+        for layer, past, present in zip(graph.cache.layers, cache, new, strict=True):
+            binding.bind_ortvalue_input(layer.past_key, past[0])
+            binding.bind_ortvalue_input(layer.past_value, past[1])
+            binding.bind_ortvalue_output(layer.present_key, present[0])
+            binding.bind_ortvalue_output(layer.present_value, present[1])
+
+    def set(self, role: str, given: Tokens | int) -> None:
+        """Give an input its values, if the graph has it; its address stays."""
+        value = self._inputs.get(role)
+        if value is None:
+            return
+        kind = np.int32 if "int32" in value.data_type() else np.int64
+        value.update_inplace(np.asarray(given, dtype=kind).reshape(value.shape()))
+
+
+def check_onnxruntime(gpu: Gpu) -> None:
+    """Raise MissingPackage unless the installed onnxruntime has what runs on a GPU."""
+    version = onnxruntime.__version__
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise MissingPackage(
+            f"onnxruntime {version} has no CUDA provider, it is the package for the CPU; pip "
+            f"uninstall -y onnxruntime && {_INSTALL} (on a Jetson edge-devices doctor names the "
+            "package)"
+        )
+    library = Path(onnxruntime.__file__).parent / CUDA_LIBRARY
+    targets = kernel_targets(library) if library.is_file() else frozenset()
+    jetson, _ = read_jetson(Probes())
+    if targets and covers(targets, gpu.sm, jetson=jetson is not None) is False:
+        raise MissingPackage(
+            f"onnxruntime {version} has kernels for {', '.join(sorted(targets))}, none for this "
+            f"GPU, {gpu.name} (sm_{gpu.sm}); edge-devices doctor names a package that has"
+        )
+
+
+def _load(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # Growing by what is asked, not by powers of two, which can take twice the memory.
+    provider = {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested"}
+    not_found = _preload()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[(_CUDA, provider)])
+    except Exception as error:
+        if _lacks_memory(error):
+            raise DoesNotFit(out_of_memory(str(path), _weight_bytes(path))) from None
+        raise BadBundle(f"ONNX Runtime cannot load {path} with CUDA: {reason(error)}") from None
+    placed = session.get_providers()
+    if placed[:1] != [_CUDA]:
+        raise MissingPackage(
+            f"onnxruntime's CUDA provider did not load ({not_found[0] if not_found else placed}); "
+            "its CUDA libraries are missing or of another version: edge-devices doctor names them"
+        )
+    return session
+
+
+def _preload() -> list[str]:
+    """Load CUDA's libraries where Python packages brought them; returns what was not found.
+
+    onnxruntime prints that. Here the function has a `print` of its own: standard output belongs to
+    the whole process, and other threads write to it meanwhile.
+    """
+    lines: list[str] = []
+    preload = onnxruntime.preload_dlls
+    if isinstance(preload, FunctionType):
+        names = {
+            **preload.__globals__,
+            "print": lambda *text: lines.append(" ".join(map(str, text))),
+        }
+        FunctionType(
+            preload.__code__, names, argdefs=preload.__defaults__, closure=preload.__closure__
+        )()
+    else:
+        preload()
+    return [line for line in lines if line.strip()]
+
+
+def _flat(cache: _Cache) -> list[Any]:
+    return [value for pair in cache for value in pair]
+
+
+def _weight_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def _run_options(graph_id: str) -> Any:
+    """Options of a run: which CUDA graph it is, -1 for none."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph_id)
+    return options
+
+
+def _value(array: Any, *, on_host: bool = False) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu" if on_host else _DEVICE, 0)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "failed to allocate" in text

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: compiling graphs, opening engines, running them."""

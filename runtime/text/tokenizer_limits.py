@@ -1,0 +1,126 @@
+"""What a tokenizer.json may ask for, checked before the library reads it.
+
+The library is native code that takes such a file at its word: a length that is not there makes it
+allocate until the process is aborted, and a few rules that double the text, one after the other,
+fill any memory. No published tokenizer comes near these limits.
+"""
+
+import base64
+import binascii
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from edgelm.errors import BadBundle
+from edgelm.files.json_files import shown
+
+_MAX_GROWTH = 256  # of a text; NFKC's longest expansion is 18 characters for one
+_MAX_ADDED_TOKENS = 1000  # that a template puts around a text
+_MAX_STEPS = 1000  # of a pipeline
+_NESTED = ("normalizers", "decoders", "pretokenizers", "processors")
+
+
+def check_pipeline(name: str, component: Any) -> None:
+    """Raise BadBundle for a normalizer, decoder or post-processor that multiplies its input."""
+    growth = 1.0
+    for number, step in enumerate(_steps(component)):
+        growth *= _growth(step)
+        if growth > _MAX_GROWTH or number >= _MAX_STEPS:
+            raise BadBundle(
+                f"its {name} makes a text more than {_MAX_GROWTH} times as long, or has more than "
+                f"{_MAX_STEPS} steps"
+            )
+
+
+def check_ids(model: msgspec.Raw) -> None:
+    """Raise BadBundle if two tokens of the vocabulary have one id.
+
+    The library keeps either of them, another one each time that it opens the file, so that the
+    same ids would decode to different texts.
+    """
+    try:
+        ids = msgspec.json.decode(model, type=_Model).vocab
+    except msgspec.ValidationError:  # a list of pieces, whose places are their ids; or damaged
+        return
+    if len(set(ids.values())) == len(ids):
+        return
+    first: dict[int, str] = {}
+    for token, number in ids.items():
+        if (other := first.setdefault(number, token)) != token:
+            raise BadBundle(
+                f"its vocabulary gives {shown(other)} and {shown(token)} the same id {number}, "
+                "expected an id of its own for each"
+            )
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, int]
+
+
+def _steps(component: Any) -> Iterator[dict[str, Any]]:
+    pending = [component]
+    while pending:
+        step = pending.pop()
+        if isinstance(step, dict):
+            yield step
+            for key in _NESTED:
+                nested = step.get(key)
+                pending += nested if isinstance(nested, list) else []
+
+
+def _growth(step: dict[str, Any]) -> float:
+    kind = step.get("type")
+    if kind == "Replace":
+        return _replace_growth(step.get("pattern"), step.get("content"))
+    if kind == "Precompiled":
+        return _charsmap_growth(step.get("precompiled_charsmap"))
+    if kind == "Prepend":
+        return max(1.0, len(str(step.get("prepend", ""))) / 16)
+    if kind == "TemplateProcessing":
+        return _template_growth(step)
+    return 1.0
+
+
+def _replace_growth(pattern: Any, content: Any) -> float:
+    added = len(content) if isinstance(content, str) else 0
+    literal = pattern.get("String") if isinstance(pattern, dict) else None
+    if isinstance(literal, str):
+        return max(1.0, added / max(1, len(literal)))
+    return 1.0 + added  # a regular expression may match between any two characters
+
+
+def _charsmap_growth(encoded: Any) -> float:
+    """Check SentencePiece's table of replacements, and return the length of its longest."""
+    if not encoded:
+        return 1.0
+    try:
+        table = base64.b64decode(encoded, validate=True)
+        (size,) = struct.unpack_from("<I", table)
+    except (binascii.Error, struct.error, TypeError, ValueError):
+        raise BadBundle("its precompiled_charsmap is damaged") from None
+    replacements = table[4 + size :]
+    if size % 4 or size == 0 or 4 + size > len(table):
+        raise BadBundle(
+            f"its precompiled_charsmap is damaged: a trie of {size} bytes in {len(table)}"
+        )
+    return float(max(1, max(len(text) for text in replacements.split(b"\0"))))
+
+
+def _template_growth(step: dict[str, Any]) -> float:
+    specials = step.get("special_tokens")
+    lengths = {
+        name: len(special.get("ids") or []) if isinstance(special, dict) else 0
+        for name, special in (specials.items() if isinstance(specials, dict) else [])
+    }
+    texts, added = 0, 0
+    for piece in step.get("single") or []:
+        token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        if isinstance(token, dict):
+            added += lengths.get(token.get("id"), 0)
+        else:
+            texts += 1
+    if added > _MAX_ADDED_TOKENS:
+        raise BadBundle(f"its post_processor puts {added} tokens around a text")
+    return float(max(1, texts))

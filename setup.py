@@ -1,0 +1,25 @@
+"""The packages: every folder of code below the rooms. All else is in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+ROOMS = {"core": "edgelm"} | {
+    room: f"edgelm.{room}" for room in ("bench", "compress", "devices", "export", "runtime")
+}
+NOT_SHIPPED = {"edgelm.bench.studies"}  # experiments, run from a checkout
+
+
+def packages() -> list[str]:
+    """Dotted names of the packages of the wheel."""
+    names = set()
+    for room, package in ROOMS.items():
+        for path in (ROOT / room).rglob("*.py"):
+            below = path.parent.relative_to(ROOT / room).parts
+            names.add(".".join([package, *below]))
+    return sorted(names - NOT_SHIPPED)
+
+
+if __name__ == "__main__":
+    setup(packages=packages())

@@ -1,0 +1,42 @@
+"""The command is run for each target, and what it left is told."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.studies.every_target import Exported, devices, main
+from tests.tiny_chat import save_tiny_chat
+
+
+def test_targets_with_the_same_result_share_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "out"
+    command = [str(source), "-o", str(out), "--precision", "fp16", "--targets"]
+    assert main([*command, "jetson-agx-orin-64gb,jetson-orin-nano-8gb"]) == 0
+    assert main([*command, "jetson-agx-orin-64gb,no-such-device"]) == 0
+    found = msgspec.json.decode((out / "targets.json").read_bytes(), type=list[Exported])
+    assert [one.target for one in found] == [
+        "jetson-agx-orin-64gb",
+        "jetson-orin-nano-8gb",
+        "no-such-device",
+    ], "what was done is not done again"
+    first, second, unknown = found
+    assert (first.exit_code, first.pending, first.sms) == (0, True, (87,))
+    assert first.kl is not None
+    assert first.kl < 1e-3
+    assert first.weight_bytes == second.weight_bytes > 0
+    assert unknown.exit_code == 2
+    assert "unknown" in unknown.error
+    table = capsys.readouterr().out
+    assert "| jetson-agx-orin-64gb, jetson-orin-nano-8gb | fp16 | standard | 87 |" in table
+    assert {path.name for path in out.iterdir()} == {"targets.json", "work"}
+
+
+def test_devices_are_those_at_the_edge() -> None:
+    names = devices()
+    assert {"jetson-xavier-nx", "jetson-thor-t5000", "rtx-4060-laptop", "dgx-spark-gb10"} <= {
+        *names
+    }
+    assert not {"cpu", "h100-sxm-80gb"} & {*names}

@@ -1,0 +1,38 @@
+"""The table of methods and group sizes, on a tiny model."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.studies.quality_curve import Curve, main
+from tests.tiny_chat import save_tiny_chat
+
+
+def test_speed_of_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save_tiny_chat(tmp_path / "source", context=2048)
+    out = tmp_path / "out"
+    assert main([str(source), "-o", str(out), "--methods", "rtn", "--speed", "1"]) == 0
+    curve = msgspec.json.decode((out / "curve.json").read_bytes(), type=Curve)
+    assert len(curve.rows) == 6
+    for row in curve.rows:
+        assert row.speed is not None
+        # A prompt's tokens pass together, later ones one by one.
+        assert row.speed.prompt_tokens_per_second > row.speed.tokens_per_second > 0
+    assert capsys.readouterr().out.count("| int4 ") == 5
+
+
+def test_better_methods_and_more_bits_are_nearer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A context of 512, as the texts are cut.
+    source = save_tiny_chat(tmp_path / "source", context=512)
+    assert main([str(source), "-o", str(tmp_path / "out"), "--methods", "rtn,gptq"]) == 0
+    curve = msgspec.json.decode((tmp_path / "out" / "curve.json").read_bytes(), type=Curve)
+    kl = {(row.method, row.precision): row.figures.kl for row in curve.rows}
+    assert len(kl) == 12
+    assert kl["rtn", "int8 g32"] < kl["rtn", "int4 g16 zp"] < kl["rtn", "int4 g128 zp"]
+    assert kl["gptq", "int4 g32 zp"] < kl["rtn", "int4 g32 zp"]
+    table = capsys.readouterr().out
+    assert "| gptq | int4 g32 zp |" in table
+    assert (tmp_path / "out" / "curve.md").read_text() == table

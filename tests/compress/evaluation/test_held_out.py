@@ -1,0 +1,30 @@
+"""Distance on held-out rows equals the plain formula on Hugging Face's logits."""
+
+import pytest
+import torch
+
+from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
+from tests.models import TINY, tiny_model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_equals_the_formula(name: str) -> None:
+    teacher, student = tiny_model(name), tiny_model(name)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    rows = torch.randint(0, 100, (6, 9), generator=generator)  # no multiple of what passes at once
+    with torch.no_grad():
+        p, q = (model(rows).logits[:, :-1].log_softmax(-1) for model in (teacher, student))
+    expected = float((p.exp() * (p - q)).sum(-1).mean())
+    assert expected > 1e-4
+    assert held_out_divergence(student, teacher, rows) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_teacher_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = tiny_model("llama"), tiny_model("llama")
+    judge = HeldOut(teacher, torch.arange(32).view(4, 8))
+    monkeypatch.setattr(teacher.model, "forward", None)
+    assert judge.divergence(student) == pytest.approx(0, abs=1e-6)
+    assert judge.divergence(student) == judge.divergence(student)

@@ -1,0 +1,254 @@
+"""Pruning against the teacher with the cut parts masked, on every family."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.compress.model import load_model, save_model
+from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.pruning.prune import Kept, choose, prune
+from edgelm.compress.pruning.shape import Shape
+from edgelm.errors import BadInput
+from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.conftest import TinyFactory
+from tests.models import TINY, tiny_model
+
+TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+def random_importance(model: Any, seed: int = 0) -> Importance:
+    spec = spec_of(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    return Importance(
+        heads=rand(spec.num_hidden_layers, spec.num_attention_heads),
+        neurons=rand(spec.num_hidden_layers, spec.intermediate_size),
+        channels=rand(spec.hidden_size),
+        layers=rand(spec.num_hidden_layers),
+    )
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=TOKENS, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def masked(teacher: Any, kept: Kept) -> Any:
+    """The teacher in its own shape, with everything that is not kept switched off."""
+    model = copy.deepcopy(teacher)
+    spec = spec_of(teacher)
+    width = spec.hidden_size
+
+    def off(kept_indices: torch.Tensor, total: int) -> torch.Tensor:
+        gone = torch.ones(total, dtype=torch.bool)
+        gone[kept_indices] = False
+        return gone
+
+    channels = off(kept.channels, width)
+    with torch.no_grad():
+        table = model.model.embed_tokens.weight
+        table[:, channels] = 0
+        for index, layer in enumerate(model.model.layers):
+            if index not in kept.layers:
+                layer.forward = lambda hidden_states, *_, **__: hidden_states
+                continue
+            position = kept.layers.index(index)
+            neurons = off(kept.neurons[position], spec.intermediate_size)
+            heads = off(kept.heads[position], spec.num_attention_heads)
+            layer.mlp.down_proj.weight[:, neurons] = 0
+            layer.self_attn.o_proj.weight[:, heads.repeat_interleave(spec.head_dim)] = 0
+            for linear in (layer.mlp.down_proj, layer.self_attn.o_proj):
+                linear.weight[channels] = 0
+                if linear.bias is not None:
+                    linear.bias[channels] = 0
+            if spec.qk_norm == "full":
+                _mask_full_norms(
+                    layer, spec, heads, off(kept.groups[position], spec.num_key_value_heads)
+                )
+    return model
+
+
+def without_epsilon(model: Any) -> Any:
+    """Norms that divide by the mean square alone: it weighs more over more channels."""
+    for module in model.modules():
+        for name in ("variance_epsilon", "eps"):
+            if hasattr(module, name):
+                setattr(module, name, 1e-20)
+    return model
+
+
+def _mask_full_norms(layer: Any, spec: Any, heads: Any, groups: Any) -> None:
+    """OLMo 2 norms all heads together: cut heads are zero before it too."""
+    for projection, gone in (("q_proj", heads), ("k_proj", groups)):
+        getattr(layer.self_attn, projection).weight[gone.repeat_interleave(spec.head_dim)] = 0
+
+
+CUTS = {
+    "depth": {"num_hidden_layers": 3},
+    "ffn": {"intermediate_size": 40},
+    "hidden": {"hidden_size": 48},
+    "heads": {"num_attention_heads": 2},
+    "groups": {"num_attention_heads": 2, "num_key_value_heads": 1},
+    "all": {
+        "num_hidden_layers": 2,
+        "intermediate_size": 56,
+        "hidden_size": 40,
+        "num_attention_heads": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", TINY)
+def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> None:
+    teacher = load_model(calm(name).folder)
+    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **CUTS[cut])
+    importance = random_importance(teacher)
+    student = prune(teacher, shape, importance, fold_heads=False)
+    kept = choose(spec_of(teacher), shape, importance, fold_heads=False)
+    expected = logits(without_epsilon(masked(teacher, kept)))
+    assert Shape.of(spec_of(student)) == shape
+    torch.testing.assert_close(
+        logits(without_epsilon(student)), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_full_shape_is_the_identity(tiny: TinyFactory, name: str) -> None:
+    teacher = load_model(tiny(name).folder)
+    student = prune(teacher, Shape.of(spec_of(teacher)), random_importance(teacher))
+    theirs = teacher.state_dict()
+    assert student.state_dict().keys() == theirs.keys()
+    for key, tensor in student.state_dict().items():
+        assert torch.equal(tensor, theirs[key]), key
+        assert tensor.data_ptr() != theirs[key].data_ptr(), "the teacher's own memory"
+    assert torch.equal(logits(student), logits(teacher))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) -> None:
+    teacher = load_model(tiny(name).folder)
+    before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
+    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **CUTS["all"])
+    student = prune(teacher, shape, random_importance(teacher))
+    save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation=student.config._attn_implementation
+    ).eval()
+    torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
+    assert open_checkpoint(tmp_path).config["head_dim"] == spec_of(teacher).head_dim
+    assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_four_channels_by_hand() -> None:
+    """Each axis of a decoder of width four, with scores that leave one choice."""
+    teacher = tiny_model(
+        "llama",
+        hidden_size=4,
+        intermediate_size=4,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=2,
+        vocab_size=8,
+    )
+    importance = Importance(
+        heads=torch.tensor([[1.0, 2, 4, 3]] * 4),
+        neurons=torch.tensor([[4.0, 1, 3, 2]] * 4),
+        channels=torch.tensor([1.0, 9, 5, 7]),
+        layers=torch.tensor([0.9, 0.1, 0.2, 0.8]),
+    )
+    student = prune(teacher, Shape(2, 3, 2, 2, 2), importance, fold_heads=False)
+    kept = choose(spec_of(teacher), Shape(2, 3, 2, 2, 2), importance, fold_heads=True)
+    assert kept.layers == (0, 3)
+    assert kept.channels.tolist() == [1, 2, 3]
+    assert kept.heads[0].tolist() == [1, 2], "the stronger of each group of two"
+    assert kept.folded[0] == ((1, 0), (2, 3))
+    theirs, ours = teacher.model.layers[3], student.model.layers[1]
+    columns = [1, 2, 3]
+    assert torch.equal(ours.mlp.gate_proj.weight, theirs.mlp.gate_proj.weight[[0, 2]][:, columns])
+    assert torch.equal(ours.mlp.down_proj.weight, theirs.mlp.down_proj.weight[columns][:, [0, 2]])
+    q_rows = [2, 3, 4, 5]
+    assert torch.equal(
+        ours.self_attn.q_proj.weight, theirs.self_attn.q_proj.weight[q_rows][:, columns]
+    )
+    assert torch.equal(ours.self_attn.k_proj.weight, theirs.self_attn.k_proj.weight[:, columns])
+    assert torch.equal(
+        ours.self_attn.o_proj.weight, theirs.self_attn.o_proj.weight[columns][:, q_rows]
+    )
+    one_group = choose(spec_of(teacher), Shape(4, 4, 4, 2, 1), importance)
+    assert one_group.groups[0].tolist() == [1], "3 + 4 beats 1 + 2"
+
+
+def test_cut_heads_fold_back_into_kept_ones() -> None:
+    teacher = tiny_model("llama", num_attention_heads=4, num_key_value_heads=1, head_dim=4)
+    importance = Importance(
+        heads=torch.tensor([[4.0, 3, 2, 1]] * 4),
+        neurons=torch.ones(4, 96),
+        channels=torch.ones(64),
+        layers=torch.ones(4),
+    )
+    shape = Shape(4, 64, 96, 3, 1)
+    student = prune(teacher, shape, importance, fold_heads=True)
+    old = teacher.model.layers[0].self_attn.q_proj.weight.unflatten(0, (4, 4))
+    new = student.model.layers[0].self_attn.q_proj.weight.unflatten(0, (3, 4))
+    # K = 3 of L = 4: only rank 3 has a partner, rank 4.
+    assert torch.equal(new[:2], old[:2])
+    assert torch.equal(new[2], 2 * old[2] - old[3])
+
+
+def test_layers_of_choice(tiny: TinyFactory) -> None:
+    teacher = load_model(tiny("smollm3").folder)
+    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), num_hidden_layers=2)
+    student = prune(teacher, shape, random_importance(teacher), layers=[0, 3])
+    assert student.config.no_rope_layers == [
+        teacher.config.no_rope_layers[0],
+        teacher.config.no_rope_layers[3],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 65}, "cannot prune hidden_size to 65; expected 1 to 64"),
+        ({"num_hidden_layers": 0}, "cannot prune num_hidden_layers to 0"),
+        ({"num_attention_heads": 3}, "3 heads do not divide into 2 KV groups"),
+        ({"num_key_value_heads": 1}, "4 heads in 1 KV groups are 4 a group, the model has 2"),
+    ],
+)
+def test_shapes_that_cannot_be(tiny: TinyFactory, change: dict[str, int], message: str) -> None:
+    teacher = tiny("llama").hf
+    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **change)
+    with pytest.raises(BadInput, match=message):
+        prune(teacher, shape, random_importance(teacher))
+
+
+def test_scores_of_another_model(tiny: TinyFactory) -> None:
+    teacher = tiny("llama").hf
+    other = random_importance(tiny_model("llama", intermediate_size=80))
+    with pytest.raises(BadInput, match="score it again"):
+        prune(teacher, Shape.of(spec_of(teacher)), other)
+
+
+@pytest.mark.parametrize("layers", [[0, 0], [1, 0], [0, 9], [0]])
+def test_bad_layers(tiny: TinyFactory, layers: list[int]) -> None:
+    teacher = tiny("llama").hf
+    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), num_hidden_layers=2)
+    with pytest.raises(BadInput, match="expected 2 ascending indices below 4"):
+        prune(teacher, shape, random_importance(teacher), layers=layers)
+
+
+def test_importance_of_a_real_pass_prunes(tiny: TinyFactory) -> None:
+    teacher = tiny("llama").hf
+    importance = score(teacher, [TOKENS])
+    shape = Shape(3, 48, 64, 4, 2)
+    assert torch.isfinite(logits(prune(teacher, shape, importance))).all()

@@ -1,0 +1,120 @@
+"""The judge: no distance for the source itself, and a fault in any path shows."""
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import pytest
+import torch
+
+from edgelm.export.gate.measure import Judge
+from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
+from edgelm.runtime.engines.session import Logits, Tokens
+from tests.conftest import Tiny, TinyFactory
+from tests.models import TINY
+
+TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (3, 100)))
+PASSAGE = Passage(TOKENS, "tokens", "00")
+Change = Callable[[Logits], Logits]
+
+
+class Replaying:
+    """A session that answers with the source's own logits, changed in prefill or decode."""
+
+    chunk = 16
+    cache_bytes = 0
+
+    def __init__(self, source: Tiny, prefill: Change, decode: Change) -> None:
+        self.hf, self.prefill, self.decode = source.hf, prefill, decode
+        self.length, self.capacity, self.vocab_size = 0, 100, 128
+        self.seen: list[int] = []
+        self.steps: list[int] = []
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.seen
+
+    def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
+        pass
+
+    def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
+        self.seen += tokens.tolist()
+        self.length = len(self.seen)
+        self.steps.append(len(tokens))
+        with torch.inference_mode():
+            rows: Logits = self.hf(torch.tensor([self.seen])).logits[0, -logits:].numpy()
+        return (self.decode if len(tokens) == 1 else self.prefill)(rows)
+
+    def rewind(self, length: int) -> None:
+        del self.seen[length:]
+        self.length = length
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def same(rows: Logits) -> Logits:
+    return rows
+
+
+def turned(rows: Logits) -> Logits:
+    return np.roll(rows, 1, axis=-1)
+
+
+@pytest.fixture(scope="module")
+def source(tiny: TinyFactory) -> Tiny:
+    return tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def judge(source: Tiny) -> Judge:
+    return Judge.of(Reference(source.checkpoint), PASSAGE)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_the_source_itself_is_at_no_distance(tiny: TinyFactory, name: str) -> None:
+    model = tiny(name)
+    judge = Judge.of(Reference(model.checkpoint), PASSAGE.first(1))
+    figures = judge.measure(Replaying(model, same, same))
+    assert figures.kl <= 1e-6
+    assert figures.top1 == 1.0
+    assert figures.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
+
+
+def test_every_row_of_every_sequence_counts(source: Tiny, judge: Judge) -> None:
+    session = Replaying(source, same, same)
+    assert judge.measure(session).tokens == TOKENS.numel()
+    # Half of a sequence of 100 is prefilled, the other half decoded.
+    assert session.steps == ([50] + [1] * 50) * 3
+
+
+def test_perplexity_is_the_models_own(source: Tiny, judge: Judge) -> None:
+    with torch.inference_mode():
+        loss = source.hf(TOKENS, labels=TOKENS).loss
+    figures = judge.measure(Replaying(source, same, same))
+    assert figures.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode"), [(turned, same), (same, turned)], ids=["prefill", "decode"]
+)
+def test_fault_in_one_path_shows(
+    source: Tiny, judge: Judge, prefill: Change, decode: Change
+) -> None:
+    figures = judge.measure(Replaying(source, prefill, decode))
+    assert figures.kl > 1.0
+    assert 0.49 <= figures.top1 <= 0.53  # the other half is right
+
+
+def test_sequences_start_afresh(source: Tiny, judge: Judge) -> None:
+    session = Replaying(source, same, same)
+    session.advance(np.array([5, 6, 7]))
+    assert judge.measure(session).kl <= 1e-6
+    assert session.length == 100

@@ -1,0 +1,101 @@
+"""The streamed reference computes what Hugging Face computes, without holding its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.export.source.reference import Reference
+from tests.conftest import Tiny, TinyFactory
+from tests.models import TINY, tiny_model
+
+TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 40)))
+
+
+@pytest.fixture(params=sorted(TINY))
+def source(request: pytest.FixtureRequest, tiny: TinyFactory) -> Tiny:
+    return tiny(request.param)
+
+
+def test_hidden_states_and_logits_are_hugging_faces(source: Tiny) -> None:
+    reference = Reference(source.checkpoint)
+    with torch.inference_mode():
+        expected = source.hf(TOKENS, output_hidden_states=True)
+    hidden = reference.hidden_states(TOKENS)
+    torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
+    logits = reference.logits(hidden.flatten(0, 1), reference.head())
+    torch.testing.assert_close(logits, expected.logits.flatten(0, 1), rtol=1e-5, atol=1e-4)
+
+
+def test_weights_are_dropped_after_use(source: Tiny) -> None:
+    reference = Reference(source.checkpoint)
+    reference.hidden_states(TOKENS)
+    names = {name for name, _ in reference.model.named_parameters()}
+    on_meta = {name for name, value in reference.model.named_parameters() if value.is_meta}
+    assert on_meta == names != set()
+
+
+def test_each_tensor_is_read_once_a_pass(tiny: TinyFactory) -> None:
+    source = tiny("qwen3")
+    read: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(source.checkpoint, name)
+
+        def tensor(self, name: str) -> torch.Tensor:
+            read.append(name)
+            return source.checkpoint.tensor(name)
+
+    Reference(Counting()).hidden_states(TOKENS)  # type: ignore[arg-type]
+    expected = set(source.checkpoint.shapes) - {"lm_head.weight"}
+    assert sorted(read) == sorted(expected)
+
+
+def test_held_weights_are_read_once_for_several_calls(tiny: TinyFactory) -> None:
+    reference = Reference(tiny("llama").checkpoint)
+    hidden = torch.randn(1, 3, 64, generator=torch.Generator().manual_seed(0))
+    mlp: Any = reference.layers[0].mlp
+    with reference.hold(), torch.inference_mode():
+        first = mlp(hidden)
+        assert reference._held is not None
+        assert sorted(reference._held) == [
+            f"model.layers.0.mlp.{part}_proj.weight" for part in ("down", "gate", "up")
+        ]
+        torch.testing.assert_close(mlp(hidden), first)
+    assert reference._held is None
+
+
+def test_override_stands_in_for_a_weight(tiny: TinyFactory) -> None:
+    source = tiny("llama")
+    reference = Reference(source.checkpoint)
+    before = reference.hidden_states(TOKENS)
+    name = "model.layers.2.mlp.down_proj.weight"
+    reference.overrides = {name: torch.zeros(64, 96)}
+    changed = reference.hidden_states(TOKENS)
+    reference.overrides = {}
+    assert (changed - before).abs().max() > 0.01
+    torch.testing.assert_close(reference.hidden_states(TOKENS), before, rtol=0, atol=0)
+
+
+def test_building_one_leaves_torch_as_it_was(tiny: TinyFactory) -> None:
+    Reference(tiny("llama").checkpoint)
+    layer = torch.nn.Linear(2, 2)
+    assert not layer.weight.is_meta
+    assert layer.weight.requires_grad
+
+
+def test_half_precision_sources_run_in_fp32(tmp_path: Path) -> None:
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.inference_mode():
+        expected = model(TOKENS, output_hidden_states=True).hidden_states[-1]
+    hidden = Reference(open_checkpoint(tmp_path)).hidden_states(TOKENS)
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)

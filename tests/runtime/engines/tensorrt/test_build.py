@@ -1,0 +1,127 @@
+"""TensorRT-RTX really compiles, ahead of time and without a GPU; and says what it cannot."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgelm.bundle import GraphContract
+from edgelm.devices.tensorrt_versions import RTX, TENSORRT
+from edgelm.errors import BadBundle, UnknownName
+from edgelm.export.graph.write import write_graph
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
+from edgelm.runtime.engines.tensorrt.build import Job, check_dialect, compile_engine
+from tests.conftest import TinyFactory
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+
+
+FP16 = Fp16()
+# Those that put different ops into the graph; the rest differ in numbers only.
+FAMILIES = ["gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"]
+
+
+def graph(
+    tiny: TinyFactory,
+    folder: Path,
+    name: str = "llama",
+    precision: WeightPrecision = FP16,
+    dialect: str = "standard",
+) -> GraphContract:
+    source = tiny(name)
+    weights = Weights(source.checkpoint, peaks={})
+    assignment = dict.fromkeys(weights.groups(), precision)
+    return write_graph(
+        folder, weights, assignment, dialect=dialect, kv="fp16", activations="fp16", context=64
+    ).contract
+
+
+def job(folder: Path, contract: GraphContract, *sms: int, profiles: int = 1) -> Job:
+    return Job(folder / contract.file, contract, RTX, 16, sms=sms, profiles=profiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [*((name, "standard") for name in FAMILIES), ("gemma2", "decomposed"), ("qwen3", "decomposed")],
+)
+def test_every_family_compiles(name: str, dialect: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    said: list[str] = []
+    contract = graph(tiny, tmp_path, name, dialect=dialect)
+    built = compile_engine(job(tmp_path, contract, 89), said.append)
+    assert built.content.nbytes > 1000
+    assert built.version.startswith("1.")
+    assert said[0].startswith("compiling with tensorrt-rtx 1.")
+
+
+def test_one_engine_for_several_gpus(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path, precision=Int4(group_size=32, symmetric=True))
+    one = compile_engine(job(tmp_path, contract, 86), lambda _: None)
+    three = compile_engine(job(tmp_path, contract, 86, 89, 120, profiles=2), lambda _: None)
+    assert three.content.nbytes > one.content.nbytes
+
+
+@pytest.mark.parametrize("precision", [Int8(group_size=0), Int4(group_size=32, symmetric=True)])
+def test_quantized_weights_compile(
+    precision: WeightPrecision, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    contract = graph(tiny, tmp_path, precision=precision)
+    assert compile_engine(job(tmp_path, contract, 80, 120), lambda _: None).content.nbytes > 1000
+
+
+def test_turing_has_no_int4(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path, precision=Int4(group_size=32, symmetric=True))
+    with pytest.raises(UnknownName, match=r"sm75.*int4.*; choose another --precision"):
+        compile_engine(job(tmp_path, contract, 75), lambda _: None)
+
+
+def test_nvfp4_compiles_for_blackwell_only(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path, precision=Nvfp4())
+    assert compile_engine(job(tmp_path, contract, 120), lambda _: None).content.nbytes > 1000
+    with pytest.raises(UnknownName, match=r"sm89.*; choose another --precision"):
+        compile_engine(job(tmp_path, contract, 89), lambda _: None)
+
+
+def test_a_gpu_that_it_does_not_compile_for(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path)
+    with pytest.raises(UnknownName, match=r"does not compile for SM 87; it has 75, 80, 86, 89, "):
+        compile_engine(job(tmp_path, contract, 87), lambda _: None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text"])
+def test_a_damaged_graph(damage: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path)
+    path = tmp_path / contract.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"not a graph")
+    with pytest.raises(BadBundle, match=r"TensorRT 1\..* cannot read .*model\.onnx"):
+        compile_engine(job(tmp_path, contract, 89), lambda _: None)
+
+
+def test_fused_ops_of_onnx_runtime_are_refused(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path, dialect="ort")
+    with pytest.raises(BadBundle, match=r"compiles the standard and decomposed dialect, .* ort;"):
+        compile_engine(job(tmp_path, contract, 89), lambda _: None)
+
+
+def test_an_old_version_gets_a_word_on_dialects(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path)
+    with pytest.raises(BadBundle, match=r"tensorrt 10\.3\.0 compiles the decomposed dialect, this"):
+        check_dialect(TENSORRT, "10.3.0", contract)
+
+
+def test_fp8_needs_ada(tiny: TinyFactory, tmp_path: Path) -> None:
+    source = tiny("llama")
+    weights = Weights(source.checkpoint)
+    names = {
+        "lm_head.weight" if group == "lm_head" else weights.tensor_names(group)[0]
+        for group in weights.groups()
+    }
+    weights = Weights(source.checkpoint, peaks=dict.fromkeys(names, torch.ones(1)))
+    assignment = dict.fromkeys(weights.groups(), Fp8())
+    contract = write_graph(
+        tmp_path, weights, assignment, dialect="standard", kv="fp16", activations="fp16", context=64
+    ).contract
+    assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
+    with pytest.raises(UnknownName, match=r"sm86.*fp8.*; choose another --precision"):
+        compile_engine(job(tmp_path, contract, 86), lambda _: None)
