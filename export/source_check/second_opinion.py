@@ -73,7 +73,7 @@ def check_source(
     if checkpoint.is_gguf:
         depth = min(depth, _GGUF_LAYERS)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
-    with _loaded(checkpoint, depth, scratch) as other, reference.hold():
+    with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
             stretches += _windows(other, tokens, context, progress)
