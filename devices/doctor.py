@@ -1,4 +1,4 @@
-"""The doctor: what is wrong on this machine, why it matters and how to mend it.
+"""The doctor: what is wrong on this machine, why it matters and how to fix it.
 
 Most of what costs people days on edge devices says nothing: the wheel without kernels for the
 GPU installs, the session without a GPU runs, the board in its low-power mode answers slowly.
@@ -65,13 +65,13 @@ _PROBLEMS: tuple[Severity, ...] = ("error", "warning")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check says. `why` it matters and how to `mend` it are empty where all is well."""
+    """What one check says. `why` it matters and how to `fix` it are empty where all is well."""
 
     check: str
     severity: Severity
     what: str
     why: str
-    mend: str
+    fix: str
 
 
 def examine(
@@ -84,7 +84,7 @@ def examine(
     context = Context(machine, probes or Probes(), manifest)
     verdicts = {name: _do(check, context) for name, check in CHECKS.items()}
     return tuple(
-        Finding(name, verdict.severity, verdict.what, verdict.why, verdict.mend)
+        Finding(name, verdict.severity, verdict.what, verdict.why, verdict.fix)
         for name, verdict in verdicts.items()
         if verdict
     )
@@ -128,7 +128,7 @@ def _problem(finding: Finding) -> str:
     return (
         f"{finding.severity}: {finding.what}\n"
         f"  why:   {finding.why}\n"
-        f"  mend:  {finding.mend}\n"
+        f"  fix:   {finding.fix}\n"
         f"  check: {finding.check}"
     )
 
@@ -140,5 +140,5 @@ def _summary(findings: Sequence[Finding]) -> str:
     lines = [f"{passed} check{'' if passed == 1 else 's'} passed{more}"]
     for finding in undone:
         lines.append(f"  {finding.check}: {finding.what}: {finding.why}")
-        lines += [f"    try: {finding.mend}"] if finding.mend else []
+        lines += [f"    try: {finding.fix}"] if finding.fix else []
     return "\n".join(lines)

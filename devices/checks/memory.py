@@ -7,8 +7,8 @@ from edgelm.devices.checks.verdict import Verdict, error, ok, warning
 from edgelm.devices.detection.machine import Machine
 from edgelm.devices.planner.memory_need import loaded_bytes
 
-_LEAST_CONTEXT = 256
-_LEAST_DISK = 2e9
+_MIN_CONTEXT = 256
+_MIN_DISK = 2e9
 
 
 def bundle_memory(context: Context) -> Verdict | None:
@@ -22,19 +22,19 @@ def bundle_memory(context: Context) -> Verdict | None:
     what = f"the bundle needs {format_bytes(need)} at its context of {limit}, {where}"
     if need <= room:
         return ok(what)
-    least = min(_LEAST_CONTEXT, limit)
+    least = min(_MIN_CONTEXT, limit)
     offered = room * 9 // 10
     if loaded_bytes(manifest, least) <= offered:
         return warning(
             what,
             why="the cache grows with the conversation until memory runs out",
-            mend=f"--max-memory {offered // 10**6}MB shrinks the context to fit",
+            fix=f"--max-memory {offered // 10**6}MB shrinks the context to fit",
         )
     return error(
         f"the bundle needs {format_bytes(loaded_bytes(manifest, least))} at a context of {least}, "
         f"{where}",
         why="loading it swaps or is killed",
-        mend="end what else takes memory, or export with fewer bits or a smaller model",
+        fix="end what else takes memory, or export with fewer bits or a smaller model",
     )
 
 
@@ -42,7 +42,7 @@ def disk_space(context: Context) -> Verdict | None:
     """Whether the disk of the current folder has room for an export, or the bundle's engine."""
     size = sum(file.bytes for file in context.manifest.files.values()) if context.manifest else 0
     # An engine, or the bundle exported again, is about as large, and is written aside first.
-    need = max(_LEAST_DISK, 2 * size)
+    need = max(_MIN_DISK, 2 * size)
     row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
     free, mount = int(row[3]) * 1024, row[5]
     if free >= need:
@@ -50,7 +50,7 @@ def disk_space(context: Context) -> Verdict | None:
     return warning(
         f"{format_bytes(free)} are free on {mount}, expected {format_bytes(need)}",
         why="exports and engines are written aside before they replace the old ones",
-        mend="free some space (pip cache purge, old bundles), or work on another disk",
+        fix="free some space (pip cache purge, old bundles), or work on another disk",
     )
 
 

@@ -51,7 +51,7 @@ def imports(context: Context) -> Verdict | None:
     return error(
         f"onnxruntime cannot be imported: {answer.failure}",
         why="no bundle runs on it; another package's files often lie over its own",
-        mend=f"pip uninstall -y {' '.join(packages)} && {wanted}",
+        fix=f"pip uninstall -y {' '.join(packages)} && {wanted}",
     )
 
 
@@ -70,7 +70,7 @@ def gpu_provider(context: Context) -> Verdict | None:
     return warning(
         f"there is a GPU, onnxruntime offers only {offered}",
         why="a program that asks for the GPU gets the CPU without an error, several times slower",
-        mend=f"to compute on the GPU: pip uninstall -y {' '.join(installed(context))} && "
+        fix=f"to compute on the GPU: pip uninstall -y {' '.join(installed(context))} && "
         f"{gpu_wheel(context)}",
     )
 
@@ -93,7 +93,7 @@ def cuda_libraries(context: Context) -> Verdict | None:
     return error(
         f"the CUDA provider needs {', '.join(absent)}, not found",
         why="the provider then fails to load and sessions run on the CPU without an error",
-        mend=_how_to_get(context, absent),
+        fix=_how_to_get(context, absent),
     )
 
 

@@ -50,13 +50,13 @@ def dialect(context: Context) -> Verdict | None:
         return error(
             f"{found}{_text(wanted.oldest)} or newer",
             why="it does not know the graph's operators",
-            mend=_REBUILD.format(wanted.other),
+            fix=_REBUILD.format(wanted.other),
         )
     if wanted.before and numbers(version) >= wanted.before:
         return warning(
             f"{found}one before {_text(wanted.before)}",
             why="the dialect spells out, for older versions, what this one has operators for",
-            mend=_REBUILD.format(wanted.other),
+            fix=_REBUILD.format(wanted.other),
         )
     return ok(f"TensorRT {version} builds the {name} dialect")
 
@@ -80,7 +80,7 @@ def jetpack_support(context: Context) -> Verdict | None:
     return error(
         f"TensorRT {version} is not supported on JetPack {jetson.jetpack or 'here'}",
         why="11.0 to 11.4.0 do not run on JetPack at all, later ones from JetPack 7.2.2",
-        mend="pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu12 && sudo apt install tensorrt "
+        fix="pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu12 && sudo apt install tensorrt "
         "python3-libnvinfer",
     )
 
@@ -101,7 +101,7 @@ def onnxruntime_link(context: Context) -> Verdict | None:
     return warning(
         f"onnxruntime-gpu {ours} wants TensorRT {major}, installed is {version}",
         why="its TensorRT provider does not load, and sessions fall back without an error",
-        mend=f"pip install 'tensorrt-cu13>={major},<{major + 1}', if you use that provider",
+        fix=f"pip install 'tensorrt-cu13>={major},<{major + 1}', if you use that provider",
     )
 
 
@@ -111,12 +111,12 @@ def _absent(context: Context, name: str) -> Verdict:
         return error(
             f"TensorRT {system} is installed for the system's Python, hidden from this environment",
             why=f"the bundle is in the {name} dialect, which TensorRT builds",
-            mend=_how_to_see(context),
+            fix=_how_to_see(context),
         )
     return error(
         f"no TensorRT is installed, the bundle is in the {name} dialect",
         why="TensorRT builds the engine from the graph, on this machine",
-        mend=_how_to_get(context, name),
+        fix=_how_to_get(context, name),
     )
 
 

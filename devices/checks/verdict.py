@@ -12,24 +12,24 @@ class Verdict(msgspec.Struct, frozen=True):
 
     error    something will fail or lie
     warning  it works, worse than it could
-    ok       looked at and found well; `mend` is empty
+    ok       looked at and found well; `fix` is empty
     unknown  could not be looked at; `why` says what stood in the way
     """
 
     severity: Severity
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def error(what: str, *, why: str, mend: str) -> Verdict:
+def error(what: str, *, why: str, fix: str) -> Verdict:
     """Something will fail or lie."""
-    return Verdict("error", what, why, mend)
+    return Verdict("error", what, why, fix)
 
 
-def warning(what: str, *, why: str, mend: str) -> Verdict:
+def warning(what: str, *, why: str, fix: str) -> Verdict:
     """It works, worse than it could."""
-    return Verdict("warning", what, why, mend)
+    return Verdict("warning", what, why, fix)
 
 
 def ok(what: str) -> Verdict:
@@ -37,6 +37,6 @@ def ok(what: str) -> Verdict:
     return Verdict("ok", what)
 
 
-def unknown(what: str, *, why: str, mend: str = "") -> Verdict:
+def unknown(what: str, *, why: str, fix: str = "") -> Verdict:
     """Could not be looked at; `why` says what stood in the way."""
-    return Verdict("unknown", what, why, mend)
+    return Verdict("unknown", what, why, fix)

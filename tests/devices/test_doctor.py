@@ -111,7 +111,7 @@ def test_every_problem_says_what_why_and_how(tmp_path: Path) -> None:
         assert finding.what
         assert bool(finding.why) == (finding.severity != "ok")
         if finding.severity in ("error", "warning"):
-            assert finding.mend
+            assert finding.fix
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_describe_puts_problems_first() -> None:
     assert describe((OK, UNKNOWN, WARNING, ERROR)) == (
         "error: the driver is too old\n"
         "  why:   CUDA refuses\n"
-        "  mend:  install 580\n"
+        "  fix:  install 580\n"
         "  check: cuda.driver\n"
         "\n"
         "warning: the clock floats\n"
         "  why:   short runs\n"
-        "  mend:  jetson_clocks\n"
+        "  fix:  jetson_clocks\n"
         "  check: jetson.clocks\n"
         "\n"
         "1 check passed, 1 could not be done:\n"

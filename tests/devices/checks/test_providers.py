@@ -48,13 +48,13 @@ def test_import_fails(tmp_path: Path) -> None:
     assert verdict.what == (
         "onnxruntime cannot be imported: ImportError: cannot import name 'InferenceSession'"
     )
-    assert verdict.mend == "pip uninstall -y onnxruntime && pip install onnxruntime"
+    assert verdict.fix == "pip uninstall -y onnxruntime && pip install onnxruntime"
 
 
 def test_import_of_a_gpu_package_fails(tmp_path: Path) -> None:
     verdict = imports(context(GPU, tmp_path, answers={WHICH_PROVIDERS: BROKEN}))
     assert verdict
-    assert verdict.mend.endswith("&& pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    assert verdict.fix.endswith("&& pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
 def test_nothing_to_import(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_gpu_without_a_provider(tmp_path: Path) -> None:
         "there is a GPU, onnxruntime offers only AzureExecutionProvider, CPUExecutionProvider"
     )
     assert "without an error" in verdict.why
-    assert verdict.mend.endswith(
+    assert verdict.fix.endswith(
         "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
 
@@ -110,7 +110,7 @@ def test_missing_libraries(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "error"
     assert verdict.what == ("the CUDA provider needs libcublasLt.so.13, libcudart.so.13, not found")
-    assert verdict.mend == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert verdict.fix == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
         )
     )
     assert verdict
-    assert verdict.mend.startswith("sudo apt install nvidia-jetpack; or another wheel: pip ")
+    assert verdict.fix.startswith("sudo apt install nvidia-jetpack; or another wheel: pip ")
 
 
 @pytest.mark.parametrize(
-    ("names", "mend"),
+    ("names", "fix"),
     [
         (["libcuda.so.1"], "install NVIDIA's driver (a container needs --gpus all)"),
         (
@@ -136,13 +136,13 @@ def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_missing_driver(names: list[str], mend: str, tmp_path: Path) -> None:
+def test_missing_driver(names: list[str], fix: str, tmp_path: Path) -> None:
     listing = "".join(f"\t{name} => not found\n" for name in names)
     answers = {WHERE_IS_IT: FOLDER, "ldd": listing}
     verdict = cuda_libraries(context(GPU, tmp_path, answers=answers))
     assert verdict
     assert verdict.what == f"the CUDA provider needs {', '.join(names)}, not found"
-    assert verdict.mend == mend
+    assert verdict.fix == fix
 
 
 def test_libraries_in_packages_of_pip(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_dialect(name: str, version: str, severity: str, tmp_path: Path) -> None
     assert f"TensorRT {version}" in verdict.what
     other = {"decomposed": "standard", "standard": "decomposed"}[name]
     if severity != "ok":
-        assert verdict.mend == (
+        assert verdict.fix == (
             f"export it again for a target with the {other} dialect (edge-export --list-targets)"
         )
 
@@ -69,20 +69,20 @@ def test_no_tensorrt(tmp_path: Path) -> None:
     laptop = dialect(context(LAPTOP, tmp_path, manifest=manifest("standard")))
     assert laptop
     assert laptop.what == "no TensorRT is installed, the bundle is in the standard dialect"
-    assert laptop.mend == "pip install tensorrt-rtx"
+    assert laptop.fix == "pip install tensorrt-rtx"
     older = dialect(context(LAPTOP, tmp_path, manifest=manifest("decomposed")))
     assert older
-    assert older.mend == "pip install 'tensorrt-cu13>=10.3,<10.16'"
+    assert older.fix == "pip install 'tensorrt-cu13>=10.3,<10.16'"
     jetson = dialect(context(ORIN_NANO, tmp_path, manifest=manifest("decomposed")))
     assert jetson
-    assert jetson.mend == "sudo apt install tensorrt python3-libnvinfer"
+    assert jetson.fix == "sudo apt install tensorrt python3-libnvinfer"
 
 
 @pytest.mark.parametrize(
-    ("jetpack", "mend"),
+    ("jetpack", "fix"),
     [("6.2", "upgrade to JetPack 7.2: JetPack 6.2 has"), ("7.2", "make the environment anew")],
 )
-def test_tensorrt_that_the_environment_hides(jetpack: str, mend: str, tmp_path: Path) -> None:
+def test_tensorrt_that_the_environment_hides(jetpack: str, fix: str, tmp_path: Path) -> None:
     machine = with_packages(with_jetson(ORIN_NANO, jetpack=jetpack), python3_libnvinfer="10.3.0.30")
     verdict = dialect(context(machine, tmp_path, manifest=manifest("decomposed")))
     assert verdict
@@ -90,7 +90,7 @@ def test_tensorrt_that_the_environment_hides(jetpack: str, mend: str, tmp_path: 
     assert verdict.what == (
         "TensorRT 10.3.0.30 is installed for the system's Python, hidden from this environment"
     )
-    assert verdict.mend.startswith(mend)
+    assert verdict.fix.startswith(fix)
 
 
 def test_bundles_that_need_no_tensorrt(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_onnxruntime_link(version: str, library: bytes, severity: str, tmp_path:
     assert verdict.severity == severity
     if severity == "warning":
         assert verdict.what == ("onnxruntime-gpu 1.31.1 wants TensorRT 10, installed is 11.4.0.106")
-        assert verdict.mend.startswith("pip install 'tensorrt-cu13>=10,<11'")
+        assert verdict.fix.startswith("pip install 'tensorrt-cu13>=10,<11'")
 
 
 def test_onnxruntime_link_of_nothing(tmp_path: Path) -> None:

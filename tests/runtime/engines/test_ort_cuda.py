@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import EngineNeed, Manifest
+from edgelm.bundle import EngineRequirement, Manifest
 from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.errors import BadBundle, BadInput, ContextFull, DoesNotFit, MissingPackage
 from edgelm.runtime.engines import cuda, ort_cuda
@@ -46,7 +46,7 @@ def graph(
         checkpoint.spec,
         contract,
         target="rtx-4060-laptop",
-        engine=EngineNeed("onnxruntime-cuda"),
+        engine=EngineRequirement("onnxruntime-cuda"),
     )
     return Graph(folder, manifest)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import CompiledEngine, EngineNeed, Manifest
+from edgelm.bundle import CompiledEngine, EngineRequirement, Manifest
 from edgelm.errors import (
     BadBundle,
     BadInput,
@@ -34,7 +34,7 @@ ENGINE = CompiledEngine(
     file="engines/sm89.engine",
     name="tensorrt",
     version="10.13.3",
-    sms=(86, 89),
+    compute_capabilities=(86, 89),
     graph_sha256="",
     profiles=2,
     build_seconds=1.0,
@@ -70,7 +70,7 @@ def graph(
         checkpoint.spec,
         contract,
         target="jetson-orin-nano-8gb",
-        engine=EngineNeed("tensorrt"),
+        engine=EngineRequirement("tensorrt"),
         engines=(ENGINE,),
     )
     path = folder / ENGINE.file
@@ -272,7 +272,7 @@ def test_an_engine_of_another_version(device: Device) -> None:
 def test_an_engine_for_other_gpus(device: Device) -> None:
     message = r"for sm_87, this GPU \(Fake RTX 4060\) is sm_89; compile it here: edge-export --fina"
     with pytest.raises(BadBundle, match=message):
-        device.open(replace(ENGINE, sms=(87,)))
+        device.open(replace(ENGINE, compute_capabilities=(87,)))
 
 
 def test_an_unknown_engine(device: Device) -> None:
