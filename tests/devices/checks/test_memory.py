@@ -34,7 +34,7 @@ def test_bundle_fits_with_a_shorter_context(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what.endswith("at its context of 32768, 2.20 GB are available now")
-    assert verdict.fix == "--max-memory 1980MB shrinks the context to fit"
+    assert verdict.fix == "edge-run --max-memory 1980MB reduces the context until it fits"
 
 
 def test_bundle_does_not_fit(tmp_path: Path) -> None:

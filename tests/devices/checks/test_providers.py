@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.bundle import EngineRequirement
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.providers import cuda_libraries, gpu_provider, imports
 from edgelm.devices.detection.probes import Probes
@@ -74,7 +75,8 @@ def test_gpu_without_a_provider(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == (
-        "there is a GPU, onnxruntime offers only AzureExecutionProvider, CPUExecutionProvider"
+        "this machine has a GPU, but onnxruntime only has "
+        "AzureExecutionProvider, CPUExecutionProvider"
     )
     assert "without an error" in verdict.why
     assert verdict.fix.endswith(
@@ -101,6 +103,18 @@ def test_a_bundle_for_the_cpu_needs_no_gpu(tmp_path: Path) -> None:
     assert verdict.severity == "ok"
 
 
+def test_a_bundle_needs_its_package(tmp_path: Path) -> None:
+    verdict = imports(context(PLAIN, tmp_path, manifest=manifest()))
+    assert verdict
+    assert (verdict.severity, verdict.fix) == ("error", "pip install 'edgelm[cpu]'")
+    cuda = manifest(engine=EngineRequirement("onnxruntime-cuda"))
+    verdict = imports(context(LAPTOP, tmp_path, manifest=cuda))
+    assert verdict
+    assert verdict.fix == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert imports(context(PLAIN, tmp_path, manifest=cuda)) is None  # it cannot run here at all
+    assert imports(context(PLAIN, tmp_path, manifest=manifest("standard"))) is None
+
+
 def test_no_gpu_needs_no_provider(tmp_path: Path) -> None:
     assert gpu_provider(context(with_packages(PLAIN, onnxruntime="1.32.0"), tmp_path)) is None
 
@@ -109,7 +123,9 @@ def test_missing_libraries(tmp_path: Path) -> None:
     verdict = cuda_libraries(context(GPU, tmp_path, answers={WHERE_IS_IT: FOLDER, "ldd": LDD}))
     assert verdict
     assert verdict.severity == "error"
-    assert verdict.what == ("the CUDA provider needs libcublasLt.so.13, libcudart.so.13, not found")
+    assert verdict.what == (
+        "the CUDA provider needs libcublasLt.so.13, libcudart.so.13, which cannot be found"
+    )
     assert verdict.fix == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -141,7 +157,7 @@ def test_missing_driver(names: list[str], fix: str, tmp_path: Path) -> None:
     answers = {WHERE_IS_IT: FOLDER, "ldd": listing}
     verdict = cuda_libraries(context(GPU, tmp_path, answers=answers))
     assert verdict
-    assert verdict.what == f"the CUDA provider needs {', '.join(names)}, not found"
+    assert verdict.what == f"the CUDA provider needs {', '.join(names)}, which cannot be found"
     assert verdict.fix == fix
 
 
