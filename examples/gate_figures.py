@@ -6,6 +6,7 @@ Run it with the bundle that `make demo` exports; it loads no model:
 """
 
 import sys
+from pathlib import Path
 
 from edgelm.bundle import read_manifest
 from edgelm.bundle.gates import GATES
@@ -13,7 +14,7 @@ from edgelm.bundle.gates import GATES
 
 def main(bundle: str) -> int:
     """Print figures beside their limits; 1 if the bundle did not pass."""
-    gate = read_manifest(bundle).gate
+    gate = read_manifest(Path(bundle)).gate
     if gate is None:
         print("the manifest has no quality figures")
         return 1
