@@ -13,7 +13,7 @@ import msgspec
 import edgelm
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.peers.sources import Source
 from edgelm.bench.report.statistics import Spread, percentile
 from edgelm.bench.workload import Test
@@ -114,7 +114,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def make_report(
     samples: list[Samples],
-    absent: list[Absent],
+    absent: list[SkippedEngine],
     *,
     manifest: Manifest,
     source: Source | None = None,
@@ -160,7 +160,7 @@ def _results(
 ) -> list[Result]:
     results = []
     for one in samples:
-        spec = one.contender.spec or manifest.spec
+        spec = one.engine.spec or manifest.spec
         common = _common(one, spec)
         results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
         for test in one.steps_ms:
@@ -241,7 +241,7 @@ def _bytes_read(one: Samples, test: Test, spec: DecoderSpec) -> float:
 def _common(one: Samples, spec: DecoderSpec) -> dict[str, Any]:
     loaded, figures = one.loaded, one.figures
     return {
-        "engine": one.contender.name,
+        "engine": one.engine.name,
         "peak_rss_bytes": one.memory["peak_rss_bytes"],
         "memory": Memory(
             base=loaded["rss_before"],
