@@ -36,6 +36,7 @@ def expectation(manifest: Manifest, results: Sequence[Result]) -> Expectation | 
         depth=depth,
         tokens_per_second=after.tokens_per_second,
         memory_bytes=after.total_bytes,
+        bandwidth_gb_s=profile.mode(after.power_mode).bandwidth_gb_s.value,
         binds=after.binds,
         basis=after.basis,
     )

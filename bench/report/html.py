@@ -76,20 +76,21 @@ def _tiles(report: Report) -> list[Tile]:
     found = []
     if prompt := typical_prompt(own):
         length = f"after a prompt of {test_of(prompt).tokens:,} tokens"
-        found.append(Tile("First token", seconds(prompt.ttft_ms), length))
+        value, _, unit = seconds(prompt.ttft_ms).partition(" ")
+        found.append(Tile("First token", value, unit, length))
     if decode := typical_decode(own):
-        rate = f"{short(decode.tokens_per_second.median)} tokens/s"
-        found.append(Tile("Decoding", rate, at_depth(test_of(decode).depth)))
+        rate = short(decode.tokens_per_second.median)
+        found.append(Tile("Decoding", rate, "tokens/s", at_depth(test_of(decode).depth)))
     if own:
-        peak = f"{own[0].peak_rss_bytes / 1e6:,.0f} MB"
-        weights = f"at its peak, of which weights {own[0].weight_bytes / 1e6:,.0f} MB"
-        found.append(Tile("Memory", peak, weights))
+        peak = f"{own[0].peak_rss_bytes / 1e6:,.0f}"
+        weights = f"at the peak; the weights are {own[0].weight_bytes / 1e6:,.0f} MB"
+        found.append(Tile("Memory", peak, "MB", weights))
     return found
 
 
 def _table(report: Report) -> str:
     own = [index for index, name in enumerate(engines(report)) if is_own(name)]
-    caption = "Every engine; the rows of edgelm are shaded. A click on a heading sorts."
+    caption = "Engines and tests; rows of edgelm are shaded"
     return table(caption, columns(report), rows(report), own=own, sortable=True)
 
 

@@ -44,7 +44,7 @@ def _speed_by_quality(report: Report) -> Plot | None:
     guides = []
     if report.gate:
         limit = GATES[report.gate.gate_class].max_kl
-        guides = [Guide(f"limit of the gate, {limit:g}", x=limit)]
+        guides = [Guide(f"gate limit {limit:g}", x=limit)]
     return xy_plot(
         "Speed against quality",
         Axis("KL to the source model, nats per token (lower is better)", log=True),

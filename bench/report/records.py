@@ -82,7 +82,8 @@ class Expectation(msgspec.Struct, frozen=True):
     """What the planner predicts for the first bundle on the target that it was exported for.
 
     `first_token_ms` is of a prompt of `prompt` tokens, `tokens_per_second` of decoding after
-    `depth` tokens. `binds` is what a token waits for most, `basis` where the speeds come from.
+    `depth` tokens. `bandwidth_gb_s` is the target's memory bandwidth, `binds` what a token waits
+    for most, `basis` where the speeds come from.
     """
 
     prompt: int
@@ -90,6 +91,7 @@ class Expectation(msgspec.Struct, frozen=True):
     depth: int
     tokens_per_second: Estimate
     memory_bytes: int
+    bandwidth_gb_s: float
     binds: str
     basis: str
 

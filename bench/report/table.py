@@ -62,11 +62,11 @@ def _row(report: Report, tests: dict[str, Result]) -> list[Cell]:
         *(_speed(tests.get(name)) for name in test_names(report)),
         _bound(tests),
         *([_energy(tests)] if has_energy(report) else []),
-        _number(any_test.peak_rss_bytes / 1e6, ".0f"),
-        *([_number(None if gpu is None else gpu / 1e6, ".0f")] if has_gpu_memory(report) else []),
-        _number(any_test.load_ms, ".0f"),
+        _number(any_test.peak_rss_bytes / 1e6, ",.0f"),
+        *([_number(None if gpu is None else gpu / 1e6, ",.0f")] if has_gpu_memory(report) else []),
+        _number(any_test.load_ms, ",.0f"),
         Cell(any_test.kv),
-        _number(any_test.context, "d"),
+        _number(any_test.context, ",d"),
     ]
 
 

@@ -91,8 +91,8 @@ def _speed(report: Report, own: list[Result]) -> Statement:
         return Statement(question, "Not measured.", "No generation test of edgelm was run.")
     rate = decode.tokens_per_second.median
     reasons = [
-        f"{_rate(decode)} tokens/s {at_depth(test_of(decode).depth)} are "
-        f"{short(rate / READING_TOKENS_PER_SECOND)} times reading speed "
+        f"{_rate(decode)} tokens/s {at_depth(test_of(decode).depth)} is "
+        f"{_times(rate / READING_TOKENS_PER_SECOND)} reading speed "
         f"({READING_TOKENS_PER_SECOND:.1f} tokens/s)."
     ]
     if prompt:
@@ -114,7 +114,8 @@ def _against_plan(
 ) -> str:
     rate, planned = decode.tokens_per_second.median, expected.tokens_per_second
     text = (
-        f"The plan for {report.target} predicts {_range(planned)} tokens/s, so decoding is "
+        f"The plan for {report.target} ({expected.bandwidth_gb_s:,.0f} GB/s) predicts "
+        f"{_range(planned)} tokens/s, so decoding is "
         f"{_position(rate, planned, 'slower than planned', 'faster than planned')}"
     )
     if prompt is None:
@@ -154,11 +155,11 @@ def _quality(report: Report, own: list[Result]) -> Statement:
 
 
 def _limit(report: Report, own: list[Result]) -> Statement:
-    question = "Limited by"
+    question = "What limits it?"
     decode, prompt = typical_decode(own), typical_prompt(own)
     if decode is None or decode.bound_share is None:
         planned = f"The plan expects {report.expected.binds}." if report.expected else ""
-        return Statement(question, "unknown: no bandwidth was measured.", planned)
+        return Statement(question, "Not known: no memory bandwidth was measured.", planned)
     machine = report.machine
     bandwidth = machine.gpu_gb_s if decode.device == "gpu" else machine.read_gb_s
     reasons = [
@@ -170,18 +171,18 @@ def _limit(report: Report, own: list[Result]) -> Statement:
         gain = prompt.tokens_per_second.median / decode.tokens_per_second.median
         if gain >= _BATCHING_GAIN:
             reasons.append(
-                f"Prompts run at {_rate(prompt)} tokens/s, {short(gain)} times as fast: they are "
-                "limited by arithmetic."
+                f"Prompts run at {_rate(prompt)} tokens/s, {_times(gain)} the speed of decoding: "
+                "they are limited by arithmetic."
             )
     return Statement(question, _bound(decode.bound_share), " ".join(reasons))
 
 
 def _bound(share: float) -> str:
     if share >= _BANDWIDTH_BOUND:
-        return "memory bandwidth."
+        return "Memory bandwidth."
     if share >= _PARTLY_BOUND:
-        return "memory bandwidth in part, arithmetic and overhead for the rest."
-    return "arithmetic and overhead rather than memory bandwidth."
+        return "Partly memory bandwidth, partly arithmetic and overhead."
+    return "Arithmetic and overhead, not memory bandwidth."
 
 
 def _slow_down(own: list[Result]) -> list[str]:
@@ -221,6 +222,10 @@ def _noise(report: Report) -> str:
 def seconds(ms: float) -> str:
     """A time in the unit that reads best."""
     return f"{short(ms)} ms" if ms < 1000 else f"{ms / 1e3:.1f} s"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.0f} times" if factor >= 10 else f"{factor:.1f} times"
 
 
 def _rate(result: Result) -> str:

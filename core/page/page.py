@@ -62,6 +62,7 @@ class Tile:
 
     name: str
     value: str
+    unit: str
     detail: str
 
 
@@ -102,10 +103,11 @@ def statements(lines: Sequence[Statement]) -> str:
 
 
 def tiles(figures: Sequence[Tile]) -> str:
-    """Figures beside each other."""
+    """Figures in large type, three in a row."""
     items = "".join(
         f'<li><span class="name">{escape(one.name)}</span> '
-        f'<span class="value">{escape(one.value)}</span> '
+        f'<span class="value">{escape(one.value)} <span class="unit">{escape(one.unit)}</span>'
+        f"</span> "
         f'<span class="detail">{escape(one.detail)}</span></li>'
         for one in figures
     )

@@ -66,7 +66,7 @@ PAGE_STYLE = (
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0; color: var(--ink);
   background: var(--page); overflow-wrap: anywhere; }
-main, footer { max-width: 72rem; margin: 0 auto; padding: 0 1rem; }
+main, footer { max-width: 76rem; margin: 0 auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 1.5rem 0 .75rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; }
 p, li, dd { max-width: 46rem; }
@@ -79,17 +79,18 @@ footer { color: var(--dim); font-size: .875rem; padding-bottom: 2rem; }
 .statements li { border-left: 4px solid var(--dim); padding-left: .75rem; }
 .statements .yes { border-color: var(--good); } .statements .no { border-color: var(--bad); }
 .yes > strong { color: var(--good); } .no > strong { color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .75rem;
+.tiles { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .75rem;
   margin: 1.25rem 0; padding: 0; list-style: none; }
 .tiles li { background: var(--card); border-radius: 8px; padding: .75rem 1rem; max-width: none; }
 .tiles .value { display: block; font-size: 1.75rem; line-height: 1.2; font-weight: 600; }
+.tiles .unit { font-size: 1rem; font-weight: 400; }
 .tiles .detail { display: block; color: var(--dim); font-size: .875rem; }
 .wide { overflow-x: auto; max-width: 100%; }
 .wide:focus-visible, button:focus-visible { outline: 3px solid var(--s0); outline-offset: 2px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .8125rem;
   overflow-wrap: normal; }
 caption { text-align: left; padding: .25rem 0; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .35rem .4rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; font-weight: 400; white-space: nowrap; }
 thead th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, .text { text-align: left; }
@@ -97,9 +98,9 @@ tbody th, td.text { white-space: normal; min-width: 9rem; max-width: 22rem;
   overflow-wrap: anywhere; }
 tr.own { background: var(--card); } tr.own th { font-weight: 600; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { border-radius: 2px; }
-th[aria-sort] button::after { content: " ↕"; color: var(--dim); }
-th[aria-sort=ascending] button::after { content: " ↑"; color: var(--ink); }
-th[aria-sort=descending] button::after { content: " ↓"; color: var(--ink); }
+th[aria-sort] button::after { content: "\\a0↕"; color: var(--dim); }
+th[aria-sort=ascending] button::after { content: "\\a0↑"; color: var(--ink); }
+th[aria-sort=descending] button::after { content: "\\a0↓"; color: var(--ink); }
 abbr[title] { text-decoration: underline dotted; text-underline-offset: .2em; cursor: help; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1.5rem; align-items: start; }
@@ -109,6 +110,8 @@ abbr[title] { text-decoration: underline dotted; text-underline-offset: .2em; cu
   gap: .1rem 1rem; }
 .key { width: 30px; height: 12px; vertical-align: -1px; }
 dt { font-weight: 600; } dd { margin: 0 0 .6rem; }
-@media (max-width: 30rem) { tbody th { max-width: 9rem; } dd { margin-left: 0; } }
+@media (max-width: 30rem) { h1 { font-size: 1.35rem; } .lead { font-size: 1.05rem; }
+  tbody th { max-width: 9rem; } .tiles { gap: .4rem; } .tiles li { padding: .5rem; }
+  .tiles .value { font-size: 1.3rem; } .tiles .unit { font-size: .8rem; } }
 """
 )

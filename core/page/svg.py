@@ -7,8 +7,8 @@ from html import escape
 from edgelm.page.axes import Axis, Range, short_number
 
 WIDTH = 400.0  # units; on a telephone about a pixel each, so that text stays readable
-HEIGHT = 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 26.0, 40.0
+HEIGHT = 260.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 36.0, 40.0
 KEY_WIDTH, KEY_HEIGHT = 30, 12
 
 
@@ -75,7 +75,7 @@ def axis_labels(x: str, y: str) -> list[str]:
     """The label of x below the numbers, that of y above them: nothing is read sideways."""
     return [
         text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x, "middle", "label"),
-        text(4, 14, y, "start", "label"),
+        text(4, 12, y, "start", "label"),
     ]
 
 

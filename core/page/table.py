@@ -36,7 +36,7 @@ def table(
     `own` are the rows that stand out. A sortable table gets its buttons from the page's script;
     without it the rows stay in the order given.
     """
-    head = "".join(f'<th scope="col">{_heading(column)}</th>' for column in columns)
+    head = "".join(_heading(column) for column in columns)
     body = ""
     for index, row in enumerate(rows):
         style = ' class="own"' if index in own else ""
@@ -50,10 +50,10 @@ def table(
 
 
 def _heading(column: Column) -> str:
-    name = escape(column.heading)
-    if not column.explanation:
-        return name
-    return f'<abbr title="{escape(column.explanation)}">{name}</abbr>'
+    name, style = escape(column.heading), ' class="text"' if column.text else ""
+    if column.explanation:
+        name = f'<abbr title="{escape(column.explanation)}">{name}</abbr>'
+    return f'<th scope="col"{style}>{name}</th>'
 
 
 def _row(columns: Sequence[Column], row: Sequence[Cell | str]) -> str:

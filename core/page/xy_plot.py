@@ -33,7 +33,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """A line for comparison: through all of the plot at one x or y, or between points."""
+    """A line for comparison: through all of the plot at one x or y, or between two points.
+
+    Only the former have room for their name.
+    """
 
     name: str
     x: float | None = None
@@ -55,9 +58,11 @@ def xy_plot(
     Series are told apart by color, shape and dash in their order.
     """
     shown = [_visible(one, x, y) for one in series]
+    ends = [point for guide in guides for point in guide.points]
+    across = [g.x for g in guides if g.x is not None] + [point[0] for point in ends]
+    up = [g.y for g in guides if g.y is not None] + [point[1] for point in ends]
     frame = Frame(
-        Range.around([*_values(shown, 0), *(g.x for g in guides if g.x is not None)], x),
-        Range.around([*_values(shown, 1), *(g.y for g in guides if g.y is not None)], y),
+        Range.around([*_values(shown, 0), *across], x), Range.around([*_values(shown, 1), *up], y)
     )
     parts = frame.axes(x, y)
     for guide in guides:
@@ -117,7 +122,7 @@ def _guide(guide: Guide, frame: Frame) -> list[str]:
         across = frame.across(frame.x.share(guide.x))
         path = f"M{across:.1f} {frame.down(0):.1f}V{frame.down(1):.1f}"
         near_end = frame.x.share(guide.x) > 0.5
-        at = (across - 5 if near_end else across + 5, TOP + 10, "end" if near_end else "start")
+        at = (across - 5 if near_end else across + 5, TOP - 7, "end" if near_end else "start")
     elif guide.y is not None:
         down = frame.down(frame.y.share(guide.y))
         path = f"M{frame.across(0):.1f} {down:.1f}H{frame.across(1):.1f}"
