@@ -100,7 +100,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     from edgelm.bench.peers.sources import Sources, find_source
     from edgelm.bench.quality import Quality
     from edgelm.bench.report.html import html
-    from edgelm.bench.report.markdown import markdown, table, why_invalid
+    from edgelm.bench.report.markdown import markdown, table
+    from edgelm.bench.report.notes import why_invalid
     from edgelm.bench.report.report import make_report, write_json
     from edgelm.bench.workload import context_needed, workload
     from edgelm.bundle import read_manifest

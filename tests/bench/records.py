@@ -7,7 +7,8 @@ import msgspec
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
 from edgelm.bench.peers.engines import MeasuredEngine, SkippedEngine
-from edgelm.bench.report.report import Report, make_report
+from edgelm.bench.report.records import Report
+from edgelm.bench.report.report import make_report
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import Manifest
 from edgelm.bundle.gates import Figures
