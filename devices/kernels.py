@@ -66,7 +66,7 @@ class Kernels(NamedTuple):
         precision = parse_precision(name, group_size=group_size, symmetric=symmetric)
         if asked or columns is None or not self.pads or not isinstance(precision, Int4 | Int8):
             return precision
-        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+        return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
     def for_table(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
         """A table's precision in the largest groups, up to its own, that divide its columns.
@@ -77,7 +77,7 @@ class Kernels(NamedTuple):
         whole = self._fitted(precision, columns, padding=0)
         if columns % whole.group_size == 0:
             return whole
-        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+        return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
     def choices(
         self, columns: int, *, group_size: int | None = None, symmetric: bool | None = None
@@ -187,7 +187,7 @@ KERNELS = {
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
-_MOST_PADDING = 8  # an eighth of a row
+_MAX_PADDING = 8  # an eighth of a row
 # What `auto` chooses from where int4 and int8 come in groups, smallest first.
 _GROUPED_CHOICES: tuple[Int4 | Int8, ...] = (
     Int4(128),

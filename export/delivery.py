@@ -9,7 +9,6 @@ from pathlib import Path
 
 from edgelm.bundle import GraphCheck, graph_sha256
 from edgelm.bundle.gates import Figures, GateResult, gate_class, passes
-from edgelm.export.bundle.write import draft_manifest
 from edgelm.export.cached_steps import candidate_name, graph_name
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.graph.write import WrittenGraph, write_graph
@@ -20,7 +19,8 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.request import ExportRequest
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Writer:
             plain = write_graph(other, self.quantizer, assignment, target.check_format)
             checked = graph_sha256(other, plain.contract)
             figures = self._run_cached(checked, other, plain, evaluator)
-        return figures, GraphCheck(own, checked, widened=True)
+        return figures, GraphCheck(own, checked, dequantized=True)
 
     def _run_cached(
         self, sha256: str, folder: Path, graph: WrittenGraph, evaluator: Evaluator
@@ -115,7 +115,10 @@ class Writer:
 
 
 def _run(folder: Path, graph: WrittenGraph, target: Target, evaluator: Evaluator) -> Figures:
-    manifest = draft_manifest(evaluator.reference.checkpoint, target, graph)
+    settings = target.eval_settings
     capacity = graph.contract.cache.capacity or evaluator.passage.tokens.shape[1]
-    with OrtSession(folder, manifest, capacity=capacity) as session:
-        return evaluator.measure(session, tail=target.eval_settings.tail)
+    engine = OrtEngine(
+        folder, graph.contract, capacity=capacity, prefill_chunk=settings.prefill_chunk
+    )
+    with EngineSession(engine) as session:
+        return evaluator.measure(session, tail=settings.tail)

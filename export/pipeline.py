@@ -43,7 +43,7 @@ from edgelm.export.target import Target
 from edgelm.export.work_folder import check_work
 from edgelm.export.workspace import Workspace, open_workspace
 from edgelm.files.staging import check_replaceable, check_separate, staged_folder
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, Unquantized
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def export_model(
     gate_text: str | Path = GATE,
     revision: str | None = None,
     engine: str | None = None,
-    sms: Sequence[int] = (),
+    compute_capabilities: Sequence[int] = (),
     method: str = "auto",
     max_size: int | str | None = None,
     work: str | Path | None = None,
@@ -90,7 +90,7 @@ def export_model(
         gate_text: text that the result is measured on, held apart from calibration.
         revision: commit, tag or branch for a hub id.
         engine: one of the target's engines; its first by default.
-        sms: compute capabilities (times ten) that an engine is compiled for ahead of time; by
+        compute_capabilities: times ten; the GPUs that an engine is compiled for ahead of time, by
             default the target's own.
         method: how 4- and 8-bit weights are quantized, a name of
             `edgelm.export.quantize.methods.METHODS`.
@@ -107,7 +107,7 @@ def export_model(
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
     request = ExportRequest(
-        Request(precision, kv, context, group_size, symmetric, engine),
+        PlanRequest(precision, kv, context, group_size, symmetric, engine),
         exceptions or {},
         gate,
         Path(calibration),
@@ -120,7 +120,8 @@ def export_model(
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
-    made_for = Target.from_request(load_profile(target), checkpoint.spec, request.plan, sms)
+    device = load_profile(target)
+    made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
     request.check(Weights(checkpoint).groups())
     space = _check_disk(checkpoint, request, made_for, output, work)
     files = SourceFiles(checkpoint)

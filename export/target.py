@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from edgelm.bundle import EngineNeed
+from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Engine, Profile
@@ -18,7 +18,7 @@ from edgelm.export.gate.measure import EvalSettings
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.graph.write import GraphFormat
 from edgelm.export.precision.legalize import Assignment, legalize
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import groups, tensor_names
@@ -41,22 +41,24 @@ class Target:
 
     profile: Profile
     spec: DecoderSpec
-    request: Request
+    request: PlanRequest
     plan: Plan
-    requirement: EngineNeed
+    requirement: EngineRequirement
 
     @classmethod
     def from_request(
-        cls, profile: Profile, spec: DecoderSpec, request: Request, sms: Sequence[int] = ()
+        cls, profile: Profile, spec: DecoderSpec, request: PlanRequest, gpus: Sequence[int] = ()
     ) -> "Target":
         """Plan what a device will be given.
 
+        `gpus`: compute capabilities, times ten, that its engine is compiled for ahead of time.
+
         Raises:
             UnknownName, BadInput: the device lacks what was requested, or its engine is not
-                compiled ahead of time for `sms`.
+                compiled ahead of time.
         """
         plan = make_plan(spec, profile, request)
-        return cls(profile, spec, request, plan, engine_requirement(profile, plan.engine, sms))
+        return cls(profile, spec, request, plan, engine_requirement(profile, plan.engine, gpus))
 
     @property
     def engine(self) -> Engine:
@@ -161,24 +163,26 @@ class Target:
         return Target(self.profile, self.spec, self.request, plan, self.requirement)
 
 
-def engine_requirement(profile: Profile, name: str | None, sms: Collection[int]) -> EngineNeed:
+def engine_requirement(
+    profile: Profile, name: str | None, gpus: Collection[int]
+) -> EngineRequirement:
     """The engine that a bundle for a device needs.
 
     Raises:
-        BadInput: `sms` for an engine that is not compiled ahead of time.
+        BadInput: `gpus` for an engine that is not compiled ahead of time.
     """
     engine = profile.engine(name)
     family = engine_family(engine.name)
-    if sms and family != RTX:
+    if gpus and family != RTX:
         raise BadInput(
             f"{engine.name} is compiled on the device itself, for its own GPU; --sm goes with "
             f"{RTX}, which compiles ahead of time"
         )
     own = (profile.sm,) if profile.sm else ()
-    return EngineNeed(family, engine.version, tuple(sorted(set(sms))) or own)
+    return EngineRequirement(family, engine.version, tuple(sorted(set(gpus))) or own)
 
 
-def _old_opset(requirement: EngineNeed) -> int | None:
+def _old_opset(requirement: EngineRequirement) -> int | None:
     """The newest opset that an engine reads, where it does not read its dialect's own."""
     old = requirement.name == TENSORRT and version_number(requirement.version) < (10, 0)
     return 17 if old else None

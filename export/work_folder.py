@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
-from edgelm.files.staging import alone_in, remove_abandoned_files, replace_file
+from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _MARK = "edgelm-work.txt"
 _CODE = "code.txt"  # in a source's folder: the version of the code that filled it
@@ -66,7 +66,7 @@ def work_folder(
     def on_wait() -> None:
         progress(f"waiting for another export that uses {folder}")
 
-    with alone_in(folder, on_wait) as locked:
+    with exclusive_lock(folder, on_wait) as locked:
         if not locked:
             raise BadInput(
                 f"{root} cannot be locked on this system, so two exports could overwrite each "

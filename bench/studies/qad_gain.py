@@ -24,11 +24,12 @@ from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack, r
 from edgelm.compress.distillation.train import Distillation, distill
 from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD
 
@@ -113,16 +114,18 @@ def _rounded(
     """The source with its matrices rounded by each of export's methods."""
     checkpoint = open_checkpoint(source)
     reference = Reference(checkpoint)
+    text = Passage(calibration, "calibration", sha256="")
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        kept = Kept(Path(scratch))
+        cache = ArtifactCache(Path(scratch))
         for name in _METHODS:
-            weights = prepare(reference, calibration, METHODS[name], {Int4}, kv="fp32", kept=kept)
-            quantizer = Quantizer(weights, METHODS[name])
+            method = METHODS[name]
+            weights, stats = prepare(reference, text, method, {Int4}, kv="fp32", cache=cache)
+            quantizer = Quantizer(weights, method, stats=stats)
             model = load_model(checkpoint)
             parameters = dict(model.named_parameters())
             for group in weights.groups():
                 wanted = head if group in (HEAD, EMBEDDING) else precision
-                for tensor, rounded in quantizer.rounded(group, wanted).items():
+                for tensor, rounded in quantizer.dequantized(group, wanted).items():
                     parameters[tensor].data.copy_(rounded)
             yield name, model
 

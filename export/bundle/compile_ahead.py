@@ -16,12 +16,13 @@ def compile_ahead(
     folder: Path, manifest: Manifest, progress: Callable[[str], None]
 ) -> tuple[CompiledEngine, ...]:
     """Compile a bundle's graph with TensorRT-RTX, if that is its engine; its GPU may be absent."""
-    sms = manifest.engine.sms
+    gpus = manifest.engine.compute_capabilities
     if manifest.engine.name != RTX:
         return ()
     graph, chunk = manifest.graph, manifest.limits.prefill_chunk
-    built = compile_engine(Job(folder / graph.file, graph, RTX, chunk, sms=sms), progress)
-    engine = save_engine(folder, manifest, built, sms, machine=_MACHINE)
+    job = Job(folder / graph.file, graph, RTX, chunk, compute_capabilities=gpus)
+    built = compile_engine(job, progress)
+    engine = save_engine(folder, manifest, built, gpus, machine=_MACHINE)
     size = format_bytes((folder / engine.file).stat().st_size)
     progress(f"compiled {engine.file}: {size} in {built.seconds:.1f} s")
     return (engine,)

@@ -108,7 +108,7 @@ class Graph:
             self._scope.pop()
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """A small tensor kept inside the graph file; one value per name."""
+        """A small tensor inside the graph file; one value per name."""
         if name not in self._initializers:
             tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
             self._register(name, tensor)
@@ -123,7 +123,7 @@ class Graph:
     ) -> ir.Value:
         """Append a tensor to the data file.
 
-        `dtype` and `shape` say what its bytes mean where numpy has no such type: bfloat16 as
+        `dtype` and `shape` give the meaning of its bytes where numpy has no such type: bfloat16 as
         uint16, float8 as uint8, two 4-bit elements a byte (the first in the low half).
         """
         array = np.ascontiguousarray(array)

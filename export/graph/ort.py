@@ -15,7 +15,7 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations, rounded, write_floats
+from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
@@ -91,7 +91,7 @@ class OrtDialect(OrtAttention):
         matrix = self.weights.matrix(group)
         precision = self.precision[group]
         if isinstance(precision, Unquantized):
-            matrix = rounded(matrix, precision)
+            matrix = as_precision(matrix, precision)
         table = self._floats("embedding.weight", matrix)
         if shared:
             self._tied = {"weight": table}
@@ -105,7 +105,7 @@ class OrtDialect(OrtAttention):
         if isinstance(precision, Unquantized):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
-                weight = self._floats(f"{group}.weight", rounded(matrix(), precision))
+                weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
         precision = _grouped(precision, group)

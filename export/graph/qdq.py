@@ -214,11 +214,11 @@ class QdqDialect:
             )
         return self._query_index
 
-    def within(self, seen: Value, keys: Value, queries: Value, window: int) -> Value:
-        """`seen`, but for keys that lie `window` or more positions back."""
+    def within(self, visible: Value, keys: Value, queries: Value, window: int) -> Value:
+        """`visible`, but for keys that lie `window` or more positions back."""
         reach = self.graph.constant(f"window.{window}", np.array(window, dtype=np.int64))
         oldest = self.graph.op("Sub", queries, reach)
-        return self.graph.op("And", seen, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
+        return self.graph.op("And", visible, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""

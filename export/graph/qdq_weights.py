@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations, pack_nibbles, rounded, write_floats
+from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, pack_nibbles, write_floats
 from edgelm.export.quantize.float_formats import FP8_MAX
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.quantize.precision import (
@@ -76,7 +76,7 @@ class QdqWeights:
 
     def plain(self, name: str, tensor: torch.Tensor, precision: Unquantized) -> Value:
         """A tensor in the type of the activations, first rounded to its own precision."""
-        return self.floats(name, rounded(tensor, precision))
+        return self.floats(name, as_precision(tensor, precision))
 
     def floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""

@@ -1,4 +1,4 @@
-"""Zeros in place of weights, for a graph whose size is asked for before anything is quantized.
+"""Zeros in place of weights, to count a graph's bytes before anything is quantized.
 
 The dialects write them as they would write the weights, so the count is exact for all of them.
 """

@@ -54,6 +54,6 @@ def smallest_passing(
         both = failing >= 0 and passing < frontier.last_step  # which counts as passing unmeasured
         if both and sizes[passing] - sizes[failing] <= SIZE_TOLERANCE * sizes[passing]:
             break
-        wanted = frontier.first_below(frontier.remaining_kl[guess] * target / max(used, 1e-9))
-        guess = min(max(wanted, failing + 1), passing - 1)
+        enough = frontier.first_below(frontier.remaining_kl[guess] * target / max(used, 1e-9))
+        guess = min(max(enough, failing + 1), passing - 1)
     return passing

@@ -29,7 +29,7 @@ def legalize(
         symmetric: what was requested, which is never replaced.
 
     Raises:
-        UnknownName: the engine lacks what was requested, or has it not for this shape.
+        UnknownName: the engine lacks what was requested, or lacks it for this shape.
     """
     return {
         group: _legalize(precision, group, columns[group], kernels, group_size, symmetric)

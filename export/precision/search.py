@@ -14,7 +14,7 @@ from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes
 
 
 class Search:
-    """A position on a frontier of assignments, moved by what the gate's own text says.
+    """A position on a frontier of assignments, moved by the results on the gate's own text.
 
     Args:
         frontier: the assignments.

@@ -20,7 +20,7 @@ _FP4_MAX = 6.0
 _FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 # What a block's largest weight may be scaled to, best guess first: about the E4M3 scales that there
 # are to a factor of two. Beyond 6 the largest is cut, and the others have finer steps.
-_TOPS = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
+_SCALED_MAX = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
 
 
 class Nvfp4Blocks(NamedTuple):
@@ -73,7 +73,7 @@ def to_nvfp4(
     """NVFP4 near to a matrix [N, K]; K must be a multiple of 16.
 
     Args:
-        matrix: what to round.
+        matrix: to be quantized.
         importance: what a squared error of each column [K] costs, for the choice of scales; by
             default all the same, with compensation its own.
         compensation: later columns make up for the errors of earlier ones; else every value is
@@ -111,12 +111,12 @@ def _block_scales(blocks: torch.Tensor, scale: torch.Tensor, weights: torch.Tens
     """E4M3 scales [N, K/16] of blocks [N, K/16, 16], by what they leave of error."""
     peaks = blocks.abs().amax(-1)
     best, found = torch.full_like(peaks, float("inf")), peaks
-    for top in _TOPS:
+    for top in _SCALED_MAX:
         # A block of zeros still needs a scale that is a normal number.
         steps = (peaks / top / scale).clamp(min=2.0**-6, max=FP8_MAX)
         steps = steps.to(torch.float8_e4m3fn).float()
-        rounded = _fp4(blocks, (steps * scale)[..., None])
-        error = (rounded - blocks).square_().mul_(weights).sum(-1)
+        values = _fp4(blocks, (steps * scale)[..., None])
+        error = (values - blocks).square_().mul_(weights).sum(-1)
         better = error < best
         best, found = torch.where(better, error, best), torch.where(better, steps, found)
     return found.to(torch.float8_e4m3fn)

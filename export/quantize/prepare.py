@@ -114,7 +114,7 @@ def _smoothing(
         return None
     groups = [group for group in weights.groups() if group != EMBEDDING]
     mean_square = {group: observed.mean_square[input_name(weights, group)] for group in groups}
-    return Smoothing.of(weights.checkpoint.spec, mean_square)
+    return Smoothing.from_mean_squares(weights.checkpoint.spec, mean_square)
 
 
 def _undamaged(cache: ArtifactCache) -> bool:

@@ -30,7 +30,8 @@ def smooth_quant(weights: Weights, absmax: Mapping[str, torch.Tensor]) -> Smooth
         if group != EMBEDDING:
             columns = weights.matrix(group).abs().amax(0)
             spread[group] = absmax[input_name(weights, group)] / columns.clamp(min=1e-6)
-    return Smoothing.of(weights.checkpoint.spec, {name: x**2 for name, x in spread.items()}, 0.5)
+    squares = {name: x**2 for name, x in spread.items()}
+    return Smoothing.from_mean_squares(weights.checkpoint.spec, squares, 0.5)
 
 
 def outlier_groups(

@@ -75,7 +75,7 @@ class Reference:
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
 
-        The head is widened a part at a time: whole it can be the largest matrix of all.
+        The head is converted to fp32 a part at a time: it can be the largest matrix of all.
         """
         hidden = hidden / self.spec.logits_divisor
         logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)

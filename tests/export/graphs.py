@@ -7,11 +7,13 @@ from typing import Any, Literal
 from edgelm.bundle import GraphContract, Limits, Lineage, Manifest
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.graph.write import write_graph
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.graph.write import GraphFormat, write_graph
+from edgelm.export.quantize.kv_scales import KvScaling
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
 from edgelm.spec.decoder import DecoderSpec
 
 DialectName = Literal["ort", "standard", "decomposed"]
@@ -25,35 +27,46 @@ def build_session(
     precision: Mapping[str, WeightPrecision] | WeightPrecision = PRECISIONS["fp32"],
     *,
     kv: KvType = "fp32",
-    folding: KvFolding | None = None,
+    scaling: KvScaling | None = None,
     chunk: int = CHUNK,
     dialect: DialectName = "ort",
     activations: Activations = "fp32",
-    widened: bool = False,
-) -> OrtSession:
-    """Write a graph into `folder` and open it; an 8-bit cache needs a folding."""
-    weights = Weights(checkpoint, folding)
+    dequantized: bool = False,
+) -> EngineSession:
+    """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
+    weights = Weights(checkpoint, scaling)
+    quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     if not isinstance(precision, Mapping):
         precision = dict.fromkeys(weights.groups(), precision)
-    written = write_graph(
-        folder,
-        weights,
-        precision,
-        dialect=dialect,
-        kv=kv if kv in EIGHT_BIT_KV else activations,
-        activations=activations,
-        context=CONTEXT,
-        widened=widened,
+    form = GraphFormat(
+        dialect,
+        kv if kv in EIGHT_BIT_KV else activations,
+        activations,
+        CONTEXT,
+        dequantized=dequantized,
     )
-    manifest = bare_manifest(
-        checkpoint.spec,
-        written.contract,
-        precision=dict(precision),
-        kv=kv,
-        weight_bytes=written.weight_bytes,
-        limits=Limits(CONTEXT, chunk),
+    written = write_graph(folder, quantizer, precision, form)
+    return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
+
+
+def cpu_session(
+    folder: Path,
+    graph: GraphContract,
+    *,
+    capacity: int,
+    chunk: int = CHUNK,
+    threads: int | None = None,
+) -> EngineSession:
+    """A session on ONNX Runtime's CPU provider."""
+    return EngineSession(
+        OrtEngine(folder, graph, capacity=capacity, prefill_chunk=chunk, threads=threads)
     )
-    return OrtSession(folder, manifest, capacity=CONTEXT, threads=1)
+
+
+def cpu_engine(session: EngineSession) -> OrtEngine:
+    """What a session of `cpu_session` runs on."""
+    assert isinstance(session.engine, OrtEngine)
+    return session.engine
 
 
 def bare_manifest(spec: DecoderSpec, graph: GraphContract, **given: Any) -> Manifest:

@@ -12,7 +12,8 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.tensorrt_versions import RTX
 from edgelm.export.graph import write as writer
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.kv_scales import KvScaling
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.precision import KvType, WeightPrecision
@@ -46,21 +47,15 @@ def write_graph(
     activations: Activations,
     context: int,
     kv: KvType | None = None,
-    folding: KvFolding | None = None,
+    scaling: KvScaling | None = None,
 ) -> Bundle:
     """Write a graph; its cache has the type of the activations where none is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = Weights(checkpoint, folding)
+    weights = Weights(checkpoint, scaling)
+    quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     each = dict.fromkeys(weights.groups(), precision)
-    written = writer.write_graph(
-        folder,
-        weights,
-        each,
-        dialect=dialect,
-        kv=kv or activations,
-        activations=activations,
-        context=context,
-    )
+    form = writer.GraphFormat(dialect, kv or activations, activations, context)
+    written = writer.write_graph(folder, quantizer, each, form)
     limits = Limits(context, CHUNK)
     return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))
 
@@ -80,14 +75,14 @@ def compute_in_fp32(bundle: Bundle) -> Bundle:
 def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> CompiledEngine:
     """Compile the graph for this machine's GPU."""
     folder, manifest = bundle
-    sms = (gpu.sm,)
+    compute_capabilities = (gpu.sm,)
     built = compile_engine(
         Job(
             folder / manifest.graph.file,
             manifest.graph,
             family,
             CHUNK,
-            sms=sms if family == RTX else (),
+            compute_capabilities=compute_capabilities if family == RTX else (),
             profiles=profiles,
         ),
         lambda text: None,
@@ -99,7 +94,7 @@ def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> Com
         file=name,
         name=family,
         version=built.version,
-        sms=sms,
+        compute_capabilities=compute_capabilities,
         graph_sha256=graph_sha256(folder, manifest.graph),
         profiles=profiles,
         build_seconds=built.seconds,

@@ -26,7 +26,7 @@ def energies(weights: Weights) -> dict[str, torch.Tensor]:
 def test_folded_factors_cancel(tiny: TinyFactory, name: str) -> None:
     checkpoint = tiny(name).checkpoint
     weights, spec = Weights(checkpoint), checkpoint.spec
-    smoothing = Smoothing.of(spec, energies(weights))
+    smoothing = Smoothing.from_mean_squares(spec, energies(weights))
     assert smoothing.factors
     model = tiny_model(name).double()
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_folded_factors_cancel(tiny: TinyFactory, name: str) -> None:
 def test_norms_before_are_those_of_the_family(tiny: TinyFactory) -> None:
     def norms(name: str) -> set[str]:
         weights = Weights(tiny(name).checkpoint)
-        smoothing = Smoothing.of(weights.checkpoint.spec, energies(weights))
+        smoothing = Smoothing.from_mean_squares(weights.checkpoint.spec, energies(weights))
         return {norm for norm in smoothing.norms.values() if norm.startswith("layers.1.")}
 
     pre = {"layers.1.input_layernorm", "layers.1.post_attention_layernorm"}
@@ -91,7 +91,7 @@ def test_a_strong_channel_is_rounded_more_finely() -> None:
 
     def error(name: str) -> float:
         method = METHODS[name]
-        columns = factors(energy) if method.smooths else torch.ones(64)
+        columns = factors(energy) if method.scaling == "awq" else torch.ones(64)
         left = energy / columns.square()
         rounded = quantize_by(method, weight * columns, Int4(32), left, None).dequantize(64)
         return float(((rounded / columns - weight).square() * energy).sum())
