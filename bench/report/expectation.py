@@ -9,7 +9,7 @@ from edgelm.bundle import Manifest
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import GROUP_SIZES, Int4, Int8, describe
 
 
@@ -42,14 +42,14 @@ def expectation(manifest: Manifest, results: Sequence[Result]) -> Expectation | 
     )
 
 
-def _request(manifest: Manifest, prompt: int) -> Request:
+def _request(manifest: Manifest, prompt: int) -> PlanRequest:
     kinds = Counter(
         precision for group, precision in manifest.precision.items() if group != "embedding"
     )
     names = {describe(precision).split()[0] for precision in kinds}
     usual = max(kinds, key=lambda precision: kinds[precision])
     grouped = isinstance(usual, Int4 | Int8) and usual.group_size in GROUP_SIZES
-    return Request(
+    return PlanRequest(
         precision=names.pop() if len(names) == 1 else "auto",
         kv=manifest.kv,
         context=manifest.limits.context,

@@ -8,7 +8,7 @@ import msgspec
 import edgelm
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.peers.sources import Source
 from edgelm.bench.report.expectation import expectation
 from edgelm.bench.report.records import REPORT_VERSION, Report
@@ -20,7 +20,7 @@ from edgelm.devices.sensors import Sampler
 
 def make_report(
     samples: list[Samples],
-    absent: list[Absent],
+    absent: list[SkippedEngine],
     *,
     manifest: Manifest,
     source: Source | None = None,

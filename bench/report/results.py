@@ -24,7 +24,7 @@ def make_results(
     """
     results = []
     for one in samples:
-        spec = one.contender.spec or manifest.spec
+        spec = one.engine.spec or manifest.spec
         common = _common(one, spec)
         results += [_prefill_result(one, test, common, sensors) for test in one.prefill_ms]
         for test in one.steps_ms:
@@ -106,7 +106,7 @@ def _bytes_read(one: Samples, test: Test, spec: DecoderSpec) -> float:
 def _common(one: Samples, spec: DecoderSpec) -> dict[str, Any]:
     loaded, figures = one.loaded, one.figures
     return {
-        "engine": one.contender.name,
+        "engine": one.engine.name,
         "device": _device(one),
         "peak_rss_bytes": one.memory["peak_rss_bytes"],
         "memory": Memory(

@@ -40,7 +40,7 @@ def test_a_gpu_is_named_with_its_bandwidth() -> None:
 def test_a_gpu_is_looked_at_where_asked(
     found: Gpu | None, named: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "look_at_gpu", lambda: found)
+    monkeypatch.setattr(machine, "measure_gpu", lambda: found)
     described = describe_machine(threads=1, gpu=True)
     assert (described.gpu, described.gpu_gb_s) == named
     assert describe_machine(threads=1).gpu == ""

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.markdown import markdown
 from edgelm.bench.report.records import REPORT_VERSION, Report, Result
 from edgelm.bench.report.report import write_json
@@ -199,7 +199,7 @@ def test_target_and_gate_are_the_first_bundle_s(manifest: Manifest) -> None:
     assert made.gate is not None
     assert made.expected is not None
     assert {result.device for result in made.results} == {"cpu"}
-    failed = report(manifest, absent=(Absent("edgelm int4 other", "failed: gone"),))
+    failed = report(manifest, absent=(SkippedEngine("edgelm int4 other", "failed: gone"),))
     assert (failed.gate, failed.expected) == (None, None), "which bundle failed is not known"
 
 
@@ -220,7 +220,7 @@ FIELDS = {
 
 
 def test_json_has_the_promised_fields(manifest: Manifest, tmp_path: Path) -> None:
-    made = report(manifest, samples("peer"), absent=(Absent("llama.cpp", "not installed"),))
+    made = report(manifest, samples("peer"), absent=(SkippedEngine("llama.cpp", "not installed"),))
     write_json(made, tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     assert text.endswith("}\n")

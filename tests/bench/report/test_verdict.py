@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.expectation import expectation
 from edgelm.bench.report.records import Expectation, Report
 from edgelm.bench.report.statistics import Percentiles
@@ -204,6 +204,6 @@ def test_the_plan_is_for_the_tests_that_were_run(manifest: Manifest) -> None:
 def test_an_unknown_target_has_no_plan(manifest: Manifest) -> None:
     other = msgspec.structs.replace(manifest, target="a board of next year")
     assert expectation(other, report(manifest).results) is None
-    made = report(other, absent=(Absent("peer", "gone"),))
+    made = report(other, absent=(SkippedEngine("peer", "gone"),))
     assert made.expected is None
     assert "plan" not in verdict(made).statements[0].reason
