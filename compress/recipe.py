@@ -34,7 +34,7 @@ from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.files.toml_files import convert_toml, read_toml
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8, KvType, parse_precision
 
 _QAD_GROUP = 64  # of the layers that its figures were measured with
@@ -64,7 +64,7 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
     @property
     def budget(self) -> Budget:
         """What the search asks the planner."""
-        request = Request(
+        request = PlanRequest(
             precision=self.precision,
             kv=self.kv,
             context=self.context,

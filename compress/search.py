@@ -27,7 +27,7 @@ from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.staging import replace_file
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 
 _LOSSES = "losses.json"  # of a finalist's rounds
@@ -43,7 +43,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     parameters: float | None = None
     first_token_ms: float | None = None
-    request: Request = Request()
+    request: PlanRequest = PlanRequest()
 
 
 class Candidate(msgspec.Struct, frozen=True):
