@@ -13,9 +13,15 @@ from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.run.distributed import is_first
 from edgelm.errors import BadCheckpoint
+from edgelm.spec.decoder import DecoderSpec
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
+
+
+def spec_of(model: Model) -> DecoderSpec:
+    """The architecture of a `transformers` model, from its configuration."""
+    return DecoderSpec.from_hf(model.config.to_dict())
 
 
 def load_model(

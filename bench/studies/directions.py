@@ -26,7 +26,8 @@ import torch
 from bench.studies.recovery import SHAPES, WEIGHTS
 from edgelm.bench.machine import describe_machine
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, pack, read_documents
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, pack
 from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
 from edgelm.compress.distillation.train import Distillation, distill
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks

@@ -23,11 +23,12 @@ from edgelm import __version__
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack, read_documents
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.compress.distillation.train import Distillation, distill
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
-from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
-from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model, spec_of
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 

@@ -6,11 +6,12 @@ texts. Every fault is reported with file and line before any work starts.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgelm.compress.data.jsonl import read_jsonl
 from edgelm.errors import BadInput
 
 Message = dict[str, str]
@@ -53,7 +54,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         BadInput: the file cannot be read, is empty, or a line is of another form.
     """
     prompts = []
-    for where, row in _rows(path):
+    for where, row in read_jsonl(path):
         name = _field(where, row, "prompt", "messages")
         messages = _conversation(where, name, row[name], role="user")
         while messages and messages[-1]["role"] == "assistant":
@@ -113,7 +114,7 @@ def read_preferences(path: Path, *, chat: bool) -> list[Example]:
 
 
 def _examples(path: Path, read: Callable[[str, dict[str, Any]], Example]) -> list[Example]:
-    examples = _some([read(where, row) for where, row in _rows(path)], path)
+    examples = _some([read(where, row) for where, row in read_jsonl(path)], path)
     for example in examples:
         if isinstance(example.prompt, str) != isinstance(examples[0].prompt, str):
             raise BadInput(
@@ -196,34 +197,9 @@ def _field(where: str, row: dict[str, Any], *names: str) -> str:
     raise BadInput(f"{where}: no field {wanted}, found {', '.join(row)[:200] or 'none'}")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInput(f"no such data file: {path}") from None
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; expected a JSONL file") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text; expected JSONL") from None
-    # Not splitlines: JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{where}: not JSON ({error}); expected one object a line") from None
-        except RecursionError:
-            raise BadInput(f"{where}: nested too deeply to be read") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: {_shown(row)}, expected a JSON object")
-        yield where, row
-
-
 def _some(items: list[_T], path: Path) -> list[_T]:
     if not items:
-        raise BadInput(f"{path} holds no examples; expected one JSON object a line")
+        raise BadInput(f"{path} holds no examples; expected one JSON object per line")
     return items
 
 

@@ -23,51 +23,10 @@ from edgelm.compress.distillation.losses import (
     sampled_cross_entropy,
     top_k_kl,
 )
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.compress.head import Head
 
 _CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab] of products: 32 MiB in bf16
 _PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What turns final hidden states into logits.
-
-    `weight` is [vocab, hidden]; logits are divided by `divisor` (Granite) and then soft-capped
-    at `softcap` (Gemma 2).
-    """
-
-    weight: torch.Tensor
-    divisor: float = 1.0
-    softcap: float | None = None
-
-    @classmethod
-    def of(cls, model: Any, spec: DecoderSpec) -> "Head":
-        """The head of a `transformers` model."""
-        return cls(model.lm_head.weight, spec.logits_divisor, spec.logits_softcap)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """fp32 logits [rows, vocab] of hidden states [rows, hidden], both in the weight's type."""
-        return self.finish(self.products(hidden))
-
-    def products(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head's products [rows, vocab] with hidden states, in the weight's type."""
-        return hidden.to(self.weight.dtype) @ self.weight.T
-
-    def finish(self, products: torch.Tensor) -> torch.Tensor:
-        """fp32 logits of products, in memory of their own."""
-        logits = products.to(torch.float32, copy=True)
-        if self.divisor != 1.0:
-            logits.div_(self.divisor)
-        if self.softcap:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits
-
-    def back(self, gradient: torch.Tensor, capped: torch.Tensor | None) -> torch.Tensor:
-        """The gradient before cap and divisor; `capped` are the logits after the cap."""
-        if self.softcap and capped is not None:
-            gradient = gradient * (1 - (capped / self.softcap).square())
-        return gradient if self.divisor == 1.0 else gradient / self.divisor
 
 
 @dataclass(frozen=True, slots=True)

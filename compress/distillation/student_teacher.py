@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgelm.compress.distillation.head_loss import Head, LiveTeacher, Objective, Target, head_loss
+from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
 from edgelm.compress.distillation.hidden_loss import HiddenLoss, LayerMap, check_map, watched
 from edgelm.compress.distillation.losses import Sampled, TopK
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.head import Head
+from edgelm.compress.model import Model, spec_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Distiller(nn.Module):
         labels = tokens[:, 1:].flatten()
         loss, divergence, entropy = head_loss(
             states[:, :-1].flatten(0, 1),
-            Head.of(self.student, self.spec),
+            Head.from_model(self.student),
             target,
             labels,
             self.objective,
@@ -107,4 +107,4 @@ class Distiller(nn.Module):
         device = tokens.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = teacher.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.of(teacher, spec_of(teacher)))
+        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.from_model(teacher))

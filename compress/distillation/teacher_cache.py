@@ -16,10 +16,9 @@ import torch
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.head_loss import Head
 from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.head import Head
 from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
 from edgelm.compress.ranges import Count, Seed
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.staging import replace_file
@@ -140,7 +139,7 @@ def _predict(
     teacher: Model, tokens: torch.Tensor, settings: CacheSettings, start: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     device = teacher.device
-    head = Head.of(teacher, spec_of(teacher))
+    head = Head.from_model(teacher)
     # Seeded by the row, so that a build that was interrupted draws what one in a piece draws.
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + start)
     ids, values = [], []

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edgelm.compress.data.packing import pack, parse_line, read_documents, read_lines
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.jsonl import read_jsonl
+from edgelm.compress.data.packing import pack
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.scores import Score
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput, UnknownName
 
@@ -123,7 +125,7 @@ def _kl(subject: Subject, name: str) -> dict[str, Score]:
     if subject.teacher is None:
         return {}
     tokens = _rows(subject, name)
-    return distance_to_teacher(subject.model, subject.teacher, tokens, subject.progress)
+    return teacher_agreement(subject.model, subject.teacher, tokens, subject.progress)
 
 
 def _last_word(subject: Subject, name: str) -> dict[str, Score]:
@@ -185,20 +187,16 @@ def _rows(subject: Subject, name: str) -> torch.Tensor:
 def _lines(name: str, limit: int | None, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that have all fields."""
     count = 0
-    for number, line in read_lines(Path(name)):
-        row = parse_line(line, f"{name}:{number}")
+    for where, row in read_jsonl(Path(name)):
         for field, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                found = (
-                    ", ".join(row)[:200] or "none" if isinstance(row, dict) else type(row).__name__
-                )
+            if not isinstance(row.get(field), kind):
                 raise BadInput(
-                    f"{name}:{number}: expected a field `{field}` ({kind.__name__}) among "
-                    f"{', '.join(fields)}; found {found}"
+                    f"{where}: expected a field `{field}` ({kind.__name__}) among "
+                    f"{', '.join(fields)}; found {', '.join(row)[:200] or 'none'}"
                 )
         yield row
         count += 1
         if count == limit:
             return
     if not count:
-        raise BadInput(f"{name} holds no row")
+        raise BadInput(f"{name} holds no rows; expected one JSON object per line")

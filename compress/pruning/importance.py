@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, spec_of
 from edgelm.compress.pruning.axes import is_hidden_norm
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
@@ -136,11 +136,6 @@ def score(
         channels=torch.stack(norms).sum(0),
         layers=torch.stack([totals.mean(("layers", layer)) for layer in layers]),
     )
-
-
-def spec_of(model: Model) -> DecoderSpec:
-    """The decoder that a model of `transformers` is."""
-    return DecoderSpec.from_hf(model.config.to_dict())
 
 
 def reduce_tokens(values: torch.Tensor, how: Reduction) -> torch.Tensor:

@@ -12,35 +12,16 @@ from typing import Any
 
 import torch
 
-from edgelm.compress.distillation.head_loss import Head, Objective, head_loss
+from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
 
 Measure = Callable[[Model], float]
 """A model's loss; lower is better."""
 
 
 def text_loss(batches: Sequence[torch.Tensor]) -> Measure:
-    """Mean negative log-likelihood of the next token, in nats, on int64 tokens [B, T]."""
-
-    def measure(model: Model) -> float:
-        head = Head.of(model, spec_of(model))
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for tokens in batches:
-                tokens = tokens.to(model.device)
-                hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
-                rows = hidden[:, :-1].flatten(0, 1)
-                labels = tokens[:, 1:].flatten()
-                only_text = Objective(cross_entropy=1.0)
-                loss, _, _ = head_loss(
-                    rows, head, None, labels, only_text, compute=head.weight.dtype
-                )
-                total += float(loss) * len(labels)
-                count += len(labels)
-        return total / count
-
-    return measure
+    """A measure: the next-token loss on int64 tokens [B, T], in nats per token."""
+    return lambda model: mean_loss(model, batches)
 
 
 def layer_losses(model: Model, measure: Measure) -> torch.Tensor:

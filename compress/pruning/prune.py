@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-from edgelm.compress.model import Model, build_model
+from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
     FFN,
     HIDDEN,
@@ -23,7 +23,7 @@ from edgelm.compress.pruning.axes import (
     layer_of,
     tensor_axes,
 )
-from edgelm.compress.pruning.importance import Importance, spec_of
+from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec

@@ -15,8 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from edgelm.cli import format_bytes
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.model import Model, spec_of
 from edgelm.compress.qad.fake_quantizer import Grid
 from edgelm.compress.run.fingerprint import weights_sha256
 from edgelm.errors import BadInput, DoesNotFit

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from edgelm.checkpoint.student import StageRecord
-from edgelm.compress.data.packing import pack, read_documents
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import pack
 from edgelm.compress.model import load_tokenizer, save_model
 from edgelm.compress.recipe import Synthesize
 from edgelm.compress.run.fingerprint import tokenizer_sha256

@@ -12,7 +12,7 @@ import torch
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import save_model
 from edgelm.compress.recipe import Align
 from edgelm.compress.run.distributed import processes
@@ -70,7 +70,7 @@ def judge(state: State) -> dict[str, dict[str, Figure]]:
             compared = teacher if name in ("pruned", "student") else None
             scores = {"held-out perplexity": perplexity(model, held_out)}
             if compared is not None:
-                distance = distance_to_teacher(model, compared, held_out)
+                distance = teacher_agreement(model, compared, held_out)
                 scores |= {f"held-out {key}": score for key, score in distance.items()}
             scores |= evaluate(
                 model,

@@ -12,13 +12,8 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.conversations import read_prompts
-from edgelm.compress.data.packing import (
-    Document,
-    PackedTokens,
-    calibration_rows,
-    check_documents,
-    read_documents,
-)
+from edgelm.compress.data.documents import Document, check_documents, read_documents
+from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.distillation.train import Distillation
 from edgelm.compress.model import (
     Model,

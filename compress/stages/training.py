@@ -18,8 +18,8 @@ from edgelm.compress.distillation.teacher_cache import (
 )
 from edgelm.compress.distillation.train import Distillation, distill
 from edgelm.compress.evaluation.held_out import held_out_divergence
+from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, save_model, whole
-from edgelm.compress.pruning.layer_removal import text_loss
 from edgelm.compress.recipe import Correct, Distil, Qad
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
@@ -31,10 +31,10 @@ def correct_teacher(state: State, settings: Correct) -> None:
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
-        before = text_loss(list(state.held_out().split(BATCH)))(model)
+        before = mean_loss(model, state.held_out().split(BATCH))
         figures = _train(state, "correct", model, None, distillation, folder)
         model = whole(model)
-        after = text_loss(list(state.held_out().split(BATCH)))(model)
+        after = mean_loss(model, state.held_out().split(BATCH))
         save_model(model, state.tokenizer, folder / "model", torch.float32)
         figures |= {"held_out_loss_before": before, "held_out_loss": after}
         return stage_record("correct", settings, figures, tokens=distillation.tokens)

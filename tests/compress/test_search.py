@@ -10,7 +10,8 @@ import torch
 
 import edgelm.compress.search as module
 from edgelm.checkpoint.source import read_spec
-from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.model import spec_of
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search import (
     Budget,

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from edgelm.compress.distillation.head_loss import Head
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.head import Head
+from edgelm.compress.model import Model, spec_of
 from edgelm.errors import BadInput
 
 _BATCH_TOKENS = 4096
@@ -39,7 +38,7 @@ def continuations(
         BadInput: an empty context or continuation, or one that leaves no room for a context.
     """
     spec = spec_of(model)
-    head = Head.of(model, spec)
+    head = Head.from_model(model)
     longest = spec.max_position_embeddings
     for number, (context, continuation) in enumerate(pairs, 1):
         if not context or not 0 < len(continuation) < longest:

@@ -320,7 +320,7 @@ def test_unreadable_data_is_named(
     with pytest.raises(BadInput, match="holds no examples"):
         align(student, tokenizer, SFT, write([]), tmp_path / "run")
     (tmp_path / "data.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    with pytest.raises(BadInput, match="not UTF-8 text"):
         align(student, tokenizer, SFT, tmp_path / "data.jsonl", tmp_path / "run")
 
 

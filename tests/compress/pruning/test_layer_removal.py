@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.pruning.importance import Importance, spec_of
+from edgelm.compress.model import spec_of
+from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.layer_removal import (
     block_losses,
     layer_losses,

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
-from edgelm.compress.model import load_model, save_model
-from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.model import load_model, save_model, spec_of
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import Kept, choose, prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput

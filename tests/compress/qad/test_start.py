@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgelm.compress.evaluation.held_out import held_out_divergence
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.model import spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
 from edgelm.compress.qad.start import fold, read_start, start_rounded, write_start
 from edgelm.errors import BadInput, DoesNotFit

@@ -256,8 +256,8 @@ def test_senseless_requests_are_refused(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"questions.jsonl:1: not JSON"),
-        ("[]", r"questions.jsonl:1: \[\], expected a JSON object"),
+        ("{", r"questions.jsonl:1 is not JSON"),
+        ("[]", r"questions.jsonl:1: expected a JSON object, found list"),
         ('{"text": "x"}', r"questions.jsonl:1: no field `prompt` or `messages`, found text"),
         ('{"prompt": 3}', r"`prompt` is 3, expected a text or a list"),
         ('{"prompt": " "}', r"`prompt` is empty"),
