@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgelm.cli import positive_int, run_command, size_argument
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _compress(options: argparse.Namespace) -> None:
         recipe, options.output, run=options.run, progress=line.show, report=line.keep
     )
     line.end()
-    if not is_first():
+    if not is_main_process():
         return
     share = record.parameters / record.teacher_parameters
     size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
@@ -120,7 +120,7 @@ def export_command(recipe: "Recipe", student: Path) -> str:
     if recipe.target.engine:
         words += ["--engine", recipe.target.engine]
     if recipe.qad and not recipe.align:
-        layers, head = recipe.rounding
+        layers, head = recipe.qad_precisions
         words += ["--precision", recipe.qad.precision, "--method", "rtn"]
         if recipe.qad_group_size is not None:
             words += ["--group-size", str(recipe.qad_group_size)]
@@ -193,7 +193,7 @@ class _Line:
         self.width = 0
         self.shown = 0.0
         self.live = sys.stderr.isatty()
-        self.first = is_first()
+        self.first = is_main_process()
 
     def show(self, text: str) -> None:
         now = time.monotonic()

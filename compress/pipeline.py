@@ -12,7 +12,7 @@ from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, wri
 from edgelm.compress.model import load_model, save_model
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.replaceable import check_inputs_separate, student_files, written_files
 from edgelm.compress.run.run_folder import RunFolder
 from edgelm.compress.run.summary import write_summary
@@ -62,7 +62,7 @@ def _compress(state: State, output: Path) -> StudentRecord:
     assert state.student is not None  # recipe.check has seen a stage that makes one
     evaluation = judge(state) if recipe.evaluate else {}
     record = _record(state, evaluation)
-    if not is_first():
+    if not is_main_process():
         return record
     dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
     with staged_folder(output, marker=STUDENT_RECORD, listing=student_files) as staging:
@@ -85,8 +85,8 @@ def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRe
         teacher_sha256=state.source_hash,
         teacher_parameters=source.spec.parameters,
         parameters=spec.parameters,
-        teacher_shape=msgspec.structs.asdict(Shape.of(source.spec)),
-        shape=msgspec.structs.asdict(Shape.of(spec)),
+        teacher_shape=msgspec.structs.asdict(Shape.from_spec(source.spec)),
+        shape=msgspec.structs.asdict(Shape.from_spec(spec)),
         stages=tuple(state.run.records),
         evaluation=evaluation,
         edgelm_version=__version__,

@@ -28,8 +28,9 @@ from edgelm.bench.machine import describe_machine
 from edgelm.cli import run_command
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer

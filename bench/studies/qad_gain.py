@@ -22,7 +22,8 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.export.cache import Kept

@@ -20,8 +20,8 @@ import torch
 from edgelm.compress.alignment.data import Rows, make_rows
 from edgelm.compress.alignment.run import AlignRun
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
-from edgelm.compress.alignment.trl_cleanup import lent, quiet
-from edgelm.compress.alignment.watch import AlignStep, Watch
+from edgelm.compress.alignment.trl_cleanup import quiet, restored_after_training
+from edgelm.compress.alignment.watch import AlignStep, MetricsCallback
 from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
@@ -91,7 +91,7 @@ def align(
         if run.is_finished():
             _load_weights(model, run)
         else:
-            with quiet(), lent(model):
+            with quiet(), restored_after_training(model):
                 _train(model, tokenizer, request, rows, run, progress)
     finally:
         model.train(training)
@@ -117,7 +117,7 @@ def _train(
         args=_arguments(model, request, rows, run),
         train_dataset=Dataset.from_list(rows.rows),
         processing_class=tokenizer,
-        callbacks=[Watch(run, progress)],
+        callbacks=[MetricsCallback(run, progress)],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():

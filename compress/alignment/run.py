@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.resumption import check_same_settings
 from edgelm.errors import BadInput
 from edgelm.files.hashing import first_changed, tree_sha256
@@ -42,10 +42,10 @@ class AlignRun:
         self.checkpoints = self.folder / "checkpoints"
         record = self.folder / _RECORD
         # The first of several processes makes the folder; half made, it looks like a foreign one.
-        while not (is_first() or record.exists()):
+        while not (is_main_process() or record.exists()):
             time.sleep(_POLL_SECONDS)
         check_replaceable(self.folder, marker=_RECORD)
-        if not is_first():
+        if not is_main_process():
             return
         if record.exists() and self.latest():
             check_same_settings(self.folder, _read(record), settings)

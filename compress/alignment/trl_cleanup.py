@@ -11,7 +11,7 @@ _CHANGED = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
 
 
 @contextmanager
-def lent(model: Model) -> Iterator[None]:
+def restored_after_training(model: Model) -> Iterator[None]:
     """Give the model back with nothing changed but its weights.
 
     TRL and Accelerate replace `forward`, tag the model, and write the tokenizer's special tokens

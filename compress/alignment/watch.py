@@ -21,7 +21,7 @@ class AlignStep:
     metrics: dict[str, float]
 
 
-class Watch(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Writes metrics, marks checkpoints and stops a run that diverges."""
 
     def __init__(self, run: AlignRun, progress: Callable[[AlignStep], None] | None) -> None:

@@ -42,7 +42,7 @@ class Task(NamedTuple):
         return f"{self.kind}:{Path(self.name).name}"
 
 
-class Subject(NamedTuple):
+class EvalContext(NamedTuple):
     """What is judged."""
 
     model: Model
@@ -108,7 +108,7 @@ def evaluate(
             def show(done: int, of: int, task: Task = task) -> None:
                 progress(f"{task} {done}/{of}")
 
-            found = KINDS[task.kind](Subject(model, tokenizer, teacher, limit, show), task.name)
+            found = KINDS[task.kind](EvalContext(model, tokenizer, teacher, limit, show), task.name)
             for name, score in found.items():
                 scores[f"{task} {name}".strip()] = score
     finally:
@@ -116,25 +116,25 @@ def evaluate(
     return scores
 
 
-def _perplexity(subject: Subject, name: str) -> dict[str, Score]:
+def _perplexity(subject: EvalContext, name: str) -> dict[str, Score]:
     tokens = _rows(subject, name)
     return {"": perplexity(subject.model, tokens, subject.progress)}
 
 
-def _kl(subject: Subject, name: str) -> dict[str, Score]:
+def _kl(subject: EvalContext, name: str) -> dict[str, Score]:
     if subject.teacher is None:
         return {}
     tokens = _rows(subject, name)
     return teacher_agreement(subject.model, subject.teacher, tokens, subject.progress)
 
 
-def _last_word(subject: Subject, name: str) -> dict[str, Score]:
+def _last_word(subject: EvalContext, name: str) -> dict[str, Score]:
     rows = _lines(name, subject.limit, {"context": str, "target": str})
     passages = [(row["context"], row["target"]) for row in rows]
     return last_word(subject.model, subject.tokenizer, passages, subject.progress)
 
 
-def _choice(subject: Subject, name: str) -> dict[str, Score]:
+def _choice(subject: EvalContext, name: str) -> dict[str, Score]:
     fields = {"question": str, "choices": list, "answer": int}
     questions = []
     for number, row in enumerate(_lines(name, subject.limit, fields), 1):
@@ -152,20 +152,20 @@ def _choice(subject: Subject, name: str) -> dict[str, Score]:
     return multiple_choice(subject.model, subject.tokenizer, questions, subject.progress)
 
 
-def _ifeval(subject: Subject, name: str) -> dict[str, Score]:
+def _ifeval(subject: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.ifeval import ifeval
 
     rows = list(_lines(name, subject.limit, {"prompt": str, "instruction_id_list": list}))
     return ifeval(subject.model, subject.tokenizer, rows, progress=subject.progress)
 
 
-def _lm_eval(subject: Subject, name: str) -> dict[str, Score]:
+def _lm_eval(subject: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.lm_eval import lm_eval_task
 
     return lm_eval_task(subject.model, subject.tokenizer, name, limit=subject.limit)
 
 
-KINDS: dict[str, Callable[[Subject, str], dict[str, Score]]] = {
+KINDS: dict[str, Callable[[EvalContext, str], dict[str, Score]]] = {
     "perplexity": _perplexity,
     "kl": _kl,
     "last-word": _last_word,
@@ -175,7 +175,7 @@ KINDS: dict[str, Callable[[Subject, str], dict[str, Score]]] = {
 }
 
 
-def _rows(subject: Subject, name: str) -> torch.Tensor:
+def _rows(subject: EvalContext, name: str) -> torch.Tensor:
     length = min(_LENGTH, subject.model.config.max_position_embeddings)
     most = None if subject.limit is None else subject.limit * length
     with tempfile.TemporaryDirectory() as folder:

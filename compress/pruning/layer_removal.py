@@ -1,8 +1,8 @@
-"""How much worse a model gets without a layer, or without a block of layers.
+"""How much worse a model is without a layer, or without a block of layers.
 
-Minitron's other two scores of depth: the rise in perplexity when one layer is left out (arXiv
-2407.14679, section 2.2), and the score on a task when a contiguous block is (arXiv 2408.11796,
-section 3.3, after Gromov et al., arXiv 2403.17887). On downstream tasks contiguous blocks win,
+Minitron's other two depth scores: the rise in perplexity without one layer (arXiv 2407.14679,
+section 2.2), and the score on a task without a contiguous block (arXiv 2408.11796, section 3.3,
+after Gromov et al., arXiv 2403.17887). On downstream tasks removing contiguous blocks is better,
 which neither the loss nor block influence shows.
 """
 
@@ -26,8 +26,8 @@ def text_loss(batches: Sequence[torch.Tensor]) -> Measure:
 
 def layer_losses(model: Model, measure: Measure) -> torch.Tensor:
     """How much the loss rises without each layer, fp32 [layers]: scores for `Importance.layers`."""
-    whole = measure(model)
-    return torch.tensor([loss - whole for loss in block_losses(model, 1, measure)])
+    unpruned = measure(model)
+    return torch.tensor([loss - unpruned for loss in block_losses(model, 1, measure)])
 
 
 def block_losses(
@@ -36,7 +36,7 @@ def block_losses(
     measure: Measure,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
-    """The loss without layers i to i + size - 1, for every i: one measurement each."""
+    """The loss without layers i to i + size - 1, for every i; one measurement each."""
     starts = len(model.model.layers) - size + 1
     losses = []
     for start in range(starts):
@@ -48,7 +48,7 @@ def block_losses(
 
 
 def layers_without_best_block(model: Model, size: int, measure: Measure) -> list[int]:
-    """The layers that stay when the contiguous block goes that costs the least."""
+    """The layers that remain when the contiguous block of least loss is removed."""
     losses = block_losses(model, size, measure)
     start = min(range(len(losses)), key=losses.__getitem__)
     return [i for i in range(len(model.model.layers)) if not start <= i < start + size]
@@ -56,7 +56,7 @@ def layers_without_best_block(model: Model, size: int, measure: Measure) -> list
 
 @contextmanager
 def without_layers(model: Model, layers: Collection[int]) -> Iterator[None]:
-    """In this block the given layers pass on what they get."""
+    """Within the context, the given layers return their input."""
 
     def skip(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return hidden_states

@@ -30,7 +30,7 @@ from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
 
 
 @torch.no_grad()
-def start_rounded(
+def prepare_for_quantization(
     model: Model,
     batches: Iterable[torch.Tensor],
     precision: Int4 | Int8,
@@ -116,7 +116,7 @@ def fold(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
 
 
 def write_start(path: Path, model: Model, grids: Mapping[str, Grid], of: str) -> None:
-    """Write a model that `start_rounded` made ready, and its grids, to a file.
+    """Write a model that `prepare_for_quantization` made ready, and its grids, to a file.
 
     `of` says what was started from, and is compared when the file is read.
     """
@@ -159,7 +159,7 @@ def read_start(
     return grids
 
 
-def start_of(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
+def start_fingerprint(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
     """What a start depends on, in words."""
     weights = weights_sha256(model)[:12]
     return f"{describe(precision)}, head {describe(head)}, weights {weights}"

@@ -23,7 +23,7 @@ from edgelm import __version__
 from edgelm.checkpoint.student import StageRecord
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.checkpoints import remove
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
 from edgelm.files.staging import alone_in, replace_file
@@ -63,13 +63,13 @@ class RunFolder:
         self.report = report
         self.records: list[StageRecord] = []
         # The other processes come when the first one has already begun to write.
-        if is_first() and not _is_run(folder):
+        if is_main_process() and not _is_run(folder):
             raise BadInput(f"{folder} exists and is no run of edge-compress; choose another folder")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other runs, which would spoil this one's files, waiting."""
-        if not is_first():
+        if not is_main_process():
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class RunFolder:
         inputs = {"stage": name, "edgelm": __version__, **inputs}
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / name
-        if not is_first():
+        if not is_main_process():
             self._follow(folder, key, work if together else None)
             return folder, key
         done = _read_result(folder / _DONE)
@@ -147,7 +147,9 @@ class RunFolder:
             "you no longer need it"
         )
 
-    def _follow(self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None) -> None:
+    def _wait_for_main(
+        self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None
+    ) -> None:
         """Do as another process than the first: join the work, wait for its result."""
         while _key_of(folder / _INPUTS) != key:
             time.sleep(_POLL_SECONDS)

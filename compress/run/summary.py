@@ -11,7 +11,7 @@ from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.run.plots import Series, bar_chart, heat_map, line_plot, scatter_plot
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.files.staging import replace_file
 
 _JUDGED = ("teacher", "corrected", "pruned", "student")

@@ -2,9 +2,9 @@
 
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim
 from edgelm.compress.stages.finish import align_student, judge
-from edgelm.compress.stages.shape import asked_shape, cut, find_shape, score_parts
+from edgelm.compress.stages.shape import cut, requested_shape, score_importance, search_shape
 from edgelm.compress.stages.state import State
-from edgelm.compress.stages.training import correct_teacher, teach, teach_rounded
+from edgelm.compress.stages.training import correct_teacher, quantization_aware_distill, teach
 
 __all__ = ["State", "judge", "run_stages"]
 
@@ -20,11 +20,11 @@ def run_stages(state: State) -> None:
     if recipe.correct:
         correct_teacher(state, recipe.correct)
     if recipe.search or recipe.prune:
-        score_parts(state, recipe.importance)
-        cut(state, find_shape(state) if recipe.search else asked_shape(state))
+        score_importance(state, recipe.importance)
+        cut(state, search_shape(state) if recipe.search else requested_shape(state))
     if recipe.distill:
         teach(state, recipe.distill)
     if recipe.qad:
-        teach_rounded(state, recipe.qad)
+        quantization_aware_distill(state, recipe.qad)
     if recipe.align:
         align_student(state, recipe.align)

@@ -10,7 +10,7 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import pack
 from edgelm.compress.model import load_tokenizer, save_model
-from edgelm.compress.recipe import Synthesize
+from edgelm.compress.recipe.tables import Synthesize
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import file_hashes
 from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record

@@ -14,7 +14,7 @@ from edgelm.checkpoint.student import Figure, StageRecord
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import save_model
-from edgelm.compress.recipe import Align
+from edgelm.compress.recipe.tables import Align
 from edgelm.compress.run.distributed import processes
 from edgelm.compress.run.run_folder import file_hashes, task_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record

@@ -10,7 +10,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
-from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.model import Model, save_model
@@ -23,15 +23,16 @@ from edgelm.compress.pruning.layer_removal import (
 )
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.recipe import Calibrate
+from edgelm.compress.recipe.tables import ImportanceSettings
 from edgelm.compress.run.run_folder import task_hashes
-from edgelm.compress.search import Candidate, Cost, search, table
+from edgelm.compress.search.candidates import Candidate, CostModel, table
+from edgelm.compress.search.search import search
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.devices.profile import load_profile
 from edgelm.files.staging import replace_file
 
 
-def score_parts(state: State, settings: Calibrate) -> None:
+def score_importance(state: State, settings: ImportanceSettings) -> None:
     """Scores of heads, neurons, channels and layers."""
 
     def work(folder: Path) -> StageRecord:
@@ -40,7 +41,7 @@ def score_parts(state: State, settings: Calibrate) -> None:
         scores = score(
             model,
             rows,
-            Aggregation(settings.tokens, settings.over_samples),
+            Aggregation(settings.tokens, settings.batch_reduction),
             lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
         )
         scores.save(folder / "importance.safetensors")
@@ -57,13 +58,13 @@ def score_parts(state: State, settings: Calibrate) -> None:
     state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
 
 
-def find_shape(state: State) -> Shape:
+def search_shape(state: State) -> Shape:
     """The best shape within the device's budget."""
     recipe = state.recipe
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
     schedule = state.training(recipe.distill or Distillation())
-    cost = Cost(state.teacher.spec, load_profile(target.name), target.budget)
+    cost = CostModel(state.teacher.spec, load_profile(target.name), target.budget)
 
     def work(folder: Path) -> StageRecord:
         def report(what: str, candidates: Any) -> None:
@@ -98,26 +99,26 @@ def find_shape(state: State) -> Shape:
     return state.candidates[0].shape
 
 
-def asked_shape(state: State) -> Shape:
+def requested_shape(state: State) -> Shape:
     """The shape that the recipe names, if the target's engine can run it."""
     assert state.recipe.prune is not None
     spec = state.teacher.spec
-    shape = state.recipe.prune.shape(Shape.of(spec))
+    shape = state.recipe.prune.shape(Shape.from_spec(spec))
     shape.check_within(spec)
-    Cost(spec, load_profile(state.recipe.target.name), state.recipe.target.budget).check_kernels(
-        shape
-    )
+    CostModel(
+        spec, load_profile(state.recipe.target.name), state.recipe.target.budget
+    ).check_kernels(shape)
     return shape
 
 
 def cut(state: State, shape: Shape) -> None:
     """The teacher cut to the shape."""
-    fold = bool(state.recipe.prune and state.recipe.prune.fold_heads)
+    fold = bool(state.recipe.prune and state.recipe.prune.merge_pruned_heads)
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
         layers = _layers(state, model, shape.num_hidden_layers)
-        student = prune(model, shape, state.importance(), layers=layers, fold_heads=fold)
+        student = prune(model, shape, state.importance(), layers=layers, merge_pruned_heads=fold)
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         loss = held_out_divergence(student, model, state.held_out())
         figures = {"shape": str(shape), "held_out_divergence": loss}

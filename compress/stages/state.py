@@ -14,7 +14,7 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import Document, check_documents, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
-from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import (
     Model,
     Tokenizer,
@@ -28,7 +28,7 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import RunFolder, file_hashes
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec

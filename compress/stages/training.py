@@ -10,17 +10,18 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.distillation.hidden_loss import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.teacher_cache import (
     CacheSettings,
     TeacherCache,
     build_cache,
     cache_bytes,
 )
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, save_model, whole
-from edgelm.compress.recipe import Correct, Distil, Qad
+from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
 
@@ -43,7 +44,7 @@ def correct_teacher(state: State, settings: Correct) -> None:
     state.use_teacher(folder / "model", key)
 
 
-def teach(state: State, asked: Distil) -> None:
+def teach(state: State, asked: DistillStage) -> None:
     """The student learns from the teacher."""
     settings = state.training(asked)
     if asked.hidden_states and not settings.layer_map:
@@ -86,9 +87,9 @@ def _cache(state: State, settings: CacheSettings) -> Path:
     return folder / "cache"
 
 
-def teach_rounded(state: State, settings: Qad) -> None:
+def quantization_aware_distill(state: State, settings: Qad) -> None:
     """The student learns to live with rounded weights."""
-    layers, head = state.recipe.rounding
+    layers, head = state.recipe.qad_precisions
     kernels = state.recipe.target.kernels
     if kernels.grouped:  # as export will have it
         head = kernels.for_table(head, state.student_spec.hidden_size)

@@ -23,7 +23,7 @@ _FACTORS = _RNG.integers(1, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(
 _OFFSETS = _RNG.integers(0, 2**63, _BANDS * _ROWS, dtype=np.uint64)
 
 
-class SeenTexts:
+class NearDuplicateIndex:
     """The texts kept so far.
 
     Args:

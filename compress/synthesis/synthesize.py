@@ -24,7 +24,7 @@ import torch
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.synthesis.log import Manifest, SynthesisLog
-from edgelm.compress.synthesis.near_duplicates import SeenTexts
+from edgelm.compress.synthesis.near_duplicates import NearDuplicateIndex
 from edgelm.compress.synthesis.plan import Answers, FreeText, Plan, Start, make_plan
 from edgelm.compress.synthesis.sampling import Sampled, Sampling, sample, stop_ids
 from edgelm.compress.synthesis.text_filters import (
@@ -45,7 +45,7 @@ from edgelm.files.hashing import file_sha256
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
 TOO_LONG = "prompt too long"
-_HOPELESS = 256  # texts without one that is kept, after which no more are tried
+_MAX_REJECTED = 256  # texts without one that is kept, after which no more are tried
 _STOCK_PHRASE = 8  # words; a shorter answer may rightly be given to several questions
 _ADVICE = {
     EMPTY: "give starts or prompts that the model continues",
@@ -149,7 +149,7 @@ def _write_batches(
     log: SynthesisLog,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    seen = SeenTexts(request.alike)
+    seen = NearDuplicateIndex(request.alike)
     for row in log.rows():
         seen.add(_compared(row))
     stop, began, first = stop_ids(model, tokenizer), time.monotonic(), log.manifest
@@ -183,7 +183,7 @@ def _counted(
         dropped = dropped | {TOO_LONG: plan.too_long}
     counts = dict(Counter(done.dropped) + Counter(dropped))
     documents, batches = done.documents + len(rows), done.batches + 1
-    hopeless = not documents and sum(counts.values()) - plan.too_long >= _HOPELESS
+    hopeless = not documents and sum(counts.values()) - plan.too_long >= _MAX_REJECTED
     return Manifest(
         done.settings,
         batches=batches,
@@ -199,7 +199,7 @@ def _kept(
     request: Synthesis,
     starts: list[Start],
     texts: list[Sampled],
-    seen: SeenTexts,
+    seen: NearDuplicateIndex,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()

@@ -66,7 +66,7 @@ _RECIPES: tuple[Tree, ...] = (
         "vocabulary": {"size": 1000},
         "synthesize": {"documents": 10, "max_new_tokens": 8, "temperature": 0.7, "top_p": 0.9},
         "correct": {"tokens": 1000, "learning_rate": 1e-4, "batch_size": 8, "micro_batch": 4},
-        "prune": {"num_hidden_layers": 2, "intermediate_size": 64, "fold_heads": True},
+        "prune": {"num_hidden_layers": 2, "intermediate_size": 64, "merge_pruned_heads": True},
         "align": {"method": "dpo", "data": "pairs.jsonl", "epochs": 1.0, "learning_rate": 1e-5},
         "distill": {"tokens": 1000, "micro_batch": 8, "layer_map": [[1, 1]]},
     },
@@ -121,7 +121,7 @@ class Recipes(Kind):
         """What the stages ask of a recipe before they work."""
         plan(self.spec, load_profile(recipe.target.name), recipe.target.budget.request)
         if recipe.qad:
-            str(recipe.rounding)
+            str(recipe.qad_precisions)
         if recipe.distill:
             recipe.distill.check()
             steps = recipe.distill.steps

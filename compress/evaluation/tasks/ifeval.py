@@ -39,7 +39,7 @@ class Instructed:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class InstructionResult:
     """Which instructions of one prompt were followed."""
 
     strict: tuple[bool, ...]
@@ -98,16 +98,16 @@ def read_row(row: Mapping[str, Any], number: int) -> Instructed:
     return Instructed(row["prompt"], tuple(_bound(where, *pair) for pair in pairs))
 
 
-def judge(prompt: Instructed, answer: str) -> Judgement:
+def judge(prompt: Instructed, answer: str) -> InstructionResult:
     """Check an answer; an empty one follows nothing."""
     variants = _variants(answer)
-    return Judgement(
+    return InstructionResult(
         strict=tuple(bool(answer.strip()) and check(answer) for check in prompt.checks),
         loose=tuple(any(map(check, variants)) for check in prompt.checks),
     )
 
 
-def scores(judgements: Sequence[Judgement]) -> dict[str, Score]:
+def scores(judgements: Sequence[InstructionResult]) -> dict[str, Score]:
     """Shares of prompts with all instructions followed, and of instructions."""
     found = {}
     for way in ("strict", "loose"):

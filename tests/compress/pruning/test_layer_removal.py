@@ -26,7 +26,7 @@ TOKENS = torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(
 def removed(model: Any, gone: Collection[int]) -> Any:
     """The model without these layers: fewer modules, another configuration."""
     spec = spec_of(model)
-    full = Shape.of(spec)
+    full = Shape.from_spec(spec)
     layers = spec.num_hidden_layers
     same = Importance(
         torch.ones(layers, full.num_attention_heads),

@@ -11,7 +11,7 @@ import torch
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.model import spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
-from edgelm.compress.qad.start import fold, read_start, start_rounded, write_start
+from edgelm.compress.qad.start import fold, prepare_for_quantization, read_start, write_start
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.gptq import gptq
@@ -67,8 +67,8 @@ def test_rounds_to_the_levels_of_gptq(tmp_path: Path) -> None:
     inputs = seen[0].detach().flatten(0, 1)
     weight = plain.get_parameter(f"{name}.weight").detach()
     expected = gptq(weight, Int4(16), inputs.T @ inputs / len(inputs))
-    grids = start_rounded(model, TOKENS.split(3), *QAD, tmp_path)
-    with FakeQuantizer(model, grids).rounded():
+    grids = prepare_for_quantization(model, TOKENS.split(3), *QAD, tmp_path)
+    with FakeQuantizer(model, grids).quantized():
         rounded = model.get_parameter(f"{name}.weight").detach().clone()
     alike = (rounded == expected.dequantize(weight.shape[1])).float().mean()
     assert alike > 0.999  # sums over the text in another order
@@ -81,7 +81,7 @@ def test_rounds_to_the_levels_of_gptq(tmp_path: Path) -> None:
 def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: str) -> None:
     model = uneven(name)
     table = model.model.embed_tokens.weight.detach().clone()
-    grids = start_rounded(model, [TOKENS], *QAD, tmp_path)
+    grids = prepare_for_quantization(model, [TOKENS], *QAD, tmp_path)
     tables = {key for key in grids if key in ("model.embed_tokens.weight", "lm_head.weight")}
     assert len(tables) == (1 if name == "llama" else 2)
     matrices = {key for key, parameter in model.named_parameters() if parameter.ndim == 2}
@@ -100,7 +100,7 @@ def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: 
 def test_nearer_than_nearest_levels(tmp_path: Path, name: str) -> None:
     teacher, ours, theirs = (uneven(name) for _ in range(3))
     text = torch.randint(0, 128, (96, 16), generator=torch.Generator().manual_seed(4))
-    grids = start_rounded(ours, text[:64].split(16), *QAD, tmp_path)
+    grids = prepare_for_quantization(ours, text[:64].split(16), *QAD, tmp_path)
     FakeQuantizer(ours, grids).finish()
     plain = {
         key: Grid.of(quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0]))
@@ -121,7 +121,7 @@ def tables(model: Any) -> list[str]:
 def test_a_start_is_read_as_it_was_written(tmp_path: Path, symmetric: bool) -> None:
     precision = Int4(32, symmetric=symmetric)
     model, other = uneven("llama-untied"), uneven("llama-untied")
-    grids = start_rounded(model, [TOKENS], precision, Int8(64), tmp_path)
+    grids = prepare_for_quantization(model, [TOKENS], precision, Int8(64), tmp_path)
     write_start(tmp_path / "start", model, grids, "this")
     read = read_start(tmp_path / "start", other, precision, Int8(64), "this")
     assert same(weights(other), weights(model))
@@ -155,7 +155,7 @@ def test_no_room_for_second_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DoesNotFit, match=r"second moments need .* are free"):
-        start_rounded(uneven("llama"), [TOKENS], *QAD, tmp_path)
+        prepare_for_quantization(uneven("llama"), [TOKENS], *QAD, tmp_path)
 
 
 def test_later_starts_of_a_run_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

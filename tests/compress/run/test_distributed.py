@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from edgelm.compress.run.distributed import device, is_first, processes
+from edgelm.compress.run.distributed import device, is_main_process, processes
 
 
 def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert is_first()
+    assert is_main_process()
     assert processes() == 1
 
 
@@ -17,7 +17,7 @@ def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_under_a_launcher(monkeypatch: pytest.MonkeyPatch, rank: str, first: bool) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "16")
-    assert is_first() == first
+    assert is_main_process() == first
     assert processes() == 16
 
 

@@ -127,10 +127,10 @@ def test_killed_before_anything_was_written(run: Run) -> None:
 def test_a_second_process_waits_and_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
-    """The first process is a thread that sets out later; only `is_first` tells the two apart."""
+    """The main process is a thread that starts later; only `is_main_process` differs."""
     ranks = threading.local()
     monkeypatch.setattr(
-        "edgelm.compress.run.run_folder.is_first", lambda: getattr(ranks, "rank", 1) == 0
+        "edgelm.compress.run.run_folder.is_main_process", lambda: getattr(ranks, "rank", 1) == 0
     )
     finished, worked = threading.Event(), list[int]()
 

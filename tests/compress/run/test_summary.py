@@ -13,7 +13,7 @@ from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.run.plots import Series, bar_chart, heat_map, line_plot, scatter_plot
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 
 SIZES = {"num_hidden_layers": 4, "hidden_size": 64}
 RECORD = StudentRecord(

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgelm.compress.synthesis.near_duplicates import SeenTexts
+from edgelm.compress.synthesis.near_duplicates import NearDuplicateIndex
 from edgelm.compress.synthesis.text_filters import (
     ANSWERS,
     EMPTY,
@@ -90,7 +90,7 @@ def test_senseless_filters_are_refused(filters: Filters, message: str) -> None:
 
 
 def test_the_same_words_are_the_same_text() -> None:
-    seen = SeenTexts()
+    seen = NearDuplicateIndex()
     seen.add("The  Cat sat.")
     assert seen.has_exactly("the cat, sat!")
     assert not seen.has_exactly("the cat sits")
@@ -99,7 +99,7 @@ def test_the_same_words_are_the_same_text() -> None:
 
 
 def test_a_text_with_a_few_words_changed_is_a_near_duplicate() -> None:
-    seen = SeenTexts(0.8)
+    seen = NearDuplicateIndex(0.8)
     seen.add(" ".join(WORDS))
     changed = [*WORDS]
     changed[100] = changed[200] = changed[300] = "other"  # Jaccard index 381/411 = 0.93
@@ -118,7 +118,7 @@ def _share_found(alike: float) -> float:
     found = []
     for trial in range(60):
         words = [f"{trial}w{i}" for i in range(400)]
-        seen = SeenTexts(alike)
+        seen = NearDuplicateIndex(alike)
         seen.add(" ".join(words))
         found.append(seen.has_nearly(" ".join(words[132:] + [f"{trial}n{i}" for i in range(132)])))
     return float(np.mean(found))

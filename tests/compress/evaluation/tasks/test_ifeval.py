@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edgelm.compress.evaluation.tasks import language
 from edgelm.compress.evaluation.tasks.ifeval import (
     Instructed,
-    Judgement,
+    InstructionResult,
     ifeval,
     judge,
     read_row,
@@ -180,16 +180,16 @@ def test_a_loose_check_forgives_a_first_and_a_last_line_and_asterisks(
     answer: str, strict: bool, loose: bool
 ) -> None:
     prompt = read_row(_row("startend:quotation"), 1)
-    assert judge(prompt, answer) == Judgement((strict,), (loose,))
+    assert judge(prompt, answer) == InstructionResult((strict,), (loose,))
 
 
 def test_an_empty_answer_follows_nothing() -> None:
     prompt = read_row(_row("punctuation:no_comma"), 1)
     for answer in ("", " \n"):
-        assert judge(prompt, answer) == Judgement((False,), (False,))
+        assert judge(prompt, answer) == InstructionResult((False,), (False,))
     # Without its only line nothing is left, which would have no comma.
-    assert judge(prompt, "one, two") == Judgement((False,), (False,))
-    assert judge(prompt, "***") == Judgement((True,), (True,))
+    assert judge(prompt, "one, two") == InstructionResult((False,), (False,))
+    assert judge(prompt, "***") == InstructionResult((True,), (True,))
 
 
 def test_arguments_are_bound_and_null_ones_are_none() -> None:
@@ -259,7 +259,7 @@ def test_an_unknown_instruction_names_the_known_ones(name: Any) -> None:
 
 def test_scores_and_their_errors_by_hand() -> None:
     followed = ((True, True), (True, False, False), (True,))
-    found = scores([Judgement(strict=one, loose=(True,) * len(one)) for one in followed])
+    found = scores([InstructionResult(strict=one, loose=(True,) * len(one)) for one in followed])
     strict = found["prompt_strict"]
     assert (strict.value, strict.n) == (2 / 3, 3)
     assert strict.error == pytest.approx(math.sqrt(2 / 3 * 1 / 3 / 3))
@@ -273,6 +273,6 @@ def test_scores_and_their_errors_by_hand() -> None:
 
 
 def test_the_error_of_single_instructions_is_that_of_trials() -> None:
-    found = scores([Judgement((right,), (right,)) for right in [True, False] * 200])
+    found = scores([InstructionResult((right,), (right,)) for right in [True, False] * 200])
     one, all_of_it = found["instruction_strict"].error, found["prompt_strict"].error
     assert one == pytest.approx(all_of_it, rel=0.01)
