@@ -222,7 +222,7 @@ class _Bench:
         if any(
             name in (claim.better, claim.worse) for claim in CLAIMS if claim.figure == "accuracy"
         ):
-            tasks = parse_tasks([f"last-word:{self.options.passages}"])
+            tasks = parse_tasks([f"last_word:{self.options.passages}"])
             scores = evaluate(student, self.tokenizer, tasks, limit=self.options.limit)
             figures["accuracy"] = next(iter(scores.values())).value
         found[str(seed)] = figures

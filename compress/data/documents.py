@@ -34,8 +34,8 @@ class Document:
         if self.messages:
             if not tokenizer.chat_template:
                 raise BadInput(
-                    "the data holds conversations (`messages`), and the tokenizer has no chat "
-                    "template to render them; give text documents instead"
+                    "the data holds conversations (`messages`), but the tokenizer has no chat "
+                    "template to render them; use text documents instead"
                 )
             rendered = tokenizer.apply_chat_template(list(self.messages), tokenize=False)
             return cast(list[int], tokenizer(rendered, add_special_tokens=False)["input_ids"])
@@ -43,9 +43,9 @@ class Document:
 
 
 def check_documents(source: str | Path) -> None:
-    """Raise BadInput if a file or folder with documents is not there, or is of no known kind.
+    """Raise BadInput if a file or folder does not exist, or is of an unknown kind.
 
-    What may be a `datasets` name is found out when it is loaded.
+    A possible `datasets` name is checked when it is loaded.
     """
     path = Path(source)
     if path.is_dir():
@@ -65,12 +65,12 @@ def _is_name(source: str | Path) -> bool:
 
 
 def read_documents(source: str | Path) -> Iterator[Document]:
-    """Documents of a file, a folder of files, or a `datasets` name (`name`, `name:split`).
+    """Read the documents of a file, a folder, or a `datasets` name (`name`, `name:split`).
 
     JSONL and Parquet hold `text` (a string) or `messages` (role and content) in each row.
 
     Raises:
-        BadInput: nothing there, or a row without these fields; names the file and the line.
+        BadInput: no such file, or a row without these fields; file and line are named.
     """
     check_documents(source)
     path = Path(source)
@@ -143,7 +143,7 @@ def _read_dataset(name: str) -> Iterator[Document]:
     parts = [*name.split(":"), "train"]
     try:
         rows = load_dataset(parts[0], split=parts[1], streaming=True)
-    except Exception as error:  # datasets has no common base of its errors
+    except Exception as error:  # datasets has no common base class of errors
         raise BadInput(
             f"{name!r} is not a file or folder, and `datasets` cannot load it "
             f"({type(error).__name__}: {reason(error)})"

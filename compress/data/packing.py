@@ -33,7 +33,7 @@ class PackedTokens:
 
     @property
     def length(self) -> int:
-        """Tokens a row."""
+        """Tokens per row."""
         return int(self.rows.shape[1])
 
     @property
@@ -60,18 +60,18 @@ def pack(
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> PackedTokens:
-    """Tokenize documents, join them and write whole rows; the file appears complete or not at all.
+    """Tokenize documents, join them and write full rows; the file appears complete or not at all.
 
     Args:
         documents: in the order in which they are joined.
         tokenizer: of the teacher.
-        length: tokens a row.
+        length: tokens per row.
         path: a `.npy` file to write.
-        max_tokens: stop after so many.
+        max_tokens: stop after this number of tokens.
         progress: called with the number of tokens so far.
 
     Raises:
-        BadInput: not one whole row came together.
+        BadInput: too little text for one row.
     """
     end = tokenizer.eos_token_id
     parts: list[npt.NDArray[np.int32]] = []
@@ -90,8 +90,8 @@ def pack(
     joined = np.concatenate(parts or [np.empty(0, np.int32)])[:max_tokens]
     if len(joined) < length:
         raise BadInput(
-            f"the data is empty after reading: {seen:,} documents with {len(joined):,} tokens make "
-            f"no row of {length:,}; give more text or a shorter sequence length"
+            f"too little data: {seen:,} documents with {len(joined):,} tokens make no row of "
+            f"{length:,}; add text or reduce sequence_length"
         )
     rows = joined[: len(joined) // length * length].reshape(-1, length)
     replace_file(path, _npy(rows))
@@ -107,7 +107,7 @@ def _npy(array: npt.NDArray[np.int32]) -> bytes:
 
 
 def calibration_rows(tokens: PackedTokens, count: int, batch: int) -> Iterator[torch.Tensor]:
-    """Batches of rows spread evenly over the data: documents near each other are alike."""
+    """Batches of rows spread evenly over the data: neighboring documents are often similar."""
     count = min(count, len(tokens))
     indices = iter((np.arange(count) * len(tokens) // count).tolist())
     while rows := list(islice(indices, batch)):

@@ -35,7 +35,7 @@ def compiled_layers(*models: Model | None, on_cpu: bool) -> Iterator[None]:
     """
     if on_cpu and not shutil.which(os.environ.get("CXX", "g++")):
         raise MissingPackage(
-            "compile = true needs a C++ compiler on a CPU; install g++, set CXX, or remove the setting"
+            "compile = true needs a C++ compiler on a CPU; install g++, set CXX, or turn it off"
         )
     layers = [layer for model in models if model is not None for layer in model.model.layers]
     for layer in layers:

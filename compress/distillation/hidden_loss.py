@@ -48,9 +48,7 @@ class States:
 def record_states(model: Model, layers: Sequence[int]) -> Iterator[States]:
     """Record the outputs of layers within the context, after the norm of the next layer."""
     states = States({})
-    hooks = [
-        _module(model, layer).register_forward_hook(_record_hook(states, layer)) for layer in layers
-    ]
+    hooks = [_module(model, layer).register_forward_hook(_hook(states, layer)) for layer in layers]
     try:
         yield states
     finally:
@@ -70,7 +68,7 @@ def _module(model: Model, layer: int) -> nn.Module:
     return model.model.embed_tokens if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
 
 
-def _record_hook(states: States, layer: int) -> Any:
+def _hook(states: States, layer: int) -> Any:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         states.by_layer[layer] = output[0] if isinstance(output, tuple) else output
 

@@ -1,13 +1,13 @@
-"""Tasks on local files: how good a model is, and how near to its teacher.
+"""Evaluation tasks on local files: quality of a model, and agreement with its teacher.
 
 A task is `KIND:FILE`:
 
-    perplexity:valid.jsonl    of the next token, documents packed into rows
-    kl:valid.jsonl            KL divergence from the teacher and agreement of the likeliest token
-    last-word:lambada.jsonl   `context`, `target`: accuracy of the last word
-    choice:questions.jsonl    `question`, `choices`, `answer` (an index): accuracy by likelihood
-    ifeval:ifeval.jsonl       instructions that a program can check (arXiv 2311.07911)
-    lm-eval:TASK              anything of lm-evaluation-harness
+    perplexity:valid.jsonl          of the next token, documents packed into rows
+    kl:valid.jsonl                  KL divergence from the teacher, and top-1 agreement with it
+    last_word:lambada.jsonl         `context`, `target`: accuracy of the last word
+    multiple_choice:questions.jsonl `question`, `choices`, `answer` (an index), by likelihood
+    ifeval:ifeval.jsonl             verifiable instructions (arXiv 2311.07911)
+    lm-eval:TASK                    any task of lm-evaluation-harness
 """
 
 import tempfile
@@ -28,12 +28,13 @@ from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_ag
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput, UnknownName
 
-_LENGTH = 512  # tokens a row of text
+_LENGTH = 512  # tokens per row of text
 Progress = Callable[[str], None]
+_RENAMED = {"last-word": "last_word", "choice": "multiple_choice"}
 
 
 class Task(NamedTuple):
-    """A kind of `KINDS` and the file (or name) that it is about."""
+    """A kind of task (see `TASKS`) and its file or name."""
 
     kind: str
     name: str
@@ -43,7 +44,7 @@ class Task(NamedTuple):
 
 
 class EvalContext(NamedTuple):
-    """What is judged."""
+    """The model to evaluate, and the options of all tasks."""
 
     model: Model
     tokenizer: Tokenizer
@@ -53,24 +54,26 @@ class EvalContext(NamedTuple):
 
 
 def parse_tasks(texts: Sequence[str]) -> list[Task]:
-    """Tasks by their names.
+    """Parse tasks such as `perplexity:valid.jsonl`.
 
     Raises:
-        UnknownName: a kind that there is not.
-        BadInput: no such file, or two tasks whose figures would have one name.
+        UnknownName: unknown kind of task.
+        BadInput: no such file, or two tasks of the same name.
     """
     tasks = []
     for text in texts:
         kind, separator, name = text.partition(":")
-        if kind not in KINDS or not separator or not name:
-            known = ", ".join(f"{kind}:..." for kind in KINDS)
+        if kind in _RENAMED:
+            raise UnknownName(f"task {text!r}: {kind}: is now called {_RENAMED[kind]}:; rename it")
+        if kind not in TASKS or not separator or not name:
+            known = ", ".join(f"{kind}:..." for kind in TASKS)
             raise UnknownName(f"unknown task {text!r}; known: {known}")
         if kind != "lm-eval" and not Path(name).is_file():
             raise BadInput(f"task {text!r}: no such file: {name}")
         tasks.append(Task(kind, name))
     twice = [name for name, count in Counter(map(str, tasks)).items() if count > 1]
     if twice:
-        raise BadInput(f"two tasks are called {twice[0]}; give their files different names")
+        raise BadInput(f"two tasks are named {twice[0]}; rename one of their files")
     return tasks
 
 
@@ -83,22 +86,22 @@ def evaluate(
     limit: int | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Score]:
-    """Scores by task; a task with several figures has one entry for each.
+    """Scores by task; a task with several figures has an entry for each.
 
     Args:
-        model: judged in the type it has.
-        tokenizer: its own.
+        model: evaluated in its own type.
+        tokenizer: the model's.
         tasks: of `parse_tasks`.
-        teacher: for `kl`, which is left out without one.
-        limit: rows, passages or questions of each task to take.
+        teacher: for `kl`, which is skipped without one.
+        limit: maximum of rows, passages or questions per task.
         progress: called with one line.
 
     Raises:
-        BadInput: a file of another form; names the line. A limit below 1.
+        BadInput: a file of another form (the line is named), or a limit below 1.
         MissingPackage: a task needs a package that is not installed.
     """
     if limit is not None and limit < 1:
-        raise BadInput(f"limit is {limit}, expected 1 or more rows of each task")
+        raise BadInput(f"limit is {limit}, expected 1 or more rows per task")
     training = model.training
     model.eval()
     scores: dict[str, Score] = {}
@@ -108,7 +111,7 @@ def evaluate(
             def show(done: int, of: int, task: Task = task) -> None:
                 progress(f"{task} {done}/{of}")
 
-            found = KINDS[task.kind](EvalContext(model, tokenizer, teacher, limit, show), task.name)
+            found = TASKS[task.kind](EvalContext(model, tokenizer, teacher, limit, show), task.name)
             for name, score in found.items():
                 scores[f"{task} {name}".strip()] = score
     finally:
@@ -116,28 +119,28 @@ def evaluate(
     return scores
 
 
-def _perplexity(subject: EvalContext, name: str) -> dict[str, Score]:
-    tokens = _rows(subject, name)
-    return {"": perplexity(subject.model, tokens, subject.progress)}
+def _perplexity(context: EvalContext, name: str) -> dict[str, Score]:
+    tokens = _rows(context, name)
+    return {"": perplexity(context.model, tokens, context.progress)}
 
 
-def _kl(subject: EvalContext, name: str) -> dict[str, Score]:
-    if subject.teacher is None:
+def _kl(context: EvalContext, name: str) -> dict[str, Score]:
+    if context.teacher is None:
         return {}
-    tokens = _rows(subject, name)
-    return teacher_agreement(subject.model, subject.teacher, tokens, subject.progress)
+    tokens = _rows(context, name)
+    return teacher_agreement(context.model, context.teacher, tokens, context.progress)
 
 
-def _last_word(subject: EvalContext, name: str) -> dict[str, Score]:
-    rows = _lines(name, subject.limit, {"context": str, "target": str})
+def _last_word(context: EvalContext, name: str) -> dict[str, Score]:
+    rows = _lines(name, context.limit, {"context": str, "target": str})
     passages = [(row["context"], row["target"]) for row in rows]
-    return last_word(subject.model, subject.tokenizer, passages, subject.progress)
+    return last_word(context.model, context.tokenizer, passages, context.progress)
 
 
-def _choice(subject: EvalContext, name: str) -> dict[str, Score]:
+def _multiple_choice(context: EvalContext, name: str) -> dict[str, Score]:
     fields = {"question": str, "choices": list, "answer": int}
     questions = []
-    for number, row in enumerate(_lines(name, subject.limit, fields), 1):
+    for number, row in enumerate(_lines(name, context.limit, fields), 1):
         if not 0 <= row["answer"] < len(row["choices"]):
             raise BadInput(
                 f"{name}: question {number} has answer {row['answer']}, expected an index of its "
@@ -145,42 +148,42 @@ def _choice(subject: EvalContext, name: str) -> dict[str, Score]:
             )
         if not all(isinstance(choice, str) and choice.strip() for choice in row["choices"]):
             raise BadInput(
-                f"{name}: question {number} has the choices {row['choices']!r}, expected texts "
-                "that are not empty"
+                f"{name}: question {number} has the choices {row['choices']!r}, expected "
+                "non-empty texts"
             )
         questions.append(Question(row["question"], tuple(row["choices"]), row["answer"]))
-    return multiple_choice(subject.model, subject.tokenizer, questions, subject.progress)
+    return multiple_choice(context.model, context.tokenizer, questions, context.progress)
 
 
-def _ifeval(subject: EvalContext, name: str) -> dict[str, Score]:
+def _ifeval(context: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.ifeval import ifeval
 
-    rows = list(_lines(name, subject.limit, {"prompt": str, "instruction_id_list": list}))
-    return ifeval(subject.model, subject.tokenizer, rows, progress=subject.progress)
+    rows = list(_lines(name, context.limit, {"prompt": str, "instruction_id_list": list}))
+    return ifeval(context.model, context.tokenizer, rows, progress=context.progress)
 
 
-def _lm_eval(subject: EvalContext, name: str) -> dict[str, Score]:
+def _lm_eval(context: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.lm_eval import lm_eval_task
 
-    return lm_eval_task(subject.model, subject.tokenizer, name, limit=subject.limit)
+    return lm_eval_task(context.model, context.tokenizer, name, limit=context.limit)
 
 
-KINDS: dict[str, Callable[[EvalContext, str], dict[str, Score]]] = {
+TASKS: dict[str, Callable[[EvalContext, str], dict[str, Score]]] = {
     "perplexity": _perplexity,
     "kl": _kl,
-    "last-word": _last_word,
-    "choice": _choice,
+    "last_word": _last_word,
+    "multiple_choice": _multiple_choice,
     "ifeval": _ifeval,
     "lm-eval": _lm_eval,
 }
 
 
-def _rows(subject: EvalContext, name: str) -> torch.Tensor:
-    length = min(_LENGTH, subject.model.config.max_position_embeddings)
-    most = None if subject.limit is None else subject.limit * length
+def _rows(context: EvalContext, name: str) -> torch.Tensor:
+    length = min(_LENGTH, context.model.config.max_position_embeddings)
+    max_tokens = None if context.limit is None else context.limit * length
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
-        packed = pack(read_documents(name), subject.tokenizer, length, path, max_tokens=most)
+        packed = pack(read_documents(name), context.tokenizer, length, path, max_tokens=max_tokens)
         return packed.batch(range(len(packed)))
 
 

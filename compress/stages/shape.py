@@ -1,4 +1,4 @@
-"""What is cut: scores of all parts, the shape within the budget, the pruned model."""
+"""The shape: importance scores, the search within the budget, the pruned model."""
 
 import hashlib
 from functools import partial
@@ -33,7 +33,7 @@ from edgelm.files.staging import replace_file
 
 
 def score_importance(state: State, settings: ImportanceSettings) -> None:
-    """Scores of heads, neurons, channels and layers."""
+    """Score heads, neurons, channels and layers on calibration rows."""
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.bfloat16)
@@ -41,7 +41,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
         scores = score(
             model,
             rows,
-            Aggregation(settings.tokens, settings.batch_reduction),
+            Aggregation(settings.sequence_reduction, settings.batch_reduction),
             lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
         )
         scores.save(folder / "importance.safetensors")
@@ -59,7 +59,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
 
 
 def search_shape(state: State) -> Shape:
-    """The best shape within the device's budget."""
+    """Search the best shape within the device's budget."""
     recipe = state.recipe
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
@@ -93,14 +93,14 @@ def search_shape(state: State) -> Shape:
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
     inputs["profile"] = plain(cost.profile)["settings"]
     inputs["schedule"] = plain(schedule)["settings"]
-    folder, _ = state.run.stage("search", inputs, work, together=True)
+    folder, _ = state.run.stage("search", inputs, work, collective=True)
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])
     return state.candidates[0].shape
 
 
 def requested_shape(state: State) -> Shape:
-    """The shape that the recipe names, if the target's engine can run it."""
+    """The shape of the recipe's [prune] table, if the target's engine can run it."""
     assert state.recipe.prune is not None
     spec = state.teacher.spec
     shape = state.recipe.prune.shape(Shape.from_spec(spec))
@@ -111,14 +111,14 @@ def requested_shape(state: State) -> Shape:
     return shape
 
 
-def cut(state: State, shape: Shape) -> None:
-    """The teacher cut to the shape."""
-    fold = bool(state.recipe.prune and state.recipe.prune.merge_pruned_heads)
+def prune_teacher(state: State, shape: Shape) -> None:
+    """Prune the teacher to the shape."""
+    merge = bool(state.recipe.prune and state.recipe.prune.merge_pruned_heads)
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
         layers = _layers(state, model, shape.num_hidden_layers)
-        student = prune(model, shape, state.importance(), layers=layers, merge_pruned_heads=fold)
+        student = prune(model, shape, state.importance(), layers=layers, merge_pruned_heads=merge)
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         loss = held_out_divergence(student, model, state.held_out())
         figures = {"shape": str(shape), "held_out_divergence": loss}
@@ -127,7 +127,7 @@ def cut(state: State, shape: Shape) -> None:
     inputs = {
         "importance": state.importance_key,
         "shape": plain(shape)["settings"],
-        "fold": fold,
+        "merge_pruned_heads": merge,
     }
     folder, key = state.run.stage("prune", inputs, work)
     state.pruned = folder / "model"
@@ -135,16 +135,16 @@ def cut(state: State, shape: Shape) -> None:
 
 
 def _layers(state: State, model: Model, count: int) -> list[int] | None:
-    """Which layers to keep so that `count` remain; None leaves it to block influence."""
-    cut = state.teacher.spec.num_hidden_layers - count
+    """The `count` layers to keep; None selects them by block influence."""
+    removed = state.teacher.spec.num_hidden_layers - count
     settings = state.recipe.importance
-    if settings.layers != "block" or not cut:
+    if settings.layers != "block" or not removed:
         return None
     path = state.importance_folder / f"layers-{count}.json"
     kept = _read_layers(path)
     if kept is None:
-        state.progress(f"importance: the loss without each block of {cut} layers")
-        kept = layers_without_best_block(model, cut, _measure(state))
+        state.progress(f"importance: the loss without each block of {removed} layers")
+        kept = layers_without_best_block(model, removed, _measure(state))
         content = msgspec.json.encode(kept)
         replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
         replace_file(path, content)
@@ -152,7 +152,7 @@ def _layers(state: State, model: Model, count: int) -> list[int] | None:
 
 
 def _read_layers(path: Path) -> list[int] | None:
-    """Layers as they were written; None where they were not, or are damaged."""
+    """Layers as they were written; None if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != _hash_of(path).read_text(encoding="ascii"):
@@ -167,7 +167,7 @@ def _hash_of(path: Path) -> Path:
 
 
 def _measure(state: State) -> Measure:
-    """How bad a model is without some of its layers: on text, or on the task that is asked for."""
+    """The loss without some layers: on text, or on the requested task."""
     settings = state.recipe.importance
     if not settings.layer_task:
         return text_loss(list(calibration_rows(state.data(), settings.layer_samples, BATCH)))

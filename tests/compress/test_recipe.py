@@ -133,7 +133,10 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert recipe.distill
     assert (recipe.distill.tokens, recipe.distill.loss) == (2_000_000, "forward-kl")
     assert recipe.distill.cache is None
-    assert (recipe.importance.tokens, recipe.importance.batch_reduction) == ("mean", "l2")
+    assert (recipe.importance.sequence_reduction, recipe.importance.batch_reduction) == (
+        "mean",
+        "l2",
+    )
     others = ("search", "prune", "qad", "align", "evaluate", "synthesize", "vocabulary", "correct")
     assert [getattr(recipe, name) for name in others] == [None] * len(others)
 
@@ -203,7 +206,7 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
         (f"{LEAST}[importance]\nlayer_samples = -4\n[distill]\n", "importance.layer_samples"),
         (f"{LEAST}[synthesize]\ntop_p = 0\n[distill]\n", "synthesize.top_p"),
         (f"{LEAST}[target]\nparameters = 0\n[search]\n", "target.parameters"),
-        (f"{LEAST}[target]\nparameters = 0.5\n[search]\nleast = 2\n", "search.least"),
+        (f"{LEAST}[target]\nparameters = 0.5\n[search]\nmin_ratio = 2\n", "search.min_ratio"),
         (f"{LEAST}[prune]\nhidden_size = 0\n", "prune.hidden_size"),
         (f"{LEAST}[evaluate]\nlimit = 0\n[distill]\n", "evaluate.limit"),
     ],

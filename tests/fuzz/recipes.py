@@ -42,7 +42,13 @@ _RECIPES: tuple[Tree, ...] = (
             "kv": "fp16",
         },
         "importance": {"samples": 16, "layers": "loss", "layer_samples": 4, "tokens": "mean"},
-        "search": {"scored": 8, "finalists": 2, "rounds": 2, "round_tokens": 1000, "least": 0.3},
+        "search": {
+            "candidates": 8,
+            "finalists": 2,
+            "kd_rounds": 2,
+            "round_tokens": 1000,
+            "min_ratio": 0.3,
+        },
         "distill": {
             "tokens": 100_000,
             "batch_size": 8,
@@ -125,7 +131,7 @@ class Recipes(Kind):
         if recipe.distill:
             recipe.distill.check()
             steps = recipe.distill.steps
-            rates = [recipe.distill.rate(step) for step in (0, 1, steps // 2, steps)]
+            rates = [recipe.distill.learning_rate_at(step) for step in (0, 1, steps // 2, steps)]
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
                 raise Wrong(f"learning rates of {rates}")
             if not 1 <= recipe.distill.last_step <= steps:

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from edgelm.compress.alignment.align import Aligned, align
+from edgelm.compress.alignment.metrics_callback import AlignStep
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
-from edgelm.compress.alignment.watch import AlignStep
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged, MissingPackage
 

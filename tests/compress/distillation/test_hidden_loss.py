@@ -75,7 +75,7 @@ def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: 
         found = model.model(TOKENS, use_cache=False, output_hidden_states=True)
         with record_states(model, layers) as states:
             model.model(TOKENS, use_cache=False)
-        assert list(states.of) == list(layers)
+        assert list(states.by_layer) == list(layers)
         for layer in layers:
             expected = found.hidden_states[layer + 1]  # transformers counts the embeddings as 0
             if layer != last and hasattr(model.model.layers[0], "input_layernorm"):

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import (
     Aggregation,
     Importance,
     Reduction,
     reduce_sequence,
     score,
-    spec_of,
 )
 from edgelm.errors import BadInput
 from tests.conftest import TinyFactory

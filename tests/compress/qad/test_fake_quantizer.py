@@ -45,7 +45,7 @@ TOKENS = torch.randint(0, 128, (2, 12), generator=torch.Generator().manual_seed(
 def plain_grids(model: Any, precision: Int4 | Int8) -> dict[str, Grid]:
     """Of every matrix as it is."""
     return {
-        name: Grid.of(quantize(parameter.detach(), precision))
+        name: Grid.from_quantized(quantize(parameter.detach(), precision))
         for name, parameter in model.named_parameters()
         if parameter.ndim == 2
     }

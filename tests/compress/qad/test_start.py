@@ -11,7 +11,7 @@ import torch
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.model import spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
-from edgelm.compress.qad.start import fold, prepare_for_quantization, read_start, write_start
+from edgelm.compress.qad.start import fold_scales, prepare_for_quantization, read_start, write_start
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.gptq import gptq
@@ -53,7 +53,7 @@ def test_evened_out_models_compute_the_same(name: str) -> None:
     }
     before = model(TOKENS).logits.detach()
     with torch.no_grad():
-        fold(Smoothing.of(spec, energy), model, spec)
+        fold_scales(Smoothing.of(spec, energy), model, spec)
     scale = float(before.abs().max())
     torch.testing.assert_close(model(TOKENS).logits.detach(), before, rtol=0, atol=2e-4 * scale)
 
@@ -92,7 +92,7 @@ def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: 
     assert {grid.bits for key, grid in grids.items() if key not in tables} == {4}
     assert torch.equal(model.model.embed_tokens.weight, table), "its masters are what it was"
     if name == "llama-untied":
-        plain = Grid.of(quantize(table, Int8(32)))
+        plain = Grid.from_quantized(quantize(table, Int8(32)))
         assert torch.equal(grids["model.embed_tokens.weight"].scales, plain.scales)
 
 
@@ -103,7 +103,9 @@ def test_nearer_than_nearest_levels(tmp_path: Path, name: str) -> None:
     grids = prepare_for_quantization(ours, text[:64].split(16), *QAD, tmp_path)
     FakeQuantizer(ours, grids).finish()
     plain = {
-        key: Grid.of(quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0]))
+        key: Grid.from_quantized(
+            quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0])
+        )
         for key, one in theirs.named_parameters()
         if one.ndim == 2
     }
@@ -147,7 +149,7 @@ def test_a_start_of_another_run(
     teacher, student = teacher_and_student()
     with torch.no_grad():
         student.model.embed_tokens.weight.mul_(scale)
-    with pytest.raises(BadInput, match=r"is the start of another run \(int4 g16 zp, head int8 g32"):
+    with pytest.raises(BadInput, match=r"belongs to another run \(int4 g16 zp, head int8 g32"):
         train(student, teacher, tmp_path, SETTINGS, precision=precision)
 
 

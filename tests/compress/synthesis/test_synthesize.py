@@ -233,7 +233,7 @@ def test_repeated_texts_are_dropped(teacher: Teacher, tmp_path: Path) -> None:
     ("request_", "message"),
     [
         (replace(FREE, kind=FreeText(0)), "documents is 0"),
-        (replace(FREE, alike=0), "alike is 0"),
+        (replace(FREE, jaccard_threshold=0), "alike is 0"),
         (replace(FREE, sampling=replace(SAMPLING, temperature=-1)), "temperature is -1"),
         (replace(FREE, sampling=replace(SAMPLING, top_p=0)), "top_p is 0"),
         (replace(FREE, sampling=replace(SAMPLING, batch_size=0)), "batch_size is 0"),

@@ -14,11 +14,11 @@ from edgelm.compress.synthesis.text_filters import (
     UNFINISHED,
     UNPRINTABLE,
     Filters,
-    fault,
+    rejection_reason,
     repeated_share,
     run_share,
-    units,
     unprintable_share,
+    words,
 )
 from edgelm.errors import BadInput
 
@@ -45,13 +45,13 @@ WORDS = [f"word{i}" for i in range(400)]
     ],
 )
 def test_a_free_text_is_dropped_for_its_fault(text: str, ended: bool, reason: str | None) -> None:
-    assert fault(text, FREE_TEXT, ended=ended) == reason
+    assert rejection_reason(text, FREE_TEXT, ended=ended) == reason
 
 
 def test_an_answer_may_be_short_and_must_end() -> None:
-    assert fault("No.", ANSWERS) is None
-    assert fault("10000000", ANSWERS) is None
-    assert fault(PROSE, ANSWERS, ended=False) == UNFINISHED
+    assert rejection_reason("No.", ANSWERS) is None
+    assert rejection_reason("10000000", ANSWERS) is None
+    assert rejection_reason(PROSE, ANSWERS, ended=False) == UNFINISHED
 
 
 def test_repeated_share_counts_ngrams_that_occurred_before() -> None:
@@ -74,7 +74,7 @@ def test_letters_of_any_script_are_printable() -> None:
 
 
 def test_words_are_units_and_so_are_han_characters() -> None:
-    assert units("Don't stop: 水車 2024") == ["don", "t", "stop", "水", "車", "2024"]
+    assert words("Don't stop: 水車 2024") == ["don", "t", "stop", "水", "車", "2024"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.evaluation.tasks import language
 from edgelm.compress.evaluation.tasks.ifeval import (
-    Instructed,
+    InstructedPrompt,
     InstructionResult,
+    evaluate_answer,
     ifeval,
-    judge,
     read_row,
     respond,
     scores,
@@ -180,22 +180,22 @@ def test_a_loose_check_forgives_a_first_and_a_last_line_and_asterisks(
     answer: str, strict: bool, loose: bool
 ) -> None:
     prompt = read_row(_row("startend:quotation"), 1)
-    assert judge(prompt, answer) == InstructionResult((strict,), (loose,))
+    assert evaluate_answer(prompt, answer) == InstructionResult((strict,), (loose,))
 
 
 def test_an_empty_answer_follows_nothing() -> None:
     prompt = read_row(_row("punctuation:no_comma"), 1)
     for answer in ("", " \n"):
-        assert judge(prompt, answer) == InstructionResult((False,), (False,))
+        assert evaluate_answer(prompt, answer) == InstructionResult((False,), (False,))
     # Without its only line nothing is left, which would have no comma.
-    assert judge(prompt, "one, two") == InstructionResult((False,), (False,))
-    assert judge(prompt, "***") == InstructionResult((True,), (True,))
+    assert evaluate_answer(prompt, "one, two") == InstructionResult((False,), (False,))
+    assert evaluate_answer(prompt, "***") == InstructionResult((True,), (True,))
 
 
 def test_arguments_are_bound_and_null_ones_are_none() -> None:
     arguments = {"num_words": 3, "relation": "less than", "keywords": None, "letter": None}
     prompt = read_row(_row("length_constraints:number_words", kwargs=[arguments]), 1)
-    assert isinstance(prompt, Instructed)
+    assert isinstance(prompt, InstructedPrompt)
     assert prompt.prompt == "Why?"
     (check,) = prompt.checks
     assert check("one two")
