@@ -21,7 +21,7 @@ from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 
 SHAPES = (
     RandomShape(12, 512, 1536, 8, 4, 32768, "int4", "int8"),
@@ -99,7 +99,7 @@ def check_plan(
         with tempfile.TemporaryDirectory(prefix="edgelm-plan-") as scratch:
             bundle = _bundle(shape, Path(scratch), context)
             spec = read_manifest(bundle).spec
-            request = Request(shape.precision, shape.kv, context, prompt=_PROMPT.tokens)
+            request = PlanRequest(shape.precision, shape.kv, context, prompt=_PROMPT.tokens)
             planned = plan(spec, profile, request)
             samples = _measured(bundle, rounds=rounds, context=context, threads=threads)
         one = _checked(shape, planned, samples)

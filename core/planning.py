@@ -18,7 +18,7 @@ class Estimate(msgspec.Struct, frozen=True):
         return Estimate(*(1e3 * count / ms for ms in (self.value, self.high, self.low)))
 
 
-class Request(msgspec.Struct, frozen=True):
+class PlanRequest(msgspec.Struct, frozen=True):
     """What is asked of a device. `precision` is a name of edgelm.quantize.precision or `auto`.
 
     `engine` and `power_mode` are the device's first and its fastest where None. The prompt's

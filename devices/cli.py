@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     detect = verbs.add_parser("detect", help="what this machine is")
     _json(detect)
 
-    doctor = verbs.add_parser("doctor", help="what is wrong on this machine, and how to mend it")
+    doctor = verbs.add_parser("doctor", help="what is wrong on this machine, and how to fix it")
     doctor.add_argument("bundle", nargs="?", type=Path, help="a bundle that is to run here")
     _json(doctor)
 
@@ -119,9 +119,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     from edgelm.devices.planner.plan_text import choice_table, shape_table
     from edgelm.devices.planner.shapes import nearest_shapes
     from edgelm.devices.profile import load_profile
-    from edgelm.planning import Request
+    from edgelm.planning import PlanRequest
 
-    request = Request(
+    request = PlanRequest(
         precision=arguments.precision,
         kv=arguments.kv,
         context=arguments.context,

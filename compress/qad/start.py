@@ -66,7 +66,7 @@ def prepare_for_quantization(
     smoothing = None
     if Int4 in (type(precision), type(head)):
         energy = {group: moments[group].diagonal().clone() for group in moments.groups}
-        smoothing = Smoothing.of(spec, energy)
+        smoothing = Smoothing.from_mean_squares(spec, energy)
         fold_scales(smoothing, model, spec)
     grids: dict[str, Grid] = {}
     for group in groups(spec):

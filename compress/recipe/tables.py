@@ -13,7 +13,7 @@ from edgelm.compress.search.settings import Budget
 from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
 
 
@@ -41,7 +41,7 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
     @property
     def budget(self) -> Budget:
         """The budget for the search and the planner."""
-        request = Request(
+        request = PlanRequest(
             precision=self.precision,
             kv=self.kv,
             context=self.context,

@@ -26,7 +26,7 @@ from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
-from edgelm.files.staging import alone_in, replace_file
+from edgelm.files.staging import exclusive_lock, replace_file
 
 _POLL_SECONDS = 0.2
 _INPUTS, _DONE = "inputs.json", "done.json"
@@ -76,7 +76,7 @@ class RunFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         waits = f"waiting for another edge-compress that uses {self.folder}"
-        with alone_in(self.folder, lambda: self.report(waits)):
+        with exclusive_lock(self.folder, lambda: self.report(waits)):
             yield
 
     def stage(

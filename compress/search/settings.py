@@ -3,7 +3,7 @@
 import msgspec
 
 from edgelm.compress.ranges import Count, CountOrZero, Share
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -16,7 +16,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     parameters: float | None = None
     first_token_ms: float | None = None
-    request: Request = Request()
+    request: PlanRequest = PlanRequest()
 
 
 class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

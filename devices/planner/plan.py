@@ -16,7 +16,7 @@ from edgelm.devices.planner.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.planner.work import Work, work_of
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.errors import BadInput, UnknownName
-from edgelm.planning import Plan, Request, short
+from edgelm.planning import Plan, PlanRequest, short
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,
     KV_BYTES,
@@ -31,7 +31,7 @@ from edgelm.spec.decoder import DecoderSpec
 # `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
 _AUTO_BITS = 6.5
 _MASKED_CONTEXT = 4096
-_LEAST_CONTEXT = 2  # one token seen, one more to say
+_MIN_CONTEXT = 2  # one token seen, one more to say
 # Best first: how near a precision is to the source.
 _QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
 _NARROW = {
@@ -44,7 +44,7 @@ _NARROW = {
 }
 
 
-def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
+def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     """Choose precision, cache and context for a device and predict what they cost.
 
     Raises:
@@ -63,7 +63,7 @@ def plan(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     )
 
 
-def choices(spec: DecoderSpec, profile: Profile, request: Request) -> list[Plan]:
+def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[Plan]:
     """Every precision and cache that the device's engine has, as the request leaves them open.
 
     What works comes first, by nearness to the source and then by speed; then what fits but is
@@ -99,7 +99,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
     return 2, plan.total_bytes
 
 
-def _check(request: Request) -> None:
+def _check(request: PlanRequest) -> None:
     if request.prompt < 1 or request.batch < 1:
         raise BadInput(
             f"prompt {request.prompt} and batch {request.batch}: expected whole numbers above zero"
@@ -114,7 +114,7 @@ def _check(request: Request) -> None:
         )
 
 
-def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
+def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     engine = profile.engine(request.engine)
     mode = profile.mode(request.power_mode)
     context = choose_context(spec, profile, request.context, engine.dialect)
@@ -168,7 +168,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: Request) -> Plan:
     )
 
 
-def budget_bytes(profile: Profile, request: Request) -> int:
+def budget_bytes(profile: Profile, request: PlanRequest) -> int:
     """Memory that may be taken: the device's, or less where less was asked."""
     return min(profile.budget_bytes, request.max_memory_bytes or profile.budget_bytes)
 
@@ -199,15 +199,15 @@ def choose_context(
             if layer.rope and layer.rope.scaling.get("rope_type") == "longrope"
         ]
         return min(most, default, *originals)
-    if asked < _LEAST_CONTEXT or asked > most:
+    if asked < _MIN_CONTEXT or asked > most:
         raise BadInput(
-            f"context {asked} is not possible: expected {_LEAST_CONTEXT} to {most} "
+            f"context {asked} is not possible: expected {_MIN_CONTEXT} to {most} "
             "(the model's max_position_embeddings)"
         )
     return asked
 
 
-def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Request) -> KvType:
+def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest) -> KvType:
     """The cache type asked for; else the engine's first, on a CPU int8 beside rounded weights."""
     if request.kv is None:
         wanted = engine.kv[0]
@@ -228,7 +228,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Requ
 
 
 def _weight_bits(
-    spec: DecoderSpec, profile: Profile, engine: Engine, request: Request
+    spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest
 ) -> tuple[float, float]:
     """Bits a weight of the layers and of the head, of which TensorRT stores eight at least."""
     fewest = 0.0 if engine.dialect == "ort" else 8.0
@@ -283,7 +283,7 @@ def _arithmetic(mode: PowerMode, precision: str) -> str:
     return cost.WEIGHT_ONLY if "fp16" in mode.dense_tflops else next(iter(mode.dense_tflops))
 
 
-def _missing(request: Request, asked: Plan) -> tuple[str, ...]:
+def _missing(request: PlanRequest, asked: Plan) -> tuple[str, ...]:
     found = []
     if not asked.fits:
         found.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} of memory")
@@ -295,7 +295,9 @@ def _missing(request: Request, asked: Plan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) -> tuple[str, ...]:
+def _advice(
+    spec: DecoderSpec, profile: Profile, request: PlanRequest, asked: Plan
+) -> tuple[str, ...]:
     """What to change, least loss first: every line on its own makes the model work."""
     options = []
     shorter = None
@@ -307,7 +309,7 @@ def _advice(spec: DecoderSpec, profile: Profile, request: Request, asked: Plan) 
 
 
 def _other_precisions(
-    spec: DecoderSpec, profile: Profile, request: Request, asked: Plan, shorter: int | None
+    spec: DecoderSpec, profile: Profile, request: PlanRequest, asked: Plan, shorter: int | None
 ) -> Iterable[str]:
     """The choice nearest to the source that works, else the smallest with less context."""
     anything = msgspec.structs.replace(request, precision="auto", kv=None)
@@ -328,7 +330,7 @@ def _same(one: Plan, other: Plan) -> bool:
 
 
 def _longest_context(
-    spec: DecoderSpec, profile: Profile, request: Request, most: int
+    spec: DecoderSpec, profile: Profile, request: PlanRequest, most: int
 ) -> int | None:
     """The longest context in steps of 256 with which the request fits, if any does."""
     steps = (most - 1) // 256

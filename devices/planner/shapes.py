@@ -10,11 +10,11 @@ import msgspec
 
 from edgelm.devices.planner.plan import choices
 from edgelm.devices.profile import Profile
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 
 _MULTIPLE = 128  # of widths: groups of quantized weights and tiles of matrix kernels
-_LEAST_LAYERS = 2
+_MIN_LAYERS = 2
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Shape(msgspec.Struct, frozen=True):
     plan: Plan
 
 
-def nearest_shapes(spec: DecoderSpec, profile: Profile, request: Request) -> list[Shape]:
+def nearest_shapes(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[Shape]:
     """The largest shape along each axis (depth, feed-forward width, both) that works, if any."""
     found = []
     for axis, cut in _AXES.items():
@@ -39,7 +39,7 @@ def nearest_shapes(spec: DecoderSpec, profile: Profile, request: Request) -> lis
 
 
 def _largest(
-    axis: str, candidates: list[DecoderSpec], profile: Profile, request: Request
+    axis: str, candidates: list[DecoderSpec], profile: Profile, request: PlanRequest
 ) -> Shape | None:
     """Bisect: `candidates` shrink, and a smaller one never costs more."""
     low, high = 0, len(candidates)
@@ -66,7 +66,7 @@ def _shape(axis: str, spec: DecoderSpec, plan: Plan) -> Shape:
 
 
 def _shallower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
-    for layers in range(spec.num_hidden_layers - 1, _LEAST_LAYERS - 1, -1):
+    for layers in range(spec.num_hidden_layers - 1, _MIN_LAYERS - 1, -1):
         yield _with(spec, layers=layers)
 
 
@@ -81,7 +81,7 @@ def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Depth, hidden size and feed-forward width by the same share."""
     seen = set()
     for percent in range(99, 9, -1):
-        layers = max(_LEAST_LAYERS, round(spec.num_hidden_layers * percent / 100))
+        layers = max(_MIN_LAYERS, round(spec.num_hidden_layers * percent / 100))
         hidden = _rounded(spec.hidden_size, percent)
         ffn = _rounded(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:

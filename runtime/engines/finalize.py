@@ -34,8 +34,9 @@ from edgelm.devices.planner.memory_need import compile_bytes
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256
-from edgelm.files.staging import alone_in, remove_abandoned_files, replace_file
+from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
 from edgelm.runtime.engines.tensorrt.build import Built, Job, check_dialect, compile_engine
 from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, save_engine
@@ -69,7 +70,9 @@ def _finalize(folder: Path, anew: bool, progress: Progress) -> Manifest:
             "finalize; run it with edge-run"
         )
     _check_writable(folder)
-    with alone_in(folder, lambda: progress("another process is compiling it: waiting")) as alone:
+    with exclusive_lock(
+        folder, lambda: progress("another process is compiling it: waiting")
+    ) as alone:
         manifest = read_manifest(folder)
         _check_engines_folder(folder)
         if manifest.engines and not anew and has_engine_here(manifest):
@@ -184,7 +187,7 @@ def _verify_graph(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
-    wanted = manifest.engine.sms
+    wanted = manifest.engine.compute_capabilities
     if wanted and gpu.sm not in wanted:
         raise BadBundle(
             f"this bundle is for {manifest.target} (sm_{', sm_'.join(map(str, wanted))}), this GPU "
@@ -216,10 +219,16 @@ def _judged(
     if sample is None or manifest.gate is None:
         return engine
     # Imported here: reading, compiling and all their errors work without it.
-    from edgelm.runtime.engines.tensorrt.session import TrtSession
+    from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
 
-    capacity = manifest.graph.cache.capacity or manifest.limits.context
-    with TrtSession(folder, manifest, engine, capacity=capacity) as session:
+    loaded = TrtEngine(
+        folder,
+        manifest.graph,
+        engine,
+        capacity=manifest.graph.cache.capacity or manifest.limits.context,
+        prefill_chunk=manifest.limits.prefill_chunk,
+    )
+    with EngineSession(loaded) as session:
         figures = measure_sample(sample, session)
     gate = manifest.gate
     _check_finite(figures, gate)
@@ -253,7 +262,9 @@ def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifes
     """Write the manifest with the engine in place of an older one for the same GPUs."""
     path = folder / engine.file
     replaced = {
-        one.file for one in manifest.engines if (one.name, one.sms) == (engine.name, engine.sms)
+        one.file
+        for one in manifest.engines
+        if (one.name, one.compute_capabilities) == (engine.name, engine.compute_capabilities)
     }
     others = tuple(one for one in manifest.engines if one.file not in replaced)
     files = {name: entry for name, entry in manifest.files.items() if name not in replaced}

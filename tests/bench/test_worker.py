@@ -7,9 +7,9 @@ import pytest
 
 from edgelm.bench.worker import Worker, WorkerFailed, _visible_package
 from edgelm.bundle import read_manifest
-from edgelm.runtime.engines.ort import OrtSession
 from tests.bench.conftest import FakeContender
 from tests.bench.fake_worker import VOCAB
+from tests.export.graphs import cpu_session
 
 
 def start(fake: FakeContender, name: str) -> Worker:
@@ -44,7 +44,7 @@ def test_edgelm_s_own_worker_measures_a_bundle(bundle: Path, tmp_path: Path) -> 
         path = tmp_path / "rows.npy"
         worker.ask("logits", tokens=tokens, path=str(path))
         assert worker.ask("memory")["peak_rss_bytes"] > 2**20
-    with OrtSession(bundle, manifest, capacity=64) as session:
+    with cpu_session(bundle, manifest.graph, capacity=64) as session:
         expected = session.advance(np.array(tokens), logits=4)
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-5)
 

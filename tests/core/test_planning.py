@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.planning import Estimate, Plan, Request, short
+from edgelm.planning import Estimate, Plan, PlanRequest, short
 
 PLAN = Plan(
     target="toaster",
@@ -121,6 +121,6 @@ def test_a_plan_survives_json(joules: Estimate | None) -> None:
 
 
 def test_a_request_survives_json() -> None:
-    request = Request("int4", "int8", 4096, batch=2, min_tokens_per_second=2.5)
-    assert msgspec.json.decode(msgspec.json.encode(request), type=Request) == request
-    assert msgspec.json.decode("{}", type=Request) == Request()
+    request = PlanRequest("int4", "int8", 4096, batch=2, min_tokens_per_second=2.5)
+    assert msgspec.json.decode(msgspec.json.encode(request), type=PlanRequest) == request
+    assert msgspec.json.decode("{}", type=PlanRequest) == PlanRequest()

@@ -18,7 +18,7 @@ from edgelm.devices.doctor import Finding
 from edgelm.devices.planner.plan import choices
 from edgelm.devices.planner.shapes import Shape
 from edgelm.devices.profile import ENVIRONMENT, Profile
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 from tests.core.spec.test_decoder import CONFIG
 from tests.devices.checks.recorded import PLAIN, manifest
 from tests.devices.planner.test_plan import LARGE, ORIN, llama
@@ -157,7 +157,7 @@ def test_plan_as_json(run: Run, model: Path) -> None:
     answer = msgspec.json.decode(out, type=Answer, strict=True)
     assert code == 1
     assert not answer.works
-    assert answer.choices == choices(LARGE, ORIN, Request(max_memory_bytes=6_000_000_000))
+    assert answer.choices == choices(LARGE, ORIN, PlanRequest(max_memory_bytes=6_000_000_000))
     assert [shape.plan.works for shape in answer.shapes] == [True, True, True]
     fields = json.loads(out)["choices"][0]
     assert fields["target"] == "jetson-orin-nano-8gb-super"

@@ -53,7 +53,7 @@ def test_evened_out_models_compute_the_same(name: str) -> None:
     }
     before = model(TOKENS).logits.detach()
     with torch.no_grad():
-        fold_scales(Smoothing.of(spec, energy), model, spec)
+        fold_scales(Smoothing.from_mean_squares(spec, energy), model, spec)
     scale = float(before.abs().max())
     torch.testing.assert_close(model(TOKENS).logits.detach(), before, rtol=0, atol=2e-4 * scale)
 

@@ -21,12 +21,12 @@ from edgelm.devices.kernels import KERNELS
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.models import tiny_config
 
 ORIN = load_profile("jetson-orin-nano")
-REQUEST = Request(precision="int8", context=512, prompt=128)
+REQUEST = PlanRequest(precision="int8", context=512, prompt=128)
 # Of the proportions of SmolLM2-135M, with fewer layers.
 SMOL = DecoderSpec.from_hf(
     tiny_config(

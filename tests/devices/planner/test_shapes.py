@@ -9,7 +9,7 @@ import pytest
 from edgelm.devices.planner.plan import choices
 from edgelm.devices.planner.shapes import Shape, nearest_shapes
 from edgelm.devices.profile import Profile
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.devices.planner.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMALL
 
@@ -17,15 +17,15 @@ from tests.devices.planner.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMA
 NARROW = msgspec.structs.replace(SMALL, hidden_size=96, intermediate_size=40)
 AXES = ["depth", "feed-forward width", "depth and width"]
 # What a desktop leaves: an 8B does not fit in that.
-SCARCE = Request(max_memory_bytes=5_000_000_000)
+SCARCE = PlanRequest(max_memory_bytes=5_000_000_000)
 ASKED = {
     "8b-orin": (LARGE, ORIN, SCARCE),
-    "8b-orin-fast": (LARGE, ORIN, Request(min_tokens_per_second=20)),
-    "8b-laptop-fast": (LARGE, LAPTOP, Request(min_tokens_per_second=60, context=2048)),
-    "1b-little": (BIG, ROOMY, Request(max_memory_bytes=900_000_000, context=4096)),
-    "1b-int8": (BIG, ROOMY, Request("int8", max_memory_bytes=1_200_000_000)),
-    "135m-fast": (SMALL, ORIN, Request(min_tokens_per_second=250)),
-    "narrow": (NARROW, ROOMY, Request(min_tokens_per_second=280)),
+    "8b-orin-fast": (LARGE, ORIN, PlanRequest(min_tokens_per_second=20)),
+    "8b-laptop-fast": (LARGE, LAPTOP, PlanRequest(min_tokens_per_second=60, context=2048)),
+    "1b-little": (BIG, ROOMY, PlanRequest(max_memory_bytes=900_000_000, context=4096)),
+    "1b-int8": (BIG, ROOMY, PlanRequest("int8", max_memory_bytes=1_200_000_000)),
+    "135m-fast": (SMALL, ORIN, PlanRequest(min_tokens_per_second=250)),
+    "narrow": (NARROW, ROOMY, PlanRequest(min_tokens_per_second=280)),
 }
 each = pytest.mark.parametrize(("spec", "device", "request_"), ASKED.values(), ids=ASKED)
 
@@ -71,13 +71,13 @@ def larger(spec: DecoderSpec, shape: Shape) -> Iterator[DecoderSpec]:
         raise AssertionError(f"{shape} is no share of {sizes(spec)}")
 
 
-def works(spec: DecoderSpec, device: Profile, request: Request) -> bool:
+def works(spec: DecoderSpec, device: Profile, request: PlanRequest) -> bool:
     return any(choice.works for choice in choices(spec, device, request))
 
 
 @each
 def test_shape_works_and_is_what_it_says(
-    spec: DecoderSpec, device: Profile, request_: Request
+    spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
     assert not works(spec, device, request_)
     found = nearest_shapes(spec, device, request_)
@@ -91,7 +91,7 @@ def test_shape_works_and_is_what_it_says(
 
 @each
 def test_nothing_larger_on_the_same_way_works(
-    spec: DecoderSpec, device: Profile, request_: Request
+    spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
     for shape in nearest_shapes(spec, device, request_):
         assert not any(works(cut, device, request_) for cut in larger(spec, shape)), shape.axis
@@ -99,7 +99,7 @@ def test_nothing_larger_on_the_same_way_works(
 
 @each
 def test_each_way_at_most_once_and_largest_first(
-    spec: DecoderSpec, device: Profile, request_: Request
+    spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
     found = nearest_shapes(spec, device, request_)
     axes = [shape.axis for shape in found]
@@ -119,15 +119,15 @@ def test_all_ways_lead_an_8b_to_an_orin_nano() -> None:
 
 def test_one_layer_is_enough() -> None:
     shallower = resized(BIG, 15, 2048, 8192)
-    needed = min(choice.total_bytes for choice in choices(shallower, ROOMY, Request()))
-    found = nearest_shapes(BIG, ROOMY, Request(max_memory_bytes=needed))
+    needed = min(choice.total_bytes for choice in choices(shallower, ROOMY, PlanRequest()))
+    found = nearest_shapes(BIG, ROOMY, PlanRequest(max_memory_bytes=needed))
     assert 15 in [shape.num_hidden_layers for shape in found if shape.axis == "depth"]
 
 
 @pytest.mark.parametrize("axis", ["num_hidden_layers", "hidden_size", "intermediate_size"])
 def test_asking_for_more_leaves_less(axis: str) -> None:
     def kept(rate: float) -> Any:
-        found = nearest_shapes(LARGE, ORIN, Request(min_tokens_per_second=rate))
+        found = nearest_shapes(LARGE, ORIN, PlanRequest(min_tokens_per_second=rate))
         return next(getattr(shape, axis) for shape in found if shape.axis == "depth and width")
 
     assert kept(60) < kept(40) < kept(20)
@@ -148,10 +148,12 @@ def test_widths_are_multiples_that_kernels_like(name: str) -> None:
 )
 def test_nothing_is_ever_widened(hidden: int, ffn: int) -> None:
     spec = resized(SMALL, 30, hidden, ffn)
-    fastest = max(one.tokens_per_second.value for one in choices(spec, ROOMY, Request()))
+    fastest = max(one.tokens_per_second.value for one in choices(spec, ROOMY, PlanRequest()))
     widths = set()
     for factor in (1.05, 1.3, 2, 4, 8):
-        for shape in nearest_shapes(spec, ROOMY, Request(min_tokens_per_second=factor * fastest)):
+        for shape in nearest_shapes(
+            spec, ROOMY, PlanRequest(min_tokens_per_second=factor * fastest)
+        ):
             assert all(a <= b for a, b in zip(sizes(shape), sizes(spec), strict=True))
             assert shape.parameters < spec.parameters
             if shape.axis == "depth and width":
@@ -164,10 +166,10 @@ def test_nothing_is_ever_widened(hidden: int, ffn: int) -> None:
 
 
 def test_nothing_can_be_cut_that_far() -> None:
-    assert nearest_shapes(LARGE, ORIN, Request(max_memory_bytes=1000)) == []
-    assert nearest_shapes(LARGE, ORIN, Request(min_tokens_per_second=1e6)) == []
+    assert nearest_shapes(LARGE, ORIN, PlanRequest(max_memory_bytes=1000)) == []
+    assert nearest_shapes(LARGE, ORIN, PlanRequest(min_tokens_per_second=1e6)) == []
 
 
 def test_shapes_survive_json() -> None:
-    found = nearest_shapes(LARGE, ORIN, Request())
+    found = nearest_shapes(LARGE, ORIN, PlanRequest())
     assert msgspec.json.decode(msgspec.json.encode(found), type=list[Shape]) == found
