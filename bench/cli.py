@@ -96,11 +96,12 @@ def _check_plan(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace, command: str) -> None:
     from edgelm.bench.machine import describe_machine
     from edgelm.bench.measure import measure
-    from edgelm.bench.peers.engines import STATIC_CACHE, bundle_contenders, peer_contenders
+    from edgelm.bench.peers.engines import STATIC_CACHE, bundle_engines, peer_engines
     from edgelm.bench.peers.sources import Sources, find_source
     from edgelm.bench.quality import Quality
     from edgelm.bench.report.html import html
-    from edgelm.bench.report.markdown import markdown, table, why_invalid
+    from edgelm.bench.report.markdown import markdown, table
+    from edgelm.bench.report.notes import why_invalid
     from edgelm.bench.report.report import make_report, write_json
     from edgelm.bench.workload import context_needed, workload
     from edgelm.bundle import read_manifest
@@ -133,11 +134,11 @@ def _measure(arguments: argparse.Namespace, command: str) -> None:
     if names or not arguments.no_quality:
         source = find_source(list(manifests.values()), arguments.source)
     sources = Sources(source, _cache(arguments)) if source else None
-    peers, absent = peer_contenders(names, sources)
+    peers, absent = peer_engines(names, sources)
     threads = arguments.threads or physical_cores()
     on_gpu = any(manifest.engine.name != "onnxruntime" for manifest in manifests.values())
     machine = describe_machine(threads, gpu=on_gpu or STATIC_CACHE in names)
-    ours = bundle_contenders(manifests)
+    ours = bundle_engines(manifests)
 
     def quality() -> Quality:
         assert source is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edgelm.bench.gpu import look_at_gpu
+from edgelm.bench.gpu import measure_gpu
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
     """Look at this machine, and at its GPU if asked; reads 1 GB of memory a few times."""
-    found = look_at_gpu() if gpu else None
+    found = measure_gpu() if gpu else None
     return Machine(
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,

@@ -61,7 +61,8 @@ from edgelm.export.source.text import SEQUENCES, Passage, affordable, read_passa
 from edgelm.export.source_check.check import source_check
 from edgelm.planning import Plan
 from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, Int4, Int8, Unquantized
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
 from edgelm.runtime.text.tokenizer import open_tokenizer
 
 _CALIBRATION = 32  # sequences of it, where the text is that long: KL falls with the logarithm
@@ -361,9 +362,13 @@ class Export:
     def run_through(
         self, folder: Path, written: Written, judge: Judge, assignment: Assignment
     ) -> Figures:
-        manifest = self.manifest(assignment, None, written)
-        capacity = written.contract.cache.capacity or judge.passage.tokens.shape[1]
-        with OrtSession(folder, manifest, capacity=capacity) as session:
+        engine = OrtEngine(
+            folder,
+            written.contract,
+            capacity=written.contract.cache.capacity or judge.passage.tokens.shape[1],
+            prefill_chunk=self.manner.prefill_chunk,
+        )
+        with EngineSession(engine) as session:
             return judge.measure(session, tail=self.manner.tail)
 
     def compile(self) -> None:

@@ -14,8 +14,7 @@ from typing import Literal, Self
 import numpy as np
 
 from edgelm.errors import BadInput, Busy, ContextFull
-from edgelm.runtime.engines.chunked import Cancelled
-from edgelm.runtime.engines.session import Logits, Session, Tokens
+from edgelm.runtime.engines.session import Cancelled, Logits, Session, Tokens
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.text.stops import StopStrings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer

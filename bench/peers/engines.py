@@ -14,7 +14,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 
 @dataclass(frozen=True)
-class Contender:
+class MeasuredEngine:
     """One engine with one model file, before it is started.
 
     spec: of its model; None is that of the report's first bundle.
@@ -28,7 +28,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Absent:
+class SkippedEngine:
     """A peer that was asked for and cannot run."""
 
     name: str
@@ -61,44 +61,44 @@ PEERS: dict[str, _Peer] = {
 }
 
 
-def bundle_contenders(manifests: dict[Path, Manifest]) -> list[Contender]:
+def bundle_engines(manifests: dict[Path, Manifest]) -> list[MeasuredEngine]:
     """Ours; the name says the mixture of precisions, and more where names would be the same."""
-    contenders = [_bundle_contender(*item) for item in manifests.items()]
-    names = Counter(contender.name for contender in contenders)
+    engines = [_bundle_engine(*item) for item in manifests.items()]
+    names = Counter(engine.name for engine in engines)
     return [
         replace(one, name=f"{one.name} ({folder})") if names[one.name] > 1 else one
-        for one, folder in zip(contenders, manifests, strict=True)
+        for one, folder in zip(engines, manifests, strict=True)
     ]
 
 
-def _bundle_contender(folder: Path, manifest: Manifest) -> Contender:
+def _bundle_engine(folder: Path, manifest: Manifest) -> MeasuredEngine:
     kinds = Counter(describe(p).split()[0] for p in manifest.precision.values())
     mixture = "+".join(sorted(kinds))
     name = f"edgelm {mixture} {folder.resolve().name}"
-    return Contender(
+    return MeasuredEngine(
         name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder, manifest.spec
     )
 
 
-def peer_contenders(
+def peer_engines(
     names: list[str], sources: Sources | None
-) -> tuple[list[Contender], list[Absent]]:
+) -> tuple[list[MeasuredEngine], list[SkippedEngine]]:
     """The peers asked for, and those among them that are not installed."""
-    present: list[Contender] = []
-    absent: list[Absent] = []
+    present: list[MeasuredEngine] = []
+    absent: list[SkippedEngine] = []
     for name in names:
         if name not in PEERS:
             raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
         peer = PEERS[name]
         if reason := missing_reason(peer.package):
-            absent.append(Absent(name, reason))
+            absent.append(SkippedEngine(name, reason))
             continue
         assert sources is not None
         variants = dict(peer.variants)
         if name == "llama.cpp" and _is_quantized(sources):
             variants["source as it is"] = lambda sources: sources.gguf("source")
         present += [
-            Contender(
+            MeasuredEngine(
                 f"{name} {variant}",
                 peer.module,
                 interpreter(),

@@ -70,7 +70,7 @@ def jetpack_support(context: Context) -> Verdict | None:
         if release is None or (7, 2) <= release < (7, 2, 2):
             return unknown(
                 f"whether TensorRT {version} is supported here; it needs JetPack 7.2.2",
-                why=f"JetPack is {jetson.jetpack or 'not known'}; its point release is not known",
+                why=f"JetPack is {jetson.jetpack or 'not known'}; its point release is unknown",
             )
         if release >= (7, 2, 2):
             return ok(f"TensorRT {version} is supported on JetPack {jetson.jetpack}")

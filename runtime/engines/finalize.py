@@ -36,6 +36,7 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFail
 from edgelm.files.hashing import file_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
 from edgelm.runtime.engines.tensorrt.build import Built, Job, check_dialect, compile_engine
 from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, save_engine
@@ -218,10 +219,16 @@ def _judged(
     if sample is None or manifest.gate is None:
         return engine
     # Imported here: reading, compiling and all their errors work without it.
-    from edgelm.runtime.engines.tensorrt.session import TrtSession
+    from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
 
-    capacity = manifest.graph.cache.capacity or manifest.limits.context
-    with TrtSession(folder, manifest, engine, capacity=capacity) as session:
+    loaded = TrtEngine(
+        folder,
+        manifest.graph,
+        engine,
+        capacity=manifest.graph.cache.capacity or manifest.limits.context,
+        prefill_chunk=manifest.limits.prefill_chunk,
+    )
+    with EngineSession(loaded) as session:
         figures = measure_sample(sample, session)
     gate = manifest.gate
     _check_finite(figures, gate)

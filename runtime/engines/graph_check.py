@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import GraphContract
-from edgelm.errors import BadBundle
+from edgelm.bundle import CacheContract, GraphContract
+from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
     "fp32": "float32",
@@ -28,6 +28,20 @@ class Tensor(NamedTuple):
 
     dtype: str
     shape: tuple[int | None, ...]
+
+
+def vocab_size(graph: GraphContract) -> int:
+    """Logits per token; manifests are read only if it is a number there."""
+    return int(graph.outputs["logits"].shape[-1])
+
+
+def check_capacity(cache: CacheContract, capacity: int) -> None:
+    """Raise BadInput where a graph fixes another capacity of the cache than is requested."""
+    if cache.capacity not in (None, capacity):
+        raise BadInput(
+            f"the context of this bundle is fixed at {cache.capacity}, but {capacity} was "
+            "requested; export it again with --context"
+        )
 
 
 def check_ort_graph(session: Any, graph: GraphContract, path: Path) -> None:

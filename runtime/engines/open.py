@@ -8,7 +8,8 @@ from pathlib import Path
 from edgelm.bundle import CompiledEngine, Manifest
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput
-from edgelm.runtime.engines.session import Session
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.session import Engine, Session
 from edgelm.runtime.engines.tensorrt.engine_choice import engines_for, why_not
 from edgelm.runtime.engines.trust import is_trusted
 
@@ -30,28 +31,32 @@ def open_session(
         BadInput: `threads` for an engine that has none, or more than are of use.
     """
     check_threads(threads)
-    name = manifest.engine.name
+    return EngineSession(_open_engine(folder, manifest, capacity, threads))
+
+
+def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int | None) -> Engine:
+    name, graph, chunk = manifest.engine.name, manifest.graph, manifest.limits.prefill_chunk
     if name == _CPU:
-        from edgelm.runtime.engines.ort import OrtSession
+        from edgelm.runtime.engines.ort import OrtEngine
 
         _check_version(manifest)
-        return OrtSession(folder, manifest, capacity=capacity, threads=threads)
+        return OrtEngine(folder, graph, capacity=capacity, prefill_chunk=chunk, threads=threads)
     if threads is not None:
         raise BadInput(f"threads is {threads}, but {name} runs on the GPU; leave it out")
     if name == _CUDA:
-        from edgelm.runtime.engines.ort_cuda import OrtCudaSession
+        from edgelm.runtime.engines.ort_cuda import OrtCudaEngine
 
         _check_version(manifest)
-        return OrtCudaSession(folder, manifest, capacity=capacity)
+        return OrtCudaEngine(folder, graph, capacity=capacity, prefill_chunk=chunk)
     if not manifest.compiles:
         raise BadBundle(
             f"{folder} is for the engine {name!r}, which this edgelm does not know; upgrade it "
             "(pip install -U edgelm)"
         )
-    engine = trusted_engine(folder, manifest)
-    from edgelm.runtime.engines.tensorrt.session import TrtSession
+    compiled = trusted_engine(folder, manifest)
+    from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
 
-    return TrtSession(folder, manifest, engine, capacity=capacity)
+    return TrtEngine(folder, graph, compiled, capacity=capacity, prefill_chunk=chunk)
 
 
 def check_threads(threads: int | None) -> None:

@@ -1,24 +1,25 @@
-"""The ONNX Runtime session: one preallocated cache, bound in place, and no copies per token.
+"""ONNX Runtime on a CPU: one preallocated cache, bound in place, and no copies per token.
 
 Past and present of a layer are bound to the same memory, so a token costs one row written, not a
-cache copied. Decoding reuses one binding: only three numbers in bound memory change per step.
+cache copied. Decoding reuses one binding: only five numbers in bound memory change per step.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import Manifest
+from edgelm.bundle import GraphContract
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
-from edgelm.runtime.engines.chunked import Cancelled, ChunkedSession, check_capacity
-from edgelm.runtime.engines.graph_check import check_ort_graph
+from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
+from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
@@ -34,79 +35,82 @@ _SPIN_MICROSECONDS = "2000"
 _LONG_RUN = 16
 
 
-class OrtSession(ChunkedSession):
+class OrtEngine:
     """A bundle's graph on ONNX Runtime's CPU provider.
 
     Args:
         folder: the bundle.
-        manifest: its manifest.
+        graph: its graph, as the manifest has it.
         capacity: tokens that the cache holds; at most the bundle's context.
+        prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
+
+    Raises:
+        MissingPackage: onnxruntime is not installed.
+        BadBundle: a graph that does not load, or that is another than the manifest says.
+        BadInput: a capacity other than the graph's own.
+        DoesNotFit: there is no memory for the cache.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, *, capacity: int, threads: int | None = None
+        self,
+        folder: Path,
+        graph: GraphContract,
+        *,
+        capacity: int,
+        prefill_chunk: int,
+        threads: int | None = None,
     ) -> None:
-        super().__init__()
+        _check_cache_type(graph.cache.dtype)
+        check_capacity(graph.cache, capacity)
         self.capacity = capacity
-        self.vocab_size = manifest.spec.vocab_size
-        self.chunk = manifest.limits.prefill_chunk
-        self._graph = manifest.graph
-        fused = manifest.graph.dialect == "ort"
-        _check_cache_type(manifest.graph.cache.dtype)
-        path = folder / manifest.graph.file
-        self._session = _load(path, threads, fused=fused)
-        check_ort_graph(self._session, manifest.graph, path)
-        self._decode_rows: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
-        self._scalars = _Scalars()
-        self._cache = self._allocate_cache()
-        self._decode_new = self._allocate_new(1)
-        self._decode_binding = self._bind(
-            {
-                "tokens": self._scalars.token,
-                "positions": self._scalars.position,
-                "logits_positions": self._scalars.row,
-            },
-            self._decode_rows,
-            self._decode_new,
-        )
+        self.chunk = prefill_chunk
+        self.vocab_size = vocab_size(graph)
+        self._graph = graph
+        path = folder / graph.file
+        self._session = _load(path, threads, fused=graph.dialect == "ort")
+        check_ort_graph(self._session, graph, path)
+        self._cache = self._allocate(capacity)
+        # Decoding binds these once: a step changes five numbers in place.
+        self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
+        self._step_logits: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
+        self._step_rows = self._new_rows(1)
+        self._step_binding = self._bind(self._step, self._step_logits, self._step_rows)
 
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        return sum(array.nbytes for array in self._arrays)
+        return sum(array.nbytes for pair in self._cache for array in pair)
 
-    def _release(self) -> None:
-        for name in ("_decode_binding", "_decode_new", "_cache", "_session"):
-            self.__dict__.pop(name, None)
-
-    def _step(self, token: int) -> Logits:
-        self._scalars.token[0, 0] = token
-        self._scalars.row[0] = 0
-        self._set_position(1)
-        self._execute(self._decode_binding, None)
-        self._append(self._decode_new, 1)
-        row: Logits = self._decode_rows[0]
-        return row
-
-    def _run(self, chunk: Tokens, wanted: Tokens, *, owed: bool) -> Logits:
-        count = len(chunk)
-        rows: Logits = np.empty((1, len(wanted), self.vocab_size), dtype=np.float32)
-        self._set_position(count)
-        new = self._allocate_new(count)
-        given = {
-            "tokens": np.ascontiguousarray(chunk)[None],
-            "positions": np.arange(self.length, self.length + count)[None],
-            "logits_positions": wanted,
-        }
-        binding = self._bind(given, rows, new)
-        if count < _LONG_RUN:
+    def run(
+        self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
+    ) -> Logits:
+        """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if len(tokens) == 1:
+            return self._decode(tokens, past)[:logits]
+        inputs = step_inputs(tokens, past, logits)
+        rows: Logits = np.empty((1, max(1, logits), self.vocab_size), dtype=np.float32)
+        new = self._new_rows(len(tokens))
+        binding = self._bind(inputs, rows, new)
+        if len(tokens) < _LONG_RUN:
             self._execute(binding, None)
         else:
-            self._execute_interruptible(binding)
-        self._append(new, count)
-        first: Logits = rows[0]
+            self._execute_interruptible(binding, cancelled)
+        self._append(new, past, len(tokens))
+        first: Logits = rows[0, :logits]
         return first
+
+    def close(self) -> None:
+        """Release the graph and the cache."""
+        self._session = self._step_binding = None
+        self._cache, self._step_rows = [], []
+
+    def _decode(self, token: Tokens, past: int) -> Logits:
+        update_step(self._step, token, past)
+        self._execute(self._step_binding, None)
+        self._append(self._step_rows, past, 1)
+        row: Logits = self._step_logits[0]
+        return row
 
     def _execute(self, binding: Any, options: Any) -> None:
         try:
@@ -119,34 +123,20 @@ class OrtSession(ChunkedSession):
                 "its files (edge-export --verify), then export it again"
             ) from None
 
-    def _execute_interruptible(self, binding: Any) -> None:
+    def _execute_interruptible(self, binding: Any, cancelled: Callable[[], bool]) -> None:
         options = onnxruntime.RunOptions()
 
         def stop() -> None:
             options.terminate = True
 
-        call = partial(self._execute, binding, options)
-        if run_interruptible(call, stop, self._stop_asked):
-            self._check_open()
+        if run_interruptible(partial(self._execute, binding, options), stop, cancelled):
             raise Cancelled
 
-    def _set_position(self, count: int) -> None:
-        self._scalars.past_length[0] = self.length
-        self._scalars.position[0, 0] = self.length
-        self._scalars.last_position[0] = self.length + count - 1
-        self._scalars.total_length[...] = self.length + count
-
-    def _bind(self, given: dict[str, Any], logits: Logits, new: _Cache) -> Any:
-        """Bind what is given by role, the scalars, the cache and the outputs."""
-        scalars = {
-            "past_length": self._scalars.past_length,
-            "last_position": self._scalars.last_position,
-            "total_length": self._scalars.total_length,
-        }
-        arrays = {**given, **scalars}
+    def _bind(self, inputs: StepInputs, logits: Logits, new: _Cache) -> Any:
+        """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows."""
         binding = self._session.io_binding()
         for role, tensor in self._graph.inputs.items():
-            _bind_input(binding, tensor.name, arrays[role])
+            _bind_input(binding, tensor.name, inputs[role])
         _bind_output(binding, self._graph.outputs["logits"].name, logits)
         for layer, past, present in zip(self._graph.cache.layers, self._cache, new, strict=True):
             _bind_input(binding, layer.past_key, past[0])
@@ -155,23 +145,19 @@ class OrtSession(ChunkedSession):
             _bind_output(binding, layer.present_value, present[1])
         return binding
 
-    def _allocate_new(self, count: int) -> _Cache:
+    def _new_rows(self, count: int) -> _Cache:
         """Where the graph writes the rows of `count` tokens: the cache, or memory of their own."""
         if self._graph.cache.update == "in_place":
             return self._cache
         return self._allocate(count)
 
-    def _append(self, new: _Cache, count: int) -> None:
+    def _append(self, new: _Cache, past: int, count: int) -> None:
         if new is self._cache:
             return
-        rows = slice(self.length, self.length + count)
-        for past, present in zip(self._cache, new, strict=True):
-            past[0][:, :, rows] = present[0]
-            past[1][:, :, rows] = present[1]
-
-    def _allocate_cache(self) -> _Cache:
-        check_capacity(self._graph.cache, self.capacity)
-        return self._allocate(self.capacity)
+        rows = slice(past, past + count)
+        for old, present in zip(self._cache, new, strict=True):
+            old[0][:, :, rows] = present[0]
+            old[1][:, :, rows] = present[1]
 
     def _allocate(self, rows: int) -> _Cache:
         cache = self._graph.cache
@@ -185,22 +171,6 @@ class OrtSession(ChunkedSession):
                 f"there is no memory for a cache of {rows} tokens; load it with max_memory, or "
                 "export with a shorter --context"
             ) from None
-
-    @property
-    def _arrays(self) -> list[Any]:
-        return [array for pair in self._cache for array in pair]
-
-
-class _Scalars:
-    """The small inputs, in memory that stays bound."""
-
-    def __init__(self) -> None:
-        self.token = np.zeros((1, 1), dtype=np.int64)
-        self.row = np.zeros(1, dtype=np.int64)
-        self.position = np.zeros((1, 1), dtype=np.int64)
-        self.past_length = np.zeros(1, dtype=np.int64)
-        self.last_position = np.zeros(1, dtype=np.int32)
-        self.total_length = np.zeros((), dtype=np.int32)
 
 
 def _check_cache_type(dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""The ONNX Runtime session on an NVIDIA GPU: the cache stays there, decoding is one CUDA graph.
+"""ONNX Runtime on an NVIDIA GPU: the cache stays there, decoding is one CUDA graph.
 
 ONNX Runtime falls back to the CPU without an error where its CUDA provider does not load, or has
 no kernel; here both are errors. A CUDA graph holds the addresses it was recorded with, so decoding
@@ -6,13 +6,15 @@ has one binding, whose values change in place.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgelm.bundle import GraphContract, Manifest
+from edgelm.bundle import GraphContract
 from edgelm.devices.checks.fatbin import kernel_targets
 from edgelm.devices.checks.kernels import covers
 from edgelm.devices.checks.providers import CUDA_LIBRARY
@@ -20,11 +22,11 @@ from edgelm.devices.detection.jetson import read_jetson
 from edgelm.devices.detection.probes import Probes
 from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.reasons import reason
-from edgelm.runtime.engines.chunked import ChunkedSession, check_capacity
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
-from edgelm.runtime.engines.graph_check import check_ort_graph
+from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
 _INSTALL = "pip install 'edgelm[gpu]'"
 onnxruntime = LazyOnnxRuntime(
@@ -39,32 +41,35 @@ _CACHE_TYPES = {"fp32": 1, "fp16": 10, "bf16": 16, "int8": 3, "fp8": 17}
 _ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 # GroupQueryAttention reads it on the machine's side.
 _ON_HOST = frozenset({"total_length"})
+_CHANGED_PER_TOKEN = ("tokens", "positions", "past_length", "last_position")
 _Cache = list[tuple[Any, Any]]
 
 
-class OrtCudaSession(ChunkedSession):
+class OrtCudaEngine:
     """A bundle's graph on ONNX Runtime's CUDA provider.
 
     Args:
         folder: the bundle.
-        manifest: its manifest.
+        graph: its graph, as the manifest has it.
         capacity: tokens that the cache holds; at most the bundle's context.
+        prefill_chunk: tokens that one run takes.
 
     Raises:
         MissingPackage: onnxruntime has no CUDA provider or no kernels for the GPU, or there is no
             driver or GPU.
         BadBundle: a graph that does not load, or that has nodes without a CUDA kernel.
+        BadInput: a capacity other than the graph's own.
         DoesNotFit: the GPU's memory does not hold weights and cache.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, capacity: int) -> None:
-        graph = manifest.graph
+    def __init__(
+        self, folder: Path, graph: GraphContract, *, capacity: int, prefill_chunk: int
+    ) -> None:
         check_capacity(graph.cache, capacity)
         check_onnxruntime(find_gpu())
         self.capacity = capacity
-        super().__init__()
-        self.vocab_size = manifest.spec.vocab_size
-        self.chunk = manifest.limits.prefill_chunk
+        self.chunk = prefill_chunk
+        self.vocab_size = vocab_size(graph)
         self._graph = graph
         if graph.cache.dtype not in _CACHE_TYPES:
             raise BadBundle(
@@ -79,10 +84,11 @@ class OrtCudaSession(ChunkedSession):
         for value in _flat(self._cache):  # NaN in a masked row would spread
             self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
         self._stream.synchronize()
-        self._decode = self._new_step(1, 1)
+        self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         # Read while the graph is recorded, and then for good: the most that it will ever be.
         # How far the cache is filled, the kernels read from `last_position`.
-        self._decode.set("total_length", capacity)
+        bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
+        self._decode_step: _Step | None = self._bind(bound, 1)
         self._decode_options = _run_options("1")
         self._prefill_options = _run_options("-1")
 
@@ -91,53 +97,53 @@ class OrtCudaSession(ChunkedSession):
         """Memory that the key-value cache takes."""
         return sum(value.tensor_size_in_bytes() for value in _flat(self._cache))
 
-    def _release(self) -> None:
-        for name in ("_decode", "_cache", "_session"):
-            self.__dict__.pop(name, None)
-
-    def _step(self, token: int) -> Logits:
-        step = self._decode
-        step.set("tokens", token)
-        step.set("positions", self.length)
-        step.set("past_length", self.length)
-        step.set("last_position", self.length)
-        self._session.run_with_iobinding(step.binding, self._decode_options)
-        self._append(step.new, 1)
-        rows: Logits = step.logits.numpy()[0]
-        return rows
-
-    def _run(self, chunk: Tokens, wanted: Tokens, *, owed: bool) -> Logits:
-        count = len(chunk)
-        step = self._new_step(count, len(wanted))
-        step.set("tokens", chunk)
-        step.set("positions", np.arange(self.length, self.length + count))
-        step.set("past_length", self.length)
-        step.set("last_position", self.length + count - 1)
-        step.set("total_length", self.length + count)
-        step.set("logits_positions", wanted)
+    def run(
+        self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
+    ) -> Logits:
+        """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if len(tokens) == 1:
+            return self._decode(tokens, past)[:logits]
+        step = self._bind(step_inputs(tokens, past, logits), max(1, logits))
         self._session.run_with_iobinding(step.binding, self._prefill_options)
-        self._append(step.new, count)
-        if not owed:
+        self._append(step.new, past, len(tokens))
+        if not logits:
             return np.empty((0, self.vocab_size), dtype=np.float32)
         # A copy: what numpy() gives may be a view, and the step ends here.
         rows: Logits = step.logits.numpy()[0].copy()
         return rows
 
-    def _new_step(self, tokens: int, logits: int) -> "_Step":
-        in_place = self._graph.cache.update == "in_place"
-        new = self._cache if in_place else self._allocate(tokens, "new rows")
-        shape = (1, logits, self.vocab_size)
-        return _Step(self._session.io_binding(), self._graph, tokens, shape, self._cache, new)
+    def close(self) -> None:
+        """Release the graph and the cache."""
+        self._decode_step = self._session = None
+        self._cache = []
 
-    def _append(self, new: _Cache, count: int) -> None:
+    def _decode(self, token: Tokens, past: int) -> Logits:
+        step = self._decode_step
+        assert step is not None
+        update_step(self._decode_inputs, token, past)
+        for role in _CHANGED_PER_TOKEN:
+            step.update(role, self._decode_inputs[role])
+        self._session.run_with_iobinding(step.binding, self._decode_options)
+        self._append(step.new, past, 1)
+        rows: Logits = step.logits.numpy()[0]
+        return rows
+
+    def _bind(self, inputs: StepInputs, logits: int) -> "_Step":
+        in_place = self._graph.cache.update == "in_place"
+        count = inputs["tokens"].size
+        new = self._cache if in_place else self._allocate(count, "new rows")
+        shape = (1, logits, self.vocab_size)
+        return _Step(self._session.io_binding(), self._graph, inputs, shape, self._cache, new)
+
+    def _append(self, new: _Cache, past: int, count: int) -> None:
         """Copy what the graph gave behind the rows of the cache, where it did not do so itself."""
         if new is self._cache:
             return
         cache = self._graph.cache
         row = cache.head_dim * _ITEM_BYTES[cache.dtype]
-        for past, present in zip(_flat(self._cache), _flat(new), strict=True):
+        for old, present in zip(_flat(self._cache), _flat(new), strict=True):
             self._stream.copy_rows(
-                past.data_ptr() + self.length * row,
+                old.data_ptr() + past * row,
                 present.data_ptr(),
                 pitches=(self.capacity * row, count * row),
                 width=count * row,
@@ -167,20 +173,18 @@ class _Step:
         self,
         binding: Any,
         graph: GraphContract,
-        tokens: int,
+        inputs: StepInputs,
         logits: tuple[int, ...],
         cache: _Cache,
         new: _Cache,
     ) -> None:
         self.binding = binding
         self.new = new
-        sizes = {"T": tokens, "P": logits[1]}
-        self._inputs = {}
+        self._inputs = {
+            role: _value(inputs[role], on_host=role in _ON_HOST) for role in graph.inputs
+        }
         for role, tensor in graph.inputs.items():
-            shape = tuple(sizes.get(str(size), size) for size in tensor.shape)
-            value = _value(np.zeros(shape, tensor.dtype), on_host=role in _ON_HOST)
-            self._inputs[role] = value
-            binding.bind_ortvalue_input(tensor.name, value)
+            binding.bind_ortvalue_input(tensor.name, self._inputs[role])
         self.logits = _value(np.zeros(logits, np.float32))
         binding.bind_ortvalue_output(graph.outputs["logits"].name, self.logits)
         for layer, past, present in zip(graph.cache.layers, cache, new, strict=True):
@@ -189,13 +193,10 @@ class _Step:
             binding.bind_ortvalue_output(layer.present_key, present[0])
             binding.bind_ortvalue_output(layer.present_value, present[1])
 
-    def set(self, role: str, given: Tokens | int) -> None:
-        """Give an input its values, if the graph has it; its address stays."""
-        value = self._inputs.get(role)
-        if value is None:
-            return
-        kind = np.int32 if "int32" in value.data_type() else np.int64
-        value.update_inplace(np.asarray(given, dtype=kind).reshape(value.shape()))
+    def update(self, role: str, values: npt.NDArray[Any]) -> None:
+        """Give an input other values, if the graph has it; its address stays."""
+        if role in self._inputs:
+            self._inputs[role].update_inplace(values)
 
 
 def check_onnxruntime(gpu: Gpu) -> None:

@@ -1,4 +1,4 @@
-"""What the generation loop asks of an engine, whichever it is."""
+"""What the generation loop asks of a session, and a session of its engine."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -11,17 +11,67 @@ Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
 
+class Cancelled(Exception):
+    """A run was stopped because its result is no longer wanted."""
+
+
+class Engine(Protocol):
+    """A loaded graph and the memory of its key-value cache.
+
+    `capacity` is how many tokens the cache holds, `chunk` how many one run takes. Which tokens are
+    in the cache is the session's business.
+    """
+
+    capacity: int
+    vocab_size: int
+    chunk: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
+
+    def run(
+        self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
+    ) -> Logits:
+        """Write tokens into the cache behind the first `past`, over what was there.
+
+        Args:
+            tokens: int64 [T], 1 to `chunk` of them.
+            past: tokens of the cache that come before them.
+            logits: of how many of the last tokens logits are returned; 0 for none.
+            cancelled: asked during a long run.
+
+        Returns:
+            Logits [logits, vocab_size], valid until the next run.
+
+        Raises:
+            Cancelled: `cancelled` said so.
+        """
+
+    def close(self) -> None:
+        """Release the graph and the cache; called once, and never during a run."""
+
+
 class Session(Protocol):
-    """A loaded graph and its key-value cache.
+    """A sequence of tokens on an engine.
 
     `length` tokens of the sequence are in the cache. `capacity` is how many it holds, `chunk` how
     many are processed at once.
     """
 
     length: int
-    capacity: int
-    vocab_size: int
-    chunk: int
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the cache holds."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits per token."""
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that are processed at once."""
 
     @property
     def tokens(self) -> list[int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgelm.bench import machine
-from edgelm.bench.gpu import Gpu
+from edgelm.bench.gpu import MeasuredGpu
 from edgelm.bench.machine import describe_machine, read_bandwidth
 from tests.bench.records import MACHINE
 
@@ -35,12 +35,12 @@ def test_a_gpu_is_named_with_its_bandwidth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "named"), [(None, ("", 0.0)), (Gpu("RTX", 256.4), ("RTX", 256.4))]
+    ("found", "named"), [(None, ("", 0.0)), (MeasuredGpu("RTX", 256.4), ("RTX", 256.4))]
 )
 def test_a_gpu_is_looked_at_where_asked(
-    found: Gpu | None, named: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+    found: MeasuredGpu | None, named: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "look_at_gpu", lambda: found)
+    monkeypatch.setattr(machine, "measure_gpu", lambda: found)
     described = describe_machine(threads=1, gpu=True)
     assert (described.gpu, described.gpu_gb_s) == named
     assert describe_machine(threads=1).gpu == ""

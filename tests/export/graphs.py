@@ -11,7 +11,8 @@ from edgelm.export.graph.write import write_graph
 from edgelm.export.quantize.kv_scales import KvFolding
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
 from edgelm.spec.decoder import DecoderSpec
 
 DialectName = Literal["ort", "standard", "decomposed"]
@@ -30,7 +31,7 @@ def build_session(
     dialect: DialectName = "ort",
     activations: Activations = "fp32",
     widened: bool = False,
-) -> OrtSession:
+) -> EngineSession:
     """Write a graph into `folder` and open it; an 8-bit cache needs a folding."""
     weights = Weights(checkpoint, folding)
     if not isinstance(precision, Mapping):
@@ -45,15 +46,27 @@ def build_session(
         context=CONTEXT,
         widened=widened,
     )
-    manifest = bare_manifest(
-        checkpoint.spec,
-        written.contract,
-        precision=dict(precision),
-        kv=kv,
-        weight_bytes=written.weight_bytes,
-        limits=Limits(CONTEXT, chunk),
+    return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
+
+
+def cpu_session(
+    folder: Path,
+    graph: GraphContract,
+    *,
+    capacity: int,
+    chunk: int = CHUNK,
+    threads: int | None = None,
+) -> EngineSession:
+    """A session on ONNX Runtime's CPU provider."""
+    return EngineSession(
+        OrtEngine(folder, graph, capacity=capacity, prefill_chunk=chunk, threads=threads)
     )
-    return OrtSession(folder, manifest, capacity=CONTEXT, threads=1)
+
+
+def cpu_engine(session: EngineSession) -> OrtEngine:
+    """What a session of `cpu_session` runs on."""
+    assert isinstance(session.engine, OrtEngine)
+    return session.engine
 
 
 def bare_manifest(spec: DecoderSpec, graph: GraphContract, **given: Any) -> Manifest:

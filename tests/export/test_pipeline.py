@@ -15,7 +15,7 @@ from edgelm.errors import BadCheckpoint, BadInput, DoesNotFit
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import GATE
 from edgelm.quantize.precision import Fp32, Int4, Int8
-from edgelm.runtime.engines.ort import OrtSession
+from tests.export.graphs import cpu_session
 from tests.folders import contents
 from tests.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
 
@@ -52,7 +52,7 @@ def test_bundle_verifies_and_runs(
     assert manifest.gate.enforced is (gate == "on")
     assert manifest.kv == manifest.graph.cache.dtype == kv
     assert set(manifest.files) == set(contents(output)) - {"bundle.json"}
-    with OrtSession(output, manifest, capacity=CONTEXT) as session:
+    with cpu_session(output, manifest.graph, capacity=CONTEXT) as session:
         logits = session.advance(np.arange(20), logits=20)
     assert logits.shape == (20, VOCAB)
     assert np.isfinite(logits).all()

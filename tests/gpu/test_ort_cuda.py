@@ -18,9 +18,10 @@ from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS, KvType
 from edgelm.runtime.engines import ort_cuda
 from edgelm.runtime.engines.cuda import Gpu
-from edgelm.runtime.engines.ort import OrtSession
-from edgelm.runtime.engines.ort_cuda import OrtCudaSession
-from tests.export.graphs import DialectName
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort_cuda import OrtCudaEngine
+from edgelm.runtime.engines.session import Session
+from tests.export.graphs import CHUNK, DialectName, cpu_session
 from tests.gpu.conftest import SMOLLM2, Source
 from tests.gpu.graphs import KL_16_BIT, Bundle, compute_in_fp32, divergence, write_graph
 
@@ -75,8 +76,12 @@ class Written:
     expected: npt.NDArray[np.float32]
     most: float
 
-    def open(self) -> OrtCudaSession:
-        return OrtCudaSession(*self.bundle, capacity=CONTEXT)
+    def engine(self) -> OrtCudaEngine:
+        folder, manifest = self.bundle
+        return OrtCudaEngine(folder, manifest.graph, capacity=CONTEXT, prefill_chunk=CHUNK)
+
+    def open(self) -> Session:
+        return EngineSession(self.engine())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def written(
             )
 
         exact = compute_in_fp32(write("cpu", "fp32", "fp32"))
-        with OrtSession(*exact, capacity=CONTEXT) as reference:
+        with cpu_session(exact.folder, exact.manifest.graph, capacity=CONTEXT) as reference:
             expected = reference.advance(tokens, logits=len(tokens))
         return Written(write("gpu", case.activations, case.kv), tokens, expected, case.most)
 
@@ -121,27 +126,27 @@ def case(request: pytest.FixtureRequest, written: Callable[[Case], Written]) -> 
 
 
 @pytest.fixture
-def session(case: Written) -> Iterator[OrtCudaSession]:
+def session(case: Written) -> Iterator[Session]:
     with case.open() as session:
         yield session
 
 
-def steps(session: OrtCudaSession, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def steps(session: Session, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Logits of decoding token by token; a row is valid until the next."""
     rows = [session.advance(tokens[at : at + 1]).copy() for at in range(len(tokens))]
     return np.concatenate(rows)
 
 
-def test_prefill_is_that_of_the_cpu(session: OrtCudaSession, case: Written) -> None:
+def test_prefill_is_that_of_the_cpu(session: Session, case: Written) -> None:
     ours = session.advance(case.tokens, logits=len(case.tokens))
     assert divergence(ours, case.expected) <= case.most
 
 
-def test_decoding_is_that_of_the_cpu(session: OrtCudaSession, case: Written) -> None:
+def test_decoding_is_that_of_the_cpu(session: Session, case: Written) -> None:
     assert divergence(steps(session, case.tokens), case.expected) <= case.most
 
 
-def test_prefill_then_decoding_then_prefill(session: OrtCudaSession, case: Written) -> None:
+def test_prefill_then_decoding_then_prefill(session: Session, case: Written) -> None:
     rows = [session.advance(case.tokens[:20], logits=3).copy()]
     rows.append(steps(session, case.tokens[20:30]))
     rows.append(session.advance(case.tokens[30:47], logits=17).copy())
@@ -150,7 +155,7 @@ def test_prefill_then_decoding_then_prefill(session: OrtCudaSession, case: Writt
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 33])
-def test_rewinding_forgets(session: OrtCudaSession, case: Written, length: int) -> None:
+def test_rewinding_forgets(session: Session, case: Written, length: int) -> None:
     session.advance(case.tokens[: max(length, 1)])
     session.rewind(length)
     steps(session, case.tokens[::-1][:5].copy())
@@ -172,5 +177,7 @@ def test_a_cuda_graph_changes_nothing(case: Written, monkeypatch: pytest.MonkeyP
     assert divergence(replayed, decode()) <= KL_16_BIT / 10
 
 
-def test_nothing_is_left_to_the_cpu(session: OrtCudaSession) -> None:
-    assert session._session.get_providers()[0] == "CUDAExecutionProvider"
+def test_nothing_is_left_to_the_cpu(case: Written) -> None:
+    engine = case.engine()
+    assert engine._session.get_providers()[0] == "CUDAExecutionProvider"
+    engine.close()

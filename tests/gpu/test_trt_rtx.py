@@ -15,11 +15,12 @@ from edgelm.devices.tensorrt_versions import RTX, TENSORRT, release_of
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import Fp16, Int4, WeightPrecision
 from edgelm.runtime.engines.cuda import Gpu, free_memory
-from edgelm.runtime.engines.ort import OrtSession
-from edgelm.runtime.engines.tensorrt import session as tensorrt
-from edgelm.runtime.engines.tensorrt.engine import Engine
-from edgelm.runtime.engines.tensorrt.session import TrtSession
-from tests.export.graphs import DialectName
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.session import Session
+from edgelm.runtime.engines.tensorrt import trt_engine
+from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
+from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
+from tests.export.graphs import CHUNK, DialectName, cpu_session
 from tests.gpu.conftest import SMOLLM2, Source
 from tests.gpu.graphs import KL_16_BIT, Bundle, compile_here, divergence, write_graph
 
@@ -69,8 +70,12 @@ class Compiled:
     tokens: npt.NDArray[np.int64]
     expected: npt.NDArray[np.float32]
 
-    def open(self) -> TrtSession:
-        return TrtSession(*self.bundle, self.engine, capacity=CONTEXT)
+    def load(self) -> TrtEngine:
+        folder, manifest = self.bundle
+        return TrtEngine(folder, manifest.graph, self.engine, capacity=CONTEXT, prefill_chunk=CHUNK)
+
+    def open(self) -> Session:
+        return EngineSession(self.load())
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,8 @@ def compiled(
             engine = compile_here(bundle, case.family, gpu, profiles=case.profiles)
         except UnknownName as error:
             pytest.skip(str(error))
-        with OrtSession(*write("cpu", "fp32"), capacity=CONTEXT) as reference:
+        exact = write("cpu", "fp32")
+        with cpu_session(exact.folder, exact.manifest.graph, capacity=CONTEXT) as reference:
             expected = reference.advance(tokens, logits=len(tokens))
         return Compiled(bundle, engine, tokens, expected)
 
@@ -117,27 +123,27 @@ def case(request: pytest.FixtureRequest, compiled: Callable[[Case], Compiled]) -
 
 
 @pytest.fixture
-def session(case: Compiled) -> Iterator[TrtSession]:
+def session(case: Compiled) -> Iterator[Session]:
     with case.open() as session:
         yield session
 
 
-def steps(session: TrtSession, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def steps(session: Session, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Logits of decoding token by token; a row is valid until the next."""
     rows = [session.advance(tokens[at : at + 1]).copy() for at in range(len(tokens))]
     return np.concatenate(rows)
 
 
-def test_prefill_is_that_of_the_cpu(session: TrtSession, case: Compiled) -> None:
+def test_prefill_is_that_of_the_cpu(session: Session, case: Compiled) -> None:
     ours = session.advance(case.tokens, logits=len(case.tokens))
     assert divergence(ours, case.expected) <= KL_16_BIT
 
 
-def test_decoding_is_that_of_the_cpu(session: TrtSession, case: Compiled) -> None:
+def test_decoding_is_that_of_the_cpu(session: Session, case: Compiled) -> None:
     assert divergence(steps(session, case.tokens), case.expected) <= KL_16_BIT
 
 
-def test_prefill_then_decoding_then_prefill(session: TrtSession, case: Compiled) -> None:
+def test_prefill_then_decoding_then_prefill(session: Session, case: Compiled) -> None:
     rows = [session.advance(case.tokens[:20], logits=3).copy()]
     rows.append(steps(session, case.tokens[20:30]))
     rows.append(session.advance(case.tokens[30:47], logits=17).copy())
@@ -146,7 +152,7 @@ def test_prefill_then_decoding_then_prefill(session: TrtSession, case: Compiled)
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 33])
-def test_rewinding_forgets(session: TrtSession, case: Compiled, length: int) -> None:
+def test_rewinding_forgets(session: Session, case: Compiled, length: int) -> None:
     session.advance(case.tokens[: max(length, 1)])
     session.rewind(length)
     steps(session, case.tokens[::-1][:5].copy())
@@ -163,20 +169,22 @@ def test_a_cuda_graph_changes_nothing(case: Compiled, monkeypatch: pytest.Monkey
             return steps(session, case.tokens[10:40])
 
     replayed = decode()
-    monkeypatch.setattr(tensorrt, "_capturable", lambda context, stream: False)
+    monkeypatch.setattr(trt_engine, "_capturable", lambda context, stream: False)
     # TensorRT-RTX replays graphs of its own making, if it is told to.
-    plainly = Engine._runtime_config
+    plainly = LoadedEngine._runtime_config
     monkeypatch.setattr(
-        Engine, "_runtime_config", lambda self, decodes: plainly(self, decodes=False)
+        LoadedEngine, "_runtime_config", lambda self, decodes: plainly(self, decodes=False)
     )
     assert divergence(replayed, decode()) <= KL_16_BIT / 10
 
 
-def test_tensorrt_decodes_in_a_cuda_graph(session: TrtSession, case: Compiled) -> None:
+def test_tensorrt_decodes_in_a_cuda_graph(case: Compiled) -> None:
     if case.engine.name == RTX:
         pytest.skip("TensorRT-RTX makes its CUDA graphs itself, and does not show them")
-    steps(session, case.tokens[:2])
-    assert session._graph is not None
+    engine = case.load()
+    with EngineSession(engine) as session:
+        steps(session, case.tokens[:2])
+        assert engine._graph is not None
 
 
 def test_kernels_are_kept(case: Compiled) -> None:

@@ -44,9 +44,9 @@ def test_a_model_that_computes_nan_says_so_and_stays_usable(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = lm.generate("a", max_new_tokens=3).text
-    session: Any = lm.session
-    real = session._step
-    monkeypatch.setattr(session, "_step", lambda token: real(token) * np.nan)
+    engine = lm.session.engine  # type: ignore[attr-defined]
+    real = engine._decode
+    monkeypatch.setattr(engine, "_decode", lambda token, past: real(token, past) * np.nan)
     with pytest.raises(BadBundle, match="not numbers"):
         lm.generate("a", max_new_tokens=3)
     monkeypatch.undo()

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from edgelm.bundle import read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.engines.chunked import Cancelled
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.interruptible import run_interruptible
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.ort import OrtEngine
+from edgelm.runtime.engines.session import Cancelled
+from tests.export.graphs import cpu_session
 
 LONG = np.random.default_rng(3).integers(4, 320, 60)
 
@@ -26,9 +27,8 @@ LONG = np.random.default_rng(3).integers(4, 320, 60)
 def chunked(bundle: Path) -> Iterator[LanguageModel]:
     """The bundle with chunks of 8 tokens."""
     manifest = read_manifest(bundle)
-    limits = msgspec.structs.replace(manifest.limits, prefill_chunk=8)
-    manifest = msgspec.structs.replace(manifest, limits=limits)
-    session = OrtSession(bundle, manifest, capacity=limits.context, threads=1)
+    context = manifest.limits.context
+    session = cpu_session(bundle, manifest.graph, capacity=context, chunk=8, threads=1)
     with LanguageModel(bundle, manifest, session) as lm:
         yield lm
 
@@ -53,26 +53,31 @@ def test_ctrl_c_between_chunks_leaves_the_model_usable(
     chunked: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = chunked.generate("The miller waits until", max_new_tokens=5).text
-    run = OrtSession._run
+    run = OrtEngine.run
     calls = 0
 
-    def interrupted(self: OrtSession, *args: Any, **options: Any) -> Any:
+    def interrupted(self: OrtEngine, *args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
         return run(self, *args, **options)
 
-    monkeypatch.setattr(OrtSession, "_run", interrupted)
+    monkeypatch.setattr(OrtEngine, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(chunked.pieces(LONG))
     assert chunked.generate("The miller waits until", max_new_tokens=5).text == expected
 
 
+def engine_of(lm: LanguageModel) -> OrtEngine:
+    assert isinstance(lm.session, EngineSession)
+    assert isinstance(lm.session.engine, OrtEngine)
+    return lm.session.engine
+
+
 def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
     # One chunk of more than a few tokens runs where it can be stopped; `cancel` is true at once.
-    session = lm.session
-    assert isinstance(session, OrtSession)
+    engine = engine_of(lm)
     binding: Any = object()
 
     class Slow:
@@ -82,13 +87,12 @@ def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
                 time.sleep(0.01)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    real, session._session = session._session, Slow()
-    session.cancel_when(lambda: True)
+    real, engine._session = engine._session, Slow()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        session._execute_interruptible(binding)
+        engine._execute_interruptible(binding, lambda: True)
     assert time.monotonic() - started < 30
-    session._session = real
+    engine._session = real
 
 
 def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
@@ -96,10 +100,9 @@ def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
 
     options = onnxruntime.RunOptions()
     options.terminate = True
-    session = lm.session
-    assert isinstance(session, OrtSession)
+    engine = engine_of(lm)
     with pytest.raises(Exception, match="terminate flag"):
-        session._execute(session._decode_binding, options)
+        engine._execute(engine._step_binding, options)
 
 
 def test_ctrl_c_stops_native_code_and_waits_for_it() -> None:

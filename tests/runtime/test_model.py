@@ -12,7 +12,8 @@ import edgelm
 from edgelm.bundle import hash_files, read_manifest, write_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Message
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 
@@ -79,8 +80,9 @@ def test_a_model_without_a_template(bundle: Path, tmp_path: Path) -> None:
 def test_close_releases_the_cache_and_can_be_repeated(bundle: Path) -> None:
     lm = edgelm.load(bundle)
     lm.generate("a", max_new_tokens=2)
-    assert isinstance(lm.session, OrtSession)
-    cache = weakref.ref(lm.session._cache[0][0])
+    assert isinstance(lm.session, EngineSession)
+    assert isinstance(lm.session.engine, OrtEngine)
+    cache = weakref.ref(lm.session.engine._cache[0][0])
     lm.close()
     lm.close()
     gc.collect()

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.html import html
 from edgelm.bench.report.report import Report
 from edgelm.bundle import read_manifest
@@ -20,7 +20,7 @@ PEERS = ("llama.cpp Q4_0", "a <b> & 'c'")
 @pytest.fixture(scope="module")
 def made(bundle: Path) -> Report:
     others = [samples(name, slower=2.0) for name in PEERS]
-    absent = (Absent("onnxruntime-genai", "not <installed>"),)
+    absent = (SkippedEngine("onnxruntime-genai", "not <installed>"),)
     return report(read_manifest(bundle), *others, absent=absent)
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.markdown import engines, markdown, table
 from edgelm.bench.report.report import Report
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.sensors import Reader, Sampler
 from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
 
-ABSENT = (Absent("llama.cpp", "not installed: no environment; edge-bench --setup-peers"),)
+ABSENT = (SkippedEngine("llama.cpp", "not installed: no environment; edge-bench --setup-peers"),)
 HEAD = (
     "| engine | MB | bits/weight | KL | top-1 | pp100 t/s | tg4 t/s | tg4@d50 t/s | of bound "
     "| peak MB | load ms | KV | context |"

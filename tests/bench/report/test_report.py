@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.bench.peers.engines import Absent
+from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.markdown import markdown
 from edgelm.bench.report.report import REPORT_VERSION, Report, Result, write_json
 from edgelm.bundle import Manifest, read_manifest
@@ -207,7 +207,7 @@ FIELDS = {
 
 
 def test_json_has_the_promised_fields(manifest: Manifest, tmp_path: Path) -> None:
-    made = report(manifest, samples("peer"), absent=(Absent("llama.cpp", "not installed"),))
+    made = report(manifest, samples("peer"), absent=(SkippedEngine("llama.cpp", "not installed"),))
     write_json(made, tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     assert text.endswith("}\n")

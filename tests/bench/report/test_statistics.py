@@ -1,6 +1,6 @@
 import pytest
 
-from edgelm.bench.report.statistics import Spread, percentile
+from edgelm.bench.report.statistics import Percentiles, percentile
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,6 @@ def test_percentile_leaves_its_input_alone() -> None:
 
 
 def test_spread_keeps_every_sample_in_order() -> None:
-    spread = Spread.of([30.0, 10.0, 20.0])
+    spread = Percentiles.of([30.0, 10.0, 20.0])
     assert (spread.median, spread.p10, spread.p90) == pytest.approx((20.0, 12.0, 28.0))
     assert spread.samples == (30.0, 10.0, 20.0)

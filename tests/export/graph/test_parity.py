@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.session import Session
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import CHUNK, build_session
 from tests.models import TINY
@@ -44,39 +44,39 @@ def expected(source: Tiny, tokens: npt.NDArray[np.int64]) -> Array:
 @pytest.fixture(scope="module", params=["ort", "standard", "decomposed"])
 def loaded(
     source: Tiny, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OrtSession]:
+) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("graph")
     with build_session(source.checkpoint, folder, dialect=request.param) as session:
         yield session
 
 
 @pytest.fixture
-def session(loaded: OrtSession) -> OrtSession:
+def session(loaded: Session) -> Session:
     loaded.rewind(0)
     return loaded
 
 
 def test_prefill_in_one_chunk(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     assert_close(session.advance(tokens[:CHUNK], logits=CHUNK), expected[:CHUNK])
 
 
 def test_prefill_in_chunks(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     assert_close(session.advance(tokens, logits=LENGTH), expected)
 
 
 def test_decode_step_by_step(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     ours = [session.advance(tokens[at : at + 1])[0].copy() for at in range(LENGTH)]
     assert_close(np.stack(ours), expected)
 
 
 def test_prefill_then_decode_is_a_longer_prefill(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     last = session.advance(tokens[:20]).copy()
     steps = [session.advance(tokens[at : at + 1]).copy() for at in range(20, LENGTH)]
@@ -84,7 +84,7 @@ def test_prefill_then_decode_is_a_longer_prefill(
 
 
 def test_turns_of_prefill_and_decode(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     ours = [session.advance(tokens[:11], logits=11).copy()]
     ours += [session.advance(tokens[at : at + 1]).copy() for at in range(11, 17)]
@@ -94,7 +94,7 @@ def test_turns_of_prefill_and_decode(
 
 
 def test_rewind_forgets_what_followed(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array
 ) -> None:
     session.advance(tokens[:14])
     session.advance(tokens[::-1].copy())  # another continuation, which then turns out wrong
@@ -108,6 +108,6 @@ def test_rewind_forgets_what_followed(
 
 @pytest.mark.parametrize("rows", [1, 2, CHUNK, CHUNK + 1, 40], ids="last-{}".format)
 def test_only_the_rows_asked_for(
-    session: OrtSession, tokens: npt.NDArray[np.int64], expected: Array, rows: int
+    session: Session, tokens: npt.NDArray[np.int64], expected: Array, rows: int
 ) -> None:
     assert_close(session.advance(tokens[:40], logits=rows), expected[40 - rows : 40])

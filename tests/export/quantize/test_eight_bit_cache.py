@@ -15,11 +15,11 @@ from edgelm.export.quantize.calibrate import calibrate
 from edgelm.export.quantize.kv_scales import KvFolding
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import KvType
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.session import Session
 from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
 from tests.conftest import Tiny, TinyFactory
 from tests.core.spec.test_decoder import spec_of
-from tests.export.graphs import build_session
+from tests.export.graphs import build_session, cpu_engine
 from tests.models import TINY
 
 Array = npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ def error_of(ours: Array, expected: Array) -> float:
     return float(np.sqrt(np.square(ours - expected).mean()) / expected.std())
 
 
-def decoded(session: OrtSession, tokens: npt.NDArray[np.int64]) -> Array:
+def decoded(session: Session, tokens: npt.NDArray[np.int64]) -> Array:
     return np.concatenate([session.advance(token).copy() for token in tokens[:, None]])
 
 
@@ -105,10 +105,10 @@ def test_prefill_and_decode_store_the_same_cache(
     with build_session(source.checkpoint, tmp_path, kv="int8", folding=folding) as session:
         # The first layer's cache depends on the tokens only, so that it must be equal.
         session.advance(TOKENS)
-        prefilled = [array.copy() for array in session._cache[0]]
+        prefilled = [array.copy() for array in cpu_engine(session)._cache[0]]
         session.rewind(0)
         decoded(session, TOKENS)
-        stepped = session._cache[0]
+        stepped = cpu_engine(session)._cache[0]
     for one, other in zip(prefilled, stepped, strict=True):
         assert one.dtype == np.int8
         difference = one[:, :, :LENGTH].astype(int) - other[:, :, :LENGTH]

@@ -12,8 +12,8 @@ from edgelm.bundle import verify
 from edgelm.errors import GateFailed
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Fp32
-from edgelm.runtime.engines.ort import OrtSession
 from tests.core.spec.test_rope import SCALINGS
+from tests.export.graphs import cpu_session
 from tests.gguf_files import write_gguf
 from tests.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 
@@ -30,7 +30,7 @@ def test_gguf_file(tiny_chat: Path, tmp_path: Path, kind: str) -> None:
     verify(tmp_path / "bundle", manifest)
     assert manifest.lineage.license == "mit"
     assert manifest.lineage.revision is None
-    with OrtSession(tmp_path / "bundle", manifest, capacity=64, threads=1) as session:
+    with cpu_session(tmp_path / "bundle", manifest.graph, capacity=64, threads=1) as session:
         ours = session.advance(TOKENS, logits=40)
     with torch.inference_mode():
         expected = model(torch.from_numpy(TOKENS)[None]).logits[0].numpy()
@@ -123,5 +123,5 @@ def test_longrope_is_judged_with_the_factors_it_runs_with(tmp_path: Path, contex
 def test_a_context_of_next_to_nothing(tiny_chat: Path, tmp_path: Path, context: int) -> None:
     manifest = export_model(tiny_chat, tmp_path / "b", precision="fp32", context=context)
     assert manifest.limits.context == manifest.limits.prefill_chunk == context
-    with OrtSession(tmp_path / "b", manifest, capacity=context, threads=1) as session:
+    with cpu_session(tmp_path / "b", manifest.graph, capacity=context, threads=1) as session:
         assert session.advance(TOKENS[:context]).shape == (1, VOCAB)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,8 +13,9 @@ import torch
 from edgelm.bundle import read_manifest
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, BadInput, ContextFull
-from edgelm.runtime.engines.ort import OrtSession
+from edgelm.runtime.engines.ort import OrtEngine
 from edgelm.runtime.engines.session import Session
+from tests.export.graphs import cpu_session
 from tests.tiny_chat import VOCAB
 
 TOKENS = np.random.default_rng(0).integers(4, VOCAB, 40)
@@ -23,15 +23,13 @@ CAPACITY = 48
 CHUNK = 8
 
 
-def open_session(bundle: Path, *, chunk: int = CHUNK, capacity: int = CAPACITY) -> OrtSession:
-    manifest = read_manifest(bundle)
-    limits = msgspec.structs.replace(manifest.limits, prefill_chunk=chunk)
-    manifest = msgspec.structs.replace(manifest, limits=limits)
-    return OrtSession(bundle, manifest, capacity=capacity, threads=1)
+def open_session(bundle: Path, *, chunk: int = CHUNK, capacity: int = CAPACITY) -> Session:
+    graph = read_manifest(bundle).graph
+    return cpu_session(bundle, graph, capacity=capacity, chunk=chunk, threads=1)
 
 
 @pytest.fixture
-def session(bundle: Path) -> Iterator[OrtSession]:
+def session(bundle: Path) -> Iterator[Session]:
     with open_session(bundle) as session:
         yield session
 
@@ -53,7 +51,7 @@ def assert_close(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32])
 @pytest.mark.parametrize("count", [1, 5, 8, 9, 16, 17, 40])
 @pytest.mark.parametrize("logits", [1, 3, 8, 9, 20, 40])
 def test_prefill_gives_the_last_rows(
-    session: OrtSession, expected: npt.NDArray[np.float32], count: int, logits: int
+    session: Session, expected: npt.NDArray[np.float32], count: int, logits: int
 ) -> None:
     ours = session.advance(TOKENS[:count], logits=logits)
     assert_close(ours, expected[:count][-logits:])
@@ -68,7 +66,7 @@ def test_chunks_do_not_change_logits(
         assert_close(session.advance(TOKENS, logits=11), expected[-11:])
 
 
-def test_prefill_then_single_tokens(session: OrtSession, expected: npt.NDArray[np.float32]) -> None:
+def test_prefill_then_single_tokens(session: Session, expected: npt.NDArray[np.float32]) -> None:
     session.advance(TOKENS[:30])
     for at in range(30, 40):
         row = session.advance(TOKENS[at : at + 1])
@@ -77,9 +75,7 @@ def test_prefill_then_single_tokens(session: OrtSession, expected: npt.NDArray[n
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 39])
-def test_rewind_forgets(
-    session: OrtSession, expected: npt.NDArray[np.float32], length: int
-) -> None:
+def test_rewind_forgets(session: Session, expected: npt.NDArray[np.float32], length: int) -> None:
     session.advance(TOKENS[:length] if length else TOKENS[:1])
     session.rewind(length)
     session.advance(TOKENS[::-1][: CAPACITY - length])  # something else, then forgotten
@@ -90,7 +86,7 @@ def test_rewind_forgets(
 
 
 @pytest.mark.parametrize("length", [-1, 6])
-def test_rewind_beyond_what_is_there(session: OrtSession, length: int) -> None:
+def test_rewind_beyond_what_is_there(session: Session, length: int) -> None:
     session.advance(TOKENS[:5])
     with pytest.raises(BadInput, match=f"cannot rewind to {length}: the cache holds 5 tokens"):
         session.rewind(length)
@@ -114,7 +110,7 @@ def test_a_full_cache_says_so_and_stays_as_it_was(
 
 
 def test_a_failed_prefill_leaves_the_cache_as_it_was(
-    session: OrtSession, expected: npt.NDArray[np.float32]
+    session: Session, expected: npt.NDArray[np.float32]
 ) -> None:
     session.advance(TOKENS[:10])
     broken = TOKENS[10:30].copy()
@@ -139,17 +135,17 @@ def test_cache_bytes_follow_the_capacity(bundle: Path) -> None:
         assert session.cache_bytes == CAPACITY * per_token
 
 
-def test_it_is_a_session(session: OrtSession) -> None:
+def test_it_is_a_session(session: Session) -> None:
     as_protocol: Session = session
     assert (as_protocol.length, as_protocol.capacity) == (0, CAPACITY)
     assert as_protocol.vocab_size == VOCAB
 
 
 def test_a_graph_that_does_not_load(bundle: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(bundle)
-    (tmp_path / manifest.graph.file).write_bytes(b"no graph")
+    graph = read_manifest(bundle).graph
+    (tmp_path / graph.file).write_bytes(b"no graph")
     with pytest.raises(BadBundle, match=rf"cannot load {tmp_path}/model\.onnx: "):
-        OrtSession(tmp_path, manifest, capacity=8)
+        OrtEngine(tmp_path, graph, capacity=8, prefill_chunk=8)
 
 
 def test_physical_cores_are_among_the_allowed_ones() -> None:

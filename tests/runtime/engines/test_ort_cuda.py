@@ -11,17 +11,18 @@ import onnxruntime
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import EngineRequirement, Manifest
+from edgelm.bundle import GraphContract
 from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.errors import BadBundle, BadInput, ContextFull, DoesNotFit, MissingPackage
 from edgelm.runtime.engines import cuda, ort_cuda
 from edgelm.runtime.engines.cuda import Gpu
-from edgelm.runtime.engines.ort import OrtSession
-from edgelm.runtime.engines.ort_cuda import OrtCudaSession, check_onnxruntime
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort_cuda import OrtCudaEngine, check_onnxruntime
 from edgelm.runtime.engines.session import Session
+from edgelm.spec.decoder import DecoderSpec
 from tests.conftest import TinyFactory
 from tests.devices.checks.test_fatbin import SASS, entry, fat_binary
-from tests.export.graphs import CONTEXT, DialectName, bare_manifest, build_session
+from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session, cpu_engine, cpu_session
 from tests.runtime.fake_gpu import FakeCuda
 
 TOKENS = np.random.default_rng(0).integers(3, 128, 50)
@@ -30,7 +31,11 @@ LAPTOP = Gpu("RTX 4060", 89)
 
 class Graph(NamedTuple):
     folder: Path
-    manifest: Manifest
+    contract: GraphContract
+    spec: DecoderSpec
+
+    def load(self, *, capacity: int = CONTEXT) -> OrtCudaEngine:
+        return OrtCudaEngine(self.folder, self.contract, capacity=capacity, prefill_chunk=CHUNK)
 
 
 @pytest.fixture(scope="module", params=["ort", "standard", "decomposed"])
@@ -41,14 +46,7 @@ def graph(
     folder = tmp_path_factory.mktemp(f"cuda-{dialect}")
     checkpoint = tiny("qwen3").checkpoint
     with build_session(checkpoint, folder, dialect=dialect) as session:
-        contract = session._graph
-    manifest = bare_manifest(
-        checkpoint.spec,
-        contract,
-        target="rtx-4060-laptop",
-        engine=EngineRequirement("onnxruntime-cuda"),
-    )
-    return Graph(folder, manifest)
+        return Graph(folder, cpu_engine(session)._graph, checkpoint.spec)
 
 
 @pytest.fixture
@@ -61,13 +59,16 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 @pytest.fixture
-def session(
-    graph: Graph, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[OrtCudaSession]:
+def engine(graph: Graph, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> OrtCudaEngine:
     monkeypatch.setattr(ort_cuda, "_DEVICE", "cpu")
     monkeypatch.setattr(ort_cuda, "check_onnxruntime", lambda gpu: None)
     monkeypatch.setattr(ort_cuda, "_load", _load_on_cpu)
-    with OrtCudaSession(*graph, capacity=CONTEXT) as session:
+    return graph.load()
+
+
+@pytest.fixture
+def session(engine: OrtCudaEngine) -> Iterator[Session]:
+    with EngineSession(engine) as session:
         yield session
 
 
@@ -76,8 +77,8 @@ def _load_on_cpu(path: Path) -> Any:
 
 
 @pytest.fixture
-def reference(graph: Graph) -> Iterator[OrtSession]:
-    with OrtSession(*graph, capacity=CONTEXT, threads=1) as session:
+def reference(graph: Graph) -> Iterator[Session]:
+    with cpu_session(graph.folder, graph.contract, capacity=CONTEXT, threads=1) as session:
         yield session
 
 
@@ -89,14 +90,14 @@ def assert_same(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("count", [1, 16, 17, 50])
 @pytest.mark.parametrize("logits", [1, 3, 17, 50])
 def test_prefill_is_that_of_the_cpu(
-    session: OrtCudaSession, reference: OrtSession, count: int, logits: int
+    session: Session, reference: Session, count: int, logits: int
 ) -> None:
     ours = session.advance(TOKENS[:count], logits=logits)
     assert_same(ours, reference.advance(TOKENS[:count], logits=logits))
     assert session.length == count
 
 
-def test_prefill_decoding_and_rewinding(session: OrtCudaSession, reference: OrtSession) -> None:
+def test_prefill_decoding_and_rewinding(session: Session, reference: Session) -> None:
     for length, tokens in (
         (0, TOKENS[:30]),
         (30, TOKENS[30:31]),
@@ -107,18 +108,17 @@ def test_prefill_decoding_and_rewinding(session: OrtCudaSession, reference: OrtS
         (6, TOKENS[6:40]),
         (0, TOKENS[9:10]),
     ):
-        ours, theirs = (
-            (one.rewind(length), one.advance(tokens.copy()))[1] for one in (session, reference)
-        )
-        assert_same(ours, theirs)
+        for one in (session, reference):
+            one.rewind(length)
+        assert_same(session.advance(tokens), reference.advance(tokens.copy()))
     assert session.length == 1
 
 
-def test_it_is_a_session(session: OrtCudaSession, graph: Graph) -> None:
+def test_it_is_a_session(session: Session, graph: Graph) -> None:
     as_protocol: Session = session
     assert (as_protocol.length, as_protocol.capacity) == (0, CONTEXT)
     assert as_protocol.vocab_size == 128
-    spec = graph.manifest.spec
+    spec = graph.spec
     per_token = 2 * 4 * spec.num_hidden_layers * spec.num_key_value_heads * spec.head_dim
     assert session.cache_bytes == CONTEXT * per_token
     with pytest.raises(ContextFull, match="0 tokens and 65 more do not fit in a context of 64"):
@@ -126,10 +126,10 @@ def test_it_is_a_session(session: OrtCudaSession, graph: Graph) -> None:
 
 
 def test_decoding_is_one_cuda_graph(
-    session: OrtCudaSession, monkeypatch: pytest.MonkeyPatch
+    engine: OrtCudaEngine, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    inner = session._session
+    inner = engine._session
 
     class Spy:
         def __getattr__(self, name: str) -> Any:
@@ -139,7 +139,7 @@ def test_decoding_is_one_cuda_graph(
             runs.append((binding, options.get_run_config_entry("gpu_graph_id")))
             inner.run_with_iobinding(binding, options)
 
-    monkeypatch.setattr(session, "_session", Spy())
+    monkeypatch.setattr(engine, "_session", Spy())
     session.advance(TOKENS[:20])
     session.advance(TOKENS[20:21])
     session.advance(TOKENS[21:22])
@@ -148,10 +148,10 @@ def test_decoding_is_one_cuda_graph(
 
 
 def test_another_context_than_the_graph_s(graph: Graph, driver: FakeCuda) -> None:
-    if graph.manifest.graph.cache.capacity is None:
+    if graph.contract.cache.capacity is None:
         pytest.skip("this dialect's context is open")
-    with pytest.raises(BadInput, match="context of this bundle is fixed at 64, 32 was asked"):
-        OrtCudaSession(*graph, capacity=32)
+    with pytest.raises(BadInput, match="is fixed at 64, but 32 was requested"):
+        graph.load(capacity=32)
 
 
 def test_the_package_for_the_cpu(graph: Graph, driver: FakeCuda) -> None:
@@ -159,13 +159,13 @@ def test_the_package_for_the_cpu(graph: Graph, driver: FakeCuda) -> None:
         pytest.skip("this is the package for the GPU")
     message = r"has no CUDA provider, it is the package for the CPU; .* 'edgelm\[gpu\]'"
     with pytest.raises(MissingPackage, match=message):
-        OrtCudaSession(*graph, capacity=CONTEXT)
+        graph.load()
 
 
 def test_no_driver(graph: Graph, driver: FakeCuda) -> None:
     driver.driver, driver.status["cudaGetDeviceCount"] = 0, 35
     with pytest.raises(MissingPackage, match="no CUDA driver was found"):
-        OrtCudaSession(*graph, capacity=CONTEXT)
+        graph.load()
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_provider_that_does_not_load(graph: Graph, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **named: _OnCpu())
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     with pytest.raises(MissingPackage, match=r"did not load \(Failed to load libcudnn\.so\.9\)"):
-        ort_cuda._load(graph.folder / graph.manifest.graph.file)
+        ort_cuda._load(graph.folder / graph.contract.file)
 
 
 class _OnCpu:
@@ -207,7 +207,7 @@ def test_the_real_library_does_not_fall_back(graph: Graph) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this is the package for the GPU")
     with pytest.raises(BadBundle, match=r"cannot load .* with CUDA: .*fallback"):
-        ort_cuda._load(graph.folder / graph.manifest.graph.file)
+        ort_cuda._load(graph.folder / graph.contract.file)
 
 
 def test_too_little_memory_for_the_weights(
@@ -218,30 +218,31 @@ def test_too_little_memory_for_the_weights(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(DoesNotFit, match=r"model\.onnx needs .* of GPU memory, 1\.07 GB of 1"):
-        ort_cuda._load(graph.folder / graph.manifest.graph.file)
+        ort_cuda._load(graph.folder / graph.contract.file)
 
 
 def test_too_little_memory_for_the_cache(
-    session: OrtCudaSession, monkeypatch: pytest.MonkeyPatch
+    engine: OrtCudaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*given: Any) -> None:
         raise RuntimeError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fail)
     with pytest.raises(DoesNotFit, match=r"a cache needs 0\.1 MB of GPU memory"):
-        session._allocate(CONTEXT, "a cache")
+        engine._allocate(CONTEXT, "a cache")
 
 
-def test_a_bf16_cache_is_made(session: OrtCudaSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = replace(session._graph, cache=replace(session._graph.cache, dtype="bf16"))
-    monkeypatch.setattr(session, "_graph", graph)
-    key, _ = session._allocate(8, "a cache")[0]
+def test_a_bf16_cache_is_made(engine: OrtCudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = replace(engine._graph, cache=replace(engine._graph.cache, dtype="bf16"))
+    monkeypatch.setattr(engine, "_graph", graph)
+    key, _ = engine._allocate(8, "a cache")[0]
     assert key.data_type() == "tensor(bfloat16)"
 
 
 def test_without_onnxruntime() -> None:
     code = (
-        "import sys; sys.modules['onnxruntime'] = None; from edgelm.runtime import ort_cuda; "
+        "import sys; sys.modules['onnxruntime'] = None; "
+        "from edgelm.runtime.engines import ort_cuda; "
         "print('imported'); ort_cuda.onnxruntime.SessionOptions"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,50 +1,33 @@
-"""What a session does with tokens before its engine sees them: chunks, the length, rewinding.
+"""A sequence of tokens on an engine: chunks, the length, rewinding.
 
-It also keeps its state whole: calls from several threads wait for each other, a call that fails or
-is interrupted leaves the cache as it was, and closing waits for the engine to stop.
+It also keeps its state consistent: calls from several threads wait for each other, a call that
+fails or is interrupted leaves the cache as it was, and closing waits for the engine to stop.
 """
 
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 
-from edgelm.bundle import CacheContract
 from edgelm.errors import BadInput, ContextFull
-from edgelm.runtime.engines.session import Logits, Tokens
-
-
-def check_capacity(cache: CacheContract, capacity: int) -> None:
-    """Raise BadInput where a graph's cache is of another size than was asked for."""
-    if cache.capacity not in (None, capacity):
-        raise BadInput(
-            f"the context of this bundle is fixed at {cache.capacity}, {capacity} was asked; "
-            "export it again with --context"
-        )
-
-
-class Cancelled(Exception):
-    """What `advance` raises when the question set by `cancel_when` was answered with yes."""
+from edgelm.runtime.engines.session import Cancelled, Engine, Logits, Tokens
 
 
 def _never() -> bool:
     return False
 
 
-class ChunkedSession:
-    """A session but for its engine, which `_step`, `_run` and `_release` ask.
+class EngineSession:
+    """A session on any engine; it closes the engine when it is closed.
 
-    The first two find in `length` the tokens that came before theirs, and leave it as it is.
+    Args:
+        engine: a loaded graph, whose cache belongs to this session alone.
     """
 
-    length: int
-    capacity: int
-    vocab_size: int
-    chunk: int
-
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.length = 0
         self._tokens: list[int] = []
         self._lock = threading.RLock()
@@ -52,24 +35,29 @@ class ChunkedSession:
         self._advancing = self._closing = self._released = False
 
     @property
+    def capacity(self) -> int:
+        """Tokens that the cache holds."""
+        return self.engine.capacity
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits per token."""
+        return self.engine.vocab_size
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that are processed at once."""
+        return self.engine.chunk
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
+        return self.engine.cache_bytes
+
+    @property
     def tokens(self) -> list[int]:
         """The tokens in the cache, oldest first."""
         return self._tokens[: self.length]
-
-    def _step(self, token: int) -> Logits:
-        """Append one token; return its logits [1, vocab_size]."""
-        raise NotImplementedError
-
-    def _run(self, chunk: Tokens, wanted: Tokens, *, owed: bool) -> Logits:
-        """Append at most `chunk` tokens; return logits of the rows `wanted`, counted from 0.
-
-        Where they are not `owed` the graph computes them, and nobody reads them.
-        """
-        raise NotImplementedError
-
-    def _release(self) -> None:
-        """Release the engine and the cache; called once, and never while the engine runs."""
-        raise NotImplementedError
 
     def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
         """Append tokens; return logits [P, vocab_size] of the last `logits` of them (or of all).
@@ -137,7 +125,7 @@ class ChunkedSession:
                 f"{count} tokens were given and the logits of {logits} requested; expected at "
                 "least one of each"
             )
-        if self.length + count > self.capacity:
+        if self.length + count > self.engine.capacity:
             raise ContextFull(
                 f"{self.length} tokens and {count} more do not fit in a context of {self.capacity}"
             )
@@ -149,45 +137,56 @@ class ChunkedSession:
     def _release_once(self) -> None:
         if not self._released:
             self._released = True
-            self._release()
+            self.engine.close()
 
     def _advance(self, tokens: Tokens, logits: int) -> Logits:
-        if len(tokens) == 1 and logits == 1:
-            row = self._step(int(tokens[0]))
+        if len(tokens) == 1:
+            row = self.engine.run(tokens, self.length, logits=1, cancelled=_never)
             self._tokens.append(int(tokens[0]))
             self.length += 1
             return row
-        rows = self._prefill(tokens, logits)
-        self._tokens += [int(token) for token in tokens]
-        return rows
-
-    def _stop_asked(self) -> bool:
-        return self._closing or self._cancelled()
-
-    def _ask(self) -> None:
-        """Between two chunks: raise if nobody wants the rest."""
-        self._check_open()
-        if self._cancelled():
-            raise Cancelled
-
-    def _prefill(self, tokens: Tokens, logits: int) -> Logits:
-        parts = []
         start = self.length
         try:
-            for at in range(0, len(tokens), self.chunk):
-                if at:
-                    self._ask()
-                chunk = np.ascontiguousarray(tokens[at : at + self.chunk], dtype=np.int64)
-                # Rows whose logits are wanted, counted from this chunk's first token; a chunk
-                # that owes none still computes one, since a graph output cannot be empty.
-                first = max(0, len(tokens) - logits - at)
-                wanted = np.arange(min(first, len(chunk) - 1), len(chunk), dtype=np.int64)
-                owed = first < len(chunk)
-                rows = self._run(chunk, wanted, owed=owed)
-                self.length += len(chunk)
-                if owed:
-                    parts.append(rows)
+            rows = self._prefill(tokens, min(logits, len(tokens)))
         except BaseException:
             self.length = start
             raise
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._tokens += [int(token) for token in tokens]
+        return rows
+
+    def _prefill(self, tokens: Tokens, logits: int) -> Logits:
+        """Run tokens in chunks; `logits` is at most their number."""
+        gathered: Logits | None = None
+        for at in range(0, len(tokens), self.chunk):
+            if at and self._stop_requested():
+                self._cancel()
+            chunk = np.ascontiguousarray(tokens[at : at + self.chunk], dtype=np.int64)
+            # Tokens of this chunk and before it that are among the last `logits` of all.
+            until = max(0, at + len(chunk) - (len(tokens) - logits))
+            wanted = min(until, len(chunk))
+            rows = self._run(chunk, wanted)
+            self.length += len(chunk)
+            if wanted == logits:  # all of them are in the last chunk
+                return rows
+            if gathered is None and wanted:
+                gathered = np.empty((logits, self.vocab_size), dtype=np.float32)
+            if gathered is not None:
+                gathered[until - wanted : until] = rows
+        assert gathered is not None
+        return gathered
+
+    def _run(self, chunk: Tokens, logits: int) -> Logits:
+        try:
+            return self.engine.run(
+                chunk, self.length, logits=logits, cancelled=self._stop_requested
+            )
+        except Cancelled:
+            self._cancel()
+
+    def _stop_requested(self) -> bool:
+        return self._closing or self._cancelled()
+
+    def _cancel(self) -> NoReturn:
+        """Raise because nobody wants the rest: BadInput if the session was closed meanwhile."""
+        self._check_open()
+        raise Cancelled

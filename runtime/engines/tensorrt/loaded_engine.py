@@ -71,16 +71,16 @@ def check_gpu(engine: CompiledEngine, gpu: Gpu) -> None:
         )
 
 
-class Engine:
+class LoadedEngine:
     """A deserialized engine and the memory that its contexts share, since one at a time runs.
 
     The first context is for `prefill`, the second for `decode`, each with the profile for it.
-    `replays` says that the library makes CUDA graphs of its own.
+    `captures_graphs` says that the library makes CUDA graphs of its own.
     """
 
     def __init__(self, folder: Path, engine: CompiledEngine, module: Any, stream: Stream) -> None:
         self.path = inside(folder, engine.file)
-        self.replays = engine.name == RTX
+        self.captures_graphs = engine.name == RTX
         self._module = module
         self._log = _logger(module)
         self._runtime = module.Runtime(self._log)
@@ -89,7 +89,7 @@ class Engine:
         size = max(_workspace_bytes(self._engine, profile) for profile in profiles)
         self._workspace = Memory(max(size, 1), f"{engine.file}'s workspace")
         self._kernels = None
-        if self.replays and engine.runtime_cache:
+        if self.captures_graphs and engine.runtime_cache:
             self._kernels = _Kernels(inside(folder, engine.runtime_cache), module)
         self.prefill, self.decode = (
             self._context(profile, stream, decodes=decodes)
@@ -116,23 +116,24 @@ class Engine:
         )
         return Tensor(_TYPES.get(kind, kind), shape)
 
-    def most(self, name: str) -> int:
+    def max_profile_size(self, name: str) -> int:
         """The largest size, in the prefill profile, of the last axis of an input."""
         _, _, largest = self._engine.get_tensor_profile_shape(name, 0)
         return int(tuple(largest)[-1])
 
-    def done(self, accepted: bool, what: str) -> None:
+    def check(self, accepted: bool, what: str) -> None:
         """Raise what TensorRT logged unless it accepted a call."""
         if not accepted:
-            raise EdgeLMError(f"{self.path}: {what} failed: {self._complaint()}")
+            raise EdgeLMError(f"{self.path}: {what} failed: {self._first_error()}")
 
     def close(self) -> None:
-        """Release it, and keep the kernels that were compiled meanwhile."""
+        """Release it, and store the kernels that were compiled meanwhile."""
         if self._kernels is not None:
             self._kernels.save()
         # Contexts before their engine, and that before its runtime.
-        for name in ("prefill", "decode", "_kernels", "_engine", "_runtime"):
-            self.__dict__.pop(name, None)
+        self.prefill = self.decode = self._kernels = None
+        self._engine = None
+        self._runtime = None
         self._workspace.free()
 
     def _deserialize(self, engine: CompiledEngine) -> Any:
@@ -161,25 +162,27 @@ class Engine:
             )
 
     def _unreadable(self, engine: CompiledEngine) -> None:
-        lacks_memory = any(re.search("(?i)out ?of ?memory", it) for it in self._log.complaints)
-        complaint = self._complaint()
+        lacks_memory = any(re.search("(?i)out ?of ?memory", it) for it in self._log.errors)
+        cause = self._first_error()
         if lacks_memory:
             raise DoesNotFit(out_of_memory(str(self.path), self.path.stat().st_size))
         raise BadBundle(
             f"{self.path} was compiled by {_TITLES[engine.name]} {engine.version}; "
-            f"{self._module.__version__} cannot load it: {complaint}; {_AGAIN}"
+            f"{self._module.__version__} cannot load it: {cause}; {_AGAIN}"
         )
 
     def _context(self, profile: int, stream: Stream, *, decodes: bool) -> Any:
         strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         how = strategy
-        if self.replays:
+        if self.captures_graphs:
             how = self._runtime_config(decodes=decodes)
             how.set_execution_context_allocation_strategy(strategy)
         context = self._engine.create_execution_context(how)
         if context is None:
-            raise EdgeLMError(f"{self.path}: TensorRT makes no context: {self._complaint()}")
-        self.done(context.set_optimization_profile_async(profile, stream.handle), "its profile")
+            raise EdgeLMError(
+                f"{self.path}: TensorRT cannot create a context: {self._first_error()}"
+            )
+        self.check(context.set_optimization_profile_async(profile, stream.handle), "its profile")
         stream.synchronize()
         _give_workspace(context, self._workspace)
         return context
@@ -199,10 +202,10 @@ class Engine:
             self._kernels.attach(config)
         return config
 
-    def _complaint(self) -> str:
+    def _first_error(self) -> str:
         # The first is the cause, what follows are its consequences.
-        first = next(iter(self._log.complaints), "it gives no reason")
-        self._log.complaints.clear()
+        first = next(iter(self._log.errors), "it gives no reason")
+        self._log.errors.clear()
         return one_line(first)
 
 
@@ -210,7 +213,7 @@ _AGAIN = "copy the bundle again, or compile the engine again: edge-export --fina
 
 
 class _Kernels:
-    """Kernels that TensorRT-RTX compiles while it runs, kept in a file for the next time."""
+    """Kernels that TensorRT-RTX compiles while it runs, stored in a file for the next time."""
 
     def __init__(self, path: Path, module: Any) -> None:
         self.path = path
@@ -232,7 +235,7 @@ class _Kernels:
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Write them if they changed, whole or not at all; a folder may be read-only."""
+        """Write them atomically if they changed; a folder may be read-only."""
         if self._cache is None:
             return
         data = bytes(self._cache.serialize())
@@ -242,7 +245,7 @@ class _Kernels:
             trust(sha256(data).hexdigest())
             replace_file(self.path, data)
         except (OSError, EdgeLMError) as error:
-            log.debug("kernels are not kept: %s", error)
+            log.debug("kernels are not stored: %s", error)
 
     def _stored(self) -> bytes:
         try:
@@ -275,10 +278,10 @@ def _logger(module: Any) -> Any:
 
     def write(logger: Any, kind: Any, message: str) -> None:
         if kind in errors:
-            logger.complaints.append(message)  # becomes part of an exception of ours
+            logger.errors.append(message)  # becomes part of an exception of ours
         elif kind == severity.WARNING:
             log.debug("%s", message)  # mostly advice for those who build engines
 
     logger = type("Logger", (module.ILogger,), {"log": write})()
-    logger.complaints = []
+    logger.errors = []
     return logger

@@ -1,0 +1,46 @@
+"""What a graph is given for a step, by role: the same arithmetic for every engine.
+
+Roles, types and shapes are those of `edgelm.bundle.roles`; a graph takes the roles that it has.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.runtime.engines.session import Tokens
+
+StepInputs = dict[str, npt.NDArray[Any]]
+
+
+def step_inputs(tokens: Tokens, past: int, logits: int) -> StepInputs:
+    """The inputs of a step, by role.
+
+    Args:
+        tokens: what is appended, int64 [T].
+        past: tokens in the cache before it.
+        logits: of how many of the last tokens the head computes logits. An output cannot be
+            empty: for 0 it computes those of the last token.
+    """
+    count = len(tokens)
+    rows = min(max(1, logits), count)
+    return {
+        "tokens": np.array(tokens, dtype=np.int64)[None],
+        "positions": np.arange(past, past + count, dtype=np.int64)[None],
+        "past_length": np.array([past], dtype=np.int64),
+        "last_position": np.array([past + count - 1], dtype=np.int32),
+        "total_length": np.array(past + count, dtype=np.int32),
+        "logits_positions": np.arange(count - rows, count, dtype=np.int64),
+    }
+
+
+def update_step(inputs: StepInputs, token: Tokens, past: int) -> None:
+    """Change the inputs of one token into those of another, in place.
+
+    Decoding binds the arrays once: a step then allocates nothing.
+    """
+    inputs["tokens"][...] = token
+    inputs["positions"][...] = past
+    inputs["past_length"][...] = past
+    inputs["last_position"][...] = past
+    inputs["total_length"][...] = past + 1

@@ -1,0 +1,113 @@
+"""An execution context with the GPU memory that it reads and writes, at addresses that stay."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edgelm.bundle import GraphContract
+from edgelm.runtime.engines.cuda import HostMemory, Memory, Stream
+from edgelm.runtime.engines.step_inputs import StepInputs
+from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
+
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+ROLES = ("tokens", "positions", "past_length", "logits_positions")  # all int64
+_ALIGNMENT = 256  # what TensorRT asks of an address
+
+
+class GpuCache:
+    """Keys and values of all layers in one piece of memory, [1, heads, rows, head_dim] each.
+
+    `addresses` has them layer by layer, alternating key and value.
+    """
+
+    def __init__(self, graph: GraphContract, rows: int, what: str) -> None:
+        cache = graph.cache
+        self.heads = cache.num_key_value_heads
+        self.row_bytes = cache.head_dim * ITEM_BYTES[cache.dtype]
+        stride = _aligned(self.heads * rows * self.row_bytes)
+        count = 2 * len(cache.layers)
+        self.memory = Memory(count * stride, what)
+        self.addresses = [self.memory.address + stride * number for number in range(count)]
+
+
+class ExecutionSlot:
+    """A context and its memory, for up to `rows` tokens.
+
+    `new` is where it puts the new rows of the cache, if the graph does not put them there itself.
+    """
+
+    def __init__(
+        self,
+        graph: GraphContract,
+        engine: LoadedEngine,
+        context: Any,
+        cache: GpuCache,
+        rows: int,
+        vocab_size: int,
+    ) -> None:
+        self._engine, self._context = engine, context
+        self._vocab_size = vocab_size
+        self._names = {role: graph.inputs[role].name for role in ROLES if role in graph.inputs}
+        self._logits_name = graph.outputs["logits"].name
+        stride = _aligned(8 * rows)
+        self._staged = HostMemory(stride * len(self._names))
+        self._inputs = Memory(self._staged.size, "a context's inputs")
+        self._arrays = {}
+        for number, (role, name) in enumerate(self._names.items()):
+            self._arrays[role] = self._staged.array(np.int64, offset=number * stride, count=rows)
+            self._bind(name, self._inputs.address + number * stride)
+        self.logits = Memory(4 * vocab_size, "logits")
+        self._bind(self._logits_name, self.logits.address)
+        self.new = GpuCache(graph, rows, "new rows") if graph.cache.update == "append" else None
+        written = self.new or cache
+        for (past, present), old, new in zip(
+            _cache_names(graph), cache.addresses, written.addresses, strict=True
+        ):
+            self._bind(past, old)
+            self._bind(present, new)
+
+    def set_shape(self, inputs: StepInputs) -> None:
+        """Announce how many tokens come, and of how many logits are computed."""
+        for role in ("tokens", "positions", "logits_positions"):
+            if role in self._names:
+                shape = inputs[role].shape
+                accepted = self._context.set_input_shape(self._names[role], shape)
+                self._engine.check(accepted, f"{role} of shape {shape}")
+        rows = inputs["logits_positions"].size
+        if 4 * self._vocab_size * rows > self.logits.size:
+            self.logits.free()
+            self.logits = Memory(4 * self._vocab_size * rows, f"{rows} rows of logits")
+            self._bind(self._logits_name, self.logits.address)
+
+    def fill(self, inputs: StepInputs) -> None:
+        """Put the inputs where `enqueue` takes them from."""
+        for role, array in self._arrays.items():
+            values = inputs[role]
+            array[: values.size] = values.ravel()
+
+    def enqueue(self, stream: Stream) -> None:
+        """Queue the copy of the inputs, and the engine."""
+        stream.to_gpu(self._inputs.address, self._staged.address, self._staged.size)
+        self._engine.check(self._context.execute_async_v3(stream.handle), "a run")
+
+    def close(self) -> None:
+        """Release the context and the memory."""
+        self._context = None
+        for memory in (self._inputs, self.logits, self.new and self.new.memory):
+            if memory:
+                memory.free()
+
+    def _bind(self, name: str, address: int) -> None:
+        self._engine.check(self._context.set_tensor_address(name, address), f"binding {name!r}")
+
+
+def _cache_names(graph: GraphContract) -> Iterator[tuple[str, str]]:
+    """Past and present of the keys, then of the values, of each layer."""
+    for layer in graph.cache.layers:
+        yield layer.past_key, layer.present_key
+        yield layer.past_value, layer.present_value
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

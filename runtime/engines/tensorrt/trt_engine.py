@@ -1,0 +1,179 @@
+"""TensorRT and TensorRT-RTX: one engine, one stream, the cache on the GPU.
+
+Prefill and decode have a context each, and everything that a context reads or writes stays at one
+address, so that decoding is one CUDA graph launched again and again. Where the graph of the bundle
+writes the cache itself (`update` in_place), present is bound to past; where it gives the new rows
+(append), they are copied behind the old ones, outside the CUDA graph, since their place changes.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelm.bundle import CompiledEngine, GraphContract
+from edgelm.errors import BadBundle, EdgeLMError
+from edgelm.runtime.engines.cuda import Graph, HostMemory, Stream, find_gpu
+from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
+from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.step_inputs import step_inputs, update_step
+from edgelm.runtime.engines.tensorrt.execution_slot import (
+    ITEM_BYTES,
+    ROLES,
+    ExecutionSlot,
+    GpuCache,
+)
+from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine, check_gpu, load_library
+
+log = logging.getLogger(__name__)
+
+
+class TrtEngine:
+    """A bundle's compiled engine on an NVIDIA GPU.
+
+    Args:
+        folder: the bundle.
+        graph: its graph, as the manifest has it.
+        compiled: which of its engines; the file is native code, and the caller trusts it.
+        capacity: tokens that the cache holds; TensorRT's graphs fix it.
+        prefill_chunk: tokens that one run takes; fewer where the engine was compiled for fewer.
+
+    Raises:
+        MissingPackage: no TensorRT, no cuda-bindings, no driver or no GPU.
+        BadBundle: an engine for another version or GPU, or a damaged one.
+        BadInput: a capacity other than the graph's own.
+        DoesNotFit: the GPU's memory does not hold engine, workspace and cache.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        graph: GraphContract,
+        compiled: CompiledEngine,
+        *,
+        capacity: int,
+        prefill_chunk: int,
+    ) -> None:
+        _check(graph, capacity)
+        module = load_library(compiled)
+        check_gpu(compiled, find_gpu())
+        self.capacity = capacity
+        self.vocab_size = vocab_size(graph)
+        self._stream = Stream()
+        self._engine = LoadedEngine(folder, compiled, module, self._stream)
+        self._engine.check_tensors(graph)
+        longest = self._engine.max_profile_size(graph.inputs["tokens"].name)
+        self.chunk = min(prefill_chunk, longest)
+        self._cache = GpuCache(graph, capacity, "the key-value cache")
+        memory = self._cache.memory
+        self._stream.zero(memory.address, memory.size)  # NaN in a masked row would spread
+        self._prefill_slot, self._decode_slot = (
+            ExecutionSlot(graph, self._engine, context, self._cache, rows, self.vocab_size)
+            for context, rows in ((self._engine.prefill, self.chunk), (self._engine.decode, 1))
+        )
+        self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
+        self._decode_slot.set_shape(self._decode_inputs)
+        self._row_memory = HostMemory(4 * self.vocab_size)
+        self._row: Logits = self._row_memory.array(np.float32, count=self.vocab_size)[None]
+        self._graph: Graph | None = None
+        self._may_capture = not self._engine.captures_graphs
+        self._stream.synchronize()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the key-value cache takes."""
+        return self._cache.memory.size
+
+    def run(
+        self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
+    ) -> Logits:
+        """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if len(tokens) == 1:
+            return self._decode(tokens, past)[:logits]
+        slot = self._prefill_slot
+        inputs = step_inputs(tokens, past, logits)
+        slot.set_shape(inputs)
+        slot.fill(inputs)
+        slot.enqueue(self._stream)
+        self._append(slot, past, len(tokens))
+        rows = np.empty((logits, self.vocab_size), dtype=np.float32)
+        if logits:
+            self._stream.to_host(rows.ctypes.data, slot.logits.address, rows.nbytes)
+        self._stream.synchronize()
+        return rows
+
+    def close(self) -> None:
+        """Release contexts before their engine, and memory when nothing uses it."""
+        self._stream.synchronize()
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        for slot in (self._prefill_slot, self._decode_slot):
+            slot.close()
+        self._engine.close()
+        self._cache.memory.free()
+        self._stream.close()
+
+    def _decode(self, token: Tokens, past: int) -> Logits:
+        update_step(self._decode_inputs, token, past)
+        self._decode_slot.fill(self._decode_inputs)
+        if self._graph is not None:
+            self._stream.launch(self._graph)
+        else:
+            self._enqueue_decode()
+        self._append(self._decode_slot, past, 1)
+        self._stream.synchronize()
+        if self._may_capture:
+            self._capture()
+        return self._row
+
+    def _enqueue_decode(self) -> None:
+        """Queue a decoding step, from the inputs in pinned memory to the logits there."""
+        self._decode_slot.enqueue(self._stream)
+        size = self._row_memory.size
+        self._stream.to_host(self._row_memory.address, self._decode_slot.logits.address, size)
+
+    def _capture(self) -> None:
+        """Record a decoding step, once, after it ran: TensorRT sets itself up in the first run."""
+        self._may_capture = False
+        if not _capturable(self._engine.decode, self._stream):
+            return
+        try:
+            self._graph = self._stream.capture(self._enqueue_decode)
+        except EdgeLMError as error:
+            log.info("decoding without a CUDA graph: %s", error)
+
+    def _append(self, slot: ExecutionSlot, past: int, count: int) -> None:
+        """Copy new rows behind those of the cache, where the graph did not write them there."""
+        if slot.new is None:
+            return
+        width = count * self._cache.row_bytes
+        pitches = (self.capacity * self._cache.row_bytes, width)
+        behind = past * self._cache.row_bytes
+        for old, new in zip(self._cache.addresses, slot.new.addresses, strict=True):
+            self._stream.copy_rows(
+                old + behind, new, pitches=pitches, width=width, rows=self._cache.heads
+            )
+
+
+def _check(graph: GraphContract, capacity: int) -> None:
+    for role, tensor in graph.inputs.items():
+        if role not in ROLES or tensor.dtype != "int64":
+            raise BadBundle(
+                f"the graph has an input {role!r} of type {tensor.dtype}; an engine's are int64: "
+                f"{', '.join(sorted(ROLES))}; upgrade edgelm (pip install -U edgelm)"
+            )
+    if graph.cache.dtype not in ITEM_BYTES:
+        raise BadBundle(
+            f"the cache is of type {graph.cache.dtype}, TensorRT has {', '.join(ITEM_BYTES)}; "
+            "export the bundle again"
+        )
+    check_capacity(graph.cache, capacity)
+
+
+def _capturable(context: Any, stream: Stream) -> bool:
+    # Where there is nothing to ask, trying tells.
+    ask = getattr(context, "is_stream_capturable", None)
+    return ask is None or bool(ask(stream.handle))
