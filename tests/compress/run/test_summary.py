@@ -12,7 +12,8 @@ from edgelm.checkpoint.student import Figure, StageRecord, StudentRecord
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
+from tests.browser import CHROMIUM, run_in_page
 from tests.page_checks import Page, check_page, figures
 
 SIZES = {"num_hidden_layers": 4, "hidden_size": 64}
@@ -146,3 +147,9 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path: Path) -> None:
     assert not figures(page)
     for heading in ("Quality", "Training", "Search", "Importance"):
         assert f"<h2>{heading}</h2>" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_it_fits_a_telephone(page: str, tmp_path: Path) -> None:
+    script = "page => page.documentElement.scrollWidth"
+    assert run_in_page(page, script, tmp_path, width=390) <= 390

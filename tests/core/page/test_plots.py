@@ -34,7 +34,7 @@ def test_a_line_by_hand() -> None:
     assert places == [(58.7, 220.0), (217.0, 131.5), (375.3, 43.1)]
     assert len(of_class(plot, "mark")) == 3
     texts = [str(one.text) for one in plot.iter("text")]
-    assert texts == ["0", "2", "4", "6", "8", "10", "0", "20", "40", "x", "y"]
+    assert texts == ["0", "2", "4", "6", "8", "10", "0", "10", "20", "30", "40", "50", "x", "y"]
 
 
 def test_series_differ_in_color_shape_and_dash() -> None:
