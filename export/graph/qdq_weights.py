@@ -39,7 +39,7 @@ class QdqWeights:
         quantizer: of the source's matrices, with positive scales.
         activations: type of the products' inputs and outputs.
         dequantized: store what DequantizeLinear would give, in place of quantized weights. Inputs
-            are quantized all the same.
+            are still quantized.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ def to_nvfp4(
     Args:
         matrix: to be quantized.
         importance: what a squared error of each column [K] costs, for the choice of scales; by
-            default all the same, with compensation its own.
+            default equal for all, with compensation its own.
         compensation: later columns make up for the errors of earlier ones; else every value is
             the nearest on its block's scale.
     """

@@ -38,7 +38,7 @@ class SourceFiles:
         self.check()
 
     def check(self) -> None:
-        """Raise BadCheckpoint if a file is no longer what it was."""
+        """Raise BadCheckpoint if a file has changed."""
         linked = False
         for path, before in self._states.items():
             now = _state(path)

@@ -23,7 +23,7 @@ def test_hessians_of_what_is_compensated(tiny: TinyFactory, precision: str) -> N
     assert needs(tiny, precision, "auto", durable=True) == moments + spec.parameters
 
 
-def test_int8_needs_them_where_it_is_asked_for(tiny: TinyFactory) -> None:
+def test_int8_needs_them_where_gptq_is_requested(tiny: TinyFactory) -> None:
     assert needs(tiny, "int8", "auto") == 0
     assert needs(tiny, "int8", "gptq") == needs(tiny, "int4", "gptq")
 

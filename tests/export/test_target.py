@@ -13,14 +13,16 @@ from tests.core.spec.test_decoder import spec_of
 CUDA = "onnxruntime-cuda"
 
 
-def target_of(name: str, engine: str | None = None, family: str = "llama", **asked: Any) -> Target:
+def target_of(
+    name: str, engine: str | None = None, family: str = "llama", **options: Any
+) -> Target:
     spec = spec_of(model_type=family, head_dim=16)
-    request = PlanRequest(**{"precision": "int4"} | asked, engine=engine)
+    request = PlanRequest(**{"precision": "int4"} | options, engine=engine)
     return Target.from_request(load_profile(name), spec, request)
 
 
 @pytest.mark.parametrize(
-    ("target", "engine", "family", "asked", "activations", "candidates"),
+    ("target", "engine", "family", "options", "activations", "candidates"),
     [
         ("cpu", None, "llama", {}, "fp32", "int8"),
         ("cpu", None, "llama", {"kv": "fp32"}, "fp32", "fp32"),
@@ -37,11 +39,11 @@ def test_the_stream_and_the_candidates_cache(
     target: str,
     engine: str | None,
     family: str,
-    asked: dict[str, Any],
+    options: dict[str, Any],
     activations: str,
     candidates: str,
 ) -> None:
-    made = target_of(target, engine, family, **asked)
+    made = target_of(target, engine, family, **options)
     assert (made.format.activations, made.candidate_format.kv) == (activations, candidates)
 
 

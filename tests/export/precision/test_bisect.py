@@ -49,7 +49,7 @@ class Measured:
 
     def __init__(self, path: Frontier, factor: float, floor: float = 0.0) -> None:
         self.path, self.factor, self.floor = path, factor, floor
-        self.asked: list[int] = []
+        self.positions: list[int] = []
 
     def kl(self, position: int) -> float:
         return self.factor * self.path.remaining_kl[position] + self.floor
@@ -57,7 +57,7 @@ class Measured:
     def __call__(self, assignment: Assignment) -> Figures:
         position = sum(precision == HIGH for precision in assignment.values())
         assert assignment == self.path.at(position)
-        self.asked.append(position)
+        self.positions.append(position)
         return figures(kl=self.kl(position))
 
 
@@ -74,8 +74,8 @@ def test_search_finds_a_step_that_passes(path: Frontier, factor: float) -> None:
     position = smallest_passing(path, measure, target=0.93)
     most = (0.93 + 0.05) * GATES["4-bit"].max_kl
     assert measure.kl(position) <= most
-    assert position in measure.asked
-    assert len(measure.asked) == len(set(measure.asked)) <= 6
+    assert position in measure.positions
+    assert len(measure.positions) == len(set(measure.positions)) <= 6
     # The fewest, or one that uses the gate nearly up.
     fewest = next(n for n in range(31) if measure.kl(n) <= most)
     assert position == fewest or measure.kl(position) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
@@ -86,7 +86,7 @@ def test_a_candidate_close_to_the_target_is_taken(path: Frontier) -> None:
     guess = path.first_below(0.93 * GATES["4-bit"].max_kl)
     measure.factor = 0.97 * GATES["4-bit"].max_kl / path.remaining_kl[guess]
     assert smallest_passing(path, measure) == guess
-    assert measure.asked == [guess]
+    assert measure.positions == [guess]
 
 
 @pytest.mark.parametrize(("factor", "cliff"), [(1.0, 0.0905), (0.8, 0.0705)])
@@ -102,8 +102,8 @@ def test_search_stops_where_little_is_left_to_gain(factor: float, cliff: float) 
     measure = Cliff(path, factor)
     position = smallest_passing(path, measure, target=0.93)
     assert measure.kl(position) == 0.08
-    assert position in measure.asked
-    assert len(measure.asked) <= 4
+    assert position in measure.positions
+    assert len(measure.positions) <= 4
     fewest = next(n for n in range(501) if measure.kl(n) == 0.08)
     assert path.sizes[position] - path.sizes[fewest] <= 0.025 * path.sizes[position]
 
@@ -111,13 +111,13 @@ def test_search_stops_where_little_is_left_to_gain(factor: float, cliff: float) 
 def test_nothing_is_position_where_four_bits_pass(path: Frontier) -> None:
     measure = Measured(path, 0.05)
     assert smallest_passing(path, measure) == 0
-    assert len(measure.asked) <= 2
+    assert len(measure.positions) <= 2
 
 
 def test_all_are_position_where_nothing_passes(path: Frontier) -> None:
     measure = Measured(path, 1.0, floor=5.0)
     assert smallest_passing(path, measure) == path.last_step
-    assert len(measure.asked) <= 6
+    assert len(measure.positions) <= 6
 
 
 def test_a_frontier_that_jumps(path: Frontier) -> None:

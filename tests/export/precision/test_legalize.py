@@ -50,19 +50,20 @@ def test_the_nearest_group_size_that_divides(engine: str, columns: int, size: in
 
 @pytest.mark.parametrize("group", [HEAD, EMBEDDING])
 @pytest.mark.parametrize(
-    ("columns", "asked", "given"), [(576, 128, 64), (576, 64, 64), (96, 256, 32), (1000, 128, 128)]
+    ("columns", "requested", "given"),
+    [(576, 128, 64), (576, 64, 64), (96, 256, 32), (1000, 128, 128)],
 )
 def test_onnx_runtime_gathers_whole_blocks_where_it_can(
-    group: str, columns: int, asked: int, given: int
+    group: str, columns: int, requested: int, given: int
 ) -> None:
-    assert legal(Int4(asked), "onnxruntime", columns, group=group) == Int4(given)
+    assert legal(Int4(requested), "onnxruntime", columns, group=group) == Int4(given)
 
 
 def test_int8_where_no_group_size_divides() -> None:
     assert legal(Int4(), "tensorrt", 96) == Int8(group_size=0)
 
 
-def test_a_group_size_that_was_asked_for_must_divide() -> None:
+def test_a_group_size_that_was_requested_must_divide() -> None:
     message = (
         r"layers\.0\.attention\.qkv has 576 inputs, which is not a multiple of the group size "
         r"128; use --group-size 64, or --layer 'layers\.0\.attention\.qkv=int8'"
