@@ -102,7 +102,8 @@ class OrtCudaEngine:
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         if len(tokens) == 1:
-            return self._decode(tokens, past)[:logits]
+            row = self._decode(int(tokens[0]), past)
+            return row if logits else row[:0]
         step = self._bind(step_inputs(tokens, past, logits), max(1, logits))
         self._session.run_with_iobinding(step.binding, self._prefill_options)
         self._append(step.new, past, len(tokens))
@@ -117,7 +118,7 @@ class OrtCudaEngine:
         self._decode_step = self._session = None
         self._cache = []
 
-    def _decode(self, token: Tokens, past: int) -> Logits:
+    def _decode(self, token: int, past: int) -> Logits:
         step = self._decode_step
         assert step is not None
         update_step(self._decode_inputs, token, past)
