@@ -16,7 +16,7 @@ ROUNDS ?= 1
 PEERS ?= onnxruntime-genai,llama.cpp
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
 
-.PHONY: demo test lint types check setup peers docs clean
+.PHONY: demo test lint types check setup peers docs site coverage clean
 
 demo: setup peers
 	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
@@ -45,7 +45,15 @@ peers: setup
 	$(BIN)/edge-bench --setup-peers
 
 docs: setup
-	$(BIN)/python -m tests.cli_reference > docs/cli.md
+	$(BIN)/python -m tests.cli_reference > docs/reference/cli.md
+
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site: $(CURDIR)/build/site/index.html"
+
+# A figure for people to read; no threshold, so that nobody writes a test for the figure's sake.
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term --cov-report=html:build/coverage
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -12,7 +12,7 @@ import msgspec
 
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples, measure
-from edgelm.bench.peers.engines import bundle_contenders
+from edgelm.bench.peers.engines import bundle_engines
 from edgelm.bench.random_model import RandomShape, save_random_model
 from edgelm.bench.report.statistics import percentile
 from edgelm.bench.workload import Test, context_needed
@@ -21,7 +21,7 @@ from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 
 SHAPES = (
     RandomShape(12, 512, 1536, 8, 4, 32768, "int4", "int8"),
@@ -99,7 +99,7 @@ def check_plan(
         with tempfile.TemporaryDirectory(prefix="edgelm-plan-") as scratch:
             bundle = _bundle(shape, Path(scratch), context)
             spec = read_manifest(bundle).spec
-            request = Request(shape.precision, shape.kv, context, prompt=_PROMPT.tokens)
+            request = PlanRequest(shape.precision, shape.kv, context, prompt=_PROMPT.tokens)
             planned = plan(spec, profile, request)
             samples = _measured(bundle, rounds=rounds, context=context, threads=threads)
         one = _checked(shape, planned, samples)
@@ -127,7 +127,7 @@ def _bundle(shape: RandomShape, scratch: Path, context: int) -> Path:
 
 def _measured(bundle: Path, *, rounds: int, context: int, threads: int) -> Samples:
     samples, failed = measure(
-        bundle_contenders({bundle: read_manifest(bundle)}),
+        bundle_engines({bundle: read_manifest(bundle)}),
         [_PROMPT, _DECODE],
         rounds=rounds,
         context=context,

@@ -1,6 +1,6 @@
 """What a library's error says, short enough to be quoted in a message."""
 
-_MOST_CHARACTERS = 500
+_MAX_CHARACTERS = 500
 
 
 def reason(error: BaseException) -> str:
@@ -14,5 +14,5 @@ def reason(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """A text with all white space as single spaces, cut after 500 characters."""
     # More than enough of it first: splitting megabytes takes a multiple of their memory.
-    line = " ".join(text[: 20 * _MOST_CHARACTERS].split())
-    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
+    line = " ".join(text[: 20 * _MAX_CHARACTERS].split())
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}..."

@@ -1,8 +1,8 @@
-"""The doctor: what is wrong on this machine, why it matters and how to mend it.
+"""The doctor: what is wrong on this machine, why it matters and how to fix it.
 
-Most of what costs people days on edge devices says nothing: the wheel without kernels for the
-GPU installs, the session without a GPU runs, the board in its low-power mode answers slowly.
-Every check asks for one of those; they are in edgelm.devices.checks, one theme per file.
+The mistakes that cost days on edge devices are silent: a wheel without kernels for the GPU
+installs, a session that asks for the GPU runs on the CPU, a board in a low-power mode is slow.
+Every check in edgelm.devices.checks looks for one of them; each file has one subject.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ import msgspec
 
 from edgelm.bundle import Manifest
 from edgelm.devices.checks import (
+    bundle_target,
     cpu,
     desktop,
     driver,
@@ -32,6 +33,7 @@ from edgelm.devices.detection.probes import Probes, reason
 
 # The names are part of the report's format: scripts look for them.
 CHECKS: dict[str, Check] = {
+    "bundle.target": bundle_target.bundle_target,
     "onnxruntime.two-packages": onnxruntimes.two_packages,
     "onnxruntime.needless-gpu-package": onnxruntimes.needless_gpu_package,
     "onnxruntime.import": providers.imports,
@@ -65,42 +67,42 @@ _PROBLEMS: tuple[Severity, ...] = ("error", "warning")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check says. `why` it matters and how to `mend` it are empty where all is well."""
+    """The result of one check. `why` it matters and how to `fix` it are empty if all is well."""
 
     check: str
     severity: Severity
     what: str
     why: str
-    mend: str
+    fix: str
 
 
 def examine(
     machine: Machine, probes: Probes | None = None, manifest: Manifest | None = None
 ) -> tuple[Finding, ...]:
-    """Do every check that applies to a machine, and to the bundle that is to run on it.
+    """Run every check that applies to a machine and to the bundle that should run on it.
 
     Nothing is changed and nothing leaves the machine.
     """
     context = Context(machine, probes or Probes(), manifest)
     verdicts = {name: _do(check, context) for name, check in CHECKS.items()}
     return tuple(
-        Finding(name, verdict.severity, verdict.what, verdict.why, verdict.mend)
+        Finding(name, verdict.severity, verdict.what, verdict.why, verdict.fix)
         for name, verdict in verdicts.items()
         if verdict
     )
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """1 if anything is an error, otherwise 0.
+    """1 if any check reports an error, otherwise 0.
 
-    A warning is no failure: the machine works, and what is warned of, such as a low power mode,
-    may be meant. What could not be looked at is no failure either.
+    Warnings do not count: the machine works, and a low power mode, for example, may be intended.
+    Neither do checks that could not be made.
     """
     return int(any(finding.severity == "error" for finding in findings))
 
 
 def describe(findings: Sequence[Finding]) -> str:
-    """The findings for people: problems first, then what passed and what could not be done."""
+    """The findings as text: problems first, then the checks that passed or could not be made."""
     problems = [
         _problem(finding)
         for severity in _PROBLEMS
@@ -114,8 +116,8 @@ def _do(check: Check, context: Context) -> Verdict | None:
     try:
         return check(context)
     except Exception as error:
-        # Whatever is wrong with a machine, the other checks must still be heard.
-        return unknown("the check could not be done", why=_reason(error))
+        # One check that fails must not hide the others.
+        return unknown("the check could not be made", why=_reason(error))
 
 
 def _reason(error: Exception) -> str:
@@ -128,7 +130,7 @@ def _problem(finding: Finding) -> str:
     return (
         f"{finding.severity}: {finding.what}\n"
         f"  why:   {finding.why}\n"
-        f"  mend:  {finding.mend}\n"
+        f"  fix:   {finding.fix}\n"
         f"  check: {finding.check}"
     )
 
@@ -136,9 +138,9 @@ def _problem(finding: Finding) -> str:
 def _summary(findings: Sequence[Finding]) -> str:
     passed = sum(finding.severity == "ok" for finding in findings)
     undone = [finding for finding in findings if finding.severity == "unknown"]
-    more = f", {len(undone)} could not be done:" if undone else ""
+    more = f", {len(undone)} could not be made:" if undone else ""
     lines = [f"{passed} check{'' if passed == 1 else 's'} passed{more}"]
     for finding in undone:
         lines.append(f"  {finding.check}: {finding.what}: {finding.why}")
-        lines += [f"    try: {finding.mend}"] if finding.mend else []
+        lines += [f"    try: {finding.fix}"] if finding.fix else []
     return "\n".join(lines)

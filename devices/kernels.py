@@ -61,7 +61,7 @@ class Kernels(NamedTuple):
         precision = parse_precision(name, group_size=group_size, symmetric=symmetric)
         if asked or columns is None or not self.pads or not isinstance(precision, Int4 | Int8):
             return precision
-        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+        return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
     def for_table(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
         """A table's precision in the largest groups, up to its own, that divide its columns.
@@ -72,7 +72,7 @@ class Kernels(NamedTuple):
         whole = self._fitted(precision, columns, padding=0)
         if columns % whole.group_size == 0:
             return whole
-        return self._fitted(precision, columns, padding=columns // _MOST_PADDING)
+        return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
     def _fitted(self, precision: Int4 | Int8, columns: int, padding: int) -> Int4 | Int8:
         groups = self.int4_groups
@@ -108,7 +108,7 @@ KERNELS = {
     "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
-_MOST_PADDING = 8  # an eighth of a row
+_MAX_PADDING = 8  # an eighth of a row
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys

@@ -24,11 +24,11 @@ from edgelm.quantize.precision import KV_BYTES, PRECISIONS, KvType
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
 DIALECTS = ("ort", "standard", "decomposed")
-_LEAST_CONTEXT = 2
-_MOST_TOKENS = 2**31
-_MOST_COPIES = 100
+_MIN_CONTEXT = 2
+_MAX_TOKENS = 2**31
+_MAX_COPIES = 100
 # Beyond these no device lies, and times computed from them would not be finite.
-_LEAST, _MOST = 1e-9, 1e18
+_MIN_VALUE, _MAX_VALUE = 1e-9, 1e18
 _FOLDER = Path(__file__).with_name("profiles")
 
 Status = Literal["given", "derived", "measured", "assumed", "unverified"]
@@ -261,21 +261,21 @@ def _check(profile: Profile) -> None:
         raise ValueError(f"power_mode {profile.power_mode!r} is none of its modes {modes}")
     if profile.memory.kind != "host" and profile.memory.bytes is None:
         raise ValueError(f"memory.bytes is missing, expected for {profile.memory.kind} memory")
-    if profile.default_context < _LEAST_CONTEXT or profile.prefill_chunk < 1:
+    if profile.default_context < _MIN_CONTEXT or profile.prefill_chunk < 1:
         raise ValueError(
             f"default_context {profile.default_context} and prefill_chunk "
-            f"{profile.prefill_chunk}: expected at least {_LEAST_CONTEXT} and 1"
+            f"{profile.prefill_chunk}: expected at least {_MIN_CONTEXT} and 1"
         )
-    if max(profile.default_context, profile.prefill_chunk) > _MOST_TOKENS:
+    if max(profile.default_context, profile.prefill_chunk) > _MAX_TOKENS:
         raise ValueError(
             f"default_context {profile.default_context} and prefill_chunk "
-            f"{profile.prefill_chunk}: expected at most {_MOST_TOKENS}"
+            f"{profile.prefill_chunk}: expected at most {_MAX_TOKENS}"
         )
     for where, figure in _figures(profile):
         _source(profile, where, figure.source)
-        if not 0 <= figure.value <= _MOST:
+        if not 0 <= figure.value <= _MAX_VALUE:
             raise ValueError(
-                f"{where}.value is {figure.value}, expected a number from 0 up to {_MOST:g}"
+                f"{where}.value is {figure.value}, expected a number from 0 up to {_MAX_VALUE:g}"
             )
     for mode in profile.power_modes:
         _check_mode(mode)
@@ -291,7 +291,7 @@ def _source(profile: Profile, where: str, source: str) -> None:
 def _check_mode(mode: PowerMode) -> None:
     peaks = [figure.value for figure in mode.dense_tflops.values()]
     counts = [figure.value for figure in (mode.clock_ghz, mode.sm_count) if figure is not None]
-    if min([mode.bandwidth_gb_s.value, *counts, *peaks]) < _LEAST or not peaks:
+    if min([mode.bandwidth_gb_s.value, *counts, *peaks]) < _MIN_VALUE or not peaks:
         raise ValueError(
             f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero, "
             "as are clock and multiprocessors"
@@ -308,9 +308,9 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
         raise ValueError(f"{where}.dialect is {engine.dialect!r}; known: {known}")
     if not engine.kv or not engine.precisions:
         raise ValueError(f"{where} needs at least one precision and one kv")
-    if not 1 <= engine.weight_copies <= _MOST_COPIES:
+    if not 1 <= engine.weight_copies <= _MAX_COPIES:
         raise ValueError(
-            f"{where}.weight_copies is {engine.weight_copies}, expected 1 to {_MOST_COPIES}"
+            f"{where}.weight_copies is {engine.weight_copies}, expected 1 to {_MAX_COPIES}"
         )
     for name in engine.precisions:
         if name not in PRECISIONS:
@@ -334,14 +334,14 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
     if not 0 < measured.band < 1:
         raise ValueError(f"{where}.measured.band is {measured.band}, expected between 0 and 1")
     costs = (measured.layer_us, measured.step_us, measured.prompt_layers)
-    if not all(0 <= cost <= _MOST for cost in costs):
+    if not all(0 <= cost <= _MAX_VALUE for cost in costs):
         raise ValueError(f"{where}.measured has a cost that is no number from 0 up: {costs}")
     if not _positive([measured.attention]):
         raise ValueError(f"{where}.measured.attention is {measured.attention}, expected above zero")
 
 
 def _positive(values: Iterable[float]) -> bool:
-    return all(_LEAST <= value <= _MOST for value in values)
+    return all(_MIN_VALUE <= value <= _MAX_VALUE for value in values)
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, Figure]]:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
 from edgelm.files.sealed_tensors import UNSEALED, is_sealed, sealed
-from edgelm.files.staging import alone_in, remove_abandoned_files, replace_file
+from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _MARK = "edgelm-work.txt"
 _CODE = "code.txt"  # in a source's folder: which code its findings are of
@@ -180,7 +180,7 @@ def work_folder(
     def waits() -> None:
         progress(f"waiting for another export that works in {folder}")
 
-    with alone_in(folder, waits) as alone:
+    with exclusive_lock(folder, waits) as alone:
         if not alone:
             raise BadInput(
                 f"{root} cannot be locked on this system, so that two exports could spoil each "

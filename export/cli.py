@@ -185,10 +185,10 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.profile import load_profile
-    from edgelm.planning import Request
+    from edgelm.planning import PlanRequest
 
     spec = read_spec(arguments.model, revision=arguments.revision)
-    request = Request(
+    request = PlanRequest(
         arguments.precision,
         arguments.kv,
         arguments.context,
@@ -222,7 +222,7 @@ def _export(arguments: argparse.Namespace) -> None:
         gate=arguments.gate,
         revision=arguments.revision,
         engine=arguments.engine,
-        sms=arguments.sm,
+        compute_capabilities=arguments.sm,
         method=arguments.method,
         max_size=arguments.max_size,
         work=arguments.work,
@@ -242,7 +242,7 @@ def _export(arguments: argparse.Namespace) -> None:
         )
         return
     for engine in manifest.engines:
-        made_for = ", ".join(f"sm_{sm}" for sm in engine.sms)
+        made_for = ", ".join(f"sm_{sm}" for sm in engine.compute_capabilities)
         print(f"compiled: {engine.file} for {made_for} in {engine.build_seconds:.1f} s")
     print(_run_hint(arguments.output))
 

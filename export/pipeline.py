@@ -24,7 +24,7 @@ from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.export.stages import Export
 from edgelm.files.staging import check_replaceable, check_separate, staged_folder
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def export_model(
     gate_text: str | Path = GATE,
     revision: str | None = None,
     engine: str | None = None,
-    sms: Sequence[int] = (),
+    compute_capabilities: Sequence[int] = (),
     method: str = "auto",
     max_size: int | str | None = None,
     work: str | Path | None = None,
@@ -71,7 +71,7 @@ def export_model(
         gate_text: text that the result is judged on, held apart from calibration.
         revision: commit, tag or branch for a hub id.
         engine: one of the target's engines; its first by default.
-        sms: compute capabilities (times ten) that an engine is compiled for ahead of time; by
+        compute_capabilities: times ten; the GPUs that an engine is compiled for ahead of time, by
             default the target's own.
         method: how 4- and 8-bit weights are rounded, a name of
             `edgelm.export.quantize.methods.METHODS`.
@@ -88,7 +88,7 @@ def export_model(
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
     request = ExportRequest(
-        Request(precision, kv, context, group_size, symmetric, engine),
+        PlanRequest(precision, kv, context, group_size, symmetric, engine),
         exceptions or {},
         gate,
         Path(calibration),
@@ -103,7 +103,7 @@ def export_model(
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     profile = load_profile(target)
     plan = make_plan(checkpoint.spec, profile, request.plan)
-    need = engine_need(profile, plan.engine, sms)
+    need = engine_need(profile, plan.engine, compute_capabilities)
     request.check(Weights(checkpoint).groups())
     work = None if work is None else Path(work)
     room = bundle_need(plan)

@@ -11,7 +11,7 @@ from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import WeightPrecision, parse_precision
 
 _MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
@@ -36,7 +36,7 @@ def max_bytes(text: str) -> int:
 class ExportRequest:
     """Options of `edgelm.export`; see there."""
 
-    plan: Request = field(default_factory=Request)
+    plan: PlanRequest = field(default_factory=PlanRequest)
     exceptions: Mapping[str, str] = field(default_factory=dict)
     gate: Literal["on", "off"] = "on"
     calibration: Path = CALIBRATION

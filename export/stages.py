@@ -10,7 +10,7 @@ import edgelm
 from edgelm.bundle import (
     SCHEMA_VERSION,
     CompiledEngine,
-    EngineNeed,
+    EngineRequirement,
     GraphCheck,
     Limits,
     Manifest,
@@ -79,7 +79,7 @@ class Export:
         self,
         source: SourceFiles,
         plan: Plan,
-        need: EngineNeed,
+        need: EngineRequirement,
         request: ExportRequest,
         folder: Path,
         progress: Timed,
@@ -340,7 +340,7 @@ class Export:
             folder = Path(check)
             written = self.graphs.write(folder, self.quantizer, assignment, widened=True)
             checked = graph_sha256(folder, written.contract)
-            self.check = GraphCheck(own, checked, widened=True)
+            self.check = GraphCheck(own, checked, dequantized=True)
             return self.figures(checked, folder, written, judge, assignment)
 
     def figures(

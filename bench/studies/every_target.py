@@ -128,7 +128,7 @@ def _described(asked: Exported, manifest: Manifest) -> Exported:
         mixture=", ".join(f"{count} × {name}" for name, count in sorted(mixture.items())),
         weight_bytes=manifest.weight_bytes,
         pending=manifest.pending,
-        sms=compiled.sms if compiled else manifest.engine.sms,
+        sms=compiled.compute_capabilities if compiled else manifest.engine.compute_capabilities,
         engine_bytes=manifest.files[compiled.file].bytes if compiled else 0,
         engine_seconds=compiled.build_seconds if compiled else 0.0,
         kl=manifest.gate.figures.kl if manifest.gate else None,

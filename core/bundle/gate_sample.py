@@ -1,8 +1,8 @@
-"""A small part of the gate that travels with a bundle, for a device that has no source model.
+"""A sample of the quality gate, shipped in the bundle for devices without the source model.
 
-It holds tokens and the source's distribution over the likeliest next tokens, the rest as one
-outcome. KL over so coarse a partition is a lower bound of the whole KL (data processing
-inequality), and close to it, since a language model's mass lies on few tokens.
+It holds tokens and the source's distribution over the likeliest next tokens, with all others as
+one outcome. KL over such a coarse partition is a lower bound of the full KL (data processing
+inequality), and close to it, since a language model puts most of its mass on few tokens.
 """
 
 from pathlib import Path
@@ -31,22 +31,33 @@ class _Session(Protocol):
 
 
 class GateSample(NamedTuple):
-    """What the source makes of a few sequences.
+    """The source model's predictions on a few sequences.
 
-    `tokens` is int64 [S, L]. Of the source: `likeliest` next tokens, int32 [S, L, N], their
-    `log_probabilities`, fp32 [S, L, N], and that of the token `following` in the text, fp32
-    [S, L - 1].
+    tokens: the text, int64 [S, L].
+    top_tokens: the source's likeliest next tokens at each position, int32 [S, L, N].
+    top_logprobs: their log-probabilities, fp32 [S, L, N].
+    target_logprobs: log-probabilities of the tokens that the text continues with, fp32 [S, L - 1].
     """
 
     tokens: npt.NDArray[np.int64]
-    likeliest: npt.NDArray[np.int32]
-    log_probabilities: npt.NDArray[np.float32]
-    following: npt.NDArray[np.float32]
+    top_tokens: npt.NDArray[np.int32]
+    top_logprobs: npt.NDArray[np.float32]
+    target_logprobs: npt.NDArray[np.float32]
+
+
+# Names of the fields' arrays in the file.
+_ARRAYS = ("tokens", "likeliest", "log_probabilities", "following")
 
 
 def write_sample(folder: Path, sample: GateSample) -> None:
     """Write the sample into a bundle."""
-    np.savez_compressed(folder / FILE, **sample._asdict())
+    np.savez_compressed(
+        folder / FILE,
+        tokens=sample.tokens,
+        likeliest=sample.top_tokens,
+        log_probabilities=sample.top_logprobs,
+        following=sample.target_logprobs,
+    )
 
 
 def read_sample(folder: Path, manifest: Manifest) -> GateSample | None:
@@ -75,24 +86,24 @@ def _load(path: Path) -> GateSample:
     if size > _MAX_BYTES:
         raise ValueError(f"it unpacks to {size} bytes, expected at most {_MAX_BYTES}")
     with np.load(path, allow_pickle=False) as arrays:
-        return GateSample(*(arrays[name] for name in GateSample._fields))
+        return GateSample(*(arrays[name] for name in _ARRAYS))
 
 
 def _check(sample: GateSample, manifest: Manifest) -> None:
     sequences, length = sample.tokens.shape
-    shape = (sequences, length, sample.likeliest.shape[-1])
+    shape = (sequences, length, sample.top_tokens.shape[-1])
     shapes = ((sequences, length), shape, shape, (sequences, length - 1))
     if tuple(array.shape for array in sample) != shapes or min(shape) < 1 or length < 2:
         raise ValueError(f"its arrays have the shapes {[array.shape for array in sample]}")
     if [array.dtype.kind for array in sample] != ["i", "i", "f", "f"]:
         raise ValueError(f"its arrays have the types {[str(array.dtype) for array in sample]}")
     vocabulary, context = manifest.spec.vocab_size, manifest.limits.context
-    for ids in (sample.tokens, sample.likeliest):
+    for ids in (sample.tokens, sample.top_tokens):
         if ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(f"it has token {ids.max()}, the vocabulary {vocabulary} tokens")
     if length > context:
         raise ValueError(f"its sequences have {length} tokens, the context {context}")
-    if not (np.isfinite(sample.log_probabilities).all() and np.isfinite(sample.following).all()):
+    if not (np.isfinite(sample.top_logprobs).all() and np.isfinite(sample.target_logprobs).all()):
         raise ValueError("its probabilities are not numbers")
 
 
@@ -103,14 +114,14 @@ def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> 
     """
     divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
     for number, tokens in enumerate(sample.tokens):
-        ours = _log_probabilities(session, tokens, min(tail, len(tokens) // 2))
-        known, likeliest = sample.log_probabilities[number], sample.likeliest[number]
-        divergence += float(_coarse_divergence(known, np.take_along_axis(ours, likeliest, 1)).sum())
-        agreed += int((ours.argmax(1) == likeliest[:, 0]).sum())
+        ours = _logprobs(session, tokens, min(tail, len(tokens) // 2))
+        known, top = sample.top_logprobs[number], sample.top_tokens[number]
+        divergence += float(_coarse_divergence(known, np.take_along_axis(ours, top, 1)).sum())
+        agreed += int((ours.argmax(1) == top[:, 0]).sum())
         loss -= float(np.take_along_axis(ours[:-1], tokens[1:, None], 1).sum())
         rows += len(tokens)
-    targets = sample.following.size
-    mean, source_mean = loss / targets, -float(sample.following.sum()) / targets
+    targets = sample.target_logprobs.size
+    mean, source_mean = loss / targets, -float(sample.target_logprobs.sum()) / targets
     return Figures(
         kl=_not_below_zero(divergence / rows),
         top1=agreed / rows,
@@ -125,7 +136,7 @@ def _not_below_zero(kl: float) -> float:
     return 0.0 if kl < 0 else kl
 
 
-def _log_probabilities(
+def _logprobs(
     session: _Session, tokens: npt.NDArray[np.int64], tail: int
 ) -> npt.NDArray[np.float64]:
     session.rewind(0)

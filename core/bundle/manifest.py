@@ -113,31 +113,33 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class EngineNeed(msgspec.Struct, frozen=True):
+class EngineRequirement(msgspec.Struct, frozen=True):
     """What runs the graph: `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`.
 
-    `version` is the oldest that will do, and `sms` the compute capabilities (times ten) it is for;
-    empty means any. An engine of TensorRT is compiled from the graph: see Manifest.engines.
+    `version` is the oldest one that can. `compute_capabilities` are the GPUs that the graph is for,
+    times ten (87 is 8.7; in JSON `sms`); empty means any. TensorRT's engines are compiled from the
+    graph: see Manifest.engines.
     """
 
     name: str
     version: Version = ""
-    sms: tuple[ComputeCapability, ...] = ()
+    compute_capabilities: tuple[ComputeCapability, ...] = msgspec.field(default=(), name="sms")
 
 
 class CompiledEngine(msgspec.Struct, frozen=True):
     """An engine compiled from the graph, and how: enough to compile it again.
 
-    `version` is that of TensorRT or TensorRT-RTX, `sms` the GPUs it runs on, `graph_sha256` the
-    graph it was compiled from. Its first profile takes 1 to `prefill_chunk` tokens; a second one,
-    where there is one, exactly one. `runtime_cache` names the file in which kernels that are made
-    at run time are kept. `machine` and `power_mode` say where it was compiled.
+    `version` is that of TensorRT or TensorRT-RTX, `compute_capabilities` (in JSON `sms`) the GPUs
+    that it runs on, `graph_sha256` the hash of its graph. Its first profile takes 1 to
+    `prefill_chunk` tokens, the second one, if there is one, a single token. `runtime_cache` names
+    the file that stores kernels compiled at run time. `machine` and `power_mode` say where the
+    engine was compiled.
     """
 
     file: str
     name: str
     version: BuiltVersion
-    sms: tuple[ComputeCapability, ...]
+    compute_capabilities: tuple[ComputeCapability, ...] = msgspec.field(name="sms")
     graph_sha256: str
     profiles: Annotated[int, msgspec.Meta(ge=1, le=100)]
     build_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -151,13 +153,13 @@ class GraphCheck(msgspec.Struct, frozen=True):
     """Which graph the gate's figures are of.
 
     `graph_sha256` is the graph that engines are compiled from, `checked_sha256` the one whose
-    logits were compared on a CPU. Where the CPU has no kernel for a type they differ: `widened`
-    says that the checked graph was the same with weights dequantized to fp32.
+    logits were compared on a CPU. They differ where the CPU has no kernel for a type: then the
+    checked graph is the same one with its weights `dequantized` to fp32 (in JSON `widened`).
     """
 
     graph_sha256: str
     checked_sha256: str
-    widened: bool = False
+    dequantized: bool = msgspec.field(default=False, name="widened")
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -176,7 +178,7 @@ class Manifest(msgspec.Struct, frozen=True):
     lineage: Lineage
     graph: GraphContract
     files: dict[str, FileEntry]
-    engine: EngineNeed = EngineNeed("onnxruntime")
+    engine: EngineRequirement = EngineRequirement("onnxruntime")
     engines: tuple[CompiledEngine, ...] = ()
     check: GraphCheck | None = None
     source: SourceCheck | None = None

@@ -30,7 +30,7 @@ def try_lock(handle: int) -> bool | None:
 
 
 @contextmanager
-def alone_in(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
+def exclusive_lock(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
     """Let one process at a time into this block for a folder; `waits` is called before waiting.
 
     The lock ends with the process that holds it. Without file locks (Windows, some network file

@@ -15,7 +15,7 @@ from edgelm.files.locks import try_lock
 
 _TAG = "partial-edgelm-"
 _HIDDEN = re.compile(rf"\..+\.{_TAG}[0-9a-f]{{16}}", re.DOTALL)
-_MOST_NAME_BYTES = 255  # of every common file system
+_MAX_NAME_BYTES = 255  # of every common file system
 # A planted link is not followed, a planted file not written to. Windows has no O_NOFOLLOW.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -57,7 +57,7 @@ def remove_abandoned_files(folder: Path) -> None:
 def hidden_sibling(target: Path) -> Path:
     """A new hidden name beside a file or folder, which says what it is for."""
     end = f".{_TAG}{secrets.token_hex(8)}"
-    name = os.fsencode(target.name)[: _MOST_NAME_BYTES - len(end) - 1]
+    name = os.fsencode(target.name)[: _MAX_NAME_BYTES - len(end) - 1]
     return target.with_name("." + name.decode(errors="ignore") + end)
 
 

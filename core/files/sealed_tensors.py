@@ -10,7 +10,7 @@ from pathlib import Path
 
 UNSEALED = {"sha256": "0" * 64}  # metadata to write a file with that is sealed then
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-_MOST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+_MAX_HEADER = 100_000_000  # bytes, as safetensors itself has it
 _CHUNK = 1 << 22
 
 
@@ -54,6 +54,6 @@ def is_sealed(path: Path) -> bool:
 
 def _header_length(start: bytes) -> int:
     (length,) = struct.unpack("<Q", start)
-    if length > _MOST_HEADER:
+    if length > _MAX_HEADER:
         raise ValueError("not a safetensors file")
     return int(length)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edgelm.errors import BadInput
 from edgelm.files.exchange import exchange
-from edgelm.files.locks import alone_in, try_lock
+from edgelm.files.locks import exclusive_lock, try_lock
 from edgelm.files.replacing import (
     hidden_sibling,
     is_hidden_name,
@@ -33,9 +33,9 @@ from edgelm.files.replacing import (
 
 __all__ = [
     "Listing",
-    "alone_in",
     "check_replaceable",
     "check_separate",
+    "exclusive_lock",
     "remove_abandoned_files",
     "replace_file",
     "staged_folder",
@@ -170,7 +170,7 @@ def _foreign(folder: Path, listed: set[str]) -> list[str]:
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
     """One process at a time looks for what was left and renames in a folder, where it can lock."""
-    with alone_in(parent, lambda: None):
+    with exclusive_lock(parent, lambda: None):
         yield
 
 

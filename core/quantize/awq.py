@@ -20,7 +20,9 @@ import torch
 from edgelm.spec.decoder import DecoderSpec
 
 POWER = 0.25  # of the root mean square; best beside GPTQ, where plain rounding would like 0.4
-_LEAST = 1e-6  # of the mean energy: a dead channel is no channel to shrink without limit
+_MIN_MEAN_SQUARE = (
+    1e-6  # relative to the mean of all channels: a dead channel must not shrink without limit
+)
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Smoothing:
     norms: Mapping[str, str]
 
     @classmethod
-    def of(
-        cls, spec: DecoderSpec, energy: Mapping[str, torch.Tensor], power: float = POWER
+    def from_mean_squares(
+        cls, spec: DecoderSpec, mean_squares: Mapping[str, torch.Tensor], power: float = POWER
     ) -> "Smoothing":
         """Factors for every group that they can be folded for.
 
         Args:
             spec: the decoder.
-            energy: mean square of every input channel, [in_features], by group.
-            power: of its root.
+            mean_squares: of every input channel, [in_features], by group.
+            power: of their roots.
         """
         before = _NORMS_BEFORE[spec.norms]
         norms = {
@@ -52,7 +54,9 @@ class Smoothing:
             for part, norm in before.items()
         }
         downs = [f"layers.{layer}.mlp.down" for layer in range(spec.num_hidden_layers)]
-        return cls({group: factors(energy[group], power) for group in [*norms, *downs]}, norms)
+        return cls(
+            {group: factors(mean_squares[group], power) for group in [*norms, *downs]}, norms
+        )
 
     def columns(self, group: str) -> torch.Tensor | None:
         """What the columns of a group's matrix are multiplied by, [in_features]."""
@@ -85,9 +89,9 @@ _NORMS_BEFORE: dict[str, dict[str, str]] = {
 }
 
 
-def factors(energy: torch.Tensor, power: float = POWER) -> torch.Tensor:
+def factors(mean_square: torch.Tensor, power: float = POWER) -> torch.Tensor:
     """Factors [in_features] from mean squares, with a geometric mean of one."""
-    floor = _LEAST * float(energy.mean()) or 1.0
-    logarithms = energy.float().clamp(min=floor).log() * (power / 2)
+    floor = _MIN_MEAN_SQUARE * float(mean_square.mean()) or 1.0
+    logarithms = mean_square.float().clamp(min=floor).log() * (power / 2)
     # Around one, so that scaled weights stay in the range of fp16 scales.
     return (logarithms - logarithms.mean()).exp()

@@ -31,7 +31,7 @@ from edgelm.quantize.precision import KV_BYTES, KvType
 # more bytes than any cache of a laptop holds, as a model's are.
 _WIDTHS = ((512, 1536), (768, 2048), (1536, 4096))
 _STACK_BYTES = 200_000_000
-_LEAST_LAYERS = 3
+_MIN_LAYERS = 3
 _KERNELS = KERNELS["onnxruntime"]
 _PASSES = 2
 _CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
@@ -151,7 +151,7 @@ def _shapes(precision: str) -> list[StackShape]:
     for hidden, ffn in _WIDTHS:
         layer = StackShape(1, hidden, ffn).parameters_per_layer
         layers = _STACK_BYTES * 8 / (_KERNELS.precision(precision).bits_per_weight * layer)
-        found.append(StackShape(max(_LEAST_LAYERS, round(layers)), hidden, ffn))
+        found.append(StackShape(max(_MIN_LAYERS, round(layers)), hidden, ffn))
     return found
 
 

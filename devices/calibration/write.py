@@ -51,8 +51,8 @@ prompt_layers = {prompt_layers:.2f}
 band = {band:.2f}
 source = "host"
 """
-_MOST_BAND = 0.9
-_LEAST_BAND = 0.15  # another shape is further away than the stacks are from each other
+_MAX_BAND = 0.9
+_MIN_BAND = 0.15  # another shape is further away than the stacks are from each other
 
 
 def profile_text(found: Found, machine: Machine, *, threads: int, when: date) -> str:
@@ -78,7 +78,7 @@ def profile_text(found: Found, machine: Machine, *, threads: int, when: date) ->
         layer_us=found.layer_us,
         step_us=found.step_us,
         prompt_layers=found.prompt_layer_us / max(found.layer_us, 1e-3),
-        band=min(_MOST_BAND, max(_LEAST_BAND, found.worst)),
+        band=min(_MAX_BAND, max(_MIN_BAND, found.worst)),
     )
 
 

@@ -28,7 +28,7 @@ class Context:
         return bool(self.machine.gpus) or self.machine.jetson is not None or unread
 
     @property
-    def sms(self) -> tuple[int, ...]:
+    def compute_capabilities(self) -> tuple[int, ...]:
         """The known compute capabilities, times ten, of the GPUs."""
         known = {gpu.sm for gpu in self.machine.gpus if gpu.sm}
         if not known and self.machine.jetson and self.machine.jetson.soc in SOCS:

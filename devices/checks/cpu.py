@@ -25,12 +25,12 @@ def threads(context: Context) -> Verdict | None:
             f"a control group grants the time of {cpu.usable} threads on {bound} that can be used",
             why="threads beyond the grant are stopped in the middle of a matrix product, and all "
             "others wait for them",
-            mend=f"--threads {cpu.usable}, or raise the container's limit (--cpus)",
+            fix=f"--threads {cpu.usable}, or raise the container's limit (--cpus)",
         )
     return warning(
         f"this process may use {cpu.usable} threads on {cpu.cores} cores",
         why="decoding on the CPU needs several cores to read memory at its full speed",
-        mend="start it without taskset, or without the container's --cpuset-cpus",
+        fix="start it without taskset, or without the container's --cpuset-cpus",
     )
 
 
@@ -48,7 +48,7 @@ def instructions(context: Context) -> Verdict | None:
         f"{context.machine.cpu.name} has no {lacking}",
         why="int4 and int8 bundles compute with 8-bit products, which take several instructions "
         "each without it",
-        mend="nothing to install: compare --precision int4, int8 and fp32 with edge-bench on this "
+        fix="nothing to install: compare --precision int4, int8 and fp32 with edge-bench on this "
         "machine before you choose",
     )
 
@@ -67,7 +67,7 @@ def governor(context: Context) -> Verdict | None:
     return warning(
         f"the governor of {held} of {len(policies)} CPUs is powersave",
         why=f"with the driver {driver} it keeps them at their lowest clock",
-        mend="echo schedutil | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
+        fix="echo schedutil | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
     )
 
 
@@ -78,5 +78,5 @@ def _judge_preference(preference: str) -> Verdict:
     return warning(
         "the CPU prefers saving power",
         why="its clock rises late and not to the top",
-        mend="powerprofilesctl set balanced (or performance)",
+        fix="powerprofilesctl set balanced (or performance)",
     )

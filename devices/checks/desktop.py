@@ -41,7 +41,7 @@ def desktop(context: Context) -> Verdict | None:
             f"a desktop runs ({', '.join(names)}) and takes at least "
             f"{format_bytes(sum(taken for _, taken in running))}",
             why="memory is shared with the GPU; without a desktop a Jetson has 100 to 800 MB more",
-            mend=_HEADLESS,
+            fix=_HEADLESS,
         )
     try:
         target = context.probes.run(["systemctl", "get-default"]).strip()

@@ -14,7 +14,7 @@ from edgelm.devices.checks.wheels import gpu_wheel
 from edgelm.devices.detection.jetpack import jetpack_of
 
 # NVIDIA, CUDA Compatibility, minor version compatibility: the least driver of each major number.
-_LEAST_DRIVER = {12: 525, 13: 580}
+_MIN_DRIVER = {12: 525, 13: 580}
 # Packages that carry the CUDA they were built for in their name.
 _NAMED = (
     "onnxruntime-ep-nv-tensorrt-rtx-cu12",
@@ -54,7 +54,7 @@ def _judge_driver(context: Context, package: str, major: int) -> Verdict:
     drivers = [gpu.driver for gpu in context.machine.gpus if gpu.driver]
     if not drivers:
         return unknown("the GPU driver's version", why=context.unread("GPU"))
-    least = _LEAST_DRIVER.get(major)
+    least = _MIN_DRIVER.get(major)
     if least is None:
         return unknown(f"the driver that CUDA {major} needs, for {package}", why="not in our table")
     if numbers(drivers[0])[0] >= least:
@@ -63,7 +63,7 @@ def _judge_driver(context: Context, package: str, major: int) -> Verdict:
         f"driver {drivers[0]} is too old for {package}, built for CUDA {major}; expected {least} "
         "or newer",
         why="CUDA refuses to start (driver version is insufficient) and work falls back to the CPU",
-        mend=f"install NVIDIA driver {least} or newer and reboot; or a build for an older CUDA",
+        fix=f"install NVIDIA driver {least} or newer and reboot; or a build for an older CUDA",
     )
 
 
@@ -80,5 +80,5 @@ def _judge_jetpack(context: Context, package: str, major: int) -> Verdict:
         f"{package} is built for CUDA {major}, JetPack {release.jetpack} has {release.cuda}",
         why="its libraries are missing and the driver does not know that CUDA: nothing runs on "
         "the GPU",
-        mend=f"{remove}{other}" if other else f"{remove}, or upgrade to JetPack 7 (CUDA 13)",
+        fix=f"{remove}{other}" if other else f"{remove}, or upgrade to JetPack 7 (CUDA 13)",
     )

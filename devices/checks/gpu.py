@@ -4,7 +4,7 @@ from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
 from edgelm.devices.detection.nvidia import UNREAD_GPU
 
-_LEAST_SHARE = 0.8  # of the default power limit
+_MIN_SHARE = 0.8  # of the default power limit
 _ASK = ("nvidia-smi", "--query-gpu=name,power.limit,power.default_limit", "--format=csv,noheader")
 
 
@@ -16,7 +16,7 @@ def readable(context: Context) -> Verdict | None:
             return warning(
                 f"there is an NVIDIA GPU that cannot be read: {entry.why}",
                 why="its kind, memory and driver are not known, and are left out of every check",
-                mend="pip install 'edgelm[nvml]'"
+                fix="pip install 'edgelm[nvml]'"
                 if package
                 else "install NVIDIA's driver until nvidia-smi lists the GPU (a container needs "
                 "--gpus all)",
@@ -34,12 +34,12 @@ def power_limit(context: Context) -> Verdict | None:
     if not limits:
         return unknown("the GPU's power limit", why="its driver does not report one")
     name, now, default = min(limits, key=lambda limit: limit[1] / limit[2])
-    if now >= _LEAST_SHARE * default:
+    if now >= _MIN_SHARE * default:
         return ok(f"the power limit of {name} is {now:.0f} W, by default {default:.0f} W")
     return warning(
         f"the power limit of {name} is {now:.0f} W, by default {default:.0f} W",
         why="the GPU lowers its clocks to stay below it",
-        mend=f"sudo nvidia-smi -pl {default:.0f}; on a laptop also the power profile of its maker",
+        fix=f"sudo nvidia-smi -pl {default:.0f}; on a laptop also the power profile of its maker",
     )
 
 

@@ -26,7 +26,7 @@ def nvmap(context: Context) -> Verdict | None:
         "L4T 36.4.7 cannot allocate large contiguous GPU memory; fixed in 36.5.0 (JetPack 6.2.2)",
         why="loading fails with NvMapMemAllocInternalTagged error 12 or out of memory while "
         "gigabytes are free",
-        mend=_UPGRADE,
+        fix=_UPGRADE,
     )
 
 
@@ -41,7 +41,7 @@ def release(context: Context) -> Verdict | None:
         return warning(
             f"{jetson.model} is a Xavier; JetPack 5 ({name or 'release unknown'}) is its last",
             why="its TensorRT 8.5 builds none of edgelm's graphs and no new one will come",
-            mend="run bundles for the CPU (edge-export --target cpu), or use an Orin or a Thor",
+            fix="run bundles for the CPU (edge-export --target cpu), or use an Orin or a Thor",
         )
     if known is None:
         return unknown(
@@ -53,5 +53,5 @@ def release(context: Context) -> Verdict | None:
     return warning(
         f"JetPack {known.jetpack} carries TensorRT {known.tensorrt}; expected 10.3 or newer",
         why="TensorRT before 10.3 builds none of edgelm's graphs",
-        mend="flash JetPack 6.2.2 or 7.2 with NVIDIA's SDK Manager, or run bundles for the CPU",
+        fix="flash JetPack 6.2.2 or 7.2 with NVIDIA's SDK Manager, or run bundles for the CPU",
     )

@@ -78,49 +78,51 @@ def torch_kernels(context: Context) -> Verdict | None:
     if not version or not context.machine.jetson:
         return None
     answer = msgspec.json.decode(context.python(_ASK_TORCH), type=_Torch)
-    mend = gpu_wheel(context, "torch")
+    fix = gpu_wheel(context, "torch")
     if answer.failure:
         return error(
             f"torch {version} cannot be imported: {answer.failure}",
             why="edge-export and edge-compress need it; wheels from PyPI miss Jetson's libraries",
-            mend=mend,
+            fix=fix,
         )
     if not answer.cuda:
         return warning(
             f"torch {version} is built without CUDA",
             why="compressing a model runs on the CPU, many times slower",
-            mend=mend,
+            fix=fix,
         )
     if not answer.targets:
         return warning(
             f"torch {version} is built for CUDA {answer.cuda} and does not see the GPU",
             why="compressing a model runs on the CPU, many times slower",
-            mend=mend,
+            fix=fix,
         )
-    return _judge(context, f"torch {version}", answer.targets, mend)
+    return _judge(context, f"torch {version}", answer.targets, fix)
 
 
-def _judge(context: Context, package: str, targets: Iterable[str], mend: str) -> Verdict:
+def _judge(context: Context, package: str, targets: Iterable[str], fix: str) -> Verdict:
     names = ", ".join(sorted(targets, key=lambda name: (name[:2], int(re.sub(r"\D", "", name)))))
-    if not context.sms:
+    if not context.compute_capabilities:
         return unknown(
             f"whether {package} has kernels for this GPU; it has {names}",
             why=f"the GPU's compute capability is not known ({context.unread('SM of')})",
         )
     jetson = context.machine.jetson is not None
-    answers = {sm: covers(targets, sm, jetson=jetson) for sm in context.sms}
+    answers = {sm: covers(targets, sm, jetson=jetson) for sm in context.compute_capabilities}
     lacking = [f"sm_{sm}" for sm, covered in answers.items() if covered is False]
     doubtful = [f"sm_{sm}" for sm, covered in answers.items() if covered is None]
     if lacking:
         return error(
             f"{package} has kernels for {names}, none for this GPU, {', '.join(lacking)}",
             why=_DIES,
-            mend=mend,
+            fix=fix,
         )
     if doubtful:
         return unknown(
             f"whether {package} runs on {', '.join(doubtful)}; it has {names}",
             why="kernels of the same family may or may not run there; try one before relying on it",
-            mend=mend,
+            fix=fix,
         )
-    return ok(f"{package} has kernels for {', '.join(f'sm_{sm}' for sm in context.sms)}")
+    return ok(
+        f"{package} has kernels for {', '.join(f'sm_{sm}' for sm in context.compute_capabilities)}"
+    )

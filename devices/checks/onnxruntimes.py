@@ -60,7 +60,7 @@ def two_packages(context: Context) -> Verdict | None:
         f"{' and '.join(names)} are installed over each other; expected one of them",
         why="they share the folder onnxruntime: the last one installed overwrote the others, and "
         "removing one leaves the rest broken",
-        mend=f"pip uninstall -y {' '.join(found)} && {wanted}",
+        fix=f"pip uninstall -y {' '.join(found)} && {wanted}",
     )
 
 
@@ -74,6 +74,6 @@ def needless_gpu_package(context: Context) -> Verdict | None:
     return warning(
         f"onnxruntime-gpu {version} is installed, no NVIDIA GPU was found",
         why="it runs on the CPU as onnxruntime does, from a wheel of 256 MB instead of 28 MB",
-        mend="pip uninstall -y onnxruntime-gpu && pip install onnxruntime; or, if there is a GPU, "
+        fix="pip uninstall -y onnxruntime-gpu && pip install onnxruntime; or, if there is a GPU, "
         "install its driver until nvidia-smi lists it",
     )

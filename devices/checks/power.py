@@ -40,7 +40,7 @@ def power_mode(context: Context) -> Verdict | None:
         f"the power mode is {jetson.power_mode}, the module has {highest}",
         why="a lower mode caps the GPU's clock and often the memory's, which decides the speed of "
         "decoding; keep it if tokens per joule matter more, and name it beside every number",
-        mend=f"sudo nvpmodel -m {modes[highest]}",
+        fix=f"sudo nvpmodel -m {modes[highest]}",
     )
 
 
@@ -61,7 +61,7 @@ def clocks(context: Context) -> Verdict | None:
     return warning(
         f"the GPU's clock floats between {lowest:.0f} and {highest:.0f} MHz, now {now:.0f}",
         why="short runs are over before it has risen: measurements vary and first tokens are late",
-        mend="sudo jetson_clocks (before measuring; again after every reboot)",
+        fix="sudo jetson_clocks (before measuring; again after every reboot)",
     )
 
 
@@ -81,7 +81,7 @@ def battery(context: Context) -> Verdict | None:
     return warning(
         "the machine runs from its battery",
         why="firmware and driver then cap the power of CPU and GPU",
-        mend="plug in the charger that came with it",
+        fix="plug in the charger that came with it",
     )
 
 

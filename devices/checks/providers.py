@@ -1,7 +1,7 @@
 """Whether ONNX Runtime can reach the GPU.
 
-It never says that it cannot: a session that asks for CUDA gets the CPU and at most a line in the
-log (microsoft/onnxruntime#23372, #17801).
+If it cannot, there is no error: a session that asks for CUDA runs on the CPU, with at most a line
+in the log (microsoft/onnxruntime#23372, #17801).
 """
 
 import re
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from edgelm.devices.checks.bundle_target import runs_here
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.onnxruntimes import folder, installed
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
 from edgelm.devices.checks.wheels import gpu_wheel
 
+_CUDA_ENGINE = "onnxruntime-cuda"
 CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 _GPU_PROVIDERS = {
     "CUDAExecutionProvider",
@@ -39,10 +41,10 @@ class _Answer(msgspec.Struct):
 
 
 def imports(context: Context) -> Verdict | None:
-    """Whether onnxruntime can be imported."""
+    """Whether onnxruntime can be imported, and is there for a bundle that needs it."""
     packages = installed(context)
     if not packages:
-        return None
+        return _absent(context)
     answer = _ask(context)
     if not answer.failure:
         return ok(f"onnxruntime imports, with {', '.join(answer.providers)}")
@@ -50,27 +52,27 @@ def imports(context: Context) -> Verdict | None:
     wanted = gpu_wheel(context) if gpu else f"pip install {next(iter(packages))}"
     return error(
         f"onnxruntime cannot be imported: {answer.failure}",
-        why="no bundle runs on it; another package's files often lie over its own",
-        mend=f"pip uninstall -y {' '.join(packages)} && {wanted}",
+        why="no bundle can run with it; often another package has overwritten its files",
+        fix=f"pip uninstall -y {' '.join(packages)} && {wanted}",
     )
 
 
 def gpu_provider(context: Context) -> Verdict | None:
-    """Whether onnxruntime offers a provider for the GPU that is there."""
+    """Whether onnxruntime has an execution provider for this machine's GPU."""
     if not context.has_gpu or not installed(context):
         return None
-    if context.manifest and context.manifest.target == "cpu":
-        return ok("the bundle is for the CPU, a GPU provider is not needed")
+    if context.manifest and context.manifest.engine.name != _CUDA_ENGINE:
+        return ok(f"the bundle runs with {context.manifest.engine.name}: no GPU provider is needed")
     answer = _ask(context)
     if answer.failure:
         return unknown("onnxruntime's providers", why=answer.failure)
     offered = ", ".join(answer.providers)
     if _GPU_PROVIDERS.intersection(answer.providers):
-        return ok(f"onnxruntime offers {offered}")
+        return ok(f"onnxruntime has {offered}")
     return warning(
-        f"there is a GPU, onnxruntime offers only {offered}",
+        f"this machine has a GPU, but onnxruntime only has {offered}",
         why="a program that asks for the GPU gets the CPU without an error, several times slower",
-        mend=f"to compute on the GPU: pip uninstall -y {' '.join(installed(context))} && "
+        fix=f"to compute on the GPU: pip uninstall -y {' '.join(installed(context))} && "
         f"{gpu_wheel(context)}",
     )
 
@@ -87,13 +89,26 @@ def cuda_libraries(context: Context) -> Verdict | None:
     absent = sorted(missing - packaged)
     if not absent:
         return ok(
-            f"{', '.join(sorted(packaged))} lie in pip's packages: a program finds them after "
+            f"{', '.join(sorted(packaged))} are in pip packages: programs find them after "
             "onnxruntime.preload_dlls()"
         )
     return error(
-        f"the CUDA provider needs {', '.join(absent)}, not found",
+        f"the CUDA provider needs {', '.join(absent)}, which cannot be found",
         why="the provider then fails to load and sessions run on the CPU without an error",
-        mend=_how_to_get(context, absent),
+        fix=_how_to_get(context, absent),
+    )
+
+
+def _absent(context: Context) -> Verdict | None:
+    """The verdict without any package: a problem only for a bundle that needs one."""
+    manifest = context.manifest
+    if manifest is None or manifest.compiles or not runs_here(context):
+        return None
+    cuda = manifest.engine.name == _CUDA_ENGINE
+    return error(
+        "onnxruntime is not installed",
+        why="the bundle runs with it",
+        fix=gpu_wheel(context) if cuda else "pip install 'edgelm[cpu]'",
     )
 
 

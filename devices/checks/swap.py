@@ -47,7 +47,7 @@ def zram(context: Context) -> Verdict | None:
     return warning(
         f"zram takes {format_bytes(taken)} of the memory that CPU and GPU share",
         why="a swap file would keep those pages on disk and leave the memory to the model",
-        mend=_WITHOUT_ZRAM
+        fix=_WITHOUT_ZRAM
         if len(swaps) > len(devices)
         else f"{_SWAP_FILE} && {_WITHOUT_ZRAM} {_WHERE}",
     )
@@ -64,7 +64,7 @@ def swap_file(context: Context) -> Verdict | None:
         f"no swap on a disk, beside {format_bytes(context.machine.memory_bytes)} of memory",
         why="building an engine takes several times the model's size for a while, and is killed "
         "when memory runs out",
-        mend=f"{_SWAP_FILE} {_WHERE}",
+        fix=f"{_SWAP_FILE} {_WHERE}",
     )
 
 
@@ -80,7 +80,7 @@ def in_use(context: Context) -> Verdict | None:
         f"{format_bytes(used)} of swap are in use",
         why="memory ran short: what was swapped out comes back page by page, in the middle of a "
         "measurement or an answer",
-        mend="end what else takes memory, then: sudo swapoff -a && sudo swapon -a",
+        fix="end what else takes memory, then: sudo swapoff -a && sudo swapon -a",
     )
 
 

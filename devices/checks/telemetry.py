@@ -28,7 +28,7 @@ def telemetry(context: Context) -> Verdict | None:
         return unknown(
             f"whether the events of {name} leave this machine",
             why="on Windows they go to the system's tracing (ETW), which was not examined",
-            mend="onnxruntime.disable_telemetry_events() in programs that use it",
+            fix="onnxruntime.disable_telemetry_events() in programs that use it",
         )
     libraries = sorted((folder(context) / "capi").glob("*onnxruntime*.so*"))
     if not libraries:
@@ -45,7 +45,7 @@ def telemetry(context: Context) -> Verdict | None:
     return warning(
         f"{_SWITCH} is {value!r}: {name} reports usage to Microsoft",
         why="edgelm switches it off only where the environment says nothing of it",
-        mend=f"export {_SWITCH}=1",
+        fix=f"export {_SWITCH}=1",
     )
 
 

@@ -1,17 +1,15 @@
-"""Whether the installed TensorRT fits the bundle, JetPack and ONNX Runtime.
-
-Manifests name no engine files yet, so a bundle is judged by its graph's dialect only; an engine
-additionally runs on nothing but the TensorRT version that built it.
-"""
+"""Whether the installed TensorRT fits the bundle, JetPack and ONNX Runtime."""
 
 import re
 
 import msgspec
 
+from edgelm.devices.checks.bundle_target import runs_here
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.onnxruntimes import folder
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
+from edgelm.devices.tensorrt_versions import RTX
 
 _PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _RTX_PACKAGES = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
@@ -21,27 +19,26 @@ _REBUILD = "export it again for a target with the {} dialect (edge-export --list
 
 class _Dialect(msgspec.Struct, frozen=True):
     oldest: tuple[int, ...]
-    before: tuple[int, ...] | None  # the first version that is too new
-    other: str  # the dialect for the versions outside
-    rtx: bool  # whether TensorRT-RTX compiles it, too
+    before: tuple[int, ...] | None  # the first version that has operators for it
+    other: str  # the dialect for versions outside this range
 
 
 # 10.16 has the attention and cache operators of ONNX opset 24; JetPack went from 10.13 to 10.16.
 _DIALECTS = {
-    "decomposed": _Dialect(oldest=(10, 3), before=(10, 16), other="standard", rtx=False),
-    "standard": _Dialect(oldest=(10, 16), before=None, other="decomposed", rtx=True),
+    "decomposed": _Dialect(oldest=(10, 3), before=(10, 16), other="standard"),
+    "standard": _Dialect(oldest=(10, 16), before=None, other="decomposed"),
 }
 
 
 def dialect(context: Context) -> Verdict | None:
-    """Whether there is a TensorRT that builds the bundle's dialect."""
-    name = context.manifest.graph.dialect if context.manifest else ""
-    wanted = _DIALECTS.get(name)
-    if wanted is None:
+    """Whether the bundle's engine, TensorRT or TensorRT-RTX, is installed and builds its graph."""
+    manifest = context.manifest
+    if manifest is None or not manifest.compiles or not runs_here(context):
         return None
-    rtx = _first(context, _RTX_PACKAGES)
-    if wanted.rtx and rtx:
-        return ok(f"TensorRT-RTX {rtx} compiles the {name} dialect")
+    if manifest.engine.name == RTX:
+        return _rtx(context)
+    name = manifest.graph.dialect
+    wanted = _DIALECTS[name]
     version = _first(context, _PACKAGES)
     if version is None:
         return _absent(context, name)
@@ -50,13 +47,13 @@ def dialect(context: Context) -> Verdict | None:
         return error(
             f"{found}{_text(wanted.oldest)} or newer",
             why="it does not know the graph's operators",
-            mend=_REBUILD.format(wanted.other),
+            fix=_REBUILD.format(wanted.other),
         )
     if wanted.before and numbers(version) >= wanted.before:
         return warning(
-            f"{found}one before {_text(wanted.before)}",
-            why="the dialect spells out, for older versions, what this one has operators for",
-            mend=_REBUILD.format(wanted.other),
+            f"{found}a version before {_text(wanted.before)}",
+            why="its graph uses basic operators for older versions; newer ones are faster",
+            fix=_REBUILD.format(wanted.other),
         )
     return ok(f"TensorRT {version} builds the {name} dialect")
 
@@ -67,20 +64,20 @@ def jetpack_support(context: Context) -> Verdict | None:
     if jetson is None or version is None:
         return None
     if numbers(version) < (11,):
-        return ok(f"TensorRT {version} is of the line that JetPack carries")
+        return ok(f"TensorRT {version} is of a release series that JetPack includes")
     if numbers(version) >= (11, 4, 1):
         release = numbers(jetson.jetpack) if jetson.jetpack else None
         if release is None or (7, 2) <= release < (7, 2, 2):
             return unknown(
                 f"whether TensorRT {version} is supported here; it needs JetPack 7.2.2",
-                why=f"JetPack is {jetson.jetpack or 'not known'}, its point release is not",
+                why=f"JetPack is {jetson.jetpack or 'not known'}; its point release is unknown",
             )
         if release >= (7, 2, 2):
             return ok(f"TensorRT {version} is supported on JetPack {jetson.jetpack}")
     return error(
         f"TensorRT {version} is not supported on JetPack {jetson.jetpack or 'here'}",
         why="11.0 to 11.4.0 do not run on JetPack at all, later ones from JetPack 7.2.2",
-        mend="pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu12 && sudo apt install tensorrt "
+        fix="pip uninstall -y tensorrt tensorrt-cu13 tensorrt-cu12 && sudo apt install tensorrt "
         "python3-libnvinfer",
     )
 
@@ -94,14 +91,27 @@ def onnxruntime_link(context: Context) -> Verdict | None:
     library = (folder(context) / _PROVIDER).read_bytes()
     linked = re.search(rb"libnvinfer\.so\.(\d+)", library)
     if linked is None:
-        return unknown("the TensorRT that onnxruntime-gpu wants", why=f"{_PROVIDER} does not say")
+        return unknown(
+            "which TensorRT onnxruntime-gpu needs", why=f"{_PROVIDER} does not name its library"
+        )
     major = int(linked[1])
     if numbers(version)[0] == major:
-        return ok(f"onnxruntime-gpu {ours} and TensorRT {version} fit")
+        return ok(f"onnxruntime-gpu {ours} and TensorRT {version} are compatible")
     return warning(
-        f"onnxruntime-gpu {ours} wants TensorRT {major}, installed is {version}",
+        f"onnxruntime-gpu {ours} needs TensorRT {major}, but {version} is installed",
         why="its TensorRT provider does not load, and sessions fall back without an error",
-        mend=f"pip install 'tensorrt-cu13>={major},<{major + 1}', if you use that provider",
+        fix=f"pip install 'tensorrt-cu13>={major},<{major + 1}', if you use that provider",
+    )
+
+
+def _rtx(context: Context) -> Verdict:
+    version = _first(context, _RTX_PACKAGES)
+    if version:
+        return ok(f"TensorRT-RTX {version} runs the bundle's engine")
+    return error(
+        "TensorRT-RTX is not installed",
+        why="the bundle's engine is compiled and run with it",
+        fix="pip install 'edgelm[rtx]'",
     )
 
 
@@ -109,14 +119,15 @@ def _absent(context: Context, name: str) -> Verdict:
     system = context.version("python3-libnvinfer")  # as dpkg calls it, on a Jetson
     if system:
         return error(
-            f"TensorRT {system} is installed for the system's Python, hidden from this environment",
-            why=f"the bundle is in the {name} dialect, which TensorRT builds",
-            mend=_how_to_see(context),
+            f"TensorRT {system} is installed for the system's Python, but not visible in this "
+            "environment",
+            why="TensorRT compiles the bundle's graph into an engine on this machine",
+            fix=_how_to_see(context),
         )
     return error(
-        f"no TensorRT is installed, the bundle is in the {name} dialect",
-        why="TensorRT builds the engine from the graph, on this machine",
-        mend=_how_to_get(context, name),
+        f"TensorRT is not installed; the bundle's {name} dialect needs it",
+        why="TensorRT compiles the bundle's graph into an engine on this machine",
+        fix=_how_to_get(context, name),
     )
 
 
@@ -128,7 +139,7 @@ def _how_to_see(context: Context) -> str:
             "edgelm needs"
         )
     return (
-        "make the environment anew, with the system's Python: /usr/bin/python3 -m venv "
+        "create the environment again with the system's Python: /usr/bin/python3 -m venv "
         "--system-site-packages ENV"
     )
 
@@ -136,9 +147,8 @@ def _how_to_see(context: Context) -> str:
 def _how_to_get(context: Context, name: str) -> str:
     if context.machine.jetson:
         return "sudo apt install tensorrt python3-libnvinfer"
-    if _DIALECTS[name].rtx:
-        return "pip install tensorrt-rtx"
-    return "pip install 'tensorrt-cu13>=10.3,<10.16'"
+    version = ">=10.16" if name == "standard" else ">=10.3,<10.16"
+    return f"pip install 'tensorrt-cu13{version}'"
 
 
 def _first(context: Context, packages: tuple[str, ...]) -> str | None:

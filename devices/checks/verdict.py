@@ -1,4 +1,4 @@
-"""What a check says of the machine."""
+"""The answer of a check."""
 
 from typing import Literal
 
@@ -10,33 +10,33 @@ Severity = Literal["error", "warning", "ok", "unknown"]
 class Verdict(msgspec.Struct, frozen=True):
     """A check's answer.
 
-    error    something will fail or lie
-    warning  it works, worse than it could
-    ok       looked at and found well; `mend` is empty
-    unknown  could not be looked at; `why` says what stood in the way
+    error    something will fail, or silently run in the wrong place
+    warning  it works, but more slowly or with less memory than it could
+    ok       no problem; `why` and `fix` are empty
+    unknown  the check could not be made; `why` gives the reason
     """
 
     severity: Severity
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def error(what: str, *, why: str, mend: str) -> Verdict:
-    """Something will fail or lie."""
-    return Verdict("error", what, why, mend)
+def error(what: str, *, why: str, fix: str) -> Verdict:
+    """Something will fail, or silently run in the wrong place."""
+    return Verdict("error", what, why, fix)
 
 
-def warning(what: str, *, why: str, mend: str) -> Verdict:
-    """It works, worse than it could."""
-    return Verdict("warning", what, why, mend)
+def warning(what: str, *, why: str, fix: str) -> Verdict:
+    """It works, but more slowly or with less memory than it could."""
+    return Verdict("warning", what, why, fix)
 
 
 def ok(what: str) -> Verdict:
-    """Looked at and found well."""
+    """No problem."""
     return Verdict("ok", what)
 
 
-def unknown(what: str, *, why: str, mend: str = "") -> Verdict:
-    """Could not be looked at; `why` says what stood in the way."""
-    return Verdict("unknown", what, why, mend)
+def unknown(what: str, *, why: str, fix: str = "") -> Verdict:
+    """The check could not be made; `why` gives the reason."""
+    return Verdict("unknown", what, why, fix)

@@ -31,7 +31,7 @@ def gpu_wheel(context: Context, package: str = "onnxruntime-gpu") -> str:
 
 def _architecture(context: Context, package: str) -> str:
     """The setting that makes a build have kernels for this GPU; a Jetson has one."""
-    sm = context.sms[0] if context.sms else None
+    sm = context.compute_capabilities[0] if context.compute_capabilities else None
     if package == "torch":
         return f"TORCH_CUDA_ARCH_LIST={sm / 10 if sm else 'the compute capability'}"
     return f"CMAKE_CUDA_ARCHITECTURES={sm or 'the compute capability without its dot'}"

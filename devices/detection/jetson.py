@@ -67,7 +67,8 @@ def integrated_gpu(jetson: Jetson, memory_bytes: int, listed: Sequence[Gpu]) -> 
     completed = msgspec.structs.replace(
         base,
         sm=soc.sm if soc else base.sm,
-        sm_count=(module.sms.get(jetson.power_mode or "") if module else None) or base.sm_count,
+        sm_count=(module.sm_counts.get(jetson.power_mode or "") if module else None)
+        or base.sm_count,
         memory_bytes=memory_bytes,
         memory_kind="shared",
         cuda=base.cuda or (release.cuda if release else None),

@@ -15,10 +15,10 @@ class Soc(NamedTuple):
 
 
 class Module(NamedTuple):
-    """`profile` lacks the memory's size; `sms` are the SMs that a power mode leaves on."""
+    """`profile` lacks the memory's size; `sm_counts` are the SMs that a power mode leaves on."""
 
     profile: str
-    sms: dict[str, int]
+    sm_counts: dict[str, int]
 
 
 SOCS = {

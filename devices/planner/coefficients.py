@@ -74,15 +74,15 @@ def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str
 
 
 def _measured(profile: Profile, measured: Measured, precision: str, kv: str) -> Coefficients:
-    def of(shares: dict[str, float], name: str = precision) -> float:
+    def share(shares: dict[str, float], name: str = precision) -> float:
         # A precision that was not measured, `auto` among them, is taken as the slowest.
         return shares.get(name, min(shares.values()))
 
     band = (1 - measured.band, 1 + measured.band)
     return Coefficients(
-        bandwidth=of(measured.bandwidth),
-        cache_bandwidth=of(measured.cache_bandwidth, kv),
-        compute=of(measured.compute),
+        bandwidth=share(measured.bandwidth),
+        cache_bandwidth=share(measured.cache_bandwidth, kv),
+        compute=share(measured.compute),
         attention=measured.attention,
         layer_us=measured.layer_us,
         step_us=measured.step_us,

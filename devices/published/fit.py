@@ -63,7 +63,7 @@ PRIORS: dict[str, Prior] = {
 }
 _SIGMA = {False: 0.1, True: 0.2}  # relative error of a row; crowd-sourced ones are looser
 _HUBER = 1.5
-_MOST_ROWS = 10  # of one engine on one device before each counts for less
+_MAX_ROWS = 10  # of one engine on one device before each counts for less
 _STEPS = 60
 
 
@@ -165,7 +165,7 @@ def _weights(seen: Sequence[Observation]) -> Array:
     counts = Counter(group(item) for item in seen)
     return np.array(
         [
-            min(1.0, (_MOST_ROWS / counts[group(item)]) ** 0.5) / _SIGMA[item.row.crowd]
+            min(1.0, (_MAX_ROWS / counts[group(item)]) ** 0.5) / _SIGMA[item.row.crowd]
             for item in seen
         ]
     )

@@ -15,7 +15,7 @@ from edgelm.devices.published.terms import Observation
 from edgelm.errors import BadInput
 
 _FOLDS = 5
-_LEAST_GROUPS = 2
+_MIN_GROUPS = 2
 _INSIDE = 0.9  # of the errors seen here, so that 80% of those to come are held (docs/cost-model.md)
 _ENOUGH = 20  # errors of one engine from which its own range is taken
 
@@ -51,7 +51,7 @@ def leave_models_out(seen: Sequence[Observation]) -> list[Prediction]:
 def _left_out(seen: Sequence[Observation], group: Callable[[Observation], str]) -> list[Prediction]:
     found = []
     names = sorted({group(item) for item in seen})
-    if len(names) < _LEAST_GROUPS:
+    if len(names) < _MIN_GROUPS:
         raise BadInput(
             "leaving one out needs at least two devices and two models; the rows have one of "
             f"them: {seen[0].row.hardware.family}, {seen[0].row.model.name}"
@@ -88,7 +88,7 @@ def scores(predictions: Sequence[Prediction], ranges: "Ranges") -> list[Score]:
                 if item.observation.kind == kind and item.observation.row.crowd == crowd
             ]
             if chosen:
-                inside = [abs(item.error) <= ranges.of(item.observation) for item in chosen]
+                inside = [abs(item.error) <= ranges.band(item.observation) for item in chosen]
                 median = _quantile([item.relative for item in chosen], 0.5)
                 share = sum(inside) / len(inside)
                 found.append(Score(kind, crowd, len(chosen), median, share))
@@ -109,7 +109,7 @@ class Ranges(msgspec.Struct, frozen=True):
         widths = [width for (of, _), width in self.widths.items() if of == kind]
         return max(widths, default=math.log(2))
 
-    def of(self, item: Observation) -> float:
+    def band(self, item: Observation) -> float:
         """The range promised for an observation."""
         return self.width(item.kind, item.row.engine)
 

@@ -13,7 +13,7 @@ from edgelm.devices.detection.machine import Unread
 from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.sensors.reader import Found, NumberFile, Reader, place, sort_out
 
-_LEAST_S = 0.02  # the counter moves once a millisecond; over less the quotient is noise
+_MIN_S = 0.02  # the counter moves once a millisecond; over less the quotient is noise
 _ZONES = "/sys/class/powercap/intel-rapl:*"
 _COUNTED = re.compile(r"package-\S+( dram)?")
 
@@ -63,7 +63,7 @@ class EnergyCounter:
         if self._before is None:
             self._before = now, energy
         elapsed = now - self._before[0]
-        if elapsed >= _LEAST_S:
+        if elapsed >= _MIN_S:
             microjoules = energy - self._before[1]
             if microjoules < 0:
                 microjoules += self._largest

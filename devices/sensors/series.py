@@ -10,7 +10,7 @@ import msgspec
 from edgelm.devices.sensors.reader import Kind, Part, Reader
 from edgelm.devices.sensors.throttle import throttling
 
-_LEAST_READINGS = 5  # fewer inside a window say more about its neighbours than about itself
+_MIN_READINGS = 5  # fewer inside a window say more about its neighbours than about itself
 
 
 class Sensor(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Series:
         """Joules between two times; None unless enough readings cover them."""
         first, last = bisect_left(self.times, start), bisect_right(self.times, end)
         covered = self.times and self.times[0] <= start <= end <= self.times[-1]
-        if not covered or last - first < _LEAST_READINGS:
+        if not covered or last - first < _MIN_READINGS:
             return None
         times = array("d", [start, *self.times[first:last], end])
         inside = self.values[first:last]

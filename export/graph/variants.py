@@ -7,7 +7,7 @@ itself.
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from edgelm.bundle import EngineNeed
+from edgelm.bundle import EngineRequirement
 from edgelm.devices.profile import load_profile
 from edgelm.export.bundle.compile_ahead import opset_for
 from edgelm.export.graph.dtypes import Activations
@@ -28,7 +28,7 @@ class PlannedGraphs:
         candidate_kv: the cache of candidates, as coarse as the target's if that has 8 bits.
     """
 
-    def __init__(self, plan: Plan, need: EngineNeed, spec: DecoderSpec) -> None:
+    def __init__(self, plan: Plan, need: EngineRequirement, spec: DecoderSpec) -> None:
         self.plan = plan
         self.opset = opset_for(need)
         self.native = need.name == "onnxruntime"

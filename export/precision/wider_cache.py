@@ -5,12 +5,12 @@ import msgspec
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV
 from edgelm.spec.decoder import DecoderSpec
 
 
-def with_wider_cache(spec: DecoderSpec, plan: Plan, asked: Request) -> Plan | None:
+def with_wider_cache(spec: DecoderSpec, plan: Plan, asked: PlanRequest) -> Plan | None:
     """The same plan with the engine's widest cache.
 
     None where the request names a cache type, where the cache is not one of 8 bits, or where the

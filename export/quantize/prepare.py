@@ -76,7 +76,7 @@ def prepare(
     if W8A8 in kinds:
         smoothing = smooth_quant(plain, seen.peaks)
     elif method.smooths and coarse:
-        smoothing = Smoothing.of(reference.spec, energy)
+        smoothing = Smoothing.from_mean_squares(reference.spec, energy)
     folding = None
     if kv in EIGHT_BIT_KV:
         # Rounding to nearest and HQQ find the levels again that a student was trained on.

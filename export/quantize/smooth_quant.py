@@ -29,7 +29,8 @@ def smooth_quant(weights: Weights, peaks: Mapping[str, torch.Tensor]) -> Smoothi
         if group != EMBEDDING:
             columns = weights.matrix(group).abs().amax(0)
             spread[group] = peaks[weights.input_name(group)] / columns.clamp(min=1e-6)
-    return Smoothing.of(weights.checkpoint.spec, {name: x**2 for name, x in spread.items()}, 0.5)
+    squares = {name: x**2 for name, x in spread.items()}
+    return Smoothing.from_mean_squares(weights.checkpoint.spec, squares, 0.5)
 
 
 def coarse_inputs(

@@ -34,7 +34,7 @@ from edgelm.devices.planner.memory_need import compile_bytes
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256
-from edgelm.files.staging import alone_in, remove_abandoned_files, replace_file
+from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
@@ -70,7 +70,9 @@ def _finalize(folder: Path, anew: bool, progress: Progress) -> Manifest:
             "finalize; run it with edge-run"
         )
     _check_writable(folder)
-    with alone_in(folder, lambda: progress("another process is compiling it: waiting")) as alone:
+    with exclusive_lock(
+        folder, lambda: progress("another process is compiling it: waiting")
+    ) as alone:
         manifest = read_manifest(folder)
         _check_engines_folder(folder)
         if manifest.engines and not anew and has_engine_here(manifest):
@@ -185,7 +187,7 @@ def _verify_graph(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
-    wanted = manifest.engine.sms
+    wanted = manifest.engine.compute_capabilities
     if wanted and gpu.sm not in wanted:
         raise BadBundle(
             f"this bundle is for {manifest.target} (sm_{', sm_'.join(map(str, wanted))}), this GPU "
@@ -260,7 +262,9 @@ def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifes
     """Write the manifest with the engine in place of an older one for the same GPUs."""
     path = folder / engine.file
     replaced = {
-        one.file for one in manifest.engines if (one.name, one.sms) == (engine.name, engine.sms)
+        one.file
+        for one in manifest.engines
+        if (one.name, one.compute_capabilities) == (engine.name, engine.compute_capabilities)
     }
     others = tuple(one for one in manifest.engines if one.file not in replaced)
     files = {name: entry for name, entry in manifest.files.items() if name not in replaced}

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.planning import Estimate, Plan, Request, short
+from edgelm.planning import Estimate, Plan, PlanRequest, short
 
 PLAN = Plan(
     target="toaster",
@@ -32,7 +32,7 @@ PLAN = Plan(
     fits=False,
     fast_enough=False,
     basis="12 toasts",
-    missing=("55.0 MB of memory", "speed: 40 tokens/s where 50 are asked"),
+    missing=("55.0 MB of memory", "speed: 40 tokens/s predicted, 50 required"),
     advice=("--context 4096",),
 )
 
@@ -70,12 +70,12 @@ def test_table_of_what_does_not_work() -> None:
         "runtime         75.0 MB\n"
         "total           255.0 MB of 200.0 MB\n"
         "to build        1.23 GB\n"
-        "first token     250 (125 to 1,234) ms after a prompt of 512\n"
+        "first token     250 (125 to 1,234) ms, prompt of 512 tokens\n"
         "decode          40 (20 to 80) tokens/s, bound by memory\n"
-        "energy          0.5 (0.25 to 1) J a token\n"
-        "works           no\n"
+        "energy          0.5 (0.25 to 1) J per token\n"
+        "verdict         does not fit\n"
         "missing         55.0 MB of memory\n"
-        "missing         speed: 40 tokens/s where 50 are asked\n"
+        "missing         speed: 40 tokens/s predicted, 50 required\n"
         "try             --context 4096\n"
         "Estimates from 12 toasts; the range holds 80% of measurements."
     )
@@ -87,7 +87,7 @@ def test_table_of_what_works_is_shorter() -> None:
     names = [line[:15].strip() for line in fine.table().splitlines()[:-1]]
     assert names == [
         *("target", "precision", "parameters", "weights", "KV cache", "workspace", "runtime"),
-        *("total", "to build", "first token", "decode", "works"),
+        *("total", "to build", "first token", "decode", "verdict"),
     ]
 
 
@@ -110,7 +110,7 @@ def test_three_digits_and_no_exponent(value: float, text: str) -> None:
 def test_table_of_large_figures_has_no_exponents() -> None:
     slow = plan(prefill_ms=Estimate(3_456_789, 2e6, 7e6), decode_ms=Estimate(1e-3, 5e-4, 2e-3))
     table = slow.table()
-    assert "3,456,789 (2,000,000 to 7,000,000) ms after" in table
+    assert "3,456,789 (2,000,000 to 7,000,000) ms, prompt" in table
     assert "1,000,000 (500,000 to 2,000,000) tokens/s" in table
 
 
@@ -121,6 +121,6 @@ def test_a_plan_survives_json(joules: Estimate | None) -> None:
 
 
 def test_a_request_survives_json() -> None:
-    request = Request("int4", "int8", 4096, batch=2, min_tokens_per_second=2.5)
-    assert msgspec.json.decode(msgspec.json.encode(request), type=Request) == request
-    assert msgspec.json.decode("{}", type=Request) == Request()
+    request = PlanRequest("int4", "int8", 4096, batch=2, min_tokens_per_second=2.5)
+    assert msgspec.json.decode(msgspec.json.encode(request), type=PlanRequest) == request
+    assert msgspec.json.decode("{}", type=PlanRequest) == PlanRequest()

@@ -25,7 +25,7 @@ from tests.devices.checks.recorded import (
 
 OK = Finding("cpu.threads", "ok", "all 8 cores can be used", "", "")
 UNKNOWN = Finding(
-    "disk.space", "unknown", "the check could not be done", "df: not there", "ask df yourself"
+    "disk.space", "unknown", "the check could not be made", "df: not there", "ask df yourself"
 )
 WARNING = Finding("jetson.clocks", "warning", "the clock floats", "short runs", "jetson_clocks")
 ERROR = Finding("cuda.driver", "error", "the driver is too old", "CUDA refuses", "install 580")
@@ -84,6 +84,16 @@ def test_machine_of_which_nothing_is_known(tmp_path: Path) -> None:
     }
 
 
+def test_a_bundle_of_another_device_is_an_error_and_comes_first(tmp_path: Path) -> None:
+    orin = manifest("decomposed", "jetson-orin-nano", compute_capabilities=(87,))
+    found = run(PLAIN, tmp_path, manifest=orin)
+    assert exit_code(tuple(found.values())) == 1
+    text = describe(tuple(found.values()))
+    assert text.startswith("error: this bundle is for Jetson Orin Nano 8GB Super (tensorrt, sm_87)")
+    assert "tensorrt.dialect" not in found
+    assert "memory.bundle" not in found
+
+
 @pytest.mark.parametrize(
     ("failure", "why"),
     [
@@ -111,7 +121,7 @@ def test_every_problem_says_what_why_and_how(tmp_path: Path) -> None:
         assert finding.what
         assert bool(finding.why) == (finding.severity != "ok")
         if finding.severity in ("error", "warning"):
-            assert finding.mend
+            assert finding.fix
 
 
 @pytest.mark.parametrize(
@@ -126,16 +136,16 @@ def test_describe_puts_problems_first() -> None:
     assert describe((OK, UNKNOWN, WARNING, ERROR)) == (
         "error: the driver is too old\n"
         "  why:   CUDA refuses\n"
-        "  mend:  install 580\n"
+        "  fix:   install 580\n"
         "  check: cuda.driver\n"
         "\n"
         "warning: the clock floats\n"
         "  why:   short runs\n"
-        "  mend:  jetson_clocks\n"
+        "  fix:   jetson_clocks\n"
         "  check: jetson.clocks\n"
         "\n"
-        "1 check passed, 1 could not be done:\n"
-        "  disk.space: the check could not be done: df: not there\n"
+        "1 check passed, 1 could not be made:\n"
+        "  disk.space: the check could not be made: df: not there\n"
         "    try: ask df yourself"
     )
 

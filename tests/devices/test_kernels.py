@@ -9,7 +9,7 @@ from edgelm.devices.kernels import KERNELS, cache_notes, check_shape, kernels_of
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import LayerSpec, Rope
 from tests.core.spec.test_decoder import spec_of
@@ -42,7 +42,7 @@ def test_a_plan_counts_what_fills_rows_up() -> None:
     rows = 4 * 576 + 2 * 1536  # of q, k, v, o, gate, up
     layer = rows * (5 * 66 + 3) + 576 * (12 * 66 + 6)
     table = spec.vocab_size * (9 * 34 + 5)  # in groups of 64: 9 x (32 + 2) + 5
-    planned = plan(spec, load_profile("cpu"), Request("int4"))
+    planned = plan(spec, load_profile("cpu"), PlanRequest("int4"))
     assert planned.weight_bytes == 2 * layer + 2 * table + 4 * spec.vector_parameters
 
 
@@ -70,9 +70,9 @@ def test_everything_that_it_does_not_take_is_named() -> None:
 def test_a_plan_says_it() -> None:
     spec = spec_of(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, head_dim=64)
     device = load_profile("laptop-rtx-4060")
-    asked = plan(spec, device, Request("int4", kv="int8", engine=CUDA))
+    asked = plan(spec, device, PlanRequest("int4", kv="int8", engine=CUDA))
     assert f"note            {asked.notes[0]}" in asked.table().splitlines()
-    assert plan(spec, device, Request("int4", engine=CUDA)).notes == ()
+    assert plan(spec, device, PlanRequest("int4", engine=CUDA)).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_a_plan_says_it() -> None:
 def test_only_a_cpu_rounds_the_cache_unasked(target: str, cache: str) -> None:
     engine = None if target == "cpu" else CUDA
     assert (
-        plan(spec_of(head_dim=16), load_profile(target), Request("int4", engine=engine)).kv == cache
+        plan(spec_of(head_dim=16), load_profile(target), PlanRequest("int4", engine=engine)).kv
+        == cache
     )
 
 
@@ -130,5 +131,5 @@ def test_heads_that_onnxruntimes_attention_refuses(
 
 def test_a_plan_refuses_what_a_kernel_would() -> None:
     with pytest.raises(BadInput, match=r"head_dim of 24 \(multiples of 16 are\)"):
-        plan(spec_of(head_dim=24), load_profile("cpu"), Request("int8"))
-    assert plan(spec_of(head_dim=24), load_profile("laptop-rtx-4060"), Request("int8")).fits
+        plan(spec_of(head_dim=24), load_profile("cpu"), PlanRequest("int8"))
+    assert plan(spec_of(head_dim=24), load_profile("laptop-rtx-4060"), PlanRequest("int8")).fits

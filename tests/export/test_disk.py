@@ -4,12 +4,12 @@ import pytest
 
 from edgelm.export.disk import work_need
 from edgelm.export.request import ExportRequest
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from tests.conftest import TinyFactory
 
 
 def needs(tiny: TinyFactory, precision: str, method: str, *, lasting: bool = False) -> int:
-    request = ExportRequest(Request(precision), method=method)
+    request = ExportRequest(PlanRequest(precision), method=method)
     return work_need(tiny("llama").checkpoint, request, lasting=lasting)
 
 

@@ -44,7 +44,7 @@ def test_every_kind_of_target(
 ) -> None:
     manifest = exported(tiny_chat, tmp_path, target, engine=engine, context=64)
     need = manifest.engine
-    assert (need.name, manifest.graph.dialect, need.sms) == expected
+    assert (need.name, manifest.graph.dialect, need.compute_capabilities) == expected
     assert manifest.kv == "fp16"
     assert manifest.pending == (need.name == "tensorrt")
     folder = tmp_path / "bundle"
@@ -59,9 +59,11 @@ def test_every_kind_of_target(
 
 
 def test_one_engine_for_several_gpus(tiny_chat: Path, tmp_path: Path) -> None:
-    manifest = exported(tiny_chat, tmp_path, "laptop-rtx-4060", precision="fp16", sms=[120, 86, 86])
+    manifest = exported(
+        tiny_chat, tmp_path, "laptop-rtx-4060", precision="fp16", compute_capabilities=[120, 86, 86]
+    )
     [engine] = manifest.engines
-    assert engine.sms == manifest.engine.sms == (86, 120)
+    assert engine.compute_capabilities == manifest.engine.compute_capabilities == (86, 120)
     assert engine.file in manifest.files
     assert engine.file.startswith("engines/sm86-sm120-rtx1.")
     assert engine.runtime_cache not in manifest.files
@@ -90,7 +92,7 @@ def test_every_precision(
 ) -> None:
     manifest = export_model(tiny_chat, tmp_path / "bundle", target=target, context=64, **options)
     assert manifest.check is not None
-    assert manifest.check.widened == widened
+    assert manifest.check.dequantized == widened
     assert (manifest.check.graph_sha256 == manifest.check.checked_sha256) != widened
     assert manifest.gate is not None
     limits = {"fp16": 1e-4, "bf16": 1e-3, "int8": 0.01, "fp8": 0.05, "w8a8": 0.1, "nvfp4": 0.3}
@@ -129,8 +131,13 @@ def test_groups_that_fit_the_shapes(tiny_chat: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "error", "message"),
     [
-        ("jetson-orin", {"sms": [87]}, BadInput, "--sm goes with tensorrt-rtx"),
-        ("laptop-rtx-4060", {"sms": [87]}, UnknownName, "does not compile for SM 87; it has 75"),
+        ("jetson-orin", {"compute_capabilities": [87]}, BadInput, "--sm goes with tensorrt-rtx"),
+        (
+            "laptop-rtx-4060",
+            {"compute_capabilities": [87]},
+            UnknownName,
+            "does not compile for SM 87; it has 75",
+        ),
         ("laptop-rtx-4060", {"precision": "nvfp4"}, UnknownName, "has no nvfp4 with tensorrt-rtx"),
         ("jetson-orin", {"precision": "fp8"}, UnknownName, "has no fp8 with tensorrt; it has auto"),
         (

@@ -22,7 +22,7 @@ from edgelm.export.gate.measure import Judge
 from edgelm.export.pipeline import export_model
 from edgelm.export.quantize import quantizer
 from edgelm.export.source.reference import Reference
-from edgelm.files.staging import alone_in
+from edgelm.files.staging import exclusive_lock
 from tests.core.spec.test_rope import SCALINGS
 from tests.folders import contents
 from tests.tiny_chat import save_tiny_chat
@@ -228,7 +228,7 @@ def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
         args=(tiny_chat, tmp_path / "second"),
         kwargs={"precision": "int8", "work": work, "progress": progress},
     )
-    with alone_in(only_folder(work), lambda: None):
+    with exclusive_lock(only_folder(work), lambda: None):
         second.start()
         assert waiting.wait(60)
         assert not (tmp_path / "second").exists()

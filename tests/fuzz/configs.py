@@ -13,7 +13,7 @@ from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
@@ -98,9 +98,9 @@ class Configs(Kind):
         return "equal"
 
     def _plan(self, spec: DecoderSpec) -> None:
-        result = plan(spec, self.profile, Request())
+        result = plan(spec, self.profile, PlanRequest())
         result.table()
-        for one in (*choices(spec, self.profile, Request()), result):
+        for one in (*choices(spec, self.profile, PlanRequest()), result):
             figures = (one.total_bytes, one.decode_ms.value, one.prefill_ms.value, one.parameters)
             if not all(0 < figure < float("inf") for figure in figures):
                 raise Wrong(f"a plan of {figures}")

@@ -16,7 +16,7 @@ import numpy as np
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint, read_spec
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.gguf_layout import ARRAY, SCALARS, STRING, Array, Entry, Layout, parsed
 from tests.fuzz.kind import Case, Kind, Opened
@@ -78,7 +78,7 @@ class Ggufs(Kind):
     def check(self, folder: Path, case: Case, reference: Callable[[], None]) -> Opened:
         path = folder / "model.gguf"
         spec = read_spec(path)
-        plan(spec, self.profile, Request())
+        plan(spec, self.profile, PlanRequest())
         checkpoint = open_checkpoint(path)
         values = {name: checkpoint.tensor(name).numpy() for name in checkpoint.shapes}
         reference()

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import profile_paths, read_profile
-from edgelm.planning import Plan, Request
+from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
@@ -63,7 +63,7 @@ class Profiles(Kind):
         for spec in self.specs:
             for engine in {engine.name for engine in profile.engines}:
                 for mode in {mode.name for mode in profile.power_modes}:
-                    request = Request(engine=engine, power_mode=mode, prompt=64)
+                    request = PlanRequest(engine=engine, power_mode=mode, prompt=64)
                     result = plan(spec, profile, request)
                     result.table()
                     for one in (result, *choices(spec, profile, request)):

@@ -80,14 +80,14 @@ def compute_in_fp32(bundle: Bundle) -> Bundle:
 def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> CompiledEngine:
     """Compile the graph for this machine's GPU."""
     folder, manifest = bundle
-    sms = (gpu.sm,)
+    compute_capabilities = (gpu.sm,)
     built = compile_engine(
         Job(
             folder / manifest.graph.file,
             manifest.graph,
             family,
             CHUNK,
-            sms=sms if family == RTX else (),
+            compute_capabilities=compute_capabilities if family == RTX else (),
             profiles=profiles,
         ),
         lambda text: None,
@@ -99,7 +99,7 @@ def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> Com
         file=name,
         name=family,
         version=built.version,
-        sms=sms,
+        compute_capabilities=compute_capabilities,
         graph_sha256=graph_sha256(folder, manifest.graph),
         profiles=profiles,
         build_seconds=built.seconds,

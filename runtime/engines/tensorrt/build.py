@@ -24,7 +24,7 @@ _TICK_S = 10.0
 class Job(NamedTuple):
     """What to compile.
 
-    `sms` are the GPUs to compile for, where they are not the one at hand (ahead of time).
+    `compute_capabilities` are the GPUs to compile for ahead of time; empty means the one at hand.
     `profiles` is 2 for a decode profile of its own; by default what suits the family.
     `timing_cache` is a file that later builds on the same machine start from.
     """
@@ -33,7 +33,7 @@ class Job(NamedTuple):
     contract: GraphContract
     family: str
     prefill_chunk: int
-    sms: tuple[int, ...] = ()
+    compute_capabilities: tuple[int, ...] = ()
     profiles: int | None = None
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
@@ -71,7 +71,7 @@ def compile_engine(job: Job, progress: Progress) -> Built:
         config = builder.create_builder_config()
         if job.workspace_bytes:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
-        if job.sms:
+        if job.compute_capabilities:
             _compile_for(trt, config, job)
         for tokens in (job.prefill_chunk, 1)[: job.profiles or PROFILES[job.family]]:
             config.add_optimization_profile(_profile(builder, job.contract, tokens))
@@ -152,15 +152,15 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
 
 def _compile_for(trt: Any, config: Any, job: Job) -> None:
     known = trt.ComputeCapability
-    missing = [sm for sm in job.sms if not hasattr(known, f"SM{sm}")]
+    missing = [sm for sm in job.compute_capabilities if not hasattr(known, f"SM{sm}")]
     if missing:
         has = sorted(int(name[2:]) for name in dir(known) if name[2:].isdigit())
         raise UnknownName(
             f"{job.family} {trt.__version__} does not compile for SM {_list(missing)}; it has "
             f"{_list(has)}"
         )
-    config.num_compute_capabilities = len(job.sms)
-    for index, sm in enumerate(job.sms):
+    config.num_compute_capabilities = len(job.compute_capabilities)
+    for index, sm in enumerate(job.compute_capabilities):
         config.set_compute_capability(getattr(known, f"SM{sm}"), index)
 
 
@@ -206,5 +206,5 @@ def _ticking(what: str, progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def _list(sms: Sequence[int]) -> str:
-    return ", ".join(map(str, sms))
+def _list(compute_capabilities: Sequence[int]) -> str:
+    return ", ".join(map(str, compute_capabilities))

@@ -19,7 +19,7 @@ def engines_for(manifest: Manifest, sm: int, version: str) -> list[CompiledEngin
         for engine in manifest.engines
         if engine.name == manifest.engine.name
         and engine.graph_sha256 == graph
-        and (not engine.sms or sm in engine.sms)
+        and (not engine.compute_capabilities or sm in engine.compute_capabilities)
         # TensorRT-RTX itself says which versions it reads; TensorRT reads its own alone.
         and (engine.name != TENSORRT or engine.version == version)
     ]
@@ -35,8 +35,8 @@ def why_not(manifest: Manifest, sm: int, version: str) -> str:
 def _reason(engine: CompiledEngine, manifest: Manifest, sm: int, version: str) -> str:
     if engine.name != manifest.engine.name:
         return f"{engine.file} is for {engine.name}, the bundle for {manifest.engine.name}"
-    if engine.sms and sm not in engine.sms:
-        made_for = ", ".join(f"sm_{one}" for one in engine.sms)
+    if engine.compute_capabilities and sm not in engine.compute_capabilities:
+        made_for = ", ".join(f"sm_{one}" for one in engine.compute_capabilities)
         return f"{engine.file} was compiled for {made_for}, this GPU is sm_{sm}"
     if engine.graph_sha256 != listed_graph_sha256(manifest):
         return f"{engine.file} was compiled from another graph than the bundle's"

@@ -22,7 +22,7 @@ def save_engine(
     folder: Path,
     manifest: Manifest,
     built: Built,
-    sms: Sequence[int],
+    compute_capabilities: Sequence[int],
     *,
     machine: str,
     power_mode: str = "",
@@ -40,7 +40,7 @@ def save_engine(
         raise BadBundle(f"{folder / ENGINES} is a link; remove it and compile again")
     family = manifest.engine.name
     digest = sha256(built.content).hexdigest()
-    gpus = "-".join(f"sm{sm}" for sm in sms)
+    gpus = "-".join(f"sm{sm}" for sm in compute_capabilities)
     library = "rtx" if family == RTX else family
     stem = f"{ENGINES}/{gpus}-{library}{built.version}-{digest[:8]}"
     replace_file(folder / f"{stem}.engine", built.content)
@@ -49,7 +49,7 @@ def save_engine(
         file=f"{stem}.engine",
         name=family,
         version=built.version,
-        sms=tuple(sms),
+        compute_capabilities=tuple(compute_capabilities),
         graph_sha256=graph_sha256(folder, manifest.graph),
         profiles=PROFILES[family],
         build_seconds=round(built.seconds, 2),

@@ -63,8 +63,8 @@ def load_library(engine: CompiledEngine) -> Any:
 
 def check_gpu(engine: CompiledEngine, gpu: Gpu) -> None:
     """Raise BadBundle where an engine is for other GPUs."""
-    if engine.sms and gpu.sm not in engine.sms:
-        made_for = ", ".join(f"sm_{sm}" for sm in engine.sms)
+    if engine.compute_capabilities and gpu.sm not in engine.compute_capabilities:
+        made_for = ", ".join(f"sm_{sm}" for sm in engine.compute_capabilities)
         raise BadBundle(
             f"{engine.file} was compiled for {made_for}, this GPU ({gpu.name}) is sm_{gpu.sm}; "
             "compile it here: edge-export --finalize BUNDLE"

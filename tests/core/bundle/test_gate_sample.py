@@ -123,7 +123,10 @@ def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
         ({"tokens": TOKENS + 45}, r"has token \d+, the vocabulary 50 tokens"),
         ({"tokens": TOKENS[:, :9]}, "arrays have the shapes"),
         ({"tokens": TOKENS.astype(np.float32)}, "arrays have the types"),
-        ({"following": np.full((2, 11), np.nan, np.float32)}, "probabilities are not numbers"),
+        (
+            {"target_logprobs": np.full((2, 11), np.nan, np.float32)},
+            "probabilities are not numbers",
+        ),
     ],
     ids=["vocabulary", "shape", "type", "nan"],
 )
@@ -135,7 +138,7 @@ def test_a_sample_of_something_else(tmp_path: Path, changes: dict[str, Any], mes
 
 def test_an_archive_that_unpacks_to_more_than_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / FILE, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in GateSample._fields:
+        for name in ("tokens", "likeliest", "log_probabilities", "following"):
             archive.writestr(f"{name}.npy", bytes(80 << 20))
     with pytest.raises(BadBundle, match="it unpacks to"):
         read_sample(tmp_path, listing(FILE))
@@ -145,3 +148,9 @@ def test_nan_logits_are_no_distance_of_zero() -> None:
     figures = measure_sample(sample(), Replay(np.full_like(LOGITS, np.nan)), tail=5)
     assert np.isnan(figures.kl)
     assert not passes(figures, "4-bit")
+
+
+def test_the_file_names_its_arrays_as_it_always_has(tmp_path: Path) -> None:
+    write_sample(tmp_path, sample())
+    with np.load(tmp_path / FILE) as arrays:
+        assert arrays.files == ["tokens", "likeliest", "log_probabilities", "following"]

@@ -14,7 +14,7 @@ import pytest
 
 from edgelm.bundle import (
     CompiledEngine,
-    EngineNeed,
+    EngineRequirement,
     FileEntry,
     Manifest,
     encode_manifest,
@@ -30,7 +30,7 @@ ENGINE = CompiledEngine(
     file="engines/sm87.engine",
     name="tensorrt",
     version="10.16.1.11",
-    sms=(87,),
+    compute_capabilities=(87,),
     graph_sha256="ab",
     profiles=2,
     build_seconds=12.5,
@@ -43,7 +43,9 @@ Values = dict[str, Any]
 
 def compiled() -> Manifest:
     """A manifest with every optional part."""
-    whole = manifest("standard", engine=EngineNeed("tensorrt", "10.16", (87,)), engines=(ENGINE,))
+    whole = manifest(
+        "standard", engine=EngineRequirement("tensorrt", "10.16", (87,)), engines=(ENGINE,)
+    )
     return msgspec.structs.replace(
         whole,
         gate=GATE,

@@ -14,9 +14,9 @@ from edgelm.errors import BadInput
 from edgelm.files.exchange import exchange
 from edgelm.files.locks import try_lock
 from edgelm.files.staging import (
-    alone_in,
     check_replaceable,
     check_separate,
+    exclusive_lock,
     remove_abandoned_files,
     replace_file,
     staged_folder,
@@ -475,7 +475,9 @@ def test_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     """A lock of another process is waited for, and ends with it."""
     code = "import sys, edgelm.files.staging as s, pathlib\n"
-    code += "with s.alone_in(pathlib.Path(sys.argv[1]), print): print('in', flush=True); input()"
+    code += (
+        "with s.exclusive_lock(pathlib.Path(sys.argv[1]), print): print('in', flush=True); input()"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
@@ -486,12 +488,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         waited.append(True)
         other.kill()
 
-    with alone_in(tmp_path, waits) as alone:
+    with exclusive_lock(tmp_path, waits) as alone:
         assert alone
         assert waited == [True]
         assert other.wait(60) == -signal.SIGKILL
     other.stdout.close()
-    with alone_in(tmp_path, waits) as alone:
+    with exclusive_lock(tmp_path, waits) as alone:
         assert alone
     assert waited == [True]
 
@@ -503,7 +505,7 @@ def test_without_locks_all_are_let_in(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.EBADF, "as NFS does for a folder")
 
     monkeypatch.setattr(fcntl, "flock", refuses)
-    with alone_in(tmp_path, waits=pytest.fail) as alone:
+    with exclusive_lock(tmp_path, waits=pytest.fail) as alone:
         assert not alone
 
 

@@ -26,7 +26,7 @@ def energies(weights: Weights) -> dict[str, torch.Tensor]:
 def test_folded_factors_cancel(tiny: TinyFactory, name: str) -> None:
     checkpoint = tiny(name).checkpoint
     weights, spec = Weights(checkpoint), checkpoint.spec
-    smoothing = Smoothing.of(spec, energies(weights))
+    smoothing = Smoothing.from_mean_squares(spec, energies(weights))
     assert smoothing.factors
     model = tiny_model(name).double()
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_folded_factors_cancel(tiny: TinyFactory, name: str) -> None:
 def test_norms_before_are_those_of_the_family(tiny: TinyFactory) -> None:
     def norms(name: str) -> set[str]:
         weights = Weights(tiny(name).checkpoint)
-        smoothing = Smoothing.of(weights.checkpoint.spec, energies(weights))
+        smoothing = Smoothing.from_mean_squares(weights.checkpoint.spec, energies(weights))
         return {norm for norm in smoothing.norms.values() if norm.startswith("layers.1.")}
 
     pre = {"layers.1.input_layernorm", "layers.1.post_attention_layernorm"}

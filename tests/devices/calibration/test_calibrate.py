@@ -15,7 +15,7 @@ from edgelm.devices.kernels import KERNELS
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import ENVIRONMENT, load_profile, read_profile
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
 from tests.core.spec.test_decoder import CONFIG
@@ -100,7 +100,7 @@ def test_profile_predicts_with_what_was_found(
     assert profile.title == "this machine: A 'quoted' / processor, ONNX Runtime CPU"
     assert "2026-01-02 on 2 threads" in profile.sources["host"]
     spec = DecoderSpec.from_hf(CONFIG)
-    planned = plan(spec, profile, Request("int4", kv="int8", context=32, prompt=16))
+    planned = plan(spec, profile, PlanRequest("int4", kv="int8", context=32, prompt=16))
     # Every row of 8 or 16 weights is a group of 16 with its scale and zero point: 8, 2, 1 bytes.
     moved = 11 * (2 * (8 + 4 + 4 + 8 + 16 + 16 + 8) + 32)
     expected = moved / 25.0 / 1e6 + spec.kv_bytes_per_token(1) * 16 / 8.0 / 1e6

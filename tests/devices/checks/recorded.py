@@ -9,6 +9,7 @@ import msgspec
 from edgelm.bundle import (
     CacheContract,
     CacheLayer,
+    EngineRequirement,
     FileEntry,
     GraphContract,
     Limits,
@@ -112,7 +113,15 @@ def context(
     return Context(machine, probes, manifest)
 
 
-def manifest(dialect: str = "ort", target: str = "cpu", **changes: Any) -> Manifest:
+_ENGINES = {"ort": "onnxruntime", "standard": "tensorrt", "decomposed": "tensorrt"}
+
+
+def manifest(
+    dialect: str = "ort",
+    target: str = "cpu",
+    compute_capabilities: tuple[int, ...] = (),
+    **changes: Any,
+) -> Manifest:
     """A bundle of 900 MB of weights and an int8 cache of 12 kB a token, up to 32,768 tokens."""
     spec = DecoderSpec.from_hf(
         {
@@ -161,5 +170,6 @@ def manifest(dialect: str = "ort", target: str = "cpu", **changes: Any) -> Manif
             cache=CacheContract("int8", 3, 64, layers),
         ),
         files={"model.onnx.data": FileEntry(900_000_000, "00")},
+        engine=EngineRequirement(_ENGINES[dialect], "", compute_capabilities),
     )
     return msgspec.structs.replace(whole, **changes)

@@ -26,7 +26,7 @@ def test_affinity(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "this process may use 2 threads on 8 cores"
-    assert "taskset" in verdict.mend
+    assert "taskset" in verdict.fix
 
 
 def test_quota(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_quota(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "a control group grants the time of 2 threads on 16 that can be used"
-    assert verdict.mend.startswith("--threads 2, ")
+    assert verdict.fix.startswith("--threads 2, ")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_instructions(
     verdict = instructions(context(with_cpu(machine, 4, 4, *isa), tmp_path))
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
-    assert ("edge-bench" in verdict.mend) == (severity == "warning")
+    assert ("edge-bench" in verdict.fix) == (severity == "warning")
 
 
 def test_unknown_instructions(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_governor(files: dict[str, str], severity: str, what: str, tmp_path: Pat
     verdict = governor(context(PLAIN, tmp_path, files=files))
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
-    assert (severity == "warning") == bool(verdict.mend)
+    assert (severity == "warning") == bool(verdict.fix)
 
 
 def test_no_governor(tmp_path: Path) -> None:

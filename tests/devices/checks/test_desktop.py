@@ -20,7 +20,7 @@ def test_desktop_runs(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "a desktop runs (Xorg, gnome-shell) and takes at least 307.2 MB"
-    assert "set-default multi-user.target" in verdict.mend
+    assert "set-default multi-user.target" in verdict.fix
 
 
 def test_two_processes_of_one_name_count_twice(tmp_path: Path) -> None:

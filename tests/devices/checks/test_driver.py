@@ -62,7 +62,7 @@ def test_driver(driver: str, info: str, severity: str, what: str, tmp_path: Path
     )
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
-    assert ("driver" in verdict.mend) == (severity == "error")
+    assert ("driver" in verdict.fix) == (severity == "error")
 
 
 def test_tensorrt_rtx_names_its_cuda(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_jetson(l4t: str | None, severity: str, what: str, tmp_path: Path) -> No
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
     if severity == "error":
-        assert verdict.mend.startswith("pip uninstall -y onnxruntime-gpu && pip install --index-")
+        assert verdict.fix.startswith("pip uninstall -y onnxruntime-gpu && pip install --index-")
 
 
 def test_other_wheels_on_a_jetson(tmp_path: Path) -> None:
     verdict = cuda_driver(context(with_packages(ORIN_NANO, tensorrt_cu13="11.4.0"), tmp_path))
     assert verdict
-    assert verdict.mend == "pip uninstall -y tensorrt-cu13, or upgrade to JetPack 7 (CUDA 13)"
+    assert verdict.fix == "pip uninstall -y tensorrt-cu13, or upgrade to JetPack 7 (CUDA 13)"
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:

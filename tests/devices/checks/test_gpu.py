@@ -13,7 +13,7 @@ NAME = "NVIDIA GeForce RTX 4060 Laptop GPU"
 
 
 @pytest.mark.parametrize(
-    ("why", "mend"),
+    ("why", "fix"),
     [
         (
             "needs the package nvidia-ml-py: pip install 'edgelm[nvml]'",
@@ -22,13 +22,13 @@ NAME = "NVIDIA GeForce RTX 4060 Laptop GPU"
         ("Driver Not Loaded", "install NVIDIA's driver until nvidia-smi lists the GPU"),
     ],
 )
-def test_gpu_that_cannot_be_read(why: str, mend: str, tmp_path: Path) -> None:
+def test_gpu_that_cannot_be_read(why: str, fix: str, tmp_path: Path) -> None:
     machine = msgspec.structs.replace(PLAIN, unread=(Unread("NVIDIA GPU", "NVML", why),))
     verdict = readable(context(machine, tmp_path))
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == f"there is an NVIDIA GPU that cannot be read: {why}"
-    assert verdict.mend.startswith(mend)
+    assert verdict.fix.startswith(fix)
 
 
 def test_gpu_that_is_read(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_power_limit(listing: str, severity: str, what: str, tmp_path: Path) -> 
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
     if severity == "warning":
-        assert verdict.mend.startswith("sudo nvidia-smi -pl 115;")
+        assert verdict.fix.startswith("sudo nvidia-smi -pl 115;")
 
 
 def test_power_limit_without_nvidia_smi(tmp_path: Path) -> None:

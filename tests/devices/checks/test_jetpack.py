@@ -25,7 +25,7 @@ def test_release_with_the_bug(tmp_path: Path) -> None:
         "L4T 36.4.7 cannot allocate large contiguous GPU memory; fixed in 36.5.0 (JetPack 6.2.2)"
     )
     assert "NvMapMemAllocInternalTagged error 12" in verdict.why
-    assert "replace r36.4 by r36.5" in verdict.mend
+    assert "replace r36.4 by r36.5" in verdict.fix
 
 
 def test_unknown_release(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_xavier(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "Jetson AGX Xavier is a Xavier; JetPack 5 (5.1.5) is its last"
-    assert "--target cpu" in verdict.mend
+    assert "--target cpu" in verdict.fix
 
 
 def test_other_machines(tmp_path: Path) -> None:

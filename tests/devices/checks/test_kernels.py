@@ -74,7 +74,7 @@ def test_wheel_for_servers_on_a_jetson(tmp_path: Path) -> None:
         "sm_87"
     )
     assert "dies at the first kernel" in verdict.why
-    assert "https://pypi.jetson-ai-lab.io/jp6/cu126 onnxruntime-gpu" in verdict.mend
+    assert "https://pypi.jetson-ai-lab.io/jp6/cu126 onnxruntime-gpu" in verdict.fix
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_index_by_jetpack(jetpack: str | None, index: str, tmp_path: Path) -> No
         )
     )
     assert verdict
-    assert f"--index-url {index}" in verdict.mend
+    assert f"--index-url {index}" in verdict.fix
 
 
 def test_wheel_for_desktops_on_a_laptop(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_torch_on_a_jetson(
     )
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
-    assert (verdict.severity == "ok") == (not verdict.mend)
-    assert ("TORCH_CUDA_ARCH_LIST=8.7" in verdict.mend) == (severity != "ok")
+    assert (verdict.severity == "ok") == (not verdict.fix)
+    assert ("TORCH_CUDA_ARCH_LIST=8.7" in verdict.fix) == (severity != "ok")

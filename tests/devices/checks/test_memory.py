@@ -34,7 +34,7 @@ def test_bundle_fits_with_a_shorter_context(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what.endswith("at its context of 32768, 2.20 GB are available now")
-    assert verdict.mend == "--max-memory 1980MB shrinks the context to fit"
+    assert verdict.fix == "edge-run --max-memory 1980MB reduces the context until it fits"
 
 
 def test_bundle_does_not_fit(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_bundle_does_not_fit(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "error"
     assert "at a context of 256, 1.80 GB are available now" in verdict.what
-    assert "fewer bits" in verdict.mend
+    assert "fewer bits" in verdict.fix
 
 
 def test_need_counts_weights_cache_workspace_and_runtime(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.devices.checks.recorded import (
 
 
 @pytest.mark.parametrize(
-    ("machine", "mend"),
+    ("machine", "fix"),
     [
         (PLAIN, "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"),
         (
@@ -36,7 +36,7 @@ from tests.devices.checks.recorded import (
     ],
     ids=["no-gpu", "laptop", "jetson"],
 )
-def test_two_packages(machine: Machine, mend: str, tmp_path: Path) -> None:
+def test_two_packages(machine: Machine, fix: str, tmp_path: Path) -> None:
     both = with_packages(machine, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
     verdict = two_packages(context(both, tmp_path))
     assert verdict
@@ -46,7 +46,7 @@ def test_two_packages(machine: Machine, mend: str, tmp_path: Path) -> None:
         "expected one of them"
     )
     assert "share the folder onnxruntime" in verdict.why
-    assert verdict.mend == mend
+    assert verdict.fix == fix
 
 
 def test_one_package(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_gpu_package_without_a_gpu(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "onnxruntime-gpu 1.31.1 is installed, no NVIDIA GPU was found"
-    assert verdict.mend.startswith("pip uninstall -y onnxruntime-gpu && pip install onnxruntime;")
+    assert verdict.fix.startswith("pip uninstall -y onnxruntime-gpu && pip install onnxruntime;")
 
 
 def test_gpu_package_with_a_gpu(tmp_path: Path) -> None:

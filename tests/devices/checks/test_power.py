@@ -31,7 +31,7 @@ def test_lower_mode(mode: str, tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == f"the power mode is {mode}, the module has MAXN_SUPER"
-    assert verdict.mend == "sudo nvpmodel -m 2"
+    assert verdict.fix == "sudo nvpmodel -m 2"
 
 
 def test_highest_mode(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_floating_clock(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "the GPU's clock floats between 306 and 1020 MHz, now 306"
-    assert verdict.mend.startswith("sudo jetson_clocks")
+    assert verdict.fix.startswith("sudo jetson_clocks")
 
 
 @pytest.mark.parametrize("name", ["17000000.gpu", "17000000.ga10b", "gpu-gpc-0"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.bundle import EngineRequirement
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.providers import cuda_libraries, gpu_provider, imports
 from edgelm.devices.detection.probes import Probes
@@ -48,13 +49,13 @@ def test_import_fails(tmp_path: Path) -> None:
     assert verdict.what == (
         "onnxruntime cannot be imported: ImportError: cannot import name 'InferenceSession'"
     )
-    assert verdict.mend == "pip uninstall -y onnxruntime && pip install onnxruntime"
+    assert verdict.fix == "pip uninstall -y onnxruntime && pip install onnxruntime"
 
 
 def test_import_of_a_gpu_package_fails(tmp_path: Path) -> None:
     verdict = imports(context(GPU, tmp_path, answers={WHICH_PROVIDERS: BROKEN}))
     assert verdict
-    assert verdict.mend.endswith("&& pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    assert verdict.fix.endswith("&& pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
 def test_nothing_to_import(tmp_path: Path) -> None:
@@ -74,10 +75,11 @@ def test_gpu_without_a_provider(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == (
-        "there is a GPU, onnxruntime offers only AzureExecutionProvider, CPUExecutionProvider"
+        "this machine has a GPU, but onnxruntime only has "
+        "AzureExecutionProvider, CPUExecutionProvider"
     )
     assert "without an error" in verdict.why
-    assert verdict.mend.endswith(
+    assert verdict.fix.endswith(
         "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
 
@@ -101,6 +103,18 @@ def test_a_bundle_for_the_cpu_needs_no_gpu(tmp_path: Path) -> None:
     assert verdict.severity == "ok"
 
 
+def test_a_bundle_needs_its_package(tmp_path: Path) -> None:
+    verdict = imports(context(PLAIN, tmp_path, manifest=manifest()))
+    assert verdict
+    assert (verdict.severity, verdict.fix) == ("error", "pip install 'edgelm[cpu]'")
+    cuda = manifest(engine=EngineRequirement("onnxruntime-cuda"))
+    verdict = imports(context(LAPTOP, tmp_path, manifest=cuda))
+    assert verdict
+    assert verdict.fix == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert imports(context(PLAIN, tmp_path, manifest=cuda)) is None  # it cannot run here at all
+    assert imports(context(PLAIN, tmp_path, manifest=manifest("standard"))) is None
+
+
 def test_no_gpu_needs_no_provider(tmp_path: Path) -> None:
     assert gpu_provider(context(with_packages(PLAIN, onnxruntime="1.32.0"), tmp_path)) is None
 
@@ -109,8 +123,10 @@ def test_missing_libraries(tmp_path: Path) -> None:
     verdict = cuda_libraries(context(GPU, tmp_path, answers={WHERE_IS_IT: FOLDER, "ldd": LDD}))
     assert verdict
     assert verdict.severity == "error"
-    assert verdict.what == ("the CUDA provider needs libcublasLt.so.13, libcudart.so.13, not found")
-    assert verdict.mend == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert verdict.what == (
+        "the CUDA provider needs libcublasLt.so.13, libcudart.so.13, which cannot be found"
+    )
+    assert verdict.fix == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
@@ -122,11 +138,11 @@ def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
         )
     )
     assert verdict
-    assert verdict.mend.startswith("sudo apt install nvidia-jetpack; or another wheel: pip ")
+    assert verdict.fix.startswith("sudo apt install nvidia-jetpack; or another wheel: pip ")
 
 
 @pytest.mark.parametrize(
-    ("names", "mend"),
+    ("names", "fix"),
     [
         (["libcuda.so.1"], "install NVIDIA's driver (a container needs --gpus all)"),
         (
@@ -136,13 +152,13 @@ def test_missing_libraries_on_a_jetson(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_missing_driver(names: list[str], mend: str, tmp_path: Path) -> None:
+def test_missing_driver(names: list[str], fix: str, tmp_path: Path) -> None:
     listing = "".join(f"\t{name} => not found\n" for name in names)
     answers = {WHERE_IS_IT: FOLDER, "ldd": listing}
     verdict = cuda_libraries(context(GPU, tmp_path, answers=answers))
     assert verdict
-    assert verdict.what == f"the CUDA provider needs {', '.join(names)}, not found"
-    assert verdict.mend == mend
+    assert verdict.what == f"the CUDA provider needs {', '.join(names)}, which cannot be found"
+    assert verdict.fix == fix
 
 
 def test_libraries_in_packages_of_pip(tmp_path: Path) -> None:

@@ -34,15 +34,15 @@ def test_zram_that_takes_memory(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "zram takes 400.0 MB of the memory that CPU and GPU share"
-    assert verdict.mend == "sudo systemctl disable nvzramconfig && sudo reboot"
+    assert verdict.fix == "sudo systemctl disable nvzramconfig && sudo reboot"
 
 
 def test_zram_that_is_all_the_swap(tmp_path: Path) -> None:
     files = swaps(zram=True, disk=False) | held(300_000_000, 100_000_000)
     verdict = zram(context(ORIN_NANO, tmp_path, files=files))
     assert verdict
-    assert verdict.mend.startswith("sudo fallocate -l 8G /swapfile && ")
-    assert "&& sudo systemctl disable nvzramconfig && sudo reboot" in verdict.mend
+    assert verdict.fix.startswith("sudo fallocate -l 8G /swapfile && ")
+    assert "&& sudo systemctl disable nvzramconfig && sudo reboot" in verdict.fix
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_no_swap_on_a_small_board(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "warning"
     assert verdict.what == "no swap on a disk, beside 7.99 GB of memory"
-    assert "mkswap" in verdict.mend
+    assert "mkswap" in verdict.fix
 
 
 def test_swap_on_a_small_board(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_switched_on(value: str, tmp_path: Path) -> None:
     assert verdict.what == (
         f"ORT_DISABLE_TELEMETRY is {value!r}: onnxruntime 1.32.0 reports usage to Microsoft"
     )
-    assert verdict.mend == "export ORT_DISABLE_TELEMETRY=1"
+    assert verdict.fix == "export ORT_DISABLE_TELEMETRY=1"
 
 
 def test_build_without_telemetry(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.bundle import EngineRequirement
 from edgelm.devices.checks.tensorrt import dialect, jetpack_support, onnxruntime_link
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,
     ORIN_NANO,
+    PLAIN,
     WHERE_IS_IT,
     context,
     manifest,
@@ -16,6 +18,7 @@ from tests.devices.checks.recorded import (
     with_packages,
 )
 
+RTX = manifest("standard", engine=EngineRequirement("tensorrt-rtx"))
 PROVIDER = f"{FOLDER}/capi/libonnxruntime_providers_tensorrt.so"
 
 
@@ -41,7 +44,7 @@ def test_dialect(name: str, version: str, severity: str, tmp_path: Path) -> None
     assert f"TensorRT {version}" in verdict.what
     other = {"decomposed": "standard", "standard": "decomposed"}[name]
     if severity != "ok":
-        assert verdict.mend == (
+        assert verdict.fix == (
             f"export it again for a target with the {other} dialect (edge-export --list-targets)"
         )
 
@@ -55,42 +58,52 @@ def test_message_names_what_is_expected(tmp_path: Path) -> None:
     )
 
 
-def test_rtx_compiles_the_standard_dialect_only(tmp_path: Path) -> None:
+def test_each_engine_asks_for_its_own_package(tmp_path: Path) -> None:
     machine = with_packages(LAPTOP, tensorrt_rtx="1.7.1.116")
-    standard = dialect(context(machine, tmp_path, manifest=manifest("standard")))
-    assert standard
-    assert standard.severity == "ok"
-    decomposed = dialect(context(machine, tmp_path, manifest=manifest("decomposed")))
-    assert decomposed
-    assert decomposed.severity == "error"
+    own = dialect(context(machine, tmp_path, manifest=RTX))
+    assert own
+    assert (own.severity, own.what) == ("ok", "TensorRT-RTX 1.7.1.116 runs the bundle's engine")
+    other = dialect(context(machine, tmp_path, manifest=manifest("standard")))
+    assert other
+    assert other.severity == "error"
+    missing = dialect(context(with_packages(LAPTOP, tensorrt="11.4.0"), tmp_path, manifest=RTX))
+    assert missing
+    assert (missing.severity, missing.fix) == ("error", "pip install 'edgelm[rtx]'")
+
+
+def test_nothing_to_install_where_the_bundle_cannot_run(tmp_path: Path) -> None:
+    orin = manifest("decomposed", compute_capabilities=(87,))
+    assert dialect(context(PLAIN, tmp_path, manifest=orin)) is None
+    assert dialect(context(LAPTOP, tmp_path, manifest=orin)) is None
 
 
 def test_no_tensorrt(tmp_path: Path) -> None:
     laptop = dialect(context(LAPTOP, tmp_path, manifest=manifest("standard")))
     assert laptop
-    assert laptop.what == "no TensorRT is installed, the bundle is in the standard dialect"
-    assert laptop.mend == "pip install tensorrt-rtx"
+    assert laptop.what == "TensorRT is not installed; the bundle's standard dialect needs it"
+    assert laptop.fix == "pip install 'tensorrt-cu13>=10.16'"
     older = dialect(context(LAPTOP, tmp_path, manifest=manifest("decomposed")))
     assert older
-    assert older.mend == "pip install 'tensorrt-cu13>=10.3,<10.16'"
+    assert older.fix == "pip install 'tensorrt-cu13>=10.3,<10.16'"
     jetson = dialect(context(ORIN_NANO, tmp_path, manifest=manifest("decomposed")))
     assert jetson
-    assert jetson.mend == "sudo apt install tensorrt python3-libnvinfer"
+    assert jetson.fix == "sudo apt install tensorrt python3-libnvinfer"
 
 
 @pytest.mark.parametrize(
-    ("jetpack", "mend"),
-    [("6.2", "upgrade to JetPack 7.2: JetPack 6.2 has"), ("7.2", "make the environment anew")],
+    ("jetpack", "fix"),
+    [("6.2", "upgrade to JetPack 7.2: JetPack 6.2 has"), ("7.2", "create the environment again")],
 )
-def test_tensorrt_that_the_environment_hides(jetpack: str, mend: str, tmp_path: Path) -> None:
+def test_tensorrt_that_the_environment_hides(jetpack: str, fix: str, tmp_path: Path) -> None:
     machine = with_packages(with_jetson(ORIN_NANO, jetpack=jetpack), python3_libnvinfer="10.3.0.30")
     verdict = dialect(context(machine, tmp_path, manifest=manifest("decomposed")))
     assert verdict
     assert verdict.severity == "error"
     assert verdict.what == (
-        "TensorRT 10.3.0.30 is installed for the system's Python, hidden from this environment"
+        "TensorRT 10.3.0.30 is installed for the system's Python, but not visible in this "
+        "environment"
     )
-    assert verdict.mend.startswith(mend)
+    assert verdict.fix.startswith(fix)
 
 
 def test_bundles_that_need_no_tensorrt(tmp_path: Path) -> None:
@@ -146,8 +159,10 @@ def test_onnxruntime_link(version: str, library: bytes, severity: str, tmp_path:
     assert verdict
     assert verdict.severity == severity
     if severity == "warning":
-        assert verdict.what == ("onnxruntime-gpu 1.31.1 wants TensorRT 10, installed is 11.4.0.106")
-        assert verdict.mend.startswith("pip install 'tensorrt-cu13>=10,<11'")
+        assert verdict.what == (
+            "onnxruntime-gpu 1.31.1 needs TensorRT 10, but 11.4.0.106 is installed"
+        )
+        assert verdict.fix.startswith("pip install 'tensorrt-cu13>=10,<11'")
 
 
 def test_onnxruntime_link_of_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import Engine, Figure, Measured, Memory, PowerMode, Profile
-from edgelm.planning import Estimate, Plan, Request
+from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.core.spec.test_decoder import CONFIG, EMBEDDING, LINEAR, VECTORS
 from tests.devices.test_profile import DELIVERED
@@ -121,7 +121,7 @@ def bounds(estimate: Estimate) -> tuple[float, float, float]:
 
 
 def test_worked_memory() -> None:
-    result = plan(SPEC, TOASTER, Request("int4"))
+    result = plan(SPEC, TOASTER, PlanRequest("int4"))
     assert (result.target, result.engine, result.dialect) == ("toaster", "onnxruntime", "ort")
     assert (result.precision, result.kv, result.context) == ("int4", "int8", 48)
     weights = LINEAR_BYTES + 2 * TABLE_BYTES + 4 * VECTORS
@@ -145,14 +145,14 @@ def test_worked_memory() -> None:
 def test_a_packed_copy_of_the_weights_counts() -> None:
     engine = msgspec.structs.replace(TOASTER.engines[0], weight_copies=1.5)
     packing = msgspec.structs.replace(TOASTER, engines=(engine,))
-    once, twice = (plan(SPEC, profile, Request("int4")) for profile in (TOASTER, packing))
+    once, twice = (plan(SPEC, profile, PlanRequest("int4")) for profile in (TOASTER, packing))
     assert (once.packed_bytes, twice.packed_bytes) == (0, once.weight_bytes // 2)
     assert twice.total_bytes == once.total_bytes + twice.packed_bytes
     assert twice.weight_bytes == once.weight_bytes
 
 
 def test_worked_times() -> None:
-    result = plan(SPEC, TOASTER, Request("int4"))
+    result = plan(SPEC, TOASTER, PlanRequest("int4"))
     assert (result.power_mode, result.prompt, result.batch) == ("brown", 48, 1)
     # All weights but the input embedding at half of 1 GB/s; 48 tokens of cache at a quarter.
     read = 1e3 * (LINEAR_BYTES + TABLE_BYTES) / 0.5e9
@@ -169,8 +169,8 @@ def test_worked_times() -> None:
 
 
 def test_slower_mode_and_its_energy() -> None:
-    fast = plan(SPEC, TOASTER, Request("int4"))
-    slow = plan(SPEC, TOASTER, Request("int4", power_mode="pale"))
+    fast = plan(SPEC, TOASTER, PlanRequest("int4"))
+    slow = plan(SPEC, TOASTER, PlanRequest("int4", power_mode="pale"))
     assert slow.decode_ms.value == pytest.approx(2 * fast.decode_ms.value - 2 * 3e-3)
     assert slow.joules_per_token is not None
     # 40%, 70% and 100% of 10 W.
@@ -179,7 +179,7 @@ def test_slower_mode_and_its_energy() -> None:
 
 
 def test_a_batch_shares_the_energy_of_a_step() -> None:
-    four = plan(SPEC, TOASTER, Request("int4", power_mode="pale", batch=4))
+    four = plan(SPEC, TOASTER, PlanRequest("int4", power_mode="pale", batch=4))
     energy = four.joules_per_token
     assert energy is not None
     assert energy.value == pytest.approx(7e-3 * four.decode_ms.value / 4)
@@ -188,8 +188,8 @@ def test_a_batch_shares_the_energy_of_a_step() -> None:
 
 
 def test_batch_multiplies_the_cache_and_the_rate() -> None:
-    one = plan(BIG, ROOMY, Request("int4"))
-    four = plan(BIG, ROOMY, Request("int4", batch=4))
+    one = plan(BIG, ROOMY, PlanRequest("int4"))
+    four = plan(BIG, ROOMY, PlanRequest("int4", batch=4))
     assert four.kv_bytes == 4 * one.kv_bytes
     assert four.weight_bytes == one.weight_bytes
     assert four.decode_ms.value > one.decode_ms.value
@@ -198,15 +198,15 @@ def test_batch_multiplies_the_cache_and_the_rate() -> None:
 
 
 def test_a_batch_is_fast_enough_together() -> None:
-    one = plan(BIG, ROOMY, Request("int4")).tokens_per_second.value
-    asked = Request("int4", min_tokens_per_second=1.5 * one)
+    one = plan(BIG, ROOMY, PlanRequest("int4")).tokens_per_second.value
+    asked = PlanRequest("int4", min_tokens_per_second=1.5 * one)
     assert not plan(BIG, ROOMY, asked).fast_enough
     assert plan(BIG, ROOMY, msgspec.structs.replace(asked, batch=4)).fast_enough
 
 
 def test_products_are_narrow_only_where_both_factors_are() -> None:
     first = {
-        name: plan(BIG, LAPTOP, Request(name, prompt=4096)).prefill_ms.value
+        name: plan(BIG, LAPTOP, PlanRequest(name, prompt=4096)).prefill_ms.value
         for name in ("fp16", "bf16", "fp8", "int8", "int4")
     }
     assert first["bf16"] == first["fp16"]
@@ -216,13 +216,13 @@ def test_products_are_narrow_only_where_both_factors_are() -> None:
     # Those 16 bits are the older instruction's, which is not the fastest of newer chips.
     thor = DELIVERED["jetson-thor-t5000"]
     names = ("fp16", "bf16", "int8")
-    wide, brain, unpacked = (plan(LARGE, thor, Request(n, prompt=4096)) for n in names)
+    wide, brain, unpacked = (plan(LARGE, thor, PlanRequest(n, prompt=4096)) for n in names)
     assert brain.prefill_ms == wide.prefill_ms
     assert unpacked.prefill_ms.value > 2 * wide.prefill_ms.value
 
 
 def test_other_engines_keep_16_bits_to_look_tokens_up_and_8_for_the_head() -> None:
-    result = plan(SPEC, TOASTER, Request("int4", engine="tensorrt"))
+    result = plan(SPEC, TOASTER, PlanRequest("int4", engine="tensorrt"))
     assert (result.engine, result.dialect, result.kv) == ("tensorrt", "standard", "fp16")
     assert result.weight_bytes == LINEAR * BITS / 8 + (2 + 1) * EMBEDDING + 4 * VECTORS
     assert "published rows" in result.basis
@@ -230,35 +230,37 @@ def test_other_engines_keep_16_bits_to_look_tokens_up_and_8_for_the_head() -> No
 
 def test_a_tied_embedding_is_read_once_as_the_head() -> None:
     tied = DecoderSpec.from_hf(CONFIG | {"tie_word_embeddings": True})
-    untied = plan(SPEC, TOASTER, Request("int4"))
-    assert plan(tied, TOASTER, Request("int4")).decode_ms == untied.decode_ms
-    assert plan(tied, TOASTER, Request("int4")).weight_bytes < untied.weight_bytes
+    untied = plan(SPEC, TOASTER, PlanRequest("int4"))
+    assert plan(tied, TOASTER, PlanRequest("int4")).decode_ms == untied.decode_ms
+    assert plan(tied, TOASTER, PlanRequest("int4")).weight_bytes < untied.weight_bytes
 
 
 def test_windows_make_long_prompts_cheaper() -> None:
     narrow = [msgspec.structs.replace(layer, window=1024) for layer in BIG.layers[1:]]
     windowed = msgspec.structs.replace(BIG, layers=(BIG.layers[0], *narrow))
     for prompt, cheaper in ((1024, False), (8192, True)):
-        full = plan(BIG, ORIN, Request("int4", prompt=prompt, context=8192))
-        less = plan(windowed, ORIN, Request("int4", prompt=prompt, context=8192))
+        full = plan(BIG, ORIN, PlanRequest("int4", prompt=prompt, context=8192))
+        less = plan(windowed, ORIN, PlanRequest("int4", prompt=prompt, context=8192))
         assert (less.decode_ms.value < full.decode_ms.value) == cheaper
         assert (less.prefill_ms.value < full.prefill_ms.value) == cheaper
 
 
 def test_a_large_model_is_bound_by_bandwidth() -> None:
-    assert plan(BIG, ROOMY, Request("int4")).binds == "memory bandwidth"
-    assert plan(LARGE, ORIN, Request("fp16")).binds == "memory"
+    assert plan(BIG, ROOMY, PlanRequest("int4")).binds == "memory bandwidth"
+    assert plan(LARGE, ORIN, PlanRequest("fp16")).binds == "memory"
 
 
 def test_memory_grows_with_the_context() -> None:
-    plans = [plan(BIG, ROOMY, Request("int8", context=n)) for n in (2, 256, 1024, 8192, 131_072)]
+    plans = [
+        plan(BIG, ROOMY, PlanRequest("int8", context=n)) for n in (2, 256, 1024, 8192, 131_072)
+    ]
     totals = [result.total_bytes for result in plans]
     assert totals == sorted(set(totals))
     assert len({result.weight_bytes for result in plans}) == 1
 
 
 def test_time_grows_with_the_prompt() -> None:
-    plans = [plan(BIG, ORIN, Request("int4", prompt=n)) for n in (1, 64, 512, 4096)]
+    plans = [plan(BIG, ORIN, PlanRequest("int4", prompt=n)) for n in (1, 64, 512, 4096)]
     for field in ("decode_ms", "prefill_ms"):
         values = [getattr(result, field).value for result in plans]
         assert values == sorted(set(values))
@@ -270,7 +272,7 @@ def test_time_grows_with_the_prompt() -> None:
     ids=["ort", "standard"],
 )
 def test_fewer_bits_are_smaller_and_faster(device: Profile, names: list[str]) -> None:
-    plans = [plan(BIG, device, Request(name, kv=device.engines[0].kv[-1])) for name in names]
+    plans = [plan(BIG, device, PlanRequest(name, kv=device.engines[0].kv[-1])) for name in names]
     for values in (
         [result.weight_bytes for result in plans],
         [result.total_bytes for result in plans],
@@ -282,20 +284,20 @@ def test_fewer_bits_are_smaller_and_faster(device: Profile, names: list[str]) ->
 @pytest.mark.parametrize(
     ("smaller", "larger"),
     [
-        (Request("int4", kv="int8"), Request("int4", kv="fp32")),
-        (Request("int4", group_size=128), Request("int4", group_size=16)),
-        (Request("int4", symmetric=True), Request("int4", symmetric=False)),
+        (PlanRequest("int4", kv="int8"), PlanRequest("int4", kv="fp32")),
+        (PlanRequest("int4", group_size=128), PlanRequest("int4", group_size=16)),
+        (PlanRequest("int4", symmetric=True), PlanRequest("int4", symmetric=False)),
     ],
     ids=["cache", "group-size", "symmetry"],
 )
-def test_options_count(smaller: Request, larger: Request) -> None:
+def test_options_count(smaller: PlanRequest, larger: PlanRequest) -> None:
     assert plan(BIG, ROOMY, smaller).total_bytes < plan(BIG, ROOMY, larger).total_bytes
 
 
 def test_fp32_goes_with_an_fp32_cache() -> None:
-    assert plan(SPEC, TOASTER, Request("fp32")).kv == "fp32"
-    assert plan(SPEC, TOASTER, Request("fp32", kv="int8")).kv == "int8"
-    assert plan(SPEC, TOASTER, Request()).kv == "int8"
+    assert plan(SPEC, TOASTER, PlanRequest("fp32")).kv == "fp32"
+    assert plan(SPEC, TOASTER, PlanRequest("fp32", kv="int8")).kv == "int8"
+    assert plan(SPEC, TOASTER, PlanRequest()).kv == "int8"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_fp32_goes_with_an_fp32_cache() -> None:
 )
 def test_context(asked: int | None, default: int, given: int) -> None:
     profile = msgspec.structs.replace(TOASTER, default_context=default)
-    assert plan(SPEC, profile, Request(context=asked)).context == given
+    assert plan(SPEC, profile, PlanRequest(context=asked)).context == given
 
 
 def test_longrope_stays_within_its_original_context_unless_asked() -> None:
@@ -315,26 +317,26 @@ def test_longrope_stays_within_its_original_context_unless_asked() -> None:
     scaled = msgspec.structs.replace(rope, scaling=scaling)
     layers = tuple(msgspec.structs.replace(layer, rope=scaled) for layer in SPEC.layers)
     longrope = msgspec.structs.replace(SPEC, layers=layers)
-    assert plan(longrope, TOASTER, Request()).context == 32
-    assert plan(longrope, TOASTER, Request(context=64)).context == 64
+    assert plan(longrope, TOASTER, PlanRequest()).context == 32
+    assert plan(longrope, TOASTER, PlanRequest(context=64)).context == 64
 
 
 def test_prompt_is_no_longer_than_the_context() -> None:
-    result = plan(SPEC, TOASTER, Request(context=32, prompt=5000))
+    result = plan(SPEC, TOASTER, PlanRequest(context=32, prompt=5000))
     assert result.prompt == 32
-    assert result.prefill_ms == plan(SPEC, TOASTER, Request(context=32, prompt=32)).prefill_ms
+    assert result.prefill_ms == plan(SPEC, TOASTER, PlanRequest(context=32, prompt=32)).prefill_ms
 
 
 def test_less_memory_may_be_asked_for() -> None:
-    assert plan(BIG, ROOMY, Request("int4", max_memory_bytes=10**9)).budget_bytes == 10**9
-    assert not plan(BIG, ROOMY, Request("int4", max_memory_bytes=10**9)).fits
-    assert plan(BIG, ROOMY, Request("int4", max_memory_bytes=10**12)).budget_bytes == 64 * 10**9
+    assert plan(BIG, ROOMY, PlanRequest("int4", max_memory_bytes=10**9)).budget_bytes == 10**9
+    assert not plan(BIG, ROOMY, PlanRequest("int4", max_memory_bytes=10**9)).fits
+    assert plan(BIG, ROOMY, PlanRequest("int4", max_memory_bytes=10**12)).budget_bytes == 64 * 10**9
 
 
 def test_exactly_full_fits() -> None:
-    needed = plan(BIG, ROOMY, Request("int4")).total_bytes
-    assert plan(BIG, with_memory(needed), Request("int4")).fits
-    assert not plan(BIG, with_memory(needed - 1), Request("int4")).fits
+    needed = plan(BIG, ROOMY, PlanRequest("int4")).total_bytes
+    assert plan(BIG, with_memory(needed), PlanRequest("int4")).fits
+    assert not plan(BIG, with_memory(needed - 1), PlanRequest("int4")).fits
 
 
 def consistent(result: Plan) -> bool:
@@ -349,9 +351,9 @@ def test_every_profile_plans_in_well_under_a_second(name: str) -> None:
     start = time.perf_counter()
     for spec in (SMALL, LARGE):
         for engine in profile.engines:
-            ranked = choices(spec, profile, Request(engine=engine.name))
+            ranked = choices(spec, profile, PlanRequest(engine=engine.name))
             assert {one.precision for one in ranked} == set(engine.precisions)
             assert all(map(consistent, ranked))
-            assert plan(spec, profile, Request(engine=engine.name)).precision == "auto"
+            assert plan(spec, profile, PlanRequest(engine=engine.name)).precision == "auto"
     assert time.perf_counter() - start < 0.5
-    assert any(one.works for one in choices(SMALL, profile, Request()))
+    assert any(one.works for one in choices(SMALL, profile, PlanRequest()))

@@ -11,7 +11,7 @@ from edgelm.cli import format_bytes
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, UnknownName
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from tests.devices.planner.test_plan import (
     BIG,
@@ -36,24 +36,39 @@ def _any_head(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(context=0), "context 0 is not possible: expected 2 to 64 (the model's max_pos"),
-        (Request(context=1), "context 1 is not possible: expected 2 to 64"),
-        (Request(context=65), "context 65 is not possible: expected 2 to 64"),
-        (Request(prompt=0), "prompt 0 and batch 1: expected whole numbers above zero"),
-        (Request(batch=-1), "prompt 512 and batch -1: expected whole numbers above zero"),
-        (Request(max_memory_bytes=0), "a memory of 0 bytes leaves nothing for a model; expected"),
-        (Request(min_tokens_per_second=0), "0 tokens/s asked; expected a rate above zero"),
-        (Request(min_tokens_per_second=-3), "-3 tokens/s asked; expected a rate above zero"),
-        (Request(min_tokens_per_second=math.nan), "nan tokens/s asked; expected a rate above"),
-        (Request(min_tokens_per_second=math.inf), "inf tokens/s asked; expected a rate above"),
-        (Request("int4", group_size=48), "group size 48 is not one of [16, 32, 64, 128, 256]"),
+        (
+            PlanRequest(context=0),
+            "context 0 is not possible: expected 2 to 64 (the model's max_pos",
+        ),
+        (PlanRequest(context=1), "context 1 is not possible: expected 2 to 64"),
+        (PlanRequest(context=65), "context 65 is not possible: expected 2 to 64"),
+        (PlanRequest(prompt=0), "prompt 0 and batch 1: expected whole numbers above zero"),
+        (PlanRequest(batch=-1), "prompt 512 and batch -1: expected whole numbers above zero"),
+        (
+            PlanRequest(max_memory_bytes=0),
+            "a memory budget of 0 bytes; expected a size above zero",
+        ),
+        (PlanRequest(min_tokens_per_second=0), "0 tokens/s requested; expected a rate above zero"),
+        (
+            PlanRequest(min_tokens_per_second=-3),
+            "-3 tokens/s requested; expected a rate above zero",
+        ),
+        (
+            PlanRequest(min_tokens_per_second=math.nan),
+            "nan tokens/s requested; expected a rate above",
+        ),
+        (
+            PlanRequest(min_tokens_per_second=math.inf),
+            "inf tokens/s requested; expected a rate above",
+        ),
+        (PlanRequest("int4", group_size=48), "group size 48 is not one of [16, 32, 64, 128, 256]"),
     ],
     ids=[
         *("no-context", "one", "beyond", "prompt", "batch", "memory"),
         *("rate", "negative", "nan", "endless", "group"),
     ],
 )
-def test_impossible_requests(request_: Request, message: str) -> None:
+def test_impossible_requests(request_: PlanRequest, message: str) -> None:
     for ask in (plan, choices):
         with pytest.raises(BadInput) as caught:
             ask(SPEC, TOASTER, request_)
@@ -63,23 +78,29 @@ def test_impossible_requests(request_: Request, message: str) -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request("int3"), "toaster has no int3 with onnxruntime; it has auto, fp32, int8, int4"),
-        (Request("fp16"), "toaster has no fp16 with onnxruntime; it has auto, fp32, int8, int4"),
         (
-            Request("fp32", engine="tensorrt"),
+            PlanRequest("int3"),
+            "toaster has no int3 with onnxruntime; it has auto, fp32, int8, int4",
+        ),
+        (
+            PlanRequest("fp16"),
+            "toaster has no fp16 with onnxruntime; it has auto, fp32, int8, int4",
+        ),
+        (
+            PlanRequest("fp32", engine="tensorrt"),
             "toaster has no fp32 with tensorrt; it has auto, fp16, int4",
         ),
         (
-            Request("int4", kv="fp16"),
+            PlanRequest("int4", kv="fp16"),
             "toaster has no fp16 cache with onnxruntime; it has fp32, int8 (fp16 with --engine "
             "tensorrt)",
         ),
-        (Request(engine="vllm"), "toaster has no engine 'vllm'; it has onnxruntime, tensorrt"),
-        (Request(power_mode="black"), "toaster has no power mode 'black'; it has brown, pale"),
+        (PlanRequest(engine="vllm"), "toaster has no engine 'vllm'; it has onnxruntime, tensorrt"),
+        (PlanRequest(power_mode="black"), "toaster has no power mode 'black'; it has brown, pale"),
     ],
     ids=["precision", "not-here", "not-with-it", "cache", "engine", "power-mode"],
 )
-def test_unknown_names(request_: Request, message: str) -> None:
+def test_unknown_names(request_: PlanRequest, message: str) -> None:
     for ask in (plan, choices):
         with pytest.raises(UnknownName) as caught:
             ask(SPEC, TOASTER, request_)
@@ -92,11 +113,11 @@ def test_choices_of_a_precision_that_a_delivered_engine_lacks(kv: KvType | None)
         r"^jetson-agx-orin-64gb has no fp32 with tensorrt; it has auto, fp16, int8, w8a8, int4$"
     )
     with pytest.raises(UnknownName, match=expected):
-        choices(SMALL, DELIVERED["jetson-agx-orin-64gb"], Request("fp32", kv=kv))
+        choices(SMALL, DELIVERED["jetson-agx-orin-64gb"], PlanRequest("fp32", kv=kv))
 
 
 def test_choices_are_every_precision_and_cache() -> None:
-    pairs = [(one.precision, one.kv) for one in choices(BIG, ROOMY, Request())]
+    pairs = [(one.precision, one.kv) for one in choices(BIG, ROOMY, PlanRequest())]
     # Nearest to the source first; no rounded cache beside fp32 weights unless it is asked for.
     assert pairs == [
         ("fp32", "fp32"),
@@ -105,16 +126,16 @@ def test_choices_are_every_precision_and_cache() -> None:
         ("int4", "fp32"),
         ("int4", "int8"),
     ]
-    assert {one.kv for one in choices(BIG, ROOMY, Request(kv="int8"))} == {"int8"}
-    assert {one.precision for one in choices(BIG, ROOMY, Request("int4"))} == {"int4"}
-    rounded = choices(BIG, ROOMY, Request("fp32", kv="int8"))
+    assert {one.kv for one in choices(BIG, ROOMY, PlanRequest(kv="int8"))} == {"int8"}
+    assert {one.precision for one in choices(BIG, ROOMY, PlanRequest("int4"))} == {"int4"}
+    rounded = choices(BIG, ROOMY, PlanRequest("fp32", kv="int8"))
     assert [(one.precision, one.kv) for one in rounded] == [("fp32", "int8")]
 
 
 @pytest.mark.parametrize("rate", [None, 0.05, 0.5, 1.0, 10.0])
 @pytest.mark.parametrize("gigabytes", [0.1, 1.5, 3, 64])
 def test_choices_rank_what_works_before_what_fits(gigabytes: float, rate: float | None) -> None:
-    ranked = choices(BIG, with_memory(gigabytes * 1e9), Request(min_tokens_per_second=rate))
+    ranked = choices(BIG, with_memory(gigabytes * 1e9), PlanRequest(min_tokens_per_second=rate))
     quality = ["fp32", "int8", "int4"]
     classes = [0 if one.works else 1 if one.fits else 2 for one in ranked]
     assert classes == sorted(classes)
@@ -126,7 +147,7 @@ def test_choices_rank_what_works_before_what_fits(gigabytes: float, rate: float 
     assert unfit == sorted(unfit)
 
 
-def followed(advice: str, request: Request) -> Request:
+def followed(advice: str, request: PlanRequest) -> PlanRequest:
     """The request changed as a line of advice says."""
     assert re.fullmatch(r"(--(context|precision|kv) \w+ ?)+", advice), advice
     changes: dict[str, Any] = dict(re.findall(r"--(\w+) (\w+)", advice))
@@ -137,20 +158,20 @@ def followed(advice: str, request: Request) -> Request:
 
 # Requests that the model of a billion parameters does not meet, and what is advised.
 ASKED = {
-    "cache": (ROOMY, Request("int8", kv="int8", context=65_536, max_memory_bytes=2 * 10**9), 1),
-    "wide-cache": (ROOMY, Request("int8", kv="fp32", max_memory_bytes=2 * 10**9), 2),
-    "bits": (ROOMY, Request("fp32", max_memory_bytes=3 * 10**9), 1),
-    "all": (ROOMY, Request("fp32", context=131_072, max_memory_bytes=3 * 10**9), 1),
-    "slow": (ROOMY, Request("fp32", min_tokens_per_second=0.6), 1),
-    "laptop": (LAPTOP, Request("fp16", context=131_072, batch=2), 1),
-    "orin": (ORIN, Request("fp16", context=131_072), 2),
-    "orin-slow": (ORIN, Request("fp16", min_tokens_per_second=50), 1),
-    "orin-little": (ORIN, Request("int4", max_memory_bytes=2_500_000_000, context=65_536), 1),
+    "cache": (ROOMY, PlanRequest("int8", kv="int8", context=65_536, max_memory_bytes=2 * 10**9), 1),
+    "wide-cache": (ROOMY, PlanRequest("int8", kv="fp32", max_memory_bytes=2 * 10**9), 2),
+    "bits": (ROOMY, PlanRequest("fp32", max_memory_bytes=3 * 10**9), 1),
+    "all": (ROOMY, PlanRequest("fp32", context=131_072, max_memory_bytes=3 * 10**9), 1),
+    "slow": (ROOMY, PlanRequest("fp32", min_tokens_per_second=0.6), 1),
+    "laptop": (LAPTOP, PlanRequest("fp16", context=131_072, batch=2), 1),
+    "orin": (ORIN, PlanRequest("fp16", context=131_072), 2),
+    "orin-slow": (ORIN, PlanRequest("fp16", min_tokens_per_second=50), 1),
+    "orin-little": (ORIN, PlanRequest("int4", max_memory_bytes=2_500_000_000, context=65_536), 1),
 }
 
 
 @pytest.mark.parametrize(("device", "request_", "count"), ASKED.values(), ids=ASKED)
-def test_every_line_of_advice_works(device: Profile, request_: Request, count: int) -> None:
+def test_every_line_of_advice_works(device: Profile, request_: PlanRequest, count: int) -> None:
     for spec in (BIG, LARGE):
         result = plan(spec, device, request_)
         assert not result.works
@@ -170,25 +191,25 @@ def test_advice_may_be_to_change_all_three() -> None:
 
 
 def test_what_is_missing_is_no_advice() -> None:
-    unfit = plan(BIG, ROOMY, Request("int8", max_memory_bytes=10**9))
+    unfit = plan(BIG, ROOMY, PlanRequest("int8", max_memory_bytes=10**9))
     lacking = format_bytes(unfit.total_bytes - 10**9)
     assert unfit.missing == (f"{lacking} of memory",)
-    slow = plan(BIG, ROOMY, Request("int8", min_tokens_per_second=1.5))
+    slow = plan(BIG, ROOMY, PlanRequest("int8", min_tokens_per_second=1.5))
     rate = f"{slow.tokens_per_second.value:.3g}"
-    assert slow.missing == (f"speed: {rate} tokens/s where 1.5 are asked",)
-    both = plan(BIG, ROOMY, Request("fp32", max_memory_bytes=10**9, min_tokens_per_second=99))
-    assert [line.split()[-1] for line in both.missing] == ["memory", "asked"]
+    assert slow.missing == (f"speed: {rate} tokens/s predicted, 1.5 required",)
+    both = plan(BIG, ROOMY, PlanRequest("fp32", max_memory_bytes=10**9, min_tokens_per_second=99))
+    assert [line.split()[-1] for line in both.missing] == ["memory", "required"]
     assert both.advice == ("a smaller model",)
 
 
 def test_what_works_misses_nothing() -> None:
-    fine = plan(BIG, ROOMY, Request("int4", min_tokens_per_second=0.1))
+    fine = plan(BIG, ROOMY, PlanRequest("int4", min_tokens_per_second=0.1))
     assert fine.works
     assert fine.missing == fine.advice == ()
 
 
 def test_choices_leave_missing_and_advice_to_the_plan() -> None:
-    for one in choices(BIG, ROOMY, Request(max_memory_bytes=10**9)):
+    for one in choices(BIG, ROOMY, PlanRequest(max_memory_bytes=10**9)):
         assert not one.works
         assert one.missing == one.advice == ()
 
@@ -203,6 +224,6 @@ def test_advised_context_is_the_longest_in_steps_of_256() -> None:
 
 
 def test_nothing_helps_but_a_smaller_model() -> None:
-    result = plan(BIG, with_memory(10_000_000), Request("int4"))
+    result = plan(BIG, with_memory(10_000_000), PlanRequest("int4"))
     assert not result.fits
     assert result.advice == ("a smaller model",)

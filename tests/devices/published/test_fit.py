@@ -182,7 +182,7 @@ def test_crowd_sourced_rows_weigh_less() -> None:
 def test_many_rows_of_one_device_count_as_ten() -> None:
     once = sample(box("often"), slower=1.1)
     new = sample(box("new"))[0]
-    assert len(once) == 2 * fit._MOST_ROWS  # as many decode as prefill times
+    assert len(once) == 2 * fit._MAX_ROWS  # as many decode as prefill times
     few, many = Fit(plain() + once), Fit(plain() + 20 * once)
     assert many.predict_ms(new) == pytest.approx(few.predict_ms(new), rel=1e-3)
     alone = Fit(plain())

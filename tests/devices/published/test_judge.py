@@ -165,7 +165,7 @@ def test_width_is_the_engines_then_all_then_a_factor_of_two() -> None:
     assert some.width("decode", "vllm") == 0.1
     assert some.width("decode", "mlc") == 0.3
     assert some.width("prefill", "vllm") == pytest.approx(math.log(2))
-    assert some.of(prediction(1.0, engine="mlc").observation) == 0.3
+    assert some.band(prediction(1.0, engine="mlc").observation) == 0.3
 
 
 def test_range_is_the_smallest_that_holds_90_of_100() -> None:

@@ -8,7 +8,7 @@ from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.export.bundle.compile_ahead import engine_need
 from edgelm.export.graph.variants import PlannedGraphs
-from edgelm.planning import Request
+from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Bf16, Int4, Nvfp4
 from tests.core.spec.test_decoder import spec_of
 
@@ -18,7 +18,7 @@ CUDA = "onnxruntime-cuda"
 def graphs(target: str, engine: str | None = None, family: str = "llama", **asked: Any) -> Any:
     spec = spec_of(model_type=family, head_dim=16)
     device = load_profile(target)
-    made = plan(spec, device, Request(**{"precision": "int4"} | asked, engine=engine))
+    made = plan(spec, device, PlanRequest(**{"precision": "int4"} | asked, engine=engine))
     return PlannedGraphs(made, engine_need(device, made.engine, ()), spec)
 
 

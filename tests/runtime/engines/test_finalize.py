@@ -70,7 +70,11 @@ def test_the_engine_is_compiled_judged_recorded_and_trusted(bundle: Path, orin: 
     assert manifest == read_manifest(bundle)
     assert not manifest.pending
     [engine] = manifest.engines
-    assert (engine.name, engine.version, engine.sms) == ("tensorrt", VERSION, (87,))
+    assert (engine.name, engine.version, engine.compute_capabilities) == (
+        "tensorrt",
+        VERSION,
+        (87,),
+    )
     assert engine.build_seconds == 12.5
     assert engine.profiles == 2
     assert manifest.check is not None

@@ -109,9 +109,11 @@ def other_gpu(manifest: Manifest, engine: CompiledEngine, folder: Path, sm: int)
     """The manifest with a first engine, for another GPU."""
     path = folder / f"engines/sm{sm}.engine"
     path.write_bytes(b"native code for another GPU")
-    theirs = msgspec.structs.replace(engine, file=f"engines/sm{sm}.engine", sms=(sm,))
+    theirs = msgspec.structs.replace(
+        engine, file=f"engines/sm{sm}.engine", compute_capabilities=(sm,)
+    )
     files = {**manifest.files, theirs.file: FileEntry(path.stat().st_size, file_sha256(path))}
-    need = msgspec.structs.replace(manifest.engine, sms=())
+    need = msgspec.structs.replace(manifest.engine, compute_capabilities=())
     return msgspec.structs.replace(
         manifest, engines=(theirs, *manifest.engines), files=files, engine=need
     )
@@ -149,11 +151,11 @@ def test_of_two_versions_the_installed_one_runs(bundle: Path, orin: FakeCuda) ->
 def test_finalizing_keeps_the_engines_of_other_gpus(shared: Path) -> None:
     theirs, ours = read_manifest(shared).engines
     again = finalize.finalize(shared).engines
-    assert [engine.sms for engine in again] == [(87,), (89,)]
+    assert [engine.compute_capabilities for engine in again] == [(87,), (89,)]
     assert again[1] == theirs
     assert (shared / theirs.file).read_bytes() == b"native code for another GPU"
     assert theirs.file in read_manifest(shared).files
-    assert ours.sms == (87,)
+    assert ours.compute_capabilities == (87,)
 
 
 def test_an_engine_for_another_gpu_alone(
@@ -165,7 +167,7 @@ def test_an_engine_for_another_gpu_alone(
         edgelm.load(shared)
     # Where several machines share a bundle, what another one compiled meanwhile is not enough.
     done = finalize.finalize(shared, anew=False)
-    assert [engine.sms for engine in done.engines] == [(72,), (89,), (87,)]
+    assert [engine.compute_capabilities for engine in done.engines] == [(72,), (89,), (87,)]
     edgelm.load(shared).close()
 
 

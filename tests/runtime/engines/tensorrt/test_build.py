@@ -37,8 +37,17 @@ def graph(
     ).contract
 
 
-def job(folder: Path, contract: GraphContract, *sms: int, profiles: int = 1) -> Job:
-    return Job(folder / contract.file, contract, RTX, 16, sms=sms, profiles=profiles)
+def job(
+    folder: Path, contract: GraphContract, *compute_capabilities: int, profiles: int = 1
+) -> Job:
+    return Job(
+        folder / contract.file,
+        contract,
+        RTX,
+        16,
+        compute_capabilities=compute_capabilities,
+        profiles=profiles,
+    )
 
 
 @pytest.mark.parametrize(

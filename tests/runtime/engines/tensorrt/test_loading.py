@@ -30,7 +30,7 @@ def test_an_engine_of_another_version(device: Device) -> None:
 def test_an_engine_for_other_gpus(device: Device) -> None:
     message = r"for sm_87, this GPU \(Fake RTX 4060\) is sm_89; compile it here: edge-export --fina"
     with pytest.raises(BadBundle, match=message):
-        device.open(replace(ENGINE, sms=(87,)))
+        device.open(replace(ENGINE, compute_capabilities=(87,)))
 
 
 def test_an_unknown_engine(device: Device) -> None:

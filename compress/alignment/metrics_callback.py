@@ -1,0 +1,52 @@
+"""A callback for TRL: metrics, complete checkpoints, and an error if the loss diverges."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+from edgelm.compress.alignment.run import AlignRun
+from edgelm.errors import Diverged
+
+
+@dataclass(frozen=True, slots=True)
+class AlignStep:
+    """One optimizer step: its number, the total, its loss and TRL's other metrics."""
+
+    step: int
+    steps: int
+    loss: float
+    metrics: dict[str, float]
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes metrics, marks complete checkpoints and stops a diverged run."""
+
+    def __init__(self, run: AlignRun, progress: Callable[[AlignStep], None] | None) -> None:
+        self.run = run
+        self.progress = progress
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        metrics = {name: float(value) for name, value in logs.items()}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise Diverged(
+                    f"{name} is {metrics[name]} at step {state.global_step} of {state.max_steps}: "
+                    f"the training diverged; lower learning_rate ({args.learning_rate:g}), raise "
+                    "warmup, or check the examples"
+                )
+        if state.is_world_process_zero:
+            self.run.add({"step": state.global_step, **metrics})
+            if self.progress:
+                loss = metrics["loss"]
+                self.progress(AlignStep(state.global_step, state.max_steps, loss, metrics))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.run.complete(state.global_step)

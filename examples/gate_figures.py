@@ -1,0 +1,33 @@
+"""Read the quality figures from a bundle's manifest, for example to refuse a bundle in deployment.
+
+Run it with the bundle that `make demo` exports; it loads no model:
+
+    python examples/gate_figures.py build/demo/bundle
+"""
+
+import sys
+from pathlib import Path
+
+from edgelm.bundle import read_manifest
+from edgelm.bundle.gates import GATES
+
+
+def main(bundle: str) -> int:
+    """Print figures beside their limits; 1 if the bundle did not pass."""
+    gate = read_manifest(Path(bundle)).gate
+    if gate is None:
+        print("the manifest has no quality figures")
+        return 1
+    figures, limit = gate.figures, GATES[gate.gate_class]
+    print(f"{gate.gate_class} class, {figures.tokens:,} tokens of {gate.text}")
+    print(f"KL divergence    {figures.kl:.4f} (at most {limit.max_kl})")
+    print(f"top-1 agreement  {figures.top1:.1%} (at least {limit.min_top1:.0%})")
+    print(
+        f"perplexity       ×{figures.perplexity_ratio:.3f} (at most ×{limit.max_perplexity_ratio})"
+    )
+    print("passed" if gate.passed else "not passed")
+    return 0 if gate.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

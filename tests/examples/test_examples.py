@@ -1,0 +1,117 @@
+"""Every program in examples/ runs as its header says, on a tiny model."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_chat import save_tiny_chat
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MAX_LINES = 60
+
+
+def run(name: str, *arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_chat(tmp_path_factory.mktemp("examples-source"))
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A bundle that examples/export_model.py wrote, and what it printed."""
+    folder = tmp_path_factory.mktemp("examples") / "bundle"
+    done = run("export_model.py", source, folder, "int8")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: tuple[Path, str]) -> Path:
+    return exported[0]
+
+
+def test_export_prints_size_and_quality(exported: tuple[Path, str]) -> None:
+    folder, printed = exported
+    assert printed.startswith(f"{folder}: ")
+    assert "KL 0.0" in printed
+
+
+def test_export_says_why_a_result_is_refused(source: Path, tmp_path: Path) -> None:
+    done = run("export_model.py", source, tmp_path / "bundle", "int4")
+    assert done.returncode == 1
+    assert "KL" in done.stdout
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_chat_answers_every_line(bundle: Path) -> None:
+    done = run("chat.py", bundle, text="Why is the sky blue?\nAnd the sea?\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("> ") == 3  # two questions, and the end of the input
+
+
+def test_cancel_stops_or_finishes(bundle: Path) -> None:
+    done = run("cancel.py", bundle, "Why is the sky blue?", 0.0)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[stopped]\n")
+    done = run("cancel.py", bundle, "Why is the sky blue?", 100.0)
+    assert done.stdout.endswith("[finished]\n")
+
+
+@pytest.fixture
+def server(bundle: Path) -> Iterator[str]:
+    command = [sys.executable, str(EXAMPLES / "http_server.py"), str(bundle), "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.terminate()
+    process.wait()
+    process.stdout.close()
+
+
+def test_server_answers_and_refuses(server: str) -> None:
+    messages = [{"role": "user", "content": "Why?"}]
+    with urllib.request.urlopen(server, json.dumps(messages).encode(), timeout=60) as answer:
+        assert answer.status == 200
+        answer.read().decode()  # whole characters only
+    for body in (b"no json", b'[{"role": "user"}]'):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(server, body, timeout=60)
+        assert refused.value.code == 400
+        refused.value.close()
+
+
+def test_plan_prints_a_line_for_every_device(source: Path) -> None:
+    done = run("plan_devices.py", source, "int8", "cpu", "jetson-orin-nano")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [
+        "cpu",
+        "jetson-orin-nano-8gb-super",
+    ]
+
+
+def test_gate_figures_are_those_of_the_manifest(bundle: Path) -> None:
+    done = run("gate_figures.py", bundle)
+    assert done.returncode == 0, done.stderr
+    kl = json.loads((bundle / "bundle.json").read_text())["gate"]["figures"]["kl"]
+    assert f"{kl:.4f}" in done.stdout
+    assert done.stdout.endswith("passed\n")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_tested_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert f"python examples/{path.name}" in text
+    assert f'"{path.name}"' in Path(__file__).read_text()
