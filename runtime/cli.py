@@ -1,4 +1,4 @@
-"""`edge-run`: ask a bundle something, or talk to it."""
+"""`edge-run`: answer a prompt with a bundle, or chat with it."""
 
 import argparse
 import contextlib
@@ -36,9 +36,9 @@ _DEFAULTS = Sampling()
 _SETTINGS = {
     "temperature": "0 is greedy",
     "top-k": "keep the k most probable tokens",
-    "top-p": "keep the most probable tokens that hold this mass",
-    "min-p": "keep tokens at least this share as probable as the best",
-    "typical-p": "keep the most typical tokens that hold this mass",
+    "top-p": "keep the most probable tokens up to this probability mass",
+    "min-p": "drop tokens below this fraction of the highest probability",
+    "typical-p": "keep the most typical tokens up to this probability mass",
     "repetition-penalty": "above 1 repeats less",
     "frequency-penalty": "per use of a token so far",
     "presence-penalty": "once for a token used so far",
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder that edge-export wrote")
-    add("prompt", nargs="?", help="text to answer; - reads standard input")
+    add("prompt", nargs="?", help="prompt; - reads standard input")
     add(
         "--chat",
         action="store_true",
@@ -75,10 +75,10 @@ def parser() -> argparse.ArgumentParser:
     for name, meaning in _SETTINGS.items():
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         add(f"--{name}", type=type(default), metavar="X", help=f"{meaning} (default: {default})")
-    add("--seed", type=int, metavar="N", help="same seed, same text")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
-    add("--max-memory", metavar="SIZE", help="shrink the context to fit, e.g. 1.5GB")
-    add("--threads", type=positive_int, metavar="N", help="default: physical cores")
+    add("--seed", type=int, metavar="N", help="random seed: the same seed gives the same text")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
+    add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add("--stats", action="store_true", help="print tokens and speed to standard error")
     return parser
 
@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _print_anything() -> None:
-    """A terminal that has no such character gets a question mark, not a traceback."""
+    """Print a question mark, not a traceback, where the terminal lacks a character."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -70,7 +70,7 @@ class Chunk:
 class GenerationRequest:
     """What to generate.
 
-    `logprobs` None gives none; n gives each token's own and those of the n best. `cancel` is asked
+    `logprobs` None gives none; n gives each token's own and those of the n best. `cancel` is called
     before every step, and during a long prefill.
     """
 
@@ -149,7 +149,7 @@ class Generator:
 
         Raises:
             Busy: another generation has begun since this one's last step.
-            Cancelled: `cancel` said so while another thread had the session.
+            Cancelled: `cancel` returned true while another thread had the session.
             BadInput: the model is closed.
         """
         with self._exclusive(cancel):
@@ -183,7 +183,7 @@ class Generator:
             self.check_open()
             if self._stepping:  # this thread holds the lock already
                 raise Busy(
-                    "this model is generating; it cannot be asked again from within its own "
+                    "this model is generating; it cannot be used from within its own "
                     "`cancel`; load it a second time"
                 )
             yield
@@ -273,7 +273,7 @@ class Generator:
             return
 
     def _prefill(self, tokens: list[int], cancel: Callable[[], bool]) -> Logits:
-        # At least one token must run: logits are not kept.
+        # At least one token must run: logits are not stored.
         shared = min(_common_prefix(self.session.tokens, tokens), len(tokens) - 1)
         self.session.rewind(shared)
         self.session.cancel_when(lambda: self._closed or cancel())

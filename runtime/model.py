@@ -88,7 +88,7 @@ class LanguageModel:
         try:
             self._read(folder)
         except BaseException:
-            session.close()  # nobody else could: there is no model yet
+            session.close()  # there is no model yet that could
             raise
 
     def _read(self, folder: Path) -> None:
@@ -113,7 +113,7 @@ class LanguageModel:
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
         """Yield the continuation of a prompt as it grows; never half a character.
 
-        This is the text as it stands, without the chat template: see `stream_chat`.
+        The prompt is not put into the chat template: see `stream_chat`.
 
         Raises:
             BadInput: an empty prompt, an invalid option, or a closed model.
@@ -145,7 +145,7 @@ class LanguageModel:
         allow_special: bool = True,
         **options: Unpack[Options],
     ) -> Completion:
-        """Answer a conversation: the assistant's next turn."""
+        """Answer a conversation, or a prompt: return the assistant's next turn."""
         return self._complete(self.chat_tokens(messages, allow_special=allow_special), options)
 
     def stream_tokens(
@@ -171,7 +171,7 @@ class LanguageModel:
 
         Raises:
             BadInput: no chat template, a conversation that it refuses, or, where control tokens
-                are not allowed, one that this tokenizer cannot encode as text.
+                are not allowed, a message that this tokenizer cannot encode as text.
         """
         self._generator.check_open()
         template = self._chat_template()
@@ -242,8 +242,8 @@ def load(
 
     Args:
         bundle: the folder that `edge-export` wrote.
-        max_memory: bytes, or a size such as `"1.5GB"`: the context shrinks until weights, cache,
-            workspace and runtime fit, and a warning says so.
+        max_memory: bytes, or a size such as `"1.5GB"`: the context is reduced until weights,
+            cache, workspace and runtime fit, and a warning is logged.
         threads: threads for matrix products; by default the physical cores.
         check_hashes: compare every file with its hash first.
 
@@ -255,7 +255,7 @@ def load(
         MissingPackage: no engine is installed.
 
     The engine of a pending bundle is compiled first, which takes minutes and happens once. The
-    hash of a compiled engine is compared whatever `check_hashes` says: it is native code.
+    hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
     """
     folder = Path(bundle)
     check_threads(threads)
@@ -286,16 +286,16 @@ def fit_context(manifest: Manifest, budget: int) -> int:
     Raises:
         DoesNotFit: even the shortest needs more, or the context is fixed in the graph.
     """
-    whole = manifest.limits.context
-    if loaded_bytes(manifest, whole) <= budget:
-        return whole
+    full = manifest.limits.context
+    if loaded_bytes(manifest, full) <= budget:
+        return full
     if manifest.graph.cache.capacity is not None:
         raise DoesNotFit(
-            f"this bundle needs about {format_bytes(loaded_bytes(manifest, whole))}, max_memory is "
-            f"{format_bytes(budget)}, and its context of {whole} is fixed in its graph; export it "
+            f"this bundle needs about {format_bytes(loaded_bytes(manifest, full))}, max_memory is "
+            f"{format_bytes(budget)}, and its context of {full} is fixed in its graph; export it "
             "with a shorter --context"
         )
-    shortest = min(_MIN_CONTEXT, whole)
+    shortest = min(_MIN_CONTEXT, full)
     needed = loaded_bytes(manifest, shortest)
     if needed > budget:
         raise DoesNotFit(
@@ -303,12 +303,12 @@ def fit_context(manifest: Manifest, budget: int) -> int:
             f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
         )
     # It grows with the context: the first that does not fit is found by halving.
-    steps = range(shortest, whole, _CONTEXT_STEP)
+    steps = range(shortest, full, _CONTEXT_STEP)
     fitting = bisect_right(steps, budget, key=lambda context: loaded_bytes(manifest, context))
     context = steps[fitting - 1]
     log.warning(
         "context reduced from %d to %d tokens to stay within %s",
-        whole,
+        full,
         context,
         format_bytes(budget),
     )
@@ -360,7 +360,7 @@ def _eos_token_ids(config: dict[str, Any]) -> frozenset[int]:
 
 
 def _default_sampling(config: dict[str, Any], vocab_size: int) -> Sampling:
-    """What the model's authors recommend, if they recommend sampling; else greedy."""
+    """The sampling that the model's authors recommend, else greedy."""
     if not config.get("do_sample"):
         return Sampling()
     known = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")

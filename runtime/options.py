@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
     stop: a string or several: the text ends before the first that occurs.
     stop_tokens: ids of tokens that end the generation.
     logprobs: None, or n: the log-probability of each token and those of the n most probable.
-    cancel: a function that is asked before every token and during a long prefill, or an event.
+    cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
     """
@@ -91,7 +91,7 @@ def _token_array(tokens: object) -> Tokens:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise BadInput(
             f"the prompt's tokens are {_shown(tokens)}, expected token ids: a list or a "
-            "one-dimensional array of whole numbers"
+            "one-dimensional array of integers"
         )
     return array.astype(np.int64)
 
@@ -111,7 +111,7 @@ def _count(name: str, value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise BadInput(f"{name} is {_shown(value)}, expected a whole number or None")
+        raise BadInput(f"{name} is {_shown(value)}, expected an integer or None")
     return int(value)
 
 
@@ -131,9 +131,7 @@ def _stop_tokens(tokens: object) -> frozenset[int]:
     if listed is None or not all(
         isinstance(token, Integral) and not isinstance(token, bool) for token in listed
     ):
-        raise BadInput(
-            f"stop_tokens is {_shown(tokens)}, expected a list of token ids, whole numbers"
-        )
+        raise BadInput(f"stop_tokens is {_shown(tokens)}, expected a list of token ids")
     return frozenset(int(token) for token in listed)
 
 

@@ -54,9 +54,9 @@ class Sampling:
             if not _is_number(value) or not low <= value <= high:
                 raise BadInput(f"{name} is {value!r}, expected a number {expected}")
         if not _is_whole(self.top_k):
-            raise BadInput(f"top_k is {self.top_k!r}, expected a whole number at least 0")
+            raise BadInput(f"top_k is {self.top_k!r}, expected an integer at least 0")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
-            raise BadInput(f"seed is {self.seed!r}, expected a whole number from 0, or None")
+            raise BadInput(f"seed is {self.seed!r}, expected an integer from 0, or None")
         if not isinstance(self.logit_bias, Mapping):
             raise BadInput(
                 f"logit_bias is {self.logit_bias!r}, expected a dict from token id to number"
@@ -82,7 +82,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 def _check_bias(token: object, bias: object, vocab_size: int) -> None:
     if not _is_whole(token):
-        raise BadInput(f"logit_bias names {token!r}, expected a token id, a whole number")
+        raise BadInput(f"logit_bias names {token!r}, expected a token id")
     if not 0 <= token < vocab_size:  # type: ignore[operator]
         raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
     if not _is_number(bias) or (abs(bias) > _MAX_BIAS and bias != -math.inf):  # type: ignore[arg-type]

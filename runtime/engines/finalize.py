@@ -1,7 +1,7 @@
 """Compile a bundle's engine on the device that it is for, check it, and record it in the manifest.
 
 A TensorRT engine runs on the GPU and the version that compiled it. A kill at any moment leaves the
-bundle pending or finished: the engine is moved into place whole, and the manifest after it.
+bundle pending or finished: the engine is moved into place atomically, and the manifest after it.
 """
 
 import errno
@@ -66,8 +66,8 @@ def _finalize(folder: Path, force: bool, progress: Progress) -> Manifest:
     manifest = read_manifest(folder)
     if not manifest.compiles:
         raise BadInput(
-            f"{folder} runs on {manifest.engine.name}, which compiles nothing: there is nothing to "
-            "finalize; run it with edge-run"
+            f"{folder} runs on {manifest.engine.name}, which needs no compiled engine: there is "
+            "nothing to finalize; run it with edge-run"
         )
     _check_writable(folder)
     with exclusive_lock(
@@ -84,7 +84,7 @@ def _finalize(folder: Path, force: bool, progress: Progress) -> Manifest:
 
 @contextmanager
 def _system_errors(folder: Path) -> Iterator[None]:
-    """What the system refuses, as an error of ours that names the file."""
+    """Errors of the operating system, as errors of ours that name the file."""
     try:
         yield
     except OSError as error:
@@ -125,11 +125,11 @@ def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove an engine, or a link in its place; what cannot be removed takes space, no more."""
+    """Remove an engine, or a link in its place; one that cannot be removed only takes space."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:  # also where it is a folder
-        log.debug("%s is left: %s", path, error)
+        log.debug("%s cannot be removed: %s", path, error)
 
 
 def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
@@ -174,7 +174,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
 def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise BadInput(
-            f"{folder} cannot be written to, and its engine is yet to be compiled; copy it to a "
+            f"{folder} is read-only, but its engine must be compiled into it; copy it to a "
             "folder of yours, or run edge-export --finalize as its owner"
         )
 

@@ -47,7 +47,7 @@ class OrtEngine:
 
     Raises:
         MissingPackage: onnxruntime is not installed.
-        BadBundle: a graph that does not load, or that is another than the manifest says.
+        BadBundle: a graph that does not load, or that does not match the manifest.
         BadInput: a capacity other than the graph's own.
         DoesNotFit: there is no memory for the cache.
     """

@@ -85,7 +85,7 @@ class OrtCudaEngine:
             self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
         self._stream.synchronize()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        # Read while the graph is recorded, and then for good: the most that it will ever be.
+        # Read only while the graph is recorded: so it is the largest value that it can have.
         # How far the cache is filled, the kernels read from `last_position`.
         bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
         self._decode_step: _Step | None = self._bind(bound, 1)
@@ -224,7 +224,7 @@ def _load(path: Path) -> Any:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # Growing by what is asked, not by powers of two, which can take twice the memory.
+    # Growing by the requested size, not by powers of two, which can take twice the memory.
     provider = {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested"}
     not_found = _preload()
     try:

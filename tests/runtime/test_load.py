@@ -100,7 +100,7 @@ def test_threads_beyond_use(bundle: Path, threads: int) -> None:
 
 @pytest.mark.parametrize("threads", [True, 2.0, "2"])
 def test_threads_that_are_no_number(bundle: Path, threads: Any) -> None:
-    with pytest.raises(BadInput, match="expected a whole number"):
+    with pytest.raises(BadInput, match="expected an integer"):
         edgelm.load(bundle, threads=threads)
 
 

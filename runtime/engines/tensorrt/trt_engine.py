@@ -175,6 +175,6 @@ def _check(graph: GraphContract, capacity: int) -> None:
 
 
 def _capturable(context: Any, stream: Stream) -> bool:
-    # Where there is nothing to ask, trying tells.
+    # Older versions have no such method: there the capture is tried.
     ask = getattr(context, "is_stream_capturable", None)
     return ask is None or bool(ask(stream.handle))
