@@ -1,7 +1,7 @@
 """The machine's GPU and how fast its memory is: the bound of decoders that run there.
 
-Looked at in a process of its own (`python -m edgelm.bench.gpu` prints JSON), so that the one that
-starts the engines holds nothing of the GPU while they run.
+Measured in a process of its own (`python -m edgelm.bench.gpu` prints JSON), so that the process
+that starts the engines holds no GPU memory while they run.
 """
 
 import json
@@ -12,28 +12,28 @@ from typing import NamedTuple
 
 from edgelm.runtime.engines.cuda import Memory, Stream, find_gpu, free_memory
 
-_MOST = 1 << 30  # bytes copied; a GPU of few gigabytes has less to spare
+_MAX_BYTES = 1 << 30  # bytes copied; a GPU of few gigabytes has less to spare
 _SHARE = 8
 
 
-class Gpu(NamedTuple):
+class MeasuredGpu(NamedTuple):
     """Its name, and GB/s that its memory moves, bytes read and bytes written."""
 
     name: str
     gb_s: float
 
 
-def look_at_gpu() -> Gpu | None:
+def measure_gpu() -> MeasuredGpu | None:
     """The GPU that CUDA puts first; None where there is none, no driver or no cuda-bindings."""
     command = [sys.executable, "-m", "edgelm.bench.gpu"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return Gpu(**json.loads(done.stdout)) if done.returncode == 0 else None
+    return MeasuredGpu(**json.loads(done.stdout)) if done.returncode == 0 else None
 
 
 def gpu_bandwidth(*, repeats: int = 10) -> float:
     """GB/s of the best of a few copies of memory far larger than any cache."""
     free, _ = free_memory()
-    size = min(_MOST, free // _SHARE)
+    size = min(_MAX_BYTES, free // _SHARE)
     stream = Stream()
     source, target = (Memory(size, "the measurement of bandwidth") for _ in range(2))
     stream.zero(source.address, size)
@@ -48,4 +48,4 @@ def gpu_bandwidth(*, repeats: int = 10) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(Gpu(find_gpu().name, gpu_bandwidth())._asdict()))
+    print(json.dumps(MeasuredGpu(find_gpu().name, gpu_bandwidth())._asdict()))

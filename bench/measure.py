@@ -1,8 +1,8 @@
 """Run the measurements: raw samples only, no statistics.
 
-Every engine lives in a process of its own for the whole run and takes turns with the others:
-round by round, test by test, engine by engine, so that a slow minute of the machine hits all
-alike. The first round warms up and is thrown away. Loading is measured in fresh processes.
+Every engine has a process of its own for the whole run. Engines take turns: round by round, test
+by test, engine by engine, so that a slow minute of the machine affects all of them. The first
+round warms up and is discarded. Loading is measured in fresh processes.
 """
 
 import contextlib
@@ -10,31 +10,33 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgelm.bench.peers.engines import Absent, Contender
-from edgelm.bench.quality import Quality
+from edgelm.bench.peers.engines import MeasuredEngine, SkippedEngine
 from edgelm.bench.worker import Worker
 from edgelm.bench.workload import Test
 from edgelm.bundle.gates import Figures
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import EdgeLMError
 
+if TYPE_CHECKING:
+    from edgelm.bench.quality import Quality  # imports torch
+
 log = logging.getLogger(__name__)
 
 _WARM_UP_TOKENS = 32  # generated in the first round, at each test's depth
-_MOST_LOADS = 3
+_MAX_LOADS = 3
 
 
 @dataclass
 class Samples:
-    """What one engine's runs gave, in milliseconds.
+    """What one engine's runs took, in milliseconds.
 
-    `windows` are start and end of each run, its cache's filling included, in `perf_counter`'s
-    seconds: what the sensors saw then is this engine's.
+    `windows` are start and end of each run, including the filling of its cache, in seconds of
+    `perf_counter`: sensor readings in a window belong to this engine.
     """
 
-    contender: Contender
+    engine: MeasuredEngine
     loaded: dict[str, Any]
     load_ms: list[float]
     figures: Figures | None = None
@@ -46,78 +48,80 @@ class Samples:
 
 
 def measure(
-    contenders: list[Contender],
+    engines: list[MeasuredEngine],
     tests: list[Test],
     *,
     rounds: int,
     context: int,
     threads: int,
-    quality: Callable[[], Quality] | None,
+    quality: Callable[[], "Quality"] | None,
     sensors: Sampler | None = None,
-) -> tuple[list[Samples], list[Absent]]:
-    """Measure every contender; one that fails is reported, and the others go on.
+) -> tuple[list[Samples], list[SkippedEngine]]:
+    """Measure every engine; one that fails is reported, and the others continue.
 
-    The sensors watch the rounds only: neither loading nor quality.
+    The sensors cover the rounds only: neither loading nor quality.
     """
-    failed: list[Absent] = []
+    failed: list[SkippedEngine] = []
     results: list[Samples] = []
     with contextlib.ExitStack() as stack:
         running: list[tuple[Worker, Samples]] = []
-        for contender in contenders:
+        for engine in engines:
             try:
-                worker, samples = _start(contender, rounds, context, threads, stack)
+                worker, samples = _start(engine, rounds, context, threads, stack)
             except EdgeLMError as error:
-                failed.append(Absent(contender.name, f"failed: {error}"))
+                failed.append(SkippedEngine(engine.name, f"failed: {error}"))
                 continue
             running.append((worker, samples))
         with sensors or contextlib.nullcontext():
             failed += _rounds(running, tests, rounds)
-        judge = None
+        comparison = None
         for worker, samples in running:
             try:
-                # Before quality: rows of logits for a whole text are no part of serving.
+                # Before quality: serving never holds the logits of a whole text.
                 samples.memory = worker.ask("memory")
                 if quality is not None:
-                    log.info("quality of %s", samples.contender.name)
-                    judge = judge or quality()
-                    samples.figures = judge.of(worker)
+                    log.info("measuring the quality of %s", samples.engine.name)
+                    comparison = comparison or quality()
+                    samples.figures = comparison.measure(worker)
             except EdgeLMError as error:
-                failed.append(Absent(samples.contender.name, f"failed: {error}"))
+                failed.append(SkippedEngine(samples.engine.name, f"failed: {error}"))
                 continue
             results.append(samples)
     return results, failed
 
 
-def _rounds(running: list[tuple[Worker, Samples]], tests: list[Test], rounds: int) -> list[Absent]:
+def _rounds(
+    running: list[tuple[Worker, Samples]], tests: list[Test], rounds: int
+) -> list[SkippedEngine]:
     """All rounds of all tests; an engine that fails leaves `running`."""
-    failed: list[Absent] = []
+    failed: list[SkippedEngine] = []
     for number in range(rounds + 1):
         for test in tests:
             for worker, samples in list(running):
-                name = samples.contender.name
+                name = samples.engine.name
                 turn = f"round {number}/{rounds}" if number else "warm-up"
                 log.info("%s %s, %s", turn, test.name, name)
                 try:
                     _run(worker, samples, test, keep=number > 0)
                 except EdgeLMError as error:
-                    failed.append(Absent(name, f"failed: {error}"))
+                    failed.append(SkippedEngine(name, f"failed: {error}"))
                     running.remove((worker, samples))
     return failed
 
 
 def _start(
-    contender: Contender, rounds: int, context: int, threads: int, stack: contextlib.ExitStack
+    engine: MeasuredEngine, rounds: int, context: int, threads: int, stack: contextlib.ExitStack
 ) -> tuple[Worker, Samples]:
-    path = contender.prepare()
+    path = engine.prepare()
     options = {"path": str(path), "context": context, "threads": threads}
     loads: list[float] = []
-    for attempt in range(min(rounds, _MOST_LOADS)):
-        log.info("loading %s (%d)", contender.name, attempt + 1)
-        with Worker(contender.module, contender.python) as worker:
+    for attempt in range(min(rounds, _MAX_LOADS)):
+        log.info("loading %s (%d)", engine.name, attempt + 1)
+        with Worker(engine.module, engine.python) as worker:
             loads.append(worker.ask("load", options=options)["load_ms"])
-    worker = stack.enter_context(Worker(contender.module, contender.python))
+    worker = stack.enter_context(Worker(engine.module, engine.python))
     loaded = worker.ask("load", options=options)
-    return worker, Samples(contender, loaded, [*loads, loaded["load_ms"]])
+    return worker, Samples(engine, loaded, [*loads, loaded["load_ms"]])
 
 
 def _run(worker: Worker, samples: Samples, test: Test, *, keep: bool) -> None:

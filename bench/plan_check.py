@@ -12,7 +12,7 @@ import msgspec
 
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples, measure
-from edgelm.bench.peers.engines import bundle_contenders
+from edgelm.bench.peers.engines import bundle_engines
 from edgelm.bench.random_model import RandomShape, save_random_model
 from edgelm.bench.report.statistics import percentile
 from edgelm.bench.workload import Test, context_needed
@@ -127,7 +127,7 @@ def _bundle(shape: RandomShape, scratch: Path, context: int) -> Path:
 
 def _measured(bundle: Path, *, rounds: int, context: int, threads: int) -> Samples:
     samples, failed = measure(
-        bundle_contenders({bundle: read_manifest(bundle)}),
+        bundle_engines({bundle: read_manifest(bundle)}),
         [_PROMPT, _DECODE],
         rounds=rounds,
         context=context,

@@ -14,7 +14,6 @@ _EXTRAS = {
     "datasets": "compress",
     "gguf": "export",
     "huggingface_hub": "export",
-    "matplotlib": "bench",
     "onnx": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",

@@ -19,7 +19,7 @@ def main(model: str, precision: str, devices: list[str]) -> None:
     spec = read_spec(model)
     print(f"{'device':<30} {'memory':>9} {'first token':>12} {'tokens/s (80% range)':>24}")
     for device in devices:
-        plan = edgelm.plan(spec, load_profile(device), Request(precision))
+        plan = edgelm.plan(spec, load_profile(device), PlanRequest(precision))
         rate = plan.tokens_per_second
         speed = f"{rate.value:.0f} ({rate.low:.0f} to {rate.high:.0f})"
         memory, first = f"{plan.total_bytes / 1e9:.2f} GB", f"{plan.prefill_ms.value:.0f} ms"

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgelm.bench.peers.install import interpreter, missing_reason
+from edgelm.bench.peers.install import (
+    OPTIMUM,
+    SHARED,
+    Environment,
+    interpreter,
+    missing_reason,
+)
 from edgelm.bench.peers.sources import Sources
 from edgelm.bundle import Manifest
 from edgelm.errors import UnknownName
@@ -14,7 +20,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 
 @dataclass(frozen=True)
-class Contender:
+class MeasuredEngine:
     """One engine with one model file, before it is started.
 
     spec: of its model; None is that of the report's first bundle.
@@ -28,8 +34,8 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Absent:
-    """A peer that was asked for and cannot run."""
+class SkippedEngine:
+    """An engine that was requested and could not be measured."""
 
     name: str
     reason: str
@@ -40,6 +46,7 @@ class _Peer:
     module: str
     package: str
     variants: dict[str, Callable[[Sources], Path]]
+    environment: Environment = SHARED
 
 
 STATIC_CACHE = "transformers-static"  # the one that runs on a GPU
@@ -55,63 +62,80 @@ PEERS: dict[str, _Peer] = {
     "transformers": _Peer(
         "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
     ),
+    "optimum": _Peer(
+        "edgelm.bench.engines.optimum_worker",
+        "optimum.onnxruntime",
+        {"fp32": Sources.optimum, "int8": Sources.optimum_int8},
+        OPTIMUM,
+    ),
     STATIC_CACHE: _Peer(
         "edgelm.bench.engines.static_cache_worker", "transformers", {"fp16": Sources.huggingface}
     ),
 }
 
 
-def bundle_contenders(manifests: dict[Path, Manifest]) -> list[Contender]:
+def bundle_engines(manifests: dict[Path, Manifest]) -> list[MeasuredEngine]:
     """Ours; the name says the mixture of precisions, and more where names would be the same."""
-    contenders = [_bundle_contender(*item) for item in manifests.items()]
-    names = Counter(contender.name for contender in contenders)
+    engines = [_bundle_engine(*item) for item in manifests.items()]
+    names = Counter(engine.name for engine in engines)
     return [
         replace(one, name=f"{one.name} ({folder})") if names[one.name] > 1 else one
-        for one, folder in zip(contenders, manifests, strict=True)
+        for one, folder in zip(engines, manifests, strict=True)
     ]
 
 
-def _bundle_contender(folder: Path, manifest: Manifest) -> Contender:
+def _bundle_engine(folder: Path, manifest: Manifest) -> MeasuredEngine:
     kinds = Counter(describe(p).split()[0] for p in manifest.precision.values())
     mixture = "+".join(sorted(kinds))
     name = f"edgelm {mixture} {folder.resolve().name}"
-    return Contender(
+    return MeasuredEngine(
         name, "edgelm.bench.engines.edgelm_worker", None, lambda: folder, manifest.spec
     )
 
 
-def peer_contenders(
+def peer_environments(names: list[str]) -> list[Environment]:
+    """The environments that these peers run in."""
+    return list(dict.fromkeys(_peer(name).environment for name in names))
+
+
+def peer_engines(
     names: list[str], sources: Sources | None
-) -> tuple[list[Contender], list[Absent]]:
-    """The peers asked for, and those among them that are not installed."""
-    present: list[Contender] = []
-    absent: list[Absent] = []
+) -> tuple[list[MeasuredEngine], list[SkippedEngine]]:
+    """The requested peers, and those of them that are not installed."""
+    present: list[MeasuredEngine] = []
+    skipped: list[SkippedEngine] = []
     for name in names:
-        if name not in PEERS:
-            raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
-        peer = PEERS[name]
-        if reason := missing_reason(peer.package):
-            absent.append(Absent(name, reason))
+        peer = _peer(name)
+        if reason := missing_reason(peer.package, peer.environment):
+            skipped.append(SkippedEngine(name, reason))
             continue
         assert sources is not None
         variants = dict(peer.variants)
         if name == "llama.cpp" and _is_quantized(sources):
             variants["source as it is"] = lambda sources: sources.gguf("source")
         present += [
-            Contender(
+            MeasuredEngine(
                 f"{name} {variant}",
                 peer.module,
-                interpreter(),
+                interpreter(peer.environment),
                 lambda make=make: make(sources),  # type: ignore[misc]
                 sources.checkpoint.spec,
             )
             for variant, make in variants.items()
         ]
-    return present, absent
+    return present, skipped
+
+
+def _peer(name: str) -> _Peer:
+    if name not in PEERS:
+        raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
+    return PEERS[name]
 
 
 def _is_quantized(sources: Sources) -> bool:
-    """Whether the source is a GGUF file of fewer bits than its weights' own type."""
+    """Whether the source is a GGUF model of fewer bits than its weights' own type."""
     checkpoint = sources.checkpoint
-    size = checkpoint.path.stat().st_size if checkpoint.is_gguf else 0
-    return 0 < size < 1.5 * checkpoint.spec.parameters
+    if not checkpoint.is_gguf:
+        return False
+    size = sum(path.stat().st_size for path in checkpoint.weight_files)
+    return size < 1.5 * checkpoint.spec.parameters

@@ -13,7 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 from edgelm.bench.engines.protocol import Engine, synthetic
-from edgelm.bench.gpu import look_at_gpu
+from edgelm.bench.gpu import measure_gpu
 from edgelm.bench.workload import Test, context_needed
 
 _WARM, _STEPS = 8, 48
@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tests = [Test("tg", _WARM + _STEPS, depth) for depth in arguments.depths]
     options = {"context": context_needed(tests), "threads": None}
-    gpu = look_at_gpu()
+    gpu = measure_gpu()
     where = f"{gpu.name}, moves {gpu.gb_s:,.0f} GB/s" if gpu else "no GPU"
     print(f"{where}; medians of {_STEPS} steps, context {options['context']:,}\n")
     print("| engine | version | depth | prompt ms | step ms | tokens/s |")

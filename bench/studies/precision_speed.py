@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from edgelm.bench.measure import measure
-from edgelm.bench.peers.engines import bundle_contenders
+from edgelm.bench.peers.engines import bundle_engines
 from edgelm.bench.workload import context_needed, workload
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8, describe
@@ -55,18 +55,18 @@ def precision_speeds(
                 gate="off",
                 context=context,
             )
-        contenders = [
-            replace(contender, name=names[path])
-            for contender, path in zip(bundle_contenders(manifests), manifests, strict=True)
+        engines = [
+            replace(engine, name=names[path])
+            for engine, path in zip(bundle_engines(manifests), manifests, strict=True)
         ]
         samples, failed = measure(
-            contenders, tests, rounds=rounds, context=context, threads=threads, quality=None
+            engines, tests, rounds=rounds, context=context, threads=threads, quality=None
         )
     for one in failed:
         log.warning("%s: %s", one.name, one.reason)
     prefill, decode = tests
     return {
-        one.contender.name: Speed(
+        one.engine.name: Speed(
             1000 * prompt / median(one.prefill_ms[prefill]),
             1000 / median([ms for steps in one.steps_ms[decode] for ms in steps]),
         )

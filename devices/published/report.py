@@ -5,7 +5,10 @@ from pathlib import Path
 
 from edgelm.devices.published.judge import Prediction, Ranges, Score, scores
 from edgelm.devices.published.rows import Table
-from edgelm.errors import MissingPackage
+from edgelm.page.axes import Axis
+from edgelm.page.drawing import drawing
+from edgelm.page.svg import Plot
+from edgelm.page.xy_plot import Guide, Series, xy_plot
 
 _HEAD = "| rows | n | median error | inside the range |\n|---|---:|---:|---:|"
 
@@ -37,7 +40,8 @@ def write_report(
     left_out = [f"| {reason} | {count} |" for reason, count in table.left_out.items()]
     parts += ["Rows left out:", "\n".join(["| reason | rows |\n|---|---:|", *left_out])]
     (folder / "errors.md").write_text("\n\n".join(parts) + "\n")
-    _plot(folder / "predicted.svg", unseen)
+    plots = [_plot(unseen, kind) for kind in ("decode", "prefill")]
+    (folder / "predicted.svg").write_text(drawing("Predicted against measured", plots))
 
 
 def _device_table(predictions: Sequence[Prediction]) -> str:
@@ -56,38 +60,33 @@ def _device_table(predictions: Sequence[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def _plot(path: Path, predictions: Sequence[Prediction]) -> None:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingPackage("the plot needs matplotlib; pip install 'edgelm[bench]'") from None
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2), ("decode", "prefill"), strict=True):
-        chosen = [one for one in predictions if one.observation.kind == kind]
-        engines = sorted({one.observation.row.engine for one in chosen})
-        for engine in engines:
-            ones = [one for one in chosen if one.observation.row.engine == engine]
-            axes.loglog(
-                [one.observation.measured_ms for one in ones],
-                [one.predicted_ms for one in ones],
-                "o",
-                markersize=4,
-                alpha=0.6,
-                label=engine,
-            )
-        edges = [min(one.observation.measured_ms for one in chosen) / 1.5] if chosen else [1.0]
-        edges += [max((one.observation.measured_ms for one in chosen), default=10.0) * 1.5]
-        axes.plot(edges, edges, "k-", linewidth=1)
-        for factor in (0.9, 1.1):
-            axes.plot(edges, [edge * factor for edge in edges], "k:", linewidth=0.8)
-        axes.set(
-            xlabel=f"measured {kind}, ms",
-            ylabel="predicted without the device, ms",
-            title=kind,
+def _plot(predictions: Sequence[Prediction], kind: str) -> Plot:
+    chosen = [one for one in predictions if one.observation.kind == kind]
+    # Both kinds list every engine, so that one has the same color in both.
+    engines = sorted({one.observation.row.engine for one in predictions})
+    series = [
+        Series(
+            engine,
+            tuple(
+                (one.observation.measured_ms, one.predicted_ms)
+                for one in chosen
+                if one.observation.row.engine == engine
+            ),
+            style="points",
         )
-        if engines:
-            axes.legend(fontsize=7)
-    # The same rows give the same file; text stays text, which is also smaller.
-    with mpl.rc_context({"svg.hashsalt": "edgelm", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+        for engine in engines
+    ]
+    times = [one.observation.measured_ms for one in chosen] or [1.0]
+    ends = (min(times) / 1.5, max(times) * 1.5)
+    # Exact, and off by a tenth either way.
+    guides = [
+        Guide(f"{share:g}", points=((ends[0], share * ends[0]), (ends[1], share * ends[1])))
+        for share in (0.9, 1.0, 1.1)
+    ]
+    return xy_plot(
+        kind,
+        Axis(f"measured {kind}, ms", log=True),
+        Axis("predicted without the device, ms", log=True),
+        series,
+        guides=guides,
+    )

@@ -1,17 +1,17 @@
-"""A tiny bundle to measure, and contenders that only pretend."""
+"""A tiny bundle to measure, and engines that only pretend."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgelm.bench.peers.engines import Contender
+from edgelm.bench.peers.engines import MeasuredEngine
 from edgelm.export.pipeline import export_model
 from tests.tiny_chat import save_tiny_chat
 
 ROOT = Path(__file__).parents[2]
 
-FakeContender = Callable[[str], Contender]
+FakeEngineMaker = Callable[[str], MeasuredEngine]
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +37,12 @@ def int8_bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeContender:
-    """Contenders of tests/bench/fake_worker.py, in real processes of their own."""
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngineMaker:
+    """Engines of tests/bench/fake_worker.py, in real processes of their own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def make(name: str) -> Contender:
-        return Contender(name, "tests.bench.fake_worker", None, lambda: Path(name))
+    def make(name: str) -> MeasuredEngine:
+        return MeasuredEngine(name, "tests.bench.fake_worker", None, lambda: Path(name))
 
     return make
 

@@ -6,8 +6,9 @@ import msgspec
 
 from edgelm.bench.machine import Machine
 from edgelm.bench.measure import Samples
-from edgelm.bench.peers.engines import Absent, Contender
-from edgelm.bench.report.report import Report, make_report
+from edgelm.bench.peers.engines import MeasuredEngine, SkippedEngine
+from edgelm.bench.report.records import Report
+from edgelm.bench.report.report import make_report
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import Manifest
 from edgelm.bundle.gates import Figures
@@ -43,7 +44,7 @@ def samples(name: str, *, figures: Figures | None = FIGURES, slower: float = 1.0
     if name.startswith("edgelm"):
         loaded |= {"hash_ms": 3.0, "tokenizer_ms": 4.0}
     return Samples(
-        contender=Contender(name, "module", None, lambda: Path()),
+        engine=MeasuredEngine(name, "module", None, lambda: Path()),
         loaded=loaded,
         load_ms=[10.0, 30.0, 20.0],
         figures=figures,
@@ -104,7 +105,7 @@ def watched(
 def report(
     manifest: Manifest,
     *others: Samples,
-    absent: tuple[Absent, ...] = (),
+    absent: tuple[SkippedEngine, ...] = (),
     ours: Samples | None = None,
     sensors: Sampler | None = None,
     machine: Machine = MACHINE,

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edgelm.bench.cli import main
-from edgelm.bench.report.report import Report
+from edgelm.bench.report.records import Report
 from edgelm.bundle import read_manifest, write_manifest
 from edgelm.devices.sensors import Reader, Sampler
 from edgelm.export.pipeline import export_model

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgelm.bench.gpu import gpu_bandwidth, look_at_gpu
+from edgelm.bench.gpu import gpu_bandwidth, measure_gpu
 from edgelm.errors import MissingPackage
 from edgelm.runtime.engines import cuda
 from edgelm.runtime.engines.cuda import find_gpu
@@ -30,9 +30,9 @@ def test_what_is_there_is_found_and_what_is_not_is_none() -> None:
     try:
         name = find_gpu().name
     except MissingPackage:
-        assert look_at_gpu() is None
+        assert measure_gpu() is None
         return
-    found = look_at_gpu()
+    found = measure_gpu()
     assert found is not None
     assert found.name == name
     assert found.gb_s > 1

@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 
 from edgelm.bench.measure import Samples, measure
-from edgelm.bench.peers.engines import Contender, bundle_contenders
+from edgelm.bench.peers.engines import MeasuredEngine, bundle_engines
 from edgelm.bench.quality import Quality
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import read_manifest
@@ -18,21 +18,21 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import MissingPackage
 from edgelm.export.source.text import GATE
-from tests.bench.conftest import FakeContender
+from tests.bench.conftest import FakeEngineMaker
 
 PP, TG, DEEP = Job("pp", 6), Job("tg", 3), Job("tg", 3, 4)
 CONTEXT = 32
 
 
 def run(
-    contenders: list[Contender],
+    engines: list[MeasuredEngine],
     tests: list[Job],
     rounds: int = 2,
     quality: Callable[[], Quality] | None = None,
     sensors: Sampler | None = None,
 ) -> tuple[dict[str, Samples], dict[str, str]]:
     samples, absent = measure(
-        contenders,
+        engines,
         tests,
         rounds=rounds,
         context=CONTEXT,
@@ -41,7 +41,7 @@ def run(
         sensors=sensors,
     )
     return (
-        {one.contender.name: one for one in samples},
+        {one.engine.name: one for one in samples},
         {one.name: one.reason for one in absent},
     )
 
@@ -54,7 +54,7 @@ def quality(source: Path, bundle: Path) -> Callable[[], Quality]:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_one_sample_a_round_without_the_warm_up(fake: FakeContender, rounds: int) -> None:
+def test_one_sample_a_round_without_the_warm_up(fake: FakeEngineMaker, rounds: int) -> None:
     samples, absent = run([fake("good")], [PP, TG, DEEP], rounds)
     one = samples["good"]
     assert absent == {}
@@ -72,7 +72,7 @@ def test_one_sample_a_round_without_the_warm_up(fake: FakeContender, rounds: int
 
 
 def test_loads_in_fresh_processes_are_at_most_three(
-    fake: FakeContender, calls: Callable[[], list[str]]
+    fake: FakeEngineMaker, calls: Callable[[], list[str]]
 ) -> None:
     samples, _ = run([fake("good")], [PP], rounds=7)
     assert calls().count("good load") == 4
@@ -80,7 +80,7 @@ def test_loads_in_fresh_processes_are_at_most_three(
 
 
 def test_engines_take_turns_within_each_test_of_each_round(
-    fake: FakeContender, calls: Callable[[], list[str]]
+    fake: FakeEngineMaker, calls: Callable[[], list[str]]
 ) -> None:
     run([fake("one"), fake("two")], [PP, replace(PP, tokens=9)], rounds=2)
     ran = [call.split() for call in calls() if "prefill" in call]
@@ -88,7 +88,7 @@ def test_engines_take_turns_within_each_test_of_each_round(
     assert [f"{name} {count}" for name, _, count, *_ in ran] == turns * 3
 
 
-def test_every_kept_run_has_its_window(fake: FakeContender) -> None:
+def test_every_kept_run_has_its_window(fake: FakeEngineMaker) -> None:
     before = time.perf_counter()
     samples, _ = run([fake("one"), fake("two")], [PP, TG], rounds=3)
     windows = [
@@ -102,7 +102,7 @@ def test_every_kept_run_has_its_window(fake: FakeContender) -> None:
 
 
 def test_sensors_watch_the_rounds_only(
-    fake: FakeContender, calls: Callable[[], list[str]], quality: Callable[[], Quality]
+    fake: FakeEngineMaker, calls: Callable[[], list[str]], quality: Callable[[], Quality]
 ) -> None:
     seen: list[set[str]] = []
 
@@ -120,7 +120,7 @@ def test_sensors_watch_the_rounds_only(
 
 
 def test_a_contender_that_does_not_load_is_reported_and_the_rest_go_on(
-    fake: FakeContender,
+    fake: FakeEngineMaker,
 ) -> None:
     samples, absent = run([fake("fails-to-load"), fake("good")], [PP])
     assert list(samples) == ["good"]
@@ -135,7 +135,7 @@ def test_a_contender_that_does_not_load_is_reported_and_the_rest_go_on(
     ],
 )
 def test_a_contender_that_fails_later_drops_out(
-    fake: FakeContender, name: str, reason: str
+    fake: FakeEngineMaker, name: str, reason: str
 ) -> None:
     samples, absent = run([fake(name), fake("good")], [PP, TG])
     assert list(samples) == ["good"]
@@ -143,7 +143,7 @@ def test_a_contender_that_fails_later_drops_out(
     assert [len(runs) for runs in samples["good"].steps_ms.values()] == [2]
 
 
-def test_a_model_that_cannot_be_prepared_is_reported(fake: FakeContender) -> None:
+def test_a_model_that_cannot_be_prepared_is_reported(fake: FakeEngineMaker) -> None:
     def prepare() -> Path:
         raise MissingPackage("the converter is not installed")
 
@@ -154,7 +154,7 @@ def test_a_model_that_cannot_be_prepared_is_reported(fake: FakeContender) -> Non
 
 
 def test_a_contender_that_cannot_be_judged_does_not_stop_the_others(
-    fake: FakeContender, quality: Callable[[], Quality]
+    fake: FakeEngineMaker, quality: Callable[[], Quality]
 ) -> None:
     samples, absent = run([fake("fails-in-logits"), fake("good")], [PP], quality=quality)
     assert samples["good"].figures is not None
@@ -168,7 +168,7 @@ def test_bundles_are_measured_and_judged(
     bundle: Path, int8_bundle: Path, quality: Callable[[], Quality]
 ) -> None:
     folders = (bundle, int8_bundle)
-    ours = bundle_contenders({folder: read_manifest(folder) for folder in folders})
+    ours = bundle_engines({folder: read_manifest(folder) for folder in folders})
     samples, absent = run(ours, [PP, TG, DEEP], quality=quality)
     assert absent == {}
     assert list(samples) == ["edgelm fp32 tiny-fp32", "edgelm int8 tiny-int8"]
@@ -184,7 +184,7 @@ def test_bundles_are_measured_and_judged(
 
 
 def test_a_uniform_engine_is_as_far_as_its_logits_say(
-    fake: FakeContender, quality: Callable[[], Quality], source: Path
+    fake: FakeEngineMaker, quality: Callable[[], Quality], source: Path
 ) -> None:
     samples, _ = run([fake("good")], [PP], rounds=1, quality=quality)
     figures = samples["good"].figures

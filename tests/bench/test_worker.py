@@ -7,14 +7,14 @@ import pytest
 
 from edgelm.bench.worker import Worker, WorkerFailed, _visible_package
 from edgelm.bundle import read_manifest
-from tests.bench.conftest import FakeContender
+from tests.bench.conftest import FakeEngineMaker
 from tests.bench.fake_worker import VOCAB
 from tests.export.graphs import cpu_session
 
 
-def start(fake: FakeContender, name: str) -> Worker:
-    contender = fake(name)
-    return Worker(contender.module, contender.python)
+def start(fake: FakeEngineMaker, name: str) -> Worker:
+    engine = fake(name)
+    return Worker(engine.module, engine.python)
 
 
 def load(worker: Worker, name: str) -> dict[str, object]:
@@ -49,7 +49,7 @@ def test_edgelm_s_own_worker_measures_a_bundle(bundle: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_engine_s_error_is_told_and_the_worker_lives_on(fake: FakeContender) -> None:
+def test_an_engine_s_error_is_told_and_the_worker_lives_on(fake: FakeEngineMaker) -> None:
     with start(fake, "fails-to-decode") as worker:
         load(worker, "fails-to-decode")
         with pytest.raises(WorkerFailed, match="RuntimeError: cannot decode"):
@@ -57,19 +57,19 @@ def test_an_engine_s_error_is_told_and_the_worker_lives_on(fake: FakeContender) 
         assert worker.ask("prefill", tokens=2, depth=0, vocab_size=VOCAB)["ms"] >= 0
 
 
-def test_an_unknown_verb_is_an_error(fake: FakeContender) -> None:
+def test_an_unknown_verb_is_an_error(fake: FakeEngineMaker) -> None:
     with start(fake, "good") as worker, pytest.raises(WorkerFailed, match="KeyError: 'dance'"):
         worker.ask("dance")
 
 
-def test_a_process_that_ends_leaves_its_last_words(fake: FakeContender) -> None:
+def test_a_process_that_ends_leaves_its_last_words(fake: FakeEngineMaker) -> None:
     with start(fake, "dies-in-prefill") as worker:
         load(worker, "dies-in-prefill")
         with pytest.raises(WorkerFailed, match="the process ended: out of memory"):
             worker.ask("prefill", tokens=2, depth=0, vocab_size=VOCAB)
 
 
-def test_a_process_killed_between_two_questions(fake: FakeContender) -> None:
+def test_a_process_killed_between_two_questions(fake: FakeEngineMaker) -> None:
     with start(fake, "good") as worker:
         load(worker, "good")
         worker._process.kill()  # what the kernel does when memory runs out
@@ -86,7 +86,7 @@ def test_a_module_that_cannot_be_imported() -> None:
         worker.ask("memory")
 
 
-def test_what_libraries_print_does_not_disturb_the_protocol(fake: FakeContender) -> None:
+def test_what_libraries_print_does_not_disturb_the_protocol(fake: FakeEngineMaker) -> None:
     with start(fake, "chatty") as worker:
         assert load(worker, "chatty")["version"] == "1.0"
         assert worker.ask("prefill", tokens=2, depth=0, vocab_size=VOCAB)["ms"] >= 0
@@ -94,7 +94,7 @@ def test_what_libraries_print_does_not_disturb_the_protocol(fake: FakeContender)
 
 
 def test_workers_see_no_network_and_send_no_telemetry(
-    fake: FakeContender, monkeypatch: pytest.MonkeyPatch
+    fake: FakeEngineMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     with start(fake, "good") as worker:
@@ -111,7 +111,7 @@ def test_a_peer_s_interpreter_sees_the_workers_and_nothing_else_of_ours(tmp_path
     assert (package / "bench" / "engines" / "protocol.py").is_file()
 
 
-def test_closing_removes_the_scratch_folder(fake: FakeContender) -> None:
+def test_closing_removes_the_scratch_folder(fake: FakeEngineMaker) -> None:
     with start(fake, "good") as worker:
         scratch = Path(worker._scratch.name)
         assert scratch.is_dir()

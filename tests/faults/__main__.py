@@ -31,11 +31,13 @@ def main() -> int:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                kill_often(case, Path(folder), kills, options.seed)
-                verdict = "good"
+                tally = kill_often(case, Path(folder), kills, options.seed)
+                verdict = f"good; {tally.killed} died, output old {tally.old}, new {tally.new}"
             except Exception as error:
                 failed, verdict = 1, f"FAILED: {error}"
-        print(f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}")
+        print(
+            f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}", flush=True
+        )
     return failed
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.peers.engines import PEERS, bundle_contenders, peer_contenders
+from edgelm.bench.peers.engines import PEERS, bundle_engines, peer_engines
 from edgelm.bench.peers.install import interpreter, missing_reason, peers_folder
 from edgelm.bench.peers.sources import Source, Sources
 from edgelm.bundle import read_manifest
@@ -22,21 +22,21 @@ def sources(source: Path, tmp_path: Path) -> Sources:
 
 def test_a_bundle_s_name_says_its_precision(bundle: Path, int8_bundle: Path) -> None:
     manifests = {path: read_manifest(path) for path in (bundle, int8_bundle)}
-    names = [contender.name for contender in bundle_contenders(manifests)]
+    names = [engine.name for engine in bundle_engines(manifests)]
     assert names == ["edgelm fp32 tiny-fp32", "edgelm int8 tiny-int8"]
 
 
 def test_the_folder_at_hand_has_a_name_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle)
-    [contender] = bundle_contenders({Path(): read_manifest(Path())})
-    assert contender.name == "edgelm fp32 tiny-fp32"
+    [engine] = bundle_engines({Path(): read_manifest(Path())})
+    assert engine.name == "edgelm fp32 tiny-fp32"
 
 
 def test_peers_that_are_not_installed_are_absent_with_a_reason(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELM_PEERS", str(tmp_path / "nowhere"))
-    present, absent = peer_contenders(list(PEERS), sources)
+    present, absent = peer_engines(list(PEERS), sources)
     assert present == []
     names = ["llama.cpp", "onnxruntime-genai", "transformers", "transformers-static"]
     assert [peer.name for peer in absent] == names
@@ -64,23 +64,23 @@ def test_an_environment_that_is_broken(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unknown_peer(sources: Sources) -> None:
     message = "unknown peer 'ollama'; known: llama.cpp, onnxruntime-genai, transformers,"
     with pytest.raises(UnknownName, match=message):
-        peer_contenders(["transformers", "ollama"], sources)
+        peer_engines(["transformers", "ollama"], sources)
 
 
 def test_peers_run_with_their_own_interpreter(
     sources: Sources, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELM_PEERS", str(make_peers(tmp_path / "peers", "exit 0")))
-    present, absent = peer_contenders(list(PEERS), sources)
+    present, absent = peer_engines(list(PEERS), sources)
     assert absent == []
-    assert [contender.name for contender in present] == [
+    assert [engine.name for engine in present] == [
         "llama.cpp Q4_0",
         "llama.cpp Q4_K_M",
         "onnxruntime-genai int4",
         "transformers bf16",
         "transformers-static fp16",
     ]
-    assert {contender.python for contender in present} == {tmp_path / "peers" / "bin" / "python"}
+    assert {engine.python for engine in present} == {tmp_path / "peers" / "bin" / "python"}
     assert present[-1].prepare() == source
 
 
@@ -93,7 +93,7 @@ def test_a_quantized_gguf_source_also_runs_as_it_is(
     for kind, expected in (("Q8_0", True), ("F16", False)):
         path = write_gguf(model, tmp_path / f"{kind}.gguf", kind)
         sources = Sources(Source(open_checkpoint(path), kind), tmp_path / "cache")
-        present, _ = peer_contenders(["llama.cpp"], sources)
+        present, _ = peer_engines(["llama.cpp"], sources)
         as_it_is = [c for c in present if c.name == "llama.cpp source as it is"]
         assert [c.prepare() for c in as_it_is] == [path] * expected
 
