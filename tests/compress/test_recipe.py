@@ -61,9 +61,9 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
-        ('teacher = "t"\n[distill]\n', r"no data: give `data = \[\.\.\.\]`, or a \[synthesize\]"),
+        ('teacher = "t"\n[distill]\n', r"no data: set `data = \[\.\.\.\]`, or a \[synthesize\]"),
         (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
-        (f"{LEAST}[correct]\n[vocabulary]\n", "makes no student: it needs"),
+        (f"{LEAST}[correct]\n[vocabulary]\n", "produces no student: it needs"),
     ],
 )
 def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
@@ -154,7 +154,7 @@ def test_precisions_are_what_the_engine_supports(tmp_path: Path) -> None:
     assert precisions("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(64))
     assert precisions("jetson-orin-nano") == (Int4(64, symmetric=True), Int8(32))
     orin = "jetson-orin-nano"
-    with pytest.raises(BadInput, match=f"TensorRT, which {orin} runs, has no zero points"):
+    with pytest.raises(BadInput, match=f"TensorRT, the engine of {orin}, has no zero points"):
         precisions(orin, "symmetric = false")
     with pytest.raises(BadInput, match="has int8 with one scale per output channel only"):
         precisions(orin, "group_size = 64")

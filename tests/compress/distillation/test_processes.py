@@ -1,4 +1,4 @@
-"""Training killed and resumed, and shared by two processes: the result of one undisturbed run.
+"""Training killed and resumed, and shared by two processes: the result of one uninterrupted run.
 
 Starting a process costs more than its training, so what need not die runs here, and one start of
 two processes does several jobs.
@@ -38,13 +38,13 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_here(tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_here(tmp_path_factory.mktemp("uninterrupted"))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Jobs of two processes: one undisturbed, two sharded ones killed after step 5 and resumed."""
+    """Jobs of two processes: one uninterrupted, two sharded, killed after step 5 and resumed."""
     folder = tmp_path_factory.mktemp("two")
     whole, shards, quantized = (folder / name for name in ("whole", "shards", "quantized"))
     for each in (whole, shards, quantized):
@@ -60,31 +60,31 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("how", ["die_at=5", "die_saving=6"])
-def test_kill_9_and_resume(tmp_path: Path, undisturbed: dict[str, Any], how: str) -> None:
+def test_kill_9_and_resume(tmp_path: Path, uninterrupted: dict[str, Any], how: str) -> None:
     assert run_elsewhere(f"{tmp_path},{how}") == -9
     resumed = run_here(tmp_path)
-    assert resumed["losses"] == [one for one in undisturbed["losses"] if one[0] > 4]
-    assert same(resumed["weights"], undisturbed["weights"])
+    assert resumed["losses"] == [one for one in uninterrupted["losses"] if one[0] > 4]
+    assert same(resumed["weights"], uninterrupted["weights"])
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert sorted(names) == ["settings.json", "step-00000008"]
 
 
-def check_near(folder: Path, undisturbed: dict[str, Any], first: int = 0) -> None:
+def check_near(folder: Path, uninterrupted: dict[str, Any], first: int = 0) -> None:
     both = result(folder)
-    expected = undisturbed["losses"][first:]
+    expected = uninterrupted["losses"][first:]
     assert [step for step, _ in both["losses"]] == [step for step, _ in expected]
     for (_, ours), (_, theirs) in zip(both["losses"], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
-    for key, tensor in undisturbed["weights"].items():
+    for key, tensor in uninterrupted["weights"].items():
         torch.testing.assert_close(both["weights"][key], tensor, rtol=0, atol=2e-5)
 
 
-def test_two_processes_equal_one(two: Path, undisturbed: dict[str, Any]) -> None:
-    check_near(two / "whole", undisturbed)
+def test_two_processes_equal_one(two: Path, uninterrupted: dict[str, Any]) -> None:
+    check_near(two / "whole", uninterrupted)
 
 
-def test_two_shards_equal_one_and_resume(two: Path, undisturbed: dict[str, Any]) -> None:
-    check_near(two / "shards", undisturbed, first=4)
+def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any]) -> None:
+    check_near(two / "shards", uninterrupted, first=4)
 
 
 def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
