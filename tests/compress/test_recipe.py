@@ -61,7 +61,10 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
-        ('teacher = "t"\n[distill]\n', r"no data: set `data = \[\.\.\.\]`, or a \[synthesize\]"),
+        (
+            'teacher = "t"\n[distill]\n',
+            r"no data: set `data = \[\.\.\.\]`, or add a \[synthesize\]",
+        ),
         (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
         (f"{LEAST}[correct]\n[vocabulary]\n", "produces no student: it needs"),
     ],
@@ -69,6 +72,23 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
 def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        ("importance", 'tokens = "mean"', "tokens is now called sequence_reduction"),
+        ("importance", 'over_samples = "l2"', "over_samples is now called batch_reduction"),
+        ("importance", 'layers = "influence"', '"influence" is now "block_influence"'),
+        ("prune", "fold_heads = true", "fold_heads is now called merge_pruned_heads"),
+        ("search", "scored = 8", "scored is now called candidates"),
+        ("search", "rounds = 2", "rounds is now called kd_rounds"),
+        ("search", "least = 0.5", "least is now called min_ratio"),
+    ],
+)
+def test_renamed_fields_are_named(tmp_path: Path, table: str, old: str, new: str) -> None:
+    with pytest.raises(BadInput, match=rf"recipe\.toml: \[{table}\] .*{new}"):
+        read_recipe(written(tmp_path, f"{LEAST}[{table}]\n{old}\n"))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     assert str(raised.value) == f"unknown task {text!r}; known: {known}"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("last-word", "last_word"), ("choice", "multiple_choice")]
+)
+def test_a_renamed_kind_is_named(old: str, new: str) -> None:
+    with pytest.raises(UnknownName, match=f"{old}: is now called {new}:; rename it"):
+        parse_tasks([f"{old}:lambada.jsonl"])
+
+
 @pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval"}))
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path, kind: str) -> None:
     text = f"{kind}:{tmp_path / 'absent.jsonl'}"
