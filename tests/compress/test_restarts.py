@@ -27,6 +27,7 @@ from tests.compress.recipes import (
     write_recipe,
 )
 from tests.compress.training import same
+from tests.forks import run_forked
 
 USUAL = ("seed = 3\n", CORRECT, PRUNE, DISTILL, QAD, EVALUATE)
 EVERYTHING = (
@@ -43,10 +44,10 @@ EVERYTHING = (
 
 def run(*arguments: str, processes: int = 1) -> int:
     """Run a recipe elsewhere; the group dies with its launcher."""
-    module = ["-m", "tests.compress.run_recipe", *arguments]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        module = [*launcher, f"--nproc_per_node={processes}", *module]
+    if processes == 1:
+        return run_forked("tests.compress.run_recipe", *arguments)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    module = [*launcher, "-m", "tests.compress.run_recipe", *arguments]
     with subprocess.Popen(
         [sys.executable, *module],
         stdout=subprocess.DEVNULL,
@@ -130,7 +131,7 @@ def test_kill_9_and_start_again(folder: Path, tmp_path: Path, when: str) -> None
     assert not student.exists()
     said: list[str] = []
     record = compress_model(read_recipe(recipe), student, report=said.append)
-    assert f"{when.partition(':')[0]}: going on" in said
+    assert f"{when.partition(':')[0]}: resuming" in said
     assert same(weights_of(student), weights_of(undisturbed(folder)))
     expected, _ = again(folder, *USUAL)
     assert record.evaluation == expected.evaluation

@@ -2,8 +2,6 @@
 
 import errno
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, same, teacher_and_student, train, weights
+from tests.forks import run_forked
 from tests.models import TINY, tiny_model
 
 QAD = (Int4(16), Int8(16))
@@ -116,18 +115,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert same(weights(student), expected)
 
 
-def run(folder: Path, *options: str, launcher: tuple[str, ...] = ()) -> int:
-    command = [
-        sys.executable,
-        "-m",
-        *launcher,
-        "tests.compress.run_training",
-        str(folder),
-        *options,
-    ]
-    if launcher:
-        command = [sys.executable, "-m", *launcher, "-m", *command[len(launcher) + 2 :]]
-    return subprocess.run(command, capture_output=True, check=False, timeout=300).returncode
+def run(folder: Path, *options: str, processes: int = 1) -> int:
+    return run_forked("tests.compress.run_training", str(folder), *options, processes=processes)
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -154,9 +143,6 @@ def test_kill_9_and_start_again(
     assert sorted(names) == ["settings.json", "step-00000008"]
 
 
-TWO = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
-
-
 def check_near(folder: Path, undisturbed: dict[str, Any], first: int = 0) -> None:
     both = result(folder)
     expected = undisturbed["losses"][first:]
@@ -168,16 +154,16 @@ def check_near(folder: Path, undisturbed: dict[str, Any], first: int = 0) -> Non
 
 
 def test_two_processes_equal_one(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    assert run(tmp_path, "--micro-batch", "2", launcher=TWO) == 0
+    assert run(tmp_path, "--micro-batch", "2", processes=2) == 0
     check_near(tmp_path, undisturbed)
 
 
 def test_two_shards_equal_one_and_resume(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     sharded = ("--micro-batch", "2", "--sharded")
-    assert run(tmp_path, *sharded, "--die-at", "5", launcher=TWO) != 0
+    assert run(tmp_path, *sharded, "--die-at", "5", processes=2) != 0
     saved = tmp_path / "checkpoints" / "step-00000004"
     assert len(list(saved.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "a file a process"
-    assert run(tmp_path, *sharded, launcher=TWO) == 0
+    assert run(tmp_path, *sharded, processes=2) == 0
     check_near(tmp_path, undisturbed, first=4)
 
 
@@ -187,8 +173,8 @@ def test_two_shards_round_as_one_and_resume(tmp_path: Path) -> None:
         folder.mkdir()
     assert run(one, "--rounded") == 0
     sharded = ("--rounded", "--micro-batch", "2", "--sharded")
-    assert run(two, *sharded, "--die-at", "5", launcher=TWO) != 0
-    assert run(two, *sharded, launcher=TWO) == 0
+    assert run(two, *sharded, "--die-at", "5", processes=2) != 0
+    assert run(two, *sharded, processes=2) == 0
     check_near(two, result(one), first=4)
 
 
