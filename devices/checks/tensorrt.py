@@ -52,7 +52,7 @@ def dialect(context: Context) -> Verdict | None:
     if wanted.before and numbers(version) >= wanted.before:
         return warning(
             f"{found}a version before {_text(wanted.before)}",
-            why="its graph uses basic operators, for older versions; this one has faster ones",
+            why="its graph uses basic operators for older versions; newer ones are faster",
             fix=_REBUILD.format(wanted.other),
         )
     return ok(f"TensorRT {version} builds the {name} dialect")

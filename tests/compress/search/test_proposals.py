@@ -194,7 +194,7 @@ def test_nothing_meets_the_budget() -> None:
     message = str(raised.value)
     assert f"no shape down to 60% of the model meets the budget on {ORIN.name}" in message
     assert f"the closest, {nearest}, exceeds: speed: " in message
-    assert "tokens/s where 1,000,000 are asked. Relax a limit" in message
+    assert "tokens/s predicted, 1,000,000 required. Relax a limit" in message
 
 
 def test_no_shape_has_kernels() -> None:
