@@ -46,6 +46,7 @@ peers: setup
 
 docs: setup
 	$(BIN)/python -m tests.cli_reference > docs/reference/cli.md
+	$(BIN)/python -m tests.schema_reference docs/reference
 
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
