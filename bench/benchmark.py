@@ -14,7 +14,8 @@ from edgelm.bench.peers.sources import Source, Sources, find_source
 from edgelm.bench.report.html import html
 from edgelm.bench.report.markdown import markdown, table
 from edgelm.bench.report.notes import why_invalid
-from edgelm.bench.report.report import Report, make_report, write_json
+from edgelm.bench.report.records import Report
+from edgelm.bench.report.report import make_report, write_json
 from edgelm.bench.workload import Test, context_needed
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.detection.threads import physical_cores
