@@ -19,7 +19,7 @@ _ROWS = 256
 
 
 class Quality:
-    """The source's hidden states on a text; made once, compared with every engine."""
+    """The source's hidden states on a text: computed once, compared with every engine."""
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Path, text: Path, context: int) -> None:
         passage = read_passage(
@@ -30,8 +30,8 @@ class Quality:
         )
         self.judge = Judge.of(Reference(checkpoint), passage)
 
-    def of(self, worker: Worker) -> Figures:
-        """Distance of a loaded engine from the source."""
+    def measure(self, worker: Worker) -> Figures:
+        """How far a loaded engine's logits are from the source's."""
         distance = Distance()
         reference, passage = self.judge.reference, self.judge.passage
         head = reference.head()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgelm.export.pipeline import export_model
     from edgelm.runtime import Completion, LanguageModel, Message, Options, Piece, Sampling, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Completion",

@@ -1,4 +1,4 @@
-"""What is known of a deployment before any work: the planner's question and its answer."""
+"""The planner's question and answer: what a deployment will cost, before any work is done."""
 
 import msgspec
 
@@ -7,22 +7,23 @@ from edgelm.quantize.precision import KvType
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A predicted figure and the range that holds the truth in about 80% of cases."""
+    """A predicted value, and the range that holds the true one in about 80% of cases."""
 
     value: float
     low: float
     high: float
 
     def per_second(self, count: float = 1.0) -> "Estimate":
-        """The rate of `count` things in this many milliseconds."""
+        """The rate of `count` items per this many milliseconds."""
         return Estimate(*(1e3 * count / ms for ms in (self.value, self.high, self.low)))
 
 
 class PlanRequest(msgspec.Struct, frozen=True):
-    """What is asked of a device. `precision` is a name of edgelm.quantize.precision or `auto`.
+    """What a deployment should be. `precision` is a name of edgelm.quantize.precision or `auto`.
 
-    `engine` and `power_mode` are the device's first and its fastest where None. The prompt's
-    length is what the time to the first token is of, and the depth at which decoding is timed.
+    With None, `engine` is the first of the profile and `power_mode` its default. `prompt` is the
+    length in tokens for which the time to the first token is predicted, and the depth at which
+    decoding is timed.
     """
 
     precision: str = "auto"
@@ -39,14 +40,14 @@ class PlanRequest(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What the device will be given and what that costs; every figure is an estimate.
+    """The chosen configuration and its predicted costs; every figure is an estimate.
 
     `prefill_ms` is the time to the first token of a prompt of `prompt` tokens, `decode_ms` the
-    time of a token after them, `joules_per_token` its energy where a power is known. `binds` is
-    what the token waits for most: memory bandwidth, per-layer overhead or, over the budget,
-    memory. `packed_bytes` is what an engine keeps of the weights beside the file it maps.
-    `missing` says what stands in the way, and every line of `advice` on its own removes it.
-    `basis` says what the speeds were derived from, `notes` what is not in the figures.
+    time of one token after it, `joules_per_token` its energy if the power is known. `binds` is
+    the bottleneck of decoding: memory bandwidth, per-layer overhead or, over the budget, memory.
+    `packed_bytes` are copies of weights that an engine holds beside the mapped file. `missing`
+    lists what the request lacks; each line of `advice` is a change that is enough by itself.
+    `basis` is the source of the speeds; `notes` are warnings that the figures do not show.
     """
 
     target: str
@@ -79,22 +80,29 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def total_bytes(self) -> int:
-        """Memory while it runs, at its peak."""
+        """Peak memory while it runs."""
         weights = self.weight_bytes + self.packed_bytes
         return weights + self.kv_bytes + self.workspace_bytes + self.runtime_bytes
 
     @property
     def tokens_per_second(self) -> Estimate:
-        """The decode rate of all sequences together."""
+        """Decode rate, summed over all sequences."""
         return self.decode_ms.per_second(self.batch)
 
     @property
     def works(self) -> bool:
-        """It fits and is as fast as was asked."""
+        """Whether it fits in memory and is as fast as requested."""
         return self.fits and self.fast_enough
 
+    @property
+    def verdict(self) -> str:
+        """One phrase: `fits`, `does not fit` or `too slow`."""
+        if not self.fits:
+            return "does not fit"
+        return "fits" if self.fast_enough else "too slow"
+
     def table(self) -> str:
-        """The plan for people."""
+        """The plan as text, one figure a line."""
         rows = [
             ("target", f"{self.target}, {self.power_mode} ({self.engine}, {self.dialect} dialect)"),
             ("precision", f"{self.precision}, {self.kv} cache, context {self.context:,}"),
@@ -106,12 +114,12 @@ class Plan(msgspec.Struct, frozen=True):
             ("runtime", format_bytes(self.runtime_bytes)),
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
             ("to build", format_bytes(self.build_bytes)),
-            ("first token", f"{_range(self.prefill_ms)} ms after a prompt of {self.prompt:,}"),
+            ("first token", f"{_range(self.prefill_ms)} ms, prompt of {self.prompt:,} tokens"),
             ("decode", f"{_range(self.tokens_per_second)} tokens/s, bound by {self.binds}"),
         ]
         if self.joules_per_token:
-            rows.append(("energy", f"{_range(self.joules_per_token)} J a token"))
-        rows.append(("works", "yes" if self.works else "no"))
+            rows.append(("energy", f"{_range(self.joules_per_token)} J per token"))
+        rows.append(("verdict", self.verdict))
         rows += [("missing", one) for one in self.missing]
         rows += [("note", one) for one in self.notes]
         if not self.packed_bytes:
@@ -127,5 +135,5 @@ def _range(estimate: Estimate) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, and never an exponent above one."""
+    """A number with three significant digits, or all digits of a large one."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""`edge-devices`: what devices are, what a model will cost on one, what is wrong with this one."""
+"""`edge-devices`: device profiles, plans, detection of this machine and its problems."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.cli import format_bytes, positive_int, run_command, size_argument
+from edgelm.cli import positive_int, run_command, size_argument
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import KV_BYTES
 
@@ -18,7 +18,7 @@ examples:
   edge-devices plan HuggingFaceTB/SmolLM2-135M-Instruct --target jetson-orin-nano --min-tok-s 30
   edge-devices doctor bundle/
 
-Your own profiles go before ours: EDGELM_PROFILES=folder, and `calibrate` writes one.
+Profiles in the folders of EDGELM_PROFILES replace built-in ones; `calibrate` writes one.
 exit codes: 0 done, 1 nothing fits or the doctor found an error, 2 bad input
 """
 
@@ -27,41 +27,63 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="edge-devices",
-        description="Device profiles, plans, detection, calibration and a doctor.",
+        description="Look up devices, predict what a model costs on one, examine this machine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    listing = verbs.add_parser("list", help="every known device")
+    listing = verbs.add_parser("list", help="all known devices")
     _json(listing)
 
-    show = verbs.add_parser("show", help="one profile: its numbers and where they are from")
+    show = verbs.add_parser("show", help="one device profile, with the source of every number")
     show.add_argument("name", help="a target or one of its aliases")
     _json(show)
 
-    plan = verbs.add_parser("plan", help="what a model costs on a device, and what would fit")
+    plan = verbs.add_parser("plan", help="predict memory, speed and energy of a model on a device")
     _plan_options(plan)
     _json(plan)
 
-    detect = verbs.add_parser("detect", help="what this machine is")
+    detect = verbs.add_parser("detect", help="identify this machine")
     _json(detect)
 
-    doctor = verbs.add_parser("doctor", help="what is wrong on this machine, and how to fix it")
-    doctor.add_argument("bundle", nargs="?", type=Path, help="a bundle that is to run here")
+    doctor = verbs.add_parser("doctor", help="find problems of this machine, and how to fix them")
+    doctor.add_argument(
+        "bundle", nargs="?", type=Path, help="also check that this bundle can run here"
+    )
     _json(doctor)
 
-    calibrate = verbs.add_parser("calibrate", help="measure this machine and write its profile")
-    calibrate.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder (default: EDGELM_PROFILES' first)"
+    calibrate = verbs.add_parser(
+        "calibrate", help="measure this machine and write its device profile"
     )
-    calibrate.add_argument("--threads", type=positive_int, metavar="N", help="physical cores")
+    calibrate.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to write to (default: the first of EDGELM_PROFILES)",
+    )
+    calibrate.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="threads to measure with (default: physical cores)",
+    )
 
     fit = verbs.add_parser("fit", help="fit the cost model to published measurements")
-    fit.add_argument("rows", type=Path, help="CSV of published measurements")
-    fit.add_argument("--judge", type=Path, metavar="CSV", help="only predict these rows, unfitted")
-    fit.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the coefficients")
-    fit.add_argument("--report", type=Path, metavar="DIR", help="write the table and the plot")
+    fit.add_argument("rows", type=Path, help="CSV file of published measurements")
+    fit.add_argument(
+        "--judge",
+        type=Path,
+        metavar="CSV",
+        help="do not fit; predict these rows and report the errors",
+    )
+    fit.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file to write the coefficients to"
+    )
+    fit.add_argument(
+        "--report", type=Path, metavar="DIR", help="folder to write a table and a plot to"
+    )
     return parser
 
 
@@ -71,17 +93,39 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 def _plan_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="Hugging Face folder, hub id, .gguf file or bundle; only its configuration")
-    add("--target", required=True, help="device: `edge-devices list`")
-    add("--precision", default="auto", help="only this one (default: every one of the device)")
-    add("--kv", choices=list(KV_BYTES), help="only this cache type")
-    add("--context", type=positive_int, metavar="N", help="tokens the cache holds")
-    add("--prompt", type=positive_int, default=512, metavar="N", help="default: 512")
-    add("--batch", type=positive_int, default=1, metavar="N", help="sequences (default: 1)")
-    add("--engine", help="engine of the device (default: its first)")
-    add("--power-mode", metavar="MODE", help="default: the device's fastest")
-    add("--min-tok-s", type=float, metavar="X", help="decode rate that must be reached")
-    add("--max-memory", type=size_argument, metavar="SIZE", help="e.g. 4GB (default: the device's)")
+    add(
+        "model",
+        help="Hugging Face folder, hub id, .gguf file or bundle; only its configuration is read",
+    )
+    add("--target", required=True, help="a device name from `edge-devices list`")
+    add(
+        "--precision", default="auto", help="only this precision (default: all that the device has)"
+    )
+    add("--kv", choices=list(KV_BYTES), help="only this type of KV cache")
+    add("--context", type=positive_int, metavar="N", help="context length in tokens")
+    add(
+        "--prompt",
+        type=positive_int,
+        default=512,
+        metavar="N",
+        help="prompt length in tokens (default: 512)",
+    )
+    add(
+        "--batch",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="number of sequences (default: 1)",
+    )
+    add("--engine", help="engine of the device (default: the first of its profile)")
+    add("--power-mode", metavar="MODE", help="power mode of the device (default: the fastest)")
+    add("--min-tok-s", type=float, metavar="X", help="minimum decode speed in tokens/s")
+    add(
+        "--max-memory",
+        type=size_argument,
+        metavar="SIZE",
+        help="memory budget, e.g. 4GB (default: what the device leaves free)",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
 
 
@@ -93,17 +137,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(arguments: argparse.Namespace) -> None:
     from edgelm.devices.profile import load_profiles
+    from edgelm.devices.profile_text import device_table
 
     profiles = load_profiles()
     if arguments.json:
         print(_as_json(profiles))
         return
-    print(f"{'target':<27} {'memory':>9} {'bandwidth':>10}  {'engine':<18} also called")
-    for one in profiles:
-        size = format_bytes(one.memory.bytes.value) if one.memory.bytes else "this one's"
-        rate = f"{one.mode().bandwidth_gb_s.value:,.0f} GB/s"
-        aliases = ", ".join(one.aliases)
-        print(f"{one.name:<27} {size:>9} {rate:>10}  {one.engines[0].name:<18} {aliases}".rstrip())
+    print(device_table(profiles))
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -116,8 +156,8 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from edgelm.devices.planner.plan import choices, plan
-    from edgelm.devices.planner.plan_text import choice_table, shape_table
-    from edgelm.devices.planner.shapes import nearest_shapes
+    from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
+    from edgelm.devices.planner.smaller_models import smaller_models
     from edgelm.devices.profile import load_profile
     from edgelm.planning import PlanRequest
 
@@ -136,14 +176,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     spec = _spec(arguments.model, arguments.revision)
     ranked = choices(spec, profile, request)
     best = ranked[0]
-    shapes = [] if best.works else nearest_shapes(spec, profile, request)
+    smaller = [] if best.works else smaller_models(spec, profile, request)
     if arguments.json:
-        print(_as_json({"works": best.works, "choices": ranked, "shapes": shapes}))
+        print(_as_json({"works": best.works, "choices": ranked, "shapes": smaller}))
         return 0 if best.works else 1
     chosen = msgspec.structs.replace(request, precision=best.precision, kv=best.kv)
     print(choice_table(ranked), plan(spec, profile, chosen).table(), sep="\n\n")
     if not best.works:
-        print(shape_table(shapes), sep="\n")
+        print(smaller_models_table(smaller), sep="\n")
     return 0 if best.works else 1
 
 
@@ -188,7 +228,9 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     if arguments.judge:
         if arguments.output:
-            raise BadInput("--judge predicts rows that were not fitted and writes no coefficients")
+            raise BadInput(
+                "--judge fits nothing, so there are no coefficients to write; leave out --output"
+            )
         judge_rows(arguments.rows, arguments.judge, arguments.report)
     else:
         fit_rows(arguments.rows, arguments.output, arguments.report)

@@ -1,23 +1,42 @@
-"""A profile for people: its numbers, and where each is from."""
+"""Device profiles as text: a table of all, and one with the source of every number."""
+
+from collections.abc import Sequence
 
 from edgelm.devices.profile import Figure, PowerMode, Profile
 
 _MARKS = {"given": "", "measured": ", measured", "derived": ", derived"}
 
 
+def device_table(profiles: Sequence[Profile]) -> str:
+    """One line for each device: target, name, memory, bandwidth, engine and other names."""
+    rows = [("target", "device", "memory", "bandwidth", "engine", "also called")]
+    for one in profiles:
+        memory = f"{one.memory.bytes.value / 2**30:.0f} GB" if one.memory.bytes else "-"
+        rate = f"{one.mode().bandwidth_gb_s.value:,.0f} GB/s"
+        engine, aliases = one.engines[0].name, ", ".join(one.aliases)
+        rows.append((one.name, one.title, memory, rate, engine, aliases))
+    target, device, engine = (max(len(row[column]) for row in rows) for column in (0, 1, 4))
+    lines = (
+        f"{row[0]:<{target}}  {row[1]:<{device}}  {row[2]:>6}  {row[3]:>10}  {row[4]:<{engine}}  "
+        f"{row[5]}".rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
 def describe(profile: Profile) -> str:
-    """Every figure with its source; derived, assumed and unverified ones say so."""
+    """One profile; derived, assumed and unverified figures are marked."""
     lines = [f"{profile.name}: {profile.title}"]
     if profile.aliases:
         lines.append(f"also called {', '.join(profile.aliases)}")
     compute = f", SM{profile.sm}" if profile.sm else ""
     lines += [f"{profile.form}, {profile.architecture}{compute}", ""]
     memory = profile.memory
-    size = _figure(memory.bytes, 1e-9, "GB") if memory.bytes else "what this machine has"
+    size = _figure(memory.bytes, 2**-30, "GiB") if memory.bytes else "that of this machine"
     lines += [
         _row("memory", f"{memory.kind}, {size}"),
-        _row("  reserved", _figure(memory.reserved_bytes, 1e-9, "GB")),
-        _row("  left", f"{profile.budget_bytes / 1e9:.1f} GB"),
+        _row("  reserved", _figure(memory.reserved_bytes, 2**-30, "GiB")),
+        _row("  available", f"{profile.budget_bytes / 2**30:.1f} GiB"),
     ]
     for mode in profile.power_modes:
         lines += _mode(mode, default=mode.name == profile.power_mode)
@@ -40,7 +59,7 @@ def describe(profile: Profile) -> str:
 
 
 def _mode(mode: PowerMode, *, default: bool) -> list[str]:
-    lines = [_row("power mode", mode.name + (" (planned for)" if default else ""))]
+    lines = [_row("power mode", mode.name + (" (default for plans)" if default else ""))]
     lines.append(_row("  bandwidth", _figure(mode.bandwidth_gb_s, 1, "GB/s")))
     for name, figure in mode.dense_tflops.items():
         lines.append(_row(f"  dense {name}", _figure(figure, 1, "T operations/s")))

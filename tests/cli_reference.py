@@ -1,4 +1,4 @@
-"""The command-line reference, from the parsers themselves: `make docs` writes docs/reference/cli.md."""
+"""The command-line reference, from the parsers themselves (`make docs`)."""
 
 import argparse
 import os

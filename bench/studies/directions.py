@@ -26,9 +26,11 @@ import torch
 from bench.studies.recovery import SHAPES, WEIGHTS
 from edgelm.bench.machine import describe_machine
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, pack, read_documents
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, pack
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer
@@ -220,7 +222,7 @@ class _Bench:
         if any(
             name in (claim.better, claim.worse) for claim in CLAIMS if claim.figure == "accuracy"
         ):
-            tasks = parse_tasks([f"last-word:{self.options.passages}"])
+            tasks = parse_tasks([f"last_word:{self.options.passages}"])
             scores = evaluate(student, self.tokenizer, tasks, limit=self.options.limit)
             figures["accuracy"] = next(iter(scores.values())).value
         found[str(seed)] = figures

@@ -26,8 +26,10 @@ import torch
 from bench.studies.recovery import SHAPES
 from edgelm.bench.machine import describe_machine
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, pack, read_documents
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, pack
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune

@@ -20,9 +20,11 @@ import torch
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack, read_documents
-from edgelm.compress.distillation.train import Distillation, distill
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.train import distill
+from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.export.cache import Kept
 from edgelm.export.quantize.methods import METHODS
@@ -128,7 +130,7 @@ def _rounded(
 
 
 def _report(name: str, model: Model, teacher: Model, rows: torch.Tensor) -> None:
-    found = distance_to_teacher(model.to(torch.bfloat16), teacher, rows)
+    found = teacher_agreement(model.to(torch.bfloat16), teacher, rows)
     kl, same = found["kl"], found["top1"]
     print(f"{name:<18} KL {kl.value:.4f} ± {kl.error:.4f}, top-1 {same.value:.1%}", flush=True)
 

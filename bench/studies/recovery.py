@@ -23,11 +23,13 @@ from edgelm import __version__
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
 from edgelm.cli import run_command
-from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack, read_documents
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
-from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
-from edgelm.compress.pruning.importance import Importance, score, spec_of
+from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model, spec_of
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 
@@ -245,8 +247,8 @@ def _record(
         teacher_sha256=teacher.sha256(),
         teacher_parameters=teacher.spec.parameters,
         parameters=spec.parameters,
-        teacher_shape=msgspec.structs.asdict(Shape.of(teacher.spec)),
-        shape=msgspec.structs.asdict(Shape.of(spec)),
+        teacher_shape=msgspec.structs.asdict(Shape.from_spec(teacher.spec)),
+        shape=msgspec.structs.asdict(Shape.from_spec(spec)),
         stages=tuple(stages),
         edgelm_version=__version__,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgelm.checkpoint.student import Figure, StudentRecord
 from edgelm.compress.run.plots import importance_plots, search_plot, training_plots
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.files.staging import replace_file
 from edgelm.page.axes import short_number
 from edgelm.page.page import (

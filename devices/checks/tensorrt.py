@@ -52,7 +52,7 @@ def dialect(context: Context) -> Verdict | None:
     if wanted.before and numbers(version) >= wanted.before:
         return warning(
             f"{found}a version before {_text(wanted.before)}",
-            why="its graph uses basic operators, for older versions; this one has faster ones",
+            why="its graph uses basic operators for older versions; newer ones are faster",
             fix=_REBUILD.format(wanted.other),
         )
     return ok(f"TensorRT {version} builds the {name} dialect")
@@ -70,7 +70,7 @@ def jetpack_support(context: Context) -> Verdict | None:
         if release is None or (7, 2) <= release < (7, 2, 2):
             return unknown(
                 f"whether TensorRT {version} is supported here; it needs JetPack 7.2.2",
-                why=f"JetPack is {jetson.jetpack or 'not known'}; its point release could not be read",
+                why=f"JetPack is {jetson.jetpack or 'not known'}; its point release is unknown",
             )
         if release >= (7, 2, 2):
             return ok(f"TensorRT {version} is supported on JetPack {jetson.jetpack}")

@@ -1,6 +1,6 @@
-"""The one planner: what a device will be given, what it costs, whether it fits.
+"""The planner: chooses precision, cache and context for a device, and predicts what they cost.
 
-Arithmetic on a DecoderSpec and a profile, no weights; the times are the cost model's (cost.py).
+Arithmetic on a DecoderSpec and a profile, without weights; times come from the cost model.
 """
 
 import math
@@ -28,11 +28,11 @@ from edgelm.quantize.precision import (
 )
 from edgelm.spec.decoder import DecoderSpec
 
-# `auto` ends between int4 and int8; on small models, where 4 bits hurt most, about here.
+# `auto` ends between int4 and int8; about here on small models, which need more 8-bit matrices.
 _AUTO_BITS = 6.5
 _MASKED_CONTEXT = 4096
-_MIN_CONTEXT = 2  # one token seen, one more to say
-# Best first: how near a precision is to the source.
+_MIN_CONTEXT = 2  # one token of a prompt and one that is generated
+# Closest to the source model first.
 _QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
 _NARROW = {
     "fp32": "fp32",
@@ -45,12 +45,12 @@ _NARROW = {
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
-    """Choose precision, cache and context for a device and predict what they cost.
+    """Choose precision, cache and context for a device, and predict memory, speed and energy.
 
     Raises:
         UnknownName: an engine, power mode, precision or cache type that the device does not have.
-        BadInput: a context beyond the model's, a request that contradicts itself, or a decoder
-            whose shape the engine's kernels do not take.
+        BadInput: a context beyond the model's, a value out of range, or a decoder whose shape the
+            engine's kernels do not support.
     """
     _check(request)
     estimate = _estimate(spec, profile, request)
@@ -64,10 +64,10 @@ def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
 
 
 def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[Plan]:
-    """Every precision and cache that the device's engine has, as the request leaves them open.
+    """A plan for every precision and cache type of the engine that the request allows.
 
-    What works comes first, by nearness to the source and then by speed; then what fits but is
-    too slow, fastest first; then what does not fit, smallest first.
+    Plans that meet the request come first, the closest to the source model before faster ones;
+    then those that are too slow, fastest first; then those that do not fit, smallest first.
     """
     _check(request)
     engine = profile.engine(request.engine)
@@ -83,7 +83,7 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
 def _caches(engine: Engine, precision: str, asked: KvType | None) -> tuple[KvType, ...]:
     if asked is not None:
         return (asked,)
-    # Nobody keeps a rounded cache beside weights that are not.
+    # A quantized cache beside unquantized weights is never a default.
     if precision == "fp32" and "fp32" in engine.kv:
         return ("fp32",)
     whole = precision in ("fp32", "fp16", "bf16")
@@ -106,11 +106,11 @@ def _check(request: PlanRequest) -> None:
         )
     rate = request.min_tokens_per_second
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise BadInput(f"{rate:g} tokens/s asked; expected a rate above zero")
+        raise BadInput(f"{rate:g} tokens/s requested; expected a rate above zero")
     if request.max_memory_bytes is not None and request.max_memory_bytes <= 0:
         raise BadInput(
-            f"a memory of {request.max_memory_bytes} bytes leaves nothing for a model; "
-            "expected e.g. 4GB"
+            f"a memory budget of {request.max_memory_bytes} bytes; expected a size above zero, "
+            "e.g. 4GB"
         )
 
 
@@ -169,7 +169,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan
 
 
 def budget_bytes(profile: Profile, request: PlanRequest) -> int:
-    """Memory that may be taken: the device's, or less where less was asked."""
+    """Memory that may be used: what the device leaves free, or less if the request says so."""
     return min(profile.budget_bytes, request.max_memory_bytes or profile.budget_bytes)
 
 
@@ -182,47 +182,47 @@ def _binds(work: Work, mode: PowerMode, how: cost.Coefficients, depth: float, ba
 def choose_context(
     spec: DecoderSpec, profile: Profile, asked: int | None, dialect: str = "ort"
 ) -> int:
-    """The context asked for, or the device's default, never beyond the model's.
+    """The requested context, or the device's default, at most the model's.
 
-    TensorRT's graphs read the whole cache for every token, full or not, so that a long context
-    costs time from the first token on: their default is shorter.
+    TensorRT's graphs read the whole cache for every token, full or not: a long context costs time
+    from the first token on, so their default is shorter.
     """
-    most = spec.max_position_embeddings
+    limit = spec.max_position_embeddings
     default = profile.default_context
     if dialect != "ort":
         default = min(default, _MASKED_CONTEXT)
     if asked is None:
-        # Beyond its original context a longrope model turns every key differently.
+        # Beyond its original context a longrope model rotates every key differently.
         originals = [
-            int(layer.rope.scaling.get("original_max_position_embeddings") or most)
+            int(layer.rope.scaling.get("original_max_position_embeddings") or limit)
             for layer in spec.layers
             if layer.rope and layer.rope.scaling.get("rope_type") == "longrope"
         ]
-        return min(most, default, *originals)
-    if asked < _MIN_CONTEXT or asked > most:
+        return min(limit, default, *originals)
+    if asked < _MIN_CONTEXT or asked > limit:
         raise BadInput(
-            f"context {asked} is not possible: expected {_MIN_CONTEXT} to {most} "
+            f"context {asked} is not possible: expected {_MIN_CONTEXT} to {limit} "
             "(the model's max_position_embeddings)"
         )
     return asked
 
 
 def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest) -> KvType:
-    """The cache type asked for; else the engine's first, on a CPU int8 beside rounded weights."""
+    """The requested cache type; by default the engine's first, on a CPU int8 (fp32 with fp32)."""
     if request.kv is None:
         wanted = engine.kv[0]
         if engine.name == "onnxruntime":
             wanted = "fp32" if request.precision == "fp32" else "int8"
-        # Gemma's residual stream outgrows fp16; and 16-bit caches share the type of the stream.
+        # Gemma's residual stream exceeds the range of fp16, and a 16-bit cache has its type.
         if request.precision == "bf16" or (spec.norm_plus_one and wanted == "fp16"):
             wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:
-        having = [one.name for one in profile.engines if request.kv in one.kv]
+        others = [one.name for one in profile.engines if request.kv in one.kv]
         raise UnknownName(
             f"{profile.name} has no {request.kv} cache with {engine.name}; it has "
             f"{', '.join(engine.kv)}"
-            + (f" ({request.kv} with --engine {having[0]})" if having else "")
+            + (f" ({request.kv} with --engine {others[0]})" if others else "")
         )
     return request.kv
 
@@ -230,7 +230,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
 def _weight_bits(
     spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest
 ) -> tuple[float, float]:
-    """Bits a weight of the layers and of the head, of which TensorRT stores eight at least."""
+    """Bits per weight of the layers and of the head, which TensorRT stores in at least eight."""
     fewest = 0.0 if engine.dialect == "ort" else 8.0
     if request.precision == "auto":
         return _AUTO_BITS, max(_AUTO_BITS, fewest)
@@ -260,7 +260,7 @@ def _weight_bits(
 
 
 def _row_bits(precision: WeightPrecision, columns: int) -> int:
-    """Of a row in groups, what fills its last block included."""
+    """Bits of a row in groups, padding of its last block included."""
     assert isinstance(precision, Int4 | Int8)
     return 8 * stored_bytes(1, columns, precision)
 
@@ -274,7 +274,7 @@ def _weight_bytes(spec: DecoderSpec, engine: Engine, linear: float, head: float)
 
 
 def _arithmetic(mode: PowerMode, precision: str) -> str:
-    """What matrix products run in: the precision itself where the mode has a peak for it."""
+    """The type of matrix products: the precision itself if the mode has a peak for it."""
     wanted = _NARROW.get(precision, precision)
     if wanted == "auto":
         wanted = "int4"
@@ -289,8 +289,8 @@ def _missing(request: PlanRequest, asked: Plan) -> tuple[str, ...]:
         found.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} of memory")
     if not asked.fast_enough:
         found.append(
-            f"speed: {short(asked.tokens_per_second.value)} tokens/s where "
-            f"{short(request.min_tokens_per_second or 0)} are asked"
+            f"speed: {short(asked.tokens_per_second.value)} tokens/s predicted, "
+            f"{short(request.min_tokens_per_second or 0)} required"
         )
     return tuple(found)
 
@@ -298,7 +298,7 @@ def _missing(request: PlanRequest, asked: Plan) -> tuple[str, ...]:
 def _advice(
     spec: DecoderSpec, profile: Profile, request: PlanRequest, asked: Plan
 ) -> tuple[str, ...]:
-    """What to change, least loss first: every line on its own makes the model work."""
+    """Changes that meet the request, each by itself, the least loss of quality first."""
     options = []
     shorter = None
     if asked.fast_enough:
@@ -311,7 +311,7 @@ def _advice(
 def _other_precisions(
     spec: DecoderSpec, profile: Profile, request: PlanRequest, asked: Plan, shorter: int | None
 ) -> Iterable[str]:
-    """The choice nearest to the source that works, else the smallest with less context."""
+    """The plan closest to the source that meets the request, else the smallest, shortened."""
     anything = msgspec.structs.replace(request, precision="auto", kv=None)
     ranked = [one for one in choices(spec, profile, anything) if not _same(one, asked)]
     for choice in ranked:
@@ -319,10 +319,12 @@ def _other_precisions(
             return [f"--precision {choice.precision} --kv {choice.kv}"]
     if shorter or not asked.fast_enough or not ranked:
         return []
-    least = min(ranked, key=lambda one: one.total_bytes)
-    narrow = msgspec.structs.replace(request, precision=least.precision, kv=least.kv)
+    smallest = min(ranked, key=lambda one: one.total_bytes)
+    narrow = msgspec.structs.replace(request, precision=smallest.precision, kv=smallest.kv)
     fewer = _longest_context(spec, profile, narrow, asked.context)
-    return [f"--precision {least.precision} --kv {least.kv} --context {fewer}"] if fewer else []
+    return (
+        [f"--precision {smallest.precision} --kv {smallest.kv} --context {fewer}"] if fewer else []
+    )
 
 
 def _same(one: Plan, other: Plan) -> bool:
@@ -330,10 +332,10 @@ def _same(one: Plan, other: Plan) -> bool:
 
 
 def _longest_context(
-    spec: DecoderSpec, profile: Profile, request: PlanRequest, most: int
+    spec: DecoderSpec, profile: Profile, request: PlanRequest, limit: int
 ) -> int | None:
-    """The longest context in steps of 256 with which the request fits, if any does."""
-    steps = (most - 1) // 256
+    """The longest context, in steps of 256, with which the request fits; None if none does."""
+    steps = (limit - 1) // 256
     low, high = 0, steps
     while low < high:  # memory grows with the context, so bisect
         middle = (low + high + 1) // 2

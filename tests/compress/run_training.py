@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from edgelm.compress.distillation.train import distill
-from edgelm.compress.model import whole
+from edgelm.compress.model import gather_full_model
 from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
@@ -42,7 +42,7 @@ def main() -> None:
         losses.append((step.step, step.loss))
         if step.step == options.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-    student = whole(student)
+    student = gather_full_model(student)
     if os.environ.get("RANK", "0") == "0":
         result = {"losses": losses, "weights": dict(student.named_parameters())}
         torch.save(result, options.folder / "result.pt")

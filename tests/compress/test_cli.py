@@ -111,7 +111,10 @@ def test_options_by_hand() -> None:
         ((*MODEL, "--shape", "3"), "--shape '3': expected e.g. num_hidden_layers=26"),
         ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),
         ((*MODEL, "--shape", "width=48"), "unknown field `width` - at `$.prune`"),
-        ((*MODEL, "--shape", "fold_heads=1"), "Expected `bool`, got `int` - at `$.prune.fold"),
+        (
+            (*MODEL, "--shape", "merge_pruned_heads=1"),
+            "Expected `bool`, got `int` - at `$.prune.fold",
+        ),
         (("none.toml", "-o", "out"), "cannot read the recipe none.toml: No such file"),
         (
             ("none.toml", "-o", "out", "--tokens", "3M"),

@@ -17,7 +17,7 @@ from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.pruning.layer_removal import block_losses, text_loss
 from edgelm.compress.recipe import read_recipe
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.compress.synthesis.plan import FreeText
 from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
@@ -138,7 +138,7 @@ def test_qad_runs_again_on_another_grid(
 ) -> None:
     def began(size: int) -> tuple[str, int]:
         """What rounding the last run started from, and how many stages it ran."""
-        monkeypatch.setattr("edgelm.compress.recipe._QAD_GROUP", size)
+        monkeypatch.setattr("edgelm.compress.recipe.recipe._QAD_GROUP", size)
         said: list[str] = []
         recipe = recipe_of(bench, PRUNE, QAD.replace("group_size = 32\n", ""))
         compress_model(recipe, tmp_path / "student", report=said.append)

@@ -32,7 +32,7 @@ PLAN = Plan(
     fits=False,
     fast_enough=False,
     basis="12 toasts",
-    missing=("55.0 MB of memory", "speed: 40 tokens/s where 50 are asked"),
+    missing=("55.0 MB of memory", "speed: 40 tokens/s predicted, 50 required"),
     advice=("--context 4096",),
 )
 
@@ -70,12 +70,12 @@ def test_table_of_what_does_not_work() -> None:
         "runtime         75.0 MB\n"
         "total           255.0 MB of 200.0 MB\n"
         "to build        1.23 GB\n"
-        "first token     250 (125 to 1,234) ms after a prompt of 512\n"
+        "first token     250 (125 to 1,234) ms, prompt of 512 tokens\n"
         "decode          40 (20 to 80) tokens/s, bound by memory\n"
-        "energy          0.5 (0.25 to 1) J a token\n"
-        "works           no\n"
+        "energy          0.5 (0.25 to 1) J per token\n"
+        "verdict         does not fit\n"
         "missing         55.0 MB of memory\n"
-        "missing         speed: 40 tokens/s where 50 are asked\n"
+        "missing         speed: 40 tokens/s predicted, 50 required\n"
         "try             --context 4096\n"
         "Estimates from 12 toasts; the range holds 80% of measurements."
     )
@@ -87,7 +87,7 @@ def test_table_of_what_works_is_shorter() -> None:
     names = [line[:15].strip() for line in fine.table().splitlines()[:-1]]
     assert names == [
         *("target", "precision", "parameters", "weights", "KV cache", "workspace", "runtime"),
-        *("total", "to build", "first token", "decode", "works"),
+        *("total", "to build", "first token", "decode", "verdict"),
     ]
 
 
@@ -110,7 +110,7 @@ def test_three_digits_and_no_exponent(value: float, text: str) -> None:
 def test_table_of_large_figures_has_no_exponents() -> None:
     slow = plan(prefill_ms=Estimate(3_456_789, 2e6, 7e6), decode_ms=Estimate(1e-3, 5e-4, 2e-3))
     table = slow.table()
-    assert "3,456,789 (2,000,000 to 7,000,000) ms after" in table
+    assert "3,456,789 (2,000,000 to 7,000,000) ms, prompt" in table
     assert "1,000,000 (500,000 to 2,000,000) tokens/s" in table
 
 

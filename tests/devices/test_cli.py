@@ -16,7 +16,7 @@ from edgelm.devices.cli import main
 from edgelm.devices.detection.machine import Machine
 from edgelm.devices.doctor import Finding
 from edgelm.devices.planner.plan import choices
-from edgelm.devices.planner.shapes import Shape
+from edgelm.devices.planner.smaller_models import SmallerModel
 from edgelm.devices.profile import ENVIRONMENT, Profile
 from edgelm.planning import Plan, PlanRequest
 from tests.core.spec.test_decoder import CONFIG
@@ -35,7 +35,7 @@ class Answer(msgspec.Struct):
 
     works: bool
     choices: list[Plan]
-    shapes: list[Shape]
+    shapes: list[SmallerModel]
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +64,15 @@ def test_list(run: Run) -> None:
     code, out, _ = run("list")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["target", "memory", "bandwidth", "engine", "also", "called"]
+    assert lines[0].split() == [
+        *("target", "device", "memory", "bandwidth", "engine", "also", "called")
+    ]
     assert [line.split()[0] for line in lines[1:]] == sorted(DELIVERED)
-    laptop = ["rtx-4060-laptop", "8.59", "GB", "256", "GB/s", "tensorrt-rtx", "laptop-rtx-4060"]
-    assert laptop in [line.split() for line in lines]
+    laptop = next(line for line in lines if line.startswith("rtx-4060-laptop "))
+    assert re.split("  +", laptop) == [
+        *("rtx-4060-laptop", "GeForce RTX 4060 Laptop GPU", "8 GB", "256 GB/s"),
+        *("tensorrt-rtx", "laptop-rtx-4060"),
+    ]
     assert not any(line.endswith(" ") for line in lines)
 
 
@@ -127,19 +132,19 @@ def test_plan_that_works(run: Run, model: Path) -> None:
     ranked, table = out.split("\n\n")
     assert ranked.splitlines()[0].split()[:3] == ["precision", "cache", "weights"]
     assert ranked.splitlines()[1].startswith("int4 ")
-    assert "yes, bound by memory bandwidth" in ranked.splitlines()[1]
+    assert "fits, bound by memory bandwidth" in ranked.splitlines()[1]
     assert table.startswith("target          rtx-4060-laptop, default (tensorrt-rtx, standard di")
     assert "precision       int4, fp16 cache, context 4,096" in table
-    assert "works           yes" in table
+    assert "verdict         fits" in table
 
 
 def test_plan_that_does_not_fit_says_what_would(run: Run, model: Path) -> None:
     code, out, _ = run("plan", model, "--target", "jetson-orin-nano", "--max-memory", "6GB")
     assert code == 1
-    assert "works           no" in out
+    assert "verdict         does not fit" in out
     assert re.search(r"^missing         \d+(\.\d+)? [MG]B of memory$", out, re.MULTILINE)
     assert "try             --context " in out
-    assert "Smaller shapes that would work:" in out
+    assert "Pruned versions that would meet the request:" in out
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["depth", "depth", "feed-forward"]
 
 
@@ -147,7 +152,7 @@ def test_plan_of_what_nothing_helps(run: Run, model: Path) -> None:
     code, out, _ = run("plan", model, "--target", "cpu", "--max-memory", "1MB")
     assert code == 1
     assert "try             a smaller model" in out
-    assert out.endswith("No smaller shape of this model works either.\n")
+    assert out.endswith("No pruned version of this model would meet the request either.\n")
 
 
 def test_plan_as_json(run: Run, model: Path) -> None:
@@ -210,13 +215,13 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         ),
         (["plan", "MODEL", "--target", "cpu", "--engine", "x"], "cpu has no engine 'x'; it has on"),
         (["plan", "MODEL", "--target", "cpu", "--power-mode", "x"], "cpu has no power mode 'x'"),
-        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "0"], "0 tokens/s asked; expected a"),
-        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "-3"], "-3 tokens/s asked; expected"),
-        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "nan"], "nan tokens/s asked; expect"),
-        (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory of 0 bytes leaves "),
+        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "0"], "0 tokens/s requested; expecte"),
+        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "-3"], "-3 tokens/s requested; expec"),
+        (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "nan"], "nan tokens/s requested; exp"),
+        (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory budget of 0 bytes"),
         (["plan", "MODEL", "--target", "cpu", "--context", "999999"], "context 999999 is not poss"),
         (["doctor", "MODEL"], "is not a bundle (it has no bundle.json)"),
-        (["fit", "a.csv", "--judge", "b.csv", "-o", "c.toml"], "--judge predicts rows that were"),
+        (["fit", "a.csv", "--judge", "b.csv", "-o", "c.toml"], "--judge fits nothing, so there"),
     ],
     ids=[
         "show",
@@ -363,9 +368,9 @@ def test_fit_hands_over_its_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["show"], ["a target or one of its aliases", "--json"]),
         (["plan"], ["--target", "--min-tok-s X", "--max-memory SIZE", "--power-mode MODE"]),
         (["detect"], ["--json"]),
-        (["doctor"], ["a bundle that is to run here", "--json"]),
+        (["doctor"], ["also check that this bundle can run here", "--json"]),
         (["calibrate"], ["-o DIR", "--threads N"]),
-        (["fit"], ["CSV of published measurements", "--judge CSV", "--report DIR"]),
+        (["fit"], ["CSV file of published measurements", "--judge CSV", "--report DIR"]),
     ],
     ids=["all", "list", "show", "plan", "detect", "doctor", "calibrate", "fit"],
 )

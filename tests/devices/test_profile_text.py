@@ -16,10 +16,10 @@ toaster: a toaster
 also called bread, crust
 cpu, cpu, SM87
 
-memory         dedicated, 0.002 GB  [hand, ASSUMED]
-  reserved     0.001 GB  [hand, ASSUMED]
-  left         0.0 GB
-power mode     brown (planned for)
+memory         dedicated, 0.001863 GiB  [hand, ASSUMED]
+  reserved     0.0009313 GiB  [hand, ASSUMED]
+  available    0.0 GiB
+power mode     brown (default for plans)
   bandwidth    1 GB/s  [hand, ASSUMED]
   dense fp32   0.001 T operations/s  [hand, ASSUMED]
   dense int8   0.002 T operations/s  [hand, ASSUMED]
@@ -45,14 +45,14 @@ def test_a_device_with_two_engines() -> None:
     first = lines.index("engine         tensorrt 10.16, standard dialect; needs JetPack 7.2")
     assert "  precisions   fp16, int8, w8a8, int4" in lines[first : first + 4]
     assert "  cache        fp16" in lines[first : first + 4]
-    assert "power mode     MAXN (planned for)" in lines
+    assert "power mode     MAXN (default for plans)" in lines
     assert "power mode     MODE_30W" in lines
     assert "also called jetson-orin, jetson-agx-orin, agx-orin" in lines
 
 
 def test_machine_at_hand() -> None:
     text = describe(DELIVERED["cpu"])
-    assert "memory         host, what this machine has\n" in text
+    assert "memory         host, that of this machine\n" in text
     assert "also called" not in text
     assert "SM" not in text.splitlines()[1]
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from edgelm.compress.alignment.align import Aligned, align
+from edgelm.compress.alignment.metrics_callback import AlignStep
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
-from edgelm.compress.alignment.watch import AlignStep
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged, MissingPackage
 
@@ -320,7 +320,7 @@ def test_unreadable_data_is_named(
     with pytest.raises(BadInput, match="holds no examples"):
         align(student, tokenizer, SFT, write([]), tmp_path / "run")
     (tmp_path / "data.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    with pytest.raises(BadInput, match="not UTF-8 text"):
         align(student, tokenizer, SFT, tmp_path / "data.jsonl", tmp_path / "run")
 
 

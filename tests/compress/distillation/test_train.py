@@ -14,9 +14,10 @@ import torch
 
 from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.head_loss import Objective
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
-from edgelm.compress.distillation.train import Distillation, distill, rows_of_step
+from edgelm.compress.distillation.train import distill, rows_of_step
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
@@ -58,9 +59,9 @@ def test_rate_by_hand() -> None:
         tokens=10 * 8 * 512, warmup=0.2, learning_rate=1.0, final_learning_rate=0.2
     )
     assert settings.steps == 10
-    assert [settings.rate(step) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
-    assert settings.rate(6) == pytest.approx(0.2 + 0.8 * 0.5)
-    assert settings.rate(10) == pytest.approx(0.2)
+    assert [settings.learning_rate_at(step) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert settings.learning_rate_at(6) == pytest.approx(0.2 + 0.8 * 0.5)
+    assert settings.learning_rate_at(10) == pytest.approx(0.2)
 
 
 def test_every_row_once_an_epoch() -> None:

@@ -123,14 +123,14 @@ def test_killed_before_anything_was_written(run: Run) -> None:
     assert run.worked == ["first", "second", "third"]
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+@pytest.mark.parametrize("collective", [False, True], ids=["alone", "collective"])
 def test_a_second_process_waits_and_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collective: bool
 ) -> None:
-    """The first process is a thread that sets out later; only `is_first` tells the two apart."""
+    """The main process is a thread that starts later; only `is_main_process` differs."""
     ranks = threading.local()
     monkeypatch.setattr(
-        "edgelm.compress.run.run_folder.is_first", lambda: getattr(ranks, "rank", 1) == 0
+        "edgelm.compress.run.run_folder.is_main_process", lambda: getattr(ranks, "rank", 1) == 0
     )
     finished, worked = threading.Event(), list[int]()
 
@@ -145,7 +145,7 @@ def test_a_second_process_waits_and_follows(
             return StageRecord("one", tokens=rank)
 
         run = RunFolder(tmp_path / "run", print)
-        place = run.stage("one", {"setting": 1}, work, together=together)
+        place = run.stage("one", {"setting": 1}, work, collective=collective)
         assert finished.is_set(), "nobody goes on before the first has finished"
         assert [record.tokens for record in run.records] == [0], "the first one's record"
         return place
@@ -154,9 +154,9 @@ def test_a_second_process_waits_and_follows(
     first.start()
     followed = stage(1)
     first.join()
-    assert sorted(worked) == ([0, 1] if together else [0])
+    assert sorted(worked) == ([0, 1] if collective else [0])
     assert stage(0) == stage(1) == followed
-    assert sorted(worked) == ([0, 1] if together else [0]), "and nobody does it again"
+    assert sorted(worked) == ([0, 1] if collective else [0]), "and nobody does it again"
 
 
 def test_hashes_of_files_folders_and_names(tmp_path: Path) -> None:

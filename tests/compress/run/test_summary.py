@@ -12,7 +12,7 @@ from edgelm.checkpoint.student import Figure, StageRecord, StudentRecord
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from tests.browser import CHROMIUM, run_in_page
 from tests.page_checks import Page, check_page, figures
 

@@ -79,7 +79,7 @@ def test_layers_judged_on_a_task(bench: Path, tmp_path: Path, layers: str) -> No
     passages = [{"context": "The miller waits", "target": "until"}] * 3
     lines = "".join(json.dumps(one) + "\n" for one in passages)
     (tmp_path / "words.jsonl").write_text(lines)
-    task = f'layer_task = "last-word:{tmp_path / "words.jsonl"}"'
+    task = f'layer_task = "last_word:{tmp_path / "words.jsonl"}"'
     kept = {}
     for name, more in (("text", ""), ("task", task)):
         record = made(
@@ -87,14 +87,14 @@ def test_layers_judged_on_a_task(bench: Path, tmp_path: Path, layers: str) -> No
         )
         assert record.shape["num_hidden_layers"] == 3
         kept[name] = stage(record, "importance")
-    assert kept["task"].settings["layer_task"].startswith("last-word:")
+    assert kept["task"].settings["layer_task"].startswith("last_word:")
     if layers == "loss":  # accuracy of a random model is zero with any layer gone
         assert set(kept["task"].figures["layers"]) == {0.0}
         assert set(kept["text"].figures["layers"]) != {0.0}
 
 
 def test_a_layer_task_that_is_not_there(bench: Path, tmp_path: Path) -> None:
-    more = 'layer_task = "last-word:none.jsonl"'
+    more = 'layer_task = "last_word:none.jsonl"'
     with pytest.raises(BadInput, match=r"no such file: none\.jsonl"):
         made(bench, tmp_path / "out", DEPTH.format(layers="loss", more=more))
 

@@ -233,7 +233,7 @@ def test_repeated_texts_are_dropped(teacher: Teacher, tmp_path: Path) -> None:
     ("request_", "message"),
     [
         (replace(FREE, kind=FreeText(0)), "documents is 0"),
-        (replace(FREE, alike=0), "alike is 0"),
+        (replace(FREE, jaccard_threshold=0), "alike is 0"),
         (replace(FREE, sampling=replace(SAMPLING, temperature=-1)), "temperature is -1"),
         (replace(FREE, sampling=replace(SAMPLING, top_p=0)), "top_p is 0"),
         (replace(FREE, sampling=replace(SAMPLING, batch_size=0)), "batch_size is 0"),
@@ -256,8 +256,8 @@ def test_senseless_requests_are_refused(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"questions.jsonl:1: not JSON"),
-        ("[]", r"questions.jsonl:1: \[\], expected a JSON object"),
+        ("{", r"questions.jsonl:1 is not JSON"),
+        ("[]", r"questions.jsonl:1: expected a JSON object, found list"),
         ('{"text": "x"}', r"questions.jsonl:1: no field `prompt` or `messages`, found text"),
         ('{"prompt": 3}', r"`prompt` is 3, expected a text or a list"),
         ('{"prompt": " "}', r"`prompt` is empty"),

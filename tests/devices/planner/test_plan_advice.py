@@ -46,12 +46,21 @@ def _any_head(monkeypatch: pytest.MonkeyPatch) -> None:
         (PlanRequest(batch=-1), "prompt 512 and batch -1: expected whole numbers above zero"),
         (
             PlanRequest(max_memory_bytes=0),
-            "a memory of 0 bytes leaves nothing for a model; expected",
+            "a memory budget of 0 bytes; expected a size above zero",
         ),
-        (PlanRequest(min_tokens_per_second=0), "0 tokens/s asked; expected a rate above zero"),
-        (PlanRequest(min_tokens_per_second=-3), "-3 tokens/s asked; expected a rate above zero"),
-        (PlanRequest(min_tokens_per_second=math.nan), "nan tokens/s asked; expected a rate above"),
-        (PlanRequest(min_tokens_per_second=math.inf), "inf tokens/s asked; expected a rate above"),
+        (PlanRequest(min_tokens_per_second=0), "0 tokens/s requested; expected a rate above zero"),
+        (
+            PlanRequest(min_tokens_per_second=-3),
+            "-3 tokens/s requested; expected a rate above zero",
+        ),
+        (
+            PlanRequest(min_tokens_per_second=math.nan),
+            "nan tokens/s requested; expected a rate above",
+        ),
+        (
+            PlanRequest(min_tokens_per_second=math.inf),
+            "inf tokens/s requested; expected a rate above",
+        ),
         (PlanRequest("int4", group_size=48), "group size 48 is not one of [16, 32, 64, 128, 256]"),
     ],
     ids=[
@@ -187,9 +196,9 @@ def test_what_is_missing_is_no_advice() -> None:
     assert unfit.missing == (f"{lacking} of memory",)
     slow = plan(BIG, ROOMY, PlanRequest("int8", min_tokens_per_second=1.5))
     rate = f"{slow.tokens_per_second.value:.3g}"
-    assert slow.missing == (f"speed: {rate} tokens/s where 1.5 are asked",)
+    assert slow.missing == (f"speed: {rate} tokens/s predicted, 1.5 required",)
     both = plan(BIG, ROOMY, PlanRequest("fp32", max_memory_bytes=10**9, min_tokens_per_second=99))
-    assert [line.split()[-1] for line in both.missing] == ["memory", "asked"]
+    assert [line.split()[-1] for line in both.missing] == ["memory", "required"]
     assert both.advice == ("a smaller model",)
 
 

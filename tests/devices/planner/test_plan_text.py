@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.devices.planner.plan_text import choice_table, shape_table
-from edgelm.devices.planner.shapes import Shape
+from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
+from edgelm.devices.planner.smaller_models import SmallerModel
 from edgelm.planning import Estimate, Plan
 from tests.core.test_planning import PLAN
 
@@ -24,11 +24,12 @@ def test_choices_side_by_side() -> None:
         plan(prefill_ms=Estimate(12_345, 6_000, 25_000), fits=False, fast_enough=False),
     ]
     assert choice_table(plans).splitlines() == [
-        "precision  cache    weights     total  tokens/s               first token  works",
-        "int8       fp32     1.50 GB   1.68 GB  40 (20 to 80)               250 ms  yes, bound by "
+        "precision  cache    weights     total  tokens/s               first token  verdict",
+        "int8       fp32     1.50 GB   1.68 GB  40 (20 to 80)               250 ms  fits, bound by "
         "memory bandwidth",
-        "int4       int8     80.0 MB  255.0 MB  10 (5 to 20)                250 ms  no: too slow",
-        "int4       int8     80.0 MB  255.0 MB  40 (20 to 80)            12,345 ms  no: memory",
+        "int4       int8     80.0 MB  255.0 MB  10 (5 to 20)                250 ms  too slow, "
+        "bound by memory bandwidth",
+        "int4       int8     80.0 MB  255.0 MB  40 (20 to 80)            12,345 ms  does not fit",
     ]
 
 
@@ -37,8 +38,8 @@ def test_a_note_is_said_once() -> None:
     assert choice_table(plans).splitlines()[4:] == ["note: int8 is slow"]
 
 
-def shape(axis: str, layers: int, **over: Any) -> Shape:
-    return Shape(axis, layers, 2048, 5632, 1_234_567_890, plan(**over))
+def shape(axis: str, layers: int, **over: Any) -> SmallerModel:
+    return SmallerModel(axis, layers, 2048, 5632, 1_234_567_890, plan(**over))
 
 
 def test_shapes_side_by_side() -> None:
@@ -46,17 +47,18 @@ def test_shapes_side_by_side() -> None:
         shape("feed-forward width", 16),
         shape("depth", 9, precision="fp16", kv="bf16", decode_ms=Estimate(2, 1, 4)),
     ]
-    assert shape_table(shapes).splitlines() == [
+    assert smaller_models_table(shapes).splitlines() == [
         "",
-        "Smaller shapes that would work:",
-        "pruned in           layers hidden    ffn  parameters  would run as",
+        "Pruned versions that would meet the request:",
+        "pruned              layers hidden    ffn  parameters  runs as",
         "feed-forward width      16   2048   5632     1,235 M  int4, int8 cache, 40 tokens/s",
         "depth                    9   2048   5632     1,235 M  fp16, bf16 cache, 500 tokens/s",
     ]
 
 
 def test_no_shape() -> None:
-    assert shape_table([]) == "No smaller shape of this model works either."
+    text = "No pruned version of this model would meet the request either."
+    assert smaller_models_table([]) == text
 
 
 @pytest.mark.parametrize("count", [1, 3])

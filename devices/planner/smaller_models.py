@@ -1,7 +1,8 @@
-"""The nearest smaller shapes of a decoder that would do what is asked of a device.
+"""Smaller models that would meet a request, as a hint when no precision does.
 
-When no precision fits, the model is too large: each way of pruning it is cut just as far as
-needed, with sizes that kernels like. What the search in compress starts from.
+One model for each way of pruning: only depth, only feed-forward width, or everything by the same
+share; each is reduced just as far as the request needs, to widths that kernels run well. It costs
+some fifty plans. The search that prunes a model tries a full grid: edgelm.compress.search.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,12 +14,12 @@ from edgelm.devices.profile import Profile
 from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 
-_MULTIPLE = 128  # of widths: groups of quantized weights and tiles of matrix kernels
+_MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
 _MIN_LAYERS = 2
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """A smaller decoder that works, and how the device would run it."""
+class SmallerModel(msgspec.Struct, frozen=True):
+    """Sizes of a decoder that meets the request, and its plan; `axis` names what is pruned."""
 
     axis: str
     num_hidden_layers: int
@@ -28,34 +29,34 @@ class Shape(msgspec.Struct, frozen=True):
     plan: Plan
 
 
-def nearest_shapes(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[Shape]:
-    """The largest shape along each axis (depth, feed-forward width, both) that works, if any."""
+def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
+    """The largest model along each axis that meets the request, largest first; empty if none."""
     found = []
-    for axis, cut in _AXES.items():
-        shape = _largest(axis, list(cut(spec)), profile, request)
-        if shape is not None:
-            found.append(shape)
-    return sorted(found, key=lambda shape: -shape.parameters)
+    for axis, candidates in _AXES.items():
+        model = _largest(axis, list(candidates(spec)), profile, request)
+        if model is not None:
+            found.append(model)
+    return sorted(found, key=lambda model: -model.parameters)
 
 
 def _largest(
     axis: str, candidates: list[DecoderSpec], profile: Profile, request: PlanRequest
-) -> Shape | None:
+) -> SmallerModel | None:
     """Bisect: `candidates` shrink, and a smaller one never costs more."""
     low, high = 0, len(candidates)
-    best: Shape | None = None
+    best: SmallerModel | None = None
     while low < high:
         middle = (low + high) // 2
         chosen = choices(candidates[middle], profile, request)[0]
         if chosen.works:
-            best, high = _shape(axis, candidates[middle], chosen), middle
+            best, high = _record(axis, candidates[middle], chosen), middle
         else:
             low = middle + 1
     return best
 
 
-def _shape(axis: str, spec: DecoderSpec, plan: Plan) -> Shape:
-    return Shape(
+def _record(axis: str, spec: DecoderSpec, plan: Plan) -> SmallerModel:
+    return SmallerModel(
         axis,
         spec.num_hidden_layers,
         spec.hidden_size,
@@ -78,12 +79,12 @@ def _narrower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
 
 
 def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
-    """Depth, hidden size and feed-forward width by the same share."""
+    """Depth, hidden size and feed-forward width reduced by the same share."""
     seen = set()
     for percent in range(99, 9, -1):
         layers = max(_MIN_LAYERS, round(spec.num_hidden_layers * percent / 100))
-        hidden = _rounded(spec.hidden_size, percent)
-        ffn = _rounded(spec.intermediate_size, percent)
+        hidden = _scaled(spec.hidden_size, percent)
+        ffn = _scaled(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:
             seen.add((layers, hidden, ffn))
             yield _with(spec, layers=layers, hidden=hidden, ffn=ffn)
@@ -100,8 +101,8 @@ def _multiple(size: int) -> int:
     return next(m for m in (_MULTIPLE, 32, 8, 1) if size >= 8 * m or m == 1)
 
 
-def _rounded(size: int, percent: int) -> int:
-    """A share of a width, on a multiple that suits it; never more than it was."""
+def _scaled(size: int, percent: int) -> int:
+    """A share of a width, rounded down to a multiple that kernels run well."""
     multiple = _multiple(size)
     return max(multiple, size * percent // 100 // multiple * multiple)
 
@@ -113,11 +114,11 @@ def _with(
     hidden: int | None = None,
     ffn: int | None = None,
 ) -> DecoderSpec:
-    kept = spec.layers[: layers or len(spec.layers)]
+    remaining = spec.layers[: layers or len(spec.layers)]
     return msgspec.structs.replace(
         spec,
-        num_hidden_layers=len(kept),
-        layers=kept,
+        num_hidden_layers=len(remaining),
+        layers=remaining,
         hidden_size=hidden or spec.hidden_size,
         intermediate_size=ffn or spec.intermediate_size,
     )

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.planner.plan import choices
-from edgelm.devices.planner.shapes import Shape, nearest_shapes
+from edgelm.devices.planner.smaller_models import SmallerModel, smaller_models
 from edgelm.devices.profile import Profile
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
@@ -40,7 +40,7 @@ def resized(spec: DecoderSpec, layers: int, hidden: int, ffn: int) -> DecoderSpe
     )
 
 
-def sizes(spec: DecoderSpec | Shape) -> tuple[int, int, int]:
+def sizes(spec: DecoderSpec | SmallerModel) -> tuple[int, int, int]:
     return spec.num_hidden_layers, spec.hidden_size, spec.intermediate_size
 
 
@@ -53,7 +53,7 @@ def share_of(width: int, percent: int) -> int:
     return int(width * percent / 100) // multiple(width) * multiple(width)
 
 
-def larger(spec: DecoderSpec, shape: Shape) -> Iterator[DecoderSpec]:
+def larger(spec: DecoderSpec, shape: SmallerModel) -> Iterator[DecoderSpec]:
     """What is between a shape and the decoder that it was cut from, on the same way."""
     layers, hidden, ffn = sizes(spec)
     if shape.axis == "depth":
@@ -80,7 +80,7 @@ def test_shape_works_and_is_what_it_says(
     spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
     assert not works(spec, device, request_)
-    found = nearest_shapes(spec, device, request_)
+    found = smaller_models(spec, device, request_)
     assert found
     for shape in found:
         cut = resized(spec, *sizes(shape))
@@ -93,7 +93,7 @@ def test_shape_works_and_is_what_it_says(
 def test_nothing_larger_on_the_same_way_works(
     spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
-    for shape in nearest_shapes(spec, device, request_):
+    for shape in smaller_models(spec, device, request_):
         assert not any(works(cut, device, request_) for cut in larger(spec, shape)), shape.axis
 
 
@@ -101,7 +101,7 @@ def test_nothing_larger_on_the_same_way_works(
 def test_each_way_at_most_once_and_largest_first(
     spec: DecoderSpec, device: Profile, request_: PlanRequest
 ) -> None:
-    found = nearest_shapes(spec, device, request_)
+    found = smaller_models(spec, device, request_)
     axes = [shape.axis for shape in found]
     assert set(axes) <= set(AXES)
     assert len(set(axes)) == len(axes)
@@ -110,7 +110,7 @@ def test_each_way_at_most_once_and_largest_first(
 
 
 def test_all_ways_lead_an_8b_to_an_orin_nano() -> None:
-    found = {shape.axis: shape for shape in nearest_shapes(LARGE, ORIN, SCARCE)}
+    found = {shape.axis: shape for shape in smaller_models(LARGE, ORIN, SCARCE)}
     assert set(found) == set(AXES)
     assert sizes(found["depth"])[1:] == sizes(LARGE)[1:]
     assert sizes(found["feed-forward width"])[:2] == sizes(LARGE)[:2]
@@ -120,14 +120,14 @@ def test_all_ways_lead_an_8b_to_an_orin_nano() -> None:
 def test_one_layer_is_enough() -> None:
     shallower = resized(BIG, 15, 2048, 8192)
     needed = min(choice.total_bytes for choice in choices(shallower, ROOMY, PlanRequest()))
-    found = nearest_shapes(BIG, ROOMY, PlanRequest(max_memory_bytes=needed))
+    found = smaller_models(BIG, ROOMY, PlanRequest(max_memory_bytes=needed))
     assert 15 in [shape.num_hidden_layers for shape in found if shape.axis == "depth"]
 
 
 @pytest.mark.parametrize("axis", ["num_hidden_layers", "hidden_size", "intermediate_size"])
 def test_asking_for_more_leaves_less(axis: str) -> None:
     def kept(rate: float) -> Any:
-        found = nearest_shapes(LARGE, ORIN, PlanRequest(min_tokens_per_second=rate))
+        found = smaller_models(LARGE, ORIN, PlanRequest(min_tokens_per_second=rate))
         return next(getattr(shape, axis) for shape in found if shape.axis == "depth and width")
 
     assert kept(60) < kept(40) < kept(20)
@@ -136,7 +136,7 @@ def test_asking_for_more_leaves_less(axis: str) -> None:
 @pytest.mark.parametrize("name", ASKED)
 def test_widths_are_multiples_that_kernels_like(name: str) -> None:
     spec, device, request_ = ASKED[name]
-    found = {shape.axis: shape for shape in nearest_shapes(spec, device, request_)}
+    found = {shape.axis: shape for shape in smaller_models(spec, device, request_)}
     both = found["depth and width"]
     assert both.hidden_size % multiple(spec.hidden_size) == 0
     assert both.intermediate_size % multiple(spec.intermediate_size) == 0
@@ -151,7 +151,7 @@ def test_nothing_is_ever_widened(hidden: int, ffn: int) -> None:
     fastest = max(one.tokens_per_second.value for one in choices(spec, ROOMY, PlanRequest()))
     widths = set()
     for factor in (1.05, 1.3, 2, 4, 8):
-        for shape in nearest_shapes(
+        for shape in smaller_models(
             spec, ROOMY, PlanRequest(min_tokens_per_second=factor * fastest)
         ):
             assert all(a <= b for a, b in zip(sizes(shape), sizes(spec), strict=True))
@@ -166,10 +166,10 @@ def test_nothing_is_ever_widened(hidden: int, ffn: int) -> None:
 
 
 def test_nothing_can_be_cut_that_far() -> None:
-    assert nearest_shapes(LARGE, ORIN, PlanRequest(max_memory_bytes=1000)) == []
-    assert nearest_shapes(LARGE, ORIN, PlanRequest(min_tokens_per_second=1e6)) == []
+    assert smaller_models(LARGE, ORIN, PlanRequest(max_memory_bytes=1000)) == []
+    assert smaller_models(LARGE, ORIN, PlanRequest(min_tokens_per_second=1e6)) == []
 
 
 def test_shapes_survive_json() -> None:
-    found = nearest_shapes(LARGE, ORIN, PlanRequest())
-    assert msgspec.json.decode(msgspec.json.encode(found), type=list[Shape]) == found
+    found = smaller_models(LARGE, ORIN, PlanRequest())
+    assert msgspec.json.decode(msgspec.json.encode(found), type=list[SmallerModel]) == found
