@@ -117,8 +117,8 @@ def _memory(report: Report) -> Plot | None:
     for name, tests in engines(report).items():
         memory = next(iter(tests.values())).memory
         loaded = max(memory.loaded, memory.base)
-        parts = (memory.base, loaded - memory.base, max(0, memory.peak - loaded))
-        bars.append(Bar(name, tuple(part / 1e6 for part in parts), bold=is_own(name)))
+        stacked = (memory.base, loaded - memory.base, max(0, memory.peak - loaded))
+        bars.append(Bar(name, tuple(part / 1e6 for part in stacked), bold=is_own(name)))
     if not bars:
         return None
     parts = ["process before loading", "weights and set-up", "cache in use and workspace"]
