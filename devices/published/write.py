@@ -9,8 +9,8 @@ import msgspec
 from edgelm.devices.planner.coefficients import Entry, Level, Table
 from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.fit import Fit, Key
-from edgelm.devices.published.judge import Ranges
 from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import Ranges
 from edgelm.files.staging import replace_file
 
 _HIGHEST_SHARE = 0.98
