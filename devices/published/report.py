@@ -14,7 +14,7 @@ _HEAD = "| rows | n | median error | inside the range |\n|---|---:|---:|---:|"
 
 
 def score_table(found: Sequence[Score]) -> str:
-    """Median absolute errors, and how many of the truths the promised range held."""
+    """Median absolute errors, and the share of measurements inside the predicted range."""
     lines = [f"| {one.title} | {one.rows} | {one.median:.1%} | {one.inside:.0%} |" for one in found]
     return "\n".join([_HEAD, *lines])
 

@@ -70,10 +70,10 @@ def test_wheel_for_servers_on_a_jetson(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "error"
     assert verdict.what == (
-        "onnxruntime-gpu 1.31.1 has kernels for sm_89, sm_90, sm_120, sm_121, but not for this GPU, "
-        "sm_87"
+        "onnxruntime-gpu 1.31.1 has kernels for sm_89, sm_90, sm_120, sm_121, but not for "
+        "this GPU, sm_87"
     )
-    assert "dies at the first kernel" in verdict.why
+    assert "fails at the first kernel" in verdict.why
     assert "https://pypi.jetson-ai-lab.io/jp6/cu126 onnxruntime-gpu" in verdict.fix
 
 
