@@ -33,7 +33,7 @@ def read_bounded(path: Path, *, at_most: int) -> bytes:
         raise BadBundle(f"{path} cannot be read: {reason(error)}; {_AGAIN}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)  # here, since fdopen refuses a folder and leaves it open
-        raise BadBundle(f"{path} is not a plain file; {_AGAIN}")
+        raise BadBundle(f"{path} is not a regular file; {_AGAIN}")
     with os.fdopen(handle, "rb") as file:
         try:
             data = file.read(at_most + 1)

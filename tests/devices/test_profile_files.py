@@ -108,7 +108,7 @@ def changed(path: Path, old: str, new: str) -> Path:
         (
             "schema_version = 1",
             "schema_version = 2",
-            "schema_version 2, expected 1: the file is for another version of edgelm",
+            "schema_version 2, expected 1: the file another version of edgelm",
         ),
         ("schema_version = 1", "", "Object missing required field `schema_version`"),
         ('name = "cpu"', 'name = "cqu"', "name is 'cqu', expected 'cpu' as the file"),
@@ -213,7 +213,7 @@ def test_a_mode_without_peaks(tmp_path: Path) -> None:
 def test_version_is_looked_at_before_anything_else(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text('schema_version = 2\nname = 3\nfigures = "of another kind"\n')
-    with pytest.raises(BadInput, match=r"other\.toml: schema_version 2, expected 1: the file is for"):
+    with pytest.raises(BadInput, match=r"other\.toml: schema_version 2, expected 1: the file"):
         read_profile(path)
 
 

@@ -19,7 +19,7 @@ def bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_failed_gate_writes_nothing(tiny_chat: Path, tmp_path: Path) -> None:
-    with pytest.raises(GateFailed, match=r"4-bit gate does not hold: KL .*--gate off"):
+    with pytest.raises(GateFailed, match=r"4-bit quality gate failed: KL .*--gate off"):
         export_model(tiny_chat, tmp_path / "bundle", precision="int4")
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ def test_utf8_whatever_the_locale(tmp_path: Path) -> None:
         (b'{"a": ', "not valid JSON"),
         (b"\xff\xfe{\x00}\x00", "not encoded in UTF-8"),
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON.*BOM"),
-        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' is there twice"),
+        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' appears twice"),
         (b"[1]", "holds list, expected an object"),
         (b"1", "holds int, expected an object"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
