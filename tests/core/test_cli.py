@@ -116,7 +116,7 @@ def test_closed_pipe_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unexpected_error_is_one_line_and_another_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ZeroDivisionError("our own\nmistake")) == 3
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: unexpected ZeroDivisionError: our own mistake (test_command.py:")
+    assert line.startswith("error: unexpected ZeroDivisionError: our own mistake (test_cli.py:")
     assert "report it" in line
     assert "EDGELM_DEBUG=1" in line
 

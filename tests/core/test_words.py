@@ -22,7 +22,7 @@ FORBIDDEN = {
     r"vouch(es|ed)?": "trusted",
     r"told by": "determined by",
     r"(is|was|were|are) asked": "requested, required",
-    r"is no (bundle|size|tokenizer|record|local|whole|version|share|number|model|failure)": "is not a",
+    r"is no (bundle|size|tokenizer|record|local|whole|version|share|number|model)": "is not a",
     r"a hair": "slightly",
     r"owed": "remaining, required",
     r"manner": "settings",

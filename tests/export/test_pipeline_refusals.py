@@ -34,7 +34,7 @@ def test_failed_export_leaves_the_old_bundle(tiny_chat: Path, bundle: Path, tmp_
 
 def test_refuses_a_folder_that_is_no_bundle(tiny_chat: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match=r"holds no bundle\.json; it will not be replaced"):
+    with pytest.raises(BadInput, match=r"contains no bundle\.json, so it is not replaced"):
         export_model(tiny_chat, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 

@@ -238,7 +238,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("hashes", [True, False])
 def test_a_file_that_readers_open_and_nobody_lists(folder: Path, name: str, hashes: bool) -> None:
     (folder / name).write_text("{}")
-    with pytest.raises(BadBundle, match=f"holds {name}, which bundle.json does not list"):
+    with pytest.raises(BadBundle, match=f"contains {name}, which bundle.json does not list"):
         verify(folder, read_manifest(folder), hashes=hashes)
 
 

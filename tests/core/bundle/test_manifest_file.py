@@ -251,7 +251,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "head-size": (lambda v: v["graph"]["cache"].update(head_dim=65), "head_dim is 65, expected 64"),
     "cache-type": (
         lambda v: v["graph"]["cache"].update(dtype="fp8"),
-        "is fp8, expected int8, as kv",
+        "is fp8, expected int8, the value of kv",
     ),
     "same-present": (
         lambda v: v["graph"]["cache"]["layers"][3].update(present_key="k.2"),
