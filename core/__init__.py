@@ -1,7 +1,6 @@
-"""edgelm: language models on edge devices, from a teacher checkpoint to a measured bundle.
+"""edgelm: compress, export and run language models on edge devices.
 
-The public face is lazy: importing `edgelm` costs nothing but this file, and each name below
-loads its room when it is first called.
+Importing `edgelm` only loads this file; each public name loads its package on first use.
 """
 
 from importlib import import_module

@@ -251,7 +251,7 @@ def test_export_keeps_what_others_put_into_a_bundle(
     old = shutil.copytree(bundle, tmp_path / "bundle")
     (old / "notes.txt").write_text("mine")
     before = contents(old)
-    with pytest.raises(BadInput, match=r"holds 'notes\.txt', which edgelm did not write there"):
+    with pytest.raises(BadInput, match=r"contains 'notes\.txt', which edgelm did not write"):
         export_model(tiny_chat, old, precision="fp32", gate="off")
     assert contents(old) == before
     assert list(tmp_path.iterdir()) == [old]

@@ -284,7 +284,7 @@ def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
     export_model(tiny_chat, output, precision="int8")
     before = contents(output)
     for work in (output, output / "work"):
-        with pytest.raises(BadInput, match="lies in the output"):
+        with pytest.raises(BadInput, match="is inside the output"):
             export_model(tiny_chat, output, work=work)
     assert contents(output) == before
 
