@@ -112,6 +112,6 @@ def test_tensors_that_no_part_has(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = write_parts(whole, tmp_path / "other", [11, whole_count - 11])
     other[1].rename(paths[1])
-    message = rf"2 parts hold {whole_count - 1} tensors, split\.tensors\.count says {whole_count}"
+    message = rf"2 parts hold {whole_count - 1} tensors, split\.tensors\.count is {whole_count}"
     with pytest.raises(BadCheckpoint, match=message):
         open_checkpoint(paths[0])

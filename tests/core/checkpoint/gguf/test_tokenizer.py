@@ -296,7 +296,10 @@ REFUSED = {
     "no-tokens": (byte_level() | {"tokens": None}, "has a tokenizer without tokens"),
     "tokens": (byte_level() | {"tokens": "abc"}, r"ggml\.tokens is 'abc', expected an array of"),
     "no-merges": (byte_level() | {"merges": None}, r"BPE tokenizer without tokenizer\.ggml\.merge"),
-    "merges": (byte_level() | {"merges": ["q q"]}, "the merge 'q q' is not of two tokens to a thi"),
+    "merges": (
+        byte_level() | {"merges": ["q q"]},
+        "the merge 'q q' does not join two tokens to a thi",
+    ),
     "merge": (
         byte_level() | {"merges": ["qq"]},
         "the merge 'qq' does not join two tokens to a third one",
