@@ -1,4 +1,4 @@
-"""`edge-bench`: measure a bundle, beside its peers if asked, and write the report."""
+"""`edge-bench`: measure a bundle, beside other engines if requested, and write the report."""
 
 import argparse
 import os
@@ -12,13 +12,16 @@ from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
 
 _EPILOG = """\
-tests are named as in llama-bench: pp512 processes a prompt of 512 tokens, tg128@d4096 generates
-128 tokens after 4,096. Peers run in an environment of their own: edge-bench --setup-peers.
+Tests are named as in llama-bench: pp512 processes a prompt of 512 tokens, tg128@d4096 generates
+128 tokens with 4,096 tokens in the cache. Peers are other engines that run the same model; they
+are installed into environments of their own by edge-bench --setup-peers.
 
-example:
-  edge-bench bundle/ -p 512 -n 128 -d 0,512,4096 -r 5 --peers llama.cpp --out report/
+examples:
+  edge-bench bundle/                                   the bundle alone
+  edge-bench bundle/ --no-quality                      on a device without torch
+  edge-bench bundle/ -d 0,512,4096 --peers llama.cpp   beside llama.cpp
 """
-_PEERS = "onnxruntime-genai,llama.cpp,transformers,transformers-static"
+_PEERS = "llama.cpp, onnxruntime-genai, transformers, optimum, transformers-static"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,21 +37,33 @@ def parser() -> argparse.ArgumentParser:
         "bundle",
         nargs="*",
         type=Path,
-        help="bundles of one source, or of students and their teacher",
+        help="bundles of one source model, or of a teacher and its students",
     )
-    add("-p", "--prompt", default="512", metavar="N,..", help="prompt tokens (default: 512)")
-    add("-n", "--generate", default="128", metavar="N,..", help="tokens to generate (default: 128)")
-    add("-d", "--depth", default="0,512", metavar="N,..", help="tokens before (default: 0,512)")
+    add("-p", "--prompt", default="512", metavar="N,..", help="prompt lengths (default: 512)")
+    add(
+        "-n",
+        "--generate",
+        default="128",
+        metavar="N,..",
+        help="numbers of tokens to generate (default: 128)",
+    )
+    add(
+        "-d",
+        "--depth",
+        default="0,512",
+        metavar="N,..",
+        help="tokens in the cache before generation (default: 0,512)",
+    )
     add("-r", "--rounds", type=positive_int, default=5, help="rounds after warm-up (default: 5)")
-    add("--peers", default="", metavar="A,B", help=f"among {_PEERS} (default: none)")
-    add("--source", help="model to compare with: the bundles' source, or a student's teacher")
-    add("--quality-text", type=Path, metavar="FILE", help="text for KL (default: built in)")
-    add("--no-quality", action="store_true", help="leave out KL and top-1")
+    add("--peers", default="", metavar="A,B", help=f"any of {_PEERS} (default: none)")
+    add("--source", help="the model that the bundles were exported from, or a students' teacher")
+    add("--quality-text", type=Path, metavar="FILE", help="text for KL and top-1")
+    add("--no-quality", action="store_true", help="do not measure KL and top-1")
     add("--threads", type=positive_int, metavar="N", help="default: physical cores")
-    add("--cache", type=Path, metavar="DIR", help="where peers' model files are kept")
+    add("--cache", type=Path, metavar="DIR", help="cache for the peers' model files")
     add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report/")
-    add("--check-plan", action="store_true", help="measure what the planner predicts here")
-    add("--setup-peers", action="store_true", help="install the peers' environment, then measure")
+    add("--check-plan", action="store_true", help="measure how well the planner predicts")
+    add("--setup-peers", action="store_true", help="first install the peers (all, or --peers)")
     return parser
 
 
@@ -61,15 +76,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
     if arguments.setup_peers:
-        from edgelm.bench.peers.install import set_up
-
-        set_up()
+        _set_up_peers(_peer_names(arguments))
     if arguments.check_plan:
         _check_plan(arguments)
     elif arguments.bundle:
         _measure(arguments, command)
     elif not arguments.setup_peers:
         raise BadInput("give at least one bundle, or --setup-peers, or --check-plan")
+
+
+def _set_up_peers(names: list[str]) -> None:
+    from edgelm.bench.peers.engines import peer_environments
+    from edgelm.bench.peers.install import ENVIRONMENTS, set_up
+
+    set_up(peer_environments(names) if names else ENVIRONMENTS)
 
 
 def _check_plan(arguments: argparse.Namespace) -> None:
@@ -94,91 +114,34 @@ def _check_plan(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:
-    from edgelm.bench.machine import describe_machine
-    from edgelm.bench.measure import measure
-    from edgelm.bench.peers.engines import STATIC_CACHE, bundle_engines, peer_engines
-    from edgelm.bench.peers.sources import Sources, find_source
-    from edgelm.bench.quality import Quality
-    from edgelm.bench.report.html import html
-    from edgelm.bench.report.markdown import markdown, table
-    from edgelm.bench.report.notes import why_invalid
-    from edgelm.bench.report.report import make_report, write_json
-    from edgelm.bench.workload import context_needed, workload
-    from edgelm.bundle import read_manifest
-    from edgelm.devices.detection.threads import physical_cores
-    from edgelm.devices.sensors import open_sensors
-    from edgelm.export.source.text import GATE
+    from edgelm.bench.benchmark import Benchmark, run_benchmark
+    from edgelm.bench.workload import workload
 
-    manifests = {folder: read_manifest(folder) for folder in arguments.bundle}
-    first = manifests[arguments.bundle[0]]
     tests = workload(
         _numbers(arguments.prompt, "--prompt", least=1),
         _numbers(arguments.generate, "--generate", least=1),
         _numbers(arguments.depth, "--depth", least=0),
     )
-    context = context_needed(tests)
-    for folder, manifest in manifests.items():
-        if context > manifest.limits.context:
-            raise BadInput(
-                f"these tests need a context of {context}, {folder} has "
-                f"{manifest.limits.context}; use a smaller depth or export with more --context"
-            )
-    out: Path = arguments.out
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out} is a file; expected a folder for the report")
-    if arguments.quality_text and not arguments.quality_text.is_file():
-        raise BadInput(f"no such text file: {arguments.quality_text}")
-    names = [name for name in arguments.peers.split(",") if name]
-    quality_text = arguments.quality_text or GATE
-    source = None
-    if names or not arguments.no_quality:
-        source = find_source(list(manifests.values()), arguments.source)
-    sources = Sources(source, _cache(arguments)) if source else None
-    peers, absent = peer_engines(names, sources)
-    threads = arguments.threads or physical_cores()
-    on_gpu = any(manifest.engine.name != "onnxruntime" for manifest in manifests.values())
-    machine = describe_machine(threads, gpu=on_gpu or STATIC_CACHE in names)
-    ours = bundle_engines(manifests)
-
-    def quality() -> Quality:
-        assert source is not None
-        tokenizer = arguments.bundle[0] / "tokenizer.json"
-        return Quality(source.checkpoint, tokenizer, quality_text, context)
-
-    sensors = open_sensors()
-    samples, failed = measure(
-        [*ours, *peers],
-        tests,
-        rounds=arguments.rounds,
-        context=context,
-        threads=threads,
-        quality=None if arguments.no_quality else quality,
-        sensors=sensors,
+    run_benchmark(
+        Benchmark(
+            bundles=tuple(arguments.bundle),
+            tests=tuple(tests),
+            rounds=arguments.rounds,
+            peers=tuple(_peer_names(arguments)),
+            source=arguments.source,
+            quality=not arguments.no_quality,
+            quality_text=arguments.quality_text,
+            threads=arguments.threads,
+            cache=_cache(arguments),
+            out=arguments.out,
+            command=command,
+        )
     )
-    if not samples:
-        reasons = "; ".join(f"{peer.name}: {peer.reason}" for peer in (*absent, *failed))
-        raise BadInput(f"nothing could be measured: {reasons}")
-    report = make_report(
-        samples,
-        [*absent, *failed],
-        manifest=first,
-        source=source,
-        machine=machine,
-        command=command,
-        rounds=arguments.rounds,
-        quality_text=quality_text.name,
-        sensors=sensors,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(report, out / "report.json")
-    (out / "report.md").write_text(markdown(report))
-    (out / "report.html").write_text(html(report))
-    print("\n".join(table(report)))
-    for peer in (*absent, *failed):
-        print(f"not measured: {peer.name}: {peer.reason}")
-    print(f"report: {out / 'report.html'}")
-    if report.throttled:
-        print(f"warning: {why_invalid(report)}", file=sys.stderr)
+
+
+def _peer_names(arguments: argparse.Namespace) -> list[str]:
+    names = [name.strip() for name in arguments.peers.split(",")]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _numbers(text: str, option: str, *, least: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The machine's GPU and how fast its memory is: the bound of decoders that run there.
 
-Looked at in a process of its own (`python -m edgelm.bench.gpu` prints JSON), so that the one that
-starts the engines holds nothing of the GPU while they run.
+Measured in a process of its own (`python -m edgelm.bench.gpu` prints JSON), so that the process
+that starts the engines holds no GPU memory while they run.
 """
 
 import json

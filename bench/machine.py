@@ -3,13 +3,12 @@
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import msgspec
-import torch
 
 from edgelm.bench.gpu import measure_gpu
+from edgelm.devices.calibration.timing import read_gb_s
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -39,7 +38,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
-    """Look at this machine, and at its GPU if asked; reads 1 GB of memory a few times."""
+    """Look at this machine, and at its GPU if requested; reads 1 GiB of memory a few times."""
     found = measure_gpu() if gpu else None
     return Machine(
         cpu=_cpu_name(),
@@ -48,26 +47,10 @@ def describe_machine(threads: int, *, gpu: bool = False) -> Machine:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=sys.version.split()[0],
-        read_gb_s=read_bandwidth(threads),
+        read_gb_s=read_gb_s(threads),
         gpu=found.name if found else "",
         gpu_gb_s=found.gb_s if found else 0.0,
     )
-
-
-def read_bandwidth(threads: int, *, megabytes: int = 1024, repeats: int = 5) -> float:
-    """GB/s of sequential reads: the best of a few sums over an array far larger than any cache."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        array = torch.ones(megabytes * 2**20 // 4, dtype=torch.float32)
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            array.sum()
-            times.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
-    return array.numel() * 4 / min(times) / 1e9
 
 
 def _cpu_name() -> str:

@@ -1,8 +1,8 @@
 """Run the measurements: raw samples only, no statistics.
 
-Every engine lives in a process of its own for the whole run and takes turns with the others:
-round by round, test by test, engine by engine, so that a slow minute of the machine hits all
-alike. The first round warms up and is thrown away. Loading is measured in fresh processes.
+Every engine has a process of its own for the whole run. Engines take turns: round by round, test
+by test, engine by engine, so that a slow minute of the machine affects all of them. The first
+round warms up and is discarded. Loading is measured in fresh processes.
 """
 
 import contextlib
@@ -10,15 +10,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgelm.bench.peers.engines import MeasuredEngine, SkippedEngine
-from edgelm.bench.quality import Quality
 from edgelm.bench.worker import Worker
 from edgelm.bench.workload import Test
 from edgelm.bundle.gates import Figures
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import EdgeLMError
+
+if TYPE_CHECKING:
+    from edgelm.bench.quality import Quality  # imports torch
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,10 @@ _MAX_LOADS = 3
 
 @dataclass
 class Samples:
-    """What one engine's runs gave, in milliseconds.
+    """What one engine's runs took, in milliseconds.
 
-    `windows` are start and end of each run, its cache's filling included, in `perf_counter`'s
-    seconds: what the sensors saw then is this engine's.
+    `windows` are start and end of each run, including the filling of its cache, in seconds of
+    `perf_counter`: sensor readings in a window belong to this engine.
     """
 
     engine: MeasuredEngine
@@ -52,12 +54,12 @@ def measure(
     rounds: int,
     context: int,
     threads: int,
-    quality: Callable[[], Quality] | None,
+    quality: Callable[[], "Quality"] | None,
     sensors: Sampler | None = None,
 ) -> tuple[list[Samples], list[SkippedEngine]]:
-    """Measure every engine; one that fails is reported, and the others go on.
+    """Measure every engine; one that fails is reported, and the others continue.
 
-    The sensors watch the rounds only: neither loading nor quality.
+    The sensors cover the rounds only: neither loading nor quality.
     """
     failed: list[SkippedEngine] = []
     results: list[Samples] = []
@@ -72,15 +74,15 @@ def measure(
             running.append((worker, samples))
         with sensors or contextlib.nullcontext():
             failed += _rounds(running, tests, rounds)
-        judge = None
+        comparison = None
         for worker, samples in running:
             try:
-                # Before quality: rows of logits for a whole text are no part of serving.
+                # Before quality: serving never holds the logits of a whole text.
                 samples.memory = worker.ask("memory")
                 if quality is not None:
-                    log.info("quality of %s", samples.engine.name)
-                    judge = judge or quality()
-                    samples.figures = judge.of(worker)
+                    log.info("measuring the quality of %s", samples.engine.name)
+                    comparison = comparison or quality()
+                    samples.figures = comparison.measure(worker)
             except EdgeLMError as error:
                 failed.append(SkippedEngine(samples.engine.name, f"failed: {error}"))
                 continue

@@ -1,4 +1,4 @@
-"""`edge-compress`: a teacher in, a student that fits the device out."""
+"""`edge-compress`: prune and distill a teacher into a student that fits a device."""
 
 import argparse
 import shlex
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgelm.cli import positive_int, run_command, size_argument
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
+from edgelm.reasons import reason
 
 if TYPE_CHECKING:
     from edgelm.compress.recipe import Recipe
@@ -23,24 +24,24 @@ examples:
     --data train.jsonl --tokens 100M -o student/
   edge-export student/ --target jetson-orin-nano -o bundle/
 
-Start the same command again after a kill: it goes on where it was, and repeats only what changed.
-Many GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
-exit codes: 0 done, 2 bad input, 3 a fault of edgelm's
+Run the same command again after an interruption: it resumes, and reruns only what changed.
+Several GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
+exit codes: 0 success, 2 bad input, 3 internal error
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The argument parser."""
     parser = argparse.ArgumentParser(
         prog="edge-compress",
-        description="Prune a language model to a device's budget and distil it (Minitron).",
+        description="Prune a language model to a device's budget and distill it (Minitron).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("source", help="recipe (.toml), or the teacher: folder, hub id or .gguf file")
-    add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder of the student")
-    add("--run", type=Path, metavar="DIR", help="folder of the stages (default: OUTPUT.run)")
+    add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder for the student")
+    add("--run", type=Path, metavar="DIR", help="folder for the stages (default: OUTPUT.run)")
     group = parser.add_argument_group("without a recipe")
     add = group.add_argument
     add(
@@ -48,27 +49,21 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TEXT",
-        help="JSONL, text, Parquet; repeatable",
+        help="training text: JSONL, text or Parquet; repeatable",
     )
-    add("--target", default="cpu", help="device whose budget counts (default: cpu)")
-    add("--precision", default="auto", help="that the student will be exported at (default: auto)")
-    add("--context", type=positive_int, metavar="N", help="tokens that its cache holds")
-    add("--min-tok-s", type=float, metavar="X", help="tokens per second that it must reach")
-    add("--max-memory", type=size_argument, metavar="SIZE", help="memory it may take, e.g. 2GB")
-    add("--max-ttft", type=float, metavar="MS", help="time to the first token, prompt of 512")
-    add("--parameters", type=float, metavar="X", help="outside the embeddings: share or number")
+    add("--target", default="cpu", help="device that sets the budget (default: cpu)")
+    add("--precision", default="auto", help="precision of the export (default: auto)")
+    add("--context", type=positive_int, metavar="N", help="context length in tokens")
+    add("--min-tok-s", type=float, metavar="X", help="minimum tokens per second")
+    add("--max-memory", type=size_argument, metavar="SIZE", help="maximum memory, e.g. 2GB")
+    add("--max-ttft", type=float, metavar="MS", help="maximum time to first token, prompt of 512")
+    add("--parameters", type=float, metavar="X", help="maximum without embeddings; 0.7 is a share")
     add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")
-    add(
-        "--tokens", type=size_argument, default="2M", metavar="N", help="to distil on (default: 2M)"
-    )
-    add(
-        "--evaluate",
-        action="append",
-        default=[],
-        metavar="TASK",
-        help="e.g. perplexity:valid.jsonl",
-    )
-    add("--print-recipe", action="store_true", help="print what these options mean, and stop")
+    tokens = "tokens to distill on (default: 2M)"
+    add("--tokens", type=size_argument, default="2M", metavar="N", help=tokens)
+    task = "e.g. perplexity:valid.jsonl; repeatable"
+    add("--evaluate", action="append", default=[], metavar="TASK", help=task)
+    add("--print-recipe", action="store_true", help="print these options as a recipe and exit")
     return parser
 
 
@@ -82,26 +77,26 @@ def _compress(options: argparse.Namespace) -> None:
     from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
 
     if options.source.endswith(".toml"):
-        _refuse_options(options)
+        _reject_options(options)
         recipe = read_recipe(Path(options.source))
     else:
         try:
             recipe = msgspec.convert(default_recipe(options), Recipe)
         except msgspec.ValidationError as error:
-            raise BadInput(f"these options make no recipe: {error}") from None
+            raise BadInput(f"invalid options: {reason(error)}") from None
     if options.print_recipe:
         recipe.check()
         print(recipe_toml(recipe), end="")
         return
     from edgelm.compress.pipeline import compress_model
 
-    _quieten()
-    line = _Line()
+    _silence_libraries()
+    line = _ProgressLine()
     record = compress_model(
-        recipe, options.output, run=options.run, progress=line.show, report=line.keep
+        recipe, options.output, run=options.run, progress=line.show, report=line.log
     )
     line.end()
-    if not is_first():
+    if not is_main_process():
         return
     share = record.parameters / record.teacher_parameters
     size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
@@ -113,14 +108,14 @@ def _compress(options: argparse.Namespace) -> None:
 
 
 def export_command(recipe: "Recipe", student: Path) -> str:
-    """How to export the student; after QAD, to the very grid that it was trained on."""
+    """The command that exports the student; after QAD, to the grid that it was trained on."""
     from edgelm.checkpoint.source import open_checkpoint
 
     words = ["edge-export", str(student), "--target", recipe.target.name]
     if recipe.target.engine:
         words += ["--engine", recipe.target.engine]
     if recipe.qad and not recipe.align:
-        layers, head = recipe.rounding
+        layers, head = recipe.qad_precisions
         words += ["--precision", recipe.qad.precision, "--method", "rtn"]
         if recipe.qad_group_size is not None:
             words += ["--group-size", str(recipe.qad_group_size)]
@@ -133,8 +128,8 @@ def export_command(recipe: "Recipe", student: Path) -> str:
     return shlex.join([*words, "-o", "bundle/"])
 
 
-def _quieten() -> None:
-    """Libraries tell of every file that they write; what matters is told here."""
+def _silence_libraries() -> None:
+    """Libraries log every file that they write; progress is reported here instead."""
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -144,7 +139,7 @@ def _quieten() -> None:
 
 
 def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
-    """The recipe of the command line's options: importance, search, prune, distil, evaluate."""
+    """The options as a recipe: search or prune, distill, evaluate."""
     limits = {
         "parameters": options.parameters,
         "max_memory_bytes": options.max_memory,
@@ -166,13 +161,14 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
     return recipe | {"evaluate": {"tasks": options.evaluate}}
 
 
-def _refuse_options(options: argparse.Namespace) -> None:
-    """A recipe says it all: an option beside it would be ignored."""
+def _reject_options(options: argparse.Namespace) -> None:
+    """Raise BadInput for options that a recipe would override."""
     defaults = vars(parser().parse_args([options.source, "-o", "x"]))
     for name, value in vars(options).items():
         if name not in ("output", "run", "print_recipe") and value != defaults[name]:
             raise BadInput(
-                f"--{name.replace('_', '-')} stands beside a recipe; write it into {options.source}"
+                f"--{name.replace('_', '-')} cannot be combined with a recipe; set it in "
+                f"{options.source}"
             )
 
 
@@ -186,19 +182,19 @@ def _shape(text: str) -> dict[str, int]:
     return sizes
 
 
-class _Line:
-    """Progress on one line of standard error, which what is kept scrolls past."""
+class _ProgressLine:
+    """Progress on one line of standard error, below the log lines."""
 
     def __init__(self) -> None:
         self.width = 0
         self.shown = 0.0
         self.live = sys.stderr.isatty()
-        self.first = is_first()
+        self.is_main = is_main_process()
 
     def show(self, text: str) -> None:
         now = time.monotonic()
-        # Into a file, a line every ten seconds is enough.
-        if not self.first or now - self.shown < (0.1 if self.live else 10):
+        # In a file, one line every ten seconds is enough.
+        if not self.is_main or now - self.shown < (0.1 if self.live else 10):
             return
         self.shown = now
         if self.live:
@@ -207,9 +203,9 @@ class _Line:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def keep(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.end()
-        if self.first:
+        if self.is_main:
             print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:

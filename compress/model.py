@@ -11,11 +11,18 @@ from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
 from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadCheckpoint
+from edgelm.reasons import reason
+from edgelm.spec.decoder import DecoderSpec
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
+
+
+def spec_of(model: Model) -> DecoderSpec:
+    """The architecture of a `transformers` model, from its configuration."""
+    return DecoderSpec.from_hf(model.config.to_dict())
 
 
 def load_model(
@@ -52,7 +59,7 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     if missing or unexpected:
         raise BadCheckpoint(
             f"the weights do not match the configuration: {len(missing)} missing "
-            f"{missing[:2]}, {len(unexpected)} too many {unexpected[:2]}"
+            f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
         )
     model.tie_weights()
     model.requires_grad_(True)
@@ -77,7 +84,7 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain ones
         raise BadCheckpoint(
-            f"{path} has no tokenizer that transformers can load ({str(error)[:300]}); a folder "
+            f"{path} has no tokenizer that transformers can load ({reason(error)}); a folder "
             "needs tokenizer.json beside its weights"
         ) from None
 
@@ -85,7 +92,7 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Raise BadCheckpoint if the tokenizer has ids that the model has no embedding for.
 
-    More embeddings than tokens are common: rows are padded to a multiple (Qwen 2.5 has 151,936
+    More embeddings than tokens are common: the table is padded to a multiple (Qwen 2.5 has 151,936
     rows for 151,665 tokens).
     """
     rows = model.config.vocab_size
@@ -109,8 +116,8 @@ def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer) -> None:
         )
 
 
-def whole(model: Model) -> Model:
-    """The model with all of its parameters on this process; itself, unless FSDP2 shards it."""
+def gather_full_model(model: Model) -> Model:
+    """A model with all parameters on this process; the same model unless FSDP2 shards it."""
     if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         return model
     return build_model(
@@ -126,9 +133,9 @@ def whole(model: Model) -> Model:
 def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
     """Write a plain checkpoint: safetensors, configuration with `head_dim`, tokenizer.
 
-    The model itself stays in the type it has. Of several processes the first one writes.
+    The model in memory keeps its type. With several processes, the main one writes.
     """
-    if not is_first():
+    if not is_main_process():
         return
     from transformers import GenerationConfig
 

@@ -1,4 +1,4 @@
-"""From a teacher to a student folder: run a recipe's stages, evaluate, write the record."""
+"""From teacher to student folder: run a recipe's stages, evaluate, write the record."""
 
 import shutil
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, wri
 from edgelm.compress.model import load_model, save_model
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.replaceable import check_inputs_separate, student_files, written_files
 from edgelm.compress.run.run_folder import RunFolder
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.stages import State, judge, run_stages
+from edgelm.compress.stages import State, evaluate_models, run_stages
 from edgelm.files.staging import check_replaceable, staged_folder
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -30,20 +30,20 @@ def compress_model(
     progress: Callable[[str], None] = lambda _: None,
     report: Callable[[str], None] = lambda _: None,
 ) -> StudentRecord:
-    """Make a student as a recipe says.
+    """Compress a teacher into a student, following a recipe.
 
     Args:
         recipe: what to do.
         output: the student's folder: a plain Hugging Face checkpoint and `compress.json`.
-        run: where stages keep their results; beside `output` by default. Calling again with the
-            same folder repeats only what changed, and goes on with what was killed.
-        progress: called often, with one line.
-        report: called seldom, with what is worth keeping.
+        run: folder for the stages' results; beside `output` by default. Another call with the
+            same folder reruns only what changed, and resumes what was interrupted.
+        progress: called often, with one line of progress.
+        report: called rarely, with lines for a log.
 
     Raises:
         BadInput: the recipe, the data or the shape cannot be used.
         DoesNotFit: no shape meets the budget, or the disk is full.
-        Diverged: a training went wrong; its last checkpoint is kept.
+        Diverged: a training diverged; its last checkpoint remains.
     """
     recipe.check()
     check_replaceable(output, marker=STUDENT_RECORD, listing=student_files)
@@ -52,17 +52,17 @@ def compress_model(
     check_inputs_separate(recipe, output, run)
     state = State(recipe, RunFolder(run, report), progress)
     state.check()
-    with state.run.held():
+    with state.run.exclusive():
         return _compress(state, output)
 
 
 def _compress(state: State, output: Path) -> StudentRecord:
     recipe, folder = state.recipe, state.run
     run_stages(state)
-    assert state.student is not None  # recipe.check has seen a stage that makes one
-    evaluation = judge(state) if recipe.evaluate else {}
+    assert state.student is not None  # recipe.check requires a stage that produces one
+    evaluation = evaluate_models(state) if recipe.evaluate else {}
     record = _record(state, evaluation)
-    if not is_first():
+    if not is_main_process():
         return record
     dtype = torch.float32 if recipe.qad and not recipe.align else _DTYPES[recipe.dtype]
     with staged_folder(output, marker=STUDENT_RECORD, listing=student_files) as staging:
@@ -85,8 +85,8 @@ def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRe
         teacher_sha256=state.source_hash,
         teacher_parameters=source.spec.parameters,
         parameters=spec.parameters,
-        teacher_shape=msgspec.structs.asdict(Shape.of(source.spec)),
-        shape=msgspec.structs.asdict(Shape.of(spec)),
+        teacher_shape=msgspec.structs.asdict(Shape.from_spec(source.spec)),
+        shape=msgspec.structs.asdict(Shape.from_spec(spec)),
         stages=tuple(state.run.records),
         evaluation=evaluation,
         edgelm_version=__version__,
@@ -103,5 +103,5 @@ def _copy_card(state: State, folder: Path) -> None:
     name = state.source.name if state.source.revision else state.source.path.name
     (folder / "README.md").write_text(
         f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
-        f"{__version__}; `{STUDENT_RECORD}` says how, and what it kept of its teacher.\n"
+        f"{__version__}; `{STUDENT_RECORD}` lists the stages, and figures beside the teacher's.\n"
     )

@@ -5,14 +5,19 @@ from typing import NamedTuple
 import msgspec
 
 from edgelm.devices.tensorrt_versions import engine_family
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, UnknownName
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,
     GROUP_SIZES,
+    NVFP4_BLOCK,
+    W8A8,
+    Fp8,
     Int4,
     Int8,
     KvType,
+    Nvfp4,
     WeightPrecision,
+    describe,
     parse_precision,
 )
 from edgelm.spec.decoder import DecoderSpec
@@ -74,6 +79,80 @@ class Kernels(NamedTuple):
             return whole
         return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
+    def choices(
+        self, columns: int, *, group_size: int | None = None, symmetric: bool | None = None
+    ) -> tuple[Int4 | Int8, ...]:
+        """The integer formats of a matrix with this many inputs, smallest first."""
+        if self.grouped:
+            both = (Int4(group_size), Int8(group_size)) if group_size else _GROUPED_CHOICES
+            if symmetric is None:
+                return both
+            return tuple(msgspec.structs.replace(one, symmetric=symmetric) for one in both)
+        sizes = [size for size in self._dividing(columns) if group_size in (None, size)]
+        int4 = [Int4(size, symmetric=True) for size in sorted(sizes, reverse=True)]
+        return (*int4, Int8(columns))  # one scale per output channel
+
+    def nearest(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
+        """The format nearest to a precision that a matrix with this many inputs can have."""
+        if self.grouped:
+            return precision
+        sizes = self._dividing(columns)
+        if isinstance(precision, Int8) or not sizes:  # int8 has no blocks, so it takes any shape
+            return Int8(group_size=0)
+        wanted = precision.group_size
+        return Int4(min(sizes, key=lambda size: (abs(size - wanted), size)), symmetric=True)
+
+    def check(self, precision: WeightPrecision, group: str, columns: int) -> None:
+        """Check that there is a kernel for a group's matrix with this many inputs.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        if isinstance(precision, W8A8 | Fp8 | Nvfp4):
+            self._check_quantized_inputs(precision, group, columns)
+        if self.grouped or not isinstance(precision, Int4 | Int8):
+            return
+        size = precision.group_size
+        if not precision.symmetric:
+            raise UnknownName(f"{self.engine} has no zero points; leave out --no-symmetric")
+        if isinstance(precision, Int8):
+            if size not in (0, columns):
+                raise UnknownName(
+                    f"{self.engine} has int8 with one scale per output channel only; leave out "
+                    f"--group-size {size}"
+                )
+            return
+        if size not in self.int4_groups:
+            raise UnknownName(
+                f"{self.engine} has no int4 in groups of {size}; it has "
+                f"{', '.join(map(str, self.int4_groups))}"
+            )
+        if columns % size:
+            fits = " or ".join(map(str, self._dividing(columns)))
+            raise UnknownName(
+                f"{group} has {columns} inputs, which is not a multiple of the group size {size}; "
+                + (f"use --group-size {fits}, or " if fits else "use ")
+                + f"--layer '{group}=int8'"
+            )
+
+    def _check_quantized_inputs(
+        self, precision: W8A8 | Fp8 | Nvfp4, group: str, columns: int
+    ) -> None:
+        if self.grouped:
+            raise UnknownName(
+                f"{self.engine} has no {describe(precision)}; it has fp32, fp16, bf16, int8 and "
+                "int4"
+            )
+        if isinstance(precision, Nvfp4) and columns % NVFP4_BLOCK:
+            raise UnknownName(
+                f"{group} has {columns} inputs, which is not a multiple of {NVFP4_BLOCK} as nvfp4 "
+                f"needs; use --layer '{group}=int8'"
+            )
+
+    def _dividing(self, columns: int) -> list[int]:
+        """The engine's int4 group sizes that divide this many inputs."""
+        return [size for size in self.int4_groups if columns % size == 0]
+
     def _fitted(self, precision: Int4 | Int8, columns: int, padding: int) -> Int4 | Int8:
         groups = self.int4_groups
         sizes = [n for n in groups if n <= precision.group_size and -columns % n <= padding]
@@ -109,6 +188,15 @@ KERNELS = {
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
 }
 _MAX_PADDING = 8  # an eighth of a row
+# What `auto` chooses from where int4 and int8 come in groups, smallest first.
+_GROUPED_CHOICES: tuple[Int4 | Int8, ...] = (
+    Int4(128),
+    Int4(64),
+    Int4(32),
+    Int4(16),
+    Int8(64),
+    Int8(32),
+)
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # query heads per key head

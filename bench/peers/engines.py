@@ -5,7 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgelm.bench.peers.install import interpreter, missing_reason
+from edgelm.bench.peers.install import (
+    OPTIMUM,
+    SHARED,
+    Environment,
+    interpreter,
+    missing_reason,
+)
 from edgelm.bench.peers.sources import Sources
 from edgelm.bundle import Manifest
 from edgelm.errors import UnknownName
@@ -29,7 +35,7 @@ class MeasuredEngine:
 
 @dataclass(frozen=True)
 class SkippedEngine:
-    """A peer that was asked for and cannot run."""
+    """An engine that was requested and could not be measured."""
 
     name: str
     reason: str
@@ -40,6 +46,7 @@ class _Peer:
     module: str
     package: str
     variants: dict[str, Callable[[Sources], Path]]
+    environment: Environment = SHARED
 
 
 STATIC_CACHE = "transformers-static"  # the one that runs on a GPU
@@ -54,6 +61,12 @@ PEERS: dict[str, _Peer] = {
     ),
     "transformers": _Peer(
         "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
+    ),
+    "optimum": _Peer(
+        "edgelm.bench.engines.optimum_worker",
+        "optimum.onnxruntime",
+        {"fp32": Sources.optimum, "int8": Sources.optimum_int8},
+        OPTIMUM,
     ),
     STATIC_CACHE: _Peer(
         "edgelm.bench.engines.static_cache_worker", "transformers", {"fp16": Sources.huggingface}
@@ -80,18 +93,21 @@ def _bundle_engine(folder: Path, manifest: Manifest) -> MeasuredEngine:
     )
 
 
+def peer_environments(names: list[str]) -> list[Environment]:
+    """The environments that these peers run in."""
+    return list(dict.fromkeys(_peer(name).environment for name in names))
+
+
 def peer_engines(
     names: list[str], sources: Sources | None
 ) -> tuple[list[MeasuredEngine], list[SkippedEngine]]:
-    """The peers asked for, and those among them that are not installed."""
+    """The requested peers, and those of them that are not installed."""
     present: list[MeasuredEngine] = []
-    absent: list[SkippedEngine] = []
+    skipped: list[SkippedEngine] = []
     for name in names:
-        if name not in PEERS:
-            raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
-        peer = PEERS[name]
-        if reason := missing_reason(peer.package):
-            absent.append(SkippedEngine(name, reason))
+        peer = _peer(name)
+        if reason := missing_reason(peer.package, peer.environment):
+            skipped.append(SkippedEngine(name, reason))
             continue
         assert sources is not None
         variants = dict(peer.variants)
@@ -101,17 +117,25 @@ def peer_engines(
             MeasuredEngine(
                 f"{name} {variant}",
                 peer.module,
-                interpreter(),
+                interpreter(peer.environment),
                 lambda make=make: make(sources),  # type: ignore[misc]
                 sources.checkpoint.spec,
             )
             for variant, make in variants.items()
         ]
-    return present, absent
+    return present, skipped
+
+
+def _peer(name: str) -> _Peer:
+    if name not in PEERS:
+        raise UnknownName(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
+    return PEERS[name]
 
 
 def _is_quantized(sources: Sources) -> bool:
-    """Whether the source is a GGUF file of fewer bits than its weights' own type."""
+    """Whether the source is a GGUF model of fewer bits than its weights' own type."""
     checkpoint = sources.checkpoint
-    size = checkpoint.path.stat().st_size if checkpoint.is_gguf else 0
-    return 0 < size < 1.5 * checkpoint.spec.parameters
+    if not checkpoint.is_gguf:
+        return False
+    size = sum(path.stat().st_size for path in checkpoint.weight_files)
+    return size < 1.5 * checkpoint.spec.parameters

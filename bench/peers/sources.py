@@ -1,18 +1,22 @@
-"""The same source model in the form that each peer reads, made once and kept.
+"""The same source model in the form that each peer reads, made once and cached.
 
 Everything is derived from the one checkpoint whose hash the bundle records: a Hugging Face folder
-for transformers and onnxruntime-genai's builder, GGUF files from llama.cpp's own quantizer.
+for transformers, onnxruntime-genai's builder and optimum's exporter, GGUF files from llama.cpp's
+own quantizer.
 """
 
 import json
 import logging
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from edgelm.bench.peers.install import converter, interpreter
+from edgelm.bench.peers.install import OPTIMUM, SHARED, Environment, converter, interpreter
+from edgelm.bench.peers.older_config import write_older_config
 from edgelm.bundle import Manifest
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
@@ -112,6 +116,14 @@ class Sources:
         """A model folder of onnxruntime-genai's builder, int4 in blocks of 32."""
         return self._made("genai-int4", self._build_genai)
 
+    def optimum(self) -> Path:
+        """A folder of optimum's exporter: fp32, with a key-value cache."""
+        return self._made("optimum-fp32", self._export_optimum)
+
+    def optimum_int8(self) -> Path:
+        """The same, quantized as optimum's documentation recommends: dynamic int8."""
+        return self._made("optimum-int8", self._quantize_optimum)
+
     def _made(self, name: str, make: Callable[[Path], None]) -> Path:
         """Make a file or folder unless it is there; a half-made one is never kept."""
         target = self.folder / name
@@ -158,9 +170,40 @@ class Sources:
         )
         shutil.rmtree(cache, ignore_errors=True)
 
+    def _export_optimum(self, folder: Path) -> None:
+        with TemporaryDirectory(dir=self.folder, prefix="partial-") as scratch:
+            source = write_older_config(self.huggingface(), Path(scratch))
+            _optimum(
+                *("export", "onnx", "--model", str(source)),
+                *("--task", "text-generation-with-past", str(folder)),
+            )
 
-def _python(*arguments: str) -> None:
-    command = [str(interpreter()), *arguments]
+    def _quantize_optimum(self, folder: Path) -> None:
+        source = self.optimum()
+        kind = f"--{optimum_instructions()}"
+        _optimum("onnxruntime", "quantize", "--onnx_model", str(source), "-o", str(folder), kind)
+        for path in source.glob("*.json"):  # the configuration, which it does not copy
+            if not (folder / path.name).exists():
+                shutil.copy2(path, folder)
+
+
+def optimum_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Which of optimum's quantization presets is for this CPU."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "arm64"
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    for flag, preset in (("avx512_vnni", "avx512_vnni"), ("avx512f", "avx512")):
+        if flag in flags:
+            return preset
+    return "avx2"
+
+
+def _optimum(*arguments: str) -> None:
+    _python("-m", "optimum.commands.optimum_cli", *arguments, environment=OPTIMUM)
+
+
+def _python(*arguments: str, environment: Environment = SHARED) -> None:
+    command = [str(interpreter(environment)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])

@@ -14,7 +14,7 @@ def why_invalid(report: Report) -> str:
             hit.setdefault(result.engine, []).append(result.test)
     where = "; ".join(f"{engine}: {', '.join(tests)}" for engine, tests in hit.items())
     return (
-        f"the machine throttled while it was measured ({_events(report)}); affected: {where}. Cool "
+        f"the machine throttled while it was measured ({_events(report)}); hit: {where}. Cool "
         "it or raise its power limit, and measure again."
     )
 
@@ -27,11 +27,13 @@ def not_measured(report: Report) -> list[str]:
 def method(report: Report) -> list[str]:
     """How it was measured; one paragraph each."""
     rounds = "One round" if report.rounds == 1 else f"Medians of {report.rounds} rounds"
-    return [
-        f"{rounds} after a warm-up round, engines taking turns within each round. KL and top-1 are "
-        f"measured on {report.quality_tokens:,} tokens of {report.quality_text}.",
-        *([_energy_sources(report)] if has_energy(report) else []),
-    ]
+    lines = [f"{rounds} after a warm-up round, engines taking turns within each round."]
+    if report.quality_tokens:
+        tokens, text = report.quality_tokens, report.quality_text
+        lines.append(f"KL and top-1 are measured on {tokens:,} tokens of {text}.")
+    if has_energy(report):
+        lines.append(_energy_sources(report))
+    return [" ".join(lines)]
 
 
 def setting(report: Report) -> str:

@@ -1,1 +1,1 @@
-"""What `align` is made of: settings, data, the run, and what watches it."""
+"""Alignment on chat data: supervised fine-tuning and DPO, through TRL."""

@@ -1,12 +1,12 @@
-"""Teach a student to answer: supervised fine-tuning and preference optimization through TRL.
+"""Align a student: supervised fine-tuning (SFT) and preference optimization (DPO) through TRL.
 
-Only answers are learned: with a chat template that marks the assistant's tokens whole
-conversations are rows; with any other template each of the assistant's messages is a row, of
-which what came before is given (exact, at the price of reading the beginning again for each).
+The loss covers answers only. With a chat template that marks the assistant's tokens, a row is a
+whole conversation; with any other template each of the assistant's messages is a row, after the
+messages before it (exact, but the beginning is processed again for each).
 
-TRL does the training; this file makes sure of what it is given, of what is left behind, and that
-a run which dies goes on from its last whole checkpoint. TRL's usage report, progress bars and
-printed logs are switched off.
+TRL does the training; this file checks its input, restores the model after it, and resumes an
+interrupted run from its last complete checkpoint. TRL's usage report, progress bars and printed
+logs are switched off.
 """
 
 import copy
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from edgelm.compress.alignment.data import Rows, make_rows
+from edgelm.compress.alignment.metrics_callback import AlignStep, MetricsCallback
 from edgelm.compress.alignment.run import AlignRun
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
-from edgelm.compress.alignment.trl_cleanup import lent, quiet
-from edgelm.compress.alignment.watch import AlignStep, Watch
+from edgelm.compress.alignment.trl_cleanup import quiet, restored_after_training
 from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
@@ -31,11 +31,11 @@ from edgelm.files.hashing import file_sha256
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """What was done.
+    """The result of an alignment.
 
-    steps: updates; examples: rows learned from; loss: of the last update.
-    truncated: examples that lost their end; dropped: those whose prompt alone was too long.
-    metrics: the JSONL file with all updates.
+    steps: optimizer steps; examples: rows trained on; loss: of the last step.
+    truncated: examples cut at `max_length`; dropped: those whose prompt alone fills it.
+    metrics: the JSONL file with one line per step.
     """
 
     steps: int
@@ -55,24 +55,24 @@ def align(
     *,
     progress: Callable[[AlignStep], None] | None = None,
 ) -> Aligned:
-    """Train a model in place on a JSONL file, from where an earlier call was interrupted.
+    """Train a model in place on a JSONL file; an interrupted call resumes.
 
     The data is held in memory. For `Sft` lines hold `messages`, or `prompt` and `completion`; for
     `Dpo` they hold `prompt`, `chosen` and `rejected`, texts or lists of messages each.
 
     Args:
-        model: in fp32, on the device to train on; as it was before the first call.
-        tokenizer: its tokenizer; with a chat template texts are taken for messages.
-        request: method and settings.
+        model: in fp32, on the device to train on; the same as in the first call.
+        tokenizer: its tokenizer; with a chat template, texts are read as messages.
+        request: the method and its settings.
         data: the examples.
-        out: folder of the run, with checkpoints (12 bytes a parameter, two at a time) and metrics.
-        progress: called after each update.
+        out: folder of the run, with checkpoints (12 bytes per parameter, two of them) and metrics.
+        progress: called after each step.
 
     Raises:
         MissingPackage: TRL is not installed.
-        BadInput: examples of another form, settings that make no sense or other ones than the run
-            was begun with, a model that is not in fp32.
-        Diverged: the loss is no longer a number; the last checkpoint stays.
+        BadInput: examples of another form, settings out of range or other ones than the run was
+            started with, a model that is not in fp32.
+        Diverged: the loss is not finite; the last checkpoint remains.
     """
     _import_trl()
     request.check()
@@ -91,7 +91,7 @@ def align(
         if run.is_finished():
             _load_weights(model, run)
         else:
-            with quiet(), lent(model):
+            with quiet(), restored_after_training(model):
                 _train(model, tokenizer, request, rows, run, progress)
     finally:
         model.train(training)
@@ -117,7 +117,7 @@ def _train(
         args=_arguments(model, request, rows, run),
         train_dataset=Dataset.from_list(rows.rows),
         processing_class=tokenizer,
-        callbacks=[Watch(run, progress)],
+        callbacks=[MetricsCallback(run, progress)],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
@@ -178,12 +178,12 @@ def _read(request: Alignment, data: Path, *, chat: bool) -> list[Example]:
 
 def _check_model(model: Model, request: Alignment) -> None:
     if not isinstance(request, Sft | Dpo):
-        raise BadInput(f"{type(request).__name__} is no method of alignment; expected Sft or Dpo")
+        raise BadInput(f"{type(request).__name__} is not an alignment method; expected Sft or Dpo")
     types = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if types:
         raise BadInput(
-            f"the model is in {str(types.pop()).removeprefix('torch.')}, in which small updates "
-            "vanish; load it in float32 and let precision choose the products"
+            f"the model is in {str(types.pop()).removeprefix('torch.')}, where small updates "
+            "vanish; load it in float32, and set `precision` for the products"
         )
     context = model.config.max_position_embeddings
     if request.max_length > context:
@@ -193,19 +193,19 @@ def _check_model(model: Model, request: Alignment) -> None:
 
 
 def _with_ends(tokenizer: Tokenizer, model: Model) -> Tokenizer:
-    """A copy that knows its end of sequence and pads with something."""
+    """A copy with an end-of-sequence token and a padding token."""
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.eos_token is None:
         end = model.config.eos_token_id
         end = end[0] if isinstance(end, list) else end
         if end is None:
             raise BadInput(
-                "neither the tokenizer nor config.json names a token that ends a sequence; set "
+                "neither the tokenizer nor config.json defines an end-of-sequence token; set "
                 "eos_token in tokenizer_config.json"
             )
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, any token will do
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
     return tokenizer
 
 
@@ -232,4 +232,4 @@ def _import_trl() -> None:
     try:
         import trl  # noqa: F401  later imports rely on it and on what it brings
     except ImportError:
-        raise MissingPackage("aligning needs TRL: pip install 'edgelm[align]'") from None
+        raise MissingPackage("alignment needs TRL: pip install 'edgelm[align]'") from None

@@ -1,8 +1,8 @@
 """Examples as rows for TRL, each rendered once beforehand.
 
-TRL tokenizes by itself; rendering first finds, with file and line, what would stop it half-way or
-be cut away unseen: a conversation that the template refuses, answers beyond `max_length`, tokens
-that the model has no embedding for.
+TRL tokenizes the rows itself; rendering them first reports, with file and line, what would stop it
+halfway or be truncated silently: a conversation that the template rejects, answers beyond
+`max_length`, tokens without an embedding.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from typing import Any
 from edgelm.compress.data.conversations import Example, Messages
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
+from edgelm.reasons import reason
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What TRL is given.
+    """The rows for TRL.
 
-    every_turn: the rows are whole conversations, and all of the assistant's messages are learned.
-    truncated: examples that lose their end; dropped: examples that would lose the whole answer.
+    every_turn: the rows are whole conversations, and the loss covers all assistant messages.
+    truncated: examples cut at `max_length`; dropped: examples without any room for the answer.
     """
 
     rows: list[dict[str, Any]]
@@ -31,11 +32,11 @@ class Rows:
 def make_rows(
     examples: Sequence[Example], tokenizer: Tokenizer, *, max_length: int, vocab_size: int
 ) -> Rows:
-    """Rows of examples, less those whose prompt alone fills `max_length`.
+    """Rows from examples, without those whose prompt alone fills `max_length`.
 
     Raises:
-        BadInput: the chat template refuses a conversation, a token has no embedding, or nothing
-            is left.
+        BadInput: the chat template rejects a conversation, a token has no embedding, or no row
+            remains.
     """
     whole = all(example.every_turn for example in examples) and masks_answers(tokenizer)
     if not whole:
@@ -48,17 +49,16 @@ def make_rows(
             truncated += full > max_length
     if not kept:
         raise BadInput(
-            f"every prompt of {len(examples)} fills max_length ({max_length} tokens) by itself; "
-            "raise it"
+            f"all {len(examples)} prompts fill max_length ({max_length} tokens) alone; raise it"
         )
     rows = [_conversation(example) if whole else _sides(example) for example in kept]
     return Rows(rows, whole, truncated, len(examples) - len(kept))
 
 
 def masks_answers(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template tells the assistant's tokens, end of turn included, from others.
+    """Whether the chat template marks the assistant's tokens, including the end of turn.
 
-    It does with `{% generation %}` marks, or if TRL knows the template and has a copy with marks.
+    It does with `{% generation %}` marks, or if TRL knows the template and has a marked copy.
     """
     from trl.chat_template_utils import (
         get_training_chat_template,
@@ -75,7 +75,7 @@ def masks_answers(tokenizer: Tokenizer) -> bool:
 
 
 def _turns(example: Example) -> list[Example]:
-    """One example for each of the assistant's messages, given all that was said before it."""
+    """One example for each of the assistant's messages, after all messages before it."""
     if not example.every_turn or isinstance(example.prompt, str):
         return [example]
     messages = example.prompt
@@ -88,7 +88,7 @@ def _turns(example: Example) -> list[Example]:
 
 
 def _lengths(example: Example, tokenizer: Tokenizer, vocab_size: int) -> tuple[int, int]:
-    """Tokens of the prompt and of the longest whole."""
+    """Tokens of the prompt, and of the prompt with its longest answer."""
     given = example.prompt
     if example.every_turn and not isinstance(given, str):
         first = next((i for i, m in enumerate(given) if m["role"] == "assistant"), len(given))
@@ -102,7 +102,7 @@ def _lengths(example: Example, tokenizer: Tokenizer, vocab_size: int) -> tuple[i
         if max(ids) >= vocab_size:
             raise BadInput(
                 f"{example.where}: the tokenizer produces token {max(ids)}, the model's "
-                f"vocabulary has {vocab_size}: tokenizer and model do not belong together"
+                f"vocabulary has {vocab_size}: tokenizer and model do not match"
             )
         full = max(full, len(ids))
     return len(prompt), full
@@ -121,7 +121,9 @@ def _ids(
             list(content), tokenize=False, add_generation_prompt=prompt
         )
     except TemplateError as error:
-        raise BadInput(f"{where}: the chat template refuses the conversation: {error}") from None
+        raise BadInput(
+            f"{where}: the chat template rejects the conversation: {reason(error)}"
+        ) from None
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 

@@ -1,11 +1,11 @@
-"""The folder of an alignment: its settings, metrics and checkpoints, and how it survives a kill.
+"""The folder of an alignment: its settings, metrics and checkpoints, safe to interrupt.
 
     align.json                  settings, and hashes of data, model and tokenizer
-    metrics.jsonl               one line an update
+    metrics.jsonl               one line per step
     checkpoints/checkpoint-200  weights, optimizer and random state, marked `complete` at the end
 
-A checkpoint without its mark was being written when the process died; the one before it is only
-removed after the mark is on disk. The mark holds the hashes of the checkpoint's files.
+A checkpoint without its mark is incomplete; the previous one is removed only after the mark is on
+disk. The mark holds the hashes of the checkpoint's files.
 """
 
 import json
@@ -17,11 +17,13 @@ from typing import Any
 
 import msgspec
 
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.distillation.metrics import read_metrics
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.resumption import check_same_settings
 from edgelm.errors import BadInput
 from edgelm.files.hashing import first_changed, tree_sha256
 from edgelm.files.staging import check_replaceable, replace_file, sync
+from edgelm.reasons import reason
 
 _RECORD = "align.json"
 _COMPLETE = "complete"
@@ -30,7 +32,7 @@ _POLL_SECONDS = 0.1
 
 
 class AlignRun:
-    """A run's folder, new or to be gone on with.
+    """The folder of a new or an interrupted run.
 
     Raises:
         BadInput: the folder holds something else, or a run with other settings.
@@ -41,11 +43,11 @@ class AlignRun:
         self.metrics = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         record = self.folder / _RECORD
-        # The first of several processes makes the folder; half made, it looks like a foreign one.
-        while not (is_first() or record.exists()):
+        # The main process creates the folder; until its record is written, it looks like another's.
+        while not (is_main_process() or record.exists()):
             time.sleep(_POLL_SECONDS)
         check_replaceable(self.folder, marker=_RECORD)
-        if not is_first():
+        if not is_main_process():
             return
         if record.exists() and self.latest():
             check_same_settings(self.folder, _read(record), settings)
@@ -54,16 +56,16 @@ class AlignRun:
             replace_file(record, json.dumps(settings, indent=2).encode() + b"\n")
 
     def latest(self) -> Path | None:
-        """The last checkpoint that is whole."""
-        whole = [path for path in self._all() if (path / _COMPLETE).exists()]
-        return max(whole, key=_step, default=None)
+        """The last complete checkpoint."""
+        complete = [path for path in self._all() if (path / _COMPLETE).exists()]
+        return max(complete, key=_step, default=None)
 
     def _check_latest(self) -> None:
-        """Raise BadInput if the last checkpoint is not as it was written."""
+        """Raise BadInput if the last checkpoint is damaged."""
         if (latest := self.latest()) is None:
             return
         try:
-            # An empty mark is of a version that hashed nothing.
+            # Versions without hashes wrote an empty mark.
             mark = (latest / _COMPLETE).read_bytes() or b"{}"
             changed = first_changed(latest, msgspec.json.decode(mark, type=dict[str, str]))
         except (OSError, ValueError, RecursionError):
@@ -71,25 +73,25 @@ class AlignRun:
         if changed:
             raise BadInput(
                 f"{latest} is damaged: {changed} is missing or does not match its hash; remove "
-                f"{self.folder} to train from the beginning, or restore it from a copy"
+                f"{self.folder} to restart the training, or restore it from a copy"
             )
 
     def is_finished(self) -> bool:
-        """Whether the last checkpoint is that of the last update."""
+        """Whether the last checkpoint is that of the last step."""
         if (path := self.latest()) is None:
             return False
         state = json.loads((path / "trainer_state.json").read_text())
         return bool(state["global_step"] >= state["max_steps"])
 
     def complete(self, step: int) -> None:
-        """Mark a checkpoint as whole and remove the earlier ones."""
+        """Mark a checkpoint as complete and remove the earlier ones."""
         folder = self.checkpoints / f"checkpoint-{step}"
         sync(folder)
         replace_file(folder / _COMPLETE, msgspec.json.encode(tree_sha256(folder)))
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove all checkpoints but the last whole one, and metrics from after it."""
+        """Remove all checkpoints except the last complete one, and metrics after it."""
         latest = self.latest()
         for path in self._all():
             if path != latest:
@@ -99,18 +101,8 @@ class AlignRun:
         replace_file(self.metrics, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics so far; a line that a kill tore is left out."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text(errors="replace").split("\n"):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-        return rows
+        """The metrics so far, without a partial line of an interrupted run."""
+        return read_metrics(self.metrics)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one line of metrics."""
@@ -131,4 +123,4 @@ def _read(record: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(record.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise BadInput(f"{record} is damaged ({error}); remove {record.parent}") from None
+        raise BadInput(f"{record} is damaged ({reason(error)}); remove {record.parent}") from None

@@ -1,4 +1,4 @@
-"""How a model is aligned: the settings of the two methods, told to `transformers` in its terms."""
+"""Settings of the two alignment methods, and the same as arguments of `transformers`."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -11,17 +11,17 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """What both methods have in common; use `Sft` or `Dpo`.
+    """Settings of both methods; use `Sft` or `Dpo`.
 
-    learning_rate: peak of AdamW's, after a linear warm-up and before a cosine decay to zero.
-    epochs: passes over the data, unless `max_steps` says how many updates.
-    batch_size: examples at a time on each device; `accumulation` batches make an update.
-    max_length: tokens of an example; what is beyond is cut off.
-    warmup: share of all updates.
-    precision: of the products; auto is bf16 on a GPU that has it and fp32 elsewhere. Weights and
-        optimizer are fp32: updates this small vanish in bf16.
-    gradient_checkpointing: compute activations twice, for less memory and a fifth more time.
-    save_steps: updates between two checkpoints.
+    learning_rate: peak value for AdamW, after a linear warmup and before a cosine decay to 0.
+    epochs: passes over the data, unless `max_steps` sets the number of steps.
+    batch_size: examples per forward pass on each device; a step takes `accumulation` of them.
+    max_length: tokens per example; the rest is truncated.
+    warmup: share of all steps.
+    precision: of the matrix products; auto is bf16 on a GPU that supports it, else fp32. Weights
+        and optimizer are fp32: updates this small vanish in bf16.
+    gradient_checkpointing: recompute activations, for less memory and 20% more time.
+    save_steps: steps between two checkpoints.
     """
 
     learning_rate: float = 2e-5
@@ -38,7 +38,7 @@ class Alignment:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise BadInput for numbers that make no sense."""
+        """Raise BadInput for values out of range."""
         if not 0 < self.learning_rate < math.inf:
             raise BadInput(f"learning_rate is {self.learning_rate}, expected above 0")
         if not 0 < self.epochs < math.inf:
@@ -57,7 +57,7 @@ class Alignment:
             raise BadInput(f"precision is {self.precision!r}, expected auto, fp32 or bf16")
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of a `transformers` training that these settings are."""
+        """These settings as arguments of a `transformers` training."""
         return {
             "learning_rate": self.learning_rate,
             "num_train_epochs": self.epochs,
@@ -65,7 +65,7 @@ class Alignment:
             "per_device_train_batch_size": self.batch_size,
             "gradient_accumulation_steps": self.accumulation,
             "max_length": self.max_length,
-            "warmup_steps": self.warmup,  # below 1 it is a share
+            "warmup_steps": self.warmup,  # below 1: a share
             "lr_scheduler_type": "cosine",
             "weight_decay": self.weight_decay,
             _checkpointing(): self.gradient_checkpointing,
@@ -75,30 +75,30 @@ class Alignment:
         }
 
     def record(self) -> dict[str, Any]:
-        """All settings, for a run that is resumed."""
+        """All settings, compared when a run is resumed."""
         return {"method": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sft(Alignment):
-    """Supervised fine-tuning: the likelihood of good answers, and of nothing but the answers."""
+    """Supervised fine-tuning: maximize the likelihood of the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dpo(Alignment):
     """Direct preference optimization (Rafailov et al. 2023): better answers over worse ones.
 
-    The reference is the model as it was given; its likelihoods are computed once, before the
-    first update, so that no second model is held.
+    The reference is the initial model; its likelihoods are computed once before the first step,
+    so that no second model stays in memory.
 
-    beta: how dear it is to move away from the reference.
+    beta: strength of the KL penalty.
     """
 
     learning_rate: float = 1e-6
     beta: float = 0.1
 
     def check(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one that is written here.
+        # Not super(): with slots=True the decorator replaces the class that super() would refer to.
         Alignment.check(self)
         if not 0 < self.beta < math.inf:
             raise BadInput(f"beta is {self.beta}, expected above 0")
@@ -108,7 +108,7 @@ class Dpo(Alignment):
 
 
 def _checkpointing() -> str:
-    """The argument's name, which changed within the versions of transformers that are supported."""
+    """The argument's name, which differs between supported versions of transformers."""
     from transformers import TrainingArguments
 
     names = {field.name for field in fields(TrainingArguments)}

@@ -1,4 +1,4 @@
-"""Lend a model to a trainer that leaves its marks on what it trains, and talks while it does."""
+"""Undo what TRL changes on a model besides its weights, and silence it."""
 
 import os
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ _CHANGED = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
 
 
 @contextmanager
-def lent(model: Model) -> Iterator[None]:
-    """Give the model back with nothing changed but its weights.
+def restored_after_training(model: Model) -> Iterator[None]:
+    """Restore everything on the model except its weights after the training.
 
     TRL and Accelerate replace `forward`, tag the model, and write the tokenizer's special tokens
     into its configurations.
@@ -22,7 +22,7 @@ def lent(model: Model) -> Iterator[None]:
     config, generation = model.config, model.generation_config
     special = {name: getattr(config, name) for name in _CHANGED if hasattr(config, name)}
     before, tags = set(vars(model)), copy(model.model_tags)
-    # A clean one: some models ship settings that `transformers` reads but refuses to write.
+    # A clean one: some models ship settings that `transformers` reads but does not save.
     model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id)
     try:
         yield
@@ -43,7 +43,7 @@ def lent(model: Model) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no usage report; a library does not talk by itself."""
+    """No progress bars and no usage report within the context."""
     import datasets
     from huggingface_hub import constants
     from transformers.utils import logging

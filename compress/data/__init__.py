@@ -1,1 +1,1 @@
-"""Text and conversations in, packed tokens out."""
+"""Reading text and conversations, and packing them into rows of tokens."""

@@ -1,16 +1,17 @@
-"""Conversations in JSONL files: questions for a teacher, examples to align on.
+"""Conversations in JSONL files: questions for a teacher, examples for alignment.
 
-A text is a conversation of one turn wherever the tokenizer has a chat template: `"prompt": "Why?"`
-says the same as `"prompt": [{"role": "user", "content": "Why?"}]`. Without a template texts stay
-texts. Every fault is reported with file and line before any work starts.
+If the tokenizer has a chat template, a text is a conversation of one turn: `"prompt": "Why?"` means
+`"prompt": [{"role": "user", "content": "Why?"}]`. Without a template, texts stay texts. Every error
+is reported with file and line before any work starts.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgelm.compress.data.jsonl import read_jsonl
 from edgelm.errors import BadInput
 
 Message = dict[str, str]
@@ -22,10 +23,10 @@ _EXAMPLE = '[{"role": "user", "content": "Why?"}]'
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is given and what is to be said; `rejected` is the worse answer of a preference.
+    """A prompt and its answer; `rejected` is the worse answer of a preference.
 
-    Either all three are conversations or, without a chat template, all are texts. `every_turn`:
-    the assistant's messages in `prompt` are to be learned too.
+    All three are conversations or, without a chat template, texts. every_turn: the assistant's
+    messages in `prompt` are training targets too.
     """
 
     where: str
@@ -36,32 +37,32 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A conversation that waits for an answer."""
+class ChatPrompt:
+    """A conversation that ends before the answer."""
 
     where: str
     messages: Messages
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path) -> list[ChatPrompt]:
     """Prompts of a JSONL file: a text or a conversation in `prompt`, or one in `messages`.
 
-    Answers at the end of `messages` are taken off, so that a data set of conversations serves as
-    one of questions.
+    Answers at the end of `messages` are removed, so that a data set of conversations can be used
+    as questions.
 
     Raises:
         BadInput: the file cannot be read, is empty, or a line is of another form.
     """
     prompts = []
-    for where, row in _rows(path):
+    for where, row in read_jsonl(path):
         name = _field(where, row, "prompt", "messages")
         messages = _conversation(where, name, row[name], role="user")
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         if not messages:
-            raise BadInput(f"{where}: `{name}` holds no question, only the assistant's messages")
-        prompts.append(Prompt(where, messages))
-    return _some(prompts, path)
+            raise BadInput(f"{where}: `{name}` holds no question, only assistant messages")
+        prompts.append(ChatPrompt(where, messages))
+    return _not_empty(prompts, path)
 
 
 def read_demonstrations(path: Path, *, chat: bool) -> list[Example]:
@@ -85,7 +86,7 @@ def read_demonstrations(path: Path, *, chat: bool) -> list[Example]:
         if messages[-1]["role"] != "assistant":
             raise BadInput(
                 f"{where}: the last message is the {messages[-1]['role']}'s, expected the "
-                "assistant's, which is what is learned"
+                "assistant's, which is the training target"
             )
         return Example(where, messages[:-1], messages[-1:], every_turn=True)
 
@@ -106,14 +107,14 @@ def read_preferences(path: Path, *, chat: bool) -> list[Example]:
         prompt, chosen, rejected = _sides(where, row, names, chat=chat)
         example = Example(where, prompt, chosen, rejected)
         if example.answer == example.rejected:
-            raise BadInput(f"{where}: `chosen` and `rejected` are the same; there is no preference")
+            raise BadInput(f"{where}: `chosen` and `rejected` are equal; expected a preference")
         return example
 
     return _examples(path, read)
 
 
 def _examples(path: Path, read: Callable[[str, dict[str, Any]], Example]) -> list[Example]:
-    examples = _some([read(where, row) for where, row in _rows(path)], path)
+    examples = _not_empty([read(where, row) for where, row in read_jsonl(path)], path)
     for example in examples:
         if isinstance(example.prompt, str) != isinstance(examples[0].prompt, str):
             raise BadInput(
@@ -148,7 +149,7 @@ def _sides(
 def _needs_template(where: str, chat: bool) -> None:
     if not chat:
         raise BadInput(
-            f"{where}: a conversation, and the tokenizer has no chat template to render it; give "
+            f"{where}: a conversation, but the tokenizer has no chat template to render it; use "
             "texts in `prompt` and the answer's field, or a tokenizer with a template"
         )
 
@@ -175,7 +176,7 @@ def _message(where: str, name: str, value: Any) -> Message:
     if not isinstance(content, str):
         raise BadInput(
             f"{where}: the content of `{name}` is {_shown(content)}, expected a text; images and "
-            "tool calls cannot be learned here"
+            "tool calls are not supported"
         )
     if role == "assistant":
         _text(where, name, content)
@@ -192,38 +193,13 @@ def _field(where: str, row: dict[str, Any], *names: str) -> str:
     for name in names:
         if name in row:
             return name
-    wanted = " or ".join(f"`{name}`" for name in names)
-    raise BadInput(f"{where}: no field {wanted}, found {', '.join(row)[:200] or 'none'}")
+    expected = " or ".join(f"`{name}`" for name in names)
+    raise BadInput(f"{where}: no field {expected}, found {', '.join(row)[:200] or 'none'}")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInput(f"no such data file: {path}") from None
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; expected a JSONL file") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8 text; expected JSONL") from None
-    # Not splitlines: JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{where}: not JSON ({error}); expected one object a line") from None
-        except RecursionError:
-            raise BadInput(f"{where}: nested too deeply to be read") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: {_shown(row)}, expected a JSON object")
-        yield where, row
-
-
-def _some(items: list[_T], path: Path) -> list[_T]:
+def _not_empty(items: list[_T], path: Path) -> list[_T]:
     if not items:
-        raise BadInput(f"{path} holds no examples; expected one JSON object a line")
+        raise BadInput(f"{path} holds no examples; expected one JSON object per line")
     return items
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, one kept."""
+"""Checkpoints of a training run: written completely or not at all; only the last one is kept."""
 
 import json
 import re
@@ -16,12 +16,13 @@ from edgelm.cli import format_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.hashing import first_changed, tree_sha256
 from edgelm.files.replacing import replace_file, sync, sync_folder
+from edgelm.reasons import reason
 
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}[0-9]{{8,18}}")
 _HASHES = "sha256.json"
-# Settings that change how a run computes, or how far it goes, but not what.
-_PASSING = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
+# Settings that may differ when a run is resumed: they change neither data nor result.
+_MAY_CHANGE = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
 _POLL_SECONDS = 0.2
 
@@ -29,15 +30,15 @@ _POLL_SECONDS = 0.2
 class Checkpoints:
     """The folder of a run: `step-00000050/` and the settings it belongs to.
 
-    A checkpoint grows under another name and is renamed when all of it is on the disk; then the
-    one before is removed.
+    A checkpoint is written under another name and renamed when all of it is on the disk; then the
+    previous one is removed.
     """
 
     def __init__(self, folder: Path, accelerator: Any, settings: msgspec.Struct) -> None:
         """Open or make the folder.
 
         Raises:
-            BadInput: it is of a run with other settings.
+            BadInput: it holds a run with other settings.
         """
         self.folder = folder
         self.accelerator = accelerator
@@ -49,40 +50,40 @@ class Checkpoints:
             self._check_settings()
         accelerator.wait_for_everyone()
 
-    def once(
-        self, name: str, write: Callable[[Path], None], is_whole: Callable[[Path], bool]
+    def write_once(
+        self, name: str, write: Callable[[Path], None], is_intact: Callable[[Path], bool]
     ) -> Path:
-        """A file that the first process writes, where no earlier start of the run did.
+        """A file that the main process writes, unless an earlier start of the run did.
 
         Args:
             name: of the file.
             write: given the path to write to.
-            is_whole: whether a file is as it was written; a damaged one is written again.
+            is_intact: whether a file is as it was written; a damaged one is written again.
 
         Raises:
             DoesNotFit: the disk is full.
         """
         path = self.folder / name
-        if self.accelerator.is_main_process and path.exists() and not is_whole(path):
+        if self.accelerator.is_main_process and path.exists() and not is_intact(path):
             remove(path)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and not path.is_file():
             staging = path.with_name(f"{name}.partial")
-            with self._room(staging):
+            with self._disk_full_as_error(staging):
                 write(staging)
                 sync(staging)
             staging.rename(path)
-        # It may take longer than a barrier waits.
+        # Writing may take longer than the timeout of a barrier.
         while not path.is_file():
             time.sleep(_POLL_SECONDS)
         self.accelerator.wait_for_everyone()
         return path
 
     def resume(self) -> int:
-        """Load the last checkpoint, if there is one; returns the steps that are done.
+        """Load the last checkpoint, if there is one; returns the number of steps done.
 
         Raises:
-            BadInput: there are checkpoints, and all are damaged.
+            BadInput: all checkpoints are damaged.
         """
         found = self._found()
         for path in found:
@@ -92,7 +93,7 @@ class Checkpoints:
         if found:
             raise BadInput(
                 f"the checkpoint {found[0]} is damaged ({_changed(found[0])}); remove "
-                f"{self.folder} to train from the beginning, or restore it from a copy"
+                f"{self.folder} to restart the training, or restore it from a copy"
             )
         return 0
 
@@ -101,7 +102,7 @@ class Checkpoints:
         return next((path for path in self._found() if (path / _HASHES).is_file()), None)
 
     def _found(self) -> list[Path]:
-        """All folders of checkpoints, the newest first."""
+        """All folders of checkpoints, newest first."""
         named = (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
         return sorted((path for path in named if path.is_dir()), key=_step_of, reverse=True)
 
@@ -109,20 +110,20 @@ class Checkpoints:
         """Write a checkpoint.
 
         Raises:
-            DoesNotFit: the disk is full; the checkpoint before stays.
+            DoesNotFit: the disk is full; the previous checkpoint remains.
         """
         target = self.folder / f"{_PREFIX}{step:08d}"
         staging = target.with_name(f"{target.name}.partial")
-        with self._room(staging):
-            # Not as safetensors: that warns of a tied head at every checkpoint.
+        with self._disk_full_as_error(staging):
+            # Not as safetensors, which warns about a tied head at every checkpoint.
             self.accelerator.save_state(str(staging), safe_serialization=False)
             sync(staging)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            with self._room(staging):
+            with self._disk_full_as_error(staging):
                 hashes = msgspec.json.encode(tree_sha256(staging))
                 replace_file(staging / _HASHES, hashes)
-            remove(target)  # a damaged one, or one that a kill before the next was left
+            remove(target)  # a damaged one, or the leftover of an interrupted run
             staging.rename(target)
             sync_folder(self.folder)
             for path in self._found():
@@ -131,8 +132,8 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     @contextmanager
-    def _room(self, staging: Path) -> Iterator[None]:
-        """Nothing of `staging` stays where the disk is too full for it."""
+    def _disk_full_as_error(self, staging: Path) -> Iterator[None]:
+        """Remove `staging` and raise DoesNotFit if the disk is full."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -141,21 +142,21 @@ class Checkpoints:
             remove(staging)
             free = shutil.disk_usage(self.folder).free
             raise DoesNotFit(
-                f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): {error}; "
-                f"{self.describe()}. Free some space and start again"
+                f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): "
+                f"{reason(error)}; {self.describe()}. Free some space and start again"
             ) from None
 
     def describe(self) -> str:
-        """Where the run would go on, in words."""
+        """The state of the run on disk, for error messages."""
         last = self.last()
         if last is None:
             return "there is no checkpoint yet"
-        return f"the checkpoint of step {_step_of(last)} is kept and the next start goes on there"
+        return f"the next start resumes from the checkpoint of step {_step_of(last)}"
 
     def _check_settings(self) -> None:
         path = self.folder / _SETTINGS
-        ours = _lasting(self.settings)
-        theirs = self._begun_with(path)
+        ours = _fixed_settings(self.settings)
+        theirs = self._first_settings(path)
         if theirs is None:
             replace_file(path, json.dumps(ours, indent=1).encode() + b"\n")
             return
@@ -164,36 +165,36 @@ class Checkpoints:
             key = differing[0]
             raise BadInput(
                 f"{self.folder} holds a run with other settings ({key} {theirs.get(key)!r}, "
-                f"now {ours[key]!r}); remove the folder or choose another"
+                f"now {ours[key]!r}); remove the folder or choose another one"
             )
 
-    def _begun_with(self, path: Path) -> dict[str, Any] | None:
-        """The settings that a run began with; None for a new one."""
+    def _first_settings(self, path: Path) -> dict[str, Any] | None:
+        """The settings that the run started with; None for a new run."""
         if not path.exists():
             return None
         try:
-            # Decoded, so that a setting that is younger than the run has its default.
-            return _lasting(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
+            # Decoded, so that a setting added after the run was started has its default.
+            return _fixed_settings(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-            if not self._found():  # a kill before anything was trained
+            if not self._found():  # interrupted before anything was trained
                 remove(path)
                 return None
             raise BadInput(
-                f"{path} is damaged ({error}), so whether {self.folder} holds this run is unknown; "
-                "remove the folder to train from the beginning, or restore the file from a copy"
+                f"{path} is damaged ({reason(error)}), so it is unknown which run {self.folder} "
+                "holds; remove the folder to restart, or restore the file from a copy"
             ) from None
 
 
-def _lasting(settings: msgspec.Struct) -> dict[str, Any]:
-    """Settings that must not change between the starts of a run."""
+def _fixed_settings(settings: msgspec.Struct) -> dict[str, Any]:
+    """Settings that must be the same when a run is resumed."""
     values = json.loads(msgspec.json.encode(settings))
-    for passing in _PASSING:
-        values.pop(passing, None)
+    for name in _MAY_CHANGE:
+        values.pop(name, None)
     return dict(values)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all below it."""
+    """Remove a file, or a folder with its contents."""
     if path.is_file() or path.is_symlink():
         path.unlink()
     else:
@@ -211,7 +212,7 @@ def _is_full(error: Exception, folder: Path) -> bool:
 
 
 def _changed(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything."""
+    """What is wrong with a checkpoint; None if it is intact."""
     try:
         hashes = msgspec.json.decode((checkpoint / _HASHES).read_bytes(), type=dict[str, str])
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What makes a training step fast on a CPU: memory that is kept, layers that are compiled."""
+"""Faster training steps on a CPU: reuse freed memory, compile the layers."""
 
 import contextlib
 import ctypes
@@ -14,10 +14,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step.
+    """Let glibc keep freed memory for the next step.
 
-    By default every tensor of more than 32 MB is mapped anew, with a fault and 4 KiB of zeros for
-    each of its pages: a quarter of the time of a step (`bench/studies/distill_step.py`).
+    By default every tensor of more than 32 MB is mapped again, which costs a page fault and 4 KiB
+    of zeros per page: a quarter of the time of a step (`bench/studies/distill_step.py`).
     """
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -28,14 +28,14 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def compiled_layers(*models: Model | None, on_cpu: bool) -> Iterator[None]:
-    """Compile the decoder layers for the time being: all are alike, so one is compiled for all.
+    """Compile the decoder layers within the context; all layers share one compilation.
 
     Raises:
         MissingPackage: no C++ compiler, which torch.compile needs on a CPU.
     """
     if on_cpu and not shutil.which(os.environ.get("CXX", "g++")):
         raise MissingPackage(
-            "compile = true needs a C++ compiler on a CPU; install g++, set CXX, or leave it out"
+            "compile = true needs a C++ compiler on a CPU; install g++, set CXX, or turn it off"
         )
     layers = [layer for model in models if model is not None for layer in model.model.layers]
     for layer in layers:
@@ -43,6 +43,6 @@ def compiled_layers(*models: Model | None, on_cpu: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # torch has no call that undoes `Module.compile`; this is what it sets.
+        # torch has no inverse of `Module.compile`; this is the attribute that it sets.
         for layer in layers:
             layer._compiled_call_impl = None

@@ -1,10 +1,10 @@
-"""The head and the loss in one step, a few rows at a time.
+"""Head and loss in one step, a few rows at a time.
 
-Logits of a whole batch are the largest thing of a distillation step: 4,096 tokens times a
-vocabulary of 128,256 are 2 GB in fp32, and teacher, student, log-softmax and gradient make it
-four to six. Here a chunk of rows goes through both heads, the loss and back to the gradients of
-hidden states and head, before the next chunk comes. Products are taken over many rows, for the
-matrix units; what is elementwise over few, which fit a CPU's cache.
+The logits of a whole batch are the largest tensor of a distillation step: 4,096 tokens times a
+vocabulary of 128,256 take 2 GB in fp32, and teacher, student, log-softmax and gradient need four
+to six of them. Here a chunk of rows goes through both heads, the loss, and back to the gradients of
+hidden states and head before the next chunk. Matrix products take many rows at a time, for the
+matrix units; elementwise work takes few, which fit a CPU's cache.
 """
 
 from collections.abc import Callable
@@ -15,59 +15,18 @@ import torch
 
 from edgelm.compress.distillation.losses import (
     DIVERGENCES,
-    Kind,
     LossAndGradient,
+    LossKind,
     Sampled,
     TopK,
     cross_entropy,
     sampled_cross_entropy,
     top_k_kl,
 )
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.compress.head import Head
 
 _CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab] of products: 32 MiB in bf16
 _PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What turns final hidden states into logits.
-
-    `weight` is [vocab, hidden]; logits are divided by `divisor` (Granite) and then soft-capped
-    at `softcap` (Gemma 2).
-    """
-
-    weight: torch.Tensor
-    divisor: float = 1.0
-    softcap: float | None = None
-
-    @classmethod
-    def of(cls, model: Any, spec: DecoderSpec) -> "Head":
-        """The head of a `transformers` model."""
-        return cls(model.lm_head.weight, spec.logits_divisor, spec.logits_softcap)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """fp32 logits [rows, vocab] of hidden states [rows, hidden], both in the weight's type."""
-        return self.finish(self.products(hidden))
-
-    def products(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head's products [rows, vocab] with hidden states, in the weight's type."""
-        return hidden.to(self.weight.dtype) @ self.weight.T
-
-    def finish(self, products: torch.Tensor) -> torch.Tensor:
-        """fp32 logits of products, in memory of their own."""
-        logits = products.to(torch.float32, copy=True)
-        if self.divisor != 1.0:
-            logits.div_(self.divisor)
-        if self.softcap:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits
-
-    def back(self, gradient: torch.Tensor, capped: torch.Tensor | None) -> torch.Tensor:
-        """The gradient before cap and divisor; `capped` are the logits after the cap."""
-        if self.softcap and capped is not None:
-            gradient = gradient * (1 - (capped / self.softcap).square())
-        return gradient if self.divisor == 1.0 else gradient / self.divisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +42,12 @@ Target = LiveTeacher | TopK | Sampled
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is minimized over the rows: divergence from the teacher, cross-entropy, or a mix."""
+    """The loss per row: divergence from the teacher, cross-entropy, or a mix."""
 
-    kind: Kind = "forward-kl"
+    kind: LossKind = "forward-kl"
     temperature: float = 1.0
     cross_entropy: float = 0.0
-    """Share of the cross-entropy with the next token: 0 is the teacher alone, 1 is no teacher."""
+    """Share of the cross-entropy with the next token: 0 is the teacher only, 1 is no teacher."""
 
 
 def head_loss(
@@ -105,13 +64,13 @@ def head_loss(
     Args:
         hidden: the student's final hidden states [rows, hidden].
         head: the student's.
-        target: the teacher on the same rows; None if the objective is cross-entropy alone.
+        target: the teacher on the same rows; None if the objective is cross-entropy only.
         labels: next tokens, int64 [rows].
         objective: the mix.
         compute: type of the products; the loss itself is computed in fp32.
 
     Returns:
-        The mixed loss, and without gradient its parts in nats a row: divergence, cross-entropy.
+        The mixed loss, and without gradient its parts in nats per row: divergence, cross-entropy.
     """
     loss, divergence, entropy = _HeadLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head, target, labels, objective, compute
@@ -149,7 +108,7 @@ class _HeadLoss(torch.autograd.Function):
                 totals += sums
                 products[part] = gradient.div_(rows)
             hidden_gradient[chunk] = products @ head.weight
-            # Into the same memory every time: a fresh block of this size is a fault a page.
+            # Reuse the memory: a new block of this size costs a page fault per page.
             weight_gradient += torch.mm(products.T, inputs, out=product)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         divergence, entropy = (totals / rows).float()
@@ -217,7 +176,7 @@ def _products(target: Target | None, chunk: slice) -> torch.Tensor | None:
 def _logits(
     target: Target | None, products: torch.Tensor | None, part: slice, rows: slice
 ) -> torch.Tensor | TopK | Sampled | None:
-    """What the loss compares with: `part` of a live teacher's products, or `rows` of a cache."""
+    """The target of the loss: `part` of a live teacher's products, or `rows` of a cache."""
     if isinstance(target, LiveTeacher):
         assert products is not None
         return target.head.finish(products[part])

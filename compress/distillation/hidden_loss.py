@@ -1,8 +1,8 @@
-"""Losses on hidden states, for students that lost layers.
+"""Losses on hidden states, for students with fewer layers.
 
-Minitron (arXiv 2407.14679, table 17): a depth student gains from the states near the output and
-from the embeddings, compared by cosine after a norm; width students gain nothing. A wrong map
-hurts. Students of another width learn one projection up to the teacher's, shared by all pairs.
+Minitron (arXiv 2407.14679, table 17): a depth-pruned student gains from comparing the states near
+the output and the embeddings, by cosine after a norm; width-pruned students gain nothing. A wrong
+map hurts. A narrower student learns one projection to the teacher's width, shared by all pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ LayerMap = tuple[tuple[int, int], ...]
 
 
 def default_map(student_layers: int, teacher_layers: int) -> LayerMap:
-    """The embeddings, and the third layer from the end on both sides: the paper's best pairs."""
+    """The paper's best pairs: the embeddings, and the third layer from the end on both sides."""
     late = (max(0, student_layers - 3), max(0, teacher_layers - 3))
     return ((EMBEDDING, EMBEDDING), late)
 
@@ -39,16 +39,16 @@ def check_map(pairs: Sequence[tuple[int, int]], student_layers: int, teacher_lay
 
 @dataclass
 class States:
-    """Hidden states [B, T, hidden] by layer, as the last forward pass left them."""
+    """Hidden states [B, T, hidden] of the last forward pass, by layer."""
 
-    of: dict[int, torch.Tensor]
+    by_layer: dict[int, torch.Tensor]
 
 
 @contextmanager
-def watched(model: Model, layers: Sequence[int]) -> Iterator[States]:
-    """Record the outputs of layers while the block runs, normed as the next layer sees them."""
+def record_states(model: Model, layers: Sequence[int]) -> Iterator[States]:
+    """Record the outputs of layers within the context, after the norm of the next layer."""
     states = States({})
-    hooks = [_module(model, layer).register_forward_hook(_keep(states, layer)) for layer in layers]
+    hooks = [_module(model, layer).register_forward_hook(_hook(states, layer)) for layer in layers]
     try:
         yield states
     finally:
@@ -68,9 +68,9 @@ def _module(model: Model, layer: int) -> nn.Module:
     return model.model.embed_tokens if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
 
 
-def _keep(states: States, layer: int) -> Any:
+def _hook(states: States, layer: int) -> Any:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        states.of[layer] = output[0] if isinstance(output, tuple) else output
+        states.by_layer[layer] = output[0] if isinstance(output, tuple) else output
 
     return hook
 
@@ -84,17 +84,17 @@ class HiddenLoss(nn.Module):
         self.up: nn.Linear | None = None
         if student_width != teacher_width:
             self.up = nn.Linear(student_width, teacher_width, bias=False)
-            seeded = torch.Generator().manual_seed(0)  # alike on every process and start
+            seeded = torch.Generator().manual_seed(0)  # equal on every process and start
             nn.init.normal_(self.up.weight, std=student_width**-0.5, generator=seeded)
 
     def forward(self, student: States, teacher: States) -> torch.Tensor:
         """The loss of the recorded states."""
         losses = []
         for ours, theirs in self.pairs:
-            states = student.of[ours]
+            states = student.by_layer[ours]
             if self.up is not None:
                 states = self.up(states)
-            target = teacher.of[theirs].to(states.device)
+            target = teacher.by_layer[theirs].to(states.device)
             similarity = torch.cosine_similarity(states.float(), target.float(), dim=-1)
             losses.append((1 - similarity).mean())
         return torch.stack(losses).mean()

@@ -4,7 +4,7 @@ Hinton et al. 2015 (arXiv 1503.02531): the student learns the teacher's distribu
 at temperature 1 is Minitron's best (arXiv 2407.14679, table 15). Every function takes the
 student's logits `z` [rows, vocab] in fp32, overwrites them, and returns the sum of the loss over
 the rows, in nats, with its gradient with respect to the logits. Closed forms, because autograd
-would keep five copies of [rows, vocab] where these need three.
+keeps five copies of [rows, vocab] where these need three.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from typing import Literal
 
 import torch
 
-Kind = Literal["forward-kl", "reverse-kl", "jsd"]
+LossKind = Literal["forward-kl", "reverse-kl", "jsd"]
 LossAndGradient = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """A teacher's likeliest tokens: ids [rows, k] and probabilities [rows, k], fp32."""
+    """A teacher's most likely tokens: ids [rows, k] and probabilities [rows, k], fp32."""
 
     ids: torch.Tensor
     probabilities: torch.Tensor
@@ -27,10 +27,10 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Tokens drawn from a teacher: ids [rows, n] and weights [rows, n] that sum to one a row.
+    """Tokens drawn from a teacher: ids [rows, n] and weights [rows, n] that sum to one per row.
 
-    A token drawn twice may stand twice. The expected gradient is the full one's (Anshumann et
-    al. 2025, arXiv 2503.16870), where that of the likeliest tokens alone is biased.
+    A token drawn twice may occur twice. The expected gradient equals the full one (Anshumann et
+    al. 2025, arXiv 2503.16870), while that of the most likely tokens alone is biased.
     """
 
     ids: torch.Tensor
@@ -50,7 +50,7 @@ def forward_kl(z: torch.Tensor, y: torch.Tensor, temperature: float = 1.0) -> Lo
 
 
 def reverse_kl(z: torch.Tensor, y: torch.Tensor, temperature: float = 1.0) -> LossAndGradient:
-    """T² KL(q ‖ p): the student seeks modes instead of covering all (MiniLLM, 2306.08543)."""
+    """T² KL(q ‖ p): mode-seeking instead of mode-covering (MiniLLM, arXiv 2306.08543)."""
     log_q, log_p = _log_softmax_(z, temperature), _log_softmax_(y, temperature)
     ratio = log_p.neg_().add_(log_q)
     q = log_q.exp_()
@@ -81,10 +81,10 @@ def cross_entropy(z: torch.Tensor, labels: torch.Tensor) -> LossAndGradient:
 
 
 def top_k_kl(z: torch.Tensor, teacher: TopK) -> LossAndGradient:
-    """KL(p ‖ q) over the teacher's k likeliest tokens and one more event: any other token.
+    """KL(p ‖ q) over the teacher's k most likely tokens and one more event: any other token.
 
-    The tail keeps its mass. Renormalizing the k instead teaches the student that nothing else
-    can follow.
+    The tail keeps its mass. Renormalizing the k instead would teach the student that nothing
+    else can follow.
     """
     log_q = _log_softmax_(z, 1.0)
     kept_q = log_q.gather(1, teacher.ids)
@@ -107,7 +107,7 @@ def sampled_cross_entropy(z: torch.Tensor, teacher: Sampled) -> LossAndGradient:
     return loss, gradient.scatter_add_(1, teacher.ids, -teacher.weights)
 
 
-DIVERGENCES: dict[Kind, Callable[[torch.Tensor, torch.Tensor, float], LossAndGradient]] = {
+DIVERGENCES: dict[LossKind, Callable[[torch.Tensor, torch.Tensor, float], LossAndGradient]] = {
     "forward-kl": forward_kl,
     "reverse-kl": reverse_kl,
     "jsd": jensen_shannon,

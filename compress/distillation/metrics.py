@@ -1,21 +1,23 @@
-"""What a training reports: a line of JSON a step, and TensorBoard where it is installed."""
+"""Metrics of a training: one line of JSON per step, and TensorBoard if it is installed."""
 
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.compress.distillation.train import Step
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.files.replacing import replace_file
+
+if TYPE_CHECKING:
+    from edgelm.compress.distillation.train import Step
 
 FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """Logs of a run; lines after the step that it goes on from are overwritten."""
+    """The log of a run; lines after the step that it resumes from are overwritten."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,9 +27,9 @@ class Metrics:
     def __enter__(self) -> "Metrics":
         return self
 
-    def write(self, step: Step) -> None:
-        """Log a step, if this is the first of the processes."""
-        if not is_first():
+    def write(self, step: "Step") -> None:
+        """Log a step, on the main process."""
+        if not is_main_process():
             return
         if self._file is None:
             self._open(step.step)
@@ -61,7 +63,7 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log; a kill may have torn the last."""
+    """All complete lines of a log; an interrupted run may leave a partial one."""
     rows = []
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for line in lines:

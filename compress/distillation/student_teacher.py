@@ -1,7 +1,7 @@
 """Student and teacher as one module: tokens in, losses out.
 
-One module, so that wrappers for many GPUs (DDP, FSDP2) see a single forward pass, inside which
-the head's weight is whole.
+One module, so that wrappers for many GPUs (DDP, FSDP2) see a single forward pass, in which the
+head's weight is gathered.
 """
 
 from contextlib import ExitStack
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgelm.compress.distillation.head_loss import Head, LiveTeacher, Objective, Target, head_loss
-from edgelm.compress.distillation.hidden_loss import HiddenLoss, LayerMap, check_map, watched
+from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
+from edgelm.compress.distillation.hidden_loss import HiddenLoss, LayerMap, check_map, record_states
 from edgelm.compress.distillation.losses import Sampled, TopK
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.head import Head
+from edgelm.compress.model import Model, spec_of
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a batch, per token: what is minimized, and its parts without gradient."""
+    """Losses of a batch, per token: the total to minimize, and its parts without gradient."""
 
     total: torch.Tensor
     divergence: torch.Tensor
@@ -28,14 +28,14 @@ class Losses:
 
 
 class Distiller(nn.Module):
-    """A student that learns; the teacher is no submodule, so nothing trains, moves or saves it.
+    """A student in training; the teacher is not a submodule: it is never trained, moved or saved.
 
     Args:
         student: trained.
-        teacher: in any type; None for cached rows or cross-entropy alone.
+        teacher: in any type; None for cached rows or cross-entropy only.
         objective: the loss on logits.
         layer_map: pairs of layers for the loss on hidden states; empty for none. Its weight is
-            dynamic: it always counts as much as the loss on logits (Minitron, section 3).
+            dynamic: always equal to the loss on logits (Minitron, section 3).
         compute: type of the head's products.
     """
 
@@ -62,7 +62,7 @@ class Distiller(nn.Module):
             self.hidden = HiddenLoss(layer_map, self.spec.hidden_size, theirs.hidden_size)
 
     def tie_weights(self) -> None:
-        """Make head and embedding one again, if they are tied: FSDP2 loads them one by one."""
+        """Tie head and embedding again, if they were: FSDP2 loads them separately."""
         self.student.tie_weights()
 
     @property
@@ -77,12 +77,14 @@ class Distiller(nn.Module):
         """
         pairs = self.hidden.pairs if self.hidden else ()
         with ExitStack() as stack:
-            ours = stack.enter_context(watched(self.student, [pair[0] for pair in pairs]))
+            ours = stack.enter_context(record_states(self.student, [pair[0] for pair in pairs]))
             states = self.student.model(input_ids=tokens, use_cache=False).last_hidden_state
             target: Target | None = cached
             theirs = None
             if cached is None and self.teacher is not None:
-                theirs = stack.enter_context(watched(self.teacher, [pair[1] for pair in pairs]))
+                theirs = stack.enter_context(
+                    record_states(self.teacher, [pair[1] for pair in pairs])
+                )
                 target = self._live(tokens)
             hidden = states.new_zeros(())
             if self.hidden is not None and theirs is not None:
@@ -90,7 +92,7 @@ class Distiller(nn.Module):
         labels = tokens[:, 1:].flatten()
         loss, divergence, entropy = head_loss(
             states[:, :-1].flatten(0, 1),
-            Head.of(self.student, self.spec),
+            Head.from_model(self.student),
             target,
             labels,
             self.objective,
@@ -107,4 +109,4 @@ class Distiller(nn.Module):
         device = tokens.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = teacher.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.of(teacher, spec_of(teacher)))
+        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.from_model(teacher))

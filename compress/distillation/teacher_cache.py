@@ -1,8 +1,8 @@
-"""A teacher's predictions, computed once and kept on disk: for several runs on the same data.
+"""A teacher's predictions, computed once and stored on disk, for several runs on the same data.
 
-Two kinds. `top-k` keeps the k likeliest tokens and their probabilities; what remains is one event
-of the tail's mass (Minitron found k of 100 and less to hurt, table 15). `sampled` keeps n tokens
-drawn from the teacher, whose expected gradient is the full one's (arXiv 2503.16870).
+Two kinds. `top-k` stores the k most likely tokens and their probabilities; all others are one event
+with the tail's mass (Minitron found k of 100 and less to hurt, table 15). `sampled` stores n tokens
+drawn from the teacher, whose expected gradient equals the full one (arXiv 2503.16870).
 """
 
 import math
@@ -16,13 +16,13 @@ import torch
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.head_loss import Head
 from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.head import Head
 from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
 from edgelm.compress.ranges import Count, Seed
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.staging import replace_file
+from edgelm.reasons import reason
 
 CacheKind = Literal["top-k", "sampled"]
 _RECORD = "cache.json"
@@ -31,7 +31,7 @@ _CHUNK = 256  # positions whose logits exist at a time
 
 
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a teacher: `size` tokens a position."""
+    """What is stored of a teacher: `size` tokens per position."""
 
     kind: CacheKind = "sampled"
     size: Count = 64
@@ -53,7 +53,7 @@ class TeacherCache:
     def __init__(self, folder: Path) -> None:
         record = _read(folder)
         if record is None or record.done < record.rows:
-            raise BadInput(f"{folder} holds no complete teacher cache; build it first")
+            raise BadInput(f"{folder} does not hold a complete teacher cache; build it first")
         self.settings = record.settings
         self._ids = _map(folder / "ids.bin", record, np.dtype(_id_type(record.vocab_size)), "r")
         self._values = None
@@ -86,34 +86,36 @@ def build_cache(
     folder: Path,
     progress: Callable[[int], None] | None = None,
 ) -> TeacherCache:
-    """Run the teacher over all rows; a build that was killed goes on where it was.
+    """Run the teacher over all rows; an interrupted build resumes.
 
     Args:
         teacher: a model in any type.
         name: what identifies the teacher, e.g. the hash of its weights.
         data: packed rows.
-        settings: what to keep.
+        settings: what to store.
         folder: to write.
-        progress: called with the number of rows that are done.
+        progress: called with the number of rows done.
 
     Raises:
         BadInput: the folder holds a cache of another teacher, data or kind, or a damaged one;
-            the vocabulary has fewer tokens than are to be kept.
-        DoesNotFit: the disk has no room for it; nothing was written.
+            the vocabulary has fewer tokens than are to be stored.
+        DoesNotFit: the disk has too little space; nothing was written.
     """
     vocab = teacher.config.vocab_size
-    most = vocab if settings.kind == "top-k" else math.inf
-    if not 1 <= settings.size <= most:
+    limit = vocab if settings.kind == "top-k" else math.inf
+    if not 1 <= settings.size <= limit:
         raise BadInput(
-            f"a cache of {settings.size} tokens a position: expected at least 1, and of kind "
+            f"a cache of {settings.size} tokens per position: expected at least 1, and for "
             f"top-k at most the vocabulary's {vocab:,}"
         )
     record = _Record(settings, name, len(data), data.length, vocab)
     found = _read(folder)
     if found is not None and msgspec.structs.replace(found, done=0) != record:
-        raise BadInput(f"{folder} holds a cache of another teacher, data or kind; choose another")
+        raise BadInput(
+            f"{folder} holds a cache of another teacher, data or kind; choose another folder"
+        )
     if found is None:
-        _check_room(folder, cache_bytes(data, vocab, settings))
+        _check_free_space(folder, cache_bytes(data, vocab, settings))
         folder.mkdir(parents=True, exist_ok=True)
     done = found.done if found else 0
     mode = "r+" if found else "w+"
@@ -140,8 +142,8 @@ def _predict(
     teacher: Model, tokens: torch.Tensor, settings: CacheSettings, start: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     device = teacher.device
-    head = Head.of(teacher, spec_of(teacher))
-    # Seeded by the row, so that a build that was interrupted draws what one in a piece draws.
+    head = Head.from_model(teacher)
+    # Seeded by the row, so that an interrupted build draws the same tokens as an uninterrupted one.
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + start)
     ids, values = [], []
     with torch.inference_mode():
@@ -169,14 +171,14 @@ def _id_type(vocab_size: int) -> str:
 
 def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:
     shape = (record.rows, record.length - 1, record.settings.size)
-    # numpy would make up for what is missing with zeros.
+    # numpy would fill what is missing with zeros.
     whole = path.is_file() and path.stat().st_size == math.prod(shape) * dtype.itemsize
     if mode != "w+" and not whole:
         raise BadInput(f"{path} is missing or damaged; remove the folder and build the cache again")
     return np.memmap(path, dtype, mode, shape=shape)
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_free_space(folder: Path, needed: int) -> None:
     import shutil
 
     parent = next(path for path in [folder, *folder.absolute().parents] if path.exists())
@@ -184,7 +186,7 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise DoesNotFit(
             f"the teacher cache needs {format_bytes(needed)}, {parent} has {format_bytes(free)} "
-            "free; keep fewer tokens a position, use less data, or let the teacher run live"
+            "free; store fewer tokens per position, use less data, or remove `cache`"
         )
 
 
@@ -195,7 +197,7 @@ def _read(folder: Path) -> _Record | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Record)
     except msgspec.DecodeError as error:
-        raise BadInput(f"{path} is damaged ({error}); remove the folder") from None
+        raise BadInput(f"{path} is damaged ({reason(error)}); remove the folder") from None
 
 
 def _write(folder: Path, record: _Record) -> None:

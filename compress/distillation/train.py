@@ -1,8 +1,8 @@
-"""Distillation: train a student towards its teacher, resumable after a kill at any moment.
+"""Distillation: train a student towards its teacher, resumable at any moment.
 
-On accelerate, so the same loop runs on one CPU or GPU, and under `accelerate launch` on many
-(DDP, FSDP2). Which rows make up a step follows from the seed and the step's number alone; with
-the checkpoint of a step, a run that was killed therefore continues to the same result.
+Built on accelerate: the same loop runs on one CPU or GPU, and under `accelerate launch` on many
+(DDP, FSDP2). The rows of a step depend on the seed and the step's number alone, so an interrupted
+run resumes from its last checkpoint to the same result.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,108 +21,31 @@ import torch
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.distillation.checkpoints import Checkpoints
 from edgelm.compress.distillation.cpu_speed import compiled_layers, keep_freed_memory
-from edgelm.compress.distillation.head_loss import Objective
-from edgelm.compress.distillation.hidden_loss import LayerMap
-from edgelm.compress.distillation.losses import Kind
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller, Losses
 from edgelm.compress.distillation.teacher_cache import TeacherCache
 from edgelm.compress.model import Model
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
-from edgelm.compress.qad.start import read_start, start_of, start_rounded, write_start
-from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
+from edgelm.compress.qad.start import (
+    prepare_for_quantization,
+    read_start,
+    start_fingerprint,
+    write_start,
+)
 from edgelm.errors import BadInput, Diverged
 from edgelm.files.sealed_tensors import is_sealed
 from edgelm.quantize.precision import Int4, Int8
 
-# Rows whose second moments quantization-aware distillation starts from; so many at a time in every
-# run, since the order of sums decides close calls.
+# Rows whose second moments quantization-aware distillation starts from. The batch is the same in
+# every run, since the order of sums decides which of two near levels is chosen.
 _START_ROWS, _START_BATCH = 64, 4
-
-
-class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a run; the defaults are for a few million tokens on one device.
-
-    tokens: to train on, of all steps together. sequence_length and batch_size: tokens a row and
-        rows an optimizer step, over all processes. micro_batch: rows that pass at a time on one
-        process. learning_rate falls by a cosine to `final_learning_rate` after `warmup` of the
-        steps. `stop_after` ends a run early in tokens, on the schedule of the whole one.
-        `compile` compiles the layers (torch.compile): a minute before the first step, faster
-        steps after it.
-    """
-
-    tokens: Count = 2_000_000
-    sequence_length: Count = 512
-    batch_size: Count = 8
-    micro_batch: Count = 8
-    learning_rate: Positive = 5e-4
-    final_learning_rate: NotNegative = 1e-5
-    warmup: Part = 0.03
-    weight_decay: NotNegative = 0.1
-    gradient_clip: Positive = 1.0
-    loss: Kind = "forward-kl"
-    temperature: Positive = 1.0
-    cross_entropy: Part = 0.0
-    layer_map: LayerMap = ()
-    bf16: bool = True
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    checkpoint_steps: Count = 50
-    seed: Seed = 0
-    stop_after: Count | None = None
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens of one optimizer step."""
-        return self.batch_size * self.sequence_length
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole schedule."""
-        return max(1, self.tokens // self.step_tokens)
-
-    @property
-    def last_step(self) -> int:
-        """Where this run ends."""
-        if self.stop_after is None:
-            return self.steps
-        return min(self.steps, max(1, self.stop_after // self.step_tokens))
-
-    @property
-    def objective(self) -> Objective:
-        """The loss on logits."""
-        return Objective(self.loss, self.temperature, self.cross_entropy)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from zero."""
-        warmup = math.ceil(self.warmup * self.steps)
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.steps - warmup)
-        span = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
-
-    def check(self, processes: int = 1) -> None:
-        """Raise BadInput for settings that contradict each other."""
-        share = processes * self.micro_batch
-        if self.batch_size % share:
-            raise BadInput(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch "
-                f"{self.micro_batch} x {processes} processes; change one of them"
-            )
-        if not 0 <= self.cross_entropy <= 1:
-            raise BadInput(
-                f"cross_entropy {self.cross_entropy:g}: expected a share between 0 (teacher alone) "
-                "and 1 (no teacher)"
-            )
-        if self.temperature <= 0:
-            raise BadInput(f"temperature {self.temperature:g}: expected a number above zero")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step; losses are means over its tokens, in nats.
 
-    `eta_seconds` is what remains at the speed of this run so far.
+    eta_seconds: time to the last step at the average speed of this run.
     """
 
     step: int
@@ -150,22 +72,23 @@ def distill(
 ) -> Generator[Step, None, None]:
     """Train `student` in place, yielding every step.
 
-    A checkpoint is written to `folder` every `checkpoint_steps` and at the end; if the folder
-    holds one of the same run, training goes on from it.
+    A checkpoint is written to `folder` every `checkpoint_steps` and at the end; training resumes
+    from it if the folder holds one of the same run.
 
     Args:
         student: in fp32, on any device; moved to the one that accelerate chooses.
-        teacher: live in any type, cached (see `teacher_cache`), or None for cross-entropy alone.
+        teacher: a model in any type, a cache (see `teacher_cache`), or None for cross-entropy
+            alone.
         data: packed rows of `sequence_length` tokens.
         settings: of the run.
         folder: for checkpoints.
         precision: of the layers and of the head for quantization-aware distillation (QAD, arXiv
-            2601.20088): the student computes with rounded weights, and at the end has them.
+            2601.20088): the student computes with quantized weights and has them at the end.
 
     Raises:
-        BadInput: settings or data do not fit together, or `folder` is another run's.
-        Diverged: the loss is no longer a number; the last checkpoint stays.
-        DoesNotFit: the disk is too full for a checkpoint; the last one stays.
+        BadInput: settings and data do not match, or `folder` belongs to another run.
+        Diverged: the loss is not finite; the last checkpoint remains.
+        DoesNotFit: the disk is too full for a checkpoint; the last one remains.
     """
     run = _Run(student, teacher, data, settings, folder, precision)
     with run.compiled:
@@ -185,9 +108,9 @@ class _Run:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        # accelerate knows one type at a time; TRL may have set it, and autocast is ours.
+        # accelerate has one global precision, which TRL may have set; autocast is done here.
         AcceleratorState._reset_state()
-        # Without a GPU it must be told so, or it takes two processes for two runs.
+        # Without this, several processes on a CPU count as separate runs.
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
         settings.check(self.accelerator.num_processes)
@@ -224,30 +147,30 @@ class _Run:
         self.quantizer = FakeQuantizer(self.model, grids) if grids else None
 
     def _start(self, student: Model, precision: tuple[Int4 | Int8, Int4 | Int8]) -> dict[str, Grid]:
-        """Make the student ready to be rounded, as the first start of this run did."""
-        of = start_of(student, *precision)
+        """Prepare the student for quantization, as the first start of this run did."""
+        fingerprint = start_fingerprint(student, *precision)
 
         def write(path: Path) -> None:
             rows = calibration_rows(self.data, _START_ROWS, _START_BATCH)
             student.to(self.accelerator.device).eval()
             scratch = path.with_name("moments.partial")
             scratch.mkdir()
-            grids = start_rounded(student, rows, *precision, scratch)
+            grids = prepare_for_quantization(student, rows, *precision, scratch)
             shutil.rmtree(scratch)
-            write_start(path, student, grids, of)
+            write_start(path, student, grids, fingerprint)
 
-        start = self.checkpoints.once("start.safetensors", write, is_sealed)
-        return read_start(start, student, *precision, of)
+        start = self.checkpoints.write_once("start.safetensors", write, is_sealed)
+        return read_start(start, student, *precision, fingerprint)
 
     def steps(self) -> Iterator[Step]:
         settings = self.settings
         first = self.checkpoints.resume()
         begun = time.monotonic()
         for step in range(first, settings.last_step):
-            rate = settings.rate(step)
+            learning_rate = settings.learning_rate_at(step)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            with self.quantizer.rounded() if self.quantizer else contextlib.nullcontext():
+                group["lr"] = learning_rate
+            with self.quantizer.quantized() if self.quantizer else contextlib.nullcontext():
                 means = self._gradients(step)
             norm = self._update(step, means[0])
             done = step + 1
@@ -262,7 +185,7 @@ class _Run:
                 divergence=means[1],
                 cross_entropy=means[2],
                 hidden=means[3],
-                learning_rate=rate,
+                learning_rate=learning_rate,
                 gradient_norm=norm,
                 tokens_per_second=speed,
                 eta_seconds=(settings.last_step - done) * settings.step_tokens / speed,
@@ -272,7 +195,7 @@ class _Run:
         self.accelerator.unwrap_model(self.model).student.eval()
 
     def _gradients(self, step: int) -> list[float]:
-        """Gradients of this process's share of a step; returns the losses of all of it."""
+        """Compute gradients of this process's rows; returns the losses of the whole step."""
         accelerator, settings = self.accelerator, self.settings
         indices = rows_of_step(step, len(self.data), settings.batch_size, settings.seed)
         share = np.array_split(indices, accelerator.num_processes)[accelerator.process_index]
@@ -283,7 +206,7 @@ class _Run:
         totals = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
         for position, rows in enumerate(micro):
             last = position + 1 == len(micro)
-            with _synced(accelerator, self.model, last):
+            with _sync_on_last(accelerator, self.model, last):
                 losses = self._losses(rows)
                 accelerator.backward(losses.total / len(micro))
             totals += torch.stack(
@@ -292,16 +215,16 @@ class _Run:
         return accelerator.reduce(totals / len(micro), "mean").tolist()  # type: ignore[no-any-return]
 
     def _update(self, step: int, loss: float) -> float:
-        """Apply the gradients, unless they are not numbers; returns their norm."""
+        """Apply the gradients if they are finite; returns their norm."""
         accelerator, settings = self.accelerator, self.settings
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), settings.gradient_clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             indices = rows_of_step(step, len(self.data), settings.batch_size, settings.seed)
             raise Diverged(
                 f"the loss of step {step + 1} is {loss:g} (gradient norm {norm:g}) on rows "
-                f"{sorted(indices.tolist())} of the data; nothing was updated, "
+                f"{sorted(indices.tolist())} of the data; the weights were not updated, "
                 f"{self.checkpoints.describe()}. Lower the learning rate "
-                f"({settings.learning_rate:g}) or look at these rows"
+                f"({settings.learning_rate:g}) or check these rows"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -315,13 +238,15 @@ class _Run:
             return self.model(tokens, cached)  # type: ignore[no-any-return]
 
 
-def _synced(accelerator: Any, model: Any, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients are exchanged once a step, with its last part."""
+def _sync_on_last(
+    accelerator: Any, model: Any, last: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged once per step, with the last micro-batch."""
     return contextlib.nullcontext() if last else accelerator.no_sync(model)
 
 
 def rows_of_step(step: int, rows: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
-    """Indices of the rows of a step: every epoch is a fresh permutation."""
+    """Indices of the rows of a step; every epoch is a new permutation."""
     positions = np.arange(step * batch, (step + 1) * batch)
     found = np.empty(batch, np.int64)
     for epoch in np.unique(positions // rows).tolist():
@@ -334,7 +259,7 @@ def rows_of_step(step: int, rows: int, batch: int, seed: int) -> npt.NDArray[np.
 def _check_data(data: PackedTokens, settings: Distillation) -> None:
     if data.length != settings.sequence_length:
         raise BadInput(
-            f"the data is packed in rows of {data.length} tokens, the run asks for "
+            f"the data is packed in rows of {data.length} tokens, but sequence_length is "
             f"{settings.sequence_length}; pack it again"
         )
     if len(data) < settings.batch_size:
@@ -347,28 +272,28 @@ def _check_data(data: PackedTokens, settings: Distillation) -> None:
 def _check_teacher(
     live: Model | None, cache: TeacherCache | None, settings: Distillation, rows: int
 ) -> None:
-    """Raise BadInput for settings that a teacher of this kind cannot serve."""
+    """Raise BadInput for settings that this kind of teacher does not support."""
     if live is not None:
         return
     if settings.layer_map:
-        raise BadInput("layer_map compares hidden states, which only a live teacher has")
+        raise BadInput("layer_map compares hidden states and needs a live teacher; remove `cache`")
     if cache is None:
         if settings.cross_entropy != 1.0:
-            raise BadInput("no teacher: only cross_entropy = 1 can train without one")
+            raise BadInput("no teacher: training without one needs cross_entropy = 1")
         return
     if settings.loss != "forward-kl" or settings.temperature != 1.0:
         raise BadInput(
             f"loss {settings.loss!r} at temperature {settings.temperature:g} needs a live teacher; "
-            "a cached one has what forward-kl at temperature 1 needs"
+            "a cache serves forward-kl at temperature 1 only"
         )
     if len(cache) != rows:
         raise BadInput(
-            f"the teacher's cache is of {len(cache)} rows, the data has {rows}; build it anew"
+            f"the teacher cache has {len(cache)} rows, the data has {rows}; build the cache again"
         )
 
 
 def _optimizer(model: torch.nn.Module, settings: Distillation) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
+    """AdamW, without weight decay of norms and biases."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},

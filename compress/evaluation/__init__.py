@@ -1,1 +1,1 @@
-"""How good a model is, and how close to its teacher."""
+"""Quality of a model, and its agreement with its teacher."""

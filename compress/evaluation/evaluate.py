@@ -1,13 +1,13 @@
-"""Tasks on local files: how good a model is, and how near to its teacher.
+"""Evaluation tasks on local files: quality of a model, and agreement with its teacher.
 
 A task is `KIND:FILE`:
 
-    perplexity:valid.jsonl    of the next token, documents packed into rows
-    kl:valid.jsonl            KL divergence from the teacher and agreement of the likeliest token
-    last-word:lambada.jsonl   `context`, `target`: accuracy of the last word
-    choice:questions.jsonl    `question`, `choices`, `answer` (an index): accuracy by likelihood
-    ifeval:ifeval.jsonl       instructions that a program can check (arXiv 2311.07911)
-    lm-eval:TASK              anything of lm-evaluation-harness
+    perplexity:valid.jsonl          of the next token, documents packed into rows
+    kl:valid.jsonl                  KL divergence from the teacher, and top-1 agreement with it
+    last_word:lambada.jsonl         `context`, `target`: accuracy of the last word
+    multiple_choice:questions.jsonl `question`, `choices`, `answer` (an index), by likelihood
+    ifeval:ifeval.jsonl             verifiable instructions (arXiv 2311.07911)
+    lm-eval:TASK                    any task of lm-evaluation-harness
 """
 
 import tempfile
@@ -18,20 +18,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edgelm.compress.data.packing import pack, parse_line, read_documents, read_lines
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.jsonl import read_jsonl
+from edgelm.compress.data.packing import pack
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.scores import Score
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput, UnknownName
 
-_LENGTH = 512  # tokens a row of text
+_LENGTH = 512  # tokens per row of text
 Progress = Callable[[str], None]
+_RENAMED = {"last-word": "last_word", "choice": "multiple_choice"}
 
 
 class Task(NamedTuple):
-    """A kind of `KINDS` and the file (or name) that it is about."""
+    """A kind of task (see `TASKS`) and its file or name."""
 
     kind: str
     name: str
@@ -40,8 +43,8 @@ class Task(NamedTuple):
         return f"{self.kind}:{Path(self.name).name}"
 
 
-class Subject(NamedTuple):
-    """What is judged."""
+class EvalContext(NamedTuple):
+    """The model to evaluate, and the options of all tasks."""
 
     model: Model
     tokenizer: Tokenizer
@@ -51,24 +54,26 @@ class Subject(NamedTuple):
 
 
 def parse_tasks(texts: Sequence[str]) -> list[Task]:
-    """Tasks by their names.
+    """Parse tasks such as `perplexity:valid.jsonl`.
 
     Raises:
-        UnknownName: a kind that there is not.
-        BadInput: no such file, or two tasks whose figures would have one name.
+        UnknownName: unknown kind of task.
+        BadInput: no such file, or two tasks of the same name.
     """
     tasks = []
     for text in texts:
         kind, separator, name = text.partition(":")
-        if kind not in KINDS or not separator or not name:
-            known = ", ".join(f"{kind}:..." for kind in KINDS)
+        if kind in _RENAMED:
+            raise UnknownName(f"task {text!r}: {kind}: is now called {_RENAMED[kind]}:; rename it")
+        if kind not in TASKS or not separator or not name:
+            known = ", ".join(f"{kind}:..." for kind in TASKS)
             raise UnknownName(f"unknown task {text!r}; known: {known}")
         if kind != "lm-eval" and not Path(name).is_file():
             raise BadInput(f"task {text!r}: no such file: {name}")
         tasks.append(Task(kind, name))
     twice = [name for name, count in Counter(map(str, tasks)).items() if count > 1]
     if twice:
-        raise BadInput(f"two tasks are called {twice[0]}; give their files different names")
+        raise BadInput(f"two tasks are named {twice[0]}; rename one of their files")
     return tasks
 
 
@@ -81,22 +86,22 @@ def evaluate(
     limit: int | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Score]:
-    """Scores by task; a task with several figures has one entry for each.
+    """Scores by task; a task with several figures has an entry for each.
 
     Args:
-        model: judged in the type it has.
-        tokenizer: its own.
+        model: evaluated in its own type.
+        tokenizer: the model's.
         tasks: of `parse_tasks`.
-        teacher: for `kl`, which is left out without one.
-        limit: rows, passages or questions of each task to take.
+        teacher: for `kl`, which is skipped without one.
+        limit: maximum of rows, passages or questions per task.
         progress: called with one line.
 
     Raises:
-        BadInput: a file of another form; names the line. A limit below 1.
+        BadInput: a file of another form (the line is named), or a limit below 1.
         MissingPackage: a task needs a package that is not installed.
     """
     if limit is not None and limit < 1:
-        raise BadInput(f"limit is {limit}, expected 1 or more rows of each task")
+        raise BadInput(f"limit is {limit}, expected 1 or more rows per task")
     training = model.training
     model.eval()
     scores: dict[str, Score] = {}
@@ -106,7 +111,7 @@ def evaluate(
             def show(done: int, of: int, task: Task = task) -> None:
                 progress(f"{task} {done}/{of}")
 
-            found = KINDS[task.kind](Subject(model, tokenizer, teacher, limit, show), task.name)
+            found = TASKS[task.kind](EvalContext(model, tokenizer, teacher, limit, show), task.name)
             for name, score in found.items():
                 scores[f"{task} {name}".strip()] = score
     finally:
@@ -114,28 +119,28 @@ def evaluate(
     return scores
 
 
-def _perplexity(subject: Subject, name: str) -> dict[str, Score]:
-    tokens = _rows(subject, name)
-    return {"": perplexity(subject.model, tokens, subject.progress)}
+def _perplexity(context: EvalContext, name: str) -> dict[str, Score]:
+    tokens = _rows(context, name)
+    return {"": perplexity(context.model, tokens, context.progress)}
 
 
-def _kl(subject: Subject, name: str) -> dict[str, Score]:
-    if subject.teacher is None:
+def _kl(context: EvalContext, name: str) -> dict[str, Score]:
+    if context.teacher is None:
         return {}
-    tokens = _rows(subject, name)
-    return distance_to_teacher(subject.model, subject.teacher, tokens, subject.progress)
+    tokens = _rows(context, name)
+    return teacher_agreement(context.model, context.teacher, tokens, context.progress)
 
 
-def _last_word(subject: Subject, name: str) -> dict[str, Score]:
-    rows = _lines(name, subject.limit, {"context": str, "target": str})
+def _last_word(context: EvalContext, name: str) -> dict[str, Score]:
+    rows = _lines(name, context.limit, {"context": str, "target": str})
     passages = [(row["context"], row["target"]) for row in rows]
-    return last_word(subject.model, subject.tokenizer, passages, subject.progress)
+    return last_word(context.model, context.tokenizer, passages, context.progress)
 
 
-def _choice(subject: Subject, name: str) -> dict[str, Score]:
+def _multiple_choice(context: EvalContext, name: str) -> dict[str, Score]:
     fields = {"question": str, "choices": list, "answer": int}
     questions = []
-    for number, row in enumerate(_lines(name, subject.limit, fields), 1):
+    for number, row in enumerate(_lines(name, context.limit, fields), 1):
         if not 0 <= row["answer"] < len(row["choices"]):
             raise BadInput(
                 f"{name}: question {number} has answer {row['answer']}, expected an index of its "
@@ -143,62 +148,58 @@ def _choice(subject: Subject, name: str) -> dict[str, Score]:
             )
         if not all(isinstance(choice, str) and choice.strip() for choice in row["choices"]):
             raise BadInput(
-                f"{name}: question {number} has the choices {row['choices']!r}, expected texts "
-                "that are not empty"
+                f"{name}: question {number} has the choices {row['choices']!r}, expected "
+                "non-empty texts"
             )
         questions.append(Question(row["question"], tuple(row["choices"]), row["answer"]))
-    return multiple_choice(subject.model, subject.tokenizer, questions, subject.progress)
+    return multiple_choice(context.model, context.tokenizer, questions, context.progress)
 
 
-def _ifeval(subject: Subject, name: str) -> dict[str, Score]:
+def _ifeval(context: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.ifeval import ifeval
 
-    rows = list(_lines(name, subject.limit, {"prompt": str, "instruction_id_list": list}))
-    return ifeval(subject.model, subject.tokenizer, rows, progress=subject.progress)
+    rows = list(_lines(name, context.limit, {"prompt": str, "instruction_id_list": list}))
+    return ifeval(context.model, context.tokenizer, rows, progress=context.progress)
 
 
-def _lm_eval(subject: Subject, name: str) -> dict[str, Score]:
+def _lm_eval(context: EvalContext, name: str) -> dict[str, Score]:
     from edgelm.compress.evaluation.tasks.lm_eval import lm_eval_task
 
-    return lm_eval_task(subject.model, subject.tokenizer, name, limit=subject.limit)
+    return lm_eval_task(context.model, context.tokenizer, name, limit=context.limit)
 
 
-KINDS: dict[str, Callable[[Subject, str], dict[str, Score]]] = {
+TASKS: dict[str, Callable[[EvalContext, str], dict[str, Score]]] = {
     "perplexity": _perplexity,
     "kl": _kl,
-    "last-word": _last_word,
-    "choice": _choice,
+    "last_word": _last_word,
+    "multiple_choice": _multiple_choice,
     "ifeval": _ifeval,
     "lm-eval": _lm_eval,
 }
 
 
-def _rows(subject: Subject, name: str) -> torch.Tensor:
-    length = min(_LENGTH, subject.model.config.max_position_embeddings)
-    most = None if subject.limit is None else subject.limit * length
+def _rows(context: EvalContext, name: str) -> torch.Tensor:
+    length = min(_LENGTH, context.model.config.max_position_embeddings)
+    max_tokens = None if context.limit is None else context.limit * length
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
-        packed = pack(read_documents(name), subject.tokenizer, length, path, max_tokens=most)
+        packed = pack(read_documents(name), context.tokenizer, length, path, max_tokens=max_tokens)
         return packed.batch(range(len(packed)))
 
 
 def _lines(name: str, limit: int | None, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that have all fields."""
     count = 0
-    for number, line in read_lines(Path(name)):
-        row = parse_line(line, f"{name}:{number}")
+    for where, row in read_jsonl(Path(name)):
         for field, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
-                found = (
-                    ", ".join(row)[:200] or "none" if isinstance(row, dict) else type(row).__name__
-                )
+            if not isinstance(row.get(field), kind):
                 raise BadInput(
-                    f"{name}:{number}: expected a field `{field}` ({kind.__name__}) among "
-                    f"{', '.join(fields)}; found {found}"
+                    f"{where}: expected a field `{field}` ({kind.__name__}) among "
+                    f"{', '.join(fields)}; found {', '.join(row)[:200] or 'none'}"
                 )
         yield row
         count += 1
         if count == limit:
             return
     if not count:
-        raise BadInput(f"{name} holds no row")
+        raise BadInput(f"{name} holds no rows; expected one JSON object per line")

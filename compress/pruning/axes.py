@@ -1,6 +1,6 @@
 """Which axis of the decoder runs along each dimension of each tensor.
 
-Pruning is then one rule for all families: index every dimension by what is kept of its axis. An
+Pruning is then one rule for all families: index every dimension by the kept parts of its axis. An
 axis is a tuple, because Phi-3 stacks several along one dimension (q over k over v).
 """
 
@@ -8,7 +8,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 HIDDEN, FFN, QUERY, KV = "hidden", "ffn", "query", "kv"
 Axis = tuple[str, ...]
-FIXED: Axis = ()  # vocabulary, head_dim: nothing is cut
+FIXED: Axis = ()  # vocabulary, head_dim: never pruned
 
 
 def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:

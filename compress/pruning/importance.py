@@ -1,10 +1,10 @@
 """Importance of heads, neurons, channels and layers from forward passes alone.
 
-Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2): what matters is how strongly a
-part is active on calibration text. Activations are aggregated over a sequence first and then over
-the samples; the paper's best is the mean magnitude over the sequence, then L2 over the samples.
-Its activations are [sequence, batch]; here they are [batch, sequence], and the order of
-aggregation is by name, never by position.
+Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2): a part
+matters as much as it is active on calibration text. Activations are aggregated over the sequence
+first and then over the batch; the paper's best is the mean magnitude over the sequence, then L2
+over the batch. Its activations are [sequence, batch]; here they are [batch, sequence], and the
+reductions are named, never positional.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, spec_of
 from edgelm.compress.pruning.axes import is_hidden_norm
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
+from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 
 Reduction = Literal["mean", "l2", "var"]
@@ -27,18 +28,18 @@ Reduction = Literal["mean", "l2", "var"]
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """How activations [samples, tokens] become one score: over tokens, then over samples.
+    """How activations [batch, sequence] become one score: over the sequence, then over the batch.
 
     mean: mean magnitude; l2: root of the sum of squares; var: variance.
     """
 
-    tokens: Reduction = "mean"
-    samples: Reduction = "l2"
+    sequence: Reduction = "mean"
+    batch: Reduction = "l2"
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores, fp32; more is more important.
+    """Scores, fp32; higher is more important.
 
     heads: query heads [layers, num_attention_heads].
     neurons: feed-forward neurons [layers, intermediate_size].
@@ -53,12 +54,12 @@ class Importance:
     layers: torch.Tensor
 
     def groups(self, kv_heads: int) -> torch.Tensor:
-        """Scores of KV groups [layers, kv_heads]: a group is worth what its query heads are."""
+        """Scores of KV groups [layers, kv_heads]: the sum of its query heads' scores."""
         return self.heads.view(len(self.heads), kv_heads, -1).sum(-1)
 
     def check(self, spec: DecoderSpec) -> None:
-        """Raise BadInput unless these are scores of a decoder of this shape."""
-        shape = Shape.of(spec)
+        """Raise BadInput unless these are the scores of a decoder of this shape."""
+        shape = Shape.from_spec(spec)
         ours = (*self.heads.shape, self.neurons.shape[1], len(self.channels))
         theirs = (
             shape.num_hidden_layers,
@@ -68,8 +69,8 @@ class Importance:
         )
         if ours != theirs:
             raise BadInput(
-                f"importance scores are of a model with (layers, heads, FFN, hidden) {ours}, "
-                f"this one has {theirs}; score it again"
+                f"these importance scores belong to another model: (layers, heads, FFN, hidden) "
+                f"{ours}, this one has {theirs}; score it again"
             )
 
     def save(self, path: Path) -> None:
@@ -89,14 +90,17 @@ class Importance:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        again = "score the model again"
         try:
             scores = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise BadInput(f"{path} holds no importance scores ({error}); {again}") from None
+            raise BadInput(
+                f"{path} does not hold importance scores ({reason(error)}); score the model again"
+            ) from None
         if set(scores) != {"heads", "neurons", "channels", "layers"}:
             found = ", ".join(sorted(scores))
-            raise BadInput(f"{path} holds no importance scores (it has {found}); {again}")
+            raise BadInput(
+                f"{path} does not hold importance scores but {found}; score the model again"
+            )
         return cls(**scores)
 
 
@@ -111,7 +115,7 @@ def score(
     Args:
         model: a causal language model; not changed.
         batches: int64 tokens [B, T] each. Memory does not grow with their number.
-        aggregation: over tokens and over samples.
+        aggregation: over the sequence and over the batch.
         progress: called after each batch with the number of samples so far.
 
     Raises:
@@ -120,14 +124,14 @@ def score(
     spec = spec_of(model)
     totals = _Totals(aggregation)
     seen = 0
-    with torch.inference_mode(), _watching(model, spec, totals):
+    with torch.inference_mode(), _recording(model, spec, totals):
         for tokens in batches:
             model.model(input_ids=tokens.to(model.device), use_cache=False)
             seen += len(tokens)
             if progress:
                 progress(seen)
     if not seen:
-        raise BadInput("no calibration text: importance needs at least one sequence")
+        raise BadInput("no calibration text: importance scores need at least one sequence")
     layers = range(spec.num_hidden_layers)
     norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
     return Importance(
@@ -138,13 +142,8 @@ def score(
     )
 
 
-def spec_of(model: Model) -> DecoderSpec:
-    """The decoder that a model of `transformers` is."""
-    return DecoderSpec.from_hf(model.config.to_dict())
-
-
-def reduce_tokens(values: torch.Tensor, how: Reduction) -> torch.Tensor:
-    """Activations [B, T, N] to one score a sample [B, N]."""
+def reduce_sequence(values: torch.Tensor, how: Reduction) -> torch.Tensor:
+    """Activations [B, T, N] to one score per sample [B, N]."""
     values = values.float()
     if how == "mean":
         return values.abs().mean(1)
@@ -154,7 +153,7 @@ def reduce_tokens(values: torch.Tensor, how: Reduction) -> torch.Tensor:
 
 
 class _Totals:
-    """Running sums over samples, by part."""
+    """Running sums over samples, for each part of the model."""
 
     def __init__(self, aggregation: Aggregation) -> None:
         self.aggregation = aggregation
@@ -164,10 +163,10 @@ class _Totals:
 
     def add(self, name: tuple[str, Any], values: torch.Tensor) -> None:
         """Add activations [B, T, N]."""
-        self.add_samples(name, reduce_tokens(values, self.aggregation.tokens))
+        self.add_samples(name, reduce_sequence(values, self.aggregation.sequence))
 
     def add_samples(self, name: tuple[str, Any], samples: torch.Tensor) -> None:
-        """Add scores of samples [B, ...]. fp64: a sum over many samples keeps its last ones."""
+        """Add scores of samples [B, ...], in fp64 so that a large sum does not absorb the next."""
         samples = samples.double().cpu()
         for sums, new in ((self._sums, samples), (self._squares, samples.square())):
             sums[name] = sums.get(name, 0) + new.sum(0)
@@ -180,7 +179,7 @@ class _Totals:
         return (self._sums[name] / self._counts[name]).float()
 
     def score(self, name: tuple[str, Any]) -> torch.Tensor:
-        how = self.aggregation.samples
+        how = self.aggregation.batch
         if how == "mean":
             return self.mean(name)
         if how == "l2":
@@ -191,7 +190,7 @@ class _Totals:
 
 
 @contextmanager
-def _watching(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[None]:
+def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[None]:
     def heads(layer: int) -> Any:
         def hook(_: nn.Module, inputs: Any) -> None:
             outputs = inputs[0].unflatten(-1, (spec.num_attention_heads, spec.head_dim))

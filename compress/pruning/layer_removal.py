@@ -1,8 +1,8 @@
-"""How much worse a model gets without a layer, or without a block of layers.
+"""How much worse a model is without a layer, or without a block of layers.
 
-Minitron's other two scores of depth: the rise in perplexity when one layer is left out (arXiv
-2407.14679, section 2.2), and the score on a task when a contiguous block is (arXiv 2408.11796,
-section 3.3, after Gromov et al., arXiv 2403.17887). On downstream tasks contiguous blocks win,
+Minitron's other two depth scores: the rise in perplexity without one layer (arXiv 2407.14679,
+section 2.2), and the score on a task without a contiguous block (arXiv 2408.11796, section 3.3,
+after Gromov et al., arXiv 2403.17887). On downstream tasks removing contiguous blocks is better,
 which neither the loss nor block influence shows.
 """
 
@@ -12,41 +12,22 @@ from typing import Any
 
 import torch
 
-from edgelm.compress.distillation.head_loss import Head, Objective, head_loss
+from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
 
 Measure = Callable[[Model], float]
 """A model's loss; lower is better."""
 
 
 def text_loss(batches: Sequence[torch.Tensor]) -> Measure:
-    """Mean negative log-likelihood of the next token, in nats, on int64 tokens [B, T]."""
-
-    def measure(model: Model) -> float:
-        head = Head.of(model, spec_of(model))
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for tokens in batches:
-                tokens = tokens.to(model.device)
-                hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
-                rows = hidden[:, :-1].flatten(0, 1)
-                labels = tokens[:, 1:].flatten()
-                only_text = Objective(cross_entropy=1.0)
-                loss, _, _ = head_loss(
-                    rows, head, None, labels, only_text, compute=head.weight.dtype
-                )
-                total += float(loss) * len(labels)
-                count += len(labels)
-        return total / count
-
-    return measure
+    """A measure: the next-token loss on int64 tokens [B, T], in nats per token."""
+    return lambda model: mean_loss(model, batches)
 
 
 def layer_losses(model: Model, measure: Measure) -> torch.Tensor:
     """How much the loss rises without each layer, fp32 [layers]: scores for `Importance.layers`."""
-    whole = measure(model)
-    return torch.tensor([loss - whole for loss in block_losses(model, 1, measure)])
+    unpruned = measure(model)
+    return torch.tensor([loss - unpruned for loss in block_losses(model, 1, measure)])
 
 
 def block_losses(
@@ -55,7 +36,7 @@ def block_losses(
     measure: Measure,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
-    """The loss without layers i to i + size - 1, for every i: one measurement each."""
+    """The loss without layers i to i + size - 1, for every i; one measurement each."""
     starts = len(model.model.layers) - size + 1
     losses = []
     for start in range(starts):
@@ -67,7 +48,7 @@ def block_losses(
 
 
 def layers_without_best_block(model: Model, size: int, measure: Measure) -> list[int]:
-    """The layers that stay when the contiguous block goes that costs the least."""
+    """The layers that remain when the contiguous block of least loss is removed."""
     losses = block_losses(model, size, measure)
     start = min(range(len(losses)), key=losses.__getitem__)
     return [i for i in range(len(model.model.layers)) if not start <= i < start + size]
@@ -75,7 +56,7 @@ def layers_without_best_block(model: Model, size: int, measure: Measure) -> list
 
 @contextmanager
 def without_layers(model: Model, layers: Collection[int]) -> Iterator[None]:
-    """In this block the given layers pass on what they get."""
+    """Within the context, the given layers return their input."""
 
     def skip(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return hidden_states

@@ -1,8 +1,8 @@
-"""Cut a decoder to a smaller shape: depth, width, or both at once.
+"""Prune a decoder to a smaller shape: depth, width, or both at once.
 
-`prune` is pure: it slices the teacher's tensors into a new model and leaves the teacher alone.
-What is kept is chosen by importance (`choose`): whole layers, and the strongest neurons and
-heads of each kept layer; channels of the residual stream are one choice for all layers.
+`prune` is pure: it slices the teacher's tensors into a new model and leaves the teacher unchanged.
+Importance decides what is kept (`select_indices`): whole layers, and the most important neurons
+and heads of each kept layer; channels of the residual stream are one choice for all layers.
 """
 
 import copy
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-from edgelm.compress.model import Model, build_model
+from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
     FFN,
     HIDDEN,
@@ -23,23 +23,23 @@ from edgelm.compress.pruning.axes import (
     layer_of,
     tensor_axes,
 )
-from edgelm.compress.pruning.importance import Importance, spec_of
+from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
 
-# Configuration fields of `transformers` that hold one entry a layer.
+# Configuration fields of `transformers` with one entry per layer.
 _PER_LAYER = ("layer_types", "no_rope_layers")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept, as ascending indices; of kept layers in their order.
+class PruneIndices:
+    """The parts that a student keeps, as ascending indices.
 
     layers: of the teacher. channels: of the residual stream, for all layers.
-    neurons, groups: per kept layer. heads: per kept layer, of query heads, group by group.
-    folded: per kept layer, pairs (kept head, cut head) whose difference is folded back.
+    neurons, groups: per kept layer. heads: query heads per kept layer, group by group.
+    merged: per kept layer, pairs (kept head, pruned head) to merge (residual heads in NeMo).
     """
 
     layers: tuple[int, ...]
@@ -47,7 +47,7 @@ class Kept:
     neurons: tuple[torch.Tensor, ...]
     groups: tuple[torch.Tensor, ...]
     heads: tuple[torch.Tensor, ...]
-    folded: tuple[tuple[tuple[int, int], ...], ...]
+    merged: tuple[tuple[tuple[int, int], ...], ...]
 
 
 def prune(
@@ -56,42 +56,44 @@ def prune(
     importance: Importance,
     *,
     layers: Sequence[int] | None = None,
-    fold_heads: bool = False,
+    merge_pruned_heads: bool = False,
 ) -> Model:
-    """The model cut to a shape; to its own shape, a copy that is equal bit for bit.
+    """Prune a model to a shape; with its own shape, a copy that is equal bit for bit.
 
     Args:
         model: the teacher; not changed.
-        shape: what to cut to.
+        shape: of the student.
         importance: scores of the teacher (`importance.score`).
-        layers: which layers to keep, e.g. all but a contiguous block; None keeps those of the
+        layers: which layers to keep, e.g. all but a contiguous block; None keeps those with the
             highest block influence.
-        fold_heads: fold what is lost with a cut query head into a kept one, as Minitron does; off
-            by default, because the two rotate apart (docs/decisions/pruning.md has figures).
+        merge_pruned_heads: add the difference to a pruned query head to a kept one, as Minitron
+            does; off by default, because it hurt in every measurement (docs/decisions/pruning.md).
 
     Raises:
-        BadInput: the model has no such shape within it, or the scores are another model's.
+        BadInput: the shape does not fit within the model, or the scores are another model's.
     """
     spec = spec_of(model)
-    kept = choose(spec, shape, importance, layers=layers, fold_heads=fold_heads)
+    indices = select_indices(
+        spec, shape, importance, layers=layers, merge_pruned_heads=merge_pruned_heads
+    )
     state = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and spec.tie_word_embeddings:
             continue
-        if (new := _renamed(name, kept)) is not None:
-            state[new] = _cut(spec, shape, name, tensor.detach(), kept)
-    return build_model(pruned_config(model.config, shape, kept.layers), state)
+        if (new := _student_name(name, indices)) is not None:
+            state[new] = _slice(spec, shape, name, tensor.detach(), indices)
+    return build_model(pruned_config(model.config, shape, indices.layers), state)
 
 
-def choose(
+def select_indices(
     spec: DecoderSpec,
     shape: Shape,
     importance: Importance,
     *,
     layers: Sequence[int] | None = None,
-    fold_heads: bool = False,
-) -> Kept:
-    """What to keep of a decoder for a shape.
+    merge_pruned_heads: bool = False,
+) -> PruneIndices:
+    """The parts of a decoder to keep for a shape, by importance.
 
     Raises:
         BadInput: as `prune`.
@@ -99,32 +101,34 @@ def choose(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = _strongest(importance.layers, shape.num_hidden_layers).tolist()
+        layers = top_k_indices(importance.layers, shape.num_hidden_layers).tolist()
     _check_layers(layers, spec, shape)
-    groups, heads, folded = [], [], []
+    groups, heads, merged = [], [], []
     for layer in layers:
         scores = importance.heads[layer].unflatten(0, (spec.num_key_value_heads, -1))
-        group = _strongest(scores.sum(-1), shape.num_key_value_heads)
+        group = top_k_indices(scores.sum(-1), shape.num_key_value_heads)
         groups.append(group)
-        each = [_heads(scores[g], int(g), shape.heads_per_group) for g in group]
+        each = [_heads_of_group(scores[g], int(g), shape.heads_per_group) for g in group]
         heads.append(torch.cat([kept for kept, _ in each]))
-        folded.append(tuple(pair for _, pairs in each for pair in pairs) if fold_heads else ())
-    return Kept(
+        merged.append(
+            tuple(pair for _, pairs in each for pair in pairs) if merge_pruned_heads else ()
+        )
+    return PruneIndices(
         layers=tuple(layers),
-        channels=_strongest(importance.channels, shape.hidden_size),
+        channels=top_k_indices(importance.channels, shape.hidden_size),
         neurons=tuple(
-            _strongest(importance.neurons[layer], shape.intermediate_size) for layer in layers
+            top_k_indices(importance.neurons[layer], shape.intermediate_size) for layer in layers
         ),
         groups=tuple(groups),
         heads=tuple(heads),
-        folded=tuple(folded),
+        merged=tuple(merged),
     )
 
 
-def _heads(
+def _heads_of_group(
     scores: torch.Tensor, group: int, count: int
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """Kept query heads of one group, and the pairs (kept, cut) to fold.
+    """Kept query heads of one group, and the pairs (kept, pruned) to merge.
 
     Minitron, section 2.2: with K of L heads kept, in order of importance and counted from one,
     head i becomes head_i + (head_i - head_(2K-i+1)) for i from 2K-L+1 to K.
@@ -138,8 +142,8 @@ def _heads(
     return torch.tensor(sorted(order[:count])), pairs
 
 
-def _strongest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Ascending indices of the highest scores; of equal ones the first."""
+def top_k_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Ascending indices of the `count` highest scores; the first of equal ones."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
@@ -153,28 +157,28 @@ def _check_layers(layers: Sequence[int], spec: DecoderSpec, shape: Shape) -> Non
         )
 
 
-def _renamed(name: str, kept: Kept) -> str | None:
-    """The tensor's name in the student, None if its layer goes."""
+def _student_name(name: str, indices: PruneIndices) -> str | None:
+    """The tensor's name in the student; None if its layer is removed."""
     layer = layer_of(name)
     if layer is None:
         return name
-    if layer not in kept.layers:
+    if layer not in indices.layers:
         return None
-    return name.replace(f".layers.{layer}.", f".layers.{kept.layers.index(layer)}.", 1)
+    return name.replace(f".layers.{layer}.", f".layers.{indices.layers.index(layer)}.", 1)
 
 
-def _cut(
-    spec: DecoderSpec, shape: Shape, name: str, tensor: torch.Tensor, kept: Kept
+def _slice(
+    spec: DecoderSpec, shape: Shape, name: str, tensor: torch.Tensor, indices: PruneIndices
 ) -> torch.Tensor:
     layer = layer_of(name)
-    position = 0 if layer is None else kept.layers.index(layer)
+    position = 0 if layer is None else indices.layers.index(layer)
     if _is_query(name):
-        tensor = _folded(tensor, kept.folded[position], spec.head_dim)
+        tensor = _with_merged_heads(tensor, indices.merged[position], spec.head_dim)
     for dimension, axis in enumerate(tensor_axes(spec, name)):
         if axis:
-            index = _index(spec, axis, kept, position).to(tensor.device)
+            index = _axis_index(spec, axis, indices, position).to(tensor.device)
             tensor = tensor.index_select(dimension, index)
-    if (factor := _factor(spec, shape, name)) != 1.0:
+    if (factor := _width_correction(spec, shape, name)) != 1.0:
         offset = 1.0 if spec.norm_plus_one and is_hidden_norm(spec, name) else 0.0
         tensor = (tensor + offset) * factor - offset
     return tensor.clone()
@@ -184,41 +188,45 @@ def _is_query(name: str) -> bool:
     return ".q_proj." in name or ".qkv_proj." in name
 
 
-def _folded(tensor: torch.Tensor, pairs: Sequence[tuple[int, int]], head_dim: int) -> torch.Tensor:
+def _with_merged_heads(
+    tensor: torch.Tensor, pairs: Sequence[tuple[int, int]], head_dim: int
+) -> torch.Tensor:
     if not pairs:
         return tensor
     rows = tensor.clone()
-    for stays, goes in pairs:
-        stay, gone = (slice(head * head_dim, (head + 1) * head_dim) for head in (stays, goes))
-        rows[stay] = 2 * tensor[stay] - tensor[gone]
+    for heads in pairs:
+        kept, pruned = (slice(head * head_dim, (head + 1) * head_dim) for head in heads)
+        rows[kept] = 2 * tensor[kept] - tensor[pruned]
     return rows
 
 
-def _index(spec: DecoderSpec, axis: tuple[str, ...], kept: Kept, position: int) -> torch.Tensor:
+def _axis_index(
+    spec: DecoderSpec, axis: tuple[str, ...], indices: PruneIndices, position: int
+) -> torch.Tensor:
     """Indices along a dimension on which the parts of an axis are stacked."""
     parts = {
-        HIDDEN: (kept.channels, 1, spec.hidden_size),
-        FFN: (kept.neurons[position], 1, spec.intermediate_size),
-        QUERY: (kept.heads[position], spec.head_dim, spec.q_size),
-        KV: (kept.groups[position], spec.head_dim, spec.kv_size),
+        HIDDEN: (indices.channels, 1, spec.hidden_size),
+        FFN: (indices.neurons[position], 1, spec.intermediate_size),
+        QUERY: (indices.heads[position], spec.head_dim, spec.q_size),
+        KV: (indices.groups[position], spec.head_dim, spec.kv_size),
     }
-    indices, start = [], 0
+    found, start = [], 0
     for part in axis:
-        kept_blocks, width, total = parts[part]
-        within = (kept_blocks[:, None] * width + torch.arange(width)).flatten()
-        indices.append(start + within)
+        blocks, width, total = parts[part]
+        within = (blocks[:, None] * width + torch.arange(width)).flatten()
+        found.append(start + within)
         start += total
-    return torch.cat(indices)
+    return torch.cat(found)
 
 
-def _factor(spec: DecoderSpec, shape: Shape, name: str) -> float:
-    """What keeps scales right that a decoder derives from its width.
+def _width_correction(spec: DecoderSpec, shape: Shape, name: str) -> float:
+    """The factor on a tensor that corrects scales which a decoder derives from its width.
 
-    A norm divides by the mean square over all channels. The channels that go have next to no
-    energy (that is why they go), so over the others the mean is larger by the ratio of the widths,
-    and the norm's weight makes up for it. Gemma multiplies embeddings by sqrt(hidden_size): the
-    narrower model's smaller factor is made up for in the table and, where the head is the same
-    table, taken back in the final norm.
+    A norm divides by the mean square over all channels. Pruned channels have almost no energy
+    (that is why they are pruned), so over the others the mean is larger by the ratio of the widths,
+    and the norm's weight compensates. Gemma multiplies embeddings by sqrt(hidden_size): the table
+    compensates for the narrower model's smaller factor and, where the head is the same table, the
+    final norm takes that back.
     """
     narrower = math.sqrt(spec.hidden_size / shape.hidden_size)
     factor = narrower if is_hidden_norm(spec, name) else 1.0

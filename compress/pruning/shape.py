@@ -16,35 +16,35 @@ class Shape(msgspec.Struct, frozen=True, order=True):
     num_key_value_heads: int
 
     @classmethod
-    def of(cls, spec: DecoderSpec) -> "Shape":
-        """The shape of a decoder as it is."""
+    def from_spec(cls, spec: DecoderSpec) -> "Shape":
+        """The shape of a decoder."""
         return cls(**{field: getattr(spec, field) for field in cls.__struct_fields__})
 
     def applied_to(self, spec: DecoderSpec) -> DecoderSpec:
-        """The decoder in this shape, as estimates need it: which layers go is not decided here."""
+        """The decoder in this shape with its first layers, which is enough for estimates."""
         sizes = msgspec.structs.asdict(self)
         layers = spec.layers[: self.num_hidden_layers]
         return msgspec.structs.replace(spec, **sizes, layers=layers)
 
     def check_within(self, spec: DecoderSpec) -> None:
-        """Raise BadInput unless the decoder can be cut to this shape."""
+        """Raise BadInput unless the decoder can be pruned to this shape."""
         for field in self.__struct_fields__:
             ours, theirs = getattr(self, field), getattr(spec, field)
             if not 1 <= ours <= theirs:
                 raise BadInput(
-                    f"cannot prune {field} to {ours}; expected 1 to {theirs}, what the model has"
+                    f"cannot prune {field} to {ours}; expected 1 to {theirs}, the model's"
                 )
         groups, per_group = self.num_key_value_heads, self.heads_per_group
         if groups * per_group != self.num_attention_heads:
             raise BadInput(
                 f"{self.num_attention_heads} heads do not divide into {groups} KV groups; every "
-                "group needs as many query heads"
+                "group needs the same number of query heads"
             )
-        most = spec.num_attention_heads // spec.num_key_value_heads
-        if per_group > most:
+        limit = spec.num_attention_heads // spec.num_key_value_heads
+        if per_group > limit:
             raise BadInput(
-                f"{self.num_attention_heads} heads in {groups} KV groups are {per_group} a group, "
-                f"the model has {most}; keep more groups or fewer heads"
+                f"{self.num_attention_heads} heads in {groups} KV groups are {per_group} per "
+                f"group, the model has {limit}; keep more groups or fewer heads"
             )
 
     @property

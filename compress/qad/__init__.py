@@ -1,1 +1,1 @@
-"""Quantization-aware distillation."""
+"""Quantization-aware distillation: training through the quantizer that export uses."""

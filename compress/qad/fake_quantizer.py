@@ -1,10 +1,10 @@
-"""Train through the quantizer: weights are rounded for the pass, their masters are updated.
+"""Fake quantization: forward and backward use quantized weights, updates go to the masters.
 
-The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): the gradient at the rounded
-weights is applied to the unrounded ones. The grid, scales and zero points as export stores them,
-stays what it was at the start (`qad_start`): what has been learned is which level each weight
-takes, and on another grid that would be lost (at 8 bits hardly anything; there it is chosen anew
-at the end). It works on whatever part of a matrix a process holds, because blocks lie along the
+The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): the gradient at the quantized
+weights is applied to the unquantized masters. The grid (scales and zero points as export stores
+them) stays that of the start (`edgelm.compress.qad.start`): training learns which level each
+weight takes, and on another grid that would be lost. At 8 bits almost nothing would be lost; there
+the grid is chosen again at the end. It works on any shard of a matrix, because blocks lie along the
 input axis and shards along the other.
 """
 
@@ -22,7 +22,7 @@ from edgelm.quantize.rtn import Quantized, quantize
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales fp16 and zero points uint8 of a matrix, both [N, blocks].
+    """Scales (fp16) and zero points (uint8) of a matrix, both [N, blocks].
 
     zero_points: None if the middle level is the zero point everywhere.
     """
@@ -33,7 +33,7 @@ class Grid:
     zero_points: torch.Tensor | None
 
     @classmethod
-    def of(cls, quantized: Quantized, rows: slice = slice(None)) -> "Grid":
+    def from_quantized(cls, quantized: Quantized, rows: slice = slice(None)) -> "Grid":
         """The grid that a matrix, or some of its rows, was quantized to."""
         zeros = quantized.zero_points
         return cls(
@@ -44,21 +44,21 @@ class Grid:
         )
 
     def to(self, parameter: torch.Tensor) -> "Grid":
-        """The rows that this process holds of a parameter, on its device."""
+        """The rows of the grid for this process's shard of a parameter, on its device."""
         zeros = self.zero_points
         return Grid(
             self.bits,
             self.group_size,
-            _rows_of(self.scales, parameter),
-            None if zeros is None else _rows_of(zeros, parameter),
+            _shard_like(self.scales, parameter),
+            None if zeros is None else _shard_like(zeros, parameter),
         )
 
     def refit(self, weight: torch.Tensor) -> "Grid":
-        """The grid that export would choose for a matrix that was trained on this one."""
+        """The grid that export would choose for a matrix trained on this one."""
         if self.bits == 4:
             return self
         precision = Int8(self.group_size, symmetric=self.zero_points is None)
-        return Grid.of(quantize(weight.float().cpu(), precision)).to(weight)
+        return Grid.from_quantized(quantize(weight.float().cpu(), precision)).to(weight)
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
         """The nearest values on the grid of a matrix [N, K], in its own type."""
@@ -72,10 +72,10 @@ class Grid:
 
 
 class FakeQuantizer:
-    """Rounds the matrices of a model while it computes.
+    """Quantizes the matrices of a model while it computes.
 
     Args:
-        model: whose parameters are rounded in place; it may be wrapped and sharded.
+        model: whose parameters are quantized in place; it may be wrapped and sharded.
         grids: of its matrices, by name; each must be found.
     """
 
@@ -89,8 +89,8 @@ class FakeQuantizer:
         ]
 
     @contextmanager
-    def rounded(self) -> Iterator[None]:
-        """In this block the model computes with rounded weights; afterwards it has its own."""
+    def quantized(self) -> Iterator[None]:
+        """Within the context the model has quantized weights; the masters are restored after it."""
         masters: list[torch.Tensor] = []
         try:
             for parameter, grid in self._matrices:
@@ -104,11 +104,11 @@ class FakeQuantizer:
                 _local(parameter).copy_(master)
 
     def finish(self) -> None:
-        """Leave the rounded weights in the model.
+        """Leave the quantized weights in the model.
 
-        They lie on their grid: `edgelm.quantize.rtn` finds the same levels again (at int4 in groups
-        of 16 in all but one block of hundreds), so an export at this precision changes nothing. At
-        8 bits the grid is chosen again, as `quantize` would: it looks for no other one there.
+        They lie on their grid: `edgelm.quantize.rtn` finds the same levels again (for int4 in
+        groups of 16, in all but one of hundreds of blocks), so that an export at this precision
+        changes nothing. At 8 bits the grid is chosen again, as `quantize` would.
         """
         for parameter, grid in self._matrices:
             weight = _local(parameter)
@@ -116,23 +116,23 @@ class FakeQuantizer:
 
 
 def _plain(name: str) -> str:
-    """A parameter's name without what wrappers put before it and in between."""
+    """A parameter's name without the prefixes and infixes of wrappers."""
     for part in ("_checkpoint_wrapped_module.", "_orig_mod.", "module."):
         name = name.replace(part, "")
     return name.removeprefix("student.")
 
 
 def _local(parameter: Any) -> torch.Tensor:
-    """What this process holds of a parameter that may be sharded (FSDP2); shares its memory."""
+    """The shard of a parameter on this process (FSDP2), or all of it; shares its memory."""
     data: torch.Tensor = parameter.data
     return data.to_local() if hasattr(data, "to_local") else data
 
 
-def _rows_of(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """What lies beside the rows of a parameter that this process holds, of [N, blocks]."""
+def _shard_like(full: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """The rows of [N, blocks] that belong to this process's shard of a parameter."""
     if hasattr(parameter, "to_local"):
         from torch.distributed.tensor import distribute_tensor
 
         mesh = parameter.device_mesh
-        whole = distribute_tensor(whole.to(mesh.device_type), mesh, parameter.placements).to_local()
-    return whole.to(_local(parameter).device)
+        full = distribute_tensor(full.to(mesh.device_type), mesh, parameter.placements).to_local()
+    return full.to(_local(parameter).device)

@@ -1,9 +1,9 @@
-"""Where quantization-aware distillation starts: at what export makes of a model by itself.
+"""The start of quantization-aware distillation: the result of export's own quantization.
 
-Activation-aware scaling (`edgelm.quantize.awq`), then GPTQ for the matrices of 4 bits
-(`edgelm.quantize.gptq`), all by second moments on the run's own text. Training starts from the
-weights that GPTQ was about to round, on the grid that it chose. These two take a minute; from
-nearest levels training did not get as far in 65 thousand tokens (docs/decisions/qad-start.md).
+Activation-aware scaling (`edgelm.quantize.awq`), then GPTQ for 4-bit matrices
+(`edgelm.quantize.gptq`), with second moments from the training text. Training starts from the
+weights that GPTQ compensated, on the grid that it chose. This takes a minute; starting from
+round-to-nearest reached less in 65 thousand tokens (docs/decisions/qad-start.md).
 """
 
 import shutil
@@ -15,8 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from edgelm.cli import format_bytes
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.model import Model, spec_of
 from edgelm.compress.qad.fake_quantizer import Grid
 from edgelm.compress.run.fingerprint import weights_sha256
 from edgelm.errors import BadInput, DoesNotFit
@@ -31,27 +30,27 @@ from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
 
 
 @torch.no_grad()
-def start_rounded(
+def prepare_for_quantization(
     model: Model,
     batches: Iterable[torch.Tensor],
     precision: Int4 | Int8,
     head: Int4 | Int8,
     scratch: Path,
 ) -> dict[str, Grid]:
-    """Make a model ready to be rounded, in place; returns the grid of every matrix by its name.
+    """Scale and compensate a model in place; returns the grid of every matrix by its name.
 
-    What the model computes without rounding changes with GPTQ's compensation alone. Takes a
-    minute on a CPU for 135M parameters.
+    Without quantization the model's output changes only by GPTQ's compensation. Takes a minute on
+    a CPU for 135M parameters.
 
     Args:
         model: a causal language model in fp32.
-        batches: int64 tokens [B, T] each, of the text that it will be trained on.
+        batches: int64 tokens [B, T] each, from the training text.
         precision: of the layers' matrices.
-        head: of the head, and of the embedding that is tied to it; an untied embedding follows.
-        scratch: an existing folder with room for one [K, K] in fp32 a matrix.
+        head: of the head and of the embedding, tied or not.
+        scratch: an existing folder with space for one fp32 [K, K] per matrix.
 
     Raises:
-        DoesNotFit: there is no such room.
+        DoesNotFit: there is too little space.
     """
     spec = spec_of(model)
     moments = Hessians(scratch, spec)
@@ -59,7 +58,7 @@ def start_rounded(
     if moments.size_bytes > free:
         raise DoesNotFit(
             f"second moments need {format_bytes(moments.size_bytes)} in {scratch}, "
-            f"{format_bytes(free)} are free; free some space or choose another folder for the run"
+            f"{format_bytes(free)} are free; free some space or choose another run folder"
         )
     with moments.watching(model):
         for tokens in batches:
@@ -68,32 +67,32 @@ def start_rounded(
     if Int4 in (type(precision), type(head)):
         energy = {group: moments[group].diagonal().clone() for group in moments.groups}
         smoothing = Smoothing.from_mean_squares(spec, energy)
-        fold(smoothing, model, spec)
+        fold_scales(smoothing, model, spec)
     grids: dict[str, Grid] = {}
     for group in groups(spec):
-        wanted = head if group in (HEAD, EMBEDDING) else precision
+        target = head if group in (HEAD, EMBEDDING) else precision
         parameters = {name: model.get_parameter(name) for name in tensor_names(spec, group)}
         matrix = torch.cat([one.detach().float().cpu() for one in parameters.values()])
-        # Where there are no zero points, scales are positive: every engine's kernels read those.
-        positive = isinstance(wanted, Int4) and wanted.symmetric
-        if group == EMBEDDING or isinstance(wanted, Int8):  # compensation gains nothing at 8 bits
-            quantized = quantize(matrix, wanted, positive_scales=positive)
+        # Without zero points, scales are positive: every engine's kernels can read those.
+        positive = isinstance(target, Int4) and target.symmetric
+        if group == EMBEDDING or isinstance(target, Int8):  # GPTQ gains nothing at 8 bits
+            quantized = quantize(matrix, target, positive_scales=positive)
         else:
             found = moments[group]
             if (columns := smoothing.columns(group) if smoothing else None) is not None:
                 found = found / columns / columns[:, None]
-            matrix, quantized = compensate(matrix, wanted, found, positive_scales=positive)
+            matrix, quantized = compensate(matrix, target, found, positive_scales=positive)
         at = 0
         for name, parameter in parameters.items():
             rows = slice(at, at + len(parameter))
             parameter.copy_(matrix[rows])
-            grids[name] = Grid.of(quantized, rows)
+            grids[name] = Grid.from_quantized(quantized, rows)
             at += len(parameter)
     return grids
 
 
-def fold(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
-    """Even out input channels in place, so that the model computes what it did."""
+def fold_scales(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
+    """Fold activation-aware scales into weights and norms in place; the output is unchanged."""
     weights: Mapping[str, torch.Tensor] = dict(model.named_parameters())
     for group in groups(spec):
         names = tensor_names(spec, group)
@@ -116,35 +115,35 @@ def fold(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
         weight.copy_((weight + offset) / divisor.to(weight.device) - offset)
 
 
-def write_start(path: Path, model: Model, grids: Mapping[str, Grid], of: str) -> None:
-    """Write a model that `start_rounded` made ready, and its grids, to a file.
+def write_start(path: Path, model: Model, grids: Mapping[str, Grid], fingerprint: str) -> None:
+    """Write a model after `prepare_for_quantization`, and its grids, to a file.
 
-    `of` says what was started from, and is compared when the file is read.
+    fingerprint: of what it was made from (`start_fingerprint`), compared when the file is read.
     """
     tensors = {name: one.detach().cpu() for name, one in model.named_parameters()}
     for name, grid in grids.items():
         tensors[f"{name}.scales"] = grid.scales
         if grid.zero_points is not None:
             tensors[f"{name}.zero_points"] = grid.zero_points
-    save_file(tensors, path, {"of": of, **UNSEALED})
+    save_file(tensors, path, {"of": fingerprint, **UNSEALED})
     seal_file(path)
 
 
 @torch.no_grad()
 def read_start(
-    path: Path, model: Model, precision: Int4 | Int8, head: Int4 | Int8, of: str
+    path: Path, model: Model, precision: Int4 | Int8, head: Int4 | Int8, fingerprint: str
 ) -> dict[str, Grid]:
     """Load what `write_start` wrote into a model; returns the grids.
 
     Raises:
-        BadInput: the file was started from something else.
+        BadInput: the file was made from another model or for another precision.
     """
     with safe_open(path, "pt") as file:
         theirs = (file.metadata() or {}).get("of", "")
-    if theirs != of:
+    if theirs != fingerprint:
         raise BadInput(
-            f"{path} is the start of another run ({theirs}; this one is {of}); remove its folder "
-            "or choose another"
+            f"{path} belongs to another run ({theirs}; this one is {fingerprint}); remove its "
+            "folder or choose another"
         )
     tensors = load_file(path)
     for name, parameter in model.named_parameters():
@@ -152,15 +151,15 @@ def read_start(
     spec = spec_of(model)
     grids = {}
     for group in groups(spec):
-        wanted = head if group in (HEAD, EMBEDDING) else precision
-        bits = 4 if isinstance(wanted, Int4) else 8
+        target = head if group in (HEAD, EMBEDDING) else precision
+        bits = 4 if isinstance(target, Int4) else 8
         for name in tensor_names(spec, group):
             scales, zeros = tensors[f"{name}.scales"], tensors.get(f"{name}.zero_points")
-            grids[name] = Grid(bits, wanted.group_size, scales, zeros)
+            grids[name] = Grid(bits, target.group_size, scales, zeros)
     return grids
 
 
-def start_of(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
-    """What a start depends on, in words."""
+def start_fingerprint(model: Model, precision: Int4 | Int8, head: Int4 | Int8) -> str:
+    """What a start depends on: precisions and the hash of the weights."""
     weights = weights_sha256(model)[:12]
     return f"{describe(precision)}, head {describe(head)}, weights {weights}"

@@ -1,1 +1,1 @@
-"""The folder of a run: stages, resumption, the summary page."""
+"""The folder of a run: results of stages, resuming, the summary page."""

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, under `accelerate launch` or `torchrun`."""
+"""The rank and device of this process under `accelerate launch` or `torchrun`."""
 
 import os
 from typing import TYPE_CHECKING
@@ -7,13 +7,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def is_first() -> bool:
-    """Whether this process writes files and speaks; without a launcher it does."""
+def is_main_process() -> bool:
+    """Whether this process (rank 0) writes files and reports; true without a launcher."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def processes() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """The number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

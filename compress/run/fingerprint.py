@@ -1,4 +1,4 @@
-"""Fingerprints of what lies in memory, by which a resumed run knows model and tokenizer again."""
+"""Hashes of a model and a tokenizer in memory, by which a resumed run recognizes them."""
 
 import hashlib
 from typing import Any

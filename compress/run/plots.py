@@ -9,7 +9,7 @@ import torch
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.page.axes import Axis
 from edgelm.page.bar_chart import bar_chart
 from edgelm.page.heat_map import heat_map

@@ -1,4 +1,4 @@
-"""What edge-compress may replace: the files of an older student, and nothing else."""
+"""The files that edge-compress may replace: those of an older student, and nothing else."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,9 @@ from edgelm.checkpoint.student import STUDENT_RECORD
 from edgelm.compress.recipe import Recipe
 from edgelm.errors import BadInput
 from edgelm.files.staging import check_separate
+from edgelm.reasons import reason
 
-# What versions wrote that listed no files.
+# Written by versions whose record lists no files.
 _KNOWN = re.compile(
     r"(added_tokens|chat_template|config|generation_config|model\.safetensors\.index"
     r"|special_tokens_map|tokenizer|tokenizer_config|vocab)\.json"
@@ -26,7 +27,7 @@ class _Written(msgspec.Struct):
 
 
 def student_files(folder: Path) -> set[str]:
-    """Relative names of the files that a student consists of; none without a record.
+    """Relative names of a student's files; none without a record.
 
     Raises:
         BadInput: its record cannot be read.
@@ -38,21 +39,21 @@ def student_files(folder: Path) -> set[str]:
         files = msgspec.json.decode(path.read_bytes(), type=_Written).files
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path} is damaged ({error}), so which files of the folder are the student's is "
-            "unknown; remove the folder or choose another"
+            f"{path} is damaged ({reason(error)}), so it is unknown which files of the folder "
+            "belong to the student; remove the folder or choose another one"
         ) from None
     known = (one.name for one in folder.iterdir() if _KNOWN.fullmatch(one.name) and one.is_file())
     return {STUDENT_RECORD, *(files or known)}
 
 
 def written_files(folder: Path) -> tuple[str, ...]:
-    """Relative names of all files below a folder that is being written, with the record's."""
+    """Relative names of all files below a new student's folder, its record included."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return tuple(sorted({STUDENT_RECORD, *found}))
 
 
 def check_inputs_separate(recipe: Recipe, output: Path, run: Path) -> None:
-    """Raise BadInput if anything that a recipe reads lies in its output, or the other way round."""
+    """Raise BadInput if an input of the recipe lies in its output, or the reverse."""
     check_separate(output, {"run folder": run})
     for what, name in _inputs(recipe):
         check_separate(output, {what: Path(name)})

@@ -1,4 +1,4 @@
-"""May a run go on where it stopped? Only with the settings that it was begun with."""
+"""A run may be resumed only with the settings that it was started with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from edgelm.errors import BadInput
 
 
-def check_same_settings(begun: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_settings(place: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise BadInput, naming what differs, unless the settings are the same."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if names:
@@ -16,8 +16,8 @@ def check_same_settings(begun: Path, before: Mapping[str, Any], now: Mapping[str
             for name in names
         )
         raise BadInput(
-            f"{begun} was begun with other settings: {changes}; go on with the same, or choose "
-            "another place"
+            f"{place} was started with other settings: {changes}; resume with the same ones, or "
+            "choose another output"
         )
 
 

@@ -1,12 +1,12 @@
 """The folder of a run: a stage whose inputs did not change is not run again.
 
 Each stage has a folder with `inputs.json`, written when it starts, and `done.json`, written when
-it ends. The inputs hold everything that the result depends on, by value or by hash, the results
-of earlier stages included; so a change runs exactly what comes after it. A stage that was killed
-finds its folder as it left it, if its inputs are still the same, and goes on from there.
+it ends. The inputs hold everything that the result depends on, by value or by hash, including the
+results of earlier stages; a change therefore reruns exactly the stages that depend on it. An
+interrupted stage resumes in its folder if its inputs are still the same.
 
-Nothing that took time is removed: the folder of a stage whose inputs changed is moved aside. What
-a finished stage left is hashed, so that a damaged file is not taken for a result.
+Nothing that took time is removed: the folder of a stage whose inputs changed is moved aside. The
+results of a finished stage are hashed, so that a damaged file is never used.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from edgelm import __version__
 from edgelm.checkpoint.student import StageRecord
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.checkpoints import remove
-from edgelm.compress.run.distributed import is_first
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
 from edgelm.files.staging import exclusive_lock, replace_file
@@ -33,15 +33,15 @@ _INPUTS, _DONE = "inputs.json", "done.json"
 _REPLACED = "replaced"
 _CACHE = "cache"
 _HARNESS = "lm-eval"
-# What a stage needs itself, and nobody after it.
-_PASSING = ("checkpoints", "finalists", "run", "tensorboard", "metrics.jsonl")
+# Used by the stage itself only, hence not hashed.
+_PRIVATE = ("checkpoints", "finalists", "run", "tensorboard", "metrics.jsonl")
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A finished stage: what it was given (as a hash), what it reports.
+    """A finished stage.
 
-    files: SHA-256 of what it left, by name. sha256: of all that is above; empty in results of
-    versions that hashed nothing.
+    key: hash of its inputs. record: what it reports. files: SHA-256 of its results, by name.
+    sha256: of the fields above; empty in results of versions without hashes.
     """
 
     key: str
@@ -50,30 +50,32 @@ class Result(msgspec.Struct, frozen=True):
     sha256: str = ""
 
     def sealed(self) -> "Result":
-        """The same with its own hash."""
+        """The result with its own hash."""
         content = msgspec.json.encode([self.key, self.record, self.files])
         return msgspec.structs.replace(self, sha256=hashlib.sha256(content).hexdigest())
 
 
 class RunFolder:
-    """Runs stages in a folder, or finds that they are done."""
+    """Runs stages in a folder, and skips those that are done."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         self.folder = folder
         self.report = report
         self.records: list[StageRecord] = []
-        # The other processes come when the first one has already begun to write.
-        if is_first() and not _is_run(folder):
-            raise BadInput(f"{folder} exists and is no run of edge-compress; choose another folder")
+        # Other processes may start after the main one has begun to write.
+        if is_main_process() and not _is_run(folder):
+            raise BadInput(
+                f"{folder} exists and is not a run folder of edge-compress; choose another folder"
+            )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other runs, which would spoil this one's files, waiting."""
-        if not is_first():
+    def exclusive(self) -> Iterator[None]:
+        """Hold the folder's lock, so that other runs wait."""
+        if not is_main_process():
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        waits = f"waiting for another edge-compress that works in {self.folder}"
+        waits = f"waiting for another edge-compress that uses {self.folder}"
         with exclusive_lock(self.folder, lambda: self.report(waits)):
             yield
 
@@ -83,26 +85,26 @@ class RunFolder:
         inputs: dict[str, Any],
         work: Callable[[Path], StageRecord],
         *,
-        together: bool = False,
+        collective: bool = False,
     ) -> tuple[Path, str]:
-        """Do a stage's work unless it is done.
+        """Run a stage unless its result exists.
 
-        Of several processes the first one does it, and the others wait for the result.
+        With several processes the main one does the work, and the others wait for the result.
 
         Args:
             name: of the stage and of its folder.
-            inputs: all that the result depends on, in JSON's types.
-            work: given the stage's folder; leaves its results there.
-            together: all processes do the work, as training does.
+            inputs: everything that the result depends on, as JSON types.
+            work: called with the stage's folder, where it writes its results.
+            collective: whether all processes do the work, as in training.
 
         Returns:
-            The stage's folder, and a hash of its inputs for those of later stages.
+            The stage's folder, and the hash of its inputs for those of later stages.
         """
         inputs = {"stage": name, "edgelm": __version__, **inputs}
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / name
-        if not is_first():
-            self._follow(folder, key, work if together else None)
+        if not is_main_process():
+            self._wait_for_main(folder, key, work if collective else None)
             return folder, key
         done = _read_result(folder / _DONE)
         if done is not None and done.key == key:
@@ -111,17 +113,17 @@ class RunFolder:
                 self.report(f"{name}: unchanged, skipped")
                 self.records.append(done.record)
                 return folder, key
-            self.report(f"{name}: {folder / damaged} is missing or damaged, starting anew")
+            self.report(f"{name}: {folder / damaged} is missing or damaged, rerunning")
             self._set_aside(folder)
         elif folder.exists() and _key_of(folder / _INPUTS) != key:
-            self.report(f"{name}: inputs changed, starting anew")
+            self.report(f"{name}: inputs changed, rerunning")
             self._set_aside(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
             content = {"key": key, "inputs": inputs}
             replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
         else:
-            self.report(f"{name}: going on")
+            self.report(f"{name}: resuming")
         begun = time.monotonic()
         record = work(folder)
         seconds = record.seconds + time.monotonic() - begun
@@ -132,7 +134,7 @@ class RunFolder:
         return folder, key
 
     def _set_aside(self, folder: Path) -> None:
-        """Move a stage's folder away; it may hold days of training."""
+        """Move a stage's folder aside; it may hold days of training."""
         if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS}:
             remove(folder)
             return
@@ -143,12 +145,14 @@ class RunFolder:
         folder.rename(aside)
         size = sum(path.lstat().st_size for path in aside.rglob("*") if path.is_file())
         self.report(
-            f"{folder.name}: what was there is in {aside} ({format_bytes(size)}); remove it when "
-            "you no longer need it"
+            f"{folder.name}: the previous result was moved to {aside} ({format_bytes(size)}); "
+            "remove it when you no longer need it"
         )
 
-    def _follow(self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None) -> None:
-        """Do as another process than the first: join the work, wait for its result."""
+    def _wait_for_main(
+        self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None
+    ) -> None:
+        """On the other processes: take part in collective work, wait for the result."""
         while _key_of(folder / _INPUTS) != key:
             time.sleep(_POLL_SECONDS)
         done = _read_result(folder / _DONE)
@@ -160,7 +164,7 @@ class RunFolder:
 
 
 def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
-    """Hashes of the files and folders among some names; other names stand for themselves."""
+    """Hashes of the files and folders among names; other names map to themselves."""
     hashes = {}
     for name in names:
         if not name:  # as a path it would be the current directory
@@ -178,8 +182,8 @@ def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
 def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
     """Hashes of the files that tasks such as `perplexity:valid.jsonl` read.
 
-    Of the harness's tasks only `FOLDER/TASK` has any: a name alone is no path, whatever file of
-    that name the current directory holds.
+    Of lm-eval tasks only `FOLDER/TASK` reads any: a name alone is not a path, even if the current
+    directory holds a file of that name.
     """
     found: dict[str, str] = {}
     for task in tasks:
@@ -192,12 +196,12 @@ def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, or may become one."""
+    """Whether a folder is a run folder, or may become one."""
     if not folder.exists():
         return True
     if not folder.is_dir():
         return False
-    # A kill may leave a stage's folder without its inputs, or with a part of them.
+    # An interrupted run may leave a stage's folder without inputs, or with partial ones.
     return any(folder.glob(f"*/*{_INPUTS}*")) or not any(
         path.is_file() or any(path.iterdir()) for path in folder.iterdir()
     )
@@ -219,11 +223,11 @@ def _read_result(path: Path) -> Result | None:
 
 
 def _results(folder: Path) -> dict[str, str]:
-    """Hashes of what a finished stage leaves to others: not of its checkpoints and logs."""
+    """Hashes of the results of a finished stage, without its checkpoints and logs."""
     return {
         name: sha256
         for entry in sorted(folder.iterdir())
-        if entry.name not in (_INPUTS, _DONE, *_PASSING)
+        if entry.name not in (_INPUTS, _DONE, *_PRIVATE)
         for name, sha256 in (
             {f"{entry.name}/{name}": value for name, value in tree_sha256(entry).items()}
             if entry.is_dir()
@@ -233,9 +237,9 @@ def _results(folder: Path) -> dict[str, str]:
 
 
 def _damaged(folder: Path, done: Result) -> str | None:
-    """The first file that a finished stage left and that is not as it was, if any.
+    """The first result of a finished stage that is missing or changed; None if all are intact.
 
-    The teacher's predictions may take hundreds of GB and be removed when all is distilled.
+    The teacher cache may take hundreds of GB, and may be removed after distillation.
     """
     removed = (folder / _CACHE).parent.is_dir() and not (folder / _CACHE).exists()
     files = {

@@ -1,4 +1,4 @@
-"""What stands before all else: text from the teacher, a smaller vocabulary, packed rows."""
+"""The data: text from the teacher, a smaller vocabulary, packed rows."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any
 import torch
 
 from edgelm.checkpoint.student import StageRecord
-from edgelm.compress.data.packing import pack, read_documents
+from edgelm.compress.data.documents import read_documents
+from edgelm.compress.data.packing import pack
 from edgelm.compress.model import load_tokenizer, save_model
-from edgelm.compress.recipe import Synthesize
+from edgelm.compress.recipe.tables import Synthesize
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import file_hashes
 from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record
 
 
 def synthesize_text(state: State, settings: Synthesize) -> None:
-    """Text from the teacher becomes the data."""
+    """Let the teacher write the data."""
     from edgelm.compress.synthesis.plan import Answers, FreeText, vocabulary_words
     from edgelm.compress.synthesis.sampling import Sampling
     from edgelm.compress.synthesis.synthesize import Synthesis, synthesize
@@ -38,7 +39,7 @@ def synthesize_text(state: State, settings: Synthesize) -> None:
     def work(folder: Path) -> StageRecord:
         def show(so_far: Any) -> None:
             state.progress(
-                f"synthesize: {so_far.documents}/{so_far.wanted} documents, "
+                f"synthesize: {so_far.documents}/{so_far.target} documents, "
                 f"{so_far.tokens_s:.0f} tokens/s"
             )
 
@@ -61,8 +62,8 @@ def synthesize_text(state: State, settings: Synthesize) -> None:
     state.data_sources = (*state.recipe.data, str(folder / "text.jsonl"))
 
 
-def trim(state: State, size: int | None) -> None:
-    """A teacher with fewer tokens; all that follows has its vocabulary."""
+def trim_teacher(state: State, size: int | None) -> None:
+    """Trim the teacher's vocabulary; all later stages use the trimmed one."""
     from edgelm.compress.vocabulary.tokenizer import with_vocabulary
     from edgelm.compress.vocabulary.trim import trim_vocabulary
 
@@ -89,19 +90,19 @@ def trim(state: State, size: int | None) -> None:
 
 
 def pack_rows(state: State) -> None:
-    """Text becomes rows of tokens; some are held out."""
+    """Pack the text into rows of tokens; some are held out."""
 
     def shown(count: int) -> None:
         state.progress(f"data: {count:,} tokens")
 
     def work(folder: Path) -> StageRecord:
-        length, most = state.recipe.sequence_length, state.recipe.max_tokens
+        length, limit = state.recipe.sequence_length, state.recipe.max_tokens
         tokens = pack(
             state.documents(),
             state.tokenizer,
             length,
             folder / DATA_FILE,
-            max_tokens=most,
+            max_tokens=limit,
             progress=shown,
         )
         if state.recipe.held_out:

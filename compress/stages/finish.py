@@ -1,4 +1,4 @@
-"""What comes last: the student learns to answer, and all models are judged."""
+"""The last stages: alignment of the student, and evaluation of all models."""
 
 import json
 from dataclasses import replace
@@ -12,16 +12,16 @@ import torch
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import save_model
-from edgelm.compress.recipe import Align
-from edgelm.compress.run.distributed import processes
+from edgelm.compress.recipe.tables import Align
+from edgelm.compress.run.distributed import world_size
 from edgelm.compress.run.run_folder import file_hashes, task_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
 
 
 def align_student(state: State, settings: Align) -> None:
-    """The student learns to answer."""
+    """Fine-tune the student on chat data."""
     from edgelm.compress.alignment.align import align
     from edgelm.compress.alignment.settings import Dpo, Sft
 
@@ -30,8 +30,8 @@ def align_student(state: State, settings: Align) -> None:
         learning_rate=settings.learning_rate, epochs=settings.epochs, seed=state.recipe.seed
     )
     context = state.source.spec.max_position_embeddings
-    # A step's batch is the same however many processes share it.
-    share = max(1, request.batch_size // processes())
+    # The batch of a step does not depend on the number of processes.
+    share = max(1, request.batch_size // world_size())
     request = replace(request, max_length=min(request.max_length, context), batch_size=share)
 
     def work(folder: Path) -> StageRecord:
@@ -42,12 +42,12 @@ def align_student(state: State, settings: Align) -> None:
         return stage_record("align", settings, figures)
 
     inputs = state.inputs(settings, "student") | {"data": file_hashes((settings.data,))}
-    folder, key = state.run.stage("align", inputs, work, together=True)
+    folder, key = state.run.stage("align", inputs, work, collective=True)
     state.use_student(folder, key)
 
 
-def judge(state: State) -> dict[str, dict[str, Figure]]:
-    """Figures of teacher, pruned model and student, by task."""
+def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
+    """Evaluate teacher, pruned model and student; figures by task and model."""
     settings = state.recipe.evaluate
     assert settings is not None
     tasks = parse_tasks(settings.tasks)
@@ -70,8 +70,8 @@ def judge(state: State) -> dict[str, dict[str, Figure]]:
             compared = teacher if name in ("pruned", "student") else None
             scores = {"held-out perplexity": perplexity(model, held_out)}
             if compared is not None:
-                distance = distance_to_teacher(model, compared, held_out)
-                scores |= {f"held-out {key}": score for key, score in distance.items()}
+                agreement = teacher_agreement(model, compared, held_out)
+                scores |= {f"held-out {key}": score for key, score in agreement.items()}
             scores |= evaluate(
                 model,
                 state.tokenizer,

@@ -1,4 +1,4 @@
-"""What is cut: scores of all parts, the shape within the budget, the pruned model."""
+"""The shape: importance scores, the search within the budget, the pruned model."""
 
 import hashlib
 from functools import partial
@@ -10,7 +10,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
-from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.model import Model, save_model
@@ -23,16 +23,17 @@ from edgelm.compress.pruning.layer_removal import (
 )
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.recipe import Calibrate
+from edgelm.compress.recipe.tables import ImportanceSettings
 from edgelm.compress.run.run_folder import task_hashes
-from edgelm.compress.search import Candidate, Cost, search, table
+from edgelm.compress.search.candidates import Candidate, CostModel, table
+from edgelm.compress.search.search import search
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.devices.profile import load_profile
 from edgelm.files.staging import replace_file
 
 
-def score_parts(state: State, settings: Calibrate) -> None:
-    """Scores of heads, neurons, channels and layers."""
+def score_importance(state: State, settings: ImportanceSettings) -> None:
+    """Score heads, neurons, channels and layers on calibration rows."""
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.bfloat16)
@@ -40,7 +41,7 @@ def score_parts(state: State, settings: Calibrate) -> None:
         scores = score(
             model,
             rows,
-            Aggregation(settings.tokens, settings.over_samples),
+            Aggregation(settings.sequence_reduction, settings.batch_reduction),
             lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
         )
         scores.save(folder / "importance.safetensors")
@@ -57,13 +58,13 @@ def score_parts(state: State, settings: Calibrate) -> None:
     state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
 
 
-def find_shape(state: State) -> Shape:
-    """The best shape within the device's budget."""
+def search_shape(state: State) -> Shape:
+    """Search the best shape within the device's budget."""
     recipe = state.recipe
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
     schedule = state.training(recipe.distill or Distillation())
-    cost = Cost(state.teacher.spec, load_profile(target.name), target.budget)
+    cost = CostModel(state.teacher.spec, load_profile(target.name), target.budget)
 
     def work(folder: Path) -> StageRecord:
         def report(what: str, candidates: Any) -> None:
@@ -92,32 +93,32 @@ def find_shape(state: State) -> Shape:
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
     inputs["profile"] = plain(cost.profile)["settings"]
     inputs["schedule"] = plain(schedule)["settings"]
-    folder, _ = state.run.stage("search", inputs, work, together=True)
+    folder, _ = state.run.stage("search", inputs, work, collective=True)
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])
     return state.candidates[0].shape
 
 
-def asked_shape(state: State) -> Shape:
-    """The shape that the recipe names, if the target's engine can run it."""
+def requested_shape(state: State) -> Shape:
+    """The shape of the recipe's [prune] table, if the target's engine can run it."""
     assert state.recipe.prune is not None
     spec = state.teacher.spec
-    shape = state.recipe.prune.shape(Shape.of(spec))
+    shape = state.recipe.prune.shape(Shape.from_spec(spec))
     shape.check_within(spec)
-    Cost(spec, load_profile(state.recipe.target.name), state.recipe.target.budget).check_kernels(
-        shape
-    )
+    CostModel(
+        spec, load_profile(state.recipe.target.name), state.recipe.target.budget
+    ).check_kernels(shape)
     return shape
 
 
-def cut(state: State, shape: Shape) -> None:
-    """The teacher cut to the shape."""
-    fold = bool(state.recipe.prune and state.recipe.prune.fold_heads)
+def prune_teacher(state: State, shape: Shape) -> None:
+    """Prune the teacher to the shape."""
+    merge = bool(state.recipe.prune and state.recipe.prune.merge_pruned_heads)
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
         layers = _layers(state, model, shape.num_hidden_layers)
-        student = prune(model, shape, state.importance(), layers=layers, fold_heads=fold)
+        student = prune(model, shape, state.importance(), layers=layers, merge_pruned_heads=merge)
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         loss = held_out_divergence(student, model, state.held_out())
         figures = {"shape": str(shape), "held_out_divergence": loss}
@@ -126,7 +127,7 @@ def cut(state: State, shape: Shape) -> None:
     inputs = {
         "importance": state.importance_key,
         "shape": plain(shape)["settings"],
-        "fold": fold,
+        "merge_pruned_heads": merge,
     }
     folder, key = state.run.stage("prune", inputs, work)
     state.pruned = folder / "model"
@@ -134,16 +135,16 @@ def cut(state: State, shape: Shape) -> None:
 
 
 def _layers(state: State, model: Model, count: int) -> list[int] | None:
-    """Which layers to keep so that `count` remain; None leaves it to block influence."""
-    cut = state.teacher.spec.num_hidden_layers - count
+    """The `count` layers to keep; None selects them by block influence."""
+    removed = state.teacher.spec.num_hidden_layers - count
     settings = state.recipe.importance
-    if settings.layers != "block" or not cut:
+    if settings.layers != "block" or not removed:
         return None
     path = state.importance_folder / f"layers-{count}.json"
     kept = _read_layers(path)
     if kept is None:
-        state.progress(f"importance: the loss without each block of {cut} layers")
-        kept = layers_without_best_block(model, cut, _measure(state))
+        state.progress(f"importance: the loss without each block of {removed} layers")
+        kept = layers_without_best_block(model, removed, _measure(state))
         content = msgspec.json.encode(kept)
         replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
         replace_file(path, content)
@@ -151,7 +152,7 @@ def _layers(state: State, model: Model, count: int) -> list[int] | None:
 
 
 def _read_layers(path: Path) -> list[int] | None:
-    """Layers as they were written; None where they were not, or are damaged."""
+    """Layers as they were written; None if the file is missing or damaged."""
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != _hash_of(path).read_text(encoding="ascii"):
@@ -166,7 +167,7 @@ def _hash_of(path: Path) -> Path:
 
 
 def _measure(state: State) -> Measure:
-    """How bad a model is without some of its layers: on text, or on the task that is asked for."""
+    """The loss without some layers: on text, or on the requested task."""
     settings = state.recipe.importance
     if not settings.layer_task:
         return text_loss(list(calibration_rows(state.data(), settings.layer_samples, BATCH)))

@@ -1,4 +1,4 @@
-"""Where teacher, data and student are by now, while a recipe runs."""
+"""The state of a running recipe: the current teacher, data and student."""
 
 import hashlib
 import json
@@ -12,14 +12,9 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.conversations import read_prompts
-from edgelm.compress.data.packing import (
-    Document,
-    PackedTokens,
-    calibration_rows,
-    check_documents,
-    read_documents,
-)
-from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.data.documents import Document, check_documents, read_documents
+from edgelm.compress.data.packing import PackedTokens, calibration_rows
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import (
     Model,
     Tokenizer,
@@ -33,26 +28,26 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import RunFolder, file_hashes
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 
-BATCH = 4  # rows that pass at a time where nothing is trained
+BATCH = 4  # rows per forward pass where nothing is trained
 DATA_FILE = "tokens.npy"
 HELD_OUT_FILE = "held_out.npy"
 Progress = Callable[[str], None]
 
 
 class State:
-    """What is known while a recipe runs: where teacher, data and student are by now."""
+    """The current teacher, data and student, and the hashes that identify them."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.source = open_checkpoint(recipe.teacher)
         self.source_hash = self.source.sha256()
         self.teacher: Checkpoint = self.source
-        self.original: Checkpoint = self.source  # the teacher before it was corrected
+        self.original: Checkpoint = self.source  # the teacher before correction
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
         self.tokenizer_key = tokenizer_sha256(self.tokenizer)
         content = [self.source_hash, self.source.config, self.tokenizer_key]
@@ -66,15 +61,15 @@ class State:
         self.candidates: list[Candidate] = []
         self.device = device()
         if recipe.student:
-            self._begin_with(open_checkpoint(recipe.student))
+            self._use_existing_student(open_checkpoint(recipe.student))
 
-    def _begin_with(self, student: Checkpoint) -> None:
-        """A student that is there already, instead of one that is cut from the teacher."""
+    def _use_existing_student(self, student: Checkpoint) -> None:
+        """Start from an existing student instead of pruning the teacher."""
         check_same_tokenizer(self.tokenizer, load_tokenizer(student))
         self.student, self.student_key = student.path, student.sha256()
 
     def check(self) -> None:
-        """Raise now what stages would raise after hours: unknown names, files that are missing."""
+        """Raise now what stages would raise hours later: unknown names, missing files."""
         from edgelm.compress.evaluation.evaluate import parse_tasks
 
         recipe = self.recipe
@@ -92,7 +87,7 @@ class State:
             raise BadInput(f"[align] data: no such file: {recipe.align.data}")
 
     def training(self, settings: Any, **over: Any) -> Distillation:
-        """A stage's table as settings of a training on this recipe's data."""
+        """The settings of a training, from a stage's table and the recipe."""
         values = msgspec.structs.asdict(settings)
         known = {
             field: values[field] for field in Distillation.__struct_fields__ if field in values
@@ -122,24 +117,28 @@ class State:
         return file_hashes(self.data_sources)
 
     def data(self) -> PackedTokens:
-        """The rows to train on: all that are not held out."""
+        """The rows to train on: all except held-out ones."""
         data = PackedTokens.load(self.data_folder / DATA_FILE)
-        return data if self.recipe.held_out else PackedTokens(data.rows[self._apart(data) :])
+        return (
+            data if self.recipe.held_out else PackedTokens(data.rows[self._held_out_count(data) :])
+        )
 
     def held_out(self) -> torch.Tensor:
-        """Rows to judge on, int64 [B, T]."""
+        """Held-out rows to evaluate on, int64 [B, T]."""
         path = self.data_folder / HELD_OUT_FILE
         if path.exists():
             held = PackedTokens.load(path)
-            return torch.cat(list(calibration_rows(held, self._judged, self._judged)))
+            return torch.cat(
+                list(calibration_rows(held, self._evaluated_rows, self._evaluated_rows))
+            )
         data = PackedTokens.load(self.data_folder / DATA_FILE)
-        return data.batch(range(min(self._apart(data), self._judged)))
+        return data.batch(range(min(self._held_out_count(data), self._evaluated_rows)))
 
-    def _apart(self, data: PackedTokens) -> int:
+    def _held_out_count(self, data: PackedTokens) -> int:
         return max(1, len(data) // 50)
 
     @property
-    def _judged(self) -> int:
+    def _evaluated_rows(self) -> int:
         return self.recipe.search.held_out_rows if self.recipe.search else 16
 
     def importance(self) -> Importance:
@@ -147,7 +146,7 @@ class State:
         return Importance.load(self.importance_folder / "importance.safetensors")
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
-        """What a stage's result depends on: its settings, what it starts from, teacher and data."""
+        """What a stage's result depends on: settings, starting point, teacher and data."""
         keys = {
             "teacher": self.teacher_key,
             "student": self.student_key,
@@ -163,7 +162,7 @@ class State:
         return model
 
     def load_student(self) -> Model:
-        """The student so far, in fp32; the teacher itself where nothing was cut."""
+        """The current student in fp32; the teacher if nothing was pruned."""
         return self.load(self._student_checkpoint, torch.float32)
 
     @property
@@ -176,21 +175,21 @@ class State:
         return self.teacher if self.student is None else open_checkpoint(self.student)
 
     def use_teacher(self, folder: Path, key: str) -> None:
-        """From now on the teacher is the one in a folder."""
+        """Make the model in a folder the teacher."""
         self.teacher, self.teacher_key = open_checkpoint(folder), key
         if self.student is None:
             self.student_key = key
 
     def use_student(self, folder: Path, key: str) -> None:
-        """From now on the student is the one that a stage left in its folder."""
+        """Make the result of a stage the student."""
         self.student, self.student_key = folder / "model", key
 
 
 def stage_record(name: str, settings: Any, figures: dict[str, Any], tokens: int = 0) -> StageRecord:
-    """What a stage reports; the run folder adds the time."""
+    """The record of a stage; the run folder adds the time."""
     return StageRecord(name, plain(settings)["settings"] or {}, tokens, 0.0, figures)
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A record in JSON's types."""
+    """A record as JSON types."""
     return {"settings": json.loads(msgspec.json.encode(settings))}

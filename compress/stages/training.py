@@ -1,4 +1,4 @@
-"""What is learned: the teacher's correction, the student's distillation, plain and rounded."""
+"""The trainings: teacher correction, distillation, quantization-aware distillation."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,18 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.distillation.hidden_loss import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.teacher_cache import (
     CacheSettings,
     TeacherCache,
     build_cache,
     cache_bytes,
 )
-from edgelm.compress.distillation.train import Distillation, distill
+from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import held_out_divergence
-from edgelm.compress.model import Model, save_model, whole
-from edgelm.compress.pruning.layer_removal import text_loss
-from edgelm.compress.recipe import Correct, Distil, Qad
+from edgelm.compress.evaluation.next_token import mean_loss
+from edgelm.compress.model import Model, gather_full_model, save_model
+from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
 
@@ -31,45 +32,47 @@ def correct_teacher(state: State, settings: Correct) -> None:
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
-        before = text_loss(list(state.held_out().split(BATCH)))(model)
+        before = mean_loss(model, state.held_out().split(BATCH))
         figures = _train(state, "correct", model, None, distillation, folder)
-        model = whole(model)
-        after = text_loss(list(state.held_out().split(BATCH)))(model)
+        model = gather_full_model(model)
+        after = mean_loss(model, state.held_out().split(BATCH))
         save_model(model, state.tokenizer, folder / "model", torch.float32)
         figures |= {"held_out_loss_before": before, "held_out_loss": after}
         return stage_record("correct", settings, figures, tokens=distillation.tokens)
 
-    folder, key = state.run.stage("correct", state.inputs(settings, "teacher"), work, together=True)
+    folder, key = state.run.stage(
+        "correct", state.inputs(settings, "teacher"), work, collective=True
+    )
     state.use_teacher(folder / "model", key)
 
 
-def teach(state: State, asked: Distil) -> None:
-    """The student learns from the teacher."""
-    settings = state.training(asked)
-    if asked.hidden_states and not settings.layer_map:
+def distill_student(state: State, table: DistillStage) -> None:
+    """Distill the teacher into the student."""
+    settings = state.training(table)
+    if table.hidden_states and not settings.layer_map:
         layers = (spec.num_hidden_layers for spec in (state.student_spec, state.teacher.spec))
         settings = msgspec.structs.replace(settings, layer_map=default_map(*layers))
-    cache = asked.cache
+    cache = table.cache
     cached = _cache(state, cache) if cache else None
 
     def work(folder: Path) -> StageRecord:
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
-        judge = state.load(state.teacher, dtype)
-        teacher = judge if cached is None else TeacherCache(cached)
+        live = state.load(state.teacher, dtype)
+        teacher = live if cached is None else TeacherCache(cached)
         student = state.load_student()
         figures = _train(state, "distill", student, teacher, settings, folder)
-        student = whole(student)
-        figures["held_out_divergence"] = held_out_divergence(student, judge, state.held_out())
+        student = gather_full_model(student)
+        figures["held_out_divergence"] = held_out_divergence(student, live, state.held_out())
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("distill", settings, figures, tokens=settings.tokens)
 
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
-    folder, key = state.run.stage("distill", inputs, work, together=True)
+    folder, key = state.run.stage("distill", inputs, work, collective=True)
     state.use_student(folder, key)
 
 
 def _cache(state: State, settings: CacheSettings) -> Path:
-    """The teacher's predictions for all rows; by one process, since it is one file."""
+    """Store the teacher's predictions for all rows; one process writes the one file."""
 
     def work(folder: Path) -> StageRecord:
         teacher, data = state.load(state.teacher, torch.bfloat16), state.data()
@@ -86,27 +89,27 @@ def _cache(state: State, settings: CacheSettings) -> Path:
     return folder / "cache"
 
 
-def teach_rounded(state: State, settings: Qad) -> None:
-    """The student learns to live with rounded weights."""
-    layers, head = state.recipe.rounding
+def quantization_aware_distill(state: State, settings: Qad) -> None:
+    """Distill with quantized weights, for the grid that export will use."""
+    layers, head = state.recipe.qad_precisions
     kernels = state.recipe.target.kernels
-    if kernels.grouped:  # as export will have it
+    if kernels.grouped:  # as export will quantize it
         head = kernels.for_table(head, state.student_spec.hidden_size)
     distillation = state.training(settings)
     inputs = state.inputs(settings, "student")
-    inputs["rounding"] = [describe(layers), describe(head)]
+    inputs["precisions"] = [describe(layers), describe(head)]
 
     def work(folder: Path) -> StageRecord:
         teacher = state.load(state.teacher, torch.bfloat16)
         student = state.load_student()
         figures = _train(state, "qad", student, teacher, distillation, folder, (layers, head))
-        student = whole(student)
+        student = gather_full_model(student)
         figures["held_out_divergence"] = held_out_divergence(student, teacher, state.held_out())
-        # In fp32, which alone holds four bits times an fp16 scale exactly.
+        # In fp32, the only type that holds four bits times an fp16 scale exactly.
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("qad", settings, figures, tokens=distillation.tokens)
 
-    folder, key = state.run.stage("qad", inputs, work, together=True)
+    folder, key = state.run.stage("qad", inputs, work, collective=True)
     state.use_student(folder, key)
 
 
@@ -119,7 +122,7 @@ def _train(
     folder: Path,
     precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
 ) -> dict[str, Any]:
-    """Run a training and log every step; returns the figures of its end."""
+    """Run a training and log every step; returns its final figures."""
     checkpoints = folder / "checkpoints"
     with Metrics(folder) as metrics:
         for step in distill(
@@ -131,6 +134,6 @@ def _train(
                 f"{name}: step {step.step}/{step.steps}, loss {step.loss:.3f}, "
                 f"{step.tokens_per_second:.0f} tokens/s, {minutes:.0f} min left"
             )
-    # Read, since a run that was killed after its last step has no step left to do.
+    # Read from the log, since a run interrupted after its last step yields no more steps.
     rows = read_metrics(folder / METRICS)
     return {name: rows[-1].get(name) for name in ("loss", "tokens")} if rows else {}

@@ -1,1 +1,1 @@
-"""What text from the teacher goes through before it is data."""
+"""Synthetic data: text sampled from the teacher, filtered and deduplicated."""

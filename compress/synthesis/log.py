@@ -1,9 +1,9 @@
-"""A JSONL file that grows by batches and survives being killed at any moment.
+"""A JSONL file that grows by batches and can be interrupted at any moment.
 
-Beside it lies a manifest that says how the texts are made and how much of the file counts. A batch
-is first appended and synced, then counted; what a kill leaves behind the counted bytes, a torn
-line or a whole batch, is cut off and made again. Batches depend on nothing but their number and on
-the texts kept before, so the file ends up the same.
+The manifest beside it records how the texts are made and how many bytes are valid. A batch is
+first appended and synced, then counted; bytes beyond the count (a partial line or a whole batch)
+are truncated and written again. A batch depends only on its number and on the texts accepted
+before, so the file ends up the same.
 """
 
 import hashlib
@@ -16,18 +16,19 @@ import msgspec
 from edgelm.compress.run.resumption import check_same_settings
 from edgelm.errors import BadInput
 from edgelm.files.staging import replace_file
+from edgelm.reasons import reason
 
 _CHUNK = 1 << 20
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """How a file of texts is made and how far it is.
+    """How a file of texts is made, and how much of it is done.
 
-    settings: all that decides about the texts; hashes stand for weights and files.
+    settings: everything that the texts depend on; weights and files as hashes.
     batches: batches done; bytes: length of the file after them; sha256: of these bytes, empty in
-    files of versions that hashed nothing.
-    documents, tokens: texts kept and tokens sampled for them and for the dropped ones.
-    dropped: texts that were dropped, by reason.
+    files of versions without hashes.
+    documents: texts accepted; tokens: sampled for accepted and rejected texts.
+    dropped: texts rejected, by reason.
     """
 
     settings: dict[str, Any]
@@ -42,10 +43,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class SynthesisLog:
-    """Opens a file for more batches, a new one or one that was interrupted.
+    """Opens a new or an interrupted file for more batches.
 
     Raises:
-        BadInput: the file is none of ours, damaged, or made with other settings.
+        BadInput: the file has no manifest, is damaged, or was made with other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ class SynthesisLog:
         self.manifest = self._opened(settings)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was written so far."""
+        """The rows written so far."""
         with self.path.open("rb") as file:
             return [msgspec.json.decode(line) for line in file]
 
@@ -80,8 +81,8 @@ class SynthesisLog:
         if not sidecar.exists():
             if file.exists():
                 raise BadInput(
-                    f"{file} exists and has no {sidecar.name} to go on from; it will not be "
-                    "replaced, choose another file or remove it"
+                    f"{file} exists and has no {sidecar.name} to resume from; it is not "
+                    "replaced: choose another file or remove it"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
             manifest = Manifest(settings)
@@ -94,8 +95,8 @@ class SynthesisLog:
         size = file.stat().st_size if file.exists() else 0
         if size < manifest.bytes:
             raise BadInput(
-                f"{file} has {size} bytes, {sidecar.name} counts {manifest.bytes}: texts were "
-                "lost; remove both files and start again"
+                f"{file} has {size} bytes, {sidecar.name} counts {manifest.bytes}: text is "
+                "missing; remove both files and start again"
             )
         with file.open("a+b") as opened:
             opened.truncate(manifest.bytes)
@@ -104,7 +105,7 @@ class SynthesisLog:
                 self._digest.update(chunk)
         if manifest.sha256 not in ("", self._digest.hexdigest()):
             raise BadInput(
-                f"{file} does not match its hash in {sidecar.name}: it is damaged or was changed; "
+                f"{file} does not match its hash in {sidecar.name}: it is damaged or was edited; "
                 "remove both files and start again"
             )
         return manifest
@@ -133,7 +134,7 @@ def read_manifest(path: Path) -> Manifest:
         raise BadInput(f"cannot read {sidecar}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
-            f"{sidecar} is damaged ({error}); remove it and {path.name} and start again"
+            f"{sidecar} is damaged ({reason(error)}); remove it and {path.name} and start again"
         ) from None
     if manifest.format != 1:
         raise BadInput(f"{sidecar} has format {manifest.format}, this edgelm reads format 1")

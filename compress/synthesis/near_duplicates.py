@@ -1,55 +1,56 @@
-"""Texts that were seen before, word for word or nearly.
+"""Exact and near duplicates, by MinHash.
 
-Two texts are as alike as the sets of their shingles (five words in a row): intersection over
-union, Jaccard's index. MinHash estimates it from one small signature per text (Broder 1997): two
-sets agree in the smallest value of a random hash as often as they are alike. Bands of a signature
-are the keys under which candidates are found without comparing all pairs (Leskovec, Rajaraman,
-Ullman: Mining of Massive Datasets, section 3.4).
+The similarity of two texts is the Jaccard index of their shingles (five words in a row):
+intersection over union. MinHash estimates it from one small signature per text (Broder 1997): the
+probability that two sets agree in the smallest value of a random hash is their Jaccard index. Bands
+of a signature are hash keys, which find candidates without comparing all pairs (Leskovec,
+Rajaraman, Ullman: Mining of Massive Datasets, section 3.4).
 
-A text costs about 3 KB of memory, whatever its length.
+A text takes about 3 KB of memory, whatever its length.
 """
 
 import hashlib
 
 import numpy as np
 
-from edgelm.compress.synthesis.text_filters import units
+from edgelm.compress.synthesis.text_filters import words
 
 SHINGLE = 5
-# Of two texts that are 0.8 alike, 99.8 % share a band; of two that are 0.5 alike, 28 %.
+# Two texts with a Jaccard index of 0.8 share a band with probability 99.8%; with 0.5, 28%.
 _BANDS, _ROWS = 21, 6
 _RNG = np.random.default_rng(20_260_101)
 _FACTORS = _RNG.integers(1, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 _OFFSETS = _RNG.integers(0, 2**63, _BANDS * _ROWS, dtype=np.uint64)
 
 
-class SeenTexts:
-    """The texts kept so far.
+class NearDuplicateIndex:
+    """The texts accepted so far.
 
     Args:
-        alike: from which estimated Jaccard index on a text counts as seen, above 0 up to 1.
+        jaccard_threshold: least estimated Jaccard index of a near duplicate, above 0 up to 1.
     """
 
-    def __init__(self, alike: float = 0.8) -> None:
-        self.alike = alike
+    def __init__(self, jaccard_threshold: float = 0.8) -> None:
+        self.jaccard_threshold = jaccard_threshold
         self._exact: set[bytes] = set()
         self._signatures: list[np.ndarray] = []
         self._bands: dict[int, list[int]] = {}
 
     def has_exactly(self, text: str) -> bool:
-        """Whether the same words in the same order were seen."""
+        """Whether a text of the same words in the same order was added."""
         return _digest(text) in self._exact
 
     def has_nearly(self, text: str) -> bool:
-        """Whether a text at least `alike` was seen; the standard error of the estimate is 0.04."""
+        """Whether a near duplicate was added; the standard error of the estimate is 0.04."""
         signature = _signature(text)
         candidates = {index for key in _keys(signature) for index in self._bands.get(key, ())}
         return any(
-            np.mean(self._signatures[index] == signature) >= self.alike for index in candidates
+            np.mean(self._signatures[index] == signature) >= self.jaccard_threshold
+            for index in candidates
         )
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text."""
         self._exact.add(_digest(text))
         signature = _signature(text)
         for key in _keys(signature):
@@ -58,16 +59,16 @@ class SeenTexts:
 
 
 def _digest(text: str) -> bytes:
-    # Where there are no words, signs are all there is to compare.
-    content = " ".join(units(text)) or text
+    # A text without words is compared by its characters.
+    content = " ".join(words(text)) or text
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _signature(text: str) -> np.ndarray:
-    words = units(text) or [text]
-    count = max(1, len(words) - SHINGLE + 1)
-    shingles = {" ".join(words[i : i + SHINGLE]) for i in range(count)}
-    # blake2b and not hash(): the same in every process, so that a resumed run decides alike.
+    parts = words(text) or [text]
+    count = max(1, len(parts) - SHINGLE + 1)
+    shingles = {" ".join(parts[i : i + SHINGLE]) for i in range(count)}
+    # blake2b and not hash(): equal in every process, so that a resumed run decides the same.
     joined = b"".join(
         hashlib.blake2b(shingle.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         for shingle in sorted(shingles)
@@ -75,7 +76,7 @@ def _signature(text: str) -> np.ndarray:
     hashes = np.frombuffer(joined, dtype="<u8")
     smallest = np.full(len(_FACTORS), np.iinfo(np.uint64).max, dtype=np.uint64)
     for part in np.array_split(hashes, len(hashes) // 1024 + 1):
-        # Multiplication wraps around: hashing modulo 2^64, of which the upper half is well mixed.
+        # Multiplication wraps around: a hash modulo 2^64, whose upper half is well mixed.
         mixed = part[:, None] * _FACTORS + _OFFSETS
         smallest = np.minimum(smallest, mixed.min(axis=0))
     return (smallest >> np.uint64(32)).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""What a teacher is given to go on from, batch by batch: nothing, words or questions."""
+"""The prompts of each batch: a beginning of sequence, words, or questions."""
 
 import random
 from collections.abc import Callable
@@ -9,15 +9,16 @@ from edgelm.compress.data.conversations import Messages, read_prompts
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.synthesis.sampling import Sampling
 from edgelm.errors import BadInput
+from edgelm.reasons import reason
 
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Text as the teacher itself would write it.
+    """Free text, sampled without a question.
 
-    documents: how many texts to keep.
-    starts: words that texts begin with, drawn for each; none is the beginning of sequence.
-    attempts: texts to try for each that is asked for, before fewer will do.
+    documents: number of texts.
+    starts: words to begin with, one drawn per text; by default the beginning of sequence.
+    attempts: texts to sample per requested text, before fewer are accepted.
     """
 
     documents: int
@@ -34,8 +35,8 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What the teacher continues: token ids, and of a question its conversation."""
+class Prompt:
+    """Token ids that the teacher continues, and the conversation of a question."""
 
     ids: tuple[int, ...]
     messages: Messages = ()
@@ -43,21 +44,24 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The starts of each batch, by its number alone."""
+    """The prompts of each batch, a function of its number alone.
 
-    batch: Callable[[int], list[Start]]
+    batches: at most. target: number of texts. too_long: prompts left out for their length.
+    """
+
+    batch: Callable[[int], list[Prompt]]
     batches: int
-    wanted: int
+    target: int
     too_long: int = 0
 
 
 def make_plan(
     kind: FreeText | Answers, sampling: Sampling, model: Model, tokenizer: Tokenizer
 ) -> Plan:
-    """The starts of all batches.
+    """The prompts of all batches.
 
     Raises:
-        BadInput: numbers that make no sense, prompts that cannot be read, or none that fits.
+        BadInput: settings out of range, prompts that cannot be read, or none that fits.
     """
     for name in ("documents", "attempts", "per_prompt"):
         if getattr(kind, name, 1) < 1:
@@ -73,7 +77,7 @@ def make_plan(
 
 
 def vocabulary_words(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Words of three letters and more that are one token: random ones make varied starts."""
+    """Words of three or more letters that are one token; random ones give varied texts."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     # Byte-level and SentencePiece vocabularies mark a word's beginning with these two.
     first = [index for index, token in enumerate(tokens) if token and token[0] in "\u0120\u2581"]
@@ -82,16 +86,16 @@ def vocabulary_words(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def _plan_free_text(kind: FreeText, sampling: Sampling, model: Model, tokenizer: Tokenizer) -> Plan:
-    starts = [Start(tuple(tokenizer(text)["input_ids"])) for text in kind.starts]
+    starts = [Prompt(tuple(tokenizer(text)["input_ids"])) for text in kind.starts]
     usable = [start for start in starts if 0 < len(start.ids) <= _room(model, sampling)]
     if starts and not usable:
         raise BadInput(
             f"none of {len(starts)} starts fits the context beside {sampling.max_new_tokens} new "
-            "tokens; lower max_new_tokens or give shorter starts"
+            "tokens; lower max_new_tokens or use shorter starts"
         )
-    usable = usable or [Start((_beginning(model, tokenizer),))]
+    usable = usable or [Prompt((_beginning(model, tokenizer),))]
 
-    def batch(index: int) -> list[Start]:
+    def batch(index: int) -> list[Prompt]:
         return random.Random(f"{sampling.seed} {index}").choices(usable, k=sampling.batch_size)
 
     batches = -(-kind.documents * kind.attempts // sampling.batch_size)
@@ -99,42 +103,42 @@ def _plan_free_text(kind: FreeText, sampling: Sampling, model: Model, tokenizer:
 
 
 def _beginning(model: Model, tokenizer: Tokenizer) -> int:
-    # Models without a beginning of sequence (Qwen) saw documents begin behind the end of another.
+    # Models without a beginning-of-sequence token (Qwen) saw documents start after an end token.
     for config in (tokenizer, model.config):
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(config, name, None)
             if isinstance(token, int):
                 return token
     raise BadInput(
-        "neither the tokenizer nor config.json names a token that begins or ends a sequence; "
-        "give starts, e.g. words of the language"
+        "neither the tokenizer nor config.json defines a beginning- or end-of-sequence token; "
+        "set `starts`, e.g. to words of the language"
     )
 
 
 def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: Tokenizer) -> Plan:
     if not tokenizer.chat_template:
         raise BadInput(
-            "the tokenizer has no chat template, so the model cannot be asked; write free text, "
+            "the tokenizer has no chat template, which answers to prompts need; remove `prompts`, "
             "or use an instruct model as teacher"
         )
     prompts = read_prompts(kind.prompts)
-    starts = [
-        Start(_rendered(tokenizer, prompt.messages, prompt.where), prompt.messages)
+    questions = [
+        Prompt(_rendered(tokenizer, prompt.messages, prompt.where), prompt.messages)
         for prompt in prompts
     ]
-    fitting = [start for start in starts if len(start.ids) <= _room(model, sampling)]
+    fitting = [one for one in questions if len(one.ids) <= _room(model, sampling)]
     if not fitting:
         raise BadInput(
-            f"none of {len(starts)} prompts fits the context beside "
+            f"none of {len(questions)} prompts fits the context beside "
             f"{sampling.max_new_tokens} new tokens; lower max_new_tokens"
         )
-    queue = [start for start in fitting for _ in range(kind.per_prompt)]
+    queue = [one for one in fitting for _ in range(kind.per_prompt)]
     size = sampling.batch_size
 
-    def batch(index: int) -> list[Start]:
+    def batch(index: int) -> list[Prompt]:
         return queue[index * size : (index + 1) * size]
 
-    return Plan(batch, -(-len(queue) // size), len(queue), len(starts) - len(fitting))
+    return Plan(batch, -(-len(queue) // size), len(queue), len(questions) - len(fitting))
 
 
 def _rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> tuple[int, ...]:
@@ -145,7 +149,9 @@ def _rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> tuple[int
             list(messages), tokenize=False, add_generation_prompt=True
         )
     except TemplateError as error:
-        raise BadInput(f"{where}: the chat template refuses the conversation: {error}") from None
+        raise BadInput(
+            f"{where}: the chat template rejects the conversation: {reason(error)}"
+        ) from None
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

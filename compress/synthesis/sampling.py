@@ -1,9 +1,9 @@
-"""Draw texts from a language model, a batch at a time.
+"""Sample texts from a language model, a batch at a time.
 
 Nucleus sampling as in Holtzman et al. 2020: tokens are drawn at a temperature from the smallest
-set of tokens whose probabilities sum up to `top_p`. The model's own `generation_config` plays no
-part (its penalties would bend the distribution that is to be learned), nor does torch's global
-random state. Rows that are finished leave the batch.
+set of tokens whose probabilities sum to `top_p`. The model's own `generation_config` is not used
+(its penalties would distort the distribution to learn), nor is torch's global random state.
+Finished rows leave the batch.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,12 +17,12 @@ from edgelm.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How texts are drawn.
+    """How texts are sampled.
 
-    temperature: divides the logits; 0 takes the likeliest token.
-    top_p: probability mass that is drawn from, above 0 up to 1.
-    max_new_tokens: limit of new tokens a text.
-    batch_size: texts at a time; part of what makes a run repeatable.
+    temperature: divides the logits; 0 selects the most likely token.
+    top_p: probability mass to sample from, above 0 up to 1.
+    max_new_tokens: maximum of new tokens per text.
+    batch_size: texts at a time; the result depends on it.
     seed: of the random numbers.
     """
 
@@ -33,7 +33,7 @@ class Sampling:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise BadInput for numbers that make no sense."""
+        """Raise BadInput for values out of range."""
         if not 0 <= self.temperature < float("inf"):
             raise BadInput(f"temperature is {self.temperature}, expected 0 or more")
         if not 0 < self.top_p <= 1:
@@ -47,17 +47,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """New tokens, without the one that ended them; `ended` is false at the limit of tokens."""
+    """New tokens without the stop token; `ended` is false at the limit of new tokens."""
 
     ids: tuple[int, ...]
     ended: bool
 
 
 def stop_ids(model: Model, tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that end a text: ends of sequence by any name, and all special tokens.
+    """Tokens that end a text: all end-of-sequence tokens and all special tokens.
 
-    A special token in the midst of sampled text opens another document or turn (which one ends an
-    assistant's turn differs from template to template), so the text is over either way.
+    A special token within sampled text starts another document or turn (which one ends an
+    assistant's turn depends on the template), so the text ends in either case.
     """
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     for config in (model.config, model.generation_config):
@@ -84,7 +84,7 @@ def sample(
         sampling: temperature, nucleus and limit.
         generator: on the model's device.
         stop: tokens that end a text.
-        vocab_size: tokens that exist; a model may have more rows than its tokenizer has tokens.
+        vocab_size: of the tokenizer; a model may have more rows than that.
     """
     from transformers import DynamicCache
 
@@ -92,7 +92,7 @@ def sample(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     ends = torch.tensor(sorted(stop), device=model.device)
-    rows = torch.arange(len(prompts), device=model.device)  # which prompt a row continues
+    rows = torch.arange(len(prompts), device=model.device)  # the prompt of each row
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for _ in range(sampling.max_new_tokens):
@@ -129,7 +129,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     probabilities = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        # The token that crosses top_p still belongs to the nucleus.
+        # The token that crosses top_p is part of the nucleus.
         outside = ordered.cumsum(-1) - ordered >= sampling.top_p
         probabilities = torch.zeros_like(probabilities).scatter(
             -1, order, ordered.masked_fill(outside, 0)

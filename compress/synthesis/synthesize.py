@@ -1,13 +1,13 @@
-"""Text from the teacher itself, for when there is no data to distil on.
+"""Synthetic text from the teacher, for distillation without data.
 
 Free text starts from the beginning of sequence or from given words (Liu et al. 2023, LLM-QAT,
-section 2.1: text drawn from the teacher serves distillation as well as real text does, as long as
-it is drawn and not the likeliest). Answers are written to the questions of a file through the
-tokenizer's chat template (sequence-level distillation, Kim and Rush 2016).
+section 2.1: text sampled from the teacher, though not its greedy text, serves distillation as well
+as real text). Answers are generated for the questions of a file through the tokenizer's chat
+template (sequence-level distillation, Kim and Rush 2016).
 
-What is empty, broken off, looping or seen before is dropped and counted. The result is JSONL with
-`text`, `source` and, of answers, `messages`. An interrupted run goes on where it was and ends in
-the same file, bit for bit on the same machine.
+Empty, truncated, repetitive and duplicate texts are rejected and counted. The result is JSONL with
+`text`, `source` and, for answers, `messages`. An interrupted run resumes to the same file, bit for
+bit on the same machine.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ import torch
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.synthesis.log import Manifest, SynthesisLog
-from edgelm.compress.synthesis.near_duplicates import SeenTexts
-from edgelm.compress.synthesis.plan import Answers, FreeText, Plan, Start, make_plan
+from edgelm.compress.synthesis.near_duplicates import NearDuplicateIndex
+from edgelm.compress.synthesis.plan import Answers, FreeText, Plan, Prompt, make_plan
 from edgelm.compress.synthesis.sampling import Sampled, Sampling, sample, stop_ids
 from edgelm.compress.synthesis.text_filters import (
     ANSWERS,
@@ -36,8 +36,8 @@ from edgelm.compress.synthesis.text_filters import (
     UNFINISHED,
     UNPRINTABLE,
     Filters,
-    fault,
-    units,
+    rejection_reason,
+    words,
 )
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
@@ -45,49 +45,49 @@ from edgelm.files.hashing import file_sha256
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
 TOO_LONG = "prompt too long"
-_HOPELESS = 256  # texts without one that is kept, after which no more are tried
-_STOCK_PHRASE = 8  # words; a shorter answer may rightly be given to several questions
+_MAX_REJECTED = 256  # texts in a row without an accepted one, after which the run ends
+_STOCK_PHRASE = 8  # words; a shorter answer may be right for several questions
 _ADVICE = {
-    EMPTY: "give starts or prompts that the model continues",
+    EMPTY: "use starts or prompts that the model continues",
     UNFINISHED: "raise max_new_tokens",
     TOO_SHORT: "lower min_characters",
     UNPRINTABLE: "lower the temperature or top_p",
     REPETITIVE: "raise the temperature or top_p",
-    DUPLICATE: "raise the temperature or give more starts",
-    NEAR_DUPLICATE: "raise the temperature or give more starts",
+    DUPLICATE: "raise the temperature or add starts",
+    NEAR_DUPLICATE: "raise the temperature or add starts",
     TOO_LONG: "lower max_new_tokens or shorten the prompts",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """What to write.
+    """What to generate.
 
     kind: free text or answers.
-    teacher: what the teacher is called in the field `source`.
-    filters: what is kept; by default what suits the kind.
-    alike: estimated share of shingles in common from which a text is a near duplicate.
+    teacher: its name in the field `source`.
+    filters: by default those of the kind.
+    jaccard_threshold: estimated Jaccard index of shingles from which a text is a near duplicate.
     """
 
     kind: FreeText | Answers
     teacher: str
     sampling: Sampling = field(default_factory=Sampling)
     filters: Filters | None = None
-    alike: float = 0.8
+    jaccard_threshold: float = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, after each batch.
+    """Progress after each batch.
 
-    documents, wanted: texts kept and the most that will be.
-    tokens: tokens sampled in all; tokens_s: a second, of this run.
-    dropped: texts dropped in all, by reason.
-    eta_s: seconds to the end at this rate, or None as long as nothing is kept.
+    documents, target: texts accepted so far, and requested.
+    tokens: tokens sampled in total; tokens_s: per second, in this run.
+    dropped: texts rejected in total, by reason.
+    eta_s: seconds to the end at this rate; None until a text is accepted.
     """
 
     documents: int
-    wanted: int
+    target: int
     tokens: int
     tokens_s: float
     dropped: dict[str, int]
@@ -96,7 +96,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Synthesized:
-    """The file written, how many texts it holds and how many were dropped for which reason."""
+    """The file, its number of texts, the tokens sampled, and rejected texts by reason."""
 
     path: Path
     documents: int
@@ -112,18 +112,18 @@ def synthesize(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> Synthesized:
-    """Let a teacher write texts into a JSONL file, from where an earlier call left off.
+    """Let a teacher write texts into a JSONL file; an interrupted call resumes.
 
     Args:
         model: the teacher.
-        tokenizer: the teacher's own; for answers with a chat template.
-        request: what to write.
+        tokenizer: the teacher's; answers need its chat template.
+        request: what to generate.
         out: the file; its manifest lies beside it.
         progress: called after each batch.
 
     Raises:
-        BadInput: settings that make no sense, or other ones than the file was begun with; prompts
-            that cannot be read; not one text was kept.
+        BadInput: settings out of range, or other ones than the file was started with; prompts
+            that cannot be read; no text was accepted.
     """
     request = _checked(request)
     plan = make_plan(request.kind, request.sampling, model, tokenizer)
@@ -137,7 +137,7 @@ def synthesize(
     done = log.manifest
     if not done.documents:
         log.discard()
-        raise BadInput(_nothing_kept(done))
+        raise BadInput(_nothing_accepted(done))
     return Synthesized(log.path, done.documents, done.tokens, done.dropped)
 
 
@@ -149,24 +149,24 @@ def _write_batches(
     log: SynthesisLog,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    seen = SeenTexts(request.alike)
+    seen = NearDuplicateIndex(request.jaccard_threshold)
     for row in log.rows():
         seen.add(_compared(row))
     stop, began, first = stop_ids(model, tokenizer), time.monotonic(), log.manifest
     while not log.manifest.finished:
         done = log.manifest
-        starts = plan.batch(done.batches)
+        prompts = plan.batch(done.batches)
         generator = _generator(request.sampling.seed, done.batches, model.device)
         texts = sample(
             model,
-            [start.ids for start in starts],
+            [prompt.ids for prompt in prompts],
             request.sampling,
             generator,
             stop=stop,
             vocab_size=len(tokenizer),
         )
-        rows, dropped = _kept(tokenizer, request, starts, texts, seen)
-        rows = rows[: plan.wanted - done.documents]
+        rows, dropped = _filtered(tokenizer, request, prompts, texts, seen)
+        rows = rows[: plan.target - done.documents]
         log.append(rows, _counted(done, plan, rows, texts, dropped))
         if progress:
             progress(_progress(first, log.manifest, plan, time.monotonic() - began))
@@ -183,31 +183,31 @@ def _counted(
         dropped = dropped | {TOO_LONG: plan.too_long}
     counts = dict(Counter(done.dropped) + Counter(dropped))
     documents, batches = done.documents + len(rows), done.batches + 1
-    hopeless = not documents and sum(counts.values()) - plan.too_long >= _HOPELESS
+    rejected_all = not documents and sum(counts.values()) - plan.too_long >= _MAX_REJECTED
     return Manifest(
         done.settings,
         batches=batches,
         documents=documents,
         tokens=done.tokens + sum(len(text.ids) + text.ended for text in texts),
         dropped=counts,
-        finished=hopeless or documents == plan.wanted or batches == plan.batches,
+        finished=rejected_all or documents == plan.target or batches == plan.batches,
     )
 
 
-def _kept(
+def _filtered(
     tokenizer: Tokenizer,
     request: Synthesis,
-    starts: list[Start],
+    prompts: list[Prompt],
     texts: list[Sampled],
-    seen: SeenTexts,
+    seen: NearDuplicateIndex,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     assert request.filters is not None
-    for start, text in zip(starts, texts, strict=True):
-        row = _row(tokenizer, f"synthetic:{request.teacher}", start, text)
+    for prompt, text in zip(prompts, texts, strict=True):
+        row = _row(tokenizer, f"synthetic:{request.teacher}", prompt, text)
         written, compared = _written(row), _compared(row)
-        reason = fault(written, request.filters, ended=text.ended)
+        reason = rejection_reason(written, request.filters, ended=text.ended)
         if reason is None and seen.has_exactly(compared):
             reason = DUPLICATE
         if reason is None and seen.has_nearly(compared):
@@ -220,28 +220,28 @@ def _kept(
     return rows, dict(dropped)
 
 
-def _row(tokenizer: Tokenizer, source: str, start: Start, text: Sampled) -> dict[str, Any]:
-    # Decoded together with a start in words, so that the space between them is right.
-    ids = text.ids if start.messages else start.ids + text.ids
+def _row(tokenizer: Tokenizer, source: str, prompt: Prompt, text: Sampled) -> dict[str, Any]:
+    # Decoded together with the words of a prompt, so that the space between them is right.
+    ids = text.ids if prompt.messages else prompt.ids + text.ids
     written = tokenizer.decode(ids, skip_special_tokens=True).strip()
     if not text.ended:
-        written = written.rstrip("\ufffd")  # a character that the limit cut in the middle
-    if not start.messages:
+        written = written.rstrip("\ufffd")  # a character that the limit truncated
+    if not prompt.messages:
         return {"text": written, "source": source}
-    messages = [*start.messages, {"role": "assistant", "content": written}]
+    messages = [*prompt.messages, {"role": "assistant", "content": written}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     return {"text": rendered, "source": source, "messages": messages}
 
 
 def _written(row: dict[str, Any]) -> str:
-    """What the filters judge: of a conversation the answer."""
+    """The text that the filters check: of a conversation, the answer."""
     return str(row["messages"][-1]["content"] if "messages" in row else row["text"])
 
 
 def _compared(row: dict[str, Any]) -> str:
-    """What is told from what was seen: of a short answer the question with it."""
+    """The text compared for duplicates: a short answer counts with its question."""
     written = _written(row)
-    if "messages" not in row or len(units(written)) >= _STOCK_PHRASE:
+    if "messages" not in row or len(words(written)) >= _STOCK_PHRASE:
         return written
     question = " ".join(message["content"] for message in row["messages"][:-1])
     return f"{question}\n{written}"
@@ -251,8 +251,10 @@ def _checked(request: Synthesis) -> Synthesis:
     request.sampling.check()
     if request.filters:
         request.filters.check()
-    if not 0 < request.alike <= 1:
-        raise BadInput(f"alike is {request.alike}, expected above 0 and up to 1")
+    if not 0 < request.jaccard_threshold <= 1:
+        raise BadInput(
+            f"jaccard_threshold is {request.jaccard_threshold}, expected above 0 and up to 1"
+        )
     return replace(request, filters=request.filters or _FILTERS[type(request.kind)])
 
 
@@ -269,7 +271,7 @@ def _settings(request: Synthesis, model: Model, tokenizer: Tokenizer) -> dict[st
         "teacher": request.teacher,
         "weights": weights_sha256(model),
         "tokenizer": tokenizer_sha256(tokenizer),
-        "alike": request.alike,
+        "jaccard_threshold": request.jaccard_threshold,
         **kind,
         **asdict(request.sampling),
         **asdict(request.filters),
@@ -285,20 +287,20 @@ def _progress(first: Manifest, now: Manifest, plan: Plan, seconds: float) -> Pro
     tokens_s = (now.tokens - first.tokens) / seconds
     batch_s = seconds / (now.batches - first.batches)
     eta_s: float | None = (plan.batches - now.batches) * batch_s
-    if now.documents < plan.wanted and (kept := now.documents - first.documents):
-        eta_s = min(eta_s or 0.0, (plan.wanted - now.documents) * seconds / kept)
+    if now.documents < plan.target and (accepted := now.documents - first.documents):
+        eta_s = min(eta_s or 0.0, (plan.target - now.documents) * seconds / accepted)
     elif not now.documents:
         eta_s = None
     if now.finished:
         eta_s = 0.0
-    return Progress(now.documents, plan.wanted, now.tokens, tokens_s, dict(now.dropped), eta_s)
+    return Progress(now.documents, plan.target, now.tokens, tokens_s, dict(now.dropped), eta_s)
 
 
-def _nothing_kept(done: Manifest) -> str:
+def _nothing_accepted(done: Manifest) -> str:
     reasons = sorted(done.dropped.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons)
     total = sum(done.dropped.values())
-    return f"none of {total} texts was kept ({counts}); {_ADVICE[reasons[0][0]]}"
+    return f"none of {total} texts was accepted ({counts}); {_ADVICE[reasons[0][0]]}"
 
 
 _FILTERS: dict[type, Filters] = {FreeText: FREE_TEXT, Answers: ANSWERS}

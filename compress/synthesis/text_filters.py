@@ -1,8 +1,8 @@
-"""Which texts of a teacher are no good to learn from.
+"""Quality filters for sampled text.
 
-Sampled text fails in few ways: it breaks off, it falls into a loop, it is empty or it is bytes
-that are no text. Repeated n-grams are the measure of Rae et al. 2021 (Gopher, appendix A1.1),
-counted here over words (over characters where a script writes no spaces).
+Sampled text fails in few ways: it is truncated, repetitive, empty, or not text. Repetition is the
+share of repeated n-grams (Rae et al. 2021, Gopher, appendix A1.1), counted over words, or over
+characters in scripts without spaces.
 """
 
 import re
@@ -19,8 +19,8 @@ UNFINISHED = "unfinished"
 UNPRINTABLE = "unprintable"
 REPETITIVE = "repetitive"
 NGRAM = 4
-_LONGEST_PERIOD = 64  # characters; longer loops show in the n-grams
-_SHORTEST_RUN = 24  # characters; shorter ones are numbers, rules of a table, laughter
+_LONGEST_PERIOD = 64  # characters; n-grams detect longer loops
+_SHORTEST_RUN = 24  # characters; shorter ones are numbers, table rules, laughter
 _WORDLESS = "぀-ヿ㐀-鿿"  # kana and Han: every character counts as a word
 _UNIT = re.compile(rf"[{_WORDLESS}]|[^\W{_WORDLESS}]+")
 _UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}
@@ -28,13 +28,13 @@ _UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a text must be to be kept.
+    """Limits of an accepted text.
 
     min_characters: shortest text.
-    max_repeated: largest share of its n-grams of four words that occurred before in it.
-    max_run: largest share of it that is one piece of up to 64 characters over and over.
+    max_repeated: largest share of 4-grams (words) that occurred before in the text.
+    max_run: largest share that one piece of up to 64 characters takes by repetition.
     max_unprintable: largest share of control and replacement characters.
-    require_end: drop texts that were cut off at the limit of new tokens.
+    require_end: reject texts that were truncated at the limit of new tokens.
     """
 
     min_characters: int = 200
@@ -44,7 +44,7 @@ class Filters:
     require_end: bool = False
 
     def check(self) -> None:
-        """Raise BadInput for numbers that make no sense."""
+        """Raise BadInput for values out of range."""
         if self.min_characters < 0:
             raise BadInput(f"min_characters is {self.min_characters}, expected 0 or more")
         for name in ("max_repeated", "max_run", "max_unprintable"):
@@ -56,13 +56,13 @@ FREE_TEXT = Filters()
 ANSWERS = Filters(min_characters=1, require_end=True)
 
 
-def fault(text: str, filters: Filters, *, ended: bool = True) -> str | None:
-    """Why a text is dropped, or None if it is good.
+def rejection_reason(text: str, filters: Filters, *, ended: bool = True) -> str | None:
+    """Why a text is rejected; None if it is accepted.
 
     Args:
-        text: what the teacher wrote.
-        filters: what is asked of it.
-        ended: whether the teacher came to an end by itself.
+        text: sampled from the teacher.
+        filters: the limits.
+        ended: whether the teacher ended the text itself.
     """
     if not text.strip():
         return EMPTY
@@ -77,10 +77,10 @@ def fault(text: str, filters: Filters, *, ended: bool = True) -> str | None:
     return None
 
 
-def units(text: str) -> list[str]:
-    """The words of a text in lower case; every character of Chinese and Japanese is one.
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; each Chinese or Japanese character is one.
 
-    >>> units("The cat, the 猫猫")
+    >>> words("The cat, the 猫猫")
     ['the', 'cat', 'the', '猫', '猫']
     """
     return _UNIT.findall(text.lower())
@@ -92,8 +92,8 @@ def repeated_share(text: str) -> float:
     >>> repeated_share("a b c d a b c d")
     0.2
     """
-    words = units(text)
-    ngrams = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+    parts = words(text)
+    ngrams = [tuple(parts[i : i + NGRAM]) for i in range(len(parts) - NGRAM + 1)]
     return round(1 - len(set(ngrams)) / len(ngrams), 6) if ngrams else 0.0
 
 

@@ -1,1 +1,1 @@
-"""Trim tokenizer and embeddings to what a text uses."""
+"""Vocabulary trimming: tokenizer and embeddings shrink to the tokens that a corpus uses."""

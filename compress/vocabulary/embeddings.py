@@ -1,4 +1,4 @@
-"""The embeddings and the head of a model with only some of the tokens."""
+"""Embedding and head with a part of the vocabulary."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ _SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 
 
 def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
-    """A copy of the model with only the kept rows of its embedding and its head.
+    """Copy a model with only the kept rows of its embedding and head.
 
-    The logits' last axis shrinks to `len(keep)`: entry `i` is the old one's entry `keep[i]`. Token
-    ids in the configuration and the generation defaults get their new numbers. Rows beyond the
-    tokenizer's ids, which some models have as padding, go like any other.
+    The logits' last axis shrinks to `len(keep)`: entry `i` is the old entry `keep[i]`. Token ids in
+    the configuration and the generation defaults are renumbered. Rows beyond the tokenizer's ids,
+    which some models have as padding, are treated like any other.
 
     Args:
         model: a causal language model of `transformers`, head tied or not, with or without bias.
         keep: old ids, ascending.
 
     Raises:
-        BadInput: ids that do not ascend, or that lack one which the configuration names.
+        BadInput: ids that are not ascending, or that lack one of the configuration's.
         BadCheckpoint: an id beyond the model's rows.
     """
     check_ascending(keep)
@@ -46,21 +46,21 @@ def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
             f"or more, the model has embeddings for {rows:,}; is the tokenizer from another model?"
         )
     new_ids = {old: new for new, old in enumerate(keep)}
-    lacking = sorted(config_ids(model) - new_ids.keys())
-    if lacking:
+    missing = sorted(config_ids(model) - new_ids.keys())
+    if missing:
         raise BadInput(
-            f"the model's configuration names token {lacking[0]} (as beginning, end or padding), "
-            f"which is not among the {len(keep):,} kept; keep it too"
+            f"the model's configuration uses token {missing[0]} (beginning, end or padding), which "
+            f"is not among the {len(keep):,} kept ones; add it to `keep`"
         )
     index = torch.tensor(keep, device=embedding.weight.device)
-    whole = [embedding.weight, head.weight, head.bias]
-    cut = {
+    full = [embedding.weight, head.weight, head.bias]
+    trimmed_parameters = {
         id(parameter): nn.Parameter(parameter.detach()[index], parameter.requires_grad)
-        for parameter in whole
+        for parameter in full
         if parameter is not None
     }
-    # A tied head is the same parameter, in the copy too; the whole matrices are never copied.
-    trimmed = copy.deepcopy(model, cut)
+    # A tied head stays tied in the copy; the full matrices are never copied.
+    trimmed = copy.deepcopy(model, trimmed_parameters)
     trimmed.get_input_embeddings().num_embeddings = len(keep)
     trimmed.get_output_embeddings().out_features = len(keep)
     for module in trimmed.modules():
@@ -75,7 +75,7 @@ def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
 
 
 def config_ids(model: Model) -> set[int]:
-    """Ids that the model's configuration and generation defaults name; -1 stands for none."""
+    """Ids in the model's configuration and generation defaults; -1 stands for none."""
     found: set[Any] = set()
     for config in _configs(model):
         for field in _IDS:
@@ -105,7 +105,7 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
 def _still_possible(
     suppressed: Sequence[int | list[int]], new_ids: Mapping[int, int]
 ) -> list[int | list[int]] | None:
-    """Tokens or sequences that the model must not write, less those that it no longer can."""
+    """Suppressed tokens and sequences, without those that no longer exist."""
     found: list[int | list[int]] = []
     for entry in suppressed:
         if isinstance(entry, int):

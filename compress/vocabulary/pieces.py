@@ -1,15 +1,15 @@
-"""The tokens of a `tokenizer.json`, and which of them others are built from.
+"""The tokens of a `tokenizer.json`, and the tokens that each is merged from.
 
-Why leaving tokens out can be lossless. BPE merges the pair of lowest rank first. No merge crosses
-the border of a token that ends up in the result, so the merges inside it are those that BPE would
-do on the token's own string alone: its path. If every kept token's path is kept, and every merge
-whose parts and result are kept stays in its old order, then text that used only kept tokens meets
-the same merges in the same order; the merges that went never won there. Unigram takes the best
-path through all pieces; taking pieces away cannot make another path better, as long as the score
-of unknown characters (the least score of the vocabulary, minus a constant) stays.
+Why removing tokens can be lossless. BPE merges the pair of lowest rank first. No merge crosses the
+border of a token of the result, so the merges within it are those of BPE on the token's own string:
+its path. If the path of every kept token is kept, and the merges whose parts and result are kept
+stay in their old order, then text that used only kept tokens goes through the same merges in the
+same order; the removed merges never applied there. Unigram takes the best path through all pieces;
+removing pieces cannot make another path better, as long as the score of unknown characters (the
+lowest score of the vocabulary, minus a constant) stays.
 
-Text that used other tokens is cut into smaller pieces, in the end into bytes, and decodes to what
-it decoded to before.
+Text that used other tokens is split into smaller pieces, down to bytes, and still decodes to the
+same text.
 """
 
 import math
@@ -23,20 +23,20 @@ from edgelm.errors import BadCheckpoint, BadInput
 TokenizerJson = Mapping[str, Any]  # the content of a tokenizer.json
 
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
-# Byte fallback cannot stand in for it: decoders turn it into a space before they join bytes.
+# Byte fallback cannot replace it: decoders turn it into a space before they join bytes.
 _SPACE = "▁"
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The tokens of a tokenizer, as far as leaving some out is concerned.
+    """The tokens of a tokenizer, with what trimming needs to know.
 
     Attributes:
         text: token string of every id, added tokens included.
-        parts: ids that have to stay for a token to be reached: the two that its last merge joins.
-            Single characters, added tokens and Unigram pieces have none.
-        required: added and special tokens, unknown, bytes or characters: these stay, closed.
-        preference: how early to take a token that no text has used; the least first.
+        parts: ids that a token is merged from: the two of its last merge. Single characters, added
+            tokens and Unigram pieces have none.
+        required: always kept: added and special tokens, unknown, bytes or characters.
+        preference: order of tokens that the corpus does not use; the lowest first.
         byte_fallback: whether a character without a token becomes its UTF-8 bytes.
     """
 
@@ -47,7 +47,7 @@ class Vocabulary:
     byte_fallback: bool
 
     def closed(self, tokens: Iterable[int]) -> set[int]:
-        """The tokens and all that they are built from."""
+        """The tokens and all tokens that they are merged from."""
         found: set[int] = set()
         waiting = list(tokens)
         while waiting:
@@ -59,11 +59,11 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer_json: TokenizerJson) -> Vocabulary:
-    """Read what trimming has to know about a tokenizer; takes seconds on 250,000 tokens.
+    """Read the vocabulary of a tokenizer; takes seconds for 250,000 tokens.
 
     Raises:
-        BadInput: neither BPE nor Unigram, or a BPE whose tokens mark their place in the word.
-        BadCheckpoint: the file names an id that no token has.
+        BadInput: neither BPE nor Unigram, or a BPE with word-position marks.
+        BadCheckpoint: the file uses an id that no token has.
     """
     model = tokenizer_json["model"]
     kind = _model_kind(model)
@@ -75,7 +75,7 @@ def read_vocabulary(tokenizer_json: TokenizerJson) -> Vocabulary:
     missing = sorted(named - text.keys())
     if missing:
         raise BadCheckpoint(
-            f"tokenizer.json names id {missing[0]}, which none of its {len(text):,} tokens has; "
+            f"tokenizer.json uses id {missing[0]}, which none of its {len(text):,} tokens has; "
             "is the file damaged?"
         )
     characters = {index for token, index in ids.items() if len(token) == 1}
@@ -84,13 +84,13 @@ def read_vocabulary(tokenizer_json: TokenizerJson) -> Vocabulary:
     preference = {index: float(index) for index in text}
     if kind == "Unigram":
         preference |= {index: -model["vocab"][index][1] for index in ids.values()}
-        # The least score sets the price of an unknown character, see the module's docstring.
+        # The lowest score sets that of an unknown character, see the module's docstring.
         base.add(max(ids.values(), key=preference.__getitem__))
     return Vocabulary(text, parts, frozenset(named | base), preference, falls_back)
 
 
 def model_ids(model: Mapping[str, Any]) -> dict[str, int]:
-    """Id of every token of a tokenizer's model; added tokens are beside the model."""
+    """Id of every token of a tokenizer's model, without added tokens."""
     if isinstance(model["vocab"], dict):
         return model["vocab"]
     return {piece: index for index, (piece, _) in enumerate(model["vocab"])}
@@ -121,16 +121,16 @@ def with_ids(processor: Any, new_id: Callable[[int], int]) -> Any:
 
 
 def check_ascending(keep: Sequence[int]) -> None:
-    """Raise BadInput unless the ids ascend, none twice, and there is one."""
+    """Raise BadInput unless the ids are ascending, unique and not empty."""
     if not keep or keep[0] < 0 or any(left >= right for left, right in pairwise(keep)):
         raise BadInput(
-            "the kept token ids do not ascend from 0 or more, each once; pass "
+            "the kept token ids are not ascending, unique and non-negative; pass "
             "sorted(set(keep)), or the result of kept_tokens"
         )
 
 
 def _model_kind(model: Mapping[str, Any]) -> str:
-    # Early versions of the format wrote no type; of theirs only BPE has merges.
+    # Early versions of the format have no type; only BPE has merges.
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind not in ("BPE", "Unigram"):
         raise BadInput(f"cannot trim a tokenizer of type {kind!r}; supported: BPE, Unigram")
@@ -171,21 +171,21 @@ def _bpe_parts(model: Mapping[str, Any], ids: Mapping[str, int]) -> dict[int, tu
     parts = {}
     for token, pairs in ways.items():
         last = _last_merge(token, ranks)
-        # Not reached from its characters, but perhaps from bytes: every way has to stay.
+        # Not reachable from its characters, but perhaps from bytes: keep every merge.
         used = [last] if last else pairs
         parts[ids[token]] = tuple(dict.fromkeys(ids[part] for pair in used for part in pair))
     return parts
 
 
 def _last_merge(token: str, ranks: Mapping[tuple[str, str], int]) -> tuple[str, str] | None:
-    """The pair that BPE joins last when it builds this token, or None if it never does."""
+    """The pair that BPE merges last for this token; None if it never produces the token."""
     pieces = list(token)
     while len(pieces) > 2:
         found = [ranks.get(pair, math.inf) for pair in pairwise(pieces)]
         best = min(found)
         if best == math.inf:
             return None
-        at = found.index(best)  # the leftmost of equals, as BPE takes it
+        at = found.index(best)  # the leftmost of equal ones, as in BPE
         pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
     last = (pieces[0], pieces[-1])
     return last if last in ranks else None

@@ -1,4 +1,4 @@
-"""A `tokenizer.json` with only some of its tokens, renumbered from 0 in their old order."""
+"""A `tokenizer.json` with a part of its tokens, renumbered from 0 in their old order."""
 
 import copy
 import json
@@ -20,16 +20,16 @@ from edgelm.errors import BadCheckpoint, BadInput
 
 
 def trim_tokenizer(tokenizer_json: TokenizerJson, keep: Sequence[int]) -> dict[str, Any]:
-    """The `tokenizer.json` with only the kept tokens, renumbered from 0 in their old order.
+    """Trim a `tokenizer.json` to the kept tokens, renumbered from 0 in their old order.
 
     Args:
         tokenizer_json: content of the file; it is not changed.
         keep: old ids, ascending, as `edgelm.compress.vocabulary.trim.kept_tokens` chooses them.
 
     Raises:
-        BadInput: a kind that is not supported, ids that it does not have, or a selection that
-            would change text of kept tokens.
-        BadCheckpoint: the trimmed file is not read as it was written.
+        BadInput: an unsupported kind of tokenizer, unknown ids, or a selection that would change
+            the tokens of a text.
+        BadCheckpoint: the trimmed file does not load as written.
     """
     check_ascending(keep)
     _check_closed(read_vocabulary(tokenizer_json), keep)
@@ -37,7 +37,7 @@ def trim_tokenizer(tokenizer_json: TokenizerJson, keep: Sequence[int]) -> dict[s
 
 
 def rewrite_tokenizer(tokenizer_json: TokenizerJson, keep: Sequence[int]) -> dict[str, Any]:
-    """`trim_tokenizer` without a look at what `keep` leaves out: it has to be closed."""
+    """`trim_tokenizer` without checks; `keep` must be closed under merges."""
     new_ids = {old: new for new, old in enumerate(keep)}
     trimmed = {key: value for key, value in tokenizer_json.items() if key != "model"}
     trimmed = copy.deepcopy(trimmed)
@@ -52,13 +52,13 @@ def rewrite_tokenizer(tokenizer_json: TokenizerJson, keep: Sequence[int]) -> dic
 
 
 def with_vocabulary(tokenizer: Any, tokenizer_json: TokenizerJson) -> Any:
-    """A copy of a tokenizer of `transformers` that encodes as another `tokenizer.json` does.
+    """A copy of a `transformers` tokenizer with the vocabulary of another `tokenizer.json`.
 
-    Chat template, names of special tokens and class stay, so that `save_pretrained` writes a
-    folder which loads as the original's does.
+    Chat template, special tokens and class stay the same, so that `save_pretrained` writes a
+    folder that loads like the original.
     """
     backend = Tokenizer.from_str(json.dumps(tokenizer_json))
-    # The copy takes the new backend wherever the original held the old one.
+    # The copy has the new backend wherever the original has the old one.
     return copy.deepcopy(tokenizer, {id(tokenizer.backend_tokenizer): backend})
 
 
@@ -87,11 +87,11 @@ def _check_closed(vocabulary: Vocabulary, keep: Sequence[int]) -> None:
             f"cannot keep token {unknown[0]}: the tokenizer has {len(vocabulary.text):,} tokens, "
             f"ids up to {max(vocabulary.text)}"
         )
-    lacking = sorted(vocabulary.closed(kept | vocabulary.required) - kept)
-    if lacking:
+    missing = sorted(vocabulary.closed(kept | vocabulary.required) - kept)
+    if missing:
         raise BadInput(
-            f"the kept tokens lack {len(lacking):,} that others are built from or that have to "
-            f"stay, first {vocabulary.text[lacking[0]]!r} (id {lacking[0]}); choose with "
+            f"the kept tokens lack {len(missing):,} that are required or that others are merged "
+            f"from, first {vocabulary.text[missing[0]]!r} (id {missing[0]}); select with "
             "kept_tokens"
         )
 
@@ -103,6 +103,6 @@ def _check_ids(trimmed: dict[str, Any], size: int) -> None:
     written |= {entry["content"]: entry["id"] for entry in trimmed["added_tokens"]}
     if read != written or len(written) != size:
         raise BadCheckpoint(
-            f"the trimmed tokenizer is read as {len(read):,} tokens, {size:,} were kept; does the "
-            "original hold a token twice, or ids with gaps?"
+            f"the trimmed tokenizer loads with {len(read):,} tokens, {size:,} were kept; does the "
+            "original have a token twice, or ids with gaps?"
         )

@@ -1,9 +1,9 @@
-"""Trim the vocabulary to the tokens that a use needs: tokenizer and embeddings shrink together.
+"""Trim the vocabulary to the tokens that a corpus uses: tokenizer and embeddings shrink together.
 
 In small models the embedding is a large part: 28 of SmolLM2-135M's 135 million parameters, of
-which a megabyte of English articles uses 11. Text that used only kept tokens is cut as before, and
-the logits of those tokens are the ones they were; why, says `edgelm.compress.vocabulary.pieces`.
-Other text becomes more tokens, in the end bytes, and decodes to what it did.
+which a megabyte of English articles uses 11. Text that used only kept tokens has the same tokens as
+before, with the same logits (`edgelm.compress.vocabulary.pieces` explains why). Other text becomes
+more tokens, down to bytes, and decodes to the same text.
 """
 
 import json
@@ -21,22 +21,22 @@ from edgelm.compress.vocabulary.pieces import TokenizerJson, Vocabulary, read_vo
 from edgelm.compress.vocabulary.tokenizer import rewrite_tokenizer
 from edgelm.errors import BadCheckpoint, BadInput
 
-MULTIPLE = 128  # what matrix units and TensorRT-Edge-LLM's reduced vocabulary want
+MULTIPLE = 128  # for matrix units and TensorRT-Edge-LLM's reduced vocabulary
 _BATCH = 256  # texts
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """A model and its tokenizer with a smaller vocabulary, and what that costs on a corpus.
+    """A model and its tokenizer with a smaller vocabulary, and the effect on a corpus.
 
     Attributes:
         model: a new model with `len(keep)` embeddings.
         tokenizer_json: content of the new `tokenizer.json`.
         keep: old id of every new id, ascending.
-        coverage: share of the corpus's tokens that are kept, 0 to 1; at 1 nothing changes on it.
+        coverage: share of the corpus's tokens that are kept, 0 to 1; at 1 its tokens are unchanged.
         tokens_per_byte_before: tokens per UTF-8 byte of the corpus with the old tokenizer.
-        tokens_per_byte_after: the same with the new one.
-        parameters_saved: parameters that the model lost; tied embeddings count once.
+        tokens_per_byte_after: the same with the new tokenizer.
+        parameters_saved: parameters removed; tied embeddings count once.
     """
 
     model: Model
@@ -59,24 +59,23 @@ def trim_vocabulary(
     """Trim a model and its tokenizer to the tokens that a corpus uses most.
 
     Args:
-        model: a causal language model of `transformers`; it is not changed.
-        tokenizer_json: content of its `tokenizer.json`; it is not changed.
-        texts: the corpus as the model will see it and write it, chats in their template. Read
-            twice where `size` leaves out tokens that it uses; an iterator is therefore held in
-            memory, a list or a dataset is not copied.
+        model: a causal language model of `transformers`; not changed.
+        tokenizer_json: content of its `tokenizer.json`; not changed.
+        texts: the corpus as the model reads and writes it, chats rendered by their template. Read
+            twice where `size` removes used tokens; an iterator is therefore held in memory, a
+            list or a dataset is not copied.
         size: tokens to keep; by default all that the corpus uses.
-        multiple: of which the vocabulary's size becomes one by taking more tokens, unless the
-            tokenizer has no more.
+        multiple: the size is rounded up to a multiple of this, if the tokenizer has enough tokens.
 
     Raises:
-        BadInput: no text, a tokenizer that is not supported, or a size below what has to stay.
-        BadCheckpoint: tokenizer and model do not belong together.
+        BadInput: no text, an unsupported tokenizer, or a size below the required tokens.
+        BadCheckpoint: tokenizer and model do not match.
     """
     if isinstance(texts, Iterator):
         texts = list(texts)
     vocabulary = read_vocabulary(tokenizer_json)
     counts, text_bytes = _count(tokenizer_json, texts)
-    keep = _choose(vocabulary, counts, size, multiple, config_ids(model))
+    keep = _select(vocabulary, counts, size, multiple, config_ids(model))
     trimmed_model = trim_embeddings(model, keep)
     trimmed_json = rewrite_tokenizer(tokenizer_json, keep)
     before = after = counts.total()
@@ -102,25 +101,26 @@ def kept_tokens(
     multiple: int = MULTIPLE,
     always: Iterable[int] = (),
 ) -> list[int]:
-    """Choose the tokens to keep, as ascending ids.
+    """Select the tokens to keep, as ascending ids.
 
-    What has to stay: added and special tokens, the bytes (or, where a tokenizer has none, all
-    characters), `always`, and what these are built from. Then the tokens that the corpus uses most
-    often, alone or on the way to a longer one, then the tokenizer's own order of merges or scores.
+    Required are added and special tokens, the bytes (or all characters, if a tokenizer has no byte
+    tokens), `always`, and the tokens these are merged from. Then come the tokens that the corpus
+    uses most often, directly or as part of a longer one, then the tokenizer's order of merges or
+    scores.
 
     Args:
         tokenizer_json: content of the file.
-        texts: the corpus, read once and never held as a whole.
+        texts: the corpus, streamed once.
         size: tokens to keep; by default all that the corpus uses.
-        multiple: of which the number becomes one by taking more tokens, unless there are no more.
-        always: ids to keep whether the corpus uses them or not.
+        multiple: the number is rounded up to a multiple of this, if there are enough tokens.
+        always: ids to keep in any case.
 
     Raises:
-        BadInput: no text, a tokenizer that is not supported, or a size below what has to stay.
+        BadInput: no text, an unsupported tokenizer, or a size below the required tokens.
         BadCheckpoint: an id of `always` that the tokenizer does not have.
     """
     counts, _ = _count(tokenizer_json, texts)
-    return _choose(read_vocabulary(tokenizer_json), counts, size, multiple, always)
+    return _select(read_vocabulary(tokenizer_json), counts, size, multiple, always)
 
 
 def _count(tokenizer_json: TokenizerJson, texts: Iterable[str]) -> tuple[Counter[int], int]:
@@ -138,13 +138,11 @@ def _count(tokenizer_json: TokenizerJson, texts: Iterable[str]) -> tuple[Counter
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             counts.update(encoding.ids)
     if not counts:
-        raise BadInput(
-            "the corpus has no text to count tokens in; pass texts of the kind the model will see"
-        )
+        raise BadInput("the corpus is empty; pass texts of the kind that the model will read")
     return counts, text_bytes
 
 
-def _choose(
+def _select(
     vocabulary: Vocabulary,
     counts: Counter[int],
     size: int | None,
@@ -152,12 +150,12 @@ def _choose(
     always: Iterable[int],
 ) -> list[int]:
     if multiple < 1:
-        raise BadInput(f"the vocabulary's size cannot be a multiple of {multiple}; use 1 or more")
+        raise BadInput(f"multiple is {multiple}, expected 1 or more")
     always = set(always)
     unknown = sorted(always - vocabulary.text.keys())
     if unknown:
         raise BadCheckpoint(
-            f"token {unknown[0]} has to stay, but the tokenizer has {len(vocabulary.text):,} "
+            f"token {unknown[0]} is required, but the tokenizer has {len(vocabulary.text):,} "
             f"tokens, ids up to {max(vocabulary.text)}; is it from another model?"
         )
     kept = vocabulary.closed(vocabulary.required | always)
@@ -166,8 +164,8 @@ def _choose(
         size = len(kept | {token for token, used in uses.items() if used})
     elif size < len(kept):
         raise BadInput(
-            f"a vocabulary of {size:,} tokens is too small; {len(kept):,} have to stay (special "
-            f"and added tokens, bytes or characters), so ask for at least {len(kept):,}"
+            f"a vocabulary of {size:,} tokens is too small: {len(kept):,} are required (special "
+            f"and added tokens, bytes or characters); set size to at least {len(kept):,}"
         )
     more = -(-size // multiple) * multiple - len(kept)
     optional = (token for token in _ranked(vocabulary, uses) if token not in kept)
@@ -175,10 +173,10 @@ def _choose(
 
 
 def _uses(vocabulary: Vocabulary, counts: Counter[int]) -> dict[int, int]:
-    """How many tokens more the corpus would have without a token, roughly.
+    """Approximate number of extra tokens that the corpus would have without each token.
 
-    A token is used where it stands and where a longer one is built from it, so that parts are
-    never used less than the whole.
+    A token counts where it occurs and where a longer one is merged from it, so that parts never
+    count less than the whole.
     """
     uses = {token: counts[token] for token in vocabulary.text}
     for token in sorted(uses, key=lambda token: -len(vocabulary.text[token])):
@@ -192,7 +190,7 @@ def _uses(vocabulary: Vocabulary, counts: Counter[int]) -> dict[int, int]:
 
 
 def _ranked(vocabulary: Vocabulary, uses: dict[int, int]) -> list[int]:
-    """All tokens, the most useful first, and no token before its parts."""
+    """All tokens, the most used first, and no token before its parts."""
     text = vocabulary.text
     preference = dict(vocabulary.preference)
     for token in sorted(text, key=lambda token: len(text[token])):

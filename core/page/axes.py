@@ -48,7 +48,7 @@ class Range:
         return (placed - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values inside the range, about five of them."""
+        """Round values inside the range, about six of them."""
         if not self.log:
             return _linear_ticks(self.low, self.high)
         ticks = _log_ticks(self.low, self.high)
@@ -68,7 +68,7 @@ def short_number(value: float) -> str:
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 5
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)
     first, last = math.ceil(low / step), math.floor(high / step)

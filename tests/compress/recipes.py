@@ -26,9 +26,9 @@ parameters = 0.7
 [importance]
 samples = 16
 [search]
-scored = 6
+candidates = 6
 finalists = 2
-rounds = 2
+kd_rounds = 2
 round_tokens = 256
 held_out_rows = 4
 """

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.compress.distillation.train import Distillation
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.recipe import Correct, read_recipe, recipe_toml
+from edgelm.compress.recipe import read_recipe, recipe_toml
+from edgelm.compress.recipe.tables import Correct
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8
 
@@ -60,14 +61,34 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
-        ('teacher = "t"\n[distill]\n', r"no data: give `data = \[\.\.\.\]`, or a \[synthesize\]"),
+        (
+            'teacher = "t"\n[distill]\n',
+            r"no data: set `data = \[\.\.\.\]`, or add a \[synthesize\]",
+        ),
         (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
-        (f"{LEAST}[correct]\n[vocabulary]\n", "makes no student: it needs"),
+        (f"{LEAST}[correct]\n[vocabulary]\n", "produces no student: it needs"),
     ],
 )
 def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        ("importance", 'tokens = "mean"', "tokens is now called sequence_reduction"),
+        ("importance", 'over_samples = "l2"', "over_samples is now called batch_reduction"),
+        ("importance", 'layers = "influence"', '"influence" is now "block_influence"'),
+        ("prune", "fold_heads = true", "fold_heads is now called merge_pruned_heads"),
+        ("search", "scored = 8", "scored is now called candidates"),
+        ("search", "rounds = 2", "rounds is now called kd_rounds"),
+        ("search", "least = 0.5", "least is now called min_ratio"),
+    ],
+)
+def test_renamed_fields_are_named(tmp_path: Path, table: str, old: str, new: str) -> None:
+    with pytest.raises(BadInput, match=rf"recipe\.toml: \[{table}\] .*{new}"):
+        read_recipe(written(tmp_path, f"{LEAST}[{table}]\n{old}\n"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +153,10 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert recipe.distill
     assert (recipe.distill.tokens, recipe.distill.loss) == (2_000_000, "forward-kl")
     assert recipe.distill.cache is None
-    assert (recipe.importance.tokens, recipe.importance.over_samples) == ("mean", "l2")
+    assert (recipe.importance.sequence_reduction, recipe.importance.batch_reduction) == (
+        "mean",
+        "l2",
+    )
     others = ("search", "prune", "qad", "align", "evaluate", "synthesize", "vocabulary", "correct")
     assert [getattr(recipe, name) for name in others] == [None] * len(others)
 
@@ -141,22 +165,22 @@ def test_the_teachers_rate_is_a_fifth() -> None:
     assert Correct().learning_rate == Distillation().learning_rate / 5
 
 
-def test_rounding_is_what_the_engine_has(tmp_path: Path) -> None:
-    def rounding(target: str, qad: str = "") -> tuple[Int4 | Int8, Int4 | Int8]:
+def test_precisions_are_what_the_engine_supports(tmp_path: Path) -> None:
+    def precisions(target: str, qad: str = "") -> tuple[Int4 | Int8, Int4 | Int8]:
         text = f"{LEAST}[target]\nname = '{target}'\n[qad]\n{qad}"
-        return read_recipe(written(tmp_path, text)).rounding
+        return read_recipe(written(tmp_path, text)).qad_precisions
 
-    assert rounding("cpu") == (Int4(64), Int8(64))
-    assert rounding("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(64))
-    assert rounding("jetson-orin-nano") == (Int4(64, symmetric=True), Int8(32))
+    assert precisions("cpu") == (Int4(64), Int8(64))
+    assert precisions("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(64))
+    assert precisions("jetson-orin-nano") == (Int4(64, symmetric=True), Int8(32))
     orin = "jetson-orin-nano"
-    with pytest.raises(BadInput, match=f"TensorRT, which {orin} runs, has no zero points"):
-        rounding(orin, "symmetric = false")
+    with pytest.raises(BadInput, match=f"TensorRT, the engine of {orin}, has no zero points"):
+        precisions(orin, "symmetric = false")
     with pytest.raises(BadInput, match="has int8 with one scale per output channel only"):
-        rounding(orin, "group_size = 64")
+        precisions(orin, "group_size = 64")
     with pytest.raises(BadInput, match="has int4 in groups of 64, 128"):
-        rounding(orin, "group_size = 32\nhead = 'int4'")
-    assert rounding(orin, "group_size = 128\nhead = 'int4'")[1] == Int4(128, symmetric=True)
+        precisions(orin, "group_size = 32\nhead = 'int4'")
+    assert precisions(orin, "group_size = 128\nhead = 'int4'")[1] == Int4(128, symmetric=True)
 
 
 def test_an_asked_shape_replaces_only_what_it_names(tmp_path: Path) -> None:
@@ -202,7 +226,7 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
         (f"{LEAST}[importance]\nlayer_samples = -4\n[distill]\n", "importance.layer_samples"),
         (f"{LEAST}[synthesize]\ntop_p = 0\n[distill]\n", "synthesize.top_p"),
         (f"{LEAST}[target]\nparameters = 0\n[search]\n", "target.parameters"),
-        (f"{LEAST}[target]\nparameters = 0.5\n[search]\nleast = 2\n", "search.least"),
+        (f"{LEAST}[target]\nparameters = 0.5\n[search]\nmin_ratio = 2\n", "search.min_ratio"),
         (f"{LEAST}[prune]\nhidden_size = 0\n", "prune.hidden_size"),
         (f"{LEAST}[evaluate]\nlimit = 0\n[distill]\n", "evaluate.limit"),
     ],

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.train import Distillation, Step, distill
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape

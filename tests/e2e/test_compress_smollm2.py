@@ -7,7 +7,8 @@ import pytest
 import edgelm
 from edgelm.bundle import read_manifest
 from edgelm.checkpoint.student import StudentRecord, read_student_record
-from edgelm.compress.recipe import Calibrate, Distil, Prune, Recipe
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings, Prune
 from edgelm.export.pipeline import export_model
 
 LAYERS, NEURONS = 12, 768
@@ -22,9 +23,9 @@ def student(
         data=(str(texts[0]),),
         held_out=str(texts[1]),
         sequence_length=64,
-        importance=Calibrate(samples=8),
+        importance=ImportanceSettings(samples=8),
         prune=Prune(num_hidden_layers=LAYERS, intermediate_size=NEURONS),
-        distill=Distil(tokens=3 * 4 * 64, batch_size=4, micro_batch=4),
+        distill=DistillStage(tokens=3 * 4 * 64, batch_size=4, micro_batch=4),
     )
     folder = tmp_path_factory.mktemp("smollm2-student") / "student"
     edgelm.compress_model(recipe, folder)

@@ -74,7 +74,7 @@ def test_not_enough_free_disk_is_said_before_work(
             UnknownName,
             "unknown precision 'int5'",
         ),
-        ({"exceptions": {"lm_head": "int8"}}, BadInput, "go with an explicit precision"),
+        ({"exceptions": {"lm_head": "int8"}}, BadInput, "need an explicit precision"),
         ({"calibration": "/no/such/text"}, BadInput, "no such text file: /no/such/text"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",

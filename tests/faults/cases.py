@@ -67,7 +67,8 @@ def _source(folder: Path) -> None:
         (folder / "source" / f"{text.stem}.txt").write_text(first[:_CHARACTERS])
 
 
-def _export(folder: Path, output: str = "output", *, work: bool = False, **options: Any) -> None:
+def export(folder: Path, output: str = "output", *, work: bool = False, **options: Any) -> None:
+    """Export a case's source, in int8 and with its short texts."""
     texts = {name: folder / "source" / f"{name}.txt" for name in ("calibration", "gate")}
     options = {"precision": "int8", "context": _CONTEXT, **options}
     options["work"] = folder / "work" if work else None
@@ -76,13 +77,13 @@ def _export(folder: Path, output: str = "output", *, work: bool = False, **optio
 
 
 def _export_beside(folder: Path) -> None:
-    _export(folder, "other", work=True, precision="int4")
+    export(folder, "other", work=True, precision="int4")
     verify(folder / "other", read_manifest(folder / "other"))
 
 
 def _export_prepare(folder: Path) -> None:
     _source(folder)
-    _export(folder, precision="fp32")
+    export(folder, precision="fp32")
 
 
 def _check_bundle(folder: Path) -> None:
@@ -107,7 +108,7 @@ def _check_student(folder: Path) -> None:
 
 def _finalize_prepare(folder: Path) -> None:
     _source(folder)
-    _export(folder, target="jetson-agx-orin-64gb")
+    export(folder, target="jetson-agx-orin-64gb")
 
 
 def _finalize(folder: Path) -> None:
@@ -125,23 +126,23 @@ def _finalize(folder: Path) -> None:
 
 
 CASES = [
-    Case("export", _export_prepare, _export, _check_bundle),
+    Case("export", _export_prepare, export, _check_bundle),
     Case(
         "export-work",
         _export_prepare,
-        partial(_export, work=True),
+        partial(export, work=True),
         _check_bundle,
         ("source", "output", "work"),
     ),
     Case(
         "export-together",
         _export_prepare,
-        partial(_export, work=True),
+        partial(export, work=True),
         _check_bundle,
         ("source", "output", "other", "work"),
         beside=_export_beside,
     ),
-    Case("export-rtx", _export_prepare, partial(_export, target="rtx-4060-laptop"), _check_bundle),
+    Case("export-rtx", _export_prepare, partial(export, target="rtx-4060-laptop"), _check_bundle),
     Case(
         "compress",
         _compress_prepare,

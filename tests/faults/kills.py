@@ -105,14 +105,25 @@ def run_whole(run: Callable[[], object], log: Path) -> None:
     wait_for_success(start(run, log), log)
 
 
+def run_to_failure(run: Callable[[], object], log: Path) -> str:
+    """Run in a process that is left alone and must end with an exception; what it wrote."""
+    assert wait_for(start(run, log)) == 1 << 8, "ended otherwise than with an exception"
+    return log.read_text(errors="replace")
+
+
 def wait_for_success(child: int, log: Path) -> None:
-    """Wait until a process ends, which must be well and within the time that a run may take."""
+    """Wait until a process ends, which must be well."""
+    status = wait_for(child)
+    assert status == 0, f"ended with {status}:\n{log.read_text(errors='replace')[-3000:]}"
+
+
+def wait_for(child: int) -> int:
+    """The status with which a process ends, within the time that a run may take."""
     deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            assert status == 0, f"ended with {status}:\n{log.read_text(errors='replace')[-3000:]}"
-            return
+            return status
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -130,6 +141,7 @@ def start(run: Callable[[], object], log: Path) -> int:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        sys.stdout = sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - pytest has its own
         run()
         code = 0
     except BaseException:

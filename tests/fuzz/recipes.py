@@ -42,7 +42,13 @@ _RECIPES: tuple[Tree, ...] = (
             "kv": "fp16",
         },
         "importance": {"samples": 16, "layers": "loss", "layer_samples": 4, "tokens": "mean"},
-        "search": {"scored": 8, "finalists": 2, "rounds": 2, "round_tokens": 1000, "least": 0.3},
+        "search": {
+            "candidates": 8,
+            "finalists": 2,
+            "kd_rounds": 2,
+            "round_tokens": 1000,
+            "min_ratio": 0.3,
+        },
         "distill": {
             "tokens": 100_000,
             "batch_size": 8,
@@ -66,7 +72,7 @@ _RECIPES: tuple[Tree, ...] = (
         "vocabulary": {"size": 1000},
         "synthesize": {"documents": 10, "max_new_tokens": 8, "temperature": 0.7, "top_p": 0.9},
         "correct": {"tokens": 1000, "learning_rate": 1e-4, "batch_size": 8, "micro_batch": 4},
-        "prune": {"num_hidden_layers": 2, "intermediate_size": 64, "fold_heads": True},
+        "prune": {"num_hidden_layers": 2, "intermediate_size": 64, "merge_pruned_heads": True},
         "align": {"method": "dpo", "data": "pairs.jsonl", "epochs": 1.0, "learning_rate": 1e-5},
         "distill": {"tokens": 1000, "micro_batch": 8, "layer_map": [[1, 1]]},
     },
@@ -121,11 +127,11 @@ class Recipes(Kind):
         """What the stages ask of a recipe before they work."""
         plan(self.spec, load_profile(recipe.target.name), recipe.target.budget.request)
         if recipe.qad:
-            str(recipe.rounding)
+            str(recipe.qad_precisions)
         if recipe.distill:
             recipe.distill.check()
             steps = recipe.distill.steps
-            rates = [recipe.distill.rate(step) for step in (0, 1, steps // 2, steps)]
+            rates = [recipe.distill.learning_rate_at(step) for step in (0, 1, steps // 2, steps)]
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
                 raise Wrong(f"learning rates of {rates}")
             if not 1 <= recipe.distill.last_step <= steps:

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from edgelm.compress.data.conversations import read_demonstrations, read_preferences, read_prompts
-from edgelm.compress.data.packing import read_documents
+from edgelm.compress.data.documents import read_documents
 from edgelm.compress.evaluation.evaluate import _lines as _lines_of
 from edgelm.export.source.text import read_passage
 from tests.fuzz.bytewise import mutate_bytes

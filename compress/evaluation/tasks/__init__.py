@@ -1,1 +1,1 @@
-"""What a model is judged on: one task a file, and what they share."""
+"""Evaluation tasks, one per file, and what they share."""

@@ -1,12 +1,12 @@
-"""The 25 instructions of IFEval that a program can check (Zhou et al. 2023, arXiv 2311.07911).
+"""The 25 verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911).
 
-Each check says whether a response follows one instruction; its keyword arguments are those of the
-data set. What counts as a bullet, a placeholder or a section is as in the reference
-implementation (google-research/instruction_following_eval), with its oddities: a keyword also
-counts inside a longer word, a postscript may stand anywhere, and a text whose language cannot be
-told counts as one in the right language. Only sentences are counted otherwise (see `text_counts`),
-and so are signs where a letter is asked for (two prompts of the data set want `!` and `#`; the
-reference draws a letter instead).
+Each check decides whether a response follows one instruction; its keyword arguments are those of
+the data set. The definitions of bullets, placeholders and sections are those of the reference
+implementation (google-research/instruction_following_eval), including its quirks: a keyword also
+counts within a longer word, a postscript may be anywhere, and a text of undetectable language
+counts as correct. Two things differ: sentences are counted by rules (see `text_counts`), and
+symbols may be requested as letters (two prompts of the data set request `!` and `#`; the reference
+draws a random letter instead).
 """
 
 import json
@@ -31,12 +31,12 @@ def _holds(count: int, relation: Relation, limit: int) -> bool:
 
 
 def existence(text: str, *, keywords: list[str]) -> bool:
-    """All keywords occur, in whatever case."""
+    """All keywords occur, in any case."""
     return all(keyword.lower() in text.lower() for keyword in keywords)
 
 
 def frequency(text: str, *, keyword: str, frequency: int, relation: Relation) -> bool:
-    """A keyword occurs so often."""
+    """A keyword occurs less often, or at least as often, as a limit."""
     return _holds(text.lower().count(keyword.strip().lower()), relation, frequency)
 
 
@@ -48,27 +48,27 @@ def forbidden_words(text: str, *, forbidden_words: list[str]) -> bool:
 
 
 def letter_frequency(text: str, *, letter: str, let_frequency: int, let_relation: Relation) -> bool:
-    """A letter occurs so often, in whatever case."""
+    """A letter occurs less often, or at least as often, as a limit, in any case."""
     return _holds(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
 def response_language(text: str, *, language: str) -> bool:
-    """All of it is in one language, given as an ISO 639-1 code."""
+    """The whole text is in one language, given as an ISO 639-1 code."""
     return language_of(text) in (language, None)
 
 
 def number_sentences(text: str, *, num_sentences: int, relation: Relation) -> bool:
-    """So many sentences."""
+    """Fewer sentences than a limit, or at least as many."""
     return _holds(count_sentences(text), relation, num_sentences)
 
 
 def number_words(text: str, *, num_words: int, relation: Relation) -> bool:
-    """So many words."""
+    """Fewer words than a limit, or at least as many."""
     return _holds(count_words(text), relation, num_words)
 
 
 def number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
-    """Exactly so many paragraphs, divided by `***`; only the first and last part may be empty."""
+    """Exactly N paragraphs, separated by `***`; only the first and last part may be empty."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     inner = parts[1:-1]
     return all(inner) and sum(map(bool, parts)) == num_paragraphs
@@ -77,7 +77,7 @@ def number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
 def nth_paragraph_first_word(
     text: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str
 ) -> bool:
-    """Exactly so many paragraphs, divided by empty lines, and the nth starts with a word."""
+    """Exactly N paragraphs, separated by empty lines; the nth starts with a given word."""
     parts = [part.strip() for part in text.split("\n\n")]
     count = sum(map(bool, parts))
     if count != num_paragraphs or nth_paragraph > count or not parts[nth_paragraph - 1]:
@@ -88,18 +88,18 @@ def nth_paragraph_first_word(
 
 
 def postscript(text: str, *, postscript_marker: str) -> bool:
-    """A postscript, by its marker."""
+    """A postscript with the given marker."""
     marker = postscript_marker.strip()
     return bool(re.search(_POSTSCRIPTS.get(marker, re.escape(marker.lower())), text.lower()))
 
 
 def number_placeholders(text: str, *, num_placeholders: int) -> bool:
-    """At least so many placeholders such as [address]."""
+    """At least N placeholders such as [address]."""
     return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
 
 
 def number_bullet_lists(text: str, *, num_bullets: int) -> bool:
-    """Exactly so many lines that begin with `*` or `-`."""
+    """Exactly N lines that begin with `*` or `-`."""
     stars = re.findall(r"^\s*\*[^\*].*$", text, re.MULTILINE)
     dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets
@@ -111,19 +111,19 @@ def constrained_response(text: str) -> bool:
 
 
 def number_highlighted_sections(text: str, *, num_highlights: int) -> bool:
-    """At least so many highlights: *one* or **one**."""
+    """At least N highlights: *one* or **one**."""
     single = re.findall(r"\*([^\n\*]*)\*", text)
     double = re.findall(r"\*\*([^\n\*]*)\*\*", text)
     return sum(1 for inside in single + double if inside.strip()) >= num_highlights
 
 
 def multiple_sections(text: str, *, section_spliter: str, num_sections: int) -> bool:
-    """At least so many sections, each begun by a word and a number ("Section 1")."""
+    """At least N sections, each starting with a word and a number ("Section 1")."""
     return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
 def json_format(text: str) -> bool:
-    """All of it is JSON, in a Markdown fence or not."""
+    """The whole text is JSON, in a Markdown fence or not."""
     text = re.sub(r"^```(?:json|Json|JSON)?", "", text.strip()).removesuffix("```")
     try:
         json.loads(text.strip())
@@ -138,24 +138,24 @@ def title(text: str) -> bool:
 
 
 def two_responses(text: str) -> bool:
-    """Two different responses divided by `******`; only the first and last part may be empty."""
+    """Two different responses separated by `******`; only the first and last part may be empty."""
     parts = [part.strip() for part in text.split("******")]
     given = [part for part in parts if part]
     return all(parts[1:-1]) and len(given) == 2 and given[0] != given[1]
 
 
 def repeat_prompt(text: str, *, prompt_to_repeat: str) -> bool:
-    """The request comes first, word for word."""
+    """The text starts with the request, word for word."""
     return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
 def end_checker(text: str, *, end_phrase: str) -> bool:
-    """The phrase comes last."""
+    """The text ends with the phrase."""
     return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 
 def quotation(text: str) -> bool:
-    """All of it stands in double quotation marks."""
+    """The whole text is in double quotation marks."""
     text = text.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
@@ -171,14 +171,14 @@ def english_capital(text: str) -> bool:
 
 
 def english_lowercase(text: str) -> bool:
-    """English, in small letters only."""
+    """English, in lower-case letters only."""
     return text.islower() and response_language(text, language="en")
 
 
 def capital_word_frequency(
     text: str, *, capital_frequency: int, capital_relation: Relation
 ) -> bool:
-    """So many words in capital letters only."""
+    """Fewer words in capital letters than a limit, or at least as many."""
     return _holds(count_capital_words(text), capital_relation, capital_frequency)
 
 

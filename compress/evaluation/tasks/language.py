@@ -1,4 +1,4 @@
-"""The language of a text, by the package langdetect (optional, pure Python, no downloads)."""
+"""Language detection with the package langdetect (optional, pure Python, no downloads)."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,7 +9,7 @@ from edgelm.errors import MissingPackage
 
 
 def language_of(text: str) -> str | None:
-    """ISO 639-1 code of the likeliest language, None for a text without letters to go by.
+    """ISO 639-1 code of the most likely language; None for a text without letters.
 
     Raises:
         MissingPackage: langdetect is not installed.
@@ -28,11 +28,11 @@ def _detector() -> Callable[[str], str | None]:
         langdetect: Any = import_module("langdetect")
     except ImportError:
         raise MissingPackage(
-            "telling the language of answers needs langdetect: pip install langdetect"
+            "detecting the language of answers needs langdetect: pip install langdetect"
         ) from None
     factory = langdetect.DetectorFactory()
     factory.load_profile(langdetect.PROFILES_DIRECTORY)
-    factory.seed = 0  # it draws samples of the text, unseeded unless told
+    factory.seed = 0  # it samples the text, and is unseeded by default
 
     def detect(text: str) -> str | None:
         detector = factory.create()

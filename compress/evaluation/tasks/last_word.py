@@ -16,7 +16,7 @@ def last_word(
 ) -> dict[str, Score]:
     """Accuracy of greedy decoding, and perplexity, of the last words of (context, word) passages.
 
-    All tokens of the word, with the space before it, must be the likeliest ones.
+    All tokens of the word, with the space before it, must be the most likely ones.
     """
     pairs = [
         (

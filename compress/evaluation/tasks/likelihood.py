@@ -1,13 +1,12 @@
-"""Log-likelihoods of continuations: the base of last-word accuracy and multiple choice."""
+"""Log-likelihoods of continuations, for last-word accuracy and multiple choice."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from edgelm.compress.distillation.head_loss import Head
-from edgelm.compress.model import Model
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.head import Head
+from edgelm.compress.model import Model, spec_of
 from edgelm.errors import BadInput
 
 _BATCH_TOKENS = 4096
@@ -15,7 +14,7 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Log-probability in nats of a continuation, its tokens, whether greedy decoding finds it."""
+    """Log-probability of a continuation in nats, its tokens, whether greedy decoding yields it."""
 
     log_probability: float
     tokens: int
@@ -31,15 +30,15 @@ def continuations(
 
     Args:
         model: a causal language model.
-        pairs: token ids of contexts and continuations; neither may be empty. Contexts are cut
-            from the left to the model's longest sequence.
-        progress: called with the number that is done, and of all.
+        pairs: token ids of contexts and continuations; neither may be empty. Contexts are
+            truncated on the left to the model's longest sequence.
+        progress: called with the number done and in total.
 
     Raises:
         BadInput: an empty context or continuation, or one that leaves no room for a context.
     """
     spec = spec_of(model)
-    head = Head.of(model, spec)
+    head = Head.from_model(model)
     longest = spec.max_position_embeddings
     for number, (context, continuation) in enumerate(pairs, 1):
         if not context or not 0 < len(continuation) < longest:
@@ -53,7 +52,7 @@ def continuations(
         for indices in _batches(pairs):
             rows = [[*pairs[index][0], *pairs[index][1]][-longest:] for index in indices]
             width = max(map(len, rows))
-            # Padded on the right: what follows a position cannot reach it.
+            # Padded on the right, which does not affect earlier positions.
             tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
             hidden = model.model(input_ids=tokens.to(model.device), use_cache=False)
             for index, row, states in zip(indices, rows, hidden.last_hidden_state, strict=True):
@@ -70,7 +69,7 @@ def continuations(
 
 
 def _batches(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[list[int]]:
-    """Indices of like lengths together, longest first, so that memory is known at once."""
+    """Batches of similar lengths, longest first, so that the first batch needs the most memory."""
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
     batch: list[int] = []
     for index in order:

@@ -1,8 +1,8 @@
 """Tasks of lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness).
 
-The harness fetches the data of its own tasks from the Hugging Face hub. A task of one's own needs
-no network: a YAML file whose `dataset_path` is `json` and whose `dataset_kwargs` name local files,
-given as `FOLDER/TASK`, where TASK is what the YAML calls itself.
+The harness downloads the data of its own tasks from the Hugging Face hub. A custom task needs no
+network: a YAML file with `dataset_path: json` and `dataset_kwargs` that name local files, given as
+`FOLDER/TASK`, where TASK is the name in the YAML file.
 """
 
 import copy
@@ -13,6 +13,7 @@ from typing import Any
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput, MissingPackage, UnknownName
+from edgelm.reasons import reason
 
 _BATCH = 8
 
@@ -27,25 +28,25 @@ def lm_eval_task(
 ) -> dict[str, Score]:
     """Scores of a task by metric: `acc`, or with a filter `exact_match,strict`.
 
-    Those of a group's tasks are called `task metric`.
+    Scores of a group's tasks are named `task metric`.
 
     Args:
-        model: judged as it is, in memory.
-        tokenizer: its own; left as it is.
+        model: evaluated in memory; not changed.
+        tokenizer: the model's; not changed.
         name: a task or group of the harness, or `FOLDER/TASK` of local YAML files.
-        limit: items of each task to take.
+        limit: items per task.
         batch_size: items at a time.
 
     Raises:
         MissingPackage: lm_eval is not installed.
         UnknownName: no such task.
-        BadInput: the task's data cannot be loaded; a tokenizer without a token to begin with.
+        BadInput: the task's data cannot be loaded; a tokenizer without a first token.
     """
     harness = _harness()
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise BadInput(
-            "lm-eval begins its requests with the tokenizer's beginning- or end-of-sequence token, "
-            "and this one has neither; set its `bos_token` or `eos_token`"
+            "lm-eval starts requests with the beginning- or end-of-sequence token, and this "
+            "tokenizer has neither; set its `bos_token` or `eos_token`"
         )
     folder, _, task = name.rpartition("/")
     manager = import_module("lm_eval.tasks").TaskManager(
@@ -55,7 +56,7 @@ def lm_eval_task(
         raise UnknownName(_unknown(task, folder, manager.all_tasks))
     training = model.training
     try:
-        # The harness gives a tokenizer without padding a token for it, hence the copy.
+        # The harness adds a padding token to a tokenizer without one, hence the copy.
         wrapped = import_module("lm_eval.models.huggingface").HFLM(
             pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size
         )
@@ -71,14 +72,14 @@ def lm_eval_task(
             torch_random_seed=None,
         )
     except OSError as error:  # among them the errors of `datasets` and of the connection
-        raise BadInput(f"lm-eval cannot load the data of task {task!r}: {error}") from None
+        raise BadInput(f"lm-eval cannot load the data of task {task!r}: {reason(error)}") from None
     finally:
         model.train(training)
     return scores_of(results, task)
 
 
 def scores_of(results: Mapping[str, Any], task: str) -> dict[str, Score]:
-    """Scores in what `simple_evaluate` returns; those of subtasks carry the subtask's name."""
+    """Scores from the result of `simple_evaluate`; subtasks are prefixed with their name."""
     found = {}
     for name, metrics in results["results"].items():
         upwards = results["higher_is_better"].get(name, {})
@@ -114,6 +115,6 @@ def _unknown(task: str, folder: str, known: list[str]) -> str:
         return f"no task {task!r} in {folder}; its YAML files hold: {', '.join(known) or 'none'}"
     from difflib import get_close_matches
 
-    alike = get_close_matches(task, known)
-    hint = f"; did you mean {', '.join(alike)}?" if alike else f", of {len(known):,} there are"
+    similar = get_close_matches(task, known)
+    hint = f"; did you mean {', '.join(similar)}?" if similar else f"; it has {len(known):,} tasks"
     return f"lm-eval has no task {task!r}{hint}"

@@ -10,7 +10,7 @@ from edgelm.compress.model import Model, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its choices and the index of the right one."""
+    """A question, its choices and the index of the correct one."""
 
     question: str
     choices: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What an evaluation finds: a figure, how sure it is, which way is better."""
+"""The score of an evaluation: a value, its standard error, and which direction is better."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Score(msgspec.Struct, frozen=True):
-    """A mean over `n` things with the standard error of that mean."""
+    """A mean over `n` items with its standard error."""
 
     value: float
     error: float | None

@@ -1,10 +1,10 @@
 """Words and sentences of a text, counted by rules instead of a trained model.
 
-The reference of IFEval counts sentences with NLTK's Punkt, a model that has to be downloaded. What
-Punkt decides with statistics is decided here by what precedes a full stop: a title or an initial
-never ends a sentence, another abbreviation does if a word follows that opens sentences, a number
-does unless a small letter follows. Line breaks end no sentence, as in Punkt. Capitalized words are
-counted as in the Penn Treebank's convention of tokens, which NLTK's `word_tokenize` follows.
+The reference of IFEval counts sentences with NLTK's Punkt, a model that has to be downloaded. Punkt
+decides with statistics; here rules decide by what precedes a full stop: a title or an initial never
+ends a sentence, another abbreviation does if a typical first word follows, a number does unless a
+lower-case letter follows. Line breaks do not end sentences, as in Punkt. Capitalized words are
+counted by the Penn Treebank's token convention, which NLTK's `word_tokenize` follows.
 """
 
 import re
@@ -26,7 +26,7 @@ _OPENING = _words("""
     that the their then there therefore these they this those though thus to today under until we
     what when where while who why with yes yet you your
 """)
-# A mark, what closes quotes, brackets or emphasis after it, and then space.
+# A mark, closing quotes, brackets or emphasis after it, then space.
 _MARK = re.compile(r"(?P<mark>[.!?]+)[\"'”’)\]}*_]*(?=\s|$)")
 _LAST_WORD = re.compile(r"[^\s(\[{\"'“‘*_]*$")
 _NEXT_WORD = re.compile(r"\s*[\"'“‘(\[{*_#>-]*\s*(?P<word>[^\W\d_]*)(?P<end>\W?)")
@@ -53,7 +53,7 @@ def count_sentences(text: str) -> int:
 
 
 def count_capital_words(text: str) -> int:
-    """Words without a small letter; parts of a hyphenated word count as one.
+    """Words without a lower-case letter; parts of a hyphenated word count as one.
 
     >>> count_capital_words("I said: COVID-19 is NO joke, DON'T laugh")
     5
@@ -67,7 +67,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if not after or "?" in mark or "!" in mark:
         return True
     following = _NEXT_WORD.match(after)
-    assert following is not None  # every part of it may be empty
+    assert following is not None  # every part of the pattern may be empty
     word = following["word"]
     if len(mark) > 1:  # an ellipsis
         return word[:1].isupper()

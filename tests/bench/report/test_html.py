@@ -1,8 +1,5 @@
-"""report.html: one page that fetches nothing."""
+"""report.html: one page that needs no other file, its verdict first."""
 
-import re
-import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
@@ -10,9 +7,11 @@ import pytest
 
 from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.html import html
-from edgelm.bench.report.report import Report
+from edgelm.bench.report.records import Report
+from edgelm.bench.report.statistics import Percentiles
 from edgelm.bundle import read_manifest
 from tests.bench.records import report, samples, timed, watched
+from tests.page_checks import Page, check_page, figures
 
 PEERS = ("llama.cpp Q4_0", "a <b> & 'c'")
 
@@ -29,82 +28,76 @@ def page(made: Report) -> str:
     return html(made)
 
 
-class Reader(HTMLParser):
-    """Collects text outside of plots, and every attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.tags: list[str] = []
-        self.in_svg = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.in_svg = self.in_svg or tag == "svg"
-
-    def handle_endtag(self, tag: str) -> None:
-        self.in_svg = self.in_svg and tag != "svg"
-
-    def handle_data(self, data: str) -> None:
-        if not self.in_svg:
-            self.text.append(data)
+def test_it_stands_alone_and_everybody_can_read_it(page: str) -> None:
+    check_page(page)
 
 
-@pytest.fixture(scope="module")
-def read(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    return reader
-
-
-def test_nothing_is_fetched(page: str, read: Reader) -> None:
-    links = [
-        value or ""
-        for name, value in read.attributes
-        if name.split(":")[-1] in ("src", "href", "srcset", "data", "action")
+def test_the_verdict_comes_first(page: str) -> None:
+    text = Page(page).text
+    order = [
+        "tokens/s at 50 tokens of context",
+        "First token",
+        "Fast enough? Yes.",
+        "Good enough? Yes.",
+        "What limits it?",
+        "treat smaller differences as noise",
+        "All figures",
+        "Not measured",
+        "Plots",
+        "How it was measured",
+        "Glossary",
     ]
-    assert [link for link in links if not link.startswith("#")] == []
-    assert not {"script", "link", "iframe", "img", "object", "base"} & set(read.tags)
-    assert "@import" not in page
-    assert re.findall(r"url\((?!#|'#|\"#)", page) == []
+    places = [text.index(one) for one in order]
+    assert places == sorted(places)
 
 
-def test_every_engine_and_test_is_named(made: Report, read: Reader) -> None:
-    cells = set(read.text)
+def test_every_engine_and_test_is_named(made: Report, page: str) -> None:
+    cells = set(Page(page).texts)
     assert {"edgelm int8 tiny", *PEERS} <= cells
     assert {"pp100 t/s", "tg4 t/s", "tg4@d50 t/s"} <= cells
-    assert "- onnxruntime-genai: not <installed>" in cells
+    assert "onnxruntime-genai: not <installed>" in cells
     assert made.command in cells
     assert any("Test CPU" in text for text in cells)
 
 
-def test_names_in_plots_are_escaped_too(page: str) -> None:
+def test_three_tiles(page: str) -> None:
+    text = Page(page).text
+    for tile in (
+        "First token 100 ms after a prompt of 100 tokens",
+        "Decoding 50 tokens/s at 50 tokens of context",
+        "Memory 50 MB at the peak; the weights are 1 MB",
+    ):
+        assert tile in text
+
+
+def test_names_are_escaped_everywhere(page: str) -> None:
     assert "<b>" not in page
-    assert page.count("llama.cpp Q4_0") >= 4
+    assert page.count("a &lt;b&gt; &amp; ") >= 5
 
 
-def test_four_plots_are_well_formed_and_titled(page: str) -> None:
-    plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(plots) == 4
-    titles = ("Decoding by context depth", "Prompt processing", "Peak resident memory", "KL")
-    for plot, title in zip(plots, titles, strict=True):
-        texts = ["".join(node.itertext()) for node in ET.fromstring(plot).iter()]
-        assert any(title in text for text in texts)
+def test_four_plots_in_order(page: str) -> None:
+    assert list(figures(page)) == [
+        "Speed against quality",
+        "Decoding speed by context",
+        "Prompt of 100 tokens",
+        "Peak resident memory",
+    ]
 
 
-def test_ids_of_one_plot_are_not_used_by_another(page: str) -> None:
-    ids = re.findall(r'\bid="([^"]+)"', page)
-    shared = {name for name in ids if ids.count(name) > 1}
-    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
-    definitions: dict[str, set[str]] = {}
-    paths = re.findall(r'<path id="([^"]+)" d="([^"]*)"', page)
-    clips = re.findall(r'<clipPath id="([^"]+)">(.*?)</clipPath>', page, flags=re.DOTALL)
-    for name, body in paths + clips:
-        definitions.setdefault(name, set()).add(body)
-    # A repeated id is harmless only if every definition of it is the same.
-    assert [name for name in shared & references if len(definitions.get(name, ())) > 1] == []
+def test_an_engine_has_one_color_in_every_plot(made: Report) -> None:
+    """One without a figure of quality keeps its place."""
+    results = tuple(
+        msgspec.structs.replace(one, kl=None) if one.engine == PEERS[0] else one
+        for one in made.results
+    )
+    page = html(msgspec.structs.replace(made, results=results))
+    for title in ("Speed against quality", "Decoding speed by context"):
+        keys = {
+            "".join(one.itertext()).strip(): [part.get("class") for part in one.iter("path")]
+            for one in figures(page)[title].iter("li")
+        }
+        assert keys[PEERS[1]] == ["mark s2"]
+        assert (PEERS[0] in keys) == title.startswith("Decoding")
 
 
 def test_the_same_report_gives_the_same_bytes(made: Report, page: str) -> None:
@@ -112,40 +105,67 @@ def test_the_same_report_gives_the_same_bytes(made: Report, page: str) -> None:
 
 
 def test_our_rows_stand_out(page: str) -> None:
-    assert page.count("<tr class=ours>") == 1
-    assert page.count("<tr class=peer>") == len(PEERS)
+    assert page.count('<tr class="own">') == 1
 
 
-@pytest.mark.parametrize("kinds", [("pp",), ("tg",), ()], ids=["pp", "tg", "nothing"])
-def test_a_report_of_fewer_tests_still_draws(made: Report, kinds: tuple[str, ...]) -> None:
+def test_the_table_sorts_by_numbers(page: str) -> None:
+    checked = Page(page)
+    assert {"class": "sortable"} in checked.all("table")
+    values = [one["data-value"] for one in checked.all("td") if "data-value" in one]
+    assert len(values) == 3 * 11
+    assert [float(value) for value in values[4:7]] == [1000.0, 100.0, 50.0]
+
+
+def test_a_single_round_has_no_brackets(made: Report) -> None:
+    alone = Percentiles.from_samples([401.2])
+    results = tuple(msgspec.structs.replace(r, tokens_per_second=alone) for r in made.results)
+    page = html(msgspec.structs.replace(made, results=results, rounds=1))
+    assert "(401" not in page
+    assert ">401.2<" in page
+    assert "Single round" in page
+
+
+def test_outliers_are_marked(made: Report) -> None:
+    apart = Percentiles.from_samples([50.0, 51.0, 50.0, 49.0, 20.0])
+    results = tuple(msgspec.structs.replace(r, tokens_per_second=apart) for r in made.results)
+    page = html(msgspec.structs.replace(made, results=results, rounds=5))
+    note = "far from the other rounds: 20.0 tokens/s"
+    assert f'<abbr title="{note}">50.0 (32–51) †</abbr>' in page
+    paths = figures(page)["Decoding speed by context"].iter("path")
+    assert sum(str(one.get("class")).startswith("cross") for one in paths) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("kinds", "plots"), [(("pp",), 2), (("tg",), 3), ((), 0)], ids=["pp", "tg", "nothing"]
+)
+def test_a_report_of_fewer_tests_still_draws(
+    made: Report, kinds: tuple[str, ...], plots: int
+) -> None:
     results = tuple(result for result in made.results if result.test.startswith(kinds))
     page = html(msgspec.structs.replace(made, results=results))
-    assert page.count("<svg") == 4
+    check_page(page)
+    assert len(figures(page)) == plots
 
 
 def test_without_quality_the_page_has_no_figures_of_it(made: Report) -> None:
     results = tuple(msgspec.structs.replace(r, kl=None, top1=None) for r in made.results)
-    page = html(msgspec.structs.replace(made, results=results))
+    page = html(msgspec.structs.replace(made, results=results, quality_tokens=0))
     assert page.count("<td>–</td>") == 2 * 3
-
-
-def read_page(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    return reader
+    assert "Speed against quality" not in figures(page)
+    assert "are measured on" not in page
 
 
 def test_sensors_have_a_table(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     page = html(report(manifest, ours=timed("edgelm int8 tiny"), sensors=watched()))
-    cells = read_page(page).text
+    cells = check_page(page).texts
     assert {"Sensors", "sensor", "energy J", "VDD_IN", "500.0", "J/token"} <= set(cells)
     assert {"tj <thermal>", "Not read: GPU: no <driver>."} <= set(cells)
     assert "INVALID" not in cells
     assert "<thermal>" not in page
 
 
-def test_without_sensors_nothing_is_said_of_them(page: str) -> None:
+def test_without_sensors_they_are_not_mentioned(page: str) -> None:
     assert "Sensors" not in page
     assert "J/token" not in page
 
@@ -154,6 +174,6 @@ def test_a_throttled_run_is_invalid_at_the_top(bundle: Path) -> None:
     sensors = watched(throttled=(3.0, 4.0))
     made = report(read_manifest(bundle), ours=timed("edgelm int8 tiny"), sensors=sensors)
     page = html(made)
-    assert page.index("class=invalid") < page.index("<table")
-    said = "".join(read_page(page).text)
-    assert "INVALID: the machine throttled while it was measured (cpu-throttle-alert 1×)" in said
+    assert page.index('class="alert"') < page.index('class="lead"')
+    text = Page(page).text
+    assert "INVALID: the machine throttled while it was measured (cpu-throttle-alert 1×)" in text

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from edgelm.bench.peers.engines import SkippedEngine
-from edgelm.bench.report.markdown import engines, markdown, table
-from edgelm.bench.report.report import Report
+from edgelm.bench.report.markdown import markdown, table
+from edgelm.bench.report.records import Report
+from edgelm.bench.report.selection import engines
+from edgelm.bench.report.verdict import verdict
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.sensors import Reader, Sampler
 from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
@@ -16,7 +18,7 @@ HEAD = (
     "| engine | MB | bits/weight | KL | top-1 | pp100 t/s | tg4 t/s | tg4@d50 t/s | of bound "
     "| peak MB | load ms | KV | context |"
 )
-SPEEDS = "1000.0 (600–1800) | 100.0 (60–100) | 50.0 (50–50) | 1% / 1% | 50 | 20 | fp32 | 154 |"
+SPEEDS = "1000.0 (600–1800) | 100.0 (60–100) | 50.0 | 1% / 1% | 50 | 20 | fp32 | 154 |"
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +52,38 @@ def test_memory_of_a_gpu_has_a_column(manifest: Manifest) -> None:
 
 def test_page(made: Report) -> None:
     lines = markdown(made).splitlines()
-    assert lines[0] == f"# {made.source}: edgelm beside its peers"
-    assert lines[2].startswith("Test CPU, 4 cores, 2 threads, 8 GiB, reads 10 GB/s; Linux 6 x86_64")
-    assert lines[4] == "`edge-bench tiny`"
-    assert lines[6:10] == table(made)
-    assert lines[11:15] == [
+    outcome = verdict(made)
+    assert lines[0] == f"# {made.source}: edgelm report"
+    assert lines[2] == outcome.headline
+    assert lines[4].startswith("- **Fast enough? Yes.** 50 tokens/s at 50 tokens of context")
+    assert [line.partition("?")[0] for line in lines[5:7]] == [
+        "- **Good enough",
+        "- **What limits it",
+    ]
+    assert lines[8] == outcome.noise
+    assert lines[10:14] == table(made)
+    assert lines[15:19] == [
         "Not measured:",
         "",
         "- llama.cpp: not installed: no environment; edge-bench --setup-peers",
         "",
     ]
-    assert "medians of 3 rounds" in lines[15]
-    assert "2,048 tokens of gate.jsonl" in lines[15]
-    assert lines[-1] == ("Options: edgelm int8 tiny: 1.2, threads 2; peer 2: 1.2, threads 2")
+    assert lines[19] == "## How it was measured"
+    assert "Medians of 3 rounds" in lines[21]
+    assert "2,048 tokens of gate.jsonl" in lines[21]
+    assert lines[23].startswith(
+        "Test CPU, 4 cores, 2 threads, 8 GiB, reads 10 GB/s; Linux 6 x86_64"
+    )
+    assert lines[25] == "`edge-bench tiny`"
+    assert lines[29:31] == ["- edgelm int8 tiny: 1.2, threads 2", "- peer 2: 1.2, threads 2"]
+    assert lines[32] == "## Glossary"
+    assert "- **pp100**: Prompt processing: 100 tokens at once, from an empty cache." in lines
+    assert "- **tg4@d50**: Token generation: 4 tokens one by one, after 50 tokens." in lines
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell(manifest: Manifest) -> None:
+    made = report(manifest, samples("a | b"))
+    assert table(made)[-1].startswith("| a \\| b | 1.0 |")
 
 
 def test_without_absentees_there_is_no_list_of_them(manifest: Manifest) -> None:
@@ -81,8 +102,9 @@ def test_energy_has_a_column_where_it_is_known(manifest: Manifest) -> None:
     head, _, first, second = table(made)
     column = head.split(" | ").index("J/token")
     assert [line.split(" | ")[column] for line in (first, second)] == ["13.3 / –", "– / –"]
-    note = next(line for line in markdown(made).splitlines() if line.startswith("*J/token*"))
-    assert "energy by VDD_IN while tokens were generated, idle draw included" in note
+    text = markdown(made)
+    assert "Energy is read from VDD_IN while tokens were generated." in text
+    assert "- **J/token**: Energy per generated token, idle draw included" in text
 
 
 def test_sensors_have_a_table_and_what_is_missing_a_line(manifest: Manifest) -> None:

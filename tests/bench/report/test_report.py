@@ -9,7 +9,8 @@ import pytest
 
 from edgelm.bench.peers.engines import SkippedEngine
 from edgelm.bench.report.markdown import markdown
-from edgelm.bench.report.report import REPORT_VERSION, Report, Result, write_json
+from edgelm.bench.report.records import REPORT_VERSION, Report, Result
+from edgelm.bench.report.report import write_json
 from edgelm.bundle import Manifest, read_manifest
 from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
 
@@ -130,7 +131,7 @@ def test_each_engine_pays_for_the_parts_that_it_uses(manifest: Manifest) -> None
     )
     joules = {r.engine: r.joules_per_token for r in made.results if r.test == "tg4"}
     assert joules == {"edgelm int8 tiny": pytest.approx(96 / 12), "peer": None}
-    assert "by VDD_IN, the GPU's for engines that compute there, while" in markdown(made)
+    assert "read from VDD_IN, the GPU's for engines that compute there, while" in markdown(made)
 
 
 def test_rounds_too_short_for_the_sensors_have_no_energy(manifest: Manifest) -> None:
@@ -181,13 +182,25 @@ def test_the_sensors_are_in_the_json(manifest: Manifest, tmp_path: Path) -> None
     assert msgspec.json.decode(text, type=Report) == made
 
 
-def test_reports_from_before_the_sensors_can_be_read(manifest: Manifest) -> None:
+def test_reports_of_earlier_versions_can_be_read(manifest: Manifest) -> None:
     old: dict[str, Any] = msgspec.to_builtins(report(manifest))
-    for name in ("sensors", "throttled", "energy_sensors"):
+    for name in ("sensors", "throttled", "energy_sensors", "target", "gate", "expected"):
         del old[name]
     for result in old["results"]:
-        del result["throttled"], result["joules_per_token"]
-    assert msgspec.convert(old, type=Report).sensors is None
+        del result["throttled"], result["joules_per_token"], result["device"]
+    read = msgspec.convert(old, type=Report)
+    assert (read.sensors, read.gate, read.expected) == (None, None, None)
+    assert "# tiny: edgelm report" in markdown(read)
+
+
+def test_target_and_gate_are_the_first_bundle_s(manifest: Manifest) -> None:
+    made = report(manifest)
+    assert (made.target, made.gate) == ("cpu", manifest.gate)
+    assert made.gate is not None
+    assert made.expected is not None
+    assert {result.device for result in made.results} == {"cpu"}
+    failed = report(manifest, absent=(SkippedEngine("edgelm int4 other", "failed: gone"),))
+    assert (failed.gate, failed.expected) == (None, None), "which bundle failed is not known"
 
 
 # Fields that readers of report.json rely on; a change of meaning raises REPORT_VERSION.

@@ -1,6 +1,6 @@
 import pytest
 
-from edgelm.bench.report.statistics import Percentiles, percentile
+from edgelm.bench.report.statistics import Percentiles, outliers, percentile
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,23 @@ def test_percentile_leaves_its_input_alone() -> None:
     assert samples == [3.0, 1.0, 2.0]
 
 
-def test_spread_keeps_every_sample_in_order() -> None:
-    spread = Percentiles.of([30.0, 10.0, 20.0])
-    assert (spread.median, spread.p10, spread.p90) == pytest.approx((20.0, 12.0, 28.0))
-    assert spread.samples == (30.0, 10.0, 20.0)
+def test_percentiles_keep_every_sample_in_order() -> None:
+    rates = Percentiles.from_samples([30.0, 10.0, 20.0])
+    assert (rates.median, rates.p10, rates.p90) == pytest.approx((20.0, 12.0, 28.0))
+    assert rates.samples == (30.0, 10.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([100.0, 101.0, 99.0, 100.0, 60.0], [60.0]),
+        ([100.0, 100.0, 100.0, 111.0, 89.0], [111.0, 89.0]),
+        ([100.0, 100.0, 100.0, 109.0], []),  # within a tenth of the median
+        ([100.0, 120.0, 80.0, 110.0, 90.0, 60.0], []),  # all of them vary that much
+        ([100.0, 100.0, 10.0], []),  # of three nobody knows
+        ([100.0], []),
+        ([0.0, 0.0, 0.0, 0.0], []),
+    ],
+)
+def test_outliers(samples: list[float], expected: list[float]) -> None:
+    assert outliers(samples) == expected

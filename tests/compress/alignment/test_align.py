@@ -10,8 +10,8 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from edgelm.compress.alignment.align import Aligned, align
+from edgelm.compress.alignment.metrics_callback import AlignStep
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
-from edgelm.compress.alignment.watch import AlignStep
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged, MissingPackage
 
@@ -240,7 +240,7 @@ def test_other_settings_are_refused_once_there_is_a_checkpoint(
         align(load_model(tiny_chat), tokenizer, replace(wild, save_steps=9), data, run)
     align(load_model(tiny_chat), tokenizer, SFT, data, run)
     with pytest.raises(
-        BadInput, match=r"learning_rate was 0.003 and is 1e\+30; go on with the same"
+        BadInput, match=r"learning_rate was 0.003 and is 1e\+30; resume with the same"
     ):
         align(load_model(tiny_chat), tokenizer, wild, data, run)
 
@@ -284,7 +284,7 @@ def test_long_examples_are_counted(
         (
             SFT,
             {"prompt": [{"role": "system", "content": "x"}], "completion": "y"},
-            "the chat template refuses the conversation: no system",
+            "the chat template rejects the conversation: no system",
         ),
     ],
 )
@@ -320,7 +320,7 @@ def test_unreadable_data_is_named(
     with pytest.raises(BadInput, match="holds no examples"):
         align(student, tokenizer, SFT, write([]), tmp_path / "run")
     (tmp_path / "data.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    with pytest.raises(BadInput, match="not UTF-8 text"):
         align(student, tokenizer, SFT, tmp_path / "data.jsonl", tmp_path / "run")
 
 
@@ -340,7 +340,7 @@ def test_unreadable_data_is_named(
         ),
         (replace(SFT, max_length=999), "max_length is 999, the model's context is 128 tokens"),
         (replace(DPO, beta=0), "beta is 0"),
-        (Alignment(), "Alignment is no method of alignment; expected Sft or Dpo"),
+        (Alignment(), "Alignment is not an alignment method; expected Sft or Dpo"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from edgelm.compress.distillation import head_loss as module
-from edgelm.compress.distillation.head_loss import Head, LiveTeacher, Objective, Target, head_loss
+from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
 from edgelm.compress.distillation.losses import DIVERGENCES, Sampled, TopK, cross_entropy
+from edgelm.compress.head import Head
 from tests.compress.distillation.test_losses import PLAIN
 
 ROWS, HIDDEN, VOCAB = 13, 6, 17

@@ -12,7 +12,7 @@ from edgelm.compress.distillation.hidden_loss import (
     States,
     check_map,
     default_map,
-    watched,
+    record_states,
 )
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
@@ -73,16 +73,16 @@ def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: 
     layers = (EMBEDDING, 0, last)
     with torch.inference_mode():
         found = model.model(TOKENS, use_cache=False, output_hidden_states=True)
-        with watched(model, layers) as states:
+        with record_states(model, layers) as states:
             model.model(TOKENS, use_cache=False)
-        assert list(states.of) == list(layers)
+        assert list(states.by_layer) == list(layers)
         for layer in layers:
             expected = found.hidden_states[layer + 1]  # transformers counts the embeddings as 0
             if layer != last and hasattr(model.model.layers[0], "input_layernorm"):
                 expected = model.model.layers[layer + 1].input_layernorm(expected)
-            torch.testing.assert_close(states.of[layer], expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(states.by_layer[layer], expected, rtol=1e-5, atol=1e-5)
         model.model(TOKENS[:, :3], use_cache=False)
-    assert states.of[0].shape[1] == TOKENS.shape[1], "nothing is recorded after the block"
+    assert states.by_layer[0].shape[1] == TOKENS.shape[1], "nothing is recorded after the block"
 
 
 @pytest.mark.parametrize("name", ["llama", "olmo2", "gemma3", "phi3"])

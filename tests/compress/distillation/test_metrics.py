@@ -100,7 +100,7 @@ def test_without_a_log(tmp_path: Path) -> None:
 def test_of_several_processes_the_first_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "is_first", lambda: False)
+    monkeypatch.setattr(module, "is_main_process", lambda: False)
     write(tmp_path / "run", step_of(1))
     assert not (tmp_path / "run").exists()
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.evaluate import KINDS, Task, evaluate, parse_tasks
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.evaluate import TASKS, Task, evaluate, parse_tasks
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.errors import BadInput, UnknownName
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.models import tiny_model
@@ -73,11 +73,19 @@ def test_tasks_are_a_kind_and_a_file(valid: Path) -> None:
 def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     with pytest.raises(UnknownName) as raised:
         parse_tasks([text])
-    known = "perplexity:..., kl:..., last-word:..., choice:..., ifeval:..., lm-eval:..."
+    known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..."
     assert str(raised.value) == f"unknown task {text!r}; known: {known}"
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"lm-eval"}))
+@pytest.mark.parametrize(
+    ("old", "new"), [("last-word", "last_word"), ("choice", "multiple_choice")]
+)
+def test_a_renamed_kind_is_named(old: str, new: str) -> None:
+    with pytest.raises(UnknownName, match=f"{old}: is now called {new}:; rename it"):
+        parse_tasks([f"{old}:lambada.jsonl"])
+
+
+@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval"}))
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path, kind: str) -> None:
     text = f"{kind}:{tmp_path / 'absent.jsonl'}"
     with pytest.raises(BadInput, match=f"task '{text}': no such file: .*absent.jsonl"):
@@ -90,8 +98,8 @@ def test_all_kinds_in_the_order_that_was_asked(
     subject: Subject, teacher: Any, valid: Path, tmp_path: Path
 ) -> None:
     files = {
-        "last-word": _write(tmp_path / "lambada.jsonl", PASSAGES),
-        "choice": _write(tmp_path / "questions.jsonl", QUESTIONS),
+        "last_word": _write(tmp_path / "lambada.jsonl", PASSAGES),
+        "multiple_choice": _write(tmp_path / "questions.jsonl", QUESTIONS),
         "ifeval": _write(tmp_path / "ifeval.jsonl", INSTRUCTIONS),
         "kl": valid,
         "perplexity": valid,
@@ -100,10 +108,10 @@ def test_all_kinds_in_the_order_that_was_asked(
     seen = list[str]()
     found = evaluate(*subject, tasks, teacher=teacher, progress=seen.append)
     assert {name: score.n for name, score in found.items()} == {
-        "last-word:lambada.jsonl accuracy": 2,
-        "last-word:lambada.jsonl perplexity": 2,
-        "choice:questions.jsonl accuracy": 2,
-        "choice:questions.jsonl accuracy_norm": 2,
+        "last_word:lambada.jsonl accuracy": 2,
+        "last_word:lambada.jsonl perplexity": 2,
+        "multiple_choice:questions.jsonl accuracy": 2,
+        "multiple_choice:questions.jsonl accuracy_norm": 2,
         "ifeval:ifeval.jsonl prompt_strict": 3,
         "ifeval:ifeval.jsonl instruction_strict": 3,
         "ifeval:ifeval.jsonl prompt_loose": 3,
@@ -114,8 +122,8 @@ def test_all_kinds_in_the_order_that_was_asked(
     }
     assert list(found)[-1] == "perplexity:valid.jsonl"
     assert all(math.isfinite(score.value) for score in found.values())
-    assert seen[0] == "last-word:lambada.jsonl 2/2"
-    assert "choice:questions.jsonl 5/5" in seen
+    assert seen[0] == "last_word:lambada.jsonl 2/2"
+    assert "multiple_choice:questions.jsonl 5/5" in seen
     assert "ifeval:ifeval.jsonl 3/3" in seen
 
 
@@ -127,7 +135,7 @@ def test_text_is_packed_into_rows_of_the_models_context(
     assert len(rows) > 5
     found = evaluate(*subject, parse_tasks([f"perplexity:{valid}", f"kl:{valid}"]), teacher=teacher)
     assert found["perplexity:valid.jsonl"] == perplexity(model, rows)
-    expected = distance_to_teacher(model, teacher, rows)
+    expected = teacher_agreement(model, teacher, rows)
     assert found["kl:valid.jsonl kl"] == expected["kl"]
     assert found["kl:valid.jsonl top1"] == expected["top1"]
 
@@ -135,9 +143,9 @@ def test_text_is_packed_into_rows_of_the_models_context(
 def test_a_limit_takes_the_first_rows(subject: Subject, valid: Path, tmp_path: Path) -> None:
     files = {
         "perplexity": valid,
-        "last-word": _write(tmp_path / "lambada.jsonl", PASSAGES),
+        "last_word": _write(tmp_path / "lambada.jsonl", PASSAGES),
         # What follows the limit is not even read.
-        "choice": _write(tmp_path / "questions.jsonl", [QUESTIONS[0], {"other": 1}]),
+        "multiple_choice": _write(tmp_path / "questions.jsonl", [QUESTIONS[0], {"other": 1}]),
         "ifeval": _write(tmp_path / "ifeval.jsonl", INSTRUCTIONS),
     }
     tasks = parse_tasks([f"{kind}:{file}" for kind, file in files.items()])
@@ -159,7 +167,7 @@ def test_kl_is_left_out_without_a_teacher(subject: Subject, valid: Path) -> None
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
-def test_the_model_is_judged_in_eval_mode_and_put_back(
+def test_the_model_is_evaluated_in_eval_mode_and_restored(
     subject: Subject, valid: Path, tmp_path: Path, training: bool
 ) -> None:
     model, seen = subject[0], list[bool]()
@@ -170,7 +178,7 @@ def test_the_model_is_judged_in_eval_mode_and_put_back(
         evaluate(*subject, tasks, progress=lambda _: seen.append(model.training))
         assert model.training is training
         with pytest.raises(BadInput):
-            evaluate(*subject, parse_tasks([f"last-word:{bad}"]))
+            evaluate(*subject, parse_tasks([f"last_word:{bad}"]))
         assert model.training is training
     finally:
         model.eval()
@@ -181,19 +189,23 @@ def test_the_model_is_judged_in_eval_mode_and_put_back(
     ("kind", "row", "message"),
     [
         (
-            "last-word",
+            "last_word",
             {"context": "Why", "word": "so"},
             r"expected a field `target` \(str\) among context, target; found context, word",
         ),
-        ("last-word", {"context": 3, "target": "so"}, r"expected a field `context` \(str\)"),
-        ("last-word", {}, "expected a field `context` .* found none"),
-        ("last-word", ["Why", "so"], "expected a field `context` .* found list"),
+        ("last_word", {"context": 3, "target": "so"}, r"expected a field `context` \(str\)"),
+        ("last_word", {}, "expected a field `context` .* found none"),
+        ("last_word", ["Why", "so"], "expected a JSON object, found list"),
         (
-            "choice",
+            "multiple_choice",
             {**QUESTIONS[0], "answer": "2"},
             r"expected a field `answer` \(int\) among question, choices, answer; found",
         ),
-        ("choice", {**QUESTIONS[0], "choices": "abc"}, r"expected a field `choices` \(list\)"),
+        (
+            "multiple_choice",
+            {**QUESTIONS[0], "choices": "abc"},
+            r"expected a field `choices` \(list\)",
+        ),
         ("ifeval", {"prompt": "Why?"}, r"expected a field `instruction_id_list` \(list\)"),
         ("perplexity", {"body": "Why?"}, "expected"),
     ],
@@ -202,8 +214,8 @@ def test_a_row_of_another_form_is_named_with_its_line(
     subject: Subject, tmp_path: Path, kind: str, row: Any, message: str
 ) -> None:
     good = {
-        "last-word": PASSAGES[0],
-        "choice": QUESTIONS[0],
+        "last_word": PASSAGES[0],
+        "multiple_choice": QUESTIONS[0],
         "ifeval": INSTRUCTIONS[0],
         "perplexity": {"text": TEXTS[0]},
     }
@@ -213,7 +225,7 @@ def test_a_row_of_another_form_is_named_with_its_line(
         evaluate(*subject, parse_tasks([f"{kind}:{file}"]))
 
 
-@pytest.mark.parametrize("kind", ["last-word", "choice", "ifeval", "perplexity"])
+@pytest.mark.parametrize("kind", ["last_word", "multiple_choice", "ifeval", "perplexity"])
 def test_a_line_that_is_not_json_is_named(subject: Subject, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n{'context': 1}\n")
@@ -224,9 +236,9 @@ def test_a_line_that_is_not_json_is_named(subject: Subject, tmp_path: Path, kind
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("last-word", "rows.jsonl holds no row"),
-        ("choice", "rows.jsonl holds no row"),
-        ("ifeval", "rows.jsonl holds no row"),
+        ("last_word", "rows.jsonl holds no rows"),
+        ("multiple_choice", "rows.jsonl holds no rows"),
+        ("ifeval", "rows.jsonl holds no rows"),
         ("perplexity", "the data is empty after reading: 0 documents"),
     ],
 )
@@ -247,7 +259,7 @@ def test_an_empty_file_is_refused(
         ({"choices": []}, "question 2 has answer 2, expected an index of its 0 choices"),
         (
             {"choices": ["so", "", "it is"]},
-            r"question 2 has the choices \['so', '', 'it is'\], expected texts that are not empty",
+            r"question 2 has the choices \['so', '', 'it is'\], expected non-empty texts",
         ),
         ({"choices": [1, 2, 3]}, r"question 2 has the choices \[1, 2, 3\], expected texts"),
         # One of three pairs a question: the first of question 2 is the fourth.
@@ -259,17 +271,17 @@ def test_senseless_questions_are_refused(
 ) -> None:
     file = _write(tmp_path / "questions.jsonl", [QUESTIONS[0], {**QUESTIONS[0], **changes}])
     with pytest.raises(BadInput, match=message):
-        evaluate(*subject, parse_tasks([f"choice:{file}"]))
+        evaluate(*subject, parse_tasks([f"multiple_choice:{file}"]))
 
 
 def test_files_may_be_gzipped(subject: Subject, tmp_path: Path) -> None:
     plain = _write(tmp_path / "lambada.jsonl", PASSAGES)
     packed = tmp_path / "lambada.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    found = evaluate(*subject, parse_tasks([f"last-word:{plain}", f"last-word:{packed}"]))
+    found = evaluate(*subject, parse_tasks([f"last_word:{plain}", f"last_word:{packed}"]))
     for name in ("accuracy", "perplexity"):
         assert (
-            found[f"last-word:lambada.jsonl {name}"] == found[f"last-word:lambada.jsonl.gz {name}"]
+            found[f"last_word:lambada.jsonl {name}"] == found[f"last_word:lambada.jsonl.gz {name}"]
         )
 
 
@@ -280,4 +292,4 @@ def test_a_damaged_file_is_named(subject: Subject, tmp_path: Path, content: byte
     file = tmp_path / "lambada.jsonl.gz"
     file.write_bytes(content)
     with pytest.raises(BadInput, match=r"lambada\.jsonl\.gz cannot be read: "):
-        evaluate(*subject, parse_tasks([f"last-word:{file}"]))
+        evaluate(*subject, parse_tasks([f"last_word:{file}"]))

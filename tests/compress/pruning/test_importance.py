@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import (
     Aggregation,
     Importance,
     Reduction,
-    reduce_tokens,
+    reduce_sequence,
     score,
-    spec_of,
 )
 from edgelm.errors import BadInput
 from tests.conftest import TinyFactory
@@ -120,9 +120,9 @@ def test_heads_and_layer_by_hand() -> None:
 
 def test_reductions_over_tokens_by_hand() -> None:
     values = torch.tensor([[[1.0, -3.0], [3.0, 4.0]]])
-    torch.testing.assert_close(reduce_tokens(values, "mean"), torch.tensor([[2.0, 3.5]]))
-    torch.testing.assert_close(reduce_tokens(values, "l2"), torch.tensor([[10**0.5, 5.0]]))
-    torch.testing.assert_close(reduce_tokens(values, "var"), torch.tensor([[1.0, 12.25]]))
+    torch.testing.assert_close(reduce_sequence(values, "mean"), torch.tensor([[2.0, 3.5]]))
+    torch.testing.assert_close(reduce_sequence(values, "l2"), torch.tensor([[10**0.5, 5.0]]))
+    torch.testing.assert_close(reduce_sequence(values, "var"), torch.tensor([[1.0, 12.25]]))
 
 
 def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
@@ -197,7 +197,7 @@ def test_a_layer_that_copies_has_no_influence() -> None:
 
 @pytest.mark.parametrize("samples", REDUCTIONS)
 def test_batches_of_one_equal_one_batch(tiny: TinyFactory, samples: Reduction) -> None:
-    model, how = tiny("qwen3").hf, Aggregation(samples=samples)
+    model, how = tiny("qwen3").hf, Aggregation(batch=samples)
     seen: list[int] = []
     streamed = score(model, TOKENS.split(1), how, seen.append)
     whole = score(model, [TOKENS], how)
@@ -239,7 +239,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_no_text(tiny: TinyFactory) -> None:
-    with pytest.raises(BadInput, match="no calibration text: importance needs at least one"):
+    with pytest.raises(BadInput, match="no calibration text: importance scores need at least one"):
         score(tiny("llama").hf, [])
 
 
@@ -285,10 +285,12 @@ def test_damaged_scores(tiny: TinyFactory, tmp_path: Path) -> None:
     score(tiny("llama").hf, [TOKENS]).save(path)
     whole, fields = path.read_bytes(), load_file(path)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadInput, match=r"importance\.safetensors holds no importance scores \("):
+    with pytest.raises(
+        BadInput, match=r"importance\.safetensors does not hold importance scores \("
+    ):
         Importance.load(path)
     save_file({"heads": fields["heads"], "noise": fields["layers"]}, path)
-    with pytest.raises(BadInput, match=r"\(it has heads, noise\); score the model again"):
+    with pytest.raises(BadInput, match="scores but heads, noise; score the model again"):
         Importance.load(path)
-    with pytest.raises(BadInput, match=r"nowhere holds no importance scores"):
+    with pytest.raises(BadInput, match=r"nowhere does not hold importance scores"):
         Importance.load(tmp_path / "nowhere")

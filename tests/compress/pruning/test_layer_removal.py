@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.pruning.importance import Importance, spec_of
+from edgelm.compress.model import spec_of
+from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.layer_removal import (
     block_losses,
     layer_losses,
@@ -25,7 +26,7 @@ TOKENS = torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(
 def removed(model: Any, gone: Collection[int]) -> Any:
     """The model without these layers: fewer modules, another configuration."""
     spec = spec_of(model)
-    full = Shape.of(spec)
+    full = Shape.from_spec(spec)
     layers = spec.num_hidden_layers
     same = Importance(
         torch.ones(layers, full.num_attention_heads),

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
-from edgelm.compress.model import load_model, save_model
-from edgelm.compress.pruning.importance import Importance, score, spec_of
-from edgelm.compress.pruning.prune import Kept, choose, prune
+from edgelm.compress.model import load_model, save_model, spec_of
+from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.prune import PruneIndices, prune, select_indices
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from tests.compress.tokenizers import tiny_fast_tokenizer
@@ -42,7 +42,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=TOKENS, use_cache=False).logits  # type: ignore[no-any-return]
 
 
-def masked(teacher: Any, kept: Kept) -> Any:
+def masked(teacher: Any, kept: PruneIndices) -> Any:
     """The teacher in its own shape, with everything that is not kept switched off."""
     model = copy.deepcopy(teacher)
     spec = spec_of(teacher)
@@ -111,12 +111,12 @@ CUTS = {
 @pytest.mark.parametrize("name", TINY)
 def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> None:
     teacher = load_model(calm(name).folder)
-    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **CUTS[cut])
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS[cut])
     importance = random_importance(teacher)
-    student = prune(teacher, shape, importance, fold_heads=False)
-    kept = choose(spec_of(teacher), shape, importance, fold_heads=False)
+    student = prune(teacher, shape, importance, merge_pruned_heads=False)
+    kept = select_indices(spec_of(teacher), shape, importance, merge_pruned_heads=False)
     expected = logits(without_epsilon(masked(teacher, kept)))
-    assert Shape.of(spec_of(student)) == shape
+    assert Shape.from_spec(spec_of(student)) == shape
     torch.testing.assert_close(
         logits(without_epsilon(student)), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
     )
@@ -125,7 +125,7 @@ def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> No
 @pytest.mark.parametrize("name", TINY)
 def test_full_shape_is_the_identity(tiny: TinyFactory, name: str) -> None:
     teacher = load_model(tiny(name).folder)
-    student = prune(teacher, Shape.of(spec_of(teacher)), random_importance(teacher))
+    student = prune(teacher, Shape.from_spec(spec_of(teacher)), random_importance(teacher))
     theirs = teacher.state_dict()
     assert student.state_dict().keys() == theirs.keys()
     for key, tensor in student.state_dict().items():
@@ -138,7 +138,7 @@ def test_full_shape_is_the_identity(tiny: TinyFactory, name: str) -> None:
 def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) -> None:
     teacher = load_model(tiny(name).folder)
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
-    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **CUTS["all"])
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS["all"])
     student = prune(teacher, shape, random_importance(teacher))
     save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -167,12 +167,14 @@ def test_four_channels_by_hand() -> None:
         channels=torch.tensor([1.0, 9, 5, 7]),
         layers=torch.tensor([0.9, 0.1, 0.2, 0.8]),
     )
-    student = prune(teacher, Shape(2, 3, 2, 2, 2), importance, fold_heads=False)
-    kept = choose(spec_of(teacher), Shape(2, 3, 2, 2, 2), importance, fold_heads=True)
+    student = prune(teacher, Shape(2, 3, 2, 2, 2), importance, merge_pruned_heads=False)
+    kept = select_indices(
+        spec_of(teacher), Shape(2, 3, 2, 2, 2), importance, merge_pruned_heads=True
+    )
     assert kept.layers == (0, 3)
     assert kept.channels.tolist() == [1, 2, 3]
     assert kept.heads[0].tolist() == [1, 2], "the stronger of each group of two"
-    assert kept.folded[0] == ((1, 0), (2, 3))
+    assert kept.merged[0] == ((1, 0), (2, 3))
     theirs, ours = teacher.model.layers[3], student.model.layers[1]
     columns = [1, 2, 3]
     assert torch.equal(ours.mlp.gate_proj.weight, theirs.mlp.gate_proj.weight[[0, 2]][:, columns])
@@ -185,11 +187,11 @@ def test_four_channels_by_hand() -> None:
     assert torch.equal(
         ours.self_attn.o_proj.weight, theirs.self_attn.o_proj.weight[columns][:, q_rows]
     )
-    one_group = choose(spec_of(teacher), Shape(4, 4, 4, 2, 1), importance)
+    one_group = select_indices(spec_of(teacher), Shape(4, 4, 4, 2, 1), importance)
     assert one_group.groups[0].tolist() == [1], "3 + 4 beats 1 + 2"
 
 
-def test_cut_heads_fold_back_into_kept_ones() -> None:
+def test_pruned_heads_are_merged_into_kept_ones() -> None:
     teacher = tiny_model("llama", num_attention_heads=4, num_key_value_heads=1, head_dim=4)
     importance = Importance(
         heads=torch.tensor([[4.0, 3, 2, 1]] * 4),
@@ -198,7 +200,7 @@ def test_cut_heads_fold_back_into_kept_ones() -> None:
         layers=torch.ones(4),
     )
     shape = Shape(4, 64, 96, 3, 1)
-    student = prune(teacher, shape, importance, fold_heads=True)
+    student = prune(teacher, shape, importance, merge_pruned_heads=True)
     old = teacher.model.layers[0].self_attn.q_proj.weight.unflatten(0, (4, 4))
     new = student.model.layers[0].self_attn.q_proj.weight.unflatten(0, (3, 4))
     # K = 3 of L = 4: only rank 3 has a partner, rank 4.
@@ -208,7 +210,7 @@ def test_cut_heads_fold_back_into_kept_ones() -> None:
 
 def test_layers_of_choice(tiny: TinyFactory) -> None:
     teacher = load_model(tiny("smollm3").folder)
-    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), num_hidden_layers=2)
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_hidden_layers=2)
     student = prune(teacher, shape, random_importance(teacher), layers=[0, 3])
     assert student.config.no_rope_layers == [
         teacher.config.no_rope_layers[0],
@@ -222,12 +224,12 @@ def test_layers_of_choice(tiny: TinyFactory) -> None:
         ({"hidden_size": 65}, "cannot prune hidden_size to 65; expected 1 to 64"),
         ({"num_hidden_layers": 0}, "cannot prune num_hidden_layers to 0"),
         ({"num_attention_heads": 3}, "3 heads do not divide into 2 KV groups"),
-        ({"num_key_value_heads": 1}, "4 heads in 1 KV groups are 4 a group, the model has 2"),
+        ({"num_key_value_heads": 1}, "4 heads in 1 KV groups are 4 per group, the model has 2"),
     ],
 )
 def test_shapes_that_cannot_be(tiny: TinyFactory, change: dict[str, int], message: str) -> None:
     teacher = tiny("llama").hf
-    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), **change)
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **change)
     with pytest.raises(BadInput, match=message):
         prune(teacher, shape, random_importance(teacher))
 
@@ -236,13 +238,13 @@ def test_scores_of_another_model(tiny: TinyFactory) -> None:
     teacher = tiny("llama").hf
     other = random_importance(tiny_model("llama", intermediate_size=80))
     with pytest.raises(BadInput, match="score it again"):
-        prune(teacher, Shape.of(spec_of(teacher)), other)
+        prune(teacher, Shape.from_spec(spec_of(teacher)), other)
 
 
 @pytest.mark.parametrize("layers", [[0, 0], [1, 0], [0, 9], [0]])
 def test_bad_layers(tiny: TinyFactory, layers: list[int]) -> None:
     teacher = tiny("llama").hf
-    shape = msgspec.structs.replace(Shape.of(spec_of(teacher)), num_hidden_layers=2)
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_hidden_layers=2)
     with pytest.raises(BadInput, match="expected 2 ascending indices below 4"):
         prune(teacher, shape, random_importance(teacher), layers=layers)
 

@@ -45,7 +45,7 @@ TOKENS = torch.randint(0, 128, (2, 12), generator=torch.Generator().manual_seed(
 def plain_grids(model: Any, precision: Int4 | Int8) -> dict[str, Grid]:
     """Of every matrix as it is."""
     return {
-        name: Grid.of(quantize(parameter.detach(), precision))
+        name: Grid.from_quantized(quantize(parameter.detach(), precision))
         for name, parameter in model.named_parameters()
         if parameter.ndim == 2
     }
@@ -67,14 +67,14 @@ def test_rounds_what_export_rounds(name: str, precision: Int4 | Int8) -> None:
     model = tiny_model(name)
     masters = weights(model)
     quantizer = FakeQuantizer(model, plain_grids(model, precision))
-    with quantizer.rounded():
+    with quantizer.quantized():
         inside = weights(model)
     for key, master in masters.items():
         expected = by_export(master, precision) if master.ndim == 2 else master
         assert torch.equal(inside[key], expected), key
     assert not torch.equal(inside["lm_head.weight"], masters["lm_head.weight"])
     assert same(weights(model), masters)
-    with pytest.raises(KeyboardInterrupt), quantizer.rounded():
+    with pytest.raises(KeyboardInterrupt), quantizer.quantized():
         raise KeyboardInterrupt
     assert same(weights(model), masters)
 
@@ -90,7 +90,7 @@ def test_gradients_go_straight_through(precision: Int4 | Int8) -> None:
     rounded(TOKENS, labels=TOKENS).loss.backward()
     masters = weights(model)
     quantizer = FakeQuantizer(model, plain_grids(model, precision))
-    with quantizer.rounded():
+    with quantizer.quantized():
         model(TOKENS, labels=TOKENS).loss.backward()
     for key, expected in rounded.named_parameters():
         assert torch.equal(model.get_parameter(key).grad, expected.grad), key
@@ -108,7 +108,7 @@ def test_the_grid_stays(precision: Int4) -> None:
     quantizer = FakeQuantizer(model, plain_grids(model, precision))
     with torch.no_grad():
         weight.mul_(1.7)
-    with quantizer.rounded():
+    with quantizer.quantized():
         moved = weight.detach().clone()
     expected = nearest(weight.detach(), old)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
@@ -145,7 +145,7 @@ def test_matrices_of_wrapped_layers_are_found() -> None:
     names = [name for name, _ in model.named_parameters()]
     assert any("_checkpoint_wrapped_module" in name for name in names)
     assert any("_orig_mod" in name for name in names)
-    with FakeQuantizer(Distiller(model, None, Objective(cross_entropy=1.0)), grids).rounded():
+    with FakeQuantizer(Distiller(model, None, Objective(cross_entropy=1.0)), grids).quantized():
         for name in ("layers.0", "layers.1"):
             inner = dict(model.model.named_parameters())
             [weight] = [one for key, one in inner.items() if name in key and "down_proj" in key]
@@ -159,7 +159,7 @@ def test_the_projection_of_hidden_states_is_no_part_of_the_student() -> None:
     assert distiller.hidden.up is not None
     before = distiller.hidden.up.weight.detach().clone()
     quantizer = FakeQuantizer(distiller, plain_grids(student, Int4(16)))
-    with quantizer.rounded():
+    with quantizer.quantized():
         assert torch.equal(distiller.hidden.up.weight, before)
         table = student.lm_head.weight.detach().clone()
     quantizer.finish()

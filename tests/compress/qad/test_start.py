@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgelm.compress.evaluation.held_out import held_out_divergence
-from edgelm.compress.pruning.importance import spec_of
+from edgelm.compress.model import spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
-from edgelm.compress.qad.start import fold, read_start, start_rounded, write_start
+from edgelm.compress.qad.start import fold_scales, prepare_for_quantization, read_start, write_start
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.gptq import gptq
@@ -53,7 +53,7 @@ def test_evened_out_models_compute_the_same(name: str) -> None:
     }
     before = model(TOKENS).logits.detach()
     with torch.no_grad():
-        fold(Smoothing.from_mean_squares(spec, energy), model, spec)
+        fold_scales(Smoothing.from_mean_squares(spec, energy), model, spec)
     scale = float(before.abs().max())
     torch.testing.assert_close(model(TOKENS).logits.detach(), before, rtol=0, atol=2e-4 * scale)
 
@@ -67,8 +67,8 @@ def test_rounds_to_the_levels_of_gptq(tmp_path: Path) -> None:
     inputs = seen[0].detach().flatten(0, 1)
     weight = plain.get_parameter(f"{name}.weight").detach()
     expected = gptq(weight, Int4(16), inputs.T @ inputs / len(inputs))
-    grids = start_rounded(model, TOKENS.split(3), *QAD, tmp_path)
-    with FakeQuantizer(model, grids).rounded():
+    grids = prepare_for_quantization(model, TOKENS.split(3), *QAD, tmp_path)
+    with FakeQuantizer(model, grids).quantized():
         rounded = model.get_parameter(f"{name}.weight").detach().clone()
     alike = (rounded == expected.dequantize(weight.shape[1])).float().mean()
     assert alike > 0.999  # sums over the text in another order
@@ -81,7 +81,7 @@ def test_rounds_to_the_levels_of_gptq(tmp_path: Path) -> None:
 def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: str) -> None:
     model = uneven(name)
     table = model.model.embed_tokens.weight.detach().clone()
-    grids = start_rounded(model, [TOKENS], *QAD, tmp_path)
+    grids = prepare_for_quantization(model, [TOKENS], *QAD, tmp_path)
     tables = {key for key in grids if key in ("model.embed_tokens.weight", "lm_head.weight")}
     assert len(tables) == (1 if name == "llama" else 2)
     matrices = {key for key, parameter in model.named_parameters() if parameter.ndim == 2}
@@ -92,7 +92,7 @@ def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: 
     assert {grid.bits for key, grid in grids.items() if key not in tables} == {4}
     assert torch.equal(model.model.embed_tokens.weight, table), "its masters are what it was"
     if name == "llama-untied":
-        plain = Grid.of(quantize(table, Int8(32)))
+        plain = Grid.from_quantized(quantize(table, Int8(32)))
         assert torch.equal(grids["model.embed_tokens.weight"].scales, plain.scales)
 
 
@@ -100,10 +100,12 @@ def test_head_and_embedding_have_a_precision_of_their_own(tmp_path: Path, name: 
 def test_nearer_than_nearest_levels(tmp_path: Path, name: str) -> None:
     teacher, ours, theirs = (uneven(name) for _ in range(3))
     text = torch.randint(0, 128, (96, 16), generator=torch.Generator().manual_seed(4))
-    grids = start_rounded(ours, text[:64].split(16), *QAD, tmp_path)
+    grids = prepare_for_quantization(ours, text[:64].split(16), *QAD, tmp_path)
     FakeQuantizer(ours, grids).finish()
     plain = {
-        key: Grid.of(quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0]))
+        key: Grid.from_quantized(
+            quantize(one.detach(), QAD[1] if key in tables(teacher) else QAD[0])
+        )
         for key, one in theirs.named_parameters()
         if one.ndim == 2
     }
@@ -121,7 +123,7 @@ def tables(model: Any) -> list[str]:
 def test_a_start_is_read_as_it_was_written(tmp_path: Path, symmetric: bool) -> None:
     precision = Int4(32, symmetric=symmetric)
     model, other = uneven("llama-untied"), uneven("llama-untied")
-    grids = start_rounded(model, [TOKENS], precision, Int8(64), tmp_path)
+    grids = prepare_for_quantization(model, [TOKENS], precision, Int8(64), tmp_path)
     write_start(tmp_path / "start", model, grids, "this")
     read = read_start(tmp_path / "start", other, precision, Int8(64), "this")
     assert same(weights(other), weights(model))
@@ -147,7 +149,7 @@ def test_a_start_of_another_run(
     teacher, student = teacher_and_student()
     with torch.no_grad():
         student.model.embed_tokens.weight.mul_(scale)
-    with pytest.raises(BadInput, match=r"is the start of another run \(int4 g16 zp, head int8 g32"):
+    with pytest.raises(BadInput, match=r"belongs to another run \(int4 g16 zp, head int8 g32"):
         train(student, teacher, tmp_path, SETTINGS, precision=precision)
 
 
@@ -155,7 +157,7 @@ def test_no_room_for_second_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DoesNotFit, match=r"second moments need .* are free"):
-        start_rounded(uneven("llama"), [TOKENS], *QAD, tmp_path)
+        prepare_for_quantization(uneven("llama"), [TOKENS], *QAD, tmp_path)
 
 
 def test_later_starts_of_a_run_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

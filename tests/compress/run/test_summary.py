@@ -12,7 +12,8 @@ from edgelm.checkpoint.student import Figure, StageRecord, StudentRecord
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.search import Candidate
+from edgelm.compress.search.candidates import Candidate
+from tests.browser import CHROMIUM, run_in_page
 from tests.page_checks import Page, check_page, figures
 
 SIZES = {"num_hidden_layers": 4, "hidden_size": 64}
@@ -99,6 +100,11 @@ def test_size_and_quality_come_first(page: str) -> None:
     )
     assert headline in text
     assert text.index(headline) < text.index("Stages")
+    assert "✗ Did training" not in text
+    assert (
+        "✓ Did training recover quality? On 1 of 1 measures. perplexity:<v>.jsonl: 90 after "
+        "pruning, 25 after training."
+    ) in text
     for tile in ("Size 25% of the teacher", "Predicted speed 20 tokens/s"):
         assert tile in text
 
@@ -146,3 +152,9 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path: Path) -> None:
     assert not figures(page)
     for heading in ("Quality", "Training", "Search", "Importance"):
         assert f"<h2>{heading}</h2>" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_it_fits_a_telephone(page: str, tmp_path: Path) -> None:
+    script = "page => page.documentElement.scrollWidth"
+    assert run_in_page(page, script, tmp_path, width=390) <= 390

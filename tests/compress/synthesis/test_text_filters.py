@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgelm.compress.synthesis.near_duplicates import SeenTexts
+from edgelm.compress.synthesis.near_duplicates import NearDuplicateIndex
 from edgelm.compress.synthesis.text_filters import (
     ANSWERS,
     EMPTY,
@@ -14,11 +14,11 @@ from edgelm.compress.synthesis.text_filters import (
     UNFINISHED,
     UNPRINTABLE,
     Filters,
-    fault,
+    rejection_reason,
     repeated_share,
     run_share,
-    units,
     unprintable_share,
+    words,
 )
 from edgelm.errors import BadInput
 
@@ -45,13 +45,13 @@ WORDS = [f"word{i}" for i in range(400)]
     ],
 )
 def test_a_free_text_is_dropped_for_its_fault(text: str, ended: bool, reason: str | None) -> None:
-    assert fault(text, FREE_TEXT, ended=ended) == reason
+    assert rejection_reason(text, FREE_TEXT, ended=ended) == reason
 
 
 def test_an_answer_may_be_short_and_must_end() -> None:
-    assert fault("No.", ANSWERS) is None
-    assert fault("10000000", ANSWERS) is None
-    assert fault(PROSE, ANSWERS, ended=False) == UNFINISHED
+    assert rejection_reason("No.", ANSWERS) is None
+    assert rejection_reason("10000000", ANSWERS) is None
+    assert rejection_reason(PROSE, ANSWERS, ended=False) == UNFINISHED
 
 
 def test_repeated_share_counts_ngrams_that_occurred_before() -> None:
@@ -74,7 +74,7 @@ def test_letters_of_any_script_are_printable() -> None:
 
 
 def test_words_are_units_and_so_are_han_characters() -> None:
-    assert units("Don't stop: 水車 2024") == ["don", "t", "stop", "水", "車", "2024"]
+    assert words("Don't stop: 水車 2024") == ["don", "t", "stop", "水", "車", "2024"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_senseless_filters_are_refused(filters: Filters, message: str) -> None:
 
 
 def test_the_same_words_are_the_same_text() -> None:
-    seen = SeenTexts()
+    seen = NearDuplicateIndex()
     seen.add("The  Cat sat.")
     assert seen.has_exactly("the cat, sat!")
     assert not seen.has_exactly("the cat sits")
@@ -99,7 +99,7 @@ def test_the_same_words_are_the_same_text() -> None:
 
 
 def test_a_text_with_a_few_words_changed_is_a_near_duplicate() -> None:
-    seen = SeenTexts(0.8)
+    seen = NearDuplicateIndex(0.8)
     seen.add(" ".join(WORDS))
     changed = [*WORDS]
     changed[100] = changed[200] = changed[300] = "other"  # Jaccard index 381/411 = 0.93
@@ -118,7 +118,7 @@ def _share_found(alike: float) -> float:
     found = []
     for trial in range(60):
         words = [f"{trial}w{i}" for i in range(400)]
-        seen = SeenTexts(alike)
+        seen = NearDuplicateIndex(alike)
         seen.add(" ".join(words))
         found.append(seen.has_nearly(" ".join(words[132:] + [f"{trial}n{i}" for i in range(132)])))
     return float(np.mean(found))

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.evaluation.tasks import language
 from edgelm.compress.evaluation.tasks.ifeval import (
-    Instructed,
-    Judgement,
+    InstructedPrompt,
+    InstructionResult,
+    evaluate_answer,
     ifeval,
-    judge,
     read_row,
     respond,
     scores,
@@ -133,7 +133,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
     model, tokenizer = _says("Go")
     long = "x" * 200
     count = len(tokenizer(f"<s>user: {long}<|end|>", add_special_tokens=False)["input_ids"])
-    message = f"a prompt has {count} tokens, the model's context 128; leave out longer prompts"
+    message = f"a prompt has {count} tokens, the model's context 128; remove longer prompts"
     with pytest.raises(BadInput, match=message):
         ifeval(model, tokenizer, [_row("punctuation:no_comma", prompt=p) for p in ("Why?", long)])
 
@@ -141,7 +141,9 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 def test_without_a_chat_template_nothing_is_asked() -> None:
     model, tokenizer = _says("Go")
     tokenizer.chat_template = None
-    with pytest.raises(BadInput, match=r"no chat template.*evaluate an instruction-tuned model"):
+    with pytest.raises(
+        BadInput, match=r"needs a chat template.*evaluate an instruction-tuned model"
+    ):
         ifeval(model, tokenizer, [_row("punctuation:no_comma")])
 
 
@@ -180,22 +182,22 @@ def test_a_loose_check_forgives_a_first_and_a_last_line_and_asterisks(
     answer: str, strict: bool, loose: bool
 ) -> None:
     prompt = read_row(_row("startend:quotation"), 1)
-    assert judge(prompt, answer) == Judgement((strict,), (loose,))
+    assert evaluate_answer(prompt, answer) == InstructionResult((strict,), (loose,))
 
 
 def test_an_empty_answer_follows_nothing() -> None:
     prompt = read_row(_row("punctuation:no_comma"), 1)
     for answer in ("", " \n"):
-        assert judge(prompt, answer) == Judgement((False,), (False,))
+        assert evaluate_answer(prompt, answer) == InstructionResult((False,), (False,))
     # Without its only line nothing is left, which would have no comma.
-    assert judge(prompt, "one, two") == Judgement((False,), (False,))
-    assert judge(prompt, "***") == Judgement((True,), (True,))
+    assert evaluate_answer(prompt, "one, two") == InstructionResult((False,), (False,))
+    assert evaluate_answer(prompt, "***") == InstructionResult((True,), (True,))
 
 
 def test_arguments_are_bound_and_null_ones_are_none() -> None:
     arguments = {"num_words": 3, "relation": "less than", "keywords": None, "letter": None}
     prompt = read_row(_row("length_constraints:number_words", kwargs=[arguments]), 1)
-    assert isinstance(prompt, Instructed)
+    assert isinstance(prompt, InstructedPrompt)
     assert prompt.prompt == "Why?"
     (check,) = prompt.checks
     assert check("one two")
@@ -259,7 +261,7 @@ def test_an_unknown_instruction_names_the_known_ones(name: Any) -> None:
 
 def test_scores_and_their_errors_by_hand() -> None:
     followed = ((True, True), (True, False, False), (True,))
-    found = scores([Judgement(strict=one, loose=(True,) * len(one)) for one in followed])
+    found = scores([InstructionResult(strict=one, loose=(True,) * len(one)) for one in followed])
     strict = found["prompt_strict"]
     assert (strict.value, strict.n) == (2 / 3, 3)
     assert strict.error == pytest.approx(math.sqrt(2 / 3 * 1 / 3 / 3))
@@ -273,6 +275,6 @@ def test_scores_and_their_errors_by_hand() -> None:
 
 
 def test_the_error_of_single_instructions_is_that_of_trials() -> None:
-    found = scores([Judgement((right,), (right,)) for right in [True, False] * 200])
+    found = scores([InstructionResult((right,), (right,)) for right in [True, False] * 200])
     one, all_of_it = found["instruction_strict"].error, found["prompt_strict"].error
     assert one == pytest.approx(all_of_it, rel=0.01)

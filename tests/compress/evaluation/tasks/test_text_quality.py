@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgelm.compress.evaluation.tasks import text_quality
+from edgelm.compress.evaluation import next_token
 from edgelm.compress.evaluation.tasks.scores import Score
-from edgelm.compress.evaluation.tasks.text_quality import distance_to_teacher, perplexity
+from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from tests.compress.bigram import bigram, log_probabilities
 from tests.conftest import TinyFactory
 from tests.models import tiny_model
@@ -23,7 +23,7 @@ TOKENS = torch.randint(3, 128, (6, 20), generator=torch.Generator().manual_seed(
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_quality, "_CHUNK", 7)  # of 19 positions, the last one of 5
+    monkeypatch.setattr(next_token, "_CHUNK", 7)  # of 19 positions, the last one of 5
 
 
 def _logits(model: Any) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_distance_equals_that_of_transformers(calm: TinyFactory, name: str) -> N
         float(functional.kl_div(q, p, reduction="sum", log_target=True)) / 19
         for q, p in zip(ours, theirs, strict=True)
     ]
-    found = distance_to_teacher(student, teacher, TOKENS)
+    found = teacher_agreement(student, teacher, TOKENS)
     assert found["kl"].value == pytest.approx(statistics.mean(rows), rel=1e-3)
     assert found["kl"].error == pytest.approx(_standard_error(rows), rel=1e-3)
     assert (found["kl"].n, found["kl"].better) == (6, "lower")
@@ -96,7 +96,7 @@ def test_divergence_is_the_teachers_from_the_student_by_hand() -> None:
     p, q = log_probabilities(teacher)[5], log_probabilities(student)[5]
     forward, backward = (float((a.exp() * (a - b)).sum()) for a, b in ((p, q), (q, p)))
     assert abs(forward - backward) > 0.1
-    found = distance_to_teacher(bigram(student), bigram(teacher), torch.full((1, 9), 5))
+    found = teacher_agreement(bigram(student), bigram(teacher), torch.full((1, 9), 5))
     assert found["kl"].value == pytest.approx(forward, rel=1e-3)
     assert found["kl"].error == 0
     assert found["top1"] == Score(0, 0, 8, "higher")
@@ -104,7 +104,7 @@ def test_divergence_is_the_teachers_from_the_student_by_hand() -> None:
 
 def test_a_model_is_at_no_distance_from_itself(calm: TinyFactory) -> None:
     model = calm("gemma2").hf
-    found = distance_to_teacher(model, model, TOKENS)
+    found = teacher_agreement(model, model, TOKENS)
     assert (found["kl"].value, found["kl"].error, found["top1"].value) == (0, 0, 1)
 
 
@@ -112,7 +112,7 @@ def test_a_student_of_another_width_is_compared(calm: TinyFactory) -> None:
     student, teacher = tiny_model("llama", hidden_size=48, seed=1), calm("llama").hf
     ours, theirs = _logits(student).log_softmax(-1), _logits(teacher).log_softmax(-1)
     expected = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
-    assert distance_to_teacher(student, teacher, TOKENS)["kl"].value == pytest.approx(
+    assert teacher_agreement(student, teacher, TOKENS)["kl"].value == pytest.approx(
         expected, rel=1e-3
     )
 
@@ -120,5 +120,5 @@ def test_a_student_of_another_width_is_compared(calm: TinyFactory) -> None:
 def test_progress_counts_rows(calm: TinyFactory) -> None:
     model, seen = calm("llama").hf, list[tuple[int, int]]()
     perplexity(model, TOKENS, lambda *step: seen.append(step))
-    distance_to_teacher(model, model, TOKENS, lambda *step: seen.append(step))
+    teacher_agreement(model, model, TOKENS, lambda *step: seen.append(step))
     assert seen == [(4, 6), (6, 6)] * 2

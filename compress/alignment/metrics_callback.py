@@ -1,4 +1,4 @@
-"""What is watched while a model is aligned: metrics, checkpoints, and losses that run away."""
+"""A callback for TRL: metrics, complete checkpoints, and an error if the loss diverges."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from edgelm.errors import Diverged
 
 @dataclass(frozen=True, slots=True)
 class AlignStep:
-    """One update: its number, of how many, its loss and TRL's other metrics."""
+    """One optimizer step: its number, the total, its loss and TRL's other metrics."""
 
     step: int
     steps: int
@@ -21,8 +21,8 @@ class AlignStep:
     metrics: dict[str, float]
 
 
-class Watch(TrainerCallback):
-    """Writes metrics, marks checkpoints and stops a run that diverges."""
+class MetricsCallback(TrainerCallback):
+    """Writes metrics, marks complete checkpoints and stops a diverged run."""
 
     def __init__(self, run: AlignRun, progress: Callable[[AlignStep], None] | None) -> None:
         self.run = run
@@ -39,7 +39,7 @@ class Watch(TrainerCallback):
                 raise Diverged(
                     f"{name} is {metrics[name]} at step {state.global_step} of {state.max_steps}: "
                     f"the training diverged; lower learning_rate ({args.learning_rate:g}), raise "
-                    "warmup, or look for broken examples"
+                    "warmup, or check the examples"
                 )
         if state.is_world_process_zero:
             self.run.add({"step": state.global_step, **metrics})

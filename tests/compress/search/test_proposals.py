@@ -1,6 +1,5 @@
-"""Shapes within a budget, through the real planner; their ranks by a short distillation."""
+"""Shapes within a budget, through the real planner."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +7,22 @@ import msgspec
 import pytest
 import torch
 
-import edgelm.compress.search as module
 from edgelm.checkpoint.source import read_spec
-from edgelm.compress.pruning.importance import Importance, score, spec_of
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.search import (
-    Budget,
-    Candidate,
-    Cost,
-    SearchSettings,
+from edgelm.compress.search.candidates import Candidate, CostModel, kind_of, table
+from edgelm.compress.search.proposals import (
     choose_finalists,
     enumerate_shapes,
-    kind_of,
     largest_within,
     propose,
-    search,
-    table,
 )
+from edgelm.compress.search.settings import Budget, SearchSettings
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
-from tests.compress.training import SETTINGS, rows, teacher_and_student
 from tests.models import tiny_config
 
 ORIN = load_profile("jetson-orin-nano")
@@ -63,7 +54,7 @@ def test_every_shape_has_kernels(engine: str, over: dict[str, int]) -> None:
     spec = msgspec.structs.replace(SMOL, **over)
     multiple = KERNELS[engine].width_multiple
     shapes = list(enumerate_shapes(spec, multiple, 0.4))
-    full = Shape.of(spec)
+    full = Shape.from_spec(spec)
     assert len(set(shapes)) == len(shapes) > 50
     assert (full in shapes) == all(
         width % multiple == 0 for width in (full.hidden_size, full.intermediate_size)
@@ -89,12 +80,12 @@ def test_small_widths_are_enumerated_by_hand() -> None:
 
 
 def test_kinds() -> None:
-    full = Shape.of(SMOL)
-    cut = msgspec.structs.replace
-    assert kind_of(full, SMOL) == "whole"
-    assert kind_of(cut(full, num_hidden_layers=5), SMOL) == "depth"
-    assert kind_of(cut(full, num_attention_heads=6), SMOL) == "width"
-    assert kind_of(cut(full, num_hidden_layers=5, hidden_size=512), SMOL) == "depth and width"
+    full = Shape.from_spec(SMOL)
+    smaller = msgspec.structs.replace
+    assert kind_of(full, SMOL) == "unpruned"
+    assert kind_of(smaller(full, num_hidden_layers=5), SMOL) == "depth"
+    assert kind_of(smaller(full, num_attention_heads=6), SMOL) == "width"
+    assert kind_of(smaller(full, num_hidden_layers=5, hidden_size=512), SMOL) == "depth and width"
 
 
 def test_the_largest_by_hand() -> None:
@@ -125,7 +116,7 @@ def planned(shape: Shape) -> Any:
     return plan(shape.applied_to(SMOL), ORIN, REQUEST)
 
 
-WHOLE = planned(Shape.of(SMOL))
+WHOLE = planned(Shape.from_spec(SMOL))
 BUDGETS: dict[str, Any] = {
     "share": (Budget(parameters=0.6, request=REQUEST), "M parameters"),
     "number": (Budget(parameters=0.6 * SMOL.linear_parameters, request=REQUEST), "M parameters"),
@@ -151,26 +142,26 @@ BUDGETS: dict[str, Any] = {
 
 
 def within(budget: Budget, shape: Shape) -> bool:
-    """Whether the planner accepts a shape, asked without the search."""
-    found, asked = planned(shape), budget.request
+    """Whether the planner accepts a shape, without the search."""
+    found, request = planned(shape), budget.request
     most = budget.parameters
     if most is not None and most <= 1:
         most *= SMOL.linear_parameters
     return bool(
         (most is None or shape.applied_to(SMOL).linear_parameters <= most)
-        and found.total_bytes <= (asked.max_memory_bytes or ORIN.budget_bytes)
-        and found.tokens_per_second.value >= (asked.min_tokens_per_second or 0)
+        and found.total_bytes <= (request.max_memory_bytes or ORIN.budget_bytes)
+        and found.tokens_per_second.value >= (request.min_tokens_per_second or 0)
         and found.prefill_ms.value <= (budget.first_token_ms or float("inf"))
     )
 
 
 @pytest.mark.parametrize("name", BUDGETS)
-def test_every_kind_of_budget_is_kept(name: str) -> None:
+def test_every_kind_of_budget_is_met(name: str) -> None:
     budget, lacking = BUDGETS[name]
-    cost = Cost(SMOL, ORIN, budget)
-    assert lacking in cost(Shape.of(SMOL)).missing[0], "the whole model is beyond it"
+    cost = CostModel(SMOL, ORIN, budget)
+    assert lacking in cost(Shape.from_spec(SMOL)).missing[0], "the whole model is beyond it"
     shapes = list(enumerate_shapes(SMOL, 64, 0.4))
-    proposed = propose(cost, SearchSettings(scored=12))
+    proposed = propose(cost, SearchSettings(candidates=12))
     assert 0 < len(proposed) <= 12
     for one in proposed:
         assert within(budget, one.shape)
@@ -186,129 +177,47 @@ def test_every_kind_of_budget_is_kept(name: str) -> None:
 
 
 def test_candidates_are_spread_over_kinds() -> None:
-    cost = Cost(SMOL, ORIN, BUDGETS["share"][0])
-    everything = propose(cost, SearchSettings(scored=10_000))
-    few = propose(cost, SearchSettings(scored=6))
+    cost = CostModel(SMOL, ORIN, BUDGETS["share"][0])
+    everything = propose(cost, SearchSettings(candidates=10_000))
+    few = propose(cost, SearchSettings(candidates=6))
     assert {one.kind for one in few} == {one.kind for one in everything}
     assert len({one.kind for one in few}) > 1
 
 
 def test_nothing_meets_the_budget() -> None:
     request = msgspec.structs.replace(REQUEST, min_tokens_per_second=1e6)
-    cost = Cost(SMOL, ORIN, Budget(request=request))
+    cost = CostModel(SMOL, ORIN, Budget(request=request))
     with pytest.raises(DoesNotFit) as raised:
-        propose(cost, SearchSettings(least=0.6))
+        propose(cost, SearchSettings(min_ratio=0.6))
     shapes = enumerate_shapes(SMOL, 64, 0.6)
     nearest = min(shapes, key=lambda shape: shape.applied_to(SMOL).linear_parameters)
     message = str(raised.value)
     assert f"no shape down to 60% of the model meets the budget on {ORIN.name}" in message
-    assert f"the nearest, {nearest}, lacks: speed: " in message
-    assert "tokens/s predicted, 1,000,000 required. Ask for less" in message
+    assert f"the closest, {nearest}, exceeds: speed: " in message
+    assert "tokens/s predicted, 1,000,000 required. Relax a limit" in message
 
 
 def test_no_shape_has_kernels() -> None:
     spec = msgspec.structs.replace(SMOL, hidden_size=60)
     with pytest.raises(DoesNotFit, match="multiples of 64, which TensorRT needs for int4"):
-        propose(Cost(spec, ORIN, Budget(0.5, request=REQUEST)), SearchSettings())
+        propose(CostModel(spec, ORIN, Budget(0.5, request=REQUEST)), SearchSettings())
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ({"hidden_size": 500}, "hidden_size 500 is not a multiple of 64, .* take 448 or 512"),
-        ({"intermediate_size": 1000}, "intermediate_size 1000 is not .* take 960 or 1024"),
+        ({"hidden_size": 500}, "hidden_size 500 is not a multiple of 64, .* use 448 or 512"),
+        ({"intermediate_size": 1000}, "intermediate_size 1000 is not .* use 960 or 1024"),
     ],
 )
 def test_shapes_without_kernels_are_refused(size: dict[str, int], message: str) -> None:
-    shape = msgspec.structs.replace(Shape.of(SMOL), **size)
+    shape = msgspec.structs.replace(Shape.from_spec(SMOL), **size)
     with pytest.raises(BadInput, match=f"illegal shape for TensorRT: {message}"):
-        Cost(SMOL, ORIN, Budget()).check_kernels(shape)
-    Cost(SMOL, load_profile("cpu"), Budget()).check_kernels(shape)
+        CostModel(SMOL, ORIN, Budget()).check_kernels(shape)
+    CostModel(SMOL, load_profile("cpu"), Budget()).check_kernels(shape)
     narrow = msgspec.structs.replace(SMOL, head_dim=32)
     with pytest.raises(BadInput, match=r"num_attention_heads \* head_dim 288 is not a multiple"):
-        Cost(narrow, ORIN, Budget()).check_kernels(Shape.of(narrow))
-
-
-class Searched:
-    """A search of a tiny teacher for a share of its parameters."""
-
-    def __init__(self, folder: Path) -> None:
-        self.teacher, _ = teacher_and_student()
-        self.importance: Importance = score(self.teacher, [rows().batch(range(8))])
-        self.cost = Cost(spec_of(self.teacher), load_profile("cpu"), Budget(parameters=0.7))
-        self.folder = folder
-        self.rounds: list[list[Candidate]] = []
-
-    def __call__(self, die_in_round: int = 0, **over: Any) -> list[Candidate]:
-        self.rounds.clear()
-
-        def report(what: str, candidates: Sequence[Candidate]) -> None:
-            if what == "distilled":
-                self.rounds.append(list(candidates))
-                if len(self.rounds) == die_in_round:
-                    raise KeyboardInterrupt
-
-        settings = SearchSettings(
-            **{"scored": 4, "finalists": 2, "rounds": 3, "round_tokens": 128, "least": 0.6, **over}
-        )
-        held_out = rows(seed=1).batch(range(4))
-        return search(
-            self.teacher,
-            self.importance,
-            self.cost,
-            rows(),
-            held_out,
-            settings,
-            SETTINGS,
-            self.folder,
-            report=report,
-        )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Candidate]:
-    return Searched(tmp_path_factory.mktemp("search"))(patience=9)
-
-
-def test_best_first(undisturbed: list[Candidate]) -> None:
-    finalists, others = undisturbed[:2], undisturbed[2:]
-    assert [len(one.distilled) for one in undisturbed] == [3, 3, *[0] * len(others)]
-    assert [one.loss for one in finalists] == sorted(one.loss for one in finalists)
-    assert [one.pruned for one in others] == sorted(one.loss for one in others)
-    assert len({one.distilled for one in finalists}) == 2
-
-
-def test_a_killed_search_goes_on_to_the_same_result(
-    tmp_path: Path, undisturbed: list[Candidate]
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Searched(tmp_path)(die_in_round=2, patience=9)
-    searched = Searched(tmp_path)
-    assert searched(patience=9) == undisturbed
-    assert len(searched.rounds) == 3
-
-
-def test_rounds_end_when_ranks_have_settled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Losses that change the order once, in the second round."""
-    order = {1: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
-
-    def one_round(*arguments: Any) -> Candidate:
-        candidate: Candidate = arguments[2]
-        number = len(candidate.distilled) + 1
-        swapped = -candidate.parameters if order[number] else candidate.parameters
-        return msgspec.structs.replace(candidate, distilled=(*candidate.distilled, float(swapped)))
-
-    monkeypatch.setattr(module, "_one_round", one_round)
-    searched = Searched(tmp_path)
-    searched(finalists=2, rounds=6, patience=2)
-    ranks = [[one.parameters for one in each[:2]] for each in searched.rounds]
-    assert ranks[0] == sorted(ranks[0])
-    assert ranks[1] == sorted(ranks[0], reverse=True)
-    assert len(ranks) == 4, "two rounds without a change end it"
-    searched(finalists=1, rounds=3)
-    assert not searched.rounds, "one needs no distillation to be the best"
+        CostModel(narrow, ORIN, Budget()).check_kernels(Shape.from_spec(narrow))
 
 
 def test_the_table_shows_speed_memory_and_quality() -> None:
@@ -330,8 +239,8 @@ def test_the_table_shows_speed_memory_and_quality() -> None:
 
 def test_the_search_is_of_the_spec_that_a_folder_has(bench: Path) -> None:
     spec = read_spec(bench / "teacher")
-    cost = Cost(spec, load_profile("cpu"), Budget(parameters=0.7))
-    full = cost(Shape.of(spec))
+    cost = CostModel(spec, load_profile("cpu"), Budget(parameters=0.7))
+    full = cost(Shape.from_spec(spec))
     assert full.parameters == spec.linear_parameters
-    assert full.missing == ("0.1 M parameters, 0.1 M asked",)
+    assert full.missing == ("0.1 M parameters, limit 0.1 M",)
     assert torch.isfinite(torch.tensor(full.tokens_per_second))

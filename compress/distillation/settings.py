@@ -1,0 +1,90 @@
+"""The settings of a distillation, and its learning-rate schedule."""
+
+import math
+
+import msgspec
+
+from edgelm.compress.distillation.head_loss import Objective
+from edgelm.compress.distillation.hidden_loss import LayerMap
+from edgelm.compress.distillation.losses import LossKind
+from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
+from edgelm.errors import BadInput
+
+
+class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of a run; the defaults are for a few million tokens on one device.
+
+    tokens: to train on, over all steps. sequence_length: tokens per row. batch_size: rows per
+        optimizer step, over all processes. micro_batch: rows per forward pass on one process.
+        warmup: share of the steps; then learning_rate decays by a cosine to
+        `final_learning_rate`. stop_after: tokens at which to end early, on the schedule of the
+        full run. compile: compile the layers (torch.compile), which takes a minute before the
+        first step and makes the rest faster.
+    """
+
+    tokens: Count = 2_000_000
+    sequence_length: Count = 512
+    batch_size: Count = 8
+    micro_batch: Count = 8
+    learning_rate: Positive = 5e-4
+    final_learning_rate: NotNegative = 1e-5
+    warmup: Part = 0.03
+    weight_decay: NotNegative = 0.1
+    gradient_clip: Positive = 1.0
+    loss: LossKind = "forward-kl"
+    temperature: Positive = 1.0
+    cross_entropy: Part = 0.0
+    layer_map: LayerMap = ()
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    checkpoint_steps: Count = 50
+    seed: Seed = 0
+    stop_after: Count | None = None
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole schedule."""
+        return max(1, self.tokens // self.step_tokens)
+
+    @property
+    def last_step(self) -> int:
+        """The last step of this run."""
+        if self.stop_after is None:
+            return self.steps
+        return min(self.steps, max(1, self.stop_after // self.step_tokens))
+
+    @property
+    def objective(self) -> Objective:
+        """The loss on logits."""
+        return Objective(self.loss, self.temperature, self.cross_entropy)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from zero."""
+        warmup = math.ceil(self.warmup * self.steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        span = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+
+    def check(self, world_size: int = 1) -> None:
+        """Raise BadInput for settings that contradict each other."""
+        share = world_size * self.micro_batch
+        if self.batch_size % share:
+            raise BadInput(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch "
+                f"{self.micro_batch} x {world_size} processes; change one of them"
+            )
+        if not 0 <= self.cross_entropy <= 1:
+            raise BadInput(
+                f"cross_entropy {self.cross_entropy:g}: expected a share between 0 (teacher only) "
+                "and 1 (no teacher)"
+            )
+        if self.temperature <= 0:
+            raise BadInput(f"temperature {self.temperature:g}: expected a number above 0")

@@ -1,0 +1,131 @@
+"""The record of a whole recipe, and which stages can be combined."""
+
+from typing import Literal
+
+import msgspec
+
+from edgelm.compress.ranges import Count, Seed
+from edgelm.compress.recipe.tables import (
+    Align,
+    Correct,
+    DistillStage,
+    Evaluate,
+    ImportanceSettings,
+    Prune,
+    Qad,
+    Synthesize,
+    Target,
+    Vocabulary,
+)
+from edgelm.compress.search.settings import SearchSettings
+from edgelm.errors import BadInput
+from edgelm.quantize.precision import Int4, Int8, parse_precision
+
+_QAD_GROUP = 64  # of the layers that its figures were measured with
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole recipe; a stage that is None does not run.
+
+    data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
+    2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
+    continue from, instead of pruning the teacher. dtype: of the student's weights.
+    """
+
+    teacher: str
+    data: tuple[str, ...] = ()
+    held_out: str | None = None
+    student: str | None = None
+    sequence_length: Count = 512
+    max_tokens: Count | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: Seed = 0
+    target: Target = Target()
+    synthesize: Synthesize | None = None
+    vocabulary: Vocabulary | None = None
+    correct: Correct | None = None
+    importance: ImportanceSettings = ImportanceSettings()
+    search: SearchSettings | None = None
+    prune: Prune | None = None
+    distill: DistillStage | None = None
+    qad: Qad | None = None
+    align: Align | None = None
+    evaluate: Evaluate | None = None
+
+    def check(self) -> None:
+        """Raise BadInput for stages that cannot be combined."""
+        if self.search and self.prune:
+            raise BadInput("[search] finds a shape and [prune] sets one; remove one of them")
+        if self.student and (self.search or self.prune or self.vocabulary):
+            raise BadInput(
+                "`student` names an existing student; remove it, or remove [search], [prune] and "
+                "[vocabulary]"
+            )
+        if self.search and not self.target_limits:
+            raise BadInput(
+                "[search] needs a budget: give [target] parameters, max_memory_bytes, "
+                "min_tokens_per_second or max_first_token_ms"
+            )
+        if not self.data and self.synthesize is None:
+            raise BadInput(
+                "no data: set `data = [...]`, or add a [synthesize] table to have the teacher "
+                "write it"
+            )
+        if not any((self.search, self.prune, self.distill, self.qad, self.align)):
+            raise BadInput(
+                "the recipe produces no student: it needs [search] or [prune], [distill], [qad] or "
+                "[align]"
+            )
+        if self.qad:
+            self.qad.check(self.target)
+        self._check_batches()
+        if self.align and not self.align.data:
+            raise BadInput("[align] needs `data`, a JSONL file of conversations")
+
+    def _check_batches(self) -> None:
+        """Raise BadInput before the first stage rather than hours later."""
+        stages = {"correct": self.correct, "distill": self.distill, "qad": self.qad}
+        for name, stage in stages.items():
+            if stage and stage.batch_size % stage.micro_batch:
+                raise BadInput(
+                    f"[{name}] batch_size {stage.batch_size} is not a multiple of micro_batch "
+                    f"{stage.micro_batch}; change one of them"
+                )
+
+    @property
+    def qad_group_size(self) -> int | None:
+        """Group size of layers and head; None for each precision's own."""
+        assert self.qad is not None
+        if self.qad.group_size is not None:
+            return self.qad.group_size
+        return _QAD_GROUP if self.target.kernels.grouped else None
+
+    @property
+    def qad_precisions(self) -> tuple[Int4 | Int8, Int4 | Int8]:
+        """The precisions of layers and head in `[qad]`, as the target's engine supports them."""
+        qad = self.qad
+        assert qad is not None
+        symmetric = qad.symmetric
+        if symmetric is None and not self.target.kernels.grouped:
+            symmetric = True
+        layers, head = (
+            parse_precision(name, group_size=self.qad_group_size, symmetric=symmetric)
+            for name in (qad.precision, qad.head)
+        )
+        assert isinstance(layers, Int4 | Int8)
+        assert isinstance(head, Int4 | Int8)
+        return layers, head
+
+    @property
+    def target_limits(self) -> bool:
+        """Whether the target sets any limit."""
+        target = self.target
+        return any(
+            limit is not None
+            for limit in (
+                target.parameters,
+                target.max_memory_bytes,
+                target.min_tokens_per_second,
+                target.max_first_token_ms,
+            )
+        )

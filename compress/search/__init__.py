@@ -1,0 +1,1 @@
+"""Which shape fits the device: candidates within its budget, ranked by lightweight distillation."""
