@@ -50,8 +50,8 @@ def _of_gguf(checkpoint: Checkpoint) -> TextFiles:
     metadata = GgufFile(checkpoint.path).metadata
     tokenizer, vocabulary = gguf_tokenizer(metadata)
     generation = generation_defaults(str(checkpoint.path), {}, checkpoint.config)
-    if vocabulary.ends:
-        generation["eos_token_id"] = vocabulary.ends
+    if vocabulary.eos_token_ids:
+        generation["eos_token_id"] = vocabulary.eos_token_ids
     return TextFiles(
         tokenizer.to_str().encode(),
         metadata.text("tokenizer.chat_template"),
