@@ -11,7 +11,7 @@ from edgelm.bench.worker import Worker
 from edgelm.bundle.gates import Figures
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.gate.divergence import Distance
-from edgelm.export.gate.measure import Judge
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import read_passage
 
@@ -28,16 +28,16 @@ class Quality:
             vocab_size=checkpoint.spec.vocab_size,
             context=context,
         )
-        self.judge = Judge.of(Reference(checkpoint), passage)
+        self.evaluator = Evaluator.from_passage(Reference(checkpoint), passage)
 
     def measure(self, worker: Worker) -> Figures:
         """How far a loaded engine's logits are from the source's."""
         distance = Distance()
-        reference, passage = self.judge.reference, self.judge.passage
+        reference, passage = self.evaluator.reference, self.evaluator.passage
         head = reference.head()
         with tempfile.TemporaryDirectory(prefix="edgelm-logits-") as folder:
             path = Path(folder) / "logits.npy"
-            for tokens, hidden in zip(passage.tokens, self.judge.hidden, strict=True):
+            for tokens, hidden in zip(passage.tokens, self.evaluator.hidden, strict=True):
                 worker.ask("logits", tokens=tokens.tolist(), path=str(path))
                 rows = np.load(path, mmap_mode="r")
                 for at in range(0, len(tokens), _ROWS):

@@ -107,6 +107,7 @@ PRECISIONS: dict[str, WeightPrecision] = {
     "nvfp4": Nvfp4(),
 }
 GROUP_SIZES = (16, 32, 64, 128, 256)
+NVFP4_BLOCK = 16  # weights that share an E4M3 scale
 EIGHT_BIT_KV = ("int8", "fp8")  # what needs scales
 KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
 

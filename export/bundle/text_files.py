@@ -1,4 +1,4 @@
-"""What a source says about text: its tokenizer, chat template, special tokens and ends."""
+"""The text files of a source: its tokenizer, chat template, special tokens and end tokens."""
 
 import json
 from dataclasses import dataclass

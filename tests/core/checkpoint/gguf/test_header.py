@@ -99,10 +99,10 @@ LIES = {
     "unknown-item": (file([pair("k", ARRAY, array(99, 1, bytes(8)))]), "k is .* unknown type 99"),
     "key-twice": (
         file([pair("k", BOOL, b"\x01"), pair("k", BOOL, b"\x00")]),
-        "metadata key 'k' is there twice",
+        "metadata key 'k' appears twice",
     ),
     "key-not-utf8": (file([pair(b"k\xff", BOOL, b"\x01")]), "a metadata key is not UTF-8"),
-    "tensor-twice": (file([], [tensor("a", [4]), tensor("a", [4])]), "tensor 'a' is there twice"),
+    "tensor-twice": (file([], [tensor("a", [4]), tensor("a", [4])]), "tensor 'a' appears twice"),
     "no-dimensions": (file([], [tensor("a", [])]), "a has 0 dimensions, expected 1 to 4"),
     "too-many-dimensions": (file([], [tensor("a", [1] * 5)]), "a has 5 dimensions, expected 1 to"),
     "dimension-0": (file([], [tensor("a", [4, 0])]), r"a has shape \[0, 4\], which a file of"),
