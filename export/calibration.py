@@ -41,7 +41,7 @@ def calibrated(
     Raises:
         DoesNotFit: the work folder's disk has too little room.
     """
-    positive = not target.kernels.grouped
+    positive = not target.kernels.has_zero_points
     unquantized = all(isinstance(one, Unquantized) for one in precisions)
     if precisions and unquantized and target.plan.kv not in EIGHT_BIT_KV:
         weights = Weights(reference.checkpoint)
