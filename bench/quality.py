@@ -11,7 +11,7 @@ from edgelm.bench.worker import Worker
 from edgelm.bundle.gates import Figures
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.gate.divergence import Distance
-from edgelm.export.gate.measure import Judge
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import read_passage
 
@@ -36,12 +36,12 @@ class Quality:
             vocab_size=checkpoint.spec.vocab_size,
             context=context,
         )
-        self.evaluator: Judge | None = None
+        self.evaluator: Evaluator | None = None
 
     def measure(self, worker: Worker) -> Figures:
         """How far a loaded engine's logits are from the source's."""
         if self.evaluator is None:
-            self.evaluator = Judge.of(Reference(self.checkpoint), self.passage)
+            self.evaluator = Evaluator.from_passage(Reference(self.checkpoint), self.passage)
         distance = Distance()
         reference = self.evaluator.reference
         head = reference.head()

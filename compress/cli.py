@@ -52,32 +52,17 @@ def parser() -> argparse.ArgumentParser:
         help="training text: JSONL, text or Parquet; repeatable",
     )
     add("--target", default="cpu", help="device that sets the budget (default: cpu)")
-    add("--precision", default="auto", help="of the later export (default: auto)")
+    add("--precision", default="auto", help="precision of the export (default: auto)")
     add("--context", type=positive_int, metavar="N", help="context length in tokens")
     add("--min-tok-s", type=float, metavar="X", help="minimum tokens per second")
     add("--max-memory", type=size_argument, metavar="SIZE", help="maximum memory, e.g. 2GB")
     add("--max-ttft", type=float, metavar="MS", help="maximum time to first token, prompt of 512")
-    add(
-        "--parameters",
-        type=float,
-        metavar="X",
-        help="maximum outside the embeddings, or share",
-    )
+    add("--parameters", type=float, metavar="X", help="maximum without embeddings; 0.7 is a share")
     add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")
-    add(
-        "--tokens",
-        type=size_argument,
-        default="2M",
-        metavar="N",
-        help="to distill on (default: 2M)",
-    )
-    add(
-        "--evaluate",
-        action="append",
-        default=[],
-        metavar="TASK",
-        help="e.g. perplexity:valid.jsonl",
-    )
+    tokens = "tokens to distill on (default: 2M)"
+    add("--tokens", type=size_argument, default="2M", metavar="N", help=tokens)
+    task = "e.g. perplexity:valid.jsonl; repeatable"
+    add("--evaluate", action="append", default=[], metavar="TASK", help=task)
     add("--print-recipe", action="store_true", help="print these options as a recipe and exit")
     return parser
 

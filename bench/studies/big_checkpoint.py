@@ -1,8 +1,8 @@
 """A checkpoint of random weights in the shape of Llama-3.1-Minitron-4B-Width, in shards.
 
-To measure what an export of a real size takes: `python -m bench.studies.big_checkpoint SOURCE OUT`.
-The tokenizer is the source's, so that text can be calibrated and judged on. Written tensor by
-tensor: 9 GB on disk, half a gigabyte in memory.
+To measure an export of a realistic size: `python -m bench.studies.big_checkpoint SOURCE OUT`.
+The tokenizer is the source's, so that real text can be used for calibration and the gate. Tensors
+are written one by one: 9 GB on disk, half a gigabyte in memory.
 """
 
 import json

@@ -1,17 +1,17 @@
-"""Which directions of Minitron's tables hold at a small scale, which do not, which stay unclear.
+"""Which claims of Minitron's tables hold at a small scale, which do not, which stay unclear.
 
     python -m bench.studies.directions TEACHER --data train.jsonl --held-out valid.jsonl \
       --passages lambada.jsonl -o directions/
 
-Arms are students of one teacher, at 0.7 of its parameters outside the embeddings; each is made
-once a seed, which draws calibration rows, the order of the data and random weights. A claim is
+Arms are students of one teacher, with 0.7 of its parameters outside the embeddings. Each is made
+once per seed, which selects calibration rows, the order of the data and random weights. A claim is
 that one arm is better than another in some figure: it holds if it does for every seed and the mean
-difference is more than twice its standard error. Numbers of claims are those of the papers' tables
-(arXiv 2407.14679 and 2408.11796). Figures are kept in `figures.json`; a killed run goes on.
+difference is more than twice its standard error. Claims are numbered as in the papers' tables
+(arXiv 2407.14679 and 2408.11796). Figures are stored in `figures.json`; an interrupted run resumes,
+and figures of other options are measured again.
 """
 
 import argparse
-import json
 import math
 import shutil
 import sys
@@ -23,8 +23,10 @@ import msgspec
 import numpy as np
 import torch
 
+from bench.studies.figures import Figures, digest
 from bench.studies.recovery import SHAPES, WEIGHTS
 from edgelm.bench.machine import describe_machine
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
@@ -38,21 +40,22 @@ from edgelm.compress.pruning.importance import Aggregation, Importance, Reductio
 from edgelm.compress.pruning.layer_removal import layers_without_best_block, text_loss
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.run.run_folder import file_hashes
 
 _LENGTH = 256
 _STEP_ROWS = 4
 _RATE = 3e-4
 
 Figure = Literal["loss", "kl", "accuracy"]
-"""Of held-out text: next-token loss, KL to the teacher in nats; or share of last words."""
+"""On held-out text: next-token loss, KL from the teacher in nats; or accuracy of last words."""
 
 
 class Arm(msgspec.Struct, frozen=True):
     """One way to make a student.
 
-    rounds: importance is scored anew after each of so many cuts on the way to the shape.
-    steps: so many times cut and trained on a share of the tokens.
-    settings: of `Distillation`. cache: the teacher's tokens a position; None is a live teacher.
+    rounds: number of pruning steps to the shape, with importance scored before each.
+    steps: number of times that it is pruned and trained, on a share of the tokens each.
+    settings: of `Distillation`. cache: the teacher's tokens per position; None is a live teacher.
     """
 
     shape: Shape = SHAPES["both"]
@@ -68,7 +71,7 @@ class Arm(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """`better` has the better figure; with a margin: it is worse by no more than that."""
+    """`better` has the better figure; with a margin, it is worse by at most the margin."""
 
     number: str
     text: str
@@ -161,20 +164,20 @@ CLAIMS = (
 
 
 def main() -> int:
-    """Make what is missing, print the table."""
+    """Measure what is missing, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("teacher", help="folder, hub id or .gguf file; of SmolLM2-135M's shape")
-    add("--data", required=True, help="text to score and distil on")
-    add("--held-out", required=True, help="text to judge on")
+    add("--data", required=True, help="text to score and distill on")
+    add("--held-out", required=True, help="text to evaluate on")
     add("--passages", required=True, help="`context` and `target`, for last words")
-    add("--tokens", type=int, default=24_576, help="to distil each arm on (default: 24576)")
+    add("--tokens", type=int, default=24_576, help="to distill each arm on (default: 24576)")
     add("--samples", type=int, default=32, help="rows of 256 tokens to score on (default: 32)")
-    add("--rows", type=int, default=32, help="rows of 256 tokens to judge on (default: 32)")
+    add("--rows", type=int, default=32, help="rows of 256 tokens to evaluate on (default: 32)")
     add("--limit", type=int, default=300, help="passages (default: 300)")
     add("--seeds", type=int, default=3, help="(default: 3)")
     add("--only", action="append", metavar="ARM", choices=list(ARMS), help="repeatable")
-    add("-o", dest="out", type=Path, required=True, help="folder of the figures")
+    add("-o", dest="out", type=Path, required=True, help="folder for the figures")
     options = parser.parse_args()
     return run_command(lambda: _run(options))
 
@@ -186,38 +189,57 @@ def _run(options: argparse.Namespace) -> None:
             if not options.only or name in options.only:
                 bench.measure(name, arm, seed)
     print(describe_machine(torch.get_num_threads()))
-    print(f"{options.tokens:,} tokens an arm, {options.seeds} seeds\n")
-    print(table(bench.figures))
+    print(f"{options.tokens:,} tokens per arm, {options.seeds} seeds\n")
+    print(table(bench.found(options.seeds)))
 
 
 class _Bench:
-    """Teacher, data and the figures so far."""
+    """Teacher, data and the figures so far, for one set of options."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.tokenizer: Tokenizer = load_tokenizer(options.teacher)
         self.teacher: Model = load_model(options.teacher, dtype=torch.bfloat16)
+        self.inputs: dict[str, Any] = {
+            "teacher": open_checkpoint(options.teacher).sha256(),
+            "files": file_hashes((options.data, options.held_out, options.passages)),
+            "tokens": options.tokens,
+            "samples": options.samples,
+            "rows": options.rows,
+            "limit": options.limit,
+        }
         self.data = self._packed(options.data, "data", None)
         held = self._packed(options.held_out, "held-out", options.rows * _LENGTH)
         self.held_out = held.batch(range(len(held)))
-        self.judge = HeldOut(self.teacher, self.held_out)
-        self.path = self.out / "figures.json"
-        self.figures: dict[str, dict[str, dict[str, float]]] = {}
-        if self.path.exists():
-            self.figures = json.loads(self.path.read_text())
+        self.reference = HeldOut(self.teacher, self.held_out)
+        self.figures = Figures(self.out / "figures.json")
         self.corrected: dict[int, Model] = {}
 
+    def _inputs(self, arm: Arm) -> dict[str, Any]:
+        return self.inputs | {"arm": msgspec.to_builtins(arm)}
+
+    def found(self, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Figures of these options by arm and seed."""
+        return {
+            name: {
+                str(seed): figures
+                for seed in range(seeds)
+                if (figures := self.figures.get(f"{name}/{seed}", self._inputs(arm)))
+            }
+            for name, arm in ARMS.items()
+        }
+
     def measure(self, name: str, arm: Arm, seed: int) -> None:
-        """Figures of one arm and seed, unless they are there."""
-        found = self.figures.setdefault(name, {})
-        if str(seed) in found:
+        """Measure one arm with one seed, unless its figures exist."""
+        inputs = self._inputs(arm)
+        if self.figures.get(f"{name}/{seed}", inputs):
             return
-        student = self._student(arm, seed, self.out / f"{name}-{seed}")
+        student = self._student(arm, seed, self.out / f"{name}-{seed}-{digest(inputs)}")
         student = student.bfloat16()
         figures = {
             "loss": text_loss(list(self.held_out.split(4)))(student),
-            "kl": self.judge.divergence(student),
+            "kl": self.reference.divergence(student),
         }
         if any(
             name in (claim.better, claim.worse) for claim in CLAIMS if claim.figure == "accuracy"
@@ -225,8 +247,7 @@ class _Bench:
             tasks = parse_tasks([f"last_word:{self.options.passages}"])
             scores = evaluate(student, self.tokenizer, tasks, limit=self.options.limit)
             figures["accuracy"] = next(iter(scores.values())).value
-        found[str(seed)] = figures
-        self.path.write_text(json.dumps(self.figures, indent=1))
+        self.figures.put(f"{name}/{seed}", inputs, figures)
         shown = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
         print(f"{name} seed {seed}: {shown}", file=sys.stderr, flush=True)
 
@@ -235,21 +256,21 @@ class _Bench:
         model = self.teacher
         before = _FULL
         for step, shape in enumerate(_steps_to(arm.shape, _FULL, arm.steps)):
-            model = self._cut(model, before, shape, arm, seed)
+            model = self._pruned(model, before, shape, arm, seed)
             if arm.trained:
                 model = self._trained(model, arm, seed + 1000 * step, folder, share)
             before = shape
         return model
 
-    def _cut(self, model: Model, before: Shape, shape: Shape, arm: Arm, seed: int) -> Model:
+    def _pruned(self, model: Model, before: Shape, shape: Shape, arm: Arm, seed: int) -> Model:
         if arm.weights != "pruned":
             return WEIGHTS[arm.weights](model, shape, self._scores(model, arm, seed), seed)
         for between in _steps_to(shape, before, arm.rounds):
             layers = None
             if arm.block:
-                cut = before.num_hidden_layers - between.num_hidden_layers
+                removed = before.num_hidden_layers - between.num_hidden_layers
                 few = list(self._samples(seed).split(4))[:2]
-                layers = layers_without_best_block(model, cut, text_loss(few))
+                layers = layers_without_best_block(model, removed, text_loss(few))
             model = prune(model, between, self._scores(model, arm, seed), layers=layers)
         return model
 
@@ -260,7 +281,7 @@ class _Bench:
         teacher: Any = self._corrected(seed) if arm.corrected else self.teacher
         data = self.data
         if arm.cache is not None:
-            # Only the rows that training will see.
+            # Only the rows that are trained on.
             rows = np.random.default_rng((seed, 0)).permutation(len(data))
             data = PackedTokens(data.rows[rows[: settings.steps * _STEP_ROWS]])
             teacher = build_cache(teacher, "teacher", data, arm.cache, folder / "cache")
@@ -271,11 +292,11 @@ class _Bench:
         return student.eval()
 
     def _corrected(self, seed: int) -> Model:
-        """The teacher after a short fine-tuning on the data, at a fifth of the rate."""
+        """The teacher after a short fine-tuning on the data, at a fifth of the learning rate."""
         if seed not in self.corrected:
             model = load_model(self.options.teacher)
             settings = self._settings(seed + 1000, cross_entropy=1.0, learning_rate=_RATE / 5)
-            folder = self.out / f"corrected-{seed}"
+            folder = self.out / f"corrected-{seed}-{digest(self.inputs)}"
             for _ in distill(model, None, self.data, settings, folder):
                 pass
             shutil.rmtree(folder)
@@ -291,7 +312,7 @@ class _Bench:
             "learning_rate": _RATE,
             "seed": seed,
         }
-        # Steps that are numbered anew need no checkpoint but the last.
+        # Short runs need no checkpoint before the last step.
         return msgspec.convert(known | {"checkpoint_steps": 10**6} | over, Distillation)
 
     def _scores(self, model: Model, arm: Arm, seed: int) -> Importance:
@@ -303,15 +324,15 @@ class _Bench:
         )
         return self.data.batch(rows.tolist())
 
-    def _packed(self, source: str, name: str, most: int | None) -> PackedTokens:
-        path = self.out / f"{name}.npy"
+    def _packed(self, source: str, name: str, max_tokens: int | None) -> PackedTokens:
+        path = self.out / f"{name}-{digest(self.inputs)}.npy"
         if path.exists():
             return PackedTokens.load(path)
-        return pack(read_documents(source), self.tokenizer, _LENGTH, path, max_tokens=most)
+        return pack(read_documents(source), self.tokenizer, _LENGTH, path, max_tokens=max_tokens)
 
 
 def _steps_to(shape: Shape, full: Shape, rounds: int) -> Iterator[Shape]:
-    """Shapes on the way from the whole to a shape, in equal steps."""
+    """Shapes from the full one to a shape, in equal steps."""
     for number in range(1, rounds + 1):
         sizes = {}
         for field in full.__struct_fields__:
@@ -345,7 +366,7 @@ def _row(claim: Claim, figures: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def verdict(gains: list[float], mean: float, error: float) -> str:
-    """What the seeds say together; one alone says nothing of its spread."""
+    """The verdict over all seeds; one alone has no standard error."""
     if len(gains) < 2:
         return "one seed"
     if all(gain > 0 for gain in gains) and mean > 2 * error:

@@ -1,4 +1,4 @@
-"""A distillation step beside TRL's offline forward-KL trainer, at equal batch.
+"""The time of a distillation step, compared with TRL's offline forward-KL trainer.
 
     python -m bench.studies.distill_step TEACHER --data train.jsonl
 
@@ -9,7 +9,6 @@ AdamW, on the same packed rows, each in a process of its own, rounds interleaved
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import distill
-from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
+from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 
@@ -38,16 +38,21 @@ _FILE = "rows.npy"
 _STUDENT = "student"
 
 
-def ours(
-    student: Model,
-    teacher: Model,
-    data: PackedTokens,
-    batch: int,
-    steps: int,
-    *,
-    compiled: bool = False,
-) -> list[float]:
+@dataclass(frozen=True)
+class Job:
+    """What every trainer is given, and for how long."""
+
+    student: Model
+    teacher: Model
+    tokenizer: Tokenizer
+    data: PackedTokens
+    batch: int
+    steps: int
+
+
+def edgelm_seconds(job: Job, *, compiled: bool = False) -> list[float]:
     """Seconds of each step of `edgelm.compress.distillation.train`."""
+    data, batch, steps = job.data, job.batch, job.steps
     settings = Distillation(
         tokens=steps * batch * data.length,
         sequence_length=data.length,
@@ -58,20 +63,21 @@ def ours(
     )
     seconds, before = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for step in distill(student, teacher, data, settings, Path(folder)):
+        for step in distill(job.student, job.teacher, data, settings, Path(folder)):
             if step.step < steps:  # the last step ends with a checkpoint
                 seconds.append(time.perf_counter() - before)
             before = time.perf_counter()
     return seconds
 
 
-def trl(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: int) -> list[float]:
+def trl_seconds(job: Job) -> list[float]:
     """Seconds of each step of TRL's GKDTrainer without on-policy data."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     seconds: list[float] = []
+    rows = job.data.rows[: job.batch * job.steps]
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -90,11 +96,11 @@ def trl(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: i
             lmbda=0.0,
             beta=0.0,
             temperature=1.0,
-            per_device_train_batch_size=batch,
-            max_steps=steps,
+            per_device_train_batch_size=job.batch,
+            max_steps=job.steps,
             bf16=True,
             use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=False,  # ours has none either
+            gradient_checkpointing=False,  # nor has edgelm's run
             learning_rate=5e-4,
             save_strategy="no",
             report_to="none",
@@ -102,37 +108,37 @@ def trl(student: Model, teacher: Model, data: PackedTokens, batch: int, steps: i
             disable_tqdm=True,
         )
         trainer = GKDTrainer(
-            model=student,
-            teacher_model=teacher,
+            model=job.student,
+            teacher_model=job.teacher,
             args=arguments,
             data_collator=collate,
-            train_dataset=Dataset.from_dict({"input_ids": data.rows[: batch * steps].tolist()}),
-            processing_class=load_tokenizer(os.environ["EDGELM_STUDENT"]),
+            train_dataset=Dataset.from_dict({"input_ids": rows.tolist()}),
+            processing_class=job.tokenizer,
             callbacks=[Clock()],
         )
         trainer.train()
     return seconds
 
 
-CONTENDERS: dict[str, Callable[[Model, Model, PackedTokens, int, int], list[float]]] = {
-    "edgelm": ours,
-    "edgelm compiled": partial(ours, compiled=True),
-    "trl": trl,
+TRAINERS: dict[str, Callable[[Job], list[float]]] = {
+    "edgelm": edgelm_seconds,
+    "edgelm compiled": partial(edgelm_seconds, compiled=True),
+    "trl": trl_seconds,
 }
 
 
 def main() -> int:
-    """Measure both, or be one of the measured processes."""
+    """Measure all trainers, or run as the process of one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("teacher", help="folder, hub id or .gguf file")
-    add("--data", required=True, help="text to distil on")
-    add("--batch", type=int, default=4, help="rows of 512 tokens a step (default: 4)")
-    add("--steps", type=int, default=5, help="steps a round; the first is warm-up (default: 5)")
+    add("--data", required=True, help="text to distill on")
+    add("--batch", type=int, default=4, help="rows of 512 tokens per step (default: 4)")
+    add("--steps", type=int, default=5, help="steps per round; the first is warm-up (default: 5)")
     add("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     add("--threads", type=int, default=0, help="(default: torch's)")
     add("--work", type=Path, help=argparse.SUPPRESS)
-    add("--worker", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    add("--worker", choices=list(TRAINERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     return run_command(lambda: _work(options) if options.worker else _measure(options))
 
@@ -141,9 +147,9 @@ def _measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         _prepare(options, work)
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
         for _ in range(options.rounds):
-            for name in CONTENDERS:
+            for name in TRAINERS:
                 results[name].append(_run(options, work, name))
         _print(options, results)
 
@@ -184,11 +190,15 @@ def _run(options: argparse.Namespace, work: Path, name: str) -> dict[str, Any]:
 def _work(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
-    os.environ["EDGELM_STUDENT"] = str(options.work / _STUDENT)
-    student = load_model(options.work / _STUDENT)
-    teacher = load_model(options.teacher, dtype=torch.bfloat16)
-    data = PackedTokens.load(options.work / _FILE)
-    seconds = CONTENDERS[options.worker](student, teacher, data, options.batch, options.steps)
+    job = Job(
+        load_model(options.work / _STUDENT),
+        load_model(options.teacher, dtype=torch.bfloat16),
+        load_tokenizer(options.work / _STUDENT),
+        PackedTokens.load(options.work / _FILE),
+        options.batch,
+        options.steps,
+    )
+    seconds = TRAINERS[options.worker](job)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(json.dumps({"seconds": seconds, "peak_mb": peak}))
 

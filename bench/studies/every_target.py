@@ -1,12 +1,12 @@
-"""One model to many devices: what `edge-export` makes of it for each.
+"""One model exported for many devices: the result of `edge-export` for each.
 
     python -m bench.studies.every_target MODEL -o targets/
     python -m bench.studies.every_target MODEL -o targets/ --targets jetson-orin,rtx-4060-laptop
 
-Runs the command as a user would, one target after the other, and keeps what its manifest says in
-`targets.json`; bundles are removed. A killed run goes on. Seconds depend on the order: the first
-target of a kind takes as long as a lone export, the rest find its calibration and rounding in
-`work/`, which stays.
+Runs the command as a user would, one target after the other, and stores figures of the manifests in
+`targets.json`; bundles are removed. An interrupted run resumes. Seconds depend on the order: the
+first target of a kind takes as long as a single export, the others reuse its calibration and
+quantization from `work/`, which remains.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 
 from edgelm.bench.machine import describe_machine
 from edgelm.bundle import Manifest, read_manifest
+from edgelm.bundle.manifest import CompiledEngine
 from edgelm.cli import run_command
 from edgelm.devices.profile import load_profiles
 from edgelm.files.staging import replace_file
@@ -29,7 +30,7 @@ from edgelm.quantize.precision import describe
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """What one command left; `error` is the last line of its output if it failed."""
+    """The result of one command; `error` is the last line of its output if it failed."""
 
     model: str
     target: str
@@ -43,7 +44,7 @@ class Exported(msgspec.Struct, frozen=True):
     mixture: str = ""
     weight_bytes: int = 0
     pending: bool = False
-    sms: tuple[int, ...] = ()
+    compute_capabilities: tuple[int, ...] = ()
     engine_bytes: int = 0
     engine_seconds: float = 0.0
     kl: float | None = None
@@ -51,7 +52,7 @@ class Exported(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What was asked for."""
+        """The request."""
         return self.model, self.target, self.engine, self.precision
 
 
@@ -75,8 +76,8 @@ def _run(arguments: argparse.Namespace) -> None:
     found = msgspec.json.decode(path.read_bytes(), type=list[Exported]) if path.exists() else []
     names = arguments.targets.split(",") if arguments.targets else devices()
     for name in names:
-        asked = (arguments.model, name, arguments.engine, arguments.precision)
-        if any(one.key == asked for one in found):
+        request = (arguments.model, name, arguments.engine, arguments.precision)
+        if any(one.key == request for one in found):
             continue
         one = export_once(arguments.model, name, arguments.engine, arguments.precision, out)
         found.append(one)
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def devices() -> list[str]:
-    """All profiles but those of this machine and of data centres."""
+    """All profiles except those of this machine and of data centers."""
     return [
         one.name
         for one in load_profiles()
@@ -96,7 +97,7 @@ def devices() -> list[str]:
 
 
 def export_once(model: str, target: str, engine: str, precision: str, out: Path) -> Exported:
-    """Run the command for one target and read what it left."""
+    """Run the command for one target and read the manifest of the bundle."""
     bundle = out / target
     command = [sys.executable, "-m", "edgelm.export.cli", model, "--target", target]
     command += ["--precision", precision, "--work", str(out / "work"), "-o", str(bundle)]
@@ -105,30 +106,42 @@ def export_once(model: str, target: str, engine: str, precision: str, out: Path)
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = round(time.monotonic() - start, 1)
-    asked = Exported(model, target, engine, precision, done.returncode, seconds)
+    exported = Exported(model, target, engine, precision, done.returncode, seconds)
     if done.returncode:
-        return msgspec.structs.replace(asked, error=_last_line(done.stderr))
-    found = _described(asked, read_manifest(bundle))
+        return msgspec.structs.replace(exported, error=_last_line(done.stderr))
+    found = _described(exported, read_manifest(bundle))
     shutil.rmtree(bundle)
     return found
 
 
 def _last_line(output: str) -> str:
     lines = output.strip().splitlines()
-    return lines[-1] if lines else "ended without a word"
+    return lines[-1] if lines else "no output"
 
 
-def _described(asked: Exported, manifest: Manifest) -> Exported:
+def _compiled_for_target(manifest: Manifest) -> CompiledEngine | None:
+    """The compiled engine of the bundle's own target, among those for other machines."""
+    needed = manifest.engine
+    for engine in manifest.engines:
+        same = set(engine.compute_capabilities) & set(needed.compute_capabilities)
+        if engine.name == needed.name and (same or not needed.compute_capabilities):
+            return engine
+    return None
+
+
+def _described(exported: Exported, manifest: Manifest) -> Exported:
     mixture = Counter(describe(one) for one in manifest.precision.values())
-    compiled = manifest.engines[0] if manifest.engines else None
+    compiled = _compiled_for_target(manifest)
     return msgspec.structs.replace(
-        asked,
+        exported,
         dialect=manifest.graph.dialect,
         kv=manifest.kv,
         mixture=", ".join(f"{count} × {name}" for name, count in sorted(mixture.items())),
         weight_bytes=manifest.weight_bytes,
         pending=manifest.pending,
-        sms=compiled.compute_capabilities if compiled else manifest.engine.compute_capabilities,
+        compute_capabilities=compiled.compute_capabilities
+        if compiled
+        else manifest.engine.compute_capabilities,
         engine_bytes=manifest.files[compiled.file].bytes if compiled else 0,
         engine_seconds=compiled.build_seconds if compiled else 0.0,
         kl=manifest.gate.figures.kl if manifest.gate else None,
@@ -161,7 +174,7 @@ def _cells(one: Exported) -> tuple[str, ...]:
     return (
         precision,
         one.dialect,
-        ", ".join(map(str, one.sms)),
+        ", ".join(map(str, one.compute_capabilities)),
         f"{one.weight_bytes / 1e6:.1f} MB",
         one.kv,
         engine,

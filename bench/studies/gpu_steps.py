@@ -1,8 +1,8 @@
-"""How long a prompt and a decode step take on a GPU, in a minute, where edge-bench takes many.
+"""The time of a prompt and of a decode step on a GPU, in one minute instead of edge-bench's many.
 
 `python -m bench.studies.gpu_steps BUNDLE... [--transformers FOLDER]`: one engine after the other,
-so that a difference of a few percent means nothing. FOLDER is the source as a Hugging Face folder,
-for transformers with a static cache and torch.compile.
+so that differences of a few percent are not significant. FOLDER is the source as a Hugging Face
+folder, for transformers with a static cache and torch.compile.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Steps(NamedTuple):
 def measure_steps(
     engine: Engine, depths: list[int], vocab_size: int, clock: Callable[[], float]
 ) -> Iterator[Steps]:
-    """Measure a loaded engine; everything has run before it counts. The clock is in seconds."""
+    """Measure a loaded engine after a warmup. The clock is in seconds."""
     tokens = synthetic(_WARM + _STEPS, vocab_size, seed=2).tolist()
     for depth in depths:
         prompt = synthetic(depth, vocab_size, seed=0)

@@ -1,4 +1,4 @@
-"""How fast each precision is on this machine: one bundle each, measured in turns."""
+"""The speed of each precision on this machine: one bundle each, in interleaved rounds."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """Medians: of a prompt, and of tokens that follow one as long."""
+    """Medians: of a prompt, and of tokens after a prompt of the same length."""
 
     prompt_tokens_per_second: float
     tokens_per_second: float
@@ -36,7 +36,7 @@ def precision_speeds(
 ) -> dict[str, Speed]:
     """Prefill and decode with all matrices at one precision, by its short name.
 
-    Speed does not depend on how levels were chosen, so they are rounded to nearest.
+    Speed does not depend on how levels are chosen, so round-to-nearest is used.
     """
     tests = workload([prompt], [generate], [prompt])
     context = context_needed(tests)

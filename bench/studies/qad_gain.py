@@ -1,12 +1,12 @@
-"""What quantization-aware distillation gains over rounding afterwards, at equal tokens.
+"""Quantization-aware distillation compared with post-training quantization, at equal tokens.
 
     python -m bench.studies.qad_gain STUDENT --teacher TEACHER --data train.jsonl \
       --held-out valid.jsonl --tokens 500000 -o qad/
 
-The student is distilled on so many tokens and then rounded by export's methods, calibrated on the
-same data; beside it the same student learns through the quantizer on the same tokens. Without
---teacher the student is its own: distilling changes nothing then, and is left out. Judged
-by KL to the teacher on held-out rows.
+The student is distilled on --tokens and then quantized by export's methods, calibrated on the same
+data; the same student is also distilled through the quantizer on the same tokens. Without --teacher
+the student is its own teacher; plain distillation would change nothing and is skipped. Results are
+the KL from the teacher on held-out rows.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from bench.studies.figures import claim_folder
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
@@ -26,29 +27,31 @@ from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
-from edgelm.export.cache import Kept
+from edgelm.compress.run.run_folder import file_hashes
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD
 
 _LENGTH = 512
 _CALIBRATION_ROWS = 64
-_METHODS = ("auto", "rtn")  # what auto sees of the text serves both
+_METHODS = ("auto", "rtn")  # the calibration of auto serves both
 
 
 def main() -> int:
-    """Train, round, judge, print."""
+    """Train, quantize, evaluate, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("student", help="folder, hub id or .gguf file")
     add("--teacher", help="(default: the student)")
-    add("--data", required=True, help="text to distil and calibrate on")
-    add("--held-out", required=True, help="text to judge on")
+    add("--data", required=True, help="text to distill and calibrate on")
+    add("--held-out", required=True, help="text to evaluate on")
     add("--tokens", type=int, default=500_000, help="to train on (default: 500000)")
-    add("--rows", type=int, default=32, help="of 512 tokens to judge on (default: 32)")
+    add("--rows", type=int, default=32, help="of 512 tokens to evaluate on (default: 32)")
     add("--group-size", type=int, default=64, help="of layers and head (default: 64)")
     add("--head", choices=("int4", "int8"), default="int8", help="its precision (default: int8)")
     add("--learning-rate", type=float, default=7e-5, help="(default: 7e-5)")
@@ -61,13 +64,14 @@ def _run(options: argparse.Namespace) -> None:
     precision = Int4(options.group_size)
     head = precision if options.head == "int4" else Int8(options.group_size)
     tokenizer = load_tokenizer(options.student)
-    options.out.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    claim_folder(options.out, settings | file_hashes((options.data, options.held_out)))
     data = _rows(options.data, tokenizer, options.out / "data.npy", None)
-    most = options.rows * _LENGTH
-    held = _rows(options.held_out, tokenizer, options.out / "held.npy", most)
-    judged = held.batch(range(len(held)))
+    limit = options.rows * _LENGTH
+    held = _rows(options.held_out, tokenizer, options.out / "held.npy", limit)
+    evaluated = held.batch(range(len(held)))
     teacher = load_model(options.teacher or options.student, dtype=torch.bfloat16)
-    settings = Distillation(
+    distillation = Distillation(
         tokens=options.tokens, learning_rate=options.learning_rate, weight_decay=0.0
     )
     print(describe_machine(torch.get_num_threads()))
@@ -76,23 +80,23 @@ def _run(options: argparse.Namespace) -> None:
     source = options.student
     if options.teacher:
         student = load_model(source)
-        _train(student, teacher, data, settings, options.out / "kd", None)
+        _train(student, teacher, data, distillation, options.out / "kd", None)
         source = options.out / "distilled"
         save_model(student, tokenizer, source, torch.float32)
     calibration = torch.cat(list(calibration_rows(data, _CALIBRATION_ROWS, _CALIBRATION_ROWS)))
-    _report("not rounded", load_model(source), teacher, judged)
-    for name, rounded in _rounded(source, calibration, precision, head):
-        _report(f"rounded by {name}", rounded, teacher, judged)
+    _report("not quantized", load_model(source), teacher, evaluated)
+    for name, quantized in _quantized(source, calibration, precision, head):
+        _report(f"quantized by {name}", quantized, teacher, evaluated)
     student = load_model(options.student)
-    _train(student, teacher, data, settings, options.out / "qad", (precision, head))
+    _train(student, teacher, data, distillation, options.out / "qad", (precision, head))
     save_model(student, tokenizer, options.out / "student", torch.float32)
-    _report("QAD", student, teacher, judged)
+    _report("QAD", student, teacher, evaluated)
 
 
-def _rows(source: str, tokenizer: object, path: Path, most: int | None) -> PackedTokens:
+def _rows(source: str, tokenizer: object, path: Path, max_tokens: int | None) -> PackedTokens:
     if path.exists():
         return PackedTokens.load(path)
-    return pack(read_documents(source), tokenizer, _LENGTH, path, max_tokens=most)
+    return pack(read_documents(source), tokenizer, _LENGTH, path, max_tokens=max_tokens)
 
 
 def _train(
@@ -109,22 +113,24 @@ def _train(
     print(file=sys.stderr)
 
 
-def _rounded(
+def _quantized(
     source: str | Path, calibration: torch.Tensor, precision: Int4, head: Int4 | Int8
 ) -> Iterator[tuple[str, Model]]:
-    """The source with its matrices rounded by each of export's methods."""
+    """The source with its matrices quantized by each of export's methods."""
     checkpoint = open_checkpoint(source)
     reference = Reference(checkpoint)
+    text = Passage(calibration, "calibration", sha256="")
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        kept = Kept(Path(scratch))
+        cache = ArtifactCache(Path(scratch))
         for name in _METHODS:
-            weights = prepare(reference, calibration, METHODS[name], {Int4}, kv="fp32", kept=kept)
-            quantizer = Quantizer(weights, METHODS[name])
+            method = METHODS[name]
+            weights, stats = prepare(reference, text, method, {Int4}, kv="fp32", cache=cache)
+            quantizer = Quantizer(weights, method, stats=stats)
             model = load_model(checkpoint)
             parameters = dict(model.named_parameters())
             for group in weights.groups():
                 wanted = head if group in (HEAD, EMBEDDING) else precision
-                for tensor, rounded in quantizer.rounded(group, wanted).items():
+                for tensor, rounded in quantizer.dequantized(group, wanted).items():
                     parameters[tensor].data.copy_(rounded)
             yield name, model
 

@@ -2,10 +2,10 @@
 
     python -m bench.studies.quality_curve model.gguf -o curve/
 
-Only weights are rounded, in the reference model itself: what an engine adds (int8 activations, an
-int8 cache) is not in the figures, so that methods can be told apart. It takes memory for the whole
-model in fp32. With --speed, every precision is exported and measured too; methods do not differ
-in it.
+Only weights are quantized, in the reference model itself: the error that an engine adds (int8
+activations, int8 cache) is not included, so that methods can be compared. Needs memory for the
+whole model in fp32. With --speed, every precision is also exported and measured; methods do not
+differ in speed.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import run_command
 from edgelm.errors import UnknownName
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.gate.divergence import Distance
-from edgelm.export.gate.measure import Judge
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """All points, and what they were measured with."""
+    """All points, and the conditions of the measurement."""
 
     source: str
     text: str
@@ -84,17 +84,17 @@ class Curve(msgspec.Struct, frozen=True):
         return "\n".join(lines) + "\n"
 
 
-def measure(judge: Judge, quantizer: Quantizer, precision: Int4 | Int8) -> Figures:
-    """Distance from the source of the source with all matrices rounded."""
-    reference, distance = judge.reference, Distance()
+def measure(evaluator: Evaluator, quantizer: Quantizer, precision: Int4 | Int8) -> Figures:
+    """Divergence of the quantized model from the source."""
+    reference, distance = evaluator.reference, Distance()
     source_head, head = reference.head(), reference.head()
     for group in quantizer.weights.groups():
-        rounded = quantizer.rounded(group, precision)
+        rounded = quantizer.dequantized(group, precision)
         reference.overrides.update(rounded)
         if group == HEAD:
             [head] = rounded.values()
     try:
-        for tokens, hidden in zip(judge.passage.tokens, judge.hidden, strict=True):
+        for tokens, hidden in zip(evaluator.passage.tokens, evaluator.hidden, strict=True):
             ours = reference.hidden_states(tokens[None])[0]
             for at in range(0, len(tokens), _ROWS):
                 rows = slice(at, at + _ROWS)
@@ -121,17 +121,17 @@ def rows(
 ) -> Iterator[Row]:
     """Measure every method at every precision, one after the other."""
     reference, plain = Reference(checkpoint), Weights(checkpoint)
-    judge = Judge.of(reference, text)
+    evaluator = Evaluator.from_passage(reference, text)
     kinds = {type(precision) for precision in _PRECISIONS}
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        kept = Kept(Path(scratch))
-        # Whoever compensates first: what it sees of the text serves all.
-        for name in sorted(methods, key=lambda name: not METHODS[name].compensates):
+        cache = ArtifactCache(Path(scratch))
+        # Methods that compensate come first: their calibration serves all.
+        for name in sorted(methods, key=lambda name: METHODS[name].rounding != "gptq"):
             method = METHODS[name]
-            weights = prepare(reference, calibration.tokens, method, kinds, kv="fp32", kept=kept)
-            quantizer = Quantizer(weights, method)
+            weights, stats = prepare(reference, calibration, method, kinds, kv="fp32", cache=cache)
+            quantizer = Quantizer(weights, method, stats=stats)
             for precision in _PRECISIONS:
-                figures = measure(judge, quantizer, precision)
+                figures = measure(evaluator, quantizer, precision)
                 yield Row(name, describe(precision), weight_bytes(plain, precision), figures)
 
 
@@ -141,9 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("source", help="Hugging Face folder, hub id, or .gguf file")
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the table")
-    add("--text", type=Path, default=GATE, metavar="FILE", help="judged on (default: built in)")
+    add("--text", type=Path, default=GATE, metavar="FILE", help="evaluated on (default: built in)")
     add("--calibration", type=Path, default=CALIBRATION, metavar="FILE", help="(default: built in)")
-    add("--speed", type=int, default=0, metavar="ROUNDS", help="measure it too (default: no)")
+    add("--speed", type=int, default=0, metavar="ROUNDS", help="also measure speed (default: no)")
     add("--methods", default=",".join(METHODS), metavar="A,B", help="default: all")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _run(arguments))
@@ -175,7 +175,7 @@ def _run(arguments: argparse.Namespace) -> None:
         describe_machine(threads),
         found,
     )
-    _write(curve, arguments.out)  # before speed, which may fail for reasons of its own
+    _write(curve, arguments.out)  # before speed, which may fail independently
     if arguments.speed:
         speeds = precision_speeds(
             arguments.source, _PRECISIONS, rounds=arguments.speed, threads=threads

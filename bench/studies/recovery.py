@@ -1,24 +1,23 @@
-"""What distillation recovers: one pruned shape, trained in several ways on the same tokens.
+"""Recovery by distillation: one pruned shape, trained in several ways on the same tokens.
 
     python -m bench.studies.recovery train TEACHER --data train.jsonl --arm kd -o runs/
-    python -m bench.studies.recovery judge TEACHER --tasks perplexity:valid.jsonl -o runs/
+    python -m bench.studies.recovery evaluate TEACHER --tasks perplexity:valid.jsonl -o runs/
 
-`train` may be killed and started again; it writes students at milestones, so that `judge` can
-draw quality over tokens. All arms have one schedule: at an equal count of tokens they differ in
-nothing but what their name says.
+`train` resumes after an interruption; it writes students at milestones, so that `evaluate` can show
+quality over tokens. All arms have the same schedule: at an equal number of tokens they differ only
+in what their names say.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
 
+from bench.studies.figures import Figures, claim_folder, digest
 from edgelm import __version__
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
@@ -32,13 +31,15 @@ from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, 
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
+from edgelm.compress.run.run_folder import file_hashes, task_hashes
 
 _CALIBRATION_ROWS = 128
 _MILESTONES = (50_000, 100_000, 200_000, 300_000, 500_000, 750_000, 1_000_000, 1_500_000)
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """One way to make a student: from which shape, from which weights, towards what."""
+    """One way to make a student: shape, initial weights, and settings of the training."""
 
     shape: str = "both"
     weights: str = "pruned"
@@ -65,29 +66,29 @@ SHAPES = {
 
 
 def main() -> int:
-    """Train one arm, or judge what is there."""
+    """Train one arm, or evaluate all students."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    trainer = verbs.add_parser("train", help="train one arm, or go on with it")
+    trainer = verbs.add_parser("train", help="train one arm, or resume it")
     trainer.add_argument("teacher", help="folder, hub id or .gguf file")
-    trainer.add_argument("--data", required=True, help="text to distil on")
+    trainer.add_argument("--data", required=True, help="text to distill on")
     trainer.add_argument("--arm", choices=sorted(ARMS), default="kd", help="which (default: kd)")
     trainer.add_argument("--tokens", type=int, default=2_000_000, help="of the whole schedule")
-    trainer.add_argument("--stop", type=int, help="end after so many tokens of the schedule")
+    trainer.add_argument("--stop", type=int, help="end after N tokens of the schedule")
     trainer.add_argument("--seed", type=int, default=0, help="order of the data (default: 0)")
     trainer.add_argument("--shape", help="layers,hidden,ffn,heads,groups instead of the arm's")
     trainer.add_argument("--start", help="a student to prune further, instead of the teacher")
     trainer.add_argument("--name", help="of the run (default: the arm and its seed)")
     trainer.add_argument("--compile", action="store_true", help="compile the layers")
     trainer.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
-    judging = verbs.add_parser("judge", help="evaluate every student that is there, and tabulate")
-    judging.add_argument("teacher", help="folder, hub id or .gguf file")
-    judging.add_argument("--tasks", action="append", required=True, help="see edge-compress")
-    judging.add_argument("--limit", type=int, help="rows or passages of each task")
-    judging.add_argument("--at", type=int, action="append", help="only students of these tokens")
-    judging.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
+    evaluating = verbs.add_parser("evaluate", help="evaluate all students and print a table")
+    evaluating.add_argument("teacher", help="folder, hub id or .gguf file")
+    evaluating.add_argument("--tasks", action="append", required=True, help="see edge-compress")
+    evaluating.add_argument("--limit", type=int, help="rows or passages of each task")
+    evaluating.add_argument("--at", type=int, action="append", help="only students of these tokens")
+    evaluating.add_argument("-o", dest="out", type=Path, required=True, help="folder of all runs")
     arguments = parser.parse_args()
-    verb = {"train": train, "judge": judge}[arguments.verb]
+    verb = {"train": train, "evaluate": evaluate_students}[arguments.verb]
     return run_command(lambda: verb(arguments))
 
 
@@ -117,7 +118,13 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.shape:
         shape = Shape(*map(int, arguments.shape.split(",")))
     start = load_model(arguments.start) if arguments.start else teacher
-    scores = (folder if arguments.start else arguments.out) / "importance.safetensors"
+    inputs = {
+        "start": weights_sha256(start),
+        "data": file_hashes((arguments.data,)),
+        "length": settings.sequence_length,
+    }
+    claim_folder(folder, inputs | {"teacher": checkpoint.sha256(), "arm": arm, "shape": shape})
+    scores = arguments.out / f"importance-{digest(inputs)}.safetensors"
     student = WEIGHTS[arm.weights](start, shape, _importance(start, data, scores), 0)
     teacher = teacher.bfloat16()
     make_record = partial(_record, checkpoint, student, arm, settings)
@@ -140,42 +147,43 @@ def train(arguments: argparse.Namespace) -> None:
     print(file=sys.stderr)
 
 
-def judge(arguments: argparse.Namespace) -> None:
-    """Evaluate students that were not judged before; print all figures as a table."""
+def evaluate_students(arguments: argparse.Namespace) -> None:
+    """Evaluate students that have no figures yet; print all figures as a table."""
     tasks = parse_tasks(arguments.tasks)
     tokenizer = load_tokenizer(arguments.teacher)
     teacher = load_model(arguments.teacher, dtype=torch.bfloat16)
-    path = arguments.out / "judged.json"
-    judged = json.loads(path.read_text()) if path.exists() else {}
+    teacher_sha256 = open_checkpoint(arguments.teacher).sha256()
+    stored = Figures(arguments.out / "figures.json")
+    found: dict[str, dict[str, float]] = {}
     students = sorted(arguments.out.glob("*/student-*"))
     names = ["teacher", *(f"{one.parent.name}@{int(one.name[8:])}" for one in students)]
     for name, folder in zip(names, [None, *students], strict=True):
         if arguments.at and folder is not None and int(folder.name[8:]) not in arguments.at:
             continue
-        wanted = [task for task in tasks if f"{task} {arguments.limit}" not in judged.get(name, {})]
-        if not wanted:
-            continue
-        model = teacher if folder is None else load_model(folder, dtype=torch.bfloat16)
-        for task in wanted:
-            scores = evaluate(
-                model,
-                tokenizer,
-                [task],
-                teacher=None if folder is None else teacher,
-                limit=arguments.limit,
-            )
-            values = {key: msgspec.to_builtins(score) for key, score in scores.items()}
-            judged.setdefault(name, {})[f"{task} {arguments.limit}"] = values
-        path.write_text(json.dumps(judged, indent=1))
-        print(name, judged[name], file=sys.stderr)
-    print(_table(judged))
+        inputs = {"teacher": teacher_sha256, "limit": arguments.limit}
+        if folder is not None:
+            inputs["student"] = open_checkpoint(folder).sha256()
+        model = None
+        for task in tasks:
+            key, conditions = f"{name}/{task}", inputs | task_hashes((f"{task.kind}:{task.name}",))
+            values = stored.get(key, conditions)
+            if values is None:
+                model = model or (folder and load_model(folder, dtype=torch.bfloat16)) or teacher
+                scores = evaluate(
+                    model,
+                    tokenizer,
+                    [task],
+                    teacher=None if folder is None else teacher,
+                    limit=arguments.limit,
+                )
+                values = {figure: score.value for figure, score in scores.items()}
+                stored.put(key, conditions, values)
+            found.setdefault(name, {}).update(values)
+        print(name, found[name], file=sys.stderr)
+    print(_table(found))
 
 
-def _table(judged: dict[str, Any]) -> str:
-    rows = {
-        name: {key: score["value"] for task in tasks.values() for key, score in task.items()}
-        for name, tasks in judged.items()
-    }
+def _table(rows: dict[str, dict[str, float]]) -> str:
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     head = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     body = [
@@ -188,7 +196,8 @@ def _table(judged: dict[str, Any]) -> str:
 
 
 def _packed(source: str, tokenizer: Tokenizer, settings: Distillation, out: Path) -> PackedTokens:
-    path = out / f"data-{settings.sequence_length}.npy"
+    inputs = file_hashes((source,)) | {"tokenizer": tokenizer_sha256(tokenizer)}
+    path = out / f"data-{settings.sequence_length}-{digest(inputs)}.npy"
     if path.exists():
         return PackedTokens.load(path)
     return pack(read_documents(source), tokenizer, settings.sequence_length, path)
@@ -237,7 +246,7 @@ WEIGHTS: dict[str, Callable[[Model, Shape, Importance, int], Model]] = {
 def _record(
     teacher: Checkpoint, student: Model, arm: Arm, settings: Distillation, tokens: int
 ) -> StudentRecord:
-    """What export takes along into the bundle, as `edge-compress` writes it."""
+    """The record that export copies into the bundle, as `edge-compress` writes it."""
     spec = spec_of(student)
     stages = [StageRecord("prune", {"weights": arm.weights})]
     if tokens:

@@ -65,7 +65,7 @@ def align(
         tokenizer: its tokenizer; with a chat template, texts are read as messages.
         request: the method and its settings.
         data: the examples.
-        out: folder of the run, with checkpoints (12 bytes a parameter, two at a time) and metrics.
+        out: folder of the run, with checkpoints (12 bytes per parameter, two of them) and metrics.
         progress: called after each step.
 
     Raises:

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.compress.distillation.train import Step
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.files.replacing import replace_file
+
+if TYPE_CHECKING:
+    from edgelm.compress.distillation.train import Step
 
 FILE = "metrics.jsonl"
 
@@ -25,7 +27,7 @@ class Metrics:
     def __enter__(self) -> "Metrics":
         return self
 
-    def write(self, step: Step) -> None:
+    def write(self, step: "Step") -> None:
         """Log a step, on the main process."""
         if not is_main_process():
             return

@@ -1,4 +1,4 @@
-"""Distillation: train a student towards its teacher, resumable after a kill at any moment.
+"""Distillation: train a student towards its teacher, resumable at any moment.
 
 Built on accelerate: the same loop runs on one CPU or GPU, and under `accelerate launch` on many
 (DDP, FSDP2). The rows of a step depend on the seed and the step's number alone, so an interrupted

@@ -1,51 +1,80 @@
-"""A training in a process of its own, to be killed or to be one of several.
+"""Trainings in a process of their own, to be killed or to be one of several.
 
-python -m tests.compress.run_training FOLDER [--die-at STEP] [--die-saving STEP] [--sharded]
-    [--rounded]
+python -m tests.compress.run_training JOB...
+
+A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
+run one after the other, in one process group. `stop_at` abandons a job after a step without
+closing it, `die_at` kills the process after a step, `die_saving` within the checkpoint of a step.
 """
 
-import argparse
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from edgelm.compress.distillation.train import distill
+from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.model import gather_full_model
 from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
+_abandoned: list[Iterator[Step]] = []  # a generator that is collected would end in good order
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training and where it ends."""
+
+    folder: Path
+    micro_batch: int = 4
+    sharded: bool = False
+    quantized: bool = False
+    stop_at: int | None = None
+    die_at: int | None = None
+    die_saving: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Job":
+        folder, *words = text.split(",")
+        pairs = [word.partition("=") for word in words]
+        options: dict[str, Any] = {name: int(value) if value else True for name, _, value in pairs}
+        return cls(Path(folder), **options)
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--die-at", type=int)
-    parser.add_argument("--die-saving", type=int)
-    parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--sharded", action="store_true")
-    parser.add_argument("--rounded", action="store_true")
-    options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.sharded:
+    for text in sys.argv[1:]:
+        run_job(Job.parse(text))
+
+
+def run_job(job: Job) -> None:
+    """Run a job to its end; losses and weights are in `result.pt` of its folder."""
+    if job.sharded:
         _shard()
-    if options.die_saving:
-        _die_saving(options.die_saving)
+    if job.die_saving:
+        _die_saving(job.die_saving)
     teacher, student = teacher_and_student()
-    settings = msgspec.structs.replace(SETTINGS, micro_batch=options.micro_batch)
+    settings = msgspec.structs.replace(SETTINGS, micro_batch=job.micro_batch)
+    precision = (Int4(16), Int8(32)) if job.quantized else None
+    folder = job.folder / "checkpoints"
     losses = []
-    precision = (Int4(16), Int8(32)) if options.rounded else None
-    folder = options.folder / "checkpoints"
-    for step in distill(student, teacher, rows(), settings, folder, precision=precision):
+    steps = distill(student, teacher, rows(), settings, folder, precision=precision)
+    for step in steps:
         losses.append((step.step, step.loss))
-        if step.step == options.die_at:
+        if step.step == job.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step.step == job.stop_at:
+            _abandoned.append(steps)
+            return
     student = gather_full_model(student)
     if os.environ.get("RANK", "0") == "0":
         result = {"losses": losses, "weights": dict(student.named_parameters())}
-        torch.save(result, options.folder / "result.pt")
+        torch.save(result, job.folder / "result.pt")
 
 
 def _shard() -> None:
@@ -55,6 +84,8 @@ def _shard() -> None:
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     prepare = Accelerator.__init__
+    if prepare.__name__ == "sharding":
+        return
 
     def sharding(self: Any, **over: Any) -> None:
         prepare(self, **over)

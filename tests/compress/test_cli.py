@@ -107,21 +107,24 @@ def test_options_by_hand() -> None:
     ("arguments", "message"),
     [
         (MODEL, "[search] needs a budget"),
-        (("model", "-o", "out", "--parameters", "0.5"), "no data: give `data = [...]`"),
+        (("model", "-o", "out", "--parameters", "0.5"), "no data: set `data = [...]`"),
         ((*MODEL, "--shape", "3"), "--shape '3': expected e.g. num_hidden_layers=26"),
         ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),
         ((*MODEL, "--shape", "width=48"), "unknown field `width` - at `$.prune`"),
         (
             (*MODEL, "--shape", "merge_pruned_heads=1"),
-            "Expected `bool`, got `int` - at `$.prune.fold",
+            "Expected `bool`, got `int` - at `$.prune.merge",
         ),
         (("none.toml", "-o", "out"), "cannot read the recipe none.toml: No such file"),
         (
             ("none.toml", "-o", "out", "--tokens", "3M"),
-            "--tokens stands beside a recipe; write it into none.toml",
+            "--tokens cannot be combined with a recipe; set it in none.toml",
         ),
-        (("none.toml", "-o", "out", "--min-tok-s", "3"), "--min-tok-s stands beside a recipe"),
-        (("none.toml", "-o", "out", "--data", "x"), "--data stands beside a recipe"),
+        (
+            ("none.toml", "-o", "out", "--min-tok-s", "3"),
+            "--min-tok-s cannot be combined with a recipe",
+        ),
+        (("none.toml", "-o", "out", "--data", "x"), "--data cannot be combined with a recipe"),
         ((*MODEL, "--parameters", "0.5"), "no such file or folder: model"),
     ],
 )
@@ -134,11 +137,11 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(list(arguments)) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ")
-    assert message in said.err
-    assert said.err.count("\n") == 1
-    assert not said.out
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
     assert not list(tmp_path.iterdir()), "nothing is written before the recipe is known to be good"
 
 
@@ -203,11 +206,11 @@ def test_a_recipe_from_end_to_end(
     recipe = write_recipe(bench, TEACHER, PRUNE, DISTILL, EVALUATE, name="cli")
     output = tmp_path / "student"
     assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     record = read_student_record(output)
     assert record
     share = record.parameters / record.teacher_parameters
-    lines = said.out.splitlines()
+    lines = captured.out.splitlines()
     assert lines[0] == f"{output}: 0.1 M parameters, {share:.0%} of the teacher's"
     perplexity = record.evaluation["perplexity:valid.jsonl"]
     shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in perplexity.items())
@@ -216,5 +219,5 @@ def test_a_recipe_from_end_to_end(
     assert (tmp_path / "stages" / "summary.html").is_file()
     assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
     again = capsys.readouterr()
-    assert again.out == said.out
+    assert again.out == captured.out
     assert again.err.count("unchanged, skipped") == len(record.stages)

@@ -139,12 +139,12 @@ def test_qad_runs_again_on_another_grid(
     def began(size: int) -> tuple[str, int]:
         """What rounding the last run started from, and how many stages it ran."""
         monkeypatch.setattr("edgelm.compress.recipe.recipe._QAD_GROUP", size)
-        said: list[str] = []
+        lines: list[str] = []
         recipe = recipe_of(bench, PRUNE, QAD.replace("group_size = 32\n", ""))
-        compress_model(recipe, tmp_path / "student", report=said.append)
+        compress_model(recipe, tmp_path / "student", report=lines.append)
         [start] = (tmp_path / "student.run").glob("qad*/**/start.safetensors")
         with safe_open(start, "pt") as file:
-            return file.metadata()["of"].split(", weights")[0], len(said)
+            return file.metadata()["of"].split(", weights")[0], len(lines)
 
     # The head's groups are those that divide 48 columns, as export has them.
     assert began(64)[0] == "int4 g64 zp, head int8 g16"
@@ -189,9 +189,9 @@ def test_layers_go_as_a_block(bench: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["sampled", "top-k"])
 def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     cache = f'[distill.cache]\nkind = "{kind}"\nsize = 16\n'
-    said: list[str] = []
+    lines: list[str] = []
     recipe = recipe_of(bench, "max_tokens = 2048\n", PRUNE, DISTILL, cache)
-    record = compress_model(recipe, tmp_path / "student", report=said.append)
+    record = compress_model(recipe, tmp_path / "student", report=lines.append)
     order = ["data", "importance", "prune", "cache", "distill"]
     assert [one.name for one in record.stages] == order
     rows = 2048 // LENGTH
@@ -199,7 +199,7 @@ def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     assert stage(record, "cache").figures["bytes"] == wanted
     files = (tmp_path / "student.run" / "cache" / "cache").glob("*.bin")
     assert sum(path.stat().st_size for path in files) == wanted
-    assert "cache: the teacher's predictions will take 0 MB" in said
+    assert "cache: the teacher's predictions will take 0 MB" in lines
     assert stage(record, "distill").figures["loss"] > 0
 
 
@@ -374,9 +374,11 @@ def test_other_things_are_not_overwritten(bench: Path, tmp_path: Path) -> None:
     for name in ("student", "other.run"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("mine")
-    with pytest.raises(BadInput, match=r"student exists and holds no compress\.json; it will not"):
+    with pytest.raises(BadInput, match=r"student exists and contains no compress\.json, so it"):
         quick(bench, tmp_path / "student")
-    with pytest.raises(BadInput, match=r"other\.run exists and is no run of edge-compress"):
+    with pytest.raises(
+        BadInput, match=r"other\.run exists and is not a run folder of edge-compress"
+    ):
         quick(bench, tmp_path / "other")
     for name in ("student", "other.run"):
         assert [path.name for path in (tmp_path / name).iterdir()] == ["thesis.txt"]

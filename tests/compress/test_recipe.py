@@ -61,14 +61,34 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
-        ('teacher = "t"\n[distill]\n', r"no data: give `data = \[\.\.\.\]`, or a \[synthesize\]"),
+        (
+            'teacher = "t"\n[distill]\n',
+            r"no data: set `data = \[\.\.\.\]`, or add a \[synthesize\]",
+        ),
         (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
-        (f"{LEAST}[correct]\n[vocabulary]\n", "makes no student: it needs"),
+        (f"{LEAST}[correct]\n[vocabulary]\n", "produces no student: it needs"),
     ],
 )
 def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        ("importance", 'tokens = "mean"', "tokens is now called sequence_reduction"),
+        ("importance", 'over_samples = "l2"', "over_samples is now called batch_reduction"),
+        ("importance", 'layers = "influence"', '"influence" is now "block_influence"'),
+        ("prune", "fold_heads = true", "fold_heads is now called merge_pruned_heads"),
+        ("search", "scored = 8", "scored is now called candidates"),
+        ("search", "rounds = 2", "rounds is now called kd_rounds"),
+        ("search", "least = 0.5", "least is now called min_ratio"),
+    ],
+)
+def test_renamed_fields_are_named(tmp_path: Path, table: str, old: str, new: str) -> None:
+    with pytest.raises(BadInput, match=rf"recipe\.toml: \[{table}\] .*{new}"):
+        read_recipe(written(tmp_path, f"{LEAST}[{table}]\n{old}\n"))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +174,7 @@ def test_precisions_are_what_the_engine_supports(tmp_path: Path) -> None:
     assert precisions("cpu", "symmetric = true") == (Int4(64, symmetric=True), Int8(64))
     assert precisions("jetson-orin-nano") == (Int4(64, symmetric=True), Int8(32))
     orin = "jetson-orin-nano"
-    with pytest.raises(BadInput, match=f"TensorRT, which {orin} runs, has no zero points"):
+    with pytest.raises(BadInput, match=f"TensorRT, the engine of {orin}, has no zero points"):
         precisions(orin, "symmetric = false")
     with pytest.raises(BadInput, match="has int8 with one scale per output channel only"):
         precisions(orin, "group_size = 64")

@@ -1,5 +1,6 @@
-"""A recipe started again: what is skipped, what runs, and that a kill changes nothing."""
+"""A recipe started again: what is skipped, what is rerun, and that a kill changes nothing."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import edgelm.compress.stages.state as state
-from edgelm.checkpoint.student import StudentRecord
+from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
 from tests.compress.recipes import (
@@ -27,6 +28,7 @@ from tests.compress.recipes import (
     write_recipe,
 )
 from tests.compress.training import same
+from tests.forks import run_forked
 
 USUAL = ("seed = 3\n", CORRECT, PRUNE, DISTILL, QAD, EVALUATE)
 EVERYTHING = (
@@ -42,11 +44,11 @@ EVERYTHING = (
 
 
 def run(*arguments: str, processes: int = 1) -> int:
-    """Run a recipe elsewhere; the group dies with its launcher."""
-    module = ["-m", "tests.compress.run_recipe", *arguments]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        module = [*launcher, f"--nproc_per_node={processes}", *module]
+    """Run a recipe in another process; its group ends with its launcher."""
+    if processes == 1:
+        return run_forked("tests.compress.run_recipe", *arguments)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    module = [*launcher, "-m", "tests.compress.run_recipe", *arguments]
     with subprocess.Popen(
         [sys.executable, *module],
         stdout=subprocess.DEVNULL,
@@ -62,17 +64,28 @@ def run(*arguments: str, processes: int = 1) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workshop and in it the student of a run that nothing disturbed."""
+    """A workshop and in it the student of an uninterrupted run; tests work on copies of the run."""
     folder = workshop(tmp_path_factory.mktemp("restarts"))
     compress_model(recipe_of(folder, *USUAL), folder / "student")
     return folder
 
 
-def again(folder: Path, *parts: str) -> tuple[StudentRecord, dict[str, str]]:
-    """Run in the folder that is already there; what became of each stage."""
-    said: list[str] = []
-    record = compress_model(recipe_of(folder, *parts), folder / "student", report=said.append)
-    skipped = [line.partition(":")[0] for line in said if line.endswith("unchanged, skipped")]
+def copy_of_run(folder: Path, output: Path, *, without: tuple[str, ...] = ()) -> Path:
+    """A copy of the finished student and its run folder, or of the run without some stages."""
+    shutil.copytree(folder / "student.run", output.with_name(f"{output.name}.run"))
+    if without:
+        for name in without:
+            shutil.rmtree(output.with_name(f"{output.name}.run") / name)
+    else:
+        shutil.copytree(folder / "student", output)
+    return output
+
+
+def again(folder: Path, student: Path, *parts: str) -> tuple[StudentRecord, dict[str, str]]:
+    """Run into a folder that exists; the record, and each stage as `skipped` or `ran`."""
+    lines: list[str] = []
+    record = compress_model(recipe_of(folder, *parts), student, report=lines.append)
+    skipped = [line.partition(":")[0] for line in lines if line.endswith("unchanged, skipped")]
     return record, {one.name: "skipped" if one.name in skipped else "ran" for one in record.stages}
 
 
@@ -82,18 +95,19 @@ def changed(old: str, new: str) -> tuple[str, ...]:
     return parts
 
 
-def test_everything_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = weights_of(folder / "student")
-    first, _ = again(folder, *USUAL)
+def test_everything_is_skipped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = copy_of_run(folder, tmp_path / "student")
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a model was loaded, so something is computed anew")
+        raise AssertionError("a model was loaded, so something is computed again")
 
     monkeypatch.setattr(state, "load_model", refuse)
-    record, found = again(folder, *USUAL)
+    record, found = again(folder, student, *USUAL)
     assert set(found.values()) == {"skipped"}
-    assert record == first
-    assert same(weights_of(folder / "student"), before)
+    assert record == read_student_record(folder / "student")
+    assert same(weights_of(student), weights_of(folder / "student"))
 
 
 @pytest.mark.parametrize(
@@ -105,42 +119,47 @@ def test_everything_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
     ids=["evaluate", "qad", "shape"],
 )
-def test_a_change_runs_what_follows(folder: Path, parts: tuple[str, ...], runs: set[str]) -> None:
-    again(folder, *USUAL)
-    _, found = again(folder, *parts)
+def test_a_change_reruns_what_depends_on_it(
+    folder: Path, tmp_path: Path, parts: tuple[str, ...], runs: set[str]
+) -> None:
+    _, found = again(folder, copy_of_run(folder, tmp_path / "student"), *parts)
     assert {name for name, what in found.items() if what == "ran"} == runs
 
 
-def test_another_tokenizer_runs_all(folder: Path, tmp_path: Path) -> None:
-    """Weights alone do not make a teacher."""
+def test_another_tokenizer_reruns_everything(tmp_path: Path) -> None:
+    """Weights alone do not identify a teacher."""
     workshop(tmp_path)
-    parts = (PRUNE, DISTILL)
-    again(tmp_path, *parts)
+    again(tmp_path, tmp_path / "student", PRUNE)
     template = tmp_path / "teacher" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<s>", "<s>\n"))
-    _, found = again(tmp_path, *parts)
+    _, found = again(tmp_path, tmp_path / "student", PRUNE)
     assert set(found.values()) == {"ran"}
 
 
-@pytest.mark.parametrize("when", ["distill: step 5/", "qad: step 1/"])
-def test_kill_9_and_start_again(folder: Path, tmp_path: Path, when: str) -> None:
+@pytest.mark.parametrize(
+    ("when", "missing"),
+    [
+        ("distill: step 5/", ("prune", "distill", "qad", "evaluate")),
+        ("qad: step 1/", ("qad", "evaluate")),
+    ],
+    ids=["distill", "qad"],
+)
+def test_kill_9_and_resume(
+    folder: Path, tmp_path: Path, when: str, missing: tuple[str, ...]
+) -> None:
     recipe = write_recipe(folder, TEACHER, *USUAL, name="killed")
-    student = tmp_path / "student"
+    student = copy_of_run(folder, tmp_path / "student", without=missing)
     assert run(str(recipe), str(student), "--die-at", when) == -9
     assert not student.exists()
-    said: list[str] = []
-    record = compress_model(read_recipe(recipe), student, report=said.append)
-    assert f"{when.partition(':')[0]}: going on" in said
-    assert same(weights_of(student), weights_of(undisturbed(folder)))
-    expected, _ = again(folder, *USUAL)
+    lines: list[str] = []
+    record = compress_model(read_recipe(recipe), student, report=lines.append)
+    assert f"{when.partition(':')[0]}: resuming" in lines
+    assert same(weights_of(student), weights_of(folder / "student"))
+    expected = read_student_record(folder / "student")
+    assert expected is not None
     assert record.evaluation == expected.evaluation
     for name in ("distill", "qad"):
         assert stage(record, name).figures == stage(expected, name).figures
-
-
-def undisturbed(folder: Path) -> Path:
-    again(folder, *USUAL)
-    return folder / "student"
 
 
 def test_two_processes_make_the_student_of_one(folder: Path, tmp_path: Path) -> None:

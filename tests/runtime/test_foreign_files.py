@@ -54,7 +54,7 @@ def test_templates_that_cannot_be_compiled(tmp_path: Path, text: str | bytes) ->
 
 def test_a_template_that_is_not_a_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "chat_template.jinja")
-    with pytest.raises(BadBundle, match="is not a plain file"):
+    with pytest.raises(BadBundle, match="is not a regular file"):
         ChatTemplate(tmp_path / "chat_template.jinja", special_tokens={})
 
 

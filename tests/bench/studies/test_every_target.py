@@ -1,11 +1,14 @@
-"""The command is run for each target, and what it left is told."""
+"""The command is run for each target, and its result is reported."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
 
-from bench.studies.every_target import Exported, devices, main
+from bench.studies.every_target import Exported, _compiled_for_target, devices, main
+from edgelm.bundle.manifest import CompiledEngine, EngineRequirement, Manifest
 from tests.tiny_chat import save_tiny_chat
 
 
@@ -21,9 +24,9 @@ def test_targets_with_the_same_result_share_a_row(
         "jetson-agx-orin-64gb",
         "jetson-orin-nano-8gb",
         "no-such-device",
-    ], "what was done is not done again"
+    ], "finished targets are not exported again"
     first, second, unknown = found
-    assert (first.exit_code, first.pending, first.sms) == (0, True, (87,))
+    assert (first.exit_code, first.pending, first.compute_capabilities) == (0, True, (87,))
     assert first.kl is not None
     assert first.kl < 1e-3
     assert first.weight_bytes == second.weight_bytes > 0
@@ -40,3 +43,20 @@ def test_devices_are_those_at_the_edge() -> None:
         *names
     }
     assert not {"cpu", "h100-sxm-80gb"} & {*names}
+
+
+def _manifest(needed: EngineRequirement, *engines: CompiledEngine) -> Manifest:
+    return cast(Manifest, SimpleNamespace(engine=needed, engines=engines))
+
+
+def test_the_engine_is_that_of_the_target() -> None:
+    desktop, orin = (
+        CompiledEngine(f"engines/{sm}", "tensorrt", "10.16", (sm,), "0" * 64, 1, 60.0, "builder")
+        for sm in (89, 87)
+    )
+    needed = EngineRequirement("tensorrt", "10.16", (87,))
+    assert _compiled_for_target(_manifest(needed, desktop, orin)) == orin
+    assert _compiled_for_target(_manifest(needed, desktop)) is None
+    assert _compiled_for_target(_manifest(needed)) is None
+    other = EngineRequirement("tensorrt-rtx", "1.3")
+    assert _compiled_for_target(_manifest(other, desktop, orin)) is None

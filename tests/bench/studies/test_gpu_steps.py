@@ -28,8 +28,8 @@ def test_a_row_for_every_depth(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu_steps", str(bundle), "--depths", "4", "8"])
     main()
-    said, _, head, _, *rows = capsys.readouterr().out.splitlines()
-    assert said.endswith("; medians of 48 steps, context 64")
+    title, _, head, _, *rows = capsys.readouterr().out.splitlines()
+    assert title.endswith("; medians of 48 steps, context 64")
     assert head == "| engine | version | depth | prompt ms | step ms | tokens/s |"
     cells = [row.split(" | ") for row in rows]
     assert [(one[0], one[2]) for one in cells] == [("| tiny-fp32", "4"), ("| tiny-fp32", "8")]

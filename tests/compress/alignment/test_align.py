@@ -240,7 +240,7 @@ def test_other_settings_are_refused_once_there_is_a_checkpoint(
         align(load_model(tiny_chat), tokenizer, replace(wild, save_steps=9), data, run)
     align(load_model(tiny_chat), tokenizer, SFT, data, run)
     with pytest.raises(
-        BadInput, match=r"learning_rate was 0.003 and is 1e\+30; go on with the same"
+        BadInput, match=r"learning_rate was 0.003 and is 1e\+30; resume with the same"
     ):
         align(load_model(tiny_chat), tokenizer, wild, data, run)
 
@@ -284,7 +284,7 @@ def test_long_examples_are_counted(
         (
             SFT,
             {"prompt": [{"role": "system", "content": "x"}], "completion": "y"},
-            "the chat template refuses the conversation: no system",
+            "the chat template rejects the conversation: no system",
         ),
     ],
 )
@@ -340,7 +340,7 @@ def test_unreadable_data_is_named(
         ),
         (replace(SFT, max_length=999), "max_length is 999, the model's context is 128 tokens"),
         (replace(DPO, beta=0), "beta is 0"),
-        (Alignment(), "Alignment is no method of alignment; expected Sft or Dpo"),
+        (Alignment(), "Alignment is not an alignment method; expected Sft or Dpo"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -368,7 +368,7 @@ def test_a_folder_with_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(BadInput, match=r"exists and holds no align\.json"):
+    with pytest.raises(BadInput, match=r"exists and contains no align\.json"):
         align(student, tokenizer, SFT, write(TALKS), tmp_path / "run")
 
 

@@ -102,4 +102,4 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_freed_memory_can_be_kept_twice() -> None:
     keep_freed_memory()
     keep_freed_memory()
-    assert float(torch.ones(1 << 24).sum()) == 1 << 24  # 64 MB, which glibc would map anew
+    assert float(torch.ones(1 << 24).sum()) == 1 << 24  # 64 MB, which glibc would map again

@@ -1,4 +1,4 @@
-"""A teacher's predictions on disk: what they are, how large, that a killed build goes on."""
+"""A teacher's predictions on disk: what they are, how large, that an interrupted build resumes."""
 
 import shutil
 from collections.abc import Iterator
@@ -126,7 +126,7 @@ def test_size_is_known_before(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_build_goes_on_to_the_same_bytes(
+def test_an_interrupted_build_resumes_to_the_same_bytes(
     teacher: Any, kind: Literal["top-k", "sampled"], tmp_path: Path
 ) -> None:
     settings, done = CacheSettings(kind, 4), list[int]()
@@ -140,7 +140,9 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     folder = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         build_cache(teacher, "t", DATA, settings, folder, kill)
-    with pytest.raises(BadInput, match="parts holds no complete teacher cache; build it first"):
+    with pytest.raises(
+        BadInput, match="parts does not hold a complete teacher cache; build it first"
+    ):
         TeacherCache(folder)
     half = np.memmap(folder / "ids.bin", np.uint16, "r+", shape=(10, 15, 4))
     half[8:] = 77  # torn: written by a batch whose end was never recorded
@@ -151,7 +153,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     assert files(folder) == files(tmp_path / "whole")
 
 
-def test_a_build_that_died_before_its_record_starts_anew(teacher: Any, tmp_path: Path) -> None:
+def test_a_build_that_died_before_its_record_restarts(teacher: Any, tmp_path: Path) -> None:
     settings = CacheSettings(size=4)
     build_cache(teacher, "t", DATA, settings, tmp_path / "whole")
     (tmp_path / "parts").mkdir()
@@ -204,10 +206,10 @@ def test_disk_full(teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_more_tokens_than_there_are(teacher: Any, tmp_path: Path) -> None:
-    message = "a cache of 129 tokens a position: expected at least 1, .* at most the vocabulary's"
+    message = "a cache of 129 tokens per position: expected at least 1, .* at most the vocabulary's"
     with pytest.raises(BadInput, match=message):
         build_cache(teacher, "t", DATA, CacheSettings("top-k", 129), tmp_path / "cache")
-    with pytest.raises(BadInput, match="a cache of 0 tokens a position"):
+    with pytest.raises(BadInput, match="a cache of 0 tokens per position"):
         build_cache(teacher, "t", DATA, CacheSettings("sampled", 0), tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []
     build_cache(teacher, "t", DATA, CacheSettings("sampled", 129), tmp_path / "cache")
@@ -236,7 +238,7 @@ def test_damaged_record(teacher: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cache\.json is damaged \(.*\); remove the folder"):
         TeacherCache(tmp_path)
     record.unlink()
-    with pytest.raises(BadInput, match="holds no complete teacher cache; build it first"):
+    with pytest.raises(BadInput, match="does not hold a complete teacher cache; build it first"):
         TeacherCache(tmp_path)
 
 

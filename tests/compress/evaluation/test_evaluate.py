@@ -77,6 +77,14 @@ def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     assert str(raised.value) == f"unknown task {text!r}; known: {known}"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("last-word", "last_word"), ("choice", "multiple_choice")]
+)
+def test_a_renamed_kind_is_named(old: str, new: str) -> None:
+    with pytest.raises(UnknownName, match=f"{old}: is now called {new}:; rename it"):
+        parse_tasks([f"{old}:lambada.jsonl"])
+
+
 @pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval"}))
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path, kind: str) -> None:
     text = f"{kind}:{tmp_path / 'absent.jsonl'}"
@@ -159,7 +167,7 @@ def test_kl_is_left_out_without_a_teacher(subject: Subject, valid: Path) -> None
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
-def test_the_model_is_judged_in_eval_mode_and_put_back(
+def test_the_model_is_evaluated_in_eval_mode_and_restored(
     subject: Subject, valid: Path, tmp_path: Path, training: bool
 ) -> None:
     model, seen = subject[0], list[bool]()
@@ -251,7 +259,7 @@ def test_an_empty_file_is_refused(
         ({"choices": []}, "question 2 has answer 2, expected an index of its 0 choices"),
         (
             {"choices": ["so", "", "it is"]},
-            r"question 2 has the choices \['so', '', 'it is'\], expected texts that are not empty",
+            r"question 2 has the choices \['so', '', 'it is'\], expected non-empty texts",
         ),
         ({"choices": [1, 2, 3]}, r"question 2 has the choices \[1, 2, 3\], expected texts"),
         # One of three pairs a question: the first of question 2 is the fourth.

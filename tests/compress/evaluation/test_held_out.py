@@ -24,7 +24,7 @@ def test_equals_the_formula(name: str) -> None:
 
 def test_the_teacher_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, student = tiny_model("llama"), tiny_model("llama")
-    judge = HeldOut(teacher, torch.arange(32).view(4, 8))
+    held_out = HeldOut(teacher, torch.arange(32).view(4, 8))
     monkeypatch.setattr(teacher.model, "forward", None)
-    assert judge.divergence(student) == pytest.approx(0, abs=1e-6)
-    assert judge.divergence(student) == judge.divergence(student)
+    assert held_out.divergence(student) == pytest.approx(0, abs=1e-6)
+    assert held_out.divergence(student) == held_out.divergence(student)

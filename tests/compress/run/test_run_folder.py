@@ -18,10 +18,10 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.worked: list[str] = []
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     def __call__(self, changed: str = "", die: str = "") -> RunFolder:
-        run, key = RunFolder(self.folder, self.said.append), ""
+        run, key = RunFolder(self.folder, self.lines.append), ""
         for name in ("first", "second", "third"):
 
             def work(folder: Path, name: str = name) -> StageRecord:
@@ -48,7 +48,7 @@ def test_unchanged_stages_are_skipped(run: Run) -> None:
     assert run.worked == ["first", "second", "third"], "nothing ran again"
     assert again.records == first.records
     assert [record.name for record in again.records] == ["first", "second", "third"]
-    assert run.said[-1] == "third: unchanged, skipped"
+    assert run.lines[-1] == "third: unchanged, skipped"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_change_runs_it_and_all_that_follows(run: Run, changed: str, runs: lis
     done = run(changed)
     assert run.worked == runs
     assert [one.tokens for one in done.records] == [1, 1, 1], "in fresh folders"
-    assert f"{changed}: inputs changed, starting anew" in run.said
+    assert f"{changed}: inputs changed, rerunning" in run.lines
     run.worked.clear()
     run()
     assert run.worked == runs, "back again is a change too"
@@ -76,7 +76,7 @@ def test_a_killed_stage_goes_on_in_its_folder(run: Run) -> None:
         run(die="second")
     done = run()
     assert run.worked == ["first", "second", "second", "third"]
-    assert "second: going on" in run.said
+    assert "second: resuming" in run.lines
     assert [one.tokens for one in done.records] == [1, 2, 1], "found what it had left"
 
 
@@ -110,9 +110,11 @@ def test_a_foreign_folder_is_refused(tmp_path: Path, entry: str) -> None:
     path = tmp_path / entry
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
-    with pytest.raises(BadInput, match="exists and is no run of edge-compress; choose another"):
+    with pytest.raises(
+        BadInput, match="exists and is not a run folder of edge-compress; choose another"
+    ):
         RunFolder(tmp_path, print)
-    with pytest.raises(BadInput, match="is no run of edge-compress"):
+    with pytest.raises(BadInput, match="is not a run folder of edge-compress"):
         RunFolder(path, print)
     assert path.read_text() == "mine"
 
@@ -203,7 +205,7 @@ def test_what_took_time_is_moved_aside(run: Run) -> None:
     kept = [path.read_text() for path in (run.folder / "replaced").rglob("weights")]
     assert kept == ["hours"]
     assert len(list((run.folder / "replaced").glob("second-*"))) == 2
-    assert any("second: what was there is in" in line for line in run.said)
+    assert any("second: the previous result was moved to" in line for line in run.lines)
 
 
 @pytest.mark.parametrize("name", ["count", "done.json"])

@@ -1,4 +1,4 @@
-"""Options of stages: where a student comes from, how layers are judged, what is always judged."""
+"""Options of stages: the first student, how layers are ranked, what is always evaluated."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def test_a_student_of_another_tokenizer(bench: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_is_not_cut_again(bench: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`student` is there already"):
+    with pytest.raises(BadInput, match="`student` names an existing student"):
         made(bench, tmp_path / "out", 'student = "teacher"\n', PRUNE)
 
 
@@ -75,7 +75,7 @@ def test_hidden_states_by_the_papers_map(bench: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", ["loss", "block"])
-def test_layers_judged_on_a_task(bench: Path, tmp_path: Path, layers: str) -> None:
+def test_layers_ranked_on_a_task(bench: Path, tmp_path: Path, layers: str) -> None:
     passages = [{"context": "The miller waits", "target": "until"}] * 3
     lines = "".join(json.dumps(one) + "\n" for one in passages)
     (tmp_path / "words.jsonl").write_text(lines)
@@ -99,7 +99,7 @@ def test_a_layer_task_that_is_not_there(bench: Path, tmp_path: Path) -> None:
         made(bench, tmp_path / "out", DEPTH.format(layers="loss", more=more))
 
 
-def test_held_out_rows_are_always_judged(bench: Path, tmp_path: Path) -> None:
+def test_held_out_rows_are_always_evaluated(bench: Path, tmp_path: Path) -> None:
     record = made(bench, tmp_path / "out", PRUNE, DISTILL, "[evaluate]\n")
     assert list(record.evaluation) == [
         "held-out perplexity",

@@ -162,7 +162,7 @@ def test_a_finished_file_is_left_alone(teacher: Teacher, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        (replace(SAMPLING, temperature=0.5), r"temperature was 1.0 and is 0.5; go on with the"),
+        (replace(SAMPLING, temperature=0.5), r"temperature was 1.0 and is 0.5; resume with the"),
         (replace(SAMPLING, seed=4), r"seed was 3 and is 4"),
     ],
     ids=["temperature", "seed"],
@@ -181,7 +181,7 @@ def test_another_teacher_is_refused(teacher: Teacher, tmp_path: Path) -> None:
     synthesize(*teacher, FREE, out)
     other = tiny_model("llama", vocab_size=320, seed=1)
     with pytest.raises(
-        BadInput, match=r"begun with other settings: weights was '\w{12}\.\.\.' and"
+        BadInput, match=r"started with other settings: weights was '\w{12}\.\.\.' and"
     ):
         synthesize(other, teacher[1], FREE, out)
 
@@ -205,7 +205,7 @@ def test_files_that_are_not_ours_or_damaged_are_refused(teacher: Teacher, tmp_pa
 def test_nothing_kept_says_why_and_leaves_nothing(teacher: Teacher, tmp_path: Path) -> None:
     request = replace(FREE, filters=replace(ANYTHING, min_characters=5000), kind=FreeText(5))
     with pytest.raises(
-        BadInput, match=r"none of \d+ texts was kept \(\d+ too short.*\); lower min"
+        BadInput, match=r"none of \d+ texts was accepted \(\d+ too short.*\); lower min"
     ):
         synthesize(*teacher, request, tmp_path / "text.jsonl")
     assert not list(tmp_path.iterdir())

@@ -292,7 +292,7 @@ def test_smollm2_on_articles_it_was_and_was_not_trimmed_for(tmp_path: Path) -> N
 
 def test_errors_say_what_to_do() -> None:
     content = as_json(tiny_tokenizer())
-    with pytest.raises(BadInput, match=r"260 have to stay .* ask for at least 260"):
+    with pytest.raises(BadInput, match=r"260 are required .* set size to at least 260"):
         kept_tokens(content, ["a"], size=200)
     with pytest.raises(BadInput, match="no text to count"):
         kept_tokens(content, [])
@@ -300,13 +300,13 @@ def test_errors_say_what_to_do() -> None:
         kept_tokens(content, "text")
     with pytest.raises(BadInput, match="multiple of 0"):
         kept_tokens(content, ["a"], multiple=0)
-    with pytest.raises(BadCheckpoint, match=r"token 400 has to stay.*320 tokens"):
+    with pytest.raises(BadCheckpoint, match=r"token 400 is required.*320 tokens"):
         kept_tokens(content, ["a"], always=[400])
     with pytest.raises(BadInput, match=r"cannot keep token 500: .* 320 tokens, ids up to 319"):
         trim_tokenizer(content, [*range(320), 500])
     with pytest.raises(BadInput, match=r"lack 1 that .* first '<pad>' \(id 0\)"):
         trim_tokenizer(content, range(1, 320))
-    with pytest.raises(BadInput, match="do not ascend"):
+    with pytest.raises(BadInput, match="are not ascending"):
         trim_tokenizer(content, [1, 0])
 
 
@@ -319,7 +319,7 @@ def test_unsupported_and_damaged_tokenizers() -> None:
     with pytest.raises(BadInput, match="end_of_word_suffix '</w>'; supported: byte-level"):
         read_vocabulary(suffixed)
     padded = content | {"padding": {"pad_id": 900}}
-    with pytest.raises(BadCheckpoint, match="names id 900, which none of its 320 tokens"):
+    with pytest.raises(BadCheckpoint, match="uses id 900, which none of its 320 tokens"):
         read_vocabulary(padded)
     again = content["added_tokens"][0] | {"id": 400}
     twice = content | {"added_tokens": [*content["added_tokens"], again]}
@@ -343,5 +343,5 @@ def test_models_that_do_not_fit_their_tokenizer() -> None:
     with pytest.raises(BadCheckpoint, match=r"vocabulary disagree: .* go up to 319 .* for 128"):
         trim_vocabulary(tiny_model("llama"), content, ["a"], size=320)
     model = tiny_model("llama", vocab_size=400, eos_token_id=399)
-    with pytest.raises(BadCheckpoint, match=r"token 399 has to stay, .* 320 tokens"):
+    with pytest.raises(BadCheckpoint, match=r"token 399 is required, .* 320 tokens"):
         trim_vocabulary(model, content, ["a"])

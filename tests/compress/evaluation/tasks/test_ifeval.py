@@ -133,7 +133,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
     model, tokenizer = _says("Go")
     long = "x" * 200
     count = len(tokenizer(f"<s>user: {long}<|end|>", add_special_tokens=False)["input_ids"])
-    message = f"a prompt has {count} tokens, the model's context 128; leave out longer prompts"
+    message = f"a prompt has {count} tokens, the model's context 128; remove longer prompts"
     with pytest.raises(BadInput, match=message):
         ifeval(model, tokenizer, [_row("punctuation:no_comma", prompt=p) for p in ("Why?", long)])
 
@@ -141,7 +141,9 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 def test_without_a_chat_template_nothing_is_asked() -> None:
     model, tokenizer = _says("Go")
     tokenizer.chat_template = None
-    with pytest.raises(BadInput, match=r"no chat template.*evaluate an instruction-tuned model"):
+    with pytest.raises(
+        BadInput, match=r"needs a chat template.*evaluate an instruction-tuned model"
+    ):
         ifeval(model, tokenizer, [_row("punctuation:no_comma")])
 
 

@@ -11,7 +11,7 @@ from edgelm.compress.evaluation.tasks import language
 from edgelm.compress.evaluation.tasks.language import language_of, require_language_detection
 from edgelm.errors import MissingPackage
 
-MESSAGE = r"telling the language of answers needs langdetect: pip install langdetect"
+MESSAGE = r"detecting the language of answers needs langdetect: pip install langdetect"
 
 
 class NoFeaturesError(Exception):

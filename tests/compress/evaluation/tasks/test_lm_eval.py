@@ -212,7 +212,7 @@ def test_model_tokenizer_and_random_state_stay_as_they_are(
             "no task 'other' in tasks; its YAML files hold: hellaswag, own_choice, own_gen,",
         ),
         ("helaswag", "lm-eval has no task 'helaswag'; did you mean hellaswag?"),
-        ("qqq", "lm-eval has no task 'qqq', of 4 there are"),
+        ("qqq", "lm-eval has no task 'qqq'; it has 4 tasks"),
     ],
 )
 def test_an_unknown_task_names_what_there_is(

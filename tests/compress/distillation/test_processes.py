@@ -1,0 +1,85 @@
+"""Training killed and resumed, and shared by two processes: the result of one uninterrupted run.
+
+Starting a process costs more than its training, so what need not die runs here, and one start of
+two processes does several jobs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.compress.run_training import Job, run_job
+from tests.compress.training import same
+from tests.forks import run_forked
+
+
+def run_elsewhere(*jobs: str, processes: int = 1) -> int:
+    """Run jobs in processes of their own; returns their exit code."""
+    return run_forked("tests.compress.run_training", *jobs, processes=processes)
+
+
+def run_here(folder: Path, **options: Any) -> dict[str, Any]:
+    """Run a job in this process; returns its result."""
+    folder.mkdir(exist_ok=True)
+    run_job(Job(folder, **options))
+    return result(folder)
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return dict(torch.load(folder / "result.pt", weights_only=False))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_here(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs of two processes: one uninterrupted, two sharded, killed after step 5 and resumed."""
+    folder = tmp_path_factory.mktemp("two")
+    whole, shards, quantized = (folder / name for name in ("whole", "shards", "quantized"))
+    for each in (whole, shards, quantized):
+        each.mkdir()
+    jobs = [f"{shards},micro_batch=2,sharded", f"{quantized},micro_batch=2,sharded,quantized"]
+    first = [f"{whole},micro_batch=2", f"{jobs[0]},stop_at=5", f"{jobs[1]},die_at=5"]
+    assert run_elsewhere(*first, processes=2) != 0
+    assert not (shards / "result.pt").exists()
+    saved = shards / "checkpoints" / "step-00000004"
+    assert len(list(saved.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "one file per process"
+    assert run_elsewhere(*jobs, processes=2) == 0
+    return folder
+
+
+@pytest.mark.parametrize("how", ["die_at=5", "die_saving=6"])
+def test_kill_9_and_resume(tmp_path: Path, uninterrupted: dict[str, Any], how: str) -> None:
+    assert run_elsewhere(f"{tmp_path},{how}") == -9
+    resumed = run_here(tmp_path)
+    assert resumed["losses"] == [one for one in uninterrupted["losses"] if one[0] > 4]
+    assert same(resumed["weights"], uninterrupted["weights"])
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(names) == ["settings.json", "step-00000008"]
+
+
+def check_near(folder: Path, uninterrupted: dict[str, Any], first: int = 0) -> None:
+    both = result(folder)
+    expected = uninterrupted["losses"][first:]
+    assert [step for step, _ in both["losses"]] == [step for step, _ in expected]
+    for (_, ours), (_, theirs) in zip(both["losses"], expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    for key, tensor in uninterrupted["weights"].items():
+        torch.testing.assert_close(both["weights"][key], tensor, rtol=0, atol=2e-5)
+
+
+def test_two_processes_equal_one(two: Path, uninterrupted: dict[str, Any]) -> None:
+    check_near(two / "whole", uninterrupted)
+
+
+def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any]) -> None:
+    check_near(two / "shards", uninterrupted, first=4)
+
+
+def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
+    check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
