@@ -1,6 +1,5 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
-#
-# torch: the CPU build is meant. Where pip would find the CUDA one (Linux x86-64), add
+# `make` lists the targets. Where pip would find a torch built for CUDA (Linux on x86-64), the CPU
+# build is enough and some gigabytes smaller:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 PYTHON ?= python3
 VENV := .venv
@@ -8,51 +7,68 @@ BIN := $(VENV)/bin
 ROOMS := core bench compress devices export runtime
 FOLDERS := $(shell find $(ROOMS) -name __pycache__ -prune -o -type d -print)
 DEMO := build/demo
-# Tests run in so many processes of one thread each; one takes up to 2 GB.
+REPORT := build/report
+MODEL = "$$($(BIN)/python tests/smollm2.py)"
+# Test processes of one thread each; one takes up to 2 GB.
 WORKERS ?= 2
-# A round after the warm-up takes two minutes on two cores; ROUNDS=3 shows how far figures spread.
+# Rounds of `make report`: two minutes each on two cores; ROUNDS=3 shows how far figures vary.
 ROUNDS ?= 1
-# transformers takes as long as all the others together: PEERS=...,transformers adds it.
-PEERS ?= onnxruntime-genai,llama.cpp
+# Engines of `make report`. transformers, which is slow, can be added: PEERS=...,transformers
+PEERS ?= onnxruntime-genai,llama.cpp,optimum
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
 
-.PHONY: demo test lint types check setup peers docs site coverage clean
+.DEFAULT_GOAL := help
+.PHONY: help demo report test lint types check setup peers docs site coverage clean
 
-demo: setup peers
-	$(BIN)/edge-export "$$($(BIN)/python tests/smollm2.py)" --target cpu -o $(DEMO)/bundle
-	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
-	  --peers $(PEERS) --cache build/bench --out $(DEMO)
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# int8 needs no search for a mixture of precisions, so that an answer comes within minutes; the
+# quality check is on. Three of the ten calibration documents are enough for int8's scales.
+demo: setup  ## export SmolLM2-135M to int8, ask it a question, measure its speed (4 minutes)
+	@mkdir -p $(DEMO)
+	@head -n 3 export/source/text/calibration.jsonl > $(DEMO)/calibration.jsonl
+	$(BIN)/edge-export $(MODEL) --target cpu --precision int8 \
+	  --calibration $(DEMO)/calibration.jsonl -o $(DEMO)/bundle
 	@echo
 	@echo "> Why is the sky blue?"
 	@$(BIN)/edge-run $(DEMO)/bundle "Why is the sky blue?" --repetition-penalty 1.1 -n 160 --stats
-	@echo "report: $(CURDIR)/$(DEMO)/report.html"
+	@echo
+	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 64 -d 0,512 -r 3 --no-quality --out $(DEMO)/report
+	@echo "chat with it: $(BIN)/edge-run $(DEMO)/bundle"
 
-test: setup lint types check
+report: peers  ## measure a mixture of 4 and 8 bits beside other engines (25 minutes)
+	$(BIN)/edge-export $(MODEL) --target cpu -o $(REPORT)/bundle
+	$(BIN)/edge-bench $(REPORT)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
+	  --peers $(PEERS) --cache build/bench --out $(REPORT)
 
-lint:
+test: setup lint types check  ## every check: ruff, mypy, all tests
+
+lint:  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types:
+types:  ## mypy --strict
 	$(BIN)/mypy
 
-check:
+check:  ## the tests alone (WORKERS=2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.installed  ## create .venv and install edgelm into it
 
-peers: setup
-	$(BIN)/edge-bench --setup-peers
+peers: setup  ## install the engines that `make report` compares with; compiles llama.cpp (5 minutes)
+	$(BIN)/edge-bench --setup-peers --peers $(PEERS)
 
-docs: setup
+docs: setup  ## write the command-line reference
 	$(BIN)/python -m tests.cli_reference > docs/reference/cli.md
+	$(BIN)/python -m tests.schema_reference docs/reference
 
-site: setup
+site: setup  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site: $(CURDIR)/build/site/index.html"
 
 # A figure for people to read; no threshold, so that nobody writes a test for the figure's sake.
-coverage: setup
+coverage: setup  ## the tests with a coverage report
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term --cov-report=html:build/coverage
 
 $(VENV)/.packages: pyproject.toml constraints.txt
@@ -68,5 +84,5 @@ $(VENV)/.installed: $(VENV)/.packages setup.py $(FOLDERS)
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
 	touch $@
 
-clean:
+clean:  ## remove build, .venv and caches
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache

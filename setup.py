@@ -8,6 +8,8 @@ ROOT = Path(__file__).parent
 ROOMS = {"core": "edgelm"} | {
     room: f"edgelm.{room}" for room in ("bench", "compress", "devices", "export", "runtime")
 }
+# Folders of data alone are packages to setuptools, too; it warns about those that are not listed.
+CODE_AND_DATA = {".py", ".toml", ".jsonl"}
 NOT_SHIPPED = {"edgelm.bench.studies"}  # experiments, run from a checkout
 
 
@@ -15,7 +17,9 @@ def packages() -> list[str]:
     """Dotted names of the packages of the wheel."""
     names = set()
     for room, package in ROOMS.items():
-        for path in (ROOT / room).rglob("*.py"):
+        for path in (ROOT / room).rglob("*.*"):
+            if path.suffix not in CODE_AND_DATA:
+                continue
             below = path.parent.relative_to(ROOT / room).parts
             names.add(".".join([package, *below]))
     return sorted(names - NOT_SHIPPED)

@@ -1,7 +1,6 @@
-"""edgelm: language models on edge devices, from a teacher checkpoint to a measured bundle.
+"""edgelm: compress, export and run language models on edge devices.
 
-The public face is lazy: importing `edgelm` costs nothing but this file, and each name below
-loads its room when it is first called.
+Importing `edgelm` only loads this file; each public name loads its package on first use.
 """
 
 from importlib import import_module
@@ -12,17 +11,17 @@ if TYPE_CHECKING:
     from edgelm.devices.planner.plan import plan
     from edgelm.errors import EdgeLMError
     from edgelm.export.pipeline import export_model
-    from edgelm.runtime import Completion, LanguageModel, Message, Options, Piece, Sampling, load
+    from edgelm.runtime import Chunk, Completion, LanguageModel, Message, Options, Sampling, load
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Chunk",
     "Completion",
     "EdgeLMError",
     "LanguageModel",
     "Message",
     "Options",
-    "Piece",
     "Sampling",
     "__version__",
     "compress_model",
@@ -33,12 +32,12 @@ __all__ = [
 
 _RUNTIME = "edgelm.runtime"
 _MODULES = {
+    "Chunk": _RUNTIME,
     "Completion": _RUNTIME,
     "EdgeLMError": "edgelm.errors",
     "LanguageModel": _RUNTIME,
     "Message": _RUNTIME,
     "Options": _RUNTIME,
-    "Piece": _RUNTIME,
     "Sampling": _RUNTIME,
     "compress_model": "edgelm.compress.pipeline",
     "export_model": "edgelm.export.pipeline",

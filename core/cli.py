@@ -1,4 +1,4 @@
-"""What every command line of edgelm shares: sizes in, errors out, exit codes."""
+"""What the commands share: argument types, error messages and exit codes."""
 
 import argparse
 import io
@@ -18,13 +18,13 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2
 
 
 def parse_size(text: str) -> int:
-    """Bytes from `98MB`, `1.5GiB` or a plain number.
+    """The number of bytes in `98MB`, `1.5GiB` or a plain number.
 
     >>> parse_size("1.5 KiB")
     1536
 
     Raises:
-        BadInput: it is not a size.
+        BadInput: the text is not a size.
     """
     match = _SIZE.fullmatch(text.lower())
     if not match:
@@ -33,7 +33,7 @@ def parse_size(text: str) -> int:
 
 
 def size_argument(text: str) -> int:
-    """`parse_size` as argparse wants it."""
+    """`parse_size` for argparse, with argparse's own error."""
     try:
         return parse_size(text)
     except BadInput as error:
@@ -41,7 +41,7 @@ def size_argument(text: str) -> int:
 
 
 def positive_int(text: str) -> int:
-    """A whole number above zero."""
+    """A whole number above zero, for argparse."""
     try:
         value = int(text)
     except ValueError:
@@ -52,17 +52,17 @@ def positive_int(text: str) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """Decimal megabytes or gigabytes, as file sizes are quoted."""
+    """A size in decimal megabytes or gigabytes, as file sizes are usually given."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def run_command(body: Callable[[], int | None]) -> int:
-    """Run a command: every error in one line.
+    """Run a command and print an error as one line.
 
     Returns:
-        The body's own exit code or 0; 1 for a failed gate; 2 for bad input, and for what the
-        system refuses (a full disk, a file that may not be written); 3 for an error that is a
-        fault of edgelm's; 130 if it was interrupted. EDGELM_DEBUG=1 shows where an error came from.
+        The body's own exit code or 0; 1 for a failed quality gate; 2 for bad input and for errors
+        of the system (a full disk, a missing permission); 3 for an error in edgelm itself; 130 if
+        it was interrupted. EDGELM_DEBUG=1 prints the traceback.
     """
     _prepare_streams()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
@@ -76,21 +76,21 @@ def run_command(body: Callable[[], int | None]) -> int:
         _drop_output()
         return 0
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print_error("interrupted")
         return 130
-    # Native code in Rust raises what is not an Exception.
+    # Native code in Rust raises errors that are not an Exception.
     except BaseException as error:
         if os.environ.get("EDGELM_DEBUG"):
             traceback.print_exc()
         code, line = explain(error)
-        _say(f"error: {line}")
+        _print_error(f"error: {line}")
         if isinstance(error, OSError):
-            _drop_output()  # it may be standard output that is full
+            _drop_output()  # standard output may be on the full disk
         return code
 
 
 def _prepare_streams() -> None:
-    """Keep closed standard streams from becoming the files that are opened next."""
+    """Open closed standard streams, or the next files that are opened would take their place."""
     for handle in range(3):
         try:
             os.fstat(handle)
@@ -101,13 +101,13 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _say(line: str) -> None:
-    with suppress(OSError, ValueError):  # standard error may be full or closed as well
+def _print_error(line: str) -> None:
+    with suppress(OSError, ValueError):  # standard error may also be full or closed
         print(line, file=sys.stderr, flush=True)
 
 
 def _flush() -> None:
-    """Write what is buffered now: Python would do so at its end, where errors are lost."""
+    """Write buffered output now: Python would do so at exit, where errors are lost."""
     if sys.stdout is None:
         return
     try:
@@ -118,7 +118,7 @@ def _flush() -> None:
 
 
 def _drop_output() -> None:
-    """What could not be written to standard output is not tried again at Python's end."""
+    """Discard buffered output that failed, so that Python does not retry at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):

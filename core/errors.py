@@ -4,21 +4,21 @@
     ├── BadInput          an argument or a text that cannot be used
     │   ├── UnknownName   a name that is not in a table; the message lists the known ones
     │   ├── ContextFull   a prompt (or a conversation) longer than the context
-    │   └── Busy          a generation that was overtaken: another one has begun on its model
+    │   └── Busy          a generation that ended because another one began on its model
     ├── BadCheckpoint     a source model that is incomplete, inconsistent or unsafe
     ├── BadBundle         a bundle that is damaged, changed or from another version
     ├── MissingPackage    an optional package is needed; the message names the extra
-    ├── DoesNotFit        not enough memory or disk for what was asked
-    ├── Diverged          training whose loss is no longer a number
-    └── GateFailed        the exported graph is further from its source than the gate allows
+    ├── DoesNotFit        not enough memory or disk for the request
+    ├── Diverged          training whose loss became NaN or infinite
+    └── GateFailed        the exported graph differs more from its source than the gate allows
 
-Command lines print `error: <message>` and exit with 2, except GateFailed, which exits with 1:
-the input was right, the result was not good enough.
+Commands print `error: <message>` and exit with 2; with 1 for GateFailed, where the input was valid
+but the result was not good enough.
 """
 
 
 class EdgeLMError(Exception):
-    """The base of every error that edgelm raises on purpose."""
+    """The base class of all errors that edgelm raises."""
 
 
 class BadInput(EdgeLMError):
@@ -34,7 +34,7 @@ class ContextFull(BadInput):
 
 
 class Busy(BadInput):
-    """A generation that was overtaken: another one has begun on its model."""
+    """A generation that ended because another one began on its model."""
 
 
 class BadCheckpoint(EdgeLMError):
@@ -50,12 +50,12 @@ class MissingPackage(EdgeLMError):
 
 
 class DoesNotFit(EdgeLMError):
-    """Not enough memory or disk for what was asked."""
+    """Not enough memory or disk for the request."""
 
 
 class Diverged(EdgeLMError):
-    """Training whose loss is no longer a number."""
+    """Training whose loss became NaN or infinite."""
 
 
 class GateFailed(EdgeLMError):
-    """The exported graph is further from its source than the gate allows."""
+    """The exported graph differs more from its source than the gate allows."""

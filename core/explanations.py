@@ -1,13 +1,13 @@
-"""An error in one line for people, and the exit code that goes with it."""
+"""The one-line message and the exit code for an error."""
 
 from pathlib import Path
 
 from edgelm.errors import EdgeLMError, GateFailed
 from edgelm.reasons import one_line
 
-FAILED_GATE, BAD_INPUT, OUR_FAULT = 1, 2, 3
+FAILED_GATE, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3
 
-# Which extra brings a package that not every installation has.
+# The extra that installs an optional package.
 _EXTRAS = {
     "accelerate": "compress",
     "cuda": "gpu",
@@ -29,7 +29,7 @@ _EXTRAS = {
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code of a command that ends with an error, and what it says in one line."""
+    """The exit code of a command that ends with an error, and its message in one line."""
     if isinstance(error, GateFailed):
         return FAILED_GATE, str(error)
     if isinstance(error, EdgeLMError):
@@ -37,16 +37,16 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(error)):
         return BAD_INPUT, f"this needs {error.name}: pip install 'edgelm[{extra}]'"
     if isinstance(error, MemoryError):
-        return BAD_INPUT, "there is not enough memory; close other programs or use a smaller model"
+        return BAD_INPUT, "not enough memory; close other programs or use a smaller model"
     if isinstance(error, OSError):
         return BAD_INPUT, _system_error(error)
     if isinstance(error, ValueError) and "embedded null" in str(error):
-        return BAD_INPUT, "a path holds a NUL character; expected the name of a file or folder"
-    return OUR_FAULT, _our_fault(error)
+        return BAD_INPUT, "a path contains a NUL character; expected the name of a file or folder"
+    return INTERNAL_ERROR, _internal_error(error)
 
 
 def _extra(error: ModuleNotFoundError) -> str | None:
-    """The extra that brings a missing package; it depends on who needs it."""
+    """The extra that installs a missing package; it depends on the command."""
     package = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(package)
     folders = {part for name in _files(error) for part in Path(name).parts}
@@ -58,7 +58,7 @@ def _extra(error: ModuleNotFoundError) -> str | None:
 
 
 def _files(error: BaseException) -> list[str]:
-    """The source files that an error went through, from the outermost."""
+    """The source files of an error's traceback, outermost first."""
     files, trace = [], error.__traceback__
     while trace is not None:
         files.append(trace.tb_frame.f_code.co_filename)
@@ -67,7 +67,7 @@ def _files(error: BaseException) -> list[str]:
 
 
 def _system_error(error: OSError) -> str:
-    # Of two files, as of a copy, the second is the one that is written.
+    # With two files, as in a copy, the second one is written.
     path = error.filename2 or error.filename
     reason = error.strerror or str(error) or type(error).__name__
     if isinstance(path, bytes):
@@ -76,13 +76,13 @@ def _system_error(error: OSError) -> str:
     return one_line(text)
 
 
-def _our_fault(error: BaseException) -> str:
+def _internal_error(error: BaseException) -> str:
     trace, where = error.__traceback__, ""
     while trace is not None:
         where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     what = one_line(f"{type(error).__name__}: {error}")
     return (
-        f"unexpected {what} ({where}); this is a fault of edgelm, please report it with the "
-        "command and its model; EDGELM_DEBUG=1 shows where it came from"
+        f"unexpected {what} ({where}); this is an error in edgelm, please report it with "
+        "the command and the model; EDGELM_DEBUG=1 prints the traceback"
     )

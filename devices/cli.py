@@ -73,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
     fit = verbs.add_parser("fit", help="fit the cost model to published measurements")
     fit.add_argument("rows", type=Path, help="CSV file of published measurements")
     fit.add_argument(
-        "--judge",
+        "--predict",
         type=Path,
         metavar="CSV",
-        help="do not fit; predict these rows and report the errors",
+        help="predict these rows, which are not fitted, and print the errors",
     )
     fit.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="file to write the coefficients to"
@@ -209,9 +209,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from edgelm.devices.doctor import describe, examine, exit_code
 
     manifest = read_manifest(arguments.bundle) if arguments.bundle else None
-    findings = examine(detect(), manifest=manifest)
-    print(_as_json(findings) if arguments.json else describe(findings))
-    return exit_code(findings)
+    results = examine(detect(), manifest=manifest)
+    print(_as_json(results) if arguments.json else describe(results))
+    return exit_code(results)
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
@@ -224,14 +224,14 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _fit(arguments: argparse.Namespace) -> None:
     # Before numpy loads: on matrices this small, threads only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from edgelm.devices.published.run import fit_rows, judge_rows
+    from edgelm.devices.published.run import fit_rows, predict_rows
 
-    if arguments.judge:
+    if arguments.predict:
         if arguments.output:
             raise BadInput(
-                "--judge fits nothing, so there are no coefficients to write; leave out --output"
+                "--predict fits nothing, so there are no coefficients to write; leave out --output"
             )
-        judge_rows(arguments.rows, arguments.judge, arguments.report)
+        predict_rows(arguments.rows, arguments.predict, arguments.report)
     else:
         fit_rows(arguments.rows, arguments.output, arguments.report)
 

@@ -66,7 +66,7 @@ CHECKS: dict[str, Check] = {
 _PROBLEMS: tuple[Severity, ...] = ("error", "warning")
 
 
-class Finding(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """The result of one check. `why` it matters and how to `fix` it are empty if all is well."""
 
     check: str
@@ -78,7 +78,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(
     machine: Machine, probes: Probes | None = None, manifest: Manifest | None = None
-) -> tuple[Finding, ...]:
+) -> tuple[CheckResult, ...]:
     """Run every check that applies to a machine and to the bundle that should run on it.
 
     Nothing is changed and nothing leaves the machine.
@@ -86,30 +86,30 @@ def examine(
     context = Context(machine, probes or Probes(), manifest)
     verdicts = {name: _do(check, context) for name, check in CHECKS.items()}
     return tuple(
-        Finding(name, verdict.severity, verdict.what, verdict.why, verdict.fix)
+        CheckResult(name, verdict.severity, verdict.what, verdict.why, verdict.fix)
         for name, verdict in verdicts.items()
         if verdict
     )
 
 
-def exit_code(findings: Iterable[Finding]) -> int:
+def exit_code(results: Iterable[CheckResult]) -> int:
     """1 if any check reports an error, otherwise 0.
 
     Warnings do not count: the machine works, and a low power mode, for example, may be intended.
     Neither do checks that could not be made.
     """
-    return int(any(finding.severity == "error" for finding in findings))
+    return int(any(result.severity == "error" for result in results))
 
 
-def describe(findings: Sequence[Finding]) -> str:
-    """The findings as text: problems first, then the checks that passed or could not be made."""
+def describe(results: Sequence[CheckResult]) -> str:
+    """The results as text: problems first, then the checks that passed or could not be made."""
     problems = [
-        _problem(finding)
+        _problem(result)
         for severity in _PROBLEMS
-        for finding in findings
-        if finding.severity == severity
+        for result in results
+        if result.severity == severity
     ]
-    return "\n\n".join([*problems, _summary(findings)])
+    return "\n\n".join([*problems, _summary(results)])
 
 
 def _do(check: Check, context: Context) -> Verdict | None:
@@ -126,21 +126,21 @@ def _reason(error: Exception) -> str:
     return f"{error.filename}: {reason(error)}" if error.filename else str(error)
 
 
-def _problem(finding: Finding) -> str:
+def _problem(result: CheckResult) -> str:
     return (
-        f"{finding.severity}: {finding.what}\n"
-        f"  why:   {finding.why}\n"
-        f"  fix:   {finding.fix}\n"
-        f"  check: {finding.check}"
+        f"{result.severity}: {result.what}\n"
+        f"  why:   {result.why}\n"
+        f"  fix:   {result.fix}\n"
+        f"  check: {result.check}"
     )
 
 
-def _summary(findings: Sequence[Finding]) -> str:
-    passed = sum(finding.severity == "ok" for finding in findings)
-    undone = [finding for finding in findings if finding.severity == "unknown"]
+def _summary(results: Sequence[CheckResult]) -> str:
+    passed = sum(result.severity == "ok" for result in results)
+    undone = [result for result in results if result.severity == "unknown"]
     more = f", {len(undone)} could not be made:" if undone else ""
     lines = [f"{passed} check{'' if passed == 1 else 's'} passed{more}"]
-    for finding in undone:
-        lines.append(f"  {finding.check}: {finding.what}: {finding.why}")
-        lines += [f"    try: {finding.fix}"] if finding.fix else []
+    for result in undone:
+        lines.append(f"  {result.check}: {result.what}: {result.why}")
+        lines += [f"    try: {result.fix}"] if result.fix else []
     return "\n".join(lines)

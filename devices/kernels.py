@@ -1,36 +1,41 @@
-"""What the kernels of each engine take: facts that pruning, export and plans keep to."""
+"""What the kernels of each engine support: facts that pruning, export and plans rely on."""
 
 from typing import NamedTuple
 
 import msgspec
 
 from edgelm.devices.tensorrt_versions import engine_family
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, UnknownName
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,
     GROUP_SIZES,
+    NVFP4_BLOCK,
+    W8A8,
+    Fp8,
     Int4,
     Int8,
     KvType,
+    Nvfp4,
     WeightPrecision,
+    describe,
     parse_precision,
 )
 from edgelm.spec.decoder import DecoderSpec
 
 
 class Kernels(NamedTuple):
-    """What an engine's kernels take.
+    """What an engine's kernels support.
 
-    `int4_groups` are its group sizes for int4. With `pads` the inputs need not be a multiple of
-    them. `grouped` says that it has zero points, and int8 in groups; else int8 has one scale per
+    `int4_groups` are the group sizes for int4. With `pads` the inputs need not be a multiple of
+    them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
-    `int4_group` is the group size of int4 where none is asked for. A head's size must be a multiple
-    of `head_multiple`, and the part of it that rotary embedding rotates one of `rotary_multiple`.
+    `int4_group` is the default group size of int4. A head's size must be a multiple of
+    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`.
     """
 
     engine: str
     int4_groups: tuple[int, ...]
-    grouped: bool
+    has_zero_points: bool
     pads: bool
     one_cache_scale: bool = False
     int4_group: int = 64
@@ -39,7 +44,7 @@ class Kernels(NamedTuple):
 
     @property
     def width_multiple(self) -> int:
-        """What a matrix's inputs must be a multiple of to have an int4 kernel."""
+        """The number that a matrix's input width must be a multiple of for an int4 kernel."""
         return 1 if self.pads else self.int4_groups[0]
 
     def precision(
@@ -50,10 +55,10 @@ class Kernels(NamedTuple):
         group_size: int | None = None,
         symmetric: bool | None = None,
     ) -> WeightPrecision:
-        """A precision by name, for a matrix with so many inputs.
+        """A precision by name, for a matrix with `columns` inputs.
 
-        Where no group size is given: int4 is in this engine's own, and in smaller groups if they
-        would pad a row by more than an eighth.
+        Without a `group_size`, int4 has this engine's default, or smaller groups if those would
+        pad a row by more than an eighth.
         """
         asked = group_size is not None
         if name == "int4" and not asked:
@@ -64,15 +69,89 @@ class Kernels(NamedTuple):
         return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
 
     def for_table(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
-        """A table's precision in the largest groups, up to its own, that divide its columns.
+        """The precision of an embedding table: the largest groups that divide its columns.
 
-        Gathering rows asks for whole blocks. Embedding and head are often one table. Where no
-        size divides, groups pad a row by an eighth at most, and the embedding is left unquantized.
+        Gathering rows needs whole blocks, and embedding and head are often one table. If no size
+        divides, groups pad a row by at most an eighth, and the embedding stays unquantized.
         """
         whole = self._fitted(precision, columns, padding=0)
         if columns % whole.group_size == 0:
             return whole
         return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
+
+    def choices(
+        self, columns: int, *, group_size: int | None = None, symmetric: bool | None = None
+    ) -> tuple[Int4 | Int8, ...]:
+        """The integer formats of a matrix with this many inputs, smallest first."""
+        if self.has_zero_points:
+            both = (Int4(group_size), Int8(group_size)) if group_size else _GROUPED_CHOICES
+            if symmetric is None:
+                return both
+            return tuple(msgspec.structs.replace(one, symmetric=symmetric) for one in both)
+        sizes = [size for size in self._dividing(columns) if group_size in (None, size)]
+        int4 = [Int4(size, symmetric=True) for size in sorted(sizes, reverse=True)]
+        return (*int4, Int8(columns))  # one scale per output channel
+
+    def nearest(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
+        """The format nearest to a precision that a matrix with this many inputs can have."""
+        if self.has_zero_points:
+            return precision
+        sizes = self._dividing(columns)
+        if isinstance(precision, Int8) or not sizes:  # int8 has no blocks, so it takes any shape
+            return Int8(group_size=0)
+        wanted = precision.group_size
+        return Int4(min(sizes, key=lambda size: (abs(size - wanted), size)), symmetric=True)
+
+    def check(self, precision: WeightPrecision, group: str, columns: int) -> None:
+        """Check that there is a kernel for a group's matrix with this many inputs.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        if isinstance(precision, W8A8 | Fp8 | Nvfp4):
+            self._check_quantized_inputs(precision, group, columns)
+        if self.has_zero_points or not isinstance(precision, Int4 | Int8):
+            return
+        size = precision.group_size
+        if not precision.symmetric:
+            raise UnknownName(f"{self.engine} has no zero points; leave out --no-symmetric")
+        if isinstance(precision, Int8):
+            if size not in (0, columns):
+                raise UnknownName(
+                    f"{self.engine} has int8 with one scale per output channel only; leave out "
+                    f"--group-size {size}"
+                )
+            return
+        if size not in self.int4_groups:
+            raise UnknownName(
+                f"{self.engine} has no int4 in groups of {size}; it has "
+                f"{', '.join(map(str, self.int4_groups))}"
+            )
+        if columns % size:
+            fits = " or ".join(map(str, self._dividing(columns)))
+            raise UnknownName(
+                f"{group} has {columns} inputs, which is not a multiple of the group size {size}; "
+                + (f"use --group-size {fits}, or " if fits else "use ")
+                + f"--layer '{group}=int8'"
+            )
+
+    def _check_quantized_inputs(
+        self, precision: W8A8 | Fp8 | Nvfp4, group: str, columns: int
+    ) -> None:
+        if self.has_zero_points:
+            raise UnknownName(
+                f"{self.engine} has no {describe(precision)}; it has fp32, fp16, bf16, int8 and "
+                "int4"
+            )
+        if isinstance(precision, Nvfp4) and columns % NVFP4_BLOCK:
+            raise UnknownName(
+                f"{group} has {columns} inputs, which is not a multiple of {NVFP4_BLOCK} as nvfp4 "
+                f"needs; use --layer '{group}=int8'"
+            )
+
+    def _dividing(self, columns: int) -> list[int]:
+        """The engine's int4 group sizes that divide this many inputs."""
+        return [size for size in self.int4_groups if columns % size == 0]
 
     def _fitted(self, precision: Int4 | Int8, columns: int, padding: int) -> Int4 | Int8:
         groups = self.int4_groups
@@ -80,17 +159,17 @@ class Kernels(NamedTuple):
         return msgspec.structs.replace(precision, group_size=max(sizes, default=min(groups)))
 
 
-# ONNX Runtime's GroupQueryAttention refuses other heads when it runs ("head_size must be a multiple
+# ONNX Runtime's GroupQueryAttention rejects other heads when it runs ("head_size must be a multiple
 # of 8", "head_size shall be a multiple of 16" where it rotates, "cos_cache dimension 1 must be ...
-# a multiple of 8"), as of 1.32; the standard operators that TensorRT gets have no such rule.
+# a multiple of 8"), as of 1.32; the standard operators of the TensorRT graphs have no such limit.
 # ONNX Runtime's CPU kernels are widest with groups of 128 (docs/decisions/int4-group-size.md).
-# TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7 was
-# seen to compile 32 as well. Both refuse zero points.
+# TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7
+# also compiles 32. Both reject zero points.
 KERNELS = {
     "onnxruntime": Kernels(
         "ONNX Runtime",
         GROUP_SIZES,
-        grouped=True,
+        has_zero_points=True,
         pads=True,
         int4_group=128,
         head_multiple=8,
@@ -99,28 +178,37 @@ KERNELS = {
     "onnxruntime-cuda": Kernels(
         "ONNX Runtime",
         GROUP_SIZES,
-        grouped=True,
+        has_zero_points=True,
         pads=True,
         one_cache_scale=True,
         head_multiple=8,
         rotary_multiple=16,
     ),
-    "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
-    "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
+    "tensorrt": Kernels("TensorRT", (64, 128), has_zero_points=False, pads=False),
+    "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), has_zero_points=False, pads=False),
 }
 _MAX_PADDING = 8  # an eighth of a row
+# What `auto` chooses from where int4 and int8 come in groups, smallest first.
+_GROUPED_CHOICES: tuple[Int4 | Int8, ...] = (
+    Int4(128),
+    Int4(64),
+    Int4(32),
+    Int4(16),
+    Int8(64),
+    Int8(32),
+)
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
-_XQA_QUERIES = (4, 8, 16, 32)  # heads of queries to one of keys
+_XQA_QUERIES = (4, 8, 16, 32)  # query heads per key head
 
 
 def kernels_of(engine: str) -> Kernels:
-    """Of an engine by its name in a profile, which may end in a version: `tensorrt-10.3`."""
+    """The kernels of an engine by its name in a profile, e.g. `tensorrt-10.3`."""
     return KERNELS[engine_family(engine)]
 
 
 def check_shape(spec: DecoderSpec, engine: str) -> None:
-    """Raise BadInput for a decoder whose shape the engine's kernels refuse when they run."""
+    """Raise BadInput for a decoder whose shape the engine's kernels would reject at run time."""
     rules = kernels_of(engine)
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple
@@ -128,36 +216,36 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
         multiple = max(multiple, rules.rotary_multiple)
     wrong = []
     if spec.head_dim % multiple:
-        wrong.append(f"a head_dim of {spec.head_dim} (multiples of {multiple} are)")
+        wrong.append(f"a head_dim of {spec.head_dim} (expected a multiple of {multiple})")
     for dim in sorted(rotated - {spec.head_dim}):
         if dim % rules.rotary_multiple:
             part = f"{dim} rotated of {spec.head_dim} channels of a head"
-            wrong.append(f"{part} (multiples of {rules.rotary_multiple} are)")
+            wrong.append(f"{part} (expected a multiple of {rules.rotary_multiple})")
     if wrong:
         raise BadInput(
-            f"{rules.engine}'s attention kernel does not take {' and '.join(wrong)}: this "
+            f"{rules.engine}'s attention kernel does not support {' and '.join(wrong)}: this "
             f"{spec.family} cannot run with {engine}; choose a target whose engine is TensorRT "
             "(edge-devices list), or a model with other heads"
         )
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:
-    """What a cache type costs with this engine, where it is more than its bytes."""
+    """Warnings about the speed of a cache type with this engine."""
     if engine != "onnxruntime-cuda" or kv not in EIGHT_BIT_KV:
         return ()
     queries = spec.num_attention_heads // spec.num_key_value_heads
     wrong = []
     if queries not in _XQA_QUERIES:
-        wrong.append(f"{queries} query heads for one of keys ({_options(_XQA_QUERIES)} would do)")
+        wrong.append(f"{queries} query heads per key head (expected {_options(_XQA_QUERIES)})")
     if spec.head_dim not in _XQA_HEAD_DIMS:
-        wrong.append(f"heads of {spec.head_dim} ({_options(_XQA_HEAD_DIMS)} would do)")
+        wrong.append(f"heads of {spec.head_dim} channels (expected {_options(_XQA_HEAD_DIMS)})")
     if spec.attention_softcap or any(layer.window for layer in spec.layers):
         wrong.append("windows or soft caps in attention")
     if not wrong:
         return ()
     return (
-        f"the fast kernel for an {kv} cache does not take {' and '.join(wrong)}: decoding will be "
-        "slower than with a cache of 16 bits",
+        f"the fast kernel for an {kv} cache does not support {' and '.join(wrong)}: decoding is "
+        "slower than with a 16-bit cache",
     )
 
 

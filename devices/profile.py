@@ -2,7 +2,7 @@
 
 A profile is a file of this folder's `profiles/`, or one of the user's own in the folders that
 `EDGELM_PROFILES` names (separated as in PATH), where `edge-devices calibrate` writes to. A user's
-profile of the same name goes before ours.
+profile replaces the built-in one of the same name.
 """
 
 import difflib
@@ -27,7 +27,7 @@ DIALECTS = ("ort", "standard", "decomposed")
 _MIN_CONTEXT = 2
 _MAX_TOKENS = 2**31
 _MAX_COPIES = 100
-# Beyond these no device lies, and times computed from them would not be finite.
+# No device lies beyond these, and times computed from such values would not be finite.
 _MIN_VALUE, _MAX_VALUE = 1e-9, 1e18
 _FOLDER = Path(__file__).with_name("profiles")
 
@@ -36,7 +36,7 @@ Form = Literal["cpu", "jetson", "laptop", "desktop", "desktop-unified", "datacen
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A number and where it is from: `source` is a key of the profile's table of sources."""
+    """A number and its origin: `source` is a key of the profile's table of sources."""
 
     value: float
     source: str
@@ -44,9 +44,9 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What there is, and what the system, the desktop and the display keep for themselves.
+    """Total memory, and the part that the system, the desktop and the display use.
 
-    `kind` host is the machine at hand: its size is asked of the machine when it is needed.
+    With `kind` host the device is this machine: its size is read when it is needed.
     """
 
     kind: Literal["shared", "dedicated", "host"]
@@ -57,8 +57,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PowerMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Speeds in one power mode; a device without modes has one, `default`.
 
-    `dense_tflops` are dense matrix products (no sparsity) by arithmetic type with 16-bit or
-    wider accumulation, GPU only.
+    `dense_tflops` are peak rates of dense matrix products (no sparsity) by arithmetic type, on a
+    GPU with 16-bit or wider accumulation.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Coefficients of the cost model measured on the device itself with this engine.
 
     Shares of the read bandwidth and of the dense peak, by precision; the rest as in
-    `edgelm.devices.planner.cost.Coefficients`. `band` is the relative error not exceeded in 80% of
-    cases.
+    `edgelm.devices.planner.cost.Coefficients`. `band` is the relative error that 80% of
+    cases do not exceed.
     """
 
     bandwidth: dict[str, float]
@@ -97,7 +97,9 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: tuple[KvType, ...]
     runtime_bytes: Figure  # resident beside weights, cache and workspace
     source: str
-    weight_copies: float = 1.0  # resident at the peak: a mapped file and a packed copy are two
+    weight_copies: float = (
+        1.0  # in memory at the peak; a mapped file and a packed copy count as two
+    )
     version: str = ""
     requires: str = ""
     measured: Measured | None = None
@@ -131,7 +133,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def budget_bytes(self) -> int:
-        """Memory that a deployment may take."""
+        """Memory available to a deployment."""
         if self.memory.bytes is None:
             return int(available_bytes() - self.memory.reserved_bytes.value)
         return int(self.memory.bytes.value - self.memory.reserved_bytes.value)
@@ -163,12 +165,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What the default engine has."""
+        """The precisions of the default engine."""
         return self.engines[0].precisions
 
 
 def profile_paths() -> dict[str, Path]:
-    """Every known profile by name, the user's own first."""
+    """The file of every known profile by name; the user's own replace built-in ones."""
     folders = [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
     paths: dict[str, Path] = {}
     for folder in [*folders, _FOLDER]:
@@ -214,11 +216,11 @@ def _aliases(paths: dict[str, Path]) -> dict[str, str]:
         aliases: tuple[str, ...] = ()
 
     found: dict[str, str] = {}
-    for name, path in paths.items():  # the user's own come first and keep what they claim
+    for name, path in paths.items():  # the user's own come first and take precedence
         try:
             named = convert_toml(read_toml(path), Named, path)
         except (OSError, BadInput):
-            continue  # it is reported when that profile itself is asked for
+            continue  # reported when that profile itself is requested
         found = dict.fromkeys(named.aliases, name) | found
     return found
 
@@ -237,12 +239,12 @@ def read_profile(path: Path) -> Profile:
         values = read_toml(path)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    # First, since a newer file is wrong in other ways too.
+    # First, since a newer file also differs in other ways.
     written = convert_toml(values, _Version, path).schema_version
     if written != SCHEMA_VERSION:
         raise BadInput(
             f"{path}: schema_version {written}, expected {SCHEMA_VERSION}: "
-            "written for another version of edgelm"
+            "the file is for another version of edgelm"
         )
     profile = convert_toml(values, Profile, path)
     if profile.name != path.stem:
@@ -251,16 +253,16 @@ def read_profile(path: Path) -> Profile:
 
 
 def _check(profile: Profile) -> None:
-    """Raise ValueError, which a decoder reports with the file, for the first thing wrong."""
+    """Raise ValueError for the first error; the decoder adds the name of the file."""
     if profile.schema_version != SCHEMA_VERSION:
         raise ValueError(f"schema_version {profile.schema_version}, expected {SCHEMA_VERSION}")
     if not profile.engines:
         raise ValueError("engines is empty, expected at least one")
     modes = [mode.name for mode in profile.power_modes]
     if profile.power_mode not in modes:
-        raise ValueError(f"power_mode {profile.power_mode!r} is none of its modes {modes}")
+        raise ValueError(f"power_mode is {profile.power_mode!r}, expected one of {modes}")
     if profile.memory.kind != "host" and profile.memory.bytes is None:
-        raise ValueError(f"memory.bytes is missing, expected for {profile.memory.kind} memory")
+        raise ValueError(f"memory.bytes is missing; {profile.memory.kind} memory needs it")
     if profile.default_context < _MIN_CONTEXT or profile.prefill_chunk < 1:
         raise ValueError(
             f"default_context {profile.default_context} and prefill_chunk "
@@ -335,7 +337,7 @@ def _check_engine(profile: Profile, engine: Engine) -> None:
         raise ValueError(f"{where}.measured.band is {measured.band}, expected between 0 and 1")
     costs = (measured.layer_us, measured.step_us, measured.prompt_layers)
     if not all(0 <= cost <= _MAX_VALUE for cost in costs):
-        raise ValueError(f"{where}.measured has a cost that is no number from 0 up: {costs}")
+        raise ValueError(f"{where}.measured has the costs {costs}, expected numbers of at least 0")
     if not _positive([measured.attention]):
         raise ValueError(f"{where}.measured.attention is {measured.attention}, expected above zero")
 

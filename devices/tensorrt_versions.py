@@ -1,4 +1,4 @@
-"""What differs between the releases of TensorRT that edgelm compiles with.
+"""Differences between the releases of TensorRT that edgelm supports.
 
 Everything that depends on a version is a row here. Sources: NVIDIA's release notes and migration
 guides, and the Python bindings of 10.16, 11.4 and TensorRT-RTX 1.7, compared name by name.
@@ -13,25 +13,24 @@ from edgelm.errors import BadBundle, MissingPackage
 TENSORRT = "tensorrt"
 RTX = "tensorrt-rtx"
 _MODULES = {TENSORRT: "tensorrt", RTX: "tensorrt_rtx"}
-# TensorRT chooses kernels for a profile's shapes, so that decoding wants one of its own.
-# TensorRT-RTX specializes them for the shapes that it meets at run time, and a second profile would
-# store half of the weights twice.
+# TensorRT chooses kernels for a profile's shapes, so decoding needs its own profile. TensorRT-RTX
+# specializes kernels for the shapes at run time; a second profile would only store half of the
+# weights twice.
 PROFILES = {TENSORRT: 2, RTX: 1}
 _INSTALL = {
     RTX: "pip install 'edgelm[rtx]'",
     TENSORRT: (
-        "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and make the "
+        "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and create the "
         "environment with: python3 -m venv --system-site-packages; elsewhere pip install tensorrt"
     ),
 }
 
 
 class Release(NamedTuple):
-    """One row: from this version on, until the next row.
+    """Properties from this version on, until the next row.
 
-    `dialects` are those it compiles. `typed_flag` says that a network is strongly typed only if
-    asked (from 11 on it always is). `ahead` says that it compiles for GPUs that are not there.
-    `fixed_cache` says that it updates a cache in place (KVCacheUpdate).
+    `dialects` are those that it compiles. With `typed_flag` a network is strongly typed only on
+    request (from 11 on always). `ahead`: it can compile for a GPU that is not in this machine.
     """
 
     since: tuple[int, int]
@@ -40,7 +39,7 @@ class Release(NamedTuple):
     ahead: bool = False
 
 
-# Attention and TensorScatter are imported from 10.15 on; 10.16 is the first JetPack with them.
+# Attention and TensorScatter are supported from 10.15 on; JetPack has them from 10.16 on.
 _RELEASES: dict[str, tuple[Release, ...]] = {
     TENSORRT: (
         Release((10, 3), ("decomposed",), typed_flag=True),
@@ -52,7 +51,7 @@ _RELEASES: dict[str, tuple[Release, ...]] = {
 
 
 def engine_family(name: str) -> str:
-    """`tensorrt` of an engine's name such as `tensorrt-10.3`; names without a version stay."""
+    """An engine's name without its version: `tensorrt` for `tensorrt-10.3`."""
     return re.sub(r"-[\d.]+$", "", name)
 
 
@@ -60,7 +59,7 @@ def release_of(family: str, version: str) -> Release:
     """The row of a version such as 10.16.1.11.
 
     Raises:
-        BadBundle: older than all that edgelm compiles with.
+        BadBundle: the version is older than edgelm supports.
     """
     number = version_number(version)
     rows = [row for row in _RELEASES[family] if row.since <= number]

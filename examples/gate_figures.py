@@ -13,7 +13,7 @@ from edgelm.bundle.gates import GATES
 
 
 def main(bundle: str) -> int:
-    """Print figures beside their limits; 1 if the bundle did not pass."""
+    """Print the figures with their limits; 1 if the bundle did not pass."""
     gate = read_manifest(Path(bundle)).gate
     if gate is None:
         print("the manifest has no quality figures")

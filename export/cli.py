@@ -14,7 +14,7 @@ from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 _EPILOG = """\
 precisions:
-  auto   the smallest mixture of int4 and int8 that stays close enough to the source (the gate)
+  auto   the smallest mixture of int4 and int8 that stays close enough to the source
   int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
 
 example:
@@ -25,7 +25,7 @@ for a Jetson, whose engine is compiled on the device itself:
   edge-export MODEL --target jetson-orin -o bundle/    here
   edge-export --finalize bundle/                       there
 
-exit codes: 0 done, 1 the gate does not hold, 2 bad input, 3 a fault of edgelm's
+exit codes: 0 done, 1 the quality gate failed, 2 bad input, 3 a bug in edgelm
 """
 
 
@@ -54,12 +54,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--max-size",
         metavar="SIZE",
-        help="the best mixture within so many bytes of weights, e.g. 98MB, instead of the smallest",
+        help="best mixture of at most this size of weights, e.g. 98MB (default: the smallest)",
     )
     add(
         "--method",
         default="auto",
-        help="how weights are rounded: auto, rtn, gptq, awq, hqq (default: auto)",
+        help="quantization method: auto, rtn, gptq, awq, hqq (default: auto)",
     )
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8 on a CPU, else 16 bits)")
     add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
@@ -81,14 +81,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATTERN=P",
         help="precision of matching groups, e.g. 'layers.0.*=int8'; repeatable",
     )
-    add("--gate", choices=["on", "off"], default="on", help="off: write it even if it fails")
+    add(
+        "--gate", choices=["on", "off"], default="on", help="off: write the bundle even if it fails"
+    )
     add("--calibration", type=Path, metavar="FILE", help="calibration text (default: built in)")
-    add("--gate-text", type=Path, metavar="FILE", help="text to judge on (default: built in)")
+    add(
+        "--gate-text",
+        type=Path,
+        metavar="FILE",
+        help="text of the quality gate (default: built in)",
+    )
     add(
         "--work",
         type=Path,
         metavar="DIR",
-        help="keep findings here: the model's next export is quick, a killed one goes on",
+        help="cache intermediate results in DIR; later or interrupted exports resume from them",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
@@ -105,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         "--trust",
         type=Path,
         metavar="BUNDLE",
-        help="let the engines of a bundle that was compiled elsewhere run on this machine",
+        help="let a bundle's engines that were compiled elsewhere run on this machine",
     )
     return parser
 
@@ -113,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `edge-export`."""
     arguments = parser().parse_args(argv)
-    # A polite kill cleans up like Ctrl-C.
+    # SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_command(lambda: _run(arguments))
 
@@ -155,7 +162,7 @@ def _verify(folder: Path) -> None:
 def _finalize(folder: Path) -> None:
     from edgelm.runtime.engines.finalize import finalize
 
-    manifest = finalize(folder, progress=_say)
+    manifest = finalize(folder, progress=_log_line)
     print(f"{folder}: {manifest.engines[0].file} is ready")
     print(_run_hint(folder))
 
@@ -167,13 +174,13 @@ def _trust(folder: Path) -> None:
     manifest = read_manifest(folder)
     if not manifest.engines:
         raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
-    verify(folder, manifest)  # which also says that every engine has an entry
+    verify(folder, manifest)  # which also checks that every engine has an entry
     for engine in manifest.engines:
         trust(manifest.files[engine.file].sha256)
         print(f"{folder / engine.file} may run on this machine (compiled {engine.machine})")
 
 
-def _say(line: str) -> None:
+def _log_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -226,7 +233,7 @@ def _export(arguments: argparse.Namespace) -> None:
         method=arguments.method,
         max_size=arguments.max_size,
         work=arguments.work,
-        progress=_say,
+        progress=_log_line,
         **texts,
     )
     if arguments.json:

@@ -1,6 +1,6 @@
-"""From a checkpoint to a bundle: plan, calibrate, choose precisions, build, judge, write.
+"""From a checkpoint to a bundle: plan, calibrate, choose precisions, write, measure, compile.
 
-Everything grows in a hidden folder beside the output and is moved there at the end; an error, an
+Everything is written to a hidden folder beside the output and moved there at the end; an error, an
 interrupt or a kill leaves what was there before.
 """
 
@@ -9,23 +9,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from edgelm.bundle import MANIFEST, Manifest
-from edgelm.checkpoint.source import open_checkpoint
-from edgelm.devices.planner.plan import plan as make_plan
+from edgelm.bundle.gate_sample import write_sample
+from edgelm.bundle.gates import SourceCheck, enforce
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.devices.profile import load_profile
-from edgelm.export.bundle.compile_ahead import engine_need
+from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.replaceable import bundle_files
-from edgelm.export.cache import check_work
-from edgelm.export.disk import bundle_need, check_room, existing, full_disk_told, work_need
+from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.write import draft_manifest, write_bundle
+from edgelm.export.cached_steps import evaluator_for
+from edgelm.export.calibration import calibrated, passage_for
+from edgelm.export.choose import deliver_auto, deliver_requested, requested_assignment
+from edgelm.export.delivery import Delivery, Writer
+from edgelm.export.disk import (
+    bundle_need,
+    check_free_space,
+    disk_full_as_error,
+    nearest_existing,
+    work_need,
+)
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest, max_bytes
 from edgelm.export.source.files import SourceFiles
-from edgelm.export.source.text import CALIBRATION, GATE
-from edgelm.export.stages import Export
+from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import CALIBRATION, GATE, SEQUENCES, Passage
+from edgelm.export.source_check.check import source_check
+from edgelm.export.target import Target
+from edgelm.export.work_folder import check_work
+from edgelm.export.workspace import Workspace, open_workspace
 from edgelm.files.staging import check_replaceable, check_separate, staged_folder
 from edgelm.planning import PlanRequest
-from edgelm.quantize.precision import KvType
+from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, Unquantized
 
 log = logging.getLogger(__name__)
 
@@ -62,24 +81,24 @@ def export_model(
             `edgelm.quantize.precision.PRECISIONS` that the target has.
         kv: type of the key-value cache; by default int8 on a CPU (fp32 beside fp32 weights), else
             16 bits.
-        context: most tokens in the cache; by default the device's, at most the model's.
+        context: maximum tokens in the cache; by default the device's, at most the model's.
         group_size: weights that share a scale.
         symmetric: no zero points if true.
         exceptions: group pattern to precision, e.g. `{"layers.0.*": "int8"}`.
-        gate: `off` writes a bundle that misses the gate too, and says so in its manifest.
+        gate: `off` also writes a bundle that fails the gate, and says so in its manifest.
         calibration: text for cache scales and sensitivities, JSONL or plain.
-        gate_text: text that the result is judged on, held apart from calibration.
+        gate_text: text that the result is measured on, held apart from calibration.
         revision: commit, tag or branch for a hub id.
         engine: one of the target's engines; its first by default.
         compute_capabilities: times ten; the GPUs that an engine is compiled for ahead of time, by
             default the target's own.
-        method: how 4- and 8-bit weights are rounded, a name of
+        method: how 4- and 8-bit weights are quantized, a name of
             `edgelm.export.quantize.methods.METHODS`.
-        max_size: bytes of weights, or a size such as `"98MB"`: with `auto` the best mixture within
-            it, in place of the smallest that passes the gate.
-        work: a folder that keeps what is found out on the way (calibration, sensitivities, rounded
-            matrices, candidates), so that a killed export goes on, and the next one of this model,
-            for whatever device, takes what fits it. Several models may share it.
+        max_size: bytes of weights, or a size such as `"98MB"`: `auto` then takes the best mixture
+            of at most that size, in place of the smallest that passes the gate.
+        work: a folder for intermediate results (calibration, sensitivities, quantized matrices,
+            candidates): an interrupted export resumes from them, and later exports of this model,
+            for whatever device, use what applies. Several models may share it.
         progress: called with one line at each stage.
 
     Raises:
@@ -96,29 +115,119 @@ def export_model(
         method,
         max_bytes(max_size) if isinstance(max_size, str) else max_size,
     )
-    output = Path(output)
+    output, work = Path(output), None if work is None else Path(work)
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
-    profile = load_profile(target)
-    plan = make_plan(checkpoint.spec, profile, request.plan)
-    need = engine_need(profile, plan.engine, compute_capabilities)
+    device = load_profile(target)
+    made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
     request.check(Weights(checkpoint).groups())
-    work = None if work is None else Path(work)
-    room = bundle_need(plan)
+    space = _check_disk(checkpoint, request, made_for, output, work)
+    files = SourceFiles(checkpoint)
+    with (
+        files.unchanged(),
+        disk_full_as_error(output, space, work=work),
+        staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
+    ):
+        return _export(files, made_for, request, folder, work, Timed(progress))
+
+
+def _export(
+    source: SourceFiles,
+    target: Target,
+    request: ExportRequest,
+    folder: Path,
+    work: Path | None,
+    progress: Timed,
+) -> Manifest:
+    """The stages of an export into an empty folder."""
+    _announce(source.checkpoint, target, progress)
+    write_tokenizer_files(source.checkpoint, folder)
+    context = target.plan.context
+    reference = Reference(source.checkpoint, context=context)
+    text = passage_for(request.gate_text, folder, target, SEQUENCES)
+    with open_workspace(folder, work, source, reference, context, progress) as workspace:
+        check = source_check(reference, text, context, workspace, enforced=request.gate == "on")
+        delivery, gate = _deliver(workspace, request, target, reference, text)
+    _enforce(delivery)
+    write_sample(folder, gate.sample())
+    return _finish(folder, source, delivery, check, progress)
+
+
+def _deliver(
+    workspace: Workspace,
+    request: ExportRequest,
+    target: Target,
+    reference: Reference,
+    text: Passage,
+) -> tuple[Delivery, Evaluator]:
+    """Calibrate, choose, write and measure; the graph is in the bundle's folder then."""
+    requested = requested_assignment(request, target)
+    quantizer, calibration = calibrated(workspace, request, target, reference, requested.values())
+    writer = Writer(workspace, request, target, quantizer)
+    gate = evaluator_for(reference, text, "the gate text", workspace.cache, workspace.progress)
+    if requested or calibration is None:
+        return deliver_requested(writer, requested, gate), gate
+    return deliver_auto(writer, calibration, gate), gate
+
+
+def _finish(
+    folder: Path,
+    source: SourceFiles,
+    delivery: Delivery,
+    check: SourceCheck | None,
+    progress: Progress,
+) -> Manifest:
+    """Compile an engine where that needs no GPU, then write the manifest."""
+    draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
+    manifest = msgspec.structs.replace(
+        draft,
+        precision=delivery.assignment,
+        gate=delivery.gate,
+        engines=compile_ahead(folder, draft, progress),
+        check=delivery.check,
+        source=check,
+    )
+    return write_bundle(folder, source, manifest)
+
+
+def _announce(checkpoint: Checkpoint, target: Target, progress: Progress) -> None:
+    plan = target.plan
+    progress(
+        f"exporting {checkpoint.name}: {checkpoint.spec.parameters / 1e6:,.1f} M parameters, "
+        f"{plan.precision}, {plan.kv} cache, context {plan.context:,}"
+    )
+    for note in plan.notes:
+        progress(note)
+
+
+def _check_disk(
+    checkpoint: Checkpoint,
+    request: ExportRequest,
+    target: Target,
+    output: Path,
+    work: Path | None,
+) -> int:
+    """Bytes that the output's disk needs; raises DoesNotFit where it has fewer."""
+    need = bundle_need(target.plan)
     if work:
         check_work(work, output)
     else:
-        room += work_need(checkpoint, request, lasting=False)
-    check_room(existing(output.parent), room, "the bundle")
-    source_files = SourceFiles(checkpoint)
-    with (
-        source_files.unchanged(),
-        full_disk_told(output, room, work=work),
-        staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
-    ):
-        return Export(source_files, plan, need, request, folder, Timed(progress), work).run()
+        need += work_need(checkpoint, request, durable=False)
+    check_free_space(nearest_existing(output.parent), need, "the bundle")
+    return need
+
+
+def _enforce(delivery: Delivery) -> None:
+    """Raise GateFailed where the gate is enforced and failed."""
+    gate, target = delivery.gate, delivery.target
+    if not gate.enforced:
+        return
+    unquantized = all(isinstance(one, Unquantized) for one in delivery.assignment.values())
+    only_cache = unquantized and target.plan.kv in EIGHT_BIT_KV
+    wider = target.engine.kv[0] if only_cache else None
+    enforce(gate.figures, gate.gate_class, wider_cache=wider)
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What an export says of itself while it runs."""
+"""Progress lines of an export."""
 
 import time
 from collections import Counter

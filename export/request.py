@@ -1,4 +1,4 @@
-"""What one export was asked for."""
+"""The options of one export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ _MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgot
 
 
 def max_bytes(text: str) -> int:
-    """Bytes of a size to stay within, such as `98MB`.
+    """Bytes of a maximum size such as `98MB`.
 
     Raises:
-        BadInput: it is not a size, or a number without a unit that no model is as small as.
+        BadInput: it is not a size, or a number without a unit that is too small for any model.
     """
     size = parse_size(text)
     if size < _MIN_PLAIN_SIZE and not any(map(str.isalpha, text)):
         raise BadInput(
-            f"a size to stay within of {size} bytes is smaller than any model; with a unit it is "
-            f"e.g. {text.strip()}MB"
+            f"a maximum size of {size} bytes is smaller than any model; give it with a unit, e.g. "
+            f"{text.strip()}MB"
         )
     return size
 
@@ -48,19 +48,19 @@ class ExportRequest:
         """Check what needs no weights.
 
         Raises:
-            BadInput: an exception that matches no group, or options that do not go together.
+            BadInput: an exception that matches no group, or options that contradict each other.
             UnknownName: an unknown method.
         """
         if self.method not in METHODS:
             raise UnknownName(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
         if self.max_size is not None and self.plan.precision != "auto":
             raise BadInput(
-                f"a size to stay within goes with --precision auto, which chooses; "
-                f"{self.plan.precision} was asked"
+                "a maximum size needs --precision auto, which chooses the mixture, but "
+                f"{self.plan.precision} was requested"
             )
         if self.exceptions and self.plan.precision == "auto":
             raise BadInput(
-                "exceptions by pattern go with an explicit precision; auto chooses every group"
+                "exceptions by pattern need an explicit precision: auto chooses every group itself"
             )
         for pattern, name in self.exceptions.items():
             parse_precision(name)
@@ -81,12 +81,12 @@ class ExportRequest:
             columns: inputs of every group's matrix.
             rules: the engine's.
         """
-        asked, assignment = self.plan, {}
+        requested, assignment = self.plan, {}
         for group, inputs in columns.items():
-            name = asked.precision
+            name = requested.precision
             for pattern, other in self.exceptions.items():
                 name = other if fnmatchcase(group, pattern) else name
             assignment[group] = rules.precision(
-                name, inputs, group_size=asked.group_size, symmetric=asked.symmetric
+                name, inputs, group_size=requested.group_size, symmetric=requested.symmetric
             )
         return assignment

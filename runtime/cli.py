@@ -1,4 +1,4 @@
-"""`edge-run`: ask a bundle something, or talk to it."""
+"""`edge-run`: answer a prompt with a bundle, or chat with it."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
-from edgelm.runtime.generator import Piece
+from edgelm.runtime.generator import Chunk
 from edgelm.runtime.interrupts import Interrupts
 from edgelm.runtime.model import LanguageModel, load
 from edgelm.runtime.options import Options
@@ -18,23 +18,30 @@ from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.text.chat import Message
 
 _EPILOG = """\
-Without a prompt and on a terminal, edge-run starts a conversation; /reset forgets it, Ctrl-C
-stops an answer, Ctrl-D ends. A model without a chat template continues the prompt as it stands.
+Without a prompt and on a terminal, edge-run starts a conversation: /help lists its commands,
+Ctrl-C stops an answer, Ctrl-D ends. A model without a chat template continues the prompt as it is.
 
 example:
   edge-run bundle/ "Why is the sky blue?"
 """
+_HELP = """\
+/reset  forget the conversation
+/exit   end (or Ctrl-D)
+/help   this list
+Ctrl-C stops an answer; at the prompt it clears the line, twice it ends."""
+
+_COMMANDS = ("/exit", "/help", "/reset")
 
 _DEFAULTS = Sampling()
 _SETTINGS = {
     "temperature": "0 is greedy",
     "top-k": "keep the k most probable tokens",
-    "top-p": "keep the most probable tokens that hold this mass",
-    "min-p": "keep tokens at least this share as probable as the best",
-    "typical-p": "keep the most typical tokens that hold this mass",
+    "top-p": "keep the most probable tokens up to this probability mass",
+    "min-p": "drop tokens below this fraction of the highest probability",
+    "typical-p": "keep the most typical tokens up to this probability mass",
     "repetition-penalty": "above 1 repeats less",
     "frequency-penalty": "per use of a token so far",
-    "presence-penalty": "for any use of a token so far",
+    "presence-penalty": "once for a token used so far",
 }
 
 
@@ -48,25 +55,30 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder that edge-export wrote")
-    add("prompt", nargs="?", help="text to answer; - reads standard input")
-    add("--chat", action="store_true", help="converse, also after a first prompt")
+    add("prompt", nargs="?", help="prompt; - reads standard input")
+    add(
+        "--chat",
+        action="store_true",
+        help="converse, with the prompt as the first message",
+    )
     add("--raw", action="store_true", help="continue the prompt without the chat template")
     add("--system", help="system message of the conversation")
     add(
         "-n",
+        "--max-tokens",
         "--max-new-tokens",
         type=positive_int,
         default=256,
         metavar="N",
-        help="most tokens to generate (default: 256)",
+        help="generate at most N tokens (default: 256)",
     )
     for name, meaning in _SETTINGS.items():
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         add(f"--{name}", type=type(default), metavar="X", help=f"{meaning} (default: {default})")
-    add("--seed", type=int, metavar="N", help="same seed, same text")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
-    add("--max-memory", metavar="SIZE", help="shrink the context to fit, e.g. 1.5GB")
-    add("--threads", type=positive_int, metavar="N", help="default: physical cores")
+    add("--seed", type=int, metavar="N", help="random seed: the same seed gives the same text")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
+    add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add("--stats", action="store_true", help="print tokens and speed to standard error")
     return parser
 
@@ -87,20 +99,20 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.bundle, max_memory=arguments.max_memory, threads=arguments.threads
     ) as model:
         if arguments.chat or prompt is None:
-            _converse(model, arguments, prompt)
+            _chat_loop(model, arguments, prompt)
             return
         with Interrupts() as interrupts:
             if arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
                 tokens = model.tokenizer.encode(prompt)
                 options = _options(arguments, interrupts)
-                _show(model.pieces(tokens, **options), len(tokens), arguments.stats)
+                _show(model.stream_tokens(tokens, **options), len(tokens), arguments.stats)
             else:
-                messages = [*_opening(arguments), _said("user", prompt)]
+                messages = [*_system_messages(arguments), _message("user", prompt)]
                 _answer(model, arguments, messages, interrupts)
 
 
 def _print_anything() -> None:
-    """A terminal that has no such character gets a question mark, not a traceback."""
+    """Print a question mark, not a traceback, where the terminal lacks a character."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -112,19 +124,23 @@ def _standard_input() -> str:
         raise BadInput(f"standard input is not text: {error}") from None
 
 
-def _converse(model: LanguageModel, arguments: argparse.Namespace, first: str | None) -> None:
-    messages = _opening(arguments)
+def _chat_loop(model: LanguageModel, arguments: argparse.Namespace, first: str | None) -> None:
+    messages = _system_messages(arguments)
     with Interrupts() as interrupts:
         for line in _lines(first, interrupts):
-            if line.strip() == "/reset":
-                messages = _opening(arguments)
+            command = line.strip()
+            if command == "/exit":
+                return
+            if command == "/reset":
+                messages = _system_messages(arguments)
+            elif command == "/help":
+                print(_HELP)
+            if not command or command in _COMMANDS:
                 continue
-            if not line.strip():
-                continue
-            messages.append(_said("user", line))
+            messages.append(_message("user", line))
             try:
                 text = _answer(model, arguments, messages, interrupts)
-                messages.append(_said("assistant", text))
+                messages.append(_message("assistant", text))
             except ContextFull as error:
                 messages.pop()
                 print(f"{error}; /reset starts over", file=sys.stderr)
@@ -136,7 +152,7 @@ def _converse(model: LanguageModel, arguments: argparse.Namespace, first: str | 
 
 
 def _lines(first: str | None, interrupts: Interrupts) -> Iterator[str]:
-    """What the person says; Ctrl-C clears the line, and ends the conversation on an empty one."""
+    """What the person types; Ctrl-C clears the line, and a second one at once ends the program."""
     if sys.stdin.isatty():
         # Line editing and history, where Python has them.
         with contextlib.suppress(ImportError):
@@ -171,24 +187,24 @@ def _answer(
 ) -> str:
     tokens = model.chat_tokens(messages)
     options = _options(arguments, interrupts)
-    return _show(model.pieces(tokens, **options), len(tokens), arguments.stats)
+    return _show(model.stream_tokens(tokens, **options), len(tokens), arguments.stats)
 
 
-def _show(pieces: Iterator[Piece], prompt_tokens: int, stats: bool) -> str:
+def _show(chunks: Iterator[Chunk], prompt_tokens: int, stats: bool) -> str:
     """Print an answer as it comes."""
-    said, times, reason = [], [time.perf_counter()], None
-    for piece in pieces:
-        print(piece.text, end="", flush=True)
-        said.append(piece.text)
-        if piece.token is not None:
+    texts, times, reason = [], [time.perf_counter()], None
+    for chunk in chunks:
+        print(chunk.text, end="", flush=True)
+        texts.append(chunk.text)
+        if chunk.token is not None:
             times.append(time.perf_counter())
-        reason = piece.finish_reason
+        reason = chunk.stop_reason
     print()
     if stats:
         _print_stats(prompt_tokens, times, reason)
     elif reason == "context":
         print("(the context is full)", file=sys.stderr)
-    return "".join(said)
+    return "".join(texts)
 
 
 def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> None:
@@ -200,15 +216,15 @@ def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> 
     rate = f"{steps / (times[-1] - times[1]):.1f} tokens/s" if steps > 0 else "no decoding"
     print(
         f"{prompt_tokens} prompt tokens, first after {1e3 * first:.0f} ms, {len(times) - 1} "
-        f"generated, {rate}, ended by {reason}",
+        f"generated, {rate}, stop reason: {reason}",
         file=sys.stderr,
     )
 
 
 def _options(arguments: argparse.Namespace, interrupts: Interrupts) -> Options:
-    """What to ask; Ctrl-C stops this answer, from its prefill on."""
+    """The options of an answer; Ctrl-C stops it, also during its prefill."""
     options: Options = {
-        "max_new_tokens": arguments.max_new_tokens,
+        "max_tokens": arguments.max_tokens,
         "stop": arguments.stop,
         "cancel": interrupts.pressed,
     }
@@ -218,11 +234,11 @@ def _options(arguments: argparse.Namespace, interrupts: Interrupts) -> Options:
     return options
 
 
-def _opening(arguments: argparse.Namespace) -> list[Message]:
-    return [_said("system", arguments.system)] if arguments.system else []
+def _system_messages(arguments: argparse.Namespace) -> list[Message]:
+    return [_message("system", arguments.system)] if arguments.system else []
 
 
-def _said(role: str, content: str) -> Message:
+def _message(role: str, content: str) -> Message:
     return Message(role=role, content=content)
 
 

@@ -1,8 +1,8 @@
 """The decode loop: prefill a prompt, then choose, check, advance, until something ends it.
 
 A session holds one sequence, so one generation at a time owns it. The latest one does: when another
-begins, an unfinished one is over, and asking it for more raises `Busy` instead of continuing on the
-other's text. A step is never cut in two: threads wait for each other's.
+begins, an unfinished one is over, and asking it for more raises `Busy` instead of continuing the
+other's text. A step is atomic: threads wait for each other's.
 """
 
 import threading
@@ -19,61 +19,78 @@ from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.text.stops import StopStrings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
-_WAIT_SECONDS = 0.05  # how often a thread that waits for another's step asks whether to go on
+_WAIT_SECONDS = 0.05  # between two questions of a waiting thread whether it is cancelled
 
-FinishReason = Literal["end", "stop", "length", "context", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled"]
+StopReason = Literal["eos_token", "stop_token", "stop_string", "max_tokens", "context", "cancelled"]
+
+# As OpenAI's API has them, and `cancelled`.
+FINISH_REASONS: dict[StopReason, FinishReason] = {
+    "eos_token": "stop",
+    "stop_token": "stop",
+    "stop_string": "stop",
+    "max_tokens": "length",
+    "context": "length",
+    "cancelled": "cancelled",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class TokenScore:
+class TokenLogprob:
     """A token's log-probability under the model, before any sampling transform."""
 
     token: int
-    log_probability: float
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One step of a generation.
+class Chunk:
+    """One step of a generation: a token, and the text that is complete with it.
 
-    `text` may be empty while a character or a possible stop string is incomplete. The last piece
-    alone has a `finish_reason`: end (end-of-sequence token), stop (a stop string or token),
-    length (max_new_tokens), context (the cache is full), cancelled.
+    `text` may be empty while a character or a possible stop string is incomplete. The last chunk
+    alone has a `stop_reason`: eos_token (the model ended its answer), stop_token, stop_string,
+    max_tokens, context (the cache is full) or cancelled; it may be without a token. `stop` is the
+    token or the string that ended the generation.
     """
 
     text: str
     token: int | None = None
-    log_probability: float | None = None
-    top: tuple[TokenScore, ...] = ()
-    finish_reason: FinishReason | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+    stop_reason: StopReason | None = None
     stop: str | int | None = None
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """The stop reason in OpenAI's words: stop, length or cancelled."""
+        return None if self.stop_reason is None else FINISH_REASONS[self.stop_reason]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class GenerationRequest:
     """What to generate.
 
-    `log_probabilities` None gives none; n gives each token's own and those of the n best.
-    `cancel` is asked before every step, and during a long prefill.
+    `logprobs` None gives none; n gives each token's own and those of the n best. `cancel` is called
+    before every step, and during a long prefill.
     """
 
     tokens: Tokens
-    max_new_tokens: int | None
+    max_tokens: int | None
     sampling: Sampling
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
-    log_probabilities: int | None = None
+    logprobs: int | None = None
     cancel: Callable[[], bool] = lambda: False
 
 
-class Generation(Iterator[Piece]):
-    """The pieces of one generation, made as they are asked for.
+class Generation(Iterator[Chunk]):
+    """The chunks of one generation, made as they are requested.
 
     Raises `Busy` once another generation has begun on the same model. Dropping it, or `close`, ends
     it; what it has read stays in the cache.
     """
 
-    def __init__(self, generator: "Generator", request: Request) -> None:
+    def __init__(self, generator: "Generator", request: GenerationRequest) -> None:
         self._generator = generator
         self._request = request
         self._steps = generator.steps(request)
@@ -83,21 +100,21 @@ class Generation(Iterator[Piece]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> Chunk:
         if self._done:
             raise StopIteration
         generator, cancel = self._generator, self._request.cancel
         try:
             with generator.turn(self._key, cancel, begins=not self._begun):
                 self._begun = True
-                piece = self._step()
+                chunk = self._step()
         except Cancelled:
             generator.check_open()  # closing cancels, too
-            piece = Piece("", finish_reason="cancelled")
-        self._done = piece.finish_reason is not None
-        return piece
+            chunk = Chunk("", stop_reason="cancelled")
+        self._done = chunk.stop_reason is not None
+        return chunk
 
-    def _step(self) -> Piece:
+    def _step(self) -> Chunk:
         try:
             return next(self._steps)
         except BaseException:
@@ -116,10 +133,12 @@ class Generator:
     prefix) is prefilled only from where it differs.
     """
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, ends: frozenset[int]) -> None:
+    def __init__(
+        self, session: Session, tokenizer: Tokenizer, eos_token_ids: frozenset[int]
+    ) -> None:
         self.session = session
         self.tokenizer = tokenizer
-        self.ends = ends
+        self.eos_token_ids = eos_token_ids
         self._lock = threading.RLock()
         self._owner: object = None  # the key of the generation that the cache belongs to
         self._stepping = self._closed = False
@@ -130,7 +149,7 @@ class Generator:
 
         Raises:
             Busy: another generation has begun since this one's last step.
-            Cancelled: `cancel` said so while another thread had the session.
+            Cancelled: `cancel` returned true while another thread had the session.
             BadInput: the model is closed.
         """
         with self._exclusive(cancel):
@@ -147,13 +166,13 @@ class Generator:
             finally:
                 self._stepping = False
 
-    def complete(self, request: Request) -> tuple[Piece, ...]:
-        """All pieces of a generation; other threads wait for their turn until it is complete."""
+    def complete(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        """All chunks of a generation; other threads wait for their turn until it is complete."""
         try:
             with self._exclusive(request.cancel):
                 return tuple(self.stream(request))
         except Cancelled:
-            return (Piece("", finish_reason="cancelled"),)
+            return (Chunk("", stop_reason="cancelled"),)
 
     @contextmanager
     def _exclusive(self, cancel: Callable[[], bool]) -> Iterator[None]:
@@ -164,7 +183,7 @@ class Generator:
             self.check_open()
             if self._stepping:  # this thread holds the lock already
                 raise Busy(
-                    "this model is generating; it cannot be asked again from within its own "
+                    "this model is generating; it cannot be used from within its own "
                     "`cancel`; load it a second time"
                 )
             yield
@@ -182,7 +201,7 @@ class Generator:
         with self._lock:
             self.session.close()
 
-    def check(self, request: Request) -> None:
+    def check(self, request: GenerationRequest) -> None:
         """Raise BadInput or ContextFull for a request that cannot start."""
         self.check_open()
         count = len(request.tokens)
@@ -199,50 +218,50 @@ class Generator:
                     f"the prompt holds token {token}, the vocabulary has "
                     f"{self.session.vocab_size}; was it made by another tokenizer?"
                 )
-        if request.max_new_tokens is not None and request.max_new_tokens < 1:
-            raise BadInput(f"max_new_tokens is {request.max_new_tokens}, expected at least 1")
-        if (request.log_probabilities or 0) < 0:
-            raise BadInput(f"log_probabilities is {request.log_probabilities}, expected at least 0")
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise BadInput(f"max_tokens is {request.max_tokens}, expected at least 1")
+        if (request.logprobs or 0) < 0:
+            raise BadInput(f"logprobs is {request.logprobs}, expected at least 0")
         request.sampling.check(self.session.vocab_size)
 
-    def stream(self, request: Request) -> Generation:
-        """Give a piece per token, and a last one that says why it ended.
+    def stream(self, request: GenerationRequest) -> Generation:
+        """Give a chunk per token, and a last one that says why it ended.
 
-        The generation begins, and takes the session, when it is asked for its first piece.
+        The generation begins, and takes the session, when its first chunk is requested.
         """
         self.check(request)
         return Generation(self, request)
 
-    def steps(self, request: Request) -> Iterator[Piece]:
-        """Make the pieces; to be resumed within `turn` only."""
+    def steps(self, request: GenerationRequest) -> Iterator[Chunk]:
+        """Make the chunks; to be resumed within `turn` only."""
         detokenizer, stops = Detokenizer(self.tokenizer), StopStrings(request.stop)
         sampler = Sampler(request.sampling, prompt_length=len(request.tokens))
         history = [int(token) for token in request.tokens]
         if request.cancel():
-            yield Piece("", finish_reason="cancelled")
+            yield Chunk("", stop_reason="cancelled")
             return
         logits = self._prefill(history, request.cancel)
         generated = 0
-        reason: FinishReason
+        reason: StopReason
         while True:
             token = sampler(logits[-1], history)
-            scores = _scores(logits[-1], token, request.log_probabilities)
-            if token in self.ends or token in request.stop_tokens:
-                reason = "end" if token in self.ends else "stop"
+            logprobs = _logprobs(logits[-1], token, request.logprobs)
+            if token in self.eos_token_ids or token in request.stop_tokens:
+                reason = "eos_token" if token in self.eos_token_ids else "stop_token"
                 text = stops.push(detokenizer.flush())[0] + stops.flush()
-                yield Piece(text, token, *scores, finish_reason=reason, stop=token)
+                yield Chunk(text, token, *logprobs, stop_reason=reason, stop=token)
                 return
             history.append(token)
             generated += 1
             text, stop = stops.push(detokenizer.push(token))
             if stop is not None:
-                yield Piece(text, token, *scores, finish_reason="stop", stop=stop)
+                yield Chunk(text, token, *logprobs, stop_reason="stop_string", stop=stop)
                 return
-            yield Piece(text, token, *scores)
+            yield Chunk(text, token, *logprobs)
             if request.cancel():
                 reason = "cancelled"
-            elif generated == request.max_new_tokens:
-                reason = "length"
+            elif generated == request.max_tokens:
+                reason = "max_tokens"
             elif self.session.length == self.session.capacity:
                 reason = "context"
             else:
@@ -250,11 +269,11 @@ class Generator:
                 continue
             rest, stop = stops.push(detokenizer.flush())
             rest += "" if stop is not None else stops.flush()
-            yield Piece(rest, finish_reason=reason)
+            yield Chunk(rest, stop_reason=reason)
             return
 
     def _prefill(self, tokens: list[int], cancel: Callable[[], bool]) -> Logits:
-        # At least one token must run: logits are not kept.
+        # At least one token must run: logits are not stored.
         shared = min(_common_prefix(self.session.tokens, tokens), len(tokens) - 1)
         self.session.rewind(shared)
         self.session.cancel_when(lambda: self._closed or cancel())
@@ -272,12 +291,12 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def _scores(
+def _logprobs(
     row: Logits, token: int, count: int | None
-) -> tuple[float | None, tuple[TokenScore, ...]]:
+) -> tuple[float | None, tuple[TokenLogprob, ...]]:
     if count is None:
         return None, ()
-    log_probabilities = log_softmax(row)
-    best = np.argsort(-log_probabilities, kind="stable")[:count]
-    top = tuple(TokenScore(int(i), float(log_probabilities[i])) for i in best)
-    return float(log_probabilities[token]), top
+    logprobs = log_softmax(row)
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    top = tuple(TokenLogprob(int(i), float(logprobs[i])) for i in best)
+    return float(logprobs[token]), top

@@ -1,6 +1,6 @@
 """Ctrl-C as a person at a terminal means it: stop the answer, keep the program.
 
-The first press only sets a flag, which a generation asks as its `cancel`; a second one before the
+The first press only sets a flag, which a generation checks as its `cancel`; a second one before the
 next prompt raises KeyboardInterrupt, so that nothing can hold the program.
 """
 

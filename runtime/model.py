@@ -17,10 +17,18 @@ from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
+from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.session import Session, Tokens
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
-from edgelm.runtime.generator import FinishReason, Generation, Generator, Piece
+from edgelm.runtime.generator import (
+    FINISH_REASONS,
+    Chunk,
+    FinishReason,
+    Generation,
+    Generator,
+    StopReason,
+)
 from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
@@ -33,7 +41,7 @@ log = logging.getLogger(__name__)
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION_CONFIG = "generation_config.json"
 
-_LEAST_CONTEXT = 256  # a shrunken context below this would serve nobody
+_MIN_CONTEXT = 256  # a shorter one would hold no conversation
 _CONTEXT_STEP = 64
 _MAX_CONFIG_BYTES = 2**20
 
@@ -43,22 +51,33 @@ class Completion:
     """A finished generation."""
 
     text: str
-    pieces: tuple[Piece, ...]
+    chunks: tuple[Chunk, ...]
     prompt_tokens: int
-    finish_reason: FinishReason
 
     @property
     def tokens(self) -> list[int]:
         """The generated token ids, an end-of-sequence token included."""
-        return [piece.token for piece in self.pieces if piece.token is not None]
+        return [chunk.token for chunk in self.chunks if chunk.token is not None]
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why it ended, in detail: see Chunk."""
+        reason = self.chunks[-1].stop_reason
+        assert reason is not None
+        return reason
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended, in OpenAI's words: stop, length or cancelled."""
+        return FINISH_REASONS[self.stop_reason]
 
 
 class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     It holds one sequence in its cache, so the latest generation has it. `generate` and `chat` may
-    be called from several threads: they wait for each other. A stream, or an iterator of `pieces`,
-    holds the model for each of its steps only: when another generation begins before it is
+    be called from several threads: they wait for each other. A stream holds
+    the model for each of its steps only: when another generation begins before it is
     finished, asking it for more raises `Busy`. For several streams at once load the model as often.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
     """
@@ -70,7 +89,7 @@ class LanguageModel:
         try:
             self._read(folder)
         except BaseException:
-            session.close()  # nobody else could: there is no model yet
+            session.close()  # there is no model yet that could
             raise
 
     def _read(self, folder: Path) -> None:
@@ -80,8 +99,8 @@ class LanguageModel:
         # All that is read is read now, while the files are known to be those that were checked.
         self._config = _generation_config(bundle_file(folder, self.manifest, GENERATION_CONFIG))
         self._defaults = _default_sampling(self._config, self.session.vocab_size)
-        self.ends = _ends(self._config)
-        self._generator = Generator(self.session, self.tokenizer, self.ends)
+        self.eos_token_ids = _eos_token_ids(self._config)
+        self._generator = Generator(self.session, self.tokenizer, self.eos_token_ids)
         template = bundle_file(folder, self.manifest, CHAT_TEMPLATE)
         self._template = (
             ChatTemplate(template, special_tokens=self._special_tokens()) if template else None
@@ -95,7 +114,7 @@ class LanguageModel:
     def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
         """Yield the continuation of a prompt as it grows; never half a character.
 
-        This is the text as it stands, without the chat template: see `stream_chat`.
+        The prompt is not put into the chat template: see `stream_chat`.
 
         Raises:
             BadInput: an empty prompt, an invalid option, or a closed model.
@@ -103,7 +122,7 @@ class LanguageModel:
             Busy: from the iterator: another generation has begun on this model.
             BadBundle: from the iterator: the model's logits are not numbers.
         """
-        return _texts(self.pieces(self.tokenizer.encode(prompt), **options))
+        return _texts(self.stream_tokens(self.tokenizer.encode(prompt), **options))
 
     def generate(self, prompt: str, **options: Unpack[Options]) -> Completion:
         """Continue a prompt."""
@@ -111,44 +130,54 @@ class LanguageModel:
 
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: str | Sequence[Message],
         *,
         allow_special: bool = True,
         **options: Unpack[Options],
     ) -> Iterator[str]:
         """Yield the assistant's next turn as it grows; see `chat_tokens` for `allow_special`."""
         tokens = self.chat_tokens(messages, allow_special=allow_special)
-        return _texts(self.pieces(tokens, **options))
+        return _texts(self.stream_tokens(tokens, **options))
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: str | Sequence[Message],
         *,
         allow_special: bool = True,
         **options: Unpack[Options],
     ) -> Completion:
-        """Answer a conversation: the assistant's next turn."""
+        """Answer a conversation, or a prompt: return the assistant's next turn."""
         return self._complete(self.chat_tokens(messages, allow_special=allow_special), options)
 
-    def pieces(self, tokens: Tokens | Sequence[int], **options: Unpack[Options]) -> Generation:
-        """Give everything about each step; tokens are whole numbers [n]."""
+    def stream_tokens(
+        self, tokens: Tokens | Sequence[int], **options: Unpack[Options]
+    ) -> Generation:
+        """Continue token ids [n]; yield a chunk per token, with its log-probability and the like.
+
+        Raises:
+            BadInput, ContextFull, Busy, BadBundle: as `stream`.
+        """
         return self._generator.stream(make_request(tokens, options, self._defaults))
 
-    def chat_tokens(self, messages: Sequence[Message], *, allow_special: bool = True) -> Tokens:
+    def chat_tokens(
+        self, messages: str | Sequence[Message], *, allow_special: bool = True
+    ) -> Tokens:
         """Tokens of a conversation, up to where the assistant's next turn begins.
 
         Args:
-            messages: the turns so far.
+            messages: the turns so far; a string is one message of the user.
             allow_special: whether control tokens in a message (`<|im_end|>`) are encoded as such,
                 as transformers does by default. Say no to messages that others wrote: they are
                 then plain text, and cannot begin a turn of another role.
 
         Raises:
             BadInput: no chat template, a conversation that it refuses, or, where control tokens
-                are not allowed, one that this tokenizer cannot encode as text.
+                are not allowed, a message that this tokenizer cannot encode as text.
         """
         self._generator.check_open()
         template = self._chat_template()
+        if isinstance(messages, str):
+            messages = [Message(role="user", content=messages)]
         # The template writes BOS and the like itself.
         if allow_special:
             return self.tokenizer.encode(template.render(messages), special=False)
@@ -169,8 +198,11 @@ class LanguageModel:
         self._generator.close()
 
     def __repr__(self) -> str:
-        engine = self.manifest.engine.name
-        return f"<LanguageModel {str(self.folder)!r} on {engine}, context {self.context}>"
+        manifest = self.manifest
+        return (
+            f"<LanguageModel {str(self.folder)!r} for {manifest.target} on {manifest.engine.name}, "
+            f"context {self.context}>"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -184,10 +216,8 @@ class LanguageModel:
         self.close()
 
     def _complete(self, tokens: Tokens, options: Options) -> Completion:
-        pieces = self._generator.complete(make_request(tokens, options, self._defaults))
-        reason = pieces[-1].finish_reason
-        assert reason is not None
-        return Completion("".join(piece.text for piece in pieces), pieces, len(tokens), reason)
+        chunks = self._generator.complete(make_request(tokens, options, self._defaults))
+        return Completion("".join(chunk.text for chunk in chunks), chunks, len(tokens))
 
     def _special_tokens(self) -> dict[str, str]:
         stored = read_special_tokens(bundle_file(self.folder, self.manifest, SPECIAL_TOKENS_FILE))
@@ -213,34 +243,34 @@ def load(
 
     Args:
         bundle: the folder that `edge-export` wrote.
-        max_memory: bytes, or a size such as `"1.5GB"`: the context shrinks until weights, cache,
-            workspace and runtime fit, and a warning says so.
+        max_memory: bytes, or a size such as `"1.5GB"`: the context is reduced until weights,
+            cache, workspace and runtime fit, and a warning is logged.
         threads: threads for matrix products; by default the physical cores.
         check_hashes: compare every file with its hash first.
 
     Raises:
         BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
             replaced while it was loaded.
-        BadInput: `threads` or `max_memory` that cannot be used.
+        BadInput: `bundle`, `threads` or `max_memory` that cannot be used.
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
     The engine of a pending bundle is compiled first, which takes minutes and happens once. The
-    hash of a compiled engine is compared whatever `check_hashes` says: it is native code.
+    hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
     """
-    folder = Path(bundle)
+    folder = bundle_folder(bundle)
     check_threads(threads)
     manifest = read_manifest(folder)
     if manifest.pending:
         from edgelm.runtime.engines.finalize import finalize
 
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
-        finalize(folder, anew=False, progress=log.warning)
+        finalize(folder, force=False, progress=log.warning)
 
     def open_model(manifest: Manifest) -> LanguageModel:
         capacity = manifest.limits.context
         if max_memory is not None:
-            capacity = _shrunken(manifest, _bytes(max_memory))
+            capacity = fit_context(manifest, _bytes(max_memory))
         session = open_session(folder, manifest, capacity=capacity, threads=threads)
         try:
             return LanguageModel(folder, manifest, session)
@@ -251,51 +281,59 @@ def load(
     return open_unchanged(folder, open_model, hashes=check_hashes)
 
 
-def _shrunken(manifest: Manifest, budget: int) -> int:
-    whole = manifest.limits.context
-    if loaded_bytes(manifest, whole) <= budget:
-        return whole
+def fit_context(manifest: Manifest, budget: int) -> int:
+    """The longest context, up to the bundle's, with which a loaded bundle fits in `budget` bytes.
+
+    Raises:
+        DoesNotFit: even the shortest needs more, or the context is fixed in the graph.
+    """
+    full = manifest.limits.context
+    if loaded_bytes(manifest, full) <= budget:
+        return full
     if manifest.graph.cache.capacity is not None:
         raise DoesNotFit(
-            f"this bundle needs about {format_bytes(loaded_bytes(manifest, whole))}, max_memory is "
-            f"{format_bytes(budget)}, and its context of {whole} is fixed in its graph; export it "
+            f"this bundle needs about {format_bytes(loaded_bytes(manifest, full))}, max_memory is "
+            f"{format_bytes(budget)}, and its context of {full} is fixed in its graph; export it "
             "with a shorter --context"
         )
-    least = min(_LEAST_CONTEXT, whole)
-    if loaded_bytes(manifest, least) > budget:
+    shortest = min(_MIN_CONTEXT, full)
+    needed = loaded_bytes(manifest, shortest)
+    if needed > budget:
         raise DoesNotFit(
-            f"a context of {least} needs about {format_bytes(loaded_bytes(manifest, least))}, "
+            f"a context of {shortest} needs about {format_bytes(needed)}, "
             f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
         )
     # It grows with the context: the first that does not fit is found by halving.
-    steps = range(least, whole, _CONTEXT_STEP)
+    steps = range(shortest, full, _CONTEXT_STEP)
     fitting = bisect_right(steps, budget, key=lambda context: loaded_bytes(manifest, context))
     context = steps[fitting - 1]
     log.warning(
         "context reduced from %d to %d tokens to stay within %s",
-        whole,
+        full,
         context,
         format_bytes(budget),
     )
     return context
 
 
-def _bytes(size: int | str) -> int:
-    if isinstance(size, int):
+def _bytes(size: object) -> int:
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
+    if not isinstance(size, str):
+        raise BadInput(f"max_memory is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
         return parse_size(size)
     except Exception as error:
         raise BadInput(f"max_memory: {error}") from None
 
 
-def _texts(pieces: Generation) -> Iterator[str]:
+def _texts(chunks: Generation) -> Iterator[str]:
     try:
-        for piece in pieces:
-            if piece.text:
-                yield piece.text
+        for chunk in chunks:
+            if chunk.text:
+                yield chunk.text
     finally:
-        pieces.close()
+        chunks.close()
 
 
 def _generation_config(path: Path | None) -> dict[str, Any]:
@@ -312,20 +350,20 @@ def _generation_config(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _ends(config: dict[str, Any]) -> frozenset[int]:
-    ends = config.get("eos_token_id")
-    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for end in listed:
-        if not isinstance(end, int) or isinstance(end, bool) or end < 0:
+def _eos_token_ids(config: dict[str, Any]) -> frozenset[int]:
+    given = config.get("eos_token_id")
+    ids = given if isinstance(given, list) else [] if given is None else [given]
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise BadBundle(
-                f"generation_config.json: eos_token_id is {str(ends)[:80]}, expected a token id "
+                f"generation_config.json: eos_token_id is {str(given)[:80]}, expected a token id "
                 "or a list of them; export the model again"
             )
-    return frozenset(listed)
+    return frozenset(ids)
 
 
 def _default_sampling(config: dict[str, Any], vocab_size: int) -> Sampling:
-    """What the model's authors recommend, if they recommend sampling; else greedy."""
+    """The sampling that the model's authors recommend, else greedy."""
     if not config.get("do_sample"):
         return Sampling()
     known = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")

@@ -1,4 +1,4 @@
-"""What a caller may ask of a generation, and the request that comes of it."""
+"""The options of a generation, checked and made into a request."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -9,7 +9,7 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.generator import Request
+from edgelm.runtime.generator import GenerationRequest
 from edgelm.runtime.sampler import Sampling
 
 
@@ -20,12 +20,23 @@ class Event(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """What can be asked of a generation, by keyword; see Sampling and generator.Request."""
+    """Options of a generation, by keyword.
 
+    max_tokens: at most this many tokens are generated; by default until the model ends its answer
+        or the context is full. `max_new_tokens` is the same by transformers' name.
+    stop: a string or several: the text ends before the first that occurs.
+    stop_tokens: ids of tokens that end the generation.
+    logprobs: None, or n: the log-probability of each token and those of the n most probable.
+    cancel: a function that is called before every token and during a long prefill, or an event.
+
+    The others choose the next token: see Sampling.
+    """
+
+    max_tokens: int | None
     max_new_tokens: int | None
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
-    log_probabilities: int | None
+    logprobs: int | None
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int
@@ -39,7 +50,9 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
-def make_request(tokens: Tokens | Sequence[int], options: Options, defaults: Sampling) -> Request:
+def make_request(
+    tokens: Tokens | Sequence[int], options: Options, defaults: Sampling
+) -> GenerationRequest:
     """Check types and fill in defaults.
 
     Args:
@@ -57,14 +70,14 @@ def make_request(tokens: Tokens | Sequence[int], options: Options, defaults: Sam
         )
     names = {field.name for field in fields(Sampling)}
     sampling: dict[str, Any] = {key: value for key, value in options.items() if key in names}
-    return Request(
+    return GenerationRequest(
         tokens=_token_array(tokens),
-        max_new_tokens=_count("max_new_tokens", options.get("max_new_tokens")),
+        max_tokens=_max_tokens(options),
         sampling=replace(defaults, **sampling),
         stop=_stop_strings(options.get("stop")),
         stop_tokens=_stop_tokens(options.get("stop_tokens")),
-        log_probabilities=_count("log_probabilities", options.get("log_probabilities")),
-        cancel=_question(options.get("cancel")),
+        logprobs=_count("logprobs", options.get("logprobs")),
+        cancel=_cancel_check(options.get("cancel")),
     )
 
 
@@ -78,16 +91,27 @@ def _token_array(tokens: object) -> Tokens:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise BadInput(
             f"the prompt's tokens are {_shown(tokens)}, expected token ids: a list or a "
-            "one-dimensional array of whole numbers"
+            "one-dimensional array of integers"
         )
     return array.astype(np.int64)
+
+
+def _max_tokens(options: Options) -> int | None:
+    given = {name: options.get(name) for name in ("max_tokens", "max_new_tokens")}
+    limits = {_count(name, value) for name, value in given.items() if value is not None}
+    if len(limits) > 1:
+        raise BadInput(
+            f"max_tokens is {given['max_tokens']} and max_new_tokens {given['max_new_tokens']}; "
+            "they are two names of one limit: give one"
+        )
+    return limits.pop() if limits else None
 
 
 def _count(name: str, value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise BadInput(f"{name} is {_shown(value)}, expected a whole number or None")
+        raise BadInput(f"{name} is {_shown(value)}, expected an integer or None")
     return int(value)
 
 
@@ -107,9 +131,7 @@ def _stop_tokens(tokens: object) -> frozenset[int]:
     if listed is None or not all(
         isinstance(token, Integral) and not isinstance(token, bool) for token in listed
     ):
-        raise BadInput(
-            f"stop_tokens is {_shown(tokens)}, expected a list of token ids, whole numbers"
-        )
+        raise BadInput(f"stop_tokens is {_shown(tokens)}, expected a list of token ids")
     return frozenset(int(token) for token in listed)
 
 
@@ -119,16 +141,16 @@ def _listed(value: object) -> tuple[Any, ...] | None:
     return tuple(value)
 
 
-def _question(cancel: object) -> Callable[[], bool]:
+def _cancel_check(cancel: object) -> Callable[[], bool]:
     if cancel is None:
         return lambda: False
-    asked = getattr(cancel, "is_set", cancel)
-    if not callable(asked):
+    check = getattr(cancel, "is_set", cancel)
+    if not callable(check):
         raise BadInput(
             f"cancel is {_shown(cancel)}, expected a function that returns whether to stop, or an "
             "event"
         )
-    return lambda: bool(asked())
+    return lambda: bool(check())
 
 
 def _shown(value: object) -> str:

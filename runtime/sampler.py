@@ -54,9 +54,9 @@ class Sampling:
             if not _is_number(value) or not low <= value <= high:
                 raise BadInput(f"{name} is {value!r}, expected a number {expected}")
         if not _is_whole(self.top_k):
-            raise BadInput(f"top_k is {self.top_k!r}, expected a whole number at least 0")
+            raise BadInput(f"top_k is {self.top_k!r}, expected an integer at least 0")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
-            raise BadInput(f"seed is {self.seed!r}, expected a whole number from 0, or None")
+            raise BadInput(f"seed is {self.seed!r}, expected an integer from 0, or None")
         if not isinstance(self.logit_bias, Mapping):
             raise BadInput(
                 f"logit_bias is {self.logit_bias!r}, expected a dict from token id to number"
@@ -66,15 +66,15 @@ class Sampling:
 
 
 _SMALLEST = math.ulp(0.0)  # above 0
-_MOST = float(np.finfo(np.float64).max)  # finite
-# name -> least, most, the same in words
+_MAX_FLOAT = float(np.finfo(np.float64).max)  # finite
+# name -> minimum, maximum, the same in words
 _RANGES: dict[str, tuple[float, float, str]] = {
-    "temperature": (0, _MOST, "at least 0"),
+    "temperature": (0, _MAX_FLOAT, "at least 0"),
     "top_k": (0, math.inf, "at least 0"),
     "top_p": (_SMALLEST, 1, "above 0 and at most 1"),
     "min_p": (0, 1, "between 0 and 1"),
     "typical_p": (_SMALLEST, 1, "above 0 and at most 1"),
-    "repetition_penalty": (_SMALLEST, _MOST, "above 0"),
+    "repetition_penalty": (_SMALLEST, _MAX_FLOAT, "above 0"),
     "frequency_penalty": (-2, 2, "between -2 and 2"),
     "presence_penalty": (-2, 2, "between -2 and 2"),
 }
@@ -82,7 +82,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 def _check_bias(token: object, bias: object, vocab_size: int) -> None:
     if not _is_whole(token):
-        raise BadInput(f"logit_bias names {token!r}, expected a token id, a whole number")
+        raise BadInput(f"logit_bias names {token!r}, expected a token id")
     if not 0 <= token < vocab_size:  # type: ignore[operator]
         raise BadInput(f"logit_bias names token {token}, the vocabulary has {vocab_size}")
     if not _is_number(bias) or (abs(bias) > _MAX_BIAS and bias != -math.inf):  # type: ignore[arg-type]
@@ -294,13 +294,13 @@ def typical(mass: float) -> Transform:
     """Keep tokens whose surprise is nearest the entropy, until they hold `mass`."""
 
     def apply(row: Row, _: Sequence[int]) -> Row:
-        log_probabilities = log_softmax(row)
-        shares = np.exp(log_probabilities)
-        known = log_probabilities > -np.inf
+        logprobs = log_softmax(row)
+        shares = np.exp(logprobs)
+        known = logprobs > -np.inf
         entropy = -float(
-            np.multiply(shares, log_probabilities, where=known, out=np.zeros_like(shares)).sum()
+            np.multiply(shares, logprobs, where=known, out=np.zeros_like(shares)).sum()
         )
-        distance = np.abs(log_probabilities + entropy)
+        distance = np.abs(logprobs + entropy)
         likely = shares >= _negligible(mass, len(row))
         # All that are as near as the farthest of the likely ones: nothing nearer is left out.
         near = np.flatnonzero(known & (distance <= distance[likely].max()))

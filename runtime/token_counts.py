@@ -1,4 +1,4 @@
-"""Which tokens a growing sequence holds, and how often, kept from token to token."""
+"""Which tokens a growing sequence holds, and how often, updated token by token."""
 
 from collections.abc import Sequence
 

@@ -10,7 +10,7 @@ from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
 from edgelm.planning import PlanRequest
-from edgelm.quantize.precision import GROUP_SIZES, Int4, Int8, describe
+from edgelm.quantize.precision import GROUP_SIZES, Int4, Int8, WeightPrecision, describe
 
 
 def expectation(manifest: Manifest, results: Sequence[Result]) -> Expectation | None:
@@ -48,12 +48,18 @@ def _request(manifest: Manifest, prompt: int) -> PlanRequest:
     )
     names = {describe(precision).split()[0] for precision in kinds}
     usual = max(kinds, key=lambda precision: kinds[precision])
-    grouped = isinstance(usual, Int4 | Int8) and usual.group_size in GROUP_SIZES
     return PlanRequest(
         precision=names.pop() if len(names) == 1 else "auto",
         kv=manifest.kv,
         context=manifest.limits.context,
-        group_size=usual.group_size if grouped and len(kinds) == 1 else None,
+        group_size=_group_size(usual) if len(kinds) == 1 else None,
         engine=manifest.engine.name,
         prompt=prompt,
     )
+
+
+def _group_size(precision: WeightPrecision) -> int | None:
+    """The group size where the planner takes one."""
+    if isinstance(precision, Int4 | Int8) and precision.group_size in GROUP_SIZES:
+        return precision.group_size
+    return None

@@ -13,7 +13,7 @@ from edgelm.bench.report.statistics import outliers
 from edgelm.bench.report.verdict import READING_TOKENS_PER_SECOND
 from edgelm.bundle.gates import GATES
 from edgelm.page.axes import Axis
-from edgelm.page.bar_chart import Bar, name_bars
+from edgelm.page.bar_chart import Bar, horizontal_bars
 from edgelm.page.svg import Plot
 from edgelm.page.xy_plot import Guide, Series, xy_plot
 
@@ -109,7 +109,7 @@ def _prompts(report: Report) -> Plot | None:
         if typical.test in tests
     ]
     title = f"Prompt of {test_of(typical).tokens:,} tokens"
-    return name_bars(title, "tokens/s", ["median"], bars, note="Tokens/s; higher is better.")
+    return horizontal_bars(title, "tokens/s", ["median"], bars, note="Tokens/s; higher is better.")
 
 
 def _memory(report: Report) -> Plot | None:
@@ -117,10 +117,10 @@ def _memory(report: Report) -> Plot | None:
     for name, tests in engines(report).items():
         memory = next(iter(tests.values())).memory
         loaded = max(memory.loaded, memory.base)
-        parts = (memory.base, loaded - memory.base, max(0, memory.peak - loaded))
-        bars.append(Bar(name, tuple(part / 1e6 for part in parts), bold=is_own(name)))
+        stacked = (memory.base, loaded - memory.base, max(0, memory.peak - loaded))
+        bars.append(Bar(name, tuple(part / 1e6 for part in stacked), bold=is_own(name)))
     if not bars:
         return None
     parts = ["process before loading", "weights and set-up", "cache in use and workspace"]
     note = "MB; lower is better."
-    return name_bars("Peak resident memory", "MB", parts, bars, note=note)
+    return horizontal_bars("Peak resident memory", "MB", parts, bars, note=note)

@@ -113,8 +113,10 @@ def _against_plan(
     report: Report, expected: Expectation, decode: Result, prompt: Result | None
 ) -> str:
     rate, planned = decode.tokens_per_second.median, expected.tokens_per_second
+    here = _bandwidth(report, decode)
+    measured = f", {short(here)} GB/s measured here" if here else ""
     text = (
-        f"The plan for {report.target} ({expected.bandwidth_gb_s:,.0f} GB/s) predicts "
+        f"The plan for {report.target} ({short(expected.bandwidth_gb_s)} GB/s{measured}) predicts "
         f"{_range(planned)} tokens/s, so decoding is "
         f"{_position(rate, planned, 'slower than planned', 'faster than planned')}"
     )
@@ -160,11 +162,10 @@ def _limit(report: Report, own: list[Result]) -> Statement:
     if decode is None or decode.bound_share is None:
         planned = f"The plan expects {report.expected.binds}." if report.expected else ""
         return Statement(question, "Not known: no memory bandwidth was measured.", planned)
-    machine = report.machine
-    bandwidth = machine.gpu_gb_s if decode.device == "gpu" else machine.read_gb_s
+    bandwidth = short(_bandwidth(report, decode))
     reasons = [
         f"Decoding {at_depth(test_of(decode).depth)} reaches {decode.bound_share:.0%} of the speed "
-        f"that the measured memory bandwidth of {bandwidth:,.0f} GB/s allows."
+        f"that the measured memory bandwidth of {bandwidth} GB/s allows."
     ]
     reasons += _slow_down(own)
     if prompt:
@@ -175,6 +176,12 @@ def _limit(report: Report, own: list[Result]) -> Statement:
                 "they are limited by arithmetic."
             )
     return Statement(question, _bound(decode.bound_share), " ".join(reasons))
+
+
+def _bandwidth(report: Report, result: Result) -> float:
+    """GB/s of the memory that an engine computes from; 0 where nobody measured it."""
+    machine = report.machine
+    return machine.gpu_gb_s if result.device == "gpu" else machine.read_gb_s
 
 
 def _bound(share: float) -> str:

@@ -28,11 +28,12 @@ from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.compress.run.run_folder import file_hashes
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD
 
@@ -118,16 +119,18 @@ def _quantized(
     """The source with its matrices quantized by each of export's methods."""
     checkpoint = open_checkpoint(source)
     reference = Reference(checkpoint)
+    text = Passage(calibration, "calibration", sha256="")
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        kept = Kept(Path(scratch))
+        cache = ArtifactCache(Path(scratch))
         for name in _METHODS:
-            weights = prepare(reference, calibration, METHODS[name], {Int4}, kv="fp32", kept=kept)
-            quantizer = Quantizer(weights, METHODS[name])
+            method = METHODS[name]
+            weights, stats = prepare(reference, text, method, {Int4}, kv="fp32", cache=cache)
+            quantizer = Quantizer(weights, method, stats=stats)
             model = load_model(checkpoint)
             parameters = dict(model.named_parameters())
             for group in weights.groups():
                 wanted = head if group in (HEAD, EMBEDDING) else precision
-                for tensor, rounded in quantizer.rounded(group, wanted).items():
+                for tensor, rounded in quantizer.dequantized(group, wanted).items():
                     parameters[tensor].data.copy_(rounded)
             yield name, model
 

@@ -25,9 +25,9 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import run_command
 from edgelm.errors import UnknownName
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.gate.divergence import Distance
-from edgelm.export.gate.measure import Judge
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
@@ -84,17 +84,17 @@ class Curve(msgspec.Struct, frozen=True):
         return "\n".join(lines) + "\n"
 
 
-def measure(judge: Judge, quantizer: Quantizer, precision: Int4 | Int8) -> Figures:
+def measure(evaluator: Evaluator, quantizer: Quantizer, precision: Int4 | Int8) -> Figures:
     """Divergence of the quantized model from the source."""
-    reference, distance = judge.reference, Distance()
+    reference, distance = evaluator.reference, Distance()
     source_head, head = reference.head(), reference.head()
     for group in quantizer.weights.groups():
-        rounded = quantizer.rounded(group, precision)
+        rounded = quantizer.dequantized(group, precision)
         reference.overrides.update(rounded)
         if group == HEAD:
             [head] = rounded.values()
     try:
-        for tokens, hidden in zip(judge.passage.tokens, judge.hidden, strict=True):
+        for tokens, hidden in zip(evaluator.passage.tokens, evaluator.hidden, strict=True):
             ours = reference.hidden_states(tokens[None])[0]
             for at in range(0, len(tokens), _ROWS):
                 rows = slice(at, at + _ROWS)
@@ -121,17 +121,17 @@ def rows(
 ) -> Iterator[Row]:
     """Measure every method at every precision, one after the other."""
     reference, plain = Reference(checkpoint), Weights(checkpoint)
-    judge = Judge.of(reference, text)
+    evaluator = Evaluator.from_passage(reference, text)
     kinds = {type(precision) for precision in _PRECISIONS}
     with tempfile.TemporaryDirectory(prefix="edgelm-moments-") as scratch:
-        kept = Kept(Path(scratch))
+        cache = ArtifactCache(Path(scratch))
         # Methods that compensate come first: their calibration serves all.
-        for name in sorted(methods, key=lambda name: not METHODS[name].compensates):
+        for name in sorted(methods, key=lambda name: METHODS[name].rounding != "gptq"):
             method = METHODS[name]
-            weights = prepare(reference, calibration.tokens, method, kinds, kv="fp32", kept=kept)
-            quantizer = Quantizer(weights, method)
+            weights, stats = prepare(reference, calibration, method, kinds, kv="fp32", cache=cache)
+            quantizer = Quantizer(weights, method, stats=stats)
             for precision in _PRECISIONS:
-                figures = measure(judge, quantizer, precision)
+                figures = measure(evaluator, quantizer, precision)
                 yield Row(name, describe(precision), weight_bytes(plain, precision), figures)
 
 

@@ -8,8 +8,19 @@ from edgelm.checkpoint.student import Figure, StudentRecord
 from edgelm.compress.run.plots import importance_plots, search_plot, training_plots
 from edgelm.compress.search.candidates import Candidate
 from edgelm.files.staging import replace_file
-from edgelm.page.page import Tile, figures, page, paragraph, section, tiles
+from edgelm.page.axes import short_number
+from edgelm.page.page import (
+    Statement,
+    Tile,
+    figures,
+    page,
+    paragraph,
+    section,
+    statements,
+    tiles,
+)
 from edgelm.page.table import Cell, Column, table
+from edgelm.planning import short
 
 _MODELS = ("teacher", "corrected", "pruned", "student")
 
@@ -20,6 +31,7 @@ def write_summary(folder: Path, record: StudentRecord, candidates: Sequence[Cand
     body = [
         paragraph(_headline(record), "lead"),
         tiles(_tiles(record, ranked)),
+        statements(_recovery(record)),
         section("Quality", _quality(record)),
         section("Shape", _shapes(record)),
         section("Stages", _stages(record)),
@@ -37,9 +49,8 @@ def write_summary(folder: Path, record: StudentRecord, candidates: Sequence[Cand
 
 
 def _headline(record: StudentRecord) -> str:
-    share = record.parameters / record.teacher_parameters
     size = (
-        f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's "
+        f"{record.parameters / 1e6:,.1f} M parameters, {_share(record):.0%} of the teacher's "
         f"{record.teacher_parameters / 1e6:,.1f} M."
     )
     compared = [
@@ -51,20 +62,44 @@ def _headline(record: StudentRecord) -> str:
     return f"{size} {'; '.join(compared)}{'.' if compared else ''}".strip()
 
 
+def _share(record: StudentRecord) -> float:
+    return record.parameters / record.teacher_parameters
+
+
+def _recovery(record: StudentRecord) -> list[Statement]:
+    """Whether training made the pruned model better, over the tasks that saw both."""
+    pairs = {
+        task: (by_model["pruned"], by_model["student"])
+        for task, by_model in record.evaluation.items()
+        if {"pruned", "student"} <= set(by_model)
+    }
+    if not pairs:
+        return []
+    better = [
+        task
+        for task, (pruned, student) in pairs.items()
+        if (student.value < pruned.value) == (student.better == "lower")
+    ]
+    reason = "; ".join(
+        f"{task}: {pruned.value:.4g} after pruning, {student.value:.4g} after training"
+        for task, (pruned, student) in pairs.items()
+    )
+    holds = {len(pairs): True, 0: False}.get(len(better))
+    answer = f"{len(better)} of {len(pairs)} measures improved."
+    return [Statement("Did training recover quality?", answer, f"{reason}.", holds)]
+
+
 def _tiles(record: StudentRecord, ranked: Sequence[Candidate]) -> list[Tile]:
-    share = record.parameters / record.teacher_parameters
-    tokens = sum(one.tokens for one in record.stages)
-    minutes = sum(one.seconds for one in record.stages) / 60
+    tokens = short_number(sum(one.tokens for one in record.stages))
+    seconds = sum(one.seconds for one in record.stages)
+    duration = f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    size = f"{record.parameters / 1e6:,.1f} M parameters"
     shown = [
-        Tile(
-            "Size", f"{share:.0%}", "of the teacher", f"{record.parameters / 1e6:,.1f} M parameters"
-        ),
-        Tile(
-            "Training", f"{tokens / 1e6:,.1f} M", "tokens", f"{minutes:,.0f} minutes in all stages"
-        ),
+        Tile("Size", f"{_share(record):.0%}", "of the teacher", size),
+        Tile("Training", tokens, "tokens", f"{duration} in all stages"),
     ]
     if ranked:
-        rate = f"{ranked[0].tokens_per_second:,.0f}"
+        rate = short_number(ranked[0].tokens_per_second)
         shown.append(Tile("Predicted speed", rate, "tokens/s", "on the recipe's target"))
     return shown
 
@@ -93,7 +128,7 @@ def _task(task: str, by_model: dict[str, Figure]) -> list[Cell]:
 def _figure(figure: Figure | None) -> Cell:
     if figure is None:
         return Cell("–")
-    error = f" ± {figure.error:.2g}" if figure.error else ""
+    error = f" ± {short(figure.error)}" if figure.error else ""
     return Cell(f"{figure.value:.4g}{error}", figure.value)
 
 

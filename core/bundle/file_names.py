@@ -1,17 +1,17 @@
-"""The names of files in a manifest: plain relative names.
+"""Checks for file names in a manifest: only plain relative names are allowed.
 
-A manifest comes from somebody else, and its names become paths that are read, written and removed.
+A manifest is untrusted input, and its names become paths that are read, written and removed.
 """
 
 import re
 
 ENGINES = "engines"
-_MAX_PART_BYTES = 255  # what file systems take
+_MAX_PART_BYTES = 255  # limit of file systems
 _MAX_BYTES = 1024
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless a name stays below the folder that it is relative to."""
+    """Raise ValueError unless a relative name stays inside its folder."""
     reason = _reason(name)
     if reason:
         raise ValueError(
@@ -21,18 +21,18 @@ def check_name(name: str) -> None:
 
 
 def check_engine_name(name: str, *, suffix: str) -> None:
-    """Raise ValueError unless a name is that of a file with `suffix` directly in `engines/`."""
+    """Raise ValueError unless a name is `engines/NAME` followed by `suffix`."""
     check_name(name)
     folder, _, file = name.rpartition("/")
     if folder != ENGINES or not file.endswith(suffix) or file == suffix:
         raise ValueError(
-            f"the name {_shown(name)} is not of the form {ENGINES}/NAME{suffix}; do not use this "
-            "bundle"
+            f"the name {_shown(name)} does not have the form {ENGINES}/NAME{suffix}; do not use "
+            "this bundle"
         )
 
 
 def _reason(name: str) -> str:
-    """What is wrong with a name; nothing if it is fine."""
+    """What is wrong with a name; empty if it is valid."""
     if not name.isprintable() or "\\" in name:
         return "has a backslash or a character that cannot be printed"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):

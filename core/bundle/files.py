@@ -1,7 +1,7 @@
 """The files of a bundle and their hashes.
 
-Only files that the manifest lists are used, and between checking them and using them they must
-stay what they were: `file_states` before and after says whether they did.
+Only files that the manifest lists are used. They must not change between check and use: compare
+`file_states` before and after.
 """
 
 import os
@@ -17,7 +17,7 @@ from edgelm.files.hashing import file_sha256
 from edgelm.reasons import reason
 
 TOKENIZER = "tokenizer.json"
-# What readers open by these names where they are there.
+# Files that readers open by these names if they exist.
 _OPTIONAL = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json")
 
 States = dict[str, FileState | None]
@@ -33,15 +33,15 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def graph_sha256(folder: Path, graph: GraphContract) -> str:
-    """One hash of a graph file and its weights."""
+    """One hash for a graph file and its weights."""
     return _together(file_sha256(folder / name) for name in (graph.file, graph.data))
 
 
 def listed_graph_sha256(manifest: Manifest) -> str:
-    """The same by what the manifest says of them.
+    """The same hash, computed from those in the manifest.
 
     Raises:
-        BadBundle: the manifest does not list one of them.
+        BadBundle: the manifest does not list one of the two files.
     """
     names = (manifest.graph.file, manifest.graph.data)
     for name in names:
@@ -50,10 +50,10 @@ def listed_graph_sha256(manifest: Manifest) -> str:
 
 
 def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
-    """The path of a file that the manifest lists; None for one that it does not list.
+    """The path of a listed file; None if the manifest does not list it.
 
     Raises:
-        BadBundle: it is listed and missing, not a plain file, or a link that leads out.
+        BadBundle: it is missing, not a regular file, or a link out of the bundle.
     """
     if name not in manifest.files:
         return None
@@ -65,15 +65,15 @@ def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
 
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
-    """Check that every file is there, inside the folder, unchanged, and all that are read listed.
+    """Check that every listed file is there and unchanged, and that every needed file is listed.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
-        hashes: compare sizes and hashes too.
+        hashes: also compare sizes and hashes.
 
     Raises:
-        BadBundle: the first file for which that is not so.
+        BadBundle: for the first file that fails.
     """
     _check_listed(folder, manifest)
     for name, entry in manifest.files.items():
@@ -94,14 +94,14 @@ def _check_listed(folder: Path, manifest: Manifest) -> None:
     for name in _OPTIONAL:
         if name not in manifest.files and os.path.lexists(folder / name):
             raise BadBundle(
-                f"{folder} holds {name}, which {MANIFEST} does not list, so that nobody knows "
-                "where it is from; remove it, or copy or export the bundle again"
+                f"{folder} contains {name}, which {MANIFEST} does not list: its origin is "
+                "unknown; remove it, or copy or export the bundle again"
             )
 
 
 def _check_has_entry(manifest: Manifest, name: str) -> None:
     if name not in manifest.files:
-        raise BadBundle(f"{MANIFEST} lists no hash for {name}; export the bundle again")
+        raise BadBundle(f"{MANIFEST} does not list {name}; export the bundle again")
 
 
 def _compare(path: Path, entry: FileEntry) -> None:

@@ -19,7 +19,7 @@ from edgelm.reasons import reason
 
 FILE = "gate.npz"
 OUTCOMES = 64
-_MAX_BYTES = 256 << 20  # of the arrays; what export writes has some 10 MB
+_MAX_BYTES = 256 << 20  # of the arrays; a typical sample has 10 MB
 
 
 class _Session(Protocol):
@@ -81,7 +81,7 @@ def read_sample(folder: Path, manifest: Manifest) -> GateSample | None:
 
 
 def _load(path: Path) -> GateSample:
-    with ZipFile(path) as archive:  # what it unpacks to, before it does
+    with ZipFile(path) as archive:  # the unpacked size, before unpacking
         size = sum(entry.file_size for entry in archive.infolist())
     if size > _MAX_BYTES:
         raise ValueError(f"it unpacks to {size} bytes, expected at most {_MAX_BYTES}")
@@ -108,9 +108,9 @@ def _check(sample: GateSample, manifest: Manifest) -> None:
 
 
 def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> Figures:
-    """Distance of a session from the source; the last `tail` tokens are decoded one by one.
+    """Compare a session with the source model; the last `tail` tokens are decoded one by one.
 
-    Logits that are NaN give figures that are NaN, which pass no gate.
+    NaN logits give NaN figures, which fail every gate.
     """
     divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
     for number, tokens in enumerate(sample.tokens):

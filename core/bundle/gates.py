@@ -1,8 +1,8 @@
-"""How far an exported graph may be from its source: one table, by precision class.
+"""The quality gate: how much an exported graph may differ from its source, by precision class.
 
 KL is the mean over tokens of KL(source ‖ export) in nats; top-1 the share of positions where both
-rank the same token first; the ratio is export perplexity over source perplexity. The reasons for
-the numbers are in docs/decisions/gates.md.
+rank the same token first; the ratio is export perplexity over source perplexity.
+docs/decisions/gates.md explains the limits.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
 
 MAX_SOURCE_KL = 1e-5
-MIN_SOURCE_TOP1 = 0.95  # a near tie may fall either way
+MIN_SOURCE_TOP1 = 0.95  # the order of near ties may change
 
 GATES: dict[GateClass, Threshold] = {
     "fp32": Threshold(max_kl=1e-6, min_top1=0.999, max_perplexity_ratio=1.0001),
@@ -47,9 +47,9 @@ GATES: dict[GateClass, Threshold] = {
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Distance between two models on the same tokens.
+    """Difference between two models on the same tokens.
 
-    The errors are standard errors of the means over tokens; None where they were not measured.
+    The errors are standard errors of the means over tokens; None if they were not measured.
     """
 
     kl: float
@@ -62,10 +62,10 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class SourceCheck(msgspec.Struct, frozen=True):
-    """How far the gate's reference is from what transformers itself loads from the source.
+    """Difference between the gate's reference and the model that transformers loads.
 
-    `layers` of the model were compared on `tokens` tokens, the last of which is at position
-    `reach` - 1. The figures are those of the worst stretch.
+    `layers` of the model were compared on `tokens` tokens, the last one at position `reach` - 1.
+    The figures are those of the worst segment.
     """
 
     layers: int
@@ -76,12 +76,12 @@ class SourceCheck(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
-        """Whether they compute the same; both are fp32, so that only the order of sums differs."""
+        """Whether both compute the same; in fp32 only the order of sums may differ."""
         return self.kl <= MAX_SOURCE_KL and self.top1 >= MIN_SOURCE_TOP1
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """What the gate measured, on what text, and whether it was enforced."""
+    """The measured figures, the text they refer to, and whether the gate was enforced."""
 
     gate_class: GateClass
     figures: Figures
@@ -92,7 +92,7 @@ class GateResult(msgspec.Struct, frozen=True):
 
 
 def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
-    """The class of a mixture is that of its smallest part, the cache included."""
+    """The class of the smallest precision of a mixture, including the cache."""
     kinds = {type(precision) for precision in weights}
     if kinds & {Int4, Nvfp4}:
         return "4-bit"
@@ -112,9 +112,9 @@ def passes(figures: Figures, name: GateClass) -> bool:
 
 
 def enforce(figures: Figures, name: GateClass, *, wider_cache: KvType | None = None) -> None:
-    """Raise GateFailed, saying which limit was missed and what to do, unless the gate holds.
+    """Raise GateFailed with the missed limits and a remedy, unless the figures pass.
 
-    `wider_cache`: what would help where no weight is quantized, so that only the cache is at fault.
+    `wider_cache` is the remedy if no weight is quantized, so that only the cache is the cause.
     """
     if passes(figures, name):
         return
@@ -122,8 +122,8 @@ def enforce(figures: Figures, name: GateClass, *, wider_cache: KvType | None = N
     more = "auto, more bits, a smaller --group-size"
     remedy = f"--kv {wider_cache}" if wider_cache else f"--precision {more}"
     raise GateFailed(
-        f"the {name} gate does not hold: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
+        f"the {name} quality gate failed: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
         f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
         f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use {remedy}, "
-        "or --gate off to write it all the same"
+        "or --gate off to write the bundle anyway"
     )

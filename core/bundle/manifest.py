@@ -14,7 +14,7 @@ from edgelm.quantize.precision import KvType, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
-# Far above any model, and small enough that a sum or a product of a few stays in 64 bits.
+# Far above any model, and small enough that sums and products of a few stay in 64 bits.
 Tokens = Annotated[int, msgspec.Meta(ge=2, le=1 << 24)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 ComputeCapability = Annotated[int, msgspec.Meta(ge=10, le=9999)]
@@ -36,7 +36,7 @@ class TensorContract(msgspec.Struct, frozen=True):
 
 
 class CacheLayer(msgspec.Struct, frozen=True):
-    """The four names of one layer's cache."""
+    """The four tensor names of one layer's cache."""
 
     past_key: TensorName
     past_value: TensorName
@@ -48,8 +48,8 @@ class CacheContract(msgspec.Struct, frozen=True):
     """The key-value cache: [1, heads, capacity, head_dim] per layer.
 
     With `update` in_place the graph writes the new rows, and present is bound to the memory of
-    past. With append present holds only the new rows, [1, heads, T, head_dim], and the runtime
-    copies them behind the old ones. A `capacity` is fixed in the graph; None leaves it open.
+    past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
+    copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open.
     """
 
     dtype: KvType
@@ -63,7 +63,7 @@ class CacheContract(msgspec.Struct, frozen=True):
 class GraphContract(msgspec.Struct, frozen=True):
     """How to run the graph.
 
-    Roles of inputs; a dialect has those that it needs:
+    Roles of inputs; each dialect has some of them:
 
     tokens            int64 [1, T]   the tokens to process
     positions         int64 [1, T]   their positions, counted from 0
@@ -85,17 +85,17 @@ class GraphContract(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the graph was made for."""
+    """The limits that the graph was built for."""
 
     context: Tokens
     prefill_chunk: Size
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """Where the weights come from.
+    """Origin of the weights.
 
-    `source` names the model; `path` is where it lay when it was exported, for tools that need it
-    again on the same machine (they check the hash), and None for a hub id.
+    `source` names the model. `path` is its location at export, for tools that need it again on the
+    same machine (they check the hash); None for a hub id.
     """
 
     source: str
@@ -114,7 +114,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class EngineRequirement(msgspec.Struct, frozen=True):
-    """What runs the graph: `onnxruntime`, `onnxruntime-cuda`, `tensorrt` or `tensorrt-rtx`.
+    """The engine that runs the graph: `onnxruntime[-cuda]`, `tensorrt` or `tensorrt-rtx`.
 
     `version` is the oldest one that can. `compute_capabilities` are the GPUs that the graph is for,
     times ten (87 is 8.7; in JSON `sms`); empty means any. TensorRT's engines are compiled from the
@@ -127,7 +127,7 @@ class EngineRequirement(msgspec.Struct, frozen=True):
 
 
 class CompiledEngine(msgspec.Struct, frozen=True):
-    """An engine compiled from the graph, and how: enough to compile it again.
+    """An engine compiled from the graph, with everything needed to compile it again.
 
     `version` is that of TensorRT or TensorRT-RTX, `compute_capabilities` (in JSON `sms`) the GPUs
     that it runs on, `graph_sha256` the hash of its graph. Its first profile takes 1 to
@@ -150,7 +150,7 @@ class CompiledEngine(msgspec.Struct, frozen=True):
 
 
 class GraphCheck(msgspec.Struct, frozen=True):
-    """Which graph the gate's figures are of.
+    """The graph that the gate measured.
 
     `graph_sha256` is the graph that engines are compiled from, `checked_sha256` the one whose
     logits were compared on a CPU. They differ where the CPU has no kernel for a type: then the
@@ -190,5 +190,5 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def pending(self) -> bool:
-        """Whether it must be compiled and was not yet."""
+        """Whether the graph still has to be compiled."""
         return self.compiles and not self.engines

@@ -1,7 +1,7 @@
-"""What must agree between the fields of a manifest, beyond the type and range of each.
+"""Consistency checks between the fields of a manifest, beyond the type and range of each.
 
-A bundle that passes says the same thing twice wherever it says it twice, so that one changed
-number ends in a message here and not in memory of the wrong size.
+Redundant fields must agree, so that one changed number ends in a message here and not in a buffer
+of the wrong size.
 """
 
 import math
@@ -15,7 +15,7 @@ from edgelm.bundle.roles import check_roles
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import DecoderSpec
 
-# Largest sizes of a decoder: far above any, and small enough that memory can be computed.
+# Limits far above any decoder, and small enough to compute memory sizes.
 _MAX_SIZES = {
     "num_hidden_layers": 1 << 12,
     "hidden_size": 1 << 20,
@@ -108,7 +108,7 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     }
     for name, (value, other, expected) in pairs.items():
         if value != expected:
-            raise ValueError(f"{name} is {value}, expected {expected}, as {other}")
+            raise ValueError(f"{name} is {value}, expected {expected}, the value of {other}")
 
 
 def _check_engines(manifest: Manifest) -> None:
@@ -118,7 +118,7 @@ def _check_engines(manifest: Manifest) -> None:
 
 
 def _check_figures(figures: Figures) -> None:
-    # Where the source's own perplexity is beyond a float there is nothing to compare.
+    # If the source's own perplexity exceeds a float, nothing can be compared.
     values = (figures.kl, figures.top1, figures.perplexity_ratio, figures.perplexity)
     if not all(math.isfinite(value) and value >= 0 for value in values) or figures.top1 > 1:
         raise ValueError(
@@ -127,7 +127,7 @@ def _check_figures(figures: Figures) -> None:
             "the model's weights or logits hold NaN or infinity"
         )
     if figures.tokens < 1:
-        raise ValueError(f"the gate's figures are of {figures.tokens} tokens, expected at least 1")
+        raise ValueError(f"the gate measured {figures.tokens} tokens, expected at least 1")
 
 
 def _check_unique(names: Iterable[str], what: str) -> None:

@@ -1,8 +1,8 @@
 """Reading and writing `bundle.json`.
 
-It may come from anywhere: it is read as a small plain file, every field is checked, and what could
-not be read is not written. Its hash over its own contents finds a changed digit; it is no
-signature, since whoever changes a bundle on purpose can compute it.
+The file is untrusted: it is read as a small regular file, and every field is checked; the same
+checks apply before writing. Its hash over its own contents detects damage; it is not a signature,
+since whoever changes a bundle can compute it.
 """
 
 import json
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 SELF_HASH = "sha256"
 _MAX_BYTES = 16 << 20
-_MAX_VALUES = 1_000_000  # so that a file of brackets takes no more memory than one of text
+_MAX_VALUES = 1_000_000  # a file of brackets would need far more memory than one of text
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise _not_a_bundle(folder)
     try:
         raw = read_bounded(path, at_most=_MAX_BYTES)
-    except FileNotFoundError:  # removed in between
+    except FileNotFoundError:  # removed since the check
         raise _not_a_bundle(folder) from None
     return _decode(raw, str(path))
 
@@ -51,7 +51,7 @@ def _not_a_bundle(folder: Path) -> BadBundle:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `bundle.json`; call it last, since a folder without one is not a bundle."""
+    """Write `bundle.json`; call it last: a folder without it is not a bundle."""
     (folder / MANIFEST).write_bytes(encode_manifest(manifest))
 
 
@@ -59,13 +59,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """The text of `bundle.json`, with its hash.
 
     Raises:
-        BadBundle: nobody could read it; e.g. a gate whose figures are NaN.
+        BadBundle: it could not be read again, e.g. because a gate's figures are NaN.
     """
     values = json.loads(msgspec.json.encode(manifest))
     whole = {**values, SELF_HASH: contents_sha256(values)}
     text = msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n"
     try:
-        check_manifest(manifest)  # NaN would be written as null: say so before reading it back
+        check_manifest(manifest)  # before reading it back, which would find null in place of NaN
     except ValueError as error:
         raise BadBundle(f"this bundle cannot be written: {reason(error)}") from None
     _decode(text, f"the new {MANIFEST}")
@@ -73,7 +73,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def contents_sha256(values: dict[str, Any]) -> str:
-    """The hash of a manifest's contents but for the hash itself: of compact JSON, keys sorted."""
+    """SHA-256 of the contents without the hash itself, as compact JSON with sorted keys."""
     rest = {key: value for key, value in values.items() if key != SELF_HASH}
     return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -103,7 +103,7 @@ def _decode(raw: bytes, name: str) -> Manifest:
 
 
 def _check_version(raw: bytes, name: str) -> None:
-    # First, since a newer file is different in other ways too.
+    # First, since a newer file also differs in other ways.
     version = msgspec.json.decode(raw, type=_Version).schema_version
     if version > SCHEMA_VERSION:
         raise BadBundle(
@@ -126,7 +126,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         seen: set[str] = set()
         name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {name[:80]!r} is there twice")
+        raise ValueError(f"the key {name[:80]!r} appears twice")
     return values
 
 
@@ -138,7 +138,7 @@ def _check_hash(values: dict[str, Any]) -> None:
     # Bundles of edgelm 0.1 have none.
     if SELF_HASH in values and values[SELF_HASH] != contents_sha256(values):
         raise ValueError(
-            "its contents do not match its own SHA-256, so it was changed after it was written"
+            "its contents do not match its own SHA-256: it was changed after it was written"
         )
 
 

@@ -1,4 +1,4 @@
-"""Paths of a bundle's files: below its folder, plain files, opened without following a surprise."""
+"""Safe paths of a bundle's files: inside its folder, and regular files only."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from edgelm.errors import BadBundle
 
 
 class FileState(NamedTuple):
-    """What changes when a file is replaced or written to."""
+    """Values that change when a file is replaced or written to."""
 
     device: int
     inode: int
@@ -23,34 +23,34 @@ def inside(folder: Path, name: str) -> Path:
     """The path of a bundle's file.
 
     Raises:
-        BadBundle: it lies outside the folder, by its name or through a link.
+        BadBundle: it is outside the folder, by its name or through a link.
     """
     path = folder / name
-    # realpath, since Path.resolve raises for links in a circle.
+    # realpath, since Path.resolve raises for circular links.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise BadBundle(f"{folder}: {name!r} lies outside the bundle; do not use this bundle")
     return path
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a plain file to read.
+    """Open a regular file for reading.
 
     Raises:
-        BadBundle: it is missing, a folder, a pipe or a device, or may not be read.
+        BadBundle: it is missing, unreadable, or a folder, a pipe or a device.
     """
     try:
-        # Not blocking: opening a named pipe waits for a writer otherwise.
+        # Non-blocking: opening a named pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise BadBundle(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise BadBundle(f"{path} is not a plain file; {_AGAIN}")
+        raise BadBundle(f"{path} is not a regular file; {_AGAIN}")
     return os.fdopen(handle, "rb")
 
 
 def file_state(path: Path) -> FileState | None:
-    """The state of the file that a path leads to; None where there is none."""
+    """The state of the file at a path; None if there is none."""
     try:
         found = path.stat()
     except (OSError, ValueError):

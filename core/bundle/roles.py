@@ -1,4 +1,4 @@
-"""Which roles a graph of each dialect has, and the type and shape of each."""
+"""The roles of a graph's inputs and outputs by dialect, with their types and shapes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from edgelm.bundle.manifest import GraphContract, TensorContract
 
 
 class Role(NamedTuple):
-    """What plays a role: named dimensions are strings."""
+    """Type and shape of a role; named dimensions are strings."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -27,7 +27,7 @@ DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
 
 
 def check_roles(graph: GraphContract, vocab_size: int) -> None:
-    """Raise ValueError unless a graph has exactly its dialect's roles, each as it must be."""
+    """Raise ValueError unless a graph has exactly the roles of its dialect, of the right shapes."""
     if graph.dialect not in DIALECTS:
         raise ValueError(
             f"graph.dialect is {graph.dialect!r}; known: {', '.join(DIALECTS)}; upgrade edgelm "

@@ -12,23 +12,23 @@ from torch import nn
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 
-# Read by classes that no longer have them as fields.
+# Fields that classes read although they no longer declare them.
 _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
     *("original_max_position_embeddings", "sliding_window_pattern"),
 }
-# Classes that build the mask of a window whether a layer has one or not.
+# Classes that build a window's mask even if no layer has a window.
 _ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral"}
 
 
 def hf_config(checkpoint: Checkpoint) -> Any:
     """The configuration object of `transformers` for a checkpoint of any kind.
 
-    It has what its class reads, and nothing else: `config.json` may also hold what every class
-    obeys, such as a million labels or another form of results.
+    It only has fields that describe the decoder: `config.json` may also contain general ones, such
+    as a million labels or another form of results.
 
     Raises:
-        BadCheckpoint: transformers refuses the configuration.
+        BadCheckpoint: transformers rejects the configuration.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -37,18 +37,18 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     read = _fields_read(spec.family)
     values = {key: value for key, value in checkpoint.config.items() if key in read}
     if values.get("sliding_window", 0) is None and spec.family in _ALWAYS_MASK:
-        del values["sliding_window"]  # no layer uses the mask, and it is built all the same
+        del values["sliding_window"]  # no layer uses the mask, but the class would build it
     names = checkpoint.config.get("architectures")
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        values["architectures"] = names  # a record only: what is built is the family's class
+        values["architectures"] = names  # for the record: the family's class is built
     values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
     try:
-        # A copy, since the class changes nested values in place.
+        # A copy, because the class changes nested values in place.
         config = AutoConfig.for_model(spec.family, **deepcopy(values))
     except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise _refused(checkpoint, error) from None
     if config.pad_token_id is not None and not -1 <= config.pad_token_id < spec.vocab_size:
-        config.pad_token_id = None  # an embedding that is not there; it is read in training only
+        config.pad_token_id = None  # outside the embedding; only training reads it
     return config
 
 
@@ -66,18 +66,18 @@ def _fields_read(family: str) -> set[str]:
 def _refused(checkpoint: Checkpoint, error: Exception) -> BadCheckpoint:
     reason = " ".join(str(error).split())[:300]
     return BadCheckpoint(
-        f"{checkpoint.path}: transformers refuses config.json ({reason}); correct the field, or "
-        "take the configuration that the model was published with"
+        f"{checkpoint.path}: transformers rejects config.json ({reason}); correct the field, or "
+        "use the configuration that the model was published with"
     )
 
 
 def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> Any:
-    """A causal language model whose parameters lie on the meta device; its buffers are real.
+    """A causal language model with parameters on the meta device and real buffers.
 
     Args:
         config: a configuration of `transformers`.
-        dtype: of the parameters to come.
-        attention: an implementation of `transformers`; all but eager leave out Gemma 2's soft cap.
+        dtype: type of the parameters.
+        attention: an implementation of `transformers`; only eager has Gemma 2's soft cap.
     """
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +89,7 @@ def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> An
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Modules built in this block get parameters without memory, but real buffers."""
+    """In this block modules are built with parameters without memory, but real buffers."""
     register = nn.Module.register_parameter
 
     def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:

@@ -1,7 +1,7 @@
-"""Marks of a folder that holds something else than a model's own floating-point weights.
+"""Detect folders that contain a quantized checkpoint or an adapter, not floating-point weights.
 
-A quantized checkpoint and an adapter lie in folders that look like a model's. Read as a model, the
-codes would pass for weights; so every mark is looked for, and the message says what it is.
+They look like the folder of a model, and quantized codes would be read as weights. Every known mark
+is checked, and the message names the format.
 """
 
 import re
@@ -13,14 +13,14 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 
 FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
-# Field of config.json -> who writes it.
+# Field of config.json -> format.
 _FIELDS = {
     "quantization_config": "unknown",
     "compression_config": "compressed-tensors",
     "quantization": "MLX",
     "quantize_config": "unknown",
 }
-# File -> who writes it.
+# File -> format.
 _FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",
@@ -31,7 +31,7 @@ _FILES = {
 }
 _ADAPTER_FILE = "adapter_config.json"
 _WHOLE = ("model.safetensors", "model.safetensors.index.json")
-# Names of tensors that no plain model has -> who writes them.
+# Names of tensors that only quantized models have -> format.
 _NAMES = {
     r"\.(qweight|qzeros|g_idx)$": "GPTQ or AWQ",
     r"\.(weight_packed|weight_shape|weight_zero_point|weight_global_scale|weight_g_idx)$": (
@@ -60,7 +60,7 @@ _COMPILED = [(re.compile(pattern), method) for pattern, method in _NAMES.items()
 
 
 def check_folder(folder: Path) -> None:
-    """Raise BadCheckpoint if the files of a folder say that it is an adapter or quantized."""
+    """Raise BadCheckpoint if a folder's files are those of an adapter or a quantized model."""
     if (folder / _ADAPTER_FILE).is_file():
         raise BadCheckpoint(_adapter(folder, f"it holds {_ADAPTER_FILE}"))
     weights = next((path.name for path in folder.glob("adapter_model.*")), None)
@@ -72,7 +72,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise BadCheckpoint if a configuration says that its weights are quantized."""
+    """Raise BadCheckpoint if a configuration describes quantized weights."""
     for field, method in _FIELDS.items():
         value = config.get(field)
         if not value:
@@ -83,7 +83,7 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_names(folder: Path, names: Iterable[str]) -> None:
-    """Raise BadCheckpoint if tensors are those of an adapter or of a quantized model."""
+    """Raise BadCheckpoint if tensor names are those of an adapter or a quantized model."""
     for name in names:
         if _ADAPTER_NAMES.search(name):
             raise BadCheckpoint(_adapter(folder, f"it holds the tensor {shown(name)}"))
@@ -93,7 +93,7 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_types(folder: Path, types: Mapping[str, str]) -> None:
-    """Raise BadCheckpoint if a weight, by name, is stored as anything but a floating-point type."""
+    """Raise BadCheckpoint if a weight is not stored as a floating-point type."""
     for name, dtype in types.items():
         if dtype not in FLOAT_TYPES:
             raise BadCheckpoint(
@@ -102,7 +102,7 @@ def check_types(folder: Path, types: Mapping[str, str]) -> None:
 
 
 def _says_unquantized(path: Path) -> bool:
-    """Whether ModelOpt's file says that only the cache, not the weights, was quantized."""
+    """Whether ModelOpt's file describes a quantized cache with unquantized weights."""
     try:
         quantization = read_json_object(path).get("quantization")
     except BadCheckpoint:
@@ -116,6 +116,6 @@ def _quantized(folder: Path, mark: str) -> str:
 
 def _adapter(folder: Path, mark: str) -> str:
     return (
-        f"{folder} is a LoRA or another adapter ({mark}), or a model with one beside it; merge it "
-        "into its model first (peft: model.merge_and_unload().save_pretrained(folder))"
+        f"{folder} contains a LoRA or another adapter ({mark}); merge it into its model first "
+        "(peft: model.merge_and_unload().save_pretrained(folder))"
     )

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked against the file before anything is read by it.
+"""Read the header of a safetensors file, checked against the size of the file.
 
-Format: 8 bytes of length, JSON, data. Each tensor has a type, a shape and the range of its bytes;
-the ranges cover the data without gaps or overlaps.
+Format: 8 bytes of length, JSON, data. Each tensor has a type, a shape and a byte range; the ranges
+cover the data without gaps or overlaps.
 """
 
 import math
@@ -40,7 +40,7 @@ _MAX_DIMENSIONS = 16
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies, and as what: `start` and `end` are bytes in the file."""
+    """A tensor's file, type, shape and bytes: `start` and `end` are positions in the file."""
 
     path: Path
     name: str
@@ -104,7 +104,7 @@ def _tensor(path: Path, name: str, entry: Any, first: int) -> StoredTensor:
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         raise _damaged(path, name, "shape", shape, f"at most {_MAX_DIMENSIONS} sizes")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _damaged(path, name, "data_offsets", offsets, "where its bytes begin and end")
+        raise _damaged(path, name, "data_offsets", offsets, "the first and the last byte position")
     bits = math.prod(shape) * _BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):
         expected = f"{shown(bits // 8)} bytes of {dtype} for the shape {shown(shape)}"
@@ -127,7 +127,7 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _check_ranges(path: Path, tensors: dict[str, StoredTensor], first: int, size: int) -> None:
-    """Raise BadCheckpoint unless the tensors cover the data, each byte once."""
+    """Raise BadCheckpoint unless the tensors cover each byte of the data once."""
     at = first
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != at:

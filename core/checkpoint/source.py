@@ -1,8 +1,8 @@
-"""A source model: its configuration, its tensors one at a time, its tokenizer.
+"""Open a source model: configuration, tensors and license, from any kind of source.
 
-Three kinds of source look alike after `open_checkpoint`: a local Hugging Face folder
-(safetensors only), a hub id, a `.gguf` file. Nothing is loaded on opening; `tensor` maps the one
-tensor asked for. torch is imported on the first read, so that planning needs none.
+A source is a local Hugging Face folder (safetensors only), a hub id or a `.gguf` file. Opening
+loads no weights; `Checkpoint.tensor` maps one tensor. torch is imported on the first read, so that
+planning does not need it.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*
 class Checkpoint:
     """An opened source model.
 
-    `path` is a folder or a GGUF file; `name` is what the user called it; `revision` is the
-    commit for a hub id; `files` says which file a tensor is in, where there may be several.
+    `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
+    commit of a hub id; `files` maps tensors to files, if there may be several.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Checkpoint:
         """One tensor in its stored type (fp32 for a GGUF file), mapped from the file.
 
         Raises:
-            BadCheckpoint: it holds NaN or infinity, or its file was changed after opening.
+            BadCheckpoint: it contains NaN or infinity, or its file was changed after opening.
         """
         for path in [self.files[name]] if name in self.files else self.weight_files:
             check_unchanged(path, self._stamps.get(path))
@@ -90,7 +90,7 @@ class Checkpoint:
         return self.path.is_file()
 
     def sha256(self) -> str:
-        """Hash of the weights: one file's own hash, or the hash over all shards' hashes.
+        """SHA-256 of the weights: of the one file, or of the hashes of all shards.
 
         Raises:
             BadCheckpoint: a file was changed after opening.
@@ -105,7 +105,7 @@ class Checkpoint:
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def check(self) -> None:
-        """Raise BadCheckpoint unless it holds the tensors of its spec, all and no others."""
+        """Raise BadCheckpoint unless it has exactly the tensors of its spec."""
         check_shapes(self.path, self.shapes, tensor_shapes(self.spec))
 
 
@@ -113,9 +113,9 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     """Open a folder, a `.gguf` file or a hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
 
     Raises:
-        BadInput: there is no such file or folder, and no hub to fetch it from.
+        BadInput: there is no such file or folder, and it cannot be fetched from the hub.
         BadCheckpoint: weights are missing, truncated, pickled or of the wrong shape.
-        UnknownName: an architecture that edgelm does not know.
+        UnknownName: edgelm does not know the architecture.
     """
     path = Path(source)
     with _readable(path):
@@ -136,10 +136,10 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
 
 
 def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:
-    """Read only what a source's decoder looks like: no weights, and of a hub id one small file.
+    """Read a source's decoder spec without its weights; of a hub id only one small file.
 
     Raises:
-        BadInput, BadCheckpoint, UnknownName: as `open_checkpoint`, about what is read.
+        BadInput, BadCheckpoint, UnknownName: as `open_checkpoint`, for the files that are read.
     """
     path = Path(source)
     with _readable(path):
@@ -149,14 +149,14 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
             path = _fetch(str(source), revision, ["config.json"])
         if path.is_dir():
             return _read_folder_spec(path)
-    return open_checkpoint(source, revision=revision).spec  # which says what is wrong
+    return open_checkpoint(source, revision=revision).spec  # raises the right error
 
 
 def _read_folder_spec(folder: Path) -> DecoderSpec:
     config = _read_config(folder)
     spec = DecoderSpec.from_hf(config)
     if spec.tie_word_embeddings and has_weights(folder):
-        # A head of its own in the file overrules the configuration.
+        # A separate head in the file overrides the configuration.
         stored = _named_tensors(folder, weight_files(folder, config), spec)
         spec, _ = _resolve_head(spec, stored)
     return spec
@@ -164,7 +164,7 @@ def _read_folder_spec(folder: Path) -> DecoderSpec:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Names a path that the system refuses: too long, no permission, links in a circle."""
+    """Name a path that the system rejects: too long, no permission, circular links."""
     try:
         yield
     except OSError as error:
@@ -209,7 +209,7 @@ def _open_hub(name: str, revision: str | None) -> Checkpoint:
 
 
 def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
-    """Download what is not in the local cache; returns the folder of the snapshot."""
+    """Download files that are not in the local cache; return the folder of the snapshot."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
@@ -242,7 +242,7 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     configured = DecoderSpec.from_hf(config)
     files = weight_files(folder, config)
     spec, stored = _resolve_head(configured, _named_tensors(folder, files, configured))
-    # What is asked of the configuration later must agree with the spec.
+    # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
     def read(tensor: str) -> "torch.Tensor":
@@ -269,7 +269,7 @@ def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> Stored
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
-    """The spec and the tensors, once it is known whether the head is the embedding."""
+    """The spec and the tensors, after checking whether the head is the embedding."""
     tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
     spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
     return spec, tied_to_embedding(stored) if tied else stored
@@ -287,10 +287,10 @@ def _license(folder: Path) -> str | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder that holds a model's own weights.
+    """config.json of a folder with floating-point weights.
 
     Raises:
-        BadCheckpoint: there is none, it is damaged, or the folder is quantized or an adapter.
+        BadCheckpoint: it is missing or damaged, or the model is quantized or an adapter.
     """
     check_folder(folder)
     try:

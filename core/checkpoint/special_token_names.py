@@ -1,4 +1,4 @@
-"""Names of special tokens, as Hugging Face's tokenizers and chat templates spell them."""
+"""Names of special tokens in Hugging Face's tokenizers and chat templates."""
 
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 """The file of a bundle that maps each name to the token's text."""

@@ -1,4 +1,4 @@
-"""Read one tensor's values, and see that they are numbers and still the same file's.
+"""Read a tensor's values, and check that they are finite and the file is unchanged.
 
 torch is imported on the first read.
 """
@@ -21,7 +21,7 @@ Stamp = tuple[int, int, int, int]
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What changes when a file is replaced or written to; None if it is gone."""
+    """Values that change when a file is replaced or written to; None if it is gone."""
     try:
         status = path.stat()
     except OSError:
@@ -30,10 +30,10 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def check_unchanged(path: Path, before: Stamp | None) -> None:
-    """Raise BadCheckpoint if a file is not the one it was: results would mix two models."""
+    """Raise BadCheckpoint if a file has changed: results would mix two models."""
     if stamp(path) != before:
         raise BadCheckpoint(
-            f"{path} was changed or replaced after it was opened; start again when it is complete"
+            f"{path} was changed or replaced after it was opened; retry when it is complete"
         )
 
 
@@ -41,7 +41,7 @@ def read_tensor(stored: StoredTensor) -> "torch.Tensor":
     """A tensor of a safetensors file in its stored type, mapped from the file.
 
     Raises:
-        BadCheckpoint: the file is gone or another one by now.
+        BadCheckpoint: the file was removed or replaced.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -56,18 +56,18 @@ def read_tensor(stored: StoredTensor) -> "torch.Tensor":
 
 
 def check_finite(tensor: "torch.Tensor", what: str) -> None:
-    """Raise BadCheckpoint if a tensor holds NaN, infinity or numbers that fp32 cannot hold.
+    """Raise BadCheckpoint if a tensor has NaN, infinity or numbers beyond the range of fp32.
 
-    One NaN in a weight makes every result NaN, which some comparisons pass for a good one.
+    One NaN in a weight makes all results NaN, and comparisons with NaN can pass unnoticed.
     """
     if not tensor.numel():
         return
-    # The smallest and the largest value are NaN if any is; this needs no memory of its own.
-    least, most = (float(bound) for bound in tensor.aminmax())
-    if least >= -_MAX_FLOAT32 and most <= _MAX_FLOAT32:
+    # Minimum and maximum are NaN if any value is; this needs no extra memory.
+    lowest, highest = (float(bound) for bound in tensor.aminmax())
+    if lowest >= -_MAX_FLOAT32 and highest <= _MAX_FLOAT32:
         return
     bad = sum(int((~part.float().isfinite()).sum()) for part in tensor.flatten().split(2**20))
     raise BadCheckpoint(
-        f"{what} holds {bad:,} values of {tensor.numel():,} that are NaN, infinite or too large "
+        f"{what} has {bad:,} values of {tensor.numel():,} that are NaN, infinite or too large "
         "for fp32; the model was damaged in training or conversion, download or convert it again"
     )

@@ -1,7 +1,7 @@
-"""The record that a student carries: `compress.json` beside its weights.
+"""The record of a student: `compress.json` beside its weights.
 
-Where it comes from, what was done to it and what that did to its quality. compress writes it,
-export takes it along into the bundle's lineage and model card.
+It has the teacher, the stages and the measured quality. compress writes it, export copies it into
+the bundle's lineage and model card.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ _MAX_BYTES = 16 << 20
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One measured quality, with the standard error of its mean where it has one."""
+    """One measured quality, with the standard error of its mean if known."""
 
     value: float
     error: float | None = None
@@ -28,7 +28,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class StageRecord(msgspec.Struct, frozen=True):
-    """One stage: its settings, the tokens it trained on, what it found."""
+    """One stage: its settings, the number of training tokens and its results."""
 
     name: str
     settings: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def write_student_record(folder: Path, record: StudentRecord) -> None:
 
 
 def read_student_record(folder: Path) -> StudentRecord | None:
-    """The record of a student; None for a model that has none.
+    """The record of a student; None for a model without one.
 
     Raises:
         BadCheckpoint: the record is damaged or of another version.

@@ -1,7 +1,7 @@
-"""Which files of a folder hold the model: the choice that transformers makes, and no other.
+"""The weight files of a model's folder, chosen as transformers does.
 
-`model.safetensors` first, then the shards that `model.safetensors.index.json` names. Other files,
-whatever they are called, are not read: a backup beside the model is not a part of it.
+`model.safetensors` first, then the shards in `model.safetensors.index.json`. Other files, such as a
+backup beside the model, are not read.
 """
 
 import re
@@ -41,7 +41,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights at all, rather than a configuration only."""
+    """Whether a folder has weights, and not only a configuration."""
     return any((folder / name).is_file() for name in (_SINGLE, _INDEX))
 
 
@@ -57,8 +57,8 @@ def stored_tensors(files: list[Path]) -> dict[str, StoredTensor]:
         if twice := header.keys() & tensors.keys():
             name = min(twice)
             raise BadCheckpoint(
-                f"{file} and {tensors[name].path.name} both hold {shown(name)}, and which one is "
-                "the model's is not certain; remove the one that is not"
+                f"{file} and {tensors[name].path.name} both contain {shown(name)}; keep "
+                "only the one of the model"
             )
         tensors |= header
     return tensors
@@ -102,7 +102,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 
 def _inside(folder: Path, name: str, source: str) -> Path:
-    """A file in the folder. It may be a link, as all files of the hub's cache are."""
+    """A file in the folder; it may be a link, as in the hub's cache."""
     windows = PureWindowsPath(name)
     outside = ".." in windows.parts or windows.drive or windows.root or "\0" in name
     if outside or PurePosixPath(name).is_absolute():

@@ -1,7 +1,7 @@
-"""A file's tensor names and the decoder's: which is which, what is missing, what is left over.
+"""Match the tensor names in a file with those of the decoder.
 
 The rules are those of transformers 5 (`rename_source_key`, `tie_weights`), with one difference:
-where transformers warns and continues with random or unused weights, this is an error.
+missing and unexpected tensors are errors, where transformers warns and continues.
 """
 
 import re
@@ -16,8 +16,8 @@ from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes
 
 _PREFIX = "model."
 _CHUNK = 16 * 1024**2
-# What older versions and other programs leave in files, and nobody reads: constants that follow
-# from the configuration, and scales of a quantized cache beside weights that are not.
+# Unused tensors that older versions and other programs write: constants that follow from the
+# configuration, and scales of a quantized cache.
 _LEFTOVERS = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
     r"|(^|\.)position_ids$"
@@ -35,7 +35,7 @@ def named_as_hugging_face(folder: Path, stored: Stored, expected: Iterable[str])
     A base model is saved without the prefix `model.`, and read with it.
 
     Raises:
-        BadCheckpoint: a tensor is there under both names.
+        BadCheckpoint: a tensor exists under both names.
     """
     known = {*expected, HEAD_WEIGHT}
     named: dict[str, StoredTensor] = {}
@@ -43,22 +43,22 @@ def named_as_hugging_face(folder: Path, stored: Stored, expected: Iterable[str])
         hugging_face = _hugging_face_name(name, known)
         if hugging_face in named:
             raise BadCheckpoint(
-                f"{folder} holds {hugging_face} twice, with and without the prefix {_PREFIX!r}, "
-                "and which one is the model's is not certain; remove the one that is not"
+                f"{folder} holds {hugging_face} twice, with and without the prefix {_PREFIX!r}; "
+                "keep only the one that belongs to the model"
             )
         named[hugging_face] = tensor
     return named
 
 
 def head_is_tied(stored: Stored, *, configured: bool) -> bool:
-    """Whether the embedding is the head too: if configured, and the file holds no other one.
+    """Whether the embedding is also the head: if configured, and the file has no different head.
 
-    A head of its own that equals the embedding is a copy of it.
+    A stored head that equals the embedding is a copy of it.
     """
     head, embedding = stored.get(HEAD_WEIGHT), stored.get(EMBEDDING_WEIGHT)
     if not configured or head is None or embedding is None:
         return configured
-    # Compared as bytes: of two types, or of +0 and -0, it is right to read both.
+    # Compared as bytes: tensors of different types, or with +0 and -0, are read as two.
     alike = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
     return alike and _same_bytes(head, embedding)
 
@@ -71,12 +71,12 @@ def tied_to_embedding(stored: Stored) -> Stored:
 
 
 def without_leftovers(stored: Stored) -> Stored:
-    """The tensors without constants that nobody reads."""
+    """The tensors without unused ones."""
     return {name: tensor for name, tensor in stored.items() if not _is_leftover(name, tensor)}
 
 
 def check_stored(path: Path, stored: Stored, expected: Shapes) -> None:
-    """Raise BadCheckpoint unless the tensors are the expected ones, as floating-point numbers."""
+    """Raise BadCheckpoint unless these are the expected tensors, in floating point."""
     check_names(path, sorted(stored.keys() - expected.keys()))
     types = {name: tensor.dtype for name, tensor in stored.items() if name in expected}
     check_types(path, types)
@@ -84,7 +84,7 @@ def check_stored(path: Path, stored: Stored, expected: Shapes) -> None:
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
-    """Raise BadCheckpoint if tensors are missing, left over or of another shape."""
+    """Raise BadCheckpoint if tensors are missing, unexpected or of the wrong shape."""
     left = sorted(shapes.keys() - expected.keys())
     missing = [name for name in expected if name not in shapes]
     if missing:
@@ -134,7 +134,7 @@ def _lacks(path: Path, missing: list[str], left: list[str], count: int) -> BadCh
             "this a base model without a head?"
         )
     elif left:
-        hint = f"it holds others, such as {shown(left[0])}; {hint}"
+        hint = f"it has others, such as {shown(left[0])}; {hint}"
     return BadCheckpoint(
         f"{path} lacks {len(missing)} of {count} tensors, first {missing[0]!r}; {hint}"
     )
@@ -144,15 +144,14 @@ def _left_over(path: Path, left: list[str]) -> BadCheckpoint:
     names = ", ".join(shown(name) for name in left[:3]) + (", …" if len(left) > 3 else "")
     if all(name.endswith(".bias") for name in left):
         hint = (
-            "config.json switches these biases off, or its architecture has none; if they belong "
-            "to the model, set attention_bias or mlp_bias, else remove them"
+            "config.json disables these biases, or its architecture has none; if they belong to "
+            "the model, set attention_bias or mlp_bias, otherwise remove them"
         )
     else:
         hint = (
-            "the model would compute something else without them; is model_type right, and "
-            "num_hidden_layers? Remove them only if they are not the model's"
+            "without them the model computes something else; check model_type and "
+            "num_hidden_layers, and remove the tensors only if they do not belong to the model"
         )
     return BadCheckpoint(
-        f"{path} holds {len(left)} unexpected tensors that config.json has no place for: "
-        f"{names}; {hint}"
+        f"{path} has {len(left)} tensors that do not fit config.json: {names}; {hint}"
     )

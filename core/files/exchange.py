@@ -1,4 +1,4 @@
-"""Exchange two folders in one step, where the system can."""
+"""Exchange two folders atomically, if the system can."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _RENAME_EXCHANGE = 2
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two existing paths change places at once; False where the system cannot, or will not."""
+    """Exchange two existing paths atomically; False if the system cannot or does not."""
     renameat2 = _renameat2()
     if renameat2 is None:
         return False
@@ -21,7 +21,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _renameat2() -> Any:
-    """The function of glibc since 2.28; None elsewhere."""
+    """The function of glibc 2.28 and later; None elsewhere."""
     try:
         function = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError, TypeError):

@@ -12,13 +12,13 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder by its relative name, in hex."""
+    """SHA-256 of every file below a folder, in hex, by relative name."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def first_changed(folder: Path, hashes: Mapping[str, str]) -> str | None:
-    """The first of some files below a folder that is missing or has another hash, if any."""
+    """The name of the first file that is missing or has another hash; None if all match."""
     for name, expected in hashes.items():
         try:
             if file_sha256(folder / name) != expected:

@@ -1,4 +1,4 @@
-"""Read JSON that somebody else wrote: bounded in size, in the number of values and in time."""
+"""Read untrusted JSON, with limits on size, number of values and time."""
 
 import json
 import stat
@@ -15,7 +15,7 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 60, 60, 
 
 
 def shown(value: Any) -> str:
-    """`repr` of a foreign value, short enough for a message whatever the value is."""
+    """A short `repr` of any value, for messages."""
     return _SHORT.repr(value)
 
 
@@ -30,7 +30,7 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:
-    """All bytes of a regular file; devices and pipes, which may never end, are refused.
+    """All bytes of a regular file; devices and pipes, which may never end, are rejected.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,15 +55,15 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
-    """The object that JSON text in UTF-8 holds; `what` names the text in messages.
+    """The object in a JSON text in UTF-8; `what` names the text in messages.
 
     Raises:
-        BadCheckpoint: it is not UTF-8 or not JSON, has a key twice, or is not an object.
+        BadCheckpoint: it is not UTF-8, not JSON or not an object, or has a key twice.
     """
     values = data.count(b",") + data.count(b"[") + data.count(b"{")
     if values > _MAX_VALUES:
         raise BadCheckpoint(
-            f"{what} holds about {values:,} values, expected at most {_MAX_VALUES:,}; is it "
+            f"{what} has about {values:,} values, expected at most {_MAX_VALUES:,}; is it "
             "another file under this name?"
         )
     try:
@@ -78,15 +78,15 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     except ValueError as error:
         raise BadCheckpoint(f"{what} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(parsed, dict):
-        raise BadCheckpoint(f"{what} holds {type(parsed).__name__}, expected an object")
+        raise BadCheckpoint(f"{what} contains {type(parsed).__name__}, expected an object")
     return parsed
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's fields; readers disagree about which of two equal keys counts."""
+    """An object's fields; of duplicate keys, readers disagree about which one counts."""
     values = dict(pairs)
     if len(values) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"the key {shown(twice)} appears twice")
     return values

@@ -1,7 +1,7 @@
-"""Locks between processes, which end with the process that holds them.
+"""Locks between processes; a lock ends with the process that holds it.
 
-`flock` is used where there is one. Elsewhere (Windows, some network file systems) nothing is
-locked: callers learn that and do without.
+They use `flock`. Without it (Windows, some network file systems) nothing is locked, and callers are
+told so.
 """
 
 import os
@@ -11,10 +11,11 @@ from pathlib import Path
 
 
 def try_lock(handle: int) -> bool | None:
-    """Lock an open file, which stays locked until it is closed.
+    """Lock an open file until it is closed.
 
     Returns:
-        False if somebody else holds it, None if this system cannot lock it.
+        True if it is locked now, False if another process holds the lock, None if this system
+        cannot lock files.
     """
     try:
         import fcntl
@@ -31,10 +32,10 @@ def try_lock(handle: int) -> bool | None:
 
 @contextmanager
 def exclusive_lock(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
-    """Let one process at a time into this block for a folder; `waits` is called before waiting.
+    """Let one process at a time into this block for a folder.
 
-    The lock ends with the process that holds it. Without file locks (Windows, some network file
-    systems) all are let in, and the block is given False.
+    Yields True, or False if this system cannot lock files, where all processes enter at once.
+    `waits` is called before waiting for another process.
     """
     try:
         import fcntl

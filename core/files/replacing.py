@@ -1,8 +1,7 @@
-"""Write a file so that a kill at any moment leaves the old one or the new one, never a half.
+"""Write a file atomically: after a kill there is the old or the new one, never a partial one.
 
-The content is written under a hidden name of its own beside the file, `.NAME.partial-edgelm-` and
-a random part, which is locked while it is written. A name like that without a lock is what a
-killed process left.
+The content is written to a hidden file beside it, `.NAME.partial-edgelm-` and a random part, which
+is locked meanwhile. Such a file without a lock was left by a killed process.
 """
 
 import os
@@ -15,24 +14,22 @@ from edgelm.files.locks import try_lock
 
 _TAG = "partial-edgelm-"
 _HIDDEN = re.compile(rf"\..+\.{_TAG}[0-9a-f]{{16}}", re.DOTALL)
-_MAX_NAME_BYTES = 255  # of every common file system
-# A planted link is not followed, a planted file not written to. Windows has no O_NOFOLLOW.
+_MAX_NAME_BYTES = 255  # of common file systems
+# Does not follow an existing link or write to an existing file. Windows has no O_NOFOLLOW.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def replace_file(target: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one.
-
-    A link is replaced, not followed.
+    """Write a file atomically. A link is replaced, not followed.
 
     Args:
-        target: its folders are made.
-        content: all of it.
-        mode: permissions, less the umask.
+        target: the file; missing parent folders are created.
+        content: the whole content.
+        mode: permissions, before the umask.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written; the old file is unchanged.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +37,14 @@ def replace_file(target: Path, content: bytes, *, mode: int = 0o666) -> None:
         _write(target, content, mode)
     except OSError as error:
         if error.errno:
-            error.filename, error.filename2 = str(target), None  # not our hidden name
+            error.filename, error.filename2 = str(target), None  # not the hidden name
         raise
 
 
 def remove_abandoned_files(folder: Path) -> None:
-    """Remove what killed processes left of files that `replace_file` was writing here.
+    """Remove hidden files that killed processes left in `replace_file`.
 
-    Where files cannot be locked nothing is removed, since nobody can say what was left.
+    Nothing is removed where files cannot be locked: they may still be in use.
     """
     for path in folder.iterdir():
         if is_hidden_name(path.name) and stat.S_ISREG(path.lstat().st_mode):
@@ -55,21 +52,21 @@ def remove_abandoned_files(folder: Path) -> None:
 
 
 def hidden_sibling(target: Path) -> Path:
-    """A new hidden name beside a file or folder, which says what it is for."""
+    """A new hidden name beside a file or folder."""
     end = f".{_TAG}{secrets.token_hex(8)}"
     name = os.fsencode(target.name)[: _MAX_NAME_BYTES - len(end) - 1]
     return target.with_name("." + name.decode(errors="ignore") + end)
 
 
 def is_hidden_name(name: str) -> bool:
-    """Whether `hidden_sibling` makes such names."""
+    """Whether a name is one of `hidden_sibling`."""
     return _HIDDEN.fullmatch(name) is not None
 
 
 def sync(written: Path) -> None:
-    """Wait until a file, or a folder with all below it, is on the disk.
+    """Wait until a file, or a folder with its contents, is on the disk.
 
-    Without this a power cut can leave a renamed folder of empty files.
+    Otherwise a power failure could leave a renamed folder of empty files.
     """
     for path in (written, *written.rglob("*")):
         if path.is_symlink():
@@ -81,14 +78,14 @@ def sync(written: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk, where a system can say so."""
+    """Wait until a folder's entries are on the disk, if the system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders; some may be written to and not read
+    except OSError:  # Windows does not open folders; others may be writable but not readable
         return
     try:
         os.fsync(handle)
-    except OSError:  # file systems without it, such as some over a network
+    except OSError:  # not supported by some network file systems
         pass
     finally:
         os.close(handle)
@@ -101,9 +98,9 @@ def _write(target: Path, content: bytes, mode: int) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            if locked:  # while it is: unlocked it would look abandoned
+            if locked:  # while locked: otherwise it would look abandoned
                 staging.replace(target)
-        if not locked:  # Windows moves no open files
+        if not locked:  # Windows cannot move open files
             staging.replace(target)
     finally:
         staging.unlink(missing_ok=True)
@@ -111,12 +108,12 @@ def _write(target: Path, content: bytes, mode: int) -> None:
 
 
 def _new_file(target: Path, mode: int) -> tuple[Path, int, bool]:
-    """A hidden file beside a target, open for writing, and whether it is locked."""
+    """A new hidden file beside a target, open for writing, and whether it is locked."""
     while True:
         staging = hidden_sibling(target)
         handle = os.open(staging, _NEW | _BINARY, mode)
         locked = try_lock(handle)
-        # Before it was locked, another process may have taken it for an abandoned one.
+        # Before it was locked, another process may have removed it as abandoned.
         if locked is None or (locked and os.fstat(handle).st_nlink):
             return staging, handle, bool(locked)
         os.close(handle)
@@ -124,12 +121,14 @@ def _new_file(target: Path, mode: int) -> tuple[Path, int, bool]:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows syncs only what is open for writing.
+    # Windows only syncs files that are open for writing.
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        error.filename = str(path)  # it names none: which disk is full?
+        error.filename = str(
+            path
+        )  # the error has no name, and the user needs to know which disk is full
         raise
     finally:
         os.close(handle)
@@ -138,7 +137,7 @@ def _sync_file(path: Path) -> None:
 def _remove_unlocked(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:  # gone by now, or not ours to read
+    except OSError:  # removed meanwhile, or not readable
         return
     try:
         if try_lock(handle):

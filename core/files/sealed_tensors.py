@@ -1,6 +1,6 @@
-"""Tensors in safetensors files that hold their own hash, so that a damaged one is known.
+"""Safetensors files with their own hash in the header, to detect damage.
 
-The hash is the file's SHA-256 as if the hash were zeros; it lies in the header's metadata.
+It is the SHA-256 of the file with the hash itself replaced by zeros.
 """
 
 import hashlib
@@ -8,9 +8,9 @@ import re
 import struct
 from pathlib import Path
 
-UNSEALED = {"sha256": "0" * 64}  # metadata to write a file with that is sealed then
+UNSEALED = {"sha256": "0" * 64}  # metadata of a file that is sealed afterwards
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-_MAX_HEADER = 100_000_000  # bytes, as safetensors itself has it
+_MAX_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 _CHUNK = 1 << 22
 
 
@@ -24,7 +24,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def seal_file(path: Path) -> None:
-    """Put its hash into a file that was written with `UNSEALED` metadata."""
+    """Store the hash in a file that was written with `UNSEALED` metadata."""
     with path.open("r+b") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
@@ -36,7 +36,7 @@ def seal_file(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file is there, has a hash and matches it."""
+    """Whether a file exists, has a hash and matches it."""
     try:
         with path.open("rb") as file:
             start = file.read(8)

@@ -1,15 +1,15 @@
-"""Write a folder so that a kill at any moment leaves the old one or none, never a half.
+"""Write a folder atomically: after a kill there is the old one or none, never a partial one.
 
-The new contents grow in a hidden folder beside the target and are moved into place at the end:
+The new contents are written to a hidden folder beside the target and moved into place at the end:
 
-    .NAME.partial-edgelm-3f9a0c1d22b7e854/    a name of its own for every writer
-        edgelm-staging                        what it is for; locked while its writer lives
-        new/                                  what is written
-        old/                                  what was there before, between two renames
+    .NAME.partial-edgelm-3f9a0c1d22b7e854/    a different name for every writer
+        edgelm-staging                        names the target; locked while its writer runs
+        new/                                  the new contents
+        old/                                  the old contents, between two renames
 
-What a killed process left is removed by the next one that writes to the same place: it has such a
-name, such a file, and nobody holds its lock. Nothing else is touched, whatever its name. Where the
-system has no file locks (Windows, some network file systems) it is left alone.
+The folder of a killed process is removed by the next writer to the same target: it has such a name
+and an unlocked `edgelm-staging` for this target. Nothing else is touched. Without file locks
+(Windows, some network file systems) such folders are not removed.
 """
 
 import logging
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 _MARKER = "edgelm-staging"
 _NOTE = "edgelm writes a folder here; it may be removed when no edgelm runs.\n"
 _NEW, _OLD = "new", "old"
-# The relative names of all files that an older output in a folder consists of.
+# The relative names of all files of an earlier output in a folder.
 Listing = Callable[[Path], set[str]]
 
 
@@ -57,10 +57,10 @@ def staged_folder(target: Path, *, marker: str, listing: Listing) -> Iterator[Pa
 
     Args:
         target: the folder to write; a link is followed.
-        marker: a file that an existing `target` must hold to be replaced, so that a wrong path
-            never removes somebody's home.
-        listing: the files of an older output in a folder. What else is there is not ours: it is
-            refused before the block, and kept beside the target if it came during the block.
+        marker: a file that an existing `target` must contain to be replaced, so that a wrong path
+            never deletes other data.
+        listing: returns the files of an earlier output in a folder. Other files there are an error
+            before the block; files that appear during the block are kept beside the target.
 
     Raises:
         BadInput: `target` must not be replaced.
@@ -72,7 +72,9 @@ def staged_folder(target: Path, *, marker: str, listing: Listing) -> Iterator[Pa
         _tidy(target, listing)
         staging, handle = _new_staging(target)
     try:
-        check_replaceable(target, marker=marker, listing=listing)  # an old one may be back
+        check_replaceable(
+            target, marker=marker, listing=listing
+        )  # an older one may have been restored
         yield staging / _NEW
         sync(staging / _NEW)
         with _locked(target.parent):
@@ -86,12 +88,12 @@ def staged_folder(target: Path, *, marker: str, listing: Listing) -> Iterator[Pa
 
 
 def check_replaceable(target: Path, *, marker: str, listing: Listing | None = None) -> None:
-    """Raise BadInput if `target` holds something that this tool did not write.
+    """Raise BadInput if `target` contains files that edgelm did not write.
 
     Args:
-        target: a folder that is to be replaced, or that is yet to be made.
-        marker: the file that tells a folder of ours.
-        listing: all files that such a folder consists of; None checks the marker alone.
+        target: a folder that will be replaced or created.
+        marker: a file that identifies an earlier output.
+        listing: returns all files of such an output; None only checks the marker.
     """
     target = _real(target)
     if target.exists() and not target.is_dir():
@@ -100,7 +102,7 @@ def check_replaceable(target: Path, *, marker: str, listing: Listing | None = No
         return
     if any(target.iterdir()) and not (target / marker).is_file():
         raise BadInput(
-            f"{target} exists and holds no {marker}; it will not be replaced, choose another "
+            f"{target} exists and contains no {marker}, so it is not replaced; choose another "
             "folder or remove it"
         )
     if listing is None:
@@ -108,20 +110,19 @@ def check_replaceable(target: Path, *, marker: str, listing: Listing | None = No
     if foreign := _foreign(target, listing(target)):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise BadInput(
-            f"{target} would be replaced, but holds {foreign[0]!r}{more}, which edgelm did not "
-            "write there; move it elsewhere, or choose another folder"
+            f"{target} would be replaced, but contains {foreign[0]!r}{more}, which edgelm did not "
+            "write; move it elsewhere, or choose another folder"
         )
     if os.path.ismount(target):
         raise BadInput(f"{target} is a mount point and cannot be replaced; choose a folder in it")
 
 
 def check_separate(output: Path, inputs: dict[str, Path]) -> None:
-    """Raise BadInput if an input lies in the output, or the output in an input that is a folder.
+    """Raise BadInput if an input is inside the output, or the output inside an input folder.
 
     Args:
         output: a folder that will be replaced.
-        inputs: files and folders that are read, by what they are; those that do not exist are
-            ignored.
+        inputs: files and folders that are read, by description; missing ones are ignored.
     """
     output = _real(output)
     for what, path in inputs.items():
@@ -129,31 +130,32 @@ def check_separate(output: Path, inputs: dict[str, Path]) -> None:
             real = path.resolve()
             if not real.exists():
                 continue
-        except (OSError, RuntimeError, ValueError):  # a hub id, or whoever reads it will say
+        except (OSError, RuntimeError, ValueError):  # a hub id, or its reader will report the error
             continue
         if real.is_relative_to(output):
             raise BadInput(
-                f"the {what} {path} lies in the output {output}, which is replaced as a whole; "
+                f"the {what} {path} is inside the output {output}, which is replaced as a whole; "
                 "choose an output folder beside it"
             )
         if output.is_relative_to(real):
             raise BadInput(
-                f"the output {output} lies in the {what} {path}; choose an output folder beside it"
+                f"the output {output} is inside the {what} {path}; choose an output folder "
+                "beside it"
             )
 
 
 def _real(target: Path) -> Path:
     """The path without links, so that a link's target is replaced and not the link."""
     if "\0" in str(target):
-        raise BadInput(f"{str(target)!r} is not a path: it holds a NUL character")
+        raise BadInput(f"{str(target)!r} is not a path: it contains a NUL character")
     try:
         return target.resolve()
-    except RuntimeError:  # Python's, up to 3.12, for links in a circle
+    except RuntimeError:  # Python up to 3.12, for circular links
         raise BadInput(f"{target} is a link to itself; choose another folder") from None
 
 
 def _foreign(folder: Path, listed: set[str]) -> list[str]:
-    """Relative names of what lies in a folder and is neither listed nor holds what is."""
+    """Relative names of entries that are not listed, nor parents of listed ones."""
     parents = {parent.as_posix() for name in listed for parent in Path(name).parents}
     found = []
     for root, folders, files in os.walk(folder):
@@ -169,7 +171,7 @@ def _foreign(folder: Path, listed: set[str]) -> list[str]:
 
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
-    """One process at a time looks for what was left and renames in a folder, where it can lock."""
+    """Only one process at a time cleans up and renames in a folder, if locks are supported."""
     with exclusive_lock(parent, lambda: None):
         yield
 
@@ -186,7 +188,7 @@ def _new_staging(target: Path) -> tuple[Path, int]:
 
 
 def _swap(staging: Path, target: Path) -> None:
-    """Put the new folder where the old one is, in one step where the system can."""
+    """Replace the old folder by the new one, atomically if the system can."""
     new, old = staging / _NEW, staging / _OLD
     if not target.exists():
         new.rename(target)
@@ -198,40 +200,40 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 def _restore(staging: Path, target: Path) -> None:
-    """Bring the old folder back if it was moved away and the new one did not come."""
+    """Restore the old folder if it was moved away before the new one was in place."""
     old = staging / _OLD
     if old.is_dir() and not target.exists():
         old.rename(target)
 
 
 def _discard_old(staging: Path, target: Path, listing: Listing) -> None:
-    """Remove the replaced folder, unless somebody put something into it meanwhile."""
+    """Remove the replaced folder, unless other files appeared in it meanwhile."""
     old = staging / _OLD
     if not old.is_dir():
         return
     if foreign := _foreign(old, listing(old)):
-        kept = target.with_name(f"{target.name}.old-{staging.name[-16:]}")
-        old.rename(kept)
-        log.warning("%r came to %s while it was replaced; it is in %s", foreign[0], target, kept)
+        moved = target.with_name(f"{target.name}.old-{staging.name[-16:]}")
+        old.rename(moved)
+        log.warning("%r appeared in %s while it was replaced; see %s", foreign[0], target, moved)
 
 
 def _remove(staging: Path, handle: int) -> None:
-    """Remove a staging folder; what tells that it is ours goes last, since a kill may come."""
+    """Remove a staging folder, its marker last, so that a killed removal can be finished later."""
     for name in (_NEW, _OLD):
         shutil.rmtree(staging / name, ignore_errors=True)
-    os.close(handle)  # Windows removes no open files
+    os.close(handle)  # Windows cannot remove open files
     if not (staging / _NEW).exists() and not (staging / _OLD).exists():
         (staging / _MARKER).unlink(missing_ok=True)
     try:
         staging.rmdir()
-    except FileNotFoundError:  # the next process has done so
+    except FileNotFoundError:  # another process has done so
         pass
     except OSError:
         log.warning("cannot remove %s; remove it when nothing uses it", staging)
 
 
 def _tidy(target: Path, listing: Listing) -> None:
-    """Remove staging folders for this target whose process was killed; restore what it lost."""
+    """Remove staging folders of killed processes for this target; restore the old folder."""
     for path in target.parent.iterdir():
         if not is_hidden_name(path.name) or path.is_symlink() or not path.is_dir():
             continue
@@ -242,14 +244,14 @@ def _tidy(target: Path, listing: Listing) -> None:
 
 
 def _take_over(staging: Path, target: Path) -> int | None:
-    """The locked file of a staging folder for this target that nobody holds."""
+    """Lock the marker of an abandoned staging folder for this target; None if it is in use."""
     try:
         handle = os.open(staging / _MARKER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         _remove_empty(staging)
         return None
     note = os.read(handle, 4096)
-    # A kill before the first write leaves it empty; then there is nothing else.
+    # A kill before the first write leaves the marker empty, and nothing else.
     empty = not note and {path.name for path in staging.iterdir()} == {_MARKER}
     if empty or note == _note(target):
         if locked := try_lock(handle):
@@ -265,6 +267,6 @@ def _note(target: Path) -> bytes:
 
 
 def _remove_empty(staging: Path) -> None:
-    """Remove what a kill left that came before the first file."""
-    with suppress(OSError):  # something is in it, so it is not ours
+    """Remove a folder whose process was killed before it wrote the marker."""
+    with suppress(OSError):  # it is not empty, so it was not written here
         staging.rmdir()

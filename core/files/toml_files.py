@@ -1,4 +1,4 @@
-"""Read TOML that a person wrote: a recipe, a device profile. Errors name the file and the field."""
+"""Read TOML files of users: recipes and device profiles. Errors name the file and the field."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ import msgspec
 from edgelm.errors import BadInput
 
 MAX_BYTES = 1_000_000
-_MAX_MESSAGE = 500  # characters of what a decoder says: it repeats the value that is wrong
+_MAX_MESSAGE = 500  # characters of a decoder's message, which repeats the wrong value
 _T = TypeVar("_T")
 
 
@@ -35,7 +35,7 @@ def convert_toml(values: dict[str, Any], kind: type[_T], path: Path) -> _T:
     """The tables of `path` as a record.
 
     Raises:
-        BadInput: a field that is unknown, missing, of the wrong type or out of range; names it.
+        BadInput: a field is unknown, missing, of the wrong type or out of range.
     """
     try:
         return msgspec.convert(values, kind)
@@ -47,7 +47,7 @@ def convert_toml(values: dict[str, Any], kind: type[_T], path: Path) -> _T:
 
 def _read(path: Path) -> bytes:
     try:
-        # Not blocking: opening a pipe waits for a writer otherwise.
+        # Non-blocking: opening a pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except ValueError as error:  # a NUL in the name
         raise BadInput(f"{str(path)!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""Bars: upright ones for a row of numbers, lying ones for names."""
+"""Bars: vertical ones for a row of numbers, horizontal ones for names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from edgelm.page.marks import color
 from edgelm.page.svg import RIGHT, WIDTH, Frame, Key, Plot, axis_labels, text
 
 _ROW, _BAR, _HEAD = 36.0, 14.0, 4.0
-_NUMBER = 56.0  # room for the number behind a bar
+_NUMBER = 56.0  # for the number at the end of a bar
 _MAX_NAME = 56
 
 
@@ -23,7 +23,7 @@ class Bar:
 
 
 def bar_chart(title: str, x: str, y: str, values: Sequence[float]) -> Plot:
-    """One upright bar from zero for each value, counted from 0; negative ones hang down."""
+    """One vertical bar for each value, counted from 0; bars of negative values go down."""
     axis = Axis(y, from_zero=True)
     drawn = [value if axis.shows(value) else 0.0 for value in values]
     frame = Frame(Range(0.0, float(max(1, len(drawn)))), Range.around(drawn, axis))
@@ -42,10 +42,10 @@ def bar_chart(title: str, x: str, y: str, values: Sequence[float]) -> Plot:
     return Plot(title, f"{y} by {x}. {_extremes(drawn)}.", tuple(parts))
 
 
-def name_bars(
+def horizontal_bars(
     title: str, unit: str, parts: Sequence[str], bars: Sequence[Bar], *, note: str = ""
 ) -> Plot:
-    """A lying bar for each name, stacked of the named parts; its sum stands behind it.
+    """A horizontal bar for each name, stacked of the named parts, with its sum at the end.
 
     Parts are told apart by color and by height.
     """
@@ -53,12 +53,12 @@ def name_bars(
     scale = (WIDTH - RIGHT - _NUMBER) / longest
     drawn = []
     for row, bar in enumerate(bars):
-        drawn += _name_bar(bar, parts, _HEAD + row * _ROW, scale, unit)
-    told = "; ".join(f"{bar.name}: {_told(bar, parts)}" for bar in bars)
+        drawn += _horizontal_bar(bar, parts, _HEAD + row * _ROW, scale, unit)
+    listed = "; ".join(f"{bar.name}: {_in_words(bar, parts)}" for bar in bars)
     keys = [Key(name, _rect(index, -15, 0, 30)) for index, name in enumerate(parts)]
     return Plot(
         title,
-        f"{unit}. {told or 'No data'}.",
+        f"{unit}. {listed or 'No data'}.",
         tuple(drawn),
         height=_HEAD + _ROW * max(1, len(bars)),
         legend=tuple(keys) if len(keys) > 1 else (),
@@ -71,7 +71,9 @@ def index_ticks(count: int) -> list[int]:
     return list(range(0, count, max(1, -(-count // 8))))
 
 
-def _name_bar(bar: Bar, parts: Sequence[str], top: float, scale: float, unit: str) -> list[str]:
+def _horizontal_bar(
+    bar: Bar, parts: Sequence[str], top: float, scale: float, unit: str
+) -> list[str]:
     short = bar.name if len(bar.name) <= _MAX_NAME else bar.name[: _MAX_NAME - 1] + "…"
     style = "name bold" if bar.bold else "name"
     drawn, left, middle = [text(0, top + 11, short, "start", style)], 0.0, top + 16 + _BAR / 2
@@ -92,7 +94,7 @@ def _rect(index: int, left: float, middle: float, width: float, title: str = "")
     )
 
 
-def _told(bar: Bar, parts: Sequence[str]) -> str:
+def _in_words(bar: Bar, parts: Sequence[str]) -> str:
     if len(parts) == 1:
         return short_number(bar.parts[0])
     values = zip(parts, bar.parts, strict=True)

@@ -10,7 +10,7 @@ _TITLE, _GAP, _KEY_ROW = 24.0, 24.0, 18.0
 
 
 def drawing(title: str, plots: Sequence[Plot]) -> str:
-    """Plots side by side with their titles, and one legend below; no byte of it is random."""
+    """Plots side by side with their titles, and one legend below; equal plots give equal bytes."""
     height = max(plot.height for plot in plots)
     keys = unique_keys(plots)
     width = len(plots) * (WIDTH + _GAP) - _GAP

@@ -45,7 +45,7 @@ _POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One line of a verdict: what is asked, the answer in a word, and why.
+    """One line of a verdict: the question, the answer in a word, and the reason.
 
     `holds` is None where the answer is neither good nor bad.
     """
@@ -91,7 +91,7 @@ def paragraph(text: str, style: str = "") -> str:
 
 
 def statements(lines: Sequence[Statement]) -> str:
-    """The lines of a verdict; a sign says what color says."""
+    """The lines of a verdict; a sign says what color says. Nothing of none."""
     items = ""
     for one in lines:
         style, sign = {True: ("yes", "✓ "), False: ("no", "✗ "), None: ("open", "")}[one.holds]
@@ -99,7 +99,7 @@ def statements(lines: Sequence[Statement]) -> str:
             f'<li class="{style}"><strong><span aria-hidden="true">{sign}</span>'
             f"{escape(one.question)} {escape(one.answer)}</strong> {escape(one.reason)}</li>"
         )
-    return f'<ul class="statements">{items}</ul>'
+    return f'<ul class="statements">{items}</ul>' if items else ""
 
 
 def tiles(figures: Sequence[Tile]) -> str:
@@ -123,7 +123,8 @@ def bullets(lines: Sequence[str]) -> str:
 def glossary(terms: Mapping[str, str]) -> str:
     """Terms and what they mean."""
     items = "".join(
-        f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in terms.items()
+        f"<div><dt>{escape(term)}</dt><dd>{escape(meaning)}</dd></div>"
+        for term, meaning in terms.items()
     )
     return f"<dl>{items}</dl>"
 

@@ -109,6 +109,7 @@ abbr[title] { text-decoration: underline dotted; text-underline-offset: .2em; cu
 .legend { list-style: none; padding: 0; margin: .25rem 0; display: flex; flex-wrap: wrap;
   gap: .1rem 1rem; }
 .key { width: 30px; height: 12px; vertical-align: -1px; }
+dl { columns: 24rem; column-gap: 2rem; } dl div { break-inside: avoid; }
 dt { font-weight: 600; } dd { margin: 0 0 .6rem; }
 @media (max-width: 30rem) { h1 { font-size: 1.35rem; } .lead { font-size: 1.05rem; }
   tbody th { max-width: 9rem; } .tiles { gap: .4rem; } .tiles li { padding: .5rem; }

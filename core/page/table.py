@@ -16,7 +16,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell shows, the number that it is sorted by, and what there is to say about it."""
+    """What a cell shows, the number that it is sorted by, and a note for the pointer."""
 
     text: str
     value: float | None = None

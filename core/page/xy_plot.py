@@ -10,7 +10,7 @@ from edgelm.page.svg import TOP, Frame, Key, Plot, text
 
 Point = tuple[float, float]
 _MAX_MARKED = 24  # points of a line; more of them hide it
-_MAX_TOLD = 6
+_MAX_LISTED = 6  # points of a series that its description lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def xy_plot(
         parts += _guide(guide, frame)
     for index, one in enumerate(shown):
         parts += _series(index, one, frame)
-    told = "; ".join(f"{one.name or title}: {_told(one)}" for one in shown if one.points)
-    described = f"{y.label} by {x.label}. {told or 'No data'}."
+    listed = "; ".join(f"{one.name or title}: {_in_words(one)}" for one in shown if one.points)
+    described = f"{y.label} by {x.label}. {listed or 'No data'}."
     keys = tuple(_key(index, one) for index, one in enumerate(shown) if one.points)
     legend = keys if len(series) > 1 else ()
     return Plot(title, described, tuple(parts), legend=legend, note=note)
@@ -143,10 +143,10 @@ def _key(index: int, one: Series) -> Key:
     return Key(one.name, "".join(parts))
 
 
-def _told(one: Series) -> str:
+def _in_words(one: Series) -> str:
     """The points in words; of many the ends and the lowest."""
     points = one.points
-    if len(points) > _MAX_TOLD:
+    if len(points) > _MAX_LISTED:
         lowest = min(points, key=lambda point: point[1])
         points = (points[0], lowest, points[-1])
     return ", ".join(f"{short_number(b)} at {short_number(a)}" for a, b in points)

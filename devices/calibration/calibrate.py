@@ -1,8 +1,7 @@
-"""Measure this machine and write the profile that the planner then uses.
+"""Measure this machine and write a profile for the planner.
 
-Stacks of decoder layers of a few sizes are timed in every precision and cache type that the
-runtime has; what they cost a byte, an operation and a layer is solved for by least squares on
-relative errors.
+Stacks of decoder layers of several sizes are timed in every precision and cache type of the
+runtime. Least squares on relative errors gives the cost per byte, per operation and per layer.
 """
 
 import os
@@ -27,14 +26,14 @@ from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.staging import replace_file
 from edgelm.quantize.precision import KV_BYTES, KvType
 
-# Equally many bytes in many narrow layers and in few wide ones tell a layer's cost from a byte's;
-# more bytes than any cache of a laptop holds, as a model's are.
+# The same bytes in many narrow layers and in few wide ones separate the cost of a layer from that
+# of a byte. They exceed every laptop's cache, as a model does.
 _WIDTHS = ((512, 1536), (768, 2048), (1536, 4096))
 _STACK_BYTES = 200_000_000
 _MIN_LAYERS = 3
 _KERNELS = KERNELS["onnxruntime"]
 _PASSES = 2
-_CHUNK = 128  # tokens of a pass of a prompt: the runtime's own
+_CHUNK = 128  # tokens per pass of a prompt, as in the runtime
 _SHALLOW, _DEEP = 0, 4096
 MEASURED = ("fp32", "int8", "int4")
 _CACHES: tuple[KvType, ...] = ("fp32", "int8")
@@ -78,18 +77,18 @@ def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[s
     if available_bytes() < _NEEDED_BYTES:
         raise DoesNotFit(
             f"calibration needs {_NEEDED_BYTES / 1e9:.0f} GB of free memory, "
-            f"{available_bytes() / 1e9:.1f} GB are; close something and try again"
+            f"but only {available_bytes() / 1e9:.1f} GB are; close other programs and retry"
         )
     threads = threads or physical_cores()
-    progress(f"calibrating with {threads} threads; keep the machine quiet for two minutes")
+    progress(f"calibrating with {threads} threads; leave the machine idle for two minutes")
     rate = read_gb_s(threads)
-    progress(f"reads {rate:.1f} GB/s")
+    progress(f"memory bandwidth {rate:.1f} GB/s")
     found = solve(rate, measure(threads, progress))
     path = folder / f"{NAME}.toml"
     machine = detect()
     text = profile_text(found, machine, threads=threads, when=datetime.now(UTC).date())
     replace_file(path, text.encode())
-    read_profile(path)  # what was written can be read
+    read_profile(path)  # checks that it can be read
     if str(folder.resolve()) not in map(
         _resolved, os.environ.get(ENVIRONMENT, "").split(os.pathsep)
     ):
@@ -100,7 +99,7 @@ def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[s
 def _first_folder() -> Path:
     folders = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
     if not folders:
-        raise BadInput(f"give a folder for the profile: -o DIR, or set {ENVIRONMENT} to one")
+        raise BadInput(f"no folder for the profile; give -o DIR, or set {ENVIRONMENT} to a folder")
     return Path(folders[0])
 
 
@@ -109,10 +108,10 @@ def _resolved(folder: str) -> str:
 
 
 def measure(threads: int, progress: Callable[[str], None]) -> list[Sample]:
-    """Time every stack in every precision and cache type, twice.
+    """Time every stack twice in every precision and cache type, and take the mean.
 
-    A minute lies between the two, so that a busy moment of the machine hits only one of them;
-    their mean counts, since a model will run on the same machine, busy moments and all.
+    About a minute lies between the two passes, so that a short load on the machine affects only
+    one of them.
     """
     stacks = [
         (shape, precision, kv)
@@ -128,8 +127,8 @@ def measure(threads: int, progress: Callable[[str], None]) -> list[Sample]:
         shape, precision, kv = key
         progress(
             f"{number + 1}/{_PASSES * len(stacks)} {precision} weights, {kv} cache, "
-            f"{shape.layers} layers of {shape.hidden}: {sample.step_ms:.2f} ms a token, "
-            f"{sample.deep_ms:.2f} ms after {_DEEP:,}"
+            f"{shape.layers} layers of {shape.hidden}: {sample.step_ms:.2f} ms per token, "
+            f"{sample.deep_ms:.2f} ms after {_DEEP:,} tokens"
         )
     return list(found.values())
 
@@ -159,13 +158,13 @@ def _sample(shape: StackShape, precision: str, kv: KvType, threads: int) -> Samp
     stack = TimedStack(build_stack(shape, _KERNELS.precision(precision), kv), shape, kv, threads)
     steps = [stack.milliseconds(1, past) for past in (_SHALLOW, _DEEP)]
     chunks: list[float | None] = [None, None]
-    if kv == "fp32":  # a prompt is attended to in fp32 whatever the cache
+    if kv == "fp32":  # prompts use fp32 attention with every cache type
         chunks = [stack.milliseconds(_CHUNK, past) for past in (_SHALLOW, _DEEP)]
     return Sample(shape, precision, kv, steps[0], steps[1], chunks[0], chunks[1])
 
 
 def solve(rate: float, samples: Sequence[Sample]) -> Found:
-    """Costs of a byte, an operation and a layer from timed stacks."""
+    """Costs per byte, operation and layer from timed stacks."""
     precisions = list(dict.fromkeys(sample.precision for sample in samples))
     step = _least_squares(
         [
@@ -224,7 +223,7 @@ class _Solution(NamedTuple):
 
 
 def _least_squares(costs: list[list[float]], times: list[float]) -> _Solution:
-    """Costs per unit, never negative, with the least relative errors."""
+    """Non-negative costs per unit that minimize the relative errors."""
     matrix = np.array(costs) / np.array(times)[:, None]
     ones = np.ones(len(times))
     scale = matrix.max(0)
@@ -236,7 +235,7 @@ def _least_squares(costs: list[list[float]], times: list[float]) -> _Solution:
 def _non_negative(
     matrix: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Least squares over the columns that come out positive."""
+    """Least squares over the columns whose solution is positive."""
     columns = list(range(matrix.shape[1]))
     while True:
         solution = np.linalg.lstsq(matrix[:, columns], target, rcond=None)[0]

@@ -1,12 +1,12 @@
-"""What calibration found."""
+"""The result of a calibration."""
 
 from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """Rates in absolute units, by precision or by type of the cache.
+    """Measured rates in absolute units, by precision or by cache type.
 
-    `worst` is the largest relative error with which these rates explain the stacks themselves.
+    `worst` is the largest relative error of these rates on the timed stacks themselves.
     """
 
     read_gb_s: float

@@ -1,7 +1,7 @@
-"""A stack of decoder layers with random weights: what calibration times.
+"""A stack of decoder layers with random weights, which calibration times.
 
 The nodes are those of a bundle's graph for ONNX Runtime (norm with residual, packed QKV, fused
-attention on a cache in place, gated feed-forward), without embedding, head and meaning.
+attention on an in-place cache, gated feed-forward), without embedding and head.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ HEAD_DIM = 64
 
 
 class StackShape(NamedTuple):
-    """Sizes of a stack; heads are 64 wide, and three queries share a key."""
+    """Sizes of a stack; heads have 64 channels, and three query heads share a key head."""
 
     layers: int
     hidden: int
@@ -49,7 +49,7 @@ def build_stack(shape: StackShape, precision: WeightPrecision, kv: KvType) -> by
         import onnx
     except ImportError:
         raise MissingPackage(
-            "calibration writes small graphs with onnx; pip install 'edgelm[export]'"
+            "calibration needs onnx to write its graphs; pip install 'edgelm[export]'"
         ) from None
     return _Stack(onnx, shape, precision, kv).model().SerializeToString()  # type: ignore[no-any-return]
 
@@ -144,7 +144,7 @@ class _Stack:
         return outputs[0]
 
     def choose(self, node: Any, outputs: list[str]) -> None:
-        """A bundle with an int8 cache chooses the kernel by the number of tokens in each layer."""
+        """Choose the attention kernel by the number of tokens, as bundles with int8 caches do."""
         helper = self.onnx.helper
         branches = {}
         for name in ("then_branch", "else_branch"):

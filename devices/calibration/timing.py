@@ -1,4 +1,4 @@
-"""Time a stack through ONNX Runtime, and reading memory without it."""
+"""Time a stack with ONNX Runtime, and memory reads with numpy."""
 
 import os
 import time
@@ -16,11 +16,11 @@ from edgelm.quantize.precision import KvType
 _CPU = "CPUExecutionProvider"
 _READ_BYTES = 1 << 30
 _REPEATS = 7
-_ENOUGH_S = 0.25  # of each measurement, so that a hiccup of the machine does not decide it
+_ENOUGH_S = 0.25  # per measurement, so that one interruption does not dominate it
 
 
 def read_gb_s(threads: int) -> float:
-    """Sequential reading of memory far larger than any cache, the best of a few, in GB/s."""
+    """Bandwidth of sequential reads far beyond any cache, the best of several, in GB/s."""
     part = np.ones(_READ_BYTES // 8 // threads, dtype=np.int64)
     parts = [part] + [part.copy() for _ in range(threads - 1)]
     with ThreadPoolExecutor(threads) as pool:
@@ -34,7 +34,7 @@ def read_gb_s(threads: int) -> float:
 
 
 class TimedStack:
-    """A stack in a session set up as the runtime's, with its cache bound in place."""
+    """A stack in a session with the runtime's settings, its cache bound in place."""
 
     def __init__(self, model: bytes, shape: StackShape, kv: KvType, threads: int) -> None:
         self._shape = shape
@@ -44,7 +44,7 @@ class TimedStack:
         self._cache = [np.zeros(cache, dtype) for _ in range(2 * shape.layers)]
 
     def milliseconds(self, tokens: int, past: int) -> float:
-        """Median time of a pass of `tokens` after `past` others."""
+        """Median time of a pass over `tokens` tokens after `past` earlier ones."""
         x = np.ones((1, tokens, self._shape.hidden), dtype=np.float32)
         y = np.empty_like(x)
         last = np.array([past + tokens - 1], dtype=np.int32)
@@ -82,7 +82,7 @@ def _session(model: bytes, threads: int) -> Any:
         import onnxruntime
     except ImportError:
         raise MissingPackage(
-            "calibration times ONNX Runtime, which is not installed; pip install 'edgelm[cpu]'"
+            "calibration needs ONNX Runtime, which is not installed; pip install 'edgelm[cpu]'"
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

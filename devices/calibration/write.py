@@ -1,4 +1,4 @@
-"""The profile that calibration writes."""
+"""The profile file that calibration writes."""
 
 from datetime import date
 
@@ -18,7 +18,7 @@ prefill_chunk = 128
 
 [sources]
 host = "measured {when} on {threads} threads of {cpu} with onnxruntime {onnxruntime}"
-edgelm = "a rest stays free for the system"
+edgelm = "some memory stays free for the system"
 
 [memory]
 kind = "host"
@@ -52,7 +52,7 @@ band = {band:.2f}
 source = "host"
 """
 _MAX_BAND = 0.9
-_MIN_BAND = 0.15  # another shape is further away than the stacks are from each other
+_MIN_BAND = 0.15  # other shapes differ more than the stacks do from each other
 
 
 def profile_text(found: Found, machine: Machine, *, threads: int, when: date) -> str:
@@ -61,7 +61,7 @@ def profile_text(found: Found, machine: Machine, *, threads: int, when: date) ->
         name: f'{{ value = {rate:.4f}, source = "host", status = "measured" }}'
         for name, rate in found.matrices_tflops.items()
     }
-    # Attention runs in fp32: its share is of that peak.
+    # Attention runs in fp32, so its share refers to that peak.
     attention = found.attention_tflops / found.matrices_tflops["fp32"]
     return _PROFILE.format(
         title=f"this machine: {_plain(machine.cpu.name)}, ONNX Runtime CPU",

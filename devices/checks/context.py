@@ -1,4 +1,4 @@
-"""What a check may look at: the machine's record, the machine itself, perhaps a bundle."""
+"""What a check reads: the record of the machine, the machine itself, and the bundle."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from edgelm.devices.detection.probes import Probes
 
 @dataclass(frozen=True)
 class Context:
-    """What a check may look at. `manifest` is that of the bundle that is to run here, if any."""
+    """What a check reads. `manifest` is that of the bundle that should run here, if any."""
 
     machine: Machine
     probes: Probes
@@ -23,13 +23,13 @@ class Context:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether there is an NVIDIA GPU, be it one that detection could not read."""
+        """Whether there is an NVIDIA GPU, even one that detection could not read."""
         unread = any(entry.what == UNREAD_GPU for entry in self.machine.unread)
         return bool(self.machine.gpus) or self.machine.jetson is not None or unread
 
     @property
     def compute_capabilities(self) -> tuple[int, ...]:
-        """The known compute capabilities, times ten, of the GPUs."""
+        """Compute capabilities of the GPUs, times ten; empty if unknown."""
         known = {gpu.sm for gpu in self.machine.gpus if gpu.sm}
         if not known and self.machine.jetson and self.machine.jetson.soc in SOCS:
             known = {SOCS[self.machine.jetson.soc].sm}
@@ -37,7 +37,7 @@ class Context:
 
     @property
     def shares_memory(self) -> bool:
-        """Whether the GPU computes in the machine's own memory."""
+        """Whether the GPU shares the memory of the CPU."""
         shared = any(gpu.memory_kind == "shared" for gpu in self.machine.gpus)
         return shared or self.machine.jetson is not None
 
@@ -51,17 +51,17 @@ class Context:
         return (os.environ if given is None else given).get(name)
 
     def python(self, code: str) -> str:
-        """What a Python program prints last, in a process of its own; OSError when it fails."""
+        """The last line that a Python program prints in its own process; OSError if it fails."""
         try:
             lines = self.probes.run([sys.executable, "-c", code]).strip().splitlines()
         except OSError as error:
-            # The text begins with the whole command, program included: '[...]' timed out.
+            # The text begins with the whole command, including the program: '[...]' timed out.
             _, _, failure = str(error).rpartition("]'")
             raise OSError(f"Python: {failure.strip()}") from None
         return lines[-1] if lines else ""
 
     def unread(self, word: str) -> str:
-        """Why detection does not know what `word` names."""
+        """The reason why detection could not read what `word` names."""
         for entry in self.machine.unread:
             if word in entry.what:
                 return f"{entry.where}: {entry.why}"

@@ -1,4 +1,4 @@
-"""Whether a desktop takes memory that GPU and CPU share."""
+"""Whether a desktop uses memory that GPU and CPU share."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ _SESSION = {
     "xfwm4",
 }
 _HEADLESS = (
-    "sudo systemctl set-default multi-user.target && sudo reboot (back: graphical.target); until "
-    "then: sudo systemctl isolate multi-user.target"
+    "sudo systemctl set-default multi-user.target && sudo reboot (to undo: graphical.target); "
+    "until the next boot only: sudo systemctl isolate multi-user.target"
 )
 
 
@@ -38,9 +38,9 @@ def desktop(context: Context) -> Verdict | None:
     if running:
         names = sorted({name for name, _ in running})
         return warning(
-            f"a desktop runs ({', '.join(names)}) and takes at least "
+            f"a desktop is running ({', '.join(names)}) and uses at least "
             f"{format_bytes(sum(taken for _, taken in running))}",
-            why="memory is shared with the GPU; without a desktop a Jetson has 100 to 800 MB more",
+            why="the GPU shares this memory; without a desktop a Jetson has 100 to 800 MB more",
             fix=_HEADLESS,
         )
     try:
@@ -48,19 +48,19 @@ def desktop(context: Context) -> Verdict | None:
     except OSError as reason:
         return unknown("whether the machine starts a desktop", why=str(reason))
     if target == "graphical.target":
-        return ok("no desktop runs now; the machine is set to start one at boot")
-    return ok(f"no desktop runs, the machine starts into {target}")
+        return ok("no desktop is running now; the machine starts one at boot")
+    return ok(f"no desktop is running; the machine boots into {target}")
 
 
 def _read(file: Path) -> str:
     try:
         return file.read_text(errors="replace").strip()
-    except OSError:  # the process has ended meanwhile
+    except OSError:  # the process has ended
         return ""
 
 
 def _private_bytes(process: Path) -> int:
-    """What nobody else uses of a process's memory: a lower bound of what its end gives back."""
+    """Memory that only this process uses: a lower bound of what is free after it ends."""
     for line in _read(process / "status").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

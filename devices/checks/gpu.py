@@ -1,4 +1,4 @@
-"""Whether the GPU answers, and at the power it was made for."""
+"""Whether the GPU can be read, and runs at its default power limit."""
 
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
@@ -9,13 +9,13 @@ _ASK = ("nvidia-smi", "--query-gpu=name,power.limit,power.default_limit", "--for
 
 
 def readable(context: Context) -> Verdict | None:
-    """Whether NVML reads every GPU that there are signs of."""
+    """Whether NVML can read every GPU of the machine."""
     for entry in context.machine.unread:
         if entry.what == UNREAD_GPU:
             package = "nvidia-ml-py" in entry.why
             return warning(
                 f"there is an NVIDIA GPU that cannot be read: {entry.why}",
-                why="its kind, memory and driver are not known, and are left out of every check",
+                why="its model, memory and driver are unknown, so no check covers them",
                 fix="pip install 'edgelm[nvml]'"
                 if package
                 else "install NVIDIA's driver until nvidia-smi lists the GPU (a container needs "
@@ -26,20 +26,21 @@ def readable(context: Context) -> Verdict | None:
 
 
 def power_limit(context: Context) -> Verdict | None:
-    """Whether a GPU's power limit was set far below its default."""
+    """Whether a GPU's power limit is far below its default."""
     if not context.machine.gpus or context.machine.jetson:
         return None
     lines = context.probes.run(_ASK).strip().splitlines()
     limits = [limit for line in lines if (limit := _limit(line))]
     if not limits:
-        return unknown("the GPU's power limit", why="its driver does not report one")
+        return unknown("the power limit of the GPU", why="its driver does not report one")
     name, now, default = min(limits, key=lambda limit: limit[1] / limit[2])
     if now >= _MIN_SHARE * default:
         return ok(f"the power limit of {name} is {now:.0f} W, by default {default:.0f} W")
     return warning(
         f"the power limit of {name} is {now:.0f} W, by default {default:.0f} W",
-        why="the GPU lowers its clocks to stay below it",
-        fix=f"sudo nvidia-smi -pl {default:.0f}; on a laptop also the power profile of its maker",
+        why="the GPU lowers its clocks to stay below the limit",
+        fix=f"sudo nvidia-smi -pl {default:.0f}; on a laptop also check the manufacturer's power "
+        "profile",
     )
 
 

@@ -1,7 +1,7 @@
-"""Whether the installed wheels hold kernels for this GPU.
+"""Whether the installed wheels contain kernels for this GPU.
 
 PyPI's wheels for aarch64 are built for servers (SBSA): they install on a Jetson, list the GPU,
-and die at the first kernel with "no kernel image is available" (jax-ml/jax#40487).
+and fail at the first kernel with "no kernel image is available" (jax-ml/jax#40487).
 """
 
 import re
@@ -16,7 +16,7 @@ from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
 from edgelm.devices.checks.wheels import gpu_wheel
 
-_DIES = "it installs and lists the GPU, then dies at the first kernel: no kernel image is available"
+_FAILS = "it lists the GPU, then fails at the first kernel: no kernel image is available"
 _ASK_TORCH = """
 import json
 try:
@@ -38,10 +38,10 @@ def covers(targets: Iterable[str], sm: int, *, jetson: bool) -> bool | None:
     """Whether kernels for `targets` run on a GPU; None where sources disagree.
 
     Machine code runs on its own capability and, on desktops, on later ones of the same major
-    number. For Jetson NVIDIA's programming guide denies the latter and reports differ
+    number. For Jetson NVIDIA's programming guide excludes the latter, and reports differ
     (jax-ml/jax#40492 against bitsandbytes#1941). Portable assembly runs on all later ones. The
-    suffix a, as in sm_90a, forbids both, f limits both to a family; from 9.0 on they may be there
-    and not be shown.
+    suffix a, as in sm_90a, excludes both; f limits both to a family. From 9.0 on a library may
+    have these suffixes without showing them.
     """
     parsed = [re.fullmatch(r"(sm|compute)_(\d+)([af]?)", target) for target in targets]
     known = [(match[1], int(match[2]), match[3]) for match in parsed if match]
@@ -66,10 +66,10 @@ def onnxruntime_kernels(context: Context) -> Verdict | None:
     targets = kernel_targets(folder(context) / CUDA_LIBRARY)
     if not targets:
         return unknown(
-            f"the kernels of onnxruntime-gpu {version}",
+            f"which kernels onnxruntime-gpu {version} has",
             why=f"no fat binary was found in {CUDA_LIBRARY}",
         )
-    return _judge(context, f"onnxruntime-gpu {version}", targets, gpu_wheel(context))
+    return _compare(context, f"onnxruntime-gpu {version}", targets, gpu_wheel(context))
 
 
 def torch_kernels(context: Context) -> Verdict | None:
@@ -82,25 +82,25 @@ def torch_kernels(context: Context) -> Verdict | None:
     if answer.failure:
         return error(
             f"torch {version} cannot be imported: {answer.failure}",
-            why="edge-export and edge-compress need it; wheels from PyPI miss Jetson's libraries",
+            why="edge-export and edge-compress need it; PyPI's wheels lack Jetson's libraries",
             fix=fix,
         )
     if not answer.cuda:
         return warning(
             f"torch {version} is built without CUDA",
-            why="compressing a model runs on the CPU, many times slower",
+            why="edge-compress runs on the CPU, many times slower",
             fix=fix,
         )
     if not answer.targets:
         return warning(
-            f"torch {version} is built for CUDA {answer.cuda} and does not see the GPU",
-            why="compressing a model runs on the CPU, many times slower",
+            f"torch {version} is built for CUDA {answer.cuda}, but does not find the GPU",
+            why="edge-compress runs on the CPU, many times slower",
             fix=fix,
         )
-    return _judge(context, f"torch {version}", answer.targets, fix)
+    return _compare(context, f"torch {version}", answer.targets, fix)
 
 
-def _judge(context: Context, package: str, targets: Iterable[str], fix: str) -> Verdict:
+def _compare(context: Context, package: str, targets: Iterable[str], fix: str) -> Verdict:
     names = ", ".join(sorted(targets, key=lambda name: (name[:2], int(re.sub(r"\D", "", name)))))
     if not context.compute_capabilities:
         return unknown(
@@ -113,14 +113,14 @@ def _judge(context: Context, package: str, targets: Iterable[str], fix: str) -> 
     doubtful = [f"sm_{sm}" for sm, covered in answers.items() if covered is None]
     if lacking:
         return error(
-            f"{package} has kernels for {names}, none for this GPU, {', '.join(lacking)}",
-            why=_DIES,
+            f"{package} has kernels for {names}, but not for this GPU, {', '.join(lacking)}",
+            why=_FAILS,
             fix=fix,
         )
     if doubtful:
         return unknown(
             f"whether {package} runs on {', '.join(doubtful)}; it has {names}",
-            why="kernels of the same family may or may not run there; try one before relying on it",
+            why="kernels of the same family may or may not run there; test before relying on it",
             fix=fix,
         )
     return ok(

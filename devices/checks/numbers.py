@@ -11,5 +11,5 @@ def numbers(version: str) -> tuple[int, ...]:
     """
     match = re.match(r"\d+(?:\.\d+)*", version.strip())
     if not match:
-        raise ValueError(f"{version!r} is no version")
+        raise ValueError(f"{version!r} is not a version number")
     return tuple(int(part) for part in match[0].split("."))

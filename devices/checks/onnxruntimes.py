@@ -1,7 +1,7 @@
-"""ONNX Runtime comes as many packages that all install the same folder, `onnxruntime`.
+"""ONNX Runtime is published as many packages that all install the same folder, `onnxruntime`.
 
-The last one installed overwrites the others' files; uninstalling any of them leaves holes in
-the rest. Package managers do not see the conflict.
+The last one installed overwrites the files of the others, and uninstalling one breaks the rest.
+Package managers do not detect the conflict.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, error, ok, warning
 from edgelm.devices.checks.wheels import gpu_wheel
 
-# Those on PyPI that own `onnxruntime/`; the plugins onnxruntime-ep-* have folders of their own.
+# The packages on PyPI that install `onnxruntime/`; the plugins onnxruntime-ep-* use other folders.
 PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -34,7 +34,7 @@ _FOLDER = (
 
 
 def installed(context: Context) -> dict[str, str]:
-    """The installed packages that own the folder, with their versions."""
+    """The installed ones of these packages, with their versions."""
     versions = {package: context.version(package) for package in PACKAGES}
     return {package: version for package, version in versions.items() if version}
 
@@ -43,37 +43,37 @@ def folder(context: Context) -> Path:
     """The folder `onnxruntime` that Python would import, found without importing it."""
     path = context.python(_FOLDER)
     if not path:
-        raise FileNotFoundError("Python finds no module onnxruntime")
+        raise FileNotFoundError("Python cannot find a module onnxruntime")
     return context.probes.path(path)
 
 
 def two_packages(context: Context) -> Verdict | None:
-    """Whether several packages were installed over each other."""
+    """Whether several of these packages are installed."""
     found = installed(context)
     if not found:
         return None
     names = [f"{package} {version}" for package, version in found.items()]
     if len(found) == 1:
-        return ok(f"{names[0]} is the only onnxruntime")
+        return ok(f"{names[0]} is the only onnxruntime package")
     wanted = gpu_wheel(context) if context.has_gpu else "pip install onnxruntime"
     return error(
-        f"{' and '.join(names)} are installed over each other; expected one of them",
-        why="they share the folder onnxruntime: the last one installed overwrote the others, and "
-        "removing one leaves the rest broken",
+        f"{' and '.join(names)} are all installed; expected one of them",
+        why="they share the folder onnxruntime: the last one installed has overwritten the others, "
+        "and removing one breaks the rest",
         fix=f"pip uninstall -y {' '.join(found)} && {wanted}",
     )
 
 
 def needless_gpu_package(context: Context) -> Verdict | None:
-    """Whether a CUDA build lies on a machine without a GPU."""
+    """Whether a CUDA build is installed on a machine without a GPU."""
     version = context.version("onnxruntime-gpu")
     if not version:
         return None
     if context.has_gpu:
-        return ok(f"onnxruntime-gpu {version}, and there is a GPU")
+        return ok(f"onnxruntime-gpu {version} is installed, and there is a GPU")
     return warning(
-        f"onnxruntime-gpu {version} is installed, no NVIDIA GPU was found",
-        why="it runs on the CPU as onnxruntime does, from a wheel of 256 MB instead of 28 MB",
+        f"onnxruntime-gpu {version} is installed, but no NVIDIA GPU was found",
+        why="it runs on the CPU as onnxruntime does, but its package has 256 MB instead of 28 MB",
         fix="pip uninstall -y onnxruntime-gpu && pip install onnxruntime; or, if there is a GPU, "
         "install its driver until nvidia-smi lists it",
     )

@@ -1,8 +1,8 @@
-"""Whether the machine gets the power, and runs at the clocks, that it could.
+"""Whether the machine runs at full power and at its highest clocks.
 
-A Jetson's power mode sets the ceilings of CPU, GPU and memory clocks; below them the clocks float
-with the load until `jetson_clocks` pins them, which does not survive a reboot. Manifests record
-no power mode yet, so the mode is compared with the module's highest.
+A Jetson's power mode limits the clocks of CPU, GPU and memory; below the limits they follow the
+load until `jetson_clocks` fixes them, which does not survive a reboot. Manifests record no power
+mode, so the mode is compared with the module's highest.
 """
 
 import re
@@ -27,46 +27,46 @@ def power_mode(context: Context) -> Verdict | None:
     if jetson is None:
         return None
     if jetson.power_mode is None:
-        return unknown("the power mode", why=context.unread("power mode"))
+        return unknown("which power mode is set", why=context.unread("power mode"))
     if jetson.power_mode.startswith("MAXN"):
         return ok(f"the power mode is {jetson.power_mode}, the highest")
     modes = _modes(context.probes.text(_MODES))
     if not modes:
-        return unknown("the highest power mode", why=f"no mode is named in {_MODES}")
+        return unknown("the highest power mode", why=f"{_MODES} names no mode")
     highest = max(modes, key=_rank)
     if _rank(highest) <= _rank(jetson.power_mode):
         return ok(f"the power mode is {jetson.power_mode}, the highest")
     return warning(
-        f"the power mode is {jetson.power_mode}, the module has {highest}",
-        why="a lower mode caps the GPU's clock and often the memory's, which decides the speed of "
-        "decoding; keep it if tokens per joule matter more, and name it beside every number",
+        f"the power mode is {jetson.power_mode}; the module also has {highest}",
+        why="a lower mode limits the GPU's clock and often the memory's, which sets the decode "
+        "speed; keep it if energy matters more, and state it with every measurement",
         fix=f"sudo nvpmodel -m {modes[highest]}",
     )
 
 
 def clocks(context: Context) -> Verdict | None:
-    """Whether the GPU's clock is pinned to its maximum."""
+    """Whether the GPU's clock is fixed at its maximum."""
     jetson = context.machine.jetson
     if jetson is None:
         return None
     folder = next((path for path in _DEVFREQ if context.probes.path(path).is_dir()), None)
     if folder is None:
-        return unknown("the GPU's clock", why=f"none of {', '.join(_DEVFREQ)} is there")
+        return unknown("the clock of the GPU", why=f"none of {', '.join(_DEVFREQ)} exists")
     lowest, highest, now = (
         int(context.probes.text(f"{folder}/{name}")) / 1e6
         for name in ("min_freq", "max_freq", "cur_freq")
     )
     if lowest >= highest:
-        return ok(f"the GPU's clock is pinned at {highest:.0f} MHz")
+        return ok(f"the GPU's clock is fixed at {highest:.0f} MHz")
     return warning(
-        f"the GPU's clock floats between {lowest:.0f} and {highest:.0f} MHz, now {now:.0f}",
-        why="short runs are over before it has risen: measurements vary and first tokens are late",
-        fix="sudo jetson_clocks (before measuring; again after every reboot)",
+        f"the GPU's clock varies between {lowest:.0f} and {highest:.0f} MHz, now {now:.0f}",
+        why="short runs end before it has risen: measurements vary, and first tokens are slow",
+        fix="sudo jetson_clocks (before measuring, and after every reboot)",
     )
 
 
 def battery(context: Context) -> Verdict | None:
-    """Whether the machine runs from its battery."""
+    """Whether the machine runs on battery power."""
     batteries = [
         supply.parent
         for supply in context.probes.glob("/sys/class/power_supply/*/type")
@@ -77,11 +77,11 @@ def battery(context: Context) -> Verdict | None:
         return None
     states = {battery.name: (battery / "status").read_text().strip() for battery in batteries}
     if "Discharging" not in states.values():
-        return ok(f"the machine runs from the mains ({', '.join(states.values()).lower()})")
+        return ok(f"the machine runs on mains power ({', '.join(states.values()).lower()})")
     return warning(
-        "the machine runs from its battery",
-        why="firmware and driver then cap the power of CPU and GPU",
-        fix="plug in the charger that came with it",
+        "the machine runs on battery power",
+        why="firmware and driver then limit the power of CPU and GPU",
+        fix="plug in its original charger",
     )
 
 

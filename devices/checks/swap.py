@@ -1,8 +1,8 @@
-"""Swap, and swap that is memory: zram.
+"""Swap space on disk, and compressed swap in memory (zram).
 
-A GPU cannot compute from swapped pages, so swap adds no room for a model. It takes in what
-else lies in memory, which decides whether an engine can be built on a small board. zram keeps
-the pages it takes, compressed, in the very memory that is short.
+A GPU cannot use swapped pages, so swap adds no space for a model. It holds the pages of other
+programs, which decides whether an engine can be built on a small board. zram keeps its pages,
+compressed, in the memory that is short.
 """
 
 import msgspec
@@ -32,21 +32,21 @@ class _Swap(msgspec.Struct, frozen=True):
 
 
 def zram(context: Context) -> Verdict | None:
-    """Whether compressed swap takes much of a Jetson's memory."""
+    """Whether compressed swap uses much of a Jetson's memory."""
     if context.machine.jetson is None:
         return None
     swaps = _swaps(context)
     devices = [swap for swap in swaps if swap.in_memory]
     if not devices:
-        return ok("no zram is set up")
+        return ok("zram is not set up")
     names = [device.name.removeprefix("/dev/") for device in devices]
     # The third number of mm_stat is the memory that the device takes, overhead included.
     taken = sum(int(context.probes.text(f"/sys/block/{name}/mm_stat").split()[2]) for name in names)
     if taken < _MUCH:
-        return ok(f"zram takes {format_bytes(taken)} of memory")
+        return ok(f"zram uses {format_bytes(taken)} of memory")
     return warning(
-        f"zram takes {format_bytes(taken)} of the memory that CPU and GPU share",
-        why="a swap file would keep those pages on disk and leave the memory to the model",
+        f"zram uses {format_bytes(taken)} of the memory that CPU and GPU share",
+        why="a swap file keeps those pages on disk and leaves the memory to the model",
         fix=_WITHOUT_ZRAM
         if len(swaps) > len(devices)
         else f"{_SWAP_FILE} && {_WITHOUT_ZRAM} {_WHERE}",
@@ -61,15 +61,15 @@ def swap_file(context: Context) -> Verdict | None:
     if size:
         return ok(f"there are {format_bytes(size)} of swap on a disk")
     return warning(
-        f"no swap on a disk, beside {format_bytes(context.machine.memory_bytes)} of memory",
-        why="building an engine takes several times the model's size for a while, and is killed "
-        "when memory runs out",
+        f"no swap on a disk, with only {format_bytes(context.machine.memory_bytes)} of memory",
+        why="building an engine needs several times the model's size for a while; the system kills "
+        "it when memory runs out",
         fix=f"{_SWAP_FILE} {_WHERE}",
     )
 
 
 def in_use(context: Context) -> Verdict | None:
-    """Whether pages lie in swap on a disk right now."""
+    """Whether swap on a disk is in use now."""
     swaps = [swap for swap in _swaps(context) if not swap.in_memory]
     if not swaps:
         return None
@@ -78,9 +78,9 @@ def in_use(context: Context) -> Verdict | None:
         return ok(f"{format_bytes(used)} of swap are in use")
     return warning(
         f"{format_bytes(used)} of swap are in use",
-        why="memory ran short: what was swapped out comes back page by page, in the middle of a "
-        "measurement or an answer",
-        fix="end what else takes memory, then: sudo swapoff -a && sudo swapon -a",
+        why="memory ran out: swapped pages come back one by one, in the middle of a measurement or "
+        "an answer",
+        fix="close other programs, then: sudo swapoff -a && sudo swapon -a",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a wheel with kernels for this machine's GPU comes from."""
+"""Where to get a wheel with kernels for this machine's GPU."""
 
 from edgelm.devices.checks.context import Context
 
@@ -9,7 +9,7 @@ _FOLDERS = {"6": "jp6/cu126", "7.2": "jp7/cu132"}
 
 
 def jetson_index(context: Context) -> str:
-    """The package index of the Jetson's JetPack, or its root where none is known."""
+    """The package index for the Jetson's JetPack, or the root index if there is none."""
     jetpack = (context.machine.jetson and context.machine.jetson.jetpack) or ""
     for release, path in _FOLDERS.items():
         if jetpack == release or jetpack.startswith(f"{release}."):
@@ -18,7 +18,7 @@ def jetson_index(context: Context) -> str:
 
 
 def gpu_wheel(context: Context, package: str = "onnxruntime-gpu") -> str:
-    """The command that installs a package with this machine's GPU kernels."""
+    """The command that installs a package with kernels for this machine's GPU."""
     if context.machine.jetson is None:
         extras = "[cuda,cudnn]" if package == "onnxruntime-gpu" else ""
         return f"pip install '{package}{extras}'"
@@ -30,7 +30,7 @@ def gpu_wheel(context: Context, package: str = "onnxruntime-gpu") -> str:
 
 
 def _architecture(context: Context, package: str) -> str:
-    """The setting that makes a build have kernels for this GPU; a Jetson has one."""
+    """The build setting that adds kernels for this GPU; a Jetson has one."""
     sm = context.compute_capabilities[0] if context.compute_capabilities else None
     if package == "torch":
         return f"TORCH_CUDA_ARCH_LIST={sm / 10 if sm else 'the compute capability'}"

@@ -36,7 +36,7 @@ _ARM_CORES = {
     ("0x4e", "0x004"): "Carmel",  # Xavier
 }
 
-# What matrix products of an inference engine are written for, as the kernel spells it.
+# Instruction sets that matrix kernels use, as the Linux kernel spells them.
 _ISA = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_int8", "amx_bf16"),
@@ -45,7 +45,7 @@ _ISA = (
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """`physical_bytes` is the machine's; the others heed the limits of this process."""
+    """`physical_bytes` is the machine's; the others respect the limits of this process."""
 
     physical_bytes: int
     total_bytes: int
@@ -53,11 +53,11 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 def read_cpu(probes: Probes) -> tuple[Cpu, list[Unread]]:
-    """The processor, and the threads left by affinity and by a container's quota."""
+    """The processor, and the threads that affinity and a container's quota allow."""
     unread: list[Unread] = []
     blocks = _processors(probes.read("processor", _CPUINFO, unread))
     if not blocks:
-        unread = unread or [Unread("processor", _CPUINFO, "names no processor")]
+        unread = unread or [Unread("processor", _CPUINFO, "does not name a processor")]
         threads = probes.threads()
         return Cpu("unknown", cores=threads, usable=threads), unread
     flags = (blocks[0].get("flags") or blocks[0].get("Features") or "").split()
@@ -72,13 +72,13 @@ def read_cpu(probes: Probes) -> tuple[Cpu, list[Unread]]:
 
 
 def read_memory(probes: Probes) -> tuple[Memory, list[Unread]]:
-    """Memory of the machine, and what a container leaves of it."""
+    """Memory of the machine, and the part that a container may use."""
     unread: list[Unread] = []
     match = re.search(r"^MemTotal:\s+([1-9]\d*) kB", probes.read("memory", _MEMINFO, unread), re.M)
     if match:
         physical = int(match[1]) * 1024
     else:
-        unread = unread or [Unread("memory", _MEMINFO, "has no MemTotal")]
+        unread = unread or [Unread("memory", _MEMINFO, "does not contain MemTotal")]
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total, available = physical, available_bytes(probes.path(_MEMINFO))
     for folder in _control_groups(probes):
@@ -90,7 +90,7 @@ def read_memory(probes: Probes) -> tuple[Memory, list[Unread]]:
 
 
 def _processors(text: str) -> list[dict[str, str]]:
-    """The blocks of cpuinfo that are about a hardware thread."""
+    """The blocks of cpuinfo that describe a hardware thread."""
     blocks = []
     for block in re.split(r"\n\s*\n", text):
         pairs = (line.partition(":") for line in block.splitlines())
@@ -108,7 +108,7 @@ def _name(blocks: list[dict[str, str]]) -> str:
 
 
 def _kind(block: dict[str, str]) -> str:
-    # Jetson kernels give a model name too: "ARMv8 Processor rev 1 (v8l)" for every core there is.
+    # Jetson kernels also give a model name, but "ARMv8 Processor rev 1 (v8l)" for every core.
     if "CPU part" in block:
         maker, part = block.get("CPU implementer", ""), block["CPU part"]
         return _ARM_CORES.get((maker, part), f"Arm part {part} of implementer {maker}")
@@ -122,7 +122,7 @@ def _cores(blocks: list[dict[str, str]]) -> int:
 
 
 def _control_groups(probes: Probes) -> list[PurePosixPath]:
-    """The folders of the process's control group and of those above it."""
+    """The folders of the process's control group and of its parents."""
     try:
         match = re.search(r"^0::(/.*)$", probes.text("/proc/self/cgroup"), re.M)
     except OSError:
@@ -132,7 +132,7 @@ def _control_groups(probes: Probes) -> list[PurePosixPath]:
 
 
 def _quotas(probes: Probes, unread: list[Unread]) -> list[int]:
-    """Whole threads that each `cpu.max` leaves: microseconds of work in a period."""
+    """Whole threads that each `cpu.max` (microseconds per period) allows."""
     quotas = []
     for folder in _control_groups(probes):
         words = _limit(probes, folder / "cpu.max").split()
@@ -145,7 +145,7 @@ def _quotas(probes: Probes, unread: list[Unread]) -> list[int]:
 
 
 def _held(probes: Probes, folder: PurePosixPath, unread: list[Unread]) -> int:
-    """What the group holds and cannot simply drop, as mapped files can be."""
+    """Memory of the group, without mapped files that the kernel can drop."""
     current = _number(probes, folder / "memory.current", unread) or 0
     match = re.search(r"^inactive_file (\d+)$", _limit(probes, folder / "memory.stat"), re.M)
     return current - (int(match[1]) if match else 0)
@@ -163,7 +163,7 @@ def _number(probes: Probes, path: PurePosixPath, unread: list[Unread]) -> int | 
 
 
 def _limit(probes: Probes, path: PurePosixPath) -> str:
-    # The root group has no such file, and neither has a kernel without that controller.
+    # Missing in the root group, and in kernels without that controller.
     try:
         return probes.text(str(path))
     except OSError:
@@ -171,4 +171,4 @@ def _limit(probes: Probes, path: PurePosixPath) -> str:
 
 
 def _garbled(what: str, path: PurePosixPath, text: str) -> Unread:
-    return Unread(what, str(path), f"cannot be understood: {text[:40]!r}")
+    return Unread(what, str(path), f"cannot be parsed: {text[:40]!r}")

@@ -1,6 +1,6 @@
-"""What this machine is: composed from what Jetson, NVML, processor and packages say.
+"""Identify this machine: Jetson module, GPUs, processor, memory and installed packages.
 
-Nothing here needs root, and nothing that cannot be read is an error: it is noted, with the reason.
+Nothing here needs root. A value that cannot be read is not an error: it is listed with the reason.
 """
 
 import difflib
@@ -37,7 +37,7 @@ _HERE = Probes()
 
 
 def detect(probes: Probes = _HERE, known: Collection[str] | None = None) -> Machine:
-    """Look at a machine; `known` are the profiles to choose from, all there are where None."""
+    """Identify a machine; `known` are the profiles to choose from, by default all."""
     jetson, of_jetson = read_jetson(probes)
     cpu, of_cpu = read_cpu(probes)
     memory, of_memory = read_memory(probes)
@@ -45,12 +45,12 @@ def detect(probes: Probes = _HERE, known: Collection[str] | None = None) -> Mach
     packages, of_packages = _read_packages(probes, jetson)
     known = profile_names() if known is None else known
     if jetson:
-        # The module tells what its GPU is; without NVML only the driver's version is missing.
+        # The module identifies its GPU; without NVML only the driver's version is missing.
         of_gpus = [_of_driver(it) for it in of_gpus]
         gpus = integrated_gpu(jetson, memory.physical_bytes, gpus)
         fitting = jetson_profiles(jetson, memory.physical_bytes)
         profile = next((name for name in fitting if name in known), None)
-    elif gpus or of_gpus:  # one that cannot be read is there all the same
+    elif gpus or of_gpus:  # a GPU that cannot be read still exists
         profile = next(filter(None, (gpu_profile(gpu, known) for gpu in gpus)), None)
     else:
         profile = "cpu"
@@ -72,7 +72,7 @@ def detect(probes: Probes = _HERE, known: Collection[str] | None = None) -> Mach
 
 
 def describe(machine: Machine) -> str:
-    """The machine for people: a row for each fact, then what could not be read and why."""
+    """The machine as text: a row for each fact, then what could not be read and why."""
     packages = _join(f"{name} {version}" for name, version in machine.packages.items())
     rows = [("system", f"{machine.system}, Python {machine.python}")]
     if machine.jetson:
@@ -92,7 +92,7 @@ def describe(machine: Machine) -> str:
 
 
 def _read_packages(probes: Probes, jetson: Jetson | None) -> tuple[dict[str, str], list[Unread]]:
-    """Installed distributions, and on a Jetson the TensorRT that came with JetPack."""
+    """Installed distributions, and on a Jetson JetPack's TensorRT."""
     versions = {name: probes.version(name) for name in _PACKAGES}
     packages = {name: version for name, version in versions.items() if version}
     if not jetson:
@@ -117,7 +117,7 @@ def _no_profile(jetson: Jetson | None, gpus: Sequence[Gpu], known: Collection[st
     words = "-".join(name.lower().split())
     near = difflib.get_close_matches(words, known, n=3, cutoff=0.4)
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    return Unread("profile", "devices/profiles", f"none fits {name!r}{hint}")
+    return Unread("profile", "devices/profiles", f"none matches {name!r}{hint}")
 
 
 def _jetson_rows(jetson: Jetson) -> list[tuple[str, str]]:
@@ -143,8 +143,8 @@ def _gpu_line(gpu: Gpu) -> str:
             f"sm_{gpu.sm}" if gpu.sm else None,
             f"{gpu.sm_count} SMs" if gpu.sm_count else None,
             f"{_gib(gpu.memory_bytes)} {gpu.memory_kind}" if gpu.memory_bytes else None,
-            f"at most {gpu.max_clock_mhz:.0f} MHz" if gpu.max_clock_mhz else None,
-            f"at most {gpu.power_limit_w:.0f} W" if gpu.power_limit_w else None,
+            f"up to {gpu.max_clock_mhz:.0f} MHz" if gpu.max_clock_mhz else None,
+            f"up to {gpu.power_limit_w:.0f} W" if gpu.power_limit_w else None,
             f"driver {gpu.driver}" if gpu.driver else None,
             f"CUDA {gpu.cuda}" if gpu.cuda else None,
         ]

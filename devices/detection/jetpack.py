@@ -1,4 +1,4 @@
-"""JetPack releases: which Jetson Linux, CUDA and TensorRT belong together."""
+"""JetPack releases: the Jetson Linux, CUDA and TensorRT versions of each."""
 
 from functools import cache
 from pathlib import Path
@@ -7,7 +7,7 @@ import msgspec
 
 
 class JetPack(msgspec.Struct, frozen=True):
-    """One release. `l4t` are the Jetson Linux versions, or their beginnings, that it stands for."""
+    """One release. `l4t` are its Jetson Linux versions, or prefixes of them."""
 
     jetpack: str
     l4t: tuple[str, ...]

@@ -1,9 +1,9 @@
-"""What a Jetson says of itself, without root wherever that is possible.
+"""Identify a Jetson, without root if possible.
 
 The device tree names the board and the SoC; nv_boot_control.conf the module, which a carrier
 board's device tree may get wrong; nv_tegra_release the release of Jetson Linux; nvpmodel the power
-mode; devfreq the clocks. A container hides the device tree: there the kernel's own description
-of the SoC still tells what this is.
+mode; devfreq the clocks. A container hides the device tree, but not the kernel's description of
+the SoC.
 """
 
 import os
@@ -28,12 +28,12 @@ _SOC0 = "/sys/devices/soc0"
 _DEVFREQ = "/sys/class/devfreq"
 # JetPack 5, JetPack 5 on Xavier, Orin since JetPack 6, Thor.
 _GPU_CLOCKS = ("17000000.ga10b", "17000000.gv11b", "17000000.gpu", "gpu-gpc-0")
-# Newer kernels show it to everybody, older ones to root only.
+# Newer kernels show it to all users, older ones only to root.
 _MEMORY_CLOCKS = (f"{_DEVFREQ}/bwmgr/cur_freq", "/sys/kernel/debug/bpmp/debug/clk/emc/rate")
 
 
 def read_jetson(probes: Probes) -> tuple[Jetson | None, list[Unread]]:
-    """The module, its software and its state; None where this is no Jetson."""
+    """The module, its software and its state; None if this is not a Jetson."""
     unread: list[Unread] = []
     soc = _read_soc(probes, unread)
     model = _read_model(probes, unread)
@@ -42,7 +42,9 @@ def read_jetson(probes: Probes) -> tuple[Jetson | None, list[Unread]]:
     l4t = _read_l4t(probes, unread)
     release = jetpack_of(l4t) if l4t else None
     if l4t and not release:
-        unread.append(Unread("JetPack", _RELEASE, f"Jetson Linux {l4t} is of no known JetPack"))
+        unread.append(
+            Unread("JetPack", _RELEASE, f"Jetson Linux {l4t} belongs to no known JetPack")
+        )
     jetson = Jetson(
         model=model or "NVIDIA Jetson",
         part=_read_part(probes, unread),
@@ -54,9 +56,9 @@ def read_jetson(probes: Probes) -> tuple[Jetson | None, list[Unread]]:
 
 
 def integrated_gpu(jetson: Jetson, memory_bytes: int, listed: Sequence[Gpu]) -> list[Gpu]:
-    """All GPUs, the module's own first: what NVML lists of it, completed by what is known.
+    """All GPUs, the module's own first, with figures that NVML does not report filled in.
 
-    NVML of a Jetson leaves out most figures, and before JetPack 6 there is none at all.
+    NVML of a Jetson reports few figures, and before JetPack 6 it does not exist.
     """
     soc = SOCS.get(jetson.soc or "")
     module = module_of(jetson.part)
@@ -118,7 +120,7 @@ def _read_part(probes: Probes, unread: list[Unread]) -> str | None:
 def _read_l4t(probes: Probes, unread: list[Unread]) -> str | None:
     missing: list[Unread] = []
     text = probes.read("Jetson Linux", _RELEASE, missing)
-    # The comma after the revision tells that it is all there.
+    # The comma after the revision shows that it is complete.
     if match := re.search(r"R(\d+) \(release\), REVISION: (\d[\d.]*),", text):
         return f"{match[1]}.{match[2]}"
     try:
@@ -145,7 +147,7 @@ def _with_power_mode(probes: Probes, jetson: Jetson, unread: list[Unread]) -> Je
     if number is None:
         unread += missing or [_garbled("power mode", _POWER_STATUS, status)]
     elif name is None:
-        unread += missing or [Unread("power mode", _POWER_MODES, f"names no mode {number}")]
+        unread += missing or [Unread("power mode", _POWER_MODES, f"does not name mode {number}")]
     return msgspec.structs.replace(
         jetson, power_mode=name, power_mode_id=number, power_modes=tuple(names.values())
     )
@@ -178,16 +180,16 @@ def _with_clocks(probes: Probes, jetson: Jetson, unread: list[Unread]) -> Jetson
 
 
 def _mhz(probes: Probes, what: str, paths: Sequence[str], unread: list[Unread]) -> float | None:
-    """The number in the first file that can be read, in Hz there."""
+    """The frequency in the first readable file, which holds it in Hz."""
     failed: list[Unread] = []
     for path in paths:
         try:
             return int(probes.text(path)) / 1e6
         except (OSError, ValueError) as error:
             failed.append(Unread(what, path, reason(error)))
-    unread += failed[-1:]  # one entry, for the file that older systems have too
+    unread += failed[-1:]  # one entry, for the file that older systems also have
     return None
 
 
 def _garbled(what: str, path: str, text: str) -> Unread:
-    return Unread(what, path, f"cannot be understood: {text[:40]!r}")
+    return Unread(what, path, f"cannot be parsed: {text[:40]!r}")

@@ -1,4 +1,4 @@
-"""What a machine is, as far as it could be read."""
+"""Records of a machine, as far as it could be read."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ MemoryKind = Literal["shared", "dedicated"]
 
 
 class Unread(msgspec.Struct, frozen=True):
-    """Something that could not be read: where it was looked for, and why it failed."""
+    """A value that could not be read: the place that was tried, and the reason."""
 
     what: str
     where: str
@@ -42,7 +42,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class Jetson(msgspec.Struct, frozen=True):
-    """What a Jetson module says of itself. `power_modes` are all that nvpmodel knows here."""
+    """A Jetson module, its software and its state. `power_modes` are all that nvpmodel lists."""
 
     model: str
     part: str | None = None  # such as p3767-0005
@@ -58,10 +58,10 @@ class Jetson(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """A machine: what it is, what is installed, which profile is its own.
+    """A machine: hardware, installed packages and device profile.
 
-    `packages` are the installed versions of what edgelm runs on; a package that is not
-    installed is not in it. `profile` is a name that `load_profile` takes.
+    `packages` are the versions of installed packages that edgelm uses. `profile` is a name for
+    `load_profile`.
     """
 
     system: str  # such as Linux 5.15.148-tegra aarch64

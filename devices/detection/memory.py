@@ -1,11 +1,11 @@
-"""Memory of the machine at hand."""
+"""Free memory of this machine."""
 
 import os
 from pathlib import Path
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Memory that can be taken without swapping; all physical memory where that is unknown."""
+    """Memory that can be used without swapping; all physical memory if that is unknown."""
     try:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -1,4 +1,4 @@
-"""Jetson modules: which part number is which, and how its profile is named."""
+"""Jetson modules: their part numbers, and the names of their profiles."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from edgelm.devices.detection.machine import Jetson
 
 
 class Soc(NamedTuple):
-    """`number` is the kernel's, of /sys/devices/soc0/soc_id."""
+    """A system on a chip. `number` is the kernel's, in /sys/devices/soc0/soc_id."""
 
     number: str
     gpu: str
@@ -15,7 +15,7 @@ class Soc(NamedTuple):
 
 
 class Module(NamedTuple):
-    """`profile` lacks the memory's size; `sm_counts` are the SMs that a power mode leaves on."""
+    """A module. `profile` lacks the memory size; `sm_counts` are the active SMs by power mode."""
 
     profile: str
     sm_counts: dict[str, int]
@@ -29,7 +29,7 @@ SOCS = {
 
 _AGX_ORIN_64 = {"MAXN": 16, "MODE_15W": 6, "MODE_30W": 8, "MODE_50W": 16}
 _AGX_ORIN_32 = {"MAXN": 14, "MODE_15W": 6, "MODE_30W": 8, "MODE_40W": 14}
-# 15W is left out: the one copy of its configuration that was read is in doubt.
+# Without 15W: the only available copy of its configuration is doubtful.
 _ORIN_NX = {"10W": 4, "20W": 8, "25W": 8, "40W": 8, "MAXN": 8, "MAXN_SUPER": 8}
 _ORIN_NANO_8 = {"7W": 4, "15W": 8, "25W": 8, "MAXN_SUPER": 8}
 _ORIN_NANO_4 = {"7W_AI": 4, "7W_CPU": 4, "10W": 4, "25W": 4, "MAXN_SUPER": 4}
@@ -40,7 +40,7 @@ _MODULES = {
     "p2888": Module("agx-xavier", {}),
     "p3668": Module("xavier-nx", {}),
     "p3701": Module("agx-orin", {}),
-    "p3701-0000": Module("agx-orin", _AGX_ORIN_64),  # the first kit: 32 GB, but every SM
+    "p3701-0000": Module("agx-orin", _AGX_ORIN_64),  # the first developer kit: 32 GB, but all SMs
     "p3701-0004": Module("agx-orin", _AGX_ORIN_32),
     "p3701-0005": Module("agx-orin", _AGX_ORIN_64),
     "p3767-0000": Module("orin-nx", _ORIN_NX),
@@ -53,7 +53,7 @@ _MODULES = {
 }
 BOARDS = frozenset(part[:5] for part in _MODULES)
 
-# Where the part is unknown: words of the model, and gigabytes, which tell the Thors apart.
+# If the part is unknown: words of the model name, and gigabytes to distinguish the Thors.
 _MODELS = {
     "orin nano": "orin-nano",
     "orin nx": "orin-nx",
@@ -63,7 +63,7 @@ _MODELS = {
     "thor 64": "thor-t4000",
     "thor 128": "thor-t5000",
 }
-# Modes that only a module's faster configuration has; 25W is an ordinary mode of an NX.
+# Modes that only a module's Super configuration has; 25W is a standard mode of an NX.
 _SUPER = {"orin-nano": {"25W", "MAXN_SUPER"}, "orin-nx": {"40W", "MAXN_SUPER"}}
 
 
@@ -73,7 +73,7 @@ def module_of(part: str | None) -> Module | None:
 
 
 def jetson_profiles(jetson: Jetson, memory_bytes: int) -> list[str]:
-    """Names that the profile of a module may have, the best first."""
+    """Possible names of a module's profile, the most specific first."""
     size_gb = _label_gb(memory_bytes)
     module = module_of(jetson.part)
     base = module.profile if module else _by_model(f"{jetson.model} {size_gb}")
@@ -84,7 +84,7 @@ def jetson_profiles(jetson: Jetson, memory_bytes: int) -> list[str]:
 
 
 def _label_gb(memory_bytes: int) -> int:
-    """The size that the module is sold by, a power of two; firmware keeps a part of it."""
+    """The advertised size in GB, a power of two; firmware reserves a part of it."""
     return int(2 ** math.ceil(math.log2(memory_bytes / 2**30)))
 
 

@@ -1,7 +1,7 @@
-"""What NVIDIA's management library (NVML) says of the GPUs.
+"""GPUs as NVIDIA's management library (NVML) reports them.
 
-"Not Supported" is an answer, not a failure: the GPU has no such figure. Of memory it means that
-the GPU uses the machine's, as GB10 and the Jetsons do.
+"Not Supported" is an answer, not a failure: the GPU has no such figure. For memory it means that
+the GPU shares the machine's memory, as GB10 and the Jetsons do.
 """
 
 import contextlib
@@ -15,8 +15,7 @@ from typing import Any
 from edgelm.devices.detection.machine import Gpu, MemoryKind, Unread
 from edgelm.devices.detection.probes import Probes, reason
 
-# What is noted where there are signs of a GPU and no more.
-UNREAD_GPU = "NVIDIA GPU"  # what is noted where there are signs of a GPU and no more
+UNREAD_GPU = "NVIDIA GPU"  # the entry for a GPU that exists but cannot be read
 
 # Compute capabilities of GPUs that have no memory of their own: TX1, TX2, Xavier, Orin, Thor
 # (10.1 before CUDA 13) and GB10. Some of their drivers report the machine's memory.
@@ -32,9 +31,9 @@ _SAYS_LITTLE = r"nvidia|geforce|generation|gpu|dgx|spark|hbm\d\w?"
 
 
 def read_gpus(probes: Probes, memory_bytes: int) -> tuple[list[Gpu], list[Unread]]:
-    """The GPUs, of which those without memory of their own share `memory_bytes`.
+    """The GPUs; those without own memory share `memory_bytes`.
 
-    Nothing is said of a machine that shows no sign of an NVIDIA GPU.
+    Both lists are empty on a machine without signs of an NVIDIA GPU.
     """
     try:
         nvml = probes.pynvml()
@@ -56,9 +55,9 @@ def read_gpus(probes: Probes, memory_bytes: int) -> tuple[list[Gpu], list[Unread
 
 
 def gpu_profile(gpu: Gpu, known: Collection[str]) -> str | None:
-    """The profile that is named as the GPU is, if there is one; the more exact of two.
+    """The profile whose name matches the GPU's, the most specific one; None if none matches.
 
-    A name has all the words of the GPU's, and may have what the GPU implies, such as its memory.
+    It contains all words of the GPU's name, and may add what follows from it, such as its memory.
 
     >>> gpu_profile(Gpu("NVIDIA GeForce RTX 4060 Laptop GPU"), ["rtx-4060", "rtx-4060-laptop"])
     'rtx-4060-laptop'
@@ -79,7 +78,7 @@ def _words(name: str) -> set[str]:
 
 @dataclass
 class _Reader:
-    """NVML between its start and its end, and what it would not say."""
+    """An initialized NVML, and the values that it could not read."""
 
     nvml: Any
     unread: list[Unread]
@@ -130,7 +129,7 @@ class _Reader:
         return (None, None) if len(self.unread) > before else (machine_bytes, "shared")
 
     def ask(self, what: str, function: str, *arguments: Any) -> Any:
-        """The function's answer; None where there is none, with an entry if it failed."""
+        """The function's answer; None if not supported, or with an entry if it failed."""
         try:
             return getattr(self.nvml, function)(*arguments)
         except self.nvml.NVMLError_NotSupported:
@@ -141,12 +140,12 @@ class _Reader:
 
 
 def _text(value: str | bytes | None) -> str | None:
-    # Older bindings answer with bytes.
+    # Older bindings return bytes.
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _cuda(version: int | None) -> str | None:
-    """1000 × major + 10 × minor, as NVML counts."""
+    """A version from NVML's number, 1000 × major + 10 × minor."""
     return f"{version // 1000}.{version % 1000 // 10}" if version else None
 
 

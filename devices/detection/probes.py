@@ -1,4 +1,4 @@
-"""Where detection, sensors and the doctor look. Tests hand in a recorded machine."""
+"""Access to the machine for detection, sensors and doctor; tests replace it with recordings."""
 
 import importlib
 import os
@@ -12,13 +12,13 @@ from typing import Any
 
 from edgelm.devices.detection.machine import Unread
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
         )
     except subprocess.SubprocessError as error:
         raise OSError(f"{command[0]}: {error}") from None
@@ -48,7 +48,7 @@ def _threads() -> int:
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be read, in a few words."""
+    """The reason why something could not be read, in a few words."""
     if isinstance(error, PermissionError):
         return "only root may read it"
     if isinstance(error, FileNotFoundError):
@@ -60,12 +60,12 @@ def reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Probes:
-    """The machine at hand: its files, its commands, its NVML, its installed packages.
+    """Files, commands, NVML and installed packages of this machine.
 
-    `root` stands for `/`. `run` gives a command's output and raises OSError when it cannot.
-    `pynvml` gives the module of that name or raises ImportError. `version` gives the version
-    of an installed distribution, or None. `system` gives kernel and architecture, `threads` the
-    hardware threads that this process is bound to.
+    `root` replaces `/`. `run` returns a command's output, or raises OSError. `pynvml` returns the
+    module of that name, or raises ImportError. `version` returns the version of an installed
+    distribution, or None. `system` returns kernel and architecture, `threads` the number of
+    hardware threads that this process may use.
     """
 
     root: Path = Path("/")
@@ -77,15 +77,15 @@ class Probes:
     threads: Callable[[], int] = _threads
 
     def path(self, path: str) -> Path:
-        """Where an absolute path of the machine lies."""
+        """The place of an absolute path of the machine."""
         return self.root / path.lstrip("/")
 
     def text(self, path: str) -> str:
-        """A file's text without surrounding blanks and NULs; OSError when it cannot be read."""
+        """A file's text without surrounding white space and NULs; OSError if it cannot be read."""
         return self.path(path).read_text(errors="replace").strip("\0 \t\r\n")
 
     def read(self, what: str, path: str, unread: list[Unread]) -> str:
-        """The same, but empty where it cannot be read, with an entry in `unread`."""
+        """A file's text; if it cannot be read, an empty text and an entry in `unread`."""
         try:
             return self.text(path)
         except OSError as error:
@@ -93,5 +93,5 @@ class Probes:
             return ""
 
     def glob(self, pattern: str) -> list[Path]:
-        """The files that match an absolute pattern, sorted; what may not be listed is left out."""
+        """Files that match an absolute pattern, sorted, as far as they can be listed."""
         return sorted(self.root.glob(pattern.lstrip("/")))

@@ -1,4 +1,4 @@
-"""How many threads are worth using on this machine."""
+"""The number of threads to use on this machine."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def physical_cores(smt: Path = _SMT, quota: Path = _QUOTA) -> int:
-    """Cores this process may use; SMT siblings add nothing to matrix products.
+    """Physical cores that this process may use; SMT siblings do not speed up matrix products.
 
-    A control group's quota counts too: threads beyond it only wait for each other.
+    A control group's quota is respected: threads beyond it only wait for each other.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     count = len(allowed) if allowed else os.cpu_count() or 1
@@ -23,7 +23,7 @@ def physical_cores(smt: Path = _SMT, quota: Path = _QUOTA) -> int:
 
 
 def _quota(path: Path) -> int | None:
-    """Whole processors that the control group grants (`cpu.max`: microseconds in a period)."""
+    """Whole processors that the control group allows (`cpu.max`: microseconds per period)."""
     try:
         granted, period = path.read_text().split()
         return None if granted == "max" else max(1, int(granted) // int(period))

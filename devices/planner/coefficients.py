@@ -1,8 +1,7 @@
-"""What engines were found to reach: fitted on published measurements, or measured by the user.
+"""Coefficients of the cost model: fitted to published measurements, or measured by the user.
 
-`coefficients.toml` is written by `edge-devices fit`. A lookup goes from the particular to the
-general: device and engine, then engine and architecture, then engine, then all. The band widens
-with every step.
+`coefficients.toml` is written by `edge-devices fit`. A lookup goes from specific to general: device
+and engine, then engine and architecture, then engine, then all. The range widens with each step.
 """
 
 from functools import cache
@@ -31,19 +30,19 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def family(device: str) -> str:
-    """Profiles of one piece of hardware in two configurations are one to the fit."""
+    """The name that the fit uses: two configurations of the same hardware count as one."""
     return device.removesuffix("-super")
 
 
 class Table(msgspec.Struct, frozen=True):
-    """Everything fitted: `stands_for` names the published engine nearest to one of ours."""
+    """All entries; `stands_for` maps our engines to the closest published one."""
 
     fitted_on: str
     stands_for: dict[str, str]
     entries: tuple[Entry, ...]
 
     def find(self, engine: str, architecture: str, device: str) -> Entry:
-        """The most particular entry."""
+        """The most specific entry that matches."""
         published = self.stands_for.get(engine, engine)
         wanted = (
             ("device", published, "", family(device)),
@@ -61,12 +60,12 @@ class Table(msgspec.Struct, frozen=True):
 
 @cache
 def fitted() -> Table:
-    """The table that is delivered."""
+    """The built-in table."""
     return msgspec.toml.decode(_FILE.read_bytes(), type=Table)
 
 
 def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str) -> Coefficients:
-    """What an engine of a device reaches: measured on it, or fitted on the nearest rows."""
+    """Coefficients of an engine on a device: measured there, or fitted to the closest rows."""
     engine = profile.engine(engine_name)
     if engine.measured is not None:
         return _measured(profile, engine.measured, precision, kv)
@@ -75,7 +74,7 @@ def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str
 
 def _measured(profile: Profile, measured: Measured, precision: str, kv: str) -> Coefficients:
     def share(shares: dict[str, float], name: str = precision) -> float:
-        # A precision that was not measured, `auto` among them, is taken as the slowest.
+        # A precision that was not measured, such as `auto`, counts as the slowest one.
         return shares.get(name, min(shares.values()))
 
     band = (1 - measured.band, 1 + measured.band)

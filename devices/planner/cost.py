@@ -1,10 +1,10 @@
-"""The cost model: what a decoder costs on a device. Pure arithmetic, no fitting, no files.
+"""The cost model: the time of a decoder on a device. Pure arithmetic, no fitting, no files.
 
-A decoded token reads every weight and the cache once, and every layer costs a fixed time that
-no bandwidth removes (launches, norms, synchronisation); a prompt is bound by matrix products.
-(Roofline: Williams, Waterman and Patterson 2009; the overhead a layer: what published rates of
-small models show.) All times are in milliseconds, and all are estimates: `Estimate` carries the
-range in which 80% of published measurements were found.
+A decoded token reads every weight and the cache once, and each layer adds a fixed time that does
+not depend on bandwidth (kernel launches, norms, synchronization). A prompt is bound by matrix
+products. (Roofline: Williams, Waterman and Patterson 2009; the overhead per layer follows from
+published rates of small models.) All times are estimates in milliseconds: `Estimate` has the range
+that contained 80% of published measurements.
 """
 
 import msgspec
@@ -13,23 +13,23 @@ from edgelm.devices.planner.work import Work
 from edgelm.devices.profile import PowerMode
 from edgelm.planning import Estimate
 
-# A board draws less than its cap while memory is the bound; published rows: 0.44 to 0.83 of it.
+# A memory-bound board draws less than its power cap: 0.44 to 0.83 of it in published rows.
 _SHARE_OF_CAP = (0.4, 0.7, 1.0)
-# Kernels that unpack 4- or 8-bit weights before they multiply run on the warp-level instruction,
-# which does so many dense FP16 operations a clock and multiprocessor on every generation since
-# Ampere; the faster units of newer chips want both factors in their own narrow type.
+# Kernels that unpack 4- or 8-bit weights before multiplying use the warp-level instruction. It does
+# this many dense FP16 operations per clock and multiprocessor on every generation since Ampere;
+# the faster units of newer chips need both factors in their own narrow type.
 _WARP_LEVEL = 2048
 WEIGHT_ONLY = "weight-only"
 
 
 class Coefficients(msgspec.Struct, frozen=True):
-    """How much of a device's peaks an engine reaches.
+    """How much of a device's peak rates an engine reaches.
 
     `bandwidth` and `cache_bandwidth` are shares of the read bandwidth for weights and cache,
     `compute` is the share of the dense peak that long prompts reach and `attention` that share
     for attention. `unpack` is clock cycles of one multiprocessor per byte of weights.
-    `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` how many times as
-    much a layer of a prompt costs. `step_us` is what a decoding step costs whatever the model.
+    `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` the ratio of a
+    prompt's overhead to it. `step_us` is the fixed cost of a decoding step.
     `recurrent_us` is the cost of one token in one recurrent layer of a prompt, at a clock of
     1 GHz and one multiprocessor. Bands are factors of time: (low, high).
     """
@@ -59,8 +59,8 @@ def decode_ms(
 def decode_parts(
     work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
 ) -> dict[str, float]:
-    """What a decoding step spends its time on, in milliseconds."""
-    bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes a millisecond
+    """The parts of a decoding step's time, in milliseconds."""
+    bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes per millisecond
     weights = work.linear_bytes + work.head_bytes
     if work.experts:
         weights = work.prompt_bytes(batch)
@@ -74,9 +74,9 @@ def decode_parts(
 def prefill_ms(
     work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
 ) -> Estimate:
-    """Time of a prompt of so many tokens, up to the logits of its last one.
+    """Time of a prompt of `tokens` tokens, up to the logits of the last one.
 
-    `arithmetic` is the type the matrix products run in: a key of the mode's `dense_tflops`, or
+    `arithmetic` is the type of the matrix products: a key of the mode's `dense_tflops`, or
     `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first.
     """
     return _within(
@@ -88,8 +88,8 @@ def prefill_ms(
 def prefill_parts(
     work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
 ) -> dict[str, float]:
-    """What a prompt spends its time on, in milliseconds."""
-    dense = peak_tflops(mode, arithmetic) * 1e9  # operations a millisecond
+    """The parts of a prompt's time, in milliseconds."""
+    dense = peak_tflops(mode, arithmetic) * 1e9  # operations per millisecond
     wide = mode.dense_tflops["fp16"].value * 1e9 if "fp16" in mode.dense_tflops else dense
     linear = 2 * (work.linear_parameters * tokens + work.head_parameters)
     bandwidth = mode.bandwidth_gb_s.value * 1e6
@@ -114,7 +114,7 @@ def peak_tflops(mode: PowerMode, arithmetic: str) -> float:
 
 
 def joules_per_token(step: Estimate, mode: PowerMode, batch: int = 1) -> Estimate | None:
-    """Energy of a token of one of `batch` sequences, where the mode has a power cap: wide."""
+    """Energy per token of one of `batch` sequences, with a wide range; None without a power cap."""
     if mode.watts is None:
         return None
     low, middle, high = (mode.watts.value * share / 1e3 / batch for share in _SHARE_OF_CAP)
@@ -126,7 +126,7 @@ def _within(value: float, band: tuple[float, float]) -> Estimate:
 
 
 def _cycles(mode: PowerMode) -> float:
-    """Clock cycles of all multiprocessors together in a millisecond; 0 where unknown."""
+    """Clock cycles of all multiprocessors in a millisecond; 0 if unknown."""
     if mode.clock_ghz is None or mode.sm_count is None:
         return 0.0
     return mode.clock_ghz.value * mode.sm_count.value * 1e6

@@ -1,4 +1,4 @@
-"""Memory that a decoder needs beside weights and cache: at work, and while it is built."""
+"""Memory that a decoder needs beside weights and cache: while running, and while it is built."""
 
 from edgelm.bundle import Manifest
 from edgelm.devices.profile import Engine, load_profile
@@ -6,10 +6,10 @@ from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
 
-_GATE_ROWS = 3 * 256  # rows of logits that the gate holds at once: the source's, ours, a difference
-# TensorRT holds the weights, its own copies of them and the tactics' trials: three to four times
-# the parameters were seen (TensorRT-Edge-LLM issue 30), 1.4 to 3.0 GB for 242 to 633 MB ahead of
-# time with TensorRT-RTX.
+_GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
+# TensorRT holds the weights, its own copies and those of the tactics it tries: three to four times
+# the parameters (TensorRT-Edge-LLM issue 30); TensorRT-RTX ahead of time: measured 1.4 to 3.0 GB
+# for 242 to 633 MB.
 _BUILD_COPIES = 3.5
 _BUILD_BASE = 500_000_000
 
@@ -17,10 +17,10 @@ _BUILD_BASE = 500_000_000
 def workspace_bytes(
     spec: DecoderSpec, *, kv: KvType, context: int, chunk: int, engine: str = "onnxruntime"
 ) -> int:
-    """Activations of one prefill chunk at a full cache, the largest moment.
+    """Peak memory of activations: one prefill chunk with a full cache.
 
-    On a CPU they are in fp32, and so is a layer's cache of 8 bits while it is read and written.
-    The engines of GPUs keep 16 bits and never hold the scores of a whole chunk (fused attention).
+    On a CPU they are fp32, as is a layer's 8-bit cache while it is read and written. GPU engines
+    use 16 bits and never hold the scores of a whole chunk (fused attention).
     """
     rows = min(chunk, context)
     widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
@@ -28,12 +28,12 @@ def workspace_bytes(
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
     scores = spec.num_attention_heads * context
-    widened = 4 * elements
-    return 4 * (rows * (widest + scores) + widened + spec.vocab_size)
+    dequantized = 4 * elements
+    return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
 
 
 def loaded_bytes(manifest: Manifest, context: int) -> int:
-    """Memory that a bundle takes with a cache of `context` tokens, at its peak; an estimate."""
+    """Estimated peak memory of a bundle with a cache of `context` tokens."""
     spec, kv = manifest.spec, manifest.kv
     engine = _engine(manifest)
     chunk = manifest.limits.prefill_chunk
@@ -46,7 +46,7 @@ def loaded_bytes(manifest: Manifest, context: int) -> int:
 
 
 def _engine(manifest: Manifest) -> Engine:
-    """The engine of the bundle's dialect; this machine's where its target is not known here."""
+    """The engine of the bundle's target, or of this machine if the target is unknown here."""
     try:
         engines = load_profile(manifest.target).engines
     except UnknownName:
@@ -55,8 +55,8 @@ def _engine(manifest: Manifest) -> Engine:
 
 
 def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:
-    """The most that export, and the build of an engine after it, hold at once."""
-    # Exporting holds the largest matrix a few times over in fp32, and the gate's rows of logits.
+    """Peak memory of the export and of the engine build after it."""
+    # Export holds several fp32 copies of the largest matrix, and the gate's rows of logits.
     largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
     export = 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
     if not engine.name.startswith("tensorrt"):
@@ -65,5 +65,5 @@ def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) 
 
 
 def compile_bytes(weights: int) -> int:
-    """The most that TensorRT holds while it compiles a graph of so many bytes of weights."""
+    """Peak memory of TensorRT while it compiles a graph with this many bytes of weights."""
     return int(_BUILD_BASE + _BUILD_COPIES * weights)

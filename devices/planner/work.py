@@ -1,4 +1,4 @@
-"""What a decoder asks of a device, whatever the device: bytes and operations."""
+"""The work of a decoder, independent of a device: bytes to read and operations."""
 
 import msgspec
 
@@ -8,13 +8,13 @@ _SIXTEEN_BIT = 2  # bytes of a cache element of the published engines
 
 
 class Cache(msgspec.Struct, frozen=True):
-    """Layers with the same key/value cache: bytes of one token in all of them together."""
+    """Layers with the same kind of KV cache: bytes per token, summed over these layers."""
 
     bytes_per_token: float
     window: int | None = None
 
     def bytes(self, depth: float) -> float:
-        """Read for one new token after `depth` others."""
+        """Bytes read for one new token after `depth` others."""
         return self.bytes_per_token * min(depth, self.window or depth)
 
 
@@ -22,8 +22,8 @@ class Work(msgspec.Struct, frozen=True):
     """One decoder in one precision.
 
     `linear_parameters` and `head_parameters` are multiplied with every token; `linear_bytes` and
-    `head_bytes` are what reading them costs. Of a mixture of experts these are the active ones,
-    and `expert_bytes` are all experts. `attention_width` is the query width summed over layers.
+    `head_bytes` are their sizes. For a mixture of experts these are the active ones, and
+    `expert_bytes` counts all experts. `attention_width` is the query width summed over layers.
     """
 
     layers: int
@@ -41,7 +41,7 @@ class Work(msgspec.Struct, frozen=True):
     recurrent_layers: int = 0
 
     def cache_bytes(self, depth: float) -> float:
-        """Read from the cache for one new token after `depth` others."""
+        """Bytes read from all caches for one new token after `depth` others."""
         return sum(cache.bytes(depth) for cache in self.caches)
 
     def prompt_bytes(self, tokens: float) -> float:
@@ -68,7 +68,7 @@ class Work(msgspec.Struct, frozen=True):
 def work_of(
     spec: DecoderSpec, *, linear_bits: float, head_bits: float, kv_bytes: float = _SIXTEEN_BIT
 ) -> Work:
-    """The work of a dense decoder with so many bits a weight and bytes a cached element."""
+    """The work of a dense decoder, from bits per weight and bytes per cache element."""
     per_layer = 2 * spec.kv_size * kv_bytes
     windows = [layer.window for layer in spec.layers]
     caches = tuple(

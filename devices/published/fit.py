@@ -1,12 +1,12 @@
-"""Fit the cost model's coefficients to published measurements, from the particular to the general.
+"""Fit the cost model's coefficients to published measurements by partial pooling.
 
 The time of a row is a sum of costs (terms.py), each times a factor; the logarithm of a factor is
 a mean over all rows plus deviations by engine, by architecture, by both, and by device, every
-deviation drawn from a normal distribution around zero. A group with many rows finds its own
-value, a group with few stays near its parent, and a device without rows gets its parent's: the
+deviation drawn from a normal distribution around zero. A group with many rows gets its own value,
+a group with few stays near its parent, and a device without rows gets its parent's value: the
 partial pooling of Gelman and Hill (2007), chapter 12, as a maximum a posteriori estimate. Errors
-are relative (logarithms of times) and their influence is bounded (Huber 1964): published tables
-have wrong rows.
+are relative (logarithms of times) and their influence is bounded (Huber 1964), since published
+tables contain wrong rows.
 """
 
 from collections import Counter
@@ -33,9 +33,9 @@ LEVELS: dict[str, Callable[[Row], Key]] = {
 
 @dataclass(frozen=True)
 class Prior:
-    """The mean of a factor before any row, how sure we are of it, and how groups differ.
+    """The prior of a factor: its mean, its spread, and the spreads of its groups.
 
-    Spreads are in logarithms, so that 0.1 is about a tenth; 0 means that groups are alike.
+    Spreads are logarithmic, so that 0.1 is about 10%; with 0 the groups do not differ.
     """
 
     mean: float
@@ -47,9 +47,8 @@ class Prior:
     mixture: float = 0.0
 
 
-# Reading comes near the bandwidth everywhere; what a layer costs differs with the engine's
-# launches, the generation of the chip and whether experts are chosen in it. The spreads were
-# chosen so that a device left out is predicted best (docs/cost-model.md).
+# Reads come close to the bandwidth everywhere; the cost of a layer depends on the engine, the chip
+# and mixtures of experts. The spreads predict a device that was left out best (docs/cost-model.md).
 PRIORS: dict[str, Prior] = {
     "read": Prior(1.17, 0.1, engine=0.02, architecture=0.01, device=0.04, mixture=0.1),
     "unpack": Prior(0.0072, 0.1, engine=0.7),
@@ -61,21 +60,21 @@ PRIORS: dict[str, Prior] = {
     "attention": Prior(5.0, 0.5, engine=0.6, architecture=0.05, both=0.1, device=0.07),
     "recurrence": Prior(90.0, 0.7, engine=0.2, architecture=0.1, both=0.1, device=4.0),
 }
-_SIGMA = {False: 0.1, True: 0.2}  # relative error of a row; crowd-sourced ones are looser
+_SIGMA = {False: 0.1, True: 0.2}  # relative error of a row; larger for crowd-sourced ones
 _HUBER = 1.5
-_MAX_ROWS = 10  # of one engine on one device before each counts for less
+_MAX_ROWS = 10  # of one engine on one device; with more rows each has a smaller weight
 _STEPS = 60
 
 
 class Fit:
-    """Fitted factors; `factors(row)` gives a row's own, also of groups that were never seen."""
+    """Fitted factors, also for groups without rows."""
 
     def __init__(self, seen: Sequence[Observation]) -> None:
         self._columns = _columns(seen)
         self._theta = _solve(seen, self._columns)
 
     def factor(self, term: str, keys: dict[str, Key]) -> float:
-        """A term's factor for a group given by its keys; a level left out counts as unseen."""
+        """A term's factor for the group with these keys; a missing level counts as unknown."""
         total = 0.0
         for column, (name, level, key) in enumerate(self._columns):
             if name == term and (level == "all" or keys.get(level) == key):
@@ -83,7 +82,7 @@ class Fit:
         return float(np.exp(total))
 
     def predict_ms(self, observation: Observation) -> float:
-        """The time that the fit expects."""
+        """The predicted time in milliseconds."""
         keys = {level: key(observation.row) for level, key in LEVELS.items()}
         return sum(
             cost * self.factor(term, keys)
@@ -114,7 +113,7 @@ def _solve(seen: Sequence[Observation], columns: list[_Column]) -> Array:
     centre, spread = _prior(columns)
 
     def model(theta: Array) -> tuple[Array, Array]:
-        """Relative errors, and their derivatives."""
+        """Weighted relative errors and their derivatives."""
         exponents = np.stack(
             [members[:, terms == term] @ theta[terms == term] for term in range(len(TERMS))], 1
         )
@@ -157,7 +156,7 @@ def _members(seen: Sequence[Observation], columns: list[_Column]) -> Array:
 
 
 def _weights(seen: Sequence[Observation]) -> Array:
-    """One over the expected error; many rows of one kind do not outvote the rest."""
+    """One over the expected error, limited for groups with many rows."""
 
     def group(item: Observation) -> tuple[str, str, str]:
         return item.kind, item.row.engine, item.row.hardware.family

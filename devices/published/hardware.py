@@ -1,4 +1,4 @@
-"""From a device's name in a published table to its speeds."""
+"""Look up the speeds of a device by its name in a published table."""
 
 import re
 from functools import cache
@@ -13,7 +13,7 @@ _FILE = Path(__file__).with_name("cards.toml")
 
 
 class Hardware(msgspec.Struct, frozen=True):
-    """Speeds of a device in one power mode. `family` is left out as a whole in validation."""
+    """Speeds of a device in one power mode. Validation leaves out a whole `family`."""
 
     name: str
     architecture: str
@@ -54,9 +54,9 @@ def _file() -> _File:
 
 @cache
 def hardware_named(name: str, power_mode: str) -> Hardware | None:
-    """The device of a published row, if it is known, in the power mode that the row states.
+    """The device of a published row in the power mode that the row states; None if unknown.
 
-    Our own names and GPUs spelled as in our names come before the table of other spellings.
+    Names of profiles and spellings of them are tried before the table of other names.
     """
     lowered = name.strip().lower()
     for own in (lowered, *_spellings(lowered)):
@@ -85,9 +85,9 @@ def _spellings(name: str) -> list[str]:
 
 
 def _of_profile(name: str, stated: str) -> Hardware:
-    """A profile in the mode that a text states: `30W` is MODE_30W; its fastest if it states none.
+    """A profile in the power mode that a text states (`30W` is MODE_30W); by default the fastest.
 
-    A mode that only the faster configuration of the module has means that configuration.
+    A mode that only the Super configuration of a module has selects that configuration.
     """
     words = re.findall(r"MAXN_SUPER|MAXN|\d+W", stated.upper())
     profiles = [load_profile(name)]

@@ -1,4 +1,4 @@
-"""The shapes of the models that published measurements name, and the work they are."""
+"""Sizes of the models in published measurements, and their work."""
 
 import re
 from functools import cache
@@ -9,7 +9,7 @@ import msgspec
 from edgelm.devices.planner.work import Cache, Work
 
 _FILE = Path(__file__).with_name("models.toml")
-_ELEMENT = 2  # bytes of a cache element: every published engine here keeps 16 bits
+_ELEMENT = 2  # bytes per cache element: every published engine here uses 16 bits
 
 
 class Experts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,7 +22,7 @@ class Experts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recurrent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Layers that keep a state of fixed size in place of a cache (gated delta networks)."""
+    """Layers with a state of fixed size instead of a cache (gated delta networks)."""
 
     layers: int
     key_heads: int
@@ -31,7 +31,7 @@ class Recurrent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Local layers see `tokens`; every `every`-th layer sees all."""
+    """Local layers see `tokens` tokens; every `every`-th layer sees all."""
 
     tokens: int
     every: int
@@ -55,7 +55,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Window | None = None
 
     def totals(self) -> "Total":
-        """The same by its totals."""
+        """The same decoder, described by its totals."""
         recurrent = self.recurrent.layers if self.recurrent else 0
         attending = self.layers - recurrent
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -109,14 +109,14 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Window | None = None
 
     def work(self, linear_bits: float, head_bits: float) -> Work:
-        """What it asks of a device in these bits a weight."""
+        """Its work at these bits per weight."""
         head = self.vocabulary * self.hidden
         embeddings = head * (1 if self.tied else 2)
         linear = self.active_parameters - embeddings
         every_linear = self.parameters - embeddings
         experts = self.experts or Experts(0, 0)
         idle = every_linear - linear
-        # Idle experts are count - active of a layer's; from them follows what all weigh.
+        # A layer has count - active idle experts, which give the size of all of them.
         expert_parameters = idle * experts.count / (experts.count - experts.active) if idle else 0.0
         return Work(
             layers=self.layers,
@@ -156,7 +156,7 @@ def known_models() -> tuple[Total, ...]:
 
 
 def model_named(name: str) -> Total | None:
-    """The known model that a published name means, if it is one."""
+    """The known model that a published name refers to, if any."""
     lowered = name.lower()
     for model in known_models():
         if any(re.search(pattern, lowered) for pattern in model.matches):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgelm.devices.published.judge import Prediction, Ranges, Score, scores
 from edgelm.devices.published.rows import Table
+from edgelm.devices.published.validation import Prediction, Ranges, Score, scores
 from edgelm.page.axes import Axis
 from edgelm.page.drawing import drawing
 from edgelm.page.svg import Plot
@@ -14,7 +14,7 @@ _HEAD = "| rows | n | median error | inside the range |\n|---|---:|---:|---:|"
 
 
 def score_table(found: Sequence[Score]) -> str:
-    """Median absolute errors, and how many of the truths the promised range held."""
+    """Median absolute errors, and the share of measurements inside the predicted range."""
     lines = [f"| {one.title} | {one.rows} | {one.median:.1%} | {one.inside:.0%} |" for one in found]
     return "\n".join([_HEAD, *lines])
 
@@ -29,10 +29,13 @@ def write_report(
 ) -> None:
     """Write `errors.md` and `predicted.svg` to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = ["Every device predicted from the others:", score_table(scores(unseen, unseen_ranges))]
+    parts = [
+        "Every device, predicted by a fit on the others:",
+        score_table(scores(unseen, unseen_ranges)),
+    ]
     if familiar:
         parts += [
-            "Models left out in five parts, on devices that were seen with others:",
+            "Models left out in five folds, on devices that the fit knows with other models:",
             score_table(scores(familiar, familiar_ranges)),
         ]
     parts += ["Decode by engine and device, each predicted from the other devices:"]

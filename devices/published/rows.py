@@ -1,8 +1,8 @@
-"""Published measurements: reading the table, and what in it can be compared with a model.
+"""Published measurements: reads the table and selects the rows that the cost model covers.
 
 The table is a CSV file with a header; the columns used are device, power_mode, model,
 quantization, engine, batch, prompt_len, output_len, metric, decode_tok_s, prefill_tok_s,
-spec_decode and evidence. Rows are left out by rules that say why, never one by one.
+spec_decode and evidence. Rows are left out only by rules with a reason.
 """
 
 import csv
@@ -61,12 +61,12 @@ _QUANTIZATIONS: tuple[tuple[str, float, float, str], ...] = (
     (r"w8a16|int8", 8.1, 16, WEIGHT_ONLY),
     (r"bf16|fp16|f16|w16a16", 16, 16, "fp16"),
 )
-# What they run unless told otherwise is Q4_K_M.
+# Their default quantization is Q4_K_M.
 _GGUF_ENGINES = ("llama.cpp", "llamafile")
 _ENGINES = (
     (r"edge-llm", "tensorrt-edge-llm"),
     (r"vllm", "vllm"),
-    # llamafile of 2025: launches every kernel of every token anew.
+    # llamafile of 2025: launches every kernel for each token, without CUDA graphs.
     (r"localscore|llamafile", "llamafile"),
     (r"ollama|(?<!ex)llama|lm studio", "llama.cpp"),
     (r"mlc", "mlc"),
@@ -74,7 +74,7 @@ _ENGINES = (
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One published measurement that can be compared with a prediction."""
+    """One published measurement that the cost model can predict."""
 
     device: str
     hardware: Hardware
@@ -92,7 +92,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def decode_ms(self) -> float | None:
-        """Time of a token, the prompt's share in it where the metric has it."""
+        """Time per token, including the prompt's share if the metric has it."""
         return 1e3 / self.decode_tok_s if self.decode_tok_s else None
 
     @property
@@ -102,7 +102,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """The rows that can be used, and how many are left out for which reason."""
+    """The usable rows, and the number of rows left out for each reason."""
 
     rows: tuple[Row, ...]
     left_out: dict[str, int]
@@ -157,7 +157,7 @@ def _memory_short(row: Row) -> bool:
 
 
 def _reads(row: Row) -> float:
-    """Bytes of the weights over the time of a token, as a share of the bandwidth."""
+    """Bytes of the weights per token time, as a share of the bandwidth."""
     if row.decode_ms is None:
         return 1.0
     read = row.work.linear_bytes + row.work.head_bytes
@@ -181,7 +181,7 @@ _AFTER: tuple[tuple[str, Callable[[Row], bool]], ...] = (
 
 
 def _row(record: _Record) -> Row | str:
-    """The row, or why it cannot be compared."""
+    """The row, or the reason why it is left out."""
     model = model_named(record["model"])
     if model is None:
         return "the model's shape is not known"
@@ -223,7 +223,7 @@ def _row(record: _Record) -> Row | str:
 
 def _quantization(name: str, model: str, engine: str) -> tuple[float, float, str] | None:
     lowered = name.strip().lower()
-    if not lowered:  # some tables have it in the name of the file
+    if not lowered:  # some tables only have it in the file name
         lowered = next(iter(re.findall(r"i?q\d_\w+", model.lower())), "")
     if not lowered and engine not in _GGUF_ENGINES:
         return None

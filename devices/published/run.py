@@ -1,33 +1,33 @@
-"""`edge-devices fit`: fit, say how well it predicts what was left out, write what was asked."""
+"""`edge-devices fit`: fit the cost model, cross-validate it, and write the requested files."""
 
 from collections import Counter
 from pathlib import Path
 
 from edgelm.devices.published.fit import Fit
-from edgelm.devices.published.judge import (
+from edgelm.devices.published.report import score_table, write_report
+from edgelm.devices.published.rows import Table, read_rows
+from edgelm.devices.published.terms import Observation, observations
+from edgelm.devices.published.validation import (
     Prediction,
     leave_models_out,
     leave_one_device_out,
     ranges,
     scores,
 )
-from edgelm.devices.published.report import score_table, write_report
-from edgelm.devices.published.rows import Table, read_rows
-from edgelm.devices.published.terms import Observation, observations
 from edgelm.devices.published.write import FAMILIAR, coefficient_table, write_table
 from edgelm.errors import BadInput
 
 
 def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
-    """Fit to a table of published rows; print the errors by leave-one-device-out."""
+    """Fit to a table of published rows; print the errors of cross-validation."""
     _check_outputs(output, report)
     table, seen = _read(path)
     unseen, familiar = leave_one_device_out(seen), leave_models_out(seen)
     unseen_ranges, familiar_ranges = ranges(unseen), ranges(familiar)
     print(_used(path, table))
-    print("\nEvery device predicted from the others:")
+    print("\nEvery device, predicted by a fit on the others:")
     print(score_table(scores(unseen, unseen_ranges)))
-    print("\nModels left out in five parts, on devices that were seen with others:")
+    print("\nModels left out in five folds, on devices that the fit knows with other models:")
     print(score_table(scores(familiar, familiar_ranges)))
     if report:
         write_report(report, table, unseen, familiar, unseen_ranges, familiar_ranges)
@@ -38,11 +38,11 @@ def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
         print(f"\nwrote {output}")
 
 
-def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
-    """Fit to one table and predict another that the fit never saw."""
+def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
+    """Fit to one table and predict the rows of another."""
     _check_outputs(None, report)
     _, seen = _read(path)
-    table, held = _read(judged)
+    table, held = _read(unfitted)
     fit = Fit(seen)
     rows = {id(item.row): (item.row.engine, item.row.hardware.family) for item in seen}
     known = Counter(rows.values())
@@ -52,10 +52,10 @@ def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
     )
     predictions = [Prediction(item, fit.predict_ms(item)) for item in held]
     parts = {
-        "Devices that were fitted with the same engine:": (True, familiar_ranges),
-        "Devices that were not:": (False, unseen_ranges),
+        "Devices that the fit knows with the same engine:": (True, familiar_ranges),
+        "Other devices:": (False, unseen_ranges),
     }
-    print(_used(judged, table))
+    print(_used(unfitted, table))
     for title, (wanted, held_ranges) in parts.items():
         chosen = [one for one in predictions if _known(one, known) == wanted]
         if chosen:
@@ -66,7 +66,7 @@ def judge_rows(path: Path, judged: Path, report: Path | None) -> None:
 
 
 def _check_outputs(output: Path | None, report: Path | None) -> None:
-    """Before the work, not after it."""
+    """Check the paths before the fit, which takes minutes."""
     if output and output.is_dir():
         raise BadInput(f"{output} is a folder; expected a file to write the coefficients to")
     for path in (output.parent if output else None, report):
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[Table, list[Observation]]:
     table = read_rows(path)
     seen = observations(table.rows)
     if not seen:
-        raise BadInput(f"{path}: no row can be compared; left out: {table.left_out}")
+        raise BadInput(f"{path}: no usable rows; left out: {table.left_out}")
     return table, seen
 
 

@@ -1,7 +1,7 @@
-"""A row as a sum of terms, each a fixed cost times one coefficient: what the fit works on.
+"""A row as a sum of terms, each a fixed cost times one coefficient.
 
-Both kinds of time, decode and prefill, are linear in the same few positive factors, so that one
-row informs the others: `read` (how much longer than the peak allows reading takes), `unpack`,
+Decode and prefill times are linear in the same positive factors, so that each row informs the
+others: `read` (how much longer than the peak allows reading takes), `unpack`,
 `layers`, `prompt_layers`, `matrices`, `attention`, `recurrence`. The costs come from the cost
 model itself with every coefficient at one.
 """
@@ -26,7 +26,7 @@ _UNPACK = msgspec.structs.replace(_PEAK, unpack=1.0)
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """One measured time and the costs that make it up, in milliseconds."""
+    """One measured time and the costs of its terms, in milliseconds."""
 
     row: Row
     kind: str  # decode or prefill
@@ -35,7 +35,7 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 def observations(rows: tuple[Row, ...]) -> list[Observation]:
-    """Every time that the rows state."""
+    """Every time in the rows."""
     found = []
     for row in rows:
         if row.decode_ms is not None:

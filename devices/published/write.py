@@ -1,4 +1,4 @@
-"""From a fit to the table of coefficients that is delivered."""
+"""Write the fitted coefficients as the built-in table."""
 
 import math
 from collections import Counter
@@ -9,13 +9,13 @@ import msgspec
 from edgelm.devices.planner.coefficients import Entry, Level, Table
 from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.fit import Fit, Key
-from edgelm.devices.published.judge import Ranges
 from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import Ranges
 from edgelm.files.staging import replace_file
 
 _HIGHEST_SHARE = 0.98
-FAMILIAR = 4  # rows from which a device's own range is narrower than a stranger's
-# Our engines, and the published one that is nearest to each: TensorRT underneath both.
+FAMILIAR = 4  # rows that give a device the narrower range of familiar devices
+# Our engines, and the closest published one: both use TensorRT.
 _STANDS_FOR = {
     "tensorrt": "tensorrt-edge-llm",
     "tensorrt-10.3": "tensorrt-edge-llm",
@@ -24,17 +24,17 @@ _STANDS_FOR = {
     "tensorrt-rtx": "tensorrt-edge-llm",
 }
 _HEADER = """\
-# Written by `edge-devices fit`; do not edit. Shares of a device's peaks that engines were found to
-# reach in published measurements, and the range in which 80% of left-out measurements were.
+# Written by `edge-devices fit`; do not edit. Shares of a device's peak rates that engines reach in
+# published measurements, and the range that contains 80% of measurements that were left out.
 """
 
 
 def coefficient_table(
     seen: list[Observation], fitted_on: str, unseen: Ranges, familiar: Ranges
 ) -> Table:
-    """Every group of rows with its coefficients, from devices to all.
+    """Coefficients for every group of rows, from single devices to all.
 
-    `unseen` are the ranges of devices without rows, `familiar` those of devices that have some.
+    `unseen` are the ranges for devices without rows, `familiar` those for devices with rows.
     """
     fit = Fit(seen)
 
@@ -57,7 +57,7 @@ def coefficient_table(
         return Entry(
             level=level,
             engine=engine,
-            # A device is found by its name; its architecture only shaped the fit.
+            # A device is looked up by name; its architecture only matters for the fit.
             architecture="" if level == "device" else architecture,
             device=device,
             rows=rows,
@@ -79,7 +79,7 @@ def coefficient_table(
 
 
 def write_table(table: Table, path: Path) -> None:
-    """Write the table as TOML, all of it or nothing."""
+    """Write the table as TOML, atomically."""
     replace_file(path, (_HEADER + "\n" + _toml(table)).encode())
 
 
@@ -87,7 +87,7 @@ def _coefficients(
     fit: Fit, keys: dict[str, Key], held: Ranges, engine: str, source: str
 ) -> Coefficients:
     def band(kind: str) -> tuple[float, float]:
-        # Where the engine is not even known, no engine's range would be honest but the widest.
+        # Without a known engine only the widest range is safe.
         width = held.width(kind, engine) if engine else held.widest(kind)
         return round(math.exp(-width), 3), round(math.exp(width), 3)
 

@@ -1,4 +1,4 @@
-"""Clock rates that the kernel tells of: the processor's fastest core, and a Jetson's GPU."""
+"""Clock rates from the kernel: the processor's fastest core, and a Jetson's GPU."""
 
 import re
 

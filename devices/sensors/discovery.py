@@ -1,4 +1,4 @@
-"""Find every sensor of the machine."""
+"""Find the sensors of the machine."""
 
 import time
 from collections.abc import Callable
@@ -21,16 +21,17 @@ def open_sensors(
     interval_s: float = INTERVAL_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Sampler:
-    """A sampler of everything that can be read.
+    """A sampler of all sensors that can be read.
 
-    Call it in the process that samples, after any fork, and enter what it gives or close it.
+    Call it in the process that samples, after any fork. Use the result as a context manager, or
+    close it.
     """
     readers, unread = find_sensors(probes or Probes(), clock)
     return Sampler(readers, unread, interval_s=interval_s, clock=clock)
 
 
 def find_sensors(probes: Probes, clock: Callable[[], float] = time.perf_counter) -> Found:
-    """Every sensor that works, open, and those that do not with the reason."""
+    """Open readers of all working sensors, and the others with the reason."""
     found = [
         find_memory(probes),
         _find_power(probes, clock),
@@ -42,11 +43,13 @@ def find_sensors(probes: Probes, clock: Callable[[], float] = time.perf_counter)
     readers = [reader for working, _ in found for reader in working]
     unread = [one for _, missing in found for one in missing]
     if not any(reader.kind == "throttle" for reader in readers):
-        unread.append(Unread("throttling", "/sys/class/thermal, NVML", "nothing here tells of it"))
+        unread.append(
+            Unread("throttling", "/sys/class/thermal, NVML", "not reported by this machine")
+        )
     return readers, unread
 
 
 def _find_power(probes: Probes, clock: Callable[[], float]) -> Found:
-    """A board's monitor counts everything, so the processor is not asked beside it."""
+    """Power of the board, or else of the processor, which the board's monitor includes."""
     rails = find_rails(probes)
     return rails if any(rails) else find_rapl(probes, clock)

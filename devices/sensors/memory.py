@@ -1,7 +1,7 @@
 """Memory in use on the whole machine.
 
-On a machine whose GPU shares the memory (Jetson, GB10) this is the GPU's figure too: there NVML
-has none, and cudaMemGetInfo moves with the page cache.
+If the GPU shares the memory (Jetson, GB10), this is also the GPU's figure: NVML has none there, and
+cudaMemGetInfo changes with the page cache.
 """
 
 import os
@@ -15,7 +15,7 @@ _HEAD = 256  # bytes; both lines are among the first three
 
 
 def find_memory(probes: Probes) -> Found:
-    """Memory that could not be had without swapping: MemTotal − MemAvailable."""
+    """Memory in use, MemTotal − MemAvailable: the rest is available without swapping."""
     return sort_out([_memory(probes, probes.path("/proc/meminfo"))])
 
 
@@ -44,5 +44,5 @@ def _used(head: bytes) -> int:
         if field in (b"MemTotal", b"MemAvailable"):
             kilobytes[field] = int(value.split()[0])
     if len(kilobytes) < 2:
-        raise ValueError("no MemTotal and MemAvailable in it")
+        raise ValueError("it does not contain MemTotal and MemAvailable")
     return 1024 * (kilobytes[b"MemTotal"] - kilobytes[b"MemAvailable"])

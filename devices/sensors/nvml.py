@@ -1,7 +1,7 @@
-"""What NVIDIA's driver tells of each GPU.
+"""Sensors of NVIDIA GPUs.
 
-NVML must be initialised in the process that asks, after any fork; closing any one of the readers
-ends it for all of them. All GPUs of the machine are read, whoever uses them.
+NVML must be initialized in the process that reads, after any fork; closing one reader shuts it down
+for all of them. All GPUs of the machine are read, whichever process uses them.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _SENSORS: tuple[tuple[str, Kind, str, Callable[[Any, Any], float]], ...] = (
 
 
 def find_gpus(probes: Probes) -> Found:
-    """The sensors of every GPU that NVML knows; it stays initialised until they are closed."""
+    """The sensors of every GPU in NVML, which stays initialized until they are closed."""
     try:
         nvml = probes.pynvml()
     except ImportError:
@@ -57,7 +57,7 @@ def find_gpus(probes: Probes) -> Found:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return [], [Unread("GPU", "NVML", f"no driver answers: {str(error).lower()}")]
+        return [], [Unread("GPU", "NVML", f"the driver does not answer: {str(error).lower()}")]
     library = _Library(nvml)
     found: list[Reader | Unread] = []
     try:
@@ -73,7 +73,7 @@ def find_gpus(probes: Probes) -> Found:
 
 
 class _Library:
-    """An initialised NVML that is shut down once."""
+    """An initialized NVML that is shut down once."""
 
     def __init__(self, nvml: Any) -> None:
         self.nvml = nvml

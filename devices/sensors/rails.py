@@ -1,8 +1,8 @@
 """Power of a Jetson from the monitors on its board.
 
-INA3221 measures three rails each, INA238 (Thor) the whole board's input VIN. The sensors here are
-one figure for everything, never parts beside their sum: VIN, or the rail VDD_IN, or the sum of the
-rails. A reading costs an I2C transfer of about half a millisecond, spent waiting.
+An INA3221 measures three rails, an INA238 (Thor) the input VIN of the whole board. The result is
+one sensor for everything, never parts and their sum: VIN, the rail VDD_IN, or the sum of rails. A
+reading waits about half a millisecond for an I2C transfer.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ _CHANNELS = (1, 2, 3)  # in4 to in7 are shunt voltages and their sum, no rails
 
 
 def find_rails(probes: Probes) -> Found:
-    """The board's power: one sensor, or none on a machine without these monitors."""
+    """The board's power as one sensor; nothing on a machine without these monitors."""
     monitors: dict[str, list[Path]] = {}
     for path in probes.glob("/sys/class/hwmon/hwmon*/name"):
         monitors.setdefault(text(path), []).append(path.parent)
@@ -37,7 +37,9 @@ def find_rails(probes: Probes) -> Found:
     if not any(isinstance(found, Reader) for found in tried):
         tried += _module(probes, monitors.get("ina3221", []))
     if not tried and _is_jetson(probes):
-        tried.append(Unread("board power", "/sys/class/hwmon", "no INA3221 and no INA238 there"))
+        tried.append(
+            Unread("board power", "/sys/class/hwmon", "there is neither an INA3221 nor an INA238")
+        )
     return sort_out(tried)
 
 
@@ -47,7 +49,7 @@ def _input(probes: Probes, chips: list[Path]) -> Reader | Unread:
 
 
 def _module(probes: Probes, chips: list[Path]) -> list[Reader | Unread]:
-    """The rail that all current passes, or the sum of those that lie beside each other."""
+    """The rail for the total current, or else the sum of the parallel rails."""
     rails = {label: files for chip in chips for label, files in _rails(chip)}
     if not rails:
         return []
@@ -58,7 +60,7 @@ def _module(probes: Probes, chips: list[Path]) -> list[Reader | Unread]:
 
 
 def _rails(chip: Path) -> list[tuple[str, tuple[Path, Path]]]:
-    """Label, and the files of millivolts and milliamperes, of each connected channel."""
+    """Label and files (millivolts, milliamperes) of each connected channel."""
     rails = []
     for number in _CHANNELS:
         label = text(chip / f"in{number}_label")

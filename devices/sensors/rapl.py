@@ -1,7 +1,7 @@
 """Power of Intel and AMD processors from RAPL, which counts energy.
 
-A reading is the mean power since the one before. Packages and, where it has a counter of its own,
-their DRAM are counted; cores and graphics are inside the package, and `psys` is around it.
+A reading is the mean power since the previous one. Packages count, and their DRAM if it has its own
+counter; cores and graphics are part of the package, and the package is part of `psys`.
 """
 
 import math
@@ -13,7 +13,7 @@ from edgelm.devices.detection.machine import Unread
 from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.sensors.reader import Found, NumberFile, Reader, place, sort_out
 
-_MIN_S = 0.02  # the counter moves once a millisecond; over less the quotient is noise
+_MIN_S = 0.02  # the counter is updated once per millisecond; shorter intervals are noise
 _ZONES = "/sys/class/powercap/intel-rapl:*"
 _COUNTED = re.compile(r"package-\S+( dram)?")
 
@@ -48,7 +48,7 @@ def _name(zone: Path) -> str:
 
 
 class EnergyCounter:
-    """Watts from a counter of microjoules that starts again at zero after its largest value."""
+    """Watts from a counter of microjoules that wraps around to zero."""
 
     def __init__(self, energy: Path, largest: Path, clock: Callable[[], float]) -> None:
         self._largest = float(largest.read_text())
@@ -58,7 +58,7 @@ class EnergyCounter:
         self._file = NumberFile(energy)
 
     def read(self) -> float:
-        """Mean watts since the reading before; not-a-number for the first."""
+        """Mean watts since the previous reading; NaN for the first one."""
         energy, now = self._file.read(), self._clock()
         if self._before is None:
             self._before = now, energy

@@ -1,4 +1,4 @@
-"""One sensor: its name, its unit and a way to read it."""
+"""A sensor: its name, its unit and a function that reads it."""
 
 import math
 import os
@@ -21,11 +21,11 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Reader:
-    """One sensor that works.
+    """A working sensor.
 
-    `read` gives the value in `unit`; not-a-number says that there is none for now. `where` is a
-    file or a library, for messages. `part` is what the value is about; `board` is everything. A
-    throttle sensor's unit says how to understand its values: see `throttling`.
+    `read` returns the value in `unit`, or NaN if there is none now. `where` is a file or a library,
+    for messages. `part` is the measured part; `board` is everything. The unit of a throttle sensor
+    gives the meaning of its values: see `throttling`.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Reader:
 
 
 class NumberFile:
-    """A file of the kernel that holds one number; it stays open, which halves the cost."""
+    """A kernel file that holds one number; it stays open, which halves the cost of a reading."""
 
     def __init__(self, path: Path) -> None:
-        """Open and read it; OSError or ValueError when that is not possible."""
+        """Open the file and read it once; OSError or ValueError if that fails."""
         self._file = path.open("rb", buffering=0)
         try:
             self.read()
@@ -50,7 +50,7 @@ class NumberFile:
             raise
 
     def read(self) -> float:
-        """Its number now; not-a-number while the unit behind it is switched off."""
+        """The current number; NaN while the measured unit is switched off."""
         try:
             return float(os.pread(self._file.fileno(), 64, 0))
         except BlockingIOError:  # a power-gated GPU's thermal zone answers EAGAIN
@@ -71,7 +71,7 @@ def file_reader(
     scale: float = 1.0,
     part: Part = "board",
 ) -> Reader | Unread:
-    """A sensor that is one file, or the largest number in several; as far as they can be read."""
+    """A sensor for one file, or for the largest number in several files that can be read."""
     files: list[NumberFile] = []
     why = "not there"
     for path in paths:
@@ -99,7 +99,7 @@ def close_all(files: Iterable[NumberFile]) -> None:
 
 
 def sort_out(results: Iterable[Reader | Unread]) -> Found:
-    """Those that work, and those that do not."""
+    """Working and failed sensors, separated."""
     found: Found = ([], [])
     for result in results:
         if isinstance(result, Reader):
@@ -115,7 +115,7 @@ def place(probes: Probes, path: Path) -> str:
 
 
 def text(path: Path) -> str:
-    """A small file's text; empty when it cannot be read."""
+    """A small file's text; empty if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""Reads every sensor on a fixed interval, in a thread, beside whatever is measured.
+"""Read all sensors at a fixed interval, in a thread, during a measurement.
 
-Thirty-five sensors take a quarter of a millisecond on a server's core: at five rounds a second
-0.1 % of it. A Jetson's cores are a few times slower; the log says what it was.
+Reading 35 sensors takes 0.25 ms on a server's core: 0.1% of it at five readings per second. A
+Jetson's cores are a few times slower; the log contains the actual cost.
 """
 
 import threading
@@ -17,14 +17,14 @@ from edgelm.devices.sensors.reader import Part, Reader
 from edgelm.devices.sensors.series import Sensor, Series
 
 INTERVAL_S = 0.2
-_PATIENCE_S = 5.0  # for a driver that does not answer
+_TIMEOUT_S = 5.0  # for a driver that does not answer
 
 
 class SensorLog(msgspec.Struct, frozen=True):
-    """What the sensors saw.
+    """Readings of all sensors in summary.
 
-    `throttle_events` says by name how often throttling began. `cost` is the processor time that
-    reading took, as a share of one core.
+    `throttle_events` counts by name how often throttling began. `cost` is the processor time of
+    the readings, as a share of one core.
     """
 
     interval_s: float
@@ -36,12 +36,12 @@ class SensorLog(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """A context manager that reads sensors while it is open, and keeps every reading.
+    """A context manager that reads sensors while it is open, and stores every reading.
 
     Args:
         readers: the sensors; they are closed with the sampler.
-        unread: the sensors that are known not to work.
-        clock: seconds; windows are asked for in its time.
+        unread: sensors that do not work, with the reason.
+        clock: seconds; time windows refer to it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sampler:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(_TIMEOUT_S)
         if self._thread.is_alive():
             self._unread.append(Unread("sensors", "their thread", "one of them does not answer"))
             return
@@ -84,12 +84,12 @@ class Sampler:
         self.close()
 
     def close(self) -> None:
-        """Close the sensors; leaving the context does it."""
+        """Close the sensors; the context manager calls it at its end."""
         for series in self._series:
             series.reader.close()
 
     def sample(self) -> None:
-        """Read every sensor once. One that fails is left out from then on."""
+        """Read every sensor once. A sensor that fails is not read again."""
         before = time.thread_time()
         for series in list(self._working):
             reader = series.reader
@@ -100,32 +100,32 @@ class Sampler:
                 why = f"failed while running: {error}"
                 self._unread.append(Unread(reader.name, reader.where, why))
                 continue
-            if value == value:  # not-a-number: nothing to tell for now
+            if value == value:  # NaN: no value now
                 series.add(self._clock(), value)
         self._ended = self._clock()
         self._busy_s += time.thread_time() - before
 
     def energy_between(self, start: float, end: float, parts: Collection[Part]) -> float | None:
-        """Joules that these parts drew; None unless each sensor of them knows the whole window."""
+        """Energy of these parts in joules; None unless each of their sensors covers the window."""
         energies = [series.energy(start, end) for series in self._power_of(parts)]
         known = [energy for energy in energies if energy is not None]
         return sum(known) if known and len(known) == len(energies) else None
 
     def power_sensors(self, parts: Collection[Part]) -> tuple[str, ...]:
-        """Names of the sensors that the energy of these parts is summed over."""
+        """Names of the sensors whose energy is summed for these parts."""
         return tuple(series.reader.name for series in self._power_of(parts))
 
     def throttled_between(self, start: float, end: float) -> tuple[str, ...]:
-        """What throttled in a window or just beside it, by name."""
+        """Names of what throttled in a window or next to it."""
         events = [s.throttled(start, end) for s in self._series if s.reader.kind == "throttle"]
         return tuple(name for one in events for name in one)
 
     @property
     def record(self) -> SensorLog:
-        """Everything in short."""
+        """The summary of all readings."""
         read = [series for series in self._series if series.times]
         silent = [
-            Unread(series.reader.name, series.reader.where, "gave no value")
+            Unread(series.reader.name, series.reader.where, "returned no value")
             for series in self._working
             if not series.times
         ]
@@ -141,7 +141,7 @@ class Sampler:
         )
 
     def _power_of(self, parts: Collection[Part]) -> list[Series]:
-        """A board's monitor has everything in it: where there is one, nothing is added to it."""
+        """Power sensors of the parts, or only the board's monitor, which includes everything."""
         power = [series for series in self._series if series.reader.kind == "power"]
         board = [series for series in power if series.reader.part == "board"]
         return board or [series for series in power if series.reader.part in parts]
@@ -152,7 +152,7 @@ class Sampler:
             self.sample()
             due += self._interval_s
             late = self._clock() - due
-            if late > 0:  # skip what was missed; the grid stays
+            if late > 0:  # skip missed readings, and keep the time grid
                 due += self._interval_s * (1 + late // self._interval_s)
             if wait(due - self._clock()):
                 return

@@ -1,4 +1,4 @@
-"""The readings of one sensor over time, and what follows from them."""
+"""The readings of one sensor over time, and their statistics."""
 
 import statistics
 from array import array
@@ -10,13 +10,13 @@ import msgspec
 from edgelm.devices.sensors.reader import Kind, Part, Reader
 from edgelm.devices.sensors.throttle import throttling
 
-_MIN_READINGS = 5  # fewer inside a window say more about its neighbours than about itself
+_MIN_READINGS = 5  # with fewer, values outside the window would dominate
 
 
 class Sensor(msgspec.Struct, frozen=True):
-    """One sensor's readings in short. `mean` and `energy_j` are of power sensors only.
+    """Summary of a sensor's readings. Only power sensors have `mean` and `energy_j`.
 
-    `part` is what the values are about. Power of the `board` has that of all other parts in it.
+    `part` is the measured part. Power of the `board` includes all other parts.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Series:
         return _area(times, array("d", [self._at(start), *inside, self._at(end)]))
 
     def throttled(self, start: float = -float("inf"), end: float = float("inf")) -> dict[str, int]:
-        """What throttled between two times, and how often it began.
+        """Names of what throttled between two times, and how often it began.
 
-        The readings just outside count too: a state holds until the next reading.
+        The readings just outside count too: a state is valid until the next reading.
         """
         if not self.times or self.times[-1] < start:  # it failed before
             return {}
@@ -100,6 +100,6 @@ class Series:
 
 
 def _area(times: Sequence[float], values: Sequence[float]) -> float:
-    """Trapezoids under the curve."""
+    """The integral, by trapezoids."""
     steps = zip(times, times[1:], values, values[1:], strict=False)
     return sum((t1 - t0) * (v0 + v1) / 2 for t0, t1, v0, v1 in steps)

@@ -11,7 +11,7 @@ from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Part, Reader, file_reader, sort_out, text
 
 _ZONES = "/sys/class/thermal/thermal_zone*"
-_OFF = -256.0  # what L4T's driver gives for a unit that is switched off
+_OFF = -256.0  # the value of L4T's driver for a unit that is switched off
 
 
 def find_temperatures(probes: Probes) -> Found:

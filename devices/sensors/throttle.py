@@ -1,7 +1,7 @@
-"""Signs that the machine slowed itself down, and what is made of them.
+"""Sensors of throttling, and the meaning of their values.
 
-A throttle sensor's unit says what its values are: `events` count upwards, a `state` above zero is
-throttling, and `reasons` are NVML's bits.
+The unit gives the meaning: `events` count upwards, a `state` above zero is throttling, and
+`reasons` are NVML's bits.
 """
 
 import re
@@ -11,15 +11,15 @@ from edgelm.devices.detection.machine import Unread
 from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.reader import Found, Reader, file_reader, sort_out, text
 
-# Over-current events of Orin and its elders; the class folder has them under any driver name.
+# Over-current events of Orin and older modules; the class folder works with every driver name.
 _EVENTS = (
     "/sys/devices/platform/soctherm-oc-event/hwmon/hwmon*/oc*_event_cnt",
     "/sys/class/hwmon/hwmon*/oc*_event_cnt",
 )
-# Fans cool too, and vision accelerators (cv0-throttle-alert) are not used here.
+# Without fans, which only cool, and vision accelerators (cv0-throttle-alert), which are not used.
 _SLOWING = re.compile(r".*(cpu|gpu|processor|powerclamp).*|soc\d*-throttle-alert|.*\.ga10b", re.I)
 # nvml.h, nvmlClocksEventReasons; idling (1), application clocks (2), sync boost (16) and display
-# clocks (256) are wanted, not throttling.
+# clocks (256) are intended and not throttling.
 _REASONS = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -53,7 +53,7 @@ def _counter(probes: Probes, path: Path) -> Reader | Unread:
 
 
 def throttling(reader: Reader, before: float | None, now: float) -> dict[str, int]:
-    """What throttled at a reading, and how many times it began since the reading before."""
+    """Names of what throttles at a reading, and how often it began since the previous one."""
     if reader.unit == "events":
         count = 0 if before is None else int(now - before)
         return {reader.name: count} if count > 0 else {}

@@ -60,7 +60,7 @@ def card(manifest: Manifest) -> str:
         f"| source | {lineage.source}"
         + (f" @ {lineage.revision}" if lineage.revision else "")
         + " |",
-        f"| licence | {lineage.license or 'not stated by the source'} |",
+        f"| license | {lineage.license or 'not stated by the source'} |",
         f"| architecture | {spec.family}, {spec.parameters / 1e6:,.1f} M parameters |",
         f"| weights | {size}, {bits:.2f} bits per weight: {mixture} |",
         f"| key-value cache | {manifest.kv} |",
@@ -69,15 +69,15 @@ def card(manifest: Manifest) -> str:
     ]
     if gate:
         figures = gate.figures
-        verdict = "passed" if gate.passed else "MISSED"
+        verdict = "passed" if gate.passed else "FAILED"
         if not gate.enforced:
             verdict += ", not enforced"
         lines += [
             f"| gate ({gate.gate_class}) | {verdict} |",
-            f"| KL to the source | {figures.kl:.4f} nats a token |",
+            f"| KL to the source | {figures.kl:.4f} nats per token |",
             f"| same top token | {figures.top1:.1%} |",
             f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
-            f"| judged on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
+            f"| measured on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
     if lineage.compress:
         lines += _student(lineage.compress)

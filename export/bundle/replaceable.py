@@ -13,7 +13,7 @@ _ENGINES = "engines"
 
 
 class _Written(msgspec.Struct):
-    """What any version's manifest says of its files."""
+    """The files that a manifest of any version names."""
 
     files: dict[str, Any] = {}
     engines: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ def bundle_files(folder: Path) -> set[str]:
             "is unknown; remove the folder or choose another"
         ) from None
     caches = {str(engine.get("runtime_cache")) for engine in written.engines}
-    # What a killed `edge-export --finalize` left, whole: engines that no manifest names.
+    # Complete engines that no manifest names: a killed `edge-export --finalize` left them.
     engines = {
         path.relative_to(folder).as_posix()
         for path in (folder / _ENGINES).glob("*.engine")

@@ -29,7 +29,7 @@ def special_tokens(folder: Path) -> dict[str, str] | None:
     # A configuration that lists the added tokens is newer than the separate file.
     both = config if "added_tokens_decoder" in config else config | legacy
     named = {name: _text(folder, name, both[name]) for name in SPECIAL_TOKEN_NAMES if name in both}
-    theirs = _as_transformers_says(folder)
+    theirs = _from_transformers(folder)
     if theirs is not None:
         return theirs
     return {name: text for name, text in named.items() if text is not None}
@@ -53,7 +53,7 @@ def _text(folder: Path, name: str, value: Any) -> str | None:
     return value
 
 
-def _as_transformers_says(folder: Path) -> dict[str, str] | None:
+def _from_transformers(folder: Path) -> dict[str, str] | None:
     from transformers import AutoTokenizer
 
     try:

@@ -27,18 +27,19 @@ class Distance:
 
         Raises:
             BadCheckpoint: the source's logits are not finite.
-            GateFailed: the other's are not; whatever the limits, such a graph answers nothing.
+            GateFailed: the other's are not; such a graph fails whatever the limits.
         """
         if not bool(torch.isfinite(source).all()):
             raise BadCheckpoint(
-                f"the source computes NaN or infinity (in the {self.rows + 1:,}. token or later of "
-                "the gate text): its weights are damaged, or its configuration is another model's"
+                f"the source computes NaN or infinity (at token {self.rows + 1:,} of the gate text "
+                "or later): its weights are damaged, or its configuration is another model's"
             )
         if not bool(torch.isfinite(other).all()):
             raise GateFailed(
-                f"the exported graph computes NaN or infinity (in the {self.rows + 1:,}. token or "
-                "later of the gate text), where its source does not: its numbers outgrow the "
-                "target's types; choose a wider one (--precision bf16, --kv bf16 or fp32)"
+                "the exported graph computes NaN or infinity (at token "
+                f"{self.rows + 1:,} of the gate text or later), where its source does not: its "
+                "values exceed the range of the target's types; choose a wider one (--precision "
+                "bf16, --kv bf16 or fp32)"
             )
         source = torch.log_softmax(source, -1)
         other = torch.log_softmax(other, -1)

@@ -6,6 +6,7 @@ fault in either path, or in what the cache stores, shows in the figures.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,25 +23,33 @@ _SAMPLES, _SAMPLE_LENGTH = 4, 256  # of the passage, that travel with the bundle
 _ROWS = 256  # rows of logits compared at a time: 50 MB a tensor at a vocabulary of 49,152
 
 
+class EvalSettings(NamedTuple):
+    """How a graph is run.
+
+    tail: tokens of each sequence that are decoded one by one; 64 if None.
+    prefill_chunk: tokens that are processed at once.
+    """
+
+    tail: int | None
+    prefill_chunk: int
+
+
 @dataclass(frozen=True)
-class Judge:
-    """A passage and the source's final hidden states on it."""
+class Evaluator:
+    """Measures sessions on a passage, given the source's final hidden states on it."""
 
     reference: Reference
     passage: Passage
     hidden: torch.Tensor
 
     @classmethod
-    def of(cls, reference: Reference, passage: Passage) -> "Judge":
+    def from_passage(cls, reference: Reference, passage: Passage) -> "Evaluator":
         """Run the source over the passage, two sequences at a time."""
         parts = [reference.hidden_states(rows) for rows in passage.tokens.split(2)]
         return cls(reference, passage, torch.cat(parts))
 
     def measure(self, session: Session, *, tail: int | None = None) -> Figures:
-        """Distance of a session's logits from the source's.
-
-        `tail` is how many tokens of each sequence are decoded one by one; 64 by default.
-        """
+        """Distance of a session's logits from the source's; `tail` as in EvalSettings."""
         distance = Distance()
         head = self.reference.head()
         for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
@@ -57,15 +66,15 @@ class Judge:
         """A part of the gate for a device without the source."""
         tokens = self.passage.tokens[:_SAMPLES, :_SAMPLE_LENGTH]
         head = self.reference.head()
-        likeliest, known, following = [], [], []
+        top_tokens, top_logprobs, target_logprobs = [], [], []
         for row, hidden in zip(tokens, self.hidden, strict=False):
             logits = self.reference.logits(hidden[: len(row)], head)
-            source = torch.log_softmax(logits, -1)
-            best = source.topk(min(OUTCOMES, source.shape[-1]), -1)
-            likeliest.append(best.indices.int())
-            known.append(best.values)
-            following.append(source[:-1].gather(1, row[1:, None])[:, 0])
-        parts = [torch.stack(each).numpy() for each in (likeliest, known, following)]
+            logprobs = torch.log_softmax(logits, -1)
+            top = logprobs.topk(min(OUTCOMES, logprobs.shape[-1]), -1)
+            top_tokens.append(top.indices.int())
+            top_logprobs.append(top.values)
+            target_logprobs.append(logprobs[:-1].gather(1, row[1:, None])[:, 0])
+        parts = [torch.stack(each).numpy() for each in (top_tokens, top_logprobs, target_logprobs)]
         return GateSample(tokens.numpy(), *parts)
 
 

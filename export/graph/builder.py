@@ -25,14 +25,18 @@ _DTYPES = {
 
 
 class Graph:
-    """An ONNX graph under construction, and the file its weights are appended to."""
+    """An ONNX graph under construction, and the file its weights are appended to.
 
-    def __init__(self, folder: Path, *, opsets: dict[str, int]) -> None:
+    Without a folder nothing is written: `data_bytes` is then what the file would have.
+    """
+
+    def __init__(self, folder: Path | None, *, opsets: dict[str, int]) -> None:
         self.folder = folder
         self.opsets = opsets
         self.data_name = "model.onnx.data"
         self.weight_bytes = 0
-        self._data = (folder / self.data_name).open("wb")
+        self.data_bytes = 0
+        self._data = (folder / self.data_name).open("wb") if folder else None
         self._nodes: list[ir.Node] = []
         self._scope: list[str] = []
         self._inputs: list[ir.Value] = []
@@ -104,7 +108,7 @@ class Graph:
             self._scope.pop()
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """A small tensor kept inside the graph file; one value per name."""
+        """A small tensor inside the graph file; one value per name."""
         if name not in self._initializers:
             tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
             self._register(name, tensor)
@@ -119,13 +123,13 @@ class Graph:
     ) -> ir.Value:
         """Append a tensor to the data file.
 
-        `dtype` and `shape` say what its bytes mean where numpy has no such type: bfloat16 as
+        `dtype` and `shape` give the meaning of its bytes where numpy has no such type: bfloat16 as
         uint16, float8 as uint8, two 4-bit elements a byte (the first in the low half).
         """
         array = np.ascontiguousarray(array)
-        self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
-        offset = self._data.tell()
-        self._data.write(array.data)
+        self._append(b"\0" * (-self.data_bytes % _ALIGNMENT))
+        offset = self.data_bytes
+        self._append(array.data)
         self.weight_bytes += array.nbytes
         dtype = _DTYPES[array.dtype] if dtype is None else dtype
         return self._external(name, dtype, shape or array.shape, offset, array.nbytes)
@@ -140,10 +144,12 @@ class Graph:
 
     def close(self) -> None:
         """Close the data file without writing the graph."""
-        self._data.close()
+        if self._data:
+            self._data.close()
 
     def save(self, name: str = "model.onnx") -> None:
         """Write the graph file and close the data file."""
+        assert self.folder, "a graph without a folder cannot be written"
         self.close()
         graph = ir.Graph(
             self._inputs,
@@ -156,6 +162,11 @@ class Graph:
         model = ir.Model(graph, ir_version=10, producer_name="edgelm", producer_version=__version__)
         ir.save(model, self.folder / name)
 
+    def _append(self, data: bytes | memoryview) -> None:
+        self.data_bytes += len(data) if isinstance(data, bytes) else data.nbytes
+        if self._data:
+            self._data.write(data)
+
     def _external(
         self, name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, length: int
     ) -> ir.Value:
@@ -166,7 +177,7 @@ class Graph:
             dtype,
             shape=ir.Shape(shape),
             name=name,
-            base_dir=self.folder,
+            base_dir=self.folder or "",
         )
         return self._register(name, tensor)
 

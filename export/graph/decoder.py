@@ -18,7 +18,7 @@ Value = ir.Value
 
 
 class Dialect(Protocol):
-    """The ops in which engines differ. Shapes: [1, T, features] unless said otherwise."""
+    """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
 
     def embed(self) -> Value:
         """The rows of the embedding for the input tokens, before any multiplier."""
@@ -55,7 +55,7 @@ class Dialect(Protocol):
         """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
 
     def select_positions(self, x: Value) -> Value:
-        """The rows whose logits are wanted: [1, T, H] -> [1, P, H]."""
+        """The rows whose logits are requested: [1, T, H] -> [1, P, H]."""
 
     def finish(self, logits: Value) -> None:
         """Soft cap, and declare the output."""
@@ -107,7 +107,7 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
 
 
 def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
-    """One layer. The last one computes its MLP only for the rows whose logits are wanted."""
+    """One layer. The last one computes its MLP only for the rows whose logits are requested."""
     spec = decoder.spec
     last = index == spec.num_hidden_layers - 1
     prefix = f"layers.{index}"

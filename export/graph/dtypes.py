@@ -24,7 +24,7 @@ TORCH_DTYPES: dict[Activations, torch.dtype] = {
 }
 
 
-def rounded(tensor: torch.Tensor, precision: Unquantized) -> torch.Tensor:
+def as_precision(tensor: torch.Tensor, precision: Unquantized) -> torch.Tensor:
     """A tensor as a precision stores it, whatever type the graph around it computes in."""
     kinds = {Fp32: torch.float32, Fp16: torch.float16, Bf16: torch.bfloat16}
     return tensor.to(kinds[type(precision)])
@@ -32,11 +32,11 @@ def rounded(tensor: torch.Tensor, precision: Unquantized) -> torch.Tensor:
 
 def float_bytes(tensor: torch.Tensor, dtype: Activations) -> npt.NDArray[Any]:
     """A tensor rounded to a floating-point type; bfloat16 comes as its bits in uint16."""
-    rounded = tensor.detach().to(TORCH_DTYPES[dtype]).contiguous()
+    stored = tensor.detach().to(TORCH_DTYPES[dtype]).contiguous()
     if dtype == "bf16":
-        bits: npt.NDArray[Any] = rounded.view(torch.uint16).numpy()
+        bits: npt.NDArray[Any] = stored.view(torch.uint16).numpy()
         return bits
-    array: npt.NDArray[Any] = rounded.numpy()
+    array: npt.NDArray[Any] = stored.numpy()
     return array
 
 

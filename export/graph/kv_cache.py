@@ -10,7 +10,7 @@ Value = ir.Value
 _KINDS = ("key", "value")
 
 
-class CachePorts:
+class KvCacheIO:
     """Past as inputs and present as outputs, [1, kv_heads, rows, head_dim] a layer.
 
     Args:

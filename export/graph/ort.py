@@ -14,12 +14,10 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
-from edgelm.errors import UnknownName
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations, rounded, write_floats
+from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -32,31 +30,29 @@ class OrtDialect(OrtAttention):
     """Writes a decoder for ONNX Runtime's CPU or CUDA provider into `folder`.
 
     Args:
-        folder: where `model.onnx` and its data file go.
-        weights: the source.
+        folder: where `model.onnx` and its data file go; None to count bytes only.
+        quantizer: of the source's matrices.
         precision: one record for every group of `weights.groups()`.
-        kv: type of the cache; `int8` and `fp8` need weights with a folding.
+        kv: type of the cache; `int8` and `fp8` need weights with a `kv_scaling`.
         context: positions that the rotary tables cover.
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.
-        quantizer: rounds matrices; to nearest by default.
     """
 
     def __init__(
         self,
-        folder: Path,
-        weights: Weights,
+        folder: Path | None,
+        quantizer: Quantizer,
         precision: Mapping[str, WeightPrecision],
         *,
         kv: KvType,
         context: int,
         activations: Activations = "fp32",
-        quantizer: Quantizer | None = None,
     ) -> None:
         graph = Graph(folder, opsets=_OPSETS)
-        super().__init__(graph, weights, kv=kv, context=context, activations=activations)
+        super().__init__(graph, quantizer.weights, kv=kv, context=context, activations=activations)
         self.precision = precision
-        self.quantizer = quantizer or Quantizer(weights)
+        self.quantizer = quantizer
         self._tied: dict[str, Value] = {}
 
     def embed(self) -> Value:
@@ -80,7 +76,7 @@ class OrtDialect(OrtAttention):
             "GatherBlockQuantized",
             data,
             self.tokens,
-            self._wide(packed["scales"]),
+            self._cast_scales(packed["scales"]),
             packed.get("zero_points"),
             domain=MICROSOFT,
             name="embed",
@@ -95,7 +91,7 @@ class OrtDialect(OrtAttention):
         matrix = self.weights.matrix(group)
         precision = self.precision[group]
         if isinstance(precision, Unquantized):
-            matrix = rounded(matrix, precision)
+            matrix = as_precision(matrix, precision)
         table = self._floats("embedding.weight", matrix)
         if shared:
             self._tied = {"weight": table}
@@ -109,19 +105,19 @@ class OrtDialect(OrtAttention):
         if isinstance(precision, Unquantized):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
-                weight = self._floats(f"{group}.weight", rounded(matrix(), precision))
+                weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
         precision = _grouped(precision, group)
         packed = self._tied if group == HEAD and self._tied else None
         if packed is None:
             packed = self._packed(group, matrix, precision)
-        features = self.weight_shape(group)
+        features = self.weights.shape(group)
         return self.graph.op(  # type: ignore[no-any-return]
             "MatMulNBits",
             x,
             packed["levels"],
-            self._wide(packed["scales"]),
+            self._cast_scales(packed["scales"]),
             packed.get("zero_points"),
             None,
             offset,
@@ -133,11 +129,6 @@ class OrtDialect(OrtAttention):
             block_size=precision.group_size,
             accuracy_level=4,
         )
-
-    def weight_shape(self, group: str) -> tuple[int, int]:
-        """[out_features, in_features] of a group."""
-        shapes = [self.weights.checkpoint.shapes[n] for n in self.weights.tensor_names(group)]
-        return sum(shape[0] for shape in shapes), shapes[0][1]
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         return self.graph.op(  # type: ignore[no-any-return]
@@ -220,7 +211,7 @@ class OrtDialect(OrtAttention):
     def _packed(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> dict[str, Value]:
-        quantized = self.quantizer(group, matrix, precision)
+        quantized = self.quantizer.quantize(group, matrix, precision)
         packed = {
             "levels": self.graph.weight(f"{group}.levels", pack(quantized).numpy()),
             "scales": self.graph.weight(f"{group}.scales", quantized.scales.numpy()),
@@ -230,7 +221,7 @@ class OrtDialect(OrtAttention):
             packed["zero_points"] = self.graph.weight(f"{group}.zero_points", zeros.numpy())
         return packed
 
-    def _wide(self, scales: Value) -> Value:
+    def _cast_scales(self, scales: Value) -> Value:
         """Scales, stored in fp16, in the type of the activations."""
         if self.activations == "fp16":
             return scales
@@ -245,9 +236,7 @@ class OrtDialect(OrtAttention):
 
 
 def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:
-    if isinstance(precision, Int4 | Int8) and precision.group_size:
-        return precision
-    raise UnknownName(
-        f"{group}: ONNX Runtime has no {describe(precision)} weights; it has fp32, fp16, bf16, and "
-        "int4 and int8 in groups"
-    )
+    # edgelm.devices.kernels lets nothing else through.
+    assert isinstance(precision, Int4 | Int8), f"{group}: {describe(precision)}"
+    assert precision.group_size, f"{group}: {describe(precision)}"
+    return precision

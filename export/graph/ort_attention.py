@@ -13,7 +13,7 @@ import torch
 
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import CachePorts
+from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.rope_tables import RotaryTables
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import KvType
@@ -25,7 +25,7 @@ _CACHE_TYPES: dict[str, ir.DataType] = {
     "int8": ir.DataType.INT8,
     "fp8": ir.DataType.FLOAT8E4M3FN,
 }
-_TOP = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
+_MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
 class _Attention(NamedTuple):
@@ -56,7 +56,7 @@ class OrtAttention:
         self.weights = weights
         self.spec = weights.checkpoint.spec
         self.kv = kv
-        # The CPU has no kernels for fp8: in its check an fp32 cache holds what was rounded to it.
+        # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
         self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
@@ -65,7 +65,7 @@ class OrtAttention:
         self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
         self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
         self.rotary = RotaryTables(self.graph, self.spec, context, activations)
-        self.cache = CachePorts(
+        self.cache = KvCacheIO(
             self.graph,
             self.spec,
             _CACHE_TYPES.get(self.stored, DTYPES[activations]),
@@ -147,8 +147,10 @@ class OrtAttention:
         the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
         """
         caches = (operands.past_key, operands.past_value)
-        widened = [self._widen(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
-        operands = operands._replace(past_key=widened[0], past_value=widened[1])
+        dequantized = [
+            self._dequantize(cache, scale) for cache, scale in zip(caches, scales, strict=True)
+        ]
+        operands = operands._replace(past_key=dequantized[0], past_value=dequantized[1])
         out, *grown = self._attend(operands, None)
         presents = [
             self._append(cache, rows, scale)
@@ -156,7 +158,7 @@ class OrtAttention:
         ]
         return (out, *presents)
 
-    def _widen(self, cache: Value, scale: Value) -> Value:
+    def _dequantize(self, cache: Value, scale: Value) -> Value:
         """The filled part of the cache as fp32 [1, heads, past_length, head_dim]."""
         zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
         filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
@@ -187,12 +189,12 @@ class OrtAttention:
 
     def _cache_scales(self, index: int) -> tuple[Value, Value]:
         """Scales of a layer's 8-bit keys and values, as scalars; one value where they are equal."""
-        folding = self.weights.layer_folding(f"layers.{index}.attention")
-        top = _TOP[self.kv]
-        key = self._scale(f"layers.{index}.key_scale", folding.key_range / top)
-        if folding.value_range == folding.key_range:
+        scaling = self.weights.layer_kv_scaling(f"layers.{index}.attention")
+        largest = _MAX[self.kv]
+        key = self._scale(f"layers.{index}.key_scale", scaling.key_range / largest)
+        if scaling.value_range == scaling.key_range:
             return key, key
-        return key, self._scale(f"layers.{index}.value_scale", folding.value_range / top)
+        return key, self._scale(f"layers.{index}.value_scale", scaling.value_range / largest)
 
     def _scale(self, name: str, scale: float) -> Value:
         return self.graph.constant(name, np.array(scale, dtype=np.float32))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgelm.export.graph.qdq import QdqDialect
 
 Value = ir.Value
-_UNSEEN = -1e9  # the score of a key that a query does not see
+_MASKED = -1e9  # the score of a key that a query does not see
 
 
 def scores(dialect: QdqDialect, query: Value, keys: Value) -> Value:
@@ -27,10 +27,10 @@ def scores(dialect: QdqDialect, query: Value, keys: Value) -> Value:
 
 
 def masked_softmax(dialect: QdqDialect, products: Value, mask: Value) -> Value:
-    """Shares of the keys that a query sees, in the type of the activations."""
+    """Attention weights of the keys that a query sees, in the type of the activations."""
     op = dialect.graph.op
-    seen = op("Where", mask, products, dialect.number(_UNSEEN, "fp32"))
-    shares: Value = op("Softmax", seen, axis=-1)
+    visible = op("Where", mask, products, dialect.number(_MASKED, "fp32"))
+    shares: Value = op("Softmax", visible, axis=-1)
     return shares if dialect.activations == "fp32" else dialect.cast(shares, dialect.activations)
 
 

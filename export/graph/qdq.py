@@ -15,11 +15,10 @@ import torch
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import CachePorts
+from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
 from edgelm.export.graph.rope_tables import RotaryTables
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -32,14 +31,13 @@ class QdqDialect:
     """Everything but norms, rotation, attention and activations, which engines spell differently.
 
     Args:
-        folder: where `model.onnx` and its data file go.
-        weights: the source.
+        folder: where `model.onnx` and its data file go; None to count bytes only.
+        quantizer: of the source's matrices, with positive scales.
         precision: one record for every group of `weights.groups()`.
         activations: type of the residual stream and of the cache.
         context: the cache's capacity, fixed in the graph.
-        quantizer: rounds matrices, with positive scales; to nearest by default.
         opset: an older one than `newest`, for an engine that needs it.
-        widened: see QdqWeights.
+        dequantized: see QdqWeights.
     """
 
     name: ClassVar[str]
@@ -48,30 +46,23 @@ class QdqDialect:
 
     def __init__(
         self,
-        folder: Path,
-        weights: Weights,
+        folder: Path | None,
+        quantizer: Quantizer,
         precision: Mapping[str, WeightPrecision],
         *,
         activations: Activations,
         context: int,
-        quantizer: Quantizer | None = None,
         opset: int | None = None,
-        widened: bool = False,
+        dequantized: bool = False,
     ) -> None:
         self.opset = opset or self.newest
         self.graph = Graph(folder, opsets={"": self.opset})
-        self.weights = weights
-        self.spec = weights.checkpoint.spec
+        self.weights = quantizer.weights
+        self.spec = self.weights.checkpoint.spec
         self.precision = precision
         self.activations = activations
         self.context = context
-        self.matrices = QdqWeights(
-            self.graph,
-            weights,
-            quantizer or Quantizer(weights, positive_scales=True),
-            activations,
-            widened=widened,
-        )
+        self.matrices = QdqWeights(self.graph, quantizer, activations, dequantized=dequantized)
         self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
         self.positions = self.graph.input("positions", _INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", _INT64, (1,))
@@ -79,7 +70,7 @@ class QdqDialect:
         self._table: Value | None = None
         self._query_index: Value | None = None
         self.rotary = RotaryTables(self.graph, self.spec, context, activations)
-        self.cache = CachePorts(
+        self.cache = KvCacheIO(
             self.graph,
             self.spec,
             DTYPES[activations],
@@ -105,17 +96,18 @@ class QdqDialect:
 
     def embed(self) -> Value:
         group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
-        kept = self._unquantized(self.precision[group])
-        table = self.matrices.plain("embedding.weight", self.weights.matrix(group), kept)
+        precision = self._unquantized(self.precision[group])
+        table = self.matrices.plain("embedding.weight", self.weights.matrix(group), precision)
         if self.spec.tie_word_embeddings and isinstance(self.precision[HEAD], Unquantized):
             self._table = table
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
 
     def _unquantized(self, precision: WeightPrecision) -> Unquantized:
         """A group's precision, or that of the activations where it is quantized."""
-        kept = precision if isinstance(precision, Unquantized) else PRECISIONS[self.activations]
-        assert isinstance(kept, Unquantized)
-        return kept
+        if not isinstance(precision, Unquantized):
+            precision = PRECISIONS[self.activations]
+        assert isinstance(precision, Unquantized)
+        return precision
 
     def linear(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
@@ -222,11 +214,11 @@ class QdqDialect:
             )
         return self._query_index
 
-    def within(self, seen: Value, keys: Value, queries: Value, window: int) -> Value:
-        """`seen`, but for keys that lie `window` or more positions back."""
+    def within(self, visible: Value, keys: Value, queries: Value, window: int) -> Value:
+        """`visible`, but for keys that lie `window` or more positions back."""
         reach = self.graph.constant(f"window.{window}", np.array(window, dtype=np.int64))
         oldest = self.graph.op("Sub", queries, reach)
-        return self.graph.op("And", seen, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
+        return self.graph.op("And", visible, self.graph.op("Greater", keys, oldest))  # type: ignore[no-any-return]
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""

@@ -11,13 +11,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from edgelm.errors import UnknownName
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations, pack_nibbles, rounded, write_floats
-from edgelm.export.quantize.float_formats import FP8_LARGEST, NVFP4_BLOCK
+from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, pack_nibbles, write_floats
+from edgelm.export.quantize.float_formats import FP8_MAX
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import (
+    NVFP4_BLOCK,
     W8A8,
     Fp8,
     Int4,
@@ -37,27 +36,25 @@ class QdqWeights:
 
     Args:
         graph: where to.
-        weights: the source.
-        quantizer: rounds; to integers with positive scales.
+        quantizer: of the source's matrices, with positive scales.
         activations: type of the products' inputs and outputs.
-        widened: store what DequantizeLinear would give, in place of quantized weights. Inputs are
-            rounded all the same.
+        dequantized: store what DequantizeLinear would give, in place of quantized weights. Inputs
+            are still quantized.
     """
 
     def __init__(
         self,
         graph: Graph,
-        weights: Weights,
         quantizer: Quantizer,
         activations: Activations,
         *,
-        widened: bool,
+        dequantized: bool,
     ) -> None:
         self.graph = graph
-        self.weights = weights
+        self.weights = quantizer.weights
         self.quantizer = quantizer
         self.activations = activations
-        self.widened = widened
+        self.dequantized = dequantized
 
     def multiply(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], precision: WeightPrecision
@@ -66,10 +63,10 @@ class QdqWeights:
         if isinstance(precision, Int4 | Int8):
             stored = self._integers(group, matrix, precision)
         elif isinstance(precision, W8A8):
-            x = self._rounded_int8(x, group)
+            x = self._int8_inputs(x, group)
             stored = self._integers(group, matrix, Int8(group_size=0))
         elif isinstance(precision, Fp8):
-            x = self._rounded_fp8(x, group)
+            x = self._fp8_inputs(x, group)
             stored = self._fp8(group, matrix)
         elif isinstance(precision, Nvfp4):
             stored = self._nvfp4(group, matrix)
@@ -79,7 +76,7 @@ class QdqWeights:
 
     def plain(self, name: str, tensor: torch.Tensor, precision: Unquantized) -> Value:
         """A tensor in the type of the activations, first rounded to its own precision."""
-        return self.floats(name, rounded(tensor, precision))
+        return self.floats(name, as_precision(tensor, precision))
 
     def floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""
@@ -88,21 +85,14 @@ class QdqWeights:
     def _integers(
         self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
     ) -> Value:
-        if not precision.symmetric:
-            raise UnknownName(
-                f"{group}: TensorRT has no zero points, {describe(precision)} needs them; use "
-                "--symmetric"
-            )
         columns = self.weights.columns(group)
         if not precision.group_size:
             precision = Int8(group_size=columns)
-        elif columns % precision.group_size:
-            raise UnknownName(
-                f"{group}: {columns} inputs are no multiple of the group size "
-                f"{precision.group_size}; choose a --group-size that divides them"
-            )
-        quantized = self.quantizer(group, matrix, precision)
-        if self.widened:
+        # edgelm.devices.kernels lets nothing else through.
+        assert precision.symmetric, f"{group}: {describe(precision)}"
+        assert columns % precision.group_size == 0, f"{group}: {columns}, {describe(precision)}"
+        quantized = self.quantizer.quantize(group, matrix, precision)
+        if self.dequantized:
             return self.floats(f"{group}.weight", quantized.dequantize(columns).T)
         return self._blocks(group, quantized, columns)
 
@@ -130,12 +120,12 @@ class QdqWeights:
             return self.graph.op("DequantizeLinear", data, stored, axis=1)  # type: ignore[no-any-return]
         # Before opset 19 scales and results are fp32.
         wide = self.graph.weight(f"{group}.scales", scales.float().numpy())
-        widened = self.graph.op("DequantizeLinear", data, wide, axis=1)
-        return self.graph.op("Cast", widened, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
+        matrix = self.graph.op("DequantizeLinear", data, wide, axis=1)
+        return self.graph.op("Cast", matrix, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
     def _fp8(self, group: str, matrix: Callable[[], torch.Tensor]) -> Value:
         values, scales = self.quantizer.fp8(group, matrix)  # float8 [N, K], fp32 [N]
-        if self.widened:
+        if self.dequantized:
             return self.floats(f"{group}.weight", (values.float() * scales[:, None]).T)
         data = self.graph.weight(
             f"{group}.levels",
@@ -148,13 +138,9 @@ class QdqWeights:
 
     def _nvfp4(self, group: str, matrix: Callable[[], torch.Tensor]) -> Value:
         columns = self.weights.columns(group)
-        if columns % NVFP4_BLOCK:
-            raise UnknownName(
-                f"{group}: {columns} inputs are no multiple of {NVFP4_BLOCK}, which nvfp4 needs; "
-                "give this group another precision"
-            )
+        assert columns % NVFP4_BLOCK == 0, f"{group}: {columns}, nvfp4"  # as above
         blocks = self.quantizer.nvfp4(group, matrix)
-        if self.widened:
+        if self.dequantized:
             return self.floats(f"{group}.weight", blocks.dequantize().T)
         rows = len(blocks.codes)
         data = self.graph.weight(
@@ -175,14 +161,16 @@ class QdqWeights:
             "DequantizeLinear", data, scales, axis=0, block_size=NVFP4_BLOCK
         )
 
-    def _rounded_int8(self, x: Value, group: str) -> Value:
-        scale = self.floats(f"{group}.input_scale", torch.tensor(self.weights.peak(group) / 127))
+    def _int8_inputs(self, x: Value, group: str) -> Value:
+        scale = self.floats(
+            f"{group}.input_scale", torch.tensor(self.quantizer.input_peak(group) / 127)
+        )
         zero = self.graph.constant("int8.zero", np.array(0, dtype=np.int8))
         levels = self.graph.op("QuantizeLinear", x, scale, zero)
         return self.graph.op("DequantizeLinear", levels, scale, zero)  # type: ignore[no-any-return]
 
-    def _rounded_fp8(self, x: Value, group: str) -> Value:
-        largest = torch.tensor(self.weights.peak(group) / FP8_LARGEST)
+    def _fp8_inputs(self, x: Value, group: str) -> Value:
+        largest = torch.tensor(self.quantizer.input_peak(group) / FP8_MAX)
         scale = self.floats(f"{group}.input_scale", largest)
         dtype: Any = ir.DataType.FLOAT8E4M3FN.value
         levels = self.graph.op("QuantizeLinear", x, scale, output_dtype=dtype)

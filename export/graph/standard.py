@@ -3,7 +3,7 @@
 RMSNormalization, RotaryEmbedding, TensorScatter (which TensorRT turns into an update of the cache
 in place) and Attention with an explicit mask and one output. TensorRT rejects Attention with
 past and present, and silently drops `nonpad_kv_seqlen`, so neither is used. The mask makes
-attention read the whole cache, full or not: the context is a cost, and the planner chooses it.
+attention read the whole cache, full or not: a long context costs time, and the planner chooses it.
 """
 
 from typing import Any
@@ -75,8 +75,8 @@ class StandardDialect(QdqDialect):
         """Which keys a query sees, bool [1, 1, T, context]; one for all layers alike."""
         if window not in self._masks:
             keys, queries = self.key_index(), self.query_index()
-            seen = self.graph.op("LessOrEqual", keys, queries)
+            visible = self.graph.op("LessOrEqual", keys, queries)
             if window is not None:
-                seen = self.within(seen, keys, queries, window)
-            self._masks[window] = seen
+                visible = self.within(visible, keys, queries, window)
+            self._masks[window] = visible
         return self._masks[window]

@@ -1,6 +1,7 @@
-"""A decoder's graph, by whichever dialect is asked for."""
+"""Write a decoder's graph in one of the dialects, or only count its bytes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,74 +11,99 @@ from edgelm.export.graph.decomposed import DecomposedDialect
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.graph.ort import OrtDialect
 from edgelm.export.graph.standard import StandardDialect
+from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, WeightPrecision
 
+_Writer = OrtDialect | StandardDialect | DecomposedDialect
 
-class Written(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class GraphFormat:
+    """What a graph is written as, beside the precision of its matrices.
+
+    dialect: `ort`, `standard` or `decomposed`.
+    kv: type of the cache.
+    activations: type of the residual stream, which a cache of 16 or 32 bits shares.
+    context: tokens that the cache holds.
+    opset: an older one than the dialect's own.
+    dequantized: in fp32, with dequantized weights, for a check on a CPU without kernels of the
+        types.
+    """
+
+    dialect: str
+    kv: KvType
+    activations: Activations
+    context: int
+    opset: int | None = None
+    dequantized: bool = False
+
+
+class WrittenGraph(NamedTuple):
     """A graph on disk."""
 
     contract: GraphContract
     weight_bytes: int
 
+    def move(self, source: Path, target: Path) -> None:
+        """Move its files from one folder to another on the same disk, replacing a graph there."""
+        for name in (self.contract.file, self.contract.data):
+            (source / name).replace(target / name)
+
 
 def write_graph(
     folder: Path,
-    weights: Weights,
+    quantizer: Quantizer,
     assignment: Mapping[str, WeightPrecision],
-    *,
-    dialect: str,
-    kv: KvType,
-    activations: Activations,
-    context: int,
-    quantizer: Quantizer | None = None,
-    opset: int | None = None,
-    widened: bool = False,
-) -> Written:
+    form: GraphFormat,
+) -> WrittenGraph:
     """Write a checkpoint's graph into a folder.
 
     Args:
         folder: where to.
-        weights: the source.
-        assignment: a precision for every group.
-        dialect: `ort`, `standard` or `decomposed`.
-        kv: type of the cache.
-        activations: type of the residual stream, which a cache of 16 or 32 bits shares.
-        context: its capacity.
-        quantizer: rounds matrices; to nearest by default.
-        opset: an older one than the dialect's own.
-        widened: in fp32, with dequantized weights, for a check on a CPU without kernels of the
-            types.
+        quantizer: of the checkpoint's matrices.
+        assignment: a precision for every group, as `legalize` returns it.
+        form: everything else.
     """
-    if widened and dialect == "ort":  # its CPU kernels dequantize themselves
-        kv, activations = kv if kv in EIGHT_BIT_KV else "fp32", "fp32"
-    writer: OrtDialect | StandardDialect | DecomposedDialect
-    if dialect == "ort":
-        writer = OrtDialect(
-            folder,
-            weights,
-            assignment,
-            kv=kv,
-            context=context,
-            activations=activations,
-            quantizer=quantizer,
-        )
-    else:
-        kind = StandardDialect if dialect == "standard" else DecomposedDialect
-        writer = kind(
-            folder,
-            weights,
-            assignment,
-            activations="fp32" if widened else activations,
-            context=context,
-            quantizer=quantizer,
-            opset=opset,
-            widened=widened,
-        )
+    writer = _writer(folder, quantizer, assignment, form)
     try:
-        build_decoder(writer, weights)
+        build_decoder(writer, quantizer.weights)
         contract = writer.save()
     finally:
         writer.graph.close()
-    return Written(contract, writer.graph.weight_bytes)
+    return WrittenGraph(contract, writer.graph.weight_bytes)
+
+
+def data_bytes(
+    quantizer: Quantizer, assignment: Mapping[str, WeightPrecision], form: GraphFormat
+) -> int:
+    """Bytes of the data file that `write_graph` would write; nothing is read or quantized."""
+    shapes = ZeroQuantizer(ZeroWeights(quantizer.weights.checkpoint, quantizer.weights.kv_scaling))
+    writer = _writer(None, shapes, assignment, form)
+    build_decoder(writer, shapes.weights)
+    return writer.graph.data_bytes
+
+
+def _writer(
+    folder: Path | None,
+    quantizer: Quantizer,
+    assignment: Mapping[str, WeightPrecision],
+    form: GraphFormat,
+) -> _Writer:
+    if form.dialect == "ort":
+        kv, activations = form.kv, form.activations
+        if form.dequantized:  # its CPU kernels dequantize themselves
+            kv, activations = kv if kv in EIGHT_BIT_KV else "fp32", "fp32"
+        return OrtDialect(
+            folder, quantizer, assignment, kv=kv, context=form.context, activations=activations
+        )
+    dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect
+    return dialect(
+        folder,
+        quantizer,
+        assignment,
+        activations="fp32" if form.dequantized else form.activations,
+        context=form.context,
+        opset=form.opset,
+        dequantized=form.dequantized,
+    )

@@ -2,7 +2,7 @@
 
 How far along a frontier of assignments (edgelm.export.precision.frontier) that is, is found by
 building and measuring a few candidates on the calibration text. Margins shrink in proportion to the
-KL that is expected to be left, which makes the search a matter of three or four candidates.
+KL that is expected to remain, which makes the search a matter of three or four candidates.
 """
 
 import math
@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from edgelm.bundle.gates import GATES, Figures
 from edgelm.export.precision.frontier import Frontier
-from edgelm.quantize.precision import WeightPrecision
+from edgelm.export.precision.legalize import Assignment
 
-Assignment = dict[str, WeightPrecision]
 Measure = Callable[[Assignment], Figures]
 
-_AIM = 0.93  # of the gate's limits, on the calibration text: the gate's own text differs a little
-_CLOSE = 0.05  # a candidate this close to the aim is taken: two thousand tokens tell no better
-NEAR = 0.025  # of the bytes: a passing candidate this little above a failing one is taken
-_MOST = 6  # candidates built at most
+# Of the gate's limits, on the calibration text: the gate's own text differs a little.
+_TARGET_MARGIN = 0.93
+_TOLERANCE = 0.05  # a candidate this close to the target is taken: 2,000 tokens tell no better
+SIZE_TOLERANCE = 0.025  # of the bytes: a passing candidate this little above a failing one is taken
+_MAX_CANDIDATES = 6
 
 
 def margin(figures: Figures) -> float:
@@ -35,23 +35,25 @@ def margin(figures: Figures) -> float:
     )
 
 
-def smallest_passing(frontier: Frontier, measure: Measure, *, aim: float = _AIM) -> int:
-    """How many steps to take so that the margin is about `aim`; `frontier.top` if none suffice."""
-    failing, passing = -1, frontier.top
+def smallest_passing(
+    frontier: Frontier, measure: Measure, *, target: float = _TARGET_MARGIN
+) -> int:
+    """How many steps bring the margin to about `target`; `frontier.last_step` if none do."""
+    failing, passing = -1, frontier.last_step
     sizes = frontier.sizes
-    # At 4-bit limits margin is about left / max_kl; only the first guess depends on that.
-    guess = frontier.first_below(GATES["4-bit"].max_kl * aim)
-    for _ in range(_MOST):
-        used = margin(measure(frontier.rung(guess)))
-        if used <= aim + _CLOSE:
+    # At 4-bit limits the margin is about KL / max_kl; only the first guess depends on that.
+    guess = frontier.first_below(GATES["4-bit"].max_kl * target)
+    for _ in range(_MAX_CANDIDATES):
+        used = margin(measure(frontier.at(guess)))
+        if used <= target + _TOLERANCE:
             passing = guess
         else:
             failing = guess
-        if passing - failing <= 1 or abs(used - aim) <= _CLOSE:
+        if passing - failing <= 1 or abs(used - target) <= _TOLERANCE:
             break
-        both = failing >= 0 and passing < frontier.top  # the top counts as passing unmeasured
-        if both and sizes[passing] - sizes[failing] <= NEAR * sizes[passing]:
+        both = failing >= 0 and passing < frontier.last_step  # which counts as passing unmeasured
+        if both and sizes[passing] - sizes[failing] <= SIZE_TOLERANCE * sizes[passing]:
             break
-        wanted = frontier.first_below(frontier.left[guess] * aim / max(used, 1e-9))
-        guess = min(max(wanted, failing + 1), passing - 1)
+        enough = frontier.first_below(frontier.remaining_kl[guess] * target / max(used, 1e-9))
+        guess = min(max(enough, failing + 1), passing - 1)
     return passing

@@ -22,14 +22,11 @@ from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes
 from edgelm.quantize.rtn import quantize
 
 _ROWS = 128  # of a matrix on which choices are compared: errors of rows are much alike
-_LOW = (Int4(128), Int4(64), Int4(32), Int4(16))
-_HIGH = (Int8(64), Int8(32))
-CHOICES: tuple[Int4 | Int8, ...] = (*_LOW, *_HIGH)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to store a group: its size and the KL, in nats a token, it is expected to cost."""
+    """One way to store a group: its size, and the KL it is expected to cost, in nats per token."""
 
     precision: Int4 | Int8
     size_bytes: int
@@ -58,9 +55,9 @@ class Frontier:
     steps: tuple[Step, ...]
 
     @classmethod
-    def of(cls, choices: Mapping[str, Sequence[Choice]]) -> "Frontier":
+    def from_choices(cls, choices: Mapping[str, Sequence[Choice]]) -> "Frontier":
         """The frontier through every group's choices."""
-        hulls = {group: _hull(offered) for group, offered in choices.items()}
+        hulls = {group: _hull(each) for group, each in choices.items()}
         steps = [
             Step(group, after, before.kl - after.kl, after.size_bytes - before.size_bytes)
             for group, hull in hulls.items()
@@ -76,17 +73,17 @@ class Frontier:
         return tuple(self.start)
 
     @property
-    def top(self) -> int:
+    def last_step(self) -> int:
         """How many steps there are."""
         return len(self.steps)
 
     @property
-    def left(self) -> list[float]:
+    def remaining_kl(self) -> list[float]:
         """The expected KL after each number of steps."""
-        left = [sum(choice.kl for choice in self.start.values())]
+        remaining = [sum(choice.kl for choice in self.start.values())]
         for step in self.steps:
-            left.append(max(0.0, left[-1] - step.saved))
-        return left
+            remaining.append(max(0.0, remaining[-1] - step.saved))
+        return remaining
 
     @property
     def sizes(self) -> list[int]:
@@ -96,21 +93,22 @@ class Frontier:
             sizes.append(sizes[-1] + step.added_bytes)
         return sizes
 
-    def rung(self, steps: int) -> dict[str, WeightPrecision]:
-        """The assignment after so many steps."""
+    def at(self, steps: int) -> dict[str, WeightPrecision]:
+        """The assignment after a number of steps."""
         taken = self._smallest()
         taken.update((step.group, step.choice.precision) for step in self.steps[:steps])
         return taken
 
-    def first_below(self, left: float) -> int:
-        """Fewest steps until no more than `left` is expected; `top` if that is never so."""
-        return next((n for n, rest in enumerate(self.left) if rest <= left), self.top)
+    def first_below(self, kl: float) -> int:
+        """Fewest steps until at most `kl` is expected; `last_step` if that is never so."""
+        remaining = enumerate(self.remaining_kl)
+        return next((steps for steps, left in remaining if left <= kl), self.last_step)
 
     def within(self, budget_bytes: int) -> dict[str, WeightPrecision]:
-        """The best assignment of at most so many bytes.
+        """The best assignment of at most `budget_bytes`.
 
-        The last step that does not fit is passed over for later ones that do, but a group whose
-        step was passed over stays where it is.
+        A step that does not fit is skipped for later ones that do, and its group stays where it
+        is.
 
         Raises:
             DoesNotFit: even the smallest choices are larger.
@@ -122,10 +120,10 @@ class Frontier:
                 f"{budget_bytes / 1e6:,.1f} MB are allowed; allow more, or prune the model first"
             )
         taken = self._smallest()
-        passed: set[str] = set()
+        skipped: set[str] = set()
         for step in self.steps:
-            if step.group in passed or used + step.added_bytes > budget_bytes:
-                passed.add(step.group)
+            if step.group in skipped or used + step.added_bytes > budget_bytes:
+                skipped.add(step.group)
                 continue
             used += step.added_bytes
             taken[step.group] = step.choice.precision
@@ -135,30 +133,30 @@ class Frontier:
         return {group: choice.precision for group, choice in self.start.items()}
 
 
-def offer(
+def choices_for(
     weight: torch.Tensor,
     importance: torch.Tensor | None,
     kl: float,
     measured: Int4 | Int8,
-    choices: Sequence[Int4 | Int8] = CHOICES,
+    formats: Sequence[Int4 | Int8],
 ) -> list[Choice]:
     """Choices for a matrix [N, K], of which one has been measured to cost `kl`.
 
-    Errors of plain rounding are compared: better methods make all of them smaller by much the
-    same factor.
+    Errors of rounding to nearest are compared: better methods make all of them smaller by much
+    the same factor.
     """
     sample = weight[:: max(1, len(weight) // _ROWS)]
-    errors = {one: _error(sample, importance, one) for one in {measured, *choices}}
+    errors = {one: _error(sample, importance, one) for one in {measured, *formats}}
     unit = max(errors[measured], 1e-30)
     rows, columns = weight.shape
     return [
-        Choice(one, stored_bytes(rows, columns, one), kl * errors[one] / unit) for one in choices
+        Choice(one, stored_bytes(rows, columns, one), kl * errors[one] / unit) for one in formats
     ]
 
 
 def _error(weight: torch.Tensor, importance: torch.Tensor | None, precision: Int4 | Int8) -> float:
-    rounded = quantize(weight, precision, importance).dequantize(weight.shape[1])
-    squares = (rounded - weight).square()
+    stored = quantize(weight, precision, importance).dequantize(weight.shape[1])
+    squares = (stored - weight).square()
     return float((squares if importance is None else squares * importance).sum())
 
 

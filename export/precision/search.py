@@ -1,118 +1,108 @@
-"""The search for a mixture: the smallest that passes the gate, or the best within a size."""
+"""The search for the smallest mixture that passes the gate."""
 
 from bisect import bisect
-from collections.abc import Callable, Mapping
-
-import msgspec
-import torch
+from collections.abc import Mapping
 
 from edgelm.bundle.gates import Figures
 from edgelm.devices.kernels import Kernels
-from edgelm.export.precision.bisect import NEAR, Assignment, margin, smallest_passing
-from edgelm.export.precision.frontier import CHOICES, Choice, Frontier, offer
+from edgelm.export.precision.bisect import SIZE_TOLERANCE, margin
+from edgelm.export.precision.frontier import Choice, Frontier, choices_for
+from edgelm.export.precision.legalize import Assignment
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
-from edgelm.quantize.precision import Int4, Int8, WeightPrecision
-
-Measure = Callable[[Assignment], Figures]
+from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes
 
 
 class Search:
-    """Walks a frontier of assignments, from the smallest to the best and then to the source's own.
+    """A position on a frontier of assignments, moved by the results on the gate's own text.
 
     Args:
         frontier: the assignments.
-        whole: what a group is where even eight bits are too few.
-        raised: how far along; past the frontier's top everything is `whole`.
+        unquantized: what every group is where even eight bits are too few.
+        position: steps along the frontier; beyond its last everything is `unquantized`.
 
     Attributes:
-        missed: the last that the gate's text refused; -1 where there was none.
+        last_failed: the last position that failed the gate; -1 where none did.
     """
 
-    def __init__(self, frontier: Frontier, whole: WeightPrecision, raised: int = 0) -> None:
+    def __init__(self, frontier: Frontier, unquantized: WeightPrecision, position: int = 0) -> None:
         self.frontier = frontier
-        self.whole = whole
-        self.raised = raised
-        self.missed = -1
+        self.unquantized = unquantized
+        self.position = position
+        self.last_failed = -1
 
     @property
     def assignment(self) -> Assignment:
-        """Where the search stands."""
-        if self.raised > self.frontier.top:
-            return dict.fromkeys(self.frontier.groups, self.whole)
-        return self.frontier.rung(self.raised)
+        """The assignment at this position."""
+        if self.position > self.frontier.last_step:
+            return dict.fromkeys(self.frontier.groups, self.unquantized)
+        return self.frontier.at(self.position)
 
-    def find(self, measure: Measure) -> Assignment:
-        """Go to the smallest that passes on the text that `measure` measures on."""
-        self.raised = smallest_passing(self.frontier, measure)
-        return self.assignment
-
-    def more(self, figures: Figures) -> Assignment | None:
-        """More bits after a miss on other text; None where nothing is left to raise."""
-        if self.raised > self.frontier.top:
+    def next_larger(self, figures: Figures) -> Assignment | None:
+        """Move to more bits after a failure; None where nothing larger is left."""
+        if self.position > self.frontier.last_step:
             return None
-        self.missed = self.raised
-        if self.raised == self.frontier.top:
-            self.raised += 1
+        self.last_failed = self.position
+        if self.position == self.frontier.last_step:
+            self.position += 1
             return self.assignment
-        left = self.frontier.left[self.raised]
-        wanted = self.frontier.first_below(left * 0.97 / margin(figures))
-        self.raised = max(self.raised + 1, wanted)
+        remaining = self.frontier.remaining_kl[self.position]
+        enough = self.frontier.first_below(remaining * 0.97 / margin(figures))
+        self.position = max(self.position + 1, enough)
         return self.assignment
 
-    def less(self) -> Assignment | None:
-        """Halfway back to what missed, after a pass; None where there is little to gain."""
+    def next_smaller(self) -> Assignment | None:
+        """Move halfway back to the last failure after a pass; None where little is to be gained."""
         sizes = self.frontier.sizes
-        if self.missed < 0 or self.raised > self.frontier.top:
+        if self.last_failed < 0 or self.position > self.frontier.last_step:
             return None
-        low, high = sizes[self.missed], sizes[self.raised]
-        if high - low <= NEAR * high:
+        low, high = sizes[self.last_failed], sizes[self.position]
+        if high - low <= SIZE_TOLERANCE * high:
             return None
-        middle = bisect(sizes, (low + high) / 2, self.missed + 1, self.raised)
-        if middle == self.raised:  # one step with all the bytes
+        middle = bisect(sizes, (low + high) / 2, self.last_failed + 1, self.position)
+        if middle == self.position:  # one step with all the bytes
             return None
-        self.raised = middle
+        self.position = middle
         return self.assignment
 
 
-Choices = Callable[[str, torch.Tensor], tuple[Int4 | Int8, ...]]
-
-
-def offers(
-    weights: Weights, sensitivity: Mapping[str, float], measured: Int4, choices: Choices
+def candidates_for(
+    quantizer: Quantizer,
+    kernels: Kernels,
+    sensitivity: Mapping[str, float],
+    measured: Int4,
+    *,
+    group_size: int | None,
+    symmetric: bool | None,
 ) -> dict[str, list[Choice]]:
-    """Every group's choices from what one precision costs it, in nats a token."""
-    offered: dict[str, list[Choice]] = {}
+    """Every group's choices with an engine.
+
+    Args:
+        quantizer: of the source.
+        kernels: the engine's.
+        sensitivity: KL, in nats per token, of quantizing one group alone to `measured`.
+        measured: that precision.
+        group_size: what was requested.
+        symmetric: what was requested.
+    """
+    choices = {}
     for group, kl in sensitivity.items():
-        matrix, importance = weights.matrix(group), weights.importance(group)
-        offered[group] = offer(matrix, importance, kl, measured, choices(group, matrix))
-    return offered
-
-
-def choices_for(rules: Kernels, *, group_size: int | None, symmetric: bool | None) -> Choices:
-    """What an engine can store a matrix as, smallest first."""
-
-    def choices(group: str, matrix: torch.Tensor) -> tuple[Int4 | Int8, ...]:
-        columns = matrix.shape[1]
-        if rules.grouped:
-            offered = (Int4(group_size), Int8(group_size)) if group_size else CHOICES
-            return tuple(_as_asked(one, symmetric) for one in offered)
-        fitting = [size for size in rules.int4_groups if columns % size == 0]
-        fitting = [size for size in fitting if group_size in (None, size)]
-        fours = [Int4(size, symmetric=True) for size in sorted(fitting, reverse=True)]
-        return (*fours, Int8(columns))  # one scale a channel
-
+        matrix, importance = quantizer.weights.matrix(group), quantizer.importance(group)
+        formats = kernels.choices(matrix.shape[1], group_size=group_size, symmetric=symmetric)
+        choices[group] = choices_for(matrix, importance, kl, measured, formats)
     return choices
 
 
-def _as_asked(one: Int4 | Int8, symmetric: bool | None) -> Int4 | Int8:
-    return one if symmetric is None else msgspec.structs.replace(one, symmetric=symmetric)
+def int8_only(weights: Weights) -> Frontier:
+    """The frontier of an engine without four bits: one scale per output channel everywhere."""
+    choices = {}
+    for group in weights.groups():
+        rows, columns = weights.shape(group)
+        int8 = Int8(group_size=columns)
+        choices[group] = [Choice(int8, stored_bytes(rows, columns, int8), 0.0)]
+    return Frontier.from_choices(choices)
 
 
-def eight_bits(weights: Weights) -> Frontier:
-    """For engines without four bits: nothing but eight."""
-    return Frontier.of({group: [Choice(Int8(), 1, 0.0)] for group in weights.groups()})
-
-
-def stand_in(precision: WeightPrecision) -> WeightPrecision:
+def cpu_equivalent(precision: WeightPrecision) -> WeightPrecision:
     """What the CPU's kernels have in place of one scale per output channel."""
     return Int8() if precision == Int8(group_size=0) else precision

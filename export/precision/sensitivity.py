@@ -1,7 +1,7 @@
 """What each group's quantization alone costs in KL, measured in one streamed pass.
 
-For every group the source runs once more with that group alone quantized. All those runs ride
-along in one pass over the layers: a run joins at its layer, as one more item of the batch, and
+For every group the source runs once more with that group alone quantized. All those runs are
+batched into one pass over the layers: a run joins at its layer, as one more item of the batch, and
 shares the unquantized layers after it with all others. Weights are therefore read once, and
 memory is one layer and `groups × tokens × hidden` activations.
 """
@@ -28,17 +28,17 @@ def measure_sensitivity(
     precision: Int4 | Int8,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, float]:
-    """KL to the source, in nats a token, of quantizing one group at a time.
+    """KL to the source, in nats per token, of quantizing one group at a time.
 
     Args:
         reference: the source model.
-        quantizer: rounds the same model's groups.
+        quantizer: of the same model.
         tokens: int64 [B, T]; a few hundred tokens rank the groups well enough.
         precision: what the group would be stored as.
         progress: called with the number of layers done and their total.
     """
-    runs = _Runs(reference, quantizer, precision, progress)
-    with runs.riding_along():
+    runs = _PerturbedRuns(reference, quantizer, precision, progress)
+    with runs.batched_perturbations():
         clean = reference.hidden_states(tokens)
     return runs.divergences(clean, tokens)
 
@@ -49,7 +49,7 @@ def _first_row(value: Any) -> Any:
     return tuple(map(_first_row, value)) if isinstance(value, tuple) else value
 
 
-class _Runs:
+class _PerturbedRuns:
     def __init__(
         self,
         reference: Reference,
@@ -65,7 +65,7 @@ class _Runs:
         self.states: dict[str, torch.Tensor] = {}  # group -> hidden states [B, T, H] so far
 
     @contextmanager
-    def riding_along(self) -> Iterator[None]:
+    def batched_perturbations(self) -> Iterator[None]:
         hooks = [
             layer.register_forward_pre_hook(self._at(index), with_kwargs=True)
             for index, layer in enumerate(self.reference.layers)
@@ -89,7 +89,7 @@ class _Runs:
                 after: torch.Tensor = out[0] if isinstance(out, tuple) else out
                 return after
 
-            with self.reference.hold():
+            with self.reference.cached_reads():
                 self._advance(run)
                 for group in self.weights.groups():
                     if group.startswith(f"layers.{index}."):
@@ -109,7 +109,7 @@ class _Runs:
 
     @contextmanager
     def _quantized(self, group: str) -> Iterator[None]:
-        self.reference.overrides = self.quantizer.rounded(group, self.precision)
+        self.reference.overrides = self.quantizer.dequantized(group, self.precision)
         try:
             yield
         finally:
@@ -130,7 +130,7 @@ class _Runs:
         with torch.inference_mode():
             result = {group: kl(norm(states), head) for group, states in self.states.items()}
         [name] = self.weights.tensor_names(HEAD)
-        result[HEAD] = kl(clean, self.quantizer.rounded(HEAD, self.precision)[name])
+        result[HEAD] = kl(clean, self.quantizer.dequantized(HEAD, self.precision)[name])
         # The embedding changes the first layer's input, which takes a pass of its own. A tied
         # table is one group: its cost at the input and its cost at the output add up.
         entry = HEAD if spec.tie_word_embeddings else EMBEDDING

@@ -1,4 +1,4 @@
-"""One pass over calibration text: how large keys and values get, how strong inputs are."""
+"""One pass over calibration text: the ranges of keys, values and inputs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,74 +15,76 @@ _BATCH = 2  # sequences at a time
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the source does on a text.
+    """What was observed of a source on a text.
 
-    largest: per layer, the largest magnitudes of rotated keys and of values, each fp32
+    kv_absmax: per layer, the largest magnitudes of rotated keys and of values, each fp32
         [num_key_value_heads, head_dim].
-    energy: mean square of every input channel, fp32 [in_features], by the name of the weight
-        that it meets; of the head under `lm_head.weight`.
-    peaks: largest magnitude of every input channel, likewise.
+    mean_square: of every input channel, fp32 [in_features], by the name of the weight that it
+        meets; of the head under `lm_head.weight`.
+    absmax: largest magnitude of every input channel, likewise.
     """
 
-    largest: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    energy: dict[str, torch.Tensor]
-    peaks: dict[str, torch.Tensor]
+    kv_absmax: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    mean_square: dict[str, torch.Tensor]
+    absmax: dict[str, torch.Tensor]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name."""
-        keys, values = zip(*self.largest, strict=True)
-        named = {"energy": self.energy, "peaks": self.peaks}
-        found = {
+        keys, values = zip(*self.kv_absmax, strict=True)
+        named = {"mean_square": self.mean_square, "absmax": self.absmax}
+        inputs = {
             f"{kind} {name}": one for kind, each in named.items() for name, one in each.items()
         }
-        return found | {"keys": torch.stack(keys), "values": torch.stack(values)}
+        tensors = inputs | {"keys": torch.stack(keys), "values": torch.stack(values)}
+        return {name: one.contiguous() for name, one in tensors.items()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor]) -> "Calibration":
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Calibration":
         """The inverse of `tensors`."""
 
-        def of(kind: str) -> dict[str, torch.Tensor]:
+        def named(kind: str) -> dict[str, torch.Tensor]:
             chosen = {name: one for name, one in tensors.items() if name.startswith(f"{kind} ")}
             return {name.removeprefix(f"{kind} "): one for name, one in chosen.items()}
 
         pairs = zip(tensors["keys"], tensors["values"], strict=True)
-        return cls(tuple(pairs), of("energy"), of("peaks"))
+        return cls(tuple(pairs), named("mean_square"), named("absmax"))
 
 
 def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:
     """Run the source over int64 tokens [B, T]; memory does not grow with B."""
-    cache = _largest_cache(reference)
-    inputs = _Inputs()
-    with _watching_inputs(reference, inputs):
+    cache = _absmax_cache(reference)
+    inputs = _InputSums()
+    with _observed_inputs(reference, inputs):
         for rows in tokens.split(_BATCH):
             hidden = reference.hidden_states(rows, cache=cache)
             inputs.add("lm_head.weight", hidden)
-    energy = {name: total / tokens.numel() for name, total in inputs.sums.items()}
-    return Calibration(tuple(cache.largest), energy, inputs.peaks)
+    mean_square = {name: total / tokens.numel() for name, total in inputs.squares.items()}
+    return Calibration(tuple(cache.absmax), mean_square, inputs.absmax)
 
 
-class _Inputs:
+class _InputSums:
     """Sums of squares and largest magnitudes of inputs, per channel."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.peaks: dict[str, torch.Tensor] = {}
+        self.squares: dict[str, torch.Tensor] = {}
+        self.absmax: dict[str, torch.Tensor] = {}
 
     def add(self, name: str, inputs: torch.Tensor) -> None:
         rows = inputs.flatten(0, -2)
-        total, peak = rows.square().sum(0), rows.abs().amax(0)
-        if name in self.sums:
-            total, peak = self.sums[name] + total, torch.maximum(self.peaks[name], peak)
-        self.sums[name], self.peaks[name] = total, peak
+        squares, absmax = rows.square().sum(0), rows.abs().amax(0)
+        if name in self.squares:
+            squares = self.squares[name] + squares
+            absmax = torch.maximum(self.absmax[name], absmax)
+        self.squares[name], self.absmax[name] = squares, absmax
 
 
 @contextmanager
-def _watching_inputs(reference: Reference, inputs: _Inputs) -> Iterator[None]:
-    def watch(name: str) -> Any:
+def _observed_inputs(reference: Reference, inputs: _InputSums) -> Iterator[None]:
+    def observe(name: str) -> Any:
         return lambda _, arguments: inputs.add(f"{name}.weight", arguments[0])
 
     hooks = [
-        module.register_forward_pre_hook(watch(name))
+        module.register_forward_pre_hook(observe(name))
         for name, module in reference.model.named_modules()
         if isinstance(module, nn.Linear) and name != "lm_head"
     ]
@@ -93,17 +95,17 @@ def _watching_inputs(reference: Reference, inputs: _Inputs) -> Iterator[None]:
             hook.remove()
 
 
-def _largest_cache(reference: Reference) -> Any:
+def _absmax_cache(reference: Reference) -> Any:
     from transformers import DynamicCache
 
-    class LargestCache(DynamicCache):
-        """Stores nothing of what passes but its largest magnitude per channel."""
+    class AbsmaxCache(DynamicCache):
+        """Stores only the largest magnitude per channel of keys and values."""
 
         def __init__(self) -> None:
             super().__init__()
             spec = reference.spec
             shape = (spec.num_key_value_heads, spec.head_dim)
-            self.largest = [
+            self.absmax = [
                 (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
                 for _ in range(spec.num_hidden_layers)
             ]
@@ -116,12 +118,12 @@ def _largest_cache(reference: Reference) -> Any:
             *_: Any,
             **__: Any,
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            passing = key_states, value_states
-            for seen, new in zip(self.largest[layer_idx], passing, strict=True):
-                torch.maximum(seen, new.abs().amax(dim=(0, 2)), out=seen)
-            return passing
+            states = key_states, value_states
+            for absmax, new in zip(self.absmax[layer_idx], states, strict=True):
+                torch.maximum(absmax, new.abs().amax(dim=(0, 2)), out=absmax)
+            return states
 
         def get_seq_length(self, *_: Any, **__: Any) -> int:
             return 0
 
-    return LargestCache()
+    return AbsmaxCache()

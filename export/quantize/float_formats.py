@@ -11,16 +11,16 @@ from typing import NamedTuple
 import torch
 
 from edgelm.quantize.gptq import Compensation, row_slices
+from edgelm.quantize.precision import NVFP4_BLOCK
 
-FP8_LARGEST = 448.0
-NVFP4_BLOCK = 16
+FP8_MAX = 448.0
 _CACHED = 1 << 18  # elements worked on at a time
-_FP4_LARGEST = 6.0
+_FP4_MAX = 6.0
 # Magnitudes by code; the fourth bit is the sign.
 _FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 # What a block's largest weight may be scaled to, best guess first: about the E4M3 scales that there
 # are to a factor of two. Beyond 6 the largest is cut, and the others have finer steps.
-_TOPS = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
+_SCALED_MAX = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
 
 
 class Nvfp4Blocks(NamedTuple):
@@ -46,7 +46,7 @@ def to_fp8(
     With compensation later columns make up for the errors of earlier ones; else every value is
     the nearest.
     """
-    scales = (matrix.abs().amax(1) / FP8_LARGEST).clamp(min=torch.finfo(torch.float16).tiny)
+    scales = (matrix.abs().amax(1) / FP8_MAX).clamp(min=torch.finfo(torch.float16).tiny)
     scales = scales.half().float()  # as an fp16 engine will hold them
     values = []
     for rows in row_slices(matrix.shape):
@@ -58,7 +58,7 @@ def to_fp8(
 
 
 def _fp8(values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    return (values / steps).clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn)
+    return (values / steps).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
 
 
 def _fp8_column(steps: torch.Tensor, _: int, values: torch.Tensor) -> torch.Tensor:
@@ -73,9 +73,9 @@ def to_nvfp4(
     """NVFP4 near to a matrix [N, K]; K must be a multiple of 16.
 
     Args:
-        matrix: what to round.
+        matrix: to be quantized.
         importance: what a squared error of each column [K] costs, for the choice of scales; by
-            default all the same, with compensation its own.
+            default equal for all, with compensation its own.
         compensation: later columns make up for the errors of earlier ones; else every value is
             the nearest on its block's scale.
     """
@@ -86,7 +86,7 @@ def to_nvfp4(
     # A channel that never fired counts little, but counts.
     weights = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30).view(-1, NVFP4_BLOCK)
     largest = max(float(matrix[rows].abs().max()) for rows in row_slices(matrix.shape))
-    scale = torch.tensor(largest / (_FP4_LARGEST * FP8_LARGEST))
+    scale = torch.tensor(largest / (_FP4_MAX * FP8_MAX))
     # As an fp16 engine will hold it.
     scale = scale.clamp(min=torch.finfo(torch.float16).tiny).half().float()
     codes, scales = [], []
@@ -111,12 +111,12 @@ def _block_scales(blocks: torch.Tensor, scale: torch.Tensor, weights: torch.Tens
     """E4M3 scales [N, K/16] of blocks [N, K/16, 16], by what they leave of error."""
     peaks = blocks.abs().amax(-1)
     best, found = torch.full_like(peaks, float("inf")), peaks
-    for top in _TOPS:
+    for top in _SCALED_MAX:
         # A block of zeros still needs a scale that is a normal number.
-        steps = (peaks / top / scale).clamp(min=2.0**-6, max=FP8_LARGEST)
+        steps = (peaks / top / scale).clamp(min=2.0**-6, max=FP8_MAX)
         steps = steps.to(torch.float8_e4m3fn).float()
-        rounded = _fp4(blocks, (steps * scale)[..., None])
-        error = (rounded - blocks).square_().mul_(weights).sum(-1)
+        values = _fp4(blocks, (steps * scale)[..., None])
+        error = (values - blocks).square_().mul_(weights).sum(-1)
         better = error < best
         best, found = torch.where(better, error, best), torch.where(better, steps, found)
     return found.to(torch.float8_e4m3fn)
@@ -128,7 +128,7 @@ def _fp4(values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     size = scaled.abs()
     # Between its powers of two E2M1 counts in halves, ones and twos.
     unit = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
-    return torch.round(scaled / unit).mul_(unit).clamp_(-_FP4_LARGEST, _FP4_LARGEST).mul_(steps)
+    return torch.round(scaled / unit).mul_(unit).clamp_(-_FP4_MAX, _FP4_MAX).mul_(steps)
 
 
 def _fp4_column(steps: torch.Tensor, column: int, values: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ Outliers should not decide a block's grid, so errors count by their power 0.7. T
 solvable the error is split in two: a sparse part, found by shrinkage, and a quadratic rest, for
 which the grid has a closed form. Both steps alternate, and the best round of each block stays.
 
-The authors keep the scale and let the zero point be any real number. Kernels want whole zero
-points; moving those by whole steps alone changes nothing, so here the scale follows too.
+The authors fix the scale and let the zero point be any real number. Kernels need integer
+zero points; moving those by whole steps alone changes nothing, so here the scale is refitted too.
 """
 
 import torch
@@ -53,13 +53,13 @@ def _alternate(
     top = (1 << bits) - 1
     scales, zeros = grid(blocks, bits, symmetric, positive_scales=positive_scales)
     best = torch.zeros_like(blocks), scales, zeros
-    least = torch.full_like(scales, torch.inf)
+    lowest = torch.full_like(scales, torch.inf)
     beta = _BETA
     for _ in range(_ROUNDS):
         levels = torch.round(blocks / scales[..., None]).add_(zeros[..., None]).clamp_(0, top)
         error = blocks - (levels - zeros[..., None]) * scales[..., None]
         cost = error.abs().pow(_POWER).sum(-1)
-        wins, least = cost < least, torch.minimum(cost, least)
+        wins, lowest = cost < lowest, torch.minimum(cost, lowest)
         best = (
             torch.where(wins[..., None], levels, best[0]),
             torch.where(wins, scales, best[1]),
@@ -78,5 +78,5 @@ def _alternate(
 def _shrink(error: torch.Tensor, beta: float) -> torch.Tensor:
     """The minimum over x of |x|^p + beta / 2 · (x − error)², generalized soft thresholding."""
     size = error.abs()
-    kept = torch.relu(size - size.clamp(min=1e-8).pow(_POWER - 1) / beta)
-    return torch.copysign(kept, error)
+    shrunk = torch.relu(size - size.clamp(min=1e-8).pow(_POWER - 1) / beta)
+    return torch.copysign(shrunk, error)

@@ -20,11 +20,11 @@ import torch
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 
-_LEAST = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
+_MIN_ABSMAX = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
 
 
 @dataclass(frozen=True)
-class LayerFolding:
+class LayerKvScaling:
     """Factors of one layer, and the ranges of its cache.
 
     key: fp32 [num_key_value_heads, head_dim], what key channels are multiplied by (queries are
@@ -41,50 +41,50 @@ class LayerFolding:
 
 
 @dataclass(frozen=True)
-class KvFolding:
-    """Foldings of all layers."""
+class KvScaling:
+    """The scaling of all layers."""
 
-    layers: tuple[LayerFolding, ...]
+    layers: tuple[LayerKvScaling, ...]
 
     @classmethod
-    def of(
+    def from_calibration(
         cls,
         spec: DecoderSpec,
-        largest: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        kv_absmax: Iterable[tuple[torch.Tensor, torch.Tensor]],
         *,
         shared: bool = False,
         whole_heads: bool = False,
-    ) -> "KvFolding":
-        """Even out what calibration saw.
+    ) -> "KvScaling":
+        """Equalize the channels of keys and values that calibration observed.
 
         Args:
             spec: the decoder.
-            largest: per layer, the largest magnitudes of rotated keys and of values, each
+            kv_absmax: per layer, the largest magnitudes of rotated keys and of values, each
                 [num_key_value_heads, head_dim].
             shared: one range for keys and values.
             whole_heads: one factor for all value channels of a head, which is less exact.
         """
         layers = []
-        for layer, (keys, values) in zip(spec.layers, largest, strict=True):
+        for layer, (keys, values) in zip(spec.layers, kv_absmax, strict=True):
             if whole_heads:
                 values = values.amax(1, keepdim=True).expand_as(values)
-            layers.append(_fold(spec, layer, keys, values, shared))
+            layers.append(_equalize(spec, layer, keys, values, shared))
         return cls(tuple(layers))
 
 
-def _fold(
+def _equalize(
     spec: DecoderSpec, layer: LayerSpec, keys: torch.Tensor, values: torch.Tensor, shared: bool
-) -> LayerFolding:
+) -> LayerKvScaling:
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)
-    keys = _pairwise(keys, layer).clamp(min=_LEAST * float(keys.max()))
-    values = values.clamp(min=_LEAST * float(values.max()))
+    keys = _pairwise(keys, layer).clamp(min=_MIN_ABSMAX * float(keys.max()))
+    values = values.clamp(min=_MIN_ABSMAX * float(values.max()))
     # Geometric means keep factors around one, and folded weights in the range of fp16 scales.
     key_range, value_range = (float(x.log().mean().exp()) for x in (keys, values))
     if shared:
         key_range = value_range = (key_range * value_range) ** 0.5
-    return LayerFolding(key_range / keys, value_range / values, key_range, value_range)
+    return LayerKvScaling(key_range / keys, value_range / values, key_range, value_range)
 
 
 def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:

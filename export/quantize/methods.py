@@ -1,55 +1,62 @@
-"""The ways to round a matrix, by name.
+"""The methods that quantize a matrix, by name.
 
 | method | text | what it does |
 |---|---|---|
-| `rtn`  | yes | nearest levels; scales, but fp8's, searched with errors weighted by energy |
-| `awq`  | yes | the same, after input channels have been evened out |
-| `gptq` | yes | column by column with compensation, by second moments |
+| `rtn`  | yes | round to nearest; scales, but fp8's, searched with errors weighted by mean square |
+| `awq`  | yes | the same, after activation-aware scaling of input channels |
+| `gptq` | yes | column by column with error compensation, by the Hessian of the inputs |
 | `hqq`  | no  | levels and grid in turn, robust to outliers; fp8 and nvfp4 to nearest |
-| `auto` | yes | `gptq` after evening out at 4 bits and fp8; `rtn` at int8, which gains nothing |
+| `auto` | yes | `awq`, then `gptq` at 4 bits and fp8; `rtn` at int8, where `gptq` gains nothing |
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from edgelm.export.quantize.hqq import hqq
 from edgelm.quantize.gptq import gptq
-from edgelm.quantize.precision import Fp8, Int4, Int8, Nvfp4, WeightPrecision
+from edgelm.quantize.precision import W8A8, Fp8, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.quantize.rtn import Quantized, quantize
 
+Rounding = Literal["rtn", "gptq", "hqq"]
+Scaling = Literal["none", "awq"]
 _COARSE = frozenset({Int4, Nvfp4, Fp8})
-Moments = Callable[[], torch.Tensor]
+_EIGHT_BIT = frozenset({Int8, W8A8})
+ReadHessian = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a method needs beside the weights.
+    """How matrices are quantized.
 
-    smooths: input channels are evened out first (see edgelm.quantize.awq).
-    compensates: coarse matrices (int4, nvfp4, fp8) are rounded by second moments; `everywhere`:
-        int8 ones too.
-    weighs: errors count by the energy of their channel.
+    rounding: of coarse formats: int4, nvfp4, fp8.
+    int8_rounding: of int8.
+    scaling: of input channels, before rounding to a coarse format (see edgelm.quantize.awq).
     """
 
-    smooths: bool = False
-    compensates: bool = False
-    everywhere: bool = False
-    weighs: bool = True
+    rounding: Rounding
+    int8_rounding: Rounding
+    scaling: Scaling = "none"
+
+    def needs_hessian(self, kinds: Collection[type[WeightPrecision]]) -> bool:
+        """Whether any of these kinds of precision is rounded with error compensation."""
+        coarse = self.rounding == "gptq" and has_coarse(kinds)
+        return coarse or (self.int8_rounding == "gptq" and not _EIGHT_BIT.isdisjoint(kinds))
 
 
 METHODS: dict[str, Method] = {
-    "auto": Method(smooths=True, compensates=True),
-    "rtn": Method(),
-    "gptq": Method(compensates=True, everywhere=True),
-    "awq": Method(smooths=True),
-    "hqq": Method(weighs=False),
+    "auto": Method("gptq", "rtn", "awq"),
+    "rtn": Method("rtn", "rtn"),
+    "gptq": Method("gptq", "gptq"),
+    "awq": Method("rtn", "rtn", "awq"),
+    "hqq": Method("hqq", "hqq"),
 }
 
 
 def has_coarse(kinds: Collection[type[WeightPrecision]]) -> bool:
-    """Whether any is so coarse that evening out channels and compensation gain much."""
+    """Whether any is so coarse that channel scaling and error compensation gain much."""
     return not _COARSE.isdisjoint(kinds)
 
 
@@ -58,7 +65,7 @@ def quantize_by(
     weight: torch.Tensor,
     precision: Int4 | Int8,
     importance: torch.Tensor | None,
-    moments: Moments | None,
+    hessian: ReadHessian | None,
     *,
     positive_scales: bool = False,
 ) -> Quantized:
@@ -66,15 +73,16 @@ def quantize_by(
 
     Args:
         method: one of METHODS.
-        weight: the matrix, smoothed already if the method smooths.
+        weight: the matrix, with its input channels scaled already if the method scales them.
         precision: what to store it as.
         importance: mean squares of the input channels [K]; None where inputs are not known.
-        moments: reads the inputs' second moments [K, K]; None where there are none, as for an
+        hessian: reads the Hessian of the inputs [K, K]; None where there is none, as for an
             embedding, which is then rounded to nearest.
         positive_scales: see `edgelm.quantize.rtn.quantize`.
     """
-    if not method.weighs:
+    rounding = method.rounding if isinstance(precision, Int4) else method.int8_rounding
+    if rounding == "hqq":
         return hqq(weight, precision, positive_scales=positive_scales)
-    if method.compensates and moments and (method.everywhere or isinstance(precision, Int4)):
-        return gptq(weight, precision, moments(), positive_scales=positive_scales)
+    if rounding == "gptq" and hessian:
+        return gptq(weight, precision, hessian(), positive_scales=positive_scales)
     return quantize(weight, precision, importance, positive_scales=positive_scales)

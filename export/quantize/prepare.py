@@ -1,96 +1,126 @@
-"""What calibration gives to rounding: second moments, evened-out channels, folded caches."""
+"""From calibration to weights that are ready to be quantized.
+
+The source is run over a text; what was observed gives Hessians, scaled channels and cache scales.
+"""
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from typing import NamedTuple
 
-import torch
-
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.calibrate import Calibration, calibrate
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.input_stats import InputStats, input_name
+from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.quantize.methods import Method, has_coarse
 from edgelm.export.quantize.smooth_quant import smooth_quant
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.hessians import Hessians
-from edgelm.quantize.precision import EIGHT_BIT_KV, W8A8, Int8, KvType, WeightPrecision
+from edgelm.quantize.precision import EIGHT_BIT_KV, W8A8, KvType, WeightPrecision
 from edgelm.spec.groups import EMBEDDING
 
-_SEEN = "calibration"
-_MOMENTS = "moments"  # the hashes of their files
-_WITH_MOMENTS = "calibration with moments"  # whoever needs no moments takes it as well
+_PLAIN = "calibration"
+_HESSIANS = "hessians"  # the hashes of their files
+_WITH_HESSIANS = "calibration with hessians"  # serves whoever needs no Hessians as well
+
+
+class Prepared(NamedTuple):
+    """Weights with their scaling folded in, and statistics of the inputs that they then have."""
+
+    weights: Weights
+    stats: InputStats
 
 
 def prepare(
     reference: Reference,
-    tokens: torch.Tensor,
+    passage: Passage,
     method: Method,
     kinds: Collection[type[WeightPrecision]],
     *,
     kv: KvType,
-    shared_scales: bool = False,
-    kept: Kept,
-    running: Callable[[], None] = lambda: None,
-) -> Weights:
-    """Run the source over int64 tokens [B, T] and fold what was seen into its weights.
+    shared_kv_scale: bool = False,
+    cache: ArtifactCache,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Run the source over a text and fold what was observed into its weights.
 
     Args:
         reference: the source.
-        tokens: the calibration text.
-        method: how matrices will be rounded.
+        passage: the calibration text.
+        method: how matrices will be quantized.
         kinds: the kinds of precision that there will be.
         kv: type of the cache.
-        shared_scales: one scale for keys and values of an 8-bit cache.
-        kept: for what was seen of these tokens and no others, and a folder for second moments,
-            which are read again while matrices are rounded.
-        running: called before the source is run, which is not if that was done before.
+        shared_kv_scale: one scale for keys and values of an 8-bit cache.
+        cache: for what was observed on these tokens and no others; its folder holds Hessians,
+            which are read again while matrices are quantized.
+        progress: called with one line before the source is run.
     """
+    observed, hessians = _observe(
+        reference, passage, cache, hessians=method.needs_hessian(kinds), progress=progress
+    )
     plain = Weights(reference.checkpoint)
-    everywhere = method.everywhere and (Int8 in kinds or W8A8 in kinds)
-    moments = None
-    whole = kept.has(_WITH_MOMENTS) and (not kept.lasting or _has_moments(kept))
-    name = _WITH_MOMENTS if whole else _SEEN
-    coarse = has_coarse(kinds)
-    if method.compensates and (coarse or everywhere):
-        moments = Hessians(kept.folder, reference.spec, tokens=tokens.numel() if whole else 0)
-        name = _WITH_MOMENTS
-        if not moments.collected:
-            kept.forget(name)
-
-    def look() -> dict[str, torch.Tensor]:
-        running()
-        with moments.watching(reference.model) if moments else nullcontext():
-            found = calibrate(reference, tokens).tensors()
-        if moments and kept.lasting:
-            moments.sync()
-            kept.forget(_MOMENTS)
-            kept.record(_MOMENTS, dict[str, str], lambda: _moment_hashes(kept))
-        return found
-
-    seen = Calibration.of(kept.tensors(name, look))
-    groups = [group for group in plain.groups() if group != EMBEDDING]
-    energy = {group: seen.energy[plain.input_name(group)] for group in groups}
-    smoothing = None
-    if W8A8 in kinds:
-        smoothing = smooth_quant(plain, seen.peaks)
-    elif method.smooths and coarse:
-        smoothing = Smoothing.from_mean_squares(reference.spec, energy)
-    folding = None
+    smoothing = _smoothing(plain, observed, method, kinds)
+    scaling = None
     if kv in EIGHT_BIT_KV:
-        # Rounding to nearest and HQQ find the levels again that a student was trained on.
-        keeps_grids = not (method.smooths or method.compensates)
-        folding = KvFolding.of(
-            reference.spec, seen.largest, shared=shared_scales, whole_heads=keeps_grids
+        # Round-to-nearest and HQQ recover the levels that a student was trained on.
+        keeps_grids = method.scaling == "none" and method.rounding != "gptq"
+        scaling = KvScaling.from_calibration(
+            reference.spec, observed.kv_absmax, shared=shared_kv_scale, whole_heads=keeps_grids
         )
-    return Weights(reference.checkpoint, folding, seen.energy, seen.peaks, smoothing, moments)
+    weights = Weights(reference.checkpoint, scaling, smoothing)
+    return Prepared(weights, InputStats(weights, observed.mean_square, observed.absmax, hessians))
 
 
-def _has_moments(kept: Kept) -> bool:
-    """Whether second moments are as they were when they were collected."""
-    return kept.known(_MOMENTS, dict[str, str]) == _moment_hashes(kept)
+def _observe(
+    reference: Reference,
+    passage: Passage,
+    cache: ArtifactCache,
+    *,
+    hessians: bool,
+    progress: Callable[[str], None],
+) -> tuple[Calibration, Hessians | None]:
+    """Statistics of the source on a text, with Hessians if wanted; from the cache if there."""
+    collected = cache.has_tensors(_WITH_HESSIANS) and (not cache.durable or _undamaged(cache))
+    count = passage.tokens.numel()
+    sums = Hessians(cache.folder, reference.spec, tokens=count * collected) if hessians else None
+    if sums and not sums.collected:
+        cache.remove(_WITH_HESSIANS)
+    name = _WITH_HESSIANS if collected or sums else _PLAIN
+    stored = cache.load_tensors(name)
+    if stored is not None:
+        return Calibration.from_tensors(stored), sums
+    progress(f"calibrating: running the source on {count:,} tokens of {passage.name}")
+    with sums.watching(reference.model) if sums else nullcontext():
+        observed = calibrate(reference, passage.tokens)
+    if sums and cache.durable:
+        sums.sync()
+        cache.save_record(_HESSIANS, _hashes(cache))
+    cache.save_tensors(name, observed.tensors())
+    return observed, sums
 
 
-def _moment_hashes(kept: Kept) -> dict[str, str]:
-    return {path.name: file_sha256(path) for path in sorted(kept.folder.glob("*.moments"))}
+def _smoothing(
+    weights: Weights,
+    observed: Calibration,
+    method: Method,
+    kinds: Collection[type[WeightPrecision]],
+) -> Smoothing | None:
+    if W8A8 in kinds:
+        return smooth_quant(weights, observed.absmax)
+    if method.scaling == "none" or not has_coarse(kinds):
+        return None
+    groups = [group for group in weights.groups() if group != EMBEDDING]
+    mean_square = {group: observed.mean_square[input_name(weights, group)] for group in groups}
+    return Smoothing.from_mean_squares(weights.checkpoint.spec, mean_square)
+
+
+def _undamaged(cache: ArtifactCache) -> bool:
+    """Whether Hessians are as they were when they were collected."""
+    return cache.load_record(_HESSIANS, dict[str, str]) == _hashes(cache)
+
+
+def _hashes(cache: ArtifactCache) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(cache.folder.glob("*.moments"))}

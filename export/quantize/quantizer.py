@@ -1,12 +1,13 @@
-"""Rounds a checkpoint's matrices by one method, each only once."""
+"""Quantizes a checkpoint's matrices by one method, each only once."""
 
 from collections.abc import Callable
 
 import torch
 
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.float_formats import Nvfp4Blocks, to_fp8, to_nvfp4
-from edgelm.export.quantize.methods import METHODS, Method, Moments, quantize_by
+from edgelm.export.quantize.input_stats import InputStats
+from edgelm.export.quantize.methods import METHODS, Method, ReadHessian, quantize_by
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.memory import LARGE, give_back
 from edgelm.quantize.gptq import Compensation
@@ -14,15 +15,18 @@ from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import Quantized
 from edgelm.spec.groups import EMBEDDING
 
+ReadMatrix = Callable[[], torch.Tensor]
+
 
 class Quantizer:
     """What a dialect asks for quantized matrices.
 
     Args:
         weights: the source.
-        method: how to round.
-        kept: for results that will be asked for again: rounding takes a second a matrix, reading
-            it back takes none. Nothing is kept where it is None.
+        method: how to quantize.
+        stats: what calibration observed of the inputs; None without calibration.
+        cache: for results that are needed again: quantizing takes a second a matrix, reading it
+            back takes none. Nothing is stored where it is None.
         positive_scales: see `edgelm.quantize.rtn.quantize`.
     """
 
@@ -31,88 +35,99 @@ class Quantizer:
         weights: Weights,
         method: Method = METHODS["rtn"],
         *,
-        kept: Kept | None = None,
+        stats: InputStats | None = None,
+        cache: ArtifactCache | None = None,
         positive_scales: bool = False,
     ) -> None:
         self.weights = weights
         self.method = method
-        self.kept = kept
+        self.stats = stats
+        self.cache = cache
         self.positive_scales = positive_scales
 
-    def __call__(
-        self, group: str, matrix: Callable[[], torch.Tensor], precision: Int4 | Int8
-    ) -> Quantized:
-        """A group's matrix, quantized; it is read only if that was not done before."""
-
-        def find() -> dict[str, torch.Tensor]:
+    def quantize(self, group: str, matrix: ReadMatrix, precision: Int4 | Int8) -> Quantized:
+        """A group's matrix as integers; it is read only if it is not in the cache."""
+        name = f"{group} {self.grid(precision)}"
+        found = self._load(name)
+        if found is None:
             quantized = quantize_by(
                 self.method,
                 _read(matrix),
                 precision,
-                self.weights.importance(group),
-                self._moments(group),
+                self.importance(group),
+                self._hessian(group),
                 positive_scales=self.positive_scales,
             )
-            return {name: one for name, one in vars(quantized).items() if torch.is_tensor(one)}
-
-        found = self._found(f"{group} {self.grid(precision)}", find)
-        bits = 4 if isinstance(precision, Int4) else 8
+            tensors = {key: one for key, one in vars(quantized).items() if torch.is_tensor(one)}
+            found = self._save(name, tensors)
         return Quantized(
-            bits,
+            4 if isinstance(precision, Int4) else 8,
             precision.group_size,
             found["levels"],
             found["scales"],
             found.get("zero_points"),
         )
 
-    def fp8(
-        self, group: str, matrix: Callable[[], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def fp8(self, group: str, matrix: ReadMatrix) -> tuple[torch.Tensor, torch.Tensor]:
         """E4M3 values [N, K] and scales [N] of a group's matrix."""
-
-        def find() -> dict[str, torch.Tensor]:
+        name = f"{group} fp8"
+        found = self._load(name)
+        if found is None:
             values, scales = to_fp8(_read(matrix), self._compensation(group))
-            return {"values": values, "scales": scales}
-
-        found = self._found(f"{group} fp8", find)
+            found = self._save(name, {"values": values, "scales": scales})
         return found["values"], found["scales"]
 
-    def nvfp4(self, group: str, matrix: Callable[[], torch.Tensor]) -> Nvfp4Blocks:
+    def nvfp4(self, group: str, matrix: ReadMatrix) -> Nvfp4Blocks:
         """A group's matrix in NVFP4."""
+        name = f"{group} nvfp4"
+        found = self._load(name)
+        if found is None:
+            importance = None if self.method.rounding == "hqq" else self.importance(group)
+            blocks = to_nvfp4(_read(matrix), importance, self._compensation(group))
+            found = self._save(name, blocks._asdict())
+        return Nvfp4Blocks(**found)
 
-        def find() -> dict[str, torch.Tensor]:
-            importance = self.weights.importance(group) if self.method.weighs else None
-            return to_nvfp4(_read(matrix), importance, self._compensation(group))._asdict()
+    def importance(self, group: str) -> torch.Tensor | None:
+        """How much errors in each input channel count, [in_features]; None where unknown."""
+        return None if self.stats is None else self.stats.importance(group)
 
-        return Nvfp4Blocks(**self._found(f"{group} nvfp4", find))
+    def input_peak(self, group: str) -> float:
+        """The largest magnitude that calibration observed among a group's inputs."""
+        assert self.stats is not None, "formats with quantized inputs need calibration"
+        return self.stats.peak(group)
 
     def grid(self, precision: Int4 | Int8) -> str:
-        """What levels a matrix is rounded to, in words."""
+        """The levels that a matrix is quantized to, in words."""
         positive = self.positive_scales and precision.symmetric
         return describe(precision) + (", positive scales" if positive else "")
 
-    def rounded(self, group: str, precision: Int4 | Int8) -> dict[str, torch.Tensor]:
+    def dequantized(self, group: str, precision: Int4 | Int8) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors of a group, fp32, as they would be for what is stored."""
         weights = self.weights
-        quantized = self(group, lambda: weights.matrix(group), precision)
-        return weights.stored(group, quantized.dequantize(weights.columns(group)))
+        quantized = self.quantize(group, lambda: weights.matrix(group), precision)
+        return weights.unfold(group, quantized.dequantize(weights.columns(group)))
 
-    def _found(
-        self, name: str, find: Callable[[], dict[str, torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        return find() if self.kept is None else self.kept.tensors(name, find)
+    def _load(self, name: str) -> dict[str, torch.Tensor] | None:
+        return None if self.cache is None else self.cache.load_tensors(name)
 
-    def _moments(self, group: str) -> Moments | None:
-        if group == EMBEDDING or self.weights.moments is None:
+    def _save(self, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors = {key: one.contiguous() for key, one in tensors.items()}
+        if self.cache is not None:
+            self.cache.save_tensors(name, tensors)
+        return tensors
+
+    def _hessian(self, group: str) -> ReadHessian | None:
+        stats = self.stats
+        if group == EMBEDDING or stats is None or stats.hessians is None:
             return None
-        return lambda: self.weights.second_moments(group)
+        return lambda: stats.hessian(group)
 
     def _compensation(self, group: str) -> Compensation | None:
-        moments = self._moments(group)
-        return Compensation(moments()) if self.method.compensates and moments else None
+        hessian = self._hessian(group)
+        return Compensation(hessian()) if self.method.rounding == "gptq" and hessian else None
 
 
-def _read(matrix: Callable[[], torch.Tensor]) -> torch.Tensor:
+def _read(matrix: ReadMatrix) -> torch.Tensor:
     read = matrix()
     if read.numel() > LARGE:
         give_back()  # what the matrix before this one left

@@ -8,33 +8,34 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.precision import W8A8, WeightPrecision
 from edgelm.spec.groups import EMBEDDING
 
-_LARGEST = 127  # level
-_NOISE = 0.01  # of the mean square of inputs, at most
+_MAX_LEVEL = 127
+_MAX_NOISE = 0.01  # of the mean square of inputs
 
 
-def smooth_quant(weights: Weights, peaks: Mapping[str, torch.Tensor]) -> Smoothing:
+def smooth_quant(weights: Weights, absmax: Mapping[str, torch.Tensor]) -> Smoothing:
     """Factors for every group that they can be folded for.
 
     Args:
         weights: the source, unfolded.
-        peaks: largest magnitude of every input channel, [in_features], by the weight's name.
+        absmax: largest magnitude of every input channel, [in_features], by the weight's name.
     """
     spread = {}
     for group in weights.groups():
         if group != EMBEDDING:
             columns = weights.matrix(group).abs().amax(0)
-            spread[group] = peaks[weights.input_name(group)] / columns.clamp(min=1e-6)
+            spread[group] = absmax[input_name(weights, group)] / columns.clamp(min=1e-6)
     squares = {name: x**2 for name, x in spread.items()}
     return Smoothing.from_mean_squares(weights.checkpoint.spec, squares, 0.5)
 
 
-def coarse_inputs(
-    weights: Weights, assignment: Mapping[str, WeightPrecision], but: Callable[[str], bool]
+def outlier_groups(
+    stats: InputStats, assignment: Mapping[str, WeightPrecision], exclude: Callable[[str], bool]
 ) -> list[str]:
     """The groups of w8a8 whose inputs one int8 scale rounds too coarsely because of outliers.
 
@@ -42,18 +43,18 @@ def coarse_inputs(
     square. On SmolLM2 it is below 1% for all but ten down projections, where it is up to 240%.
 
     Args:
-        weights: the source as it is rounded, with what calibration saw.
+        stats: of the inputs as the graph has them.
         assignment: a precision for every group.
-        but: groups that are left out.
+        exclude: groups that are left out.
     """
     found = []
     for group, precision in assignment.items():
-        if not isinstance(precision, W8A8) or but(group):
+        if not isinstance(precision, W8A8) or exclude(group):
             continue
-        energy = weights.importance(group)
-        if energy is None:  # the embedding: its inputs are tokens
+        mean_square = stats.importance(group)
+        if mean_square is None:  # the embedding: its inputs are tokens
             continue
-        noise = (weights.peak(group) / _LARGEST) ** 2 / 12
-        if noise > _NOISE * float(energy.mean()):
+        noise = (stats.peak(group) / _MAX_LEVEL) ** 2 / 12
+        if noise > _MAX_NOISE * float(mean_square.mean()):
             found.append(group)
     return found

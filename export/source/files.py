@@ -13,7 +13,7 @@ from edgelm.files.hashing import file_sha256
 _SMALL = ("*.json", "*.jinja", "tokenizer.model")
 
 
-class _Seen(NamedTuple):
+class _FileState(NamedTuple):
     """A file as the system sees it; times in nanoseconds."""
 
     device: int
@@ -31,17 +31,17 @@ class SourceFiles:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._seen = {path: _seen(path) for path in checkpoint.weight_files}
+        self._states = {path: _state(path) for path in checkpoint.weight_files}
         self._small = {path: file_sha256(path) for path in self._small_files()}
         self.sha256 = checkpoint.sha256()
         """Hash of the weights: the manifest's and that of the bytes that are used."""
         self.check()
 
     def check(self) -> None:
-        """Raise BadCheckpoint if a file is no longer what it was."""
+        """Raise BadCheckpoint if a file has changed."""
         linked = False
-        for path, before in self._seen.items():
-            now = _seen(path)
+        for path, before in self._states.items():
+            now = _state(path)
             if now[:-1] != before[:-1]:
                 raise _changed(path)
             linked = linked or now != before
@@ -71,12 +71,12 @@ class SourceFiles:
         return sorted({path for one in _SMALL for path in folder.glob(one) if path.is_file()})
 
 
-def _seen(path: Path) -> _Seen:
+def _state(path: Path) -> _FileState:
     try:
         stat = path.stat()
     except OSError:
         raise _changed(path) from None
-    return _Seen(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return _FileState(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def _changed(path: Path) -> BadCheckpoint:

@@ -2,8 +2,8 @@
 
 The model is built without memory for its weights; each leaf module reads its weights when it is
 called and drops them when it returns. A pass over a batch thus needs memory for one matrix and
-the activations, whatever the size of the model. Logits are never stored: what is kept are the
-final hidden states, from which any rows of logits follow with one product.
+the activations, whatever the size of the model. Logits are never stored: any rows of them follow
+with one product from the final hidden states.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Reference:
         self.checkpoint = checkpoint
         self.spec = checkpoint.spec
         self.overrides: dict[str, torch.Tensor] = {}
-        self._held: dict[str, torch.Tensor] | None = None
+        self._cached: dict[str, torch.Tensor] | None = None
         self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
         if context is not None and self.depends_on_context:
             self._fix_frequencies(context)
@@ -75,7 +75,7 @@ class Reference:
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
 
-        The head is widened a part at a time: whole it can be the largest matrix of all.
+        The head is converted to fp32 a part at a time: it can be the largest matrix of all.
         """
         hidden = hidden / self.spec.logits_divisor
         logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)
@@ -89,13 +89,13 @@ class Reference:
         return self.model.model.layers  # type: ignore[no-any-return]
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def cached_reads(self) -> Iterator[None]:
         """Keep what is read in this block, for callers that run a module several times."""
-        self._held = {}
+        self._cached = {}
         try:
             yield
         finally:
-            self._held = None
+            self._cached = None
 
     def _stream(self, name: str, module: nn.Module) -> None:
         names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
@@ -119,9 +119,9 @@ class Reference:
     def _read(self, name: str) -> torch.Tensor:
         if name in self.overrides:
             return self.overrides[name]
-        if self._held is not None and name in self._held:
-            return self._held[name]
+        if self._cached is not None and name in self._cached:
+            return self._cached[name]
         tensor = self.checkpoint.tensor(name).float()
-        if self._held is not None:
-            self._held[name] = tensor
+        if self._cached is not None:
+            self._cached[name] = tensor
         return tensor

@@ -1,4 +1,4 @@
-"""The texts an export is calibrated and judged on, cut into sequences of tokens.
+"""The texts of calibration and of the quality gate, cut into sequences of tokens.
 
 Two small texts of our own come with the package, on different subjects: one to calibrate on, one
 for the gate. `--calibration` and `--gate-text` take the user's own instead: JSONL with a `text`
@@ -24,8 +24,8 @@ GATE = _FOLDER / "gate.jsonl"
 SEQUENCE = 512
 SEQUENCES = 8
 _FULL_PARAMETERS = 500_000_000  # up to this size all sequences are run
-_LEAST_SEQUENCES = 2
-_MOST_BYTES = 20_000_000  # unpacked; tokenizing takes some ten times that in memory
+_MIN_SEQUENCES = 2
+_MAX_BYTES = 20_000_000  # unpacked; tokenizing takes some ten times that in memory
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Passage:
         return hashlib.sha256(shape + self.tokens.numpy().tobytes()).hexdigest()
 
     def first(self, sequences: int) -> "Passage":
-        """The first so many sequences."""
+        """The first sequences of the text."""
         return replace(self, tokens=self.tokens[:sequences])
 
 
 def affordable(sequences: int, parameters: int) -> int:
     """How many of a text's sequences to run: each costs a large model minutes on a CPU."""
     share = min(1.0, _FULL_PARAMETERS / parameters)
-    return max(_LEAST_SEQUENCES, round(sequences * share))
+    return max(_MIN_SEQUENCES, round(sequences * share))
 
 
 def read_passage(
@@ -61,7 +61,7 @@ def read_passage(
     context: int,
     sequences: int = SEQUENCES,
 ) -> Passage:
-    """Tokenize a text file and cut it into up to so many sequences of 512 tokens (or the context).
+    """Tokenize a text file and cut it into at most `sequences` of 512 tokens (or the context).
 
     Raises:
         BadInput: the file is missing, empty, of the wrong form or too short for one sequence.
@@ -79,7 +79,7 @@ def read_passage(
             f"the tokenizer produces token {max(ids)}, the model's vocabulary has {vocab_size}: "
             "tokenizer and model do not belong together"
         )
-    # Evenly spread over the text, so that a long file is not judged by its beginning.
+    # Evenly spread over the text, so that a long file counts beyond its beginning.
     starts = [round(i * (len(ids) - length) / max(1, count - 1)) for i in range(count)]
     tokens = torch.tensor([ids[start : start + length] for start in starts])
     return Passage(tokens, path.name, file_sha256(path))
@@ -90,10 +90,10 @@ def _read(path: Path) -> str:
         raise BadInput(f"{path} is not a regular file; expected a text file")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
-        data = bytes(file.read(_MOST_BYTES + 1))
-    if len(data) > _MOST_BYTES:
+        data = bytes(file.read(_MAX_BYTES + 1))
+    if len(data) > _MAX_BYTES:
         raise BadInput(
-            f"{path} holds more than {_MOST_BYTES / 1e6:.0f} MB of text, and a few thousand words "
+            f"{path} holds more than {_MAX_BYTES / 1e6:.0f} MB of text, and a few thousand words "
             "are used; give a part of it"
         )
     return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
@@ -109,7 +109,7 @@ def _documents(path: Path) -> list[str]:
             raise BadInput(f"cannot read {str(path)!r}: {error}") from None
         raise BadInput(f"{path} is not UTF-8 text; expected JSONL or plain text") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise BadInput(f"{path} is no whole gzip file; expected gzipped text") from None
+        raise BadInput(f"{path} is not a complete gzip file; expected gzipped text") from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; expected a text file") from None
     if not path.name.removesuffix(".gz").endswith(".jsonl"):

@@ -56,9 +56,9 @@ def check_prompts(checkpoint: Checkpoint, bundle: Path) -> None:
         ours, expected = _ours(template, messages), theirs(messages)
         if ours != expected:
             raise GateFailed(
-                f"the chat prompt of {checkpoint.name} is not what transformers makes of it: "
+                f"the chat prompt of {checkpoint.name} differs from what transformers renders: "
                 f"{_difference(ours, expected)}; please report it with its tokenizer_config.json "
-                "(--gate off exports it all the same)"
+                "(--gate off exports it anyway)"
             )
 
 

@@ -73,7 +73,7 @@ def check_source(
     if checkpoint.is_gguf:
         depth = min(depth, _GGUF_LAYERS)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
-    with _loaded(checkpoint, depth, scratch) as other, reference.hold():
+    with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
             stretches += _windows(other, tokens, context, progress)
@@ -86,7 +86,7 @@ def check_source(
             f"{worst.kl:.2g} (limit {MAX_SOURCE_KL:g}), top-1 {worst.top1:.1%} over {worst.tokens} "
             f"tokens, {worst.layers} of {checkpoint.spec.num_hidden_layers} layers. edgelm reads "
             "its weights or its configuration differently: every bundle of it would be wrong; "
-            "please report it with its config.json (--gate off exports it all the same)"
+            "please report it with its config.json (--gate off exports it anyway)"
         )
     return worst
 
@@ -170,8 +170,8 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
         if missing := sorted(info["missing_keys"]):
             raise BadCheckpoint(
                 f"transformers finds no {missing[0]} in {checkpoint.name} ({len(missing)} missing "
-                "in all) and would make it up; is a shard missing, or config.json from another "
-                "model?"
+                "in all) and would initialize it at random; is a shard missing, or config.json "
+                "from another model?"
             )
         yield model.eval()
 

@@ -161,7 +161,7 @@ class Graph:
 
 
 def out_of_memory(what: str, size: int) -> str:
-    """A message: how much was asked, how much there is."""
+    """A message: how much memory was requested, how much is free."""
     message = f"{what} needs {format_bytes(size)} of GPU memory"
     with contextlib.suppress(EdgeLMError):
         free, total = free_memory()

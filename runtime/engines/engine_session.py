@@ -67,7 +67,7 @@ class EngineSession:
         Raises:
             ContextFull: the cache cannot hold them; it is left as it was.
             BadInput: no tokens, logits of none, or a closed session.
-            Cancelled: `cancel_when` said so; the cache is left as it was.
+            Cancelled: the function of `cancel_when` returned true; the cache is left as it was.
         """
         with self._lock:
             self._check(len(tokens), logits)
@@ -83,7 +83,7 @@ class EngineSession:
             return rows
 
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
-        """Ask this during a prefill, between chunks and within long ones; None: ask nobody."""
+        """Call this during a prefill, between chunks and within long ones; None: nothing."""
         self._cancelled = cancelled or _never
 
     def rewind(self, length: int) -> None:

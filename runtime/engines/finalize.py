@@ -1,7 +1,7 @@
-"""Compile a bundle's engine on the device that it is for, judge it, and note it in the manifest.
+"""Compile a bundle's engine on the device that it is for, check it, and record it in the manifest.
 
 A TensorRT engine runs on the GPU and the version that compiled it. A kill at any moment leaves the
-bundle pending or finished: the engine is moved into place whole, and the manifest after it.
+bundle pending or finished: the engine is moved into place atomically, and the manifest after it.
 """
 
 import errno
@@ -46,45 +46,45 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 
 
-def finalize(folder: Path, *, anew: bool = True, progress: Progress = log.info) -> Manifest:
+def finalize(folder: Path, *, force: bool = True, progress: Progress = log.info) -> Manifest:
     """Compile the engine of a pending bundle, or compile it again.
 
-    One process at a time does; others wait. `anew=False` takes an engine that is there by then.
+    One process at a time does; others wait. `force=False` takes an engine that is there by then.
 
     Raises:
         BadInput: the bundle runs without a compiled engine.
         MissingPackage: no TensorRT, or no GPU.
         BadBundle: the bundle is damaged, or for another GPU or another TensorRT.
         DoesNotFit: not enough memory to compile, or a full disk.
-        GateFailed: the engine computes something else than the graph; it is not kept.
+        GateFailed: the engine computes something else than the graph; it is discarded.
     """
     with _system_errors(folder):
-        return _finalize(folder, anew, progress)
+        return _finalize(folder, force, progress)
 
 
-def _finalize(folder: Path, anew: bool, progress: Progress) -> Manifest:
+def _finalize(folder: Path, force: bool, progress: Progress) -> Manifest:
     manifest = read_manifest(folder)
     if not manifest.compiles:
         raise BadInput(
-            f"{folder} runs on {manifest.engine.name}, which compiles nothing: there is nothing to "
-            "finalize; run it with edge-run"
+            f"{folder} runs on {manifest.engine.name}, which needs no compiled engine: there is "
+            "nothing to finalize; run it with edge-run"
         )
     _check_writable(folder)
     with exclusive_lock(
-        folder, lambda: progress("another process is compiling it: waiting")
+        folder, lambda: progress("another process is compiling this bundle: waiting for it")
     ) as alone:
         manifest = read_manifest(folder)
         _check_engines_folder(folder)
-        if manifest.engines and not anew and has_engine_here(manifest):
+        if manifest.engines and not force and has_engine_here(manifest):
             return manifest
         if alone:
-            _remove_unnamed(folder, manifest)
+            _remove_unlisted(folder, manifest)
         return _compile(folder, manifest, progress)
 
 
 @contextmanager
 def _system_errors(folder: Path) -> Iterator[None]:
-    """What the system refuses, as an error of ours that names the file."""
+    """Errors of the operating system, as errors of ours that name the file."""
     try:
         yield
     except OSError as error:
@@ -96,7 +96,7 @@ def _system_errors(folder: Path) -> Iterator[None]:
             ) from None
         raise BadInput(
             f"{file}: {error.strerror or error}; compiling {folder} needs to read and write it: "
-            "see to that and run edge-export --finalize again"
+            "change its permissions and run edge-export --finalize again"
         ) from None
 
 
@@ -112,8 +112,8 @@ def _check_engines_folder(folder: Path) -> None:
         )
 
 
-def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
-    """Remove engines that killed processes left, whole or half; other files are not ours."""
+def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Remove engines that killed processes left, complete or not; other files are not ours."""
     remove_abandoned_files(folder)
     if not (engines := folder / ENGINES).is_dir():
         return
@@ -125,11 +125,11 @@ def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove an engine, or a link in its place; what cannot be removed takes space, no more."""
+    """Remove an engine, or a link in its place; one that cannot be removed only takes space."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:  # also where it is a folder
-        log.debug("%s is left: %s", path, error)
+        log.debug("%s cannot be removed: %s", path, error)
 
 
 def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
@@ -163,7 +163,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
     path = folder / engine.file
     progress(_summary(engine, path, built))
     try:
-        engine = _judged(folder, manifest, engine, progress)
+        engine = _check_quality(folder, manifest, engine, progress)
     except BaseException:
         if engine.file not in manifest.files:
             _remove(path)
@@ -174,7 +174,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
 def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise BadInput(
-            f"{folder} cannot be written to, and its engine is yet to be compiled; copy it to a "
+            f"{folder} is read-only, but its engine must be compiled into it; copy it to a "
             "folder of yours, or run edge-export --finalize as its owner"
         )
 
@@ -211,7 +211,7 @@ def _timing_cache(family: str, version: str, gpu: Gpu) -> Path:
     return Path(cache) / "edgelm" / f"{family}-{version}-sm{gpu.sm}.timing"
 
 
-def _judged(
+def _check_quality(
     folder: Path, manifest: Manifest, engine: CompiledEngine, progress: Progress
 ) -> CompiledEngine:
     """The engine with what it measured on the gate's sample."""
@@ -240,7 +240,7 @@ def _judged(
     if gate.enforced and not passed:
         raise GateFailed(
             f"the engine misses the {gate.gate_class} gate that its graph passed: KL "
-            f"{figures.kl:.4f}, the graph had {gate.figures.kl:.4f}; it is not kept. Another "
+            f"{figures.kl:.4f}, the graph had {gate.figures.kl:.4f}; it is discarded. Another "
             f"TensorRT than {engine.version} may compile it right"
         )
     result = GateResult(
@@ -253,8 +253,8 @@ def _check_finite(figures: Figures, gate: GateResult) -> None:
     if not all(math.isfinite(one) for one in (figures.kl, figures.top1, figures.perplexity)):
         raise GateFailed(
             f"the engine misses the {gate.gate_class} gate that its graph passed: its logits are "
-            "not numbers (NaN or infinity); it is not kept. Another TensorRT may compile it right, "
-            "or export with bf16"
+            "not numbers (NaN or infinity); it is discarded. Another TensorRT may compile it "
+            "right, or export with bf16"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether a graph has the inputs and outputs that the manifest says.
+"""Whether a graph has the inputs and outputs of the manifest.
 
 Sessions bind memory of the sizes that the manifest gives: were the graph's others, the error would
 come with the first token, name nothing that a user knows, or not come at all.

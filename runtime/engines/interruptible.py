@@ -1,8 +1,8 @@
-"""A call into native code that can be stopped: by Ctrl-C, or by whoever asked for it.
+"""A call into native code that can be stopped: by Ctrl-C, or by its caller.
 
 Python delivers a signal only between two of its own steps, so a call that stays in native code for
 seconds would not notice Ctrl-C. The call runs on a thread of its own, while this one waits where a
-signal reaches it, and keeps asking whether the result is still wanted.
+signal reaches it, and checks whether the result is still wanted.
 """
 
 import threading
@@ -19,7 +19,7 @@ def run_interruptible(
     Args:
         call: what to run; it gives the GIL back while it runs.
         stop: makes `call` end early; safe to call at any time, from any thread.
-        cancelled: asked every 50 ms, on this thread.
+        cancelled: called every 50 ms, on this thread.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after `call` was stopped.

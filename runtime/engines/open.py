@@ -22,8 +22,8 @@ def open_session(
 ) -> Session:
     """Open a bundle on the engine that it is for.
 
-    Engines are imported here and not before, so that everything else works, and says what is
-    wrong, without one.
+    Engines are imported here and not before, so that everything else works, errors included,
+    without one.
 
     Raises:
         MissingPackage: the engine is not installed, or there is no GPU.
@@ -42,7 +42,7 @@ def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int |
         _check_version(manifest)
         return OrtEngine(folder, graph, capacity=capacity, prefill_chunk=chunk, threads=threads)
     if threads is not None:
-        raise BadInput(f"threads is {threads}, but {name} runs on the GPU; leave it out")
+        raise BadInput(f"threads is {threads}, but {name} runs on the GPU; omit it")
     if name == _CUDA:
         from edgelm.runtime.engines.ort_cuda import OrtCudaEngine
 
@@ -60,17 +60,17 @@ def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int |
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise BadInput for a number of threads that is none, or that only takes memory."""
+    """Raise BadInput unless `threads` is None or a useful number of threads."""
     if threads is None:
         return
-    most = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
+    limit = _MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
     if not isinstance(threads, int) or isinstance(threads, bool):
-        raise BadInput(f"threads is {threads!r}, expected a whole number")
+        raise BadInput(f"threads is {threads!r}, expected an integer")
     if threads < 1:
         raise BadInput(f"threads is {threads}, expected at least 1")
-    if threads > most:
+    if threads > limit:
         raise BadInput(
-            f"threads is {threads}, expected at most {most} on a machine of "
+            f"threads is {threads}, expected at most {limit} on a machine of "
             f"{os.cpu_count() or 1} cores; leave it out to use the physical cores"
         )
 
@@ -85,8 +85,8 @@ def engine_version(manifest: Manifest) -> str:
 def trusted_engine(folder: Path, manifest: Manifest) -> CompiledEngine:
     """The bundle's engine for this GPU, if this machine compiled it or its user trusts it.
 
-    What is asked here is the hash that the manifest names; before the engine runs, the hash of its
-    bytes is asked again.
+    This checks the hash that the manifest names; the hash of the file's bytes is checked again
+    before the engine runs.
 
     Raises:
         BadBundle: there is none, or this machine does not trust it.

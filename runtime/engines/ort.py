@@ -47,7 +47,7 @@ class OrtEngine:
 
     Raises:
         MissingPackage: onnxruntime is not installed.
-        BadBundle: a graph that does not load, or that is another than the manifest says.
+        BadBundle: a graph that does not load, or that does not match the manifest.
         BadInput: a capacity other than the graph's own.
         DoesNotFit: there is no memory for the cache.
     """
@@ -73,9 +73,9 @@ class OrtEngine:
         self._cache = self._allocate(capacity)
         # Decoding binds these once: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        self._step_logits: Logits = np.zeros((1, 1, self.vocab_size), dtype=np.float32)
+        self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         self._step_rows = self._new_rows(1)
-        self._step_binding = self._bind(self._step, self._step_logits, self._step_rows)
+        self._step_binding = self._bind(self._step, self._step_row[None], self._step_rows)
 
     @property
     def cache_bytes(self) -> int:
@@ -87,7 +87,8 @@ class OrtEngine:
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         if len(tokens) == 1:
-            return self._decode(tokens, past)[:logits]
+            row = self._decode(int(tokens[0]), past)
+            return row if logits else row[:0]
         inputs = step_inputs(tokens, past, logits)
         rows: Logits = np.empty((1, max(1, logits), self.vocab_size), dtype=np.float32)
         new = self._new_rows(len(tokens))
@@ -105,12 +106,11 @@ class OrtEngine:
         self._session = self._step_binding = None
         self._cache, self._step_rows = [], []
 
-    def _decode(self, token: Tokens, past: int) -> Logits:
+    def _decode(self, token: int, past: int) -> Logits:
         update_step(self._step, token, past)
         self._execute(self._step_binding, None)
         self._append(self._step_rows, past, 1)
-        row: Logits = self._step_logits[0]
-        return row
+        return self._step_row
 
     def _execute(self, binding: Any, options: Any) -> None:
         try:

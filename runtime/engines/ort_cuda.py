@@ -85,7 +85,7 @@ class OrtCudaEngine:
             self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
         self._stream.synchronize()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        # Read while the graph is recorded, and then for good: the most that it will ever be.
+        # Read only while the graph is recorded: so it is the largest value that it can have.
         # How far the cache is filled, the kernels read from `last_position`.
         bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
         self._decode_step: _Step | None = self._bind(bound, 1)
@@ -102,7 +102,8 @@ class OrtCudaEngine:
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         if len(tokens) == 1:
-            return self._decode(tokens, past)[:logits]
+            row = self._decode(int(tokens[0]), past)
+            return row if logits else row[:0]
         step = self._bind(step_inputs(tokens, past, logits), max(1, logits))
         self._session.run_with_iobinding(step.binding, self._prefill_options)
         self._append(step.new, past, len(tokens))
@@ -117,7 +118,7 @@ class OrtCudaEngine:
         self._decode_step = self._session = None
         self._cache = []
 
-    def _decode(self, token: Tokens, past: int) -> Logits:
+    def _decode(self, token: int, past: int) -> Logits:
         step = self._decode_step
         assert step is not None
         update_step(self._decode_inputs, token, past)
@@ -223,7 +224,7 @@ def _load(path: Path) -> Any:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # Growing by what is asked, not by powers of two, which can take twice the memory.
+    # Growing by the requested size, not by powers of two, which can take twice the memory.
     provider = {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested"}
     not_found = _preload()
     try:

@@ -1,4 +1,4 @@
-"""What the generation loop asks of a session, and a session of its engine."""
+"""What the generation loop needs of a session, and a session of its engine."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -39,13 +39,13 @@ class Engine(Protocol):
             tokens: int64 [T], 1 to `chunk` of them.
             past: tokens of the cache that come before them.
             logits: of how many of the last tokens logits are returned; 0 for none.
-            cancelled: asked during a long run.
+            cancelled: called during a long run; true stops it.
 
         Returns:
             Logits [logits, vocab_size], valid until the next run.
 
         Raises:
-            Cancelled: `cancelled` said so.
+            Cancelled: `cancelled` returned true.
         """
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Session(Protocol):
         """
 
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
-        """Ask this during a prefill; `advance` raises `Cancelled` when it is true."""
+        """Call this during a prefill; `advance` raises `Cancelled` when it returns true."""
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`."""

@@ -34,13 +34,13 @@ def step_inputs(tokens: Tokens, past: int, logits: int) -> StepInputs:
     }
 
 
-def update_step(inputs: StepInputs, token: Tokens, past: int) -> None:
+def update_step(inputs: StepInputs, token: int, past: int) -> None:
     """Change the inputs of one token into those of another, in place.
 
     Decoding binds the arrays once: a step then allocates nothing.
     """
-    inputs["tokens"][...] = token
-    inputs["positions"][...] = past
-    inputs["past_length"][...] = past
-    inputs["last_position"][...] = past
-    inputs["total_length"][...] = past + 1
+    inputs["tokens"][0, 0] = token
+    inputs["positions"][0, 0] = past
+    inputs["past_length"][0] = past
+    inputs["last_position"][0] = past
+    inputs["total_length"][()] = past + 1

@@ -1,7 +1,7 @@
 """Which compiled engines this machine trusts.
 
 An engine is native code, and TensorRT's validity check does not detect changes made on purpose: an
-engine runs here if this machine compiled it, or if its user said so once. What is trusted is the
+engine runs here if this machine compiled it, or if its user trusted it. What is trusted is the
 SHA-256 of the file, so that any change to it ends the trust.
 """
 
@@ -77,7 +77,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _lock(handle: int) -> None:
-    """Let one process at a time write; where there are no locks, short appends stay whole."""
+    """Let one process at a time write; where there are no locks, short appends are atomic."""
     try:
         import fcntl
     except ImportError:

@@ -1,6 +1,6 @@
 """Opening a bundle so that what was checked is what was opened.
 
-Files are hashed first and opened by name afterwards, and an export may replace the whole bundle in
+Files are hashed first and opened by name afterwards, and an export may replace the bundle in
 between. So the state of every file (device, inode, size, times) is taken before the hashes and
 compared once all is open.
 """

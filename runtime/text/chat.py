@@ -17,15 +17,18 @@ from edgelm.runtime.text.template_budget import Budget, OutOfBudget, bytes_of, c
 from edgelm.runtime.text.template_sandbox import TemplateSandbox
 from edgelm.runtime.text.tokenizer import check_text
 
-_ROLES = ("system", "user", "assistant", "tool")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_TEMPLATE_BYTES = 128 * 2**10  # the longest published ones have some 30 KB
 _MAX_DEPTH = 100  # of lists and dicts in a message
-# Names under which a message's reasoning is passed; templates read the first two.
+# Names of a message's reasoning; templates read the first two.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class Message(TypedDict):
-    """One turn: `role` is system, user, assistant or tool."""
+    """One message: `role` is system, developer, user, assistant or tool.
+
+    A developer's message is a system message to templates that do not know the role.
+    """
 
     role: str
     content: str
@@ -75,12 +78,14 @@ class ChatTemplate:
             documents: what it may quote from, with `title` and `text`.
 
         Raises:
-            BadInput: no message, an unknown role, a conversation the template refuses, or a
+            BadInput: no message, an unknown role, a conversation that the template rejects, or a
                 template that does not end within its budget.
         """
         check_messages(messages)
         given = {
-            "messages": [_with_reasoning(_plain(message)) for message in messages],
+            "messages": [
+                self._with_known_role(_with_reasoning(_plain(message))) for message in messages
+            ],
             "tools": _plain(tools),
             "documents": _plain(documents),
         }
@@ -96,10 +101,15 @@ class ChatTemplate:
             ) from None
         except Exception as error:  # a template is a program: it can fail in any way
             raise BadInput(
-                f"the chat template refuses this conversation: {reason(error)}"
+                f"the chat template rejects this conversation: {reason(error)}"
             ) from None
         finally:
             current.reset(token)
+
+    def _with_known_role(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["role"] == "developer" and "developer" not in self.source:
+            return {**message, "role": "system"}
+        return message
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -123,7 +133,7 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 def _is_turn(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
-    # What calls a tool may have nothing to say.
+    # A message that calls a tool may have no content.
     silent = content is None and message.get("role") == "assistant" and message.get("tool_calls")
     return message.get("role") in _ROLES and (isinstance(content, str) or bool(silent))
 

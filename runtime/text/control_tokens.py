@@ -57,7 +57,7 @@ class ControlTokens:
         Raises:
             BadInput: the tokenizer makes a control token of plain text as well.
         """
-        # Text and control token by turns; None for a mark that lost its partner.
+        # Alternating text and control token; None for a mark without its partner.
         pieces = self._marks.split(text)
         parts = [self._tokenizer.encode(pieces[0], special=False)]
         for at, piece in enumerate(pieces[1:], start=1):
@@ -87,7 +87,7 @@ class ControlTokens:
         ids = self._inner(piece, plain=True)
         if self._ids[piece] in ids:
             raise BadInput(
-                f"a message holds {piece!r}, which this model's tokenizer cannot encode but as the "
+                f"a message holds {piece!r}, which this model's tokenizer encodes only as the "
                 "control token; remove it, or allow control tokens in messages"
             )
         return ids

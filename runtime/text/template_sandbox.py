@@ -101,7 +101,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Rewrites a template so that what it does is counted; methods are named as jinja2 asks."""
+    """Rewrites a template so that what it does is counted; jinja2 calls the methods by name."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
         self._environment = environment
@@ -144,7 +144,7 @@ class _Counting(NodeTransformer):
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}` marks what the assistant said, for training; here it changes nothing."""
+    """`{% generation %}` marks the assistant's answers, for training; it has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
 

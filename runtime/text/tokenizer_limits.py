@@ -1,6 +1,6 @@
-"""What a tokenizer.json may ask for, checked before the library reads it.
+"""Limits of a tokenizer.json, checked before the library reads it.
 
-The library is native code that takes such a file at its word: a length that is not there makes it
+The library is native code that trusts such a file: a wrong length makes it
 allocate until the process is aborted, and a few rules that double the text, one after the other,
 fill any memory. No published tokenizer comes near these limits.
 """

@@ -374,7 +374,7 @@ def test_other_things_are_not_overwritten(bench: Path, tmp_path: Path) -> None:
     for name in ("student", "other.run"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("mine")
-    with pytest.raises(BadInput, match=r"student exists and holds no compress\.json; it will not"):
+    with pytest.raises(BadInput, match=r"student exists and contains no compress\.json, so it"):
         quick(bench, tmp_path / "student")
     with pytest.raises(
         BadInput, match=r"other\.run exists and is not a run folder of edge-compress"

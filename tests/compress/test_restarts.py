@@ -28,6 +28,7 @@ from tests.compress.recipes import (
     write_recipe,
 )
 from tests.compress.training import same
+from tests.forks import run_forked
 
 USUAL = ("seed = 3\n", CORRECT, PRUNE, DISTILL, QAD, EVALUATE)
 EVERYTHING = (
@@ -44,10 +45,10 @@ EVERYTHING = (
 
 def run(*arguments: str, processes: int = 1) -> int:
     """Run a recipe in another process; its group ends with its launcher."""
-    module = ["-m", "tests.compress.run_recipe", *arguments]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        module = [*launcher, f"--nproc_per_node={processes}", *module]
+    if processes == 1:
+        return run_forked("tests.compress.run_recipe", *arguments)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    module = [*launcher, "-m", "tests.compress.run_recipe", *arguments]
     with subprocess.Popen(
         [sys.executable, *module],
         stdout=subprocess.DEVNULL,

@@ -116,7 +116,7 @@ def test_closed_pipe_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unexpected_error_is_one_line_and_another_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ZeroDivisionError("our own\nmistake")) == 3
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: unexpected ZeroDivisionError: our own mistake (test_command.py:")
+    assert line.startswith("error: unexpected ZeroDivisionError: our own mistake (test_cli.py:")
     assert "report it" in line
     assert "EDGELM_DEBUG=1" in line
 
@@ -151,8 +151,8 @@ def test_exit_passes() -> None:
         (OSError(30, "Read-only file system"), "Read-only file system"),
         (OSError("of a library"), "of a library"),
         (FileNotFoundError(2, "No such file or directory", b"\xff"), "\\xff: No such file"),
-        (ValueError("embedded null byte"), "a path holds a NUL character"),
-        (MemoryError(), "there is not enough memory"),
+        (ValueError("embedded null byte"), "a path contains a NUL character"),
+        (MemoryError(), "not enough memory"),
         (ModuleNotFoundError("", name="torch"), "this needs torch: pip install 'edgelm[export]'"),
         (ModuleNotFoundError("", name="trl.x"), "this needs trl.x: pip install 'edgelm[align]'"),
     ],
@@ -164,7 +164,7 @@ def test_what_the_system_refuses(
     assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
-def test_our_own_missing_module_is_our_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_own_missing_module_is_an_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ModuleNotFoundError("No module named 'edgelm.x'", name="edgelm.x")) == 3
     assert "edgelm.x" in capsys.readouterr().err
 

@@ -130,12 +130,12 @@ def test_import_takes_less_than_a_tenth_of_a_second() -> None:
 def test_face_names_the_rooms() -> None:
     calls = {"compress_model", "export_model", "load", "plan"}
     types = {
+        "Chunk",
         "Completion",
         "EdgeLMError",
         "LanguageModel",
         "Message",
         "Options",
-        "Piece",
         "Sampling",
     }
     assert set(edgelm.__all__) == {"__version__"} | calls | types

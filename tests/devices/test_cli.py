@@ -14,7 +14,7 @@ import pytest
 from edgelm.bundle import Manifest, write_manifest
 from edgelm.devices.cli import main
 from edgelm.devices.detection.machine import Machine
-from edgelm.devices.doctor import Finding
+from edgelm.devices.doctor import CheckResult
 from edgelm.devices.planner.plan import choices
 from edgelm.devices.planner.smaller_models import SmallerModel
 from edgelm.devices.profile import ENVIRONMENT, Profile
@@ -26,8 +26,8 @@ from tests.devices.test_profile import DELIVERED
 
 Run = Callable[..., tuple[int, str, str]]
 
-OK = Finding("cpu.threads", "ok", "all 8 cores can be used", "", "")
-ERROR = Finding("cuda.driver", "error", "the driver is too old", "CUDA refuses", "install 580")
+OK = CheckResult("cpu.threads", "ok", "all 8 cores can be used", "", "")
+ERROR = CheckResult("cuda.driver", "error", "the driver is too old", "CUDA refuses", "install 580")
 
 
 class Answer(msgspec.Struct):
@@ -221,7 +221,7 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory budget of 0 bytes"),
         (["plan", "MODEL", "--target", "cpu", "--context", "999999"], "context 999999 is not poss"),
         (["doctor", "MODEL"], "is not a bundle (it has no bundle.json)"),
-        (["fit", "a.csv", "--judge", "b.csv", "-o", "c.toml"], "--judge fits nothing, so there"),
+        (["fit", "a.csv", "--predict", "b.csv", "-o", "c.toml"], "--predict fits nothing, so"),
     ],
     ids=[
         "show",
@@ -239,7 +239,7 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         "no-memory",
         "context",
         "no-bundle",
-        "judge-writes",
+        "predict-writes",
     ],
 )
 def test_bad_input_exits_two(run: Run, model: Path, arguments: list[str], message: str) -> None:
@@ -303,12 +303,12 @@ def test_detect_as_json(run: Run) -> None:
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the doctor was asked to look at; it finds what `findings` holds."""
-    seen: dict[str, Any] = {"findings": (OK,)}
+    """What the doctor was asked to look at; it finds what `results` holds."""
+    seen: dict[str, Any] = {"results": (OK,)}
 
-    def examine(machine: Machine, manifest: Manifest | None) -> tuple[Finding, ...]:
+    def examine(machine: Machine, manifest: Manifest | None) -> tuple[CheckResult, ...]:
         seen.update(machine=machine, manifest=manifest)
-        found: tuple[Finding, ...] = seen["findings"]
+        found: tuple[CheckResult, ...] = seen["results"]
         return found
 
     monkeypatch.setattr("edgelm.devices.detection.detect.detect", lambda: PLAIN)
@@ -322,13 +322,13 @@ def test_doctor_finds_nothing(run: Run, examined: dict[str, Any]) -> None:
 
 
 def test_doctor_finds_an_error(run: Run, examined: dict[str, Any]) -> None:
-    examined["findings"] = (OK, ERROR)
+    examined["results"] = (OK, ERROR)
     code, out, _ = run("doctor")
     assert code == 1
     assert out.startswith("error: the driver is too old\n")
     code, out, _ = run("doctor", "--json")
     assert code == 1
-    assert msgspec.json.decode(out, type=list[Finding]) == [OK, ERROR]
+    assert msgspec.json.decode(out, type=list[CheckResult]) == [OK, ERROR]
 
 
 def test_doctor_reads_the_bundle(run: Run, examined: dict[str, Any], tmp_path: Path) -> None:
@@ -339,22 +339,22 @@ def test_doctor_reads_the_bundle(run: Run, examined: dict[str, Any], tmp_path: P
 
 def test_doctor_of_this_machine(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
-    findings = msgspec.json.decode(out, type=list[Finding])
-    assert "disk.space" in {finding.check for finding in findings}
-    assert code == int(any(finding.severity == "error" for finding in findings))
+    results = msgspec.json.decode(out, type=list[CheckResult])
+    assert "disk.space" in {result.check for result in results}
+    assert code == int(any(result.severity == "error" for result in results))
 
 
 def test_fit_hands_over_its_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, Any]] = []
-    for name in ("fit_rows", "judge_rows"):
+    for name in ("fit_rows", "predict_rows"):
         monkeypatch.setattr(
             f"edgelm.devices.published.run.{name}",
             lambda *given, name=name: calls.append((name, given)),
         )
     rows, other, folder = Path("rows.csv"), Path("other.csv"), Path("report")
     assert run("fit", rows, "-o", other, "--report", folder)[0] == 0
-    assert run("fit", rows, "--judge", other)[0] == 0
-    assert calls == [("fit_rows", (rows, other, folder)), ("judge_rows", (rows, other, None))]
+    assert run("fit", rows, "--predict", other)[0] == 0
+    assert calls == [("fit_rows", (rows, other, folder)), ("predict_rows", (rows, other, None))]
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_fit_hands_over_its_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["detect"], ["--json"]),
         (["doctor"], ["also check that this bundle can run here", "--json"]),
         (["calibrate"], ["-o DIR", "--threads N"]),
-        (["fit"], ["CSV file of published measurements", "--judge CSV", "--report DIR"]),
+        (["fit"], ["CSV file of published measurements", "--predict CSV", "--report DIR"]),
     ],
     ids=["all", "list", "show", "plan", "detect", "doctor", "calibrate", "fit"],
 )

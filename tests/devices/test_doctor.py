@@ -11,7 +11,7 @@ from edgelm.devices import doctor
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict
 from edgelm.devices.detection.machine import Jetson, Machine
-from edgelm.devices.doctor import Finding, describe, examine, exit_code
+from edgelm.devices.doctor import CheckResult, describe, examine, exit_code
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,
@@ -23,25 +23,25 @@ from tests.devices.checks.recorded import (
     with_packages,
 )
 
-OK = Finding("cpu.threads", "ok", "all 8 cores can be used", "", "")
-UNKNOWN = Finding(
+OK = CheckResult("cpu.threads", "ok", "all 8 cores can be used", "", "")
+UNKNOWN = CheckResult(
     "disk.space", "unknown", "the check could not be made", "df: not there", "ask df yourself"
 )
-WARNING = Finding("jetson.clocks", "warning", "the clock floats", "short runs", "jetson_clocks")
-ERROR = Finding("cuda.driver", "error", "the driver is too old", "CUDA refuses", "install 580")
+WARNING = CheckResult("jetson.clocks", "warning", "the clock floats", "short runs", "jetson_clocks")
+ERROR = CheckResult("cuda.driver", "error", "the driver is too old", "CUDA refuses", "install 580")
 
 
-def run(machine: Machine, root: Path, **more: object) -> dict[str, Finding]:
+def run(machine: Machine, root: Path, **more: object) -> dict[str, CheckResult]:
     here = context(machine, root, **more)  # type: ignore[arg-type]
-    findings = examine(here.machine, here.probes, here.manifest)
-    return {finding.check: finding for finding in findings}
+    results = examine(here.machine, here.probes, here.manifest)
+    return {result.check: result for result in results}
 
 
 def test_healthy_machine(tmp_path: Path) -> None:
     df = "Filesystem\n/dev/sda 1 1 99999999 1% /\n"
     found = run(PLAIN, tmp_path, files={"/proc/swaps": "Filename\n"}, answers={"df": df})
     assert set(found) == {"disk.space", "cpu.threads", "cpu.instructions"}
-    assert {finding.severity for finding in found.values()} == {"ok"}
+    assert {result.severity for result in found.values()} == {"ok"}
     assert describe(tuple(found.values())) == "3 checks passed"
 
 
@@ -57,9 +57,9 @@ def test_a_jetson_with_the_usual_mistakes(tmp_path: Path) -> None:
         "/proc/swaps": "Filename\n",
     }
     found = run(machine, tmp_path, files=files, answers={"find_spec": FOLDER})
-    errors = {name for name, finding in found.items() if finding.severity == "error"}
+    errors = {name for name, result in found.items() if result.severity == "error"}
     assert errors == {"onnxruntime.two-packages", "cuda.driver", "jetson.nvmap"}
-    warnings = {name for name, finding in found.items() if finding.severity == "warning"}
+    warnings = {name for name, result in found.items() if result.severity == "warning"}
     assert warnings == {"jetson.power-mode", "memory.swap-file"}
     assert exit_code(tuple(found.values())) == 1
 
@@ -71,7 +71,7 @@ def test_nothing_can_be_read(machine: Machine, dialect: str, tmp_path: Path) -> 
         machine, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1", torch="2.13", tensorrt="11.4.0"
     )
     found = run(packages, tmp_path, manifest=manifest(dialect))
-    unread = {name for name, finding in found.items() if finding.severity == "unknown"}
+    unread = {name for name, result in found.items() if result.severity == "unknown"}
     assert {"onnxruntime.import", "onnxruntime.telemetry", "disk.space"} <= unread
     assert all(found[name].why for name in unread)
 
@@ -80,7 +80,7 @@ def test_machine_of_which_nothing_is_known(tmp_path: Path) -> None:
     machine = msgspec.structs.replace(ORIN_NANO, gpus=(), jetson=Jetson("NVIDIA Jetson"))
     found = run(with_packages(machine, onnxruntime_gpu="1.31.1"), tmp_path)
     assert {"jetson.nvmap", "jetson.jetpack", "jetson.power-mode", "jetson.clocks"} <= {
-        name for name, finding in found.items() if finding.severity == "unknown"
+        name for name, result in found.items() if result.severity == "unknown"
     }
 
 
@@ -110,26 +110,26 @@ def test_a_check_that_fails_is_unknown(
         raise failure
 
     monkeypatch.setattr(doctor, "CHECKS", {"a.b": broken})
-    (finding,) = run(PLAIN, tmp_path).values()
-    assert finding.severity == "unknown"
-    assert why in finding.why
+    (result,) = run(PLAIN, tmp_path).values()
+    assert result.severity == "unknown"
+    assert why in result.why
 
 
 def test_every_problem_says_what_why_and_how(tmp_path: Path) -> None:
     machine = with_packages(ORIN_NANO, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
-    for finding in run(machine, tmp_path, manifest=manifest("standard")).values():
-        assert finding.what
-        assert bool(finding.why) == (finding.severity != "ok")
-        if finding.severity in ("error", "warning"):
-            assert finding.fix
+    for result in run(machine, tmp_path, manifest=manifest("standard")).values():
+        assert result.what
+        assert bool(result.why) == (result.severity != "ok")
+        if result.severity in ("error", "warning"):
+            assert result.fix
 
 
 @pytest.mark.parametrize(
-    ("findings", "code"),
+    ("results", "code"),
     [((), 0), ((OK,), 0), ((WARNING, UNKNOWN), 0), ((OK, ERROR), 1)],
 )
-def test_exit_code(findings: tuple[Finding, ...], code: int) -> None:
-    assert exit_code(findings) == code
+def test_exit_code(results: tuple[CheckResult, ...], code: int) -> None:
+    assert exit_code(results) == code
 
 
 def test_describe_puts_problems_first() -> None:
@@ -151,12 +151,12 @@ def test_describe_puts_problems_first() -> None:
 
 
 def test_findings_are_json() -> None:
-    assert msgspec.json.decode(msgspec.json.encode([ERROR]), type=list[Finding]) == [ERROR]
+    assert msgspec.json.decode(msgspec.json.encode([ERROR]), type=list[CheckResult]) == [ERROR]
 
 
 def test_this_machine() -> None:
     found = examine(msgspec.structs.replace(PLAIN, system="Linux 6 x86_64"))
-    assert {finding.check for finding in found} >= {"disk.space", "cpu.threads"}
+    assert {result.check for result in found} >= {"disk.space", "cpu.threads"}
 
 
 def test_nothing_heavy_is_imported() -> None:

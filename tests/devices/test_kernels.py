@@ -57,14 +57,16 @@ def test_nothing_to_say_of_other_caches(engine: str, kv: str) -> None:
 
 def test_groups_of_heads_that_it_does_not_take() -> None:
     assert notes(num_attention_heads=6) == (
-        "the fast kernel for an int8 cache does not take 3 query heads for one of keys (4, 8, 16 "
-        "or 32 would do): decoding will be slower than with a cache of 16 bits",
+        "the fast kernel for an int8 cache does not support 3 query heads per key head (expected "
+        "4, 8, 16 or 32): decoding is slower than with a 16-bit cache",
     )
 
 
 def test_everything_that_it_does_not_take_is_named() -> None:
     [note] = notes(kv="fp8", model_type="mistral", sliding_window=8, head_dim=48)
-    assert "an fp8 cache does not take heads of 48 (64, 128 or 256 would do) and windows" in note
+    assert (
+        "an fp8 cache does not support heads of 48 channels (expected 64, 128 or 256) and" in note
+    )
 
 
 def test_a_plan_says_it() -> None:
@@ -125,11 +127,11 @@ def test_heads_that_onnxruntimes_attention_refuses(
     if fits:
         check_shape(spec, engine)
         return
-    with pytest.raises(BadInput, match="attention kernel does not take"):
+    with pytest.raises(BadInput, match="attention kernel does not support"):
         check_shape(spec, engine)
 
 
 def test_a_plan_refuses_what_a_kernel_would() -> None:
-    with pytest.raises(BadInput, match=r"head_dim of 24 \(multiples of 16 are\)"):
+    with pytest.raises(BadInput, match=r"head_dim of 24 \(expected a multiple of 16\)"):
         plan(spec_of(head_dim=24), load_profile("cpu"), PlanRequest("int8"))
     assert plan(spec_of(head_dim=24), load_profile("laptop-rtx-4060"), PlanRequest("int8")).fits

@@ -99,6 +99,6 @@ def test_a_missed_gate_exits_1_and_leaves_nothing(folder: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert "error: the 4-bit gate does not hold" in done.stderr
+    assert "error: the 4-bit quality gate failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "never").exists()

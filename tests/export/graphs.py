@@ -7,8 +7,9 @@ from typing import Any, Literal
 from edgelm.bundle import GraphContract, Limits, Lineage, Manifest
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.graph.write import write_graph
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.graph.write import GraphFormat, write_graph
+from edgelm.export.quantize.kv_scales import KvScaling
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
 from edgelm.runtime.engines.engine_session import EngineSession
@@ -26,26 +27,25 @@ def build_session(
     precision: Mapping[str, WeightPrecision] | WeightPrecision = PRECISIONS["fp32"],
     *,
     kv: KvType = "fp32",
-    folding: KvFolding | None = None,
+    scaling: KvScaling | None = None,
     chunk: int = CHUNK,
     dialect: DialectName = "ort",
     activations: Activations = "fp32",
-    widened: bool = False,
+    dequantized: bool = False,
 ) -> EngineSession:
-    """Write a graph into `folder` and open it; an 8-bit cache needs a folding."""
-    weights = Weights(checkpoint, folding)
+    """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
+    weights = Weights(checkpoint, scaling)
+    quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     if not isinstance(precision, Mapping):
         precision = dict.fromkeys(weights.groups(), precision)
-    written = write_graph(
-        folder,
-        weights,
-        precision,
-        dialect=dialect,
-        kv=kv if kv in EIGHT_BIT_KV else activations,
-        activations=activations,
-        context=CONTEXT,
-        widened=widened,
+    form = GraphFormat(
+        dialect,
+        kv if kv in EIGHT_BIT_KV else activations,
+        activations,
+        CONTEXT,
+        dequantized=dequantized,
     )
+    written = write_graph(folder, quantizer, precision, form)
     return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
 
 

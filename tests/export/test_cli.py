@@ -78,7 +78,7 @@ def test_failed_gate_exits_one(
     code, out, err = run(capsys, tiny_chat, "-o", tmp_path / "b", "--precision", "int4")
     assert code == 1
     assert out == ""
-    assert err.splitlines()[-1].startswith("error: the 4-bit gate does not hold: KL ")
+    assert err.splitlines()[-1].startswith("error: the 4-bit quality gate failed: KL ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ def bundle(tiny_chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_failed_gate_writes_nothing(tiny_chat: Path, tmp_path: Path) -> None:
-    with pytest.raises(GateFailed, match=r"4-bit gate does not hold: KL .*--gate off"):
+    with pytest.raises(GateFailed, match=r"4-bit quality gate failed: KL .*--gate off"):
         export_model(tiny_chat, tmp_path / "bundle", precision="int4")
     assert list(tmp_path.iterdir()) == []
 
@@ -34,7 +34,7 @@ def test_failed_export_leaves_the_old_bundle(tiny_chat: Path, bundle: Path, tmp_
 
 def test_refuses_a_folder_that_is_no_bundle(tiny_chat: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match=r"holds no bundle\.json; it will not be replaced"):
+    with pytest.raises(BadInput, match=r"contains no bundle\.json, so it is not replaced"):
         export_model(tiny_chat, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 
@@ -74,7 +74,7 @@ def test_not_enough_free_disk_is_said_before_work(
             UnknownName,
             "unknown precision 'int5'",
         ),
-        ({"exceptions": {"lm_head": "int8"}}, BadInput, "go with an explicit precision"),
+        ({"exceptions": {"lm_head": "int8"}}, BadInput, "need an explicit precision"),
         ({"calibration": "/no/such/text"}, BadInput, "no such text file: /no/such/text"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",

@@ -27,10 +27,10 @@ def given(columns: int, request: PlanRequest, engine: str = "onnxruntime") -> We
         (8, 16),
     ],
 )
-def test_onnx_runtime_pads_no_more_than_an_eighth_unasked(columns: int, size: int) -> None:
+def test_onnx_runtime_pads_no_more_than_an_eighth_unless_requested(columns: int, size: int) -> None:
     assert given(columns, PlanRequest("int4")) == Int4(size)
-    asked = given(columns, PlanRequest("int4", group_size=128))
-    assert asked == Int4(128), "what was asked for stands"
+    requested = given(columns, PlanRequest("int4", group_size=128))
+    assert requested == Int4(128), "a requested size stands"
 
 
 def test_int8_keeps_to_it_too() -> None:

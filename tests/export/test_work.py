@@ -1,4 +1,4 @@
-"""What one export found out, the next one does not find out again."""
+"""What one export computed, the next one does not compute again."""
 
 import errno
 import os
@@ -16,9 +16,9 @@ import pytest
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.export import cached_steps
-from edgelm.export.cache import Kept
-from edgelm.export.cached_steps import source_name
-from edgelm.export.gate.measure import Judge
+from edgelm.export.cache import ArtifactCache
+from edgelm.export.cached_steps import source_key
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.pipeline import export_model
 from edgelm.export.quantize import quantizer
 from edgelm.export.source.reference import Reference
@@ -32,17 +32,17 @@ Forbid = Callable[[], None]
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Forbid:
-    """From the call on, finding anything out is an error."""
+    """From the call on, computing anything is an error."""
 
     def forbid() -> None:
         def fail(*_: Any, **__: Any) -> None:
-            raise AssertionError("this was found out before")
+            raise AssertionError("this was computed before")
 
         monkeypatch.setattr(Reference, "hidden_states", fail)
         monkeypatch.setattr(quantizer, "quantize_by", fail)
         monkeypatch.setattr(cached_steps, "measure_sensitivity", fail)
-        monkeypatch.setattr(cached_steps, "offers", fail)
-        monkeypatch.setattr(Judge, "measure", fail)
+        monkeypatch.setattr(cached_steps, "candidates_for", fail)
+        monkeypatch.setattr(Evaluator, "measure", fail)
 
     return forbid
 
@@ -61,29 +61,29 @@ def files(work: Path, pattern: str) -> set[Path]:
 
 
 @pytest.mark.parametrize("precision", ["auto", "int4"])
-def test_the_next_export_finds_everything(
+def test_the_next_export_loads_everything(
     tiny_chat: Path, tmp_path: Path, no_work: Forbid, precision: str
 ) -> None:
     work = tmp_path / "work"
     plain = export_model(tiny_chat, tmp_path / "plain", precision=precision, gate="off")
     export_model(tiny_chat, tmp_path / "first", precision=precision, gate="off", work=work)
     no_work()
-    said: list[str] = []
+    lines: list[str] = []
     second = export_model(
         tiny_chat,
         tmp_path / "second",
         precision=precision,
         gate="off",
         work=work,
-        progress=said.append,
+        progress=lines.append,
     )
-    assert any(f"going on from {only_folder(work)}" in line for line in said)
+    assert any(f"resuming from {only_folder(work)}" in line for line in lines)
     assert graphs(tmp_path / "plain") == graphs(tmp_path / "first") == graphs(tmp_path / "second")
     assert second.gate == plain.gate
     assert second.precision == plain.precision
 
 
-def test_another_device_with_the_same_kernels_finds_everything(
+def test_another_device_with_the_same_kernels_loads_everything(
     tmp_path: Path, no_work: Forbid
 ) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
@@ -92,7 +92,7 @@ def test_another_device_with_the_same_kernels_finds_everything(
     export_model(source, tmp_path / "thor", target="jetson-thor-t5000", gate="off", work=work)
 
 
-def test_a_killed_export_goes_on(
+def test_a_killed_export_resumes(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = export_model(tiny_chat, tmp_path / "plain")
@@ -109,14 +109,14 @@ export_model({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=k
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
-    tried = {path: path.stat().st_mtime_ns for path in files(work, "tried*")}
-    assert tried
+    candidates = {path: path.stat().st_mtime_ns for path in files(work, "candidate*")}
+    assert candidates
 
-    for name in ("measure_sensitivity", "offers"):
+    for name in ("measure_sensitivity", "candidates_for"):
         monkeypatch.setattr(cached_steps, name, None)
     monkeypatch.setattr(Reference, "hidden_states", None)
     assert export_model(tiny_chat, output, work=work).gate == plain.gate
-    assert all(path.stat().st_mtime_ns == before for path, before in tried.items())
+    assert all(path.stat().st_mtime_ns == before for path, before in candidates.items())
     assert graphs(output) == graphs(tmp_path / "plain")
 
 
@@ -182,22 +182,22 @@ def test_moments_are_collected_by_the_first_that_needs_them(
     assert graphs(tmp_path / "gptq") == graphs(tmp_path / "alone")
 
 
-def test_candidates_of_another_engine_are_measured_anew(tmp_path: Path) -> None:
+def test_candidates_of_another_engine_are_measured_again(tmp_path: Path) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
     export_model(source, tmp_path / "cpu", kv="fp32", gate="off", work=work)
-    before = files(work, "tried*")
+    before = files(work, "candidate*")
     options: dict[str, Any] = {"target": "rtx-4060-laptop", "engine": "onnxruntime-cuda"}
     export_model(source, tmp_path / "cuda", gate="off", work=work, **options)
-    assert before < files(work, "tried*")
+    assert before < files(work, "candidate*")
 
 
-def test_what_findings_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Path) -> None:
+def test_what_results_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Path) -> None:
     work, other = tmp_path / "work", save_tiny_chat(tmp_path / "other", "qwen3")
     text = tmp_path / "text.txt"
     text.write_text("It rains on the hills, and the river carries it to the sea. " * 60)
 
     def folders(source: Path, **options: Any) -> tuple[int, int, int]:
-        """Sources, texts and ways to round."""
+        """Sources, texts and methods."""
         export_model(source, tmp_path / "b", precision="int4", gate="off", work=work, **options)
         levels = ("*/", "*/*/", "*/*/*/")
         counts = (sum(path.is_dir() for path in work.glob(level)) for level in levels)
@@ -241,7 +241,7 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_chat: Path, tmp_path
     home.mkdir()
     (home / "letter.txt").write_text("dear")
     file.touch()
-    with pytest.raises(BadInput, match="holds something else than kept work"):
+    with pytest.raises(BadInput, match="holds other files than edgelm's intermediate results"):
         export_model(tiny_chat, tmp_path / "b", work=home)
     with pytest.raises(BadInput, match="is a file; expected a folder"):
         export_model(tiny_chat, tmp_path / "b", work=file)
@@ -263,7 +263,9 @@ def test_without_locks_it_is_refused(
 
 def test_a_folder_that_cannot_be_made(tiny_chat: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match=r"cannot keep work in .*file/work: Not a directory"):
+    with pytest.raises(
+        BadInput, match=r"cannot write intermediate results to .*file/work: Not a directory"
+    ):
         export_model(tiny_chat, tmp_path / "b", work=tmp_path / "file" / "work")
 
 
@@ -273,7 +275,7 @@ def test_the_context_counts_where_rotations_depend_on_it(tmp_path: Path, scaled:
     rope = SCALINGS["longrope"] | {"rope_theta": 10_000.0} | original
     over = {"rope_parameters": rope, **original} if scaled else {}
     checkpoint = open_checkpoint(save_tiny_chat(tmp_path, "phi3", context=2048, **over))
-    found = {source_name(checkpoint, Reference(checkpoint), context) for context in (512, 1024)}
+    found = {source_key(checkpoint, Reference(checkpoint), context) for context in (512, 1024)}
     assert len(found) == 1 + scaled
 
 
@@ -282,7 +284,7 @@ def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
     export_model(tiny_chat, output, precision="int8")
     before = contents(output)
     for work in (output, output / "work"):
-        with pytest.raises(BadInput, match="lies in the output"):
+        with pytest.raises(BadInput, match="is inside the output"):
             export_model(tiny_chat, output, work=work)
     assert contents(output) == before
 
@@ -304,18 +306,18 @@ def test_a_full_disk_keeps_what_was_found(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, output = tmp_path / "work", tmp_path / "bundle"
-    write = Kept._write
+    write = ArtifactCache._write
 
-    def full(self: Kept, path: Path, content: bytes) -> None:
-        if " int" in path.name:  # a rounded matrix
+    def full(self: ArtifactCache, path: Path, content: bytes) -> None:
+        if " int" in path.name:  # a quantized matrix
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(self, path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Kept, "_write", full)
-        with pytest.raises(DoesNotFit, match=f"{work} keeps what was found out"):
+        patched.setattr(ArtifactCache, "_write", full)
+        with pytest.raises(DoesNotFit, match=f"{work} keeps the intermediate results"):
             export_model(tiny_chat, output, work=work)
     assert not output.exists()
-    said: list[str] = []
-    export_model(tiny_chat, output, work=work, progress=said.append)
-    assert not any("calibrating" in line for line in said)
+    lines: list[str] = []
+    export_model(tiny_chat, output, work=work, progress=lines.append)
+    assert not any("calibrating" in line for line in lines)

@@ -90,15 +90,15 @@ def test_the_source_in_the_output_is_refused(tiny_chat: Path, tmp_path: Path) ->
     shutil.copytree(tiny_chat, output / "hf")
     before = contents(tmp_path)
     for source in (output / "hf", tiny_chat):  # the second: somebody's folder in the output
-        with pytest.raises(BadInput, match=r"lies in the output|edgelm did not write"):
+        with pytest.raises(BadInput, match=r"is inside the output|edgelm did not write"):
             export_model(source, output)
     shutil.move(output / "hf", tmp_path / "hf")
     (tmp_path / "text.txt").write_text("words " * 900)
     shutil.copy(tmp_path / "text.txt", output / "README.md")  # one that a bundle has itself
     for name in ("calibration", "gate_text"):
-        with pytest.raises(BadInput, match="lies in the output"):
+        with pytest.raises(BadInput, match="is inside the output"):
             export_model(tiny_chat, output, **{name: output / "README.md"})  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="lies in the source"):
+    with pytest.raises(BadInput, match="is inside the source"):
         export_model(tmp_path / "hf", tmp_path / "hf" / "bundle")
     assert len(before) + 1 == len(contents(tmp_path))
 

@@ -12,7 +12,8 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.tensorrt_versions import RTX
 from edgelm.export.graph import write as writer
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.kv_scales import KvScaling
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.precision import KvType, WeightPrecision
@@ -46,21 +47,15 @@ def write_graph(
     activations: Activations,
     context: int,
     kv: KvType | None = None,
-    folding: KvFolding | None = None,
+    scaling: KvScaling | None = None,
 ) -> Bundle:
     """Write a graph; its cache has the type of the activations where none is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = Weights(checkpoint, folding)
+    weights = Weights(checkpoint, scaling)
+    quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     each = dict.fromkeys(weights.groups(), precision)
-    written = writer.write_graph(
-        folder,
-        weights,
-        each,
-        dialect=dialect,
-        kv=kv or activations,
-        activations=activations,
-        context=context,
-    )
+    form = writer.GraphFormat(dialect, kv or activations, activations, context)
+    written = writer.write_graph(folder, quantizer, each, form)
     limits = Limits(context, CHUNK)
     return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))
 

@@ -13,7 +13,7 @@ import torch
 
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.quantize.calibrate import calibrate
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS, KvType
 from edgelm.runtime.engines import ort_cuda
@@ -96,9 +96,9 @@ def written(
         checkpoint, tokens = source(case.model)
         folder = tmp_path_factory.mktemp("cuda")
         seen = calibrate(Reference(checkpoint), torch.from_numpy(tokens)[None])
-        folding = None
+        scaling = None
         if case.kv in KL_CACHE:
-            folding = KvFolding.of(checkpoint.spec, seen.largest, shared=True)
+            scaling = KvScaling.from_calibration(checkpoint.spec, seen.kv_absmax, shared=True)
 
         def write(name: str, activations: Activations, kv: KvType) -> Bundle:
             return write_graph(
@@ -109,7 +109,7 @@ def written(
                 activations=activations,
                 context=CONTEXT,
                 kv=kv,
-                folding=folding,
+                scaling=scaling,
             )
 
         exact = compute_in_fp32(write("cpu", "fp32", "fp32"))

@@ -43,14 +43,14 @@ def test_logits_that_are_not_numbers(row: Row, temperature: float) -> None:
 def test_a_model_that_computes_nan_says_so_and_stays_usable(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = lm.generate("a", max_new_tokens=3).text
+    expected = lm.generate("a", max_tokens=3).text
     engine = lm.session.engine  # type: ignore[attr-defined]
     real = engine._decode
     monkeypatch.setattr(engine, "_decode", lambda token, past: real(token, past) * np.nan)
     with pytest.raises(BadBundle, match="not numbers"):
-        lm.generate("a", max_new_tokens=3)
+        lm.generate("a", max_tokens=3)
     monkeypatch.undo()
-    assert lm.generate("a", max_new_tokens=3).text == expected
+    assert lm.generate("a", max_tokens=3).text == expected
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "temperature bool": ({"temperature": True}, "temperature is True"),
     "temperature none": ({"temperature": None}, "temperature is None"),
     "temperature huge": ({"temperature": 10**400}, "temperature is 1000"),
-    "top_k": ({"top_k": 2.5}, "top_k is 2.5, expected a whole number"),
+    "top_k": ({"top_k": 2.5}, "top_k is 2.5, expected an integer"),
     "top_p": ({"top_p": [1]}, r"top_p is \[1\], expected a number"),
-    "max_new_tokens": ({"max_new_tokens": "5"}, "max_new_tokens is '5', expected a whole number"),
-    "max_new_tokens float": ({"max_new_tokens": 5.0}, "max_new_tokens is 5.0"),
-    "scores": ({"log_probabilities": True}, "log_probabilities is True"),
-    "seed": ({"seed": "x"}, "seed is 'x', expected a whole number"),
+    "max_tokens": ({"max_tokens": "5"}, "max_tokens is '5', expected an integer"),
+    "max_tokens float": ({"max_tokens": 5.0}, "max_tokens is 5.0"),
+    "scores": ({"logprobs": True}, "logprobs is True"),
+    "seed": ({"seed": "x"}, "seed is 'x', expected an integer"),
     "stop": ({"stop": 5}, "stop is 5, expected a string or a list of strings"),
     "stop list": ({"stop": ["a", 5]}, "expected a string or a list of strings"),
     "stop bytes": ({"stop": b"a"}, "expected a string or a list of strings"),
@@ -121,7 +121,7 @@ def test_options_of_another_type(lm: LanguageModel, options: Any, message: str) 
 def test_numbers_and_events_of_other_kinds_are_taken(lm: LanguageModel) -> None:
     done = lm.generate(
         "a",
-        max_new_tokens=np.int64(2),  # type: ignore[arg-type]
+        max_tokens=np.int64(2),  # type: ignore[arg-type]
         temperature=np.float32(0.5),  # type: ignore[arg-type]
         logit_bias={np.int64(5): np.float64(1.0)},  # type: ignore[dict-item]
         stop=None,  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
         lm.chat([{"role": "user", "content": prompt}])
 
 
-@pytest.mark.parametrize("messages", ["hi", None, {"role": "user"}, ["hi"], 5], ids=repr)
+@pytest.mark.parametrize("messages", [b"hi", None, {"role": "user"}, ["hi"], 5], ids=repr)
 def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, messages: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a list of messages|bad message"):
         lm.chat(messages)
@@ -147,7 +147,7 @@ def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, message
 @pytest.mark.parametrize("tokens", ["ab", [[1]], [1.5], None, [1, "a"], [[1], 2]], ids=repr)
 def test_tokens_that_are_not_ids(lm: LanguageModel, tokens: Any) -> None:
     with pytest.raises(BadInput, match="the prompt's tokens are "):
-        lm.pieces(tokens)
+        lm.stream_tokens(tokens)
 
 
 @pytest.mark.parametrize(

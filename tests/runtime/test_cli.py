@@ -25,14 +25,14 @@ def said(bundle: Path, *turns: str, count: int = 8, system: str | None = None) -
     with edgelm.load(bundle) as lm:
         for turn in turns:
             messages.append(Message(role="user", content=turn))
-            answers.append(lm.chat(messages, max_new_tokens=count).text)
+            answers.append(lm.chat(messages, max_tokens=count).text)
             messages.append(Message(role="assistant", content=answers[-1]))
     return answers
 
 
 def continued(bundle: Path, prompt: str, count: int = 8) -> str:
     with edgelm.load(bundle) as lm:
-        return lm.generate(prompt, max_new_tokens=count).text
+        return lm.generate(prompt, max_tokens=count).text
 
 
 def test_a_prompt_is_answered_through_the_template(
@@ -109,7 +109,7 @@ def test_stats_go_to_standard_error(bundle: Path, capsys: pytest.CaptureFixture[
     assert out == continued(bundle, "a", 5) + "\n"
     assert err.startswith("1 prompt tokens, first after ")
     assert ", 5 generated, " in err
-    assert err.endswith(" tokens/s, ended by length\n")
+    assert err.endswith(" tokens/s, stop reason: max_tokens\n")
 
 
 def test_a_full_context_is_said(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

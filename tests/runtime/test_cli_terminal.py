@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import edgelm
-from edgelm.runtime import LanguageModel, Message, Piece
+from edgelm.runtime import Chunk, LanguageModel, Message
 from edgelm.runtime.cli import _show
 from edgelm.runtime.interrupts import Interrupts
 
@@ -71,7 +71,7 @@ def answer(lm: LanguageModel, *turns: str) -> str:
     text = ""
     for turn in turns:
         messages.append(Message(role="user", content=turn))
-        text = lm.chat(messages, max_new_tokens=8).text
+        text = lm.chat(messages, max_tokens=8).text
         messages.append(Message(role="assistant", content=text))
     return shown(text)
 
@@ -85,6 +85,7 @@ def test_conversation(terminal: Terminal, bundle: Path) -> None:
         assert terminal.read_until("> ") == "> "
         assert terminal.say("hello") == answer(lm, "hello")
         assert terminal.say("go on") == answer(lm, "hello", "go on")
+        assert "Ctrl-C stops an answer" in terminal.say("/help")
         assert terminal.say("/reset") == "> "
         assert terminal.say("go on") == answer(lm, "go on")
     os.write(terminal.master, b"\x04")  # Ctrl-D
@@ -105,19 +106,19 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
-        pieces = lm.pieces([40, 41], cancel=interrupts.pressed)
+        chunks = lm.stream_tokens([40, 41], cancel=interrupts.pressed)
 
-        def interrupted() -> Iterator[Piece]:
-            for number, piece in enumerate(pieces):
+        def interrupted() -> Iterator[Chunk]:
+            for number, chunk in enumerate(chunks):
                 if number == 2:
                     signal.raise_signal(signal.SIGINT)
-                yield piece
+                yield chunk
 
         text = _show(interrupted(), 2, stats=True)
     out, err = capsys.readouterr()
     assert out == text + "\n"
     assert ", 3 generated, " in err
-    assert "ended by cancelled" in err
+    assert "stop reason: cancelled" in err
     assert signal.getsignal(signal.SIGINT) is before
 
 

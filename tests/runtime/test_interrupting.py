@@ -34,25 +34,25 @@ def chunked(bundle: Path) -> Iterator[LanguageModel]:
 
 
 def test_cancel_is_asked_between_chunks(chunked: LanguageModel) -> None:
-    expected = [piece.token for piece in chunked.pieces(LONG, max_new_tokens=5)]
+    expected = [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)]
     chunked.session.rewind(0)
     answers = iter([False, False, False, True])
-    pieces = list(chunked.pieces(LONG, cancel=lambda: next(answers)))
-    assert [piece.finish_reason for piece in pieces] == ["cancelled"]
+    chunks = list(chunked.stream_tokens(LONG, cancel=lambda: next(answers)))
+    assert [chunk.finish_reason for chunk in chunks] == ["cancelled"]
     assert chunked.session.length == 0
-    assert [piece.token for piece in chunked.pieces(LONG, max_new_tokens=5)] == expected
+    assert [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)] == expected
 
 
 def test_an_event_cancels(chunked: LanguageModel) -> None:
     event = threading.Event()
     event.set()
-    assert [p.finish_reason for p in chunked.pieces(LONG, cancel=event)] == ["cancelled"]
+    assert [p.finish_reason for p in chunked.stream_tokens(LONG, cancel=event)] == ["cancelled"]
 
 
 def test_ctrl_c_between_chunks_leaves_the_model_usable(
     chunked: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = chunked.generate("The miller waits until", max_new_tokens=5).text
+    expected = chunked.generate("The miller waits until", max_tokens=5).text
     run = OrtEngine.run
     calls = 0
 
@@ -65,8 +65,8 @@ def test_ctrl_c_between_chunks_leaves_the_model_usable(
 
     monkeypatch.setattr(OrtEngine, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(chunked.pieces(LONG))
-    assert chunked.generate("The miller waits until", max_new_tokens=5).text == expected
+        list(chunked.stream_tokens(LONG))
+    assert chunked.generate("The miller waits until", max_tokens=5).text == expected
 
 
 def engine_of(lm: LanguageModel) -> OrtEngine:

@@ -19,19 +19,29 @@ HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 
 
 def test_streaming_equals_generate(lm: LanguageModel) -> None:
-    done = lm.generate("The miller", max_new_tokens=40)
-    pieces = list(lm.stream("The miller", max_new_tokens=40))
-    assert "".join(pieces) == done.text
-    assert len(pieces) > 5
-    assert "" not in pieces
+    done = lm.generate("The miller", max_tokens=40)
+    chunks = list(lm.stream("The miller", max_tokens=40))
+    assert "".join(chunks) == done.text
+    assert len(chunks) > 5
+    assert "" not in chunks
     assert done.finish_reason == "length"
     assert done.prompt_tokens == len(lm.tokenizer.encode("The miller"))
 
 
 def test_streaming_a_chat_equals_chat(lm: LanguageModel) -> None:
-    done = lm.chat(HELLO, max_new_tokens=20)
-    assert "".join(lm.stream_chat(HELLO, max_new_tokens=20)) == done.text
+    done = lm.chat(HELLO, max_tokens=20)
+    assert "".join(lm.stream_chat(HELLO, max_tokens=20)) == done.text
     assert done.prompt_tokens == len(lm.chat_tokens(HELLO))
+
+
+def test_a_string_is_one_message_of_the_user(lm: LanguageModel) -> None:
+    assert lm.chat_tokens("hello").tolist() == lm.chat_tokens(HELLO).tolist()
+    assert lm.chat("hello", max_tokens=5).text == lm.chat(HELLO, max_tokens=5).text
+
+
+def test_repr_names_the_bundle_its_target_and_its_engine(lm: LanguageModel) -> None:
+    expected = f"<LanguageModel '{lm.folder}' for cpu on onnxruntime, context {lm.context}>"
+    assert repr(lm) == expected
 
 
 def test_chat_tokens_are_those_of_the_template_and_nothing_more(lm: LanguageModel) -> None:
@@ -41,7 +51,7 @@ def test_chat_tokens_are_those_of_the_template_and_nothing_more(lm: LanguageMode
 
 
 def test_a_stream_is_lazy_but_its_errors_are_not(lm: LanguageModel) -> None:
-    stream = lm.stream("hello", max_new_tokens=5)
+    stream = lm.stream("hello", max_tokens=5)
     assert lm.session.length == 0
     next(stream)
     assert lm.session.length > 0
@@ -54,8 +64,8 @@ def test_a_stream_is_lazy_but_its_errors_are_not(lm: LanguageModel) -> None:
 @pytest.mark.parametrize("stop", ["x", ["x", "y"], ("x",)], ids=["text", "list", "tuple"])
 def test_stop_takes_one_or_several(lm: LanguageModel, stop: str | list[str]) -> None:
     bias = {int(lm.tokenizer.encode("x")[0]): 1000.0}
-    done = lm.generate("a", max_new_tokens=5, stop=stop, logit_bias=bias)
-    assert (done.finish_reason, done.text, done.pieces[-1].stop) == ("stop", "", "x")
+    done = lm.generate("a", max_tokens=5, stop=stop, logit_bias=bias)
+    assert (done.finish_reason, done.text, done.chunks[-1].stop) == ("stop", "", "x")
 
 
 def test_special_tokens_reach_the_template(bundle: Path, tmp_path: Path) -> None:
@@ -72,14 +82,14 @@ def test_a_model_without_a_template(bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(copy)
     write_manifest(copy, msgspec.structs.replace(manifest, files=hash_files(copy)))
     with edgelm.load(copy) as lm:
-        assert lm.generate("a", max_new_tokens=1).tokens
+        assert lm.generate("a", max_tokens=1).tokens
         with pytest.raises(BadInput, match="has no chat template: this model was not trained to"):
             lm.chat(HELLO)
 
 
 def test_close_releases_the_cache_and_can_be_repeated(bundle: Path) -> None:
     lm = edgelm.load(bundle)
-    lm.generate("a", max_new_tokens=2)
+    lm.generate("a", max_tokens=2)
     assert isinstance(lm.session, EngineSession)
     assert isinstance(lm.session.engine, OrtEngine)
     cache = weakref.ref(lm.session.engine._cache[0][0])
@@ -90,7 +100,7 @@ def test_close_releases_the_cache_and_can_be_repeated(bundle: Path) -> None:
 
 
 def test_completion_knows_its_tokens_and_text(lm: LanguageModel) -> None:
-    done = lm.generate("The miller", max_new_tokens=7, log_probabilities=2)
+    done = lm.generate("The miller", max_tokens=7, logprobs=2)
     assert len(done.tokens) == 7
     assert done.text == lm.tokenizer.decode(done.tokens)
-    assert [len(piece.top) for piece in done.pieces] == [2] * 7 + [0]
+    assert [len(chunk.top_logprobs) for chunk in done.chunks] == [2] * 7 + [0]

@@ -20,19 +20,19 @@ COUNT = 12
 def alone(bundle: Path) -> dict[str, str]:
     """What each prompt gives on a model that nobody else uses."""
     with edgelm.load(bundle, threads=1) as lm:
-        return {prompt: lm.generate(prompt, max_new_tokens=COUNT).text for prompt in PROMPTS}
+        return {prompt: lm.generate(prompt, max_tokens=COUNT).text for prompt in PROMPTS}
 
 
 def test_an_overtaken_stream_says_so_and_goes_on_saying_so(
     lm: LanguageModel, alone: dict[str, str]
 ) -> None:
-    stream = lm.pieces(lm.tokenizer.encode(PROMPTS[0]), max_new_tokens=COUNT)
+    stream = lm.stream_tokens(lm.tokenizer.encode(PROMPTS[0]), max_tokens=COUNT)
     next(stream)
-    assert lm.generate(PROMPTS[1], max_new_tokens=COUNT).text == alone[PROMPTS[1]]
+    assert lm.generate(PROMPTS[1], max_tokens=COUNT).text == alone[PROMPTS[1]]
     for _ in range(2):
         with pytest.raises(Busy, match="another generation has begun on this model"):
             next(stream)
-    assert lm.generate(PROMPTS[0], max_new_tokens=COUNT).text == alone[PROMPTS[0]]
+    assert lm.generate(PROMPTS[0], max_tokens=COUNT).text == alone[PROMPTS[0]]
 
 
 def test_streams_by_turns(lm: LanguageModel) -> None:
@@ -41,17 +41,17 @@ def test_streams_by_turns(lm: LanguageModel) -> None:
 
 
 def test_a_stream_begins_when_it_is_asked(lm: LanguageModel, alone: dict[str, str]) -> None:
-    first, second = (lm.stream(prompt, max_new_tokens=COUNT) for prompt in PROMPTS[:2])
+    first, second = (lm.stream(prompt, max_tokens=COUNT) for prompt in PROMPTS[:2])
     assert "".join(second) == alone[PROMPTS[1]]
     assert "".join(first) == alone[PROMPTS[0]]
 
 
 def test_a_finished_stream_is_not_overtaken(lm: LanguageModel) -> None:
-    pieces = lm.pieces([40, 41], max_new_tokens=2)
-    while next(pieces).finish_reason is None:
+    chunks = lm.stream_tokens([40, 41], max_tokens=2)
+    while next(chunks).finish_reason is None:
         pass
-    lm.generate(PROMPTS[0], max_new_tokens=1)
-    assert list(pieces) == []
+    lm.generate(PROMPTS[0], max_tokens=1)
+    assert list(chunks) == []
 
 
 def test_dropped_closed_and_half_read_streams_block_nobody(
@@ -61,13 +61,13 @@ def test_dropped_closed_and_half_read_streams_block_nobody(
     next(dropped)
     del dropped
     gc.collect()
-    closed = lm.pieces([40, 41])
+    closed = lm.stream_tokens([40, 41])
     next(closed)
     closed.close()
     assert list(closed) == []
     for _ in lm.stream(PROMPTS[2]):
         break
-    assert lm.generate(PROMPTS[0], max_new_tokens=COUNT).text == alone[PROMPTS[0]]
+    assert lm.generate(PROMPTS[0], max_tokens=COUNT).text == alone[PROMPTS[0]]
 
 
 def test_threads_that_generate_wait_for_each_other(
@@ -79,7 +79,7 @@ def test_threads_that_generate_wait_for_each_other(
         for n in range(8):
             prompt = PROMPTS[(n + offset) % len(PROMPTS)]
             try:
-                text = lm.generate(prompt, max_new_tokens=COUNT).text
+                text = lm.generate(prompt, max_tokens=COUNT).text
             except BaseException as error:
                 wrong.append(error)
             else:
@@ -99,7 +99,7 @@ def test_threads_that_stream_get_the_right_text_or_busy(
         for n in range(8):
             prompt = PROMPTS[(n + offset) % len(PROMPTS)]
             try:
-                text = "".join(lm.stream(prompt, max_new_tokens=COUNT))
+                text = "".join(lm.stream(prompt, max_tokens=COUNT))
             except Busy:
                 continue
             except BaseException as error:
@@ -123,19 +123,19 @@ def run_together(bodies: list[object]) -> None:
 
 def test_a_model_is_not_asked_from_within_its_own_cancel(lm: LanguageModel) -> None:
     def ask_again() -> bool:
-        lm.generate("a", max_new_tokens=1)
+        lm.generate("a", max_tokens=1)
         return False
 
     with pytest.raises(Busy, match="from within its own"):
-        lm.generate("b", max_new_tokens=3, cancel=ask_again)
-    assert lm.generate("b", max_new_tokens=3).finish_reason == "length"
+        lm.generate("b", max_tokens=3, cancel=ask_again)
+    assert lm.generate("b", max_tokens=3).finish_reason == "length"
 
 
 def test_using_the_session_itself_is_noticed(lm: LanguageModel, alone: dict[str, str]) -> None:
-    lm.generate(PROMPTS[0], max_new_tokens=COUNT)
+    lm.generate(PROMPTS[0], max_tokens=COUNT)
     lm.session.rewind(0)
     lm.session.advance(np.arange(5, 25))
-    assert lm.generate(PROMPTS[0], max_new_tokens=COUNT).text == alone[PROMPTS[0]]
+    assert lm.generate(PROMPTS[0], max_tokens=COUNT).text == alone[PROMPTS[0]]
 
 
 def after_close(lm: LanguageModel) -> Iterator[object]:
@@ -144,7 +144,7 @@ def after_close(lm: LanguageModel) -> Iterator[object]:
     yield lambda: lm.chat(hello)
     yield lambda: lm.stream("a")
     yield lambda: lm.stream_chat(hello)
-    yield lambda: lm.pieces([1, 2])
+    yield lambda: lm.stream_tokens([1, 2])
     yield lambda: lm.chat_tokens(hello)
     yield lambda: lm.session.advance(np.array([5]))
     yield lambda: lm.session.rewind(0)
@@ -198,7 +198,7 @@ def test_closing_from_within_cancel(bundle: Path) -> None:
         return False
 
     with pytest.raises(BadInput, match="this model is closed"):
-        lm.generate("a", max_new_tokens=5, cancel=close)
+        lm.generate("a", max_tokens=5, cancel=close)
 
 
 def test_a_model_that_cannot_be_made_closes_its_session(bundle: Path, tmp_path: Path) -> None:

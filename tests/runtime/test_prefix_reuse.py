@@ -43,8 +43,8 @@ def count_runs(lm: LanguageModel) -> list[int]:
 
 
 def answer(lm: LanguageModel, ids: list[int], count: int = COUNT) -> list[int]:
-    pieces = lm.pieces(np.array(ids, dtype=np.int64), max_new_tokens=count)
-    return [piece.token for piece in pieces if piece.token is not None]
+    chunks = lm.stream_tokens(np.array(ids, dtype=np.int64), max_tokens=count)
+    return [chunk.token for chunk in chunks if chunk.token is not None]
 
 
 SECOND: dict[str, tuple[Callable[[list[int]], list[int]], int]] = {
@@ -87,9 +87,9 @@ def test_after_a_rewind_the_first_request_comes_out_as_before(lm: LanguageModel)
 
 
 def test_after_an_abandoned_answer(lm: LanguageModel, fresh: LanguageModel) -> None:
-    pieces = lm.pieces(np.array(SHARED, dtype=np.int64))
+    chunks = lm.stream_tokens(np.array(SHARED, dtype=np.int64))
     for _ in range(3):
-        next(pieces)
+        next(chunks)
     ids = [*SHARED, 7, 8]
     assert answer(lm, ids) == answer(fresh, ids)
 
@@ -101,6 +101,6 @@ def test_after_a_failed_request(lm: LanguageModel, fresh: LanguageModel) -> None
         raise RuntimeError("cancelled from outside")
 
     with pytest.raises(RuntimeError, match="from outside"):
-        list(lm.pieces(np.array([*SHARED[:8], 3], dtype=np.int64), cancel=explode))
+        list(lm.stream_tokens(np.array([*SHARED[:8], 3], dtype=np.int64), cancel=explode))
     ids = [*SHARED, 9]
     assert answer(lm, ids) == answer(fresh, ids)

@@ -54,7 +54,7 @@ def compile_engine(job: Job, progress: Progress) -> Built:
         MissingPackage: TensorRT is not installed.
         BadBundle: TensorRT cannot read the graph, or is too old for it.
         DoesNotFit: it ran out of memory.
-        UnknownName: it cannot compile for a GPU that is asked for.
+        UnknownName: it cannot compile for a requested GPU.
     """
     trt = load_module(job.family)
     version = str(trt.__version__)
@@ -101,7 +101,7 @@ def check_dialect(family: str, version: str, contract: GraphContract) -> None:
 
 def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps what TensorRT says of errors, for our own message."""
+        """Collects TensorRT's errors, for our own message."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -124,21 +124,21 @@ def _quietly_failing(log: Any, job: Job) -> Iterator[None]:
 
 
 def _failure(log: Any, job: Job, what: str = "") -> Exception:
-    said = "; ".join(dict.fromkeys(log.errors)) or what or "it gave no reason"
-    words = said.lower()
+    cause = "; ".join(dict.fromkeys(log.errors)) or what or "it gave no reason"
+    words = cause.lower()
     if "error 35" in words or "no cuda-capable device" in words or "error 100" in words:
         return BadBundle(
-            f"{job.family} found no NVIDIA GPU here ({said}); copy the bundle to the device and "
+            f"{job.family} found no NVIDIA GPU here ({cause}); copy the bundle to the device and "
             "run there: edge-export --finalize BUNDLE"
         )
     if "out of memory" in words or "outofmemory" in words or "bad_alloc" in words:
         return DoesNotFit(
-            f"{job.family} ran out of memory ({said}); close other programs, add swap, or export "
+            f"{job.family} ran out of memory ({cause}); close other programs, add swap, or export "
             "with fewer bits or a shorter --context"
         )
     if "cannot compile for target" in words:
-        return UnknownName(f"{said}; choose another --precision")
-    return BadBundle(f"{job.family} could not compile {job.graph}: {said}")
+        return UnknownName(f"{cause}; choose another --precision")
+    return BadBundle(f"{job.family} could not compile {job.graph}: {cause}")
 
 
 def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
@@ -146,8 +146,8 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
     if parser.parse_from_file(str(graph)):
         return
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
-    said = "; ".join(f"{one.node_name()} ({one.node_operator()}): {one.desc()}" for one in errors)
-    raise BadBundle(f"TensorRT {trt.__version__} cannot read {graph}: {said or 'no reason given'}")
+    causes = "; ".join(f"{one.node_name()} ({one.node_operator()}): {one.desc()}" for one in errors)
+    raise BadBundle(f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'no reason'}")
 
 
 def _compile_for(trt: Any, config: Any, job: Job) -> None:
@@ -166,10 +166,9 @@ def _compile_for(trt: Any, config: Any, job: Job) -> None:
 
 def _profile(builder: Any, contract: GraphContract, tokens: int) -> Any:
     profile = builder.create_optimization_profile()
-    least = 1
     for role in ("tokens", "positions"):
         name = contract.inputs[role].name
-        profile.set_shape(name, (1, least), (1, tokens), (1, tokens))
+        profile.set_shape(name, (1, 1), (1, tokens), (1, tokens))
     profile.set_shape(contract.inputs["logits_positions"].name, (1,), (1,), (tokens,))
     return profile
 

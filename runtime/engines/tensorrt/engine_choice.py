@@ -20,7 +20,7 @@ def engines_for(manifest: Manifest, sm: int, version: str) -> list[CompiledEngin
         if engine.name == manifest.engine.name
         and engine.graph_sha256 == graph
         and (not engine.compute_capabilities or sm in engine.compute_capabilities)
-        # TensorRT-RTX itself says which versions it reads; TensorRT reads its own alone.
+        # TensorRT-RTX checks versions itself; TensorRT reads only engines of its own version.
         and (engine.name != TENSORRT or engine.version == version)
     ]
     return sorted(fitting, key=lambda engine: engine.version != version)

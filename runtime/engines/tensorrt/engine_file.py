@@ -29,8 +29,8 @@ def save_engine(
 ) -> CompiledEngine:
     """Write an engine that this machine compiled, and trust it.
 
-    Its name ends in its hash, so that an engine that is there already stays what its manifest says
-    until the manifest says otherwise.
+    Its name ends in its hash, so that an older engine stays in place, and matches its manifest,
+    until the manifest names the new one.
 
     Raises:
         BadBundle: `engines` is a link, which would lead the engine out of the bundle.

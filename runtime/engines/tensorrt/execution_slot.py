@@ -12,7 +12,7 @@ from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 ROLES = ("tokens", "positions", "past_length", "logits_positions")  # all int64
-_ALIGNMENT = 256  # what TensorRT asks of an address
+_ALIGNMENT = 256  # of addresses, required by TensorRT
 
 
 class GpuCache:

@@ -52,7 +52,7 @@ def load_library(engine: CompiledEngine) -> Any:
         )
     module = load_module(engine.name)
     version = str(module.__version__)
-    # TensorRT-RTX says itself which versions it reads: see `_unreadable`.
+    # TensorRT-RTX checks versions itself: see `_unreadable`.
     if engine.name == TENSORRT and version != engine.version:
         raise BadBundle(
             f"{engine.file} was compiled by TensorRT {engine.version}, installed is {version}, and "
@@ -75,7 +75,7 @@ class LoadedEngine:
     """A deserialized engine and the memory that its contexts share, since one at a time runs.
 
     The first context is for `prefill`, the second for `decode`, each with the profile for it.
-    `captures_graphs` says that the library makes CUDA graphs of its own.
+    `captures_graphs`: the library makes CUDA graphs of its own.
     """
 
     def __init__(self, folder: Path, engine: CompiledEngine, module: Any, stream: Stream) -> None:
@@ -97,7 +97,7 @@ class LoadedEngine:
         )
 
     def check_tensors(self, graph: GraphContract) -> None:
-        """Raise BadBundle unless the engine has the inputs and outputs that the manifest says."""
+        """Raise BadBundle unless the engine has the inputs and outputs of the manifest."""
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
         given = {name: self._tensor(name) for name in names}
         takes = self._module.TensorIOMode.INPUT
@@ -152,7 +152,7 @@ class LoadedEngine:
         return found
 
     def _check_trusted(self, data: mmap.mmap, engine: CompiledEngine) -> None:
-        """Of these very bytes: what the manifest says of the file is only a claim."""
+        """Raise BadBundle unless these very bytes are trusted: the manifest is only a claim."""
         if not is_trusted(sha256(data).hexdigest()):
             raise BadBundle(
                 f"{self.path} is not an engine that this machine compiled or trusts (the manifest "
@@ -188,7 +188,7 @@ class LoadedEngine:
         return context
 
     def _runtime_config(self, *, decodes: bool) -> Any:
-        """How TensorRT-RTX is to run: replaying whole graphs while decoding.
+        """Settings of TensorRT-RTX: while decoding it replays whole graphs.
 
         A graph recorded by us would keep, for good, the generic kernels that run until those for
         the shape are compiled; its own are recorded after that.
@@ -272,7 +272,7 @@ def _give_workspace(context: Any, memory: Memory) -> None:
 
 
 def _logger(module: Any) -> Any:
-    """A logger for TensorRT, which says in its log, and nowhere else, why something failed."""
+    """A logger for TensorRT, which gives the reasons of failures in its log only."""
     severity = module.ILogger.Severity
     errors = (severity.INTERNAL_ERROR, severity.ERROR)
 

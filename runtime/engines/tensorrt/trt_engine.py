@@ -91,7 +91,8 @@ class TrtEngine:
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         if len(tokens) == 1:
-            return self._decode(tokens, past)[:logits]
+            row = self._decode(int(tokens[0]), past)
+            return row if logits else row[:0]
         slot = self._prefill_slot
         inputs = step_inputs(tokens, past, logits)
         slot.set_shape(inputs)
@@ -116,7 +117,7 @@ class TrtEngine:
         self._cache.memory.free()
         self._stream.close()
 
-    def _decode(self, token: Tokens, past: int) -> Logits:
+    def _decode(self, token: int, past: int) -> Logits:
         update_step(self._decode_inputs, token, past)
         self._decode_slot.fill(self._decode_inputs)
         if self._graph is not None:
@@ -174,6 +175,6 @@ def _check(graph: GraphContract, capacity: int) -> None:
 
 
 def _capturable(context: Any, stream: Stream) -> bool:
-    # Where there is nothing to ask, trying tells.
+    # Older versions have no such method: there the capture is tried.
     ask = getattr(context, "is_stream_capturable", None)
     return ask is None or bool(ask(stream.handle))

@@ -1,11 +1,18 @@
 """Who takes part: bundles by name, peers that are installed, reasons for those that are not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgelm.bench.peers.engines import PEERS, bundle_engines, peer_engines
-from edgelm.bench.peers.install import interpreter, missing_reason, peers_folder
+from edgelm.bench.peers.engines import (
+    PEERS,
+    _is_quantized,
+    bundle_engines,
+    peer_engines,
+    peer_environments,
+)
+from edgelm.bench.peers.install import OPTIMUM, SHARED, interpreter, missing_reason, peers_folder
 from edgelm.bench.peers.sources import Source, Sources
 from edgelm.bundle import read_manifest
 from edgelm.checkpoint.source import open_checkpoint
@@ -36,12 +43,17 @@ def test_peers_that_are_not_installed_are_absent_with_a_reason(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELM_PEERS", str(tmp_path / "nowhere"))
-    present, absent = peer_engines(list(PEERS), sources)
+    present, skipped = peer_engines(list(PEERS), sources)
     assert present == []
-    names = ["llama.cpp", "onnxruntime-genai", "transformers", "transformers-static"]
-    assert [peer.name for peer in absent] == names
-    reason = f"not installed: no environment at {tmp_path}/nowhere; edge-bench --setup-peers"
-    assert {peer.reason for peer in absent} == {reason}
+    names = ["llama.cpp", "onnxruntime-genai", "transformers", "optimum", "transformers-static"]
+    assert [peer.name for peer in skipped] == names
+    places = {
+        peer.name: "nowhere/optimum" if peer.name == "optimum" else "nowhere" for peer in skipped
+    }
+    assert {peer.name: peer.reason for peer in skipped} == {
+        name: f"not installed: no environment at {tmp_path}/{place}; edge-bench --setup-peers"
+        for name, place in places.items()
+    }
 
 
 def test_an_environment_without_the_package(
@@ -71,17 +83,41 @@ def test_peers_run_with_their_own_interpreter(
     sources: Sources, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELM_PEERS", str(make_peers(tmp_path / "peers", "exit 0")))
-    present, absent = peer_engines(list(PEERS), sources)
-    assert absent == []
+    make_peers(tmp_path / "peers" / "optimum", "exit 0")
+    present, skipped = peer_engines(list(PEERS), sources)
+    assert skipped == []
     assert [engine.name for engine in present] == [
         "llama.cpp Q4_0",
         "llama.cpp Q4_K_M",
         "onnxruntime-genai int4",
         "transformers bf16",
+        "optimum fp32",
+        "optimum int8",
         "transformers-static fp16",
     ]
-    assert {engine.python for engine in present} == {tmp_path / "peers" / "bin" / "python"}
+    own = {engine.name for engine in present if engine.python == interpreter(OPTIMUM)}
+    assert own == {"optimum fp32", "optimum int8"}
+    assert {engine.python for engine in present} == {interpreter(), interpreter(OPTIMUM)}
     assert present[-1].prepare() == source
+
+
+def test_only_the_environments_of_the_requested_peers() -> None:
+    assert peer_environments(["optimum"]) == [OPTIMUM]
+    assert peer_environments(["llama.cpp", "transformers", "optimum"]) == [SHARED, OPTIMUM]
+
+
+def test_all_parts_of_a_split_gguf_source_count(tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab_size=4096)
+    path = write_gguf(model, tmp_path / "F16.gguf", "F16")
+    checkpoint = open_checkpoint(path)
+    halves = [tmp_path / f"part-{number}" for number in range(2)]
+    size = path.stat().st_size
+    for half in halves:
+        half.write_bytes(bytes(size // 2))
+    split = replace(checkpoint, weight_files=tuple(halves))
+    # Either half alone is small enough to look like a quantized model.
+    assert size / 2 < 1.5 * checkpoint.spec.parameters < size
+    assert not _is_quantized(Sources(Source(split, "0" * 64), tmp_path / "cache"))
 
 
 def test_a_quantized_gguf_source_also_runs_as_it_is(

@@ -1,4 +1,4 @@
-"""Setting up the peers' environment: what is asked of pip, with a stand-in for its Python."""
+"""Setting up the peers' environments: what pip is called with, and a fake Python that runs it."""
 
 import io
 import tarfile
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from edgelm.bench.peers import install as peers
-from edgelm.bench.peers.install import converter, set_up
+from edgelm.bench.peers.install import OPTIMUM, SHARED, converter, set_up
 from edgelm.errors import MissingPackage
 from tests.bench.fake_peers import make_peers
 from tests.folders import contents
 
-PINS = [line for line in peers._REQUIREMENTS.read_text().splitlines() if "==" in line]
+PINS = SHARED.pins
 
 
 @pytest.fixture
@@ -50,6 +50,9 @@ def test_llama_cpp_is_compiled_without_amx(
 def test_every_peer_is_pinned() -> None:
     names = {line.partition("==")[0] for line in PINS}
     assert {"llama-cpp-python", "onnxruntime-genai", "transformers"} <= names
+    assert {"optimum-onnx", "onnxruntime", "torch"} <= {
+        line.partition("==")[0] for line in OPTIMUM.pins
+    }
 
 
 def test_pip_gets_the_pins_and_llama_cpp_is_built_from_its_archive(
@@ -65,7 +68,7 @@ def test_pip_gets_the_pins_and_llama_cpp_is_built_from_its_archive(
         f"{inner}gguf-py/gguf/__init__.py",
         f"{inner}src/llama.cpp",
     )
-    set_up()
+    set_up([SHARED])
     log = (folder / "log").read_text().splitlines()
     others = [pin for pin in PINS if not pin.startswith("llama-cpp-python")]
     assert log[0] == f"-m pip install -q {' '.join(others)}"
@@ -81,8 +84,19 @@ def test_what_is_there_is_not_built_again(folder: Path) -> None:
     make_peers(folder, f'echo "$@" >> {folder}/log')
     converter().parent.mkdir()
     converter().write_text("")
-    set_up()
+    set_up([SHARED])
     assert "download" not in (folder / "log").read_text()
+
+
+def test_optimum_has_an_environment_of_its_own(folder: Path) -> None:
+    own = folder / "optimum"
+    make_peers(own, f'echo "$@" >> {folder}/log')
+    set_up([OPTIMUM])
+    assert (folder / "log").read_text().splitlines() == [
+        f"-m pip install -q {' '.join(OPTIMUM.pins)}",
+        "-c import optimum.onnxruntime",
+    ]
+    assert not (folder / "bin").exists()
 
 
 def test_pip_s_failure_is_named(folder: Path) -> None:
@@ -93,7 +107,7 @@ def test_pip_s_failure_is_named(folder: Path) -> None:
 
 def test_an_archive_without_the_converter(folder: Path, tmp_path: Path) -> None:
     made = archive(tmp_path / "other.tar.gz", "llama_cpp_python-1.0/README.md")
-    with pytest.raises(MissingPackage, match=r"other\.tar\.gz holds no convert_hf_to_gguf\.py"):
+    with pytest.raises(MissingPackage, match=r"other\.tar\.gz has no convert_hf_to_gguf\.py"):
         peers._extract_converter(made, folder / "llama.cpp")
 
 

@@ -1,5 +1,6 @@
 """The source model for each peer: found, checked, converted once."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edgelm.bench.peers.sources import Source, Sources, find_source
+from edgelm.bench.peers.older_config import write_older_config
+from edgelm.bench.peers.sources import Source, Sources, find_source, optimum_instructions
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StudentRecord
@@ -175,3 +177,49 @@ def test_a_half_made_file_of_an_earlier_run_is_not_used(
     (sources.folder / "partial-Q4_0.gguf").write_text("half")
     assert sources.gguf("Q4_0").read_text() == "done\n"
     assert set(contents(sources.folder)) == {"Q4_0.gguf"}
+
+
+def test_optimum_gets_a_configuration_that_transformers_4_reads(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fake Python of optimum's environment: keeps the configuration that it was given.
+    script = 'mkdir "$9" && cp "$6/config.json" "$6/model.safetensors" "$9"'
+    make_peers(tmp_path / "peers" / "optimum", script)
+    monkeypatch.setenv("EDGELM_PEERS", str(tmp_path / "peers"))
+    sources = Sources(Source(open_checkpoint(gguf), HASH), tmp_path / "cache")
+    folder = sources.optimum()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert (folder / "model.safetensors").stat().st_size > 1000
+    assert {path.name for path in sources.folder.iterdir()} == {"huggingface", "optimum-fp32"}
+
+
+def test_scaled_rotary_embeddings_in_an_older_configuration(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "older"
+    source.mkdir()
+    folder.mkdir()
+    (source / "tokenizer.json").write_text("{}")
+    rope = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 32.0}
+    (source / "config.json").write_text(json.dumps({"rope_parameters": rope}))
+    config = json.loads((write_older_config(source, folder) / "config.json").read_text())
+    assert config == {
+        "rope_parameters": rope,
+        "rope_theta": 5e5,
+        "rope_scaling": {"rope_type": "llama3", "factor": 32.0},
+    }
+    assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset"),
+    [("avx2 avx512f avx512_vnni", "avx512_vnni"), ("avx2 avx512f", "avx512"), ("avx2", "avx2")],
+)
+def test_optimum_s_preset_is_for_this_cpu(
+    flags: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t: fpu {flags}\n")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert optimum_instructions(cpuinfo) == preset
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert optimum_instructions(cpuinfo) == "arm64"

@@ -368,7 +368,7 @@ def test_a_folder_with_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(BadInput, match=r"exists and holds no align\.json"):
+    with pytest.raises(BadInput, match=r"exists and contains no align\.json"):
         align(student, tokenizer, SFT, write(TALKS), tmp_path / "run")
 
 

@@ -4,8 +4,6 @@ Starting a process costs more than its training, so what need not die runs here,
 two processes does several jobs.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,12 @@ import torch
 
 from tests.compress.run_training import Job, run_job
 from tests.compress.training import same
+from tests.forks import run_forked
 
-TWO = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
-
-def run_elsewhere(*jobs: str, launcher: tuple[str, ...] = ()) -> int:
-    """Run jobs in another process; returns its exit code."""
-    command = [sys.executable]
-    for module in (*([launcher] if launcher else []), ("tests.compress.run_training", *jobs)):
-        command += ["-m", *module]
-    return subprocess.run(command, capture_output=True, check=False, timeout=300).returncode
+def run_elsewhere(*jobs: str, processes: int = 1) -> int:
+    """Run jobs in processes of their own; returns their exit code."""
+    return run_forked("tests.compress.run_training", *jobs, processes=processes)
 
 
 def run_here(folder: Path, **options: Any) -> dict[str, Any]:
@@ -51,11 +45,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         each.mkdir()
     jobs = [f"{shards},micro_batch=2,sharded", f"{quantized},micro_batch=2,sharded,quantized"]
     first = [f"{whole},micro_batch=2", f"{jobs[0]},stop_at=5", f"{jobs[1]},die_at=5"]
-    assert run_elsewhere(*first, launcher=TWO) != 0
+    assert run_elsewhere(*first, processes=2) != 0
     assert not (shards / "result.pt").exists()
     saved = shards / "checkpoints" / "step-00000004"
     assert len(list(saved.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "one file per process"
-    assert run_elsewhere(*jobs, launcher=TWO) == 0
+    assert run_elsewhere(*jobs, processes=2) == 0
     return folder
 
 

@@ -100,6 +100,11 @@ def test_size_and_quality_come_first(page: str) -> None:
     )
     assert headline in text
     assert text.index(headline) < text.index("Stages")
+    assert "✗ Did training" not in text
+    assert (
+        "✓ Did training recover quality? 1 of 1 measures improved. perplexity:<v>.jsonl: 90 after "
+        "pruning, 25 after training."
+    ) in text
     for tile in ("Size 25% of the teacher", "Predicted speed 20 tokens/s"):
         assert tile in text
 

@@ -56,7 +56,7 @@ def test_each_limit_alone_fails(name: GateClass, field: str, by: float) -> None:
     figures = at_the_limit(name)
     beyond = msgspec.structs.replace(figures, **{field: getattr(figures, field) * by})
     assert not passes(beyond, name)
-    with pytest.raises(GateFailed, match=f"the {name} gate does not hold"):
+    with pytest.raises(GateFailed, match=f"the {name} quality gate failed"):
         enforce(beyond, name)
 
 
@@ -65,7 +65,7 @@ def test_message_has_figures_limits_and_advice() -> None:
         enforce(Figures(0.25, 0.7, 1.2, 30.0, 100), "4-bit")
     message = str(caught.value)
     for part in (
-        "the 4-bit gate does not hold",
+        "the 4-bit quality gate failed",
         "KL 0.2500 (limit 0.1)",
         "top-1 70.0% (at least 85.0%)",
         "perplexity ×1.200 (limit ×1.08)",

@@ -198,7 +198,7 @@ def test_an_engine_is_in_its_own_folder(folder: Path, name: str) -> None:
     values = values_of(folder)
     values["engines"][0]["file"] = name
     put(folder, values)
-    with pytest.raises(BadBundle, match=r"not of the form engines/NAME\.engine; do not use"):
+    with pytest.raises(BadBundle, match=r"not have the form engines/NAME\.engine; do not use"):
         read_manifest(folder)
 
 
@@ -206,7 +206,7 @@ def test_kernels_never_overwrite_an_engine(folder: Path) -> None:
     values = values_of(folder)
     values["engines"][0]["runtime_cache"] = "engines/sm87.engine"
     put(folder, values)
-    with pytest.raises(BadBundle, match=r"not of the form engines/NAME\.cache"):
+    with pytest.raises(BadBundle, match=r"not have the form engines/NAME\.cache"):
         read_manifest(folder)
 
 
@@ -251,7 +251,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "head-size": (lambda v: v["graph"]["cache"].update(head_dim=65), "head_dim is 65, expected 64"),
     "cache-type": (
         lambda v: v["graph"]["cache"].update(dtype="fp8"),
-        "is fp8, expected int8, as kv",
+        "is fp8, expected int8, the value of kv",
     ),
     "same-present": (
         lambda v: v["graph"]["cache"]["layers"][3].update(present_key="k.2"),
@@ -295,8 +295,8 @@ def test_what_no_bundle_says(folder: Path, change: Change, message: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema_version": 1, "schema_version": 1}', "the key 'schema_version' is there twice"),
-        ('{"schema_version": 1, "note": {"a": 1, "b": 2, "a": 3}}', "the key 'a' is there twice"),
+        ('{"schema_version": 1, "schema_version": 1}', "the key 'schema_version' appears twice"),
+        ('{"schema_version": 1, "note": {"a": 1, "b": 2, "a": 3}}', "the key 'a' appears twice"),
         ('{"schema_version": 1, "note": ' + "[" * 100_000, "damaged"),
         ('{"schema_version": 1, "note": ' + "[" * 9_000 + "]" * 9_000 + "}", "nested too deeply"),
         ('{"schema_version": 1, "note": [' + "{}," * 1_000_001 + "0]}", "more than 1000000 values"),

@@ -75,7 +75,7 @@ def test_what_transformers_refuses_is_named(
     folder: Path, over: dict[str, Any], message: str
 ) -> None:
     edit_config(folder, **over)
-    with pytest.raises(BadCheckpoint, match=f"transformers refuses config.json .*{message}"):
+    with pytest.raises(BadCheckpoint, match=f"transformers rejects config.json .*{message}"):
         hf_config(open_checkpoint(folder))
 
 

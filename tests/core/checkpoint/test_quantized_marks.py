@@ -133,7 +133,7 @@ def test_floating_point_types_are_read(folder: Path, dtype: torch.dtype) -> None
 
 
 def assert_adapter(folder: Path) -> None:
-    with pytest.raises(BadCheckpoint, match=r"is a LoRA or another adapter .*merge it"):
+    with pytest.raises(BadCheckpoint, match=r"contains a LoRA or another adapter .*merge it"):
         open_checkpoint(folder)
 
 

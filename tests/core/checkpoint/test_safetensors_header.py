@@ -126,9 +126,9 @@ def test_bytes_after_the_last_tensor(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b"[1, 2]", "holds list, expected an object"),
+        (b"[1, 2]", "contains list, expected an object"),
         (b"\xff\xfe", "not encoded in UTF-8"),
-        (b'{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' appears twice"),
         (b"[" * 200_000, "nested too deeply"),
         (b"", "not valid JSON"),
     ],

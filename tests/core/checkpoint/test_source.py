@@ -167,7 +167,7 @@ def test_source_that_says_it_is_not_quantized(folder: Path) -> None:
         (lambda path: path.unlink(), r"has no config\.json; expected a Hugging Face model folder"),
         (lambda path: path.write_text('{"a": '), r"config\.json is not valid JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), r"config\.json is not valid JSON"),
-        (lambda path: path.write_text("[1]"), "holds list, expected an object"),
+        (lambda path: path.write_text("[1]"), "contains list, expected an object"),
     ],
     ids=["missing", "cut-off", "binary", "a-list"],
 )

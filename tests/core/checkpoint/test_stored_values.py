@@ -31,7 +31,7 @@ def test_one_value_that_is_no_number(folder: Path, value: float, dtype: torch.dt
     checkpoint = open_checkpoint(folder)
     assert checkpoint.tensor("model.norm.weight").dtype == dtype
     for _ in range(2):
-        message = rf"{NAME} holds 1 values of 6,144 that are NaN, infinite"
+        message = rf"{NAME} has 1 values of 6,144 that are NaN, infinite"
         with pytest.raises(BadCheckpoint, match=message):
             checkpoint.tensor(NAME)
 

@@ -106,7 +106,7 @@ def test_a_name_in_two_shards(shards: Path) -> None:
     tensors = {name: values for name, values in TENSORS.items() if "norm" in name}
     path = shards / "model-00002-of-00002.safetensors"
     store(shards, tensors_in(path) | tensors, path.stem)
-    with pytest.raises(BadCheckpoint, match=r"both hold 'model\..*which one is the model's"):
+    with pytest.raises(BadCheckpoint, match=r"both contain 'model\..*keep only the one"):
         open_checkpoint(shards)
 
 

@@ -16,7 +16,7 @@ def test_a_plain_file_and_a_link_to_one(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     assert read_bounded(tmp_path / "a", at_most=4) == b"1234"
     assert read_bounded(tmp_path / "b", at_most=4) == b"1234"
-    with pytest.raises(BadBundle, match="more than 3 bytes"):
+    with pytest.raises(BadBundle, match="larger than 3 bytes"):
         read_bounded(tmp_path / "a", at_most=3)
 
 
@@ -26,7 +26,7 @@ def test_an_absent_file_is_told_from_a_link_to_nowhere(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "folder" / "a", at_most=4)
     (tmp_path / "a").symlink_to("nowhere")
-    with pytest.raises(BadBundle, match="a is a link to a file that is not there; copy or export"):
+    with pytest.raises(BadBundle, match="a is a link to a missing file; copy or export"):
         read_bounded(tmp_path / "a", at_most=4)
 
 
@@ -54,5 +54,5 @@ def test_a_manifest_that_is_removed_while_it_is_read(
 def test_a_record_of_a_student_that_leads_nowhere(tmp_path: Path) -> None:
     assert read_student_record(tmp_path) is None
     (tmp_path / STUDENT_RECORD).symlink_to("nowhere")
-    with pytest.raises(BadCheckpoint, match="a link to a file that is not there"):
+    with pytest.raises(BadCheckpoint, match="a link to a missing file"):
         read_student_record(tmp_path)

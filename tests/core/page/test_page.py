@@ -61,7 +61,10 @@ def test_nothing_is_written_of_nothing() -> None:
 
 def test_cells_carry_the_number_that_they_are_sorted_by() -> None:
     columns = [Column("name", text=True), Column("t/s", "Tokens per second.")]
-    rows = [["a", Cell("66.1 (60–70) †", 66.123456, "one is far off")], ["b", Cell("–")]]
+    rows: list[list[Cell | str]] = [
+        ["a", Cell("66.1 (60–70) †", 66.123456, "one is far off")],
+        ["b", Cell("–")],
+    ]
     text = table("c", columns, rows, own=[0], sortable=True)
     checked = Page(text)
     assert checked.all("table") == [{"class": "sortable"}]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from edgelm.page.axes import Axis
-from edgelm.page.bar_chart import Bar, bar_chart, name_bars
+from edgelm.page.bar_chart import Bar, bar_chart, horizontal_bars
 from edgelm.page.drawing import drawing
 from edgelm.page.heat_map import heat_map
 from edgelm.page.svg import HEIGHT, WIDTH, Plot, figure
@@ -83,7 +83,7 @@ def test_names_are_text_and_not_markup() -> None:
         xy_plot(evil, Axis(evil), Axis(evil), [Series(evil, ((0.0, 1.0),), (evil,))] * 2),
         xy_plot("t", X, Y, [], guides=[Guide(evil, x=1.0)], note=evil),
         bar_chart(evil, evil, evil, [1.0]),
-        name_bars(evil, evil, [evil, evil], [Bar(evil, (1.0, 2.0))], note=evil),
+        horizontal_bars(evil, evil, [evil, evil], [Bar(evil, (1.0, 2.0))], note=evil),
         heat_map(evil, evil, evil, [[1.0]]),
     ]
     for plot in plots:
@@ -92,7 +92,7 @@ def test_names_are_text_and_not_markup() -> None:
     ET.fromstring(drawing(evil, plots))
 
 
-def test_upright_bars_hang_down_below_zero() -> None:
+def test_bars_of_negative_values_go_down() -> None:
     plot = drawn(bar_chart("t", "layer", "score", [2.0, -1.0, 0.0]))
     up, down, flat = of_class(plot, "bar")
     assert float(up.get("height", "")) == pytest.approx(2 * float(down.get("height", "")), rel=0.01)
@@ -103,10 +103,10 @@ def test_upright_bars_hang_down_below_zero() -> None:
     assert up.findtext("title") == "0: 2"
 
 
-def test_lying_bars_are_stacked_and_say_their_sum() -> None:
+def test_horizontal_bars_are_stacked_and_end_in_their_sum() -> None:
     name = "x" * 80
     bars = [Bar("ours", (1.0, 3.0), bold=True), Bar(name, (8.0, 0.0))]
-    made = name_bars("t", "MB", ["base", "rest"], bars)
+    made = horizontal_bars("t", "MB", ["base", "rest"], bars)
     plot = drawn(made)
     first, second = of_class(plot, "bar")[:2]
     assert float(second.get("x", "")) == float(first.get("width", ""))
@@ -140,8 +140,8 @@ def test_a_heat_map_says_where_it_is_highest() -> None:
         bar_chart("t", "x", "y", [0.0]),
         bar_chart("t", "x", "y", [-1.0, math.nan]),
         bar_chart("t", "x", "y", []),
-        name_bars("t", "MB", ["a"], []),
-        name_bars("t", "MB", ["a"], [Bar("b", (0.0,))]),
+        horizontal_bars("t", "MB", ["a"], []),
+        horizontal_bars("t", "MB", ["a"], [Bar("b", (0.0,))]),
     ],
 )
 def test_degenerate_plots_stay_inside(plot: Plot) -> None:

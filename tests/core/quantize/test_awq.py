@@ -91,7 +91,7 @@ def test_a_strong_channel_is_rounded_more_finely() -> None:
 
     def error(name: str) -> float:
         method = METHODS[name]
-        columns = factors(energy) if method.smooths else torch.ones(64)
+        columns = factors(energy) if method.scaling == "awq" else torch.ones(64)
         left = energy / columns.square()
         rounded = quantize_by(method, weight * columns, Int4(32), left, None).dequantize(64)
         return float(((rounded / columns - weight).square() * energy).sum())

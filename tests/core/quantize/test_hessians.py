@@ -61,7 +61,7 @@ def test_one_pass_serves_calibration_too(calm: TinyFactory, tmp_path: Path) -> N
         seen = calibrate(reference, TOKENS)
     for group in hessians.groups:
         names = weights.tensor_names(group)
-        energy = seen.energy["lm_head.weight" if group == "lm_head" else names[0]]
+        energy = seen.mean_square["lm_head.weight" if group == "lm_head" else names[0]]
         torch.testing.assert_close(hessians[group].diagonal(), energy, rtol=1e-4, atol=1e-7)
 
 

@@ -125,12 +125,14 @@ def test_calibrates_this_machine(
 
 def test_no_folder_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    with pytest.raises(BadInput, match="give a folder for the profile: -o DIR, or set EDGELM_PROF"):
+    with pytest.raises(
+        BadInput, match="no folder for the profile; give -o DIR, or set EDGELM_PROF"
+    ):
         calibrate(None, threads=1, progress=print)
 
 
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_bytes", lambda: 1_500_000_000)
-    with pytest.raises(DoesNotFit, match=r"needs 3 GB of free memory, 1\.5 GB are"):
+    with pytest.raises(DoesNotFit, match=r"needs 3 GB of free memory, but only 1\.5 GB"):
         calibrate(tmp_path, threads=1, progress=print)
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ def test_affinity(tmp_path: Path) -> None:
     verdict = threads(context(with_cpu(PLAIN, 8, 2), tmp_path, threads=2))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "this process may use 2 threads on 8 cores"
+    assert verdict.what == "this process can use only 2 threads, the machine has 8 cores"
     assert "taskset" in verdict.fix
 
 
@@ -33,8 +33,8 @@ def test_quota(tmp_path: Path) -> None:
     verdict = threads(context(with_cpu(PLAIN, 8, 2), tmp_path, threads=16))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "a control group grants the time of 2 threads on 16 that can be used"
-    assert verdict.fix.startswith("--threads 2, ")
+    assert verdict.what == "a control group limits this process to the time of 2 threads on 16"
+    assert verdict.fix.startswith("run with --threads 2, ")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def policies(driver: str, *governors: str, preference: str | None = None) -> dic
         (
             policies("tegra194-cpufreq", "schedutil", "schedutil"),
             "ok",
-            "no CPU is held at its lowest clock (tegra194-cpufreq)",
+            "no CPU is kept at its lowest clock (tegra194-cpufreq)",
         ),
         (
             policies("acpi-cpufreq", "schedutil", "powersave"),
@@ -98,7 +98,7 @@ def policies(driver: str, *governors: str, preference: str | None = None) -> dic
         (
             policies("amd-pstate-epp", "powersave", preference="power"),
             "warning",
-            "the CPU prefers saving power",
+            "the CPU is set to save power",
         ),
     ],
     ids=["schedutil", "held", "pstate", "pstate-saving"],

@@ -19,7 +19,7 @@ def test_desktop_runs(tmp_path: Path) -> None:
     verdict = desktop(context(ORIN_NANO, tmp_path, files=files))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "a desktop runs (Xorg, gnome-shell) and takes at least 307.2 MB"
+    assert verdict.what == "a desktop is running (Xorg, gnome-shell) and uses at least 307.2 MB"
     assert "set-default multi-user.target" in verdict.fix
 
 
@@ -27,7 +27,7 @@ def test_two_processes_of_one_name_count_twice(tmp_path: Path) -> None:
     files = process(900, "Xorg", 50_000) | process(901, "Xorg", 50_000)
     verdict = desktop(context(ORIN_NANO, tmp_path, files=files))
     assert verdict
-    assert verdict.what == "a desktop runs (Xorg) and takes at least 102.4 MB"
+    assert verdict.what == "a desktop is running (Xorg) and uses at least 102.4 MB"
 
 
 def test_headless(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_headless(tmp_path: Path) -> None:
     )
     assert verdict
     assert verdict.severity == "ok"
-    assert verdict.what == "no desktop runs, the machine starts into multi-user.target"
+    assert verdict.what == "no desktop is running; the machine boots into multi-user.target"
 
 
 def test_desktop_only_at_the_next_boot(tmp_path: Path) -> None:

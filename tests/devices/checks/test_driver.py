@@ -51,7 +51,7 @@ def with_driver(machine: Machine, driver: str | None) -> Machine:
             "580.95.05",
             CUDA_13.replace("13.0", "14.0"),
             "unknown",
-            "the driver that CUDA 14 needs, for onnxruntime-gpu",
+            "whether driver 580.95.05 is new enough for onnxruntime-gpu",
         ),
     ],
 )
@@ -93,8 +93,8 @@ def test_unknown_driver(tmp_path: Path) -> None:
             "onnxruntime-gpu is built for CUDA 13, JetPack 6.2 has 12.6",
         ),
         ("39.2.0", "ok", "JetPack 7.2 has CUDA 13.2, onnxruntime-gpu needs 13"),
-        ("99.1", "unknown", "the CUDA of this JetPack"),
-        (None, "unknown", "the CUDA of this JetPack"),
+        ("99.1", "unknown", "the CUDA version of this JetPack"),
+        (None, "unknown", "the CUDA version of this JetPack"),
     ],
 )
 def test_jetson(l4t: str | None, severity: str, what: str, tmp_path: Path) -> None:

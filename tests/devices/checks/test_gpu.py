@@ -56,9 +56,9 @@ def test_gpu_that_is_read(tmp_path: Path) -> None:
             "warning",
             f"the power limit of {NAME} is 60 W, by default 115 W",
         ),
-        (f"{NAME}, [N/A], [N/A]\n", "unknown", "the GPU's power limit"),
-        (f"{NAME}, 0.00 W, 0.00 W\n", "unknown", "the GPU's power limit"),
-        ("", "unknown", "the GPU's power limit"),
+        (f"{NAME}, [N/A], [N/A]\n", "unknown", "the power limit of the GPU"),
+        (f"{NAME}, 0.00 W, 0.00 W\n", "unknown", "the power limit of the GPU"),
+        ("", "unknown", "the power limit of the GPU"),
     ],
     ids=["default", "little-less", "second-of-two", "laptop", "zero", "nothing"],
 )

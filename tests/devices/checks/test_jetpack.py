@@ -43,10 +43,10 @@ def test_unknown_release(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("l4t", "severity", "what"),
     [
-        ("36.4.3", "ok", "JetPack 6.2 carries TensorRT 10.3"),
-        ("39.2.0", "ok", "JetPack 7.2 carries TensorRT 10.16"),
-        ("36.3.0", "warning", "JetPack 6.0 carries TensorRT 8.6; expected 10.3 or newer"),
-        ("35.4.1", "warning", "JetPack 5.1.2 carries TensorRT 8.5; expected 10.3 or newer"),
+        ("36.4.3", "ok", "JetPack 6.2 includes TensorRT 10.3"),
+        ("39.2.0", "ok", "JetPack 7.2 includes TensorRT 10.16"),
+        ("36.3.0", "warning", "JetPack 6.0 includes TensorRT 8.6; expected 10.3 or newer"),
+        ("35.4.1", "warning", "JetPack 5.1.2 includes TensorRT 8.5; expected 10.3 or newer"),
         ("99.0.0", "unknown", "which JetPack L4T 99.0.0 belongs to"),
     ],
 )

@@ -70,10 +70,10 @@ def test_wheel_for_servers_on_a_jetson(tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "error"
     assert verdict.what == (
-        "onnxruntime-gpu 1.31.1 has kernels for sm_89, sm_90, sm_120, sm_121, none for this GPU, "
-        "sm_87"
+        "onnxruntime-gpu 1.31.1 has kernels for sm_89, sm_90, sm_120, sm_121, but not for "
+        "this GPU, sm_87"
     )
-    assert "dies at the first kernel" in verdict.why
+    assert "fails at the first kernel" in verdict.why
     assert "https://pypi.jetson-ai-lab.io/jp6/cu126 onnxruntime-gpu" in verdict.fix
 
 
@@ -171,7 +171,7 @@ def test_nothing_to_look_at(tmp_path: Path) -> None:
         (
             {"cuda": "13.0", "targets": ["sm_90", "sm_110", "compute_120"]},
             "error",
-            "torch 2.13.0 has kernels for compute_120, sm_90, sm_110, none for this GPU, sm_87",
+            "torch 2.13.0 has kernels for compute_120, sm_90, sm_110, but not for this GPU, sm_87",
         ),
         (
             {"cuda": "13.0", "targets": ["sm_80", "sm_90"]},
@@ -182,7 +182,7 @@ def test_nothing_to_look_at(tmp_path: Path) -> None:
         (
             {"cuda": "13.0", "targets": []},
             "warning",
-            "torch 2.13.0 is built for CUDA 13.0 and does not see the GPU",
+            "torch 2.13.0 is built for CUDA 13.0, but does not find the GPU",
         ),
         (
             {"failure": "OSError: libcudss.so.0: cannot open shared object file"},

@@ -21,5 +21,5 @@ def test_numbers(version: str, expected: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "unknown", "R36.4"])
 def test_no_version(text: str) -> None:
-    with pytest.raises(ValueError, match="is no version"):
+    with pytest.raises(ValueError, match="is not a version number"):
         numbers(text)

@@ -42,8 +42,7 @@ def test_two_packages(machine: Machine, fix: str, tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "error"
     assert verdict.what == (
-        "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are installed over each other; "
-        "expected one of them"
+        "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are all installed; expected one of them"
     )
     assert "share the folder onnxruntime" in verdict.why
     assert verdict.fix == fix
@@ -53,7 +52,7 @@ def test_one_package(tmp_path: Path) -> None:
     verdict = two_packages(context(with_packages(PLAIN, onnxruntime="1.32.0"), tmp_path))
     assert verdict
     assert verdict.severity == "ok"
-    assert verdict.what == "onnxruntime 1.32.0 is the only onnxruntime"
+    assert verdict.what == "onnxruntime 1.32.0 is the only onnxruntime package"
 
 
 def test_packages_that_detection_does_not_list_are_asked_for(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_gpu_package_without_a_gpu(tmp_path: Path) -> None:
     )
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "onnxruntime-gpu 1.31.1 is installed, no NVIDIA GPU was found"
+    assert verdict.what == "onnxruntime-gpu 1.31.1 is installed, but no NVIDIA GPU was found"
     assert verdict.fix.startswith("pip uninstall -y onnxruntime-gpu && pip install onnxruntime;")
 
 
@@ -102,7 +101,7 @@ def test_folder_is_where_python_says(tmp_path: Path) -> None:
 
 
 def test_folder_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no module onnxruntime"):
+    with pytest.raises(FileNotFoundError, match="cannot find a module onnxruntime"):
         folder(context(PLAIN, tmp_path, answers={WHERE_IS_IT: "\n"}))
 
 

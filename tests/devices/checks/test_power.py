@@ -30,7 +30,7 @@ def test_lower_mode(mode: str, tmp_path: Path) -> None:
     verdict = power_mode(context(machine, tmp_path, files={NVPMODEL: MODES}))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == f"the power mode is {mode}, the module has MAXN_SUPER"
+    assert verdict.what == f"the power mode is {mode}; the module also has MAXN_SUPER"
     assert verdict.fix == "sudo nvpmodel -m 2"
 
 
@@ -79,7 +79,7 @@ def test_floating_clock(tmp_path: Path) -> None:
     verdict = clocks(context(ORIN_NANO, tmp_path, files=frequencies(306, 1020, 306)))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "the GPU's clock floats between 306 and 1020 MHz, now 306"
+    assert verdict.what == "the GPU's clock varies between 306 and 1020 MHz, now 306"
     assert verdict.fix.startswith("sudo jetson_clocks")
 
 

@@ -33,7 +33,7 @@ def test_zram_that_takes_memory(tmp_path: Path) -> None:
     verdict = zram(context(ORIN_NANO, tmp_path, files=files))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "zram takes 400.0 MB of the memory that CPU and GPU share"
+    assert verdict.what == "zram uses 400.0 MB of the memory that CPU and GPU share"
     assert verdict.fix == "sudo systemctl disable nvzramconfig && sudo reboot"
 
 
@@ -48,8 +48,8 @@ def test_zram_that_is_all_the_swap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "what"),
     [
-        (swaps(zram=True) | held(65536, 0), "zram takes 0.1 MB of memory"),
-        (swaps(), "no zram is set up"),
+        (swaps(zram=True) | held(65536, 0), "zram uses 0.1 MB of memory"),
+        (swaps(), "zram is not set up"),
     ],
     ids=["idle", "none"],
 )
@@ -63,7 +63,7 @@ def test_no_swap_on_a_small_board(tmp_path: Path) -> None:
     verdict = swap_file(context(ORIN_NANO, tmp_path, files=swaps(zram=True, disk=False)))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "no swap on a disk, beside 7.99 GB of memory"
+    assert verdict.what == "no swap on a disk, with only 7.99 GB of memory"
     assert "mkswap" in verdict.fix
 
 

@@ -27,7 +27,7 @@ def test_edgelm_switches_it_off(library: str, tmp_path: Path) -> None:
     assert verdict
     assert verdict.severity == "ok"
     assert verdict.what == (
-        "edgelm switches off the telemetry of onnxruntime 1.32.0; for other programs: export "
+        "edgelm disables the telemetry of onnxruntime 1.32.0; for other programs: export "
         "ORT_DISABLE_TELEMETRY=1"
     )
 
@@ -37,7 +37,7 @@ def test_switched_off_everywhere(value: str, tmp_path: Path) -> None:
     verdict = telemetry(here(tmp_path, {LIBRARY: ENDPOINT}, ORT_DISABLE_TELEMETRY=value))
     assert verdict
     assert verdict.severity == "ok"
-    assert "switches off" in verdict.what
+    assert "disables" in verdict.what
 
 
 @pytest.mark.parametrize("value", ["0", "", "false", "disabled"])

@@ -49,7 +49,11 @@ def test_arm_core_that_is_not_in_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [(None, "not there"), ("", "names no processor"), ("\ufffd{}\n", "names no processor")],
+    [
+        (None, "not there"),
+        ("", "does not name a processor"),
+        ("\ufffd{}\n", "does not name a processor"),
+    ],
     ids=["missing", "empty", "garbage"],
 )
 def test_processor_that_cannot_be_read(tmp_path: Path, text: str | None, why: str) -> None:
@@ -82,7 +86,7 @@ def test_garbled_quota_is_noted_and_left(tmp_path: Path, text: str) -> None:
     path = f"{GROUP}/cpu.max"
     cpu, unread = read_cpu(recorded("plain-pc", tmp_path, files={path: text}))
     assert cpu.usable == 12
-    assert unread == [Unread("processor quota", path, f"cannot be understood: {text!r}")]
+    assert unread == [Unread("processor quota", path, f"cannot be parsed: {text!r}")]
 
 
 def test_memory_without_limits(tmp_path: Path) -> None:
@@ -117,15 +121,15 @@ def test_garbled_limit_is_noted_and_left(tmp_path: Path) -> None:
     path = f"{GROUP}/memory.max"
     memory, unread = read_memory(recorded("plain-pc", tmp_path, files={path: "much"}))
     assert memory.total_bytes == PHYSICAL
-    assert unread == [Unread("memory limit", path, "cannot be understood: 'much'")]
+    assert unread == [Unread("memory limit", path, "cannot be parsed: 'much'")]
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         (None, "not there"),
-        ("MemFree: 3 kB", "has no MemTotal"),
-        ("MemTotal:       0 kB", "has no MemTotal"),
+        ("MemFree: 3 kB", "does not contain MemTotal"),
+        ("MemTotal:       0 kB", "does not contain MemTotal"),
     ],
     ids=["missing", "cut-off", "zero"],
 )

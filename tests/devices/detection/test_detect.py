@@ -93,7 +93,7 @@ def test_gpu_that_no_profile_knows(tmp_path: Path) -> None:
     (unread,) = machine.unread
     assert unread.what == "profile"
     assert unread.why.startswith(
-        "none fits 'NVIDIA GeForce RTX 4060 D Laptop GPU'; nearest: rtx-4060"
+        "none matches 'NVIDIA GeForce RTX 4060 D Laptop GPU'; nearest: rtx-4060"
     )
 
 
@@ -144,7 +144,7 @@ Jetson      NVIDIA Jetson AGX Orin Developer Kit, p3701-0005, tegra234
 JetPack     6.2, Jetson Linux 36.4.3
 power mode  MODE_30W (of MAXN, MODE_15W, MODE_30W, MODE_50W)
 clocks now  GPU 306 MHz
-GPU         Orin, sm_87, 8 SMs, 61.4 GiB shared, at most 612 MHz, CUDA 12.6
+GPU         Orin, sm_87, 8 SMs, 61.4 GiB shared, up to 612 MHz, CUDA 12.6
 processor   Cortex-A78AE, 8 cores, 8 threads usable, asimdhp asimddp
 memory      61.4 GiB, 57.3 GiB available
 packages    edgelm 0.1.0, libnvinfer10 10.3.0.30

@@ -156,7 +156,7 @@ def test_nvpmodel_is_asked_for_what_its_files_do_not_say(
         (
             {COMPATIBLE: "\ufffd\ufffd"},
             {"soc": None},
-            Unread("SoC", COMPATIBLE, "cannot be understood: '\ufffd\ufffd'"),
+            Unread("SoC", COMPATIBLE, "cannot be parsed: '\ufffd\ufffd'"),
         ),
         (
             {MODEL: None},
@@ -176,12 +176,12 @@ def test_nvpmodel_is_asked_for_what_its_files_do_not_say(
         (
             {RELEASE: "# R36 (release), REVISION: 99.1, GCID"},
             {"l4t": "36.99.1", "jetpack": None},
-            Unread("JetPack", RELEASE, "Jetson Linux 36.99.1 is of no known JetPack"),
+            Unread("JetPack", RELEASE, "Jetson Linux 36.99.1 belongs to no known JetPack"),
         ),
         (
             {STATUS: "pmode:0009"},
             {"power_mode": None, "power_mode_id": 9},
-            Unread("power mode", MODES, "names no mode 9"),
+            Unread("power mode", MODES, "does not name mode 9"),
         ),
         (
             {STATUS: None},
@@ -191,7 +191,7 @@ def test_nvpmodel_is_asked_for_what_its_files_do_not_say(
         (
             {STATUS: "fmode:quiet"},
             {"power_mode": None, "power_mode_id": None},
-            Unread("power mode", STATUS, "cannot be understood: 'fmode:quiet'"),
+            Unread("power mode", STATUS, "cannot be parsed: 'fmode:quiet'"),
         ),
         (
             {"/sys/class/devfreq/17000000.gpu/cur_freq": ""},
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_is_noted_and_the_rest_stands(
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [(None, "not there"), ("# R36 (rel", "cannot be understood: '# R36 (rel'")],
+    [(None, "not there"), ("# R36 (rel", "cannot be parsed: '# R36 (rel'")],
     ids=["missing", "cut-off"],
 )
 def test_release_that_nobody_names(tmp_path: Path, text: str | None, why: str) -> None:

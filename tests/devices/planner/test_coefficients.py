@@ -17,7 +17,7 @@ from edgelm.devices.planner.coefficients import (
     fitted,
 )
 from edgelm.devices.planner.cost import Coefficients
-from edgelm.devices.published.judge import Ranges
+from edgelm.devices.published.validation import Ranges
 from edgelm.devices.published.write import coefficient_table
 from tests.devices.planner.test_plan import TOASTER
 from tests.devices.published.synthetic import box, sample

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from edgelm.devices.planner.coefficients import Table, fitted
-from edgelm.devices.published.judge import (
+from edgelm.devices.published.rows import read_rows
+from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import (
     Prediction,
     Ranges,
     leave_models_out,
@@ -18,8 +20,6 @@ from edgelm.devices.published.judge import (
     ranges,
     scores,
 )
-from edgelm.devices.published.rows import read_rows
-from edgelm.devices.published.terms import Observation
 from edgelm.devices.published.write import coefficient_table
 
 _MAX = {

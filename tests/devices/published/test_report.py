@@ -3,10 +3,10 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from edgelm.devices.published.judge import Prediction, Ranges, Score
 from edgelm.devices.published.report import score_table, write_report
 from edgelm.devices.published.rows import Table
 from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import Prediction, Ranges, Score
 from tests.devices.published.synthetic import box, row
 
 _RANGES = Ranges({("decode", ""): 0.2, ("prefill", ""): 0.2})
@@ -51,14 +51,14 @@ def test_report(tmp_path: Path) -> None:
     text = write(folder, _UNSEEN, _FAMILIAR)
     assert sorted(path.name for path in folder.iterdir()) == ["errors.md", "predicted.svg"]
     assert text == (
-        "Every device predicted from the others:\n"
+        "Every device, predicted by a fit on the others:\n"
         "\n"
         "| rows | n | median error | inside the range |\n"
         "|---|---:|---:|---:|\n"
         "| decode, vendor-published and independent | 4 | 30.0% | 25% |\n"
         "| prefill, vendor-published and independent | 1 | 10.0% | 100% |\n"
         "\n"
-        "Models left out in five parts, on devices that were seen with others:\n"
+        "Models left out in five folds, on devices that the fit knows with other models:\n"
         "\n"
         "| rows | n | median error | inside the range |\n"
         "|---|---:|---:|---:|\n"

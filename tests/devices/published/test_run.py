@@ -63,8 +63,9 @@ def test_errors_are_printed(rows: Path, capsys: pytest.CaptureFixture[str]) -> N
         f"{rows}: 12 rows used",
         "     1 left out: several sequences at once",
     ]
-    assert "Every device predicted from the others:" in lines
-    assert "Models left out in five parts, on devices that were seen with others:" in lines
+    assert "Every device, predicted by a fit on the others:" in lines
+    title = "Models left out in five folds, on devices that the fit knows with other models:"
+    assert title in lines
     assert out.count("| decode, vendor-published and independent | 12 |") == 2
     assert out.count("| prefill, vendor-published and independent | 12 |") == 2
     assert "crowd-sourced" not in out
@@ -108,23 +109,23 @@ def test_report_is_written(rows: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert medians(text) == medians(out)
 
 
-def test_judge_predicts_rows_that_were_not_fitted(
+def test_predict_predicts_rows_that_were_not_fitted(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judged = write_csv(
-        tmp_path / "judged.csv",
+    fresh = write_csv(
+        tmp_path / "fresh.csv",
         [
             record("Jetson AGX Orin 64GB", "Qwen2.5-7B"),
             record("RTX 4090", "Qwen2.5-7B", slower=1.5),
             {"spec_decode": "EAGLE-3"},
         ],
     )
-    code, out, err = run(capsys, rows, "--judge", judged)
+    code, out, err = run(capsys, rows, "--predict", fresh)
     assert (code, err) == (0, "")
     used, known, unknown = out.split("\n\n")
-    assert used == f"{judged}: 2 rows used\n     1 left out: speculative decoding"
-    assert known.startswith("Devices that were fitted with the same engine:\n")
-    assert unknown.startswith("Devices that were not:\n")
+    assert used == f"{fresh}: 2 rows used\n     1 left out: speculative decoding"
+    assert known.startswith("Devices that the fit knows with the same engine:\n")
+    assert unknown.startswith("Other devices:\n")
     for part in (known, unknown):
         assert "| decode, vendor-published and independent | 1 |" in part
         assert "| prefill, vendor-published and independent | 1 |" in part
@@ -133,33 +134,35 @@ def test_judge_predicts_rows_that_were_not_fitted(
     assert medians(unknown) == pytest.approx([0.5, 0.5], abs=0.15)
 
 
-def test_judged_rows_do_not_reach_the_fit(
+def test_predicted_rows_do_not_reach_the_fit(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Twenty rows three times too slow do not improve each other."""
     wrong = [record("Jetson AGX Orin 64GB", "Qwen2.5-7B", slower=3.0, prompt=256)] * 20
-    judged = write_csv(tmp_path / "judged.csv", wrong)
-    _, out, _ = run(capsys, rows, "--judge", judged)
-    assert "Devices that were not:" not in out
+    fresh = write_csv(tmp_path / "fresh.csv", wrong)
+    _, out, _ = run(capsys, rows, "--predict", fresh)
+    assert "Other devices:" not in out
     assert medians(out) == pytest.approx([2.0, 2.0], abs=0.3)
 
 
-def test_judge_writes_a_report(
+def test_predict_writes_a_report(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, rows, "--judge", rows, "--report", tmp_path / "report")
+    code, out, _ = run(capsys, rows, "--predict", rows, "--report", tmp_path / "report")
     assert code == 0
     assert out.endswith(f"\nwrote {tmp_path / 'report'}\n")
     assert "Models left out" not in (tmp_path / "report" / "errors.md").read_text()
 
 
-def test_judge_writes_no_coefficients(
+def test_predict_writes_no_coefficients(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "coefficients.toml"
-    code, out, err = run(capsys, rows, "--judge", rows, "-o", output)
+    code, out, err = run(capsys, rows, "--predict", rows, "-o", output)
     assert (code, out) == (2, "")
-    assert err == ("error: --judge predicts rows that were not fitted and writes no coefficients\n")
+    assert err == (
+        "error: --predict fits nothing, so there are no coefficients to write; leave out --output\n"
+    )
     assert not output.exists()
 
 
@@ -169,10 +172,10 @@ def test_no_such_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert re.fullmatch(r"error: .*gone\.csv: .*No such file or directory.*\n", err)
 
 
-def test_no_such_judged_table(
+def test_no_such_fresh_table(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(capsys, rows, "--judge", tmp_path / "gone.csv")
+    code, out, err = run(capsys, rows, "--predict", tmp_path / "gone.csv")
     assert (code, out) == (2, "")
     assert re.fullmatch(r"error: .*gone\.csv: .*No such file or directory.*\n", err)
 
@@ -190,9 +193,7 @@ def test_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     output = tmp_path / "coefficients.toml"
     code, _, err = run(capsys, path, "-o", output)
     assert code == 2
-    assert err == (
-        f"error: {path}: no row can be compared; left out: {{'several sequences at once': 2}}\n"
-    )
+    assert err == (f"error: {path}: no usable rows; left out: {{'several sequences at once': 2}}\n")
     assert not output.exists()
 
 

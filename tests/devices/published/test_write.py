@@ -11,8 +11,8 @@ from edgelm.devices.planner.coefficients import Entry, Table, family
 from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.profile import load_profiles
 from edgelm.devices.published.fit import Fit
-from edgelm.devices.published.judge import Ranges
 from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import Ranges
 from edgelm.devices.published.write import coefficient_table, write_table
 from tests.devices.published.synthetic import TRUE, box, sample
 

@@ -42,7 +42,7 @@ def test_a_jetson(tmp_path: Path) -> None:
         "gpu-throttle-alert",
     ]
     assert set(unread) == {"gpu-thermal", "GPU"}
-    assert unread["gpu-thermal"] == "gave no value"
+    assert unread["gpu-thermal"] == "returned no value"
 
 
 def test_a_laptop(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_memory_in_use_is_what_is_not_available(tmp_path: Path, keep: Keep) -> N
     ("files", "why"),
     [
         ({}, "not there"),
-        ({"/proc/meminfo": "MemTotal: 100 kB"}, "no MemTotal and MemAvailable in it"),
+        ({"/proc/meminfo": "MemTotal: 100 kB"}, "it does not contain MemTotal and MemAvailable"),
         ({"/proc/meminfo/in-the-way": ""}, "is a directory"),
     ],
     ids=["no-file", "old-kernel", "folder"],

@@ -99,4 +99,4 @@ def test_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(nvml, "nvmlInit", missing)
     readers, unread = find_gpus(machine(tmp_path, {}, lambda: nvml))
     assert readers == []
-    assert [(one.what, one.why) for one in unread] == [("GPU", "no driver answers: lost")]
+    assert [(one.what, one.why) for one in unread] == [("GPU", "the driver does not answer: lost")]

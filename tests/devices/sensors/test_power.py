@@ -71,7 +71,7 @@ def test_a_rail_that_cannot_be_read(tmp_path: Path, keep: Keep) -> None:
 def test_a_jetson_without_monitors_says_so_and_a_pc_does_not(tmp_path: Path, keep: Keep) -> None:
     jetson = {"/proc/device-tree/compatible": "nvidia,p3768\0nvidia,tegra234\0"}
     _, unread = keep(find_rails(machine(tmp_path / "jetson", jetson)))
-    assert unread == {"board power": "/sys/class/hwmon: no INA3221 and no INA238 there"}
+    assert unread == {"board power": "/sys/class/hwmon: there is neither an INA3221 nor an INA238"}
     assert find_rails(machine(tmp_path / "pc", LAPTOP)) == ([], [])
 
 

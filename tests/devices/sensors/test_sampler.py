@@ -98,7 +98,7 @@ def test_a_value_that_is_not_there_yet_is_waited_for() -> None:
     record = watched(clock, reader(lambda: next(values)), reader(lambda: math.nan)).record
     (sensor,) = record.sensors
     assert (sensor.samples, sensor.min, sensor.max) == (3, 5, 9)
-    assert record.unread == (Unread("board power", "/sys/one", "gave no value"),)
+    assert record.unread == (Unread("board power", "/sys/one", "returned no value"),)
 
 
 def test_energy_between() -> None:
@@ -169,7 +169,7 @@ def test_sensors_are_closed_after_an_error_too() -> None:
 
 
 def test_a_sensor_that_hangs_does_not_hang_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelm.devices.sensors.sampler._PATIENCE_S", 0.01)
+    monkeypatch.setattr("edgelm.devices.sensors.sampler._TIMEOUT_S", 0.01)
     go_on = threading.Event()
     hanging = reader(lambda: float(go_on.wait(60)))
     with Sampler([hanging]) as sampler:

@@ -1,4 +1,4 @@
-"""The judge: no distance for the source itself, and a fault in any path shows."""
+"""The gate: no distance for the source itself, and a fault in any path shows."""
 
 from collections.abc import Callable
 from typing import Self
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.export.gate.measure import Judge
+from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.runtime.engines.session import Logits, Tokens
@@ -74,31 +74,31 @@ def source(tiny: TinyFactory) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def judge(source: Tiny) -> Judge:
-    return Judge.of(Reference(source.checkpoint), PASSAGE)
+def evaluator(source: Tiny) -> Evaluator:
+    return Evaluator.from_passage(Reference(source.checkpoint), PASSAGE)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_the_source_itself_is_at_no_distance(tiny: TinyFactory, name: str) -> None:
     model = tiny(name)
-    judge = Judge.of(Reference(model.checkpoint), PASSAGE.first(1))
-    figures = judge.measure(Replaying(model, same, same))
+    evaluator = Evaluator.from_passage(Reference(model.checkpoint), PASSAGE.first(1))
+    figures = evaluator.measure(Replaying(model, same, same))
     assert figures.kl <= 1e-6
     assert figures.top1 == 1.0
     assert figures.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
 
 
-def test_every_row_of_every_sequence_counts(source: Tiny, judge: Judge) -> None:
+def test_every_row_of_every_sequence_counts(source: Tiny, evaluator: Evaluator) -> None:
     session = Replaying(source, same, same)
-    assert judge.measure(session).tokens == TOKENS.numel()
+    assert evaluator.measure(session).tokens == TOKENS.numel()
     # Half of a sequence of 100 is prefilled, the other half decoded.
     assert session.steps == ([50] + [1] * 50) * 3
 
 
-def test_perplexity_is_the_models_own(source: Tiny, judge: Judge) -> None:
+def test_perplexity_is_the_models_own(source: Tiny, evaluator: Evaluator) -> None:
     with torch.inference_mode():
         loss = source.hf(TOKENS, labels=TOKENS).loss
-    figures = judge.measure(Replaying(source, same, same))
+    figures = evaluator.measure(Replaying(source, same, same))
     assert figures.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
 
 
@@ -106,15 +106,15 @@ def test_perplexity_is_the_models_own(source: Tiny, judge: Judge) -> None:
     ("prefill", "decode"), [(turned, same), (same, turned)], ids=["prefill", "decode"]
 )
 def test_fault_in_one_path_shows(
-    source: Tiny, judge: Judge, prefill: Change, decode: Change
+    source: Tiny, evaluator: Evaluator, prefill: Change, decode: Change
 ) -> None:
-    figures = judge.measure(Replaying(source, prefill, decode))
+    figures = evaluator.measure(Replaying(source, prefill, decode))
     assert figures.kl > 1.0
     assert 0.49 <= figures.top1 <= 0.53  # the other half is right
 
 
-def test_sequences_start_afresh(source: Tiny, judge: Judge) -> None:
+def test_sequences_start_afresh(source: Tiny, evaluator: Evaluator) -> None:
     session = Replaying(source, same, same)
     session.advance(np.array([5, 6, 7]))
-    assert judge.measure(session).kl <= 1e-6
+    assert evaluator.measure(session).kl <= 1e-6
     assert session.length == 100

@@ -107,7 +107,7 @@ def test_rewind_forgets_what_followed(
 
 
 @pytest.mark.parametrize("rows", [1, 2, CHUNK, CHUNK + 1, 40], ids="last-{}".format)
-def test_only_the_rows_asked_for(
+def test_only_the_requested_rows(
     session: Session, tokens: npt.NDArray[np.int64], expected: Array, rows: int
 ) -> None:
     assert_close(session.advance(tokens[:40], logits=rows), expected[40 - rows : 40])

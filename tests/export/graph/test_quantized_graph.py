@@ -122,11 +122,11 @@ def test_products_of_a_checked_graph_keep_their_inputs_in_fp32(
     checkpoint = calm("llama").checkpoint
     precision = Int4(32, symmetric=True)
     rows = []
-    for name, widened in (("packed", False), ("widened", True)):
+    for name, dequantized in (("packed", False), ("dequantized", True)):
         folder = tmp_path / name
         folder.mkdir()
         with build_session(
-            checkpoint, folder, precision, dialect="standard", widened=widened
+            checkpoint, folder, precision, dialect="standard", dequantized=dequantized
         ) as session:
             rows.append(session.advance(np.arange(3, 40), logits=37).copy())
     packed, plain = rows

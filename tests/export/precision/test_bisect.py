@@ -5,8 +5,9 @@ import math
 import pytest
 
 from edgelm.bundle.gates import GATES, Figures
-from edgelm.export.precision.bisect import Assignment, margin, smallest_passing
+from edgelm.export.precision.bisect import margin, smallest_passing
 from edgelm.export.precision.frontier import Choice, Frontier
+from edgelm.export.precision.legalize import Assignment
 from edgelm.quantize.precision import Int4, Int8
 
 LOW, HIGH = Int4(32), Int8(32)
@@ -18,7 +19,7 @@ def figures(kl: float = 0.0, top1: float = 1.0, ratio: float = 1.0) -> Figures:
 
 def frontier(sensitivity: dict[str, float], sizes: dict[str, int]) -> Frontier:
     """Every group at 4 bits with its KL, or at 8 without any."""
-    return Frontier.of(
+    return Frontier.from_choices(
         {
             group: [Choice(LOW, size, sensitivity[group]), Choice(HIGH, 2 * size, 0.0)]
             for group, size in sizes.items()
@@ -48,16 +49,16 @@ class Measured:
 
     def __init__(self, path: Frontier, factor: float, floor: float = 0.0) -> None:
         self.path, self.factor, self.floor = path, factor, floor
-        self.asked: list[int] = []
+        self.positions: list[int] = []
 
-    def kl(self, raised: int) -> float:
-        return self.factor * self.path.left[raised] + self.floor
+    def kl(self, position: int) -> float:
+        return self.factor * self.path.remaining_kl[position] + self.floor
 
     def __call__(self, assignment: Assignment) -> Figures:
-        raised = sum(precision == HIGH for precision in assignment.values())
-        assert assignment == self.path.rung(raised)
-        self.asked.append(raised)
-        return figures(kl=self.kl(raised))
+        position = sum(precision == HIGH for precision in assignment.values())
+        assert assignment == self.path.at(position)
+        self.positions.append(position)
+        return figures(kl=self.kl(position))
 
 
 @pytest.fixture
@@ -68,24 +69,24 @@ def path() -> Frontier:
 
 
 @pytest.mark.parametrize("factor", [0.05, 0.2, 0.6, 1.0, 2.0, 8.0, 50.0], ids="kl-times-{}".format)
-def test_search_finds_a_rung_that_passes(path: Frontier, factor: float) -> None:
+def test_search_finds_a_step_that_passes(path: Frontier, factor: float) -> None:
     measure = Measured(path, factor)
-    raised = smallest_passing(path, measure, aim=0.93)
+    position = smallest_passing(path, measure, target=0.93)
     most = (0.93 + 0.05) * GATES["4-bit"].max_kl
-    assert measure.kl(raised) <= most
-    assert raised in measure.asked
-    assert len(measure.asked) == len(set(measure.asked)) <= 6
+    assert measure.kl(position) <= most
+    assert position in measure.positions
+    assert len(measure.positions) == len(set(measure.positions)) <= 6
     # The fewest, or one that uses the gate nearly up.
     fewest = next(n for n in range(31) if measure.kl(n) <= most)
-    assert raised == fewest or measure.kl(raised) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
+    assert position == fewest or measure.kl(position) >= (0.93 - 0.05) * GATES["4-bit"].max_kl
 
 
-def test_a_candidate_close_to_the_aim_is_taken(path: Frontier) -> None:
+def test_a_candidate_close_to_the_target_is_taken(path: Frontier) -> None:
     measure = Measured(path, 1.0)
     guess = path.first_below(0.93 * GATES["4-bit"].max_kl)
-    measure.factor = 0.97 * GATES["4-bit"].max_kl / path.left[guess]
+    measure.factor = 0.97 * GATES["4-bit"].max_kl / path.remaining_kl[guess]
     assert smallest_passing(path, measure) == guess
-    assert measure.asked == [guess]
+    assert measure.positions == [guess]
 
 
 @pytest.mark.parametrize(("factor", "cliff"), [(1.0, 0.0905), (0.8, 0.0705)])
@@ -95,28 +96,28 @@ def test_search_stops_where_little_is_left_to_gain(factor: float, cliff: float) 
     path = frontier(sensitivity, dict.fromkeys(sensitivity, 100))
 
     class Cliff(Measured):
-        def kl(self, raised: int) -> float:
-            return 0.10 if super().kl(raised) > cliff else 0.08
+        def kl(self, position: int) -> float:
+            return 0.10 if super().kl(position) > cliff else 0.08
 
     measure = Cliff(path, factor)
-    raised = smallest_passing(path, measure, aim=0.93)
-    assert measure.kl(raised) == 0.08
-    assert raised in measure.asked
-    assert len(measure.asked) <= 4
+    position = smallest_passing(path, measure, target=0.93)
+    assert measure.kl(position) == 0.08
+    assert position in measure.positions
+    assert len(measure.positions) <= 4
     fewest = next(n for n in range(501) if measure.kl(n) == 0.08)
-    assert path.sizes[raised] - path.sizes[fewest] <= 0.025 * path.sizes[raised]
+    assert path.sizes[position] - path.sizes[fewest] <= 0.025 * path.sizes[position]
 
 
-def test_nothing_is_raised_where_four_bits_pass(path: Frontier) -> None:
+def test_nothing_is_position_where_four_bits_pass(path: Frontier) -> None:
     measure = Measured(path, 0.05)
     assert smallest_passing(path, measure) == 0
-    assert len(measure.asked) <= 2
+    assert len(measure.positions) <= 2
 
 
-def test_all_are_raised_where_nothing_passes(path: Frontier) -> None:
+def test_all_are_position_where_nothing_passes(path: Frontier) -> None:
     measure = Measured(path, 1.0, floor=5.0)
-    assert smallest_passing(path, measure) == path.top
-    assert len(measure.asked) <= 6
+    assert smallest_passing(path, measure) == path.last_step
+    assert len(measure.positions) <= 6
 
 
 def test_a_frontier_that_jumps(path: Frontier) -> None:
@@ -124,8 +125,8 @@ def test_a_frontier_that_jumps(path: Frontier) -> None:
     sensitivity = {"big": 10.0, "small": 0.001, "smaller": 0.0005}
     steep = frontier(sensitivity, {"big": 1000, "small": 1, "smaller": 1})
     measure = Measured(steep, 1.0)
-    raised = smallest_passing(steep, measure)
-    assert [step.group for step in steep.steps[:raised]] == ["big"]
+    position = smallest_passing(steep, measure)
+    assert [step.group for step in steep.steps[:position]] == ["big"]
 
 
 def test_a_model_without_error(path: Frontier) -> None:

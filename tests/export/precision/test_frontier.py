@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from edgelm.devices.kernels import KERNELS
 from edgelm.errors import DoesNotFit
-from edgelm.export.precision.frontier import Choice, Frontier, offer
+from edgelm.export.precision.frontier import Choice, Frontier, choices_for
 from edgelm.quantize.precision import Int4, Int8, describe, stored_bytes
 from edgelm.quantize.rtn import pack, pack_zero_points, quantize
 
@@ -24,26 +25,26 @@ def by_hand() -> dict[str, list[Choice]]:
 
 
 def test_path_by_hand() -> None:
-    path = Frontier.of(by_hand())
+    path = Frontier.from_choices(by_hand())
     assert [(step.group, step.choice.precision) for step in path.steps] == [
         ("x", B),  # 0.06 a byte
         ("y", C),  # 0.03
         ("x", C),  # 0.01
         ("z", B),  # 0.002
     ]
-    assert path.top == 4
+    assert path.last_step == 4
     assert path.groups == ("x", "y", "z")
-    assert path.left == pytest.approx([1.8, 1.2, 0.6, 0.4, 0.36])
-    assert path.rung(0) == {"x": A, "y": A, "z": A}
-    assert path.rung(3) == {"x": C, "y": C, "z": A}
-    assert path.rung(4) == {"x": C, "y": C, "z": B}
+    assert path.remaining_kl == pytest.approx([1.8, 1.2, 0.6, 0.4, 0.36])
+    assert path.at(0) == {"x": A, "y": A, "z": A}
+    assert path.at(3) == {"x": C, "y": C, "z": A}
+    assert path.at(4) == {"x": C, "y": C, "z": B}
 
 
 @pytest.mark.parametrize(
     ("left", "steps"), [(2.0, 0), (1.81, 0), (1.0, 2), (0.5, 3), (0.36001, 4), (0.0, 4)]
 )
 def test_first_below(left: float, steps: int) -> None:
-    assert Frontier.of(by_hand()).first_below(left) == steps
+    assert Frontier.from_choices(by_hand()).first_below(left) == steps
 
 
 @pytest.mark.parametrize(
@@ -59,20 +60,20 @@ def test_first_below(left: float, steps: int) -> None:
     ],
 )
 def test_within_a_budget(budget: int, expected: dict[str, object]) -> None:
-    assert Frontier.of(by_hand()).within(budget) == expected
+    assert Frontier.from_choices(by_hand()).within(budget) == expected
 
 
-def test_a_step_that_does_not_fit_is_passed_over() -> None:
+def test_a_step_that_does_not_fit_is_skipped() -> None:
     choices = {
         "big": [Choice(A, 10, 1.0), Choice(C, 100, 0.0)],
         "small": [Choice(A, 10, 0.1), Choice(C, 30, 0.0)],
     }
-    assert Frontier.of(choices).within(50) == {"big": A, "small": C}
+    assert Frontier.from_choices(choices).within(50) == {"big": A, "small": C}
 
 
 def test_nothing_fits() -> None:
     with pytest.raises(DoesNotFit, match="the smallest mixture has 0"):
-        Frontier.of(by_hand()).within(29)
+        Frontier.from_choices(by_hand()).within(29)
 
 
 def test_as_good_as_trying_everything() -> None:
@@ -89,9 +90,9 @@ def test_as_good_as_trying_everything() -> None:
         (sum(c.size_bytes for c in picks), sum(c.kl for c in picks))
         for picks in itertools.product(*choices.values())
     ]
-    path = Frontier.of(choices)
+    path = Frontier.from_choices(choices)
     used = sum(choice.size_bytes for choice in path.start.values())
-    for steps, left in enumerate(path.left):
+    for steps, left in enumerate(path.remaining_kl):
         if steps:
             used += path.steps[steps - 1].added_bytes
         # Assignments on the path are optimal for their own size.
@@ -108,10 +109,11 @@ def test_stored_bytes_are_those_written(precision: Int4 | Int8) -> None:
     assert stored_bytes(7, 200, precision) == written + (0 if zeros is None else zeros.numel())
 
 
-def test_offer_scales_what_was_measured() -> None:
+def test_choices_scale_what_was_measured() -> None:
     weight = torch.randn(600, 128, generator=torch.Generator().manual_seed(0))
     importance = torch.rand(128, generator=torch.Generator().manual_seed(1)) + 0.1
-    choices = offer(weight, importance, 0.02, Int4(32))
+    formats = KERNELS["onnxruntime"].choices(128)
+    choices = choices_for(weight, importance, 0.02, Int4(32), formats)
     by_precision = {choice.precision: choice for choice in choices}
     assert by_precision[Int4(32)].kl == pytest.approx(0.02)
     assert by_precision[Int4(16)].kl < 0.02 < by_precision[Int4(64)].kl < 0.04

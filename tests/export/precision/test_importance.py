@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from edgelm.export.quantize.input_stats import InputStats
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4
 from edgelm.quantize.rtn import quantize
@@ -36,11 +38,11 @@ def test_dead_channels_are_still_rounded_sensibly() -> None:
     assert float((restored - weight).abs().max()) < 0.5
 
 
-def test_group_takes_the_energy_of_its_first_tensor(calm: TinyFactory) -> None:
+def test_group_takes_the_mean_square_of_its_first_tensor(calm: TinyFactory) -> None:
     checkpoint = calm("llama").checkpoint
-    energy = {"model.layers.0.self_attn.q_proj.weight": torch.arange(64.0)}
-    weights = Weights(checkpoint, energy=energy)
-    importance = weights.importance("layers.0.attention.qkv")
+    mean_square = {"model.layers.0.self_attn.q_proj.weight": torch.arange(64.0)}
+    stats = InputStats(Weights(checkpoint), mean_square, absmax={})
+    importance = stats.importance("layers.0.attention.qkv")
     assert importance is not None
     assert torch.equal(importance, torch.arange(64.0))
-    assert Weights(checkpoint).importance("layers.0.attention.qkv") is None
+    assert Quantizer(Weights(checkpoint)).importance("layers.0.attention.qkv") is None

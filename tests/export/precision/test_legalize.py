@@ -4,7 +4,7 @@ import pytest
 
 from edgelm.devices.kernels import KERNELS
 from edgelm.errors import UnknownName
-from edgelm.export.precision.legalize import legal_assignment
+from edgelm.export.precision.legalize import legalize
 from edgelm.quantize.precision import W8A8, Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.spec.groups import EMBEDDING, HEAD
 
@@ -20,7 +20,7 @@ def legal(
     group_size: int | None = None,
     symmetric: bool | None = None,
 ) -> WeightPrecision:
-    return legal_assignment(
+    return legalize(
         {group: precision},
         {group: columns},
         KERNELS[engine],
@@ -50,22 +50,23 @@ def test_the_nearest_group_size_that_divides(engine: str, columns: int, size: in
 
 @pytest.mark.parametrize("group", [HEAD, EMBEDDING])
 @pytest.mark.parametrize(
-    ("columns", "asked", "given"), [(576, 128, 64), (576, 64, 64), (96, 256, 32), (1000, 128, 128)]
+    ("columns", "requested", "given"),
+    [(576, 128, 64), (576, 64, 64), (96, 256, 32), (1000, 128, 128)],
 )
 def test_onnx_runtime_gathers_whole_blocks_where_it_can(
-    group: str, columns: int, asked: int, given: int
+    group: str, columns: int, requested: int, given: int
 ) -> None:
-    assert legal(Int4(asked), "onnxruntime", columns, group=group) == Int4(given)
+    assert legal(Int4(requested), "onnxruntime", columns, group=group) == Int4(given)
 
 
 def test_int8_where_no_group_size_divides() -> None:
     assert legal(Int4(), "tensorrt", 96) == Int8(group_size=0)
 
 
-def test_a_group_size_that_was_asked_for_must_divide() -> None:
+def test_a_group_size_that_was_requested_must_divide() -> None:
     message = (
-        r"layers\.0\.attention\.qkv has 576 inputs, no multiple of the group size 128; use "
-        r"--group-size 64, or except it: --layer 'layers\.0\.attention\.qkv=int8'"
+        r"layers\.0\.attention\.qkv has 576 inputs, which is not a multiple of the group size "
+        r"128; use --group-size 64, or --layer 'layers\.0\.attention\.qkv=int8'"
     )
     with pytest.raises(UnknownName, match=message):
         legal(Int4(group_size=128), "tensorrt", 576, group_size=128)
@@ -100,5 +101,7 @@ def test_onnx_runtime_has_none_of_those(precision: WeightPrecision) -> None:
 
 
 def test_nvfp4_needs_blocks_of_sixteen() -> None:
-    with pytest.raises(UnknownName, match="has 24 inputs, no multiple of 16, which nvfp4 needs"):
+    with pytest.raises(
+        UnknownName, match="has 24 inputs, which is not a multiple of 16 as nvfp4 needs"
+    ):
         legal(Nvfp4(), "tensorrt-rtx", 24)

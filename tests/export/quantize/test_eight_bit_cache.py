@@ -1,4 +1,4 @@
-"""A cache of 8 bits: folding changes nothing by itself, and rounding little, wherever it runs."""
+"""A cache of 8 bits: scaling changes nothing by itself, and rounding little, wherever it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.quantize.calibrate import calibrate
-from edgelm.export.quantize.kv_scales import KvFolding
+from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import KvType
 from edgelm.runtime.engines.session import Session
@@ -36,15 +36,15 @@ def source(request: pytest.FixtureRequest, calm: TinyFactory) -> Tiny:
 
 
 @pytest.fixture
-def folding(source: Tiny) -> KvFolding:
+def scaling(source: Tiny) -> KvScaling:
     seen = calibrate(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
-    return KvFolding.of(source.checkpoint.spec, seen.largest)
+    return KvScaling.from_calibration(source.checkpoint.spec, seen.kv_absmax)
 
 
 @pytest.fixture
-def shared(source: Tiny) -> KvFolding:
+def shared(source: Tiny) -> KvScaling:
     seen = calibrate(Reference(source.checkpoint), torch.from_numpy(TOKENS)[None])
-    return KvFolding.of(source.checkpoint.spec, seen.largest, shared=True)
+    return KvScaling.from_calibration(source.checkpoint.spec, seen.kv_absmax, shared=True)
 
 
 @pytest.fixture
@@ -62,17 +62,17 @@ def decoded(session: Session, tokens: npt.NDArray[np.int64]) -> Array:
     return np.concatenate([session.advance(token).copy() for token in tokens[:, None]])
 
 
-def test_folding_alone_changes_nothing(
-    source: Tiny, folding: KvFolding, expected: Array, tmp_path: Path
+def test_scaling_alone_changes_nothing(
+    source: Tiny, scaling: KvScaling, expected: Array, tmp_path: Path
 ) -> None:
-    with build_session(source.checkpoint, tmp_path, folding=folding) as session:
+    with build_session(source.checkpoint, tmp_path, scaling=scaling) as session:
         ours = session.advance(TOKENS, logits=LENGTH)
     assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
     ("kv", "activations", "scales"),
-    [("int8", "fp32", "folding"), ("int8", "fp16", "shared"), ("fp8", "fp32", "shared")],
+    [("int8", "fp32", "scaling"), ("int8", "fp16", "shared"), ("fp8", "fp32", "shared")],
     ids=["the CPU's", "CUDA's", "check of CUDA's"],
 )
 def test_close_to_the_source_in_prefill_and_decode(
@@ -84,9 +84,9 @@ def test_close_to_the_source_in_prefill_and_decode(
     activations: Activations,
     scales: str,
 ) -> None:
-    folding = request.getfixturevalue(scales)
+    scaling = request.getfixturevalue(scales)
     with build_session(
-        source.checkpoint, tmp_path, kv=kv, activations=activations, folding=folding
+        source.checkpoint, tmp_path, kv=kv, activations=activations, scaling=scaling
     ) as session:
         prefilled = session.advance(TOKENS, logits=LENGTH).copy()
         session.rewind(0)
@@ -100,9 +100,9 @@ def test_close_to_the_source_in_prefill_and_decode(
 
 
 def test_prefill_and_decode_store_the_same_cache(
-    source: Tiny, folding: KvFolding, tmp_path: Path
+    source: Tiny, scaling: KvScaling, tmp_path: Path
 ) -> None:
-    with build_session(source.checkpoint, tmp_path, kv="int8", folding=folding) as session:
+    with build_session(source.checkpoint, tmp_path, kv="int8", scaling=scaling) as session:
         # The first layer's cache depends on the tokens only, so that it must be equal.
         session.advance(TOKENS)
         prefilled = [array.copy() for array in cpu_engine(session)._cache[0]]
@@ -119,7 +119,7 @@ def test_prefill_and_decode_store_the_same_cache(
 
 
 def test_calibration_is_the_largest_of_hugging_faces_cache(
-    source: Tiny, folding: KvFolding
+    source: Tiny, scaling: KvScaling
 ) -> None:
     cache: Any = DynamicCache()
     with torch.inference_mode():
@@ -127,8 +127,8 @@ def test_calibration_is_the_largest_of_hugging_faces_cache(
     largest = [
         (layer.keys.abs().amax((0, 2)), layer.values.abs().amax((0, 2))) for layer in cache.layers
     ]
-    expected = KvFolding.of(source.checkpoint.spec, largest)
-    for ours, theirs in zip(folding.layers, expected.layers, strict=True):
+    expected = KvScaling.from_calibration(source.checkpoint.spec, largest)
+    for ours, theirs in zip(scaling.layers, expected.layers, strict=True):
         torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
         torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)
         assert ours.key_range == pytest.approx(theirs.key_range, rel=1e-4)
@@ -141,11 +141,11 @@ def test_calibration_is_the_largest_of_several_sequences(calm: TinyFactory) -> N
     parts = [calibrate(reference, row[None]) for row in rows]
     together = calibrate(reference, rows)
     for kind in (0, 1):  # keys, values
-        largest = torch.stack([part.largest[1][kind] for part in parts]).amax(0)
-        torch.testing.assert_close(together.largest[1][kind], largest)
+        largest = torch.stack([part.kv_absmax[1][kind] for part in parts]).amax(0)
+        torch.testing.assert_close(together.kv_absmax[1][kind], largest)
     name = "model.layers.1.mlp.down_proj.weight"
-    mean = torch.stack([part.energy[name] for part in parts]).mean(0)
-    torch.testing.assert_close(together.energy[name], mean)
+    mean = torch.stack([part.mean_square[name] for part in parts]).mean(0)
+    torch.testing.assert_close(together.mean_square[name], mean)
 
 
 def one_layer(rope: Rope | None, model_type: str = "llama") -> DecoderSpec:
@@ -153,32 +153,34 @@ def one_layer(rope: Rope | None, model_type: str = "llama") -> DecoderSpec:
     return msgspec.structs.replace(spec, layers=(LayerSpec(rope),))
 
 
-def test_folding_by_hand() -> None:
+def test_scaling_by_hand() -> None:
     keys = torch.tensor([[1.0, 4.0, 2.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
     values = torch.tensor([[3.0, 12.0, 6.0, 6.0], [12.0, 3.0, 6.0, 6.0]])
-    [folded] = KvFolding.of(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
+    [scaled] = KvScaling.from_calibration(one_layer(Rope(1e4, 4)), [(keys, values)]).layers
     # Channels 0 and 2 rotate into each other, and so do 1 and 3: largest 2 8 2 8 and 1 1 1 1,
     # whose geometric mean is 2; that of the values is 6.
     factors = torch.tensor([[1.0, 0.25, 1.0, 0.25], [2.0, 2.0, 2.0, 2.0]])
-    torch.testing.assert_close(folded.key, factors)
-    torch.testing.assert_close(folded.value, 6 / values)
-    assert folded.key_range == pytest.approx(2)
-    assert folded.value_range == pytest.approx(6)
+    torch.testing.assert_close(scaled.key, factors)
+    torch.testing.assert_close(scaled.value, 6 / values)
+    assert scaled.key_range == pytest.approx(2)
+    assert scaled.value_range == pytest.approx(6)
 
 
 def test_one_factor_for_a_whole_value_head() -> None:
     values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
-    [folded] = KvFolding.of(one_layer(None), [(torch.ones(2, 4), values)], whole_heads=True).layers
-    torch.testing.assert_close(folded.value, torch.tensor([[2.0] * 4, [0.5] * 4]))
-    assert folded.value_range == pytest.approx(6)
+    [scaled] = KvScaling.from_calibration(
+        one_layer(None), [(torch.ones(2, 4), values)], whole_heads=True
+    ).layers
+    torch.testing.assert_close(scaled.value, torch.tensor([[2.0] * 4, [0.5] * 4]))
+    assert scaled.value_range == pytest.approx(6)
 
 
 def test_one_range_for_keys_and_values() -> None:
     keys, values = torch.full((2, 4), 2.0), torch.full((2, 4), 8.0)
-    [folded] = KvFolding.of(one_layer(None), [(keys, values)], shared=True).layers
-    assert folded.key_range == folded.value_range == pytest.approx(4)
-    torch.testing.assert_close(folded.key, torch.full((2, 4), 2.0))
-    torch.testing.assert_close(folded.value, torch.full((2, 4), 0.5))
+    [scaled] = KvScaling.from_calibration(one_layer(None), [(keys, values)], shared=True).layers
+    assert scaled.key_range == scaled.value_range == pytest.approx(4)
+    torch.testing.assert_close(scaled.key, torch.full((2, 4), 2.0))
+    torch.testing.assert_close(scaled.value, torch.full((2, 4), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -194,22 +196,22 @@ def test_channels_that_rotate_together_share_a_factor(
     rope: Rope | None, largest: list[float]
 ) -> None:
     keys = torch.tensor([[1.0, 4.0, 2.0, 8.0]] * 2)
-    [folded] = KvFolding.of(one_layer(rope), [(keys, torch.ones(2, 4))]).layers
-    spread = folded.key_range / folded.key
+    [scaled] = KvScaling.from_calibration(one_layer(rope), [(keys, torch.ones(2, 4))]).layers
+    spread = scaled.key_range / scaled.key
     assert spread.tolist() == [pytest.approx(largest)] * 2
 
 
 def test_heads_that_share_a_norm_share_their_factors() -> None:
     keys = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 1.0, 1.0, 9.0]])
     spec = one_layer(None, "qwen3")
-    [folded] = KvFolding.of(spec, [(keys, torch.ones(2, 4))]).layers
-    spread = folded.key_range / folded.key
+    [scaled] = KvScaling.from_calibration(spec, [(keys, torch.ones(2, 4))]).layers
+    spread = scaled.key_range / scaled.key
     assert spread.tolist() == [pytest.approx([4, 1, 1, 9])] * 2
 
 
 def test_a_dead_channel_keeps_its_query_finite() -> None:
     keys = torch.tensor([[1.0, 1e-6, 1.0, 1e-6]] * 2)
     values = torch.tensor([[1.0] * 4, [1e-6] * 4])
-    [folded] = KvFolding.of(one_layer(None), [(keys, values)]).layers
-    assert float(folded.key.max() / folded.key.min()) == pytest.approx(1000)
-    assert float(folded.value.max() / folded.value.min()) == pytest.approx(1000)
+    [scaled] = KvScaling.from_calibration(one_layer(None), [(keys, values)]).layers
+    assert float(scaled.key.max() / scaled.key.min()) == pytest.approx(1000)
+    assert float(scaled.value.max() / scaled.value.min()) == pytest.approx(1000)

@@ -8,32 +8,35 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.export.cache import Kept
+from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.text import Passage
 from edgelm.quantize.precision import W8A8, Int4, WeightPrecision
 from tests.conftest import TinyFactory
 
-TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
+TEXT = Passage(torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24))), "text", "0")
 FAMILIES = ["llama", "llama-untied", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3"]
 
 
 @pytest.mark.parametrize("kind", [Int4, W8A8])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stored_is_the_inverse_of_matrix(
+def test_unfold_is_the_inverse_of_matrix(
     calm: TinyFactory, tmp_path: Path, family: str, kind: type[WeightPrecision]
 ) -> None:
     checkpoint = calm(family).checkpoint
     reference = Reference(checkpoint)
-    weights = prepare(reference, TOKENS, METHODS["awq"], {kind}, kv="int8", kept=Kept(tmp_path))
+    weights, _ = prepare(
+        reference, TEXT, METHODS["awq"], {kind}, kv="int8", cache=ArtifactCache(tmp_path)
+    )
     folded = 0
     for group in weights.groups():
         matrix = weights.matrix(group)
         plain = torch.cat([checkpoint.tensor(name).float() for name in weights.tensor_names(group)])
         folded += not torch.equal(matrix, plain)
-        for name, tensor in weights.stored(group, matrix).items():
+        for name, tensor in weights.unfold(group, matrix).items():
             torch.testing.assert_close(tensor, checkpoint.tensor(name).float())
     assert folded >= checkpoint.spec.num_hidden_layers
 

@@ -56,18 +56,18 @@ def test_each_tensor_is_read_once_a_pass(tiny: TinyFactory) -> None:
     assert sorted(read) == sorted(expected)
 
 
-def test_held_weights_are_read_once_for_several_calls(tiny: TinyFactory) -> None:
+def test_cached_weights_are_read_once_for_several_calls(tiny: TinyFactory) -> None:
     reference = Reference(tiny("llama").checkpoint)
     hidden = torch.randn(1, 3, 64, generator=torch.Generator().manual_seed(0))
     mlp: Any = reference.layers[0].mlp
-    with reference.hold(), torch.inference_mode():
+    with reference.cached_reads(), torch.inference_mode():
         first = mlp(hidden)
-        assert reference._held is not None
-        assert sorted(reference._held) == [
+        assert reference._cached is not None
+        assert sorted(reference._cached) == [
             f"model.layers.0.mlp.{part}_proj.weight" for part in ("down", "gate", "up")
         ]
         torch.testing.assert_close(mlp(hidden), first)
-    assert reference._held is None
+    assert reference._cached is None
 
 
 def test_override_stands_in_for_a_weight(tiny: TinyFactory) -> None:

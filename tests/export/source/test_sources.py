@@ -82,14 +82,14 @@ def test_auto_leaves_a_fragile_model_as_it_is(fragile: Path, tmp_path: Path) -> 
 
 
 def test_failure_of_the_cache_alone_names_the_cache(fragile: Path, tmp_path: Path) -> None:
-    # Neither `--precision auto`, which was asked for, nor more bits of weights would help here.
+    # Neither `--precision auto`, which was requested, nor more bits of weights would help here.
     with pytest.raises(GateFailed, match="--kv fp32") as caught:
         export_model(fragile, tmp_path / "bundle", kv="int8")
     assert "--precision auto" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_that_nobody_asked_for_is_widened_before_an_export_fails(
+def test_a_cache_that_was_not_requested_is_widened_before_an_export_fails(
     fragile: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
@@ -101,7 +101,7 @@ def test_a_cache_that_nobody_asked_for_is_widened_before_an_export_fails(
 
 
 @pytest.mark.parametrize("context", [1024, 512], ids=["beyond-the-original", "within-the-original"])
-def test_longrope_is_judged_with_the_factors_it_runs_with(tmp_path: Path, context: int) -> None:
+def test_longrope_is_measured_with_the_factors_it_runs_with(tmp_path: Path, context: int) -> None:
     """Sequences of 512 fit the original context of 600; a context of 1,024 does not."""
     scaling: dict[str, Any] = SCALINGS["longrope"] | {
         "rope_theta": 10_000.0,

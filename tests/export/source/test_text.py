@@ -40,7 +40,7 @@ def test_plain_text_is_cut_evenly(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert passage.tokens.shape == (count, 64)
     assert passage.tokens.dtype == torch.int64
     assert passage.tokens[0].tolist() == ids[:64]
-    assert passage.tokens[-1].tolist() == ids[-64:]  # the end is judged too
+    assert passage.tokens[-1].tolist() == ids[-64:]  # the end counts too
     assert (passage.name, passage.sha256) == ("text.txt", file_sha256(path))
 
 
@@ -64,7 +64,7 @@ def test_gzip(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert (ours.name, ours.sha256) == ("t.jsonl.gz", file_sha256(packed))
     for damaged in (packed.read_bytes()[:-20], b"plain"):
         packed.write_bytes(damaged)
-        with pytest.raises(BadInput, match=r"t\.jsonl\.gz is no whole gzip file"):
+        with pytest.raises(BadInput, match=r"t\.jsonl\.gz is not a complete gzip file"):
             read_passage(packed, tokenizer, vocab_size=VOCAB, context=32)
 
 
@@ -178,7 +178,7 @@ def test_line_ends_of_other_systems(tmp_path: Path, tokenizer: Tokenizer) -> Non
     ("parameters", "sequences"),
     [(135_000_000, 8), (500_000_000, 8), (1_000_000_000, 4), (4_500_000_000, 2)],
 )
-def test_a_large_model_is_judged_on_fewer_sequences(parameters: int, sequences: int) -> None:
+def test_a_large_model_is_measured_on_fewer_sequences(parameters: int, sequences: int) -> None:
     assert affordable(SEQUENCES, parameters) == sequences
 
 

@@ -81,7 +81,7 @@ def test_a_user_s_own_setting_stays(bundle: Path) -> None:
 def test_runtime_needs_no_torch(bundle: Path) -> None:
     code = (
         "import sys, edgelm\n"
-        "with edgelm.load(sys.argv[1]) as lm: lm.generate('hello', max_new_tokens=2)\n"
+        "with edgelm.load(sys.argv[1]) as lm: lm.generate('hello', max_tokens=2)\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnx_ir', 'edgelm.export', 'edgelm.compress'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

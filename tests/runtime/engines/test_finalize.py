@@ -92,7 +92,7 @@ def test_it_runs_then_and_is_not_compiled_again(
     finalize.finalize(bundle)
     monkeypatch.setattr(finalize, "compile_engine", None)
     with edgelm.load(bundle) as lm:
-        assert len(lm.generate("The miller", max_new_tokens=5).tokens) <= 5
+        assert len(lm.generate("The miller", max_tokens=5).tokens) <= 5
 
 
 def test_the_first_load_compiles(bundle: Path, orin: FakeCuda) -> None:
@@ -171,9 +171,9 @@ def test_two_processes_compile_once(
 
     monkeypatch.setattr(finalize, "compile_engine", slow)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(finalize.finalize, bundle, anew=False)
+        first = pool.submit(finalize.finalize, bundle, force=False)
         assert compiling.wait(60)
-        second = pool.submit(finalize.finalize, bundle, anew=False, progress=say)
+        second = pool.submit(finalize.finalize, bundle, force=False, progress=say)
         assert second.result(120) == first.result(120) == read_manifest(bundle)
     assert len(calls) == 1
 
@@ -283,7 +283,7 @@ def test_a_tampered_graph_is_not_compiled(bundle: Path, orin: FakeCuda) -> None:
 
 def test_a_bundle_that_needs_no_engine(tiny_chat: Path, tmp_path: Path) -> None:
     export_model(tiny_chat, tmp_path / "cpu", precision="int8")
-    with pytest.raises(BadInput, match="runs on onnxruntime, which compiles nothing"):
+    with pytest.raises(BadInput, match="runs on onnxruntime, which needs no compiled engine"):
         finalize.finalize(tmp_path / "cpu")
 
 

@@ -133,7 +133,7 @@ def test_the_engine_for_this_gpu_runs(shared: Path, turned: bool) -> None:
     engines = manifest.engines[::-1] if turned else manifest.engines
     write_manifest(shared, msgspec.structs.replace(manifest, engines=engines))
     with edgelm.load(shared) as lm:
-        assert lm.generate("The miller", max_new_tokens=2).tokens
+        assert lm.generate("The miller", max_tokens=2).tokens
 
 
 def test_of_two_versions_the_installed_one_runs(bundle: Path, orin: FakeCuda) -> None:
@@ -166,7 +166,7 @@ def test_an_engine_for_another_gpu_alone(
     with pytest.raises(BadBundle, match=message):
         edgelm.load(shared)
     # Where several machines share a bundle, what another one compiled meanwhile is not enough.
-    done = finalize.finalize(shared, anew=False)
+    done = finalize.finalize(shared, force=False)
     assert [engine.compute_capabilities for engine in done.engines] == [(72,), (89,), (87,)]
     edgelm.load(shared).close()
 
@@ -229,7 +229,7 @@ def test_engines_without_an_entry_cannot_be_trusted(
     [engine] = finalize.finalize(bundle).engines
     claim(bundle, lambda values: values["files"].pop(engine.file))
     assert main([command, str(bundle)]) == 2
-    assert f"lists no hash for {engine.file}" in capsys.readouterr().err
+    assert f"does not list {engine.file}" in capsys.readouterr().err
 
 
 def test_a_graph_cannot_be_trusted_as_an_engine(
@@ -237,7 +237,7 @@ def test_a_graph_cannot_be_trusted_as_an_engine(
 ) -> None:
     claim(bundle, lambda values: values.update(engines=[engine_of("model.onnx")]))
     assert main(["--trust", str(bundle)]) == 2
-    assert "not of the form engines/NAME.engine" in capsys.readouterr().err
+    assert "not have the form engines/NAME.engine" in capsys.readouterr().err
 
 
 def _refuse(monkeypatch: pytest.MonkeyPatch, code: int) -> None:

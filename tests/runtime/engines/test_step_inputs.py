@@ -45,7 +45,7 @@ def test_the_tokens_are_copied() -> None:
 def test_an_updated_step_is_a_new_one(past: int) -> None:
     inputs = step_inputs(np.array([0]), 0, 1)
     addresses = {role: values.ctypes.data for role, values in inputs.items()}
-    update_step(inputs, np.array([42]), past)
+    update_step(inputs, 42, past)
     expected = step_inputs(np.array([42]), past, 1)
     assert all((inputs[role] == expected[role]).all() for role in ROLES)
     assert {role: values.ctypes.data for role, values in inputs.items()} == addresses

@@ -92,7 +92,7 @@ def test_strftime_now_gives_a_date(tmp_path: Path) -> None:
     ],
 )
 def test_the_sandbox_holds(tmp_path: Path, attack: str) -> None:
-    with pytest.raises(BadInput, match="the chat template refuses this conversation"):
+    with pytest.raises(BadInput, match="the chat template rejects this conversation"):
         template(tmp_path, attack).render(HELLO)
 
 
@@ -106,12 +106,27 @@ def test_messages_are_not_changed(tmp_path: Path) -> None:
     assert json.dumps(CONVERSATION) == before
 
 
+ROLES = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "role"),
+    [(ROLES, "system"), (ROLES + "{# developer: as gpt-oss has it #}", "developer")],
+    ids=["unknown to the template", "known"],
+)
+def test_a_developer_message(tmp_path: Path, source: str, role: str) -> None:
+    messages = [Message(role="developer", content="Be brief."), *HELLO]
+    text = template(tmp_path, source).render(messages)
+    assert text.startswith(f"{role}: Be brief.\nuser: ")
+    assert messages[0]["role"] == "developer"
+
+
 def test_raise_exception_is_the_user_s_error(tmp_path: Path) -> None:
     refuse = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     )
     chat = template(tmp_path, refuse)
-    with pytest.raises(BadInput, match="refuses this conversation: no system role"):
+    with pytest.raises(BadInput, match="rejects this conversation: no system role"):
         chat.render(CONVERSATION)
     assert chat.render(HELLO) == ""
 
@@ -122,7 +137,7 @@ def test_raise_exception_is_the_user_s_error(tmp_path: Path) -> None:
     ids=["type", "zero", "endless"],
 )
 def test_an_error_in_the_template_is_no_traceback(tmp_path: Path, text: str) -> None:
-    with pytest.raises(BadInput, match="the chat template refuses this conversation"):
+    with pytest.raises(BadInput, match="the chat template rejects this conversation"):
         template(tmp_path, text).render(HELLO)
 
 
@@ -140,7 +155,7 @@ def test_syntax_error_names_the_line(tmp_path: Path) -> None:
     ("messages", "message"),
     [
         ([], "the conversation is empty; expected at least one message"),
-        ([{"role": "robot", "content": "x"}], r"bad message .*expected a role \(system, user"),
+        ([{"role": "robot", "content": "x"}], r"bad message .*expected a role \(system, developer"),
         ([{"content": "x"}], "bad message"),
         ([{"role": "user"}], "bad message"),
         ([{"role": "user", "content": None}], "bad message .*a content string"),

@@ -68,4 +68,4 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(copy: Path) -> None:
 
 def test_an_exported_bundle_loads(bundle: Path) -> None:
     with edgelm.load(bundle) as lm:
-        assert lm.ends == {2, 3}
+        assert lm.eos_token_ids == {2, 3}

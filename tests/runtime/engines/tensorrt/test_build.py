@@ -8,7 +8,9 @@ import torch
 from edgelm.bundle import GraphContract
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT
 from edgelm.errors import BadBundle, UnknownName
-from edgelm.export.graph.write import write_graph
+from edgelm.export.graph.write import GraphFormat, write_graph
+from edgelm.export.quantize.input_stats import InputStats, input_name
+from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.runtime.engines.tensorrt.build import Job, check_dialect, compile_engine
@@ -30,11 +32,11 @@ def graph(
     dialect: str = "standard",
 ) -> GraphContract:
     source = tiny(name)
-    weights = Weights(source.checkpoint, peaks={})
+    weights = Weights(source.checkpoint)
+    quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     assignment = dict.fromkeys(weights.groups(), precision)
-    return write_graph(
-        folder, weights, assignment, dialect=dialect, kv="fp16", activations="fp16", context=64
-    ).contract
+    form = GraphFormat(dialect, kv="fp16", activations="fp16", context=64)
+    return write_graph(folder, quantizer, assignment, form).contract
 
 
 def job(
@@ -122,15 +124,12 @@ def test_an_old_version_gets_a_word_on_dialects(tiny: TinyFactory, tmp_path: Pat
 def test_fp8_needs_ada(tiny: TinyFactory, tmp_path: Path) -> None:
     source = tiny("llama")
     weights = Weights(source.checkpoint)
-    names = {
-        "lm_head.weight" if group == "lm_head" else weights.tensor_names(group)[0]
-        for group in weights.groups()
-    }
-    weights = Weights(source.checkpoint, peaks=dict.fromkeys(names, torch.ones(1)))
+    names = [input_name(weights, group) for group in weights.groups()]
+    ones = dict.fromkeys(names, torch.ones(1))
+    quantizer = Quantizer(weights, stats=InputStats(weights, ones, ones), positive_scales=True)
     assignment = dict.fromkeys(weights.groups(), Fp8())
-    contract = write_graph(
-        tmp_path, weights, assignment, dialect="standard", kv="fp16", activations="fp16", context=64
-    ).contract
+    form = GraphFormat("standard", kv="fp16", activations="fp16", context=64)
+    contract = write_graph(tmp_path, quantizer, assignment, form).contract
     assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
     with pytest.raises(UnknownName, match=r"sm86.*fp8.*; choose another --precision"):
         compile_engine(job(tmp_path, contract, 86), lambda _: None)

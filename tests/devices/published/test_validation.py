@@ -1,4 +1,4 @@
-"""How predictions are judged: nothing is predicted from itself, ranges hold, scores by hand."""
+"""How predictions are validated: nothing is predicted from itself, ranges hold, scores by hand."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edgelm.devices.published import judge
+from edgelm.devices.published import validation
 from edgelm.devices.published.fit import Fit
-from edgelm.devices.published.judge import (
+from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.validation import (
     Prediction,
     Ranges,
     Score,
@@ -17,7 +18,6 @@ from edgelm.devices.published.judge import (
     ranges,
     scores,
 )
-from edgelm.devices.published.terms import Observation
 from tests.devices.published.synthetic import DENSE, box, row, sample
 
 _BOXES = [
@@ -58,7 +58,7 @@ spies: list[Spy] = []
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
     spies.clear()
-    monkeypatch.setattr(judge, "Fit", Spy)
+    monkeypatch.setattr(validation, "Fit", Spy)
     return spies
 
 

@@ -1,8 +1,8 @@
-"""How well the cost model predicts devices that it has not seen, and what range to promise.
+"""Cross-validation of the cost model, and the ranges that plans print.
 
-Leave one device out: every family of devices is predicted by a fit on all others. For devices
-that were seen, models are left out in five parts. The ranges are those that held 90% of the
-errors found so, by engine where it has enough rows: somewhat wider than the 80% they promise.
+Every family of devices is predicted by a fit on all others. For familiar devices the models are
+left out instead, in five folds. A range holds 90% of these errors, by engine if it has enough
+rows: somewhat wider than the 80% that plans promise.
 """
 
 import math
@@ -16,34 +16,36 @@ from edgelm.errors import BadInput
 
 _FOLDS = 5
 _MIN_GROUPS = 2
-_INSIDE = 0.9  # of the errors seen here, so that 80% of those to come are held (docs/cost-model.md)
-_ENOUGH = 20  # errors of one engine from which its own range is taken
+_INSIDE = (
+    0.9  # of the errors seen here, so that the range holds 80% of later ones (docs/cost-model.md)
+)
+_ENOUGH = 20  # errors of one engine, enough for a range of its own
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """One time as measured and as predicted without its device (or its model)."""
+    """A measured time, and its prediction by a fit without its device (or its model)."""
 
     observation: Observation
     predicted_ms: float
 
     @property
     def error(self) -> float:
-        """Logarithm of measured over predicted: 0.1 is a tenth too fast a prediction."""
+        """Logarithm of measured over predicted time: at 0.1 the prediction is 10% too short."""
         return math.log(self.observation.measured_ms / self.predicted_ms)
 
     @property
     def relative(self) -> float:
-        """Error of the predicted rate, as a share of the measured one."""
+        """Error of the predicted rate, relative to the measured one."""
         return abs(self.observation.measured_ms / self.predicted_ms - 1)
 
 
 def leave_one_device_out(seen: Sequence[Observation]) -> list[Prediction]:
-    """Predict every device from all others."""
+    """Predict every device by a fit on all others."""
     return _left_out(seen, lambda item: item.row.hardware.family)
 
 
 def leave_models_out(seen: Sequence[Observation]) -> list[Prediction]:
-    """Predict models on devices that were seen with others, in five parts."""
+    """Predict models on devices that the fit knows with other models, in five folds."""
     names = sorted({item.row.model.name for item in seen})
     return _left_out(seen, lambda item: str(names.index(item.row.model.name) % _FOLDS))
 
@@ -53,8 +55,8 @@ def _left_out(seen: Sequence[Observation], group: Callable[[Observation], str]) 
     names = sorted({group(item) for item in seen})
     if len(names) < _MIN_GROUPS:
         raise BadInput(
-            "leaving one out needs at least two devices and two models; the rows have one of "
-            f"them: {seen[0].row.hardware.family}, {seen[0].row.model.name}"
+            "cross-validation needs at least two devices and two models; the rows have only "
+            f"{seen[0].row.hardware.family}, {seen[0].row.model.name}"
         )
     for name in names:
         fit = Fit([item for item in seen if group(item) != name])
@@ -78,7 +80,7 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def scores(predictions: Sequence[Prediction], ranges: "Ranges") -> list[Score]:
-    """The table of errors: decode and prefill, by how the rows came about."""
+    """Errors of decode and prefill, separately for crowd-sourced rows."""
     found = []
     for kind in ("decode", "prefill"):
         for crowd in (False, True):
@@ -115,7 +117,7 @@ class Ranges(msgspec.Struct, frozen=True):
 
 
 def ranges(predictions: Iterable[Prediction]) -> Ranges:
-    """The ranges that held the errors, by kind and engine."""
+    """The ranges that hold the errors, by kind and engine."""
     errors: dict[tuple[str, str], list[float]] = {}
     for item in predictions:
         kind = item.observation.kind
@@ -131,6 +133,6 @@ def ranges(predictions: Iterable[Prediction]) -> Ranges:
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so many of them do not exceed."""
+    """The smallest value that this share of them does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]

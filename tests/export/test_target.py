@@ -1,13 +1,11 @@
-"""The types of a plan's graphs."""
+"""What a target gives its graphs."""
 
 from typing import Any
 
 import pytest
 
-from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
-from edgelm.export.bundle.compile_ahead import engine_need
-from edgelm.export.graph.variants import PlannedGraphs
+from edgelm.export.target import Target
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Bf16, Int4, Nvfp4
 from tests.core.spec.test_decoder import spec_of
@@ -15,15 +13,16 @@ from tests.core.spec.test_decoder import spec_of
 CUDA = "onnxruntime-cuda"
 
 
-def graphs(target: str, engine: str | None = None, family: str = "llama", **asked: Any) -> Any:
+def target_of(
+    name: str, engine: str | None = None, family: str = "llama", **options: Any
+) -> Target:
     spec = spec_of(model_type=family, head_dim=16)
-    device = load_profile(target)
-    made = plan(spec, device, PlanRequest(**{"precision": "int4"} | asked, engine=engine))
-    return PlannedGraphs(made, engine_need(device, made.engine, ()), spec)
+    request = PlanRequest(**{"precision": "int4"} | options, engine=engine)
+    return Target.from_request(load_profile(name), spec, request)
 
 
 @pytest.mark.parametrize(
-    ("target", "engine", "family", "asked", "activations", "candidates"),
+    ("target", "engine", "family", "options", "activations", "candidates"),
     [
         ("cpu", None, "llama", {}, "fp32", "int8"),
         ("cpu", None, "llama", {"kv": "fp32"}, "fp32", "fp32"),
@@ -40,17 +39,17 @@ def test_the_stream_and_the_candidates_cache(
     target: str,
     engine: str | None,
     family: str,
-    asked: dict[str, Any],
+    options: dict[str, Any],
     activations: str,
     candidates: str,
 ) -> None:
-    made = graphs(target, engine, family, **asked)
-    assert (made.activations, made.candidate_kv) == (activations, candidates)
+    made = target_of(target, engine, family, **options)
+    assert (made.format.activations, made.candidate_format.kv) == (activations, candidates)
 
 
-def test_what_the_cpu_has_no_kernels_for() -> None:
-    assert not graphs("laptop-rtx-4060", CUDA, kv="int8").needs_widening([Int4()])
-    assert graphs("laptop-rtx-4060", CUDA, kv="fp8").needs_widening([Int4()])
-    assert graphs("laptop-rtx-4060", CUDA, kv="bf16").needs_widening([Int4()])
-    assert graphs("laptop-rtx-4060").needs_widening([Int4(), Bf16()])
-    assert graphs("laptop-rtx-4060").needs_widening([Nvfp4()])
+def test_what_the_cpu_has_kernels_for() -> None:
+    assert target_of("laptop-rtx-4060", CUDA, kv="int8").runs_on_cpu([Int4()])
+    assert not target_of("laptop-rtx-4060", CUDA, kv="fp8").runs_on_cpu([Int4()])
+    assert not target_of("laptop-rtx-4060", CUDA, kv="bf16").runs_on_cpu([Int4()])
+    assert not target_of("laptop-rtx-4060").runs_on_cpu([Int4(), Bf16()])
+    assert not target_of("laptop-rtx-4060").runs_on_cpu([Nvfp4()])

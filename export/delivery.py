@@ -1,0 +1,124 @@
+"""Write the target's graph and measure it on this machine's CPU.
+
+Candidates are compared where that is fast, in a graph for the CPU; what is delivered is measured
+itself, or, where the CPU lacks kernels for its types, with dequantized weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelm.bundle import GraphCheck, graph_sha256
+from edgelm.bundle.gates import Figures, GateResult, gate_class, passes
+from edgelm.export.cached_steps import candidate_name, graph_name
+from edgelm.export.gate.measure import Evaluator
+from edgelm.export.graph.write import WrittenGraph, write_graph
+from edgelm.export.precision.legalize import Assignment
+from edgelm.export.precision.search import cpu_equivalent
+from edgelm.export.progress import figures_text
+from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.request import ExportRequest
+from edgelm.export.target import Target
+from edgelm.export.workspace import Workspace
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.ort import OrtEngine
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A graph that was written for a target, and what the gate measured.
+
+    target: with the cache that the graph has.
+    assignment: the precision of every group.
+    graph: its files.
+    check: which graph was measured; None where it is the target's own CPU.
+    gate: the result.
+    """
+
+    target: Target
+    assignment: Assignment
+    graph: WrittenGraph
+    check: GraphCheck | None
+    gate: GateResult
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes graphs of one quantized source for one target, and measures them."""
+
+    workspace: Workspace
+    request: ExportRequest
+    target: Target
+    quantizer: Quantizer
+
+    def write_and_gate(
+        self, assignment: Assignment, evaluator: Evaluator, *, folder: Path | None = None
+    ) -> Delivery:
+        """Write the graph into the bundle, or another folder, and compare it with the gate."""
+        progress, target = self.workspace.progress, self.target
+        progress(f"quantizing and writing the {target.plan.dialect} graph")
+        folder = folder or self.workspace.bundle
+        graph = write_graph(folder, self.quantizer, assignment, target.format)
+        figures, check = self._measure(folder, graph, assignment, evaluator)
+        name = gate_class(assignment.values(), target.plan.kv)
+        passed = passes(figures, name)
+        progress(f"gate {name}: {figures_text(figures)}: {'passed' if passed else 'failed'}")
+        text = evaluator.passage
+        gate = GateResult(name, figures, passed, self.request.gate == "on", text.name, text.sha256)
+        return Delivery(target, assignment, graph, check, gate)
+
+    def evaluate_candidate(self, assignment: Assignment, evaluator: Evaluator) -> Figures:
+        """Figures of an assignment, or of its equivalent on the CPU."""
+        target, quantizer = self.target, self.quantizer
+        if not target.is_cpu:
+            legal = target.legalize(assignment)
+            assignment = {group: cpu_equivalent(one) for group, one in legal.items()}
+        form, cache = target.candidate_format, quantizer.cache
+        assert cache is not None, "a quantizer of candidates has a cache"
+        name = candidate_name(
+            assignment, evaluator.passage, target.eval_settings, form.kv, quantizer.positive_scales
+        )
+        figures = cache.load_record(name, Figures)
+        if figures is None:
+            with self.workspace.temporary() as folder:
+                graph = write_graph(folder, quantizer, assignment, form)
+                figures = _run(folder, graph, target, evaluator)
+            cache.save_record(name, figures)
+        return figures
+
+    def _measure(
+        self, folder: Path, graph: WrittenGraph, assignment: Assignment, evaluator: Evaluator
+    ) -> tuple[Figures, GraphCheck | None]:
+        """Figures of a graph, or of the same with dequantized weights; and which of the two."""
+        target = self.target
+        own = graph_sha256(folder, graph.contract)
+        if target.runs_on_cpu(assignment.values()):
+            check = None if target.is_cpu else GraphCheck(own, own)
+            return self._run_cached(own, folder, graph, evaluator), check
+        with self.workspace.temporary() as other:
+            plain = write_graph(other, self.quantizer, assignment, target.check_format)
+            checked = graph_sha256(other, plain.contract)
+            figures = self._run_cached(checked, other, plain, evaluator)
+        return figures, GraphCheck(own, checked, dequantized=True)
+
+    def _run_cached(
+        self, sha256: str, folder: Path, graph: WrittenGraph, evaluator: Evaluator
+    ) -> Figures:
+        """A whole graph's figures; the same graph is not run twice."""
+        cache = self.workspace.cache
+        name = graph_name(sha256, evaluator.passage, self.target.eval_settings)
+        figures = cache.load_record(name, Figures)
+        if figures is None:
+            self.workspace.progress("running the graph on this machine's CPU for the gate")
+            figures = _run(folder, graph, self.target, evaluator)
+            cache.save_record(name, figures)
+        return figures
+
+
+def _run(folder: Path, graph: WrittenGraph, target: Target, evaluator: Evaluator) -> Figures:
+    settings = target.eval_settings
+    capacity = graph.contract.cache.capacity or evaluator.passage.tokens.shape[1]
+    engine = OrtEngine(
+        folder, graph.contract, capacity=capacity, prefill_chunk=settings.prefill_chunk
+    )
+    with EngineSession(engine) as session:
+        return evaluator.measure(session, tail=settings.tail)

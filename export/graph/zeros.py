@@ -1,0 +1,44 @@
+"""Zeros in place of weights, to count a graph's bytes before anything is quantized.
+
+The dialects write them as they would write the weights, so the count is exact for all of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from edgelm.export.quantize.quantizer import Quantizer, ReadMatrix
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import Int4, Int8
+from edgelm.quantize.rtn import Quantized
+
+
+@dataclass(frozen=True)
+class ZeroWeights(Weights):
+    """Tensors of the right shapes that take no memory; nothing is read from the checkpoint."""
+
+    def matrix(self, group: str) -> torch.Tensor:
+        return torch.zeros(()).expand(self.shape(group))
+
+    def bias(self, group: str) -> torch.Tensor | None:
+        return torch.zeros(()).expand(self.shape(group)[0]) if self.has_bias(group) else None
+
+    def norm(self, name: str) -> torch.Tensor:
+        return torch.zeros(()).expand(self.checkpoint.shapes[f"model.{name}.weight"])
+
+
+class ZeroQuantizer(Quantizer):
+    """Integers of the right shapes."""
+
+    def quantize(self, group: str, matrix: ReadMatrix, precision: Int4 | Int8) -> Quantized:
+        rows, columns = self.weights.shape(group)
+        size = precision.group_size
+        blocks = -(-columns // size)
+        zero = torch.zeros((), dtype=torch.uint8)
+        return Quantized(
+            4 if isinstance(precision, Int4) else 8,
+            size,
+            zero.expand(rows, blocks, size),
+            torch.zeros((), dtype=torch.float16).expand(rows, blocks),
+            None if precision.symmetric else zero.expand(rows, blocks),
+        )

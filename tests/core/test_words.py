@@ -1,0 +1,69 @@
+"""The rooms speak plain technical English: no private words in strings, docstrings or comments."""
+
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Rooms without any of these words. Add a room once it is clean.
+CLEAN_ROOMS = ["core", "devices"]
+_UNITS = "nats|rows|tokens|bytes|bits|operations|cycles|joules|J|ms|milliseconds|levels|values"
+_THINGS = "token|step|position|weight|second|layer|group|channel|row|millisecond|block|clock|matrix"
+# Pattern -> what to write instead.
+FORBIDDEN = {
+    r"anew": "again, from the start",
+    r"mend(s|ed|ing)?": "fix",
+    r"so many": "a number; at most N; this many",
+    r"(go|goes|going|went) on": "resume, continue",
+    r"spared": "kept",
+    r"vouch(es|ed)?": "trusted",
+    r"told by": "determined by",
+    r"(is|was|were|are) asked": "requested, required",
+    r"is no (bundle|size|tokenizer|record|local|whole|version|share|number|model)": "is not a",
+    r"a hair": "slightly",
+    r"owed": "remaining, required",
+    r"manner": "settings",
+    r"judg(e|es|ed|ing|ement)": "evaluate, compare",
+    r"findings?": "result, check",
+    r"evened? out": "equalize, scale",
+    r"for people": "as text",
+    r"stands? in the way": "is missing, prevents",
+    r"rides? along": "is included",
+    rf"({_UNITS}) an? ({_THINGS})": "per",
+    r"distil(s|ment)?": "distill",
+    r"(behaviour|colour|centre|licence|grey|neighbour)\w*": "American spelling",
+    r"(initialis|synchronis|normalis|quantis|optimis|recognis|specialis|serialis)\w+": "-ize",
+}
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers and texts of the strings and comments of a file."""
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            names = (tokenize.tok_name[token.type],)
+            if names[0] in ("STRING", "COMMENT", "FSTRING_MIDDLE"):
+                yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("room", CLEAN_ROOMS)
+def test_no_private_words(room: str) -> None:
+    patterns = [(re.compile(rf"\b({word})\b"), better) for word, better in FORBIDDEN.items()]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {match[0]!r}; write: {better}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for line, text in texts(path)
+        for pattern, better in patterns
+        for match in pattern.finditer(text)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the mend", "starting anew", "2.1 nats a token", "judged by", "how it behaviours", "went on"],
+)
+def test_the_table_finds_what_it_is_for(text: str) -> None:
+    assert any(re.search(rf"\b({word})\b", text) for word in FORBIDDEN)
