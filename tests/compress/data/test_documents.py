@@ -211,7 +211,9 @@ def test_without_datasets_or_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = write_parquet(tmp_path / "a.parquet", LINES[:1])
     for name in ("datasets", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackage, match=r"stories is not a file, and loading it by name needs"):
+    with pytest.raises(
+        MissingPackage, match=r"stories is not a file, and loading it by name needs"
+    ):
         list(read_documents("stories"))
     with pytest.raises(MissingPackage, match=r"a\.parquet needs pyarrow: pip install 'edgelm\["):
         list(read_documents(path))
