@@ -255,7 +255,7 @@ def test_long_examples_are_counted(
     ]
     done = align(student, tokenizer, replace(SFT, max_steps=1), write(rows), tmp_path / "run")
     assert (done.examples, done.truncated, done.dropped) == (2, 1, 1)
-    with pytest.raises(BadInput, match=r"every prompt of 1 fills max_length \(96 tokens\)"):
+    with pytest.raises(BadInput, match=r"all 1 prompts fill max_length \(96 tokens\)"):
         align(student, tokenizer, SFT, write(rows[2:]), tmp_path / "other")
 
 
@@ -275,7 +275,7 @@ def test_long_examples_are_counted(
         ),
         (SFT, {"messages": [{"role": "user", "content": "x"}]}, "last message is the user's"),
         (DPO, {"prompt": "x", "chosen": "y"}, "no field `rejected`, found prompt, chosen"),
-        (DPO, {"prompt": "x", "chosen": "y", "rejected": "y"}, "there is no preference"),
+        (DPO, {"prompt": "x", "chosen": "y", "rejected": "y"}, "expected a preference"),
         (
             DPO,
             {"prompt": "x", "chosen": "y", "rejected": [{"role": "user", "content": "z"}]},
@@ -308,7 +308,7 @@ def test_conversations_need_a_template(
     student: Any, tokenizer: Any, tmp_path: Path, write: Write
 ) -> None:
     tokenizer.chat_template = None
-    with pytest.raises(BadInput, match=r"data.jsonl:1: a conversation, and the tokenizer has no"):
+    with pytest.raises(BadInput, match=r"data.jsonl:1: a conversation, but the tokenizer has no"):
         align(student, tokenizer, SFT, write(TALKS), tmp_path / "run")
 
 
