@@ -310,8 +310,8 @@ def test_recipes_that_cannot_run(
         (None, r"no such data file: .*data\.jsonl"),
         ('{"content": "x"}\n', r"data\.jsonl:1: expected a field `text` .* found content"),
         ('{"text": "x"}\n{"text"\n', r"data\.jsonl:2 is not JSON"),
-        ('{"text": ""}\n', "the data is empty after reading: 1 documents with 0 tokens"),
-        ("\n", "the data is empty after reading: 0 documents"),
+        ('{"text": ""}\n', "too little data: 1 documents with 0 tokens"),
+        ("\n", "too little data: 0 documents"),
     ],
     ids=["missing", "fields", "json", "no-text", "no-document"],
 )

@@ -197,7 +197,7 @@ def test_disk_full(teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     folder = tmp_path / "new" / "cache"
     with pytest.raises(
-        DoesNotFit, match=rf"cache needs .* MB, {tmp_path} has .* MB free; keep fewer tokens"
+        DoesNotFit, match=rf"cache needs .* MB, {tmp_path} has .* MB free; store fewer tokens"
     ):
         build_cache(teacher, "t", DATA, CacheSettings(size=4), folder)
     assert list(tmp_path.iterdir()) == []
