@@ -15,10 +15,10 @@ def device_table(profiles: Sequence[Profile]) -> str:
         rate = f"{one.mode().bandwidth_gb_s.value:,.0f} GB/s"
         engine, aliases = one.engines[0].name, ", ".join(one.aliases)
         rows.append((one.name, one.title, memory, rate, engine, aliases))
-    target, device, engine = (max(len(row[column]) for row in rows) for column in (0, 1, 4))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = (
-        f"{row[0]:<{target}}  {row[1]:<{device}}  {row[2]:>6}  {row[3]:>10}  {row[4]:<{engine}}  "
-        f"{row[5]}".rstrip()
+        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  "
+        f"{row[4]:<{widths[4]}}  {row[5]}".rstrip()
         for row in rows
     )
     return "\n".join(lines)
