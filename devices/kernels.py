@@ -27,7 +27,7 @@ class Kernels(NamedTuple):
     """What an engine's kernels support.
 
     `int4_groups` are the group sizes for int4. With `pads` the inputs need not be a multiple of
-    them. With `has_zero_points` int8 comes in groups, too; otherwise int8 has one scale per
+    them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     `int4_group` is the default group size of int4. A head's size must be a multiple of
     `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`.

@@ -1,8 +1,8 @@
 """Processes of their own for tests, forked from one that has torch and transformers imported.
 
-Importing them takes a process some five seconds. Here one process a test session does it; what it
-starts begins where the imports end, and can be killed like any other. It holds one thread only, as
-a fork needs.
+Importing them takes a process some five seconds. Here one process does it for all tests; what it
+starts begins where the imports end, and can be killed like any other. It has one thread only, since
+a fork would lose the others.
 
     run_forked("tests.compress.run_training", "folder", "--die-at", "3") == -9
 """
@@ -19,9 +19,10 @@ import time
 import traceback
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-_SECONDS = 600.0  # that one run may take
+# What takes long and starts no thread, as onnxruntime does.
+_IMPORTED = ("torch", "transformers", "accelerate", "edgelm.compress.pipeline")
+_SECONDS = 1200.0  # that one run may take, on a machine that does other work
 
 
 def run_forked(module: str, *arguments: str, processes: int = 1) -> int:
@@ -54,16 +55,18 @@ def _server() -> subprocess.Popen[str]:
 
 def main() -> None:
     """Serve requests, a line each, until there are no more."""
+    for name in _IMPORTED:
+        importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     while line := sys.stdin.readline():
         module, arguments, processes = json.loads(line)
-        code = _run_group(importlib.import_module(module), arguments, processes)
+        code = _run_group(module, arguments, processes)
         replies.write(f"{code}\n")
 
 
-def _run_group(module: Any, arguments: list[str], processes: int) -> int:
+def _run_group(module: str, arguments: list[str], processes: int) -> int:
     port = _free_port()
     ranks = [_environment(rank, processes, port) for rank in range(processes)]
     running = {_fork(module, arguments, environment) for environment in ranks}
@@ -96,7 +99,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _fork(module: Any, arguments: list[str], environment: dict[str, str]) -> int:
+def _fork(module: str, arguments: list[str], environment: dict[str, str]) -> int:
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would lose all but one"
     gc.collect()
@@ -108,9 +111,8 @@ def _fork(module: Any, arguments: list[str], environment: dict[str, str]) -> int
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ |= environment
-        sys.argv = [module.__name__, *arguments]
-        module.main()
-        code = 0
+        sys.argv = [module, *arguments]
+        code = importlib.import_module(module).main() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:

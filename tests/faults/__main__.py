@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help=f"NAME or NAME=KILLS, of {names}")
     parser.add_argument("--kills", type=int, default=20, help="of each case (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="a file for the outcomes too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     asked = dict(one.partition("=")[::2] for one in options.cases)
@@ -35,9 +36,11 @@ def main() -> int:
                 verdict = f"good; {tally.killed} died, output old {tally.old}, new {tally.new}"
             except Exception as error:
                 failed, verdict = 1, f"FAILED: {error}"
-        print(
-            f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}", flush=True
-        )
+        outcome = f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}"
+        print(outcome, flush=True)
+        if options.output:
+            with options.output.open("a") as file:
+                file.write(f"{outcome}\n")
     return failed
 
 
