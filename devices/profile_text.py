@@ -16,12 +16,14 @@ def device_table(profiles: Sequence[Profile]) -> str:
         engine, aliases = one.engines[0].name, ", ".join(one.aliases)
         rows.append((one.name, one.title, memory, rate, engine, aliases))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = (
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  "
-        f"{row[4]:<{widths[4]}}  {row[5]}".rstrip()
+    sides = "<<>><<"  # numbers are aligned right
+    lines = [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
+        )
         for row in rows
-    )
-    return "\n".join(lines)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def describe(profile: Profile) -> str:

@@ -245,7 +245,7 @@ def own(folder: Path, name: str, title: str, aliases: str = "") -> None:
     folder.mkdir(exist_ok=True)
     text = (FOLDER / "cpu.toml").read_text()
     text = text.replace('name = "cpu"', f'name = "{name}"\naliases = [{aliases}]', 1)
-    text = text.replace("the machine at hand, ONNX Runtime CPU", title)
+    text = text.replace("this machine (CPU), ONNX Runtime", title)
     (folder / f"{name}.toml").write_text(text)
 
 

@@ -182,7 +182,7 @@ def test_list_targets(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--list-targets")
     assert code == 0
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert lines["cpu"] == "the machine at hand, ONNX Runtime CPU; fp32, int8, int4"
+    assert lines["cpu"] == "this machine (CPU), ONNX Runtime; fp32, int8, int4"
     assert lines["jetson-agx-orin-64gb"] == "Jetson AGX Orin 64GB; fp16, int8, w8a8, int4"
     assert list(lines) == profile_names()
 
