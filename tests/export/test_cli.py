@@ -260,5 +260,5 @@ def test_help_has_an_example_and_fits_a_screen(capsys: pytest.CaptureFixture[str
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "edge-export HuggingFaceTB/SmolLM2-135M-Instruct --target cpu -o bundle/" in text
-    assert "exit codes: 0 done, 1 the gate does not hold, 2 bad input" in text
+    assert "exit codes: 0 done, 1 the quality gate failed, 2 bad input" in text
     assert len(text.splitlines()) <= 70
