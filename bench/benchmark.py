@@ -34,7 +34,7 @@ class Benchmark:
     quality: whether logits are compared with the source's.
     quality_text: the text for that; None is the gate's own.
     threads: None is one for each physical core.
-    cache: where peers' model files are kept.
+    cache: the folder for peers' model files.
     command: the command line, for the report.
     """
 
