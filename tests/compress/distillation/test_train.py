@@ -34,7 +34,10 @@ def test_distillation_reduces_the_divergence(tmp_path: Path, over: dict[str, Any
     teacher, student = teacher_and_student()
     held_out = rows(seed=1).batch(range(8))
     before = held_out_divergence(student, teacher, held_out)
-    settings = replaced(tokens=100 * 8 * 16, batch_size=8, learning_rate=1e-3, **over)
+    # Checkpoints would take most of the time.
+    settings = replaced(
+        tokens=100 * 8 * 16, batch_size=8, learning_rate=1e-3, checkpoint_steps=100, **over
+    )
     steps = list(distill(student, teacher, rows(1000), settings, tmp_path))
     assert held_out_divergence(student, teacher, held_out) < 0.7 * before
     assert [step.step for step in steps] == list(range(1, 101))
