@@ -31,8 +31,8 @@ def main(bundle: str, prompt: str, seconds: float) -> None:
         stop = threading.Event()
         worker = threading.Thread(target=generate, args=(lm, prompt, chunks, stop))
         button = threading.Timer(seconds, stop.set)  # stands for the user
-        worker.start()
         button.start()
+        worker.start()
         while (text := chunks.get()) is not None:
             print(text, end="", flush=True)
         worker.join()

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.export import calibration
 from tests.models import tiny_model
 from tests.tiny_chat import save_tiny_chat
 
@@ -42,6 +43,17 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_texts() -> Iterator[None]:
+    """Exports in this process run two sequences of a text, as those of large models do, not eight.
+
+    A gate's figures are what few tests are about, and their cost is most of a tiny export's.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "affordable", lambda sequences, parameters: 2)
         yield
 
 

@@ -26,7 +26,7 @@ from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
-from edgelm.files.staging import exclusive_lock, replace_file
+from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _POLL_SECONDS = 0.2
 _INPUTS, _DONE = "inputs.json", "done.json"
@@ -135,6 +135,8 @@ class RunFolder:
 
     def _set_aside(self, folder: Path) -> None:
         """Move a stage's folder aside; it may hold days of training."""
+        if folder.is_dir():
+            remove_abandoned_files(folder)
         if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS}:
             remove(folder)
             return

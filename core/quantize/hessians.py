@@ -122,4 +122,4 @@ class Hessians:
         return path.is_file() and path.stat().st_size == 4 * self._channels[group] ** 2
 
     def _path(self, group: str) -> Path:
-        return self.folder / f"{group}.moments"
+        return self.folder / f"{group}.hessian"

@@ -14,6 +14,7 @@ the reference is run to the same depth.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -282,10 +283,10 @@ def _worse(worst: SourceCheck, stretch: _Stretch, kl: float, top1: float) -> Sou
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice, which are about loading."""
-    import transformers.modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
-    gguf_reader: Any = transformers.modeling_gguf_pytorch_utils
+    # Not as an attribute of `transformers`: its lazy module loses those of early imports.
+    gguf_reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     bar = gguf_reader.tqdm

@@ -1,5 +1,7 @@
-"""SmolLM2-135M-Instruct, the real model that tests can have, exported once a session."""
+"""SmolLM2-135M-Instruct, the real model that tests can have, exported once a run."""
 
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +55,24 @@ def bundles(
     texts: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    """Bundles by precision; each has passed its gate, or export would have raised."""
-    folder = tmp_path_factory.mktemp("smollm2-bundles")
-    for precision in ("fp32", "int8"):
-        export_model(
-            smollm2,
-            folder / precision,
-            precision=precision,
-            context=CONTEXT,
-            calibration=texts[0],
-            gate_text=texts[1],
-        )
-    return {precision: folder / precision for precision in ("fp32", "int8")}
+    """Bundles by precision; each has passed its gate, or export would have raised.
+
+    The first of pytest's processes that asks exports them, the others wait for them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smollm2-bundles"
+    folder.mkdir(exist_ok=True)
+    paths = {precision: folder / precision for precision in ("fp32", "int8")}
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for precision, path in paths.items():
+            if not path.exists():
+                export_model(
+                    smollm2,
+                    path,
+                    precision=precision,
+                    context=CONTEXT,
+                    calibration=texts[0],
+                    gate_text=texts[1],
+                )
+    return paths

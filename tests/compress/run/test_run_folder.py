@@ -125,6 +125,15 @@ def test_killed_before_anything_was_written(run: Run) -> None:
     assert run.worked == ["first", "second", "third"]
 
 
+def test_killed_while_the_inputs_were_written(run: Run) -> None:
+    (run.folder / "first").mkdir(parents=True)
+    (run.folder / "first" / ".inputs.json.partial-edgelm-0123456789abcdef").write_text("{")
+    run()
+    assert run.worked == ["first", "second", "third"]
+    assert {path.name for path in run.folder.iterdir() if path.is_dir()} == {*run.worked}
+    assert not list(run.folder.rglob(".*partial*"))
+
+
 @pytest.mark.parametrize("collective", [False, True], ids=["alone", "collective"])
 def test_a_second_process_waits_and_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collective: bool

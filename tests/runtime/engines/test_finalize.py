@@ -166,7 +166,7 @@ def test_two_processes_compile_once(
         return compiled(job, progress)
 
     def say(line: str) -> None:
-        if "another process is compiling it" in line:
+        if "another process is compiling" in line:
             waiting.set()
 
     monkeypatch.setattr(finalize, "compile_engine", slow)
@@ -295,5 +295,5 @@ def test_an_engine_that_nobody_knows(bundle: Path) -> None:
 
 
 def test_threads_are_for_the_cpu(bundle: Path) -> None:
-    with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; leave it out"):
+    with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; omit it"):
         open_session(bundle, read_manifest(bundle), capacity=64, threads=2)
