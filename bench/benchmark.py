@@ -1,7 +1,7 @@
 """One benchmark: from bundles and options to the three files of a report."""
 
+import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +34,7 @@ class Benchmark:
     quality: whether logits are compared with the source's.
     quality_text: the text for that; None is the gate's own.
     threads: None is one for each physical core.
-    cache: where peers' model files are kept.
+    cache: the folder for peers' model files.
     command: the command line, for the report.
     """
 
@@ -75,24 +75,24 @@ def run_benchmark(job: Benchmark) -> None:
 
 
 def _measured(job: Benchmark, manifests: dict[Path, Manifest]) -> Report:
-    quality = job.quality and _torch_for_quality(job)
+    with_quality = job.quality and _torch_for_quality(job)
     source = None
-    if job.peers or quality:
+    if job.peers or with_quality:
         source = find_source(list(manifests.values()), job.source)
+    quality = _quality(job, source) if with_quality and source else None
     sources = Sources(source, job.cache) if source else None
     peers, skipped = peer_engines(list(job.peers), sources)
     threads = job.threads or physical_cores()
     on_gpu = any(manifest.engine.name != "onnxruntime" for manifest in manifests.values())
     machine = describe_machine(threads, gpu=on_gpu or STATIC_CACHE in job.peers)
-    context = context_needed(list(job.tests))
     sensors = open_sensors()
     samples, failed = measure(
         [*bundle_engines(manifests), *peers],
         list(job.tests),
         rounds=job.rounds,
-        context=context,
+        context=context_needed(list(job.tests)),
         threads=threads,
-        quality=_quality(job, source, context) if quality and source else None,
+        quality=quality,
         sensors=sensors,
     )
     skipped += failed
@@ -112,17 +112,13 @@ def _measured(job: Benchmark, manifests: dict[Path, Manifest]) -> Report:
     )
 
 
-def _quality(job: Benchmark, source: Source, context: int) -> Callable[[], "Quality"]:
-    """Runs the source on the text when it is first needed: after the speed was measured."""
+def _quality(job: Benchmark, source: Source) -> "Quality":
+    from edgelm.bench.quality import Quality
+    from edgelm.export.source.text import GATE
 
-    def run_source() -> "Quality":
-        from edgelm.bench.quality import Quality
-        from edgelm.export.source.text import GATE
-
-        tokenizer = job.bundles[0] / "tokenizer.json"
-        return Quality(source.checkpoint, tokenizer, job.quality_text or GATE, context)
-
-    return run_source
+    tokenizer = job.bundles[0] / "tokenizer.json"
+    text = job.quality_text or GATE
+    return Quality(source.checkpoint, tokenizer, text, context_needed(list(job.tests)))
 
 
 def _torch_for_quality(job: Benchmark) -> bool:
@@ -137,8 +133,13 @@ def _torch_for_quality(job: Benchmark) -> bool:
 
 
 def _check_paths(job: Benchmark) -> None:
-    if job.out.exists() and not job.out.is_dir():
-        raise BadInput(f"--out {job.out} is a file; expected a folder for the report")
+    """Before minutes of measuring: whether the report can be written, whether the text exists."""
+    out = job.out.absolute()
+    place = next(path for path in (out, *out.parents) if path.exists())
+    if not place.is_dir():
+        raise BadInput(f"--out {job.out}: {place} is a file; expected a folder for the report")
+    if not os.access(place, os.W_OK):
+        raise BadInput(f"--out {job.out}: no permission to write into {place}")
     if job.quality_text and not job.quality_text.is_file():
         raise BadInput(f"no such text file: {job.quality_text}")
 

@@ -8,7 +8,6 @@ round warms up and is discarded. Loading is measured in fresh processes.
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ def measure(
     rounds: int,
     context: int,
     threads: int,
-    quality: Callable[[], "Quality"] | None,
+    quality: "Quality | None",
     sensors: Sampler | None = None,
 ) -> tuple[list[Samples], list[SkippedEngine]]:
     """Measure every engine; one that fails is reported, and the others continue.
@@ -74,15 +73,13 @@ def measure(
             running.append((worker, samples))
         with sensors or contextlib.nullcontext():
             failed += _rounds(running, tests, rounds)
-        comparison = None
         for worker, samples in running:
             try:
                 # Before quality: serving never holds the logits of a whole text.
                 samples.memory = worker.ask("memory")
                 if quality is not None:
                     log.info("measuring the quality of %s", samples.engine.name)
-                    comparison = comparison or quality()
-                    samples.figures = comparison.measure(worker)
+                    samples.figures = quality.measure(worker)
             except EdgeLMError as error:
                 failed.append(SkippedEngine(samples.engine.name, f"failed: {error}"))
                 continue

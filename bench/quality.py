@@ -19,25 +19,35 @@ _ROWS = 256
 
 
 class Quality:
-    """The source's hidden states on a text: computed once, compared with every engine."""
+    """The source model on a text, compared with every engine.
+
+    The text is read at once, so that a wrong one is reported before anything is measured; the
+    source is run when the first engine is compared.
+
+    Raises:
+        BadInput: the text cannot be used.
+    """
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Path, text: Path, context: int) -> None:
-        passage = read_passage(
+        self.checkpoint = checkpoint
+        self.passage = read_passage(
             text,
             Tokenizer.from_file(str(tokenizer)),
             vocab_size=checkpoint.spec.vocab_size,
             context=context,
         )
-        self.evaluator = Evaluator.from_passage(Reference(checkpoint), passage)
+        self.evaluator: Evaluator | None = None
 
     def measure(self, worker: Worker) -> Figures:
         """How far a loaded engine's logits are from the source's."""
+        if self.evaluator is None:
+            self.evaluator = Evaluator.from_passage(Reference(self.checkpoint), self.passage)
         distance = Distance()
-        reference, passage = self.evaluator.reference, self.evaluator.passage
+        reference = self.evaluator.reference
         head = reference.head()
         with tempfile.TemporaryDirectory(prefix="edgelm-logits-") as folder:
             path = Path(folder) / "logits.npy"
-            for tokens, hidden in zip(passage.tokens, self.evaluator.hidden, strict=True):
+            for tokens, hidden in zip(self.passage.tokens, self.evaluator.hidden, strict=True):
                 worker.ask("logits", tokens=tokens.tolist(), path=str(path))
                 rows = np.load(path, mmap_mode="r")
                 for at in range(0, len(tokens), _ROWS):

@@ -15,11 +15,11 @@ import edgelm
 import edgelm.bench
 from edgelm.errors import EdgeLMError
 
-_LAST_LINES = 5
+_MAX_LINES = 5
 
 
 class WorkerFailed(EdgeLMError):
-    """An engine failed in its process; the message has its last lines."""
+    """An engine failed in its process; the message has the last lines of its standard error."""
 
 
 class Worker:
@@ -57,7 +57,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerFailed(f"the process ended: {self._last_words()}")
+            raise WorkerFailed(f"the process ended: {self._last_lines()}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise WorkerFailed(reply["error"])
@@ -89,13 +89,13 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         self._log.flush()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
         if lines:
-            return " / ".join(lines[-_LAST_LINES:])
-        # It has closed its pipe; a crash has no words, but a number.
+            return " / ".join(lines[-_MAX_LINES:])
+        # It has closed its pipe; a crash leaves no message, but a signal number.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         code = self._process.returncode

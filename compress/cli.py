@@ -26,7 +26,7 @@ examples:
 
 Run the same command again after an interruption: it resumes, and reruns only what changed.
 Several GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
-exit codes: 0 success, 2 bad input, 3 internal error
+exit codes: 0 done, 2 bad input, 3 a bug in edgelm
 """
 
 

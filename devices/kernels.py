@@ -27,7 +27,7 @@ class Kernels(NamedTuple):
     """What an engine's kernels support.
 
     `int4_groups` are the group sizes for int4. With `pads` the inputs need not be a multiple of
-    them. `grouped` engines have zero points, and int8 in groups; otherwise int8 has one scale per
+    them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     `int4_group` is the default group size of int4. A head's size must be a multiple of
     `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`.
@@ -35,7 +35,7 @@ class Kernels(NamedTuple):
 
     engine: str
     int4_groups: tuple[int, ...]
-    grouped: bool
+    has_zero_points: bool
     pads: bool
     one_cache_scale: bool = False
     int4_group: int = 64
@@ -83,7 +83,7 @@ class Kernels(NamedTuple):
         self, columns: int, *, group_size: int | None = None, symmetric: bool | None = None
     ) -> tuple[Int4 | Int8, ...]:
         """The integer formats of a matrix with this many inputs, smallest first."""
-        if self.grouped:
+        if self.has_zero_points:
             both = (Int4(group_size), Int8(group_size)) if group_size else _GROUPED_CHOICES
             if symmetric is None:
                 return both
@@ -94,7 +94,7 @@ class Kernels(NamedTuple):
 
     def nearest(self, precision: Int4 | Int8, columns: int) -> Int4 | Int8:
         """The format nearest to a precision that a matrix with this many inputs can have."""
-        if self.grouped:
+        if self.has_zero_points:
             return precision
         sizes = self._dividing(columns)
         if isinstance(precision, Int8) or not sizes:  # int8 has no blocks, so it takes any shape
@@ -110,7 +110,7 @@ class Kernels(NamedTuple):
         """
         if isinstance(precision, W8A8 | Fp8 | Nvfp4):
             self._check_quantized_inputs(precision, group, columns)
-        if self.grouped or not isinstance(precision, Int4 | Int8):
+        if self.has_zero_points or not isinstance(precision, Int4 | Int8):
             return
         size = precision.group_size
         if not precision.symmetric:
@@ -138,7 +138,7 @@ class Kernels(NamedTuple):
     def _check_quantized_inputs(
         self, precision: W8A8 | Fp8 | Nvfp4, group: str, columns: int
     ) -> None:
-        if self.grouped:
+        if self.has_zero_points:
             raise UnknownName(
                 f"{self.engine} has no {describe(precision)}; it has fp32, fp16, bf16, int8 and "
                 "int4"
@@ -169,7 +169,7 @@ KERNELS = {
     "onnxruntime": Kernels(
         "ONNX Runtime",
         GROUP_SIZES,
-        grouped=True,
+        has_zero_points=True,
         pads=True,
         int4_group=128,
         head_multiple=8,
@@ -178,14 +178,14 @@ KERNELS = {
     "onnxruntime-cuda": Kernels(
         "ONNX Runtime",
         GROUP_SIZES,
-        grouped=True,
+        has_zero_points=True,
         pads=True,
         one_cache_scale=True,
         head_multiple=8,
         rotary_multiple=16,
     ),
-    "tensorrt": Kernels("TensorRT", (64, 128), grouped=False, pads=False),
-    "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), grouped=False, pads=False),
+    "tensorrt": Kernels("TensorRT", (64, 128), has_zero_points=False, pads=False),
+    "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), has_zero_points=False, pads=False),
 }
 _MAX_PADDING = 8  # an eighth of a row
 # What `auto` chooses from where int4 and int8 come in groups, smallest first.

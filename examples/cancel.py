@@ -18,7 +18,7 @@ def generate(
     """Put the answer into a queue, chunk by chunk; None is the end."""
     messages: list[edgelm.Message] = [{"role": "user", "content": prompt}]
     try:
-        for text in lm.stream_chat(messages, cancel=stop, max_new_tokens=1000):
+        for text in lm.stream_chat(messages, cancel=stop, max_tokens=1000):
             chunks.put(text)
     finally:
         chunks.put(None)
@@ -31,8 +31,8 @@ def main(bundle: str, prompt: str, seconds: float) -> None:
         stop = threading.Event()
         worker = threading.Thread(target=generate, args=(lm, prompt, chunks, stop))
         button = threading.Timer(seconds, stop.set)  # stands for the user
-        worker.start()
         button.start()
+        worker.start()
         while (text := chunks.get()) is not None:
             print(text, end="", flush=True)
         worker.join()

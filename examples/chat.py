@@ -17,7 +17,7 @@ def answer(lm: edgelm.LanguageModel, messages: list[edgelm.Message]) -> str:
     """Print the assistant's next turn as it is generated, and return it."""
     text = ""
     try:
-        for chunk in lm.stream_chat(messages, max_new_tokens=ANSWER_TOKENS):
+        for chunk in lm.stream_chat(messages, max_tokens=ANSWER_TOKENS):
             print(chunk, end="", flush=True)
             text += chunk
     except KeyboardInterrupt:

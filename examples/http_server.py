@@ -32,7 +32,7 @@ def handler(lm: edgelm.LanguageModel) -> type[BaseHTTPRequestHandler]:
                 try:
                     messages = json.loads(self.rfile.read(size))
                     # Text of strangers must not contain control tokens: allow_special=False.
-                    answer = lm.stream_chat(messages, allow_special=False, max_new_tokens=256)
+                    answer = lm.stream_chat(messages, allow_special=False, max_tokens=256)
                 except (ValueError, edgelm.EdgeLMError) as error:
                     self.send_error(400, explain=str(error))
                     return

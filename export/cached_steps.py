@@ -113,7 +113,7 @@ def frontier_for(
 ) -> Frontier:
     """The assignments worth trying, from what quantizing one group at a time costs on tokens."""
     request, kernels = target.request, target.kernels
-    low = Int4(group_size=32, symmetric=bool(request.symmetric) or not kernels.grouped)
+    low = Int4(group_size=32, symmetric=bool(request.symmetric) or not kernels.has_zero_points)
     ranking = key(quantizer.grid(low), tokens.tolist())
     name = f"choices {key(ranking, kernels, request.group_size, request.symmetric)}"
     choices = cache.load_record(name, dict[str, list[Choice]])

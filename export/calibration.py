@@ -41,7 +41,7 @@ def calibrated(
     Raises:
         DoesNotFit: the work folder's disk has too little room.
     """
-    positive = not target.kernels.grouped
+    positive = not target.kernels.has_zero_points
     unquantized = all(isinstance(one, Unquantized) for one in precisions)
     if precisions and unquantized and target.plan.kv not in EIGHT_BIT_KV:
         weights = Weights(reference.checkpoint)
@@ -51,7 +51,7 @@ def calibrated(
     kv, shared = target.plan.kv, target.kernels.one_cache_scale
     cache = workspace.cache.subfolder(passage.tokens_sha256[:16])
     matrices = cache.subfolder(method_key(request.method, kinds, kv, shared_kv_scale=shared))
-    if workspace.work:
+    if cache.durable:
         used = folder_bytes(cache.folder, recursive=False) + folder_bytes(matrices.folder)
         left = work_need(reference.checkpoint, request, durable=True) - used
         check_work_space(cache.folder, left, workspace.bundle, bundle_need(target.plan))
@@ -67,7 +67,7 @@ def calibrated(
         progress=workspace.progress,
     )
     # Matrices that are written once need no cache.
-    again = not precisions or workspace.work or not target.runs_on_cpu(precisions)
+    again = not precisions or cache.durable or not target.runs_on_cpu(precisions)
     stored = matrices if again else None
     quantizer = Quantizer(weights, method, stats=stats, cache=stored, positive_scales=positive)
     return Calibrated(quantizer, passage)

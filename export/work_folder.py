@@ -24,7 +24,7 @@ def check_work(root: Path, output: Path) -> None:
     """
     if root.resolve().is_relative_to(output.resolve()):
         raise BadInput(
-            f"{root} lies in the output {output}, which is replaced as a whole; choose a folder "
+            f"{root} is inside the output {output}, which is replaced as a whole; choose a folder "
             "beside it"
         )
     if root.is_file():

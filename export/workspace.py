@@ -20,14 +20,12 @@ class Workspace:
 
     bundle: where the bundle grows.
     scratch: a temporary folder on the same disk.
-    cache: for what depends on the source alone.
-    work: the folder of `--work`, if the cache outlives the export.
+    cache: for what depends on the source alone; durable if it is in the folder of `--work`.
     """
 
     bundle: Path
     scratch: Path
     cache: ArtifactCache
-    work: Path | None
     progress: Timed
 
     @contextmanager
@@ -50,9 +48,9 @@ def open_workspace(
     with TemporaryDirectory(dir=bundle, prefix="scratch-") as name:
         scratch = Path(name)
         if work is None:
-            yield Workspace(bundle, scratch, ArtifactCache(scratch), None, progress)
+            yield Workspace(bundle, scratch, ArtifactCache(scratch), progress)
             return
         name = source_key(source, reference, context)
         with work_folder(work, name, code_key(), progress) as folder:
             cache = ArtifactCache(folder, durable=True, check=source.check)
-            yield Workspace(bundle, scratch, cache, work, progress)
+            yield Workspace(bundle, scratch, cache, progress)

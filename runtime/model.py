@@ -17,6 +17,7 @@ from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
+from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.session import Session, Tokens
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
@@ -250,14 +251,14 @@ def load(
     Raises:
         BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
             replaced while it was loaded.
-        BadInput: `threads` or `max_memory` that cannot be used.
+        BadInput: `bundle`, `threads` or `max_memory` that cannot be used.
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
     The engine of a pending bundle is compiled first, which takes minutes and happens once. The
     hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
     """
-    folder = Path(bundle)
+    folder = bundle_folder(bundle)
     check_threads(threads)
     manifest = read_manifest(folder)
     if manifest.pending:
@@ -315,9 +316,11 @@ def fit_context(manifest: Manifest, budget: int) -> int:
     return context
 
 
-def _bytes(size: int | str) -> int:
-    if isinstance(size, int):
+def _bytes(size: object) -> int:
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
+    if not isinstance(size, str):
+        raise BadInput(f"max_memory is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
         return parse_size(size)
     except Exception as error:

@@ -89,7 +89,7 @@ def _records(kind: Any) -> Iterator[Any]:
             yield from _records(inner)
 
 
-_PLAIN = {types.BoolType: "true or false", types.StrType: "string", types.AnyType: "any"}
+_PLAIN: dict[Any, str] = {types.BoolType: "true or false", types.StrType: "string"}
 
 
 def _type(kind: Any) -> str:

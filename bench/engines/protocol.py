@@ -126,9 +126,9 @@ def _status(field: str) -> int:
 
 
 def _gpu_bytes() -> int | None:
-    """GPU memory that this process holds, where NVML tells.
+    """GPU memory that this process holds, where NVML reports it.
 
-    In a container it may know the process by another number; then this is None.
+    In a container NVML may know the process by another number; then this is None.
     """
     try:
         import pynvml  # type: ignore[import-untyped]

@@ -1,7 +1,7 @@
 """Hugging Face transformers at its fastest on a GPU: fp16, a static cache, torch.compile.
 
 A decode step is one graph of CUDA (`mode="reduce-overhead"`), as in transformers' own guide to
-static caches; prompts run eagerly, since every length would be compiled anew.
+static caches; prompts run eagerly, since every length would need its own compilation.
 """
 
 import sys

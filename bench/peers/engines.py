@@ -112,7 +112,7 @@ def peer_engines(
         assert sources is not None
         variants = dict(peer.variants)
         if name == "llama.cpp" and _is_quantized(sources):
-            variants["source as it is"] = lambda sources: sources.gguf("source")
+            variants["source file"] = lambda sources: sources.gguf("source")
         present += [
             MeasuredEngine(
                 f"{name} {variant}",

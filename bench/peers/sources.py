@@ -125,7 +125,7 @@ class Sources:
         return self._made("optimum-int8", self._quantize_optimum)
 
     def _made(self, name: str, make: Callable[[Path], None]) -> Path:
-        """Make a file or folder unless it is there; a half-made one is never kept."""
+        """Make a file or folder unless it is there; a partial one never remains."""
         target = self.folder / name
         if target.exists():
             return target

@@ -83,8 +83,10 @@ def _tiles(report: Report) -> list[Tile]:
         found.append(Tile("Decoding", rate, "tokens/s", at_depth(test_of(decode).depth)))
     if own:
         peak = f"{own[0].peak_rss_bytes / 1e6:,.0f}"
-        weights = f"at the peak; the weights are {own[0].weight_bytes / 1e6:,.0f} MB"
-        found.append(Tile("Memory", peak, "MB", weights))
+        details = f"at the peak; the weights are {own[0].weight_bytes / 1e6:,.0f} MB"
+        if own[0].memory.gpu is not None:
+            details += f"; {own[0].memory.gpu / 1e6:,.0f} MB more on the GPU"
+        found.append(Tile("Memory", peak, "MB", details))
     return found
 
 

@@ -41,11 +41,6 @@ def has_gpu_memory(report: Report) -> bool:
     return any(result.memory.gpu is not None for result in report.results)
 
 
-def has_outliers(report: Report) -> bool:
-    """Whether any speed is marked."""
-    return any(outliers(result.tokens_per_second.samples) for result in report.results)
-
-
 def _column(name: str, *, text: bool = False) -> Column:
     return Column(name, TERMS[name], text)
 

@@ -45,7 +45,7 @@ class Figures:
 
 def digest(inputs: Mapping[str, Any]) -> str:
     """16 hex digits that identify inputs in JSON types."""
-    content = json.dumps(msgspec.to_builtins(dict(inputs)), sort_keys=True)
+    content = json.dumps(msgspec.to_builtins(dict(inputs), enc_hook=str), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -57,7 +57,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "settings.json"
-    now = json.loads(msgspec.json.encode(dict(settings)))
+    now = json.loads(msgspec.json.encode(dict(settings), enc_hook=str))
     if path.exists():
         check_same_settings(folder, json.loads(path.read_text()), now)
     else:

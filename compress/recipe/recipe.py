@@ -98,7 +98,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         assert self.qad is not None
         if self.qad.group_size is not None:
             return self.qad.group_size
-        return _QAD_GROUP if self.target.kernels.grouped else None
+        return _QAD_GROUP if self.target.kernels.has_zero_points else None
 
     @property
     def qad_precisions(self) -> tuple[Int4 | Int8, Int4 | Int8]:
@@ -106,7 +106,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         qad = self.qad
         assert qad is not None
         symmetric = qad.symmetric
-        if symmetric is None and not self.target.kernels.grouped:
+        if symmetric is None and not self.target.kernels.has_zero_points:
             symmetric = True
         layers, head = (
             parse_precision(name, group_size=self.qad_group_size, symmetric=symmetric)

@@ -143,7 +143,7 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     def check(self, target: Target) -> None:
         """Raise BadInput for settings that the target's engine does not support."""
         kernels = target.kernels
-        if kernels.grouped:
+        if kernels.has_zero_points:
             return
         if self.symmetric is False:
             raise BadInput(

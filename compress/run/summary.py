@@ -85,7 +85,7 @@ def _recovery(record: StudentRecord) -> list[Statement]:
         for task, (pruned, student) in pairs.items()
     )
     holds = {len(pairs): True, 0: False}.get(len(better))
-    answer = f"On {len(better)} of {len(pairs)} measures."
+    answer = f"{len(better)} of {len(pairs)} measures improved."
     return [Statement("Did training recover quality?", answer, f"{reason}.", holds)]
 
 

@@ -93,7 +93,7 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
     """Distill with quantized weights, for the grid that export will use."""
     layers, head = state.recipe.qad_precisions
     kernels = state.recipe.target.kernels
-    if kernels.grouped:  # as export will quantize it
+    if kernels.has_zero_points:  # as export will quantize it
         head = kernels.for_table(head, state.student_spec.hidden_size)
     distillation = state.training(settings)
     inputs = state.inputs(settings, "student")

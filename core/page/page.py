@@ -45,7 +45,7 @@ _POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One line of a verdict: what is asked, the answer in a word, and why.
+    """One line of a verdict: the question, the answer in a word, and the reason.
 
     `holds` is None where the answer is neither good nor bad.
     """

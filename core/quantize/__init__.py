@@ -1,1 +1,4 @@
-"""Quantizing a matrix: formats, rounding to nearest, GPTQ, AWQ, Hessians."""
+"""Quantize a matrix: formats, rounding to nearest (RTN), GPTQ, AWQ, Hessians.
+
+`precision` imports no torch; the other modules do.
+"""

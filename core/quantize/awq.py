@@ -1,15 +1,15 @@
-"""Activation-aware scaling: even out the input channels of a matrix before it is rounded.
+"""Activation-aware weight scaling (AWQ): scale the input channels of a matrix before quantization.
 
-Lin et al., arXiv 2306.00978. A column multiplied by a factor is rounded in finer steps of its own,
-and whatever produces that input is divided by the same factor, so that the product stays what it
-was and the graph has no op for it. The factors are the channel's root mean square on text to a
-fixed power. The paper searches the power of each matrix; on SmolLM2 that would take another
-percent or two off the error beside GPTQ.
+Lin et al., arXiv 2306.00978. A column multiplied by a factor has a smaller quantization error, and
+whatever produces its input is divided by the same factor, so that the product is unchanged and the
+graph needs no extra op. A factor is the channel's root mean square on text to a fixed power. The
+paper searches the power for each matrix; on SmolLM2 with GPTQ that would reduce the error by
+another one or two percent.
 
-Where factors fold: the inputs of q, k, v and of gate and up come out of a norm, whose weight takes
-them; those of the down projection out of `activation(gate) * up`, where the rows of up take them.
-The output projection is left alone (heads share the values, whose range the cache's scale is made
-for, and nothing is gained), and so is the head, whose matrix the embedding may share.
+Where factors are folded: the inputs of q, k, v and of gate and up come from a norm, whose weight is
+divided; those of the down projection from `activation(gate) * up`, where the rows of up are
+divided. The output projection is not scaled (heads share the values, and there is no gain), and
+neither is the head, whose matrix may be the embedding.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ import torch
 
 from edgelm.spec.decoder import DecoderSpec
 
-POWER = 0.25  # of the root mean square; best beside GPTQ, where plain rounding would like 0.4
+POWER = 0.25  # of the root mean square; best with GPTQ, while round-to-nearest prefers 0.4
 _MIN_MEAN_SQUARE = (
     1e-6  # relative to the mean of all channels: a dead channel must not shrink without limit
 )
@@ -27,10 +27,10 @@ _MIN_MEAN_SQUARE = (
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Factors fp32 [in_features] that columns of a group are multiplied by, by group.
+    """Scaling factors of the columns of each group, fp32 [in_features].
 
-    norms: the norm whose weight is divided by a group's factors, by the group's name. Factors of
-        the down projections divide the rows of up instead.
+    norms: by group, the norm whose weight is divided by the group's factors. Factors of the down
+        projections divide the rows of up instead.
     """
 
     factors: Mapping[str, torch.Tensor]
@@ -40,7 +40,7 @@ class Smoothing:
     def from_mean_squares(
         cls, spec: DecoderSpec, mean_squares: Mapping[str, torch.Tensor], power: float = POWER
     ) -> "Smoothing":
-        """Factors for every group that they can be folded for.
+        """Factors for every group whose factors can be folded.
 
         Args:
             spec: the decoder.
@@ -59,23 +59,23 @@ class Smoothing:
         )
 
     def columns(self, group: str) -> torch.Tensor | None:
-        """What the columns of a group's matrix are multiplied by, [in_features]."""
+        """Factors that multiply the columns of a group's matrix, [in_features]."""
         return self.factors.get(group)
 
     def rows(self, group: str) -> torch.Tensor | None:
-        """What the rows of a group's matrix, and its bias, are divided by, [out_features]."""
+        """Factors that divide the rows of a group's matrix and its bias, [out_features]."""
         if not group.endswith("mlp.gate_up"):
             return None
         up = self.factors[group.replace("gate_up", "down")]
         return torch.cat([torch.ones_like(up), up])
 
     def norm(self, name: str) -> torch.Tensor | None:
-        """What a norm's weight is divided by, [hidden_size]."""
+        """Factors that divide a norm's weight, [hidden_size]."""
         group = next((group for group, norm in self.norms.items() if norm == name), None)
         return None if group is None else self.factors[group]
 
 
-# What stands before q, k, v and before gate and up, by where a layer has its norms.
+# The norms before q, k, v and before gate and up, by placement of norms.
 _NORMS_BEFORE: dict[str, dict[str, str]] = {
     "pre": {
         "attention.qkv": "input_layernorm",
@@ -93,5 +93,5 @@ def factors(mean_square: torch.Tensor, power: float = POWER) -> torch.Tensor:
     """Factors [in_features] from mean squares, with a geometric mean of one."""
     floor = _MIN_MEAN_SQUARE * float(mean_square.mean()) or 1.0
     logarithms = mean_square.float().clamp(min=floor).log() * (power / 2)
-    # Around one, so that scaled weights stay in the range of fp16 scales.
+    # Centered at one, so that scaled weights stay in the range of fp16 scales.
     return (logarithms - logarithms.mean()).exp()

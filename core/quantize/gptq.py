@@ -1,13 +1,14 @@
-"""GPTQ: round column by column, and let the columns still to come make up for each error.
+"""GPTQ: quantize column by column, and compensate each error in the remaining columns.
 
 Frantar et al., arXiv 2210.17323. A matrix's error on text is tr(D H Dᵀ), where D is the error of
-its weights and H = XᵀX / n the second moments of its inputs. Once a column is rounded, the rest of
-its row can move to where that error does least harm: along a row of the Cholesky factor of H⁻¹.
+its weights and H = XᵀX / n the Hessian of its inputs. After a column is quantized, the remaining
+weights of the row move in the direction that reduces this error most: along a row of the Cholesky
+factor of H⁻¹.
 
-Columns are taken from the strongest to the weakest while groups stay what they are in memory, with
+Columns are processed by decreasing diagonal of H, while groups stay as they are in memory with
 scales fixed beforehand (the paper's "static groups"). The scales come from the search of
-`edgelm.quantize.rtn`, weighted by 1 / diag(H⁻¹): what an error costs once the other columns have
-made up for it. On SmolLM2 these two choices take a fifth off the error that is left.
+`edgelm.quantize.rtn`, weighted by 1 / diag(H⁻¹): the cost of an error after compensation. On
+SmolLM2 these two choices reduce the remaining error by a fifth.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +18,13 @@ import torch
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import Quantized, quantize
 
-# Of a column's number and its weights [N]: the nearest values [N] that can be stored.
+# From a column's index and its weights [N] to the nearest representable values [N].
 Nearest = Callable[[int, torch.Tensor], torch.Tensor]
 
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
-_COLUMNS = 128  # columns rounded before the rest of the matrix hears of it
-_ELEMENTS = 1 << 23  # of the matrix worked on at a time
-_SMALL = 512  # rows of a triangular matrix that LAPACK inverts as fast as halves would be
+_COLUMNS = 128  # columns per block; the rest of the matrix is updated after each block
+_ELEMENTS = 1 << 23  # of the matrix per slice
+_SMALL = 512  # rows of a triangular matrix up to which LAPACK is as fast as recursion
 
 
 def gptq(
@@ -33,9 +34,9 @@ def gptq(
     *,
     positive_scales: bool = False,
 ) -> Quantized:
-    """Quantize [N, K] with the second moments [K, K] of its input channels.
+    """Quantize [N, K] with the Hessian [K, K] of its input channels.
 
-    The scale of the moments does not matter. Memory beside the result is a few times [K, K].
+    The scale of the Hessian does not matter. Memory besides the result is a few times [K, K].
     """
     grid, parts = _compensated(weight, precision, hessian, positive_scales)
     levels = torch.cat([levels for levels, _ in parts])
@@ -49,10 +50,10 @@ def compensate(
     *,
     positive_scales: bool = False,
 ) -> tuple[torch.Tensor, Quantized]:
-    """The weights that `gptq` rounds, fp32 [N, K], and what it rounds them to.
+    """The compensated weights of `gptq`, fp32 [N, K], and their quantized values.
 
-    Training through the quantizer starts from them: rounded to nearest they give GPTQ's levels,
-    and a weight that was a close call stays one.
+    Quantization-aware training starts from them: rounded to nearest they give GPTQ's levels, and a
+    weight close to a rounding threshold stays close to it.
     """
     grid, parts = _compensated(weight, precision, hessian, positive_scales)
     levels, weights = (torch.cat(one) for one in zip(*parts, strict=True))
@@ -60,40 +61,40 @@ def compensate(
 
 
 class Compensation:
-    """What columns of a matrix do for each other, by the second moments [K, K] of its inputs."""
+    """Error compensation between the columns of a matrix, from the Hessian [K, K] of its inputs."""
 
     def __init__(self, hessian: torch.Tensor) -> None:
         self._order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
         self._factor = _inverse_factor(hessian, self._order)
-        # What a squared error of each column [K] costs once the others have made up for it:
+        # Cost of a squared error of each column [K] after compensation by the others:
         # diag(H⁻¹) = squared norms of the factor's columns.
         self.importance = torch.empty(len(self._order))
         self.importance[self._order] = 1 / self._factor.square().sum(0)
 
     def __call__(self, weight: torch.Tensor, nearest: Nearest) -> torch.Tensor:
-        """Each weight [N, K] as it is just before its turn, fp32.
+        """Each weight [N, K] just before it is quantized, fp32.
 
-        By then it has made up for the errors of those rounded earlier. Memory is a few times
-        the matrix: give a large one by `row_slices`.
+        It includes the compensation for columns that were quantized earlier. Memory is a few times
+        the matrix: process a large one by `row_slices`.
         """
         columns, factor = self._order.tolist(), self._factor
-        # Transposed, so that a column of the matrix is contiguous. [K, N], in order of rounding.
-        left = weight.float().T[self._order]
-        for start in range(0, len(left), _COLUMNS):
-            stop = min(start + _COLUMNS, len(left))
-            errors = torch.empty_like(left[start:stop])
+        # Transposed, so that a column of the matrix is contiguous. [K, N], in processing order.
+        remaining = weight.float().T[self._order]
+        for start in range(0, len(remaining), _COLUMNS):
+            stop = min(start + _COLUMNS, len(remaining))
+            errors = torch.empty_like(remaining[start:stop])
             for at in range(start, stop):
-                error = (left[at] - nearest(columns[at], left[at])) / factor[at, at]
+                error = (remaining[at] - nearest(columns[at], remaining[at])) / factor[at, at]
                 errors[at - start] = error
-                left[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
-            left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+                remaining[at + 1 : stop].addr_(factor[at, at + 1 : stop], error, alpha=-1)
+            remaining[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
         result = torch.empty_like(weight, dtype=torch.float32)
-        result[:, self._order] = left.T
+        result[:, self._order] = remaining.T
         return result
 
 
 def row_slices(shape: torch.Size) -> Iterator[slice]:
-    """Rows of a matrix, so many at a time that working on them takes little memory."""
+    """Slices of rows, small enough to process with little memory."""
     rows = max(1, _ELEMENTS // shape[1])
     return (slice(at, at + rows) for at in range(0, shape[0], rows))
 
@@ -101,7 +102,7 @@ def row_slices(shape: torch.Size) -> Iterator[slice]:
 def _compensated(
     weight: torch.Tensor, precision: Int4 | Int8, hessian: torch.Tensor, positive_scales: bool
 ) -> tuple[Quantized, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """The grid of all rows, and slice by slice their levels and the weights rounded to them."""
+    """The grid of all rows, and for each slice its levels and compensated weights."""
     compensation = Compensation(hessian)
     grid = quantize(weight, precision, compensation.importance, positive_scales=positive_scales)
     return grid, (
@@ -110,13 +111,13 @@ def _compensated(
 
 
 def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """The upper triangular [K, K] U with UᵀU = H⁻¹, for H damped and in the order of rounding."""
-    # Backwards: from the lower factor of H reversed, U is one triangular inverse away, and
-    # H⁻¹ is never formed, whose own factorization would fail first.
+    """The upper triangular U [K, K] with UᵀU = H⁻¹, for the damped H in processing order."""
+    # From the lower factor of the reversed H, U is one triangular inverse away. H⁻¹ is never
+    # formed: its own factorization is less stable.
     backwards = order.flip(0)
     damped = hessian[backwards][:, backwards].float()
     diagonal = damped.diagonal()
-    # A channel that never fired counts as a weak one. Without any moments all count the same.
+    # A channel that is always zero counts as a weak one. With H = 0 all channels count the same.
     diagonal.add_(_DAMPING * float(diagonal.mean()) or 1.0)
     lower: torch.Tensor = torch.linalg.cholesky(damped)
     _invert(lower)
@@ -124,10 +125,10 @@ def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def _invert(lower: torch.Tensor) -> None:
-    """Invert a lower triangular matrix in place.
+    """Invert a lower triangular matrix in place, recursively.
 
-    By halves, so that nearly all is matrix products: a third less arithmetic than solving for the
-    identity, in half the time.
+    Nearly all of it is matrix products: a third less arithmetic than solving for the identity, in
+    half the time.
     """
     size = len(lower)
     if size <= _SMALL:
@@ -155,16 +156,16 @@ def _slice(grid: Quantized, rows: slice) -> Quantized:
 def _round(
     weight: torch.Tensor, grid: Quantized, compensation: Compensation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Levels uint8 [N, blocks, group_size] of rows on a grid whose scales are given.
+    """Levels uint8 [N, blocks, group_size] of rows on a grid with given scales.
 
-    Beside them the weights fp32 [N, K] that were rounded to them.
+    Also returns the compensated weights fp32 [N, K] that they were rounded from.
     """
     scales = grid.scales.float().T.contiguous()
     zeros = torch.full_like(scales, grid.middle)
     if grid.zero_points is not None:
         zeros = grid.zero_points.float().T.contiguous()
     top = (1 << grid.bits) - 1
-    # Levels are kept as columns are rounded: what pads the last block keeps its own, zero.
+    # Columns overwrite their levels; the padding of the last block keeps the level of zero.
     levels = grid.levels.flatten(1).T.contiguous()
 
     def nearest(column: int, values: torch.Tensor) -> torch.Tensor:

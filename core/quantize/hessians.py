@@ -1,8 +1,8 @@
-"""Second moments of what every matrix multiplies: H = XᵀX / n over the tokens of a text.
+"""Hessians of every matrix's inputs: H = XᵀX / n over the tokens of a text.
 
-They say how errors in different input channels add up or cancel, which is what GPTQ works with.
-One matrix [K, K] a group is more than the model itself (15 GB at 36 layers of 9,216), so they lie
-in memory-mapped files: the system writes them out when memory is short.
+They describe how errors in different input channels add up or cancel; GPTQ needs them. One matrix
+[K, K] per group is more than the model itself (15 GB for 36 layers of 9,216), so they are stored in
+memory-mapped files: the system writes them to disk when memory is short.
 """
 
 import os
@@ -20,13 +20,13 @@ from edgelm.spec.tensor_shapes import tensor_shapes
 
 
 class Hessians:
-    """Second moments by group, collected while a model runs and read back afterwards.
+    """Hessians by group, collected while a model runs and read back afterwards.
 
     Args:
-        folder: an existing folder; a file a group is written there and stays.
-        spec: of the decoder whose groups to watch. The embedding has none: its inputs are tokens.
-        tokens: that files in the folder sum over already, if they are all there. Else what is
-            there is removed: a killed process left it.
+        folder: an existing folder, where one file per group is written and kept.
+        spec: the decoder. Its embedding has no Hessian: its inputs are tokens.
+        tokens: number of tokens that complete files in the folder already cover. Incomplete ones,
+            left by a killed process, are removed.
     """
 
     def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
@@ -44,12 +44,12 @@ class Hessians:
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Add up the inputs of every group in whatever the model runs in this block.
+        """Collect the inputs of every group while the model runs in this block.
 
         `model` is a causal language model of transformers; its head need not run.
         """
         hooks = [
-            # What the last norm returns is what the head is applied to, wherever that is done.
+            # The head is applied to the output of the last norm.
             model.get_submodule("model.norm").register_forward_hook(
                 lambda _, __, output: self._add(HEAD, output)
             )
@@ -65,7 +65,7 @@ class Hessians:
 
     @property
     def collected(self) -> bool:
-        """Whether there are any sums."""
+        """Whether anything was collected."""
         return any(self._tokens.values())
 
     def sync(self) -> None:
@@ -80,19 +80,19 @@ class Hessians:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files together."""
+        """Size of all files."""
         return sum(4 * size * size for size in self._channels.values())
 
     @property
     def groups(self) -> list[str]:
-        """The groups that are watched."""
+        """The groups that have a Hessian."""
         return list(self._modules)
 
     def __getitem__(self, group: str) -> torch.Tensor:
-        """Second moments of a group's input channels, fp32 [K, K].
+        """The Hessian of a group's input channels, fp32 [K, K].
 
         Raises:
-            KeyError: the group has no inputs of its own, or nothing has run yet.
+            KeyError: the group has no Hessian, or nothing has run yet.
         """
         if not self._tokens[group]:
             raise KeyError(group)
@@ -112,7 +112,8 @@ class Hessians:
 
     def _sum(self, group: str) -> torch.Tensor:
         size = self._channels[group]
-        # A new file is sparse and reads as zeros. Mapped for each use: no pages are held between.
+        # A new file is sparse and reads as zeros. It is mapped for each use, so that no pages stay
+        # mapped.
         path = str(self._path(group))
         return torch.from_file(path, shared=True, size=size * size).view(size, size)
 
@@ -121,4 +122,4 @@ class Hessians:
         return path.is_file() and path.stat().st_size == 4 * self._channels[group] ** 2
 
     def _path(self, group: str) -> Path:
-        return self.folder / f"{group}.moments"
+        return self.folder / f"{group}.hessian"

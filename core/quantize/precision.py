@@ -1,4 +1,4 @@
-"""What a group of weights or a cache is stored as. These records travel in the manifest.
+"""Storage formats of weights and caches. These records are part of the manifest.
 
 A *group* is one matrix of the decoder as it is executed: `layers.3.attention.qkv`,
 `layers.3.attention.o`, `layers.3.mlp.gate_up`, `layers.3.mlp.down`, `embedding`, `lm_head` (a tied
@@ -13,7 +13,7 @@ from edgelm.errors import BadInput, UnknownName
 
 KvType = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
-SCALE_BYTES = 2  # scales are stored in fp16 and widened when the session loads
+SCALE_BYTES = 2  # scales are stored in fp16 and converted to fp32 when the session loads
 
 
 class Fp32(msgspec.Struct, frozen=True, tag="fp32"):
@@ -66,9 +66,9 @@ class Int4(msgspec.Struct, frozen=True, tag="int4"):
 
 
 class W8A8(msgspec.Struct, frozen=True, tag="w8a8"):
-    """Int8 weights with a scale per output channel, int8 inputs with one from calibration.
+    """Int8 weights with a scale per output channel, int8 inputs with one scale from calibration.
 
-    Outlier channels of the inputs are first evened out into the weights (SmoothQuant,
+    Outlier channels of the inputs are first scaled down into the weights (SmoothQuant,
     arXiv 2211.10438).
     """
 
@@ -78,7 +78,7 @@ class W8A8(msgspec.Struct, frozen=True, tag="w8a8"):
 
 
 class Fp8(msgspec.Struct, frozen=True, tag="fp8"):
-    """E4M3 weights with one scale per output channel, and E4M3 inputs with one from calibration."""
+    """E4M3 weights with a scale per output channel, E4M3 inputs with one scale from calibration."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -108,7 +108,7 @@ PRECISIONS: dict[str, WeightPrecision] = {
 }
 GROUP_SIZES = (16, 32, 64, 128, 256)
 NVFP4_BLOCK = 16  # weights that share an E4M3 scale
-EIGHT_BIT_KV = ("int8", "fp8")  # what needs scales
+EIGHT_BIT_KV = ("int8", "fp8")  # cache types with scales
 KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
 
 
@@ -140,7 +140,7 @@ def describe(precision: WeightPrecision) -> str:
 
 
 def stored_bytes(rows: int, columns: int, precision: Int4 | Int8) -> int:
-    """Bytes of a matrix in groups, with its scales and zero points, padding included."""
+    """Bytes of a matrix in groups, including scales, zero points and padding."""
     bits = 4 if isinstance(precision, Int4) else 8
     blocks = -(-columns // precision.group_size)
     zeros = 0 if precision.symmetric else -(-blocks * bits // 8)
@@ -148,6 +148,6 @@ def stored_bytes(rows: int, columns: int, precision: Int4 | Int8) -> int:
 
 
 def _grouped_bits(bits: int, group_size: int, symmetric: bool) -> float:
-    if not group_size:  # a scale a channel is nothing beside its weights
+    if not group_size:  # one scale per channel is negligible
         return bits
     return bits + (8 * SCALE_BYTES + (0 if symmetric else bits)) / group_size

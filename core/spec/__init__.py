@@ -1,1 +1,1 @@
-"""What a decoder is: families, layers, shapes and counts."""
+"""The description of a decoder: families, layers, tensor shapes and parameter counts."""

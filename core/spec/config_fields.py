@@ -1,8 +1,7 @@
-"""Typed access to the fields of a foreign configuration.
+"""Typed access to the fields of an untrusted configuration.
 
-A value is checked before anything is computed from it, so that a message can name the field, what
-it holds and what was expected. The limits are far above any real model's; they keep a wrong number
-from becoming a loop or an allocation without end.
+Every value is checked before use, and the message names the field, its value and what was expected.
+The limits are far above any real model; they prevent endless loops and allocations.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ MAX_NUMBER = 1e15
 
 
 class Fields:
-    """A configuration, and what its class assumes for fields that are left out.
+    """A configuration, with its class's defaults for missing fields.
 
     `where` names the object in messages, e.g. `config.json` or `config.json: rope_scaling`.
     """
@@ -30,7 +29,7 @@ class Fields:
         *,
         where: str = "config.json",
     ) -> None:
-        # A field left out means the class's default; an explicit null means "none".
+        # A missing field means the class's default; an explicit null means "none".
         self.values = {**(defaults or {}), **values}
         self.where = where
 
@@ -51,7 +50,7 @@ class Fields:
         raise self.wrong(name, f"{kind}{limit}{hint}")
 
     def required(self, name: str, *, most: int = MAX_WIDTH) -> int:
-        """A positive integer that every model has."""
+        """A positive integer that must be present."""
         hint = "; is this the configuration of a text model?"
         value = self.integer(name, most=most, hint=hint)
         if value is None:
@@ -66,7 +65,7 @@ class Fields:
         if value is None:
             return None
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        # Comparing is false for NaN, and exact for integers that no float holds.
+        # Comparisons are false for NaN, and exact for integers beyond floats.
         if numeric and (above < value <= most or (zero and value == 0)):
             return float(value)
         least = "of at least 0" if zero else f"above {above:g}"
@@ -112,7 +111,7 @@ class Fields:
         return dict(value)
 
     def wrong(self, name: str, expected: str) -> BadCheckpoint:
-        """The error for a field that does not hold what is expected."""
+        """The error for a field with a wrong value."""
         return BadCheckpoint(
             f"{self.where}: {name} is {shown(self.values.get(name))}, expected {expected}"
         )

@@ -1,8 +1,7 @@
-"""One description of a decoder, read once from a Hugging Face configuration.
+"""The description of a decoder, read once from a Hugging Face configuration.
 
-Everything downstream (export, planner, cost model, runtime, pruning) asks the spec and never a
-configuration again. From the spec follow parameter count, weight bytes, KV bytes per token and
-FLOPs per token: the inputs of every estimate.
+Export, planner, cost model, runtime and pruning use the spec, never the configuration. It gives the
+parameter count, weight bytes, KV bytes per token and FLOPs per token for every estimate.
 """
 
 import math
@@ -27,7 +26,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu": "gelu",
 }
-# What most configuration classes assume for fields left out.
+# Defaults of most configuration classes.
 _DEFAULTS: dict[str, Any] = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -35,7 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "residual_multiplier": 1.0,
     "logits_scaling": 1.0,
 }
-# Field -> the value that changes nothing, and what other values make of a model.
+# Field -> the value that has no effect, and what other values mean.
 _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "is_causal": (True, "models that see later tokens"),
     "use_bidirectional_attention": (False, "models that see later tokens"),
@@ -61,7 +60,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
     rope: Rope | None
     window: int | None = None
-    """Number of keys, the current one included, that a query sees; None means all."""
+    """Number of keys that a query sees, including the current one; None means all."""
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
@@ -100,7 +99,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
         Raises:
             UnknownName: the family is not one of `FAMILIES`.
-            BadCheckpoint: a field is missing, or has a value that no decoder can have.
+            BadCheckpoint: a field is missing or has an invalid value.
         """
         return _Reader(config).spec()
 
@@ -116,7 +115,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def linear_parameters(self) -> int:
-        """Parameters in the matrices of all layers: what weight quantization acts on."""
+        """Parameters in the matrices of all layers, which weight quantization affects."""
         layer = sum(outputs * inputs for outputs, inputs in self.linear_shapes)
         return self.num_hidden_layers * layer
 
@@ -132,12 +131,12 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the token embedding (the head has as many again unless tied)."""
+        """Parameters of the token embedding; an untied head has the same number."""
         return self.vocab_size * self.hidden_size
 
     @property
     def vector_parameters(self) -> int:
-        """Norm weights and biases, which stay in fp32."""
+        """Norm weights and biases, which are stored in fp32."""
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         norms = (4 if self.norms == "sandwich" else 2) * h
         norms += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
@@ -152,25 +151,25 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return self.linear_parameters + heads * self.embedding_parameters + self.vector_parameters
 
     def weight_bytes(self, linear_bits: float, head_bits: float | None = None) -> int:
-        """Bytes of all weights at so many bits per matrix element (scales included in the bits)."""
+        """Bytes of all weights, from bits per matrix element, scales included."""
         head_bits = linear_bits if head_bits is None else head_bits
         heads = 1 if self.tie_word_embeddings else 2
         bits = self.linear_parameters * linear_bits + heads * self.embedding_parameters * head_bits
         return math.ceil(bits / 8) + 4 * self.vector_parameters
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:
-        """Bytes that one more token of context adds to the key-value cache of one sequence."""
+        """Bytes of the KV cache per token of one sequence."""
         return math.ceil(2 * self.num_hidden_layers * self.kv_size * element_bytes)
 
     def flops_per_token(self, context: int = 0) -> int:
-        """Floating-point operations to process one token that sees `context` earlier ones."""
+        """Floating-point operations for one token after `context` earlier ones."""
         matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
         seen = sum(min(context + 1, layer.window or context + 1) for layer in self.layers)
         return matmuls + 4 * self.q_size * seen
 
 
 class _Reader:
-    """Reads one configuration; every Hugging Face spelling is resolved here and nowhere else."""
+    """Reads one configuration; only this class handles Hugging Face's spellings."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name = _family_name(config)
@@ -210,7 +209,7 @@ class _Reader:
         )
 
     def refuse_unsupported(self) -> None:
-        """Fields that would make the model compute something else than this decoder."""
+        """Reject fields that change the computation in ways that this decoder does not support."""
         for field, (harmless, meaning) in _UNSUPPORTED.items():
             value = self.fields.values.get(field, harmless)
             if value is not None and value is not harmless:
@@ -241,7 +240,7 @@ class _Reader:
         if self.family.even_heads and hidden % heads:
             raise BadCheckpoint(
                 f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads "
-                f"{heads}, as the {self.name} architecture wants it"
+                f"{heads}, which the {self.name} architecture requires"
             )
         head_dim = fields.integer("head_dim") or hidden // heads
         if head_dim % 2 or not head_dim:
@@ -252,7 +251,7 @@ class _Reader:
         return hidden, heads, kv_heads, head_dim
 
     def number(self, field: str, *, most: float = MAX_NUMBER, zero: bool = False) -> float:
-        """A number that every model of the family has."""
+        """A number that must be present."""
         value = self.fields.number(field, most=most, zero=zero)
         if value is None:
             raise self.fields.wrong(field, "a number")
@@ -310,5 +309,5 @@ def _family_name(config: Mapping[str, Any]) -> str:
             f"unknown architecture {shown(name)} in config.json; known: {known}. "
             "Mixture-of-experts and multimodal models are not supported"
         )
-    # AutoConfig.from_pretrained's own rule: a Mistral class has no kinds of layers.
+    # The rule of AutoConfig.from_pretrained: Mistral's class has no layer types.
     return "ministral" if name == "mistral" and "layer_types" in config else name

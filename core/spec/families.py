@@ -1,10 +1,9 @@
-"""The decoder families that edgelm knows, as data.
+"""The supported decoder families, as data.
 
-A family is a row: which norms it has and where, what its projections are called, and what its
-Hugging Face classes read from `config.json`: a field that a class does not read (a Llama's
-`sliding_window`, a Mistral's `attention_bias`) has no effect there, and must have none here. The
-defaults are those that the configuration class adds when `config.json` leaves a field out.
-Everything else is read from the configuration by `DecoderSpec.from_hf`.
+A family is a row: its norms, its projections, and the fields that its Hugging Face classes read
+from `config.json`. A field that a class does not read (a Llama's `sliding_window`, a Mistral's
+`attention_bias`) has no effect there, and must have none here. The defaults are those of the
+configuration class for missing fields. `DecoderSpec.from_hf` reads everything else.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ unrotated    those of `layer_types`, by default with `use_sliding_window` those 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What distinguishes one `model_type` from a plain Llama."""
+    """The differences of one `model_type` from a plain Llama."""
 
     norms: NormPlacement = "pre"
     """pre: norm before each sublayer; post: after it (OLMo 2); sandwich: both (Gemma 2, 3)."""
@@ -40,20 +39,20 @@ class Family:
     fused_projections: bool = False
     """The checkpoint stores `qkv_proj` and `gate_up_proj` (Phi-3)."""
     qkv_bias: bool = False
-    """q, k and v have biases whatever the configuration says (Qwen 2)."""
+    """q, k and v always have biases (Qwen 2)."""
     attention_bias: bool = True
     """`attention_bias` gives q, k, v and o biases."""
     mlp_bias: bool = False
     """`mlp_bias` gives gate, up and down biases."""
     windows: Windows = "none"
     partial_rotation: bool = False
-    """`partial_rotary_factor` leaves channels of a head as they are (Phi-3)."""
+    """`partial_rotary_factor` excludes channels of a head from rotation (Phi-3)."""
     rope_types: tuple[str, ...] = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
-    """Scalings of RoPE that the class takes."""
+    """RoPE scalings that the class supports."""
     skips_rotation: bool = False
     """`no_rope_layers` or every `no_rope_layer_interval`th layer has no RoPE (SmolLM3)."""
     local_rope: bool = False
-    """Layers with a window have RoPE parameters of their own (Gemma 3)."""
+    """Layers with a window have separate RoPE parameters (Gemma 3)."""
     multipliers: bool = False
     """Reads the four multipliers of Granite."""
     query_scalar: bool = False
@@ -65,10 +64,10 @@ class Family:
     scales_embedding: bool = False
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     even_heads: bool = False
-    """The configuration class wants hidden_size to be a multiple of num_attention_heads."""
+    """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
     activation_field: str = "hidden_act"
     defaults: dict[str, Any] = field(default_factory=dict)
-    """What the Hugging Face configuration class assumes for fields left out."""
+    """Defaults of the Hugging Face configuration class for missing fields."""
 
 
 _GEMMA = {
@@ -85,7 +84,7 @@ _QWEN = {"sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads":
 FAMILIES: dict[str, Family] = {
     "llama": Family(mlp_bias=True, even_heads=True),
     "mistral": Family(windows="all", attention_bias=False, defaults=_MISTRAL),
-    # What transformers makes of a `mistral` whose configuration has `layer_types`.
+    # How transformers loads a `mistral` whose configuration has `layer_types`.
     "ministral": Family(windows="listed", attention_bias=False, defaults=_MISTRAL),
     "qwen2": Family(qkv_bias=True, attention_bias=False, windows="upper", defaults=_QWEN),
     "qwen3": Family(qk_norm="head", windows="upper", defaults=_QWEN | {"head_dim": 128}),

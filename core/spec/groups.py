@@ -1,4 +1,4 @@
-"""Which tensors make up each matrix that is executed: the groups of `edgelm.quantize.precision`."""
+"""The groups of `edgelm.quantize.precision`: executed matrices and the tensors they consist of."""
 
 from edgelm.spec.decoder import DecoderSpec
 
@@ -15,7 +15,7 @@ _FUSED = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.gate_up": ("mlp.gate_up
 
 
 def groups(spec: DecoderSpec) -> list[str]:
-    """Every group that can have a precision of its own, in order of execution."""
+    """Every group that can have its own precision, in order of execution."""
     layers = [f"layers.{i}.{part}" for i in range(spec.num_hidden_layers) for part in _PARTS]
     return ([] if spec.tie_word_embeddings else [EMBEDDING]) + [*layers, HEAD]
 

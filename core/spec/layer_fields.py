@@ -1,4 +1,4 @@
-"""Which layers have a window, and which rotate, as the class of their family reads it."""
+"""Windows and rotation of each layer, read as the family's class does."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ _SLIDES = {"full_attention": False, "sliding_attention": True, "attention": Fals
 
 
 def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[int | None]:
-    """For each layer the number of keys that a query sees, the current one included; None: all.
+    """For each layer the number of keys that a query sees, including the current one; None: all.
 
     Raises:
-        BadCheckpoint: a list of another length or with unknown kinds, or no window to slide.
+        BadCheckpoint: a list of the wrong length or with unknown types, or a missing window.
     """
     listed = _listed(fields, len(rotated))
     if family.windows == "none":
@@ -25,16 +25,16 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
     if any(listed) and window is None:
         raise BadCheckpoint(
             f"{fields.where}: {sum(listed)} layers have sliding_attention, and sliding_window is "
-            "null or switched off by use_sliding_window; set a window, or make them full_attention"
+            "null or disabled by use_sliding_window; set a window, or make them full_attention"
         )
     return [window if slides else None for slides in listed]
 
 
 def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
-    """Which layers rotate their queries and keys (SmolLM3 leaves out every fourth).
+    """Which layers rotate their queries and keys (SmolLM3 skips every fourth).
 
     Raises:
-        BadCheckpoint: a list of another length, or an entry that is neither 0 nor 1.
+        BadCheckpoint: a list of the wrong length, or an entry that is neither 0 nor 1.
     """
     flags = fields.each_layer("no_rope_layers", count)
     if not family.skips_rotation:
@@ -48,7 +48,7 @@ def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
 
 
 def _listed(fields: Fields, count: int) -> list[bool] | None:
-    """What `layer_types` says, checked also where the class does not read it."""
+    """Entries of `layer_types`, which are checked even if the class does not read them."""
     kinds = fields.each_layer("layer_types", count)
     if kinds is None:
         return None

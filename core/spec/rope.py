@@ -103,8 +103,8 @@ def _longrope(
 ) -> tuple[Frequencies, float]:
     scaling = rope.scaling
     original = int(scaling["original_max_position_embeddings"] or max_positions)
-    # The long factors change every position's angle once a prompt passes the original context,
-    # which a cache of already rotated keys cannot follow: the table is chosen by the capacity.
+    # Beyond the original context the long factors change the angles of all positions, but cached
+    # keys are already rotated: the table is chosen by the cache's capacity.
     factors = scaling["short_factor"] if positions <= original else scaling["long_factor"]
     factor = float(scaling.get("factor") or max_positions / original)
     attention = scaling.get("attention_factor")

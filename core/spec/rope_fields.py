@@ -1,8 +1,8 @@
-"""RoPE parameters of a configuration, under all the names that they have had.
+"""RoPE parameters of a configuration, in all spellings that Hugging Face has used.
 
-Hugging Face has moved them three times: `rope_theta` and `rope_scaling` at the top, `type` instead
-of `rope_type`, and today `rope_parameters` with everything inside. Where two are given, the order
-is that of `RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`.
+They are `rope_theta` and `rope_scaling` at the top level, `type` or `rope_type`, and today
+`rope_parameters` with everything inside. The precedence is that of
+`RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
     """Base, number of rotated channels and scaling of the layers with (local) or without a window.
 
     Raises:
-        UnknownName: a scaling that edgelm does not know.
-        BadCheckpoint: a parameter that is missing, of the wrong type or out of range.
+        UnknownName: edgelm does not know the scaling.
+        BadCheckpoint: a parameter is missing, of the wrong type or out of range.
     """
     inner = _parameters(fields, family, local)
     kind = inner.values.get("rope_type", inner.values.get("type", "default"))
@@ -44,12 +44,14 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
     read = _SCALINGS[kind](inner, dim)
     given = {name: inner.values[name] for name in read if name in inner}
     if family.local_rope:
-        given.pop("truncate", None)  # read beside the nested parameters, where nobody writes it
+        given.pop(
+            "truncate", None
+        )  # transformers reads it at the top level, where it does not occur
     return theta, dim, {"rope_type": kind, **given}
 
 
 def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
-    """The parameters of one kind of layer, with what stands beside them as defaults."""
+    """The parameters of one layer type, with top-level fields as defaults."""
     scaling, given = fields.nested("rope_scaling"), fields.nested("rope_parameters")
     nested = any(kind in {**scaling, **given} for kind in _KINDS)
     positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
@@ -62,7 +64,7 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
             )
         name = "rope_scaling" if scaling else "rope_parameters"
         values = scaling or given
-        # The field at the top wins over the one among the parameters.
+        # The top-level field overrides the nested one.
         original = fields.values.get(_ORIGINAL, values.get(_ORIGINAL, positions))
         values = values | {_ORIGINAL: original}
         defaults["rope_theta"] = fields.values.get("rope_theta", 10_000.0)
@@ -82,7 +84,7 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
 
 
 def _with_ratio_as_factor(inner: Fields, fields: Fields) -> Fields:
-    """What transformers makes of a factor of null: the ratio of the contexts."""
+    """Replace a null factor by the ratio of the contexts, as transformers does."""
     _needed_original(inner)
     positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
     return Fields(inner.values | {"factor": positions / inner.values[_ORIGINAL]}, where=inner.where)
@@ -96,7 +98,7 @@ def _rotated_channels(inner: Fields, family: Family, kind: str, head_dim: int) -
         partial = 1.0  # not read
     dim = int(head_dim * partial)
     if dim != head_dim and not family.partial_rotation:
-        raise inner.wrong("partial_rotary_factor", "1: here heads rotate as a whole")
+        raise inner.wrong("partial_rotary_factor", "1: this architecture rotates whole heads")
     if dim < 2 or dim % 2:
         raise BadCheckpoint(
             f"{inner.where}: {dim} of {head_dim} channels of a head are rotated, expected an even "

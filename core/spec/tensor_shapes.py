@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint of a given spec holds, under Hugging Face's names."""
+"""The tensors of a checkpoint, under Hugging Face's names, from the decoder's spec."""
 
 from edgelm.spec.decoder import DecoderSpec
 
@@ -8,7 +8,7 @@ HEAD_WEIGHT = "lm_head.weight"
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
-    """Name and shape of every tensor that a checkpoint of this decoder must hold."""
+    """Name and shape of every tensor that a checkpoint of this decoder must have."""
     hidden = spec.hidden_size
     shapes: Shapes = {
         EMBEDDING_WEIGHT: (spec.vocab_size, hidden),

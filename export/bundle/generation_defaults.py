@@ -1,4 +1,4 @@
-"""`generation_config.json` of a bundle: sampling defaults, special ids, all ends of an answer."""
+"""`generation_config.json` of a bundle: sampling defaults, special ids, every end-of-turn id."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -53,27 +53,27 @@ def token_ids(source: str, key: str, value: Any) -> list[int]:
     return list(dict.fromkeys(token for token in ids if token >= 0))
 
 
-def ends_in_template(
+def eos_with_template(
     template: str | None,
     special: Iterable[str],
-    ends: list[int],
+    eos_token_ids: list[int],
     find: Callable[[str], int | None],
     text: Callable[[int], str | None],
 ) -> list[int]:
     """Add the tokens that are known to end a turn and that the chat template writes.
 
-    A fine-tune often keeps the base model's configuration, whose end is that of a document.
+    A fine-tune often keeps the base model's configuration, whose end token ends a document.
 
     Args:
         template: the chat template.
         special: texts of all special tokens.
-        ends: ids of the ends that files name.
+        eos_token_ids: those that the files name.
         find: the id of a text.
         text: the text of an id.
     """
     written = [token for token in special if token in END_OF_TURN and token in (template or "")]
     found = sorted(index for index in map(find, written) if index is not None)
-    return without_channels(list(dict.fromkeys([*ends, *found])), text)
+    return without_channels(list(dict.fromkeys([*eos_token_ids, *found])), text)
 
 
 def _check_sampling(source: str, defaults: Mapping[str, Any]) -> None:

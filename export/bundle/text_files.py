@@ -10,7 +10,7 @@ from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.export.bundle.generation_defaults import (
-    ends_in_template,
+    eos_with_template,
     generation_defaults,
     token_ids,
 )
@@ -50,8 +50,8 @@ def _of_gguf(checkpoint: Checkpoint) -> TextFiles:
     metadata = GgufFile(checkpoint.path).metadata
     tokenizer, vocabulary = gguf_tokenizer(metadata)
     generation = generation_defaults(str(checkpoint.path), {}, checkpoint.config)
-    if vocabulary.ends:
-        generation["eos_token_id"] = vocabulary.ends
+    if vocabulary.eos_token_ids:
+        generation["eos_token_id"] = vocabulary.eos_token_ids
     return TextFiles(
         tokenizer.to_str().encode(),
         metadata.text("tokenizer.chat_template"),
@@ -69,25 +69,25 @@ def _of_folder(checkpoint: Checkpoint) -> TextFiles:
     stored = read_optional(folder / "generation_config.json") or {}
     source = str(folder / "generation_config.json")
     generation = generation_defaults(source, stored, checkpoint.config)
-    # Generation, model and tokenizer sometimes name different ends; each of them is one.
-    ends = token_ids(source, "eos_token_id", stored.get("eos_token_id"))
+    # Generation, model and tokenizer sometimes name different end tokens; each of them counts.
+    eos = token_ids(source, "eos_token_id", stored.get("eos_token_id"))
     config = str(folder / "config.json")
-    ends += token_ids(config, "eos_token_id", checkpoint.config.get("eos_token_id"))
+    eos += token_ids(config, "eos_token_id", checkpoint.config.get("eos_token_id"))
     own = (
         tokenizer.token_to_id(special["eos_token"]) if special and "eos_token" in special else None
     )
-    ends += [] if own is None else [own]
+    eos += [] if own is None else [own]
     added = tokenizer.get_added_tokens_decoder().values()
-    ends = ends_in_template(
+    eos = eos_with_template(
         template,
         [token.content for token in added if token.special],
-        list(dict.fromkeys(ends)),
+        list(dict.fromkeys(eos)),
         tokenizer.token_to_id,
         tokenizer.id_to_token,
     )
     generation.pop("eos_token_id", None)
-    if ends:
-        generation["eos_token_id"] = ends
+    if eos:
+        generation["eos_token_id"] = eos
     return TextFiles(content, template, special, generation)
 
 

@@ -46,13 +46,13 @@ def _legalize(
     symmetric: bool | None,
 ) -> WeightPrecision:
     if isinstance(precision, Int4 | Int8):
-        if kernels.grouped:
+        if kernels.has_zero_points:
             return kernels.for_table(precision, columns) if _is_table(group) else precision
         nearest = kernels.nearest(precision, columns) if group_size is None else precision
         wanted = msgspec.structs.replace(nearest, symmetric=symmetric is not False)
         kernels.check(wanted, group, columns)
         return Int8(group_size=0) if isinstance(wanted, Int8) else wanted
-    if isinstance(precision, W8A8 | Fp8 | Nvfp4) and group == HEAD and not kernels.grouped:
+    if isinstance(precision, W8A8 | Fp8 | Nvfp4) and group == HEAD and not kernels.has_zero_points:
         return Int8(group_size=0)  # the gate compares logits: their inputs stay unquantized
     kernels.check(precision, group, columns)
     return precision

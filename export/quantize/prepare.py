@@ -123,4 +123,4 @@ def _undamaged(cache: ArtifactCache) -> bool:
 
 
 def _hashes(cache: ArtifactCache) -> dict[str, str]:
-    return {path.name: file_sha256(path) for path in sorted(cache.folder.glob("*.moments"))}
+    return {path.name: file_sha256(path) for path in sorted(cache.folder.glob("*.hessian"))}

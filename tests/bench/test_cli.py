@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_a_throttled_run_is_written_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hot = Reader("cpu-throttle-alert", "throttle", "state", "cooling_device0", lambda: 1.0)
-    monkeypatch.setattr("edgelm.devices.sensors.open_sensors", lambda: Sampler([hot]))
+    monkeypatch.setattr("edgelm.bench.benchmark.open_sensors", lambda: Sampler([hot]))
     assert bench(tmp_path / "report", bundle, "--no-quality") == 0
     report = read(tmp_path / "report")
     assert report.throttled
@@ -200,6 +201,28 @@ def test_bad_input_is_one_line_and_exit_code_2(
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"error: {message}")
     assert not out.exists()
+
+
+def test_a_text_that_is_too_short_is_reported_before_anything_is_measured(
+    bundle: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Too short.")
+    out = tmp_path / "report"
+    assert bench(out, bundle, "--source", source, "--quality-text", text) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"error: .*short\.txt has \d+ tokens, expected at least 18", error)
+    assert "loading" not in error
+
+
+def test_a_report_that_cannot_be_written_is_reported_before_anything_is_measured(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "report"
+    assert bench(out, bundle, "--no-quality") == 2
+    expected = f"error: --out {out}: {tmp_path}/file is a file; expected a folder for the report\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_another_source_is_refused(

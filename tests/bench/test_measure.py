@@ -28,7 +28,7 @@ def run(
     engines: list[MeasuredEngine],
     tests: list[Job],
     rounds: int = 2,
-    quality: Callable[[], Quality] | None = None,
+    quality: Quality | None = None,
     sensors: Sampler | None = None,
 ) -> tuple[dict[str, Samples], dict[str, str]]:
     samples, absent = measure(
@@ -47,10 +47,8 @@ def run(
 
 
 @pytest.fixture
-def quality(source: Path, bundle: Path) -> Callable[[], Quality]:
-    return lambda: Quality(
-        open_checkpoint(source), bundle / "tokenizer.json", GATE, context=CONTEXT
-    )
+def quality(source: Path, bundle: Path) -> Quality:
+    return Quality(open_checkpoint(source), bundle / "tokenizer.json", GATE, context=CONTEXT)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -102,7 +100,7 @@ def test_every_kept_run_has_its_window(fake: FakeEngineMaker) -> None:
 
 
 def test_sensors_watch_the_rounds_only(
-    fake: FakeEngineMaker, calls: Callable[[], list[str]], quality: Callable[[], Quality]
+    fake: FakeEngineMaker, calls: Callable[[], list[str]], quality: Quality
 ) -> None:
     seen: list[set[str]] = []
 
@@ -154,7 +152,7 @@ def test_a_model_that_cannot_be_prepared_is_reported(fake: FakeEngineMaker) -> N
 
 
 def test_a_contender_that_cannot_be_judged_does_not_stop_the_others(
-    fake: FakeEngineMaker, quality: Callable[[], Quality]
+    fake: FakeEngineMaker, quality: Quality
 ) -> None:
     samples, absent = run([fake("fails-in-logits"), fake("good")], [PP], quality=quality)
     assert samples["good"].figures is not None
@@ -164,9 +162,7 @@ def test_a_contender_that_cannot_be_judged_does_not_stop_the_others(
     assert judged is None or judged.figures is None
 
 
-def test_bundles_are_measured_and_judged(
-    bundle: Path, int8_bundle: Path, quality: Callable[[], Quality]
-) -> None:
+def test_bundles_are_measured_and_judged(bundle: Path, int8_bundle: Path, quality: Quality) -> None:
     folders = (bundle, int8_bundle)
     ours = bundle_engines({folder: read_manifest(folder) for folder in folders})
     samples, absent = run(ours, [PP, TG, DEEP], quality=quality)
@@ -184,7 +180,7 @@ def test_bundles_are_measured_and_judged(
 
 
 def test_a_uniform_engine_is_as_far_as_its_logits_say(
-    fake: FakeEngineMaker, quality: Callable[[], Quality], source: Path
+    fake: FakeEngineMaker, quality: Quality, source: Path
 ) -> None:
     samples, _ = run([fake("good")], [PP], rounds=1, quality=quality)
     figures = samples["good"].figures

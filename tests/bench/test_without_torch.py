@@ -13,7 +13,7 @@ from tests.bench.conftest import ROOT
 BLOCK = """\
 from importlib.machinery import PathFinder
 
-BLOCKED = {"torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf"}
+BLOCKED = {"torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf", "matplotlib"}
 found = PathFinder.find_spec
 
 

@@ -62,7 +62,7 @@ def test_an_unknown_verb_is_an_error(fake: FakeEngineMaker) -> None:
         worker.ask("dance")
 
 
-def test_a_process_that_ends_leaves_its_last_words(fake: FakeEngineMaker) -> None:
+def test_a_process_that_ends_leaves_its_last_lines(fake: FakeEngineMaker) -> None:
     with start(fake, "dies-in-prefill") as worker:
         load(worker, "dies-in-prefill")
         with pytest.raises(WorkerFailed, match="the process ended: out of memory"):
@@ -90,7 +90,7 @@ def test_what_libraries_print_does_not_disturb_the_protocol(fake: FakeEngineMake
     with start(fake, "chatty") as worker:
         assert load(worker, "chatty")["version"] == "1.0"
         assert worker.ask("prefill", tokens=2, depth=0, vocab_size=VOCAB)["ms"] >= 0
-        assert "and past Python" in worker._last_words()
+        assert "and past Python" in worker._last_lines()
 
 
 def test_workers_see_no_network_and_send_no_telemetry(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import MANIFEST
+from edgelm.export import delivery
 from edgelm.export.choose import try_smaller
-from edgelm.export.graph.write import WrittenGraph
+from edgelm.export.graph.write import WrittenGraph, write_graph
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int8
 
@@ -74,10 +75,7 @@ def test_nothing_smaller_is_tried_without_a_failure(tmp_path: Path) -> None:
 def test_a_budget_is_met_with_one_graph_written(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgelm.export import delivery
-
     written: list[Path] = []
-    write_graph = delivery.write_graph
 
     def counting(folder: Path, *given: Any) -> WrittenGraph:
         written.append(folder)

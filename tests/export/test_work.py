@@ -123,7 +123,7 @@ export_model({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=k
 def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     export_model(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
-    [moments] = files(work, "layers.0.mlp.down.moments")
+    [moments] = files(work, "layers.0.mlp.down.hessian")
     whole = moments.read_bytes()
     for path in files(work, "*.safetensors"):  # as after a kill: sums of a part of the text
         path.unlink()
@@ -144,7 +144,7 @@ def test_lost_moments_are_collected_again(
 ) -> None:
     work = tmp_path / "work"
     export_model(tiny_chat, tmp_path / "first", precision="int4", gate="off", work=work)
-    [moments] = files(work, "layers.0.mlp.down.moments")
+    [moments] = files(work, "layers.0.mlp.down.hessian")
     whole = moments.read_bytes()
     moments.unlink()
     if left:

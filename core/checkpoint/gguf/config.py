@@ -1,4 +1,4 @@
-"""The `config.json` that a GGUF file's metadata amounts to, read as llama.cpp reads it."""
+"""Convert a GGUF file's metadata to a `config.json`, read as llama.cpp reads it."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from edgelm.errors import BadCheckpoint
 from edgelm.spec.tensor_shapes import Shapes
 
 _MAX_SIZE = 2**24
-# Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. No key says so:
-# llama.cpp goes by the number of layers.
+# Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. There is no key
+# for it: llama.cpp uses the number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 _GEMMA_PATTERN = {"gemma2": 2, "gemma3": 6}
-# Keys that change the numbers, and that no decoder here follows.
+# Keys that change the computation and are not supported.
 _UNSUPPORTED = (
     "expert_count",
     "expert_used_count",
@@ -40,7 +40,7 @@ def read_config(
         factors: tensors that scale RoPE, under llama.cpp's names.
 
     Raises:
-        BadCheckpoint: a value is missing, of the wrong type, or one that is not supported.
+        BadCheckpoint: a value is missing, of the wrong type or not supported.
     """
     return _Reader(metadata, architecture, shapes, factors).config()
 
@@ -126,11 +126,11 @@ class _Reader:
 
     def layer_count(self) -> int:
         layers = self.size("block_count")
-        # Before anything is built for each layer.
+        # Checked before anything is built per layer.
         present = {name.split(".")[2] for name in self.shapes if name.startswith("model.layers.")}
         if not self.shapes:
             raise BadCheckpoint(
-                f"{self.metadata.path} holds no weights, only a vocabulary; use the model's file"
+                f"{self.metadata.path} has no weights, only a vocabulary; use the model's file"
             )
         if layers > len(present):
             raise BadCheckpoint(
@@ -144,8 +144,8 @@ class _Reader:
         if len(shape) != 2:
             found = f"has shape {list(shape)}, expected two dimensions" if shape else "is missing"
             raise BadCheckpoint(
-                f"{self.metadata.path}: the embedding token_embd.weight {found}; is this a text "
-                "model, and is the file whole?"
+                f"{self.metadata.path}: the embedding token_embd.weight {found}; is this a "
+                "complete file of a text model?"
             )
         return shape[0]
 
@@ -154,8 +154,8 @@ class _Reader:
         value_dim = self.size("attention.value_length", head_dim)
         if value_dim != head_dim:
             raise BadCheckpoint(
-                f"{self.metadata.path}: keys of {head_dim} and values of {value_dim} channels a "
-                "head are not supported; they must be equal"
+                f"{self.metadata.path}: heads with {head_dim} key channels and {value_dim} value "
+                "channels are not supported; they must be equal"
             )
         if head_dim % 2:
             raise BadCheckpoint(
@@ -192,7 +192,7 @@ class _Reader:
         return values
 
     def windows(self, layers: int) -> dict[str, Any]:
-        """Only Gemma and Phi-3 have windows; llama.cpp reads none of the other architectures'."""
+        """Windows of Gemma and Phi-3; llama.cpp ignores those of other architectures."""
         key = self.key("attention.sliding_window")
         if self.architecture == "phi3":
             return {"sliding_window": self.metadata.integer(key) or None}
@@ -232,7 +232,7 @@ class _Reader:
 
 
 def token_id(metadata: GgufMetadata, name: str) -> int | None:
-    """The id of a special token, e.g. `eos`; all bits set (-1) means that there is none."""
+    """The id of a special token, e.g. `eos`; None if missing or -1 (all bits set)."""
     key = f"tokenizer.ggml.{name}_token_id"
     value = metadata.values.get(key)
     if isinstance(value, int) and value in (-1, 2**32 - 1):
@@ -241,6 +241,6 @@ def token_id(metadata: GgufMetadata, name: str) -> int | None:
 
 
 def _ratio(part: int, whole: int) -> float:
-    """`part / whole`, such that multiplying by the whole and cutting off gives the part."""
+    """A ratio such that `int(ratio * whole)` is exactly `part`."""
     ratio = part / whole
     return ratio if int(ratio * whole) == part else math.nextafter(ratio, 1.0)

@@ -1,8 +1,8 @@
 """Parse the header of a GGUF file (format: ggml docs/gguf.md, versions 2 and 3).
 
-This takes milliseconds where the `gguf` package's reader takes seconds on a large vocabulary. The
-file may be anybody's: every length and count is compared with the bytes that are left, and with a
-limit no real model comes near, before anything is allocated for it.
+It takes milliseconds, where the `gguf` package's reader takes seconds on a large vocabulary. The
+file is untrusted: every length and count is compared with the remaining bytes and with a generous
+limit before anything is allocated.
 """
 
 import mmap
@@ -41,7 +41,7 @@ _MAX_ALIGNMENT = 2**20
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor lies; `shape` is row-major, as Hugging Face writes it."""
+    """A tensor's place in the file; `shape` is row-major, as in Hugging Face checkpoints."""
 
     shape: tuple[int, ...]
     ggml_type: int
@@ -50,10 +50,10 @@ class TensorInfo(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a GGUF file says before its data.
+    """The contents of a GGUF file's header.
 
     Arrays of numbers in `metadata` are numpy views of the file, other arrays are lists. Strings
-    that are not UTF-8 keep their bytes as surrogates, so that only who needs them must refuse them.
+    that are not UTF-8 keep their bytes as surrogates, so that only their users reject them.
     `entries` are the bytes of each metadata entry, from its key to the end of its value.
     """
 
@@ -68,7 +68,7 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
     """Parse a mapped file.
 
     Raises:
-        BadCheckpoint: it is not a GGUF file, is cut off, or holds what no model can have.
+        BadCheckpoint: it is not a GGUF file, is truncated, or has impossible values.
     """
     try:
         return _Parser(data).parse()
@@ -79,7 +79,7 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
 
 
 class _Truncated(Exception):
-    """More is announced than the file has left."""
+    """The header announces more bytes than the file has."""
 
 
 class _Parser:
@@ -121,11 +121,11 @@ class _Parser:
             return
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
             raise ValueError(
-                "this is a big-endian GGUF file, which is not read; convert the model again on a "
+                "big-endian GGUF files are not supported; convert the model again on a "
                 "little-endian machine, or with gguf's gguf-convert-endian"
             )
         raise ValueError(
-            f"GGUF version {version} is not read; versions 2 and 3 are: convert the model again"
+            f"GGUF version {version} is not supported, expected 2 or 3; convert the model again"
         )
 
     def alignment(self, value: Any) -> int:
@@ -144,7 +144,7 @@ class _Parser:
         elements = 1
         for dim in dims:
             elements *= dim
-            # At least a bit is stored for an element.
+            # An element needs at least one bit.
             if dim < 1 or elements > 8 * self.size:
                 raise ValueError(
                     f"{name} has shape {list(reversed(dims))}, which a file of {self.size} bytes "
@@ -161,13 +161,13 @@ class _Parser:
         return int(value)
 
     def take(self, length: int) -> int:
-        """Move past a number of bytes; returns where they begin."""
+        """Skip a number of bytes; returns the position of the first one."""
         begin = self.at
         if length > self.size - begin:
             raise _Truncated
         if begin + length > _MAX_HEADER_BYTES:
             raise ValueError(
-                f"the header is longer than {_MAX_HEADER_BYTES // 2**20} MiB, which no model needs"
+                f"the header is longer than the limit of {_MAX_HEADER_BYTES // 2**20} MiB"
             )
         self.at += length
         return begin
@@ -216,7 +216,7 @@ class _Parser:
         return [self.array(key, depth + 1) for _ in range(count)]
 
     def strings(self, key: str, count: int) -> list[str]:
-        # A vocabulary and its merges are half a million strings: no call for each.
+        # A vocabulary and its merges are half a million strings: avoid a call for each.
         unpack, data, at = struct.Struct("<Q").unpack_from, self.data, self.at
         end = min(self.size, _MAX_HEADER_BYTES)
         values = []

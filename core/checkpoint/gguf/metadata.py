@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, each value checked for its type where it is used."""
+"""Typed access to the metadata of a GGUF file."""
 
 import math
 from pathlib import Path
@@ -13,9 +13,9 @@ _MAX_NUMBERS = 2**21  # of one array: one number for each token
 
 
 class GgufMetadata:
-    """Key-value pairs of a file; what is asked for with the wrong type is an error that says so.
+    """Key-value pairs of a file; a value of the wrong type is an error that names the key.
 
-    Every method returns its `default` where the key is missing.
+    Every method returns its `default` if the key is missing.
     """
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class GgufMetadata:
     def integer(
         self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**31 - 1
     ) -> int | None:
-        """A whole number; of an array with one entry for each layer, the entry all layers share."""
+        """A whole number; of an array with one entry per layer, the value of all layers."""
         if key not in self.values:
             return default
         value = self._shared(key)
@@ -89,7 +89,7 @@ class GgufMetadata:
         return values.tolist()  # type: ignore[no-any-return]
 
     def wrong(self, key: str, expected: str) -> BadCheckpoint:
-        """The error for a value that is not what was expected."""
+        """The error for an unexpected value."""
         value = self.values[key]
         if isinstance(value, list | np.ndarray):
             shown = f"an array of {len(value)} items"

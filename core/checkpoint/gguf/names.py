@@ -1,4 +1,4 @@
-"""Names of a GGUF file's tensors under Hugging Face's spelling."""
+"""Hugging Face's names for the tensors of a GGUF file."""
 
 # GGUF architecture -> model_type. Mistral files carry the architecture `llama`.
 MODEL_TYPES = {
@@ -41,7 +41,7 @@ _TOP_NAMES = {
 
 
 def hf_name(architecture: str, name: str) -> str:
-    """The name in a Hugging Face checkpoint; a name that no decoder has stays as it is."""
+    """The name in a Hugging Face checkpoint; unknown names are unchanged."""
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     if not name.startswith("blk.") or name.count(".") != 3:

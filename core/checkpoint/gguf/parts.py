@@ -1,6 +1,6 @@
-"""A GGUF file in parts: `llama-gguf-split` writes name-00001-of-00003.gguf and so on.
+"""GGUF files in parts, name-00001-of-00003.gguf and so on, as `llama-gguf-split` writes them.
 
-Each part has a whole header; the model's metadata is in the first, and a part may have no tensor.
+Each part has a complete header; the first one has the model's metadata. A part may have no tensors.
 """
 
 import mmap
@@ -30,7 +30,7 @@ class GgufPart:
 
 
 def open_parts(path: Path) -> list[GgufPart]:
-    """Open a GGUF file; of a model in several, all of them, whichever is given.
+    """Open a GGUF file, and all other parts if it is one of several.
 
     Raises:
         BadCheckpoint: a file is damaged, or a part is missing or belongs to another model.
@@ -44,7 +44,7 @@ def open_parts(path: Path) -> list[GgufPart]:
         stored = (part.metadata.integer("split.no"), part.metadata.integer("split.count"))
         if stored != (number, count):
             raise BadCheckpoint(
-                f"{part.path} says split.no {stored[0]} and split.count {stored[1]}, expected "
+                f"{part.path} has split.no {stored[0]} and split.count {stored[1]}, expected "
                 f"{number} and {count}; is it a part of another model?"
             )
     _check_tensors(parts)
@@ -55,8 +55,8 @@ def _part_paths(path: Path, count: int) -> list[Path]:
     match = _PART_NAME.fullmatch(path.name)
     if match is None or int(match["count"]) != count:
         raise BadCheckpoint(
-            f"{path} is one of {count} parts of a split model, and its name does not say where the "
-            f"others are; expected a name such as model-00001-of-{count:05}.gguf, or one file "
+            f"{path} is one of {count} parts of a split model, but its name does not lead to the "
+            f"others; expected a name such as model-00001-of-{count:05}.gguf, or one file "
             "(llama-gguf-split --merge)"
         )
     names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
@@ -83,7 +83,7 @@ def _check_tensors(parts: list[GgufPart]) -> None:
     if expected is not None and expected != len(seen):
         raise BadCheckpoint(
             f"{parts[0].path}: the {len(parts)} parts hold {len(seen)} tensors, "
-            f"split.tensors.count says {expected}; download them again"
+            f"split.tensors.count is {expected}; download them again"
         )
 
 

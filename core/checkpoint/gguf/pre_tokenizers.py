@@ -1,20 +1,20 @@
-"""How byte-level BPE tokenizers split text before merging: the names of `tokenizer.ggml.pre`.
+"""Pre-tokenizers of byte-level BPE, by the names of `tokenizer.ggml.pre`.
 
 The expressions are those of llama.cpp's llama-vocab.cpp, in the spelling of the models' own
-tokenizer.json where the two mean the same. A text is split by the first expression into matches
-and what lies between them, each piece by the second, and so on.
+tokenizer.json if both mean the same. The first expression splits a text into matches and the text
+between them, the second one splits each piece, and so on.
 """
 
 from typing import NamedTuple
 
 
 class PreTokenizer(NamedTuple):
-    """One way to split; `ignore_merges` takes a piece that is a token as it is."""
+    """One way to split; with `ignore_merges` a piece that is a token is not split further."""
 
     expressions: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
-    """Whether BOS is put first where the file does not say."""
+    """Whether BOS comes first if the file does not specify it."""
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -1,7 +1,7 @@
 """Read a GGUF file as a Hugging Face checkpoint (format: ggml docs/gguf.md, versions 2 and 3).
 
-The header is parsed by `gguf_header`; blocks are dequantized by the `gguf` package, tensor by
-tensor, and put into Hugging Face's layout here.
+`header` parses the header; the `gguf` package dequantizes one tensor at a time, which is converted
+to Hugging Face's layout here.
 """
 
 from itertools import pairwise
@@ -21,7 +21,7 @@ _F32, _F16 = 0, 1  # ggml types that need no dequantizing
 
 
 class _Stored(NamedTuple):
-    """A tensor: its name as messages give it, the part that holds it, and where."""
+    """A tensor: its name for messages, the part that contains it, and its place there."""
 
     name: str
     part: GgufPart
@@ -31,11 +31,11 @@ class _Stored(NamedTuple):
 class GgufFile:
     """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names.
 
-    Of a split model any part can be given; `path` is the first, `paths` are all of them.
+    Of a split model any part can be given; `path` is the first part, `paths` are all parts.
 
     Raises:
         BadCheckpoint: a file is damaged, or a part is missing.
-        UnknownName: an architecture that edgelm does not know.
+        UnknownName: edgelm does not know the architecture.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class GgufFile:
         self.metadata = parts[0].metadata
         kind = self.metadata.text("general.type", "model")
         if kind != "model":
-            raise BadCheckpoint(f"{path} holds a GGUF {kind} (general.type), expected a model")
+            raise BadCheckpoint(f"{path} is a GGUF {kind} (general.type), expected a model")
         self.architecture = self.metadata.text("general.architecture") or ""
         if self.architecture not in MODEL_TYPES:
             raise UnknownName(
@@ -60,12 +60,12 @@ class GgufFile:
         self.shapes = {name: stored.info.shape for name, stored in self._tensors.items()}
 
     def config(self) -> dict[str, Any]:
-        """The `config.json` that this file amounts to."""
+        """The equivalent `config.json`."""
         factors = {name: self._read_factors(stored) for name, stored in self._factors.items()}
         return read_config(self.metadata, self.architecture, self.shapes, factors)
 
     def check_tensors(self) -> None:
-        """Raise BadCheckpoint unless every tensor can be dequantized and lies within its file."""
+        """Raise BadCheckpoint unless every tensor is inside its file and can be dequantized."""
         stored = [*self._tensors.values(), *self._factors.values()]
         spans: dict[Path, list[tuple[int, int, str]]] = {path: [] for path in self.paths}
         for one in stored:
@@ -98,7 +98,7 @@ class GgufFile:
         ours = hf_name(self.architecture, name)
         if ours in self._tensors:
             raise BadCheckpoint(
-                f"{part.path}: {name} and {self._tensors[ours].name} are two names of one tensor; "
+                f"{part.path}: {name} and {self._tensors[ours].name} are the same tensor; "
                 "convert the model again"
             )
         title = name if ours == name else f"{ours} ({name})"
@@ -126,7 +126,7 @@ class GgufFile:
     def _unpermute(
         self, name: str, tensor: npt.NDArray[np.float32], key: str
     ) -> npt.NDArray[np.float32]:
-        # llama.cpp interleaves the two rotary halves of a head; Hugging Face keeps them apart.
+        # llama.cpp interleaves the two rotary halves of a head; Hugging Face separates them.
         heads = self.metadata.integer("llama.attention.head_count", least=1)
         heads = self.metadata.integer(f"llama.attention.{key}", heads, least=1)
         if heads is None or tensor.shape[0] % (2 * heads):
@@ -158,7 +158,7 @@ def _check_end(stored: _Stored, end: int) -> None:
 
 
 def _stored_bytes(stored: _Stored) -> int:
-    """Bytes of a tensor, after a check that they are there and can be dequantized."""
+    """Size of a tensor in bytes, after checking that it is complete and can be dequantized."""
     from gguf import GGMLQuantizationType
     from gguf.constants import GGML_QUANT_SIZES
 
@@ -188,7 +188,7 @@ def _stored_bytes(stored: _Stored) -> int:
 
 
 def _can_dequantize(number: int) -> bool:
-    """Ask the gguf package by one block of zeros: it knows more types than it can dequantize."""
+    """Try one block of zeros: the gguf package cannot dequantize all types that it knows."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if number in (_F32, _F16):
@@ -205,5 +205,5 @@ def _dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[Any]:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    with np.errstate(all="ignore"):  # scales of zero, and what a damaged file holds
+    with np.errstate(all="ignore"):  # scales of zero, or a damaged file
         return dequantize(rows, GGMLQuantizationType(number))

@@ -1,4 +1,4 @@
-"""Rotary scaling of a GGUF file, as metadata or as factors stored in a tensor."""
+"""RoPE scaling of a GGUF file, from metadata or from factors in a tensor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from edgelm.spec.rope import rotary_frequencies
 Factors = npt.NDArray[np.float32]
 
 _TYPES = ("none", "linear", "yarn", "longrope")
-# What Llama 3.1 to 3.3 have beside the factor; the stored tensor is compared with them.
+# Parameters of Llama 3.1 to 3.3 besides the factor; the stored tensor is compared with them.
 _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -52,7 +52,7 @@ def rope_scaling(
     if ROPE_FREQS in factors:
         if scaling is not None or len(factors) > 1:
             raise BadCheckpoint(
-                f"{metadata.path} scales RoPE twice, by the tensor {ROPE_FREQS} and otherwise, "
+                f"{metadata.path} scales RoPE by the tensor {ROPE_FREQS} and in another way, "
                 "which is not supported; use the model's safetensors folder"
             )
         return _from_frequencies(factors[ROPE_FREQS], theta, dim, context)
@@ -63,7 +63,7 @@ def rope_scaling(
 
 def _from_metadata(metadata: GgufMetadata, prefix: str, context: int) -> dict[str, Any] | None:
     factor = metadata.number(f"{prefix}scaling.factor") or metadata.number(f"{prefix}scale_linear")
-    # As llama.cpp reads it: a factor without a type is linear.
+    # As in llama.cpp, a factor without a type is linear.
     kind = metadata.text(f"{prefix}scaling.type") or ("linear" if factor else "none")
     if kind not in _TYPES:
         raise BadCheckpoint(
@@ -86,7 +86,7 @@ def _yarn(
     extrapolation = metadata.number(f"{prefix}scaling.yarn_ext_factor", 1.0)
     if extrapolation != 1.0:
         raise BadCheckpoint(
-            f"{metadata.path}: {prefix}scaling.yarn_ext_factor is {extrapolation}, and only 1 is "
+            f"{metadata.path}: {prefix}scaling.yarn_ext_factor is {extrapolation}, but only 1 is "
             "supported; use the model's safetensors folder"
         )
     # llama.cpp multiplies YaRN's own factor by the stored one; Hugging Face replaces it.
@@ -137,7 +137,7 @@ def _from_frequencies(
     scaled = rotary_frequencies(Rope(theta, dim, llama3), context, context)
     if np.allclose(plain / scaled, factors, rtol=1e-5, atol=0):
         return llama3
-    # Any other factors are said by longrope's fields with both lists alike.
+    # Other factors are expressed as longrope with two equal lists.
     values = [float(value) for value in factors]
     return {
         "rope_type": "longrope",

@@ -1,9 +1,9 @@
 """Build the tokenizer of a GGUF file from its own vocabulary, by llama.cpp's rules.
 
-Nothing beside the file is read. Two kinds are known: byte-level BPE, and SentencePiece, whose
+Only the file itself is read. Two kinds are supported: byte-level BPE, and SentencePiece, whose
 merges are not stored: llama.cpp merges the neighbors whose joined token has the highest score,
-which is BPE with merges ranked by score. (Tokens of equal score are ranked by id, where llama.cpp
-goes from left to right; vocabularies have distinct scores but for tokens that text never merges.)
+which is BPE with merges ranked by score. (Tokens of equal score are ranked by id, while llama.cpp
+works from left to right; in practice only tokens that text never merges have equal scores.)
 """
 
 import json
@@ -25,10 +25,10 @@ _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
 def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]":
-    """The tokenizer that a file carries, and the vocabulary that it was built from.
+    """The tokenizer of a file, and the vocabulary that it was built from.
 
     Raises:
-        BadCheckpoint: the file has no tokenizer, or one whose ids could not be certain.
+        BadCheckpoint: the file has no tokenizer, or one that would give different ids.
     """
     vocabulary = read_vocabulary(metadata)
     try:
@@ -45,7 +45,7 @@ def gguf_tokenizer(metadata: GgufMetadata) -> "tuple[Tokenizer, GgufVocabulary]"
 
 
 def write_for_transformers(metadata: GgufMetadata, folder: Path) -> None:
-    """Write a file's tokenizer into a folder, as `AutoTokenizer.from_pretrained` reads it.
+    """Write a file's tokenizer into a folder for `AutoTokenizer.from_pretrained`.
 
     Raises:
         BadCheckpoint: as `gguf_tokenizer`.
@@ -82,7 +82,7 @@ def _build(vocabulary: GgufVocabulary) -> "Tokenizer":
         for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
         if kind in kinds
     ]
-    # One call each: special tokens and others share one list, in the order of ids.
+    # One call each: special and other tokens share one list, in order of ids.
     tokenizer.add_tokens([token for token in added if not token.special])
     tokenizer.add_special_tokens([token for token in added if token.special])
     _add_ends_of_text(tokenizer, vocabulary)
@@ -110,7 +110,7 @@ def _known_merges(merges: list[str], ids: dict[str, int]) -> list[tuple[str, str
         cut = merge.find(" ", 1)  # a token may begin with a space
         left, right = merge[:cut], merge[cut + 1 :]
         if cut < 0 or left not in ids or right not in ids or left + right not in ids:
-            raise ValueError(f"the merge {shown(merge)} is not of two tokens to a third")
+            raise ValueError(f"the merge {shown(merge)} does not join two tokens to a third one")
         pairs.append((left, right))
     return pairs
 
@@ -153,7 +153,7 @@ def _merges_by_score(vocabulary: GgufVocabulary, ids: dict[str, int]) -> list[tu
 
 
 def _strips_right(vocabulary: GgufVocabulary, token: str) -> bool:
-    # As llama.cpp does for Phi-3, following its tokenizer.json.
+    # As in llama.cpp for Phi-3, following its tokenizer.json.
     return vocabulary.strips_right and token not in ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -176,13 +176,13 @@ def _add_ends_of_text(tokenizer: "Tokenizer", vocabulary: GgufVocabulary) -> Non
 
 
 def _check(metadata: GgufMetadata, vocabulary: GgufVocabulary, tokenizer: "Tokenizer") -> None:
-    """A wrong tokenizer is worse than none: every id must mean the file's own token."""
+    """Raise BadCheckpoint unless every id stands for the file's own token."""
     built = tokenizer.get_vocab(with_added_tokens=True)
     expected = {token: index for index, token in enumerate(vocabulary.tokens)}
     if built != expected:
         token = next(iter(dict(set(built.items()) ^ set(expected.items()))))
         raise BadCheckpoint(
             f"{metadata.path}: the tokenizer built from it gives {shown(token)} the id "
-            f"{built.get(token)}, the file says {expected.get(token)}; use the model's "
+            f"{built.get(token)}, the file has {expected.get(token)}; use the model's "
             "safetensors folder"
         )

@@ -1,6 +1,6 @@
-"""The vocabulary of a GGUF file: its tokens, what each is for, and which end an answer.
+"""The vocabulary of a GGUF file: tokens, their types, and the end-of-generation tokens.
 
-All as llama.cpp's loader takes it (llama-vocab.cpp), defaults included.
+The rules and defaults are those of llama.cpp's loader (llama-vocab.cpp).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _MAX_TOKEN_CHARACTERS = 4096
 
 
 class TokenType(IntEnum):
-    """What a token is for; the numbers are the file's."""
+    """Token types, with the numbers of the file format."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -32,15 +32,15 @@ _SPECIAL = {
     "bos_token": "bos",
     "eos_token": "eos",
     "unk_token": "unknown",
-    "sep_token": "seperator",  # spelled so in the format
+    "sep_token": "seperator",  # the spelling of the format
     "pad_token": "padding",
     "cls_token": "cls",
     "mask_token": "mask",
 }
-# Of a SentencePiece vocabulary whose file names none.
+# Defaults of SentencePiece vocabularies.
 _SENTENCEPIECE_DEFAULTS = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 
-# Texts that end a turn wherever they are in a vocabulary.
+# Tokens that end a turn in every vocabulary.
 END_OF_TURN = frozenset(
     {
         "<|eot_id|>",
@@ -58,22 +58,22 @@ END_OF_TURN = frozenset(
         "<｜end▁of▁sentence｜>",
     }
 )
-# These only as control tokens: in some vocabularies they are ordinary HTML or plain words.
+# These only as control tokens: in some vocabularies they are HTML or ordinary words.
 _END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]", "[EOT]", "<|EOT|>", "<turn|>"})
 
 
 @dataclass(frozen=True, slots=True)
 class GgufVocabulary:
-    """What `gguf_tokenizer` builds a tokenizer from.
+    """The input of `gguf_tokenizer`.
 
-    `special` maps Hugging Face's names (`bos_token`, ...) to ids; `ends` are the ids that end an
-    answer. `merges` belong to byte-level BPE, whose `pre` is set; `scores` to SentencePiece.
+    `special` maps Hugging Face's names (`bos_token`, ...) to ids; `eos_token_ids` end an answer.
+    `merges` belong to byte-level BPE, whose `pre` is set; `scores` to SentencePiece.
     """
 
     tokens: list[str]
     types: list[int]
     special: dict[str, int]
-    ends: list[int]
+    eos_token_ids: list[int]
     add_bos: bool
     add_eos: bool
     pre: PreTokenizer | None
@@ -81,7 +81,7 @@ class GgufVocabulary:
     scores: list[float]
     space_prefix: bool
     strips_right: bool
-    """Control tokens swallow the white space after them (Phi-3)."""
+    """Control tokens remove the white space after them (Phi-3)."""
 
     def special_texts(self) -> dict[str, str]:
         """Text of each special token by its name."""
@@ -92,7 +92,7 @@ def read_vocabulary(metadata: GgufMetadata) -> GgufVocabulary:
     """Read the vocabulary of a file.
 
     Raises:
-        BadCheckpoint: there is none, it contradicts itself, or is of a kind that is not supported.
+        BadCheckpoint: it is missing, inconsistent, or of an unsupported kind.
     """
     return _Reader(metadata).read()
 
@@ -106,7 +106,7 @@ class _Reader:
         model = self.metadata.text(f"{_KEY}model")
         if model is None or model in ("none", "no_vocab"):
             raise BadCheckpoint(
-                f"{self.path} holds no tokenizer (no key {_KEY}model); convert the model again "
+                f"{self.path} has no tokenizer (no key {_KEY}model); convert the model again "
                 "with its tokenizer, or use its safetensors folder"
             )
         if model not in ("gpt2", "llama"):
@@ -123,7 +123,7 @@ class _Reader:
             tokens=tokens,
             types=types,
             special=special,
-            ends=self.ends(tokens, types, special),
+            eos_token_ids=self.ends(tokens, types, special),
             add_bos=self.adds("bos", special, default=pre.add_bos if pre else True),
             add_eos=self.adds("eos", special, default=False),
             pre=pre,
@@ -150,8 +150,8 @@ class _Reader:
             seen: set[str] = set()
             twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
             raise BadCheckpoint(
-                f"{self.path}: the token {twice!r} is in {_KEY}tokens more than once, so that text "
-                "has no certain ids; convert the model again"
+                f"{self.path}: the token {twice!r} is in {_KEY}tokens more than once, so token ids "
+                "are ambiguous; convert the model again"
             )
         return tokens
 
@@ -160,7 +160,7 @@ class _Reader:
         if types is None:
             return [TokenType.NORMAL] * len(tokens)
         self.same_length("token_type", len(types), len(tokens))
-        # The loader takes these for control tokens even where the file calls them normal.
+        # llama.cpp treats these as control tokens even if the file calls them normal.
         return [
             TokenType.CONTROL if token in END_OF_TURN else kind
             for token, kind in zip(tokens, types, strict=True)
@@ -170,8 +170,8 @@ class _Reader:
         scores = self.metadata.numbers(f"{_KEY}scores", "f")
         if scores is None:
             raise BadCheckpoint(
-                f"{self.path}: a SentencePiece tokenizer without {_KEY}scores, which say what is "
-                "merged first; convert the model again"
+                f"{self.path}: a SentencePiece tokenizer without {_KEY}scores, which give the "
+                "order of merges; convert the model again"
             )
         self.same_length("scores", len(scores), len(tokens))
         return scores
@@ -229,7 +229,7 @@ class _Reader:
             if key not in self.metadata:
                 return False
             raise BadCheckpoint(
-                f"{self.path}: {key} is true, and {_KEY}{word}_token_id is missing; convert the "
+                f"{self.path}: {key} is true, but {_KEY}{word}_token_id is missing; convert the "
                 "model again"
             )
         return bool(adds)
@@ -238,13 +238,13 @@ class _Reader:
         name = self.metadata.text(f"{_KEY}pre")
         if name is None:
             raise BadCheckpoint(
-                f"{self.path} does not say how its tokenizer splits text ({_KEY}pre is missing, as "
-                "in files made before May 2024); convert the model again"
+                f"{self.path} does not name its pre-tokenizer ({_KEY}pre is missing, as "
+                "in files from before May 2024); convert the model again"
             )
         if name not in PRE_TOKENIZERS:
             raise BadCheckpoint(
-                f"{self.path}: unknown pre-tokenizer {name!r} ({_KEY}pre), so its token ids would "
-                f"be a guess; known: {', '.join(sorted(PRE_TOKENIZERS))}; use the model's "
+                f"{self.path}: unknown pre-tokenizer {name!r} ({_KEY}pre); "
+                f"known: {', '.join(sorted(PRE_TOKENIZERS))}; use the model's "
                 "safetensors folder"
             )
         return PRE_TOKENIZERS[name]
@@ -255,7 +255,7 @@ class _Reader:
 
 
 def without_channels(ends: list[int], text: Callable[[int], str | None]) -> list[int]:
-    """Leave out `<|end|>` where it only ends a channel: there `<|return|>` and `<|call|>` end."""
+    """Leave out `<|end|>` if it only ends a channel, as `<|return|>` and `<|call|>` show."""
     texts = {text(index) for index in ends}
     if not {"<|return|>", "<|call|>"} <= texts:
         return ends

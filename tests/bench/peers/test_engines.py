@@ -130,7 +130,7 @@ def test_a_quantized_gguf_source_also_runs_as_it_is(
         path = write_gguf(model, tmp_path / f"{kind}.gguf", kind)
         sources = Sources(Source(open_checkpoint(path), kind), tmp_path / "cache")
         present, _ = peer_engines(["llama.cpp"], sources)
-        as_it_is = [c for c in present if c.name == "llama.cpp source as it is"]
+        as_it_is = [c for c in present if c.name == "llama.cpp source file"]
         assert [c.prepare() for c in as_it_is] == [path] * expected
 
 

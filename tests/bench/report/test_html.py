@@ -10,7 +10,7 @@ from edgelm.bench.report.html import html
 from edgelm.bench.report.records import Report
 from edgelm.bench.report.statistics import Percentiles
 from edgelm.bundle import read_manifest
-from tests.bench.records import report, samples, timed, watched
+from tests.bench.records import WITH_GPU, on_gpu, report, samples, timed, watched
 from tests.page_checks import Page, check_page, figures
 
 PEERS = ("llama.cpp Q4_0", "a <b> & 'c'")
@@ -68,6 +68,12 @@ def test_three_tiles(page: str) -> None:
         "Memory 50 MB at the peak; the weights are 1 MB",
     ):
         assert tile in text
+
+
+def test_memory_of_a_gpu_is_in_its_tile(bundle: Path) -> None:
+    ours = on_gpu("edgelm int8 tiny")
+    page = html(report(read_manifest(bundle), ours=ours, machine=WITH_GPU))
+    assert "the weights are 1 MB; 70 MB more on the GPU" in Page(page).text
 
 
 def test_names_are_escaped_everywhere(page: str) -> None:

@@ -200,8 +200,8 @@ def test_a_name_of_datasets_without_network(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     message = (
-        r"'stories' is no file or folder, and `datasets` cannot load it "
-        r"\(ConnectionError: Couldn't reach 'stories' on the Hub\)$"
+        r"'stories' is not a file or folder, and `datasets` cannot load it "
+        r"\(ConnectionError: Couldn't reach 'stories' on the Hub and more lines\)$"
     )
     with pytest.raises(BadInput, match=message):
         list(read_documents("stories"))
@@ -211,7 +211,9 @@ def test_without_datasets_or_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = write_parquet(tmp_path / "a.parquet", LINES[:1])
     for name in ("datasets", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackage, match=r"stories is no file, and loading it by name needs"):
+    with pytest.raises(
+        MissingPackage, match=r"stories is not a file, and loading it by name needs"
+    ):
         list(read_documents("stories"))
     with pytest.raises(MissingPackage, match=r"a\.parquet needs pyarrow: pip install 'edgelm\["):
         list(read_documents(path))

@@ -75,7 +75,7 @@ def test_reading_stops_at_the_most_tokens(tokenizer: Any, tmp_path: Path) -> Non
 def test_empty_after_packing(
     tokenizer: Any, tmp_path: Path, texts: list[str], over: dict[str, int], message: str
 ) -> None:
-    with pytest.raises(BadInput, match=f"the data is empty after reading: {message}; give more"):
+    with pytest.raises(BadInput, match=f"too little data: {message}; add text"):
         pack(map(Document, texts), tokenizer, 64, tmp_path / "t.npy", **over)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

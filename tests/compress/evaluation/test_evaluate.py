@@ -239,7 +239,7 @@ def test_a_line_that_is_not_json_is_named(subject: Subject, tmp_path: Path, kind
         ("last_word", "rows.jsonl holds no rows"),
         ("multiple_choice", "rows.jsonl holds no rows"),
         ("ifeval", "rows.jsonl holds no rows"),
-        ("perplexity", "the data is empty after reading: 0 documents"),
+        ("perplexity", "too little data: 0 documents"),
     ],
 )
 def test_an_empty_file_is_refused(
@@ -261,7 +261,10 @@ def test_an_empty_file_is_refused(
             {"choices": ["so", "", "it is"]},
             r"question 2 has the choices \['so', '', 'it is'\], expected non-empty texts",
         ),
-        ({"choices": [1, 2, 3]}, r"question 2 has the choices \[1, 2, 3\], expected texts"),
+        (
+            {"choices": [1, 2, 3]},
+            r"question 2 has the choices \[1, 2, 3\], expected non-empty texts",
+        ),
         # One of three pairs a question: the first of question 2 is the fourth.
         ({"question": ""}, "pair 4 has 0 tokens of context"),
     ],

@@ -102,7 +102,7 @@ def test_size_and_quality_come_first(page: str) -> None:
     assert text.index(headline) < text.index("Stages")
     assert "✗ Did training" not in text
     assert (
-        "✓ Did training recover quality? On 1 of 1 measures. perplexity:<v>.jsonl: 90 after "
+        "✓ Did training recover quality? 1 of 1 measures improved. perplexity:<v>.jsonl: 90 after "
         "pruning, 25 after training."
     ) in text
     for tile in ("Size 25% of the teacher", "Predicted speed 20 tokens/s"):

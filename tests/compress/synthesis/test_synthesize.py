@@ -195,7 +195,7 @@ def test_files_that_are_not_ours_or_damaged_are_refused(teacher: Teacher, tmp_pa
     synthesize(*teacher, FREE, out)
     content = out.read_bytes()
     out.write_bytes(content[:50])
-    with pytest.raises(BadInput, match=r"has 50 bytes, .* counts .* texts were lost"):
+    with pytest.raises(BadInput, match=r"has 50 bytes, .* counts .* text is missing"):
         synthesize(*teacher, FREE, out)
     manifest_path(out).write_text("{")
     with pytest.raises(BadInput, match="is damaged"):
@@ -233,7 +233,7 @@ def test_repeated_texts_are_dropped(teacher: Teacher, tmp_path: Path) -> None:
     ("request_", "message"),
     [
         (replace(FREE, kind=FreeText(0)), "documents is 0"),
-        (replace(FREE, jaccard_threshold=0), "alike is 0"),
+        (replace(FREE, jaccard_threshold=0), "jaccard_threshold is 0"),
         (replace(FREE, sampling=replace(SAMPLING, temperature=-1)), "temperature is -1"),
         (replace(FREE, sampling=replace(SAMPLING, top_p=0)), "top_p is 0"),
         (replace(FREE, sampling=replace(SAMPLING, batch_size=0)), "batch_size is 0"),

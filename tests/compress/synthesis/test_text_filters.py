@@ -108,17 +108,17 @@ def test_a_text_with_a_few_words_changed_is_a_near_duplicate() -> None:
     assert not seen.has_nearly(" ".join(WORDS[:200] + [f"new{i}" for i in range(200)]))
 
 
-def test_half_alike_texts_are_no_duplicates_and_are_seldom_even_compared() -> None:
+def test_half_similar_texts_are_not_duplicates_and_are_rarely_compared() -> None:
     # 396 shingles each, of which 264 in common: index 264 / 528 = 0.5. 28 % of such share a band.
     assert _share_found(0.65) == 0
     assert 0.1 < _share_found(0.35) < 0.6
 
 
-def _share_found(alike: float) -> float:
+def _share_found(threshold: float) -> float:
     found = []
     for trial in range(60):
         words = [f"{trial}w{i}" for i in range(400)]
-        seen = NearDuplicateIndex(alike)
+        seen = NearDuplicateIndex(threshold)
         seen.add(" ".join(words))
         found.append(seen.has_nearly(" ".join(words[132:] + [f"{trial}n{i}" for i in range(132)])))
     return float(np.mean(found))

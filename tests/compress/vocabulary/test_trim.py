@@ -294,11 +294,11 @@ def test_errors_say_what_to_do() -> None:
     content = as_json(tiny_tokenizer())
     with pytest.raises(BadInput, match=r"260 are required .* set size to at least 260"):
         kept_tokens(content, ["a"], size=200)
-    with pytest.raises(BadInput, match="no text to count"):
+    with pytest.raises(BadInput, match="the corpus is empty"):
         kept_tokens(content, [])
     with pytest.raises(BadInput, match=r"one str, expected several texts; pass \[text\]"):
         kept_tokens(content, "text")
-    with pytest.raises(BadInput, match="multiple of 0"):
+    with pytest.raises(BadInput, match="multiple is 0"):
         kept_tokens(content, ["a"], multiple=0)
     with pytest.raises(BadCheckpoint, match=r"token 400 is required.*320 tokens"):
         kept_tokens(content, ["a"], always=[400])

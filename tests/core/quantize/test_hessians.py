@@ -80,7 +80,7 @@ def test_nothing_is_added_outside_of_the_block(calm: TinyFactory, tmp_path: Path
         pass
     reference.hidden_states(TOKENS)
     assert torch.equal(hessians["lm_head"], before)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".moments"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".hessian"}
 
 
 def test_sums_of_another_process_are_taken_if_all_are_there(
@@ -93,7 +93,7 @@ def test_sums_of_another_process_are_taken_if_all_are_there(
     assert again.collected
     assert torch.equal(again["lm_head"], before)
 
-    file = tmp_path / "lm_head.moments"
+    file = tmp_path / "lm_head.hessian"
     file.write_bytes(file.read_bytes()[:-4])
     assert not Hessians(tmp_path, spec, tokens=count).collected
     assert list(tmp_path.iterdir()) == [], "sums that cannot be trusted are removed"

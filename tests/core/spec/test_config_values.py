@@ -115,7 +115,7 @@ def test_the_field_is_named(name: str, over: dict[str, Any], message: str) -> No
 
 def test_windows_that_are_switched_off_but_asked_for() -> None:
     config = config_of("qwen2", layer_types=["sliding_attention"] * 4, sliding_window=8)
-    with pytest.raises(BadCheckpoint, match="switched off by use_sliding_window"):
+    with pytest.raises(BadCheckpoint, match="disabled by use_sliding_window"):
         DecoderSpec.from_hf(config)
 
 

@@ -199,7 +199,7 @@ def test_what_lies_beside_a_gguf_is_not_its_own(tmp_path: Path, output: Path) ->
 
 def test_a_gguf_without_a_tokenizer(tmp_path: Path, output: Path) -> None:
     path = write_gguf(tiny_model("llama"), tmp_path / "tiny.gguf")
-    with pytest.raises(BadCheckpoint, match=r"tiny\.gguf holds no tokenizer"):
+    with pytest.raises(BadCheckpoint, match=r"tiny\.gguf has no tokenizer"):
         write_tokenizer_files(open_checkpoint(path), output)
 
 

@@ -166,7 +166,7 @@ def test_two_processes_compile_once(
         return compiled(job, progress)
 
     def say(line: str) -> None:
-        if "another process is compiling it" in line:
+        if "another process is compiling" in line:
             waiting.set()
 
     monkeypatch.setattr(finalize, "compile_engine", slow)
@@ -283,7 +283,7 @@ def test_a_tampered_graph_is_not_compiled(bundle: Path, orin: FakeCuda) -> None:
 
 def test_a_bundle_that_needs_no_engine(tiny_chat: Path, tmp_path: Path) -> None:
     export_model(tiny_chat, tmp_path / "cpu", precision="int8")
-    with pytest.raises(BadInput, match="runs on onnxruntime, which compiles nothing"):
+    with pytest.raises(BadInput, match="runs on onnxruntime, which needs no compiled engine"):
         finalize.finalize(tmp_path / "cpu")
 
 
@@ -295,5 +295,5 @@ def test_an_engine_that_nobody_knows(bundle: Path) -> None:
 
 
 def test_threads_are_for_the_cpu(bundle: Path) -> None:
-    with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; leave it out"):
+    with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; omit it"):
         open_session(bundle, read_manifest(bundle), capacity=64, threads=2)

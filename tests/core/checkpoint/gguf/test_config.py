@@ -114,7 +114,7 @@ REFUSED = {
     "odd-heads": ({"attention.key_length": number(5)}, r"values? of \d channels|heads of 5 chan"),
     "values": (
         {"attention.key_length": number(4), "attention.value_length": number(8)},
-        r"keys of 4 and values of 8 channels a head are not supported",
+        r"heads with 4 key channels and 8 value channels are not supported",
     ),
     "rotated": ({"rope.dimension_count": number(2)}, r"rope\.dimension_count is 2, expected the"),
     "scaling": ({"rope.scaling.type": word("su")}, r"rope\.scaling\.type is 'su', known: none,"),
@@ -148,13 +148,13 @@ def test_token_ids_that_are_arrays(tmp_path: Path, ids: tuple[int, ...]) -> None
 
 
 def test_a_vocabulary_alone_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint, match="holds no weights, only a vocabulary"):
+    with pytest.raises(BadCheckpoint, match="has no weights, only a vocabulary"):
         read_spec(small(tmp_path, metadata(), []))
 
 
 def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
     entries = [*metadata(), pair("general.type", STRING, text("adapter"))]
-    with pytest.raises(BadCheckpoint, match="holds a GGUF adapter"):
+    with pytest.raises(BadCheckpoint, match="is a GGUF adapter"):
         read_spec(small(tmp_path, entries))
 
 
@@ -270,7 +270,7 @@ def test_phi_3_long_factors(tmp_path: Path) -> None:
         (
             {"rope_freqs.weight": np.full(8, 2.0)},
             {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0},
-            "scales RoPE twice",
+            "scales RoPE by the tensor",
         ),
     ],
     ids=["length", "negative", "one-of-two", "twice"],

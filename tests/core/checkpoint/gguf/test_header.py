@@ -115,12 +115,12 @@ LIES = {
 @pytest.mark.parametrize(("content", "message"), LIES.values(), ids=LIES)
 def test_a_header_that_lies(tmp_path: Path, content: bytes, message: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(BadCheckpoint, match=message) as caught:
         parse(tmp_path, content)
     assert "a.gguf" in str(caught.value)
     assert len(str(caught.value)) < 500
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
@@ -146,7 +146,7 @@ def test_alignment(tmp_path: Path, kind: int, value: bytes) -> None:
 @pytest.mark.parametrize("swapped", [2, 3])
 def test_big_endian_is_named(tmp_path: Path, swapped: int) -> None:
     content = b"GGUF" + struct.pack(">IQQ", swapped, 1, 1) + bytes(64)
-    with pytest.raises(BadCheckpoint, match="is a big-endian GGUF file, which is not read"):
+    with pytest.raises(BadCheckpoint, match="big-endian GGUF files are not supported"):
         parse(tmp_path, content)
 
 

@@ -84,7 +84,7 @@ def test_a_missing_part_is_named(whole: Path, tmp_path: Path) -> None:
 
 def test_a_part_under_another_name(whole: Path, tmp_path: Path) -> None:
     paths = write_parts(whole, tmp_path, [10, count(whole) - 10])
-    with pytest.raises(BadCheckpoint, match=r"its name does not say where the others are; expect"):
+    with pytest.raises(BadCheckpoint, match=r"its name does not lead to the others; expect"):
         open_checkpoint(paths[0].rename(tmp_path / "renamed.gguf"))
 
 
@@ -92,7 +92,7 @@ def test_parts_of_two_models(whole: Path, tmp_path: Path) -> None:
     paths = write_parts(whole, tmp_path, [10, count(whole) - 10])
     first = paths[0].read_bytes()
     paths[1].write_bytes(first)
-    with pytest.raises(BadCheckpoint, match=r"00002-of-00002\.gguf says split\.no 0 and split\.co"):
+    with pytest.raises(BadCheckpoint, match=r"00002-of-00002\.gguf has split\.no 0 and split\.co"):
         open_checkpoint(paths[0])
 
 
@@ -112,6 +112,6 @@ def test_tensors_that_no_part_has(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = write_parts(whole, tmp_path / "other", [11, whole_count - 11])
     other[1].rename(paths[1])
-    message = rf"2 parts hold {whole_count - 1} tensors, split\.tensors\.count says {whole_count}"
+    message = rf"2 parts hold {whole_count - 1} tensors, split\.tensors\.count is {whole_count}"
     with pytest.raises(BadCheckpoint, match=message):
         open_checkpoint(paths[0])

@@ -120,10 +120,13 @@ def test_cut_off_in_the_data(file: Path, tmp_path: Path) -> None:
     [
         (b"", "is empty; download it again"),
         (b"PK\x03\x04" + bytes(60), "not a GGUF file"),
-        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1 is not read; versions 2 and 3"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
+            "GGUF version 1 is not supported, expected 2 or 3",
+        ),
         (
             b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
-            "this is a big-endian GGUF file, which is not read",
+            "big-endian GGUF files are not supported",
         ),
         (
             b"GGUF" + struct.pack("<IQQQ4sI", 3, 0, 1, 4, b"what", 77) + bytes(8),

@@ -245,7 +245,7 @@ def test_what_is_put_around_a_text(
 )
 def test_ends_of_an_answer(tmp_path: Path, over: dict[str, Any], ends: list[int]) -> None:
     _, vocabulary = gguf_tokenizer(write(tmp_path / "v.gguf", byte_level() | over))
-    assert vocabulary.ends == ends
+    assert vocabulary.eos_token_ids == ends
 
 
 def renamed(values: dict[str, Any], **names: str) -> dict[str, Any]:
@@ -259,14 +259,17 @@ def test_end_of_turn_counts_though_its_type_says_normal(tmp_path: Path) -> None:
     values = renamed(sentencepiece(), at_284="<end_of_turn>")
     assert values["token_type"][284] == NORMAL
     tokenizer, vocabulary = gguf_tokenizer(write(tmp_path / "v.gguf", values))
-    assert vocabulary.ends == [2, 284]
+    assert vocabulary.eos_token_ids == [2, 284]
     assert tokenizer.encode("in<end_of_turn>", add_special_tokens=False).ids[-1] == 284
 
 
 def test_end_of_a_channel_is_not_the_end_of_an_answer(tmp_path: Path) -> None:
     values = renamed(byte_level(), at_1="<|return|>", at_2="<|call|>")
     _, vocabulary = gguf_tokenizer(write(tmp_path / "v.gguf", values))
-    assert {vocabulary.tokens[index] for index in vocabulary.ends} == {"<|return|>", "<|call|>"}
+    assert {vocabulary.tokens[index] for index in vocabulary.eos_token_ids} == {
+        "<|return|>",
+        "<|call|>",
+    }
 
 
 @pytest.mark.parametrize("values", [byte_level(), sentencepiece()], ids=["bytes", "pieces"])
@@ -286,15 +289,21 @@ def test_transformers_reads_the_same_tokenizer(tmp_path: Path, values: dict[str,
 
 
 REFUSED = {
-    "none": (byte_level() | {"model": None}, "holds no tokenizer"),
+    "none": (byte_level() | {"model": None}, "has no tokenizer"),
     "kind": (byte_level() | {"model": "t5"}, "a tokenizer of kind 't5' is not supported"),
     "pre": (byte_level() | {"pre": "my-own"}, "unknown pre-tokenizer 'my-own'"),
-    "no-pre": (byte_level() | {"pre": None}, "does not say how its tokenizer splits text"),
+    "no-pre": (byte_level() | {"pre": None}, "does not name its pre-tokenizer"),
     "no-tokens": (byte_level() | {"tokens": None}, "has a tokenizer without tokens"),
     "tokens": (byte_level() | {"tokens": "abc"}, r"ggml\.tokens is 'abc', expected an array of"),
     "no-merges": (byte_level() | {"merges": None}, r"BPE tokenizer without tokenizer\.ggml\.merge"),
-    "merges": (byte_level() | {"merges": ["q q"]}, "the merge 'q q' is not of two tokens to a thi"),
-    "merge": (byte_level() | {"merges": ["qq"]}, "the merge 'qq' is not of two tokens to a third"),
+    "merges": (
+        byte_level() | {"merges": ["q q"]},
+        "the merge 'q q' does not join two tokens to a thi",
+    ),
+    "merge": (
+        byte_level() | {"merges": ["qq"]},
+        "the merge 'qq' does not join two tokens to a third one",
+    ),
     "no-scores": (sentencepiece(scores=None), r"without tokenizer\.ggml\.scores"),
     "scores": (sentencepiece(scores=[0.0]), "scores has 1 entries, expected one for each of"),
     "types": (byte_level() | {"token_type": [1, 1]}, "token_type has 2 entries, expected one for"),
@@ -304,7 +313,7 @@ REFUSED = {
     "eos-text": (byte_level() | {"eos_token_id": "</s>"}, r"eos_token_id is '</s>', expected a wh"),
     "no-bos": (
         byte_level() | {"add_bos_token": True, "bos_token_id": None},
-        r"add_bos_token is true, and tokenizer\.ggml\.bos_token_id is missing",
+        r"add_bos_token is true, but tokenizer\.ggml\.bos_token_id is missing",
     ),
     "add-bos": (byte_level() | {"add_bos_token": "yes"}, "add_bos_token is 'yes', expected true"),
     "long": (renamed(byte_level(), at_9="x" * 5000), "a token of 5000 characters"),

@@ -1,0 +1,37 @@
+"""Pages and --help use the field's terms and American spelling; dated results stay as they are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import PAGES, ROOT, name
+
+# What a native reader stops at, and what to write instead.
+INSTEAD = {
+    r"\banew\b": "again",
+    r"\bmends?\b": "fix",
+    r"\bvouch": "trust",
+    r"\bspared\b": "kept",
+    r"\bso many\b": "at most N",
+    r"\ba hair\b": "slightly",
+    r"\bgo(es|ing)? on\b": "resume, continue",
+    r"\btold by\b": "determined by",
+    r"\bas was asked\b": "as requested",
+    r"\bis no (bundle|checkpoint|tokenizer)\b": "is not a",
+    r"\bevened? out\b": "scaled",
+    r"\bdistils?\b": "distill",
+    r"\bcolours?\b": "color",
+    r"\bbehaviours?\b": "behavior",
+    r"\blicences?\b": "license",
+    r"\bwhoever\b": "anyone who",
+}
+READ = [page for page in PAGES if page.parent != ROOT / "docs" / "results"]
+
+
+@pytest.mark.parametrize("page", READ, ids=name)
+def test_words_are_the_fields(page: Path) -> None:
+    text = page.read_text().lower()
+    found = {m[0]: new for old, new in INSTEAD.items() if (m := re.search(old, text))}
+    # The changelog names what a word was called before.
+    assert not {old for old in found if not (page.name == "CHANGELOG.md" and old == "mend")}, found
