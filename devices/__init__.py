@@ -1,0 +1,1 @@
+"""Devices: profiles, detection, cost model and planner, doctor, sensors and calibration."""

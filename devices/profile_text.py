@@ -15,13 +15,15 @@ def device_table(profiles: Sequence[Profile]) -> str:
         rate = f"{one.mode().bandwidth_gb_s.value:,.0f} GB/s"
         engine, aliases = one.engines[0].name, ", ".join(one.aliases)
         rows.append((one.name, one.title, memory, rate, engine, aliases))
-    target, device, engine = (max(len(row[column]) for row in rows) for column in (0, 1, 4))
-    lines = (
-        f"{row[0]:<{target}}  {row[1]:<{device}}  {row[2]:>6}  {row[3]:>10}  {row[4]:<{engine}}  "
-        f"{row[5]}".rstrip()
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    sides = "<<>><<"  # numbers are aligned right
+    lines = [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)
+        )
         for row in rows
-    )
-    return "\n".join(lines)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def describe(profile: Profile) -> str:

@@ -1,6 +1,5 @@
 """A loaded bundle: prompts and conversations in, text out."""
 
-import json
 import logging
 import time
 from bisect import bisect_right
@@ -8,19 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from edgelm.bundle import Manifest, bundle_file, read_manifest
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.cli import format_bytes, parse_size
 from edgelm.devices.planner.memory_need import loaded_bytes
-from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.files.bounded_read import read_bounded
-from edgelm.reasons import reason
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.session import Session, Tokens
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
+from edgelm.runtime.generation_config import (
+    GENERATION_CONFIG,
+    GenerationConfig,
+    read_generation_config,
+)
 from edgelm.runtime.generator import (
     FINISH_REASONS,
     Chunk,
@@ -30,7 +32,6 @@ from edgelm.runtime.generator import (
     StopReason,
 )
 from edgelm.runtime.options import Options, make_request
-from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.special_tokens import read_special_tokens
@@ -39,11 +40,9 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 CHAT_TEMPLATE = "chat_template.jinja"
-GENERATION_CONFIG = "generation_config.json"
 
 _MIN_CONTEXT = 256  # a shorter one would hold no conversation
 _CONTEXT_STEP = 64
-_MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +75,9 @@ class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     It holds one sequence in its cache, so the latest generation has it. `generate` and `chat` may
-    be called from several threads: they wait for each other. A stream holds
-    the model for each of its steps only: when another generation begins before it is
-    finished, asking it for more raises `Busy`. For several streams at once load the model as often.
+    be called from several threads: they wait for each other. A stream holds the model for each of
+    its steps only: when another generation begins before it is finished, it raises `Busy`. For
+    several streams at once load the model several times.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
     """
 
@@ -86,25 +85,19 @@ class LanguageModel:
         self.folder = folder
         self.manifest = manifest
         self.session = session
+        # All that is read is read now, while the files are known to be those that were checked.
         try:
-            self._read(folder)
+            started = time.perf_counter()
+            self.tokenizer = Tokenizer(folder / "tokenizer.json")
+            self.tokenizer_seconds = time.perf_counter() - started
+            config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
+            self.eos_token_ids = config.eos_token_ids
+            self._defaults = config.sampling(session.vocab_size)
+            self._generator = Generator(session, self.tokenizer, self.eos_token_ids)
+            self._template = _read_template(folder, manifest, config, self.tokenizer)
         except BaseException:
             session.close()  # there is no model yet that could
             raise
-
-    def _read(self, folder: Path) -> None:
-        started = time.perf_counter()
-        self.tokenizer = Tokenizer(folder / "tokenizer.json")
-        self.tokenizer_seconds = time.perf_counter() - started
-        # All that is read is read now, while the files are known to be those that were checked.
-        self._config = _generation_config(bundle_file(folder, self.manifest, GENERATION_CONFIG))
-        self._defaults = _default_sampling(self._config, self.session.vocab_size)
-        self.eos_token_ids = _eos_token_ids(self._config)
-        self._generator = Generator(self.session, self.tokenizer, self.eos_token_ids)
-        template = bundle_file(folder, self.manifest, CHAT_TEMPLATE)
-        self._template = (
-            ChatTemplate(template, special_tokens=self._special_tokens()) if template else None
-        )
 
     @property
     def context(self) -> int:
@@ -219,18 +212,6 @@ class LanguageModel:
         chunks = self._generator.complete(make_request(tokens, options, self._defaults))
         return Completion("".join(chunk.text for chunk in chunks), chunks, len(tokens))
 
-    def _special_tokens(self) -> dict[str, str]:
-        stored = read_special_tokens(bundle_file(self.folder, self.manifest, SPECIAL_TOKENS_FILE))
-        if stored is not None:
-            return stored
-        names = {}  # a bundle without the file: its configuration's ids
-        for name in ("bos_token", "eos_token", "pad_token"):
-            value = self._config.get(f"{name}_id")
-            first = value[0] if isinstance(value, list) and value else value
-            token = self.tokenizer.token(first) if isinstance(first, int) else None
-            names[name] = token or ""
-        return names
-
 
 def load(
     bundle: str | Path,
@@ -336,41 +317,15 @@ def _texts(chunks: Generation) -> Iterator[str]:
         chunks.close()
 
 
-def _generation_config(path: Path | None) -> dict[str, Any]:
+def _read_template(
+    folder: Path, manifest: Manifest, config: GenerationConfig, tokenizer: Tokenizer
+) -> ChatTemplate | None:
+    path = bundle_file(folder, manifest, CHAT_TEMPLATE)
     if path is None:
-        return {}
-    try:
-        config = json.loads(read_bounded(path, at_most=_MAX_CONFIG_BYTES).decode())
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
-        raise BadBundle(
-            f"{path} is not valid JSON: {reason(error)}; export the model again"
-        ) from None
-    if not isinstance(config, dict):
-        raise BadBundle(f"{path} holds a {type(config).__name__}, expected an object")
-    return config
-
-
-def _eos_token_ids(config: dict[str, Any]) -> frozenset[int]:
-    given = config.get("eos_token_id")
-    ids = given if isinstance(given, list) else [] if given is None else [given]
-    for token in ids:
-        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-            raise BadBundle(
-                f"generation_config.json: eos_token_id is {str(given)[:80]}, expected a token id "
-                "or a list of them; export the model again"
-            )
-    return frozenset(ids)
-
-
-def _default_sampling(config: dict[str, Any], vocab_size: int) -> Sampling:
-    """The sampling that the model's authors recommend, else greedy."""
-    if not config.get("do_sample"):
-        return Sampling()
-    known = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
-    given = {key: config[key] for key in known if config.get(key) is not None}
-    sampling = Sampling(**{"temperature": 1.0, **given})
-    try:
-        sampling.check(vocab_size)
-    except BadInput as error:
-        raise BadBundle(f"generation_config.json: {error}; export the model again") from None
-    return sampling
+        return None
+    names = read_special_tokens(bundle_file(folder, manifest, SPECIAL_TOKENS_FILE))
+    if names is None:  # a bundle without the file
+        names = {
+            name: tokenizer.token(token) or "" for name, token in config.special_tokens().items()
+        }
+    return ChatTemplate(path, special_tokens=names)

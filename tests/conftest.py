@@ -46,11 +46,11 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _short_texts() -> Iterator[None]:
-    """Exports in this process run two sequences of a text, as those of large models do, not eight.
+@pytest.fixture(scope="module")
+def short_texts() -> Iterator[None]:
+    """Exports run two sequences of a text, as those of large models do, in place of eight.
 
-    A gate's figures are what few tests are about, and their cost is most of a tiny export's.
+    For tests that are not about a gate's figures, which are most of what a tiny export costs.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "affordable", lambda sequences, parameters: 2)

@@ -24,7 +24,10 @@ class Optimum:
         folder = Path(options["path"])
         settings = SessionOptions()
         settings.intra_op_num_threads = options["threads"]
-        [graph] = folder.glob("*.onnx")
+        graphs = list(folder.glob("*.onnx"))
+        if len(graphs) != 1:
+            raise ValueError(f"{folder} holds {len(graphs)} ONNX graphs; expected one")
+        [graph] = graphs
         started = time.perf_counter()
         self.model = ORTModelForCausalLM.from_pretrained(
             folder, file_name=graph.name, session_options=settings, local_files_only=True

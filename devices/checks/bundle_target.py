@@ -24,7 +24,7 @@ def bundle_target(context: Context) -> Verdict | None:
     if not runs_here(context):
         return error(
             f"{needed}; {here}",
-            why="its graph was made for another processor: it will not load here",
+            why="its engine needs a GPU that this machine does not have",
             fix="run it on that device, or export the model for this one: edge-export MODEL "
             f"--target {context.machine.profile or 'cpu'}",
         )

@@ -1,1 +1,1 @@
-"""What the machine at hand is."""
+"""Identify this machine and its software."""

@@ -1,1 +1,1 @@
-"""What a model costs on a device, and whether it fits."""
+"""Predict memory, speed and energy of a model on a device, and choose precision and context."""

@@ -1,0 +1,1 @@
+"""Fit the cost model to published measurements, and validate it."""

@@ -76,7 +76,7 @@ def changed(path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('title = "the', 'label = "the', "Object contains unknown field `label`"),
+        ('title = "this', 'label = "the', "Object contains unknown field `label`"),
         ("default_context = 8192", "", "Object missing required field `default_context`"),
         ("layer_us = 45", "", "missing required field `layer_us` - at `$.engines[0].measured`"),
         ("context = 8192", 'context = "x"', "Expected `int`, got `str` - at `$.default_context`"),
@@ -108,7 +108,7 @@ def changed(path: Path, old: str, new: str) -> Path:
         (
             "schema_version = 1",
             "schema_version = 2",
-            "schema_version 2, expected 1: the file another version of edgelm",
+            "schema_version 2, expected 1: the file is for another version of edgelm",
         ),
         ("schema_version = 1", "", "Object missing required field `schema_version`"),
         ('name = "cpu"', 'name = "cqu"', "name is 'cqu', expected 'cpu' as the file"),
@@ -245,7 +245,7 @@ def own(folder: Path, name: str, title: str, aliases: str = "") -> None:
     folder.mkdir(exist_ok=True)
     text = (FOLDER / "cpu.toml").read_text()
     text = text.replace('name = "cpu"', f'name = "{name}"\naliases = [{aliases}]', 1)
-    text = text.replace("the machine at hand, ONNX Runtime CPU", title)
+    text = text.replace("this machine (CPU), ONNX Runtime", title)
     (folder / f"{name}.toml").write_text(text)
 
 

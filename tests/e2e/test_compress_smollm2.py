@@ -70,5 +70,5 @@ def test_the_student_runs(student: Path, texts: tuple[Path, Path], tmp_path: Pat
     assert "| num hidden layers | 30 | 12 |" in card
     assert "distill on 768 tokens" in card
     with edgelm.load(bundle) as lm:
-        done = lm.generate("The sky is blue because", max_new_tokens=8)
+        done = lm.generate("The sky is blue because", max_tokens=8)
     assert len(done.tokens) == 8

@@ -182,7 +182,7 @@ def test_list_targets(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--list-targets")
     assert code == 0
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert lines["cpu"] == "the machine at hand, ONNX Runtime CPU; fp32, int8, int4"
+    assert lines["cpu"] == "this machine (CPU), ONNX Runtime; fp32, int8, int4"
     assert lines["jetson-agx-orin-64gb"] == "Jetson AGX Orin 64GB; fp16, int8, w8a8, int4"
     assert list(lines) == profile_names()
 
@@ -260,5 +260,5 @@ def test_help_has_an_example_and_fits_a_screen(capsys: pytest.CaptureFixture[str
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "edge-export HuggingFaceTB/SmolLM2-135M-Instruct --target cpu -o bundle/" in text
-    assert "exit codes: 0 done, 1 the gate does not hold, 2 bad input" in text
+    assert "exit codes: 0 done, 1 the quality gate failed, 2 bad input" in text
     assert len(text.splitlines()) <= 70
