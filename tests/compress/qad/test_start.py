@@ -176,7 +176,7 @@ def test_later_starts_of_a_run_find_it(tmp_path: Path, monkeypatch: pytest.Monke
     def again(*_: Any) -> None:
         raise AssertionError("the start was made a second time")
 
-    monkeypatch.setattr("edgelm.compress.distillation.train.start_rounded", again)
+    monkeypatch.setattr("edgelm.compress.distillation.train.prepare_for_quantization", again)
     teacher, student = teacher_and_student()
     rest = train(student, teacher, tmp_path / "parts", SETTINGS, precision=QAD)
     assert [step.loss for step in rest] == [step.loss for step in whole[4:]]
