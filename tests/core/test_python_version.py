@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERMIN = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.10-", "--violations", "--no-tips"]
+PYTHON = [sys.executable, "-c", "import vermin; vermin.main()"]
+VERMIN = [*PYTHON, "-t=3.10-", "--violations", "--no-tips"]
 # Chosen by `sys.version_info`, which vermin does not follow.
 BACKPORTS = ["--exclude", "tomllib", "--exclude", "typing.Self", "--exclude", "typing.Unpack"]
 
