@@ -1,5 +1,6 @@
-"""core, devices and runtime use nothing that Python 3.10, JetPack 6's, does not have.
+"""The code uses nothing that Python 3.10, JetPack 6's, does not have.
 
+All rooms: a Jetson also finalizes (`edge-export --finalize`) and measures (`edge-bench`).
 The suite itself may run on a newer Python: vermin finds names and syntax of newer ones.
 """
 
@@ -23,8 +24,8 @@ def newer_than_3_10(*paths: Path, excluding: list[str]) -> str:
     return done.stdout if done.returncode else ""
 
 
-@pytest.mark.parametrize("room", ["core", "devices", "runtime"])
-def test_rooms_of_the_device_use_python_3_10(room: str) -> None:
+@pytest.mark.parametrize("room", ["bench", "compress", "core", "devices", "export", "runtime"])
+def test_rooms_use_python_3_10(room: str) -> None:
     others = [path for path in (ROOT / room).rglob("*.py") if path.name != "python310.py"]
     assert newer_than_3_10(*others, excluding=[]) == ""
 
