@@ -234,12 +234,12 @@ def test_plan_takes_less_than_a_second(tiny: TinyFactory) -> None:
     assert min(seconds) < 1.0
 
 
-def test_polite_kill_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
+def test_sigterm_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
     # SIGTERM arrives at the first line of progress: the child signals itself.
     code = (
         "import os, signal, sys; from edgelm.export import pipeline; from edgelm.export.cli "
-        "import main; run = pipeline.Export.run; pipeline.Export.run = lambda self: "
-        "(os.kill(os.getpid(), signal.SIGTERM), run(self))[1]; sys.exit(main(sys.argv[1:]))"
+        "import main; run = pipeline._export; pipeline._export = lambda *given: "
+        "(os.kill(os.getpid(), signal.SIGTERM), run(*given))[1]; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tiny_chat), "-o", str(tmp_path / "bundle")],

@@ -107,7 +107,7 @@ def test_the_source_in_the_output_is_refused(tiny_chat: Path, tmp_path: Path) ->
     ("options", "message"),
     [
         (["--max-size", "banana"], "'banana' is not a size; expected e.g. 98MB"),
-        (["--max-size", "98"], "with a unit it is e.g. 98MB"),
+        (["--max-size", "98"], "with a unit, e.g. 98MB"),
         (["-o", "a\0b"], "NUL"),
         (["-o", "a" * 300], "File name too long"),
     ],

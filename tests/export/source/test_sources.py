@@ -97,7 +97,7 @@ def test_a_cache_that_was_not_requested_is_widened_before_an_export_fails(
     assert manifest.kv == "fp32"
     assert manifest.gate is not None
     assert manifest.gate.passed
-    assert any("missed with an int8 cache: trying fp32" in line for line in lines)
+    assert any("failed with an int8 cache: trying fp32" in line for line in lines)
 
 
 @pytest.mark.parametrize("context", [1024, 512], ids=["beyond-the-original", "within-the-original"])
