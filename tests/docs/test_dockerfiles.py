@@ -13,6 +13,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime.engines import finalize, trust
+from edgelm.runtime.engines.cuda import Gpu
 from tests.docs.dockerfiles import Dockerfile, read_dockerfile
 from tests.docs.pages import ROOT, blocks, prose
 
@@ -89,7 +90,7 @@ def test_what_it_writes_lies_on_volumes_of_the_guide(
     for name, value in dockerfile.pairs("ENV").items():
         if name.startswith("XDG_"):
             monkeypatch.setenv(name, value)
-    timing = finalize._timing_cache("tensorrt", "10.3", finalize.Gpu("Orin", 87))
+    timing = finalize._timing_cache("tensorrt", "10.3", Gpu("Orin", 87))
     assert len(RUNS) == 2
     for words in RUNS:
         targets = [Path(volume.rpartition(":")[2]) for volume in values(words, "-v")]
