@@ -16,7 +16,7 @@ from tests.compress.training import rows
 from tests.models import tiny_model
 
 NO_COMPILER = (
-    "compile = true needs a C\\+\\+ compiler on a CPU; install g\\+\\+, set CXX, or leave it"
+    "compile = true needs a C\\+\\+ compiler on a CPU; install g\\+\\+, set CXX, or turn it off"
 )
 TOKENS = rows().batch(range(2))
 
