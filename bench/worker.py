@@ -9,11 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import edgelm
 import edgelm.bench
 from edgelm.errors import EdgeLMError
+from edgelm.python310 import Self
 
 _MAX_LINES = 5
 

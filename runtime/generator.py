@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
 from edgelm.errors import BadInput, Busy, ContextFull
+from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Cancelled, Logits, Session, Tokens
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.text.stops import StopStrings

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
 
 from edgelm.bundle import Manifest, bundle_file, read_manifest
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.cli import format_bytes, parse_size
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
+from edgelm.python310 import Self, Unpack
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.session import Session, Tokens

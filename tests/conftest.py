@@ -1,4 +1,8 @@
-"""Fixtures that several rooms share: tiny checkpoints, saved once a session."""
+"""Fixtures that several rooms share: tiny checkpoints, saved once a session.
+
+torch and what imports it are loaded by fixtures: environments that only run bundles have neither
+(tests/without_torch.py).
+"""
 
 import os
 
@@ -8,21 +12,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.export import calibration
-from tests.models import tiny_model
-from tests.tiny_chat import save_tiny_chat
 
-# Models this small gain nothing from threads, and threads that wait for each other on a busy
-# machine make them a hundred times slower.
-torch.set_num_threads(1)
+if find_spec("torch"):
+    import torch
+
+    # Models this small gain nothing from threads, and threads that wait for each other on a busy
+    # machine make them a hundred times slower.
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def short_texts() -> Iterator[None]:
 
     For tests that are not about a gate's figures, which are most of what a tiny export costs.
     """
+    from edgelm.export import calibration
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "affordable", lambda sequences, parameters: 2)
         yield
@@ -60,6 +65,8 @@ def short_texts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     """A factory of tiny models by name of `tests.models.TINY`; read them, never change them."""
+    from tests.models import tiny_model
+
     return cache(lambda name: _saved(tmp_path_factory.mktemp(name), tiny_model(name)))
 
 
@@ -70,6 +77,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     At `tiny`'s spread attention is so sharp that a rounding error grows tenfold on its way to the
     logits; here it stays what it was, and can be told from a fault.
     """
+    from tests.models import tiny_model
 
     def make(name: str) -> Tiny:
         model = tiny_model(name)
@@ -83,6 +91,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
 
 
 def _saved(folder: Path, model: Any) -> Tiny:
+    from transformers import AutoModelForCausalLM
+
     model.save_pretrained(folder)
     # eager: the other implementations leave out Gemma 2's attention soft cap.
     hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
@@ -92,4 +102,6 @@ def _saved(folder: Path, model: Any) -> Tiny:
 @pytest.fixture(scope="session")
 def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source folder with a tokenizer: int8 passes its gate, int4 does not, `auto` mixes them."""
+    from tests.tiny_chat import save_tiny_chat
+
     return save_tiny_chat(tmp_path_factory.mktemp("tiny-chat"))

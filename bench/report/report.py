@@ -1,6 +1,6 @@
 """Make a report of what was measured, and write it."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
@@ -41,7 +41,7 @@ def make_report(
     return Report(
         schema_version=REPORT_VERSION,
         edgelm_version=edgelm.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         machine=machine,
         source=Path(source.checkpoint.name if source else manifest.lineage.source).name,

@@ -6,14 +6,14 @@ Only files that the manifest lists are used. They must not change between check 
 
 import os
 from collections.abc import Iterable
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
 from edgelm.bundle.manifest_file import MANIFEST
 from edgelm.bundle.paths import FileState, file_state, inside, open_plain
 from edgelm.errors import BadBundle
-from edgelm.files.hashing import file_sha256
+from edgelm.files.hashing import file_sha256, stream_sha256
 from edgelm.reasons import reason
 
 TOKENIZER = "tokenizer.json"
@@ -113,7 +113,7 @@ def _compare(path: Path, entry: FileEntry) -> None:
                 "copy or export it again"
             )
         try:
-            digest = file_digest(file, "sha256").hexdigest()
+            digest = stream_sha256(file)
         except OSError as error:
             raise BadBundle(
                 f"{path} cannot be read: {reason(error)}; copy or export it again"

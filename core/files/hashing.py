@@ -3,12 +3,28 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
+
+_BUFFER_BYTES = 2**18  # as in hashlib.file_digest, which Python 3.10 lacks
+
+
+class _BinaryFile(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int: ...
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb", buffering=0) as file:
+        return stream_sha256(file)
+
+
+def stream_sha256(file: _BinaryFile) -> str:
+    """SHA-256 of what is left to read of an open file, in hex."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    while size := file.readinto(buffer):
+        digest.update(buffer[:size])
+    return digest.hexdigest()
 
 
 def tree_sha256(folder: Path) -> dict[str, str]:

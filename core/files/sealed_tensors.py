@@ -8,6 +8,8 @@ import re
 import struct
 from pathlib import Path
 
+from edgelm.files.hashing import stream_sha256
+
 UNSEALED = {"sha256": "0" * 64}  # metadata of a file that is sealed afterwards
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors itself
@@ -26,7 +28,7 @@ def sealed(content: bytes) -> bytes:
 def seal_file(path: Path) -> None:
     """Store the hash in a file that was written with `UNSEALED` metadata."""
     with path.open("r+b") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = stream_sha256(file)
         file.seek(0)
         header = file.read(_header_length(file.read(8)))
         found = _SEAL.search(header)

@@ -2,13 +2,13 @@
 
 import os
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from edgelm.errors import BadInput
+from edgelm.python310 import tomllib
 
 MAX_BYTES = 1_000_000
 _MAX_MESSAGE = 500  # characters of a decoder's message, which repeats the wrong value

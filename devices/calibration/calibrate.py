@@ -6,7 +6,7 @@ runtime. Least squares on relative errors gives the cost per byte, per operation
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[s
     found = solve(rate, measure(threads, progress))
     path = folder / f"{NAME}.toml"
     machine = detect()
-    text = profile_text(found, machine, threads=threads, when=datetime.now(UTC).date())
+    text = profile_text(found, machine, threads=threads, when=datetime.now(timezone.utc).date())
     replace_file(path, text.encode())
     read_profile(path)  # checks that it can be read
     if str(folder.resolve()) not in map(

@@ -133,9 +133,9 @@ def _absent(context: Context, name: str) -> Verdict:
 
 def _how_to_see(context: Context) -> str:
     jetpack = (context.machine.jetson and context.machine.jetson.jetpack) or ""
-    if jetpack.startswith(("5", "6")):
+    if jetpack.startswith("5"):  # Python 3.8, and a TensorRT that builds none of the graphs
         return (
-            f"upgrade to JetPack 7.2: JetPack {jetpack} has TensorRT for an older Python than "
+            f"run bundles for the CPU: JetPack {jetpack} has TensorRT for an older Python than "
             "edgelm needs"
         )
     return (

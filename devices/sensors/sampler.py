@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors.reader import Part, Reader
 from edgelm.devices.sensors.series import Sensor, Series
+from edgelm.python310 import Self
 
 INTERVAL_S = 0.2
 _TIMEOUT_S = 5.0  # for a driver that does not answer

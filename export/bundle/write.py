@@ -1,6 +1,6 @@
 """Write what makes a folder a bundle: the gate's sample, the model card and the manifest."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ def draft_manifest(checkpoint: Checkpoint, target: Target, graph: WrittenGraph) 
     return Manifest(
         schema_version=SCHEMA_VERSION,
         edgelm_version=edgelm.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         target=target.plan.target,
         spec=checkpoint.spec,
         precision={},
@@ -45,7 +45,7 @@ def write_bundle(folder: Path, source: SourceFiles, manifest: Manifest) -> Manif
     lineage = lineage_of(source.checkpoint, source.sha256)
     manifest = msgspec.structs.replace(
         manifest,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         lineage=lineage,
         files=hash_files(folder),
     )

@@ -23,7 +23,7 @@ from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.groups import EMBEDDING, HEAD
 
 Value = ir.Value
-_OPSETS = {"": 24, MICROSOFT: 1}
+_SCATTERING = ("int8", "fp8")  # caches that TensorScatter, of opset 24, writes
 
 
 class OrtDialect(OrtAttention):
@@ -49,7 +49,7 @@ class OrtDialect(OrtAttention):
         context: int,
         activations: Activations = "fp32",
     ) -> None:
-        graph = Graph(folder, opsets=_OPSETS)
+        graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
         super().__init__(graph, quantizer.weights, kv=kv, context=context, activations=activations)
         self.precision = precision
         self.quantizer = quantizer
@@ -191,7 +191,7 @@ class OrtDialect(OrtAttention):
             file="model.onnx",
             data=self.graph.data_name,
             dialect="ort",
-            opsets={domain or "ai.onnx": version for domain, version in _OPSETS.items()},
+            opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
             inputs={
                 "tokens": TensorContract("tokens", "int64", (1, "T")),
                 "past_length": TensorContract("past_length", "int64", (1,)),
@@ -240,3 +240,8 @@ def _grouped(precision: WeightPrecision, group: str) -> Int4 | Int8:
     assert isinstance(precision, Int4 | Int8), f"{group}: {describe(precision)}"
     assert precision.group_size, f"{group}: {describe(precision)}"
     return precision
+
+
+def _opset(kv: KvType, activations: Activations) -> int:
+    """24 where needed; a graph of 23 also runs on ONNX Runtime 1.23, the last for Python 3.10."""
+    return 24 if kv in _SCATTERING or activations != "fp32" else 23

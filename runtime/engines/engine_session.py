@@ -7,11 +7,12 @@ fails or is interrupted leaves the cache as it was, and closing waits for the en
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import numpy as np
 
 from edgelm.errors import BadInput, ContextFull
+from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Cancelled, Engine, Logits, Tokens
 
 

@@ -18,6 +18,7 @@ from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
+from edgelm.runtime.engines.ort_version import check_version
 from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
@@ -48,6 +49,7 @@ class OrtEngine:
     Raises:
         MissingPackage: onnxruntime is not installed.
         BadBundle: a graph that does not load, or that does not match the manifest.
+        MissingPackage: an ONNX Runtime too old for the graph.
         BadInput: a capacity other than the graph's own.
         DoesNotFit: there is no memory for the cache.
     """
@@ -68,6 +70,7 @@ class OrtEngine:
         self.vocab_size = vocab_size(graph)
         self._graph = graph
         path = folder / graph.file
+        check_version(onnxruntime.__version__, graph)
         self._session = _load(path, threads, fused=graph.dialect == "ort")
         check_ort_graph(self._session, graph, path)
         self._cache = self._allocate(capacity)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from edgelm.python310 import Self
 
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -18,6 +17,7 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import MissingPackage
 from edgelm.export.source.text import GATE
+from edgelm.python310 import Self
 from tests.bench.conftest import FakeEngineMaker
 
 PP, TG, DEEP = Job("pp", 6), Job("tg", 3), Job("tg", 3, 4)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 import edgelm
+from edgelm.python310 import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ["bench", "compress", "devices", "export", "runtime"]

@@ -1,7 +1,6 @@
 """Device profiles: fields with strange values; a plan for what is read has figures that can be."""
 
 import math
-import tomllib
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import profile_paths, read_profile
 from edgelm.planning import Plan, PlanRequest
+from edgelm.python310 import tomllib
 from edgelm.spec.decoder import DecoderSpec
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened

@@ -1,39 +1,40 @@
 """A tiny model with everything the runtime reads, exported once a session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
 
 import edgelm
-from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel
-from tests.models import tiny_model
-from tests.tiny_chat import CONTEXT, VOCAB, save_tiny_chat
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder; greedy decoding of it does not fall into repeating one token."""
-    folder = save_tiny_chat(tmp_path_factory.mktemp("runtime-source"))
-    lively = tiny_model("llama-untied", vocab_size=VOCAB, max_position_embeddings=CONTEXT)
-    lively.save_pretrained(folder)
-    # save_pretrained writes generation defaults too; a turn ends with `<|end|>`.
-    (folder / "generation_config.json").write_text('{"eos_token_id": 3, "bos_token_id": 1}')
-    return folder
+    from tests.tiny_bundle import save_lively
+
+    return save_lively(tmp_path_factory.mktemp("runtime-source"))
 
 
 @pytest.fixture(scope="session")
 def hf(source: Path) -> Any:
     """The same model as transformers runs it."""
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(source).eval()
 
 
 @pytest.fixture(scope="session")
-def bundle(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its fp32 bundle; read it, never change it."""
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its fp32 bundle; read it, never change it. EDGELM_TEST_BUNDLE may name one written before."""
+    if written := os.environ.get("EDGELM_TEST_BUNDLE"):
+        return Path(written)
+    from edgelm.export.pipeline import export_model
+
+    source = request.getfixturevalue("source")
     folder = tmp_path_factory.mktemp("runtime") / "bundle"
     export_model(source, folder, precision="fp32")
     return folder

@@ -23,7 +23,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
         (b"a = ", "Invalid value"),
         (b"a = 1\na = 2", "Cannot overwrite a value"),
         (b"a = " + b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b"a = " + b"9" * 5_000, "4300 digits"),
+        (b"a = " + b"9" * 5_000, "4300"),
         (b"#" * (MAX_BYTES + 1), "larger than 1,000,000 bytes"),
         ("a = 1".encode("utf-16"), "can't decode"),
     ],

@@ -92,7 +92,11 @@ def test_no_tensorrt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("jetpack", "fix"),
-    [("6.2", "upgrade to JetPack 7.2: JetPack 6.2 has"), ("7.2", "create the environment again")],
+    [
+        ("5.1.2", "run bundles for the CPU: JetPack 5.1.2 has"),
+        ("6.2", "create the environment again with the system's Python"),
+        ("7.2", "create the environment again with the system's Python"),
+    ],
 )
 def test_tensorrt_that_the_environment_hides(jetpack: str, fix: str, tmp_path: Path) -> None:
     machine = with_packages(with_jetson(ORIN_NANO, jetpack=jetpack), python3_libnvinfer="10.3.0.30")

@@ -1,7 +1,6 @@
 """The gate: no distance for the source itself, and a fault in any path shows."""
 
 from collections.abc import Callable
-from typing import Self
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Logits, Tokens
 from tests.conftest import Tiny, TinyFactory
 from tests.models import TINY

@@ -1,0 +1,21 @@
+"""Whether the installed ONNX Runtime is new enough for a graph."""
+
+from edgelm.bundle import GraphContract
+from edgelm.errors import MissingPackage
+
+_OPSET_OF_1_23 = 23  # the newest of ONNX Runtime 1.23, the last one for Python 3.10
+
+
+def check_version(version: str, graph: GraphContract) -> None:
+    """Check ONNX Runtime's version, because its own error does not say which one is needed.
+
+    Raises:
+        MissingPackage: it does not know the graph's opset.
+    """
+    opset = graph.opsets.get("ai.onnx", 0)
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if opset > _OPSET_OF_1_23 and (major, minor) <= (1, 23):
+        raise MissingPackage(
+            f"the bundle's graph is of opset {opset}, which needs ONNX Runtime 1.32, but {version} "
+            "is installed; upgrade it (Python 3.11 or newer), or export the bundle with --kv fp32"
+        )
