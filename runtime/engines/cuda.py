@@ -19,6 +19,13 @@ from edgelm.errors import DoesNotFit, EdgeLMError, MissingPackage
 
 # cudaError_t; cuda-bindings reports the first also where there is no driver at all.
 _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
+_NOT_INSTALLED = (
+    "no CUDA driver was found: install NVIDIA's driver until nvidia-smi lists the GPU (a container "
+    "needs --gpus all, on a Jetson --runtime nvidia)"
+)
+# From 12.9 on cuda-bindings contains the CUDA runtime of its version, which a Jetson's older driver
+# refuses (docs/jetson.md); 12.8.0, the first for CUDA 12, calls the driver itself.
+_WITHOUT_FITTING_RUNTIME, _WITHOUT_RUNTIME = range(12000, 12090), "12.8.0"
 
 
 class Gpu(NamedTuple):
@@ -182,7 +189,10 @@ def _binding() -> Any:
 
 def _call(name: str, *arguments: Any) -> Any:
     """What a function gives beside its status: nothing, a value, or a tuple."""
-    status, *values = getattr(_binding(), name)(*arguments)
+    try:
+        status, *values = getattr(_binding(), name)(*arguments)
+    except RuntimeError as error:  # cuda-bindings up to 12.8, where there is no driver
+        raise MissingPackage(f"{_NOT_INSTALLED}; cuda-bindings reports: {error}") from None
     _check(name, status)
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -200,17 +210,15 @@ def _check(name: str, status: Any) -> None:
 def _no_driver() -> str:
     _, version = _binding().cudaDriverGetVersion()  # 0 without a driver
     if not version:
-        return (
-            "no CUDA driver was found: install NVIDIA's driver until nvidia-smi lists the GPU (a "
-            "container needs --gpus all, on a Jetson --runtime nvidia)"
-        )
+        return _NOT_INSTALLED
     installed, needed = (
         f"{number // 1000}.{number % 1000 // 10}"
         for number in (version, _binding().cudaRuntimeGetVersion()[1])
     )
+    fitting = _WITHOUT_RUNTIME if version in _WITHOUT_FITTING_RUNTIME else f"{installed}.*"
     return (
         f"the driver is for CUDA {installed}, cuda-bindings for CUDA {needed}; upgrade the driver, "
-        f"or: pip install 'cuda-bindings~={installed.partition('.')[0]}.0'"
+        f"or: pip install 'cuda-bindings=={fitting}'"
     )
 
 

@@ -36,11 +36,31 @@ def test_no_driver(driver: FakeCuda) -> None:
         find_gpu()
 
 
-def test_a_driver_that_is_too_old(driver: FakeCuda) -> None:
-    driver.driver, driver.status["cudaGetDeviceCount"] = 12060, 35
-    message = r"driver is for CUDA 12\.6, cuda-bindings for CUDA 13\.5; .* 'cuda-bindings~=12\.0'"
-    with pytest.raises(MissingPackage, match=message):
+def test_no_driver_with_an_old_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldBinding:
+        def cudaGetDeviceCount(self) -> None:  # noqa: N802
+            raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    monkeypatch.setattr(cuda, "_binding", OldBinding)
+    with pytest.raises(
+        MissingPackage, match=r"no CUDA driver was found: .*; cuda-bindings reports: Failed"
+    ):
         find_gpu()
+
+
+@pytest.mark.parametrize(
+    ("installed", "text", "fitting"),
+    [(12020, "12.2", "12.8.0"), (12060, "12.6", "12.8.0"), (12090, "12.9", "12.9.*"),
+     (13000, "13.0", "13.0.*")],
+)  # fmt: skip
+def test_a_driver_that_is_too_old(
+    driver: FakeCuda, installed: int, text: str, fitting: str
+) -> None:
+    driver.driver, driver.status["cudaGetDeviceCount"] = installed, 35
+    with pytest.raises(MissingPackage) as caught:
+        find_gpu()
+    message = f"the driver is for CUDA {text}, cuda-bindings for CUDA 13.5; upgrade the driver, or"
+    assert str(caught.value) == f"{message}: pip install 'cuda-bindings=={fitting}'"
 
 
 def test_no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
