@@ -54,6 +54,7 @@ def precision_speeds(
                 method="rtn",
                 gate="off",
                 context=context,
+                work=Path(folder) / "work",  # the source is run once
             )
         engines = [
             replace(engine, name=names[path])

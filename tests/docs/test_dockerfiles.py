@@ -5,11 +5,11 @@ They cannot be built here: they need NVIDIA's images and an Arm machine.
 
 import re
 import shlex
-import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import edgelm
 from edgelm.runtime.engines import finalize, trust

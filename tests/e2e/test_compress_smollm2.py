@@ -20,6 +20,7 @@ def student(
 ) -> Path:
     recipe = Recipe(
         teacher=str(smollm2),
+        dtype="float32",  # CPUs without bf16 instructions train in it up to 47 times slower
         data=(str(texts[0]),),
         held_out=str(texts[1]),
         sequence_length=64,

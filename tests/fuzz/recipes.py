@@ -41,7 +41,12 @@ _RECIPES: tuple[Tree, ...] = (
             "max_first_token_ms": 900.0,
             "kv": "fp16",
         },
-        "importance": {"samples": 16, "layers": "loss", "layer_samples": 4, "tokens": "mean"},
+        "importance": {
+            "samples": 16,
+            "layers": "loss",
+            "layer_samples": 4,
+            "sequence_reduction": "mean",
+        },
         "search": {
             "candidates": 8,
             "finalists": 2,

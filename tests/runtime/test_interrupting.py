@@ -105,6 +105,15 @@ def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
         engine._execute(engine._step_binding, options)
 
 
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """Python's own handler of SIGINT, which a shell's background jobs start without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handled")
 def test_ctrl_c_stops_native_code_and_waits_for_it() -> None:
     stop, ended = threading.Event(), threading.Event()
 
