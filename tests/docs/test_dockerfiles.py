@@ -5,13 +5,13 @@ They cannot be built here: they need NVIDIA's images and an Arm machine.
 
 import re
 import shlex
-import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 import edgelm
+from edgelm.python310 import tomllib
 from edgelm.runtime.engines import finalize, trust
 from edgelm.runtime.engines.cuda import Gpu
 from tests.docs.dockerfiles import Dockerfile, read_dockerfile

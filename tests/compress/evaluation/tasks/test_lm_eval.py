@@ -240,7 +240,9 @@ def test_a_tokenizer_without_a_first_token_is_refused(
     _install(monkeypatch, GROUP)
     tokenizer = tiny_fast_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
-    with pytest.raises(BadInput, match="this tokenizer has neither; set its `bos_token` or `eos_token`"):
+    with pytest.raises(
+        BadInput, match="this tokenizer has neither; set its `bos_token` or `eos_token`"
+    ):
         lm_eval_task(model, tokenizer, "hellaswag")
 
 
