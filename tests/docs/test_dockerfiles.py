@@ -12,6 +12,7 @@ import pytest
 import tomllib
 
 import edgelm
+from edgelm.python310 import tomllib
 from edgelm.runtime.engines import finalize, trust
 from edgelm.runtime.engines.cuda import Gpu
 from tests.docs.dockerfiles import Dockerfile, read_dockerfile
