@@ -9,7 +9,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import edgelm
 from edgelm.python310 import tomllib
