@@ -188,7 +188,8 @@ def _twice(rng: Random, layout: Layout) -> str:
 
 
 def _add(rng: Random, layout: Layout) -> str:
-    prefix = next(e.value for e in layout.entries if e.key == b"general.architecture")
+    named = [entry.value for entry in layout.entries if entry.key == b"general.architecture"]
+    prefix = next((name for name in named if isinstance(name, bytes)), b"llama")  # may be removed
     key = rng.choice([*_GENERAL_KEYS, *(prefix + key for key in _MORE_KEYS)])
     kind = rng.choice((4, 4, 5, 6, 8, 10))
     value = rng.choice(TEXTS).encode("utf-8", "surrogatepass") if kind == 8 else _number(rng, kind)
