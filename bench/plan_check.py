@@ -37,7 +37,7 @@ SHAPES = (
 )
 _PROMPT = Test("pp", 512)
 _DECODE = Test("tg", 32, 512)
-# What random weights are calibrated and judged on does not matter: short, so that it is quick.
+# What random weights are calibrated and measured on does not matter: short, to be quick.
 _TEXT = "Speed and memory depend on shapes and precisions, not on what the weights say. " * 12
 
 

@@ -94,7 +94,7 @@ def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRe
 
 
 def _copy_card(state: State, folder: Path) -> None:
-    """The teacher's licence goes with its weights."""
+    """The teacher's license goes with its weights."""
     source = state.source.path
     if source.is_dir():
         for file in source.glob("LICENSE*"):

@@ -34,7 +34,7 @@ class Target:
 
     profile: the device.
     spec: the decoder.
-    request: what the device was asked for.
+    request: the options of the export that concern the device.
     plan: what it will be given.
     requirement: the engine that the bundle will need.
     """

@@ -96,7 +96,7 @@ class LanguageModel:
             self._generator = Generator(session, self.tokenizer, self.eos_token_ids)
             self._template = _read_template(folder, manifest, config, self.tokenizer)
         except BaseException:
-            session.close()  # there is no model yet that could
+            session.close()  # nothing else has a reference to it yet
             raise
 
     @property

@@ -1,4 +1,4 @@
-"""The bundle's README: a model card for people."""
+"""The bundle's README: the model card."""
 
 from collections import Counter
 from pathlib import Path

@@ -138,7 +138,7 @@ def _guarded(call: Callable[[], T], kind: type[BadBundle | BadInput], prefix: st
 class Detokenizer:
     """Streams text: what is returned never ends in half a character.
 
-    Decoding is not additive (a piece's text can depend on its left neighbour), so a short tail of
+    Decoding is not additive (a piece's text can depend on its left neighbor), so a short tail of
     tokens is decoded twice, with and without the newest, and the difference is what is new. (The
     library's DecodeStream gives the same, but cannot be flushed.)
     """
