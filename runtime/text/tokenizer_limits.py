@@ -109,18 +109,27 @@ def _charsmap_growth(encoded: Any) -> float:
 
 
 def _template_growth(step: dict[str, Any]) -> float:
-    specials = step.get("special_tokens")
     lengths = {
-        name: len(special.get("ids") or []) if isinstance(special, dict) else 0
-        for name, special in (specials.items() if isinstance(specials, dict) else [])
+        name: len(_items(special.get("ids")))
+        for name, special in _fields(step.get("special_tokens")).items()
+        if isinstance(special, dict)
     }
     texts, added = 0, 0
-    for piece in step.get("single") or []:
-        token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+    for piece in _items(step.get("single")):
+        token = _fields(piece).get("SpecialToken")
         if isinstance(token, dict):
-            added += lengths.get(token.get("id"), 0)
+            added += lengths.get(str(token.get("id")), 0)
         else:
             texts += 1
     if added > _MAX_ADDED_TOKENS:
         raise BadBundle(f"its post_processor puts {added} tokens around a text")
     return float(max(1, texts))
+
+
+def _items(value: Any) -> list[Any]:
+    """A list, or none: the library refuses another type with an error of its own."""
+    return value if isinstance(value, list) else []
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
