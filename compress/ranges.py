@@ -11,6 +11,8 @@ _LARGE = 10**15  # beyond any number of tokens, rows or bytes, and exact as a fl
 
 Count = Annotated[int, Meta(ge=1, le=_LARGE)]
 CountOrZero = Annotated[int, Meta(ge=0, le=_LARGE)]
+LayerOrEmbedding = Annotated[int, Meta(ge=-1, le=10**6)]
+"""A layer number; -1 is the embeddings' output."""
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 """What numpy, torch and Python's random all take."""
 Positive = Annotated[float, Meta(gt=0, le=float(_LARGE))]

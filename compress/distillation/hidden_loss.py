@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from edgelm.compress.model import Model
+from edgelm.compress.ranges import LayerOrEmbedding
 from edgelm.errors import BadInput
 
 EMBEDDING = -1  # the layer number of the embeddings' output
-LayerMap = tuple[tuple[int, int], ...]
+LayerMap = tuple[tuple[LayerOrEmbedding, LayerOrEmbedding], ...]
 """Pairs (student layer, teacher layer) whose outputs are compared."""
 
 

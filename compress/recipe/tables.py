@@ -131,7 +131,7 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     """
 
     precision: Literal["int4", "int8"] = "int4"
-    group_size: int | None = None
+    group_size: Count | None = None
     symmetric: bool | None = None
     head: Literal["int4", "int8"] = "int8"
     tokens: Count = 500_000

@@ -1,13 +1,15 @@
 """Recipes: what is refused and by which words, what paths mean, what is left out."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.recipe import read_recipe, recipe_toml
+from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
 from edgelm.compress.recipe.tables import Correct
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8
@@ -249,3 +251,36 @@ def test_a_name_too_long_for_a_file_is_left_as_it_is(tmp_path: Path) -> None:
     teacher = "x" * 5_000
     text = f'teacher = "{teacher}"\ndata = ["d.jsonl"]\n[distill]\n'
     assert read_recipe(written(tmp_path, text)).teacher == teacher
+
+
+def unbounded(kind: msgspec.inspect.Type, path: str) -> Iterator[str]:
+    """Fields whose numbers have no upper bound; tomllib reads integers of any size."""
+    match kind:
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            if kind.le is None and kind.lt is None:
+                yield path
+        case msgspec.inspect.StructType() | msgspec.inspect.DataclassType():
+            for field in kind.fields:
+                yield from unbounded(field.type, f"{path}.{field.name}")
+        case msgspec.inspect.UnionType():
+            for one in kind.types:
+                yield from unbounded(one, path)
+        case msgspec.inspect.VarTupleType() | msgspec.inspect.ListType():
+            yield from unbounded(kind.item_type, f"{path}[]")
+        case msgspec.inspect.TupleType():
+            for one in kind.item_types:
+                yield from unbounded(one, f"{path}[]")
+        case msgspec.inspect.DictType():
+            yield from unbounded(kind.value_type, f"{path}.*")
+
+
+def test_every_number_of_a_recipe_has_a_bound() -> None:
+    assert list(unbounded(msgspec.inspect.type_info(Recipe), "recipe")) == []
+
+
+def test_a_layer_map_of_huge_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    stage = f"[distill]\ntokens = 9\nlayer_map = [[1{'0' * 400}, 1]]\n"
+    path.write_text(f'teacher = "t"\ndata = ["d"]\n{stage}')
+    with pytest.raises(BadInput, match="layer_map"):
+        read_recipe(path)
