@@ -12,7 +12,7 @@ TEMPLATE: dict[str, Any] = {
     "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A"}}],
     "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
 }
-WRONG = [None, 2**63, 1.5, "text", True, [[]], [None], {"a": 1}, {"a": {"ids": 7}}]
+WRONG: list[Any] = [None, 2**63, 1.5, "text", True, [[]], [None], {"a": 1}, {"a": {"ids": 7}}]
 
 
 @pytest.mark.parametrize("value", WRONG, ids=str)
