@@ -17,6 +17,7 @@ from edgelm.bundle.manifest_checks import check_manifest
 from edgelm.bundle.paths import inside
 from edgelm.errors import BadBundle
 from edgelm.files.bounded_read import read_bounded
+from edgelm.files.json_files import unique_fields
 from edgelm.reasons import reason
 
 SCHEMA_VERSION = 1
@@ -117,17 +118,8 @@ def _check_version(raw: bytes, name: str) -> None:
 def _parse(raw: bytes) -> dict[str, Any]:
     if sum(raw.count(mark) for mark in (b"[", b"{", b",")) > _MAX_VALUES:
         raise ValueError(f"it has more than {_MAX_VALUES} values")
-    values = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_no_number)
+    values = json.loads(raw.decode(), object_pairs_hook=unique_fields, parse_constant=_no_number)
     return values if isinstance(values, dict) else {}
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        seen: set[str] = set()
-        name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {name[:80]!r} appears twice")
-    return values
 
 
 def _no_number(text: str) -> None:

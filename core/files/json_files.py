@@ -67,7 +67,7 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
             "another file under this name?"
         )
     try:
-        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=unique_fields)
     except RecursionError:
         raise BadCheckpoint(f"{what} is nested too deeply to be read") from None
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     return parsed
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's fields; of duplicate keys, readers disagree about which one counts."""
     values = dict(pairs)
     if len(values) != len(pairs):
