@@ -12,7 +12,7 @@ from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.text.tokenizer_limits import check_ids, check_pipeline
+from edgelm.runtime.text.tokenizer_limits import check_ids, check_pieces, check_pipeline
 
 T = TypeVar("T")
 
@@ -48,7 +48,9 @@ def _without_bombs(data: bytes) -> bytes:
         parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             check_pipeline(name, msgspec.json.decode(parts.get(name, b"null")))
-        check_ids(parts.get("model", msgspec.Raw(b"null")))
+        model = parts.get("model", msgspec.Raw(b"null"))
+        check_ids(model)
+        check_pieces(parts.get("added_tokens", msgspec.Raw(b"null")), model)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadBundle(reason(error)) from None
     for name in ("truncation", "padding"):

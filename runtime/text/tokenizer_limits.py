@@ -9,7 +9,7 @@ import base64
 import binascii
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,9 @@ from edgelm.files.json_files import shown
 _MAX_GROWTH = 256  # of a text; NFKC's longest expansion is 18 characters for one
 _MAX_ADDED_TOKENS = 1000  # that a template puts around a text
 _MAX_STEPS = 1000  # of a pipeline
+_MAX_PIECE = 4096  # characters; the library keeps up to 340 bytes for each in its search trees
+_MAX_ADDED_CHARACTERS = 2**20  # of all added tokens; Gemma 3's 6,415 have 64 thousand
+T = TypeVar("T")
 _NESTED = ("normalizers", "decoders", "pretokenizers", "processors")
 
 
@@ -55,8 +58,44 @@ def check_ids(model: msgspec.Raw) -> None:
             )
 
 
+def check_pieces(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:
+    """Raise BadBundle for tokens whose search trees would exhaust the memory or the stack.
+
+    Added tokens are found by an automaton, and a Unigram vocabulary by a trie that is freed by
+    recursion: each has a node per character. Other vocabularies are hash tables, of any length.
+    """
+    contents = [token.content for token in _decoded(added_tokens, list[_AddedToken])]
+    pieces = [piece for piece, _ in _decoded(model, _Unigram).vocab]
+    longest = max([*contents, *pieces], key=len, default="")
+    if len(longest) > _MAX_PIECE:
+        raise BadBundle(
+            f"its token {shown(longest)} has {len(longest)} characters, expected at most "
+            f"{_MAX_PIECE}"
+        )
+    if (total := sum(map(len, contents))) > _MAX_ADDED_CHARACTERS:
+        raise BadBundle(
+            f"its added tokens have {total} characters, expected at most {_MAX_ADDED_CHARACTERS}"
+        )
+
+
+def _decoded(raw: msgspec.Raw, kind: type[T]) -> T:
+    """The value of this type; an empty one where it has another, which the library refuses."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError:
+        return kind()
+
+
 class _Model(msgspec.Struct):
     vocab: dict[str, int]
+
+
+class _AddedToken(msgspec.Struct):
+    content: str
+
+
+class _Unigram(msgspec.Struct):
+    vocab: list[tuple[str, float]] = []
 
 
 def _steps(component: Any) -> Iterator[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.errors import BadBundle
-from edgelm.runtime.text.tokenizer_limits import check_pipeline
+from edgelm.runtime.text.tokenizer_limits import check_pieces, check_pipeline
 
 TEMPLATE: dict[str, Any] = {
     "type": "TemplateProcessing",
@@ -46,3 +47,35 @@ def test_a_template_with_many_tokens() -> None:
     tokens = {"<s>": {"id": "<s>", "ids": [1] * 1001}}
     with pytest.raises(BadBundle, match="puts 1001 tokens around a text"):
         check_pipeline("post_processor", TEMPLATE | {"special_tokens": tokens})
+
+
+def raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+@pytest.mark.parametrize(
+    ("added", "model"),
+    [
+        ([{"id": 2, "content": "x" * 5000}], {}),
+        ([], {"type": "Unigram", "vocab": [["<unk>", 0], ["x" * 5000, -1.0]]}),
+    ],
+    ids=["added token", "Unigram piece"],
+)
+def test_a_token_of_thousands_of_characters(added: Any, model: Any) -> None:
+    with pytest.raises(BadBundle, match=r"'xxx.*has 5000 characters, expected at most 4096"):
+        check_pieces(raw(added), raw(model))
+
+
+def test_added_tokens_that_are_a_book_together() -> None:
+    with pytest.raises(BadBundle, match=r"have 1200000 characters, expected at most 1048576"):
+        check_pieces(raw([{"content": "x" * 4000}] * 300), raw({}))
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_tokens_of_another_type(value: Any) -> None:
+    check_pieces(raw(value), raw({"vocab": value}))
+    check_pieces(raw([value]), raw({"vocab": [value]}))
+
+
+def test_long_tokens_of_a_hash_table() -> None:
+    check_pieces(raw([]), raw({"type": "BPE", "vocab": {"x" * 5_000_000: 0}}))
