@@ -176,8 +176,9 @@ def _trust(folder: Path) -> None:
         raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
     verify(folder, manifest)  # which also checks that every engine has an entry
     for engine in manifest.engines:
-        trust(manifest.files[engine.file].sha256)
-        print(f"{folder / engine.file} may run on this machine (compiled {engine.machine})")
+        for file in engine.files:
+            trust(manifest.files[file].sha256)
+            print(f"{folder / file} may run on this machine (compiled {engine.machine})")
 
 
 def _log_line(line: str) -> None:

@@ -25,6 +25,7 @@ from edgelm.bundle import (
     verify,
 )
 from edgelm.bundle.file_names import ENGINES
+from edgelm.bundle.files import engine_files
 from edgelm.bundle.gate_sample import measure_sample, read_sample
 from edgelm.bundle.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
@@ -118,7 +119,7 @@ def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
     if not (engines := folder / ENGINES).is_dir():
         return
     remove_abandoned_files(engines)
-    named = {one.file for one in manifest.engines}
+    named = engine_files(manifest)
     for path in engines.iterdir():
         if f"{ENGINES}/{path.name}" not in named and ENGINE_NAME.fullmatch(path.name):
             _remove(path)
@@ -181,7 +182,7 @@ def _check_writable(folder: Path) -> None:
 
 def _verify_graph(folder: Path, manifest: Manifest) -> None:
     """Check every hash but those of engines: recompiling replaces a damaged one."""
-    engines = {engine.file for engine in manifest.engines}
+    engines = engine_files(manifest)
     files = {name: entry for name, entry in manifest.files.items() if name not in engines}
     verify(folder, msgspec.structs.replace(manifest, files=files, engines=()))
 
