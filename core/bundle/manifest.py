@@ -61,11 +61,15 @@ class CacheContract(msgspec.Struct, frozen=True):
 
 
 class GraphSegment(msgspec.Struct, frozen=True):
-    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name."""
+    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name.
+
+    `weight_bytes` are those of its matrices and tables, in the file that all segments share.
+    """
 
     file: str
     inputs: tuple[TensorName, ...]
     outputs: tuple[TensorName, ...]
+    weight_bytes: Bytes = 0
 
 
 class GraphContract(msgspec.Struct, frozen=True):

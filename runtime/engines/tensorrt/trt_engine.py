@@ -1,9 +1,10 @@
 """TensorRT and TensorRT-RTX: an engine for each part of a graph, one stream, a cache on the GPU.
 
 Prefill and decode have contexts of their own, and everything that a context reads or writes stays
-at one address, so that decoding is one CUDA graph, over all parts, launched again and again. Where the graph of the bundle
-writes the cache itself (`update` in_place), present is bound to past; where it gives the new rows
-(append), they are copied behind the old ones, outside the CUDA graph, since their place changes.
+at one address, so that decoding is one CUDA graph, over all parts, launched again and again. Where
+the graph of the bundle writes the cache itself (`update` in_place), present is bound to past; where
+it gives the new rows (append), they are copied behind the old ones, outside the CUDA graph, since
+their place changes.
 """
 
 import logging

@@ -99,7 +99,7 @@ def test_a_segment_s_engine_in_the_place_of_another_s(device: Device) -> None:
     if not device.engine.later_segments:
         pytest.skip("there is one engine")
     files = [EngineFile(device.engine.files[-1])]
-    with pytest.raises(BadBundle, match="has no input|has an input .* that the manifest lacks"):
+    with pytest.raises(BadBundle, match=r"has no input|has an input .* that the manifest lacks"):
         device.open(replace(device.engine, later_segments=(*files, *device.engine.parts[2:])))
 
 
