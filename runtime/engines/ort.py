@@ -1,7 +1,8 @@
-"""ONNX Runtime on a CPU: one preallocated cache, bound in place, and no copies per token.
+"""ONNX Runtime on a CPU: one cache, bound in place, and no copies per token.
 
 Past and present of a layer are bound to the same memory, so a token costs one row written, not a
-cache copied. Decoding reuses one binding: only five numbers in bound memory change per step.
+cache copied. Decoding reuses one binding: only five numbers in bound memory change per step. The
+cache grows with its tokens, which binds it again.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.growth import rows_for
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
@@ -42,7 +44,7 @@ class OrtEngine:
     Args:
         folder: the bundle.
         graph: its graph, as the manifest has it.
-        capacity: tokens that the cache holds; at most the bundle's context.
+        capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
 
@@ -71,8 +73,10 @@ class OrtEngine:
         self._graph = graph
         check_version(onnxruntime.__version__, graph)
         self._sessions = [_load(folder, graph, part, threads) for part in graph.parts]
-        self._cache = self._allocate(capacity)
-        # Decoding binds these once: a step changes five numbers in place.
+        # Rows that attention reads; also those of the cache, unless the graph fixes these.
+        self._rows = rows_for(1, capacity)
+        self._cache = self._allocate(graph.cache.capacity or self._rows)
+        # Decoding binds these once per size: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         self._step_rows = self._new_rows(1)
@@ -87,6 +91,8 @@ class OrtEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if past + len(tokens) > self._rows:
+            self._grow(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -106,6 +112,20 @@ class OrtEngine:
         """Release the graph and the cache."""
         self._sessions, self._step_bindings = [], []
         self._cache, self._step_rows = [], []
+
+    def _grow(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there; without memory for it, the
+        session stays as it is."""
+        rows = rows_for(tokens, self.capacity)
+        if self._graph.cache.capacity is None:
+            grown = self._allocate(rows)
+            for old, new in zip(self._cache, grown, strict=True):
+                for one, other in zip(old, new, strict=True):
+                    other[:, :, :past] = one[:, :, :past]
+            self._cache = grown
+            self._step_rows = self._new_rows(1)
+        self._rows = rows
+        self._step_bindings = self._bind(self._step, self._step_row[None], self._step_rows)
 
     def _decode(self, token: int, past: int) -> Logits:
         update_step(self._step, token, past)
@@ -141,13 +161,15 @@ class OrtEngine:
         """
         graph = self._graph
         arrays: dict[str, Any] = {
-            tensor.name: inputs[role] for role, tensor in graph.inputs.items()
+            tensor.name: inputs[role] for role, tensor in graph.inputs.items() if role in inputs
         }
+        if "cache_positions" in graph.inputs:
+            arrays[graph.inputs["cache_positions"].name] = np.arange(self._rows, dtype=np.int64)
         arrays[graph.outputs["logits"].name] = logits
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
             arrays[layer.present_key], arrays[layer.present_value] = present
-        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self.capacity}
+        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self._rows}
         arrays |= _new_links(graph, sizes)
         bindings = []
         for session, part in zip(self._sessions, graph.parts, strict=True):

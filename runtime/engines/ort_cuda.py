@@ -2,7 +2,8 @@
 
 ONNX Runtime falls back to the CPU without an error where its CUDA provider does not load, or has
 no kernel; here both are errors. A CUDA graph holds the addresses it was recorded with, so decoding
-has one binding, whose values change in place.
+has one binding, whose values change in place. When the cache grows it gets another binding, and
+another graph.
 """
 
 import math
@@ -24,6 +25,7 @@ from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.growth import rows_for
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.session import Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
@@ -51,7 +53,7 @@ class OrtCudaEngine:
     Args:
         folder: the bundle.
         graph: its graph, as the manifest has it.
-        capacity: tokens that the cache holds; at most the bundle's context.
+        capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
 
     Raises:
@@ -80,15 +82,13 @@ class OrtCudaEngine:
         self._session = _load(path)
         check_ort_graph(self._session, graph, graph.parts[0], path)
         self._stream = Stream()
-        self._cache = self._allocate(capacity, "the key-value cache")
-        for value in _flat(self._cache):  # NaN in a masked row would spread
-            self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
+        # Rows that attention reads; also those of the cache, unless the graph fixes these.
+        self._rows = rows_for(1, capacity)
+        self._cache = self._new_cache(graph.cache.capacity or self._rows)
         self._stream.synchronize()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        # Read only while the graph is recorded: so it is the largest value that it can have.
-        # How far the cache is filled, the kernels read from `last_position`.
-        bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
-        self._decode_step: _Step | None = self._bind(bound, 1)
+        self._decode_step: _Step | None = self._bind_decode()
+        self._graph_id = 1
         self._decode_options = _run_options("1")
         self._prefill_options = _run_options("-1")
 
@@ -101,6 +101,8 @@ class OrtCudaEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if past + len(tokens) > self._rows:
+            self._grow(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -129,28 +131,67 @@ class OrtCudaEngine:
         rows: Logits = step.logits.numpy()[0]
         return rows
 
+    def _grow(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there; decoding then has another graph."""
+        rows = rows_for(tokens, self.capacity)
+        if self._graph.cache.capacity is None:
+            grown = self._new_cache(rows)
+            if past:
+                self._copy_rows(self._cache, grown, (self._rows, rows), (0, 0), past)
+            self._stream.synchronize()
+            self._cache = grown
+        self._rows = rows
+        self._decode_step = self._bind_decode()
+        self._graph_id += 1
+        self._decode_options = _run_options(str(self._graph_id))
+
+    def _bind_decode(self) -> "_Step":
+        # Read only while the graph is recorded: so it is the largest value that it can have.
+        # How far the cache is filled, the kernels read from `last_position`.
+        total = {"total_length": np.array(self._rows, dtype=np.int32)}
+        return self._bind(self._decode_inputs | total, 1)
+
+    def _new_cache(self, rows: int) -> _Cache:
+        cache = self._allocate(rows, "the key-value cache")
+        for value in _flat(cache):  # NaN in a masked row would spread
+            self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
+        return cache
+
     def _bind(self, inputs: StepInputs, logits: int) -> "_Step":
         in_place = self._graph.cache.update == "in_place"
         count = inputs["tokens"].size
         new = self._cache if in_place else self._allocate(count, "new rows")
         shape = (1, logits, self.vocab_size)
+        if "cache_positions" in self._graph.inputs:
+            inputs = inputs | {"cache_positions": np.arange(self._rows, dtype=np.int64)}
         return _Step(self._session.io_binding(), self._graph, inputs, shape, self._cache, new)
 
     def _append(self, new: _Cache, past: int, count: int) -> None:
         """Copy what the graph gave behind the rows of the cache, where it did not do so itself."""
         if new is self._cache:
             return
+        self._copy_rows(new, self._cache, (count, self._rows), (0, past), count)
+        self._stream.synchronize()
+
+    def _copy_rows(
+        self,
+        source: _Cache,
+        target: _Cache,
+        rows: tuple[int, int],
+        starts: tuple[int, int],
+        count: int,
+    ) -> None:
+        """Copy `count` rows of each head; `rows` of the two in all, and where they start."""
         cache = self._graph.cache
         row = cache.head_dim * _ITEM_BYTES[cache.dtype]
-        for old, present in zip(_flat(self._cache), _flat(new), strict=True):
+        for old, new in zip(_flat(source), _flat(target), strict=True):
             self._stream.copy_rows(
-                old.data_ptr() + past * row,
-                present.data_ptr(),
-                pitches=(self.capacity * row, count * row),
+                new.data_ptr() + starts[1] * row,
+                old.data_ptr() + starts[0] * row,
+                pitches=(rows[1] * row, rows[0] * row),
                 width=count * row,
                 rows=cache.num_key_value_heads,
             )
-        self._stream.synchronize()
 
     def _allocate(self, rows: int, what: str) -> _Cache:
         cache = self._graph.cache
