@@ -84,8 +84,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     last_position     int32 [1]      position of the last of them, counted from 0
     total_length      int32 []       tokens in the cache after this run
     logits_positions  int64 [P]      which of the T rows the head computes
-    cache_positions   int64 [rows]   0, 1, ...: attention reads so many rows of the cache; all tokens
-                                     lie in them. Without it, it reads the whole cache
+    cache_positions   int64 [rows]   0, 1, ...: attention reads this many rows of the cache, where
+                                     all tokens are; a graph without this role reads them all
 
     and of outputs: logits float32 [1, P, vocab_size].
 

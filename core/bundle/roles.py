@@ -26,7 +26,10 @@ _PLAIN = frozenset({"tokens", "positions", "past_length", "logits_positions"})
 _FUSED = frozenset({"tokens", "past_length", "last_position", "total_length", "logits_positions"})
 DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
 # Bundles before the one in which the cache could grow have none.
-_OPTIONAL = {"standard": frozenset({"cache_positions"}), "decomposed": frozenset({"cache_positions"})}
+_OPTIONAL = {
+    "standard": frozenset({"cache_positions"}),
+    "decomposed": frozenset({"cache_positions"}),
+}
 
 
 def check_roles(graph: GraphContract, vocab_size: int) -> None:

@@ -114,8 +114,10 @@ class OrtEngine:
         self._cache, self._step_rows = [], []
 
     def _grow(self, past: int, tokens: int) -> None:
-        """Make room for `tokens`, of which the first `past` are there; without memory for it, the
-        session stays as it is."""
+        """Make room for `tokens`, of which the first `past` are there.
+
+        Where there is no memory for it, the session stays as it is.
+        """
         rows = rows_for(tokens, self.capacity)
         if self._graph.cache.capacity is None:
             grown = self._allocate(rows)
@@ -169,7 +171,7 @@ class OrtEngine:
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
             arrays[layer.present_key], arrays[layer.present_value] = present
-        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self._rows}
+        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
         arrays |= _new_links(graph, sizes)
         bindings = []
         for session, part in zip(self._sessions, graph.parts, strict=True):

@@ -132,7 +132,10 @@ class OrtCudaEngine:
         return rows
 
     def _grow(self, past: int, tokens: int) -> None:
-        """Make room for `tokens`, of which the first `past` are there; decoding then has another graph."""
+        """Make room for `tokens`, of which the first `past` are there.
+
+        Decoding then has another graph.
+        """
         rows = rows_for(tokens, self.capacity)
         if self._graph.cache.capacity is None:
             grown = self._new_cache(rows)

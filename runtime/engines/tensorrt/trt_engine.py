@@ -17,6 +17,7 @@ from edgelm.bundle import CompiledEngine, GraphContract
 from edgelm.errors import BadBundle, EdgeLMError
 from edgelm.runtime.engines.cuda import Graph, HostMemory, Memory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
+from edgelm.runtime.engines.growth import rows_for
 from edgelm.runtime.engines.session import Logits, Tokens
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
 from edgelm.runtime.engines.tensorrt.execution_slot import (
@@ -38,7 +39,7 @@ class TrtEngine:
         folder: the bundle.
         graph: its graph, as the manifest has it.
         compiled: which of its engines; the file is native code, and the caller trusts it.
-        capacity: tokens that the cache holds; TensorRT's graphs fix it.
+        capacity: tokens that the cache may grow to hold.
         prefill_chunk: tokens that one run takes; fewer where the engine was compiled for fewer.
 
     Raises:
@@ -72,13 +73,18 @@ class TrtEngine:
         self._workspace = _shared_workspace(self._engines, compiled)
         longest = self._engines[0].max_profile_size(graph.inputs["tokens"].name)
         self.chunk = min(prefill_chunk, longest)
-        self._cache = GpuCache(graph, capacity, "the key-value cache")
-        memory = self._cache.memory
-        self._stream.zero(memory.address, memory.size)  # NaN in a masked row would spread
+        self._contract = graph
+        self._open_capacity = graph.cache.capacity is None
+        # Rows that attention reads: those of the cache, unless the graph fixes these.
+        grows = "cache_positions" in graph.inputs
+        self._rows = rows_for(1, capacity) if grows else capacity
+        self._cache = self._new_cache(graph, self._rows if self._open_capacity else capacity)
+        self._positions = _positions(capacity, self._stream)
         self._prefill_slot, self._decode_slot = (
-            ExecutionSlot(graph, parts, self._cache, rows, self.vocab_size)
+            ExecutionSlot(graph, parts, rows, self.vocab_size)
             for parts, rows in zip(_contexts(graph, self._engines), (self.chunk, 1), strict=True)
         )
+        self._use_cache()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._decode_slot.set_shape(self._decode_inputs)
         self._row_memory = HostMemory(4 * self.vocab_size)
@@ -96,6 +102,8 @@ class TrtEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        if past + len(tokens) > self._rows:
+            self._grow(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -114,16 +122,45 @@ class TrtEngine:
     def close(self) -> None:
         """Release contexts before their engine, and memory when nothing uses it."""
         self._stream.synchronize()
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        self._forget_graph()
         for slot in (self._prefill_slot, self._decode_slot):
             slot.close()
         for engine in self._engines:
             engine.close()
         self._workspace.free()
         self._cache.memory.free()
+        self._positions.free()
         self._stream.close()
+
+    def _grow(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there."""
+        rows = rows_for(tokens, self.capacity)
+        if self._open_capacity:
+            grown = self._new_cache(self._contract, rows)
+            if past:
+                grown.copy_rows(self._stream, self._cache, past, pitch=self._cache.rows)
+            self._stream.synchronize()
+            self._cache.memory.free()
+            self._cache = grown
+        self._rows = rows
+        self._use_cache()
+        self._forget_graph()
+        self._may_capture = not self._engines[0].captures_graphs
+
+    def _new_cache(self, graph: GraphContract, rows: int) -> GpuCache:
+        cache = GpuCache(graph, rows, "the key-value cache")
+        self._stream.zero(cache.memory.address, cache.memory.size)  # NaN in a masked row spreads
+        return cache
+
+    def _use_cache(self) -> None:
+        for slot in (self._prefill_slot, self._decode_slot):
+            slot.use_cache(self._cache, self._positions.address, self._rows)
+
+    def _forget_graph(self) -> None:
+        """Release the recorded step, which holds the addresses and sizes of its time."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
 
     def _decode(self, token: int, past: int) -> Logits:
         update_step(self._decode_inputs, token, past)
@@ -156,15 +193,17 @@ class TrtEngine:
 
     def _append(self, slot: ExecutionSlot, past: int, count: int) -> None:
         """Copy new rows behind those of the cache, where the graph did not write them there."""
-        if slot.new is None:
-            return
-        width = count * self._cache.row_bytes
-        pitches = (self.capacity * self._cache.row_bytes, width)
-        behind = past * self._cache.row_bytes
-        for old, new in zip(self._cache.addresses, slot.new.addresses, strict=True):
-            self._stream.copy_rows(
-                old + behind, new, pitches=pitches, width=width, rows=self._cache.heads
-            )
+        if slot.new is not None:
+            self._cache.copy_rows(self._stream, slot.new, count, pitch=count, to=past)
+
+
+def _positions(capacity: int, stream: Stream) -> Memory:
+    """The positions of all rows that a cache may have, int64."""
+    staged, memory = HostMemory(8 * capacity), Memory(8 * capacity, "positions of the cache")
+    staged.array(np.int64, count=capacity)[:] = np.arange(capacity)
+    stream.to_gpu(memory.address, staged.address, staged.size)
+    stream.synchronize()
+    return memory
 
 
 def _check(graph: GraphContract, capacity: int) -> None:
