@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from edgelm.spec.decoder import DecoderSpec
+
 Arithmetic = Literal["bf16", "fp32"]
 TORCH_TYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -59,6 +61,12 @@ def measure_arithmetic(
         return MeasuredArithmetic("fp32", forward)
     training = _ratio(sizes, _training)
     return MeasuredArithmetic("fp32" if training > 1 else "bf16", forward, training)
+
+
+def faster_type(spec: DecoderSpec, device: torch.device) -> torch.dtype:
+    """The type of `measure_arithmetic` for a decoder's layers."""
+    found = measure_arithmetic(device, spec.hidden_size, spec.intermediate_size)
+    return TORCH_TYPES[found.chosen]
 
 
 def total_type(device: torch.device) -> torch.dtype:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgelm.compress.data.packing as module
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.errors import BadInput
@@ -135,14 +136,18 @@ def test_the_largest_id_fits(size: int, dtype: type, tmp_path: Path) -> None:
     assert packed.rows.tolist() == [[0, size - 1, size - 1, 1]] * 2, "BOS, text, EOS"
 
 
-def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 1 << 16)
+
     def peak(documents: int) -> int:
         tracemalloc.start()
         path = tmp_path / f"{documents}.npy"
-        packed = pack([Document("x" * 20_000)] * documents, Words(1 << 16), 512, path)
+        packed = pack([Document("x" * 2_000)] * documents, Words(1 << 16), 512, path)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert packed.tokens == documents * 20_002 // 512 * 512
+        assert packed.tokens == documents * 2_002 // 512 * 512
         return peak
 
     assert peak(300) < 1.1 * peak(100)
