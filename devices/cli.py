@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.cli import positive_int, run_command, size_argument
+from edgelm.cli import bytes_argument, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import KV_BYTES
 
@@ -126,7 +126,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     add("--min-tok-s", type=float, metavar="X", help="minimum decode speed in tokens/s")
     add(
         "--max-memory",
-        type=size_argument,
+        type=bytes_argument,
         metavar="SIZE",
         help="memory budget, e.g. 4GB (default: what the device leaves free)",
     )

@@ -85,7 +85,7 @@ _SUPER = {"orin-nano": {"25W", "MAXN_SUPER"}, "orin-nx": {"40W", "MAXN_SUPER"}}
 
 
 # What edgelm does not run on, and the last JetPack of each: no later one has its requirements.
-_UNSUPPORTED = {
+UNSUPPORTED = {
     "tegra210": "JetPack 4, the last for Jetson Nano and TX1, has TensorRT 8.2 and Python 3.6",
     "tegra186": "JetPack 4, the last for Jetson TX2, has TensorRT 8.2 and Python 3.6",
     "tegra194": "JetPack 5, the last for Jetson Xavier, has TensorRT 8.5 and Python 3.8",
@@ -94,7 +94,7 @@ _UNSUPPORTED = {
 
 def unsupported(jetson: Jetson) -> str | None:
     """Why edgelm does not run on this generation of Jetson; None if it does."""
-    return _UNSUPPORTED.get(jetson.soc or "")
+    return UNSUPPORTED.get(jetson.soc or "")
 
 
 def module_of(part: str | None) -> Module | None:
