@@ -10,7 +10,7 @@ from types import TracebackType
 
 from edgelm.bundle import Manifest, bundle_file, read_manifest
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
-from edgelm.cli import format_bytes, parse_size
+from edgelm.cli import check_bytes, format_bytes, parse_bytes
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.python310 import Self, Unpack
@@ -299,11 +299,12 @@ def fit_context(manifest: Manifest, budget: int) -> int:
 
 def _bytes(size: object) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        check_bytes(size, str(size))
         return size
     if not isinstance(size, str):
         raise BadInput(f"max_memory is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
-        return parse_size(size)
+        return parse_bytes(size)
     except Exception as error:
         raise BadInput(f"max_memory: {error}") from None
 
