@@ -78,7 +78,7 @@ class OrtCudaEngine:
             )
         path = folder / graph.file
         self._session = _load(path)
-        check_ort_graph(self._session, graph, path)
+        check_ort_graph(self._session, graph, graph.parts[0], path)
         self._stream = Stream()
         self._cache = self._allocate(capacity, "the key-value cache")
         for value in _flat(self._cache):  # NaN in a masked row would spread
