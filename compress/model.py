@@ -50,8 +50,9 @@ def load_model(
 def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     """A model around existing tensors, in eval mode; nothing is copied."""
     embedding = state["model.embed_tokens.weight"]
-    # All but eager attention leave out Gemma 2's soft cap.
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    # All but eager attention leave out Gemma 2's soft cap and Granite's sinks.
+    spec = DecoderSpec.from_hf(config.to_dict())
+    attention = "eager" if spec.attention_softcap or spec.attention_sinks else "sdpa"
     model = empty_model(config, embedding.dtype, attention)
     if config.tie_word_embeddings:
         state = state | {"lm_head.weight": embedding}

@@ -76,6 +76,48 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
     "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
+    "gemma": ("gemma", {"hidden_act": "gelu"}),
+    "ministral3": (
+        "ministral3",
+        {"rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+    ),
+    "olmo3": (
+        "olmo3",
+        {
+            "sliding_window": 8,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20_000.0},
+            },
+        },
+    ),
+    "exaone4": ("exaone4", {"sliding_window": 8}),
+    "hunyuan": (
+        "hunyuan_v1_dense",
+        {
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 9.0, "rope_theta": 10_000.0}
+            | {"factor": 1.0},
+        },
+    ),
+    "arcee": ("arcee", {"mlp_bias": True}),
+    "seed-oss": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
+    "ernie4.5": ("ernie4_5", {"use_bias": True}),
+    "glm": ("glm", {"head_dim": 32}),
+    "glm4": ("glm4", {"head_dim": 32}),
+    "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
+    "granite-swa": (
+        "granite_swa",
+        {
+            "sliding_window": 8,
+            "num_hidden_layers": 5,
+            "layer_rope_theta": [0.0, 10_000.0, 20_000.0, 0.0, 10_000.0],
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
 }
 # In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,6 +142,8 @@ def tiny_model(name: str, *, seed: int = 0, **over: Any) -> Any:
             std = 0.25 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+        for buffer in (one for key, one in model.named_buffers() if key.endswith("act_fn.beta")):
+            buffer += 0.2  # a constant of xIELU that a checkpoint stores
     return model.eval()
 
 

@@ -8,8 +8,8 @@ another one or two percent.
 
 Where factors are folded: the inputs of q, k, v and of gate and up come from a norm, whose weight is
 divided; those of the down projection from `activation(gate) * up`, where the rows of up are
-divided. The output projection is not scaled (heads share the values, and there is no gain), and
-neither is the head, whose matrix may be the embedding.
+divided (an MLP without a gate has nothing linear there). The output projection is not scaled (heads
+share the values, and there is no gain), and neither is the head, whose matrix may be the embedding.
 """
 
 from collections.abc import Mapping
@@ -47,13 +47,16 @@ class Smoothing:
             mean_squares: of every input channel, [in_features], by group.
             power: of their roots.
         """
-        before = _NORMS_BEFORE[spec.norms]
+        before = dict(_NORMS_BEFORE[spec.norms])
+        if not spec.gated_mlp and before:
+            before["mlp.up"] = before.pop("mlp.gate_up")
         norms = {
             f"layers.{layer}.{part}": f"layers.{layer}.{norm}"
             for layer in range(spec.num_hidden_layers)
             for part, norm in before.items()
         }
-        downs = [f"layers.{layer}.mlp.down" for layer in range(spec.num_hidden_layers)]
+        layers = range(spec.num_hidden_layers if spec.gated_mlp else 0)
+        downs = [f"layers.{layer}.mlp.down" for layer in layers]
         return cls(
             {group: factors(mean_squares[group], power) for group in [*norms, *downs]}, norms
         )

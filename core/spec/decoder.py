@@ -13,11 +13,12 @@ import msgspec
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
 from edgelm.spec.config_fields import MAX_LAYERS, MAX_NUMBER, MAX_POSITIONS, MAX_WIDTH, Fields
-from edgelm.spec.families import FAMILIES, NormPlacement, QKNorm
-from edgelm.spec.layer_fields import layer_windows, rotated_layers
-from edgelm.spec.rope_fields import read_rope
+from edgelm.spec.families import FAMILIES
+from edgelm.spec.family import Bias, NormPlacement, QKNorm
+from edgelm.spec.layer_fields import layer_thetas, layer_windows, rotated_layers
+from edgelm.spec.rope_fields import read_query_growth, read_rope
 
-Activation = Literal["silu", "gelu_tanh", "gelu"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -25,6 +26,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu": "gelu",
+    "relu2": "relu2",
+    "xielu": "xielu",
 }
 # Defaults of most configuration classes.
 _DEFAULTS: dict[str, Any] = {
@@ -47,12 +50,14 @@ class Rope(msgspec.Struct, frozen=True):
     """Rotary position embedding of one layer kind (Su et al. 2021, arXiv 2104.09864).
 
     `scaling` is Hugging Face's `rope_parameters` without the base, e.g.
-    `{"rope_type": "llama3", "factor": 8.0, ...}`; empty means unscaled.
+    `{"rope_type": "llama3", "factor": 8.0, ...}`; empty means unscaled. With `interleaved`, the
+    checkpoint's rows of queries and keys pair channels 2i and 2i + 1, otherwise i and i + dim / 2.
     """
 
     theta: float
     dim: int
     scaling: dict[str, Any] = {}
+    interleaved: bool = False
 
 
 class LayerSpec(msgspec.Struct, frozen=True):
@@ -61,6 +66,8 @@ class LayerSpec(msgspec.Struct, frozen=True):
     rope: Rope | None
     window: int | None = None
     """Number of keys that a query sees, including the current one; None means all."""
+    query_growth: tuple[float, int] | None = None
+    """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
@@ -92,6 +99,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_divisor: float = 1.0
+    gated_mlp: bool = True
+    qk_norm_after_rope: bool = False
+    attention_sinks: bool = False
+    fused_gate_up: bool = False
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -121,13 +132,28 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
-        """Outputs and inputs of a layer's matrices as they are executed: qkv, o, gate_up, down."""
+        """Outputs and inputs of a layer's matrices as executed: qkv, o, gate_up (or up), down."""
         return (
             (self.q_size + 2 * self.kv_size, self.hidden_size),
             (self.hidden_size, self.q_size),
-            (2 * self.intermediate_size, self.hidden_size),
+            (self.mlp_inputs * self.intermediate_size, self.hidden_size),
             (self.hidden_size, self.intermediate_size),
         )
+
+    @property
+    def mlp_inputs(self) -> int:
+        """Matrices that read the input of an MLP: gate and up, or up alone."""
+        return 2 if self.gated_mlp else 1
+
+    @property
+    def fuses_gate_up(self) -> bool:
+        """Whether the checkpoint stores gate and up as one matrix."""
+        return self.fused_gate_up or self.fused_projections  # Phi-3 fuses both
+
+    @property
+    def exceeds_fp16(self) -> bool:
+        """Whether activations may leave the range of fp16 (Gemma's stream, squared ReLU)."""
+        return self.norm_plus_one or self.hidden_act in ("relu2", "xielu")
 
     @property
     def embedding_parameters(self) -> int:
@@ -141,8 +167,9 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         norms = (4 if self.norms == "sandwich" else 2) * h
         norms += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
         biases = (q + 2 * kv) * self.qkv_bias + h * self.o_bias
-        biases += (2 * self.intermediate_size + h) * self.mlp_bias
-        return self.num_hidden_layers * (norms + biases) + h
+        biases += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
+        others = self.num_attention_heads * self.attention_sinks + 2 * (self.hidden_act == "xielu")
+        return self.num_hidden_layers * (norms + biases + others) + h
 
     @property
     def parameters(self) -> int:
@@ -180,7 +207,6 @@ class _Reader:
         self.refuse_unsupported()
         fields, family = self.fields, self.family
         hidden, heads, kv_heads, head_dim = self.widths()
-        attention_bias = fields.flag("attention_bias") and family.attention_bias
         return DecoderSpec(
             family=self.name,
             num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
@@ -197,10 +223,14 @@ class _Reader:
             norms=family.norms,
             norm_plus_one=family.norm_plus_one,
             qk_norm=family.qk_norm,
-            qkv_bias=family.qkv_bias or attention_bias,
-            o_bias=attention_bias,
-            mlp_bias=fields.flag("mlp_bias") and family.mlp_bias,
-            fused_projections=family.fused_projections,
+            qkv_bias=self.bias(family.qkv_bias),
+            o_bias=self.bias(family.o_bias),
+            mlp_bias=self.bias(family.mlp_bias),
+            fused_projections=family.fused_qkv,
+            fused_gate_up=family.fused_gate_up,
+            gated_mlp=family.gated_mlp,
+            qk_norm_after_rope=family.qk_norm_after_rope,
+            attention_sinks=family.attention_sinks,
             attention_scale=self.attention_scale(head_dim),
             layers=self.layers(head_dim),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
@@ -257,13 +287,19 @@ class _Reader:
             raise self.fields.wrong(field, "a number")
         return value
 
+    def bias(self, rule: Bias) -> bool:
+        return rule if isinstance(rule, bool) else self.fields.flag(rule)
+
     def activation(self) -> Activation:
         field = self.family.activation_field
         name = self.fields.values.get(field)
-        if not isinstance(name, str) or name not in _ACTIVATIONS:
+        if name == "gelu" and self.family.gelu_is_tanh:
+            name = "gelu_pytorch_tanh"
+        known = [one for one in _ACTIVATIONS if one != "xielu" or not self.family.gated_mlp]
+        if not isinstance(name, str) or name not in known:
             raise UnknownName(
                 f"unknown activation {shown(name)} in config.json, {field}; known: "
-                f"{', '.join(_ACTIVATIONS)}"
+                f"{', '.join(known)}"
             )
         return _ACTIVATIONS[name]
 
@@ -289,16 +325,27 @@ class _Reader:
 
     def layers(self, head_dim: int) -> tuple[LayerSpec, ...]:
         count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
-        rotated = rotated_layers(self.fields, self.family, count)
-        windows = layer_windows(self.fields, self.family, rotated)
+        fields, family = self.fields, self.family
+        rotated = rotated_layers(fields, family, count)
+        windows = layer_windows(fields, family, rotated)
+        if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:
+            rotated = [window is not None for window in windows]
         ropes = {
-            local: Rope(*read_rope(self.fields, self.family, head_dim, local=local))
+            local: Rope(
+                *read_rope(fields, family, head_dim, local=local),
+                interleaved=family.interleaved_rope,
+            )
             for local in {window is not None for window in windows}
         }
-        return tuple(
-            LayerSpec(rope=ropes[window is not None] if rotates else None, window=window)
-            for window, rotates in zip(windows, rotated, strict=True)
-        )
+        thetas = layer_thetas(fields, family, count)
+        growth = read_query_growth(fields) if family.scaled_queries else None
+        layers = []
+        for window, rotates, theta in zip(windows, rotated, thetas, strict=True):
+            rope = ropes[window is not None]
+            if theta is not None:
+                rope = msgspec.structs.replace(rope, theta=theta)
+            layers.append(LayerSpec(rope if rotates else None, window, growth))
+        return tuple(layers)
 
 
 def _family_name(config: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """The tensors of a checkpoint, under Hugging Face's names, from the decoder's spec."""
 
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.family import NormPlacement
+from edgelm.spec.tensor_names import canonical_name, stored_name
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING_WEIGHT = "model.embed_tokens.weight"
@@ -19,7 +21,7 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     layer = _layer_shapes(spec)
     for index in range(spec.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    return shapes
+    return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
 
 
 def has_bias(spec: DecoderSpec, name: str) -> bool:
@@ -32,43 +34,53 @@ def has_bias(spec: DecoderSpec, name: str) -> bool:
         "gate_proj": spec.mlp_bias,
         "up_proj": spec.mlp_bias,
         "down_proj": spec.mlp_bias,
-    }.get(name.split(".")[-2], False)
+    }.get(canonical_name(spec.family, name).split(".")[-2], False)
 
 
 def _layer_shapes(spec: DecoderSpec) -> Shapes:
-    hidden, ffn, q, kv = spec.hidden_size, spec.intermediate_size, spec.q_size, spec.kv_size
-    if spec.fused_projections:
-        matrices = {
-            "self_attn.qkv_proj": (q + 2 * kv, hidden),
-            "mlp.gate_up_proj": (2 * ffn, hidden),
-        }
-    else:
-        matrices = {
-            "self_attn.q_proj": (q, hidden),
-            "self_attn.k_proj": (kv, hidden),
-            "self_attn.v_proj": (kv, hidden),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-        }
-    matrices |= {"self_attn.o_proj": (hidden, q), "mlp.down_proj": (hidden, ffn)}
+    """Under canonical names."""
+    hidden, q, kv = spec.hidden_size, spec.q_size, spec.kv_size
     shapes: Shapes = {}
-    for name, shape in matrices.items():
+    for name, shape in _matrices(spec).items():
         shapes[f"{name}.weight"] = shape
-        if has_bias(spec, f"{name}.weight"):
+        if has_bias(spec, f"model.layers.0.{name}.weight"):
             shapes[f"{name}.bias"] = shape[:1]
-    norms = {
-        "pre": ("input_layernorm", "post_attention_layernorm"),
-        "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
-        "sandwich": (
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ),
-    }[spec.norms]
-    shapes |= {f"{norm}.weight": (hidden,) for norm in norms}
+    shapes |= {f"{norm}.weight": (hidden,) for norm in _NORMS[spec.norms]}
     if spec.qk_norm != "none":
         full = spec.qk_norm == "full"
         shapes["self_attn.q_norm.weight"] = (q if full else spec.head_dim,)
         shapes["self_attn.k_norm.weight"] = (kv if full else spec.head_dim,)
+    if spec.attention_sinks:
+        shapes["self_attn.sinks"] = (spec.num_attention_heads,)
+    if spec.hidden_act == "xielu":
+        shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
+        shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
     return shapes
+
+
+def _matrices(spec: DecoderSpec) -> Shapes:
+    hidden, ffn, q, kv = spec.hidden_size, spec.intermediate_size, spec.q_size, spec.kv_size
+    matrices: Shapes = {}
+    if spec.fused_projections:
+        matrices["self_attn.qkv_proj"] = (q + 2 * kv, hidden)
+    else:
+        sizes = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+        matrices |= {f"self_attn.{name}": (rows, hidden) for name, rows in sizes.items()}
+    if spec.fuses_gate_up:
+        matrices["mlp.gate_up_proj"] = (2 * ffn, hidden)
+    else:
+        names = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
+        matrices |= {f"mlp.{name}": (ffn, hidden) for name in names}
+    return matrices | {"self_attn.o_proj": (hidden, q), "mlp.down_proj": (hidden, ffn)}
+
+
+_NORMS: dict[NormPlacement, tuple[str, ...]] = {
+    "pre": ("input_layernorm", "post_attention_layernorm"),
+    "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "sandwich": (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+}

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.quantize.weights import Weights
+from edgelm.export.quantize.weights import Weights, Xielu
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.groups import HEAD
 
@@ -53,6 +53,9 @@ class Dialect(Protocol):
 
     def gated(self, gate_up: Value) -> Value:
         """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
+
+    def activate(self, x: Value, xielu: Xielu | None) -> Value:
+        """The spec's activation of every element; xIELU has parameters in each layer."""
 
     def select_positions(self, x: Value) -> Value:
         """The rows whose logits are requested: [1, T, H] -> [1, P, H]."""
@@ -153,6 +156,10 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
 
 
 def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
-    """The gated feed-forward network."""
+    """The feed-forward network, with a gate or without."""
+    if not decoder.spec.gated_mlp:
+        up = decoder.linear(x, f"layers.{index}.mlp.up")
+        xielu = decoder.weights.xielu(index) if decoder.spec.hidden_act == "xielu" else None
+        return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
     gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
     return decoder.linear(decoder.dialect.gated(gate_up), f"layers.{index}.mlp.down")
