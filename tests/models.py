@@ -135,16 +135,21 @@ def tiny_config(name: str, **over: Any) -> Any:
 
 def tiny_model(name: str, *, seed: int = 0, **over: Any) -> Any:
     """A tiny random model in fp32; norms and biases are random too, so that none can be lost."""
-    generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(name, **over), dtype=torch.float32)
+    randomize(model, seed=seed)
+    return model.eval()
+
+
+def randomize(model: Any, *, seed: int = 0) -> None:
+    """Random values for all parameters of a model, and for constants that a checkpoint stores."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             std = 0.25 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
         for buffer in (one for key, one in model.named_buffers() if key.endswith("act_fn.beta")):
-            buffer += 0.2  # a constant of xIELU that a checkpoint stores
-    return model.eval()
+            buffer += 0.2  # of xIELU
 
 
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:

@@ -354,7 +354,7 @@ def _family_name(config: Mapping[str, Any]) -> str:
         known = ", ".join(sorted(FAMILIES))
         raise UnknownName(
             f"unknown architecture {shown(name)} in config.json; known: {known}. "
-            "Mixture-of-experts and multimodal models are not supported"
+            "Mixtures of experts and other multimodal models are not supported"
         )
     # The rule of AutoConfig.from_pretrained: Mistral's class has no layer types.
     return "ministral" if name == "mistral" and "layer_types" in config else name
