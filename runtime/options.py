@@ -9,8 +9,8 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.generator import GenerationRequest
 from edgelm.runtime.logits_processor import LogitsProcessor
+from edgelm.runtime.request import GenerationRequest
 from edgelm.runtime.sampler import Sampling
 
 
