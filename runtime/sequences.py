@@ -188,7 +188,7 @@ class Sequences:
         return next((slot for slot in owned if slot.owner and slot.owner() is owner), None)
 
     def _next_free(self, ticket: object, tokens: Sequence[int]) -> Slot | None:
-        """A sequence for these tokens: one that continues with them, else the least used."""
+        """A free sequence for these tokens: the one that they continue, or the oldest."""
         if self._waiting[0] is not ticket:
             return None
         free = [slot for slot in self.slots if slot.is_free()]
@@ -198,12 +198,15 @@ class Sequences:
             return min(free, key=lambda slot: slot.used, default=None)
         if len(free) == 1:
             return free[0]
-        known = [(common_prefix(slot.session.tokens, tokens), slot) for slot in free]
-        shared, best = max(known, key=lambda pair: pair[0])
-        # A beginning that several conversations share is copied; the rest of one is not given up.
-        if 2 * shared >= best.session.length > 0:
-            return best
-        return min(free, key=lambda slot: slot.used)
+        shared = {slot: common_prefix(slot.session.tokens, tokens) for slot in free}
+        fitting = max(free, key=lambda slot: shared[slot])
+        oldest = min(free, key=lambda slot: slot.used)
+
+        def lost(slot: Slot) -> int:
+            return slot.session.length - shared[slot]
+
+        # What they share can be copied (see `place`), so the one that loses less is taken.
+        return fitting if lost(fitting) <= lost(oldest) else oldest
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
