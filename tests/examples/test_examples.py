@@ -94,7 +94,7 @@ def test_fastapi_app_answers_and_refuses(server: str) -> None:
     with post(b'{"question": "Why?"}') as answer:
         assert answer.status == 200
         answer.read().decode()  # whole characters only
-    for body, status in ((b"no json", 422), (b"{}", 422), (b'{"question": "\\ud800"}', 400)):
+    for body, status in ((b"no json", 422), (b"{}", 422)):
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(body)
         assert refused.value.code == status
