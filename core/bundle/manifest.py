@@ -60,6 +60,14 @@ class CacheContract(msgspec.Struct, frozen=True):
     capacity: Tokens | None = None
 
 
+class GraphSegment(msgspec.Struct, frozen=True):
+    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name."""
+
+    file: str
+    inputs: tuple[TensorName, ...]
+    outputs: tuple[TensorName, ...]
+
+
 class GraphContract(msgspec.Struct, frozen=True):
     """How to run the graph.
 
@@ -73,6 +81,10 @@ class GraphContract(msgspec.Struct, frozen=True):
     logits_positions  int64 [P]      which of the T rows the head computes
 
     and of outputs: logits float32 [1, P, vocab_size].
+
+    A graph may be cut into `segments`, which run one after the other and share the file `data`;
+    `file` is then the first of them. `links` are the tensors that pass from one to a later one;
+    every other input and output of a segment is one of the graph's.
     """
 
     file: str
@@ -82,6 +94,32 @@ class GraphContract(msgspec.Struct, frozen=True):
     inputs: dict[str, TensorContract]
     outputs: dict[str, TensorContract]
     cache: CacheContract
+    segments: tuple[GraphSegment, ...] = ()
+    links: tuple[TensorContract, ...] = ()
+
+    @property
+    def parts(self) -> tuple[GraphSegment, ...]:
+        """The segments, or the whole graph as one."""
+        return self.segments or (GraphSegment(self.file, self.input_names, self.output_names),)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph's files, the data last."""
+        return (*(part.file for part in self.parts), self.data)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """All inputs, those of the cache included."""
+        caches = (name for one in self.cache.layers for name in (one.past_key, one.past_value))
+        return (*(one.name for one in self.inputs.values()), *caches)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """All outputs, those of the cache included."""
+        caches = (
+            name for one in self.cache.layers for name in (one.present_key, one.present_value)
+        )
+        return (*(one.name for one in self.outputs.values()), *caches)
 
 
 class Limits(msgspec.Struct, frozen=True):

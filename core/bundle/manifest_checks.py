@@ -12,6 +12,7 @@ from edgelm.bundle.file_names import check_engine_name, check_name
 from edgelm.bundle.gates import Figures
 from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
 from edgelm.bundle.roles import check_roles
+from edgelm.bundle.segment_checks import check_segments
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import DecoderSpec
 
@@ -36,6 +37,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_precision(manifest)
     _check_limits(manifest)
     check_roles(manifest.graph, manifest.spec.vocab_size)
+    check_segments(manifest.graph)
     _check_cache(manifest.graph.cache, manifest)
     _check_unique(_tensor_names(manifest.graph), "two tensors of the graph are named")
     _check_engines(manifest)
@@ -45,7 +47,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_names(manifest: Manifest) -> None:
-    for name in (manifest.graph.file, manifest.graph.data, *manifest.files):
+    for name in (*manifest.graph.files, *manifest.files):
         check_name(name)
     for engine in manifest.engines:
         check_engine_name(engine.file, suffix=".engine")
@@ -137,7 +139,7 @@ def _check_unique(names: Iterable[str], what: str) -> None:
 
 
 def _tensor_names(graph: GraphContract) -> Iterator[str]:
-    for tensor in (*graph.inputs.values(), *graph.outputs.values()):
+    for tensor in (*graph.inputs.values(), *graph.outputs.values(), *graph.links):
         yield tensor.name
     for layer in graph.cache.layers:
         yield from (layer.past_key, layer.past_value, layer.present_key, layer.present_value)

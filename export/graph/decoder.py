@@ -20,6 +20,9 @@ Value = ir.Value
 class Dialect(Protocol):
     """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
 
+    def start_part(self) -> None:
+        """A layer begins, or what follows the last one: the graph may be cut here."""
+
     def embed(self) -> Value:
         """The rows of the embedding for the input tokens, before any multiplier."""
 
@@ -104,7 +107,9 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
         hidden = dialect.scale(hidden, spec.embedding_multiplier)
     residual = _Residual(hidden, None)
     for index in range(spec.num_hidden_layers):
+        dialect.start_part()
         residual = block(decoder, index, residual)
+    dialect.start_part()
     normed, _ = decoder.sum_and_norm(residual, "norm")
     dialect.finish(decoder.linear(normed, HEAD))
 

@@ -77,6 +77,10 @@ class OrtAttention:
         self._prefill: Value | None = None
         self._position_rows: Value | None = None
 
+    def start_part(self) -> None:
+        """See Dialect."""
+        self.graph.start_part()
+
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
         raise NotImplementedError

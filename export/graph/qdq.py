@@ -19,6 +19,7 @@ from edgelm.export.graph.dtypes import DTYPES, Activations
 from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
 from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
@@ -40,6 +41,7 @@ class QdqDialect:
         context: the cache's capacity, fixed in the graph.
         opset: an older one than `newest`, for an engine that needs it.
         dequantized: see QdqWeights.
+        segments: into how many the graph is cut.
     """
 
     name: ClassVar[str]
@@ -56,6 +58,7 @@ class QdqDialect:
         context: int,
         opset: int | None = None,
         dequantized: bool = False,
+        segments: Segments = 1,
     ) -> None:
         self.opset = opset or self.newest
         self.graph = Graph(folder, opsets={"": self.opset})
@@ -64,6 +67,7 @@ class QdqDialect:
         self.precision = precision
         self.activations = activations
         self.context = context
+        self.segments = segments
         self.matrices = QdqWeights(self.graph, quantizer, activations, dequantized=dequantized)
         self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
         self.positions = self.graph.input("positions", _INT64, (1, "T"))
@@ -96,6 +100,10 @@ class QdqDialect:
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         """GELU, exact or by the tanh approximation."""
         raise NotImplementedError
+
+    def start_part(self) -> None:
+        """See Dialect."""
+        self.graph.start_part()
 
     def embed(self) -> Value:
         group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
@@ -243,10 +251,10 @@ class QdqDialect:
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
-        self.graph.save()
+        saved = save_graph(self.graph, self.segments)
         spec = self.spec
         return GraphContract(
-            file="model.onnx",
+            file=saved.file,
             data=self.graph.data_name,
             dialect=self.name,
             opsets={"ai.onnx": self.opset},
@@ -265,4 +273,6 @@ class QdqDialect:
                 update=self.update,
                 capacity=self.context,
             ),
+            segments=saved.segments,
+            links=saved.links,
         )

@@ -30,7 +30,7 @@ from edgelm.bundle.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
 from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.memory import available_bytes
-from edgelm.devices.planner.memory_need import compile_bytes
+from edgelm.devices.planner.build_memory import build_peak
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256
@@ -197,7 +197,8 @@ def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
 
 
 def _check_memory(manifest: Manifest) -> None:
-    need, free = compile_bytes(manifest.weight_bytes), available_bytes()
+    need = build_peak(manifest.engine.name, [manifest.weight_bytes])
+    free = available_bytes()
     if need > free:
         raise DoesNotFit(
             f"compiling needs about {format_bytes(need)} of memory, {format_bytes(free)} are free; "

@@ -227,7 +227,7 @@ def _load_checked(folder: Path, graph: GraphContract) -> _Loaded:
         )
     path = folder / graph.file
     session = _load(path)
-    check_ort_graph(session, graph, path)
+    check_ort_graph(session, graph, graph.parts[0], path)
     return _Loaded(session, itertools.count(1))
 
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import CompiledEngine, GraphContract
+from edgelm.bundle import CompiledEngine, GraphContract, GraphSegment
 from edgelm.bundle.paths import inside, open_plain
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, load_module
 from edgelm.errors import BadBundle, DoesNotFit, EdgeLMError
@@ -96,7 +96,7 @@ class LoadedEngine:
             for profile, decodes in zip(profiles, (False, True), strict=True)
         )
 
-    def check_tensors(self, graph: GraphContract) -> None:
+    def check_tensors(self, graph: GraphContract, part: GraphSegment) -> None:
         """Raise BadBundle unless the engine has the inputs and outputs of the manifest."""
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
         given = {name: self._tensor(name) for name in names}
@@ -104,6 +104,7 @@ class LoadedEngine:
         inputs = {name for name in names if self._engine.get_tensor_mode(name) == takes}
         check_tensors(
             graph,
+            part,
             {name: tensor for name, tensor in given.items() if name in inputs},
             {name: tensor for name, tensor in given.items() if name not in inputs},
             f"{self.path}, compiled from another graph (edge-export --finalize BUNDLE),",
