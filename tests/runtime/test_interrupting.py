@@ -87,12 +87,12 @@ def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
                 time.sleep(0.01)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    real, engine._session = engine._session, Slow()
+    real, engine._sessions = engine._sessions, [Slow()]
     started = time.monotonic()
     with pytest.raises(Cancelled):
         engine._execute_interruptible(binding, lambda: True)
     assert time.monotonic() - started < 30
-    engine._session = real
+    engine._sessions = real
 
 
 def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
