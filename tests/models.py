@@ -106,6 +106,16 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 32}),
     "glm4": ("glm4", {"head_dim": 32}),
     "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
+    "lfm2": (
+        "lfm2",
+        {
+            "num_hidden_layers": 5,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "conv_bias": True,
+            "intermediate_size": 132,
+            "block_multiple_of": 8,
+        },
+    ),
     "granite-swa": (
         "granite_swa",
         {

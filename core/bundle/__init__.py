@@ -18,6 +18,7 @@ from edgelm.bundle.manifest import (
     Limits,
     Lineage,
     Manifest,
+    StateTensor,
     TensorContract,
 )
 from edgelm.bundle.manifest_file import (
@@ -42,6 +43,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Manifest",
+    "StateTensor",
     "TensorContract",
     "bundle_file",
     "encode_manifest",

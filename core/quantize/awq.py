@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import groups, split_group
 
 POWER = 0.25  # of the root mean square; best with GPTQ, while round-to-nearest prefers 0.4
 _MIN_MEAN_SQUARE = (
@@ -50,10 +51,12 @@ class Smoothing:
         before = dict(_NORMS_BEFORE[spec.norms])
         if not spec.gated_mlp and before:
             before["mlp.up"] = before.pop("mlp.gate_up")
+        if "attention.qkv" in before:
+            before["conv.in"] = before["attention.qkv"]
         norms = {
-            f"layers.{layer}.{part}": f"layers.{layer}.{norm}"
-            for layer in range(spec.num_hidden_layers)
-            for part, norm in before.items()
+            group: f"layers.{split_group(group)[0]}.{before[split_group(group)[1]]}"
+            for group in groups(spec)
+            if group.startswith("layers.") and split_group(group)[1] in before
         }
         layers = range(spec.num_hidden_layers if spec.gated_mlp else 0)
         downs = [f"layers.{layer}.mlp.down" for layer in layers]

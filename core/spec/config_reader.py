@@ -13,6 +13,7 @@ from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
 from edgelm.spec.layer_fields import layer_thetas, layer_windows, rotated_layers
+from edgelm.spec.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.rope_fields import read_query_growth, read_rope
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -65,15 +66,15 @@ class _Reader:
             family=self.name,
             num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
             hidden_size=hidden,
-            intermediate_size=fields.required("intermediate_size"),
+            intermediate_size=feed_forward_size(fields, family),
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
             vocab_size=fields.required("vocab_size"),
             max_position_embeddings=fields.required("max_position_embeddings", most=MAX_POSITIONS),
-            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            tie_word_embeddings=self.tied(),
             hidden_act=self.activation(),
-            rms_norm_eps=self.number("rms_norm_eps", most=1.0, zero=True),
+            rms_norm_eps=self.number(family.eps_field, most=1.0, zero=True),
             norms=family.norms,
             norm_plus_one=family.norm_plus_one,
             qk_norm=family.qk_norm,
@@ -141,6 +142,10 @@ class _Reader:
             raise self.fields.wrong(field, "a number")
         return value
 
+    def tied(self) -> bool:
+        older = "tie_embedding" if self.family.short_conv else ""
+        return self.fields.flag(older if older in self.fields else "tie_word_embeddings")
+
     def bias(self, rule: Bias) -> bool:
         return rule if isinstance(rule, bool) else self.fields.flag(rule)
 
@@ -192,9 +197,13 @@ class _Reader:
             for local in {window is not None for window in windows}
         }
         thetas = layer_thetas(fields, family, count)
+        mixers = layer_mixers(fields, family, count)
         growth = read_query_growth(fields) if family.scaled_queries else None
         layers = []
-        for window, rotates, theta in zip(windows, rotated, thetas, strict=True):
+        for window, rotates, theta, mixer in zip(windows, rotated, thetas, mixers, strict=True):
+            if mixer is not None:
+                layers.append(LayerSpec(None, mixer=mixer))
+                continue
             rope = ropes[window is not None]
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)

@@ -6,7 +6,7 @@ parameter count, weight bytes, KV bytes per token and FLOPs per token for every 
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,18 +29,46 @@ class Rope(msgspec.Struct, frozen=True):
     interleaved: bool = False
 
 
+class ShortConv(msgspec.Struct, frozen=True, tag="short_conv"):
+    """LFM2's mixer: `out(c * conv(b * x))` of `b, c, x = in(input)`, each of the hidden size.
+
+    `conv` is causal over tokens, of one kernel per channel. Its state are the last `kernel - 1`
+    products `b * x`, [kernel - 1, hidden_size], oldest first.
+    """
+
+    kernel: int
+    bias: bool = False
+
+
+class StateShape(NamedTuple):
+    """What a layer without attention remembers of one sequence: its kind and its size."""
+
+    layer: int
+    kind: str
+    shape: tuple[int, ...]
+
+
 class LayerSpec(msgspec.Struct, frozen=True):
-    """What differs between the layers of one decoder."""
+    """What differs between the layers of one decoder.
+
+    Without a `mixer` of its own, a layer attends with the decoder's heads, as the other fields say.
+    """
 
     rope: Rope | None
     window: int | None = None
     """Number of keys that a query sees, including the current one; None means all."""
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
+    mixer: ShortConv | None = None
+
+    @property
+    def attends(self) -> bool:
+        """Whether the layer has attention, and with it rows of keys and values."""
+        return self.mixer is None
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
-    """A dense decoder-only transformer; names as in Hugging Face configurations."""
+    """A decoder without experts; names as in Hugging Face configurations."""
 
     family: str
     num_hidden_layers: int
@@ -98,18 +126,39 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_parameters(self) -> int:
         """Parameters in the matrices of all layers, which weight quantization affects."""
-        layer = sum(outputs * inputs for outputs, inputs in self.linear_shapes)
-        return self.num_hidden_layers * layer
+        return sum(outputs * inputs for outputs, inputs in self.linear_shapes)
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
-        """Outputs and inputs of a layer's matrices as executed: qkv, o, gate_up (or up), down."""
-        return (
-            (self.q_size + 2 * self.kv_size, self.hidden_size),
-            (self.hidden_size, self.q_size),
-            (self.mlp_inputs * self.intermediate_size, self.hidden_size),
-            (self.hidden_size, self.intermediate_size),
+        """Outputs and inputs of all layers' matrices, as they are executed."""
+        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
+
+    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
+        hidden, ffn = self.hidden_size, self.intermediate_size
+        if layer.attends:
+            mixer = ((self.q_size + 2 * self.kv_size, hidden), (hidden, self.q_size))
+        else:
+            mixer = ((3 * hidden, hidden), (hidden, hidden))
+        return (*mixer, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The layers with rows of keys and values."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer.attends)
+
+    @property
+    def states(self) -> tuple[StateShape, ...]:
+        """What the other layers remember."""
+        return tuple(
+            StateShape(index, "conv", (layer.mixer.kernel - 1, self.hidden_size))
+            for index, layer in enumerate(self.layers)
+            if layer.mixer is not None
         )
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether some layers have no attention."""
+        return len(self.attention_layers) < len(self.layers)
 
     @property
     def mlp_inputs(self) -> int:
@@ -134,13 +183,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights and biases, which are stored in fp32."""
+        return sum(self._layer_vectors(layer) for layer in self.layers) + self.hidden_size
+
+    def _layer_vectors(self, layer: LayerSpec) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
-        norms = (4 if self.norms == "sandwich" else 2) * h
-        norms += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
-        biases = (q + 2 * kv) * self.qkv_bias + h * self.o_bias
-        biases += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
-        others = self.num_attention_heads * self.attention_sinks + 2 * (self.hidden_act == "xielu")
-        return self.num_hidden_layers * (norms + biases + others) + h
+        total = (4 if self.norms == "sandwich" else 2) * h
+        total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
+        total += 2 * (self.hidden_act == "xielu")
+        if layer.mixer is not None:  # the kernel, and biases of in, conv and out
+            return total + layer.mixer.kernel * h + 5 * h * layer.mixer.bias
+        total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
+        total += (q + 2 * kv) * self.qkv_bias + h * self.o_bias
+        return total + self.num_attention_heads * self.attention_sinks
 
     @property
     def parameters(self) -> int:
@@ -157,10 +211,15 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:
         """Bytes of the KV cache per token of one sequence."""
-        return math.ceil(2 * self.num_hidden_layers * self.kv_size * element_bytes)
+        return math.ceil(2 * len(self.attention_layers) * self.kv_size * element_bytes)
+
+    def state_bytes(self, element_bytes: float) -> int:
+        """Bytes of what layers without attention remember of one sequence, however long."""
+        return math.ceil(sum(math.prod(one.shape) for one in self.states) * element_bytes)
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
         matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
-        seen = sum(min(context + 1, layer.window or context + 1) for layer in self.layers)
+        attending = (layer for layer in self.layers if layer.attends)
+        seen = sum(min(context + 1, layer.window or context + 1) for layer in attending)
         return matmuls + 4 * self.q_size * seen

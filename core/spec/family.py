@@ -87,6 +87,11 @@ class Family:
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
+    short_conv: bool = False
+    """Layers of the type `conv` have a short convolution in place of attention (LFM2)."""
+    adjusted_ffn: bool = False
+    """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
+    eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False
     """The activation `gelu` means its approximation by tanh (Gemma 1)."""

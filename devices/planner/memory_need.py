@@ -41,6 +41,7 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     )
     weights = int(engine.weight_copies * manifest.weight_bytes)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
+    cache += spec.state_bytes(4) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 

@@ -54,6 +54,15 @@ class Dialect(Protocol):
     ) -> Value:
         """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q]."""
 
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        """`c * conv(b * x)` of `b, c, x` side by side: [1, T, 3 H] -> [1, T, H].
+
+        `kernel` is [H, 1, K], `bias` [H]. The convolution reads what the layer remembers, the last
+        K - 1 products, before those of the run, and declares its new ones.
+        """
+
     def gated(self, gate_up: Value) -> Value:
         """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
 
@@ -121,14 +130,15 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     prefix = f"layers.{index}"
     if spec.norms == "post":
         stream = decoder.sum(residual)
-        attended = attention(decoder, index, stream)
+        mixed = mixer(decoder, index, stream)
     else:
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.input_layernorm")
-        attended = attention(decoder, index, normed)
+        mixed = mixer(decoder, index, normed)
     if last:
         stream = decoder.dialect.select_positions(stream)
-        attended = decoder.dialect.select_positions(attended)
-    delta = decoder.linear(attended, f"{prefix}.attention.o")
+        mixed = decoder.dialect.select_positions(mixed)
+    out = "attention.o" if spec.layers[index].attends else "conv.out"
+    delta = decoder.linear(mixed, f"{prefix}.{out}")
 
     if spec.norms == "pre":
         normed, stream = decoder.sum_and_norm(
@@ -145,6 +155,14 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
         )
         delta = mlp(decoder, index, normed)
     return _Residual(stream, decoder.norm(delta, f"{prefix}.post_feedforward_layernorm"))
+
+
+def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
+    """What mixes tokens, before its output projection."""
+    if decoder.spec.layers[index].attends:
+        return attention(decoder, index, x)
+    gates = decoder.linear(x, f"layers.{index}.conv.in")
+    return decoder.dialect.short_conv(gates, index, *decoder.weights.conv(index))
 
 
 def attention(decoder: _Decoder, index: int, x: Value) -> Value:

@@ -18,6 +18,7 @@ from edgelm.export.graph import activations
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
+from edgelm.export.graph.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Xielu
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
@@ -169,6 +170,12 @@ class OrtDialect(OrtAttention):
         array = np.array(value, dtype=DTYPES[kind].numpy())
         return self.graph.constant(f"{kind}.{value!r}", array)
 
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        weights = ConvWeights(index, kernel, bias)
+        return fused_short_conv(self.graph, self.cache, gates, weights, self.activations)
+
     def gated(self, gate_up: Value) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
@@ -216,6 +223,7 @@ class OrtDialect(OrtAttention):
                 num_key_value_heads=self.spec.num_key_value_heads,
                 head_dim=self.spec.head_dim,
                 layers=tuple(self.cache.layers),
+                states=tuple(self.cache.states),
             ),
         )
 

@@ -72,6 +72,7 @@ class OrtAttention:
             _CACHE_TYPES.get(self.stored, DTYPES[activations]),
             past_rows="capacity",
             present_rows="capacity",
+            state_dtype=DTYPES[activations],
         )
         self.query_factors = QueryFactors(self.graph, context, activations)
         self._prefill: Value | None = None

@@ -20,6 +20,7 @@ from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
 from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.segments import Segments, save_graph
+from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
@@ -83,6 +84,7 @@ class QdqDialect:
             DTYPES[activations],
             past_rows=context,
             present_rows=context if self.update == "in_place" else "T",
+            state_dtype=DTYPES[activations],
         )
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
@@ -198,6 +200,12 @@ class QdqDialect:
         split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        weights = ConvWeights(index, kernel, bias)
+        return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
+
     def gated(self, gate_up: Value) -> Value:
         sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
         halves = self.graph.constant("gate_up_sizes", sizes)
@@ -270,6 +278,7 @@ class QdqDialect:
                 num_key_value_heads=spec.num_key_value_heads,
                 head_dim=spec.head_dim,
                 layers=tuple(self.cache.layers),
+                states=tuple(self.cache.states),
                 update=self.update,
                 capacity=self.context,
             ),

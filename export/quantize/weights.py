@@ -17,7 +17,7 @@ from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias
 
-_RESIDUAL = ("attention.o", "mlp.down")
+_RESIDUAL = ("attention.o", "conv.out", "mlp.down")
 
 
 class Xielu(NamedTuple):
@@ -131,6 +131,14 @@ class Weights:
             float(torch.nn.functional.softplus(values[name])) for name in ("alpha_p", "alpha_n")
         )
         return Xielu(positive, beta + negative, beta, float(values["eps"]))
+
+    def conv(self, layer: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Kernel [hidden, 1, kernel] and bias [hidden] of a layer's short convolution."""
+        name = f"model.layers.{layer}.conv.conv"
+        mixer = self.checkpoint.spec.layers[layer].mixer
+        assert mixer is not None
+        bias = self._tensor(f"{name}.bias") if mixer.bias else None
+        return self._tensor(f"{name}.weight"), bias
 
     def _tensor(self, name: str) -> torch.Tensor:
         return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()

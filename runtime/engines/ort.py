@@ -19,6 +19,7 @@ from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, 
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
+from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
@@ -73,6 +74,8 @@ class OrtEngine:
         self._folder, self._graph = folder, graph
         self._sessions: list[Any] = loaded or _load(folder, graph, threads)
         self._cache = self._allocate(capacity)
+        self._state = HostState(graph.cache.states) if graph.cache.states else None
+        self.recurrent: RecurrentState | None = self._state
         # Decoding binds these once: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
@@ -82,7 +85,8 @@ class OrtEngine:
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        return sum(array.nbytes for pair in self._cache for array in pair)
+        rows = sum(array.nbytes for pair in self._cache for array in pair)
+        return rows + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
@@ -100,6 +104,8 @@ class OrtEngine:
         else:
             self._execute_interruptible(bindings, cancelled)
         self._append(new, past, len(tokens))
+        if self._state:
+            self._state.advance()
         first: Logits = rows[0, :logits]
         return first
 
@@ -132,6 +138,8 @@ class OrtEngine:
         update_step(self._step, token, past)
         self._execute(self._step_bindings, None)
         self._append(self._step_rows, past, 1)
+        if self._state:
+            self._state.advance()
         return self._step_row
 
     def _execute(self, bindings: "_Bindings", options: Any) -> None:
@@ -168,6 +176,10 @@ class OrtEngine:
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
             arrays[layer.present_key], arrays[layer.present_value] = present
+        if self._state:
+            pairs = zip(self._state.past, self._state.present, strict=True)
+            for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
+                arrays[state.past], arrays[state.present] = before, after
         sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self.capacity}
         arrays |= _new_links(graph, sizes)
         bindings = []

@@ -17,6 +17,7 @@ from edgelm.bundle import CompiledEngine, GraphContract
 from edgelm.errors import BadBundle, BadInput, EdgeLMError
 from edgelm.runtime.engines.cuda import Graph, HostMemory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
+from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
 from edgelm.runtime.engines.tensorrt.execution_slot import (
@@ -61,6 +62,7 @@ class TrtEngine:
         check_gpu(compiled, find_gpu())
         self.capacity = capacity
         self.vocab_size = vocab_size(graph)
+        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._stream = Stream()
         self._engine = LoadedEngine(folder, compiled, module, self._stream)
         self._engine.check_tensors(graph)
