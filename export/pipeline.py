@@ -124,6 +124,9 @@ def export_model(
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
+    if checkpoint.left_out:
+        modules = ", ".join(checkpoint.left_out)
+        progress(f"only the text decoder is exported; left out: {modules}")
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     device = load_profile(target)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
