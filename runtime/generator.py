@@ -16,6 +16,7 @@ import numpy as np
 from edgelm.errors import BadInput, Busy, ContextFull
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Cancelled, Logits, Session, Tokens
+from edgelm.runtime.logits_processor import LogitsProcessor
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.text.stops import StopStrings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
@@ -81,6 +82,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
+    processors: tuple[LogitsProcessor, ...] = ()
     cancel: Callable[[], bool] = lambda: False
 
 
@@ -236,7 +238,9 @@ class Generator:
     def steps(self, request: GenerationRequest) -> Iterator[Chunk]:
         """Make the chunks; to be resumed within `turn` only."""
         detokenizer, stops = Detokenizer(self.tokenizer), StopStrings(request.stop)
-        sampler = Sampler(request.sampling, prompt_length=len(request.tokens))
+        sampler = Sampler(
+            request.sampling, prompt_length=len(request.tokens), processors=request.processors
+        )
         history = [int(token) for token in request.tokens]
         if request.cancel():
             yield Chunk("", stop_reason="cancelled")

@@ -10,6 +10,7 @@ import numpy as np
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generator import GenerationRequest
+from edgelm.runtime.logits_processor import LogitsProcessor
 from edgelm.runtime.sampler import Sampling
 
 
@@ -27,6 +28,8 @@ class Options(TypedDict, total=False):
     stop: a string or several: the text ends before the first that occurs.
     stop_tokens: ids of tokens that end the generation.
     logprobs: None, or n: the log-probability of each token and those of the n most probable.
+    logits_processors: functions (tokens so far, logits) -> logits; see
+        `edgelm.runtime.logits_processor`.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
@@ -37,6 +40,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
     logprobs: int | None
+    logits_processors: Sequence[LogitsProcessor]
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int
@@ -77,6 +81,7 @@ def make_request(
         stop=_stop_strings(options.get("stop")),
         stop_tokens=_stop_tokens(options.get("stop_tokens")),
         logprobs=_count("logprobs", options.get("logprobs")),
+        processors=_processors(options.get("logits_processors")),
         cancel=_cancel_check(options.get("cancel")),
     )
 
@@ -133,6 +138,16 @@ def _stop_tokens(tokens: object) -> frozenset[int]:
     ):
         raise BadInput(f"stop_tokens is {_shown(tokens)}, expected a list of token ids")
     return frozenset(int(token) for token in listed)
+
+
+def _processors(given: object) -> tuple[LogitsProcessor, ...]:
+    listed = () if given is None else _listed(given)
+    if listed is None or not all(callable(one) for one in listed):
+        raise BadInput(
+            f"logits_processors is {_shown(given)}, expected a list of functions (tokens, logits) "
+            "-> logits"
+        )
+    return listed
 
 
 def _listed(value: object) -> tuple[Any, ...] | None:

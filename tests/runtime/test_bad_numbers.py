@@ -11,7 +11,8 @@ import pytest
 import edgelm
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.sampler import Row, Sampler, Sampling, log_softmax, softmax, transforms
+from edgelm.runtime.logits_processor import Row
+from edgelm.runtime.sampler import Sampler, Sampling, log_softmax, softmax, transforms
 from edgelm.runtime.token_counts import TokenCounts
 
 ROW: Row = np.array([2.0, 1.0, -1.0, -4.0], dtype=np.float32)
