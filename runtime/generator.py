@@ -16,7 +16,7 @@ import numpy as np
 from edgelm.errors import BadInput, Busy, ContextFull
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Cancelled, Logits, Session, Tokens
-from edgelm.runtime.logits_processor import LogitsProcessor
+from edgelm.runtime.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.sampler import Sampler, Sampling, log_softmax
 from edgelm.runtime.text.stops import StopStrings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
@@ -24,13 +24,16 @@ from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 _WAIT_SECONDS = 0.05  # between two questions of a waiting thread whether it is cancelled
 
 FinishReason = Literal["stop", "length", "cancelled"]
-StopReason = Literal["eos_token", "stop_token", "stop_string", "max_tokens", "context", "cancelled"]
+StopReason = Literal[
+    "eos_token", "stop_token", "stop_string", "grammar", "max_tokens", "context", "cancelled"
+]
 
 # As OpenAI's API has them, and `cancelled`.
 FINISH_REASONS: dict[StopReason, FinishReason] = {
     "eos_token": "stop",
     "stop_token": "stop",
     "stop_string": "stop",
+    "grammar": "stop",
     "max_tokens": "length",
     "context": "length",
     "cancelled": "cancelled",
@@ -51,8 +54,9 @@ class Chunk:
 
     `text` may be empty while a character or a possible stop string is incomplete. The last chunk
     alone has a `stop_reason`: eos_token (the model ended its answer), stop_token, stop_string,
-    max_tokens, context (the cache is full) or cancelled; it may be without a token. `stop` is the
-    token or the string that ended the generation.
+    grammar (nothing may follow the text that was required), max_tokens, context (the cache is full)
+    or cancelled; it may be without a token. `stop` is the token or the string that ended the
+    generation.
     """
 
     text: str
@@ -73,7 +77,8 @@ class GenerationRequest:
     """What to generate.
 
     `logprobs` None gives none; n gives each token's own and those of the n best. `cancel` is called
-    before every step, and during a long prefill.
+    before every step, and during a long prefill. `constraint` makes the processor that says which
+    text may be generated; it is the last of them, so that none can allow what it forbids.
     """
 
     tokens: Tokens
@@ -83,6 +88,7 @@ class GenerationRequest:
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
     processors: tuple[LogitsProcessor, ...] = ()
+    constraint: Callable[[], Constraint] | None = None
     cancel: Callable[[], bool] = lambda: False
 
 
@@ -238,8 +244,10 @@ class Generator:
     def steps(self, request: GenerationRequest) -> Iterator[Chunk]:
         """Make the chunks; to be resumed within `turn` only."""
         detokenizer, stops = Detokenizer(self.tokenizer), StopStrings(request.stop)
+        constraint = None if request.constraint is None else request.constraint()
+        processors = request.processors + (() if constraint is None else (constraint,))
         sampler = Sampler(
-            request.sampling, prompt_length=len(request.tokens), processors=request.processors
+            request.sampling, prompt_length=len(request.tokens), processors=processors
         )
         history = [int(token) for token in request.tokens]
         if request.cancel():
@@ -263,7 +271,9 @@ class Generator:
                 yield Chunk(text, token, *logprobs, stop_reason="stop_string", stop=stop)
                 return
             yield Chunk(text, token, *logprobs)
-            if request.cancel():
+            if constraint is not None and constraint.complete:
+                reason = "grammar"
+            elif request.cancel():
                 reason = "cancelled"
             elif generated == request.max_tokens:
                 reason = "max_tokens"

@@ -35,3 +35,11 @@ class AdvancingProcessor(Protocol):
 
     def advance(self, token: int) -> None:
         """Take note of the chosen token; the model's run begins when this returns."""
+
+
+class Constraint(AdvancingProcessor, Protocol):
+    """A processor that says which text may be generated, and when it is complete."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow the tokens so far: the generation ends."""

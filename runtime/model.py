@@ -5,6 +5,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -28,12 +29,15 @@ from edgelm.runtime.generator import (
     Chunk,
     FinishReason,
     Generation,
+    GenerationRequest,
     Generator,
     StopReason,
 )
 from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.text.control_tokens import ControlTokens
+from edgelm.runtime.text.grammar.compiler import GrammarCompiler
+from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -95,6 +99,9 @@ class LanguageModel:
             self._defaults = config.sampling(session.vocab_size)
             self._generator = Generator(session, self.tokenizer, self.eos_token_ids)
             self._template = _read_template(folder, manifest, config, self.tokenizer)
+            self._grammars = GrammarCompiler(
+                self.tokenizer.to_json, session.vocab_size, self.eos_token_ids
+            )
         except BaseException:
             session.close()  # nothing else has a reference to it yet
             raise
@@ -150,7 +157,7 @@ class LanguageModel:
         Raises:
             BadInput, ContextFull, Busy, BadBundle: as `stream`.
         """
-        return self._generator.stream(make_request(tokens, options, self._defaults))
+        return self._generator.stream(self._request(tokens, options))
 
     def chat_tokens(
         self, messages: str | Sequence[Message], *, allow_special: bool = True
@@ -209,8 +216,16 @@ class LanguageModel:
         self.close()
 
     def _complete(self, tokens: Tokens, options: Options) -> Completion:
-        chunks = self._generator.complete(make_request(tokens, options, self._defaults))
+        chunks = self._generator.complete(self._request(tokens, options))
         return Completion("".join(chunk.text for chunk in chunks), chunks, len(tokens))
+
+    def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
+        constraint = None
+        response_format = read_response_format(options.get("response_format"))
+        if response_format is not None:
+            self._grammars.check(response_format)
+            constraint = partial(self._grammars.start, response_format)
+        return make_request(tokens, options, self._defaults, constraint=constraint)
 
 
 def load(

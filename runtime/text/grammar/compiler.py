@@ -6,7 +6,6 @@ its few schemas.
 """
 
 import importlib
-import json
 import logging
 import threading
 from collections import OrderedDict
@@ -79,7 +78,10 @@ class GrammarCompiler:
         module = _llguidance()
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary(module)
-        grammar = _grammar_text(module, response_format)
+        try:
+            grammar = _grammar_text(module, response_format)
+        except ValueError as error:
+            raise BadInput(f"response_format cannot be used: {reason(error)}") from None
         failed, messages = module.LLMatcher.validate_grammar_with_warnings(
             grammar, self._vocabulary
         )
@@ -102,8 +104,8 @@ class GrammarCompiler:
             size = max(self._vocab_size, inner.get_vocab_size())
             if not eos:  # llguidance needs one: a token that the logits do not have
                 inner.add_special_tokens([_NO_TOKEN])
-                text, eos = inner.to_str(), [inner.token_to_id(_NO_TOKEN)]
-                size = max(size, eos[0] + 1)
+                text, eos = inner.to_str(), [inner.get_vocab_size() - 1]
+                size = max(size, inner.get_vocab_size())
             return module.LLTokenizer(text, n_vocab=size, eos_token=eos)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -119,8 +121,7 @@ def _grammar_text(module: Any, response_format: ResponseFormat) -> str:
     definition, matcher = response_format.definition, module.LLMatcher
     if response_format.kind == "json_schema":
         options = {"whitespace_pattern": _WHITE_SPACE, "lenient": not response_format.strict}
-        schema = json.loads(definition)
-        return str(matcher.grammar_from_json_schema(schema, overrides=options))
+        return str(matcher.grammar_from_json_schema(definition, overrides=options))
     if response_format.kind == "regex":
         return str(matcher.grammar_from_regex(definition))
     return str(matcher.grammar_from_lark(definition))

@@ -1,4 +1,4 @@
-"""`response_format`, as OpenAI's API has it: what the generated text must look like.
+r"""`response_format`, as OpenAI's API has it: what the generated text must look like.
 
     {"type": "text"}                                              no constraint
     {"type": "json_object"}                                       any JSON object
@@ -6,7 +6,7 @@
     {"type": "regex", "regex": "[0-9]{4}-[0-9]{2}"}               a regular expression
     {"type": "grammar", "grammar": "start: \"yes\" | \"no\""}     a grammar in Lark's syntax
 
-The last two are not OpenAI's. A schema may also be given beside `type`, as the Responses API has it.
+The last two are not OpenAI's. A schema may also be given beside `type`, as in the Responses API.
 Without `strict`, keywords of a schema that cannot be enforced are ignored, with a warning.
 """
 
@@ -69,17 +69,14 @@ def _read_schema(value: Mapping[str, Any]) -> ResponseFormat:
     strict = given.get("strict")
     if strict is not None and not isinstance(strict, bool):
         raise BadInput(f"strict of response_format is {str(strict)[:80]!r}, expected true or false")
-    return ResponseFormat("json_schema", schema_text(given["schema"]), bool(strict))
+    return ResponseFormat("json_schema", _schema_text(given["schema"]), bool(strict))
 
 
-def schema_text(schema: object) -> str:
-    """A JSON schema as JSON.
-
-    Raises:
-        BadInput: a value that JSON has not, or one that is too large.
-    """
+def _schema_text(schema: Mapping[str, Any] | bool) -> str:
+    if schema is False:
+        raise BadInput("the JSON schema is false: no value is valid; expected an object")
     try:
-        text = json.dumps(schema, allow_nan=False)
+        text = json.dumps({} if schema is True else schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"the JSON schema is not JSON: {reason(error)}") from None
     return _limited("the JSON schema", text)
