@@ -1,9 +1,9 @@
 """From logits to the next token: small exact transforms, composed.
 
 A transform takes a row of logits [vocab_size] and the tokens so far, and returns logits; what may
-not be chosen is minus infinity. Order: the caller's processors, bias, penalties,
-temperature, then the truncations (top-k, typical, top-p, min-p), each on the distribution that the
-one before it left, as llama.cpp and Hugging Face do. Typical sampling: arXiv 2202.00666; min-p: arXiv 2407.01082.
+not be chosen is minus infinity. Order: the caller's processors, bias, penalties, temperature, then
+the truncations (top-k, typical, top-p, min-p), each on the distribution that the one before it
+left, as llama.cpp and Hugging Face do. Typical sampling: arXiv 2202.00666; min-p: arXiv 2407.01082.
 """
 
 import math

@@ -5,7 +5,7 @@ fails or is interrupted leaves the cache as it was, and closing waits for the en
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NoReturn
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
-from edgelm.runtime.engines.session import Cancelled, Engine, Logits, Tokens
+from edgelm.runtime.engines.session import CacheRows, Cancelled, Engine, Logits, Tokens
 
 
 def _never() -> bool:
@@ -95,6 +95,43 @@ class EngineSession:
                 raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
             self.length = length
             del self._tokens[length:]
+
+    def sibling(self) -> "EngineSession":
+        """Another, empty sequence over the same weights, closed on its own."""
+        self._check_open()
+        return EngineSession(self.engine.sibling())
+
+    def state(self, length: int) -> CacheRows:
+        """The cache of the first `length` tokens; valid until the next call.
+
+        Raises:
+            BadInput: more tokens than it holds, or a closed session.
+        """
+        with self._lock:
+            self._check_open()
+            if not 0 <= length <= self.length:
+                raise BadInput(f"the cache holds {self.length} tokens, not {length}")
+            return self.engine.read_rows(length)
+
+    def restore(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Hold these tokens, with the state that a session of the same bundle gave for them.
+
+        Raises:
+            ContextFull: the cache cannot hold them.
+            BadInput: a state of another number of tokens, or a closed session.
+        """
+        with self._lock:
+            self._check_open()
+            if any(rows.shape[2] != len(tokens) for rows in state):
+                raise BadInput(f"a state of other than its {len(tokens)} tokens")
+            if len(tokens) > self.capacity:
+                raise ContextFull(
+                    f"{len(tokens)} tokens do not fit in a context of {self.capacity}"
+                )
+            self.length = 0
+            self.engine.write_rows(state)
+            self._tokens = [int(token) for token in tokens]
+            self.length = len(self._tokens)
 
     def close(self) -> None:
         """Release the engine and the cache; a call that is running ends first, at its next chunk.

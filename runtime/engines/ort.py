@@ -19,7 +19,7 @@ from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, 
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
-from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
+from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
 onnxruntime = LazyOnnxRuntime(
@@ -45,6 +45,7 @@ class OrtEngine:
         capacity: tokens that the cache holds; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
+        loaded: the graph as another engine of this bundle has loaded it; None: load it.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -62,17 +63,15 @@ class OrtEngine:
         capacity: int,
         prefill_chunk: int,
         threads: int | None = None,
+        loaded: Any = None,
     ) -> None:
         _check_cache_type(graph.cache.dtype)
         check_capacity(graph.cache, capacity)
         self.capacity = capacity
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
-        self._graph = graph
-        path = folder / graph.file
-        check_version(onnxruntime.__version__, graph)
-        self._session = _load(path, threads, fused=graph.dialect == "ort")
-        check_ort_graph(self._session, graph, path)
+        self._folder, self._graph = folder, graph
+        self._session = loaded or _load_checked(folder, graph, threads)
         self._cache = self._allocate(capacity)
         # Decoding binds these once: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
@@ -103,6 +102,26 @@ class OrtEngine:
         self._append(new, past, len(tokens))
         first: Logits = rows[0, :logits]
         return first
+
+    def sibling(self) -> "OrtEngine":
+        """Another cache over the same weights."""
+        return OrtEngine(
+            self._folder,
+            self._graph,
+            capacity=self.capacity,
+            prefill_chunk=self.chunk,
+            loaded=self._session,
+        )
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache: views of it."""
+        return [array[:, :, :count] for pair in self._cache for array in pair]
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows over the first ones of the cache."""
+        own = [array for pair in self._cache for array in pair]
+        for array, given in zip(own, rows, strict=True):
+            array[:, :, : given.shape[2]] = given
 
     def close(self) -> None:
         """Release the graph and the cache."""
@@ -182,6 +201,14 @@ def _check_cache_type(dtype: str) -> None:
             f"the cache is of type {dtype}, ONNX Runtime's CPU provider has "
             f"{', '.join(_CACHE_DTYPES)}; export the bundle again"
         )
+
+
+def _load_checked(folder: Path, graph: GraphContract, threads: int | None) -> Any:
+    path = folder / graph.file
+    check_version(onnxruntime.__version__, graph)
+    session = _load(path, threads, fused=graph.dialect == "ort")
+    check_ort_graph(session, graph, path)
+    return session
 
 
 def _load(path: Path, threads: int | None, *, fused: bool) -> Any:

@@ -73,6 +73,6 @@ def test_what_is_no_list_of_functions(lm: LanguageModel, given: object) -> None:
 
 
 def test_a_processor_that_returns_nothing(lm: LanguageModel) -> None:
-    chunks = lm.stream_tokens(PROMPT, logits_processors=[lambda _, row: None])  # type: ignore[arg-type,list-item,return-value]
+    chunks = lm.stream_tokens(PROMPT, logits_processors=[lambda _, row: None])  # type: ignore[list-item,return-value]
     with pytest.raises(BadInput, match="returned NoneType, expected the logits"):
         next(chunks)

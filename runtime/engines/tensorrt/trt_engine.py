@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgelm.bundle import CompiledEngine, GraphContract
-from edgelm.errors import BadBundle, EdgeLMError
+from edgelm.errors import BadBundle, BadInput, EdgeLMError
 from edgelm.runtime.engines.cuda import Graph, HostMemory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
 from edgelm.runtime.engines.tensorrt.execution_slot import (
     ITEM_BYTES,
@@ -104,6 +104,36 @@ class TrtEngine:
             self._stream.to_host(rows.ctypes.data, slot.logits.address, rows.nbytes)
         self._stream.synchronize()
         return rows
+
+    def sibling(self) -> "TrtEngine":
+        """Not possible yet: an engine's contexts are bound to one cache.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput("a TensorRT bundle runs one sequence; load it with sequences=1")
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache, copied to the host."""
+        cache = self._cache
+        shape = (1, cache.heads, count, cache.row_bytes)
+        rows = [np.empty(shape, dtype=np.uint8) for _ in cache.addresses]
+        for address, array in zip(cache.addresses, rows, strict=True):
+            for head in range(cache.heads):
+                start = address + head * self.capacity * cache.row_bytes
+                self._stream.to_host(array[0, head].ctypes.data, start, array[0, head].nbytes)
+        self._stream.synchronize()
+        return list(rows)
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows over the first ones of the cache."""
+        cache = self._cache
+        whole = [np.ascontiguousarray(array) for array in rows]
+        for address, array in zip(cache.addresses, whole, strict=True):
+            for head in range(cache.heads):
+                start = address + head * self.capacity * cache.row_bytes
+                self._stream.to_gpu(start, array[0, head].ctypes.data, array[0, head].nbytes)
+        self._stream.synchronize()
 
     def close(self) -> None:
         """Release contexts before their engine, and memory when nothing uses it."""
