@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,8 @@ from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.text.control_tokens import ControlTokens
+from edgelm.runtime.text.grammar.compiler import GrammarCompiler
+from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -66,6 +69,9 @@ class LanguageModel:
             self.eos_token_ids = config.eos_token_ids
             self._defaults = config.sampling(listed[0].vocab_size)
             self._template = _read_template(folder, manifest, config, self.tokenizer)
+            self._grammars = GrammarCompiler(
+                self.tokenizer.to_json, listed[0].vocab_size, self.eos_token_ids
+            )
         except BaseException:
             self._sequences.close()  # nothing else has a reference to it yet
             raise
@@ -214,7 +220,12 @@ class LanguageModel:
         self.close()
 
     def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
-        return make_request(tokens, options, self._defaults)
+        constraint = None
+        response_format = read_response_format(options.get("response_format"))
+        if response_format is not None:
+            self._grammars.check(response_format)
+            constraint = partial(self._grammars.start, response_format)
+        return make_request(tokens, options, self._defaults, constraint=constraint)
 
     def _prompt_tokens(self, prompt: Prompt) -> Tokens | Sequence[int]:
         if isinstance(prompt, str):
