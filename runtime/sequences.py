@@ -195,9 +195,8 @@ class Sequences:
 
     def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
         """Make a sequence hold a beginning that is stored on disk, if one is; say whether it is."""
-        state = (
-            self.prompt_cache.read(tokens) if self._stores(tokens) and self.prompt_cache else None
-        )
+        cache = self.prompt_cache
+        state = None if cache is None or len(tokens) < MIN_TOKENS else cache.read(tokens)
         if state is None:
             return False
         with self.turn():
