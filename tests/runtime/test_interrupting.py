@@ -34,19 +34,19 @@ def chunked(bundle: Path) -> Iterator[LanguageModel]:
 
 
 def test_cancel_is_asked_between_chunks(chunked: LanguageModel) -> None:
-    expected = [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)]
+    expected = [chunk.token for chunk in chunked.stream(LONG, max_tokens=5)]
     chunked.session.rewind(0)
     answers = iter([False, False, False, True])
-    chunks = list(chunked.stream_tokens(LONG, cancel=lambda: next(answers)))
+    chunks = list(chunked.stream(LONG, cancel=lambda: next(answers)))
     assert [chunk.finish_reason for chunk in chunks] == ["cancelled"]
-    assert chunked.session.length == 0
-    assert [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)] == expected
+    assert chunked.session.length == 24  # what was read stays; the rest was not begun
+    assert [chunk.token for chunk in chunked.stream(LONG, max_tokens=5)] == expected
 
 
 def test_an_event_cancels(chunked: LanguageModel) -> None:
     event = threading.Event()
     event.set()
-    assert [p.finish_reason for p in chunked.stream_tokens(LONG, cancel=event)] == ["cancelled"]
+    assert [p.finish_reason for p in chunked.stream(LONG, cancel=event)] == ["cancelled"]
 
 
 def test_ctrl_c_between_chunks_leaves_the_model_usable(
@@ -65,7 +65,7 @@ def test_ctrl_c_between_chunks_leaves_the_model_usable(
 
     monkeypatch.setattr(OrtEngine, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(chunked.stream_tokens(LONG))
+        list(chunked.stream(LONG))
     assert chunked.generate("The miller waits until", max_tokens=5).text == expected
 
 

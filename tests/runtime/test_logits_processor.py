@@ -44,22 +44,22 @@ class Recorder:
 def test_an_advancing_processor_by_turns(lm: LanguageModel, sampling: dict[str, float]) -> None:
     recorder = Recorder()
     chunks = list(
-        lm.stream_tokens(PROMPT, max_tokens=3, logits_processors=[recorder], **sampling)  # type: ignore[arg-type]
+        lm.stream(PROMPT, max_tokens=3, logits_processors=[recorder], **sampling)  # type: ignore[arg-type]
     )
     assert [chunk.token for chunk in chunks if chunk.token is not None] == [7, 8, 9]
     assert recorder.calls == [PROMPT, 7, [*PROMPT, 7], 8, [*PROMPT, 7, 8], 9]
 
 
 def test_logprobs_are_the_models_own(lm: LanguageModel) -> None:
-    free = next(lm.stream_tokens(PROMPT, logprobs=5))
-    forced = next(lm.stream_tokens(PROMPT, logprobs=5, logits_processors=[only(7)]))
+    free = next(lm.stream(PROMPT, logprobs=5))
+    forced = next(lm.stream(PROMPT, logprobs=5, logits_processors=[only(7)]))
     assert forced.token == 7
     assert max(one.logprob for one in forced.top_logprobs) > (forced.logprob or 0)
     assert [one.token for one in forced.top_logprobs] == [one.token for one in free.top_logprobs]
 
 
 def test_processors_run_in_order_and_before_the_bias(lm: LanguageModel) -> None:
-    chunks = lm.stream_tokens(
+    chunks = lm.stream(
         PROMPT, logits_processors=[only(7), only(8)], max_tokens=1, logit_bias={8: 5}
     )
     with pytest.raises(BadInput, match=r"forbids every token|leave no token"):
@@ -69,10 +69,10 @@ def test_processors_run_in_order_and_before_the_bias(lm: LanguageModel) -> None:
 @pytest.mark.parametrize("given", [only(3), [3], "abc"], ids=["bare", "number", "text"])
 def test_what_is_no_list_of_functions(lm: LanguageModel, given: object) -> None:
     with pytest.raises(BadInput, match="expected a list of functions"):
-        lm.stream_tokens(PROMPT, logits_processors=given)  # type: ignore[arg-type]
+        lm.stream(PROMPT, logits_processors=given)  # type: ignore[arg-type]
 
 
 def test_a_processor_that_returns_nothing(lm: LanguageModel) -> None:
-    chunks = lm.stream_tokens(PROMPT, logits_processors=[lambda _, row: None])  # type: ignore[list-item,return-value]
+    chunks = lm.stream(PROMPT, logits_processors=[lambda _, row: None])  # type: ignore[list-item,return-value]
     with pytest.raises(BadInput, match="returned NoneType, expected the logits"):
         next(chunks)
