@@ -86,8 +86,8 @@ def compare(left: LanguageModel, right: LanguageModel, sampling: Options) -> tup
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(_ROUNDS):
         streams = [
-            left.stream(range(300, 332), **sampling),
-            right.stream(range(300, 332), **bound),
+            left.stream(list(range(300, 332)), **sampling),
+            right.stream(list(range(300, 332)), **bound),
         ]
         for _ in range(_BLOCKS):
             for stream, seconds in zip(streams, times, strict=True):
