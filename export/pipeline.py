@@ -15,6 +15,7 @@ from edgelm.bundle import MANIFEST, Manifest
 from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.cli import parse_bytes
 from edgelm.devices.profile import load_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.replaceable import bundle_files
@@ -34,7 +35,7 @@ from edgelm.export.disk import (
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
-from edgelm.export.request import ExportRequest, max_bytes
+from edgelm.export.request import ExportRequest
 from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import CALIBRATION, GATE, SEQUENCES, Passage
@@ -116,13 +117,16 @@ def export_model(
         Path(calibration),
         Path(gate_text),
         method,
-        max_bytes(max_size) if isinstance(max_size, str) else max_size,
+        parse_bytes(max_size) if isinstance(max_size, str) else max_size,
         segments,
     )
     output, work = Path(output), None if work is None else Path(work)
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
+    if checkpoint.left_out:
+        modules = ", ".join(checkpoint.left_out)
+        progress(f"only the text decoder is exported; left out: {modules}")
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     device = load_profile(target)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)

@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from edgelm.cli import parse_size
 from edgelm.devices.kernels import Kernels
 from edgelm.devices.planner.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
@@ -14,23 +13,6 @@ from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import WeightPrecision, parse_precision
-
-_MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
-
-
-def max_bytes(text: str) -> int:
-    """Bytes of a maximum size such as `98MB`.
-
-    Raises:
-        BadInput: it is not a size, or a number without a unit that is too small for any model.
-    """
-    size = parse_size(text)
-    if size < _MIN_PLAIN_SIZE and not any(map(str.isalpha, text)):
-        raise BadInput(
-            f"a maximum size of {size} bytes is smaller than any model; give it with a unit, e.g. "
-            f"{text.strip()}MB"
-        )
-    return size
 
 
 @dataclass(frozen=True)

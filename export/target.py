@@ -89,7 +89,7 @@ class Target:
             return kv
         if self.plan.engine == "onnxruntime":
             return "fp32"
-        wide = self.plan.precision == "bf16" or self.spec.norm_plus_one
+        wide = self.plan.precision == "bf16" or self.spec.exceeds_fp16
         return "bf16" if wide and "bf16" in self.engine.kv else "fp16"
 
     @property

@@ -19,6 +19,7 @@ from edgelm.bundle.manifest import (
     Limits,
     Lineage,
     Manifest,
+    StateTensor,
     TensorContract,
 )
 from edgelm.bundle.manifest_file import (
@@ -44,6 +45,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Manifest",
+    "StateTensor",
     "TensorContract",
     "bundle_file",
     "encode_manifest",

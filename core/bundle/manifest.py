@@ -44,13 +44,29 @@ class CacheLayer(msgspec.Struct, frozen=True):
     present_value: TensorName
 
 
+class StateTensor(msgspec.Struct, frozen=True):
+    """What a layer without attention remembers of the tokens before: [1, *shape], zeros at first.
+
+    The graph reads `past` and writes `present`, which is then the next run's past. Unlike rows of
+    keys and values it cannot be cut back to fewer tokens: sessions return to an earlier snapshot.
+    """
+
+    layer: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
+    kind: Literal["conv"]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shape: tuple[Size, ...]
+    past: TensorName
+    present: TensorName
+
+
 class CacheContract(msgspec.Struct, frozen=True):
     """The key-value cache: [1, heads, capacity, head_dim] per layer.
 
     With `update` in_place the graph writes the new rows, and present is bound to the memory of
     past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
     copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open, so that
-    the cache can grow.
+    the cache can grow. `layers` are those with attention, in their order; `states` belong to the
+    others.
     """
 
     dtype: KvType
@@ -59,6 +75,7 @@ class CacheContract(msgspec.Struct, frozen=True):
     layers: tuple[CacheLayer, ...]
     update: Literal["in_place", "append"] = "in_place"
     capacity: Tokens | None = None
+    states: tuple[StateTensor, ...] = ()
 
 
 class GraphSegment(msgspec.Struct, frozen=True):
@@ -118,7 +135,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     def input_names(self) -> tuple[str, ...]:
         """All inputs, those of the cache included."""
         caches = (name for one in self.cache.layers for name in (one.past_key, one.past_value))
-        return (*(one.name for one in self.inputs.values()), *caches)
+        states = (state.past for state in self.cache.states)
+        return (*(one.name for one in self.inputs.values()), *caches, *states)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -126,7 +144,8 @@ class GraphContract(msgspec.Struct, frozen=True):
         caches = (
             name for one in self.cache.layers for name in (one.present_key, one.present_value)
         )
-        return (*(one.name for one in self.outputs.values()), *caches)
+        states = (state.present for state in self.cache.states)
+        return (*(one.name for one in self.outputs.values()), *caches, *states)
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -103,7 +103,16 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
             "graph.cache.capacity is open, but graph.inputs has no cache_positions, which gives it"
         )
     pairs = {
-        "graph.cache.layers": (len(cache.layers), "spec.num_hidden_layers", spec.num_hidden_layers),
+        "graph.cache.layers": (
+            len(cache.layers),
+            "the layers of spec with attention",
+            len(spec.attention_layers),
+        ),
+        "graph.cache.states": (
+            [(one.layer, one.kind, one.shape) for one in cache.states],
+            "the other layers of spec",
+            [tuple(one) for one in spec.states],
+        ),
         "graph.cache.num_key_value_heads": (
             cache.num_key_value_heads,
             "spec.num_key_value_heads",
@@ -148,3 +157,5 @@ def _tensor_names(graph: GraphContract) -> Iterator[str]:
         yield tensor.name
     for layer in graph.cache.layers:
         yield from (layer.past_key, layer.past_value, layer.present_key, layer.present_value)
+    for state in graph.cache.states:
+        yield from (state.past, state.present)

@@ -80,6 +80,8 @@ def _expected_inputs(graph: GraphContract) -> dict[str, Tensor]:
     cache = _cache(graph, graph.cache.capacity)
     for layer in graph.cache.layers:
         expected[layer.past_key] = expected[layer.past_value] = cache
+    for state in graph.cache.states:
+        expected[state.past] = Tensor(state.dtype, (1, *state.shape))
     return expected
 
 
@@ -90,6 +92,8 @@ def _expected_outputs(graph: GraphContract) -> dict[str, Tensor]:
     cache = _cache(graph, graph.cache.capacity if in_place else None)
     for layer in graph.cache.layers:
         expected[layer.present_key] = expected[layer.present_value] = cache
+    for state in graph.cache.states:
+        expected[state.present] = Tensor(state.dtype, (1, *state.shape))
     return expected
 
 

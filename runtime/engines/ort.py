@@ -17,11 +17,12 @@ from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
-from edgelm.runtime.engines.growth import rows_for
+from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
-from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
+from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
+from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
 onnxruntime = LazyOnnxRuntime(
@@ -47,6 +48,7 @@ class OrtEngine:
         capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
+        loaded: the graph as another engine of this bundle has loaded it; None: load it.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -64,18 +66,20 @@ class OrtEngine:
         capacity: int,
         prefill_chunk: int,
         threads: int | None = None,
+        loaded: Any = None,
     ) -> None:
         _check_cache_type(graph.cache.dtype)
         check_capacity(graph.cache, capacity)
         self.capacity = capacity
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
-        self._graph = graph
-        check_version(onnxruntime.__version__, graph)
-        self._sessions = [_load(folder, graph, part, threads) for part in graph.parts]
+        self._folder, self._graph = folder, graph
+        self._sessions: list[Any] = loaded or _load(folder, graph, threads)
         # Rows that attention reads; also those of the cache, unless the graph fixes these.
-        self._rows = rows_for(1, capacity)
+        self._rows = first_rows(graph, capacity)
         self._cache = self._allocate(graph.cache.capacity or self._rows)
+        self._state = HostState(graph.cache.states) if graph.cache.states else None
+        self.recurrent: RecurrentState | None = self._state
         # Decoding binds these once per size: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
@@ -85,14 +89,14 @@ class OrtEngine:
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        return sum(array.nbytes for pair in self._cache for array in pair)
+        rows = sum(array.nbytes for pair in self._cache for array in pair)
+        return rows + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
-        if past + len(tokens) > self._rows:
-            self._grow(past, past + len(tokens))
+        self._reserve(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -105,19 +109,44 @@ class OrtEngine:
         else:
             self._execute_interruptible(bindings, cancelled)
         self._append(new, past, len(tokens))
+        if self._state:
+            self._state.advance()
         first: Logits = rows[0, :logits]
         return first
+
+    def sibling(self) -> "OrtEngine":
+        """Another cache over the same weights."""
+        return OrtEngine(
+            self._folder,
+            self._graph,
+            capacity=self.capacity,
+            prefill_chunk=self.chunk,
+            loaded=self._sessions,
+        )
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache: views of it."""
+        return [array[:, :, :count] for pair in self._cache for array in pair]
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows over the first ones of the cache."""
+        self._reserve(0, max((given.shape[2] for given in rows), default=0))
+        own = [array for pair in self._cache for array in pair]
+        for array, given in zip(own, rows, strict=True):
+            array[:, :, : given.shape[2]] = given
 
     def close(self) -> None:
         """Release the graph and the cache."""
         self._sessions, self._step_bindings = [], []
         self._cache, self._step_rows = [], []
 
-    def _grow(self, past: int, tokens: int) -> None:
+    def _reserve(self, past: int, tokens: int) -> None:
         """Make room for `tokens`, of which the first `past` are there.
 
         Where there is no memory for it, the session stays as it is.
         """
+        if tokens <= self._rows:
+            return
         rows = rows_for(tokens, self.capacity)
         if self._graph.cache.capacity is None:
             grown = self._allocate(rows)
@@ -133,6 +162,8 @@ class OrtEngine:
         update_step(self._step, token, past)
         self._execute(self._step_bindings, None)
         self._append(self._step_rows, past, 1)
+        if self._state:
+            self._state.advance()
         return self._step_row
 
     def _execute(self, bindings: "_Bindings", options: Any) -> None:
@@ -171,6 +202,10 @@ class OrtEngine:
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
             arrays[layer.present_key], arrays[layer.present_value] = present
+        if self._state:
+            pairs = zip(self._state.past, self._state.present, strict=True)
+            for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
+                arrays[state.past], arrays[state.present] = before, after
         sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
         arrays |= _new_links(graph, sizes)
         bindings = []
@@ -240,7 +275,12 @@ def _new_links(graph: GraphContract, sizes: Mapping[str, int]) -> dict[str, Any]
     }
 
 
-def _load(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
+def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
+    check_version(onnxruntime.__version__, graph)
+    return [_load_part(folder, graph, part, threads) for part in graph.parts]
+
+
+def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
     path = folder / part.file
     session = _load_file(path, threads, fused=graph.dialect == "ort")
     check_ort_graph(session, graph, part, path)

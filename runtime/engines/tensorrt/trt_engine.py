@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.bundle import CompiledEngine, GraphContract
-from edgelm.errors import BadBundle, EdgeLMError
+from edgelm.errors import BadBundle, BadInput, EdgeLMError
 from edgelm.runtime.engines.cuda import Graph, HostMemory, Memory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
-from edgelm.runtime.engines.growth import rows_for
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.growth import first_rows, rows_for
+from edgelm.runtime.engines.recurrent_state import RecurrentState
+from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
 from edgelm.runtime.engines.tensorrt.execution_slot import (
     ITEM_BYTES,
@@ -64,6 +65,7 @@ class TrtEngine:
         check_gpu(compiled, find_gpu())
         self.capacity = capacity
         self.vocab_size = vocab_size(graph)
+        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._stream = Stream()
         self._engines = [
             LoadedEngine(folder, compiled, part, module, self._stream) for part in compiled.parts
@@ -76,8 +78,7 @@ class TrtEngine:
         self._contract = graph
         self._open_capacity = graph.cache.capacity is None
         # Rows that attention reads: those of the cache, unless the graph fixes these.
-        grows = "cache_positions" in graph.inputs
-        self._rows = rows_for(1, capacity) if grows else capacity
+        self._rows = first_rows(graph, capacity)
         self._cache = self._new_cache(graph, self._rows if self._open_capacity else capacity)
         self._positions = _positions(capacity, self._stream)
         self._prefill_slot, self._decode_slot = (
@@ -102,8 +103,7 @@ class TrtEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
-        if past + len(tokens) > self._rows:
-            self._grow(past, past + len(tokens))
+        self._reserve(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -119,6 +119,37 @@ class TrtEngine:
         self._stream.synchronize()
         return rows
 
+    def sibling(self) -> "TrtEngine":
+        """Not possible yet: an engine's contexts are bound to one cache.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput("a TensorRT bundle runs one sequence; load it with sequences=1")
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache, copied to the host."""
+        cache = self._cache
+        shape = (1, cache.heads, count, cache.row_bytes)
+        rows = [np.empty(shape, dtype=np.uint8) for _ in cache.addresses]
+        for address, array in zip(cache.addresses, rows, strict=True):
+            for head in range(cache.heads):
+                start = address + head * cache.rows * cache.row_bytes
+                self._stream.to_host(array[0, head].ctypes.data, start, array[0, head].nbytes)
+        self._stream.synchronize()
+        return list(rows)
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows over the first ones of the cache."""
+        self._reserve(0, max((array.shape[2] for array in rows), default=0))
+        cache = self._cache
+        whole = [np.ascontiguousarray(array) for array in rows]
+        for address, array in zip(cache.addresses, whole, strict=True):
+            for head in range(cache.heads):
+                start = address + head * cache.rows * cache.row_bytes
+                self._stream.to_gpu(start, array[0, head].ctypes.data, array[0, head].nbytes)
+        self._stream.synchronize()
+
     def close(self) -> None:
         """Release contexts before their engine, and memory when nothing uses it."""
         self._stream.synchronize()
@@ -132,8 +163,10 @@ class TrtEngine:
         self._positions.free()
         self._stream.close()
 
-    def _grow(self, past: int, tokens: int) -> None:
+    def _reserve(self, past: int, tokens: int) -> None:
         """Make room for `tokens`, of which the first `past` are there."""
+        if tokens <= self._rows:
+            return
         rows = rows_for(tokens, self.capacity)
         if self._open_capacity:
             grown = self._new_cache(self._contract, rows)

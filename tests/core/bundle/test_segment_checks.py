@@ -83,8 +83,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "given twice": (lambda g: change(g, 1, outputs=("logits", "stream")), "gives 'stream'"),
     "no logits": (lambda g: change(g, 1, outputs=()), "no segment has the tensor 'logits'"),
     "input not taken": (
-        lambda g: change(g, 0, inputs=g.segments[0].inputs[1:]),
-        "no segment has the tensor",
+        lambda g: change(g, 0, inputs=[one for one in g.segments[0].inputs if one != "tokens"]),
+        "no segment has the tensor 'tokens'",
     ),
     "link not read": (lambda g: change(g, 1, inputs=("positions",)), "no segment has .*'stream'"),
     "links alone": (lambda g: replace(g, segments=()), "graph.links has entries, but"),
