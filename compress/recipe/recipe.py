@@ -1,9 +1,10 @@
 """The record of a whole recipe, and which stages can be combined."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from edgelm.compress.distillation.settings import Distillation, Schedule
 from edgelm.compress.ranges import Count, Seed
 from edgelm.compress.recipe.tables import (
     Align,
@@ -104,6 +105,26 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "[distill] layer_map names layers of one student, and [search] trains students of "
                 "several depths; set hidden_states = true, which maps the layers of each"
             )
+
+    def training(self, table: Schedule, *, bf16: bool, **over: Any) -> Distillation:
+        """The settings of a training: a stage's table, with what is the recipe's own.
+
+        Args:
+            table: of the stage.
+            bf16: whether matrix products are in bf16.
+            over: settings that replace the table's.
+
+        Raises:
+            BadInput: settings that contradict each other.
+        """
+        values = msgspec.structs.asdict(table)
+        known = {
+            field: values[field] for field in Distillation.__struct_fields__ if field in values
+        }
+        known |= {"sequence_length": self.sequence_length, "seed": self.seed, "bf16": bf16}
+        settings = Distillation(**(known | over))
+        settings.check()
+        return settings
 
     @property
     def correction_rate(self) -> float:

@@ -118,18 +118,7 @@ class State:
 
     def training(self, settings: Any, **over: Any) -> Distillation:
         """The settings of a training, from a stage's table and the recipe."""
-        values = msgspec.structs.asdict(settings)
-        known = {
-            field: values[field] for field in Distillation.__struct_fields__ if field in values
-        }
-        known |= {
-            "sequence_length": self.recipe.sequence_length,
-            "seed": self.recipe.seed,
-            "bf16": self.arithmetic == "bf16",
-        }
-        distillation = Distillation(**(known | over))
-        distillation.check()
-        return distillation
+        return self.recipe.training(settings, bf16=self.arithmetic == "bf16", **over)
 
     def documents(self) -> Iterator[Document]:
         """All documents of the data."""
