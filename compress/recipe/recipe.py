@@ -82,22 +82,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.qad:
             self.qad.check(self.target)
-        self._check_batches()
         self._check_layer_map()
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
             self.align.request(self.seed).check()
-
-    def _check_batches(self) -> None:
-        """Raise BadInput before the first stage rather than hours later."""
-        stages = {"correct": self.correct, "distill": self.distill, "qad": self.qad}
-        for name, stage in stages.items():
-            if stage and stage.batch_size % stage.micro_batch:
-                raise BadInput(
-                    f"[{name}] batch_size {stage.batch_size} is not a multiple of micro_batch "
-                    f"{stage.micro_batch}; change one of them"
-                )
 
     def _check_layer_map(self) -> None:
         if self.search and self.distill and self.distill.layer_map:

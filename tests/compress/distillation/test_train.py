@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.head_loss import Objective
+from edgelm.compress.distillation.cache_settings import CacheSettings
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller
-from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
+from edgelm.compress.distillation.teacher_cache import build_cache
 from edgelm.compress.distillation.train import distill, rows_of_step
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
