@@ -139,7 +139,7 @@ def _compress(options: argparse.Namespace) -> None:
 
 def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
     """Refuse what cannot work within a second, before torch is loaded."""
-    from edgelm.checkpoint.source import open_checkpoint
+    from edgelm.checkpoint.source import read_spec
     from edgelm.compress.preflight import preflight
 
     if (options.world_size or options.tflops) and not options.dry_run:
@@ -147,27 +147,27 @@ def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
     if options.tflops is not None and not 0 < options.tflops < math.inf:
         raise BadInput(f"--tflops {options.tflops:g}: expected a number above 0")
     processes = options.world_size or world_size()
-    preflight(recipe, open_checkpoint(recipe.teacher), processes=processes)
+    preflight(recipe, read_spec(recipe.teacher), processes=processes)
 
 
 def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
-    from edgelm.checkpoint.source import open_checkpoint
+    from edgelm.checkpoint.source import read_spec
     from edgelm.compress.start_plan import plan_stages, plan_table
 
-    source, processes = open_checkpoint(recipe.teacher), options.world_size or 1
+    spec, processes = read_spec(recipe.teacher), options.world_size or 1
     bf16, speed = recipe.arithmetic != "fp32", 1e12 * (options.tflops or 0)
     if not speed:
         from edgelm.compress.arithmetic import TORCH_TYPES, measure_arithmetic, measured_speed
         from edgelm.compress.run.distributed import device
 
-        sizes = source.spec.hidden_size, source.spec.intermediate_size
+        sizes = spec.hidden_size, spec.intermediate_size
         chosen = recipe.arithmetic
         if chosen == "auto":
             chosen = measure_arithmetic(device(), *sizes).chosen
         bf16 = chosen == "bf16"
         speed = measured_speed(device(), TORCH_TYPES[chosen], *sizes)
     shards = min(_MOST_SHARDS, processes)
-    stages = plan_stages(recipe, source, bf16=bf16, sharded_over=shards)
+    stages = plan_stages(recipe, spec, bf16=bf16, sharded_over=shards)
     return plan_table(stages, operations_per_second=speed, processes=processes)
 
 

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from edgelm import __version__
-from edgelm.checkpoint.source import open_checkpoint
+from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
 from edgelm.compress.model import load_model, save_model
 from edgelm.compress.preflight import preflight
@@ -47,7 +47,7 @@ def compress_model(
         DoesNotFit: no shape meets the budget, or the disk is full.
         Diverged: a training diverged; its last checkpoint remains.
     """
-    preflight(recipe, open_checkpoint(recipe.teacher), processes=world_size())
+    preflight(recipe, read_spec(recipe.teacher), processes=world_size())
     check_replaceable(output, marker=STUDENT_RECORD, listing=student_files)
     output = output.resolve()
     run = run or output.with_name(f"{output.name}.run")

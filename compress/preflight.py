@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from edgelm.checkpoint.source import Checkpoint
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import check_documents
 from edgelm.compress.evaluation.task_names import parse_tasks
@@ -12,14 +11,15 @@ from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
 
 
-def preflight(recipe: Recipe, source: Checkpoint, *, processes: int = 1) -> None:
+def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     """Raise now what stages would raise hours later.
 
     Args:
         recipe: what is going to run.
-        source: the teacher; its weights are not read.
+        spec: the teacher.
         processes: of the run, over which a step's rows are divided.
 
     Raises:
@@ -32,22 +32,22 @@ def preflight(recipe: Recipe, source: Checkpoint, *, processes: int = 1) -> None
     for table in filter(None, (recipe.correct, recipe.distill, recipe.qad)):
         recipe.training(table, bf16=False).check(processes)
     if recipe.search:
-        propose(_costs(recipe, source), recipe.search)
+        propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
-        requested_shape(recipe, source)
+        requested_shape(recipe, spec)
 
 
-def requested_shape(recipe: Recipe, source: Checkpoint) -> Shape:
+def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
     """The shape of the recipe's [prune] table, if the target's engine can run it."""
     assert recipe.prune is not None
-    shape = recipe.prune.shape(Shape.from_spec(source.spec))
-    shape.check_within(source.spec)
-    _costs(recipe, source).check_kernels(shape)
+    shape = recipe.prune.shape(Shape.from_spec(spec))
+    shape.check_within(spec)
+    _costs(recipe, spec).check_kernels(shape)
     return shape
 
 
-def _costs(recipe: Recipe, source: Checkpoint) -> CostModel:
-    return CostModel(source.spec, load_profile(recipe.target.name), recipe.target.budget)
+def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:
+    return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
 
 
 def _check_names_and_files(recipe: Recipe) -> None:

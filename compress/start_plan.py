@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.pruning.shape import Shape
@@ -39,17 +38,17 @@ class StagePlan:
 
 
 def plan_stages(
-    recipe: Recipe, source: Checkpoint, *, bf16: bool, sharded_over: int = 1
+    recipe: Recipe, spec: DecoderSpec, *, bf16: bool, sharded_over: int = 1
 ) -> list[StagePlan]:
     """The stages of a recipe in their order.
 
     Args:
         recipe: checked by `preflight`.
-        source: the teacher; its weights are not read.
+        spec: the teacher.
         bf16: whether models that are not trained are in bf16, as the arithmetic is.
         sharded_over: processes over which FSDP2 divides the student in training.
     """
-    return list(_Stages(recipe, source.spec, bf16, sharded_over))
+    return list(_Stages(recipe, spec, bf16, sharded_over))
 
 
 class _Stages:

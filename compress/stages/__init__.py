@@ -35,7 +35,9 @@ def run_stages(state: State) -> None:
         correct_teacher(state, recipe.correct)
     if recipe.search or recipe.prune:
         score_importance(state, recipe.importance)
-        shape = search_shape(state) if recipe.search else requested_shape(recipe, state.teacher)
+        shape = (
+            search_shape(state) if recipe.search else requested_shape(recipe, state.teacher.spec)
+        )
         prune_teacher(state, shape)
     if recipe.distill:
         distill_student(state, recipe.distill)
@@ -51,5 +53,5 @@ def _report_plan(state: State) -> None:
         return
     spec = state.source.spec
     speed = measured_speed(state.device, state.compute, spec.hidden_size, spec.intermediate_size)
-    stages = plan_stages(state.recipe, state.source, bf16=state.arithmetic == "bf16")
+    stages = plan_stages(state.recipe, spec, bf16=state.arithmetic == "bf16")
     state.run.report(plan_table(stages, operations_per_second=speed, processes=world_size()))
