@@ -1,5 +1,7 @@
 """Whether the bundle fits into the memory that is available, and its engine onto the disk."""
 
+import shutil
+
 from edgelm.bundle import Manifest
 from edgelm.cli import format_bytes
 from edgelm.devices.checks.bundle_target import runs_here
@@ -44,8 +46,7 @@ def disk_space(context: Context) -> Verdict | None:
     size = sum(file.bytes for file in context.manifest.files.values()) if context.manifest else 0
     # An engine or a second export is about as large; both are written before the old one goes.
     need = max(_MIN_DISK, 2 * size)
-    row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
-    free, mount = int(row[3]) * 1024, row[5]
+    free, mount = _free_disk(context)
     if free >= need:
         return ok(f"{format_bytes(free)} are free on {mount}")
     return warning(
@@ -53,6 +54,15 @@ def disk_space(context: Context) -> Verdict | None:
         why="a new export or engine is complete before it replaces the old one, so both need space",
         fix="free some space (pip cache purge, old bundles), or work on another disk",
     )
+
+
+def _free_disk(context: Context) -> tuple[int, str]:
+    """Free bytes on the disk of the current folder, and its mount point."""
+    try:
+        row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
+    except FileNotFoundError:  # Windows
+        return shutil.disk_usage(".").free, "this disk"
+    return int(row[3]) * 1024, row[5]
 
 
 def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
