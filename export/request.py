@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelm.devices.kernels import Kernels
+from edgelm.devices.planner.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
@@ -25,16 +26,23 @@ class ExportRequest:
     gate_text: Path = GATE
     method: str = "auto"
     max_size: int | None = None
+    segments: int | None = None
 
     def check(self, groups: list[str]) -> None:
         """Check what needs no weights.
 
         Raises:
-            BadInput: an exception that matches no group, or options that contradict each other.
+            BadInput: an exception that matches no group, options that contradict each other, or
+                a number of segments below 1.
             UnknownName: an unknown method.
         """
         if self.method not in METHODS:
             raise UnknownName(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.segments is not None and not 1 <= self.segments <= MAX_SEGMENTS:
+            raise BadInput(
+                f"segments is {self.segments}, expected 1 to {MAX_SEGMENTS}, or auto for the "
+                "fewest with which the engine can be compiled on the device"
+            )
         if self.max_size is not None and self.plan.precision != "auto":
             raise BadInput(
                 "a maximum size needs --precision auto, which chooses the mixture, but "

@@ -47,8 +47,8 @@ def exclusive_lock(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
     try:
         import fcntl
     except ImportError:
-        with _lock_file(folder, waits) as alone:
-            yield alone
+        with _lock_file(folder, waits) as locked:
+            yield locked
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

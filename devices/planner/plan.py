@@ -141,6 +141,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan
     )
     weights = _weight_bytes(spec, engine, linear, head)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * request.batch
+    cache += spec.state_bytes(4) * request.batch
     workspace = workspace_bytes(
         spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
     )
@@ -225,7 +226,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
         if engine.name == "onnxruntime":
             wanted = "fp32" if request.precision == "fp32" else "int8"
         # Gemma's residual stream exceeds the range of fp16, and a 16-bit cache has its type.
-        if request.precision == "bf16" or (spec.norm_plus_one and wanted == "fp16"):
+        if request.precision == "bf16" or (spec.exceeds_fp16 and wanted == "fp16"):
             wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:
@@ -261,11 +262,11 @@ def _weight_bits(
     if not (kernels.pads and isinstance(head, Int4 | Int8)):
         return head.bits_per_weight, max(head.bits_per_weight, fewest)
     head = kernels.for_table(head, spec.hidden_size)
-    layer = sum(
+    linear = sum(
         _row_bits(precision(inputs), inputs) * outputs for outputs, inputs in spec.linear_shapes
     )
     return (
-        layer * spec.num_hidden_layers / spec.linear_parameters,
+        linear / spec.linear_parameters,
         _row_bits(head, spec.hidden_size) / spec.hidden_size,
     )
 

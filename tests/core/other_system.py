@@ -27,14 +27,22 @@ _ABSENT_FUNCTIONS = {
     "darwin": ("sched_getaffinity", "fdatasync", "posix_fadvise", "memfd_create"),
 }
 # Packages that are loaded as they are on this system: their own code for others is not our matter.
-_PACKAGES = ("asyncio", "ctypes", "filelock", "jinja2", "msgspec", "multiprocessing", "numpy")
+_PACKAGES: tuple[str, ...] = (
+    "asyncio",
+    "ctypes",
+    "filelock",
+    "jinja2",
+    "msgspec",
+    "multiprocessing",
+    "numpy",
+)
 _PACKAGES += ("onnxruntime", "platform", "platformdirs", "subprocess", "tempfile", "tokenizers")
 _PACKAGES += ("http.client", "urllib.request", "urllib.parse", "uuid", "webbrowser", "zipfile")
 # What runs bundles needs none of these.
 _LEFT_OUT = ("torch", "transformers", "onnx", "onnx_ir", "gguf", "safetensors", "huggingface_hub")
 _ROOMS = ("files", "bundle", "spec", "quantize", "devices", "runtime")
 # An optional package, or a program that starts when it is imported.
-_OPTIONAL = (*_LEFT_OUT, "fastapi", "uvicorn", "starlette", "pydantic")
+_OPTIONAL: tuple[str, ...] = (*_LEFT_OUT, "fastapi", "uvicorn", "starlette", "pydantic")
 _OPTIONAL += ("cuda", "tensorrt", "tensorrt_rtx")
 
 

@@ -25,7 +25,7 @@ def said(bundle: Path, *turns: str, count: int = 8, system: str | None = None) -
     with edgelm.load(bundle) as lm:
         for turn in turns:
             messages.append(Message(role="user", content=turn))
-            answers.append(lm.chat(messages, max_tokens=count).text)
+            answers.append(lm.generate(messages, max_tokens=count).text)
             messages.append(Message(role="assistant", content=answers[-1]))
     return answers
 
