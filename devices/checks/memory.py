@@ -66,7 +66,13 @@ def _free_disk(context: Context) -> tuple[int, str]:
 
 
 def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
-    own = [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_kind == "dedicated"]
+    # A card beside a module's own GPU holds no bundle for that, nor the other way around.
+    for_gpus = manifest.engine.compute_capabilities
+    own = [
+        gpu.memory_bytes
+        for gpu in machine.gpus
+        if gpu.memory_kind == "dedicated" and (not for_gpus or gpu.sm in for_gpus)
+    ]
     sizes = [size for size in own if size]
     if sizes and manifest.engine.name != "onnxruntime":  # which runs on the CPU
         return max(sizes), f"the GPU has {format_bytes(max(sizes))}"
