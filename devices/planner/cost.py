@@ -49,15 +49,27 @@ class Coefficients(msgspec.Struct, frozen=True):
 
 
 def decode_ms(
-    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    depth: float,
+    batch: int = 1,
+    arithmetic: str = WEIGHT_ONLY,
 ) -> Estimate:
-    """Time of one decoding step of `batch` sequences after `depth` tokens each."""
-    parts = decode_parts(work, mode, how, depth=depth, batch=batch)
+    """Time of one decoding step of `batch` sequences that read `depth` positions each."""
+    parts = decode_parts(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
     return _within(sum(parts.values()), how.decode_band)
 
 
 def decode_parts(
-    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    depth: float,
+    batch: int = 1,
+    arithmetic: str = WEIGHT_ONLY,
 ) -> dict[str, float]:
     """The parts of a decoding step's time, in milliseconds."""
     bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes per millisecond
@@ -72,35 +84,54 @@ def decode_parts(
 
 
 def prefill_ms(
-    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    tokens: float,
+    arithmetic: str,
+    pairs: float | None = None,
+    prompts: int = 1,
 ) -> Estimate:
-    """Time of a prompt of `tokens` tokens, up to the logits of the last one.
+    """Time of `prompts` prompts of `tokens` tokens each, up to the logits of the last token.
 
     `arithmetic` is the type of the matrix products: a key of the mode's `dense_tflops`, or
-    `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first.
+    `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first. `pairs` are the pairs
+    of query and key of one prompt, times widths, where attention multiplies more than a triangle.
     """
-    return _within(
-        sum(prefill_parts(work, mode, how, tokens=tokens, arithmetic=arithmetic).values()),
-        how.prefill_band,
-    )
+    parts = prefill_parts(work, mode, how, tokens=tokens, arithmetic=arithmetic, pairs=pairs)
+    return _within(prompts * sum(parts.values()), how.prefill_band)
 
 
 def prefill_parts(
-    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    tokens: float,
+    arithmetic: str,
+    pairs: float | None = None,
 ) -> dict[str, float]:
-    """The parts of a prompt's time, in milliseconds."""
+    """The parts of one prompt's time, in milliseconds."""
     dense = peak_tflops(mode, arithmetic) * 1e9  # operations per millisecond
     wide = mode.dense_tflops["fp16"].value * 1e9 if "fp16" in mode.dense_tflops else dense
     linear = 2 * (work.linear_parameters * tokens + work.head_parameters)
     bandwidth = mode.bandwidth_gb_s.value * 1e6
     read = work.prompt_bytes(tokens)
+    multiplied = work.attention_pairs(tokens) if pairs is None else pairs
     return {
         "matrices": linear / dense / how.compute,
-        "attention": 4 * work.attention_pairs(tokens) / wide / how.attention,
+        "attention": 4 * multiplied / wide / how.attention,
         "weights": read / bandwidth / how.bandwidth,
         "recurrence": _recurrence_ms(work, mode, how, tokens),
         "layers": work.layers * how.layer_us * how.prompt_layers / 1e3,
     }
+
+
+def bottleneck(parts: dict[str, float]) -> str:
+    """What a decoding step waits for most: memory bandwidth or the overhead of its layers."""
+    read = parts["weights"] + parts["cache"]
+    return "memory bandwidth" if read > sum(parts.values()) - read else "per-layer overhead"
 
 
 def peak_tflops(mode: PowerMode, arithmetic: str) -> float:
