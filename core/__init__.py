@@ -11,18 +11,30 @@ if TYPE_CHECKING:
     from edgelm.devices.planner.plan import plan
     from edgelm.errors import EdgeLMError
     from edgelm.export.pipeline import export_model
-    from edgelm.runtime import Chunk, Completion, LanguageModel, Message, Options, Sampling, load
+    from edgelm.runtime import (
+        Chat,
+        Chunk,
+        LanguageModel,
+        Message,
+        Options,
+        Reply,
+        Sampling,
+        Stream,
+        load,
+    )
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Chat",
     "Chunk",
-    "Completion",
     "EdgeLMError",
     "LanguageModel",
     "Message",
     "Options",
+    "Reply",
     "Sampling",
+    "Stream",
     "__version__",
     "compress_model",
     "export_model",
@@ -32,13 +44,15 @@ __all__ = [
 
 _RUNTIME = "edgelm.runtime"
 _MODULES = {
+    "Chat": _RUNTIME,
     "Chunk": _RUNTIME,
-    "Completion": _RUNTIME,
     "EdgeLMError": "edgelm.errors",
     "LanguageModel": _RUNTIME,
     "Message": _RUNTIME,
     "Options": _RUNTIME,
+    "Reply": _RUNTIME,
     "Sampling": _RUNTIME,
+    "Stream": _RUNTIME,
     "compress_model": "edgelm.compress.pipeline",
     "export_model": "edgelm.export.pipeline",
     "load": _RUNTIME,

@@ -138,6 +138,17 @@ class Plan(msgspec.Struct, frozen=True):
             return "fits"
         return f"fits, {self.speed}" if self.fast_enough else self.speed
 
+    @property
+    def _bound(self) -> str:
+        # Over the budget nothing decodes: `memory` would read as its bandwidth.
+        return f", bound by {self.binds}" if self.fits else ", if it fitted"
+
+    @property
+    def _energy(self) -> str:
+        if self.joules_per_token is None:
+            return f"not known: no power limit is published for {self.power_mode}"
+        return f"{range_text(self.joules_per_token)} J per token"
+
     def table(self) -> str:
         """The plan as text, one figure a line."""
         rows = [
@@ -152,10 +163,10 @@ class Plan(msgspec.Struct, frozen=True):
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
             *self._building(),
             ("first token", f"{range_text(self.prefill_ms)} ms, {self._prompts()}"),
-            ("decode", f"{range_text(self.tokens_per_second)} tokens/s, bound by {self.binds}"),
+            ("decode", f"{range_text(self.tokens_per_second)} tokens/s{self._bound}"),
         ]
-        if self.joules_per_token:
-            rows.append(("energy", f"{range_text(self.joules_per_token)} J per token"))
+        if self.joules_per_token or self.engine != "onnxruntime":
+            rows.append(("energy", self._energy))
         rows.append(("verdict", self.verdict))
         rows += [("missing", one) for one in self.missing]
         rows += [("note", one) for one in self.notes]

@@ -76,20 +76,6 @@ def release_of(family: str, version: str) -> Release:
     return rows[-1]
 
 
-def unsupported_reason(engine: str, version: str) -> str:
-    """Why edgelm cannot run an engine of a profile at all; empty where it can."""
-    family = engine_family(engine)
-    if family not in _RELEASES or not version:
-        return ""
-    oldest = _RELEASES[family][0].since
-    if version_number(version) >= oldest:
-        return ""
-    return (
-        f"edgelm does not run on {family} {version}, it needs {'.'.join(map(str, oldest))} or "
-        "later; the exported graph is for NVIDIA's trtexec (docs/targets.md, Xavier)"
-    )
-
-
 def version_number(version: str) -> tuple[int, int]:
     """(10, 16) of 10.16.1.11."""
     major, minor, *_ = [*version.split("."), "0"]

@@ -12,14 +12,11 @@ import threading
 import edgelm
 
 
-def generate(
-    lm: edgelm.LanguageModel, prompt: str, chunks: queue.Queue[str | None], stop: threading.Event
-) -> None:
+def read(stream: edgelm.Stream, chunks: queue.Queue[str | None]) -> None:
     """Put the answer into a queue, chunk by chunk; None is the end."""
-    messages: list[edgelm.Message] = [{"role": "user", "content": prompt}]
     try:
-        for text in lm.stream_chat(messages, cancel=stop, max_tokens=1000):
-            chunks.put(text)
+        for chunk in stream:
+            chunks.put(chunk.text)
     finally:
         chunks.put(None)
 
@@ -27,17 +24,17 @@ def generate(
 def main(bundle: str, prompt: str, seconds: float) -> None:
     """Print what is generated until the time is over."""
     with edgelm.load(bundle) as lm:
+        stream = lm.chat().send(prompt, max_tokens=1000)
         chunks: queue.Queue[str | None] = queue.Queue()
-        stop = threading.Event()
-        worker = threading.Thread(target=generate, args=(lm, prompt, chunks, stop))
-        button = threading.Timer(seconds, stop.set)  # stands for the user
+        worker = threading.Thread(target=read, args=(stream, chunks))
+        button = threading.Timer(seconds, stream.cancel)  # stands for the user
         button.start()
         worker.start()
         while (text := chunks.get()) is not None:
             print(text, end="", flush=True)
         worker.join()
         button.cancel()
-    print("\n[stopped]" if stop.is_set() else "\n[finished]")
+        print("\n[stopped]" if stream.reply.finish_reason == "cancelled" else "\n[finished]")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A conversation in a terminal: history, streaming, Ctrl-C stops an answer, old turns are dropped.
+"""A conversation in a terminal: streaming, Ctrl-C stops an answer, old turns are dropped.
 
 Run it with the bundle that `make demo` exports:
 
@@ -13,40 +13,39 @@ from edgelm.errors import ContextFull
 ANSWER_TOKENS = 256
 
 
-def answer(lm: edgelm.LanguageModel, messages: list[edgelm.Message]) -> str:
-    """Print the assistant's next turn as it is generated, and return it."""
-    text = ""
+def answer(chat: edgelm.Chat, question: str) -> None:
+    """Print the assistant's next turn as it is generated."""
+    stream = chat.send(question, max_tokens=ANSWER_TOKENS)
     try:
-        for chunk in lm.stream_chat(messages, max_tokens=ANSWER_TOKENS):
-            print(chunk, end="", flush=True)
-            text += chunk
+        for chunk in stream:
+            print(chunk.text, end="", flush=True)
     except KeyboardInterrupt:
-        pass  # keep what was generated so far
+        pass  # the chat has what was generated so far
     print()
-    return text
 
 
-def fit(lm: edgelm.LanguageModel, messages: list[edgelm.Message]) -> None:
-    """Drop the oldest turns until the answer has room in the context, too."""
-    while len(messages) > 1 and len(lm.chat_tokens(messages)) + ANSWER_TOKENS > lm.context:
-        del messages[0]
+def with_room(lm: edgelm.LanguageModel, chat: edgelm.Chat) -> edgelm.Chat:
+    """The same chat without its oldest turns, if the answer would have no room in the context."""
+    messages = chat.messages
+    while messages and len(lm.chat_tokens(messages)) + 2 * ANSWER_TOKENS > lm.context:
+        del messages[:2]
+    return chat if messages == chat.messages else lm.chat(messages=messages)
 
 
 def main(bundle: str) -> None:
     """Read questions until the input ends."""
     with edgelm.load(bundle) as lm:
-        messages: list[edgelm.Message] = []
+        chat = lm.chat()
         while True:
             try:
-                messages.append({"role": "user", "content": input("> ")})
+                question = input("> ")
             except (EOFError, KeyboardInterrupt):
                 return
-            fit(lm, messages)
+            chat = with_room(lm, chat)
             try:
-                messages.append({"role": "assistant", "content": answer(lm, messages)})
+                answer(chat, question)
             except ContextFull as error:
                 print(error)
-                messages.pop()
 
 
 if __name__ == "__main__":

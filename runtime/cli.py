@@ -10,9 +10,10 @@ from pathlib import Path
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
-from edgelm.runtime.generator import Chunk
+from edgelm.runtime.chunk import Chunk
 from edgelm.runtime.interrupts import Interrupts
-from edgelm.runtime.model import LanguageModel, load
+from edgelm.runtime.loading import load
+from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.options import Options
 from edgelm.runtime.sampler import Sampling
 from edgelm.runtime.text.chat import Message
@@ -105,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> None:
             if arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
                 tokens = model.tokenizer.encode(prompt)
                 options = _options(arguments, interrupts)
-                _show(model.stream_tokens(tokens, **options), len(tokens), arguments.stats)
+                _show(model.stream(tokens, **options), len(tokens), arguments.stats)
             else:
                 messages = [*_system_messages(arguments), _message("user", prompt)]
                 _answer(model, arguments, messages, interrupts)
@@ -187,7 +188,7 @@ def _answer(
 ) -> str:
     tokens = model.chat_tokens(messages)
     options = _options(arguments, interrupts)
-    return _show(model.stream_tokens(tokens, **options), len(tokens), arguments.stats)
+    return _show(model.stream(tokens, **options), len(tokens), arguments.stats)
 
 
 def _show(chunks: Iterator[Chunk], prompt_tokens: int, stats: bool) -> str:

@@ -1,90 +1,74 @@
 """A loaded bundle: prompts and conversations in, text out."""
 
-import logging
 import time
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from edgelm.bundle import Manifest, bundle_file, read_manifest
+import numpy as np
+
+from edgelm.bundle import Manifest, bundle_file
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
-from edgelm.cli import format_bytes, parse_size
-from edgelm.devices.planner.memory_need import loaded_bytes
-from edgelm.errors import BadInput, DoesNotFit
+from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
-from edgelm.runtime.bundle_folder import bundle_folder
-from edgelm.runtime.engines.open import check_threads, open_session
-from edgelm.runtime.engines.session import Session, Tokens
-from edgelm.runtime.engines.unchanged_bundle import open_unchanged
+from edgelm.runtime.async_stream import AsyncStream
+from edgelm.runtime.conversation import Chat
+from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation_config import (
     GENERATION_CONFIG,
     GenerationConfig,
     read_generation_config,
 )
-from edgelm.runtime.generator import (
-    FINISH_REASONS,
-    Chunk,
-    FinishReason,
-    Generation,
-    Generator,
-    StopReason,
-)
 from edgelm.runtime.options import Options, make_request
+from edgelm.runtime.reply import Reply
+from edgelm.runtime.request import GenerationRequest
+from edgelm.runtime.saved.prompt_cache import PromptCache
+from edgelm.runtime.saved.session_file import Identity, identity_of
+from edgelm.runtime.sequences import Sequences, common_prefix
+from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.text.control_tokens import ControlTokens
+from edgelm.runtime.text.grammar.compiler import GrammarCompiler
+from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
-
 CHAT_TEMPLATE = "chat_template.jinja"
 
-_MIN_CONTEXT = 256  # a shorter one would hold no conversation
-_CONTEXT_STEP = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished generation."""
-
-    text: str
-    chunks: tuple[Chunk, ...]
-    prompt_tokens: int
-
-    @property
-    def tokens(self) -> list[int]:
-        """The generated token ids, an end-of-sequence token included."""
-        return [chunk.token for chunk in self.chunks if chunk.token is not None]
-
-    @property
-    def stop_reason(self) -> StopReason:
-        """Why it ended, in detail: see Chunk."""
-        reason = self.chunks[-1].stop_reason
-        assert reason is not None
-        return reason
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """Why it ended, in OpenAI's words: stop, length or cancelled."""
-        return FINISH_REASONS[self.stop_reason]
+# A text is continued as it is, token ids too; messages are put into the chat template and answered.
+Prompt = str | Sequence[Message] | Sequence[int] | Tokens
 
 
 class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
-    It holds one sequence in its cache, so the latest generation has it. `generate` and `chat` may
-    be called from several threads: they wait for each other. A stream holds the model for each of
-    its steps only: when another generation begins before it is finished, it raises `Busy`. For
-    several streams at once load the model several times.
+    All methods may be called from several threads. A model has one or more sequences (see `load`):
+    so many generations run at a time, their steps by turns; others wait in order. A stream that
+    nobody reads gives its sequence to a request that waits, and gets one again when it is read.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        sessions: a session, or several over the same weights; they are closed with the model.
+        prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, session: Session) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        sessions: Session | Sequence[Session],
+        *,
+        prompt_cache: PromptCache | None = None,
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.session = session
+        listed = list(sessions) if isinstance(sessions, Sequence) else [sessions]
+        self._sequences = Sequences(listed, prompt_cache)
         # All that is read is read now, while the files are known to be those that were checked.
         try:
             started = time.perf_counter()
@@ -92,103 +76,176 @@ class LanguageModel:
             self.tokenizer_seconds = time.perf_counter() - started
             config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
             self.eos_token_ids = config.eos_token_ids
-            self._defaults = config.sampling(session.vocab_size)
-            self._generator = Generator(session, self.tokenizer, self.eos_token_ids)
+            self._defaults = config.sampling(listed[0].vocab_size)
             self._template = _read_template(folder, manifest, config, self.tokenizer)
+            self._grammars = GrammarCompiler(
+                self.tokenizer.to_json, listed[0].vocab_size, self.eos_token_ids
+            )
         except BaseException:
-            session.close()  # nothing else has a reference to it yet
+            self._sequences.close()  # nothing else has a reference to it yet
             raise
 
     @property
     def context(self) -> int:
-        """Tokens that the cache holds: the prompt and all of the answer but its last token."""
-        return self.session.capacity
+        """Tokens that a sequence holds: the prompt and all of the answer but its last token."""
+        return self._sequences.capacity
 
-    def stream(self, prompt: str, **options: Unpack[Options]) -> Iterator[str]:
-        """Yield the continuation of a prompt as it grows; never half a character.
+    @property
+    def sequences(self) -> int:
+        """Generations that can run at a time."""
+        return len(self._sequences.slots)
 
-        The prompt is not put into the chat template: see `stream_chat`.
+    @property
+    def running(self) -> int:
+        """Generations that have a sequence now."""
+        return self._sequences.running
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a sequence now."""
+        return self._sequences.waiting
+
+    @property
+    def session(self) -> Session:
+        """The first sequence's session: tokens in, logits out. For use while nothing else runs."""
+        return self._sequences.slots[0].session
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
+        """Continue a text or tokens, or answer messages; return the whole answer.
+
+        A text is not put into the chat template: see `chat`.
 
         Raises:
             BadInput: an empty prompt, an invalid option, or a closed model.
             ContextFull: a prompt longer than the context.
-            Busy: from the iterator: another generation has begun on this model.
-            BadBundle: from the iterator: the model's logits are not numbers.
+            Busy: a call from within this model's own `cancel` or logits processor.
+            BadBundle: the model's logits are not numbers.
         """
-        return _texts(self.stream_tokens(self.tokenizer.encode(prompt), **options))
+        with self.stream(prompt, **options) as stream:
+            return stream.read()
 
-    def generate(self, prompt: str, **options: Unpack[Options]) -> Completion:
-        """Continue a prompt."""
-        return self._complete(self.tokenizer.encode(prompt), options)
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
+        """The same as a stream: a chunk per token, never with half a character.
 
-    def stream_chat(
-        self,
-        messages: str | Sequence[Message],
-        *,
-        allow_special: bool = True,
-        **options: Unpack[Options],
-    ) -> Iterator[str]:
-        """Yield the assistant's next turn as it grows; see `chat_tokens` for `allow_special`."""
-        tokens = self.chat_tokens(messages, allow_special=allow_special)
-        return _texts(self.stream_tokens(tokens, **options))
+        Raises:
+            BadInput, ContextFull, Busy, BadBundle: as `generate`; what needs the engine is raised
+                by the stream.
+        """
+        if isinstance(prompt, str):
+            return self._open(self.tokenizer.encode(prompt), options)
+        if not isinstance(prompt, np.ndarray) and _are_messages(prompt):
+            return self.answer(prompt, {}, options)  # type: ignore[arg-type]
+        return self._open(prompt, options)  # type: ignore[arg-type]
+
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
+        """`generate` for asyncio; cancelling the task cancels the generation."""
+        async with self.astream(prompt, **options) as stream:
+            return await stream.read()
+
+    def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncStream:
+        """`stream` for asyncio."""
+        return AsyncStream(self.stream(prompt, **options))
 
     def chat(
         self,
-        messages: str | Sequence[Message],
+        system: str | None = None,
         *,
-        allow_special: bool = True,
-        **options: Unpack[Options],
-    ) -> Completion:
-        """Answer a conversation, or a prompt: return the assistant's next turn."""
-        return self._complete(self.chat_tokens(messages, allow_special=allow_special), options)
+        messages: Sequence[Message] = (),
+        session: str | Path | None = None,
+        **template: Any,
+    ) -> Chat:
+        """Begin a conversation, or continue a saved one.
 
-    def stream_tokens(
-        self, tokens: Tokens | Sequence[int], **options: Unpack[Options]
-    ) -> Generation:
-        """Continue token ids [n]; yield a chunk per token, with its log-probability and the like.
+        Args:
+            system: the system message.
+            messages: how it begins instead.
+            session: a file that `Chat.save` wrote, instead of all others.
+            template: what else the chat template is given, such as `enable_thinking=False`.
 
         Raises:
-            BadInput, ContextFull, Busy, BadBundle: as `stream`.
+            BadInput: no chat template, more than one of `system`, `messages` and `session`, or a
+                session that does not fit this model: see Chat.load.
         """
-        return self._generator.stream(make_request(tokens, options, self._defaults))
+        self._chat_template()
+        if session is not None:
+            if system is not None or messages or template:
+                raise BadInput("a session has its own messages and template arguments")
+            return Chat.load(self, session)
+        if system is not None:
+            if messages:
+                raise BadInput("give either `system` or `messages`")
+            messages = [Message(role="system", content=system)]
+        return Chat(self, messages, template)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What a saved state of this model depends on."""
+        return identity_of(self.manifest)
+
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What the sequences hold of these tokens: as many as they do, and a copy of the state."""
+        return self._sequences.snapshot(tokens)
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens whose state `snapshot` gave, now or in an earlier run."""
+        self._sequences.preload(tokens, state)
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any],
+        options: Options,
+        *,
+        ended: Callable[[Reply], None] | None = None,
+    ) -> Stream:
+        """A stream that answers messages.
+
+        Args:
+            messages: the conversation.
+            template: what else the chat template is given.
+            options: of the generation.
+            ended: called with the reply when the stream ends.
+        """
+        tokens = self.chat_tokens(messages, **template)
+        beginning = 0
+        if self._sequences.prompt_cache is not None:
+            beginning = self._beginning(messages, template, tokens)
+        return self._open(tokens, options, beginning=beginning, ended=ended)
 
     def chat_tokens(
-        self, messages: str | Sequence[Message], *, allow_special: bool = True
+        self,
+        messages: str | Sequence[Message],
+        *,
+        allow_special: bool = False,
+        **template: Any,
     ) -> Tokens:
         """Tokens of a conversation, up to where the assistant's next turn begins.
 
         Args:
             messages: the turns so far; a string is one message of the user.
             allow_special: whether control tokens in a message (`<|im_end|>`) are encoded as such,
-                as transformers does by default. Say no to messages that others wrote: they are
-                then plain text, and cannot begin a turn of another role.
+                as transformers does by default. Say yes only to messages that you wrote: else they
+                are plain text, and cannot begin a turn of another role.
+            template: what else the chat template is given.
 
         Raises:
             BadInput: no chat template, a conversation that it refuses, or, where control tokens
                 are not allowed, a message that this tokenizer cannot encode as text.
         """
-        self._generator.check_open()
-        template = self._chat_template()
+        self._sequences.check_open()
+        source = self._chat_template()
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         # The template writes BOS and the like itself.
         if allow_special:
-            return self.tokenizer.encode(template.render(messages), special=False)
+            return self.tokenizer.encode(source.render(messages, **template), special=False)
         check_messages(messages)
-        control = ControlTokens(self.tokenizer, template.source)
-        return control.encode(template.render(control.mark(messages)))
-
-    def _chat_template(self) -> ChatTemplate:
-        if self._template is None:
-            raise BadInput(
-                f"{self.folder} has no chat template: this model was not trained to chat; use "
-                "generate or stream with a plain prompt"
-            )
-        return self._template
+        control = ControlTokens(self.tokenizer, source.source)
+        return control.encode(source.render(control.mark(messages), **template))
 
     def close(self) -> None:
         """Release the engine and the cache; using the model afterwards raises BadInput."""
-        self._generator.close()
+        self._sequences.close()
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -208,113 +265,51 @@ class LanguageModel:
     ) -> None:
         self.close()
 
-    def _complete(self, tokens: Tokens, options: Options) -> Completion:
-        chunks = self._generator.complete(make_request(tokens, options, self._defaults))
-        return Completion("".join(chunk.text for chunk in chunks), chunks, len(tokens))
+    def _open(
+        self,
+        tokens: Tokens | Sequence[int],
+        options: Options,
+        *,
+        beginning: int = 0,
+        ended: Callable[[Reply], None] | None = None,
+    ) -> Stream:
+        request = replace(self._request(tokens, options), beginning=beginning)
+        self._sequences.check_open()
+        request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
+        return Stream(self._sequences, self, request, ended=ended)
 
-
-def load(
-    bundle: str | Path,
-    *,
-    max_memory: int | str | None = None,
-    threads: int | None = None,
-    check_hashes: bool = True,
-) -> LanguageModel:
-    """Load a bundle.
-
-    Args:
-        bundle: the folder that `edge-export` wrote.
-        max_memory: bytes, or a size such as `"1.5GB"`: the context is reduced until weights,
-            cache, workspace and runtime fit, and a warning is logged.
-        threads: threads for matrix products; by default the physical cores.
-        check_hashes: compare every file with its hash first.
-
-    Raises:
-        BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
-            replaced while it was loaded.
-        BadInput: `bundle`, `threads` or `max_memory` that cannot be used.
-        DoesNotFit: even the smallest context needs more than `max_memory`.
-        MissingPackage: no engine is installed.
-
-    The engine of a pending bundle is compiled first, which takes minutes and happens once. The
-    hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
-    """
-    folder = bundle_folder(bundle)
-    check_threads(threads)
-    manifest = read_manifest(folder)
-    if manifest.pending:
-        from edgelm.runtime.engines.finalize import finalize
-
-        log.warning("the engine of %s is not compiled yet: compiling it now", folder)
-        finalize(folder, force=False, progress=log.warning)
-
-    def open_model(manifest: Manifest) -> LanguageModel:
-        capacity = manifest.limits.context
-        if max_memory is not None:
-            capacity = fit_context(manifest, _bytes(max_memory))
-        session = open_session(folder, manifest, capacity=capacity, threads=threads)
+    def _beginning(
+        self, messages: Sequence[Message], template: Mapping[str, Any], tokens: Tokens
+    ) -> int:
+        """How many tokens conversations with the same system message and tools begin with."""
+        system = [one for one in messages[:1] if one["role"] in ("system", "developer")]
+        first = str(messages[len(system)]["content"]) if len(messages) > len(system) else ""
+        other = "b" if first.startswith("a") else "a"
         try:
-            return LanguageModel(folder, manifest, session)
-        except BaseException:
-            session.close()
-            raise
+            asked = self.chat_tokens([*system, Message(role="user", content=other)], **template)
+        except BadInput:  # a template with its own ideas of a conversation
+            return 0
+        return min(common_prefix(asked.tolist(), tokens.tolist()), len(tokens) - 1)
 
-    return open_unchanged(folder, open_model, hashes=check_hashes)
+    def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
+        constraint = None
+        response_format = read_response_format(options.get("response_format"))
+        if response_format is not None:
+            self._grammars.check(response_format)
+            constraint = partial(self._grammars.start, response_format)
+        return make_request(tokens, options, self._defaults, constraint=constraint)
 
-
-def fit_context(manifest: Manifest, budget: int) -> int:
-    """The longest context, up to the bundle's, with which a loaded bundle fits in `budget` bytes.
-
-    Raises:
-        DoesNotFit: even the shortest needs more, or the context is fixed in the graph.
-    """
-    full = manifest.limits.context
-    if loaded_bytes(manifest, full) <= budget:
-        return full
-    if manifest.graph.cache.capacity is not None:
-        raise DoesNotFit(
-            f"this bundle needs about {format_bytes(loaded_bytes(manifest, full))}, max_memory is "
-            f"{format_bytes(budget)}, and its context of {full} is fixed in its graph; export it "
-            "with a shorter --context"
-        )
-    shortest = min(_MIN_CONTEXT, full)
-    needed = loaded_bytes(manifest, shortest)
-    if needed > budget:
-        raise DoesNotFit(
-            f"a context of {shortest} needs about {format_bytes(needed)}, "
-            f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
-        )
-    # It grows with the context: the first that does not fit is found by halving.
-    steps = range(shortest, full, _CONTEXT_STEP)
-    fitting = bisect_right(steps, budget, key=lambda context: loaded_bytes(manifest, context))
-    context = steps[fitting - 1]
-    log.warning(
-        "context reduced from %d to %d tokens to stay within %s",
-        full,
-        context,
-        format_bytes(budget),
-    )
-    return context
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            raise BadInput(
+                f"{self.folder} has no chat template: this model was not trained to chat; use "
+                "generate or stream with a plain prompt"
+            )
+        return self._template
 
 
-def _bytes(size: object) -> int:
-    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return size
-    if not isinstance(size, str):
-        raise BadInput(f"max_memory is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
-    try:
-        return parse_size(size)
-    except Exception as error:
-        raise BadInput(f"max_memory: {error}") from None
-
-
-def _texts(chunks: Generation) -> Iterator[str]:
-    try:
-        for chunk in chunks:
-            if chunk.text:
-                yield chunk.text
-    finally:
-        chunks.close()
+def _are_messages(prompt: object) -> bool:
+    return isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt)
 
 
 def _read_template(

@@ -1,9 +1,9 @@
 """From logits to the next token: small exact transforms, composed.
 
 A transform takes a row of logits [vocab_size] and the tokens so far, and returns logits; what may
-not be chosen is minus infinity. Order: bias, penalties, temperature, then the truncations (top-k,
-typical, top-p, min-p), each on the distribution that the one before it left, as llama.cpp and
-Hugging Face do. Typical sampling: arXiv 2202.00666; min-p: arXiv 2407.01082.
+not be chosen is minus infinity. Order: the caller's processors, bias, penalties, temperature, then
+the truncations (top-k, typical, top-p, min-p), each on the distribution that the one before it
+left, as llama.cpp and Hugging Face do. Typical sampling: arXiv 2202.00666; min-p: arXiv 2407.01082.
 """
 
 import math
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import BadBundle, BadInput
+from edgelm.runtime.logits_processor import AdvancingProcessor, LogitsProcessor, Row
 from edgelm.runtime.token_counts import TokenCounts
 
 _MAX_BIAS = 1e30  # sums and quotients with it stay far within the range of fp32
 _LARGEST = float(np.finfo(np.float32).max)
 
-Row = npt.NDArray[np.float32]
 Transform = Callable[[Row, Sequence[int]], Row]
 
 
@@ -108,9 +108,18 @@ class Sampler:
     Args:
         sampling: the settings.
         prompt_length: tokens of the history that were given, not generated.
+        processors: the caller's own, before all others.
     """
 
-    def __init__(self, sampling: Sampling, *, prompt_length: int = 0) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        prompt_length: int = 0,
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> None:
+        self._processors = tuple(processors)
+        self._advancing = [one for one in processors if isinstance(one, AdvancingProcessor)]
         self._greedy = sampling.temperature == 0
         self._random = np.random.default_rng(sampling.seed)
         self._transforms = transforms(sampling, prompt_length)
@@ -127,10 +136,29 @@ class Sampler:
             BadInput: settings that forbid every token.
         """
         _check_logits(logits)
-        row = self.transformed(logits, history)
+        row = self.transformed(self._processed(logits, history), history)
         peak = row.max()
         if not np.isfinite(peak):
             raise BadInput(f"the sampling settings leave no token (the best has {peak})")
+        token = self._choose(row)
+        for processor in self._advancing:
+            processor.advance(token)
+        return token
+
+    def _processed(self, logits: Row, history: Sequence[int]) -> Row:
+        if not self._processors:
+            return logits
+        row = logits.copy()
+        for processor in self._processors:
+            row = processor(history, row)
+            if not isinstance(row, np.ndarray) or row.shape != logits.shape:
+                raise BadInput(
+                    f"a logits processor returned {type(row).__name__}, expected the logits: an "
+                    f"array of {len(logits)} numbers"
+                )
+        return row
+
+    def _choose(self, row: Row) -> int:
         if self._greedy:
             return int(row.argmax())
         if row.min() > -np.inf:

@@ -19,7 +19,7 @@ def build_memory(context: Context) -> Verdict | None:
     manifest = context.manifest
     if manifest is None or not manifest.pending or not runs_here(context):
         return None
-    segments = [manifest.weight_bytes]
+    segments = [one.weight_bytes for one in manifest.graph.segments] or [manifest.weight_bytes]
     room = room_here(context.machine.available_bytes, swap_areas(context))
     answer = room.answer(manifest.engine.name, segments)
     peak = format_bytes(build_peak(manifest.engine.name, segments))

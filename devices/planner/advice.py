@@ -17,7 +17,7 @@ def missing(request: PlanRequest, asked: Plan) -> tuple[str, ...]:
     """What the request lacks, one line each."""
     found = []
     if asked.unsupported:
-        found.append(asked.unsupported)
+        found.append(f"an engine that edgelm runs on: {asked.unsupported}")
     if not asked.fits:
         found.append(f"{format_bytes(asked.total_bytes - asked.budget_bytes)} of memory")
     if not asked.builds:

@@ -8,11 +8,11 @@ from edgelm.devices.planner.build_room import Build, plan_build, room_of
 from edgelm.devices.planner.cache_reads import READS
 from edgelm.devices.planner.coefficients import coefficients_for
 from edgelm.devices.planner.configuration import choose_context, choose_kv
+from edgelm.devices.planner.device_notes import device_notes, unsupported
 from edgelm.devices.planner.memory_need import export_bytes, workspace_bytes
 from edgelm.devices.planner.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.planner.work import Work, work_of
 from edgelm.devices.profile import Engine, PowerMode, Profile
-from edgelm.devices.tensorrt_versions import unsupported_reason
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
@@ -105,9 +105,9 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         fits=total <= budget,
         fast_enough=floor is None or rate.value >= floor,
         required_tokens_per_second=floor,
-        unsupported=unsupported_reason(engine.name, engine.version),
+        unsupported=unsupported(profile),
         basis=times.basis,
-        notes=_notes(spec, engine, kv, mode, build),
+        notes=_notes(spec, profile, engine, kv, build),
     )
 
 
@@ -157,7 +157,7 @@ def _sizes(
 ) -> _Sizes:
     return _Sizes(
         packed=int((engine.weight_copies - 1) * weights.total_bytes),
-        cache=spec.kv_bytes_per_token(KV_BYTES[kv]) * context * batch,
+        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + spec.state_bytes(4)) * batch,
         workspace=workspace_bytes(
             spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
         ),
@@ -176,14 +176,12 @@ def _arithmetic(mode: PowerMode, precision: str) -> str:
 
 
 def _notes(
-    spec: DecoderSpec, engine: Engine, kv: KvType, mode: PowerMode, build: Build | None
+    spec: DecoderSpec, profile: Profile, engine: Engine, kv: KvType, build: Build | None
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
-    if build and build.segments > 1:
+    if build and build.segments > 1 and not unsupported(profile):
         notes.append(
             f"compiled whole, it would not fit: export it with --segments {build.segments}, or "
             "--segments auto"
         )
-    if mode.watts is None:
-        notes.append(f"energy is not predicted: the power limit of {mode.name} is not known")
-    return tuple(notes)
+    return (*notes, *device_notes(profile))

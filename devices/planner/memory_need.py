@@ -27,8 +27,11 @@ def workspace_bytes(
     return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
 
 
-def loaded_bytes(manifest: Manifest, context: int) -> int:
-    """Estimated peak memory of a bundle with a cache of `context` tokens."""
+def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
+    """Estimated peak memory of a bundle: a cache of `context` tokens for each of its sequences.
+
+    Sequences share the workspace: the engine runs for one at a time.
+    """
     spec, kv = manifest.spec, manifest.kv
     engine = _engine(manifest)
     chunk = manifest.limits.prefill_chunk
@@ -36,7 +39,8 @@ def loaded_bytes(manifest: Manifest, context: int) -> int:
         spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
     )
     weights = int(engine.weight_copies * manifest.weight_bytes)
-    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context
+    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
+    cache += spec.state_bytes(4) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 

@@ -68,11 +68,11 @@ def _bits(
     if not (kernels.pads and isinstance(head, Int4 | Int8)):
         return head.bits_per_weight, max(head.bits_per_weight, fewest)
     head = kernels.for_table(head, spec.hidden_size)
-    layer = sum(
+    linear = sum(
         _row_bits(precision(inputs), inputs) * outputs for outputs, inputs in spec.linear_shapes
     )
     return (
-        layer * spec.num_hidden_layers / spec.linear_parameters,
+        linear / spec.linear_parameters,
         _row_bits(head, spec.hidden_size) / spec.hidden_size,
     )
 

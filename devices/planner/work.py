@@ -78,7 +78,7 @@ def work_of(
     Without `windows`, layers with a sliding window read as much as the others.
     """
     per_layer = 2 * spec.kv_size * kv_bytes
-    seen = [layer.window if windows else None for layer in spec.layers]
+    seen = [layer.window if windows else None for layer in spec.layers if layer.attends]
     caches = tuple(Cache(per_layer * seen.count(window), window) for window in dict.fromkeys(seen))
     head = spec.embedding_parameters
     linear_bytes = spec.linear_parameters * linear_bits / 8
@@ -91,6 +91,6 @@ def work_of(
         head_bytes=head * head_bits / 8,
         resident_bytes=linear_bytes + copies * head * head_bits / 8,
         caches=caches,
-        attention_width=spec.q_size * spec.num_hidden_layers,
-        attention_layers=spec.num_hidden_layers,
+        attention_width=spec.q_size * len(seen),
+        attention_layers=len(seen),
     )

@@ -5,11 +5,12 @@ no kernel; here both are errors. A CUDA graph holds the addresses it was recorde
 has one binding, whose values change in place.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.recurrent_state import RecurrentState
+from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
 _INSTALL = "pip install 'edgelm[gpu]'"
@@ -53,6 +55,7 @@ class OrtCudaEngine:
         graph: its graph, as the manifest has it.
         capacity: tokens that the cache holds; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
+        loaded: the graph as another engine of this bundle has loaded it; None: load it.
 
     Raises:
         MissingPackage: onnxruntime has no CUDA provider or no kernels for the GPU, or there is no
@@ -63,22 +66,22 @@ class OrtCudaEngine:
     """
 
     def __init__(
-        self, folder: Path, graph: GraphContract, *, capacity: int, prefill_chunk: int
+        self,
+        folder: Path,
+        graph: GraphContract,
+        *,
+        capacity: int,
+        prefill_chunk: int,
+        loaded: "_Loaded | None" = None,
     ) -> None:
         check_capacity(graph.cache, capacity)
-        check_onnxruntime(find_gpu())
         self.capacity = capacity
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
-        self._graph = graph
-        if graph.cache.dtype not in _CACHE_TYPES:
-            raise BadBundle(
-                f"the cache is of type {graph.cache.dtype}, the CUDA provider has "
-                f"{', '.join(_CACHE_TYPES)}; export the bundle again"
-            )
-        path = folder / graph.file
-        self._session = _load(path)
-        check_ort_graph(self._session, graph, path)
+        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
+        self._folder, self._graph = folder, graph
+        self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
+        self._session = self._loaded.session
         self._stream = Stream()
         self._cache = self._allocate(capacity, "the key-value cache")
         for value in _flat(self._cache):  # NaN in a masked row would spread
@@ -89,7 +92,8 @@ class OrtCudaEngine:
         # How far the cache is filled, the kernels read from `last_position`.
         bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
         self._decode_step: _Step | None = self._bind(bound, 1)
-        self._decode_options = _run_options("1")
+        # A recorded graph has the addresses of its engine's cache: each engine has its own.
+        self._decode_options = _run_options(str(next(self._loaded.graph_ids)))
         self._prefill_options = _run_options("-1")
 
     @property
@@ -113,9 +117,52 @@ class OrtCudaEngine:
         rows: Logits = step.logits.numpy()[0].copy()
         return rows
 
+    def sibling(self) -> "OrtCudaEngine":
+        """Another cache over the same weights."""
+        return OrtCudaEngine(
+            self._folder,
+            self._graph,
+            capacity=self.capacity,
+            prefill_chunk=self.chunk,
+            loaded=self._loaded,
+        )
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache, copied to the host."""
+        rows = [self._host_rows(count) for _ in _flat(self._cache)]
+        for value, array in zip(_flat(self._cache), rows, strict=True):
+            width, pitch = self._row_widths(count)
+            for head in range(array.shape[1]):
+                self._stream.to_host(
+                    array[0, head].ctypes.data, value.data_ptr() + head * pitch, width
+                )
+        self._stream.synchronize()
+        return rows
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows over the first ones of the cache."""
+        whole = [np.ascontiguousarray(array) for array in rows]
+        for value, array in zip(_flat(self._cache), whole, strict=True):
+            width, pitch = self._row_widths(array.shape[2])
+            for head in range(array.shape[1]):
+                self._stream.to_gpu(
+                    value.data_ptr() + head * pitch, array[0, head].ctypes.data, width
+                )
+        self._stream.synchronize()
+
+    def _host_rows(self, count: int) -> npt.NDArray[Any]:
+        cache = self._graph.cache
+        shape = (1, cache.num_key_value_heads, count, cache.head_dim)
+        return np.empty(shape, dtype=f"u{_ITEM_BYTES[cache.dtype]}")
+
+    def _row_widths(self, count: int) -> tuple[int, int]:
+        """Bytes of `count` rows of a head, and from a head to the next."""
+        row = self._graph.cache.head_dim * _ITEM_BYTES[self._graph.cache.dtype]
+        return count * row, self.capacity * row
+
     def close(self) -> None:
         """Release the graph and the cache."""
-        self._decode_step = self._session = None
+        self._decode_step = self._session = self._loaded = None
         self._cache = []
 
     def _decode(self, token: int, past: int) -> Logits:
@@ -131,8 +178,7 @@ class OrtCudaEngine:
 
     def _bind(self, inputs: StepInputs, logits: int) -> "_Step":
         in_place = self._graph.cache.update == "in_place"
-        count = inputs["tokens"].size
-        new = self._cache if in_place else self._allocate(count, "new rows")
+        new = self._cache if in_place else self._allocate(inputs["tokens"].size, "new rows")
         shape = (1, logits, self.vocab_size)
         return _Step(self._session.io_binding(), self._graph, inputs, shape, self._cache, new)
 
@@ -165,6 +211,26 @@ class OrtCudaEngine:
             size = 2 * len(cache.layers) * math.prod(shape) * _ITEM_BYTES[cache.dtype]
             raise DoesNotFit(out_of_memory(what, size)) from None
         return list(zip(values[::2], values[1::2], strict=True))
+
+
+class _Loaded(NamedTuple):
+    """A graph on the GPU, and the numbers of the CUDA graphs that its engines record."""
+
+    session: Any
+    graph_ids: Iterator[int]
+
+
+def _load_checked(folder: Path, graph: GraphContract) -> _Loaded:
+    check_onnxruntime(find_gpu())
+    if graph.cache.dtype not in _CACHE_TYPES:
+        raise BadBundle(
+            f"the cache is of type {graph.cache.dtype}, the CUDA provider has "
+            f"{', '.join(_CACHE_TYPES)}; export the bundle again"
+        )
+    path = folder / graph.file
+    session = _load(path)
+    check_ort_graph(session, graph, graph.parts[0], path)
+    return _Loaded(session, itertools.count(1))
 
 
 class _Step:

@@ -1,16 +1,20 @@
 """What the generation loop needs of a session, and a session of its engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgelm.python310 import Self
+from edgelm.runtime.engines.recurrent_state import RecurrentState
 
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
+# The first rows of the cache, on the host: keys and values of the layers by turns,
+# [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers).
+CacheRows = list[npt.NDArray[Any]]
 
 
 class Cancelled(Exception):
@@ -27,6 +31,8 @@ class Engine(Protocol):
     capacity: int
     vocab_size: int
     chunk: int
+    recurrent: RecurrentState | None
+    """What layers without attention remember; None where all layers have attention."""
 
     @property
     def cache_bytes(self) -> int:
@@ -49,6 +55,20 @@ class Engine(Protocol):
         Raises:
             Cancelled: `cancelled` returned true.
         """
+
+    def sibling(self) -> "Engine":
+        """Another cache over the same weights, closed on its own.
+
+        Raises:
+            BadInput: this engine can have only one.
+            DoesNotFit: there is no memory for it.
+        """
+
+    def read_rows(self, count: int) -> CacheRows:
+        """The first `count` rows of the cache; valid until the next run."""
+
+    def write_rows(self, rows: CacheRows) -> None:
+        """Write rows that `read_rows` of the same bundle gave, over the first ones of the cache."""
 
     def close(self) -> None:
         """Release the graph and the cache; called once, and never during a run."""
@@ -94,6 +114,15 @@ class Session(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`."""
+
+    def sibling(self) -> "Session":
+        """Another, empty sequence over the same weights, closed on its own."""
+
+    def state(self, length: int) -> CacheRows:
+        """The cache of the first `length` tokens; valid until the next call."""
+
+    def restore(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Hold these tokens, with the state that a session of the same bundle gave for them."""
 
     def close(self) -> None:
         """Release the engine and the cache."""

@@ -144,13 +144,15 @@ def test_import_takes_less_than_a_tenth_of_a_second() -> None:
 def test_face_names_the_rooms() -> None:
     calls = {"compress_model", "export_model", "load", "plan"}
     types = {
+        "Chat",
         "Chunk",
-        "Completion",
         "EdgeLMError",
         "LanguageModel",
         "Message",
         "Options",
+        "Reply",
         "Sampling",
+        "Stream",
     }
     assert set(edgelm.__all__) == {"__version__"} | calls | types
     with pytest.raises(AttributeError, match="module 'edgelm' has no attribute 'compress_all'"):

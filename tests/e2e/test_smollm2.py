@@ -35,7 +35,7 @@ def prompt_of(smollm2: Path) -> list[int]:
 def test_greedy_answer_equals_transformers(lm: LanguageModel, hf: Any, smollm2: Path) -> None:
     prompt = prompt_of(smollm2)
     assert lm.chat_tokens(QUESTION).tolist() == prompt
-    said = lm.chat(QUESTION, max_tokens=200).tokens
+    said = lm.generate(QUESTION, max_tokens=200).tokens
     assert len(said) > 100
     with torch.inference_mode():
         logits = hf(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1]
@@ -55,8 +55,8 @@ def test_fp32_logits_equal_transformers(
 
 
 def test_streaming_equals_generate(lm: LanguageModel) -> None:
-    done = lm.chat(QUESTION, max_tokens=60)
-    pieces = list(lm.stream_chat(QUESTION, max_tokens=60))
+    done = lm.generate(QUESTION, max_tokens=60)
+    pieces = [chunk.text for chunk in lm.stream(QUESTION, max_tokens=60)]
     assert "".join(pieces) == done.text
     assert len(pieces) > 40
 
@@ -75,7 +75,7 @@ def test_int8_is_a_quarter_of_fp32_and_answers(bundles: dict[str, Path]) -> None
     whole, small = (read_manifest(bundles[name]).weight_bytes for name in ("fp32", "int8"))
     assert 0.25 < small / whole < 0.28
     with edgelm.load(bundles["int8"]) as lm:
-        done = lm.chat(QUESTION, max_tokens=80)
+        done = lm.generate(QUESTION, max_tokens=80)
     assert "sky" in done.text.lower()
     assert len(done.text.split()) > 20
 
@@ -83,15 +83,15 @@ def test_int8_is_a_quarter_of_fp32_and_answers(bundles: dict[str, Path]) -> None
 def test_a_second_turn_equals_the_whole_conversation_afresh(
     lm: LanguageModel, bundles: dict[str, Path]
 ) -> None:
-    first = lm.chat(QUESTION, max_tokens=30)
+    first = lm.generate(QUESTION, max_tokens=30)
     more: list[Message] = [
         *QUESTION,
         {"role": "assistant", "content": first.text},
         {"role": "user", "content": "And red in the evening?"},
     ]
-    continued = lm.chat(more, max_tokens=20)
+    continued = lm.generate(more, max_tokens=20)
     with edgelm.load(bundles["fp32"]) as fresh:
-        assert fresh.chat(more, max_tokens=20).tokens == continued.tokens
+        assert fresh.generate(more, max_tokens=20).tokens == continued.tokens
 
 
 def test_plan_takes_under_a_second(smollm2: Path) -> None:

@@ -1,12 +1,14 @@
 """Every program in examples/ runs as its header says, on a tiny model."""
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,27 +71,53 @@ def test_cancel_stops_or_finishes(bundle: Path) -> None:
 
 @pytest.fixture
 def server(bundle: Path) -> Iterator[str]:
-    command = [sys.executable, str(EXAMPLES / "http_server.py"), str(bundle), "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(EXAMPLES / "fastapi_app.py"), str(bundle), str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Uvicorn running" in line:
+            break
+    yield f"http://127.0.0.1:{port}/ask"
     process.terminate()
     process.wait()
-    process.stdout.close()
+    process.stderr.close()
 
 
-def test_server_answers_and_refuses(server: str) -> None:
-    messages = [{"role": "user", "content": "Why?"}]
-    with urllib.request.urlopen(server, json.dumps(messages).encode(), timeout=60) as answer:
+def test_fastapi_app_answers_and_refuses(server: str) -> None:
+    def post(body: bytes) -> Any:
+        request = urllib.request.Request(server, body, {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request, timeout=60)
+
+    with post(b'{"question": "Why?"}') as answer:
         assert answer.status == 200
         answer.read().decode()  # whole characters only
-    for body in (b"no json", b'[{"role": "user"}]'):
+    for body, status in ((b"no json", 422), (b"{}", 422)):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(server, body, timeout=60)
-        assert refused.value.code == 400
+            post(body)
+        assert refused.value.code == status
         refused.value.close()
+
+
+def test_two_conversations_do_not_mix(bundle: Path) -> None:
+    done = run("two_conversations.py", bundle, "Why?", "What is bread?")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.strip().split("\n\n")
+    for text, question in ((first, "Why?"), (second, "What is bread?")):
+        assert text.startswith(f"system: Answer in one sentence.\nuser: {question}\nassistant: ")
+
+
+def test_asyncio_answers_every_question(bundle: Path) -> None:
+    done = run("asyncio_chat.py", bundle, 60, "Why?", "What is bread?")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line[:2] == "> "] == [
+        "> Why?",
+        "> What is bread?",
+    ]
+    done = run("asyncio_chat.py", bundle, 0, "Why?")
+    assert "[too slow]" in done.stdout
 
 
 def test_plan_prints_a_line_for_every_device(source: Path) -> None:

@@ -24,5 +24,5 @@ def answers_of(bundle: Path) -> Answers:
     """Load a bundle; tokens and log-probabilities of a prompt and of a conversation."""
     with edgelm.load(bundle, threads=1) as model:
         first = model.generate(PROMPT, max_tokens=4, logprobs=3)
-        second = model.chat(copy.deepcopy(CONVERSATION), max_tokens=4, logprobs=3, seed=1)
+        second = model.generate(copy.deepcopy(CONVERSATION), max_tokens=4, logprobs=3, seed=1)
         return first, second, model.context

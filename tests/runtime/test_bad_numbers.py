@@ -11,7 +11,8 @@ import pytest
 import edgelm
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.sampler import Row, Sampler, Sampling, log_softmax, softmax, transforms
+from edgelm.runtime.logits_processor import Row
+from edgelm.runtime.sampler import Sampler, Sampling, log_softmax, softmax, transforms
 from edgelm.runtime.token_counts import TokenCounts
 
 ROW: Row = np.array([2.0, 1.0, -1.0, -4.0], dtype=np.float32)
@@ -135,19 +136,19 @@ def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a text|surrogate"):
         lm.generate(prompt)
     with pytest.raises(BadInput):
-        lm.chat([{"role": "user", "content": prompt}])
+        lm.generate([{"role": "user", "content": prompt}])
 
 
 @pytest.mark.parametrize("messages", [b"hi", None, {"role": "user"}, ["hi"], 5], ids=repr)
 def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, messages: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a list of messages|bad message"):
-        lm.chat(messages)
+        lm.generate(messages)
 
 
 @pytest.mark.parametrize("tokens", ["ab", [[1]], [1.5], None, [1, "a"], [[1], 2]], ids=repr)
 def test_tokens_that_are_not_ids(lm: LanguageModel, tokens: Any) -> None:
     with pytest.raises(BadInput, match="the prompt's tokens are "):
-        lm.stream_tokens(tokens)
+        lm.stream(tokens)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def answer(lm: LanguageModel, *turns: str) -> str:
     text = ""
     for turn in turns:
         messages.append(Message(role="user", content=turn))
-        text = lm.chat(messages, max_tokens=8).text
+        text = lm.generate(messages, max_tokens=8).text
         messages.append(Message(role="assistant", content=text))
     return shown(text)
 
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
-        chunks = lm.stream_tokens([40, 41], cancel=interrupts.pressed)
+        chunks = lm.stream([40, 41], cancel=interrupts.pressed)
 
         def interrupted() -> Iterator[Chunk]:
             for number, chunk in enumerate(chunks):

@@ -32,7 +32,7 @@ def greedy(hf: Any, ids: list[int], **options: Any) -> list[int]:
 
 
 def answer(lm: LanguageModel, ids: list[int], **options: Any) -> list[int]:
-    chunks = lm.stream_tokens(tokens(ids), **options)
+    chunks = lm.stream(tokens(ids), **options)
     return [chunk.token for chunk in chunks if chunk.token is not None]
 
 
@@ -58,7 +58,7 @@ def test_greedy_with_a_penalty_equals_transformers(lm: LanguageModel, hf: Any) -
 
 def test_log_probabilities_equal_transformers(lm: LanguageModel, hf: Any) -> None:
     ids = PROMPTS["long"]
-    chunks = list(lm.stream_tokens(tokens(ids), max_tokens=12, logprobs=3))
+    chunks = list(lm.stream(tokens(ids), max_tokens=12, logprobs=3))
     said = [chunk.token for chunk in chunks if chunk.token is not None]
     with torch.inference_mode():
         logits = hf(torch.tensor([ids + said])).logits[0, len(ids) - 1 : -1]
@@ -76,7 +76,7 @@ def test_log_probabilities_equal_transformers(lm: LanguageModel, hf: Any) -> Non
 
 def test_log_probabilities_are_the_model_s_not_the_sampler_s(lm: LanguageModel) -> None:
     def first(**options: Any) -> Chunk:
-        return next(lm.stream_tokens(tokens([40]), logprobs=1, **options))
+        return next(lm.stream(tokens([40]), logprobs=1, **options))
 
     plain = first()
     assert plain.top_logprobs[0].token == plain.token
@@ -89,10 +89,10 @@ def test_log_probabilities_are_the_model_s_not_the_sampler_s(lm: LanguageModel) 
 
 
 def test_log_probabilities_of_zero_others(lm: LanguageModel) -> None:
-    chunk = next(lm.stream_tokens(tokens([40]), logprobs=0))
+    chunk = next(lm.stream(tokens([40]), logprobs=0))
     assert chunk.logprob is not None
     assert chunk.top_logprobs == ()
-    silent = next(lm.stream_tokens(tokens([40])))
+    silent = next(lm.stream(tokens([40])))
     assert (silent.logprob, silent.top_logprobs) == (None, ())
 
 
@@ -170,11 +170,11 @@ def test_requests_that_cannot_start(
     lm: LanguageModel, ids: list[int], options: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        lm.stream_tokens(tokens(ids), **options)  # at once, not when the iterator is first asked
+        lm.stream(tokens(ids), **options)  # at once, not when the iterator is first asked
 
 
 def test_a_refused_request_leaves_the_model_usable(lm: LanguageModel) -> None:
     expected = answer(lm, [40, 41], max_tokens=5)
     with pytest.raises(ContextFull):
-        lm.stream_tokens(tokens([5] * (CONTEXT + 1)))
+        lm.stream(tokens([5] * (CONTEXT + 1)))
     assert answer(lm, [40, 41], max_tokens=5) == expected

@@ -5,18 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.runtime import Chunk, Completion, LanguageModel
+from edgelm.runtime import Chunk, LanguageModel, Reply
 from tests.tiny_chat import CONTEXT
 
 END = 3
 PROMPT = np.array([40, 41], dtype=np.int64)
 
 
-def complete(lm: LanguageModel, **options: Any) -> Completion:
-    chunks = tuple(lm.stream_tokens(PROMPT, **options))
+def complete(lm: LanguageModel, **options: Any) -> Reply:
+    stream = lm.stream(PROMPT, **options)
+    chunks = tuple(stream)
     assert [chunk.stop_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
-    return Completion("".join(chunk.text for chunk in chunks), chunks, len(PROMPT))
+    assert stream.reply.chunks == chunks
+    return stream.reply
 
 
 def decoded(lm: LanguageModel, tokens: list[int]) -> str:
@@ -98,7 +100,7 @@ def test_a_full_context(lm: LanguageModel) -> None:
 
 
 def test_a_prompt_as_long_as_the_context_gets_one_token(lm: LanguageModel) -> None:
-    chunks = list(lm.stream_tokens(np.full(CONTEXT, 40, dtype=np.int64)))
+    chunks = list(lm.stream(np.full(CONTEXT, 40, dtype=np.int64)))
     assert [chunk.token is not None for chunk in chunks] == [True, False]
     assert chunks[-1].stop_reason == "context"
 
@@ -127,7 +129,7 @@ def test_half_a_character_at_the_end_is_shown_as_such(lm: LanguageModel) -> None
 
 def test_abandoned_iterators_do_not_disturb_the_next(lm: LanguageModel) -> None:
     expected = complete(lm, max_tokens=10).tokens
-    chunks = lm.stream_tokens(PROMPT)
+    chunks = lm.stream(PROMPT)
     assert isinstance(next(chunks), Chunk)
     next(chunks)
     assert complete(lm, max_tokens=10).tokens == expected

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,19 @@ def chunked(bundle: Path) -> Iterator[LanguageModel]:
 
 
 def test_cancel_is_asked_between_chunks(chunked: LanguageModel) -> None:
-    expected = [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)]
+    expected = [chunk.token for chunk in chunked.stream(LONG, max_tokens=5)]
     chunked.session.rewind(0)
     answers = iter([False, False, False, True])
-    chunks = list(chunked.stream_tokens(LONG, cancel=lambda: next(answers)))
+    chunks = list(chunked.stream(LONG, cancel=lambda: next(answers)))
     assert [chunk.finish_reason for chunk in chunks] == ["cancelled"]
-    assert chunked.session.length == 0
-    assert [chunk.token for chunk in chunked.stream_tokens(LONG, max_tokens=5)] == expected
+    assert chunked.session.length == 24  # what was read stays; the rest was not begun
+    assert [chunk.token for chunk in chunked.stream(LONG, max_tokens=5)] == expected
 
 
 def test_an_event_cancels(chunked: LanguageModel) -> None:
     event = threading.Event()
     event.set()
-    assert [p.finish_reason for p in chunked.stream_tokens(LONG, cancel=event)] == ["cancelled"]
+    assert [p.finish_reason for p in chunked.stream(LONG, cancel=event)] == ["cancelled"]
 
 
 def test_ctrl_c_between_chunks_leaves_the_model_usable(
@@ -65,7 +66,7 @@ def test_ctrl_c_between_chunks_leaves_the_model_usable(
 
     monkeypatch.setattr(OrtEngine, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(chunked.stream_tokens(LONG))
+        list(chunked.stream(LONG))
     assert chunked.generate("The miller waits until", max_tokens=5).text == expected
 
 
@@ -78,7 +79,7 @@ def engine_of(lm: LanguageModel) -> OrtEngine:
 def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
     # One chunk of more than a few tokens runs where it can be stopped; `cancel` is true at once.
     engine = engine_of(lm)
-    binding: Any = object()
+    bindings: Any = [SimpleNamespace(io=object())]
 
     class Slow:
         def run_with_iobinding(self, _: Any, options: Any) -> None:
@@ -87,12 +88,12 @@ def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
                 time.sleep(0.01)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    real, engine._session = engine._session, Slow()
+    real, engine._sessions = engine._sessions, [Slow()]
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        engine._execute_interruptible(binding, lambda: True)
+        engine._execute_interruptible(bindings, lambda: True)
     assert time.monotonic() - started < 30
-    engine._session = real
+    engine._sessions = real
 
 
 def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:

@@ -17,7 +17,7 @@ from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
 from edgelm.bundle.manifest_file import contents_sha256
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
-from edgelm.runtime import model
+from edgelm.runtime import loading
 from edgelm.runtime.engines import unchanged_bundle
 from edgelm.runtime.engines.open import open_session
 from edgelm.runtime.sampler import Sampling
@@ -193,7 +193,7 @@ def test_a_file_that_is_replaced_each_time(
         (copy / "new").replace(copy / name)
         return opened[-1]
 
-    monkeypatch.setattr(model, "open_session", rewrite)
+    monkeypatch.setattr(loading, "open_session", rewrite)
     with pytest.raises(BadBundle, match="was replaced while it was loaded; load it again"):
         edgelm.load(copy)
     assert len(opened) == 2
@@ -204,7 +204,7 @@ def test_nothing_is_opened_that_does_not_match_its_hash(
 ) -> None:
     """Before it is opened: an engine is native code, and runs when it is."""
     (copy / "README.md").write_text("changed")
-    monkeypatch.setattr(model, "open_session", None)
+    monkeypatch.setattr(loading, "open_session", None)
     with pytest.raises(BadBundle, match=r"README\.md has 7 bytes"):
         edgelm.load(copy)
     monkeypatch.setattr(edgelm_worker, "open_session", None)
@@ -217,7 +217,7 @@ def test_a_tokenizer_that_does_not_load_leaves_no_session(
 ) -> None:
     closed: list[bool] = []
     session = SimpleNamespace(close=lambda: closed.append(True))
-    monkeypatch.setattr(model, "open_session", lambda *given, **named: session)
+    monkeypatch.setattr(loading, "open_session", lambda *given, **named: session)
     (copy / "tokenizer.json").write_text("garbage")
     with pytest.raises(BadBundle):
         edgelm.load(copy, check_hashes=False)

@@ -23,31 +23,31 @@ def alone(bundle: Path) -> dict[str, str]:
         return {prompt: lm.generate(prompt, max_tokens=COUNT).text for prompt in PROMPTS}
 
 
-def test_an_overtaken_stream_says_so_and_goes_on_saying_so(
+def test_a_stream_that_lost_its_sequence_continues_where_it_was(
     lm: LanguageModel, alone: dict[str, str]
 ) -> None:
-    stream = lm.stream_tokens(lm.tokenizer.encode(PROMPTS[0]), max_tokens=COUNT)
+    stream = lm.stream(PROMPTS[0], max_tokens=COUNT)
     next(stream)
     assert lm.generate(PROMPTS[1], max_tokens=COUNT).text == alone[PROMPTS[1]]
-    for _ in range(2):
-        with pytest.raises(Busy, match="another generation has begun on this model"):
-            next(stream)
-    assert lm.generate(PROMPTS[0], max_tokens=COUNT).text == alone[PROMPTS[0]]
+    assert stream.read().text == alone[PROMPTS[0]]
 
 
-def test_streams_by_turns(lm: LanguageModel) -> None:
-    with pytest.raises(Busy):
-        list(zip(lm.stream(PROMPTS[0]), lm.stream(PROMPTS[1]), strict=False))
+def test_streams_by_turns(lm: LanguageModel, alone: dict[str, str]) -> None:
+    streams = [lm.stream(prompt, max_tokens=COUNT) for prompt in PROMPTS]
+    for _ in range(COUNT + 1):
+        for stream in streams:
+            next(stream, None)
+    assert [stream.reply.text for stream in streams] == [alone[prompt] for prompt in PROMPTS]
 
 
 def test_a_stream_begins_when_it_is_asked(lm: LanguageModel, alone: dict[str, str]) -> None:
     first, second = (lm.stream(prompt, max_tokens=COUNT) for prompt in PROMPTS[:2])
-    assert "".join(second) == alone[PROMPTS[1]]
-    assert "".join(first) == alone[PROMPTS[0]]
+    assert second.read().text == alone[PROMPTS[1]]
+    assert first.read().text == alone[PROMPTS[0]]
 
 
 def test_a_finished_stream_is_not_overtaken(lm: LanguageModel) -> None:
-    chunks = lm.stream_tokens([40, 41], max_tokens=2)
+    chunks = lm.stream([40, 41], max_tokens=2)
     while next(chunks).finish_reason is None:
         pass
     lm.generate(PROMPTS[0], max_tokens=1)
@@ -61,7 +61,7 @@ def test_dropped_closed_and_half_read_streams_block_nobody(
     next(dropped)
     del dropped
     gc.collect()
-    closed = lm.stream_tokens([40, 41])
+    closed = lm.stream([40, 41])
     next(closed)
     closed.close()
     assert list(closed) == []
@@ -89,27 +89,21 @@ def test_threads_that_generate_wait_for_each_other(
     assert wrong == []
 
 
-def test_threads_that_stream_get_the_right_text_or_busy(
-    lm: LanguageModel, alone: dict[str, str]
-) -> None:
+def test_threads_that_stream_wait_for_each_other(lm: LanguageModel, alone: dict[str, str]) -> None:
     wrong: list[object] = []
-    finished: list[str] = []
 
     def work(offset: int) -> None:
         for n in range(8):
             prompt = PROMPTS[(n + offset) % len(PROMPTS)]
             try:
-                text = "".join(lm.stream(prompt, max_tokens=COUNT))
-            except Busy:
-                continue
+                text = lm.stream(prompt, max_tokens=COUNT).read().text
             except BaseException as error:
                 wrong.append(error)
             else:
-                (finished.append if text == alone[prompt] else wrong.append)(text)
+                wrong.extend([text] if text != alone[prompt] else [])
 
     run_together([lambda n=n: work(n) for n in range(4)])
     assert wrong == []
-    assert finished, "the last to begin is overtaken by nobody"
 
 
 def run_together(bodies: list[object]) -> None:
@@ -121,13 +115,13 @@ def run_together(bodies: list[object]) -> None:
         assert not thread.is_alive()
 
 
-def test_a_model_is_not_asked_from_within_its_own_cancel(lm: LanguageModel) -> None:
-    def ask_again() -> bool:
+def test_a_model_is_not_asked_from_within_its_own_step(lm: LanguageModel) -> None:
+    def ask_again(_: object, logits: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         lm.generate("a", max_tokens=1)
-        return False
+        return logits
 
     with pytest.raises(Busy, match="from within its own"):
-        lm.generate("b", max_tokens=3, cancel=ask_again)
+        lm.generate("b", max_tokens=3, logits_processors=[ask_again])
     assert lm.generate("b", max_tokens=3).finish_reason == "length"
 
 
@@ -141,10 +135,10 @@ def test_using_the_session_itself_is_noticed(lm: LanguageModel, alone: dict[str,
 def after_close(lm: LanguageModel) -> Iterator[object]:
     hello: list[edgelm.Message] = [{"role": "user", "content": "hello"}]
     yield lambda: lm.generate("a")
-    yield lambda: lm.chat(hello)
+    yield lambda: lm.generate(hello)
     yield lambda: lm.stream("a")
-    yield lambda: lm.stream_chat(hello)
-    yield lambda: lm.stream_tokens([1, 2])
+    yield lambda: lm.chat().send("hello")
+    yield lambda: lm.stream([1, 2])
     yield lambda: lm.chat_tokens(hello)
     yield lambda: lm.session.advance(np.array([5]))
     yield lambda: lm.session.rewind(0)

@@ -38,12 +38,12 @@ def fresh(bundle: Path) -> Iterator[LanguageModel]:
 
 def count_runs(lm: LanguageModel) -> list[int]:
     counting = Counting(lm.session)
-    lm._generator.session = counting  # type: ignore[assignment]
+    lm._sequences.slots[0].session = counting  # type: ignore[assignment]
     return counting.runs
 
 
 def answer(lm: LanguageModel, ids: list[int], count: int = COUNT) -> list[int]:
-    chunks = lm.stream_tokens(np.array(ids, dtype=np.int64), max_tokens=count)
+    chunks = lm.stream(np.array(ids, dtype=np.int64), max_tokens=count)
     return [chunk.token for chunk in chunks if chunk.token is not None]
 
 
@@ -87,7 +87,7 @@ def test_after_a_rewind_the_first_request_comes_out_as_before(lm: LanguageModel)
 
 
 def test_after_an_abandoned_answer(lm: LanguageModel, fresh: LanguageModel) -> None:
-    chunks = lm.stream_tokens(np.array(SHARED, dtype=np.int64))
+    chunks = lm.stream(np.array(SHARED, dtype=np.int64))
     for _ in range(3):
         next(chunks)
     ids = [*SHARED, 7, 8]
@@ -101,6 +101,6 @@ def test_after_a_failed_request(lm: LanguageModel, fresh: LanguageModel) -> None
         raise RuntimeError("cancelled from outside")
 
     with pytest.raises(RuntimeError, match="from outside"):
-        list(lm.stream_tokens(np.array([*SHARED[:8], 3], dtype=np.int64), cancel=explode))
+        list(lm.stream(np.array([*SHARED[:8], 3], dtype=np.int64), cancel=explode))
     ids = [*SHARED, 9]
     assert answer(lm, ids) == answer(fresh, ids)

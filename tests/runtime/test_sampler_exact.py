@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edgelm.runtime.sampler import Row, Sampler, Sampling, log_softmax, softmax, transforms
+from edgelm.runtime.logits_processor import Row
+from edgelm.runtime.sampler import Sampler, Sampling, log_softmax, softmax, transforms
 
 FORBIDDEN = -math.inf
 

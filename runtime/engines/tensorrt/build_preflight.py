@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from edgelm.bundle import Manifest
 from edgelm.cli import format_bytes
 from edgelm.devices.planner.build_memory import build_peak
 from edgelm.devices.planner.build_room import Room
@@ -32,3 +33,9 @@ def check_build_memory(
             "isolate multi-user), add swap on a disk, or export it in more segments "
             "(edge-export --segments auto)"
         )
+
+
+def segment_weights(manifest: Manifest) -> tuple[int, ...]:
+    """Bytes of weights of what is compiled one after the other: the segments, or the graph."""
+    segments = tuple(segment.weight_bytes for segment in manifest.graph.segments)
+    return segments or (manifest.weight_bytes,)

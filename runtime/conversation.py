@@ -1,0 +1,224 @@
+"""A conversation: its messages, and answers to them.
+
+A chat owns its messages. The state of the model after them is in one of the model's sequences for
+as long as no other request needs that sequence; then it is computed again. So any number of chats
+can share a model, and what one says never enters another.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgelm.errors import BadInput, Busy
+from edgelm.python310 import Self, Unpack
+from edgelm.runtime.async_stream import AsyncStream
+from edgelm.runtime.engines.session import CacheRows, Tokens
+from edgelm.runtime.options import Options
+from edgelm.runtime.reply import Reply
+from edgelm.runtime.saved.session_file import (
+    Identity,
+    SavedSession,
+    read_header,
+    read_session,
+    write_session,
+)
+from edgelm.runtime.stream import Stream
+from edgelm.runtime.text.chat import Message, check_messages
+
+# What `send` takes: a text of the user, or messages such as the results of tools.
+Said = str | Message | Sequence[Message]
+
+
+class ChatModel(Protocol):
+    """What a chat needs of a model: see LanguageModel."""
+
+    def chat_tokens(self, messages: Sequence[Message], **template: Any) -> Tokens:
+        """Tokens of a conversation."""
+
+    @property
+    def identity(self) -> Identity:
+        """What a state of it depends on."""
+
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What its sequences hold of tokens."""
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens."""
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any],
+        options: Options,
+        *,
+        ended: Callable[[Reply], None] | None = None,
+    ) -> Stream:
+        """A stream that answers messages."""
+
+
+class Chat:
+    """A conversation with a model.
+
+    Args:
+        model: a model with a chat template.
+        messages: how it begins, for example with a system message.
+        template: what else the chat template is given, such as `enable_thinking` and `tools`.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message] = (),
+        template: Mapping[str, Any] | None = None,
+    ) -> None:
+        if messages:
+            check_messages(messages)
+        self.model = model
+        self.template = dict(template or {})
+        self._messages = list(messages)
+        self._beginning = len(self._messages)
+        self._unfinished: Stream | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """A copy of the conversation so far."""
+        return list(self._messages)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the conversation so far, as the chat template writes it."""
+        return len(self.model.chat_tokens(self._messages, **self.template)) if self._messages else 0
+
+    def send(self, said: Said, **options: Unpack[Options]) -> Stream:
+        """Say something; the stream is the answer, which joins the messages when it ends.
+
+        An answer that is cancelled, closed or overtaken by the next `send` joins them as far as it
+        came. After an error the messages are as before.
+
+        Raises:
+            BadInput: not messages, a conversation that the template rejects, an invalid option.
+            ContextFull: the conversation is longer than the context.
+            Busy: another thread is reading the last answer.
+        """
+        self._end_unfinished()
+        new = _as_messages(said)
+        before = len(self._messages)
+        asked = [*self._messages, *new]
+
+        def ended(reply: Reply) -> None:
+            self._unfinished = None
+            if len(self._messages) == before and _was_answered(reply):
+                self._messages = [*asked, _answer(reply)]
+
+        self._unfinished = self.model.answer(asked, self.template, options, ended=ended)
+        return self._unfinished
+
+    def asend(self, said: Said, **options: Unpack[Options]) -> AsyncStream:
+        """The same for asyncio."""
+        return AsyncStream(self.send(said, **options))
+
+    def save(self, path: str | Path) -> SavedSession:
+        """Save messages and the model's state, to go on where the chat is now.
+
+        The state is saved as far as a sequence of the model still holds it; the rest is computed
+        again after loading. Returns how many tokens that are, and the size of the file.
+
+        Raises:
+            BadInput: messages that are not plain values.
+            Busy: another thread is reading the last answer.
+            OSError: the file cannot be written.
+        """
+        self._end_unfinished()
+        tokens = (
+            list(self.model.chat_tokens(self._messages, **self.template)) if self._messages else []
+        )
+        held, state = self.model.snapshot(tokens)
+        return write_session(
+            Path(path),
+            self.model.identity,
+            held,
+            state,
+            messages=[dict(message) for message in self._messages],
+            template=self.template,
+            beginning=self._beginning,
+        )
+
+    @classmethod
+    def load(cls, model: ChatModel, path: str | Path, *, state: bool = True) -> Self:
+        """A chat that `save` wrote.
+
+        Args:
+            model: the same bundle on the same engine, with the same edgelm.
+            path: the file.
+            state: False takes the messages alone, which any model can continue.
+
+        Raises:
+            BadInput: no such file, a damaged one, or a state of something else.
+        """
+        path = Path(path)
+        if state:
+            header, arrays = read_session(path, model.identity)
+            if header.tokens:
+                model.preload(header.tokens, arrays)
+        else:
+            header = read_header(path)
+        messages: list[Any] = header.messages
+        chat = cls(model, messages, header.template)
+        chat._beginning = min(header.beginning, len(messages))
+        return chat
+
+    def fork(self) -> "Chat":
+        """Another chat that begins with the same messages; both go their own way."""
+        copy = Chat(self.model, self._messages, self.template)
+        copy._beginning = self._beginning
+        return copy
+
+    def rewind(self, turns: int = 1) -> None:
+        """Forget the last turns: a message of the user and all that followed it.
+
+        Raises:
+            BadInput: there are fewer turns.
+        """
+        self._end_unfinished()
+        starts = [n for n, message in enumerate(self._messages) if message["role"] == "user"]
+        starts = [n for n in starts if n >= self._beginning]
+        if not 1 <= turns <= len(starts):
+            raise BadInput(f"cannot rewind {turns} turns: the conversation has {len(starts)}")
+        del self._messages[starts[-turns] :]
+
+    def reset(self) -> None:
+        """Forget all but what the chat began with."""
+        self._end_unfinished()
+        del self._messages[self._beginning :]
+
+    def __repr__(self) -> str:
+        return f"<Chat of {len(self._messages)} messages with {self.model!r}>"
+
+    def __copy__(self) -> Self:
+        raise BadInput("use fork() to copy a chat")
+
+    def _end_unfinished(self) -> None:
+        stream = self._unfinished
+        if stream is None:
+            return
+        if stream.is_running:
+            raise Busy(
+                "the last answer of this chat is being read; wait until it has ended, or cancel it"
+            )
+        stream.close()
+
+
+def _as_messages(said: Said) -> list[Message]:
+    if isinstance(said, str):
+        return [Message(role="user", content=said)]
+    messages = [said] if isinstance(said, Mapping) else said
+    check_messages(messages)
+    return list(messages)
+
+
+def _was_answered(reply: Reply) -> bool:
+    return bool(reply.chunks)
+
+
+def _answer(reply: Reply) -> Message:
+    return Message(role="assistant", content=reply.text)

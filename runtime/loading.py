@@ -1,0 +1,143 @@
+"""Loading a bundle: what is checked first, and the memory that it may take."""
+
+import logging
+from bisect import bisect_right
+from functools import partial
+from pathlib import Path
+
+from edgelm.bundle import Manifest, read_manifest
+from edgelm.cli import check_bytes, format_bytes, parse_bytes
+from edgelm.devices.planner.memory_need import loaded_bytes
+from edgelm.errors import BadInput, DoesNotFit
+from edgelm.runtime.bundle_folder import bundle_folder
+from edgelm.runtime.engines.open import check_threads, open_session
+from edgelm.runtime.engines.unchanged_bundle import open_unchanged
+from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
+from edgelm.runtime.saved.session_file import identity_of
+
+log = logging.getLogger(__name__)
+
+_MIN_CONTEXT = 256  # a shorter one would hold no conversation
+_CONTEXT_STEP = 64
+_MAX_SEQUENCES = 256
+
+
+def load(
+    bundle: str | Path,
+    *,
+    max_memory: int | str | None = None,
+    threads: int | None = None,
+    sequences: int = 1,
+    prompt_cache: str | Path | None = None,
+    prompt_cache_size: int | str = DEFAULT_BYTES,
+    check_hashes: bool = True,
+) -> LanguageModel:
+    """Load a bundle.
+
+    Args:
+        bundle: the folder that `edge-export` wrote.
+        max_memory: bytes, or a size such as `"1.5GB"`: the context is reduced until weights,
+            cache, workspace and runtime fit, and a warning is logged.
+        threads: threads for matrix products; by default the physical cores.
+        sequences: generations that can run at a time; each has a cache of its own over one copy of
+            the weights.
+        prompt_cache: a folder for the states of long system messages, so that the next start of the
+            program reads them instead of computing them; None stores nothing.
+        prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
+            states are removed.
+        check_hashes: compare every file with its hash first.
+
+    Raises:
+        BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
+            replaced while it was loaded.
+        BadInput: `bundle`, `threads`, `sequences` or `max_memory` that cannot be used.
+        DoesNotFit: even the smallest context needs more than `max_memory`.
+        MissingPackage: no engine is installed.
+
+    The engine of a pending bundle is compiled first, which takes minutes and happens once. The
+    hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
+    """
+    folder = bundle_folder(bundle)
+    check_threads(threads)
+    _check_sequences(sequences)
+    manifest = read_manifest(folder)
+    if manifest.pending:
+        from edgelm.runtime.engines.finalize import finalize
+
+        log.warning("the engine of %s is not compiled yet: compiling it now", folder)
+        finalize(folder, force=False, progress=log.warning)
+
+    def cache(manifest: Manifest) -> PromptCache | None:
+        if prompt_cache is None:
+            return None
+        size = _bytes("prompt_cache_size", prompt_cache_size)
+        return PromptCache(Path(prompt_cache), identity_of(manifest), max_bytes=size)
+
+    def open_model(manifest: Manifest) -> LanguageModel:
+        capacity = manifest.limits.context
+        if max_memory is not None:
+            capacity = fit_context(manifest, _bytes("max_memory", max_memory), sequences)
+        sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
+        try:
+            sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
+            return LanguageModel(folder, manifest, sessions, prompt_cache=cache(manifest))
+        except BaseException:
+            for session in sessions:
+                session.close()
+            raise
+
+    return open_unchanged(folder, open_model, hashes=check_hashes)
+
+
+def fit_context(manifest: Manifest, budget: int, sequences: int = 1) -> int:
+    """The longest context, up to the bundle's, with which a loaded bundle fits in `budget` bytes.
+
+    Raises:
+        DoesNotFit: even the shortest needs more, or the context is fixed in the graph.
+    """
+    full = manifest.limits.context
+    need = partial(loaded_bytes, manifest, sequences=sequences)
+    if need(full) <= budget:
+        return full
+    if manifest.graph.cache.capacity is not None:
+        raise DoesNotFit(
+            f"this bundle needs about {format_bytes(need(full))}, max_memory is "
+            f"{format_bytes(budget)}, and its context of {full} is fixed in its graph; export it "
+            "with a shorter --context"
+        )
+    shortest = min(_MIN_CONTEXT, full)
+    needed = need(shortest)
+    if needed > budget:
+        raise DoesNotFit(
+            f"a context of {shortest} needs about {format_bytes(needed)}, "
+            f"max_memory is {format_bytes(budget)}; export with fewer bits or give more memory"
+        )
+    # It grows with the context: the first that does not fit is found by halving.
+    steps = range(shortest, full, _CONTEXT_STEP)
+    fitting = bisect_right(steps, budget, key=need)
+    context = steps[fitting - 1]
+    log.warning(
+        "context reduced from %d to %d tokens to stay within %s",
+        full,
+        context,
+        format_bytes(budget),
+    )
+    return context
+
+
+def _check_sequences(count: object) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MAX_SEQUENCES:
+        raise BadInput(f"sequences is {count!r}, expected an integer from 1 to {_MAX_SEQUENCES}")
+
+
+def _bytes(name: str, size: object) -> int:
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        check_bytes(size, str(size))
+        return size
+    if not isinstance(size, str):
+        raise BadInput(f"{name} is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
+    try:
+        return parse_bytes(size)
+    except Exception as error:
+        raise BadInput(f"{name}: {error}") from None

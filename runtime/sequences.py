@@ -1,0 +1,276 @@
+"""The sequences of a model: which generation has which, and which requests wait.
+
+Each sequence is a session with a state of its own over the same weights. A generation keeps its
+sequence until it ends. More requests than sequences wait in the order in which they came.
+
+A generation that nobody continues does not hold others up: its sequence is given away when its own
+thread asks for another one, or after a while when others wait. When it is continued it gets a
+sequence again, and its tokens are computed again: nothing is lost but time.
+"""
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from edgelm.errors import BadInput, Busy
+from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
+from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
+from edgelm.runtime.turns import Turns
+
+_WAIT_SECONDS = 0.05
+_IDLE_SECONDS = 0.5  # after which a sequence that nobody continues is given to a waiting request
+# Fewer equal tokens than this are not worth copying from another sequence.
+_WORTH_COPYING = 16
+
+
+class Slot:
+    """A sequence and who has it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.owner: weakref.ref[object] | None = None
+        self.running = False
+        self.thread = 0
+        self.used = 0.0
+
+    def is_free(self) -> bool:
+        """Whether no generation has it, or that one was dropped."""
+        return self.owner is None or (self.owner() is None and not self.running)
+
+    def is_idle(self, thread: int, now: float) -> bool:
+        """Whether it may be taken from its generation, for a request of `thread`."""
+        return not self.running and (self.thread == thread or now - self.used > _IDLE_SECONDS)
+
+
+class Sequences:
+    """The slots of a model.
+
+    Args:
+        sessions: one or more over the same weights; they are closed with this.
+        prompt_cache: where states of beginnings are stored; None: nowhere.
+    """
+
+    def __init__(
+        self, sessions: Sequence[Session], prompt_cache: PromptCache | None = None
+    ) -> None:
+        self.prompt_cache = prompt_cache
+        self.slots = [Slot(session) for session in sessions]
+        self.closed = False
+        self._turns = Turns()
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each sequence holds."""
+        return self.slots[0].session.capacity
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits per token."""
+        return self.slots[0].session.vocab_size
+
+    @property
+    def running(self) -> int:
+        """Generations that have a sequence."""
+        return sum(not slot.is_free() for slot in self.slots)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a sequence."""
+        return len(self._waiting)
+
+    def turn(self, cancelled: Callable[[], bool] | None = None) -> AbstractContextManager[None]:
+        """The engine, for one run: see Turns."""
+        return self._turns.turn(cancelled)
+
+    def enter(
+        self, owner: object, tokens: Sequence[int], cancelled: Callable[[], bool]
+    ) -> tuple[Slot, bool]:
+        """The sequence of a generation, for one step; it waits until there is one.
+
+        Args:
+            owner: the generation.
+            tokens: what it will hold; the sequence that holds most of them already is preferred.
+            cancelled: called while it waits.
+
+        Returns:
+            The sequence, and whether it may hold something else than after the last step.
+
+        Raises:
+            Busy: this thread is within a step already.
+            Cancelled: `cancelled` returned true.
+            BadInput: the model is closed.
+        """
+        thread = threading.get_ident()
+        with self._changed:
+            self.check_open()
+            if any(slot.running and slot.thread == thread for slot in self.slots):
+                raise Busy(
+                    "this model is generating; it cannot be used from within its own `cancel` or "
+                    "logits processor"
+                )
+            own = self._slot_of(owner)
+            if own is not None:
+                own.running, own.thread = True, thread
+                return own, False
+            ticket = object()
+            self._waiting.append(ticket)
+            try:
+                while (slot := self._next_free(ticket, tokens)) is None:
+                    self._changed.wait(_WAIT_SECONDS)
+                    self.check_open()
+                    if cancelled():
+                        raise Cancelled
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+            slot.owner = weakref.ref(owner)
+            slot.running, slot.thread = True, thread
+            return slot, True
+
+    def leave(self, slot: Slot, *, done: bool) -> None:
+        """The end of a step; `done` gives the sequence back."""
+        with self._changed:
+            slot.running, slot.used = False, time.monotonic()
+            if done:
+                slot.owner = None
+                self._changed.notify_all()
+
+    def release(self, owner: object) -> None:
+        """Give back the sequence of a generation that ends between two steps."""
+        with self._changed:
+            slot = self._slot_of(owner)
+            if slot is not None and not slot.running:
+                slot.owner = None
+                self._changed.notify_all()
+
+    def place(self, slot: Slot, tokens: Sequence[int]) -> int:
+        """Make a sequence hold as much of `tokens` as is known, all but the last at most.
+
+        What another sequence holds of them is copied. To be called within a turn.
+
+        Returns:
+            How many of them it holds.
+        """
+        # At least one token must run: logits are not stored.
+        most = len(tokens) - 1
+        shared = min(common_prefix(slot.session.tokens, tokens), most)
+        others = [other.session for other in self.slots if other is not slot]
+        known = [(min(common_prefix(one.tokens, tokens), most), one) for one in others]
+        longest, source = max(known, key=lambda pair: pair[0], default=(0, slot.session))
+        if longest >= shared + _WORTH_COPYING:
+            slot.session.restore(tokens[:longest], source.state(longest))
+            return slot.session.length
+        slot.session.rewind(shared)
+        return slot.session.length
+
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What the sequences hold of these tokens, as a copy: the tokens and their state."""
+        with self.turn():
+            self.check_open()
+            known = [(common_prefix(one.session.tokens, tokens), one) for one in self.slots]
+            length, slot = max(known, key=lambda pair: pair[0])
+            state = [array.copy() for array in slot.session.state(length)]
+            return list(tokens[:length]), state
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens whose state was computed before; it waits for one.
+
+        Raises:
+            BadInput: a state of another model.
+            ContextFull: more tokens than a sequence holds.
+        """
+        owner = _Owner()
+        slot, _ = self.enter(owner, tokens, lambda: False)
+        try:
+            with self.turn():
+                check_state(slot.session, state)
+                slot.session.restore(tokens, state)
+        finally:
+            self.leave(slot, done=True)
+
+    def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
+        """Make a sequence hold a beginning that is stored on disk, if one is; say whether it is."""
+        cache = self.prompt_cache
+        state = None if cache is None or len(tokens) < MIN_TOKENS else cache.read(tokens)
+        if state is None:
+            return False
+        with self.turn():
+            check_state(slot.session, state)
+            slot.session.restore(tokens, state)
+        return True
+
+    def write_beginning(self, slot: Slot, tokens: Sequence[int]) -> None:
+        """Store the state after a beginning that a sequence holds, unless it is stored."""
+        cache = self.prompt_cache
+        if cache is None or len(tokens) < MIN_TOKENS or cache.has(tokens):
+            return
+        with self.turn():
+            state = [array.copy() for array in slot.session.state(len(tokens))]
+        cache.write(tokens, state)
+
+    def check_open(self) -> None:
+        """Raise BadInput after `close`."""
+        if self.closed:
+            raise BadInput("this model is closed; load it again")
+
+    def close(self) -> None:
+        """Close all sessions; a generation of another thread ends at its next step: BadInput."""
+        self.closed = True
+        with self._changed:
+            self._changed.notify_all()
+        if self._turns.held_here():  # in `cancel`: the session closes itself after its run
+            self._close_sessions()
+            return
+        with self._turns.turn():
+            self._close_sessions()
+
+    def _close_sessions(self) -> None:
+        for slot in self.slots:
+            slot.session.close()
+
+    def _slot_of(self, owner: object) -> Slot | None:
+        owned = (slot for slot in self.slots if slot.owner is not None)
+        return next((slot for slot in owned if slot.owner and slot.owner() is owner), None)
+
+    def _next_free(self, ticket: object, tokens: Sequence[int]) -> Slot | None:
+        """A free sequence for these tokens: the one that they continue, or the oldest."""
+        if self._waiting[0] is not ticket:
+            return None
+        free = [slot for slot in self.slots if slot.is_free()]
+        if not free:
+            thread, now = threading.get_ident(), time.monotonic()
+            free = [slot for slot in self.slots if slot.is_idle(thread, now)]
+            return min(free, key=lambda slot: slot.used, default=None)
+        if len(free) == 1:
+            return free[0]
+        shared = {slot: common_prefix(slot.session.tokens, tokens) for slot in free}
+        fitting = max(free, key=lambda slot: shared[slot])
+        oldest = min(free, key=lambda slot: slot.used)
+
+        def lost(slot: Slot) -> int:
+            return slot.session.length - shared[slot]
+
+        # What they share can be copied (see `place`), so the one that loses less is taken.
+        return fitting if lost(fitting) <= lost(oldest) else oldest
+
+
+class _Owner:
+    """Has a sequence while a state is moved into it."""
+
+
+def check_state(session: Session, state: CacheRows) -> None:
+    """Raise BadInput unless a state has the types and shapes of the session's own."""
+    own = [(array.dtype, array.shape[:2], array.shape[3:]) for array in session.state(0)]
+    if own != [(array.dtype, array.shape[:2], array.shape[3:]) for array in state]:
+        raise BadInput("the saved state does not have this model's shapes; delete it")
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    pairs = zip(left, right, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
