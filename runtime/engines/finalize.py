@@ -153,6 +153,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress, *, alone: boo
         family,
         version,
         manifest.limits.prefill_chunk,
+        manifest.limits.context,
         (gpu.sm,),
         machine=jetson.model if jetson else gpu.name,
         power_mode=(jetson.power_mode or "") if jetson else "",
