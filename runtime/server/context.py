@@ -10,11 +10,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgelm.errors import EdgeLMError
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.server.body import read_body
-from edgelm.runtime.server.errors import ApiError
+from edgelm.runtime.server.body import ClientDisconnect, read_body
+from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.generations import Generations
-from edgelm.runtime.server.request_log import log_fields
+from edgelm.runtime.server.request_log import log, log_fields
 from edgelm.runtime.server.settings import ServerSettings
 
 Body = TypeVar("Body")
@@ -52,7 +53,13 @@ def endpoint(context: ServerContext, kind: type[Body], handler: Handler[Body]) -
         context.check_model(body.model)  # type: ignore[attr-defined]
         if context.settings.log_text:
             log_fields(request)["body"] = msgspec.to_builtins(body)
-        return await handler(request, body, context)
+        try:
+            return await handler(request, body, context)
+        except (ApiError, EdgeLMError, ClientDisconnect):
+            raise
+        except Exception as error:
+            log.error("internal error", exc_info=error)
+            raise as_api_error(error) from None
 
     return answer
 

@@ -43,9 +43,11 @@ def started(http: httpx.Client, count: int) -> Iterator[None]:
     done = threading.Event()
 
     def hold() -> None:
-        with httpx.Client(base_url=http.base_url, timeout=60) as client:
-            with client.stream("POST", CHAT, json=STREAMED):
-                done.wait(60)
+        with (
+            httpx.Client(base_url=http.base_url, timeout=60) as client,
+            client.stream("POST", CHAT, json=STREAMED),
+        ):
+            done.wait(60)
 
     threads = [threading.Thread(target=hold) for _ in range(count)]
     for thread in threads:
@@ -233,8 +235,10 @@ def test_unsafe_settings(settings: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("192.168.1.2", False), ("example.com", False), ("", False)],
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "192.168.1.2", "example.com", "")),
+    ],
 )
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
