@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
     logits_processors: functions (tokens so far, logits) -> logits; see
         `edgelm.runtime.logits_processor`.
     response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
-        schema, a regular expression or a grammar; see `edgelm.runtime.text.grammar`.
+        schema, a regular expression or a grammar; see docs/structured.md.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.

@@ -13,11 +13,12 @@ import pytest
 
 import edgelm
 from edgelm.errors import BadInput
-from edgelm.runtime import LanguageModel
+from edgelm.runtime import LanguageModel, Message
 from edgelm.runtime.options import Options
 from tests.json_schemas import json_schemas
 from tests.schema_study import SAMPLINGS, outcome, save_bundle
 
+HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 DATE = {"type": "regex", "regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}
 RECORD = {
     "type": "json_schema",
@@ -60,14 +61,12 @@ def test_every_sampler(lm: LanguageModel, options: Options) -> None:
 
 
 def test_streams_and_chats(lm: LanguageModel) -> None:
-    text = lm.chat().send("hello", response_format=RECORD, temperature=1.0, seed=1).read().text
+    options: Options = {"response_format": RECORD, "temperature": 1.0, "seed": 1}
+    text = "".join(chunk.text for chunk in lm.stream(HELLO, **options))
     record = json.loads(text)
     assert record["color"] in ("red", "blue")
     assert 1 <= record["count"] <= 9
-    same = lm.generate(
-        [{"role": "user", "content": "hello"}], response_format=RECORD, temperature=1.0, seed=1
-    )
-    assert same.text == text
+    assert lm.generate(HELLO, **options).text == text
 
 
 def test_a_stop_string_ends_it_before(lm: LanguageModel) -> None:
