@@ -60,7 +60,7 @@ def load(
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
-    The hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
+    The hash of a compiled engine is always compared, `check_hashes` or not: it is native code.
     """
     folder = bundle_folder(bundle)
     check_threads(threads)
