@@ -15,6 +15,7 @@ from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadCheckpoint
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -50,8 +51,10 @@ def load_model(
 def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     """A model around existing tensors, in eval mode; nothing is copied."""
     embedding = state["model.embed_tokens.weight"]
-    # All but eager attention leave out Gemma 2's soft cap.
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    # All but eager attention leave out Gemma 2's soft cap and Granite's sinks.
+    capped = getattr(config, "attn_logit_softcapping", None)
+    eager = capped or FAMILIES[config.model_type].attention_sinks
+    attention = "eager" if eager else "sdpa"
     model = empty_model(config, embedding.dtype, attention)
     if config.tie_word_embeddings:
         state = state | {"lm_head.weight": embedding}

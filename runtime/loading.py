@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from edgelm.bundle import Manifest, read_manifest
-from edgelm.cli import format_bytes, parse_size
+from edgelm.cli import check_bytes, format_bytes, parse_bytes
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
@@ -133,10 +133,11 @@ def _check_sequences(count: object) -> None:
 
 def _bytes(name: str, size: object) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        check_bytes(size, str(size))
         return size
     if not isinstance(size, str):
         raise BadInput(f"{name} is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
-        return parse_size(size)
+        return parse_bytes(size)
     except Exception as error:
         raise BadInput(f"{name}: {error}") from None

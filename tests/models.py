@@ -76,6 +76,58 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
     "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
+    "gemma": ("gemma", {"hidden_act": "gelu"}),
+    "ministral3": (
+        "ministral3",
+        {"rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+    ),
+    "olmo3": (
+        "olmo3",
+        {
+            "sliding_window": 8,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20_000.0},
+            },
+        },
+    ),
+    "exaone4": ("exaone4", {"sliding_window": 8}),
+    "hunyuan": (
+        "hunyuan_v1_dense",
+        {
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 9.0, "rope_theta": 10_000.0}
+            | {"factor": 1.0},
+        },
+    ),
+    "arcee": ("arcee", {"mlp_bias": True}),
+    "seed-oss": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
+    "ernie4.5": ("ernie4_5", {"use_bias": True}),
+    "glm": ("glm", {"head_dim": 32}),
+    "glm4": ("glm4", {"head_dim": 32}),
+    "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
+    "lfm2": (
+        "lfm2",
+        {
+            "num_hidden_layers": 5,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "conv_bias": True,
+            "intermediate_size": 132,
+            "block_multiple_of": 8,
+        },
+    ),
+    "granite-swa": (
+        "granite_swa",
+        {
+            "sliding_window": 8,
+            "num_hidden_layers": 5,
+            "layer_rope_theta": [0.0, 10_000.0, 20_000.0, 0.0, 10_000.0],
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
 }
 # In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -93,14 +145,21 @@ def tiny_config(name: str, **over: Any) -> Any:
 
 def tiny_model(name: str, *, seed: int = 0, **over: Any) -> Any:
     """A tiny random model in fp32; norms and biases are random too, so that none can be lost."""
-    generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(name, **over), dtype=torch.float32)
+    randomize(model, seed=seed)
+    return model.eval()
+
+
+def randomize(model: Any, *, seed: int = 0) -> None:
+    """Random values for all parameters of a model, and for constants that a checkpoint stores."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             std = 0.25 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
-    return model.eval()
+        for buffer in (one for key, one in model.named_buffers() if key.endswith("act_fn.beta")):
+            buffer += 0.2  # of xIELU
 
 
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:

@@ -103,7 +103,7 @@ def _logits(engine: Engine, tokens: list[int], path: str) -> dict[str, Any]:
 
 
 def _memory(engine: Engine) -> dict[str, Any]:
-    memory = {"peak_rss_bytes": _status("VmHWM"), "rss_bytes": _status("VmRSS")}
+    memory = {"peak_rss_bytes": peak_rss_bytes(), "rss_bytes": _status("VmRSS")}
     gpu = _gpu_bytes()
     return memory if gpu is None else {**memory, "gpu_bytes": gpu}
 
@@ -111,6 +111,11 @@ def _memory(engine: Engine) -> dict[str, Any]:
 def synthetic(count: int, vocab_size: int, *, seed: int) -> Tokens:
     """Random tokens, the same for every engine; the first few ids are often special."""
     return np.random.default_rng(seed).integers(min(100, vocab_size // 2), vocab_size, count)
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held."""
+    return _status("VmHWM")
 
 
 def _status(field: str) -> int:
@@ -122,7 +127,8 @@ def _status(field: str) -> int:
         pass
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _gpu_bytes() -> int | None:

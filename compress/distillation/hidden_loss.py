@@ -16,6 +16,7 @@ from torch import nn
 from edgelm.compress.model import Model
 from edgelm.compress.ranges import LayerOrEmbedding
 from edgelm.errors import BadInput
+from edgelm.spec.tensor_names import stored_name
 
 EMBEDDING = -1  # the layer number of the embeddings' output
 LayerMap = tuple[tuple[LayerOrEmbedding, LayerOrEmbedding], ...]
@@ -57,6 +58,12 @@ def record_states(model: Model, layers: Sequence[int]) -> Iterator[States]:
             hook.remove()
 
 
+def recorded_layers(model: Model, layers: Sequence[int]) -> set[nn.Module]:
+    """The decoder layers that contain the modules which `record_states` watches."""
+    watched = {_module(model, layer) for layer in layers}
+    return {layer for layer in model.model.layers if watched & set(layer.modules())}
+
+
 def _module(model: Model, layer: int) -> nn.Module:
     """The module whose output is the state after a layer: the next norm where there is one."""
     layers = model.model.layers
@@ -64,8 +71,9 @@ def _module(model: Model, layer: int) -> nn.Module:
         return model.model.norm  # type: ignore[no-any-return]
     following = layers[layer + 1]
     # OLMo 2 has no norm before its layers.
-    if hasattr(following, "input_layernorm"):
-        return following.input_layernorm  # type: ignore[no-any-return]
+    norm = stored_name(model.config.model_type, f"model.layers.{layer + 1}.input_layernorm")
+    if hasattr(following, name := norm.rpartition(".")[2]):
+        return getattr(following, name)  # type: ignore[no-any-return]
     return model.model.embed_tokens if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
 
 

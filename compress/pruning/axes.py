@@ -5,8 +5,9 @@ axis is a tuple, because Phi-3 stacks several along one dimension (q over k over
 """
 
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.tensor_names import canonical_name
 
-HIDDEN, FFN, QUERY, KV = "hidden", "ffn", "query", "kv"
+HIDDEN, FFN, QUERY, KV, HEADS = "hidden", "ffn", "query", "kv", "heads"
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
 
@@ -15,11 +16,15 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     """The axis along each dimension of a checkpoint's tensor, by its Hugging Face name."""
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return (FIXED, (HIDDEN,))
-    module, _, kind = name.rpartition(".")
+    module, _, kind = canonical_name(spec.family, name).rpartition(".")
+    if kind == "sinks":
+        return ((HEADS,),)
     module = module.rpartition(".")[2]
     if module in ("q_norm", "k_norm"):
         full = (QUERY,) if module == "q_norm" else (KV,)
         return (full if spec.qk_norm == "full" else FIXED,)
+    if module == "act_fn":
+        return (FIXED,) * (kind in ("alpha_p", "alpha_n"))
     if module not in _PROJECTIONS:
         return ((HIDDEN,),)  # norms over the residual stream
     axes = _PROJECTIONS[module]

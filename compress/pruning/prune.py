@@ -16,6 +16,7 @@ import torch
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
     FFN,
+    HEADS,
     HIDDEN,
     KV,
     QUERY,
@@ -30,7 +31,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
 
 # Configuration fields of `transformers` with one entry per layer.
-_PER_LAYER = ("layer_types", "no_rope_layers")
+_PER_LAYER = ("layer_types", "no_rope_layers", "layer_rope_theta")
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def _axis_index(
         FFN: (indices.neurons[position], 1, spec.intermediate_size),
         QUERY: (indices.heads[position], spec.head_dim, spec.q_size),
         KV: (indices.groups[position], spec.head_dim, spec.kv_size),
+        HEADS: (indices.heads[position], 1, spec.num_attention_heads),
     }
     found, start = [], 0
     for part in axis:

@@ -27,6 +27,7 @@ from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import quantize
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.tensor_names import stored_name
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ def fold_scales(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
                     weights[bias].div_(part)
     offset = 1.0 if spec.norm_plus_one else 0.0
     for name in smoothing.norms.values():
-        weight = weights[f"model.{name}.weight"]
+        weight = weights[stored_name(spec.family, f"model.{name}.weight")]
         divisor = smoothing.norm(name)
         assert divisor is not None
         weight.copy_((weight + offset) / divisor.to(weight.device) - offset)

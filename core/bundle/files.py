@@ -33,20 +33,25 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def graph_sha256(folder: Path, graph: GraphContract) -> str:
-    """One hash for a graph file and its weights."""
-    return _together(file_sha256(folder / name) for name in (graph.file, graph.data))
+    """One hash for a graph's files, its weights included."""
+    return _together(file_sha256(folder / name) for name in graph.files)
 
 
 def listed_graph_sha256(manifest: Manifest) -> str:
     """The same hash, computed from those in the manifest.
 
     Raises:
-        BadBundle: the manifest does not list one of the two files.
+        BadBundle: the manifest does not list one of them.
     """
-    names = (manifest.graph.file, manifest.graph.data)
+    names = manifest.graph.files
     for name in names:
         _check_has_entry(manifest, name)
     return _together(manifest.files[name].sha256 for name in names)
+
+
+def engine_files(manifest: Manifest) -> list[str]:
+    """All compiled files that the manifest names."""
+    return [file for engine in manifest.engines for file in engine.files]
 
 
 def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
@@ -89,7 +94,7 @@ def file_states(folder: Path, manifest: Manifest) -> States:
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     graph = manifest.graph
-    for name in (graph.file, graph.data, TOKENIZER, *(one.file for one in manifest.engines)):
+    for name in (*graph.files, TOKENIZER, *engine_files(manifest)):
         _check_has_entry(manifest, name)
     for name in _OPTIONAL:
         if name not in manifest.files and os.path.lexists(folder / name):

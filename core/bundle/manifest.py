@@ -44,12 +44,28 @@ class CacheLayer(msgspec.Struct, frozen=True):
     present_value: TensorName
 
 
+class StateTensor(msgspec.Struct, frozen=True):
+    """What a layer without attention remembers of the tokens before: [1, *shape], zeros at first.
+
+    The graph reads `past` and writes `present`, which is then the next run's past. Unlike rows of
+    keys and values it cannot be cut back to fewer tokens: sessions return to an earlier snapshot.
+    """
+
+    layer: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
+    kind: Literal["conv"]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shape: tuple[Size, ...]
+    past: TensorName
+    present: TensorName
+
+
 class CacheContract(msgspec.Struct, frozen=True):
     """The key-value cache: [1, heads, capacity, head_dim] per layer.
 
     With `update` in_place the graph writes the new rows, and present is bound to the memory of
     past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
     copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open.
+    `layers` are those with attention, in their order; `states` belong to the others.
     """
 
     dtype: KvType
@@ -58,6 +74,19 @@ class CacheContract(msgspec.Struct, frozen=True):
     layers: tuple[CacheLayer, ...]
     update: Literal["in_place", "append"] = "in_place"
     capacity: Tokens | None = None
+    states: tuple[StateTensor, ...] = ()
+
+
+class GraphSegment(msgspec.Struct, frozen=True):
+    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name.
+
+    `weight_bytes` are those of its matrices and tables, in the file that all segments share.
+    """
+
+    file: str
+    inputs: tuple[TensorName, ...]
+    outputs: tuple[TensorName, ...]
+    weight_bytes: Bytes = 0
 
 
 class GraphContract(msgspec.Struct, frozen=True):
@@ -73,6 +102,10 @@ class GraphContract(msgspec.Struct, frozen=True):
     logits_positions  int64 [P]      which of the T rows the head computes
 
     and of outputs: logits float32 [1, P, vocab_size].
+
+    A graph may be cut into `segments`, which run one after the other and share the file `data`;
+    `file` is then the first of them. `links` are the tensors that pass from one to a later one;
+    every other input and output of a segment is one of the graph's.
     """
 
     file: str
@@ -82,6 +115,34 @@ class GraphContract(msgspec.Struct, frozen=True):
     inputs: dict[str, TensorContract]
     outputs: dict[str, TensorContract]
     cache: CacheContract
+    segments: tuple[GraphSegment, ...] = ()
+    links: tuple[TensorContract, ...] = ()
+
+    @property
+    def parts(self) -> tuple[GraphSegment, ...]:
+        """The segments, or the whole graph as one."""
+        return self.segments or (GraphSegment(self.file, self.input_names, self.output_names),)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph's files, the data last."""
+        return (*(part.file for part in self.parts), self.data)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """All inputs, those of the cache included."""
+        caches = (name for one in self.cache.layers for name in (one.past_key, one.past_value))
+        states = (state.past for state in self.cache.states)
+        return (*(one.name for one in self.inputs.values()), *caches, *states)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """All outputs, those of the cache included."""
+        caches = (
+            name for one in self.cache.layers for name in (one.present_key, one.present_value)
+        )
+        states = (state.present for state in self.cache.states)
+        return (*(one.name for one in self.outputs.values()), *caches, *states)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -126,6 +187,13 @@ class EngineRequirement(msgspec.Struct, frozen=True):
     compute_capabilities: tuple[ComputeCapability, ...] = msgspec.field(default=(), name="sms")
 
 
+class EngineFile(msgspec.Struct, frozen=True):
+    """A compiled engine on disk, and the file that stores its kernels compiled at run time."""
+
+    file: str
+    runtime_cache: str = ""
+
+
 class CompiledEngine(msgspec.Struct, frozen=True):
     """An engine compiled from the graph, with everything needed to compile it again.
 
@@ -133,7 +201,8 @@ class CompiledEngine(msgspec.Struct, frozen=True):
     that it runs on, `graph_sha256` the hash of its graph. Its first profile takes 1 to
     `prefill_chunk` tokens, the second one, if there is one, a single token. `runtime_cache` names
     the file that stores kernels compiled at run time. `machine` and `power_mode` say where the
-    engine was compiled.
+    engine was compiled. Of a graph in segments it is the first segment's, and `later_segments` are
+    those of the others.
     """
 
     file: str
@@ -147,6 +216,17 @@ class CompiledEngine(msgspec.Struct, frozen=True):
     power_mode: str = ""
     runtime_cache: str = ""
     gate: GateResult | None = None
+    later_segments: tuple[EngineFile, ...] = ()
+
+    @property
+    def parts(self) -> tuple[EngineFile, ...]:
+        """One for each of the graph's parts."""
+        return (EngineFile(self.file, self.runtime_cache), *self.later_segments)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The compiled files, without those for kernels compiled at run time."""
+        return tuple(part.file for part in self.parts)
 
 
 class GraphCheck(msgspec.Struct, frozen=True):

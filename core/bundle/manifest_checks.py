@@ -12,6 +12,7 @@ from edgelm.bundle.file_names import check_engine_name, check_name
 from edgelm.bundle.gates import Figures
 from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
 from edgelm.bundle.roles import check_roles
+from edgelm.bundle.segment_checks import check_segments
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import DecoderSpec
 
@@ -36,6 +37,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_precision(manifest)
     _check_limits(manifest)
     check_roles(manifest.graph, manifest.spec.vocab_size)
+    check_segments(manifest.graph)
     _check_cache(manifest.graph.cache, manifest)
     _check_unique(_tensor_names(manifest.graph), "two tensors of the graph are named")
     _check_engines(manifest)
@@ -45,12 +47,12 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_names(manifest: Manifest) -> None:
-    for name in (manifest.graph.file, manifest.graph.data, *manifest.files):
+    for name in (*manifest.graph.files, *manifest.files):
         check_name(name)
-    for engine in manifest.engines:
-        check_engine_name(engine.file, suffix=".engine")
-        if engine.runtime_cache:
-            check_engine_name(engine.runtime_cache, suffix=".cache")
+    for part in (part for engine in manifest.engines for part in engine.parts):
+        check_engine_name(part.file, suffix=".engine")
+        if part.runtime_cache:
+            check_engine_name(part.runtime_cache, suffix=".cache")
 
 
 def _check_spec(spec: DecoderSpec) -> None:
@@ -97,7 +99,16 @@ def _check_limits(manifest: Manifest) -> None:
 def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     spec = manifest.spec
     pairs = {
-        "graph.cache.layers": (len(cache.layers), "spec.num_hidden_layers", spec.num_hidden_layers),
+        "graph.cache.layers": (
+            len(cache.layers),
+            "the layers of spec with attention",
+            len(spec.attention_layers),
+        ),
+        "graph.cache.states": (
+            [(one.layer, one.kind, one.shape) for one in cache.states],
+            "the other layers of spec",
+            [tuple(one) for one in spec.states],
+        ),
         "graph.cache.num_key_value_heads": (
             cache.num_key_value_heads,
             "spec.num_key_value_heads",
@@ -112,8 +123,9 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
 
 
 def _check_engines(manifest: Manifest) -> None:
-    names = [engine.file for engine in manifest.engines]
-    names += [engine.runtime_cache for engine in manifest.engines if engine.runtime_cache]
+    parts = [part for engine in manifest.engines for part in engine.parts]
+    names = [part.file for part in parts]
+    names += [part.runtime_cache for part in parts if part.runtime_cache]
     _check_unique(names, "two engines have the file")
 
 
@@ -137,7 +149,9 @@ def _check_unique(names: Iterable[str], what: str) -> None:
 
 
 def _tensor_names(graph: GraphContract) -> Iterator[str]:
-    for tensor in (*graph.inputs.values(), *graph.outputs.values()):
+    for tensor in (*graph.inputs.values(), *graph.outputs.values(), *graph.links):
         yield tensor.name
     for layer in graph.cache.layers:
         yield from (layer.past_key, layer.past_value, layer.present_key, layer.present_value)
+    for state in graph.cache.states:
+        yield from (state.past, state.present)

@@ -18,7 +18,7 @@ _OLD_FIELDS = {
     *("original_max_position_embeddings", "sliding_window_pattern"),
 }
 # Classes that build a window's mask even if no layer has a window.
-_ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral"}
+_ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral", "olmo3", "granite_swa"}
 
 
 def hf_config(checkpoint: Checkpoint) -> Any:

@@ -17,6 +17,7 @@ import msgspec
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
+from edgelm.checkpoint.text_part import TextTensors, text_config, text_tensors
 from edgelm.checkpoint.weight_files import has_weights, stored_tensors, weight_files
 from edgelm.checkpoint.weight_names import (
     Stored,
@@ -46,7 +47,8 @@ class Checkpoint:
     """An opened source model.
 
     `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
-    commit of a hub id; `files` maps tensors to files, if there may be several.
+    commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
+    modules of a multimodal model that are not part of its text decoder.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Checkpoint:
     revision: str | None = None
     license: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    left_out: tuple[str, ...] = ()
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -89,8 +92,11 @@ class Checkpoint:
         """Whether the source is one GGUF file."""
         return self.path.is_file()
 
-    def sha256(self) -> str:
+    def sha256(self, file_hash: Callable[[Path], str] = file_sha256) -> str:
         """SHA-256 of the weights: of the one file, or of the hashes of all shards.
+
+        Args:
+            file_hash: of a file, in hex; for callers that remember hashes.
 
         Raises:
             BadCheckpoint: a file was changed after opening.
@@ -98,7 +104,7 @@ class Checkpoint:
         hashes = []
         for path in self.weight_files:
             check_unchanged(path, self._stamps.get(path))
-            hashes.append(file_sha256(path))
+            hashes.append(file_hash(path))
             check_unchanged(path, self._stamps.get(path))
         if len(hashes) == 1:
             return hashes[0]
@@ -157,7 +163,7 @@ def _read_folder_spec(folder: Path) -> DecoderSpec:
     spec = DecoderSpec.from_hf(config)
     if spec.tie_word_embeddings and has_weights(folder):
         # A separate head in the file overrides the configuration.
-        stored = _named_tensors(folder, weight_files(folder, config), spec)
+        stored = _named_tensors(folder, weight_files(folder, config), spec).stored
         spec, _ = _resolve_head(spec, stored)
     return spec
 
@@ -241,7 +247,8 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     config = _read_config(folder)
     configured = DecoderSpec.from_hf(config)
     files = weight_files(folder, config)
-    spec, stored = _resolve_head(configured, _named_tensors(folder, files, configured))
+    tensors = _named_tensors(folder, files, configured)
+    spec, stored = _resolve_head(configured, tensors.stored)
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
@@ -260,12 +267,14 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         revision,
         _license(folder),
         {tensor: entry.path for tensor, entry in stored.items()},
+        tensors.left_out,
     )
 
 
-def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> Stored:
-    stored = named_as_hugging_face(folder, stored_tensors(files), tensor_shapes(spec))
-    return without_leftovers(stored)
+def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> TextTensors:
+    text = text_tensors(stored_tensors(files))
+    stored = named_as_hugging_face(folder, text.stored, tensor_shapes(spec))
+    return TextTensors(without_leftovers(stored), text.left_out)
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
@@ -287,7 +296,7 @@ def _license(folder: Path) -> str | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder with floating-point weights.
+    """config.json of a folder with floating-point weights; of a multimodal model the decoder's.
 
     Raises:
         BadCheckpoint: it is missing or damaged, or the model is quantized or an adapter.
@@ -300,4 +309,4 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json; expected a Hugging Face model folder"
         ) from None
     check_config(folder, config)
-    return config
+    return text_config(config)

@@ -8,8 +8,8 @@ another one or two percent.
 
 Where factors are folded: the inputs of q, k, v and of gate and up come from a norm, whose weight is
 divided; those of the down projection from `activation(gate) * up`, where the rows of up are
-divided. The output projection is not scaled (heads share the values, and there is no gain), and
-neither is the head, whose matrix may be the embedding.
+divided (an MLP without a gate has nothing linear there). The output projection is not scaled (heads
+share the values, and there is no gain), and neither is the head, whose matrix may be the embedding.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import groups, split_group
 
 POWER = 0.25  # of the root mean square; best with GPTQ, while round-to-nearest prefers 0.4
 _MIN_MEAN_SQUARE = (
@@ -47,13 +48,18 @@ class Smoothing:
             mean_squares: of every input channel, [in_features], by group.
             power: of their roots.
         """
-        before = _NORMS_BEFORE[spec.norms]
+        before = dict(_NORMS_BEFORE[spec.norms])
+        if not spec.gated_mlp and before:
+            before["mlp.up"] = before.pop("mlp.gate_up")
+        if "attention.qkv" in before:
+            before["conv.in"] = before["attention.qkv"]
         norms = {
-            f"layers.{layer}.{part}": f"layers.{layer}.{norm}"
-            for layer in range(spec.num_hidden_layers)
-            for part, norm in before.items()
+            group: f"layers.{split_group(group)[0]}.{before[split_group(group)[1]]}"
+            for group in groups(spec)
+            if group.startswith("layers.") and split_group(group)[1] in before
         }
-        downs = [f"layers.{layer}.mlp.down" for layer in range(spec.num_hidden_layers)]
+        layers = range(spec.num_hidden_layers if spec.gated_mlp else 0)
+        downs = [f"layers.{layer}.mlp.down" for layer in layers]
         return cls(
             {group: factors(mean_squares[group], power) for group in [*norms, *downs]}, norms
         )

@@ -6,69 +6,9 @@ from `config.json`. A field that a class does not read (a Llama's `sliding_windo
 configuration class for missing fields. `DecoderSpec.from_hf` reads everything else.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-NormPlacement = Literal["pre", "post", "sandwich"]
-QKNorm = Literal["none", "head", "full"]
-Windows = Literal["none", "all", "listed", "alternating", "pattern", "upper", "unrotated"]
-"""Which layers see only `sliding_window` keys (edgelm.spec.layer_fields):
-
-none         no layer: the class does not read the field (Llama, Granite, OLMo 2)
-all          every layer, if there is a window (Mistral, Phi-3)
-listed       those of `layer_types`, by default all (Ministral)
-alternating  those of `layer_types`, by default every other one (Gemma 2)
-pattern      those of `layer_types`, by default all but every sixth (Gemma 3)
-upper        with `use_sliding_window` those of `layer_types`, by default from
-             `max_window_layers` on (Qwen 2 and 3)
-unrotated    those of `layer_types`, by default with `use_sliding_window` those without RoPE
-             (SmolLM3)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The differences of one `model_type` from a plain Llama."""
-
-    norms: NormPlacement = "pre"
-    """pre: norm before each sublayer; post: after it (OLMo 2); sandwich: both (Gemma 2, 3)."""
-    norm_plus_one: bool = False
-    """The stored norm weight is an offset from one (Gemma)."""
-    qk_norm: QKNorm = "none"
-    """RMS norm on queries and keys: per head (Qwen 3, Gemma 3) or over all heads (OLMo 2)."""
-    fused_projections: bool = False
-    """The checkpoint stores `qkv_proj` and `gate_up_proj` (Phi-3)."""
-    qkv_bias: bool = False
-    """q, k and v always have biases (Qwen 2)."""
-    attention_bias: bool = True
-    """`attention_bias` gives q, k, v and o biases."""
-    mlp_bias: bool = False
-    """`mlp_bias` gives gate, up and down biases."""
-    windows: Windows = "none"
-    partial_rotation: bool = False
-    """`partial_rotary_factor` excludes channels of a head from rotation (Phi-3)."""
-    rope_types: tuple[str, ...] = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
-    """RoPE scalings that the class supports."""
-    skips_rotation: bool = False
-    """`no_rope_layers` or every `no_rope_layer_interval`th layer has no RoPE (SmolLM3)."""
-    local_rope: bool = False
-    """Layers with a window have separate RoPE parameters (Gemma 3)."""
-    multipliers: bool = False
-    """Reads the four multipliers of Granite."""
-    query_scalar: bool = False
-    """The attention scale comes from `query_pre_attn_scalar` (Gemma)."""
-    attention_softcap: bool = False
-    """Reads `attn_logit_softcapping` (Gemma 2; Gemma 3 has the field, and does not apply it)."""
-    logits_softcap: bool = False
-    """Reads `final_logit_softcapping` (Gemma)."""
-    scales_embedding: bool = False
-    """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
-    even_heads: bool = False
-    """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
-    activation_field: str = "hidden_act"
-    defaults: dict[str, Any] = field(default_factory=dict)
-    """Defaults of the Hugging Face configuration class for missing fields."""
-
+from edgelm.spec.family import Family
 
 _GEMMA = {
     "head_dim": 256,
@@ -81,17 +21,33 @@ _GEMMA = {
 _MISTRAL = {"sliding_window": 4096, "num_key_value_heads": 8}
 _QWEN = {"sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32}
 
+_UNBIASED: Any = {"qkv_bias": False, "o_bias": False}
+_NO_LONGROPE = ("default", "dynamic", "linear", "llama3", "yarn")
+_GLM: Any = {
+    "o_bias": False,
+    "fused_gate_up": True,
+    "partial_rotation": True,
+    "interleaved_rope": True,
+    "defaults": {
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "rms_norm_eps": 1.5625e-7,
+    },
+}
+
 FAMILIES: dict[str, Family] = {
-    "llama": Family(mlp_bias=True, even_heads=True),
-    "mistral": Family(windows="all", attention_bias=False, defaults=_MISTRAL),
+    "llama": Family(mlp_bias="mlp_bias", even_heads=True),
+    "mistral": Family(windows="all", **_UNBIASED, defaults=_MISTRAL),
     # How transformers loads a `mistral` whose configuration has `layer_types`.
-    "ministral": Family(windows="listed", attention_bias=False, defaults=_MISTRAL),
-    "qwen2": Family(qkv_bias=True, attention_bias=False, windows="upper", defaults=_QWEN),
+    "ministral": Family(windows="listed", **_UNBIASED, defaults=_MISTRAL),
+    "qwen2": Family(qkv_bias=True, o_bias=False, windows="upper", defaults=_QWEN),
     "qwen3": Family(qk_norm="head", windows="upper", defaults=_QWEN | {"head_dim": 128}),
     "smollm3": Family(
-        mlp_bias=True,
+        mlp_bias="mlp_bias",
         windows="unrotated",
-        skips_rotation=True,
+        rotation="listed",
         defaults={
             "tie_word_embeddings": True,
             "no_rope_layer_interval": 4,
@@ -99,11 +55,14 @@ FAMILIES: dict[str, Family] = {
             "rope_theta": 2e6,
         },
     ),
-    "granite": Family(mlp_bias=True, multipliers=True, defaults={"attention_multiplier": 1.0}),
+    "granite": Family(
+        mlp_bias="mlp_bias", multipliers=True, defaults={"attention_multiplier": 1.0}
+    ),
     "olmo2": Family(norms="post", qk_norm="full", defaults={"rms_norm_eps": 1e-5}),
     "phi3": Family(
-        fused_projections=True,
-        attention_bias=False,
+        fused_qkv=True,
+        fused_gate_up=True,
+        **_UNBIASED,
         windows="all",
         partial_rotation=True,
         rope_types=("default", "longrope"),
@@ -127,7 +86,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm="head",
         windows="pattern",
         local_rope=True,
-        rope_types=("default", "dynamic", "linear", "llama3", "yarn"),
+        rope_types=_NO_LONGROPE,
         query_scalar=True,
         logits_softcap=True,
         scales_embedding=True,
@@ -135,5 +94,164 @@ FAMILIES: dict[str, Family] = {
         activation_field="hidden_activation",
         defaults=_GEMMA
         | {"sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0},
+    ),
+    "gemma": Family(
+        norm_plus_one=True,
+        scales_embedding=True,
+        gelu_is_tanh=True,
+        defaults={
+            "head_dim": 256,
+            "num_key_value_heads": 16,
+            "tie_word_embeddings": True,
+            "hidden_act": "gelu_pytorch_tanh",
+        },
+    ),
+    "ministral3": Family(
+        windows="all",
+        scaled_queries=True,
+        **_UNBIASED,
+        defaults={
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16384,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale_all_dim": 1.0,
+                "mscale": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+    ),
+    "olmo3": Family(
+        norms="post",
+        qk_norm="full",
+        windows="fourth",
+        local_rope=True,
+        local_theta=5e5,
+        rope_types=_NO_LONGROPE,
+        defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 5e5},
+    ),
+    "exaone4": Family(
+        norms="post",
+        qk_norm="head",
+        windows="pattern",
+        rotation="windowed",
+        **_UNBIASED,
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 32,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+        },
+    ),
+    "hunyuan_v1_dense": Family(
+        qk_norm="head",
+        qk_norm_after_rope=True,
+        ntk_alpha=True,
+        names={"self_attn.q_norm": "self_attn.query_layernorm"}
+        | {"self_attn.k_norm": "self_attn.key_layernorm"},
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    "arcee": Family(
+        gated_mlp=False,
+        mlp_bias="mlp_bias",
+        even_heads=True,
+        defaults={"rms_norm_eps": 1e-5, "hidden_act": "relu2"},
+    ),
+    "seed_oss": Family(
+        o_bias="attention_out_bias",
+        mlp_bias="mlp_bias",
+        defaults={"num_key_value_heads": 8, "head_dim": 128, "attention_bias": True},
+    ),
+    "ernie4_5": Family(
+        qkv_bias="use_bias",
+        o_bias="use_bias",
+        mlp_bias="use_bias",
+        interleaved_rope=True,
+        defaults={
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+            "rope_theta": 5e5,
+        },
+    ),
+    "glm": Family(**_GLM),
+    "glm4": Family(
+        norms="sandwich",
+        names={
+            "post_attention_layernorm": "post_self_attn_layernorm",
+            "pre_feedforward_layernorm": "post_attention_layernorm",
+            "post_feedforward_layernorm": "post_mlp_layernorm",
+        },
+        **_GLM,
+    ),
+    "apertus": Family(
+        qk_norm="head",
+        gated_mlp=False,
+        names={
+            "input_layernorm": "attention_layernorm",
+            "post_attention_layernorm": "feedforward_layernorm",
+        },
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "xielu",
+            "rope_theta": 12e6,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 12e6,
+                "factor": 8.0,
+                "original_max_position_embeddings": 8192,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+        },
+    ),
+    "lfm2": Family(
+        qk_norm="head",
+        **_UNBIASED,
+        short_conv=True,
+        adjusted_ffn=True,
+        eps_field="norm_eps",
+        names={
+            "norm": "embedding_norm",
+            "input_layernorm": "operator_norm",
+            "post_attention_layernorm": "ffn_norm",
+            "self_attn.q_norm": "self_attn.q_layernorm",
+            "self_attn.k_norm": "self_attn.k_layernorm",
+            "self_attn.o_proj": "self_attn.out_proj",
+            "mlp.gate_proj": "feed_forward.w1",
+            "mlp.up_proj": "feed_forward.w3",
+            "mlp.down_proj": "feed_forward.w2",
+        },
+        defaults={
+            "norm_eps": 1e-5,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": True,
+            "rope_theta": 1e6,
+            "conv_L_cache": 3,
+            "block_auto_adjust_ff_dim": True,
+            "block_multiple_of": 256,
+            "block_ffn_dim_multiplier": 1.0,
+        },
+    ),
+    "granite_swa": Family(
+        mlp_bias="mlp_bias",
+        multipliers=True,
+        attention_sinks=True,
+        windows="first",
+        rotation="theta",
+        defaults={
+            "attention_multiplier": 1.0,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "sliding_window": 128,
+            "rms_norm_eps": 1e-5,
+        },
     ),
 }

@@ -1,22 +1,19 @@
 """The groups of `edgelm.quantize.precision`: executed matrices and the tensors they consist of."""
 
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.tensor_names import stored_name
 
 HEAD = "lm_head"
 EMBEDDING = "embedding"
 
-_PARTS = {
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.o": ("self_attn.o_proj",),
-    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down": ("mlp.down_proj",),
-}
-_FUSED = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.gate_up": ("mlp.gate_up_proj",)}
-
 
 def groups(spec: DecoderSpec) -> list[str]:
     """Every group that can have its own precision, in order of execution."""
-    layers = [f"layers.{i}.{part}" for i in range(spec.num_hidden_layers) for part in _PARTS]
+    layers = [
+        f"layers.{index}.{part}"
+        for index, layer in enumerate(spec.layers)
+        for part in _parts(spec, layer)
+    ]
     return ([] if spec.tie_word_embeddings else [EMBEDDING]) + [*layers, HEAD]
 
 
@@ -27,8 +24,28 @@ def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     if group == HEAD:
         return ["lm_head.weight"]
     layer, part = split_group(group)
-    parts = _FUSED.get(part, _PARTS[part]) if spec.fused_projections else _PARTS[part]
-    return [f"model.layers.{layer}.{name}.weight" for name in parts]
+    modules = _parts(spec, spec.layers[layer])[part]
+    names = [f"model.layers.{layer}.{name}.weight" for name in modules]
+    return [stored_name(spec.family, name) for name in names]
+
+
+def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
+    """The groups of a layer, and the modules that each consists of."""
+    parts: dict[str, tuple[str, ...]] = {}
+    if not layer.attends:
+        parts |= {"conv.in": ("conv.in_proj",), "conv.out": ("conv.out_proj",)}
+    elif spec.fused_projections:
+        parts |= {"attention.qkv": ("self_attn.qkv_proj",), "attention.o": ("self_attn.o_proj",)}
+    else:
+        qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if not spec.gated_mlp:
+        parts["mlp.up"] = ("mlp.up_proj",)
+    elif spec.fuses_gate_up:
+        parts["mlp.gate_up"] = ("mlp.gate_up_proj",)
+    else:
+        parts["mlp.gate_up"] = ("mlp.gate_proj", "mlp.up_proj")
+    return parts | {"mlp.down": ("mlp.down_proj",)}
 
 
 def split_group(name: str) -> tuple[int, str]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import MAX_POSITIONS, Fields
-from edgelm.spec.families import Family, Windows
+from edgelm.spec.config_fields import MAX_NUMBER, MAX_POSITIONS, Fields
+from edgelm.spec.family import Family, Windows
 
 _SLIDES = {"full_attention": False, "sliding_attention": True, "attention": False}
 
@@ -16,7 +16,7 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
     Raises:
         BadCheckpoint: a list of the wrong length or with unknown types, or a missing window.
     """
-    listed = _listed(fields, len(rotated))
+    listed = None if family.short_conv else _listed(fields, len(rotated))
     if family.windows == "none":
         return [None] * len(rotated)
     window = _window(fields, family.windows)
@@ -33,11 +33,15 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
 def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
     """Which layers rotate their queries and keys (SmolLM3 skips every fourth).
 
+    EXAONE 4's layers follow from their windows instead.
+
     Raises:
         BadCheckpoint: a list of the wrong length, or an entry that is neither 0 nor 1.
     """
     flags = fields.each_layer("no_rope_layers", count)
-    if not family.skips_rotation:
+    if family.rotation == "theta":
+        return [theta != 0 for theta in layer_thetas(fields, family, count)]
+    if family.rotation != "listed":
         return [True] * count
     if flags is not None:
         if not all(isinstance(flag, int) and flag in (0, 1) for flag in flags):
@@ -45,6 +49,22 @@ def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
         return [bool(flag) for flag in flags]
     interval = fields.required("no_rope_layer_interval")
     return [(layer + 1) % interval != 0 for layer in range(count)]
+
+
+def layer_thetas(fields: Fields, family: Family, count: int) -> list[float | None]:
+    """The base of each layer's rotation from `layer_rope_theta`, 0 for none; None: the common one.
+
+    Raises:
+        BadCheckpoint: a list of the wrong length, or a base that is neither 0 nor above 1.
+    """
+    thetas = fields.each_layer("layer_rope_theta", count)
+    if family.rotation != "theta" or thetas is None:
+        return [None] * count
+    for theta in thetas:
+        numeric = isinstance(theta, int | float) and not isinstance(theta, bool)
+        if not numeric or not (theta == 0 or 1 < theta <= MAX_NUMBER):
+            raise fields.wrong("layer_rope_theta", "a list of numbers above 1, or 0 for no RoPE")
+    return [float(theta) for theta in thetas]
 
 
 def _listed(fields: Fields, count: int) -> list[bool] | None:
@@ -80,8 +100,18 @@ def _alternating(fields: Fields, window: int | None, rotated: list[bool]) -> lis
 
 
 def _pattern(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    if window is None:
+        return [False] * len(rotated)
     pattern = fields.required("sliding_window_pattern")
     return [(layer + 1) % pattern != 0 for layer in range(len(rotated))]
+
+
+def _fourth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [layer % 4 != 3 for layer in range(len(rotated))]
+
+
+def _first(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [layer % 4 != 0 for layer in range(len(rotated))]
 
 
 def _upper(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
@@ -101,6 +131,8 @@ _DEFAULTS: dict[Windows, Default] = {
     "listed": _all,
     "alternating": _alternating,
     "pattern": _pattern,
+    "fourth": _fourth,
+    "first": _first,
     "upper": _upper,
     "unrotated": _unrotated,
 }

@@ -38,6 +38,34 @@ def rotary_frequencies(rope: Rope, positions: int, max_position_embeddings: int)
     return _scaled(rope, positions, max_position_embeddings)[0]
 
 
+def query_factors(
+    growth: tuple[float, int] | None, positions: int
+) -> npt.NDArray[np.float32] | None:
+    """Factors on the queries of each position [positions]; None if all of them are one.
+
+    Llama 4's and Ministral 3's: 1 + beta * log(1 + position // period), in fp32 as transformers.
+    """
+    if growth is None or positions <= growth[1]:
+        return None
+    beta, period = growth
+    steps = (np.arange(positions) // period).astype(np.float32)
+    return (1 + np.float32(beta) * np.log1p(steps)).astype(np.float32)
+
+
+def half_rotated_order(rope: Rope, head_dim: int) -> npt.NDArray[np.int64]:
+    """Channels of a head [head_dim] in the order in which i and i + dim / 2 are rotated together.
+
+    A checkpoint with interleaved rotation pairs 2i and 2i + 1. Scores are sums over channels, so
+    reordering those of queries and keys alike changes nothing else.
+    """
+    channels = np.arange(head_dim)
+    if not rope.interleaved:
+        return channels
+    return np.concatenate(
+        [channels[0 : rope.dim : 2], channels[1 : rope.dim : 2], channels[rope.dim :]]
+    )
+
+
 def _scaled(rope: Rope, positions: int, max_positions: int) -> tuple[Frequencies, float]:
     base = rope.theta ** (-np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
     kind = rope.scaling.get("rope_type", "default")

@@ -11,7 +11,7 @@ from typing import Any
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
 from edgelm.spec.config_fields import MAX_POSITIONS, Fields
-from edgelm.spec.families import Family
+from edgelm.spec.family import Family
 
 _KINDS = ("full_attention", "sliding_attention")
 _ORIGINAL = "original_max_position_embeddings"
@@ -37,6 +37,8 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
     if theta is None:
         raise inner.wrong("rope_theta", "a number above 1")
     dim = _rotated_channels(inner, family, kind, head_dim)
+    if family.ntk_alpha and kind == "dynamic" and (alpha := inner.number("alpha", zero=True)):
+        return theta * alpha ** (dim / (dim - 2)), dim, {}
     if kind == "default":
         return theta, dim, {}
     if kind == "yarn" and "factor" in inner.values and "factor" not in inner:
@@ -48,6 +50,23 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
             "truncate", None
         )  # transformers reads it at the top level, where it does not occur
     return theta, dim, {"rope_type": kind, **given}
+
+
+def read_query_growth(fields: Fields) -> tuple[float, int]:
+    """Beta and period of the factor by which queries grow with their position (Ministral 3).
+
+    Raises:
+        BadCheckpoint: one of the two is missing or out of range.
+    """
+    name = "rope_scaling" if fields.nested("rope_scaling") else "rope_parameters"
+    inner = Fields(fields.nested(name), where=f"{fields.where}: {name}")
+    beta = inner.number("llama_4_scaling_beta", zero=True)
+    if beta is None:
+        raise inner.wrong("llama_4_scaling_beta", "a number of at least 0")
+    period = inner.integer(_ORIGINAL, most=MAX_POSITIONS)
+    if period is None:
+        raise inner.wrong(_ORIGINAL, "a positive integer")
+    return beta, period
 
 
 def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
@@ -80,6 +99,8 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
     values = {_ORIGINAL: positions} | values
     base = "rope_local_base_freq" if local else "rope_theta"
     defaults["rope_theta"] = fields.values.get(base)
+    if local and family.local_theta is not None:
+        defaults["rope_theta"] = family.local_theta  # the class has no field for it
     return Fields(values, defaults, where=f"{where}: {kind}")
 
 

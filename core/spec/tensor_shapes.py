@@ -1,6 +1,8 @@
 """The tensors of a checkpoint, under Hugging Face's names, from the decoder's spec."""
 
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.family import NormPlacement
+from edgelm.spec.tensor_names import canonical_name, stored_name
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING_WEIGHT = "model.embed_tokens.weight"
@@ -16,59 +18,97 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    layer = _layer_shapes(spec)
-    for index in range(spec.num_hidden_layers):
-        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    return shapes
+    kinds = {layer.mixer: _layer_shapes(spec, layer) for layer in spec.layers}
+    for index, layer in enumerate(spec.layers):
+        own = kinds[layer.mixer].items()
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
+    return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
 
 
 def has_bias(spec: DecoderSpec, name: str) -> bool:
     """Whether the matrix of this name, e.g. `model.layers.0.mlp.up_proj.weight`, has a bias."""
-    return {
-        "q_proj": spec.qkv_bias,
-        "k_proj": spec.qkv_bias,
-        "v_proj": spec.qkv_bias,
-        "o_proj": spec.o_bias,
-        "gate_proj": spec.mlp_bias,
-        "up_proj": spec.mlp_bias,
-        "down_proj": spec.mlp_bias,
-    }.get(name.split(".")[-2], False)
+    parts = canonical_name(spec.family, name).split(".")
+    if parts[1] != "layers":
+        return False
+    return _biased(spec, spec.layers[int(parts[2])], ".".join(parts[3:5]))
 
 
-def _layer_shapes(spec: DecoderSpec) -> Shapes:
-    hidden, ffn, q, kv = spec.hidden_size, spec.intermediate_size, spec.q_size, spec.kv_size
-    if spec.fused_projections:
-        matrices = {
-            "self_attn.qkv_proj": (q + 2 * kv, hidden),
-            "mlp.gate_up_proj": (2 * ffn, hidden),
-        }
-    else:
-        matrices = {
-            "self_attn.q_proj": (q, hidden),
-            "self_attn.k_proj": (kv, hidden),
-            "self_attn.v_proj": (kv, hidden),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-        }
-    matrices |= {"self_attn.o_proj": (hidden, q), "mlp.down_proj": (hidden, ffn)}
+def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
+    kind, name = module.split(".")
+    if kind == "conv":
+        return layer.mixer is not None and layer.mixer.bias
+    if name in ("q_proj", "k_proj", "v_proj"):
+        return spec.qkv_bias
+    if name == "o_proj":
+        return spec.o_bias
+    return spec.mlp_bias and name in ("gate_proj", "up_proj", "down_proj")
+
+
+def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
+    """Under canonical names."""
     shapes: Shapes = {}
-    for name, shape in matrices.items():
+    mixer = _attention_matrices(spec) if layer.attends else _conv_matrices(spec)
+    for name, shape in (mixer | _mlp_matrices(spec)).items():
         shapes[f"{name}.weight"] = shape
-        if has_bias(spec, f"{name}.weight"):
+        if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
-    norms = {
-        "pre": ("input_layernorm", "post_attention_layernorm"),
-        "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
-        "sandwich": (
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ),
-    }[spec.norms]
-    shapes |= {f"{norm}.weight": (hidden,) for norm in norms}
+    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
+    shapes |= _attention_vectors(spec) if layer.attends else _conv_vectors(spec, layer)
+    if spec.hidden_act == "xielu":
+        shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
+        shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
+    return shapes
+
+
+def _attention_matrices(spec: DecoderSpec) -> Shapes:
+    hidden, q, kv = spec.hidden_size, spec.q_size, spec.kv_size
+    output: Shapes = {"self_attn.o_proj": (hidden, q)}
+    if spec.fused_projections:
+        return {"self_attn.qkv_proj": (q + 2 * kv, hidden)} | output
+    sizes = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+    return {f"self_attn.{name}": (rows, hidden) for name, rows in sizes.items()} | output
+
+
+def _attention_vectors(spec: DecoderSpec) -> Shapes:
+    shapes: Shapes = {}
     if spec.qk_norm != "none":
         full = spec.qk_norm == "full"
-        shapes["self_attn.q_norm.weight"] = (q if full else spec.head_dim,)
-        shapes["self_attn.k_norm.weight"] = (kv if full else spec.head_dim,)
+        shapes["self_attn.q_norm.weight"] = (spec.q_size if full else spec.head_dim,)
+        shapes["self_attn.k_norm.weight"] = (spec.kv_size if full else spec.head_dim,)
+    if spec.attention_sinks:
+        shapes["self_attn.sinks"] = (spec.num_attention_heads,)
     return shapes
+
+
+def _conv_matrices(spec: DecoderSpec) -> Shapes:
+    hidden = spec.hidden_size
+    return {"conv.in_proj": (3 * hidden, hidden), "conv.out_proj": (hidden, hidden)}
+
+
+def _conv_vectors(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
+    assert layer.mixer is not None
+    shapes: Shapes = {"conv.conv.weight": (spec.hidden_size, 1, layer.mixer.kernel)}
+    if layer.mixer.bias:
+        shapes["conv.conv.bias"] = (spec.hidden_size,)
+    return shapes
+
+
+def _mlp_matrices(spec: DecoderSpec) -> Shapes:
+    hidden, ffn = spec.hidden_size, spec.intermediate_size
+    output: Shapes = {"mlp.down_proj": (hidden, ffn)}
+    if spec.gated_mlp and spec.fuses_gate_up:
+        return {"mlp.gate_up_proj": (2 * ffn, hidden)} | output
+    names = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
+    return {f"mlp.{name}": (ffn, hidden) for name in names} | output
+
+
+_NORMS: dict[NormPlacement, tuple[str, ...]] = {
+    "pre": ("input_layernorm", "post_attention_layernorm"),
+    "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "sandwich": (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+}

@@ -1,17 +1,13 @@
 """Memory that a decoder needs beside weights and cache: while running, and while it is built."""
 
 from edgelm.bundle import Manifest
+from edgelm.devices.planner.build_memory import build_peak, compiles
 from edgelm.devices.profile import Engine, load_profile
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
-# TensorRT holds the weights, its own copies and those of the tactics it tries: three to four times
-# the parameters (TensorRT-Edge-LLM issue 30); TensorRT-RTX ahead of time: measured 1.4 to 3.0 GB
-# for 242 to 633 MB.
-_BUILD_COPIES = 3.5
-_BUILD_BASE = 500_000_000
 
 
 def workspace_bytes(
@@ -45,6 +41,7 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     )
     weights = int(engine.weight_copies * manifest.weight_bytes)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
+    cache += spec.state_bytes(4) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 
@@ -57,16 +54,16 @@ def _engine(manifest: Manifest) -> Engine:
     return next((one for one in engines if one.dialect == manifest.graph.dialect), engines[0])
 
 
+def export_bytes(spec: DecoderSpec, total: int) -> int:
+    """Peak memory of the export, on the machine that runs it."""
+    # Several fp32 copies of the largest matrix, and the gate's rows of logits.
+    largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
+    return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
+
+
 def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:
     """Peak memory of the export and of the engine build after it."""
-    # Export holds several fp32 copies of the largest matrix, and the gate's rows of logits.
-    largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
-    export = 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
-    if not engine.name.startswith("tensorrt"):
+    export = export_bytes(spec, total)
+    if not compiles(engine.name):
         return export
-    return max(export, compile_bytes(weights))
-
-
-def compile_bytes(weights: int) -> int:
-    """Peak memory of TensorRT while it compiles a graph with this many bytes of weights."""
-    return int(_BUILD_BASE + _BUILD_COPIES * weights)
+    return max(export, build_peak(engine.name, [weights]))

@@ -12,6 +12,7 @@ from edgelm.cli import format_bytes
 from edgelm.devices.kernels import cache_notes, check_shape, kernels_of
 from edgelm.devices.planner import cost
 from edgelm.devices.planner.coefficients import coefficients_for
+from edgelm.devices.planner.device_notes import device_notes
 from edgelm.devices.planner.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.planner.work import Work, work_of
 from edgelm.devices.profile import Engine, PowerMode, Profile
@@ -75,19 +76,29 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
     plans = [
         _estimate(spec, profile, msgspec.structs.replace(request, precision=precision, kv=kv))
         for precision in precisions
-        for kv in _caches(engine, precision, request.kv)
+        for kv in _caches(spec, engine, precision, request.kv)
     ]
     return sorted(plans, key=_rank)
 
 
-def _caches(engine: Engine, precision: str, asked: KvType | None) -> tuple[KvType, ...]:
+def _caches(
+    spec: DecoderSpec, engine: Engine, precision: str, asked: KvType | None
+) -> tuple[KvType, ...]:
     if asked is not None:
         return (asked,)
     # A quantized cache beside unquantized weights is never a default.
     if precision == "fp32" and "fp32" in engine.kv:
         return ("fp32",)
     whole = precision in ("fp32", "fp16", "bf16")
-    return tuple(kv for kv in engine.kv if not (whole and kv in EIGHT_BIT_KV))
+    other = _other_16_bits(spec, engine, precision)
+    return tuple(kv for kv in engine.kv if kv != other and not (whole and kv in EIGHT_BIT_KV))
+
+
+def _other_16_bits(spec: DecoderSpec, engine: Engine, precision: str) -> KvType | None:
+    """The 16-bit cache that is no default where the engine has both: they cost the same."""
+    if not {"fp16", "bf16"} <= set(engine.kv):
+        return None
+    return "fp16" if precision == "bf16" or spec.norm_plus_one else "bf16"
 
 
 def _rank(plan: Plan) -> tuple[float, ...]:
@@ -130,6 +141,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan
     )
     weights = _weight_bytes(spec, engine, linear, head)
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * request.batch
+    cache += spec.state_bytes(4) * request.batch
     workspace = workspace_bytes(
         spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
     )
@@ -164,7 +176,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan
         fits=fits,
         fast_enough=floor is None or step.per_second(request.batch).value >= floor,
         basis=how.source,
-        notes=cache_notes(spec, engine.name, kv),
+        notes=(*cache_notes(spec, engine.name, kv), *device_notes(profile)),
     )
 
 
@@ -214,7 +226,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
         if engine.name == "onnxruntime":
             wanted = "fp32" if request.precision == "fp32" else "int8"
         # Gemma's residual stream exceeds the range of fp16, and a 16-bit cache has its type.
-        if request.precision == "bf16" or (spec.norm_plus_one and wanted == "fp16"):
+        if request.precision == "bf16" or (spec.exceeds_fp16 and wanted == "fp16"):
             wanted = "bf16"
         return wanted if wanted in engine.kv else engine.kv[0]
     if request.kv not in engine.kv:
@@ -250,11 +262,11 @@ def _weight_bits(
     if not (kernels.pads and isinstance(head, Int4 | Int8)):
         return head.bits_per_weight, max(head.bits_per_weight, fewest)
     head = kernels.for_table(head, spec.hidden_size)
-    layer = sum(
+    linear = sum(
         _row_bits(precision(inputs), inputs) * outputs for outputs, inputs in spec.linear_shapes
     )
     return (
-        layer * spec.num_hidden_layers / spec.linear_parameters,
+        linear / spec.linear_parameters,
         _row_bits(head, spec.hidden_size) / spec.hidden_size,
     )
 

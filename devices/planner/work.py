@@ -70,7 +70,7 @@ def work_of(
 ) -> Work:
     """The work of a dense decoder, from bits per weight and bytes per cache element."""
     per_layer = 2 * spec.kv_size * kv_bytes
-    windows = [layer.window for layer in spec.layers]
+    windows = [layer.window for layer in spec.layers if layer.attends]
     caches = tuple(
         Cache(per_layer * windows.count(window), window) for window in dict.fromkeys(windows)
     )
@@ -85,6 +85,6 @@ def work_of(
         head_bytes=head * head_bits / 8,
         resident_bytes=linear_bytes + copies * head * head_bits / 8,
         caches=caches,
-        attention_width=spec.q_size * spec.num_hidden_layers,
-        attention_layers=spec.num_hidden_layers,
+        attention_width=spec.q_size * len(windows),
+        attention_layers=len(windows),
     )

@@ -24,6 +24,11 @@ _DTYPES = {
 }
 
 
+def as_model(graph: ir.Graph) -> ir.Model:
+    """A graph as what a file holds."""
+    return ir.Model(graph, ir_version=10, producer_name="edgelm", producer_version=__version__)
+
+
 class Graph:
     """An ONNX graph under construction, and the file its weights are appended to.
 
@@ -42,6 +47,32 @@ class Graph:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._part_starts: list[int] = []
+
+    def start_part(self) -> None:
+        """What follows is a part of its own, such as a layer: the graph may be cut before it."""
+        assert not self._scope, "a part cannot start inside a branch"
+        self._part_starts.append(len(self._nodes))
+
+    @property
+    def part_starts(self) -> tuple[int, ...]:
+        """Indices of the nodes that parts start with; the first part starts at 0."""
+        return tuple(sorted({0, *self._part_starts}))
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """All nodes, in the order in which they run."""
+        return tuple(self._nodes)
+
+    @property
+    def inputs(self) -> tuple[ir.Value, ...]:
+        """The graph's inputs, in the order of their declaration."""
+        return tuple(self._inputs)
+
+    @property
+    def outputs(self) -> tuple[ir.Value, ...]:
+        """The graph's outputs, in the order of their declaration."""
+        return tuple(self._outputs)
 
     def input(self, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> ir.Value:
         """Declare a graph input."""
@@ -149,8 +180,16 @@ class Graph:
 
     def save(self, name: str = "model.onnx") -> None:
         """Write the graph file and close the data file."""
+        self.save_model(self.model(), name)
+
+    def save_model(self, model: ir.Model, name: str) -> None:
+        """Write a graph file over the data file, and close that."""
         assert self.folder, "a graph without a folder cannot be written"
         self.close()
+        ir.save(model, self.folder / name)
+
+    def model(self) -> ir.Model:
+        """The whole graph; nothing can be added to it afterwards."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,
@@ -159,8 +198,7 @@ class Graph:
             opset_imports=self.opsets,
             name="decoder",
         )
-        model = ir.Model(graph, ir_version=10, producer_name="edgelm", producer_version=__version__)
-        ir.save(model, self.folder / name)
+        return as_model(graph)
 
     def _append(self, data: bytes | memoryview) -> None:
         self.data_bytes += len(data) if isinstance(data, bytes) else data.nbytes

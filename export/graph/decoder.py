@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.quantize.weights import Weights
+from edgelm.export.quantize.weights import Weights, Xielu
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.groups import HEAD
 
@@ -19,6 +19,9 @@ Value = ir.Value
 
 class Dialect(Protocol):
     """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
+
+    def start_part(self) -> None:
+        """A layer begins, or what follows the last one: the graph may be cut here."""
 
     def embed(self) -> Value:
         """The rows of the embedding for the input tokens, before any multiplier."""
@@ -51,8 +54,20 @@ class Dialect(Protocol):
     ) -> Value:
         """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q]."""
 
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        """`c * conv(b * x)` of `b, c, x` side by side: [1, T, 3 H] -> [1, T, H].
+
+        `kernel` is [H, 1, K], `bias` [H]. The convolution reads what the layer remembers, the last
+        K - 1 products, before those of the run, and declares its new ones.
+        """
+
     def gated(self, gate_up: Value) -> Value:
         """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
+
+    def activate(self, x: Value, xielu: Xielu | None) -> Value:
+        """The spec's activation of every element; xIELU has parameters in each layer."""
 
     def select_positions(self, x: Value) -> Value:
         """The rows whose logits are requested: [1, T, H] -> [1, P, H]."""
@@ -101,7 +116,9 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
         hidden = dialect.scale(hidden, spec.embedding_multiplier)
     residual = _Residual(hidden, None)
     for index in range(spec.num_hidden_layers):
+        dialect.start_part()
         residual = block(decoder, index, residual)
+    dialect.start_part()
     normed, _ = decoder.sum_and_norm(residual, "norm")
     dialect.finish(decoder.linear(normed, HEAD))
 
@@ -113,14 +130,15 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     prefix = f"layers.{index}"
     if spec.norms == "post":
         stream = decoder.sum(residual)
-        attended = attention(decoder, index, stream)
+        mixed = mixer(decoder, index, stream)
     else:
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.input_layernorm")
-        attended = attention(decoder, index, normed)
+        mixed = mixer(decoder, index, normed)
     if last:
         stream = decoder.dialect.select_positions(stream)
-        attended = decoder.dialect.select_positions(attended)
-    delta = decoder.linear(attended, f"{prefix}.attention.o")
+        mixed = decoder.dialect.select_positions(mixed)
+    out = "attention.o" if spec.layers[index].attends else "conv.out"
+    delta = decoder.linear(mixed, f"{prefix}.{out}")
 
     if spec.norms == "pre":
         normed, stream = decoder.sum_and_norm(
@@ -139,6 +157,14 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     return _Residual(stream, decoder.norm(delta, f"{prefix}.post_feedforward_layernorm"))
 
 
+def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
+    """What mixes tokens, before its output projection."""
+    if decoder.spec.layers[index].attends:
+        return attention(decoder, index, x)
+    gates = decoder.linear(x, f"layers.{index}.conv.in")
+    return decoder.dialect.short_conv(gates, index, *decoder.weights.conv(index))
+
+
 def attention(decoder: _Decoder, index: int, x: Value) -> Value:
     """Heads side by side, before the output projection."""
     prefix = f"layers.{index}"
@@ -153,6 +179,10 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
 
 
 def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
-    """The gated feed-forward network."""
+    """The feed-forward network, with a gate or without."""
+    if not decoder.spec.gated_mlp:
+        up = decoder.linear(x, f"layers.{index}.mlp.up")
+        xielu = decoder.weights.xielu(index) if decoder.spec.hidden_act == "xielu" else None
+        return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
     gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
     return decoder.linear(decoder.dialect.gated(gate_up), f"layers.{index}.mlp.down")

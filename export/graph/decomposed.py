@@ -69,7 +69,8 @@ class DecomposedDialect(QdqDialect):
         query = by_key_head(self, self.scale(query, self.spec.attention_scale))
         both = [scores(self, query, keys) for keys in (past_key, key)]
         joined = self.graph.op("Concat", *both, axis=-1)
-        shares = masked_softmax(self, joined, self._mask(layer.window))
+        sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
+        shares = masked_softmax(self, joined, self._mask(layer.window), sinks, index)
         old, new = (
             self.graph.op("MatMul", by_key_head(self, part), values)
             for part, values in zip(self._cut(shares), (past_value, value), strict=True)

@@ -1,13 +1,20 @@
 """The key-value cache at a graph's edge: what every dialect declares alike."""
 
+from typing import Literal
+
 import onnx_ir as ir
 
-from edgelm.bundle import CacheLayer
+from edgelm.bundle import CacheLayer, StateTensor
 from edgelm.export.graph.builder import Graph
 from edgelm.spec.decoder import DecoderSpec
 
 Value = ir.Value
 _KINDS = ("key", "value")
+_STATE_DTYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+}
 
 
 class KvCacheIO:
@@ -19,6 +26,7 @@ class KvCacheIO:
         dtype: of the cache.
         past_rows: rows of past; a string leaves them open.
         present_rows: rows of present: the same, or only the new ones.
+        state_dtype: of what layers without attention remember.
     """
 
     def __init__(
@@ -29,13 +37,17 @@ class KvCacheIO:
         *,
         past_rows: int | str,
         present_rows: int | str,
+        state_dtype: ir.DataType,
     ) -> None:
         self.graph = graph
         self.spec = spec
         self.dtype = dtype
         self.past_rows = past_rows
         self.present_rows = present_rows
+        self.state_dtype = state_dtype
         self.layers: list[CacheLayer] = []
+        self.states: list[StateTensor] = []
+        self._states = {state.layer: state for state in spec.states}
 
     def past(self, index: int) -> tuple[Value, Value]:
         """Declare a layer's keys and values as inputs."""
@@ -52,6 +64,20 @@ class KvCacheIO:
             self.graph.output(tensor, f"present.{index}.{kind}", self.dtype, shape)
         names = (f"{when}.{index}.{kind}" for when in ("past", "present") for kind in _KINDS)
         self.layers.append(CacheLayer(*names))
+
+    def past_state(self, index: int) -> Value:
+        """Declare what a layer without attention remembers as an input, [1, *shape]."""
+        state = self._states[index]
+        name = f"past.{index}.{state.kind}"
+        return self.graph.input(name, self.state_dtype, (1, *state.shape))
+
+    def present_state(self, index: int, value: Value) -> None:
+        """Declare what follows `past_state` as an output."""
+        state = self._states[index]
+        past, present = (f"{when}.{index}.{state.kind}" for when in ("past", "present"))
+        self.graph.output(value, present, self.state_dtype, (1, *state.shape))
+        dtype = _STATE_DTYPES[self.state_dtype]
+        self.states.append(StateTensor(index, "conv", dtype, state.shape, past, present))
 
     def _shape(self, rows: int | str) -> tuple[int | str, ...]:
         return (1, self.spec.num_key_value_heads, rows, self.spec.head_dim)

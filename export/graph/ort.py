@@ -14,10 +14,13 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.export.graph import activations
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
+from edgelm.export.graph.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Xielu
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -159,19 +162,34 @@ class OrtDialect(OrtAttention):
         return self.graph.op("Add", x, y)  # type: ignore[no-any-return]
 
     def scale(self, x: Value, factor: float) -> Value:
-        array = np.array(factor, dtype=DTYPES[self.activations].numpy())
-        constant = self.graph.constant(f"factor.{factor}", array)
-        return self.graph.op("Mul", x, constant)  # type: ignore[no-any-return]
+        return self.graph.op("Mul", x, self.number(factor))  # type: ignore[no-any-return]
+
+    def number(self, value: float, activations: Activations | None = None) -> Value:
+        """A scalar in the type of the activations, or another."""
+        kind = activations or self.activations
+        array = np.array(value, dtype=DTYPES[kind].numpy())
+        return self.graph.constant(f"{kind}.{value!r}", array)
+
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        weights = ConvWeights(index, kernel, bias)
+        return fused_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
     def gated(self, gate_up: Value) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
-        if self.spec.hidden_act == "silu":
-            activated = self.graph.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
-        elif self.spec.hidden_act == "gelu_tanh":
-            activated = self.graph.op("FastGelu", gate, domain=MICROSOFT)
-        else:
-            activated = self.graph.op("Gelu", gate, domain=MICROSOFT)
-        return self.graph.op("Mul", activated, up)  # type: ignore[no-any-return]
+        return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
+
+    def activate(self, x: Value, xielu: Xielu | None) -> Value:
+        kind, op = self.spec.hidden_act, self.graph.op
+        if xielu is not None:
+            return activations.xielu(self, x, xielu)
+        if kind == "relu2":
+            return activations.relu2(self, x)
+        if kind == "silu":
+            return op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)  # type: ignore[no-any-return]
+        fused = {"gelu_tanh": "FastGelu", "gelu": "Gelu"}[kind]
+        return op(fused, x, domain=MICROSOFT)  # type: ignore[no-any-return]
 
     def select_positions(self, x: Value) -> Value:
         return self.graph.op("Gather", x, self.logits_positions, axis=1)  # type: ignore[no-any-return]
@@ -205,6 +223,7 @@ class OrtDialect(OrtAttention):
                 num_key_value_heads=self.spec.num_key_value_heads,
                 head_dim=self.spec.head_dim,
                 layers=tuple(self.cache.layers),
+                states=tuple(self.cache.states),
             ),
         )
 

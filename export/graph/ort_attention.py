@@ -12,12 +12,12 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations
+from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.graph.kv_cache import KvCacheIO
-from edgelm.export.graph.rope_tables import RotaryTables
+from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import KvType
-from edgelm.spec.decoder import LayerSpec
+from edgelm.spec.decoder import LayerSpec, Rope
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
@@ -38,6 +38,7 @@ class _Attention(NamedTuple):
     past_value: Value
     layer: LayerSpec
     number: int
+    sinks: Value | None
 
 
 class OrtAttention:
@@ -71,8 +72,15 @@ class OrtAttention:
             _CACHE_TYPES.get(self.stored, DTYPES[activations]),
             past_rows="capacity",
             present_rows="capacity",
+            state_dtype=DTYPES[activations],
         )
+        self.query_factors = QueryFactors(self.graph, context, activations)
         self._prefill: Value | None = None
+        self._position_rows: Value | None = None
+
+    def start_part(self) -> None:
+        """See Dialect."""
+        self.graph.start_part()
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
@@ -88,8 +96,17 @@ class OrtAttention:
         past_key, past_value = self.cache.past(index)
         query, key, value = qkv, None, None
         if qk_norm is not None:
-            query, key, value = self._normed_heads(qkv, index, qk_norm)
-        operands = _Attention(query, key, value, past_key, past_value, layer, index)
+            query, key, value = self._normed_heads(qkv, index, layer, qk_norm)
+        if (factors := self.query_factors[layer.query_growth]) is not None:
+            if key is None:
+                query, key, value = self._split(qkv)
+            rows = self.graph.op("Gather", factors, self._positions(), axis=0)
+            query = self.graph.op("Mul", query, rows)
+        sinks = None
+        if self.spec.attention_sinks:
+            name = f"layers.{index}.self_attn.sinks"
+            sinks = write_floats(self.graph, name, self.weights.sinks(index), self.activations)
+        operands = _Attention(query, key, value, past_key, past_value, layer, index, sinks)
         scales = self._cache_scales(index) if self.kv in _CACHE_TYPES else None
         if scales is None or self.activations != "fp32":
             out, present_key, present_value = self._attend(operands, scales)
@@ -110,7 +127,8 @@ class OrtAttention:
     ) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
         layer = operands.layer
-        cos, sin = self.rotary[layer.rope] if layer.rope else (None, None)
+        rope = None if self.spec.qk_norm_after_rope else layer.rope  # else rotated already
+        cos, sin = self.rotary[rope] if rope else (None, None)
         quantized = scales is not None
         return self.graph.op(  # type: ignore[no-any-return]
             "GroupQueryAttention",
@@ -123,14 +141,15 @@ class OrtAttention:
             self.total_length,
             cos,
             sin,
-            *((None, None, None, *scales) if scales else ()),
+            *((None, None, operands.sinks) if operands.sinks or scales else ()),
+            *(scales or ()),
             domain=MICROSOFT,
             outputs=3,
             name=f"layers.{operands.number}.attention",
             num_heads=self.spec.num_attention_heads,
             kv_num_heads=self.spec.num_key_value_heads,
             scale=self.spec.attention_scale,
-            do_rotary=int(layer.rope is not None),
+            do_rotary=int(rope is not None),
             local_window_size=layer.window,
             softcap=self.spec.attention_softcap,
             k_quant_type="PER_TENSOR" if quantized else None,
@@ -200,14 +219,18 @@ class OrtAttention:
         return self.graph.constant(name, np.array(scale, dtype=np.float32))
 
     def _normed_heads(
-        self, qkv: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        weights: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[Value, Value, Value]:
         # The CPU kernel ignores q_norm_weight and k_norm_weight: the norms are nodes of their own.
         spec = self.spec
-        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
-        query, key, value = self.graph.op(
-            "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
-        )
+        query, key, value = self._split(qkv)
+        if spec.qk_norm_after_rope and layer.rope:
+            query = self._rotate(query, layer.rope, spec.num_attention_heads)
+            key = self._rotate(key, layer.rope, spec.num_key_value_heads)
         prefix = f"layers.{index}.self_attn"
         if spec.qk_norm == "full":
             query = self.norm(query, f"{prefix}.q_norm", weights[0])
@@ -216,6 +239,38 @@ class OrtAttention:
         query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0])
         key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1])
         return query, key, value
+
+    def _split(self, qkv: Value) -> tuple[Value, Value, Value]:
+        spec = self.spec
+        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
+        constant = self.graph.constant("qkv_sizes", sizes)
+        return self.graph.op("Split", qkv, constant, outputs=3, axis=-1)  # type: ignore[no-any-return]
+
+    def _rotate(self, x: Value, rope: Rope, heads: int) -> Value:
+        """Rotary embedding of [1, T, heads * head_dim], before a norm that follows it."""
+        cos, sin = self.rotary[rope]
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RotaryEmbedding",
+            x,
+            self.past_length,  # the position of the first token
+            cos,
+            sin,
+            domain=MICROSOFT,
+            num_heads=heads,
+            rotary_embedding_dim=rope.dim,
+        )
+
+    def _positions(self) -> Value:
+        """Positions of the tokens [1, T]; one node for all layers."""
+        if self._position_rows is None:
+            count = self.graph.op("Shape", self.tokens, start=1, end=2)
+            start, end = self.past_length, self.graph.op("Add", self.past_length, count)
+            scalars = [self.graph.op("Squeeze", one) for one in (start, end)]
+            one = self.graph.constant("position.one", np.array(1, dtype=np.int64))
+            row = self.graph.op("Range", *scalars, one)
+            first = self.graph.constant("axis.first", np.array([0], dtype=np.int64))
+            self._position_rows = self.graph.op("Unsqueeze", row, first)
+        return self._position_rows
 
     def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         heads = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)

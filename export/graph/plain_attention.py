@@ -6,6 +6,7 @@ repeated in memory. Scores and softmax are in fp32.
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from edgelm.export.graph.qdq import QdqDialect
 
@@ -26,12 +27,36 @@ def scores(dialect: QdqDialect, query: Value, keys: Value) -> Value:
     return products
 
 
-def masked_softmax(dialect: QdqDialect, products: Value, mask: Value) -> Value:
-    """Attention weights of the keys that a query sees, in the type of the activations."""
+def masked_softmax(
+    dialect: QdqDialect, products: Value, mask: Value, sinks: torch.Tensor | None, index: int
+) -> Value:
+    """Attention weights of the keys that a query sees, in the type of the activations.
+
+    `sinks` [heads] are one more logit for each head, whose share is dropped.
+    """
     op = dialect.graph.op
     visible = op("Where", mask, products, dialect.number(_MASKED, "fp32"))
-    shares: Value = op("Softmax", visible, axis=-1)
+    if sinks is None:
+        shares: Value = op("Softmax", visible, axis=-1)
+    else:
+        shares = _softmax_with_sinks(dialect, visible, sinks, index)
     return shares if dialect.activations == "fp32" else dialect.cast(shares, dialect.activations)
+
+
+def _softmax_with_sinks(
+    dialect: QdqDialect, visible: Value, sinks: torch.Tensor, index: int
+) -> Value:
+    op, graph = dialect.graph.op, dialect.graph
+    name = f"layers.{index}.self_attn.sinks"
+    column = graph.constant(name, sinks.reshape(1, -1, 1, 1).float().numpy())
+    zero, one, last = (
+        graph.constant(f"at.{at}", np.array([at], dtype=np.int64)) for at in (0, 1, -1)
+    )
+    # Concat does not broadcast: a column of scores, which are finite, gives the sinks its shape.
+    first = op("Slice", visible, zero, one, last)
+    column = op("Add", op("Mul", first, dialect.number(0.0, "fp32")), column)
+    shares = op("Softmax", op("Concat", visible, column, axis=-1), axis=-1)
+    return op("Slice", shares, zero, last, last)  # type: ignore[no-any-return]
 
 
 def by_key_head(dialect: QdqDialect, x: Value) -> Value:

@@ -13,12 +13,16 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.export.graph import activations
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
 from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.rope_tables import RotaryTables
+from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.segments import Segments, save_graph
+from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -38,6 +42,7 @@ class QdqDialect:
         context: the cache's capacity, fixed in the graph.
         opset: an older one than `newest`, for an engine that needs it.
         dequantized: see QdqWeights.
+        segments: into how many the graph is cut.
     """
 
     name: ClassVar[str]
@@ -54,6 +59,7 @@ class QdqDialect:
         context: int,
         opset: int | None = None,
         dequantized: bool = False,
+        segments: Segments = 1,
     ) -> None:
         self.opset = opset or self.newest
         self.graph = Graph(folder, opsets={"": self.opset})
@@ -62,6 +68,7 @@ class QdqDialect:
         self.precision = precision
         self.activations = activations
         self.context = context
+        self.segments = segments
         self.matrices = QdqWeights(self.graph, quantizer, activations, dequantized=dequantized)
         self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
         self.positions = self.graph.input("positions", _INT64, (1, "T"))
@@ -70,12 +77,14 @@ class QdqDialect:
         self._table: Value | None = None
         self._query_index: Value | None = None
         self.rotary = RotaryTables(self.graph, self.spec, context, activations)
+        self.query_factors = QueryFactors(self.graph, context, activations)
         self.cache = KvCacheIO(
             self.graph,
             self.spec,
             DTYPES[activations],
             past_rows=context,
             present_rows=context if self.update == "in_place" else "T",
+            state_dtype=DTYPES[activations],
         )
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
@@ -93,6 +102,10 @@ class QdqDialect:
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         """GELU, exact or by the tanh approximation."""
         raise NotImplementedError
+
+    def start_part(self) -> None:
+        """See Dialect."""
+        self.graph.start_part()
 
     def embed(self) -> Value:
         group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
@@ -150,24 +163,36 @@ class QdqDialect:
         query, key, value = self.graph.op(
             "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
         )
-        names = [f"layers.{index}.self_attn.{one}_norm" for one in "qk"]
         if qk_norm and spec.qk_norm == "full":
-            query, key = (
-                self.norm(x, *pair)
-                for x, pair in zip((query, key), zip(names, qk_norm, strict=True), strict=True)
-            )
+            query, key = self._norm_both(query, key, index, qk_norm)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
-        if qk_norm and spec.qk_norm == "head":
-            query, key = (
-                self.norm(x, *pair)
-                for x, pair in zip((query, key), zip(names, qk_norm, strict=True), strict=True)
-            )
+        if qk_norm and spec.qk_norm == "head" and not spec.qk_norm_after_rope:
+            query, key = self._norm_both(query, key, index, qk_norm)
         if layer.rope:
             query, key = self.rotate(query, layer.rope), self.rotate(key, layer.rope)
+        if qk_norm and spec.qk_norm_after_rope:
+            query, key = self._norm_both(query, key, index, qk_norm)
+        query = self._grown(query, layer)
         attended = self.attend(query, key, value, index, layer)
         rows = self.graph.op("Transpose", attended, perm=[0, 2, 1, 3])
         flat = self.graph.constant("shape.flat", np.array([1, -1, spec.q_size], dtype=np.int64))
         return self.graph.op("Reshape", rows, flat)  # type: ignore[no-any-return]
+
+    def _norm_both(
+        self, query: Value, key: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[Value, Value]:
+        prefix = f"layers.{index}.self_attn"
+        query = self.norm(query, f"{prefix}.q_norm", weights[0])
+        return query, self.norm(key, f"{prefix}.k_norm", weights[1])
+
+    def _grown(self, query: Value, layer: LayerSpec) -> Value:
+        """Queries [1, heads, T, head_dim] times the factors of their positions, if any."""
+        table = self.query_factors[layer.query_growth]
+        if table is None:
+            return query
+        shape = self.graph.constant("shape.factors", np.array([1, 1, -1, 1], dtype=np.int64))
+        rows = self.graph.op("Gather", table, self.positions, axis=0)
+        return self.graph.op("Mul", query, self.graph.op("Reshape", rows, shape))  # type: ignore[no-any-return]
 
     def _heads(self, x: Value) -> Value:
         """[1, T, heads * head_dim] -> [1, heads, T, head_dim]."""
@@ -175,15 +200,27 @@ class QdqDialect:
         split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
+    def short_conv(
+        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
+    ) -> Value:
+        weights = ConvWeights(index, kernel, bias)
+        return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
+
     def gated(self, gate_up: Value) -> Value:
         sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
         halves = self.graph.constant("gate_up_sizes", sizes)
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
-        if self.spec.hidden_act == "silu":
-            activated = self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate))
-        else:
-            activated = self.gelu(gate, tanh=self.spec.hidden_act == "gelu_tanh")
-        return self.graph.op("Mul", activated, up)  # type: ignore[no-any-return]
+        return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
+
+    def activate(self, x: Value, xielu: Xielu | None) -> Value:
+        kind = self.spec.hidden_act
+        if xielu is not None:
+            return activations.xielu(self, x, xielu)
+        if kind == "relu2":
+            return activations.relu2(self, x)
+        if kind == "silu":
+            return self.graph.op("Mul", x, self.graph.op("Sigmoid", x))  # type: ignore[no-any-return]
+        return self.gelu(x, tanh=kind == "gelu_tanh")
 
     def select_positions(self, x: Value) -> Value:
         return self.graph.op("Gather", x, self.logits_positions, axis=1)  # type: ignore[no-any-return]
@@ -222,10 +259,10 @@ class QdqDialect:
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
-        self.graph.save()
+        saved = save_graph(self.graph, self.segments)
         spec = self.spec
         return GraphContract(
-            file="model.onnx",
+            file=saved.file,
             data=self.graph.data_name,
             dialect=self.name,
             opsets={"ai.onnx": self.opset},
@@ -241,7 +278,10 @@ class QdqDialect:
                 num_key_value_heads=spec.num_key_value_heads,
                 head_dim=spec.head_dim,
                 layers=tuple(self.cache.layers),
+                states=tuple(self.cache.states),
                 update=self.update,
                 capacity=self.context,
             ),
+            segments=saved.segments,
+            links=saved.links,
         )

@@ -1,4 +1,4 @@
-"""Rotary tables as weights of a graph, each kind once."""
+"""Tables over positions as weights of a graph, each kind once."""
 
 import msgspec
 import onnx_ir as ir
@@ -7,7 +7,7 @@ import torch
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import Activations, write_floats
 from edgelm.spec.decoder import DecoderSpec, Rope
-from edgelm.spec.rope import rotary_tables
+from edgelm.spec.rope import query_factors, rotary_tables
 
 Value = ir.Value
 
@@ -38,3 +38,24 @@ class RotaryTables:
             )
             self._written[key] = cos, sin
         return self._written[key]
+
+
+class QueryFactors:
+    """Factors on queries [context, 1] in the type of the activations; None where all are one."""
+
+    def __init__(self, graph: Graph, context: int, activations: Activations) -> None:
+        self.graph = graph
+        self.context = context
+        self.activations = activations
+        self._written: dict[tuple[float, int], Value] = {}
+
+    def __getitem__(self, growth: tuple[float, int] | None) -> Value | None:
+        """The table of one kind of growth (see LayerSpec)."""
+        factors = query_factors(growth, self.context)
+        if growth is None or factors is None:
+            return None
+        if growth not in self._written:
+            column = torch.from_numpy(factors)[:, None]
+            name = f"query_factors.{len(self._written)}"
+            self._written[growth] = write_floats(self.graph, name, column, self.activations)
+        return self._written[growth]

@@ -53,9 +53,11 @@ class StandardDialect(QdqDialect):
         )
         self.cache.present(index, keys, values)
         mask = self._mask(layer.window)
-        if self.spec.attention_softcap:  # TensorRT's importer refuses the attribute
+        # TensorRT's importer refuses the attribute of the soft cap; the op has no sinks.
+        if self.spec.attention_softcap or self.spec.attention_sinks:
             query = by_key_head(self, self.scale(query, self.spec.attention_scale))
-            shares = masked_softmax(self, scores(self, query, keys), mask)
+            sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
+            shares = masked_softmax(self, scores(self, query, keys), mask, sinks, index)
             weighted = self.graph.op("MatMul", by_key_head(self, shares), values)
             return by_query_head(self, weighted)
         return self.graph.op(  # type: ignore[no-any-return]

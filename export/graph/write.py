@@ -10,6 +10,7 @@ from edgelm.export.graph.decoder import build_decoder
 from edgelm.export.graph.decomposed import DecomposedDialect
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.graph.ort import OrtDialect
+from edgelm.export.graph.segments import Segments
 from edgelm.export.graph.standard import StandardDialect
 from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer
@@ -29,6 +30,7 @@ class GraphFormat:
     opset: an older one than the dialect's own.
     dequantized: in fp32, with dequantized weights, for a check on a CPU without kernels of the
         types.
+    segments: into how many the graph is cut, for engines that compile it.
     """
 
     dialect: str
@@ -37,6 +39,7 @@ class GraphFormat:
     context: int
     opset: int | None = None
     dequantized: bool = False
+    segments: Segments = 1
 
 
 class WrittenGraph(NamedTuple):
@@ -47,7 +50,7 @@ class WrittenGraph(NamedTuple):
 
     def move(self, source: Path, target: Path) -> None:
         """Move its files from one folder to another on the same disk, replacing a graph there."""
-        for name in (self.contract.file, self.contract.data):
+        for name in self.contract.files:
             (source / name).replace(target / name)
 
 
@@ -106,4 +109,5 @@ def _writer(
         context=form.context,
         opset=form.opset,
         dequantized=form.dequantized,
+        segments=form.segments,
     )

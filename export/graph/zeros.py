@@ -11,6 +11,7 @@ from edgelm.export.quantize.quantizer import Quantizer, ReadMatrix
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import Quantized
+from edgelm.spec.tensor_names import stored_name
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class ZeroWeights(Weights):
         return torch.zeros(()).expand(self.shape(group)[0]) if self.has_bias(group) else None
 
     def norm(self, name: str) -> torch.Tensor:
-        return torch.zeros(()).expand(self.checkpoint.shapes[f"model.{name}.weight"])
+        return self._tensor(f"model.{name}.weight")
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        stored = stored_name(self.checkpoint.spec.family, name)
+        return torch.zeros(()).expand(self.checkpoint.shapes[stored])
 
 
 class ZeroQuantizer(Quantizer):

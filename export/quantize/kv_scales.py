@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.rope import half_rotated_order
 
 _MIN_ABSMAX = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
 
@@ -75,6 +76,8 @@ class KvScaling:
 def _equalize(
     spec: DecoderSpec, layer: LayerSpec, keys: torch.Tensor, values: torch.Tensor, shared: bool
 ) -> LayerKvScaling:
+    if layer.rope is not None and layer.rope.interleaved:  # executed in the other order
+        keys = keys[:, torch.from_numpy(half_rotated_order(layer.rope, spec.head_dim))]
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)

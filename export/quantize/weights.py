@@ -5,6 +5,7 @@ folded into the nearest weights, so that the graph has no op for them.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -12,9 +13,24 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
 from edgelm.quantize.awq import Smoothing
 from edgelm.spec.groups import groups, split_group, tensor_names
+from edgelm.spec.rope import half_rotated_order
+from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias
 
-_RESIDUAL = ("attention.o", "mlp.down")
+_RESIDUAL = ("attention.o", "conv.out", "mlp.down")
+
+
+class Xielu(NamedTuple):
+    """The activation xIELU (arXiv 2411.13010).
+
+    Above zero it is `positive * x^2 + beta * x`, and below
+    `negative * (expm1(min(x, eps)) - x) + beta * x`.
+    """
+
+    positive: float
+    negative: float
+    beta: float
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class Weights:
         """A group's weight as the decoder executes it, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        if (order := self._row_order(group)) is not None:
+            matrix = matrix[order]
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix * columns
         rows = self._row_factors(group)
@@ -61,6 +79,8 @@ class Weights:
             matrix = matrix / rows[:, None]
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix / columns
+        if (order := self._row_order(group)) is not None:
+            matrix = torch.empty_like(matrix).index_copy_(0, order, matrix)
         names = self.tensor_names(group)
         parts = matrix.split([self.checkpoint.shapes[name][0] for name in names])
         return dict(zip(names, parts, strict=True))
@@ -72,6 +92,8 @@ class Weights:
         names = [name.removesuffix("weight") + "bias" for name in self.tensor_names(group)]
         tensors = [self.checkpoint.tensor(name).float() for name in names]
         bias, rows = torch.cat(tensors), self._row_factors(group)
+        if (order := self._row_order(group)) is not None:
+            bias = bias[order]
         return bias if rows is None else bias * rows
 
     def has_bias(self, group: str) -> bool:
@@ -81,7 +103,7 @@ class Weights:
     def norm(self, name: str) -> torch.Tensor:
         """A norm's weight as a plain factor."""
         spec = self.checkpoint.spec
-        weight = self.checkpoint.tensor(f"model.{name}.weight").float()
+        weight = self._tensor(f"model.{name}.weight")
         if spec.norm_plus_one:
             weight = weight + 1.0
         if name == "norm":
@@ -93,6 +115,47 @@ class Weights:
         if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
             weight = weight / divisor
         return weight
+
+    def sinks(self, layer: int) -> torch.Tensor:
+        """The sinks of a layer's query heads [num_attention_heads]."""
+        return self._tensor(f"model.layers.{layer}.self_attn.sinks")
+
+    def xielu(self, layer: int) -> Xielu:
+        """The parameters of a layer's xIELU, as it applies them."""
+        values = {
+            name: self._tensor(f"model.layers.{layer}.mlp.act_fn.{name}").flatten()
+            for name in ("alpha_p", "alpha_n", "beta", "eps")
+        }
+        beta = float(values["beta"])
+        positive, negative = (
+            float(torch.nn.functional.softplus(values[name])) for name in ("alpha_p", "alpha_n")
+        )
+        return Xielu(positive, beta + negative, beta, float(values["eps"]))
+
+    def conv(self, layer: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Kernel [hidden, 1, kernel] and bias [hidden] of a layer's short convolution."""
+        name = f"model.layers.{layer}.conv.conv"
+        mixer = self.checkpoint.spec.layers[layer].mixer
+        assert mixer is not None
+        bias = self._tensor(f"{name}.bias") if mixer.bias else None
+        return self._tensor(f"{name}.weight"), bias
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()
+
+    def _row_order(self, group: str) -> torch.Tensor | None:
+        """Rows of q, k and v in the order of execution, if it is not that of the checkpoint."""
+        if not group.endswith("attention.qkv"):
+            return None
+        spec = self.checkpoint.spec
+        rope = spec.layers[split_group(group)[0]].rope
+        if rope is None or not rope.interleaved:
+            return None
+        head = torch.from_numpy(half_rotated_order(rope, spec.head_dim))
+        heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
+        rotated = (heads[:, None] * spec.head_dim + head).flatten()
+        values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
+        return torch.cat([rotated, values])
 
     def layer_kv_scaling(self, name: str) -> LayerKvScaling:
         """The cache scaling of the layer that a group or norm belongs to."""

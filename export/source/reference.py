@@ -35,6 +35,10 @@ class Reference:
         self.overrides: dict[str, torch.Tensor] = {}
         self._cached: dict[str, torch.Tensor] | None = None
         self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
+        for name, module in self.model.named_modules():
+            for buffer in module._buffers.keys() - module._non_persistent_buffers_set:
+                if checkpoint.has(f"{name}.{buffer}"):  # xIELU's constants
+                    module._buffers[buffer] = checkpoint.tensor(f"{name}.{buffer}").float()
         if context is not None and self.depends_on_context:
             self._fix_frequencies(context)
         for name, module in self.model.named_modules():

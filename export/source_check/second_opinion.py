@@ -135,7 +135,7 @@ def _windows(
 @contextmanager
 def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
     """The model as transformers loads it, in fp32, with its first `depth` layers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     gguf: dict[str, Any] = {}
     with TemporaryDirectory(dir=scratch) as empty, _quiet():
@@ -150,8 +150,10 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
             )
             if checkpoint.is_gguf:
                 _complete(config, checkpoint)
-            _shorten(config, depth)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            _shorten(config.get_text_config(), depth)
+            multimodal = config.get_text_config() is not config
+            cls = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+            loaded: Any = cls.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -174,7 +176,19 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 "in all) and would initialize it at random; is a shard missing, or config.json "
                 "from another model?"
             )
-        yield model.eval()
+        yield _TextOnly(model.eval()) if multimodal else model.eval()
+
+
+class _TextOnly:
+    """A multimodal model that is given text alone."""
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+        self.config = whole.config.get_text_config()
+        self.model = whole.model.language_model
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.whole(**inputs)
 
 
 def _complete(config: Any, checkpoint: Checkpoint) -> None:
@@ -200,7 +214,7 @@ def _shorten(config: Any, depth: int) -> None:
     if depth == config.num_hidden_layers:
         return
     config.num_hidden_layers = depth
-    for name in ("layer_types", "no_rope_layers"):
+    for name in ("layer_types", "no_rope_layers", "layer_rope_theta"):
         if getattr(config, name, None):
             setattr(config, name, getattr(config, name)[:depth])
 

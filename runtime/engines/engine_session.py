@@ -13,6 +13,7 @@ import numpy as np
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
+from edgelm.runtime.engines.recurrent_state import SnapshotHistory
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Engine, Logits, Tokens
 
 
@@ -31,6 +32,7 @@ class EngineSession:
         self.engine = engine
         self.length = 0
         self._tokens: list[int] = []
+        self._history = SnapshotHistory(engine.recurrent) if engine.recurrent else None
         self._lock = threading.RLock()
         self._cancelled: Callable[[], bool] = _never
         self._advancing = self._closing = self._released = False
@@ -95,6 +97,8 @@ class EngineSession:
                 raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
             self.length = length
             del self._tokens[length:]
+            if self._history:
+                self._history.forget_after(length)
 
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""
@@ -111,7 +115,11 @@ class EngineSession:
             self._check_open()
             if not 0 <= length <= self.length:
                 raise BadInput(f"the cache holds {self.length} tokens, not {length}")
-            return self.engine.read_rows(length)
+            rows = self.engine.read_rows(length)
+            if not self._history:
+                return rows
+            self._catch_up(length)
+            return [*rows, *self._history.state.read()]
 
     def restore(self, tokens: Sequence[int], state: CacheRows) -> None:
         """Hold these tokens, with the state that a session of the same bundle gave for them.
@@ -122,14 +130,20 @@ class EngineSession:
         """
         with self._lock:
             self._check_open()
-            if any(rows.shape[2] != len(tokens) for rows in state):
+            rows, recurrent = state, []
+            if self._history:
+                count = len(self._history.state.read())
+                rows, recurrent = state[: len(state) - count], state[len(state) - count :]
+            if any(one.shape[2] != len(tokens) for one in rows):
                 raise BadInput(f"a state of other than its {len(tokens)} tokens")
             if len(tokens) > self.capacity:
                 raise ContextFull(
                     f"{len(tokens)} tokens do not fit in a context of {self.capacity}"
                 )
             self.length = 0
-            self.engine.write_rows(state)
+            self.engine.write_rows(rows)
+            if self._history:
+                self._history.replace(len(tokens), recurrent)
             self._tokens = [int(token) for token in tokens]
             self.length = len(self._tokens)
 
@@ -178,19 +192,42 @@ class EngineSession:
             self.engine.close()
 
     def _advance(self, tokens: Tokens, logits: int) -> Logits:
-        if len(tokens) == 1:
-            row = self.engine.run(tokens, self.length, logits=1, cancelled=_never)
-            self._tokens.append(int(tokens[0]))
-            self.length += 1
-            return row
         start = self.length
         try:
+            if self._history:
+                self._catch_up(start)
+            if len(tokens) == 1:
+                row = self.engine.run(tokens, start, logits=1, cancelled=_never)
+                self._tokens.append(int(tokens[0]))
+                self.length += 1
+                if self._history:
+                    self._history.advanced(self.length, decoded=True)
+                return row
+            if self._history:
+                self._history.take()  # a turn ends here
             rows = self._prefill(tokens, min(logits, len(tokens)))
         except BaseException:
             self.length = start
+            if self._history:
+                self._history.failed()
             raise
         self._tokens += [int(token) for token in tokens]
         return rows
+
+    def _catch_up(self, length: int) -> None:
+        """Bring the recurrent state to `length` tokens: from a snapshot, and by running the rest.
+
+        The rows of keys and values of what is run again are written again, as they were.
+        """
+        assert self._history is not None
+        at = self._history.return_to(length)
+        while at < length:
+            end = min(length, at + self.chunk)
+            tokens = np.array(self._tokens[at:end], dtype=np.int64)
+            self._history.failed()  # until the run has ended
+            self.engine.run(tokens, at, logits=0, cancelled=self._stop_requested)
+            self._history.advanced(end, decoded=False)
+            at = end
 
     def _prefill(self, tokens: Tokens, logits: int) -> Logits:
         """Run tokens in chunks; `logits` is at most their number."""
@@ -204,6 +241,8 @@ class EngineSession:
             wanted = min(until, len(chunk))
             rows = self._run(chunk, wanted)
             self.length += len(chunk)
+            if self._history:
+                self._history.advanced(self.length, decoded=False)
             if wanted == logits:  # all of them are in the last chunk
                 return rows
             if gathered is None and wanted:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import CacheContract, GraphContract
+from edgelm.bundle import CacheContract, GraphContract, GraphSegment
 from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
@@ -44,42 +44,56 @@ def check_capacity(cache: CacheContract, capacity: int) -> None:
         )
 
 
-def check_ort_graph(session: Any, graph: GraphContract, path: Path) -> None:
-    """Compare an ONNX Runtime session with the contract.
+def check_ort_graph(session: Any, graph: GraphContract, part: GraphSegment, path: Path) -> None:
+    """Compare an ONNX Runtime session of a graph, or of a segment, with the contract.
 
     Raises:
         BadBundle: a name, type, rank or fixed size differs.
     """
     inputs, outputs = (_of_ort(found) for found in (session.get_inputs(), session.get_outputs()))
-    check_tensors(graph, inputs, outputs, str(path))
+    check_tensors(graph, part, inputs, outputs, str(path))
 
 
 def check_tensors(
-    graph: GraphContract, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], where: str
+    graph: GraphContract,
+    part: GraphSegment,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    where: str,
 ) -> None:
-    """Compare a graph's inputs and outputs with the contract.
+    """Compare the inputs and outputs of a graph, or of a segment, with the contract.
 
     Raises:
         BadBundle: a name, type, rank or fixed size differs; the message begins with `where`.
     """
-    _compare("input", inputs, _expected_inputs(graph), where)
-    _compare("output", outputs, _expected_outputs(graph), where)
+    _compare("input", inputs, _only(part.inputs, _expected_inputs(graph)), where)
+    _compare("output", outputs, _only(part.outputs, _expected_outputs(graph)), where)
+
+
+def _only(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in names}
 
 
 def _expected_inputs(graph: GraphContract) -> dict[str, Tensor]:
-    expected = {one.name: _contract(one.dtype, one.shape) for one in graph.inputs.values()}
+    given = (*graph.inputs.values(), *graph.links)
+    expected = {one.name: _contract(one.dtype, one.shape) for one in given}
     cache = _cache(graph, graph.cache.capacity)
     for layer in graph.cache.layers:
         expected[layer.past_key] = expected[layer.past_value] = cache
+    for state in graph.cache.states:
+        expected[state.past] = Tensor(state.dtype, (1, *state.shape))
     return expected
 
 
 def _expected_outputs(graph: GraphContract) -> dict[str, Tensor]:
-    expected = {one.name: _contract(one.dtype, one.shape) for one in graph.outputs.values()}
+    given = (*graph.outputs.values(), *graph.links)
+    expected = {one.name: _contract(one.dtype, one.shape) for one in given}
     in_place = graph.cache.update == "in_place"
     cache = _cache(graph, graph.cache.capacity if in_place else None)
     for layer in graph.cache.layers:
         expected[layer.present_key] = expected[layer.present_value] = cache
+    for state in graph.cache.states:
+        expected[state.present] = Tensor(state.dtype, (1, *state.shape))
     return expected
 
 

@@ -4,14 +4,14 @@ Past and present of a layer are bound to the same memory, so a token costs one r
 cache copied. Decoding reuses one binding: only five numbers in bound memory change per step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgelm.bundle import GraphContract
+from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
@@ -19,6 +19,7 @@ from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, 
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
+from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
@@ -71,18 +72,21 @@ class OrtEngine:
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
         self._folder, self._graph = folder, graph
-        self._session = loaded or _load_checked(folder, graph, threads)
+        self._sessions: list[Any] = loaded or _load(folder, graph, threads)
         self._cache = self._allocate(capacity)
+        self._state = HostState(graph.cache.states) if graph.cache.states else None
+        self.recurrent: RecurrentState | None = self._state
         # Decoding binds these once: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         self._step_rows = self._new_rows(1)
-        self._step_binding = self._bind(self._step, self._step_row[None], self._step_rows)
+        self._step_bindings = self._bind(self._step, self._step_row[None], self._step_rows)
 
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        return sum(array.nbytes for pair in self._cache for array in pair)
+        rows = sum(array.nbytes for pair in self._cache for array in pair)
+        return rows + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
@@ -94,12 +98,14 @@ class OrtEngine:
         inputs = step_inputs(tokens, past, logits)
         rows: Logits = np.empty((1, max(1, logits), self.vocab_size), dtype=np.float32)
         new = self._new_rows(len(tokens))
-        binding = self._bind(inputs, rows, new)
+        bindings = self._bind(inputs, rows, new)
         if len(tokens) < _LONG_RUN:
-            self._execute(binding, None)
+            self._execute(bindings, None)
         else:
-            self._execute_interruptible(binding, cancelled)
+            self._execute_interruptible(bindings, cancelled)
         self._append(new, past, len(tokens))
+        if self._state:
+            self._state.advance()
         first: Logits = rows[0, :logits]
         return first
 
@@ -110,7 +116,7 @@ class OrtEngine:
             self._graph,
             capacity=self.capacity,
             prefill_chunk=self.chunk,
-            loaded=self._session,
+            loaded=self._sessions,
         )
 
     def read_rows(self, count: int) -> CacheRows:
@@ -125,18 +131,21 @@ class OrtEngine:
 
     def close(self) -> None:
         """Release the graph and the cache."""
-        self._session = self._step_binding = None
+        self._sessions, self._step_bindings = [], []
         self._cache, self._step_rows = [], []
 
     def _decode(self, token: int, past: int) -> Logits:
         update_step(self._step, token, past)
-        self._execute(self._step_binding, None)
+        self._execute(self._step_bindings, None)
         self._append(self._step_rows, past, 1)
+        if self._state:
+            self._state.advance()
         return self._step_row
 
-    def _execute(self, binding: Any, options: Any) -> None:
+    def _execute(self, bindings: "_Bindings", options: Any) -> None:
         try:
-            self._session.run_with_iobinding(binding, options)
+            for session, binding in zip(self._sessions, bindings, strict=True):
+                session.run_with_iobinding(binding.io, options)
         except Exception as error:  # the base of what ONNX Runtime raises
             if isinstance(error, MemoryError) or "allocate memory" in str(error):
                 raise DoesNotFit(f"not enough memory to run this bundle: {reason(error)}") from None
@@ -145,27 +154,43 @@ class OrtEngine:
                 "its files (edge-export --verify), then export it again"
             ) from None
 
-    def _execute_interruptible(self, binding: Any, cancelled: Callable[[], bool]) -> None:
+    def _execute_interruptible(self, bindings: "_Bindings", cancelled: Callable[[], bool]) -> None:
         options = onnxruntime.RunOptions()
 
         def stop() -> None:
             options.terminate = True
 
-        if run_interruptible(partial(self._execute, binding, options), stop, cancelled):
+        if run_interruptible(partial(self._execute, bindings, options), stop, cancelled):
             raise Cancelled
 
-    def _bind(self, inputs: StepInputs, logits: Logits, new: _Cache) -> Any:
-        """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows."""
-        binding = self._session.io_binding()
-        for role, tensor in self._graph.inputs.items():
-            _bind_input(binding, tensor.name, inputs[role])
-        _bind_output(binding, self._graph.outputs["logits"].name, logits)
-        for layer, past, present in zip(self._graph.cache.layers, self._cache, new, strict=True):
-            _bind_input(binding, layer.past_key, past[0])
-            _bind_input(binding, layer.past_value, past[1])
-            _bind_output(binding, layer.present_key, present[0])
-            _bind_output(binding, layer.present_value, present[1])
-        return binding
+    def _bind(self, inputs: StepInputs, logits: Logits, new: _Cache) -> "_Bindings":
+        """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows.
+
+        What passes from one segment to the next lives as long as the bindings.
+        """
+        graph = self._graph
+        arrays: dict[str, Any] = {
+            tensor.name: inputs[role] for role, tensor in graph.inputs.items()
+        }
+        arrays[graph.outputs["logits"].name] = logits
+        for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
+            arrays[layer.past_key], arrays[layer.past_value] = past
+            arrays[layer.present_key], arrays[layer.present_value] = present
+        if self._state:
+            pairs = zip(self._state.past, self._state.present, strict=True)
+            for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
+                arrays[state.past], arrays[state.present] = before, after
+        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self.capacity}
+        arrays |= _new_links(graph, sizes)
+        bindings = []
+        for session, part in zip(self._sessions, graph.parts, strict=True):
+            binding = session.io_binding()
+            for name in part.inputs:
+                _bind_input(binding, name, arrays[name])
+            for name in part.outputs:
+                _bind_output(binding, name, arrays[name])
+            bindings.append(_Binding(binding, arrays))
+        return bindings
 
     def _new_rows(self, count: int) -> _Cache:
         """Where the graph writes the rows of `count` tokens: the cache, or memory of their own."""
@@ -203,15 +228,40 @@ def _check_cache_type(dtype: str) -> None:
         )
 
 
-def _load_checked(folder: Path, graph: GraphContract, threads: int | None) -> Any:
-    path = folder / graph.file
+class _Binding(NamedTuple):
+    """A binding of ONNX Runtime, which holds addresses only, and the arrays at them."""
+
+    io: Any
+    arrays: dict[str, Any]
+
+
+_Bindings = list[_Binding]
+
+
+def _new_links(graph: GraphContract, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Memory for what passes between segments, by name."""
+    return {
+        link.name: np.empty(
+            [size if isinstance(size, int) else sizes[size] for size in link.shape],
+            np.uint16 if link.dtype == "bfloat16" else link.dtype,
+        )
+        for link in graph.links
+    }
+
+
+def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
     check_version(onnxruntime.__version__, graph)
-    session = _load(path, threads, fused=graph.dialect == "ort")
-    check_ort_graph(session, graph, path)
+    return [_load_part(folder, graph, part, threads) for part in graph.parts]
+
+
+def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
+    path = folder / part.file
+    session = _load_file(path, threads, fused=graph.dialect == "ort")
+    check_ort_graph(session, graph, part, path)
     return session
 
 
-def _load(path: Path, threads: int | None, *, fused: bool) -> Any:
+def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

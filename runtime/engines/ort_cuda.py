@@ -26,6 +26,7 @@ from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
+from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
@@ -77,6 +78,7 @@ class OrtCudaEngine:
         self.capacity = capacity
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
+        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._folder, self._graph = folder, graph
         self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
         self._session = self._loaded.session
@@ -227,7 +229,7 @@ def _load_checked(folder: Path, graph: GraphContract) -> _Loaded:
         )
     path = folder / graph.file
     session = _load(path)
-    check_ort_graph(session, graph, path)
+    check_ort_graph(session, graph, graph.parts[0], path)
     return _Loaded(session, itertools.count(1))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.python310 import Self
+from edgelm.runtime.engines.recurrent_state import RecurrentState
 
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -30,6 +31,8 @@ class Engine(Protocol):
     capacity: int
     vocab_size: int
     chunk: int
+    recurrent: RecurrentState | None
+    """What layers without attention remember; None where all layers have attention."""
 
     @property
     def cache_bytes(self) -> int:

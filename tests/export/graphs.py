@@ -32,6 +32,7 @@ def build_session(
     dialect: DialectName = "ort",
     activations: Activations = "fp32",
     dequantized: bool = False,
+    segments: int = 1,
 ) -> EngineSession:
     """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
     weights = Weights(checkpoint, scaling)
@@ -44,7 +45,9 @@ def build_session(
         activations,
         CONTEXT,
         dequantized=dequantized,
+        segments=segments,
     )
+    folder.mkdir(exist_ok=True)
     written = write_graph(folder, quantizer, precision, form)
     return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
 

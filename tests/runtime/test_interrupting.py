@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def engine_of(lm: LanguageModel) -> OrtEngine:
 def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
     # One chunk of more than a few tokens runs where it can be stopped; `cancel` is true at once.
     engine = engine_of(lm)
-    binding: Any = object()
+    bindings: Any = [SimpleNamespace(io=object())]
 
     class Slow:
         def run_with_iobinding(self, _: Any, options: Any) -> None:
@@ -87,12 +88,12 @@ def test_a_run_is_stopped_within(lm: LanguageModel) -> None:
                 time.sleep(0.01)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    real, engine._session = engine._session, Slow()
+    real, engine._sessions = engine._sessions, [Slow()]
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        engine._execute_interruptible(binding, lambda: True)
+        engine._execute_interruptible(bindings, lambda: True)
     assert time.monotonic() - started < 30
-    engine._session = real
+    engine._sessions = real
 
 
 def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:

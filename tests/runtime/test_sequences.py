@@ -65,7 +65,7 @@ def test_streams_by_turns_keep_their_sequences(two: LanguageModel, alone: list[s
 
 def test_the_weights_are_there_once(two: LanguageModel) -> None:
     first, second = (slot.session.engine for slot in two._sequences.slots)  # type: ignore[attr-defined]
-    assert first._session is second._session
+    assert first._sessions is second._sessions
     assert first._cache[0][0] is not second._cache[0][0]
 
 

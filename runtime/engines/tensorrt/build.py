@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import GraphContract
+from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.tensorrt_versions import PROFILES, RTX, load_module, release_of
 from edgelm.errors import BadBundle, DoesNotFit, UnknownName
 from edgelm.files.staging import replace_file
+from edgelm.runtime.engines.tensorrt.profiles import add_profile
 
 Progress = Callable[[str], None]
 _TICK_S = 10.0
@@ -26,7 +27,8 @@ class Job(NamedTuple):
 
     `compute_capabilities` are the GPUs to compile for ahead of time; empty means the one at hand.
     `profiles` is 2 for a decode profile of its own; by default what suits the family.
-    `timing_cache` is a file that later builds on the same machine start from.
+    `timing_cache` is a file that later builds on the same machine start from. `part` is the segment
+    that `graph` is the file of; None where the graph is whole.
     """
 
     graph: Path
@@ -37,6 +39,7 @@ class Job(NamedTuple):
     profiles: int | None = None
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
+    part: GraphSegment | None = None
 
 
 class Built(NamedTuple):
@@ -74,7 +77,8 @@ def compile_engine(job: Job, progress: Progress) -> Built:
         if job.compute_capabilities:
             _compile_for(trt, config, job)
         for tokens in (job.prefill_chunk, 1)[: job.profiles or PROFILES[job.family]]:
-            config.add_optimization_profile(_profile(builder, job.contract, tokens))
+            part = job.part or job.contract.parts[0]
+            add_profile(builder, config, job.contract, part, tokens)
         cache = _timing_cache(config, job)
         started = time.monotonic()
         with _ticking(f"compiling with {job.family} {version}", progress):
@@ -162,15 +166,6 @@ def _compile_for(trt: Any, config: Any, job: Job) -> None:
     config.num_compute_capabilities = len(job.compute_capabilities)
     for index, sm in enumerate(job.compute_capabilities):
         config.set_compute_capability(getattr(known, f"SM{sm}"), index)
-
-
-def _profile(builder: Any, contract: GraphContract, tokens: int) -> Any:
-    profile = builder.create_optimization_profile()
-    for role in ("tokens", "positions"):
-        name = contract.inputs[role].name
-        profile.set_shape(name, (1, 1), (1, tokens), (1, tokens))
-    profile.set_shape(contract.inputs["logits_positions"].name, (1,), (1,), (tokens,))
-    return profile
 
 
 def _timing_cache(config: Any, job: Job) -> Any:

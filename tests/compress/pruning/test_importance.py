@@ -140,7 +140,7 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
     hooks = [
         module.register_forward_hook(keep(name))
         for name, module in model.named_modules()
-        if name.endswith(names)
+        if name.endswith(names) and not name.endswith(("query_layernorm", "key_layernorm"))
     ]
     with torch.inference_mode():
         states = list(model.model(tokens, use_cache=False, output_hidden_states=True).hidden_states)

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgelm.devices.planner.build_memory import build_peak
 from edgelm.devices.planner.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.profile import Engine, Figure
 from edgelm.quantize.precision import KvType
@@ -74,7 +75,7 @@ def test_export_holds_the_largest_matrix_and_rows_of_logits() -> None:
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-10.3", "tensorrt-rtx"])
 def test_building_an_engine_holds_the_weights_several_times(name: str) -> None:
     built = build_bytes(SPEC, engine(name), weights=1_000_000_000, total=1_200_000_000)
-    assert built == 500_000_000 + 3_500_000_000
+    assert built == build_peak(name, [1_000_000_000]) > 3_000_000_000
 
 
 def test_building_never_needs_less_than_exporting() -> None:

@@ -1,0 +1,99 @@
+"""What sets a decoder family apart: the columns of the table in edgelm.spec.families."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+NormPlacement = Literal["pre", "post", "sandwich"]
+QKNorm = Literal["none", "head", "full"]
+Bias = bool | str
+"""Always, never, or as the configuration's field of this name says."""
+Rotation = Literal["all", "listed", "windowed", "theta"]
+"""Which layers rotate queries and keys (edgelm.spec.layer_fields):
+
+all       every layer
+listed    all but those of `no_rope_layers`, or every `no_rope_layer_interval`th (SmolLM3)
+windowed  with `sliding_window` only the layers that have a window (EXAONE 4)
+theta     those whose base in `layer_rope_theta` is not 0 (Granite SWA)
+"""
+Windows = Literal[
+    "none", "all", "listed", "alternating", "pattern", "upper", "unrotated", "fourth", "first"
+]
+"""Which layers see only `sliding_window` keys (edgelm.spec.layer_fields):
+
+none         no layer: the class does not read the field (Llama, Granite, OLMo 2)
+all          every layer, if there is a window (Mistral, Phi-3)
+listed       those of `layer_types`, by default all (Ministral)
+alternating  those of `layer_types`, by default every other one (Gemma 2)
+pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3)
+fourth       those of `layer_types`, by default all but every fourth (OLMo 3)
+first        those of `layer_types`, by default all but the first of every four (Granite SWA)
+upper        with `use_sliding_window` those of `layer_types`, by default from
+             `max_window_layers` on (Qwen 2 and 3)
+unrotated    those of `layer_types`, by default with `use_sliding_window` those without RoPE
+             (SmolLM3)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The differences of one `model_type` from a plain Llama."""
+
+    norms: NormPlacement = "pre"
+    """pre: norm before each sublayer; post: after it (OLMo 2); sandwich: both (Gemma 2, 3)."""
+    norm_plus_one: bool = False
+    """The stored norm weight is an offset from one (Gemma)."""
+    qk_norm: QKNorm = "none"
+    """RMS norm on queries and keys: per head (Qwen 3, Gemma 3) or over all heads (OLMo 2)."""
+    qk_norm_after_rope: bool = False
+    """That norm follows the rotation (Hunyuan)."""
+    fused_qkv: bool = False
+    """The checkpoint stores `qkv_proj` (Phi-3)."""
+    fused_gate_up: bool = False
+    """The checkpoint stores `gate_up_proj` (Phi-3, GLM)."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Modules that the checkpoint names differently (edgelm.spec.tensor_names)."""
+    qkv_bias: Bias = "attention_bias"
+    o_bias: Bias = "attention_bias"
+    mlp_bias: Bias = False
+    gated_mlp: bool = True
+    """`down(activation(gate) * up)`; else `down(activation(up))` (Arcee, Apertus)."""
+    attention_sinks: bool = False
+    """Every query head has a sink, a logit of its own in the softmax (Granite SWA)."""
+    windows: Windows = "none"
+    partial_rotation: bool = False
+    """`partial_rotary_factor` excludes channels of a head from rotation (Phi-3)."""
+    interleaved_rope: bool = False
+    """RoPE rotates channels 2i and 2i + 1 of a head, not i and i + dim / 2 (GLM, ERNIE)."""
+    rope_types: tuple[str, ...] = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
+    """RoPE scalings that the class supports."""
+    rotation: Rotation = "all"
+    local_rope: bool = False
+    """Layers with a window have separate RoPE parameters (Gemma 3, OLMo 3)."""
+    local_theta: float | None = None
+    """Their base where no field gives it: OLMo 3; Gemma 3 has `rope_local_base_freq`."""
+    ntk_alpha: bool = False
+    """`alpha` of a dynamic scaling stretches the base by a fixed ratio (Hunyuan)."""
+    scaled_queries: bool = False
+    """Queries grow with their position by `llama_4_scaling_beta` (Ministral 3)."""
+    multipliers: bool = False
+    """Reads the four multipliers of Granite."""
+    query_scalar: bool = False
+    """The attention scale comes from `query_pre_attn_scalar` (Gemma)."""
+    attention_softcap: bool = False
+    """Reads `attn_logit_softcapping` (Gemma 2; Gemma 3 has the field, and does not apply it)."""
+    logits_softcap: bool = False
+    """Reads `final_logit_softcapping` (Gemma)."""
+    scales_embedding: bool = False
+    """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
+    even_heads: bool = False
+    """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
+    short_conv: bool = False
+    """Layers of the type `conv` have a short convolution in place of attention (LFM2)."""
+    adjusted_ffn: bool = False
+    """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
+    eps_field: str = "rms_norm_eps"
+    activation_field: str = "hidden_act"
+    gelu_is_tanh: bool = False
+    """The activation `gelu` means its approximation by tanh (Gemma 1)."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Defaults of the Hugging Face configuration class for missing fields."""

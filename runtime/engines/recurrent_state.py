@@ -1,0 +1,125 @@
+"""What layers without attention remember, and how a sequence returns to an earlier length.
+
+Rows of keys and values are cut back by forgetting a length. A convolution's tail or a matrix state
+cannot be: snapshots of it are taken where a sequence is likely to return to, at the ends of chunks
+and of turns, and the tokens after a snapshot are run again.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.bundle import StateTensor
+
+Arrays = list[npt.NDArray[Any]]
+_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_MAX_BYTES = 64 << 20  # of snapshots; at least _MIN_COUNT are kept
+_MIN_COUNT = 8
+_DECODED = 64  # tokens between two snapshots while decoding
+
+
+class RecurrentState(Protocol):
+    """The state of one sequence in an engine's memory; all zeros before the first token."""
+
+    def read(self) -> Arrays:
+        """Copies of its tensors on the host."""
+
+    def write(self, arrays: Arrays) -> None:
+        """Replace it by what `read` gave."""
+
+    def clear(self) -> None:
+        """As before the first token."""
+
+
+class HostState:
+    """State in host memory: a graph reads `past` and writes `present`, then `advance` is called."""
+
+    def __init__(self, tensors: tuple[StateTensor, ...]) -> None:
+        self.past, self.present = (
+            [np.zeros((1, *one.shape), _DTYPES[one.dtype]) for one in tensors] for _ in range(2)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(array.nbytes for array in (*self.past, *self.present))
+
+    def advance(self) -> None:
+        """What the graph wrote is the next run's past; its addresses stay."""
+        for past, present in zip(self.past, self.present, strict=True):
+            past[:] = present
+
+    def read(self) -> Arrays:
+        return [array.copy() for array in self.past]
+
+    def write(self, arrays: Arrays) -> None:
+        for own, given in zip(self.past, arrays, strict=True):
+            own[:] = given
+
+    def clear(self) -> None:
+        for array in self.past:
+            array[:] = 0
+
+
+class SnapshotHistory:
+    """Snapshots of a sequence's state by the number of tokens that it had seen.
+
+    `at` is how many tokens the engine's state has seen; -1 after a run that failed.
+    """
+
+    def __init__(self, state: RecurrentState) -> None:
+        self.state = state
+        self.at = 0
+        self._taken: dict[int, Arrays] = {}
+
+    def advanced(self, length: int, *, decoded: bool) -> None:
+        """The state has now seen `length` tokens; snapshots follow chunks, and a few decodes."""
+        self.at = length
+        if not decoded or length % _DECODED == 0:
+            self.take()
+
+    def take(self) -> None:
+        """Remember the state as it is."""
+        if self.at > 0 and self.at not in self._taken:
+            self._taken[self.at] = self.state.read()
+            self._thin_out()
+
+    def forget_after(self, length: int) -> None:
+        """Drop snapshots of tokens that are no longer part of the sequence."""
+        self._taken = {at: one for at, one in self._taken.items() if at <= length}
+
+    def failed(self) -> None:
+        """The state is of no known length."""
+        self.at = -1
+
+    def return_to(self, length: int) -> int:
+        """Bring the state to at most `length` tokens, by the newest snapshot; returns how many."""
+        if self.at == length:
+            return length
+        self.at = max((at for at in self._taken if at <= length), default=0)
+        if self.at:
+            self.state.write(self._taken[self.at])
+        else:
+            self.state.clear()
+        return self.at
+
+    def replace(self, length: int, arrays: Arrays) -> None:
+        """Hold the state that another session had after `length` tokens."""
+        self._taken.clear()
+        self.state.write(arrays)
+        self.at = length
+        self.take()
+
+    def _thin_out(self) -> None:
+        size = sum(array.nbytes for array in next(iter(self._taken.values())))
+        most = max(_MIN_COUNT, _MAX_BYTES // max(1, size))
+        if len(self._taken) <= most:
+            return
+        lengths = sorted(self._taken)
+        # The one whose neighbors are nearest to each other; the first and the last stay.
+        gaps = {
+            lengths[number]: lengths[number + 1] - lengths[number - 1]
+            for number in range(1, len(lengths) - 1)
+        }
+        del self._taken[min(gaps, key=gaps.__getitem__)]

@@ -1,0 +1,49 @@
+"""Optimization profiles: the range of every dynamic size of what a graph, or a segment, takes."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from edgelm.bundle import GraphContract, GraphSegment
+
+Shape = tuple[int | str, ...]
+
+
+class Sizes(NamedTuple):
+    """The smallest, the most usual and the largest value of a named dimension."""
+
+    smallest: int
+    usual: int
+    largest: int
+
+
+def add_profile(
+    builder: Any, config: Any, graph: GraphContract, part: GraphSegment, tokens: int
+) -> None:
+    """Add a profile for runs of up to `tokens` tokens, most often of that many."""
+    sizes = {"T": Sizes(1, tokens, tokens), "P": Sizes(1, 1, tokens)}
+    profile = builder.create_optimization_profile()
+    for name, shape in input_shapes(graph, part).items():
+        if not all(isinstance(size, int) for size in shape):
+            profile.set_shape(name, *_range(shape, sizes))
+    config.add_optimization_profile(profile)
+
+
+def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
+    """The shape of every input of a part; named dimensions are strings."""
+    shapes: dict[str, Shape] = {
+        one.name: one.shape for one in (*graph.inputs.values(), *graph.links)
+    }
+    cache = graph.cache
+    rows = cache.capacity or "capacity"
+    for layer in cache.layers:
+        for name in (layer.past_key, layer.past_value):
+            shapes[name] = (1, cache.num_key_value_heads, rows, cache.head_dim)
+    return {name: shapes[name] for name in part.inputs}
+
+
+def _range(shape: Shape, sizes: Mapping[str, Sizes]) -> list[tuple[int, ...]]:
+    """The shape at the smallest, the most usual and the largest sizes."""
+    return [
+        tuple(size if isinstance(size, int) else sizes[size][which] for size in shape)
+        for which in range(len(Sizes._fields))
+    ]
