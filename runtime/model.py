@@ -121,6 +121,16 @@ class LanguageModel:
         return self._sequences.waiting
 
     @property
+    def held_tokens(self) -> int:
+        """Tokens whose state the sequences hold now."""
+        return sum(slot.session.length for slot in self._sequences.slots)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the caches of all sequences."""
+        return sum(slot.session.cache_bytes for slot in self._sequences.slots)
+
+    @property
     def session(self) -> Session:
         """The first sequence's session: tokens in, logits out. For use while nothing else runs."""
         return self._sequences.slots[0].session
