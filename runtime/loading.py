@@ -81,9 +81,8 @@ def load(
     def open_model(manifest: Manifest) -> LanguageModel:
         capacity = manifest.limits.context
         if max_memory is not None:
-            capacity = fit_context(
-                manifest, _size("max_memory", max_memory, parse_bytes), sequences
-            )
+            budget = _size("max_memory", max_memory, parse_bytes)
+            capacity = fit_context(manifest, budget, sequences)
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
