@@ -17,6 +17,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return (FIXED, (HIDDEN,))
     module, _, kind = canonical_name(spec.family, name).rpartition(".")
+    if ".conv." in module or module.endswith(".conv"):
+        return (FIXED,)  # as wide as the residual stream, which hybrids keep
     if kind == "sinks":
         return ((HEADS,),)
     module = module.rpartition(".")[2]
