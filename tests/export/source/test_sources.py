@@ -48,7 +48,9 @@ def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"]
+    "name",
+    ["llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"]
+    + ["apertus", "glm4", "granite-swa", "lfm2"],
 )
 def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
