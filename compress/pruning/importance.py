@@ -218,17 +218,17 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
 
         return hook
 
-    def module(layer: int, name: str) -> nn.Module:
+    def submodule(layer: int, name: str) -> nn.Module:
         stored = stored_name(spec.family, f"model.layers.{layer}.{name}")
         return model.get_submodule(stored)  # type: ignore[no-any-return]
 
     hooks = []
     for index, layer in enumerate(model.model.layers):
-        down = module(index, "mlp.down_proj")
+        down = submodule(index, "mlp.down_proj")
         hooks.append(down.register_forward_pre_hook(neurons(index)))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
     for index in spec.attention_layers:
-        output = module(index, "self_attn.o_proj")
+        output = submodule(index, "self_attn.o_proj")
         hooks.append(output.register_forward_pre_hook(heads(index)))
     for name, module in model.named_modules():
         if is_hidden_norm(spec, f"{name}.weight"):
