@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from edgelm.errors import EdgeLMError
 from edgelm.python310 import Self
 
 _MAX_LINES = 5
+_TIMEOUT_SECONDS = 3600.0  # of one request; the slowest, a prefill of 32k tokens, takes minutes
 
 
 class WorkerFailed(EdgeLMError):
@@ -47,16 +49,32 @@ class Worker:
             env=environment,
         )
 
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """Send one request and wait for its answer."""
+    def ask(
+        self, verb: str, *, timeout_seconds: float = _TIMEOUT_SECONDS, **arguments: Any
+    ) -> dict[str, Any]:
+        """Send one request and wait for its answer; an engine without one is killed.
+
+        Raises:
+            WorkerFailed: the engine reported an error, ended, or took longer than the timeout.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        timer = threading.Timer(timeout_seconds, self._process.kill)
+        timer.daemon = True
+        timer.start()
         try:
             self._process.stdin.write(json.dumps({"verb": verb, **arguments}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            expired = timer.finished.is_set()
+            timer.cancel()
+        if not line and expired:
+            raise WorkerFailed(
+                f"no answer to {verb!r} within {timeout_seconds:g} s; the process was killed"
+            )
         if not line:
             raise WorkerFailed(f"the process ended: {self._last_lines()}")
         reply: dict[str, Any] = json.loads(line)

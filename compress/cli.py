@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.cli import positive_int, run_command, size_argument
+from edgelm.cli import bytes_argument, positive_int, run_command, size_argument
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", help="precision of the export (default: auto)")
     add("--context", type=positive_int, metavar="N", help="context length in tokens")
     add("--min-tok-s", type=float, metavar="X", help="minimum tokens per second")
-    add("--max-memory", type=size_argument, metavar="SIZE", help="maximum memory, e.g. 2GB")
+    add("--max-memory", type=bytes_argument, metavar="SIZE", help="maximum memory, e.g. 2GB")
     add("--max-ttft", type=float, metavar="MS", help="maximum time to first token, prompt of 512")
     add("--parameters", type=float, metavar="X", help="maximum without embeddings; 0.7 is a share")
     add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")

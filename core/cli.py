@@ -14,6 +14,7 @@ from edgelm.errors import BadInput
 from edgelm.explanations import explain
 
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})\s*([kmg]i?)?b?\s*")
+_MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -32,10 +33,44 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def parse_bytes(text: str) -> int:
+    """The number of bytes in a size of memory or of a file, as `parse_size`.
+
+    Raises:
+        BadInput: it is not a size, or a number without a unit that is too small for any model.
+    """
+    size = parse_size(text)
+    if not any(map(str.isalpha, text)):
+        check_bytes(size, text)
+    return size
+
+
+def check_bytes(size: int, text: str) -> None:
+    """Refuse a number of bytes, written as `text` without a unit, that is too small for any model.
+
+    Raises:
+        BadInput: it is; the message names the unit that was probably meant.
+    """
+    if size < _MIN_PLAIN_SIZE:
+        raise BadInput(
+            f"a maximum size of {size} bytes is smaller than any model; give it with a unit, e.g. "
+            f"{text.strip()}MB"
+        )
+
+
 def size_argument(text: str) -> int:
     """`parse_size` for argparse, with argparse's own error."""
+    return _argument(parse_size, text)
+
+
+def bytes_argument(text: str) -> int:
+    """`parse_bytes` for argparse, with argparse's own error."""
+    return _argument(parse_bytes, text)
+
+
+def _argument(parse: Callable[[str], int], text: str) -> int:
     try:
-        return parse_size(text)
+        return parse(text)
     except BadInput as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -101,6 +101,17 @@ class Plan(msgspec.Struct, frozen=True):
             return "does not fit"
         return "fits" if self.fast_enough else "too slow"
 
+    @property
+    def _bound(self) -> str:
+        # Over the budget nothing decodes: `memory` would read as its bandwidth.
+        return f", bound by {self.binds}" if self.fits else ", if it fitted"
+
+    @property
+    def _energy(self) -> str:
+        if self.joules_per_token is None:
+            return f"not known: no power limit is published for {self.power_mode}"
+        return f"{_range(self.joules_per_token)} J per token"
+
     def table(self) -> str:
         """The plan as text, one figure a line."""
         rows = [
@@ -115,10 +126,10 @@ class Plan(msgspec.Struct, frozen=True):
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
             ("to build", format_bytes(self.build_bytes)),
             ("first token", f"{_range(self.prefill_ms)} ms, prompt of {self.prompt:,} tokens"),
-            ("decode", f"{_range(self.tokens_per_second)} tokens/s, bound by {self.binds}"),
+            ("decode", f"{_range(self.tokens_per_second)} tokens/s{self._bound}"),
         ]
-        if self.joules_per_token:
-            rows.append(("energy", f"{_range(self.joules_per_token)} J per token"))
+        if self.joules_per_token or self.engine != "onnxruntime":
+            rows.append(("energy", self._energy))
         rows.append(("verdict", self.verdict))
         rows += [("missing", one) for one in self.missing]
         rows += [("note", one) for one in self.notes]

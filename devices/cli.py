@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgelm.cli import positive_int, run_command, size_argument
+from edgelm.cli import bytes_argument, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import KV_BYTES
 
@@ -97,7 +97,11 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
         "model",
         help="Hugging Face folder, hub id, .gguf file or bundle; only its configuration is read",
     )
-    add("--target", required=True, help="a device name from `edge-devices list`")
+    add(
+        "--target",
+        required=True,
+        help="a device name from `edge-devices list`, or `this` for this machine",
+    )
     add(
         "--precision", default="auto", help="only this precision (default: all that the device has)"
     )
@@ -122,7 +126,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     add("--min-tok-s", type=float, metavar="X", help="minimum decode speed in tokens/s")
     add(
         "--max-memory",
-        type=size_argument,
+        type=bytes_argument,
         metavar="SIZE",
         help="memory budget, e.g. 4GB (default: what the device leaves free)",
     )
@@ -158,7 +162,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from edgelm.devices.planner.plan import choices, plan
     from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
     from edgelm.devices.planner.smaller_models import smaller_models
-    from edgelm.devices.profile import load_profile
+    from edgelm.devices.this_machine import target_profile
     from edgelm.planning import PlanRequest
 
     request = PlanRequest(
@@ -172,7 +176,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         max_memory_bytes=arguments.max_memory,
         min_tokens_per_second=arguments.min_tok_s,
     )
-    profile = load_profile(arguments.target)
+    profile = target_profile(arguments.target)
     spec = _spec(arguments.model, arguments.revision)
     ranked = choices(spec, profile, request)
     best = ranked[0]

@@ -51,6 +51,7 @@ CHECKS: dict[str, Check] = {
     "jetson.power-mode": power.power_mode,
     "jetson.clocks": power.clocks,
     "gpu.readable": gpu.readable,
+    "gpu.memory": gpu.memory,
     "gpu.power-limit": gpu.power_limit,
     "power.battery": power.battery,
     "memory.bundle": memory.bundle_memory,
@@ -117,13 +118,22 @@ def _do(check: Check, context: Context) -> Verdict | None:
         return check(context)
     except Exception as error:
         # One check that fails must not hide the others.
-        return unknown("the check could not be made", why=_reason(error))
+        return unknown("the check could not be made", why=_reason(error), fix=_next_step(error))
 
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     return f"{error.filename}: {reason(error)}" if error.filename else str(error)
+
+
+def _next_step(error: Exception) -> str:
+    """What makes a check possible that failed for this reason."""
+    if isinstance(error, PermissionError):
+        return "run the doctor as root: sudo $(which edge-devices) doctor"
+    if isinstance(error, OSError):
+        return "install what is missing; in a container, run the doctor on the system itself"
+    return "report it, with the output of edge-devices detect --json"
 
 
 def _problem(result: CheckResult) -> str:

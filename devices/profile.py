@@ -5,7 +5,6 @@ A profile is a file of this folder's `profiles/`, or one of the user's own in th
 profile replaces the built-in one of the same name.
 """
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -16,6 +15,7 @@ import msgspec
 
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.devices.kernels import KERNELS
+from edgelm.devices.profile_names import match_device, match_mode, near_names, without_memory
 from edgelm.devices.tensorrt_versions import engine_family
 from edgelm.errors import BadInput, UnknownName
 from edgelm.files.toml_files import convert_toml, read_toml
@@ -139,17 +139,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return int(self.memory.bytes.value - self.memory.reserved_bytes.value)
 
     def mode(self, name: str | None = None) -> PowerMode:
-        """A power mode by name; the profile's own where None.
+        """A power mode by name; the profile's own where None or `default`.
+
+        Case, and a leading `MODE_`, make no difference.
 
         Raises:
             UnknownName: the device has no such mode.
         """
-        wanted = name or self.power_mode
+        names = [mode.name for mode in self.power_modes]
+        found = match_mode(name, names) if name else self.power_mode
+        if found is None and name and name.lower() == "default":
+            found = self.power_mode
         for mode in self.power_modes:
-            if mode.name == wanted:
+            if mode.name == found:
                 return mode
-        known = ", ".join(mode.name for mode in self.power_modes)
-        raise UnknownName(f"{self.name} has no power mode {wanted!r}; it has {known}")
+        raise UnknownName(f"{self.name} has no power mode {name!r}; it has {', '.join(names)}")
 
     def engine(self, name: str | None = None) -> Engine:
         """An engine by name; the profile's first where None.
@@ -190,25 +194,41 @@ def load_profiles() -> list[Profile]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile by its name or one of its aliases.
+    """Read a profile by its name or one of its aliases, in any case and spelling.
 
     Raises:
         UnknownName: no such target; the message suggests the nearest.
         BadInput: the file is malformed; the message names file and field.
     """
     paths = profile_paths()
-    if name in paths:
-        return read_profile(paths[name])
-    aliases = _aliases(paths)
-    if name in aliases:
-        return read_profile(paths[aliases[name]])
-    known = [*paths, *aliases]
-    near = sorted(other for other in known if name and name.lower() in other)
-    near += difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}? " if near else ""
+    found = canonical_name(name)
+    if found is not None:
+        return read_profile(paths[found])
+    near = near_names(name, [*paths, *_aliases(paths)])
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UnknownName(
         f"unknown target {name!r}; {hint}`edge-devices list` prints the {len(paths)} known ones"
     )
+
+
+def canonical_name(name: str) -> str | None:
+    """The name of the profile that a target, an alias or a driver's name stands for, if any.
+
+    A memory size is dropped from the name if the profile without it has that much memory.
+    """
+    paths = profile_paths()
+    aliases = {} if name in paths else _aliases(paths)
+    found = match_device(name, paths, aliases)
+    if found is None and (shorter := without_memory(name)):
+        found = match_device(shorter[0], paths, aliases)
+        if found and not _has_memory(paths[found], shorter[1]):
+            return None
+    return found
+
+
+def _has_memory(path: Path, size_gb: int) -> bool:
+    memory = read_profile(path).memory.bytes
+    return memory is not None and round(memory.value / 2**30) == size_gb
 
 
 def _aliases(paths: dict[str, Path]) -> dict[str, str]:

@@ -97,6 +97,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="cache intermediate results in DIR; later or interrupted exports resume from them",
     )
+    add(
+        "--segments",
+        type=_segments,
+        default="auto",
+        metavar="N",
+        help="compile in N segments one by one (default: auto)",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -176,8 +183,9 @@ def _trust(folder: Path) -> None:
         raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
     verify(folder, manifest)  # which also checks that every engine has an entry
     for engine in manifest.engines:
-        trust(manifest.files[engine.file].sha256)
-        print(f"{folder / engine.file} may run on this machine (compiled {engine.machine})")
+        for file in engine.files:
+            trust(manifest.files[file].sha256)
+            print(f"{folder / file} may run on this machine (compiled {engine.machine})")
 
 
 def _log_line(line: str) -> None:
@@ -233,6 +241,7 @@ def _export(arguments: argparse.Namespace) -> None:
         method=arguments.method,
         max_size=arguments.max_size,
         work=arguments.work,
+        segments=arguments.segments,
         progress=_log_line,
         **texts,
     )
@@ -252,6 +261,10 @@ def _export(arguments: argparse.Namespace) -> None:
         made_for = ", ".join(f"sm_{sm}" for sm in engine.compute_capabilities)
         print(f"compiled: {engine.file} for {made_for} in {engine.build_seconds:.1f} s")
     print(_run_hint(arguments.output))
+
+
+def _segments(text: str) -> int | None:
+    return None if text == "auto" else positive_int(text)
 
 
 def _exception(text: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ Candidates are compared where that is fast, in a graph for the CPU; what is deli
 itself, or, where the CPU lacks kernels for its types, with dequantized weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bundle import GraphCheck, graph_sha256
@@ -57,7 +57,8 @@ class Writer:
         progress, target = self.workspace.progress, self.target
         progress(f"quantizing and writing the {target.plan.dialect} graph")
         folder = folder or self.workspace.bundle
-        graph = write_graph(folder, self.quantizer, assignment, target.format)
+        form = replace(target.format, segments=target.segments(self.request.segments))
+        graph = write_graph(folder, self.quantizer, assignment, form)
         figures, check = self._measure(folder, graph, assignment, evaluator)
         name = gate_class(assignment.values(), target.plan.kv)
         passed = passes(figures, name)

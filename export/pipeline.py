@@ -15,6 +15,7 @@ from edgelm.bundle import MANIFEST, Manifest
 from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.cli import parse_bytes
 from edgelm.devices.profile import load_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.replaceable import bundle_files
@@ -34,7 +35,7 @@ from edgelm.export.disk import (
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
-from edgelm.export.request import ExportRequest, max_bytes
+from edgelm.export.request import ExportRequest
 from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import CALIBRATION, GATE, SEQUENCES, Passage
@@ -69,6 +70,7 @@ def export_model(
     method: str = "auto",
     max_size: int | str | None = None,
     work: str | Path | None = None,
+    segments: int | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -99,6 +101,8 @@ def export_model(
         work: a folder for intermediate results (calibration, sensitivities, quantized matrices,
             candidates): an interrupted export resumes from them, and later exports of this model,
             for whatever device, use what applies. Several models may share it.
+        segments: into how many segments the graph is cut, which are compiled one by one; by
+            default the fewest with which the engine can be compiled in the device's memory.
         progress: called with one line at each stage.
 
     Raises:
@@ -113,7 +117,8 @@ def export_model(
         Path(calibration),
         Path(gate_text),
         method,
-        max_bytes(max_size) if isinstance(max_size, str) else max_size,
+        parse_bytes(max_size) if isinstance(max_size, str) else max_size,
+        segments,
     )
     output, work = Path(output), None if work is None else Path(work)
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
@@ -126,6 +131,7 @@ def export_model(
     device = load_profile(target)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
     request.check(Weights(checkpoint).groups())
+    made_for.segments(request.segments)
     space = _check_disk(checkpoint, request, made_for, output, work)
     files = SourceFiles(checkpoint)
     with (
@@ -153,9 +159,11 @@ def _export(
     with open_workspace(folder, work, source, reference, context, progress) as workspace:
         check = source_check(reference, text, context, workspace, enforced=request.gate == "on")
         delivery, gate = _deliver(workspace, request, target, reference, text)
-    _enforce(delivery)
+        _enforce(delivery)
+        draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
+        engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
-    return _finish(folder, source, delivery, check, progress)
+    return _finish(folder, source, delivery, check, msgspec.structs.replace(draft, engines=engines))
 
 
 def _deliver(
@@ -180,15 +188,13 @@ def _finish(
     source: SourceFiles,
     delivery: Delivery,
     check: SourceCheck | None,
-    progress: Progress,
+    draft: Manifest,
 ) -> Manifest:
-    """Compile an engine where that needs no GPU, then write the manifest."""
-    draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
+    """Write the manifest."""
     manifest = msgspec.structs.replace(
         draft,
         precision=delivery.assignment,
         gate=delivery.gate,
-        engines=compile_ahead(folder, draft, progress),
         check=delivery.check,
         source=check,
     )

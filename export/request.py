@@ -6,30 +6,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from edgelm.cli import parse_size
 from edgelm.devices.kernels import Kernels
+from edgelm.devices.planner.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import WeightPrecision, parse_precision
-
-_MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit
-
-
-def max_bytes(text: str) -> int:
-    """Bytes of a maximum size such as `98MB`.
-
-    Raises:
-        BadInput: it is not a size, or a number without a unit that is too small for any model.
-    """
-    size = parse_size(text)
-    if size < _MIN_PLAIN_SIZE and not any(map(str.isalpha, text)):
-        raise BadInput(
-            f"a maximum size of {size} bytes is smaller than any model; give it with a unit, e.g. "
-            f"{text.strip()}MB"
-        )
-    return size
 
 
 @dataclass(frozen=True)
@@ -43,16 +26,23 @@ class ExportRequest:
     gate_text: Path = GATE
     method: str = "auto"
     max_size: int | None = None
+    segments: int | None = None
 
     def check(self, groups: list[str]) -> None:
         """Check what needs no weights.
 
         Raises:
-            BadInput: an exception that matches no group, or options that contradict each other.
+            BadInput: an exception that matches no group, options that contradict each other, or
+                a number of segments below 1.
             UnknownName: an unknown method.
         """
         if self.method not in METHODS:
             raise UnknownName(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.segments is not None and not 1 <= self.segments <= MAX_SEGMENTS:
+            raise BadInput(
+                f"segments is {self.segments}, expected 1 to {MAX_SEGMENTS}, or auto for the "
+                "fewest with which the engine can be compiled on the device"
+            )
         if self.max_size is not None and self.plan.precision != "auto":
             raise BadInput(
                 "a maximum size needs --precision auto, which chooses the mixture, but "

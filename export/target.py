@@ -10,12 +10,14 @@ import msgspec
 
 from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
+from edgelm.devices.planner.build_memory import compiles
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Engine, Profile
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, engine_family, version_number
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.export.gate.measure import EvalSettings
 from edgelm.export.graph.dtypes import Activations
+from edgelm.export.graph.segments import BuildMemory, Segments
 from edgelm.export.graph.write import GraphFormat
 from edgelm.export.precision.legalize import Assignment, legalize
 from edgelm.planning import Plan, PlanRequest
@@ -121,6 +123,21 @@ class Target:
         coarse = self.is_cpu or self.plan.kv in EIGHT_BIT_KV
         kv: KvType = self.plan.kv if coarse else "fp32"
         return GraphFormat("ort", kv, "fp32", self.plan.context)
+
+    def segments(self, requested: int | None) -> Segments:
+        """Into how many segments the bundle's graph is cut.
+
+        Raises:
+            BadInput: a number other than 1 for an engine that compiles nothing.
+        """
+        if not compiles(self.requirement.name):
+            if requested not in (None, 1):
+                raise BadInput(
+                    f"{self.requirement.name} runs the graph as it is and compiles nothing: "
+                    f"leave out --segments {requested}"
+                )
+            return 1
+        return requested or BuildMemory(self.requirement.name, self.profile.budget_bytes)
 
     def runs_on_cpu(self, precisions: Iterable[WeightPrecision]) -> bool:
         """Whether ONNX Runtime's CPU provider has kernels for the types of the bundle's graph."""

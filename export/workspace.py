@@ -28,6 +28,11 @@ class Workspace:
     cache: ArtifactCache
     progress: Timed
 
+    @property
+    def durable_folder(self) -> Path | None:
+        """Where results stay for a later export; None without `--work`."""
+        return self.cache.folder if self.cache.durable else None
+
     @contextmanager
     def temporary(self) -> Iterator[Path]:
         """A folder for a graph that is only measured."""

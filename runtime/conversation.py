@@ -6,14 +6,22 @@ can share a model, and what one says never enters another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from edgelm.errors import BadInput, Busy
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.async_stream import AsyncStream
-from edgelm.runtime.engines.session import Tokens
+from edgelm.runtime.engines.session import CacheRows, Tokens
 from edgelm.runtime.options import Options
 from edgelm.runtime.reply import Reply
+from edgelm.runtime.saved.session_file import (
+    Identity,
+    SavedSession,
+    read_header,
+    read_session,
+    write_session,
+)
 from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.chat import Message, check_messages
 
@@ -27,10 +35,25 @@ class ChatModel(Protocol):
     def chat_tokens(self, messages: Sequence[Message], **template: Any) -> Tokens:
         """Tokens of a conversation."""
 
-    def open_stream(
-        self, tokens: Tokens, options: Options, *, ended: Callable[[Reply], None] | None = None
+    @property
+    def identity(self) -> Identity:
+        """What a state of it depends on."""
+
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What its sequences hold of tokens."""
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens."""
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any],
+        options: Options,
+        *,
+        ended: Callable[[Reply], None] | None = None,
     ) -> Stream:
-        """A stream that continues tokens."""
+        """A stream that answers messages."""
 
 
 class Chat:
@@ -81,19 +104,68 @@ class Chat:
         new = _as_messages(said)
         before = len(self._messages)
         asked = [*self._messages, *new]
-        tokens = self.model.chat_tokens(asked, **self.template)
 
         def ended(reply: Reply) -> None:
             self._unfinished = None
             if len(self._messages) == before and _was_answered(reply):
                 self._messages = [*asked, _answer(reply)]
 
-        self._unfinished = self.model.open_stream(tokens, options, ended=ended)
+        self._unfinished = self.model.answer(asked, self.template, options, ended=ended)
         return self._unfinished
 
     def asend(self, said: Said, **options: Unpack[Options]) -> AsyncStream:
         """The same for asyncio."""
         return AsyncStream(self.send(said, **options))
+
+    def save(self, path: str | Path) -> SavedSession:
+        """Save messages and the model's state, to go on where the chat is now.
+
+        The state is saved as far as a sequence of the model still holds it; the rest is computed
+        again after loading. Returns how many tokens that are, and the size of the file.
+
+        Raises:
+            BadInput: messages that are not plain values.
+            Busy: another thread is reading the last answer.
+            OSError: the file cannot be written.
+        """
+        self._end_unfinished()
+        tokens = (
+            list(self.model.chat_tokens(self._messages, **self.template)) if self._messages else []
+        )
+        held, state = self.model.snapshot(tokens)
+        return write_session(
+            Path(path),
+            self.model.identity,
+            held,
+            state,
+            messages=[dict(message) for message in self._messages],
+            template=self.template,
+            beginning=self._beginning,
+        )
+
+    @classmethod
+    def load(cls, model: ChatModel, path: str | Path, *, state: bool = True) -> Self:
+        """A chat that `save` wrote.
+
+        Args:
+            model: the same bundle on the same engine, with the same edgelm.
+            path: the file.
+            state: False takes the messages alone, which any model can continue.
+
+        Raises:
+            BadInput: no such file, a damaged one, or a state of something else.
+        """
+        path = Path(path)
+        if state:
+            header, arrays = read_session(path, model.identity)
+            if header.tokens:
+                model.preload(header.tokens, arrays)
+        else:
+            header = read_header(path)
+        messages: list[Any] = header.messages
+        chat = cls(model, messages, header.template)
+        chat._beginning = min(header.beginning, len(messages))
+        return chat
 
     def fork(self) -> "Chat":
         """Another chat that begins with the same messages; both go their own way."""

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from edgelm.bundle import Manifest, read_manifest
-from edgelm.cli import format_bytes, parse_size
+from edgelm.cli import check_bytes, format_bytes, parse_bytes
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
+from edgelm.runtime.saved.session_file import identity_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ def load(
     max_memory: int | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
+    prompt_cache: str | Path | None = None,
+    prompt_cache_size: int | str = DEFAULT_BYTES,
     check_hashes: bool = True,
 ) -> LanguageModel:
     """Load a bundle.
@@ -38,6 +42,10 @@ def load(
         threads: threads for matrix products; by default the physical cores.
         sequences: generations that can run at a time; each has a cache of its own over one copy of
             the weights.
+        prompt_cache: a folder for the states of long system messages, so that the next start of the
+            program reads them instead of computing them; None stores nothing.
+        prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
+            states are removed.
         check_hashes: compare every file with its hash first.
 
     Raises:
@@ -60,14 +68,20 @@ def load(
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
         finalize(folder, force=False, progress=log.warning)
 
+    def cache(manifest: Manifest) -> PromptCache | None:
+        if prompt_cache is None:
+            return None
+        size = _bytes("prompt_cache_size", prompt_cache_size)
+        return PromptCache(Path(prompt_cache), identity_of(manifest), max_bytes=size)
+
     def open_model(manifest: Manifest) -> LanguageModel:
         capacity = manifest.limits.context
         if max_memory is not None:
-            capacity = fit_context(manifest, _bytes(max_memory), sequences)
+            capacity = fit_context(manifest, _bytes("max_memory", max_memory), sequences)
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
-            return LanguageModel(folder, manifest, sessions)
+            return LanguageModel(folder, manifest, sessions, prompt_cache=cache(manifest))
         except BaseException:
             for session in sessions:
                 session.close()
@@ -117,12 +131,13 @@ def _check_sequences(count: object) -> None:
         raise BadInput(f"sequences is {count!r}, expected an integer from 1 to {_MAX_SEQUENCES}")
 
 
-def _bytes(size: object) -> int:
+def _bytes(name: str, size: object) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        check_bytes(size, str(size))
         return size
     if not isinstance(size, str):
-        raise BadInput(f"max_memory is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
+        raise BadInput(f"{name} is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
-        return parse_size(size)
+        return parse_bytes(size)
     except Exception as error:
-        raise BadInput(f"max_memory: {error}") from None
+        raise BadInput(f"{name}: {error}") from None

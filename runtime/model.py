@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +16,7 @@ from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.async_stream import AsyncStream
 from edgelm.runtime.conversation import Chat
-from edgelm.runtime.engines.session import Session, Tokens
+from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation_config import (
     GENERATION_CONFIG,
     GenerationConfig,
@@ -23,10 +25,14 @@ from edgelm.runtime.generation_config import (
 from edgelm.runtime.options import Options, make_request
 from edgelm.runtime.reply import Reply
 from edgelm.runtime.request import GenerationRequest
-from edgelm.runtime.sequences import Sequences
+from edgelm.runtime.saved.prompt_cache import PromptCache
+from edgelm.runtime.saved.session_file import Identity, identity_of
+from edgelm.runtime.sequences import Sequences, common_prefix
 from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
 from edgelm.runtime.text.control_tokens import ControlTokens
+from edgelm.runtime.text.grammar.compiler import GrammarCompiler
+from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -48,15 +54,21 @@ class LanguageModel:
         folder: the bundle.
         manifest: its manifest.
         sessions: a session, or several over the same weights; they are closed with the model.
+        prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, sessions: Session | Sequence[Session]
+        self,
+        folder: Path,
+        manifest: Manifest,
+        sessions: Session | Sequence[Session],
+        *,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         listed = list(sessions) if isinstance(sessions, Sequence) else [sessions]
-        self._sequences = Sequences(listed)
+        self._sequences = Sequences(listed, prompt_cache)
         # All that is read is read now, while the files are known to be those that were checked.
         try:
             started = time.perf_counter()
@@ -66,6 +78,9 @@ class LanguageModel:
             self.eos_token_ids = config.eos_token_ids
             self._defaults = config.sampling(listed[0].vocab_size)
             self._template = _read_template(folder, manifest, config, self.tokenizer)
+            self._grammars = GrammarCompiler(
+                self.tokenizer.to_json, listed[0].vocab_size, self.eos_token_ids
+            )
         except BaseException:
             self._sequences.close()  # nothing else has a reference to it yet
             raise
@@ -116,7 +131,11 @@ class LanguageModel:
             BadInput, ContextFull, Busy, BadBundle: as `generate`; what needs the engine is raised
                 by the stream.
         """
-        return self.open_stream(self._prompt_tokens(prompt), options)
+        if isinstance(prompt, str):
+            return self._open(self.tokenizer.encode(prompt), options)
+        if not isinstance(prompt, np.ndarray) and _are_messages(prompt):
+            return self.answer(prompt, {}, options)  # type: ignore[arg-type]
+        return self._open(prompt, options)  # type: ignore[arg-type]
 
     async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """`generate` for asyncio; cancelling the task cancels the generation."""
@@ -128,37 +147,70 @@ class LanguageModel:
         return AsyncStream(self.stream(prompt, **options))
 
     def chat(
-        self, system: str | None = None, *, messages: Sequence[Message] = (), **template: Any
+        self,
+        system: str | None = None,
+        *,
+        messages: Sequence[Message] = (),
+        session: str | Path | None = None,
+        **template: Any,
     ) -> Chat:
-        """Begin a conversation.
+        """Begin a conversation, or continue a saved one.
 
         Args:
             system: the system message.
             messages: how it begins instead.
+            session: a file that `Chat.save` wrote, instead of all others.
             template: what else the chat template is given, such as `enable_thinking=False`.
 
         Raises:
-            BadInput: no chat template, or both `system` and `messages`.
+            BadInput: no chat template, more than one of `system`, `messages` and `session`, or a
+                session that does not fit this model: see Chat.load.
         """
         self._chat_template()
+        if session is not None:
+            if system is not None or messages or template:
+                raise BadInput("a session has its own messages and template arguments")
+            return Chat.load(self, session)
         if system is not None:
             if messages:
                 raise BadInput("give either `system` or `messages`")
             messages = [Message(role="system", content=system)]
         return Chat(self, messages, template)
 
-    def open_stream(
+    @cached_property
+    def identity(self) -> Identity:
+        """What a saved state of this model depends on."""
+        return identity_of(self.manifest)
+
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What the sequences hold of these tokens: as many as they do, and a copy of the state."""
+        return self._sequences.snapshot(tokens)
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens whose state `snapshot` gave, now or in an earlier run."""
+        self._sequences.preload(tokens, state)
+
+    def answer(
         self,
-        tokens: Tokens | Sequence[int],
+        messages: Sequence[Message],
+        template: Mapping[str, Any],
         options: Options,
         *,
         ended: Callable[[Reply], None] | None = None,
     ) -> Stream:
-        """A stream that continues token ids [n]; `ended` is called with its reply when it ends."""
-        request = self._request(tokens, options)
-        self._sequences.check_open()
-        request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
-        return Stream(self._sequences, self, request, ended=ended)
+        """A stream that answers messages.
+
+        Args:
+            messages: the conversation.
+            template: what else the chat template is given.
+            options: of the generation.
+            ended: called with the reply when the stream ends.
+        """
+        tokens = self.chat_tokens(messages, **template)
+        beginning = 0
+        if self._sequences.prompt_cache is not None:
+            beginning = self._beginning(messages, template, tokens)
+        return self._open(tokens, options, beginning=beginning, ended=ended)
 
     def chat_tokens(
         self,
@@ -213,17 +265,39 @@ class LanguageModel:
     ) -> None:
         self.close()
 
-    def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
-        return make_request(tokens, options, self._defaults)
+    def _open(
+        self,
+        tokens: Tokens | Sequence[int],
+        options: Options,
+        *,
+        beginning: int = 0,
+        ended: Callable[[Reply], None] | None = None,
+    ) -> Stream:
+        request = replace(self._request(tokens, options), beginning=beginning)
+        self._sequences.check_open()
+        request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
+        return Stream(self._sequences, self, request, ended=ended)
 
-    def _prompt_tokens(self, prompt: Prompt) -> Tokens | Sequence[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        if isinstance(prompt, np.ndarray):
-            return prompt
-        if isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt):
-            return self.chat_tokens(prompt)  # type: ignore[arg-type]
-        return prompt  # type: ignore[return-value]
+    def _beginning(
+        self, messages: Sequence[Message], template: Mapping[str, Any], tokens: Tokens
+    ) -> int:
+        """How many tokens conversations with the same system message and tools begin with."""
+        system = [one for one in messages[:1] if one["role"] in ("system", "developer")]
+        first = str(messages[len(system)]["content"]) if len(messages) > len(system) else ""
+        other = "b" if first.startswith("a") else "a"
+        try:
+            asked = self.chat_tokens([*system, Message(role="user", content=other)], **template)
+        except BadInput:  # a template with its own ideas of a conversation
+            return 0
+        return min(common_prefix(asked.tolist(), tokens.tolist()), len(tokens) - 1)
+
+    def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
+        constraint = None
+        response_format = read_response_format(options.get("response_format"))
+        if response_format is not None:
+            self._grammars.check(response_format)
+            constraint = partial(self._grammars.start, response_format)
+        return make_request(tokens, options, self._defaults, constraint=constraint)
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:
@@ -232,6 +306,10 @@ class LanguageModel:
                 "generate or stream with a plain prompt"
             )
         return self._template
+
+
+def _are_messages(prompt: object) -> bool:
+    return isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt)
 
 
 def _read_template(

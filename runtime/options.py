@@ -9,7 +9,7 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.logits_processor import LogitsProcessor
+from edgelm.runtime.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.request import GenerationRequest
 from edgelm.runtime.sampler import Sampling
 
@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
     logprobs: None, or n: the log-probability of each token and those of the n most probable.
     logits_processors: functions (tokens so far, logits) -> logits; see
         `edgelm.runtime.logits_processor`.
+    response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
+        schema, a regular expression or a grammar; see docs/structured.md.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
@@ -41,6 +43,7 @@ class Options(TypedDict, total=False):
     stop_tokens: Sequence[int]
     logprobs: int | None
     logits_processors: Sequence[LogitsProcessor]
+    response_format: Mapping[str, Any] | None
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int
@@ -55,7 +58,11 @@ class Options(TypedDict, total=False):
 
 
 def make_request(
-    tokens: Tokens | Sequence[int], options: Options, defaults: Sampling
+    tokens: Tokens | Sequence[int],
+    options: Options,
+    defaults: Sampling,
+    *,
+    constraint: Callable[[], Constraint] | None = None,
 ) -> GenerationRequest:
     """Check types and fill in defaults.
 
@@ -63,6 +70,7 @@ def make_request(
         tokens: the prompt [n].
         options: what the caller gave.
         defaults: the sampling of a caller that gives nothing.
+        constraint: what the option `response_format` was made into.
 
     Raises:
         BadInput: an unknown option, or a value of another type than expected.
@@ -82,6 +90,7 @@ def make_request(
         stop_tokens=_stop_tokens(options.get("stop_tokens")),
         logprobs=_count("logprobs", options.get("logprobs")),
         processors=_processors(options.get("logits_processors")),
+        constraint=constraint,
         cancel=_cancel_check(options.get("cancel")),
     )
 

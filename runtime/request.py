@@ -16,7 +16,7 @@ class GenerationRequest:
     `logprobs` None gives none; n gives each token's own and those of the n best. `cancel` is called
     before every step, while the request waits, and during a long prefill. `constraint` makes the
     processor that says which text may be generated; it is the last of them, so that none can allow
-    what it forbids.
+    what it forbids. The first `beginning` tokens are those that other prompts begin with, too.
     """
 
     tokens: Tokens
@@ -28,6 +28,7 @@ class GenerationRequest:
     processors: tuple[LogitsProcessor, ...] = ()
     constraint: Callable[[], Constraint] | None = None
     cancel: Callable[[], bool] = lambda: False
+    beginning: int = 0
 
     def check(self, *, capacity: int, vocab_size: int) -> None:
         """Raise BadInput or ContextFull for a request that cannot start.

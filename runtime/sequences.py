@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from edgelm.errors import BadInput, Busy
-from edgelm.runtime.engines.session import Cancelled, Session
+from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
+from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.turns import Turns
 
 _WAIT_SECONDS = 0.05
@@ -49,9 +50,13 @@ class Sequences:
 
     Args:
         sessions: one or more over the same weights; they are closed with this.
+        prompt_cache: where states of beginnings are stored; None: nowhere.
     """
 
-    def __init__(self, sessions: Sequence[Session]) -> None:
+    def __init__(
+        self, sessions: Sequence[Session], prompt_cache: PromptCache | None = None
+    ) -> None:
+        self.prompt_cache = prompt_cache
         self.slots = [Slot(session) for session in sessions]
         self.closed = False
         self._turns = Turns()
@@ -163,6 +168,51 @@ class Sequences:
         slot.session.rewind(shared)
         return slot.session.length
 
+    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+        """What the sequences hold of these tokens, as a copy: the tokens and their state."""
+        with self.turn():
+            self.check_open()
+            known = [(common_prefix(one.session.tokens, tokens), one) for one in self.slots]
+            length, slot = max(known, key=lambda pair: pair[0])
+            state = [array.copy() for array in slot.session.state(length)]
+            return list(tokens[:length]), state
+
+    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+        """Make a sequence hold tokens whose state was computed before; it waits for one.
+
+        Raises:
+            BadInput: a state of another model.
+            ContextFull: more tokens than a sequence holds.
+        """
+        owner = _Owner()
+        slot, _ = self.enter(owner, tokens, lambda: False)
+        try:
+            with self.turn():
+                check_state(slot.session, state)
+                slot.session.restore(tokens, state)
+        finally:
+            self.leave(slot, done=True)
+
+    def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
+        """Make a sequence hold a beginning that is stored on disk, if one is; say whether it is."""
+        cache = self.prompt_cache
+        state = None if cache is None or len(tokens) < MIN_TOKENS else cache.read(tokens)
+        if state is None:
+            return False
+        with self.turn():
+            check_state(slot.session, state)
+            slot.session.restore(tokens, state)
+        return True
+
+    def write_beginning(self, slot: Slot, tokens: Sequence[int]) -> None:
+        """Store the state after a beginning that a sequence holds, unless it is stored."""
+        cache = self.prompt_cache
+        if cache is None or len(tokens) < MIN_TOKENS or cache.has(tokens):
+            return
+        with self.turn():
+            state = [array.copy() for array in slot.session.state(len(tokens))]
+        cache.write(tokens, state)
+
     def check_open(self) -> None:
         """Raise BadInput after `close`."""
         if self.closed:
@@ -207,6 +257,17 @@ class Sequences:
 
         # What they share can be copied (see `place`), so the one that loses less is taken.
         return fitting if lost(fitting) <= lost(oldest) else oldest
+
+
+class _Owner:
+    """Has a sequence while a state is moved into it."""
+
+
+def check_state(session: Session, state: CacheRows) -> None:
+    """Raise BadInput unless a state has the types and shapes of the session's own."""
+    own = [(array.dtype, array.shape[:2], array.shape[3:]) for array in session.state(0)]
+    if own != [(array.dtype, array.shape[:2], array.shape[3:]) for array in state]:
+        raise BadInput("the saved state does not have this model's shapes; delete it")
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

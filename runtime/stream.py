@@ -39,7 +39,7 @@ class Stream(Iterator[Chunk]):
         self._chunks: list[Chunk] = []
         self._clock = _Clock()
         self._lock = threading.RLock()
-        self._cancelled = self._done = self._running = False
+        self._cancelled = self._done = self._running = self._stores = False
 
     def __iter__(self) -> Self:
         return self
@@ -135,16 +135,32 @@ class Stream(Iterator[Chunk]):
         """Compute the logits [vocab_size] behind the history."""
         history, session = self._decoding.history, slot.session
         if moved or session.length != len(history) - 1:
-            with self._sequences.turn(self._stop):
-                self._clock.placed(self._sequences.place(slot, history))
+            self._place(slot)
         while True:
             done = session.length
             rows = self._advance(session, history[done : done + session.chunk])
             if session.length == len(history):
                 row: Logits = rows[-1]
-                return row
+                return self._stored(slot, row)
             if self._stop():
                 raise Cancelled
+
+    def _place(self, slot: Slot) -> None:
+        """Begin with what is known of the history."""
+        history, beginning = self._decoding.history, self._request.beginning
+        with self._sequences.turn(self._stop):
+            known = self._sequences.place(slot, history)
+        if known < beginning:
+            self._stores = not self._sequences.read_beginning(slot, history[:beginning])
+        self._clock.placed(slot.session.length)
+
+    def _stored(self, slot: Slot, row: Logits) -> Logits:
+        """Store the beginning of the prompt, if this has computed it; return the logits."""
+        if self._stores:
+            self._stores = False
+            row = row.copy()
+            self._sequences.write_beginning(slot, self._decoding.history[: self._request.beginning])
+        return row
 
     def _advance(self, session: Session, tokens: list[int]) -> Logits:
         """Run one chunk of a prompt, or one token; other generations have turns in between."""

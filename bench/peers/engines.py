@@ -60,7 +60,9 @@ PEERS: dict[str, _Peer] = {
         "edgelm.bench.engines.genai_worker", "onnxruntime_genai", {"int4": Sources.genai}
     ),
     "transformers": _Peer(
-        "edgelm.bench.engines.transformers_worker", "transformers", {"bf16": Sources.huggingface}
+        "edgelm.bench.engines.transformers_worker",
+        "transformers",
+        {"unquantized": Sources.huggingface},
     ),
     "optimum": _Peer(
         "edgelm.bench.engines.optimum_worker",

@@ -28,6 +28,7 @@ from bench.studies.recovery import SHAPES, WEIGHTS
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
+from edgelm.compress.arithmetic import faster_type
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
 from edgelm.compress.distillation.settings import Distillation
@@ -40,6 +41,7 @@ from edgelm.compress.pruning.importance import Aggregation, Importance, Reductio
 from edgelm.compress.pruning.layer_removal import layers_without_best_block, text_loss
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.run.distributed import device
 from edgelm.compress.run.run_folder import file_hashes
 
 _LENGTH = 256
@@ -200,9 +202,12 @@ class _Bench:
         self.options, self.out = options, options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.tokenizer: Tokenizer = load_tokenizer(options.teacher)
-        self.teacher: Model = load_model(options.teacher, dtype=torch.bfloat16)
+        checkpoint = open_checkpoint(options.teacher)
+        self.dtype = faster_type(checkpoint.spec, device())
+        self.teacher: Model = load_model(checkpoint, dtype=self.dtype)
         self.inputs: dict[str, Any] = {
-            "teacher": open_checkpoint(options.teacher).sha256(),
+            "teacher": checkpoint.sha256(),
+            "dtype": str(self.dtype),
             "files": file_hashes((options.data, options.held_out, options.passages)),
             "tokens": options.tokens,
             "samples": options.samples,
@@ -236,7 +241,7 @@ class _Bench:
         if self.figures.get(f"{name}/{seed}", inputs):
             return
         student = self._student(arm, seed, self.out / f"{name}-{seed}-{digest(inputs)}")
-        student = student.bfloat16()
+        student = student.to(self.dtype)
         figures = {
             "loss": text_loss(list(self.held_out.split(4)))(student),
             "kl": self.reference.divergence(student),
@@ -283,7 +288,7 @@ class _Bench:
         if arm.cache is not None:
             # Only the rows that are trained on.
             rows = np.random.default_rng((seed, 0)).permutation(len(data))
-            data = PackedTokens(data.rows[rows[: settings.steps * _STEP_ROWS]])
+            data = data.only(rows[: settings.steps * _STEP_ROWS])
             teacher = build_cache(teacher, "teacher", data, arm.cache, folder / "cache")
         student = student.float()
         for _ in distill(student, teacher, data, settings, folder / "checkpoints"):
@@ -300,13 +305,14 @@ class _Bench:
             for _ in distill(model, None, self.data, settings, folder):
                 pass
             shutil.rmtree(folder)
-            self.corrected = {seed: model.bfloat16()}
+            self.corrected = {seed: model.to(self.dtype)}
         return self.corrected[seed]
 
     def _settings(self, seed: int, **over: Any) -> Distillation:
         known = {
             "tokens": self.options.tokens,
             "sequence_length": _LENGTH,
+            "bf16": self.dtype == torch.bfloat16,
             "batch_size": _STEP_ROWS,
             "micro_batch": _STEP_ROWS,
             "learning_rate": _RATE,

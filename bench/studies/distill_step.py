@@ -2,9 +2,10 @@
 
     python -m bench.studies.distill_step TEACHER --data train.jsonl
 
-Both train the same pruned student in fp32 with bf16 autocast from the same bf16 teacher, with
-AdamW, on the same packed rows, each in a process of its own, rounds interleaved. TRL's is
-`GKDTrainer` with lmbda 0 (the data's own tokens) and beta 0 (forward KL).
+Both train the same pruned student in fp32 from the same teacher, with matrix products in the type
+that this machine multiplies faster (bf16 or fp32), with AdamW, on the same packed rows, each in a
+process of its own, rounds interleaved. TRL's is `GKDTrainer` with lmbda 0 (the data's own tokens)
+and beta 0 (forward KL).
 """
 
 import argparse
@@ -25,7 +26,9 @@ import torch
 
 from bench.studies.recovery import SHAPES
 from edgelm.bench.machine import describe_machine
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
+from edgelm.compress.arithmetic import faster_type
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
 from edgelm.compress.distillation.settings import Distillation
@@ -33,6 +36,7 @@ from edgelm.compress.distillation.train import distill
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
+from edgelm.compress.run.distributed import device
 
 _FILE = "rows.npy"
 _STUDENT = "student"
@@ -59,6 +63,7 @@ def edgelm_seconds(job: Job, *, compiled: bool = False) -> list[float]:
         batch_size=batch,
         micro_batch=batch,
         checkpoint_steps=10**9,
+        bf16=job.teacher.dtype == torch.bfloat16,
         compile=compiled,
     )
     seconds, before = [], time.perf_counter()
@@ -98,7 +103,7 @@ def trl_seconds(job: Job) -> list[float]:
             temperature=1.0,
             per_device_train_batch_size=job.batch,
             max_steps=job.steps,
-            bf16=True,
+            bf16=job.teacher.dtype == torch.bfloat16,
             use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=False,  # nor has edgelm's run
             learning_rate=5e-4,
@@ -170,7 +175,7 @@ def _prepare(options: argparse.Namespace, work: Path) -> None:
     tokenizer = load_tokenizer(options.teacher)
     rows = options.batch * options.steps
     data = pack(read_documents(options.data), tokenizer, 512, work / _FILE, max_tokens=rows * 512)
-    teacher = load_model(options.teacher, dtype=torch.bfloat16)
+    teacher = load_model(options.teacher)
     importance = score(teacher, [data.batch(range(min(8, len(data))))])
     student = prune(teacher, SHAPES["both"], importance)
     save_model(student, tokenizer, work / _STUDENT, torch.float32)
@@ -190,9 +195,10 @@ def _run(options: argparse.Namespace, work: Path, name: str) -> dict[str, Any]:
 def _work(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
+    checkpoint = open_checkpoint(options.teacher)
     job = Job(
         load_model(options.work / _STUDENT),
-        load_model(options.teacher, dtype=torch.bfloat16),
+        load_model(checkpoint, dtype=faster_type(checkpoint.spec, device())),
         load_tokenizer(options.work / _STUDENT),
         PackedTokens.load(options.work / _FILE),
         options.batch,

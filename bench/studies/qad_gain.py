@@ -21,12 +21,14 @@ from bench.studies.figures import claim_folder
 from edgelm.bench.machine import describe_machine
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.cli import run_command
+from edgelm.compress.arithmetic import faster_type
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
+from edgelm.compress.run.distributed import device
 from edgelm.compress.run.run_folder import file_hashes
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
@@ -70,9 +72,14 @@ def _run(options: argparse.Namespace) -> None:
     limit = options.rows * _LENGTH
     held = _rows(options.held_out, tokenizer, options.out / "held.npy", limit)
     evaluated = held.batch(range(len(held)))
-    teacher = load_model(options.teacher or options.student, dtype=torch.bfloat16)
+    checkpoint = open_checkpoint(options.teacher or options.student)
+    dtype = faster_type(checkpoint.spec, device())
+    teacher = load_model(checkpoint, dtype=dtype)
     distillation = Distillation(
-        tokens=options.tokens, learning_rate=options.learning_rate, weight_decay=0.0
+        tokens=options.tokens,
+        learning_rate=options.learning_rate,
+        weight_decay=0.0,
+        bf16=dtype == torch.bfloat16,
     )
     print(describe_machine(torch.get_num_threads()))
     print(f"layers {precision}, head {head}, {options.tokens:,} tokens")
@@ -84,13 +91,14 @@ def _run(options: argparse.Namespace) -> None:
         source = options.out / "distilled"
         save_model(student, tokenizer, source, torch.float32)
     calibration = torch.cat(list(calibration_rows(data, _CALIBRATION_ROWS, _CALIBRATION_ROWS)))
-    _report("not quantized", load_model(source), teacher, evaluated)
+    reference = load_model(checkpoint)
+    _report("not quantized", load_model(source), reference, evaluated)
     for name, quantized in _quantized(source, calibration, precision, head):
-        _report(f"quantized by {name}", quantized, teacher, evaluated)
+        _report(f"quantized by {name}", quantized, reference, evaluated)
     student = load_model(options.student)
     _train(student, teacher, data, distillation, options.out / "qad", (precision, head))
     save_model(student, tokenizer, options.out / "student", torch.float32)
-    _report("QAD", student, teacher, evaluated)
+    _report("QAD", student, reference, evaluated)
 
 
 def _rows(source: str, tokenizer: object, path: Path, max_tokens: int | None) -> PackedTokens:
@@ -136,7 +144,8 @@ def _quantized(
 
 
 def _report(name: str, model: Model, teacher: Model, rows: torch.Tensor) -> None:
-    found = teacher_agreement(model.to(torch.bfloat16), teacher, rows)
+    # In fp32: in bf16 a quantized student would leave its quantization levels.
+    found = teacher_agreement(model.float(), teacher, rows)
     kl, same = found["kl"], found["top1"]
     print(f"{name:<18} KL {kl.value:.4f} ± {kl.error:.4f}, top-1 {same.value:.1%}", flush=True)
 

@@ -22,6 +22,7 @@ from edgelm import __version__
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
 from edgelm.cli import run_command
+from edgelm.compress.arithmetic import faster_type
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.compress.distillation.settings import Distillation
@@ -31,6 +32,7 @@ from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, 
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.run.run_folder import file_hashes, task_hashes
 
@@ -97,6 +99,7 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(arguments.teacher)
     tokenizer = load_tokenizer(checkpoint)
     teacher = load_model(checkpoint)
+    dtype = faster_type(checkpoint.spec, device())
     arm = ARMS[arguments.arm]
     settings = msgspec.convert(
         {
@@ -104,6 +107,7 @@ def train(arguments: argparse.Namespace) -> None:
             "stop_after": arguments.stop,
             "seed": arguments.seed,
             "compile": arguments.compile,
+            "bf16": dtype == torch.bfloat16,
         }
         | arm.settings,
         Distillation,
@@ -126,11 +130,11 @@ def train(arguments: argparse.Namespace) -> None:
     claim_folder(folder, inputs | {"teacher": checkpoint.sha256(), "arm": arm, "shape": shape})
     scores = arguments.out / f"importance-{digest(inputs)}.safetensors"
     student = WEIGHTS[arm.weights](start, shape, _importance(start, data, scores), 0)
-    teacher = teacher.bfloat16()
+    teacher = teacher.to(dtype)
     make_record = partial(_record, checkpoint, student, arm, settings)
     _save(student, tokenizer, folder, make_record(0))
     with (arguments.out / f"{name}.jsonl").open("a") as log:
-        before = 0
+        before: int | None = None
         for step in distill(student, teacher, data, settings, folder / "checkpoints"):
             log.write(msgspec.json.encode(step).decode() + "\n")
             log.flush()
@@ -140,6 +144,8 @@ def train(arguments: argparse.Namespace) -> None:
                 end="",
                 file=sys.stderr,
             )
+            if before is None:  # a resumed run has passed earlier milestones
+                before = step.tokens - settings.step_tokens
             reached = [mark for mark in _MILESTONES if before < mark <= step.tokens]
             if reached or step.step == step.steps:
                 _save(student, tokenizer, folder, make_record(step.tokens))
@@ -151,8 +157,10 @@ def evaluate_students(arguments: argparse.Namespace) -> None:
     """Evaluate students that have no figures yet; print all figures as a table."""
     tasks = parse_tasks(arguments.tasks)
     tokenizer = load_tokenizer(arguments.teacher)
-    teacher = load_model(arguments.teacher, dtype=torch.bfloat16)
-    teacher_sha256 = open_checkpoint(arguments.teacher).sha256()
+    checkpoint = open_checkpoint(arguments.teacher)
+    teacher_sha256 = checkpoint.sha256()
+    dtype = faster_type(checkpoint.spec, device())
+    teacher = load_model(checkpoint, dtype=dtype)
     stored = Figures(arguments.out / "figures.json")
     found: dict[str, dict[str, float]] = {}
     students = sorted(arguments.out.glob("*/student-*"))
@@ -160,7 +168,7 @@ def evaluate_students(arguments: argparse.Namespace) -> None:
     for name, folder in zip(names, [None, *students], strict=True):
         if arguments.at and folder is not None and int(folder.name[8:]) not in arguments.at:
             continue
-        inputs = {"teacher": teacher_sha256, "limit": arguments.limit}
+        inputs = {"teacher": teacher_sha256, "limit": arguments.limit, "dtype": str(dtype)}
         if folder is not None:
             inputs["student"] = open_checkpoint(folder).sha256()
         model = None
@@ -168,7 +176,7 @@ def evaluate_students(arguments: argparse.Namespace) -> None:
             key, conditions = f"{name}/{task}", inputs | task_hashes((f"{task.kind}:{task.name}",))
             values = stored.get(key, conditions)
             if values is None:
-                model = model or (folder and load_model(folder, dtype=torch.bfloat16)) or teacher
+                model = model or (folder and load_model(folder, dtype=dtype)) or teacher
                 scores = evaluate(
                     model,
                     tokenizer,

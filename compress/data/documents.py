@@ -1,10 +1,10 @@
 """Text documents and conversations from JSONL, plain text, Parquet, or a `datasets` name."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from edgelm.compress.data.jsonl import (
     MAX_CHARACTERS,
@@ -29,17 +29,44 @@ class Document:
     text: str = ""
     messages: tuple[dict[str, str], ...] = ()
 
-    def tokens(self, tokenizer: Tokenizer) -> list[int]:
-        """Token ids, without special tokens around a text."""
-        if self.messages:
-            if not tokenizer.chat_template:
-                raise BadInput(
-                    "the data holds conversations (`messages`), but the tokenizer has no chat "
-                    "template to render them; use text documents instead"
-                )
-            rendered = tokenizer.apply_chat_template(list(self.messages), tokenize=False)
-            return cast(list[int], tokenizer(rendered, add_special_tokens=False)["input_ids"])
-        return cast(list[int], tokenizer(self.text, add_special_tokens=False)["input_ids"])
+    @property
+    def characters(self) -> int:
+        """Characters of the text, or of all messages."""
+        return len(self.text) + sum(len(str(one.get("content", ""))) for one in self.messages)
+
+    def rendered(self, tokenizer: Tokenizer) -> str:
+        """The text, or the conversation in the tokenizer's chat template.
+
+        Raises:
+            BadInput: a conversation, and no template to render it.
+        """
+        if not self.messages:
+            return self.text
+        if not tokenizer.chat_template:
+            raise BadInput(
+                "the data holds conversations (`messages`), but the tokenizer has no chat "
+                "template to render them; use text documents instead"
+            )
+        return str(tokenizer.apply_chat_template(list(self.messages), tokenize=False))
+
+
+class DocumentTokens(NamedTuple):
+    """Token ids of a document, and whether they include what a text begins with."""
+
+    ids: list[int]
+    starts: bool
+
+
+def tokenized(documents: Sequence[Document], tokenizer: Tokenizer) -> list[DocumentTokens]:
+    """The tokens of documents, which the library encodes in parallel; no ends are added."""
+    if not documents:
+        return []
+    texts = [document.rendered(tokenizer) for document in documents]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [
+        DocumentTokens(one, bool(document.messages))
+        for one, document in zip(ids, documents, strict=True)
+    ]
 
 
 def check_documents(source: str | Path) -> None:

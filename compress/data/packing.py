@@ -1,35 +1,44 @@
 """Documents in, packed rows of tokens out.
 
-Documents are joined with an end-of-sequence token between and cut into rows of equal length, so
-that no position of a batch is padding; a row may hold several documents, and attention sees all of
-it, as in pre-training.
+Documents are joined, each between the tokens that the tokenizer begins and ends a text with, and
+cut into rows of equal length, so that no position of a batch is padding; a row may hold several
+documents, and attention sees all of it, as in pre-training.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgelm.compress.data.documents import Document
+from edgelm.compress.data.documents import Document, tokenized
+from edgelm.compress.data.text_ends import TextEnds
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
-from edgelm.files.staging import replace_file
+from edgelm.files.replacing import replacing
 
-_REPORT_EVERY = 256  # documents between two calls of `progress`
+_BATCH = 256  # documents that are tokenized at a time, and between two calls of `progress`
+_BATCH_CHARACTERS = 1 << 20
+_UINT16_TOKENS = 1 << 16
+_HEADER_BYTES = 128  # of a .npy file of version 1.0
 
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Rows of tokens, int32 [rows, length], mapped from a file."""
+    """Rows of tokens [rows, length], mapped from a file.
 
-    rows: npt.NDArray[np.int32]
+    chosen: indices of the rows that belong; None for all.
+    """
+
+    rows: npt.NDArray[np.integer[Any]]
+    chosen: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows if self.chosen is None else self.chosen)
 
     @property
     def length(self) -> int:
@@ -39,11 +48,23 @@ class PackedTokens:
     @property
     def tokens(self) -> int:
         """Tokens in all rows."""
-        return int(self.rows.size)
+        return len(self) * self.length
 
     def batch(self, indices: Iterable[int]) -> torch.Tensor:
         """Rows by index, int64 [B, length]."""
-        return torch.from_numpy(self.rows[list(indices)].astype(np.int64))
+        found = np.fromiter(indices, np.int64)
+        return torch.from_numpy(self.rows[self._stored(found)].astype(np.int64))
+
+    def only(self, indices: npt.NDArray[np.int64]) -> "PackedTokens":
+        """Some of the rows; nothing is copied."""
+        return PackedTokens(self.rows, self._stored(indices))
+
+    def without(self, indices: npt.NDArray[np.int64]) -> "PackedTokens":
+        """All rows but some; nothing is copied."""
+        return self.only(np.setdiff1d(np.arange(len(self)), indices))
+
+    def _stored(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return indices if self.chosen is None else self.chosen[indices]
 
     @classmethod
     def load(cls, path: Path) -> "PackedTokens":
@@ -62,48 +83,72 @@ def pack(
 ) -> PackedTokens:
     """Tokenize documents, join them and write full rows; the file appears complete or not at all.
 
+    Memory is that of one batch of documents, however long the data is.
+
     Args:
         documents: in the order in which they are joined.
         tokenizer: of the teacher.
         length: tokens per row.
-        path: a `.npy` file to write.
+        path: a `.npy` file to write: uint16 for vocabularies of up to 65,536 tokens, else int32.
         max_tokens: stop after this number of tokens.
         progress: called with the number of tokens so far.
 
     Raises:
         BadInput: too little text for one row.
     """
-    end = tokenizer.eos_token_id
-    parts: list[npt.NDArray[np.int32]] = []
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= _UINT16_TOKENS else np.int32)
+    ends = TextEnds.of(tokenizer)
     count, seen = 0, 0
-    for document in documents:
-        seen += 1
-        ids = document.tokens(tokenizer)
-        if not ids:
-            continue
-        parts.append(np.asarray(ids if end is None else [*ids, end], np.int32))
-        count += len(parts[-1])
-        if progress and seen % _REPORT_EVERY == 0:
-            progress(count)
-        if max_tokens is not None and count >= max_tokens:
-            break
-    joined = np.concatenate(parts or [np.empty(0, np.int32)])[:max_tokens]
-    if len(joined) < length:
-        raise BadInput(
-            f"too little data: {seen:,} documents with {len(joined):,} tokens make no row of "
-            f"{length:,}; add text or reduce sequence_length"
-        )
-    rows = joined[: len(joined) // length * length].reshape(-1, length)
-    replace_file(path, _npy(rows))
+    with replacing(path) as file:
+        file.write(_header((0, length), dtype))
+        rest = np.empty(0, dtype)
+        for batch in _batches(documents):
+            seen += len(batch)
+            found = np.concatenate(
+                [
+                    np.array(ends.around(ids, starts=starts), dtype)
+                    for ids, starts in tokenized(batch, tokenizer)
+                ]
+            )
+            found = found[: None if max_tokens is None else max_tokens - count]
+            count += len(found)
+            rest = np.concatenate([rest, found])
+            full = len(rest) // length * length
+            file.write(rest[:full].tobytes())
+            rest = rest[full:]
+            if progress:
+                progress(count)
+            if max_tokens is not None and count >= max_tokens:
+                break
+        if count < length:
+            raise BadInput(
+                f"too little data: {seen:,} documents with {count:,} tokens make no row of "
+                f"{length:,}; add text or reduce sequence_length"
+            )
+        file.seek(0)
+        file.write(_header((count // length, length), dtype))
     return PackedTokens.load(path)
 
 
-def _npy(array: npt.NDArray[np.int32]) -> bytes:
-    import io
+def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
+    """The start of a .npy file, of the same size for all shapes: rows are counted at the end."""
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    text = f"{fields!r}".ljust(_HEADER_BYTES - 11).encode() + b"\n"
+    return np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text
 
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Batches of documents, limited in characters too: a document may be a whole book."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += document.characters
+        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def calibration_rows(tokens: PackedTokens, count: int, batch: int) -> Iterator[torch.Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError
 
 from edgelm.cli import format_bytes
@@ -69,9 +70,13 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and not path.is_file():
             staging = path.with_name(f"{name}.partial")
-            with self._disk_full_as_error(staging):
-                write(staging)
-                sync(staging)
+            try:
+                with self._disk_full_as_error():
+                    write(staging)
+                    sync(staging)
+            except DoesNotFit:
+                remove(staging)
+                raise
             staging.rename(path)
         # Writing may take longer than the timeout of a barrier.
         while not path.is_file():
@@ -114,32 +119,54 @@ class Checkpoints:
         """
         target = self.folder / f"{_PREFIX}{step:08d}"
         staging = target.with_name(f"{target.name}.partial")
-        with self._disk_full_as_error(staging):
+        with self._full_for_one_is_full_for_all(staging), self._disk_full_as_error():
             # Not as safetensors, which warns about a tied head at every checkpoint.
             self.accelerator.save_state(str(staging), safe_serialization=False)
             sync(staging)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with self._disk_full_as_error(staging):
-                hashes = msgspec.json.encode(tree_sha256(staging))
-                replace_file(staging / _HASHES, hashes)
-            remove(target)  # a damaged one, or the leftover of an interrupted run
-            staging.rename(target)
-            sync_folder(self.folder)
-            for path in self._found():
-                if path != target:
-                    remove(path)
-        self.accelerator.wait_for_everyone()
+        with self._full_for_one_is_full_for_all(staging), self._disk_full_as_error():
+            if self.accelerator.is_main_process:
+                self._replace(target, staging)
+
+    def _replace(self, target: Path, staging: Path) -> None:
+        """Make a complete checkpoint the one that is found."""
+        replace_file(staging / _HASHES, msgspec.json.encode(tree_sha256(staging)))
+        remove(target)  # a damaged one, or the leftover of an interrupted run
+        staging.rename(target)
+        sync_folder(self.folder)
+        for path in self._found():
+            if path != target:
+                remove(path)
 
     @contextmanager
-    def _disk_full_as_error(self, staging: Path) -> Iterator[None]:
-        """Remove `staging` and raise DoesNotFit if the disk is full."""
+    def _full_for_one_is_full_for_all(self, staging: Path) -> Iterator[None]:
+        """Raise DoesNotFit on every process if one does, when all have ended the work.
+
+        Otherwise the others would wait for the one that failed until the network's timeout, and
+        what they still write would be removed under them.
+        """
+        problem: DoesNotFit | None = None
+        try:
+            yield
+        except DoesNotFit as error:
+            problem = error
+        failed = torch.tensor([float(problem is not None)], device=self.accelerator.device)
+        if not float(self.accelerator.reduce(failed, "sum")[0]):
+            return
+        if self.accelerator.is_main_process:
+            remove(staging)
+        raise problem or DoesNotFit(
+            f"another process has no room for a checkpoint in {self.folder}; {self.describe()}. "
+            "Free some space and start again"
+        )
+
+    @contextmanager
+    def _disk_full_as_error(self) -> Iterator[None]:
+        """Raise DoesNotFit if the disk is full."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_full(error, self.folder):
                 raise
-            remove(staging)
             free = shutil.disk_usage(self.folder).free
             raise DoesNotFit(
                 f"no room for a checkpoint in {self.folder} ({format_bytes(free)} free): "

@@ -5,7 +5,9 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+
+from torch import nn
 
 from edgelm.compress.model import Model
 from edgelm.errors import MissingPackage
@@ -27,8 +29,12 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def compiled_layers(*models: Model | None, on_cpu: bool) -> Iterator[None]:
+def compiled_layers(
+    *models: Model | None, on_cpu: bool, eager: Collection[nn.Module] = ()
+) -> Iterator[None]:
     """Compile the decoder layers within the context; all layers share one compilation.
+
+    `eager` layers are not compiled: hooks do not run inside a compiled one.
 
     Raises:
         MissingPackage: no C++ compiler, which torch.compile needs on a CPU.
@@ -37,7 +43,13 @@ def compiled_layers(*models: Model | None, on_cpu: bool) -> Iterator[None]:
         raise MissingPackage(
             "compile = true needs a C++ compiler on a CPU; install g++, set CXX, or turn it off"
         )
-    layers = [layer for model in models if model is not None for layer in model.model.layers]
+    layers = [
+        layer
+        for model in models
+        if model is not None
+        for layer in model.model.layers
+        if layer not in eager
+    ]
     for layer in layers:
         layer.compile(dynamic=False)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from edgelm.compress.arithmetic import total_type
 from edgelm.compress.distillation.losses import (
     DIVERGENCES,
     LossAndGradient,
@@ -25,7 +26,10 @@ from edgelm.compress.distillation.losses import (
 )
 from edgelm.compress.head import Head
 
-_CHUNK_ELEMENTS = 1 << 24  # of one [rows, vocab] of products: 32 MiB in bf16
+# Elements of one [rows, vocab] of products: 32 MiB in bf16 for a CPU's caches, 256 MiB on a GPU,
+# where few rows would leave the units waiting for memory.
+_CHUNK_ELEMENTS = 1 << 24
+_GPU_CHUNK_ELEMENTS = 1 << 27
 _PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
 
 
@@ -95,9 +99,11 @@ class _HeadLoss(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight)
         product = torch.empty_like(weight, dtype=compute)
-        totals = torch.zeros(2, device=hidden.device, dtype=torch.float64)
-        few = max(1, _PART_ELEMENTS // vocab) if hidden.device.type == "cpu" else rows
-        for chunk in _slices(0, rows, max(1, _CHUNK_ELEMENTS // vocab)):
+        totals = torch.zeros(2, device=hidden.device, dtype=total_type(hidden.device))
+        on_cpu = hidden.device.type == "cpu"
+        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
+        few = max(1, _PART_ELEMENTS // vocab) if on_cpu else rows
+        for chunk in _slices(0, rows, max(1, elements // vocab)):
             inputs = hidden[chunk].to(compute)
             products = head.products(inputs)
             theirs = _products(target, chunk)
@@ -142,7 +148,7 @@ def _part(
         (1 - share, lambda z: _divergence(z, teacher, objective)),
         (share, lambda z: cross_entropy(z, labels)),
     ]
-    sums = torch.zeros(2, dtype=torch.float64, device=products.device)
+    sums = torch.zeros(2, dtype=total_type(products.device), device=products.device)
     total: torch.Tensor | None = None
     needed = [index for index, (part, _) in enumerate(parts) if part]
     for index in needed:

@@ -58,6 +58,12 @@ def record_states(model: Model, layers: Sequence[int]) -> Iterator[States]:
             hook.remove()
 
 
+def recorded_layers(model: Model, layers: Sequence[int]) -> set[nn.Module]:
+    """The decoder layers that contain the modules which `record_states` watches."""
+    watched = {_module(model, layer) for layer in layers}
+    return {layer for layer in model.model.layers if watched & set(layer.modules())}
+
+
 def _module(model: Model, layer: int) -> nn.Module:
     """The module whose output is the state after a layer: the next norm where there is one."""
     layers = model.model.layers

@@ -11,36 +11,49 @@ from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
 from edgelm.errors import BadInput
 
 
-class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a run; the defaults are for a few million tokens on one device.
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long and in which steps to train; shared by all trainings of a recipe.
 
-    tokens: to train on, over all steps. sequence_length: tokens per row. batch_size: rows per
-        optimizer step, over all processes. micro_batch: rows per forward pass on one process.
-        warmup: share of the steps; then learning_rate decays by a cosine to
-        `final_learning_rate`. stop_after: tokens at which to end early, on the schedule of the
-        full run. compile: compile the layers (torch.compile), which takes a minute before the
-        first step and makes the rest faster.
+    tokens: to train on, over all steps. batch_size: rows per optimizer step, over all processes.
+        micro_batch: rows per forward pass on one process.
+        warmup: share of the steps; then the learning rate decays by a cosine to
+        `final_learning_rate`. compile: compile the layers (torch.compile), which takes a minute
+        before the first step and makes the rest faster.
     """
 
     tokens: Count = 2_000_000
-    sequence_length: Count = 512
     batch_size: Count = 8
     micro_batch: Count = 8
-    learning_rate: Positive = 5e-4
     final_learning_rate: NotNegative = 1e-5
     warmup: Part = 0.03
     weight_decay: NotNegative = 0.1
     gradient_clip: Positive = 1.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    checkpoint_steps: Count = 50
+
+
+class Losses(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A schedule with what the student is trained to minimize."""
+
+    learning_rate: Positive = 5e-4
     loss: LossKind = "forward-kl"
     temperature: Positive = 1.0
     cross_entropy: Part = 0.0
     layer_map: LayerMap = ()
-    bf16: bool = True
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    checkpoint_steps: Count = 50
-    seed: Seed = 0
     stop_after: Count | None = None
+    """Tokens at which to end early, on the schedule of the full run."""
+
+
+class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of a run; the defaults are for a few million tokens on one device.
+
+    sequence_length: tokens per row. bf16: matrix products in bf16 (autocast), weights in fp32.
+    """
+
+    sequence_length: Count = 512
+    bf16: bool = True
+    seed: Seed = 0
 
     @property
     def step_tokens(self) -> int:
@@ -58,6 +71,11 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.stop_after is None:
             return self.steps
         return min(self.steps, max(1, self.stop_after // self.step_tokens))
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of the steps of this run."""
+        return self.last_step * self.step_tokens
 
     @property
     def objective(self) -> Objective:

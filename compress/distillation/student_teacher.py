@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
-from edgelm.compress.distillation.hidden_loss import HiddenLoss, LayerMap, check_map, record_states
+from edgelm.compress.distillation.hidden_loss import (
+    HiddenLoss,
+    LayerMap,
+    check_map,
+    record_states,
+    recorded_layers,
+)
 from edgelm.compress.distillation.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
@@ -69,6 +75,13 @@ class Distiller(nn.Module):
     def teacher(self) -> Model | None:
         """The teacher, if it is live."""
         return self._teacher[0]
+
+    def recorded_layers(self) -> set[nn.Module]:
+        """Decoder layers of student and teacher inside which hidden states are recorded."""
+        if self.hidden is None or self.teacher is None:
+            return set()
+        ours, theirs = zip(*self.hidden.pairs, strict=True)
+        return recorded_layers(self.student, ours) | recorded_layers(self.teacher, theirs)
 
     def forward(self, tokens: torch.Tensor, cached: TopK | Sampled | None = None) -> Losses:
         """Losses on int64 tokens [B, T]; the last position of a row predicts nothing.

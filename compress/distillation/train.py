@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgelm.compress.arithmetic import total_type
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.distillation.checkpoints import Checkpoints
 from edgelm.compress.distillation.cpu_speed import compiled_layers, keep_freed_memory
@@ -139,7 +141,8 @@ class _Run:
         )
         self.compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if settings.compile:
-            self.compiled = compiled_layers(student, live, on_cpu=on_cpu)
+            eager = distiller.recorded_layers()
+            self.compiled = compiled_layers(student, live, on_cpu=on_cpu, eager=eager)
         if on_cpu:
             keep_freed_memory()
         optimizer = _optimizer(distiller, settings)
@@ -203,7 +206,8 @@ class _Run:
             share[start : start + settings.micro_batch]
             for start in range(0, len(share), settings.micro_batch)
         ]
-        totals = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+        device = accelerator.device
+        totals = torch.zeros(4, dtype=total_type(device), device=device)
         for position, rows in enumerate(micro):
             last = position + 1 == len(micro)
             with _sync_on_last(accelerator, self.model, last):
@@ -250,10 +254,15 @@ def rows_of_step(step: int, rows: int, batch: int, seed: int) -> npt.NDArray[np.
     positions = np.arange(step * batch, (step + 1) * batch)
     found = np.empty(batch, np.int64)
     for epoch in np.unique(positions // rows).tolist():
-        order = np.random.default_rng((seed, epoch)).permutation(rows)
+        order = _epoch_order(rows, seed, epoch)
         inside = positions // rows == epoch
         found[inside] = order[positions[inside] % rows]
     return found
+
+
+@lru_cache(maxsize=2)  # a step may end one epoch and begin the next
+def _epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(rows)
 
 
 def _check_data(data: PackedTokens, settings: Distillation) -> None:

@@ -172,7 +172,7 @@ class _Totals:
 
     def add_samples(self, name: tuple[str, Any], samples: torch.Tensor) -> None:
         """Add scores of samples [B, ...], in fp64 so that a large sum does not absorb the next."""
-        samples = samples.double().cpu()
+        samples = samples.cpu().double()  # on the CPU: Apple's GPUs have no fp64
         for sums, new in ((self._sums, samples), (self._squares, samples.square())):
             sums[name] = sums.get(name, 0) + new.sum(0)
         self._counts[name] = self._counts.get(name, 0) + len(samples)

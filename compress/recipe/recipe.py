@@ -29,7 +29,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
     2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
-    continue from, instead of pruning the teacher. dtype: of the student's weights.
+    continue from, instead of pruning the teacher. dtype: of the student's weights. arithmetic: of
+    matrix products in every stage; auto measures which type this machine multiplies faster, once
+    for a run folder.
     """
 
     teacher: str
@@ -39,6 +41,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence_length: Count = 512
     max_tokens: Count | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    arithmetic: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
     target: Target = Target()
     synthesize: Synthesize | None = None
@@ -79,8 +82,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.qad:
             self.qad.check(self.target)
         self._check_batches()
+        self._check_layer_map()
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
+        if self.align:
+            self.align.request(self.seed).check()
 
     def _check_batches(self) -> None:
         """Raise BadInput before the first stage rather than hours later."""
@@ -91,6 +97,21 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"[{name}] batch_size {stage.batch_size} is not a multiple of micro_batch "
                     f"{stage.micro_batch}; change one of them"
                 )
+
+    def _check_layer_map(self) -> None:
+        if self.search and self.distill and self.distill.layer_map:
+            raise BadInput(
+                "[distill] layer_map names layers of one student, and [search] trains students of "
+                "several depths; set hidden_states = true, which maps the layers of each"
+            )
+
+    @property
+    def correction_rate(self) -> float:
+        """The learning rate of [correct]: its own, or a fifth of distillation's."""
+        assert self.correct is not None
+        if self.correct.learning_rate is not None:
+            return self.correct.learning_rate
+        return (self.distill or DistillStage()).learning_rate / 5
 
     @property
     def qad_group_size(self) -> int | None:

@@ -1,20 +1,23 @@
 """The tables of a recipe: one record per stage, and the target."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.settings import Losses, Schedule
 from edgelm.compress.distillation.teacher_cache import CacheSettings
 from edgelm.compress.pruning.importance import Reduction
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.ranges import Count, NotNegative, Positive, Share
+from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Share
 from edgelm.compress.search.settings import Budget
 from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
+
+if TYPE_CHECKING:
+    from edgelm.compress.alignment.settings import Dpo, Sft
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,16 +61,15 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
         return kernels_of(load_profile(self.name).engine(self.engine).name)
 
 
-class Correct(Stage, frozen=True, forbid_unknown_fields=True):
+class Correct(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Teacher correction: fine-tune the teacher on the distillation data first.
 
-    The learning rate is a fifth of distillation's (arXiv 2408.11796, section 3.1).
+    learning_rate: by default a fifth of distillation's (arXiv 2408.11796, section 3.1).
     """
 
     tokens: Count = 500_000
-    learning_rate: Positive = 1e-4
-    batch_size: Count = 8
     micro_batch: Count = 4
+    learning_rate: Positive | None = None
 
 
 class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
@@ -75,15 +77,15 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
 
     layers: `block_influence` (one pass for all layers), `loss` (without each layer) or `block`
     (the contiguous block whose removal costs the least). The loss is measured on `layer_samples`
-    rows of the data; with `layer_task` (see `evaluate`) the task's first figure on as many of its
-    rows is used instead.
+    rows of the data (8 by default); with `layer_task` (see `evaluate`) the task's first figure on
+    as many of its rows (500 by default: an accuracy needs more rows than a loss) is used instead.
     """
 
     samples: Count = 256
     sequence_reduction: Reduction = "mean"
     batch_reduction: Reduction = "l2"
     layers: Literal["block_influence", "loss", "block"] = "block_influence"
-    layer_samples: Count = 8
+    layer_samples: Count | None = None
     layer_task: str = ""
 
 
@@ -110,7 +112,7 @@ class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):
     size: Count | None = None
 
 
-class DistillStage(Distillation, frozen=True, forbid_unknown_fields=True):
+class DistillStage(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Distillation; with `cache` the teacher runs once over the data instead of in every step.
 
     hidden_states: add a loss on hidden states, with the paper's layer map (`default_map`); for
@@ -121,7 +123,7 @@ class DistillStage(Distillation, frozen=True, forbid_unknown_fields=True):
     cache: CacheSettings | None = None
 
 
-class Qad(Stage, frozen=True, forbid_unknown_fields=True):
+class Qad(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Quantization-aware distillation to the precision that export will use.
 
     group_size and symmetric apply to layers and head, as export's options do. By default groups
@@ -137,8 +139,6 @@ class Qad(Stage, frozen=True, forbid_unknown_fields=True):
     tokens: Count = 500_000
     learning_rate: Positive = 7e-5
     weight_decay: NotNegative = 0.0
-    batch_size: Count = 8
-    micro_batch: Count = 8
 
     def check(self, target: Target) -> None:
         """Raise BadInput for settings that the target's engine does not support."""
@@ -184,9 +184,38 @@ class Synthesize(Stage, frozen=True, forbid_unknown_fields=True):
 
 
 class Align(Stage, frozen=True, forbid_unknown_fields=True):
-    """SFT or DPO on chat data."""
+    """SFT or DPO on chat data; settings that are left out are the method's own.
+
+    batch_size: examples per step, over all processes. max_length: tokens per example. beta: of
+    DPO, how strongly it holds the student to its start.
+    """
 
     method: Literal["sft", "dpo"] = "sft"
     data: str = ""
-    epochs: Positive = 1.0
-    learning_rate: Positive = 1e-5
+    epochs: Positive | None = None
+    max_steps: Count | None = None
+    learning_rate: Positive | None = None
+    batch_size: Count | None = None
+    max_length: Count | None = None
+    warmup: Part | None = None
+    weight_decay: NotNegative | None = None
+    beta: Positive | None = None
+
+    def request(self, seed: int) -> "Sft | Dpo":
+        """The method with these settings.
+
+        Raises:
+            BadInput: a setting that the method does not have.
+        """
+        from edgelm.compress.alignment.settings import Dpo, Sft
+
+        given = {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if name not in ("method", "data") and value is not None
+        }
+        if self.method == "dpo":
+            return Dpo(**given, seed=seed)
+        if "beta" in given:
+            raise BadInput('[align] beta belongs to method = "dpo"; remove it')
+        return Sft(**given, seed=seed)

@@ -11,6 +11,12 @@ from edgelm.compress.recipe.recipe import Recipe
 from edgelm.errors import BadInput
 from edgelm.files.toml_files import convert_toml, read_toml
 
+_MOVED = {
+    ("distill", "sequence_length"): "sequence_length, at the top of the recipe",
+    ("distill", "seed"): "seed, at the top of the recipe",
+    ("distill", "bf16"): 'arithmetic = "auto", "bf16" or "fp32", at the top of the recipe',
+    ("search", "round_tokens"): "round_steps, optimizer steps of each round",
+}
 _RENAMED = {
     ("importance", "tokens"): "sequence_reduction",
     ("importance", "over_samples"): "batch_reduction",
@@ -43,6 +49,9 @@ def _check_renamed(values: dict[str, Any], path: Path) -> None:
     for (table, old), new in _RENAMED.items():
         if isinstance(fields := values.get(table), dict) and old in fields:
             raise BadInput(f"{path}: [{table}] {old} is now called {new}; rename it")
+    for (table, old), place in _MOVED.items():
+        if isinstance(fields := values.get(table), dict) and old in fields:
+            raise BadInput(f"{path}: [{table}] {old} is now {place}; move it there")
     importance = values.get("importance")
     if isinstance(importance, dict) and importance.get("layers") == "influence":
         raise BadInput(f'{path}: [importance] layers = "influence" is now "block_influence"')

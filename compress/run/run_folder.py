@@ -24,6 +24,7 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.run.distributed import is_main_process
+from edgelm.compress.run.hash_cache import HASHES, HashCache
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
@@ -62,6 +63,7 @@ class RunFolder:
         self.folder = folder
         self.report = report
         self.records: list[StageRecord] = []
+        self.hashes = HashCache(folder)
         # Other processes may start after the main one has begun to write.
         if is_main_process() and not _is_run(folder):
             raise BadInput(
@@ -165,7 +167,9 @@ class RunFolder:
         self.records.append(done.record)
 
 
-def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
+def file_hashes(
+    names: tuple[str, ...], file_hash: Callable[[Path], str] = file_sha256
+) -> dict[str, str]:
     """Hashes of the files and folders among names; other names map to themselves."""
     hashes = {}
     for name in names:
@@ -175,9 +179,9 @@ def file_hashes(names: tuple[str, ...]) -> dict[str, str]:
         if path.is_dir():
             for file in sorted(path.iterdir()):
                 if file.is_file():
-                    hashes[str(file)] = file_sha256(file)
+                    hashes[str(file)] = file_hash(file)
         else:
-            hashes[name] = file_sha256(path) if path.is_file() else name
+            hashes[name] = file_hash(path) if path.is_file() else name
     return hashes
 
 
@@ -205,7 +209,8 @@ def _is_run(folder: Path) -> bool:
         return False
     # An interrupted run may leave a stage's folder without inputs, or with partial ones.
     return any(folder.glob(f"*/*{_INPUTS}*")) or not any(
-        path.is_file() or any(path.iterdir()) for path in folder.iterdir()
+        HASHES not in path.name if path.is_file() else any(path.iterdir())
+        for path in folder.iterdir()
     )
 
 

@@ -39,7 +39,7 @@ def search(
     data: PackedTokens,
     held_out: torch.Tensor,
     settings: SearchSettings,
-    distillation: Distillation,
+    distillation: Callable[[Shape], Distillation],
     folder: Path,
     *,
     layers: LayerChoice = lambda _: None,
@@ -54,8 +54,8 @@ def search(
         data: to distill on.
         held_out: int64 tokens [B, T] that are not in `data`, to evaluate on.
         settings: of the search.
-        distillation: of the finalists; the schedule of the full run, of which the search trains
-            the beginning.
+        distillation: of a finalist of this shape: its losses and its schedule
+            (`SearchSettings.schedule`).
         folder: for the finalists' checkpoints; an interrupted search resumes from them.
         layers: which of the teacher's layers to keep, by their number (see `prune`).
         report: called with the step ("scored" or "distilled") and the table so far.
@@ -74,18 +74,30 @@ def search(
     others = sorted((one for one in scored if one not in finalists), key=lambda one: one.loss)
     unchanged, before = 0, [one.shape for one in finalists]
     for number in range(settings.kd_rounds if len(finalists) > 1 else 0):
-        stop = (number + 1) * settings.round_tokens
+        steps = (number + 1) * settings.round_steps
         finalists = [
-            _one_round(teacher, pruned(one.shape), one, data, reference, distillation, stop, folder)
+            _one_round(
+                teacher,
+                pruned(one.shape),
+                one,
+                data,
+                reference,
+                _until(steps, distillation(one.shape)),
+                folder,
+            )
             for one in finalists
         ]
         finalists.sort(key=lambda one: one.loss)
         report("distilled", [*finalists, *others])
         order = [one.shape for one in finalists]
         unchanged, before = (unchanged + 1 if order == before else 0), order
-        if unchanged >= settings.patience:
+        if unchanged >= settings.patience and steps >= settings.settled_steps:
             break
     return [*finalists, *others]
+
+
+def _until(steps: int, schedule: Distillation) -> Distillation:
+    return msgspec.structs.replace(schedule, stop_after=steps * schedule.step_tokens)
 
 
 def _one_round(
@@ -94,8 +106,7 @@ def _one_round(
     candidate: Candidate,
     data: PackedTokens,
     held_out: HeldOut,
-    distillation: Distillation,
-    stop: int,
+    settings: Distillation,
     folder: Path,
 ) -> Candidate:
     folder = folder / "-".join(map(str, msgspec.structs.astuple(candidate.shape)))
@@ -105,7 +116,6 @@ def _one_round(
     if done < len(losses):
         return msgspec.structs.replace(candidate, distilled=losses[: done + 1])
     student = student.float()
-    settings = msgspec.structs.replace(distillation, stop_after=stop)
     for _ in distill(student, teacher, data, settings, folder):
         pass
     loss = held_out.divergence(gather_full_model(student))

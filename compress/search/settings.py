@@ -2,6 +2,7 @@
 
 import msgspec
 
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.ranges import Count, CountOrZero, Share
 from edgelm.planning import PlanRequest
 
@@ -23,15 +24,30 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How wide and how long to search.
 
     candidates: shapes that are pruned and scored without training, spread over all kinds.
-    finalists: how many of them are distilled. kd_rounds: rounds of distillation, of `round_tokens`
-    each; fewer if the ranking has not changed for `patience` rounds. min_ratio: smallest value of
-    any size, relative to the teacher's.
+    finalists: how many of them are distilled, with [distill]'s losses, batches and peak learning
+    rate on a schedule of their own: `warmup_steps`, then a constant rate. kd_rounds: rounds of
+    distillation, of `round_steps` optimizer steps each; fewer if, after `settled_steps`, the
+    ranking has not changed for `patience` rounds (rankings settle after about 300 steps, arXiv
+    2407.14679, section 4). min_ratio: smallest value of any size, relative to the teacher's.
     """
 
     candidates: Count = 24
     finalists: Count = 4
     kd_rounds: CountOrZero = 6
-    round_tokens: Count = 50_000
+    round_steps: Count = 50
+    warmup_steps: CountOrZero = 10
+    settled_steps: CountOrZero = 200
     patience: Count = 2
     held_out_rows: Count = 16
     min_ratio: Share = 0.4
+
+    def schedule(self, training: Distillation) -> Distillation:
+        """The schedule of a finalist: a run's schedule would end within its warm-up."""
+        steps = max(1, self.kd_rounds * self.round_steps)
+        return msgspec.structs.replace(
+            training,
+            tokens=steps * training.step_tokens,
+            warmup=min(self.warmup_steps, steps) / steps,
+            final_learning_rate=training.learning_rate,
+            stop_after=None,
+        )

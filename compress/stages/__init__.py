@@ -21,6 +21,7 @@ __all__ = ["State", "evaluate_models", "run_stages"]
 def run_stages(state: State) -> None:
     """Run every stage of the recipe except the last one, `evaluate_models`, in order."""
     recipe = state.recipe
+    state.choose_arithmetic()
     if recipe.synthesize:
         synthesize_text(state, recipe.synthesize)
     if recipe.vocabulary:

@@ -12,7 +12,6 @@ from edgelm.compress.data.packing import pack
 from edgelm.compress.model import load_tokenizer, save_model
 from edgelm.compress.recipe.tables import Synthesize
 from edgelm.compress.run.fingerprint import tokenizer_sha256
-from edgelm.compress.run.run_folder import file_hashes
 from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record
 
 
@@ -44,7 +43,7 @@ def synthesize_text(state: State, settings: Synthesize) -> None:
             )
 
         done = synthesize(
-            state.load(state.teacher, torch.bfloat16),
+            state.load(state.teacher, state.compute),
             state.tokenizer,
             request,
             folder / "text.jsonl",
@@ -55,7 +54,7 @@ def synthesize_text(state: State, settings: Synthesize) -> None:
 
     inputs = {
         "teacher": state.teacher_key,
-        "prompts": file_hashes((prompts,) if prompts else ()),
+        "prompts": state.hashes_of(prompts or ""),
         "seed": state.recipe.seed,
     }
     folder, _ = state.run.stage("synthesize", {**inputs, **plain(settings)}, work)
@@ -113,7 +112,7 @@ def pack_rows(state: State) -> None:
     inputs = {
         "tokenizer": state.tokenizer_key,
         "data": state.data_hashes(),
-        "held_out": file_hashes((state.recipe.held_out,) if state.recipe.held_out else ()),
+        "held_out": state.hashes_of(state.recipe.held_out or ""),
         "length": state.recipe.sequence_length,
         "max_tokens": state.recipe.max_tokens,
     }

@@ -13,22 +13,18 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
-from edgelm.compress.model import save_model
+from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Align
 from edgelm.compress.run.distributed import world_size
-from edgelm.compress.run.run_folder import file_hashes, task_hashes
+from edgelm.compress.run.run_folder import task_hashes
 from edgelm.compress.stages.state import Progress, State, stage_record
 
 
 def align_student(state: State, settings: Align) -> None:
     """Fine-tune the student on chat data."""
     from edgelm.compress.alignment.align import align
-    from edgelm.compress.alignment.settings import Dpo, Sft
 
-    kind = {"sft": Sft, "dpo": Dpo}[settings.method]
-    request = kind(
-        learning_rate=settings.learning_rate, epochs=settings.epochs, seed=state.recipe.seed
-    )
+    request = settings.request(state.recipe.seed)
     context = state.source.spec.max_position_embeddings
     # The batch of a step does not depend on the number of processes.
     share = max(1, request.batch_size // world_size())
@@ -37,11 +33,12 @@ def align_student(state: State, settings: Align) -> None:
     def work(folder: Path) -> StageRecord:
         student = state.load_student()
         done = align(student, state.tokenizer, request, Path(settings.data), folder / "run")
+        student = gather_full_model(student)
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         figures = {"steps": done.steps, "examples": done.examples, "loss": done.loss}
         return stage_record("align", settings, figures)
 
-    inputs = state.inputs(settings, "student") | {"data": file_hashes((settings.data,))}
+    inputs = state.inputs(settings, "student") | {"data": state.hashes_of(settings.data)}
     folder, key = state.run.stage("align", inputs, work, collective=True)
     state.use_student(folder, key)
 
@@ -60,12 +57,14 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
     }
 
     def work(folder: Path) -> StageRecord:
-        teacher = state.load(state.teacher, torch.bfloat16)
+        dtype = _evaluated_in(state)
+        teacher = state.load(state.teacher, dtype)
         figures: dict[str, Any] = {}
         for name, path in models.items():
             if path is None:
                 continue
-            model = state.load(open_checkpoint(path), torch.bfloat16)
+            loaded = path == state.teacher.path
+            model: Model = teacher if loaded else state.load(open_checkpoint(path), dtype)
             shown = partial(_show, state.progress, name)
             compared = teacher if name in ("pruned", "student") else None
             scores = {"held-out perplexity": perplexity(model, held_out)}
@@ -89,6 +88,16 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
     inputs["files"] = task_hashes(settings.tasks)
     state.run.stage("evaluate", inputs, work)
     return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
+
+
+def _evaluated_in(state: State) -> torch.dtype:
+    """bf16 only for a student that is written in bf16, on a machine that is fast in it.
+
+    In bf16, a student of quantization-aware distillation would leave its quantization levels.
+    """
+    recipe = state.recipe
+    written_in_bf16 = recipe.dtype == "bfloat16" and not (recipe.qad and not recipe.align)
+    return state.compute if written_in_bf16 else torch.float32
 
 
 def _show(progress: Progress, who: str, what: str) -> None:

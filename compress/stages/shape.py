@@ -10,6 +10,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
+from edgelm.compress.distillation.hidden_loss import default_map
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
 from edgelm.compress.evaluation.held_out import held_out_divergence
@@ -23,7 +24,8 @@ from edgelm.compress.pruning.layer_removal import (
 )
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.recipe.tables import ImportanceSettings
+from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.run_folder import task_hashes
 from edgelm.compress.search.candidates import Candidate, CostModel, table
 from edgelm.compress.search.search import search
@@ -31,12 +33,15 @@ from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.devices.profile import load_profile
 from edgelm.files.staging import replace_file
 
+_LAYER_ROWS = 8  # of text, whose loss has a value at every position
+_LAYER_TASK_ROWS = 500  # each of which is right or wrong
+
 
 def score_importance(state: State, settings: ImportanceSettings) -> None:
     """Score heads, neurons, channels and layers on calibration rows."""
 
     def work(folder: Path) -> StageRecord:
-        model = state.load(state.teacher, torch.bfloat16)
+        model = state.load(state.teacher, state.compute)
         rows = list(calibration_rows(state.data(), settings.samples, BATCH))
         scores = score(
             model,
@@ -63,7 +68,7 @@ def search_shape(state: State) -> Shape:
     recipe = state.recipe
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
-    schedule = state.training(recipe.distill or Distillation())
+    schedule = settings.schedule(state.training(recipe.distill or DistillStage()))
     cost = CostModel(state.teacher.spec, load_profile(target.name), target.budget)
 
     def work(folder: Path) -> StageRecord:
@@ -72,22 +77,23 @@ def search_shape(state: State) -> Shape:
             if what == "distilled":
                 state.run.report(table(candidates))
 
-        teacher = state.load(state.teacher, torch.bfloat16 if schedule.bf16 else torch.float32)
+        teacher = state.load(state.teacher, state.compute)
         found = search(
             teacher,
             state.importance(),
             cost,
             state.data(),
-            state.held_out(),
+            state.selection_rows(settings.held_out_rows),
             settings,
-            schedule,
+            partial(_with_layer_map, state, schedule),
             folder / "finalists",
             layers=partial(_layers, state, teacher),
             report=report,
         )
         replace_file(folder / "candidates.json", msgspec.json.encode(found))
         state.run.report(table(found))
-        tokens = sum(len(one.distilled) for one in found) * settings.round_tokens
+        rounds = sum(len(one.distilled) for one in found)
+        tokens = rounds * settings.round_steps * schedule.step_tokens
         return stage_record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
 
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
@@ -97,6 +103,15 @@ def search_shape(state: State) -> Shape:
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])
     return state.candidates[0].shape
+
+
+def _with_layer_map(state: State, schedule: Distillation, shape: Shape) -> Distillation:
+    """The schedule with the layer map of a student of this depth, where [distill] asks for one."""
+    table = state.recipe.distill
+    if table is None or not table.hidden_states:
+        return schedule
+    layers = default_map(shape.num_hidden_layers, state.teacher.spec.num_hidden_layers)
+    return msgspec.structs.replace(schedule, layer_map=layers)
 
 
 def requested_shape(state: State) -> Shape:
@@ -145,9 +160,10 @@ def _layers(state: State, model: Model, count: int) -> list[int] | None:
     if kept is None:
         state.progress(f"importance: the loss without each block of {removed} layers")
         kept = layers_without_best_block(model, removed, _measure(state))
-        content = msgspec.json.encode(kept)
-        replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
-        replace_file(path, content)
+        if is_main_process():  # all of them find the same layers
+            content = msgspec.json.encode(kept)
+            replace_file(_hash_of(path), hashlib.sha256(content).hexdigest().encode())
+            replace_file(path, content)
     return kept
 
 
@@ -170,11 +186,13 @@ def _measure(state: State) -> Measure:
     """The loss without some layers: on text, or on the requested task."""
     settings = state.recipe.importance
     if not settings.layer_task:
-        return text_loss(list(calibration_rows(state.data(), settings.layer_samples, BATCH)))
+        rows = settings.layer_samples or _LAYER_ROWS
+        return text_loss(list(calibration_rows(state.data(), rows, BATCH)))
     tasks = parse_tasks([settings.layer_task])
+    limit = settings.layer_samples or _LAYER_TASK_ROWS
 
     def measure(model: Model) -> float:
-        scores = evaluate(model, state.tokenizer, tasks, limit=settings.layer_samples)
+        scores = evaluate(model, state.tokenizer, tasks, limit=limit)
         first = next(iter(scores.values()))
         return first.value if first.better == "lower" else -first.value
 

@@ -3,14 +3,18 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.arithmetic import TORCH_TYPES, Arithmetic, measure_arithmetic
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import Document, check_documents, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
@@ -34,6 +38,8 @@ from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows per forward pass where nothing is trained
+_REPORTED_ROWS = 64  # held-out rows behind the figures of a run
+_MOST_HELD_OUT = 512
 DATA_FILE = "tokens.npy"
 HELD_OUT_FILE = "held_out.npy"
 Progress = Callable[[str], None]
@@ -45,7 +51,7 @@ class State:
     def __init__(self, recipe: Recipe, run: RunFolder, progress: Progress) -> None:
         self.recipe, self.run, self.progress = recipe, run, progress
         self.source = open_checkpoint(recipe.teacher)
-        self.source_hash = self.source.sha256()
+        self.source_hash = self.source.sha256(run.hashes.sha256)
         self.teacher: Checkpoint = self.source
         self.original: Checkpoint = self.source  # the teacher before correction
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
@@ -60,13 +66,37 @@ class State:
         self.pruned: Path | None = None
         self.candidates: list[Candidate] = []
         self.device = device()
+        self.arithmetic: Arithmetic = "fp32"
         if recipe.student:
             self._use_existing_student(open_checkpoint(recipe.student))
 
     def _use_existing_student(self, student: Checkpoint) -> None:
         """Start from an existing student instead of pruning the teacher."""
         check_same_tokenizer(self.tokenizer, load_tokenizer(student))
-        self.student, self.student_key = student.path, student.sha256()
+        self.student, self.student_key = student.path, student.sha256(self.run.hashes.sha256)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """The type of models that are not trained, and of matrix products in training."""
+        return TORCH_TYPES[self.arithmetic]
+
+    def choose_arithmetic(self) -> None:
+        """Set the arithmetic type: the recipe's, or the faster one of this machine.
+
+        It is measured once for a run folder, so that an interrupted run resumes with the same.
+        """
+        if self.recipe.arithmetic != "auto":
+            self.arithmetic = self.recipe.arithmetic
+            return
+
+        def work(_: Path) -> StageRecord:
+            spec = self.source.spec
+            found = measure_arithmetic(self.device, spec.hidden_size, spec.intermediate_size)
+            self.run.report(f"arithmetic: {found}")
+            return stage_record("arithmetic", None, asdict(found))
+
+        self.run.stage("arithmetic", {"device": self.device.type}, work)
+        self.arithmetic = self.run.records[-1].figures["chosen"]
 
     def check(self) -> None:
         """Raise now what stages would raise hours later: unknown names, missing files."""
@@ -95,7 +125,7 @@ class State:
         known |= {
             "sequence_length": self.recipe.sequence_length,
             "seed": self.recipe.seed,
-            "bf16": bool(values.get("bf16", True)),
+            "bf16": self.arithmetic == "bf16",
         }
         distillation = Distillation(**(known | over))
         distillation.check()
@@ -108,38 +138,44 @@ class State:
 
     def text(self, document: Document) -> str:
         """A document's text; a conversation's through the chat template."""
-        if not document.messages:
-            return document.text
-        return str(self.tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+        return document.rendered(self.tokenizer)
 
     def data_hashes(self) -> dict[str, str]:
         """Hashes of the data's files."""
-        return file_hashes(self.data_sources)
+        return self.hashes_of(*self.data_sources)
+
+    def hashes_of(self, *names: str) -> dict[str, str]:
+        """Hashes of the files and folders among names; other names map to themselves."""
+        return file_hashes(names, self.run.hashes.sha256)
 
     def data(self) -> PackedTokens:
         """The rows to train on: all except held-out ones."""
         data = PackedTokens.load(self.data_folder / DATA_FILE)
-        return (
-            data if self.recipe.held_out else PackedTokens(data.rows[self._held_out_count(data) :])
-        )
+        if self.recipe.held_out:
+            return data
+        return data.without(held_out_indices(len(data)))
 
     def held_out(self) -> torch.Tensor:
-        """Held-out rows to evaluate on, int64 [B, T]."""
+        """Held-out rows whose figures are reported, int64 [B, T]."""
+        return self._held_out(_REPORTED_ROWS, offset=1)
+
+    def selection_rows(self, count: int) -> torch.Tensor:
+        """Up to `count` held-out rows that decide between candidates, int64 [B, T].
+
+        None of them is in `held_out`, unless a single row is held out: figures on the rows that a
+        choice was made on would flatter it.
+        """
+        return self._held_out(count, offset=0)
+
+    def _held_out(self, count: int, offset: int) -> torch.Tensor:
         path = self.data_folder / HELD_OUT_FILE
         if path.exists():
-            held = PackedTokens.load(path)
-            return torch.cat(
-                list(calibration_rows(held, self._evaluated_rows, self._evaluated_rows))
-            )
-        data = PackedTokens.load(self.data_folder / DATA_FILE)
-        return data.batch(range(min(self._held_out_count(data), self._evaluated_rows)))
-
-    def _held_out_count(self, data: PackedTokens) -> int:
-        return max(1, len(data) // 50)
-
-    @property
-    def _evaluated_rows(self) -> int:
-        return self.recipe.search.held_out_rows if self.recipe.search else 16
+            rows = PackedTokens.load(path)
+        else:
+            data = PackedTokens.load(self.data_folder / DATA_FILE)
+            rows = data.only(held_out_indices(len(data)))
+        half = rows.only(np.arange(len(rows))[offset::2]) if len(rows) > 1 else rows
+        return torch.cat(list(calibration_rows(half, count, count)))
 
     def importance(self) -> Importance:
         """The teacher's scores."""
@@ -153,6 +189,7 @@ class State:
             "importance": self.importance_key,
         }
         chosen = {upstream: keys[upstream], "teacher": self.teacher_key, "data": self.data_key}
+        chosen |= {"arithmetic": self.arithmetic}
         return {**chosen, "seed": self.recipe.seed, **plain(settings)}
 
     def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
@@ -183,6 +220,12 @@ class State:
     def use_student(self, folder: Path, key: str) -> None:
         """Make the result of a stage the student."""
         self.student, self.student_key = folder / "model", key
+
+
+def held_out_indices(rows: int) -> npt.NDArray[np.int64]:
+    """The rows that are held out of the data: 2%, at most 512, spread evenly over it."""
+    count = min(_MOST_HELD_OUT, max(1, rows // 50))
+    return (2 * np.arange(count) + 1) * rows // (2 * count)
 
 
 def stage_record(name: str, settings: Any, figures: dict[str, Any], tokens: int = 0) -> StageRecord:

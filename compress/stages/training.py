@@ -28,7 +28,9 @@ from edgelm.quantize.precision import Int4, Int8, describe
 
 def correct_teacher(state: State, settings: Correct) -> None:
     """Fine-tune the teacher on the data."""
-    distillation = state.training(settings, cross_entropy=1.0)
+    rate = state.recipe.correction_rate
+    inputs = state.inputs(settings, "teacher") | {"learning_rate": rate}
+    distillation = state.training(settings, cross_entropy=1.0, learning_rate=rate)
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
@@ -38,11 +40,9 @@ def correct_teacher(state: State, settings: Correct) -> None:
         after = mean_loss(model, state.held_out().split(BATCH))
         save_model(model, state.tokenizer, folder / "model", torch.float32)
         figures |= {"held_out_loss_before": before, "held_out_loss": after}
-        return stage_record("correct", settings, figures, tokens=distillation.tokens)
+        return stage_record("correct", settings, figures, tokens=distillation.trained_tokens)
 
-    folder, key = state.run.stage(
-        "correct", state.inputs(settings, "teacher"), work, collective=True
-    )
+    folder, key = state.run.stage("correct", inputs, work, collective=True)
     state.use_teacher(folder / "model", key)
 
 
@@ -56,15 +56,17 @@ def distill_student(state: State, table: DistillStage) -> None:
     cached = _cache(state, cache) if cache else None
 
     def work(folder: Path) -> StageRecord:
-        dtype = torch.bfloat16 if settings.bf16 else torch.float32
-        live = state.load(state.teacher, dtype)
-        teacher = live if cached is None else TeacherCache(cached)
         student = state.load_student()
+        teacher: Model | TeacherCache = (
+            TeacherCache(cached) if cached else state.load(state.teacher, state.compute)
+        )
         figures = _train(state, "distill", student, teacher, settings, folder)
         student = gather_full_model(student)
+        # With a cache, the teacher takes no memory while the student trains.
+        live = state.load(state.teacher, state.compute) if cached else teacher
         figures["held_out_divergence"] = held_out_divergence(student, live, state.held_out())
         save_model(student, state.tokenizer, folder / "model", torch.float32)
-        return stage_record("distill", settings, figures, tokens=settings.tokens)
+        return stage_record("distill", settings, figures, tokens=settings.trained_tokens)
 
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
     folder, key = state.run.stage("distill", inputs, work, collective=True)
@@ -75,7 +77,7 @@ def _cache(state: State, settings: CacheSettings) -> Path:
     """Store the teacher's predictions for all rows; one process writes the one file."""
 
     def work(folder: Path) -> StageRecord:
-        teacher, data = state.load(state.teacher, torch.bfloat16), state.data()
+        teacher, data = state.load(state.teacher, state.compute), state.data()
         size = cache_bytes(data, teacher.config.vocab_size, settings)
         state.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
 
@@ -100,14 +102,14 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
     inputs["precisions"] = [describe(layers), describe(head)]
 
     def work(folder: Path) -> StageRecord:
-        teacher = state.load(state.teacher, torch.bfloat16)
+        teacher = state.load(state.teacher, state.compute)
         student = state.load_student()
         figures = _train(state, "qad", student, teacher, distillation, folder, (layers, head))
         student = gather_full_model(student)
         figures["held_out_divergence"] = held_out_divergence(student, teacher, state.held_out())
         # In fp32, the only type that holds four bits times an fp16 scale exactly.
         save_model(student, state.tokenizer, folder / "model", torch.float32)
-        return stage_record("qad", settings, figures, tokens=distillation.tokens)
+        return stage_record("qad", settings, figures, tokens=distillation.trained_tokens)
 
     folder, key = state.run.stage("qad", inputs, work, collective=True)
     state.use_student(folder, key)

@@ -49,6 +49,11 @@ def listed_graph_sha256(manifest: Manifest) -> str:
     return _together(manifest.files[name].sha256 for name in names)
 
 
+def engine_files(manifest: Manifest) -> list[str]:
+    """All compiled files that the manifest names."""
+    return [file for engine in manifest.engines for file in engine.files]
+
+
 def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
     """The path of a listed file; None if the manifest does not list it.
 
@@ -89,7 +94,7 @@ def file_states(folder: Path, manifest: Manifest) -> States:
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     graph = manifest.graph
-    for name in (*graph.files, TOKENIZER, *(one.file for one in manifest.engines)):
+    for name in (*graph.files, TOKENIZER, *engine_files(manifest)):
         _check_has_entry(manifest, name)
     for name in _OPTIONAL:
         if name not in manifest.files and os.path.lexists(folder / name):

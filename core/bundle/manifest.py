@@ -78,11 +78,15 @@ class CacheContract(msgspec.Struct, frozen=True):
 
 
 class GraphSegment(msgspec.Struct, frozen=True):
-    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name."""
+    """Consecutive layers of a graph in a file of their own: what it takes and gives, by name.
+
+    `weight_bytes` are those of its matrices and tables, in the file that all segments share.
+    """
 
     file: str
     inputs: tuple[TensorName, ...]
     outputs: tuple[TensorName, ...]
+    weight_bytes: Bytes = 0
 
 
 class GraphContract(msgspec.Struct, frozen=True):
@@ -183,6 +187,13 @@ class EngineRequirement(msgspec.Struct, frozen=True):
     compute_capabilities: tuple[ComputeCapability, ...] = msgspec.field(default=(), name="sms")
 
 
+class EngineFile(msgspec.Struct, frozen=True):
+    """A compiled engine on disk, and the file that stores its kernels compiled at run time."""
+
+    file: str
+    runtime_cache: str = ""
+
+
 class CompiledEngine(msgspec.Struct, frozen=True):
     """An engine compiled from the graph, with everything needed to compile it again.
 
@@ -190,7 +201,8 @@ class CompiledEngine(msgspec.Struct, frozen=True):
     that it runs on, `graph_sha256` the hash of its graph. Its first profile takes 1 to
     `prefill_chunk` tokens, the second one, if there is one, a single token. `runtime_cache` names
     the file that stores kernels compiled at run time. `machine` and `power_mode` say where the
-    engine was compiled.
+    engine was compiled. Of a graph in segments it is the first segment's, and `later_segments` are
+    those of the others.
     """
 
     file: str
@@ -204,6 +216,17 @@ class CompiledEngine(msgspec.Struct, frozen=True):
     power_mode: str = ""
     runtime_cache: str = ""
     gate: GateResult | None = None
+    later_segments: tuple[EngineFile, ...] = ()
+
+    @property
+    def parts(self) -> tuple[EngineFile, ...]:
+        """One for each of the graph's parts."""
+        return (EngineFile(self.file, self.runtime_cache), *self.later_segments)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The compiled files, without those for kernels compiled at run time."""
+        return tuple(part.file for part in self.parts)
 
 
 class GraphCheck(msgspec.Struct, frozen=True):

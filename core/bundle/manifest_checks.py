@@ -49,10 +49,10 @@ def check_manifest(manifest: Manifest) -> None:
 def _check_names(manifest: Manifest) -> None:
     for name in (*manifest.graph.files, *manifest.files):
         check_name(name)
-    for engine in manifest.engines:
-        check_engine_name(engine.file, suffix=".engine")
-        if engine.runtime_cache:
-            check_engine_name(engine.runtime_cache, suffix=".cache")
+    for part in (part for engine in manifest.engines for part in engine.parts):
+        check_engine_name(part.file, suffix=".engine")
+        if part.runtime_cache:
+            check_engine_name(part.runtime_cache, suffix=".cache")
 
 
 def _check_spec(spec: DecoderSpec) -> None:
@@ -123,8 +123,9 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
 
 
 def _check_engines(manifest: Manifest) -> None:
-    names = [engine.file for engine in manifest.engines]
-    names += [engine.runtime_cache for engine in manifest.engines if engine.runtime_cache]
+    parts = [part for engine in manifest.engines for part in engine.parts]
+    names = [part.file for part in parts]
+    names += [part.runtime_cache for part in parts if part.runtime_cache]
     _check_unique(names, "two engines have the file")
 
 

@@ -92,8 +92,11 @@ class Checkpoint:
         """Whether the source is one GGUF file."""
         return self.path.is_file()
 
-    def sha256(self) -> str:
+    def sha256(self, file_hash: Callable[[Path], str] = file_sha256) -> str:
         """SHA-256 of the weights: of the one file, or of the hashes of all shards.
+
+        Args:
+            file_hash: of a file, in hex; for callers that remember hashes.
 
         Raises:
             BadCheckpoint: a file was changed after opening.
@@ -101,7 +104,7 @@ class Checkpoint:
         hashes = []
         for path in self.weight_files:
             check_unchanged(path, self._stamps.get(path))
-            hashes.append(file_sha256(path))
+            hashes.append(file_hash(path))
             check_unchanged(path, self._stamps.get(path))
         if len(hashes) == 1:
             return hashes[0]

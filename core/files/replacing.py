@@ -8,7 +8,10 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from edgelm.files.locks import try_lock
 
@@ -31,10 +34,24 @@ def replace_file(target: Path, content: bytes, *, mode: int = 0o666) -> None:
     Raises:
         OSError: it cannot be written; the old file is unchanged.
     """
+    with replacing(target, mode=mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(target: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """As `replace_file`, for content that is written piece by piece.
+
+    The file appears when the context ends; after an exception in it, the old one is unchanged.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _write(target, content, mode)
+        with _writing(target, mode) as file:
+            yield file
     except OSError as error:
         if error.errno:
             error.filename, error.filename2 = str(target), None  # not the hidden name
@@ -91,11 +108,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(target: Path, content: bytes, mode: int) -> None:
+@contextmanager
+def _writing(target: Path, mode: int) -> Iterator[IO[bytes]]:
     staging, handle, locked = _new_file(target, mode)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             if locked:  # while locked: otherwise it would look abandoned

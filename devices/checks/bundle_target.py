@@ -32,6 +32,7 @@ def bundle_target(context: Context) -> Verdict | None:
         return unknown(
             f"whether this machine fits: {needed}",
             why=f"the GPU's compute capability is not known ({context.unread('SM of')})",
+            fix="compare with `nvidia-smi --query-gpu=compute_cap --format=csv`",
         )
     return ok(f"{needed}; {here}")
 

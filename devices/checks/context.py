@@ -68,5 +68,13 @@ class Context:
         return "detection did not find it"
 
 
+# What to do where detection could not read something of a Jetson.
+MOUNT_FILES = (
+    "in a container, mount what detection reads (docker run -v /etc/nv_tegra_release:/etc/"
+    "nv_tegra_release:ro -v /etc/nvpmodel.conf:/etc/nvpmodel.conf:ro -v /var/lib/nvpmodel:/var/lib/"
+    "nvpmodel:ro); otherwise run the doctor on the system itself, as root if need be"
+)
+
+
 # None where a check does not apply to the machine.
 Check = Callable[[Context], Verdict | None]

@@ -38,7 +38,11 @@ def instructions(context: Context) -> Verdict | None:
     """Whether the CPU has instructions for 8-bit dot products."""
     isa = {name.lower().replace("_", "").replace("-", "") for name in context.machine.cpu.isa}
     if not isa:
-        return unknown("which instructions the CPU has", why=context.unread("processor"))
+        return unknown(
+            "which instructions the CPU has",
+            why=context.unread("processor"),
+            fix="`lscpu` lists them as flags: avx2, avx_vnni or avx512_vnni on x86, asimddp on Arm",
+        )
     x86 = context.machine.system.split()[-1].lower() in _X86
     found = isa & _DOT_PRODUCTS["x86" if x86 else "arm"]
     if found:

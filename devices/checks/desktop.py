@@ -46,7 +46,11 @@ def desktop(context: Context) -> Verdict | None:
     try:
         target = context.probes.run(["systemctl", "get-default"]).strip()
     except OSError as reason:
-        return unknown("whether the machine starts a desktop", why=str(reason))
+        return unknown(
+            "whether the machine starts a desktop",
+            why=str(reason),
+            fix="on the system itself, not in a container: systemctl get-default",
+        )
     if target == "graphical.target":
         return ok("no desktop is running now; the machine starts one at boot")
     return ok(f"no desktop is running; the machine boots into {target}")

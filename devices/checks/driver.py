@@ -6,7 +6,7 @@ later minor ones. On a Jetson CUDA comes with JetPack, and the driver's number m
 
 import re
 
-from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.context import MOUNT_FILES, Context
 from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.onnxruntimes import folder
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown
@@ -53,12 +53,17 @@ def _wanted(context: Context) -> dict[str, int]:
 def _compare_driver(context: Context, package: str, major: int) -> Verdict:
     drivers = [gpu.driver for gpu in context.machine.gpus if gpu.driver]
     if not drivers:
-        return unknown("the version of the GPU driver", why=context.unread("GPU"))
+        return unknown(
+            "the version of the GPU driver",
+            why=context.unread("GPU"),
+            fix="`nvidia-smi` prints it, where the driver works (a container needs --gpus all)",
+        )
     least = _MIN_DRIVER.get(major)
     if least is None:
         return unknown(
             f"whether driver {drivers[0]} is new enough for {package}",
             why=f"the driver that CUDA {major} needs is not in the table",
+            fix=f"`nvidia-smi` prints the CUDA that the driver supports; expected {major} or newer",
         )
     if numbers(drivers[0])[0] >= least:
         return ok(f"driver {drivers[0]} runs CUDA {major} ({package})")
@@ -74,7 +79,11 @@ def _compare_jetpack(context: Context, package: str, major: int) -> Verdict:
     jetson = context.machine.jetson
     release = jetpack_of(jetson.l4t) if jetson and jetson.l4t else None
     if release is None:
-        return unknown("the CUDA version of this JetPack", why=context.unread("Jetson Linux"))
+        return unknown(
+            "the CUDA version of this JetPack",
+            why=context.unread("Jetson Linux"),
+            fix=MOUNT_FILES,
+        )
     if numbers(release.cuda)[0] >= major:
         return ok(f"JetPack {release.jetpack} has CUDA {release.cuda}, {package} needs {major}")
     remove = f"pip uninstall -y {package}"

@@ -1,12 +1,18 @@
 """Whether the Jetson's system software works with edgelm."""
 
-from edgelm.devices.checks.context import Context
+from edgelm.devices.checks.context import MOUNT_FILES, Context
 from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
 from edgelm.devices.detection.jetpack import jetpack_of
+from edgelm.devices.detection.modules import unsupported
 
 _OLDEST_TENSORRT = (10, 3)  # that of the decomposed dialect
 _XAVIER = "tegra194"
+_NEXT_BOARD = (
+    "use an Orin or a Thor; the CPU runs bundles exported with --target cpu if you install Python "
+    "3.10 or newer"
+)
+_XAVIER_TOOLS = "; NVIDIA's trtexec may compile an exported graph, see docs/targets.md#xavier"
 _UPGRADE = (
     "in /etc/apt/sources.list.d/nvidia-l4t-apt-source.list replace r36.4 by r36.5, then: "
     "sudo apt update && sudo apt dist-upgrade && sudo apt install nvidia-jetpack && sudo reboot"
@@ -19,7 +25,7 @@ def nvmap(context: Context) -> Verdict | None:
     if jetson is None:
         return None
     if jetson.l4t is None:
-        return unknown("the L4T release", why=context.unread("Jetson Linux"))
+        return unknown("the L4T release", why=context.unread("Jetson Linux"), fix=MOUNT_FILES)
     if numbers(jetson.l4t)[:3] != (36, 4, 7):
         return ok(f"L4T {jetson.l4t} does not have the NvMap allocation bug of 36.4.7")
     return error(
@@ -35,21 +41,27 @@ def release(context: Context) -> Verdict | None:
     jetson = context.machine.jetson
     if jetson is None:
         return None
-    known = jetpack_of(jetson.l4t) if jetson.l4t else None
-    name = known.jetpack if known else jetson.jetpack
-    if jetson.soc == _XAVIER:
+    if reason := unsupported(jetson):
         return warning(
-            f"{jetson.model} is a Xavier; JetPack 5 ({name or 'release unknown'}) is its last",
-            why="its TensorRT 8.5 cannot build edgelm's graphs, and there will be no newer one",
-            fix="run bundles for the CPU (edge-export --target cpu), or use an Orin or a Thor",
+            f"edgelm does not run on the GPU of {jetson.model}",
+            why=reason,
+            fix=_NEXT_BOARD + (_XAVIER_TOOLS if jetson.soc == _XAVIER else ""),
         )
+    known = jetpack_of(jetson.l4t) if jetson.l4t else None
     if known is None:
         return unknown(
             f"which JetPack L4T {jetson.l4t or '(unknown)'} belongs to",
-            why="it is not in the table" if jetson.l4t else context.unread("Jetson Linux"),
+            why="its major number is not in the table"
+            if jetson.l4t
+            else context.unread("Jetson Linux"),
+            fix="`apt show nvidia-jetpack` and `dpkg -l 'libnvinfer*'` name JetPack and TensorRT; "
+            "edgelm needs TensorRT 10.3 or newer"
+            if jetson.l4t
+            else MOUNT_FILES,
         )
     if numbers(known.tensorrt) >= _OLDEST_TENSORRT:
-        return ok(f"JetPack {known.jetpack} includes TensorRT {known.tensorrt}")
+        nearest = f" (the nearest to L4T {jetson.l4t} in the table)" if known.nearest else ""
+        return ok(f"JetPack {known.jetpack}{nearest} includes TensorRT {known.tensorrt}")
     return warning(
         f"JetPack {known.jetpack} includes TensorRT {known.tensorrt}; expected 10.3 or newer",
         why="TensorRT before 10.3 cannot build edgelm's graphs",

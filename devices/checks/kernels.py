@@ -68,6 +68,7 @@ def onnxruntime_kernels(context: Context) -> Verdict | None:
         return unknown(
             f"which kernels onnxruntime-gpu {version} has",
             why=f"no fat binary was found in {CUDA_LIBRARY}",
+            fix=f"run a bundle with it once; if that fails: {gpu_wheel(context)}",
         )
     return _compare(context, f"onnxruntime-gpu {version}", targets, gpu_wheel(context))
 
@@ -106,6 +107,8 @@ def _compare(context: Context, package: str, targets: Iterable[str], fix: str) -
         return unknown(
             f"whether {package} has kernels for this GPU; it has {names}",
             why=f"the GPU's compute capability is not known ({context.unread('SM of')})",
+            fix="`nvidia-smi --query-gpu=compute_cap --format=csv` prints it; one of the package's "
+            "kernels must be for it",
         )
     jetson = context.machine.jetson is not None
     answers = {sm: covers(targets, sm, jetson=jetson) for sm in context.compute_capabilities}

@@ -65,7 +65,11 @@ def gpu_provider(context: Context) -> Verdict | None:
         return ok(f"the bundle runs with {context.manifest.engine.name}: no GPU provider is needed")
     answer = _ask(context)
     if answer.failure:
-        return unknown("onnxruntime's providers", why=answer.failure)
+        return unknown(
+            "onnxruntime's providers",
+            why=answer.failure,
+            fix="repair the import of onnxruntime first (see onnxruntime.import)",
+        )
     offered = ", ".join(answer.providers)
     if _GPU_PROVIDERS.intersection(answer.providers):
         return ok(f"onnxruntime has {offered}")

@@ -32,7 +32,11 @@ def telemetry(context: Context) -> Verdict | None:
         )
     libraries = sorted((folder(context) / "capi").glob("*onnxruntime*.so*"))
     if not libraries:
-        return unknown(f"whether {name} sends usage data", why="its library was not found")
+        return unknown(
+            f"whether {name} sends usage data",
+            why="its library was not found",
+            fix=f"{_SWITCH}=1 switches it off; reinstall the package if sessions fail too",
+        )
     if not any(_contains(library, _ENDPOINT) for library in libraries):
         return ok(f"{name} is built without telemetry")
     value = context.variable(_SWITCH)

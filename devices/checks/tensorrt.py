@@ -9,11 +9,20 @@ from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.onnxruntimes import folder
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
+from edgelm.devices.detection.jetpack import jetpack_of
+from edgelm.devices.detection.modules import unsupported
 from edgelm.devices.tensorrt_versions import RTX
 
 _PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _RTX_PACKAGES = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 _PROVIDER = "capi/libonnxruntime_providers_tensorrt.so"
+_OLDEST_JETPACK = (6, 1)  # the first with TensorRT 10
+_ENVIRONMENT = "/usr/bin/python3 -m venv --system-site-packages ENV"
+_NO_TENSORRT = (
+    "install JetPack 6.1 or newer if the board can have it (Orin, Thor): this JetPack's TensorRT "
+    "builds none of edgelm's graphs; or run bundles exported with --target cpu, with Python 3.10 "
+    "or newer"
+)
 _REBUILD = "export it again for a target with the {} dialect (edge-export --list-targets)"
 
 
@@ -71,6 +80,8 @@ def jetpack_support(context: Context) -> Verdict | None:
             return unknown(
                 f"whether TensorRT {version} is supported here; it needs JetPack 7.2.2",
                 why=f"JetPack is {jetson.jetpack or 'not known'}; its point release is unknown",
+                fix="`apt show nvidia-jetpack` prints the release; before 7.2.2: sudo apt install "
+                "tensorrt python3-libnvinfer",
             )
         if release >= (7, 2, 2):
             return ok(f"TensorRT {version} is supported on JetPack {jetson.jetpack}")
@@ -92,7 +103,9 @@ def onnxruntime_link(context: Context) -> Verdict | None:
     linked = re.search(rb"libnvinfer\.so\.(\d+)", library)
     if linked is None:
         return unknown(
-            "which TensorRT onnxruntime-gpu needs", why=f"{_PROVIDER} does not name its library"
+            "which TensorRT onnxruntime-gpu needs",
+            why=f"{_PROVIDER} does not name its library",
+            fix="nothing to do unless a program of yours uses that provider",
         )
     major = int(linked[1])
     if numbers(version)[0] == major:
@@ -116,39 +129,66 @@ def _rtx(context: Context) -> Verdict:
 
 
 def _absent(context: Context, name: str) -> Verdict:
-    system = context.version("python3-libnvinfer")  # as dpkg calls it, on a Jetson
-    if system:
-        return error(
-            f"TensorRT {system} is installed for the system's Python, but not visible in this "
-            "environment",
-            why="TensorRT compiles the bundle's graph into an engine on this machine",
-            fix=_how_to_see(context),
+    bindings = context.version("python3-libnvinfer")  # as dpkg calls it, on a Jetson
+    library = _library(context)
+    why = "TensorRT compiles the bundle's graph into an engine on this machine"
+    if bindings:
+        what = (
+            f"TensorRT {bindings} is installed for the system's Python, but not visible in this "
+            "environment"
         )
+        return error(what, why=why, fix=_how_to_see(context))
+    if library:
+        what = f"TensorRT {library} is installed without its Python bindings"
+        return error(what, why=why, fix=_how_to_bind(context))
     return error(
         f"TensorRT is not installed; the bundle's {name} dialect needs it",
-        why="TensorRT compiles the bundle's graph into an engine on this machine",
+        why=why,
         fix=_how_to_get(context, name),
     )
 
 
+def _library(context: Context) -> str | None:
+    """The version of Debian's libnvinfer, whatever its major number."""
+    packages = context.machine.packages.items()
+    return next((version for name, version in packages if name.startswith("libnvinfer")), None)
+
+
 def _how_to_see(context: Context) -> str:
-    jetpack = (context.machine.jetson and context.machine.jetson.jetpack) or ""
-    if jetpack.startswith("5"):  # Python 3.8, and a TensorRT that builds none of the graphs
-        return (
-            f"run bundles for the CPU: JetPack {jetpack} has TensorRT for an older Python than "
-            "edgelm needs"
-        )
+    if _is_too_old(context):
+        return _NO_TENSORRT
+    return f"create the environment again with the system's Python: {_ENVIRONMENT}"
+
+
+def _how_to_bind(context: Context) -> str:
+    if _is_too_old(context):
+        return _NO_TENSORRT
     return (
-        "create the environment again with the system's Python: /usr/bin/python3 -m venv "
-        "--system-site-packages ENV"
+        "sudo apt install python3-libnvinfer, and create the environment with the system's Python, "
+        f"which they are for: {_ENVIRONMENT}"
     )
 
 
 def _how_to_get(context: Context, name: str) -> str:
     if context.machine.jetson:
-        return "sudo apt install tensorrt python3-libnvinfer"
+        if _is_too_old(context):
+            return _NO_TENSORRT
+        return (
+            "sudo apt install tensorrt python3-libnvinfer, and create the environment with the "
+            f"system's Python: {_ENVIRONMENT}"
+        )
     version = ">=10.16" if name == "standard" else ">=10.3,<10.16"
     return f"pip install 'tensorrt-cu13{version}'"
+
+
+def _is_too_old(context: Context) -> bool:
+    """Whether JetPack's TensorRT builds none of the graphs, and JetPack's Python runs no edgelm."""
+    jetson = context.machine.jetson
+    if jetson is None:
+        return False
+    release = jetpack_of(jetson.l4t) if jetson.l4t else None
+    name = jetson.jetpack or (release.jetpack if release else "")
+    return unsupported(jetson) is not None or (bool(name) and numbers(name) < _OLDEST_JETPACK)
 
 
 def _first(context: Context, packages: tuple[str, ...]) -> str | None:

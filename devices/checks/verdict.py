@@ -13,7 +13,7 @@ class Verdict(msgspec.Struct, frozen=True):
     error    something will fail, or silently run in the wrong place
     warning  it works, but more slowly or with less memory than it could
     ok       no problem; `why` and `fix` are empty
-    unknown  the check could not be made; `why` gives the reason
+    unknown  the check could not be made; `why` gives the reason, `fix` what makes it possible
     """
 
     severity: Severity
@@ -37,6 +37,6 @@ def ok(what: str) -> Verdict:
     return Verdict("ok", what)
 
 
-def unknown(what: str, *, why: str, fix: str = "") -> Verdict:
-    """The check could not be made; `why` gives the reason."""
+def unknown(what: str, *, why: str, fix: str) -> Verdict:
+    """The check could not be made; `why` gives the reason, `fix` what makes it possible."""
     return Verdict("unknown", what, why, fix)

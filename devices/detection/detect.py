@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import structs
 
+from edgelm.devices.detection.chassis import is_laptop
 from edgelm.devices.detection.cpu import read_cpu, read_memory
 from edgelm.devices.detection.jetson import integrated_gpu, read_jetson
-from edgelm.devices.detection.machine import Gpu, Jetson, Machine, Unread
-from edgelm.devices.detection.modules import jetson_profiles
+from edgelm.devices.detection.machine import DetectedGpu, Jetson, Machine, Unread
+from edgelm.devices.detection.modules import jetson_profiles, unsupported
 from edgelm.devices.detection.nvidia import UNREAD_GPU, gpu_profile, read_gpus
 from edgelm.devices.detection.probes import Probes, reason
 from edgelm.devices.profile import profile_names
@@ -33,6 +34,10 @@ _PACKAGES = (
     "nvidia-ml-py",
 )
 _APT_TENSORRT = r"(?m)^(libnvinfer\d+|python3-libnvinfer) (\d[\d.]*)"
+_OTHER_WAYS = (
+    "plan with --target and the name of a similar device (edge-devices list) and --max-memory, or "
+    "write a profile: docs/devices.md"
+)
 _HERE = Probes()
 
 
@@ -51,7 +56,7 @@ def detect(probes: Probes = _HERE, known: Collection[str] | None = None) -> Mach
         fitting = jetson_profiles(jetson, memory.physical_bytes)
         profile = next((name for name in fitting if name in known), None)
     elif gpus or of_gpus:  # a GPU that cannot be read still exists
-        profile = next(filter(None, (gpu_profile(gpu, known) for gpu in gpus)), None)
+        profile = _of_largest(gpus, known, laptop=is_laptop(probes))
     else:
         profile = "cpu"
     unread = [*of_jetson, *of_cpu, *of_memory, *of_gpus, *of_packages]
@@ -91,6 +96,13 @@ def describe(machine: Machine) -> str:
     return "\n".join(lines)
 
 
+def _of_largest(gpus: Sequence[DetectedGpu], known: Collection[str], *, laptop: bool) -> str | None:
+    """The profile of the GPU with the most memory, of those that have one."""
+    ranked = sorted(gpus, key=lambda gpu: gpu.memory_bytes or 0, reverse=True)
+    profiles = (gpu_profile(gpu, known, laptop=laptop) for gpu in ranked)
+    return next(filter(None, profiles), None)
+
+
 def _read_packages(probes: Probes, jetson: Jetson | None) -> tuple[dict[str, str], list[Unread]]:
     """Installed distributions, and on a Jetson JetPack's TensorRT."""
     versions = {name: probes.version(name) for name in _PACKAGES}
@@ -110,14 +122,19 @@ def _of_driver(unread: Unread) -> Unread:
     return structs.replace(unread, what="GPU driver") if unread.what == UNREAD_GPU else unread
 
 
-def _no_profile(jetson: Jetson | None, gpus: Sequence[Gpu], known: Collection[str]) -> Unread:
+def _no_profile(
+    jetson: Jetson | None, gpus: Sequence[DetectedGpu], known: Collection[str]
+) -> Unread:
+    where = "devices/profiles"
+    if jetson and (why := unsupported(jetson)):
+        return Unread("profile", where, f"edgelm does not run on it: {why}")
     if not gpus:
-        return Unread("profile", "devices/profiles", "the GPU could not be read")
-    name = jetson.model if jetson else gpus[0].name
+        return Unread("profile", where, f"the GPU could not be read; {_OTHER_WAYS}")
+    name = jetson.model if jetson else max(gpus, key=lambda gpu: gpu.memory_bytes or 0).name
     words = "-".join(name.lower().split())
     near = difflib.get_close_matches(words, known, n=3, cutoff=0.4)
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    return Unread("profile", "devices/profiles", f"none matches {name!r}{hint}")
+    return Unread("profile", where, f"none matches {name!r}{hint}; {_OTHER_WAYS}")
 
 
 def _jetson_rows(jetson: Jetson) -> list[tuple[str, str]]:
@@ -136,7 +153,7 @@ def _jetson_rows(jetson: Jetson) -> list[tuple[str, str]]:
     ]
 
 
-def _gpu_line(gpu: Gpu) -> str:
+def _gpu_line(gpu: DetectedGpu) -> str:
     return _join(
         [
             gpu.name,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgelm.devices.detection.jetpack import jetpack_of
-from edgelm.devices.detection.machine import Gpu, Jetson, Unread
+from edgelm.devices.detection.jetpack import JetPack, jetpack_of
+from edgelm.devices.detection.machine import DetectedGpu, Jetson, Unread
 from edgelm.devices.detection.modules import BOARDS, SOCS, module_of
 from edgelm.devices.detection.probes import Probes, reason
 
@@ -26,8 +26,11 @@ _POWER_MODES = "/etc/nvpmodel.conf"
 _POWER_STATUS = "/var/lib/nvpmodel/status"
 _SOC0 = "/sys/devices/soc0"
 _DEVFREQ = "/sys/class/devfreq"
-# JetPack 5, JetPack 5 on Xavier, Orin since JetPack 6, Thor.
-_GPU_CLOCKS = ("17000000.ga10b", "17000000.gv11b", "17000000.gpu", "gpu-gpc-0")
+# JetPack 5, JetPack 5 on Xavier, Orin since JetPack 6, Thor, TX2, Nano.
+GPU_CLOCKS = (
+    *("17000000.ga10b", "17000000.gv11b", "17000000.gpu", "gpu-gpc-0"),
+    *("17000000.gp10b", "57000000.gpu"),
+)
 # Newer kernels show it to all users, older ones only to root.
 _MEMORY_CLOCKS = (f"{_DEVFREQ}/bwmgr/cur_freq", "/sys/kernel/debug/bpmp/debug/clk/emc/rate")
 
@@ -41,10 +44,8 @@ def read_jetson(probes: Probes) -> tuple[Jetson | None, list[Unread]]:
         return None, []
     l4t = _read_l4t(probes, unread)
     release = jetpack_of(l4t) if l4t else None
-    if l4t and not release:
-        unread.append(
-            Unread("JetPack", _RELEASE, f"Jetson Linux {l4t} belongs to no known JetPack")
-        )
+    if l4t and (release is None or release.nearest):
+        unread.append(Unread("JetPack", _RELEASE, _unlisted(l4t, release)))
     jetson = Jetson(
         model=model or "NVIDIA Jetson",
         part=_read_part(probes, unread),
@@ -55,7 +56,9 @@ def read_jetson(probes: Probes) -> tuple[Jetson | None, list[Unread]]:
     return _with_clocks(probes, _with_power_mode(probes, jetson, unread), unread), unread
 
 
-def integrated_gpu(jetson: Jetson, memory_bytes: int, listed: Sequence[Gpu]) -> list[Gpu]:
+def integrated_gpu(
+    jetson: Jetson, memory_bytes: int, listed: Sequence[DetectedGpu]
+) -> list[DetectedGpu]:
     """All GPUs, the module's own first, with figures that NVML does not report filled in.
 
     NVML of a Jetson reports few figures, and before JetPack 6 it does not exist.
@@ -64,7 +67,7 @@ def integrated_gpu(jetson: Jetson, memory_bytes: int, listed: Sequence[Gpu]) -> 
     module = module_of(jetson.part)
     own = next((gpu for gpu in listed if gpu.memory_kind == "shared"), None)
     others = [gpu for gpu in listed if gpu is not own]
-    base = own or Gpu(name=soc.gpu if soc else "GPU of the Jetson")
+    base = own or DetectedGpu(name=soc.gpu if soc else "GPU of the Jetson")
     release = jetpack_of(jetson.l4t) if jetson.l4t else None
     completed = msgspec.structs.replace(
         base,
@@ -77,6 +80,12 @@ def integrated_gpu(jetson: Jetson, memory_bytes: int, listed: Sequence[Gpu]) -> 
         max_clock_mhz=jetson.gpu_max_clock_mhz or base.max_clock_mhz,
     )
     return [completed, *others]
+
+
+def _unlisted(l4t: str, release: JetPack | None) -> str:
+    if release is None:
+        return f"Jetson Linux {l4t} belongs to no known JetPack; `apt show nvidia-jetpack` names it"
+    return f"Jetson Linux {l4t} is not in the table; taken for JetPack {release.jetpack}"
 
 
 def _read_soc(probes: Probes, unread: list[Unread]) -> str | None:
@@ -163,7 +172,7 @@ def _ask_nvpmodel(probes: Probes) -> tuple[int, str] | None:
 
 
 def _with_clocks(probes: Probes, jetson: Jetson, unread: list[Unread]) -> Jetson:
-    folders = (f"{_DEVFREQ}/{name}" for name in _GPU_CLOCKS)
+    folders = (f"{_DEVFREQ}/{name}" for name in GPU_CLOCKS)
     gpu = next((folder for folder in folders if os.path.isdir(probes.path(folder))), None)
     current = highest = None
     if gpu:

@@ -24,10 +24,12 @@ class Cpu(msgspec.Struct, frozen=True):
     isa: tuple[str, ...] = ()
 
 
-class Gpu(msgspec.Struct, frozen=True):
+class DetectedGpu(msgspec.Struct, frozen=True):
     """One NVIDIA GPU. None is unknown; `sm` is the compute capability times ten (8.7 is 87).
 
-    `memory_bytes` is its own memory, or with `memory_kind` shared the machine's.
+    `memory_bytes` is its own memory, or with `memory_kind` shared the machine's. `power_limit_w`
+    is the limit in force, `max_power_limit_w` the highest that may be set. With `mig` the GPU is
+    divided, and the figures are those of the one part that this process may use.
     """
 
     name: str
@@ -39,6 +41,9 @@ class Gpu(msgspec.Struct, frozen=True):
     cuda: str | None = None
     power_limit_w: float | None = None
     max_clock_mhz: float | None = None
+    default_power_limit_w: float | None = None
+    max_power_limit_w: float | None = None
+    mig: bool = False
 
 
 class Jetson(msgspec.Struct, frozen=True):
@@ -69,7 +74,7 @@ class Machine(msgspec.Struct, frozen=True):
     memory_bytes: int
     available_bytes: int
     cpu: Cpu
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[DetectedGpu, ...] = ()
     jetson: Jetson | None = None
     packages: dict[str, str] = {}
     profile: str | None = None

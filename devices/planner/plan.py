@@ -12,6 +12,7 @@ from edgelm.cli import format_bytes
 from edgelm.devices.kernels import cache_notes, check_shape, kernels_of
 from edgelm.devices.planner import cost
 from edgelm.devices.planner.coefficients import coefficients_for
+from edgelm.devices.planner.device_notes import device_notes
 from edgelm.devices.planner.memory_need import build_bytes, workspace_bytes
 from edgelm.devices.planner.work import Work, work_of
 from edgelm.devices.profile import Engine, PowerMode, Profile
@@ -75,19 +76,29 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
     plans = [
         _estimate(spec, profile, msgspec.structs.replace(request, precision=precision, kv=kv))
         for precision in precisions
-        for kv in _caches(engine, precision, request.kv)
+        for kv in _caches(spec, engine, precision, request.kv)
     ]
     return sorted(plans, key=_rank)
 
 
-def _caches(engine: Engine, precision: str, asked: KvType | None) -> tuple[KvType, ...]:
+def _caches(
+    spec: DecoderSpec, engine: Engine, precision: str, asked: KvType | None
+) -> tuple[KvType, ...]:
     if asked is not None:
         return (asked,)
     # A quantized cache beside unquantized weights is never a default.
     if precision == "fp32" and "fp32" in engine.kv:
         return ("fp32",)
     whole = precision in ("fp32", "fp16", "bf16")
-    return tuple(kv for kv in engine.kv if not (whole and kv in EIGHT_BIT_KV))
+    other = _other_16_bits(spec, engine, precision)
+    return tuple(kv for kv in engine.kv if kv != other and not (whole and kv in EIGHT_BIT_KV))
+
+
+def _other_16_bits(spec: DecoderSpec, engine: Engine, precision: str) -> KvType | None:
+    """The 16-bit cache that is no default where the engine has both: they cost the same."""
+    if not {"fp16", "bf16"} <= set(engine.kv):
+        return None
+    return "fp16" if precision == "bf16" or spec.norm_plus_one else "bf16"
 
 
 def _rank(plan: Plan) -> tuple[float, ...]:
@@ -165,7 +176,7 @@ def _estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan
         fits=fits,
         fast_enough=floor is None or step.per_second(request.batch).value >= floor,
         basis=how.source,
-        notes=cache_notes(spec, engine.name, kv),
+        notes=(*cache_notes(spec, engine.name, kv), *device_notes(profile)),
     )
 
 

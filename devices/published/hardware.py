@@ -7,7 +7,14 @@ from pathlib import Path
 import msgspec
 
 from edgelm.devices.planner.coefficients import family
-from edgelm.devices.profile import Figure, PowerMode, Profile, load_profile, profile_names
+from edgelm.devices.profile import (
+    Figure,
+    PowerMode,
+    Profile,
+    canonical_name,
+    load_profile,
+    profile_names,
+)
 
 _FILE = Path(__file__).with_name("cards.toml")
 
@@ -59,9 +66,9 @@ def hardware_named(name: str, power_mode: str) -> Hardware | None:
     Names of profiles and spellings of them are tried before the table of other names.
     """
     lowered = name.strip().lower()
-    for own in (lowered, *_spellings(lowered)):
-        if own in profile_names() and own != "cpu":
-            return _of_profile(own, power_mode)
+    profile = canonical_name(lowered)
+    if profile and profile != "cpu":
+        return _of_profile(profile, power_mode)
     for device in _file().device:
         if _matches(device.matches, lowered):
             return _of_profile(device.profile, power_mode)
@@ -73,15 +80,6 @@ def hardware_named(name: str, power_mode: str) -> Hardware | None:
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
-
-
-def _spellings(name: str) -> list[str]:
-    """`nvidia geforce rtx 4060 laptop gpu 8gb` as our profiles are named, with and without size."""
-    words = [word for word in re.split(r"[\s()_-]+", name) if word]
-    drop = {"nvidia", "geforce", "gpu", "generation", "mobile"}
-    kept = [word for word in words if word not in drop]
-    bare = [word for word in kept if not re.fullmatch(r"\d+gb", word)]
-    return [re.sub(r"-(\d+)-ti\b", r"-\1ti", "-".join(some)) for some in (kept, bare)]
 
 
 def _of_profile(name: str, stated: str) -> Hardware:

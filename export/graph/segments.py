@@ -70,7 +70,8 @@ def save_graph(graph: Graph, wanted: Segments) -> SavedGraph:
     for number, piece in enumerate(pieces, start=1):
         name = f"model-{number}.onnx"
         graph.save_model(as_model(_copy(piece, contracts, graph.opsets)), name)
-        segments.append(GraphSegment(name, _names(piece.inputs), _names(piece.outputs)))
+        weights = _weight_bytes(piece.nodes)
+        segments.append(GraphSegment(name, _names(piece.inputs), _names(piece.outputs), weights))
     return SavedGraph(segments[0].file, tuple(segments), tuple(contracts.values()))
 
 

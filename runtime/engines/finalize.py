@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from edgelm.bundle import (
     verify,
 )
 from edgelm.bundle.file_names import ENGINES
+from edgelm.bundle.files import engine_files
 from edgelm.bundle.gate_sample import measure_sample, read_sample
 from edgelm.bundle.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
@@ -38,8 +39,9 @@ from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
-from edgelm.runtime.engines.tensorrt.build import Built, Job, check_dialect, compile_engine
-from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, save_engine
+from edgelm.runtime.engines.tensorrt.build import check_dialect, compile_engine
+from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, PartKey
+from edgelm.runtime.engines.tensorrt.part_builds import BuildPlan, build_parts, part_keys
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +79,7 @@ def _finalize(folder: Path, force: bool, progress: Progress) -> Manifest:
         _check_engines_folder(folder)
         if manifest.engines and not force and has_engine_here(manifest):
             return manifest
-        if alone:
-            _remove_unlisted(folder, manifest)
-        return _compile(folder, manifest, progress)
+        return _compile(folder, manifest, progress, alone=alone)
 
 
 @contextmanager
@@ -112,15 +112,17 @@ def _check_engines_folder(folder: Path) -> None:
         )
 
 
-def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Remove engines that killed processes left, complete or not; other files are not ours."""
+def _remove_unlisted(folder: Path, manifest: Manifest, keys: Sequence[PartKey]) -> None:
+    """Remove engines that killed processes left, but those of this build; others are not ours."""
     remove_abandoned_files(folder)
     if not (engines := folder / ENGINES).is_dir():
         return
     remove_abandoned_files(engines)
-    named = {one.file for one in manifest.engines}
+    named = engine_files(manifest)
     for path in engines.iterdir():
-        if f"{ENGINES}/{path.name}" not in named and ENGINE_NAME.fullmatch(path.name):
+        if f"{ENGINES}/{path.name}" in named or not ENGINE_NAME.fullmatch(path.name):
+            continue
+        if not any(path.name.startswith(f"{key.stem}-") for key in keys):
             _remove(path)
 
 
@@ -132,7 +134,8 @@ def _remove(path: Path) -> None:
         log.debug("%s cannot be removed: %s", path, error)
 
 
-def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
+def _compile(folder: Path, manifest: Manifest, progress: Progress, *, alone: bool) -> Manifest:
+    """Compile, check and record; `alone`: no other process can be compiling this bundle."""
     _verify_graph(folder, manifest)
     family = manifest.engine.name
     version = str(load_module(family).__version__)
@@ -140,33 +143,26 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress) -> Manifest:
     gpu = find_gpu()
     _check_gpu(manifest, gpu)
     _check_memory(manifest)
-    machine = detect()
-    built = compile_engine(
-        Job(
-            folder / manifest.graph.file,
-            manifest.graph,
-            family,
-            manifest.limits.prefill_chunk,
-            timing_cache=_timing_cache(family, version, gpu),
-        ),
-        progress,
-    )
-    jetson = machine.jetson
-    engine = save_engine(
-        folder,
-        manifest,
-        built,
+    jetson = detect().jetson
+    plan = BuildPlan(
+        manifest.graph,
+        family,
+        version,
+        manifest.limits.prefill_chunk,
         (gpu.sm,),
         machine=jetson.model if jetson else gpu.name,
         power_mode=(jetson.power_mode or "") if jetson else "",
+        timing_cache=_timing_cache(family, version, gpu),
     )
-    path = folder / engine.file
-    progress(_summary(engine, path, built))
+    if alone:
+        _remove_unlisted(folder, manifest, part_keys(folder, plan))
+    finished = engine_files(manifest)
+    engine = build_parts(folder, plan, compile_engine, progress, exclude=finished)
+    progress(_summary(engine, folder))
     try:
         engine = _check_quality(folder, manifest, engine, progress)
     except BaseException:
-        if engine.file not in manifest.files:
-            _remove(path)
+        _remove_new(folder, engine, manifest)
         raise
     return _record(folder, manifest, engine)
 
@@ -181,7 +177,7 @@ def _check_writable(folder: Path) -> None:
 
 def _verify_graph(folder: Path, manifest: Manifest) -> None:
     """Check every hash but those of engines: recompiling replaces a damaged one."""
-    engines = {engine.file for engine in manifest.engines}
+    engines = engine_files(manifest)
     files = {name: entry for name, entry in manifest.files.items() if name not in engines}
     verify(folder, msgspec.structs.replace(manifest, files=files, engines=()))
 
@@ -197,7 +193,8 @@ def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
 
 
 def _check_memory(manifest: Manifest) -> None:
-    need = build_peak(manifest.engine.name, [manifest.weight_bytes])
+    segments = [segment.weight_bytes for segment in manifest.graph.segments]
+    need = build_peak(manifest.engine.name, segments or [manifest.weight_bytes])
     free = available_bytes()
     if need > free:
         raise DoesNotFit(
@@ -261,28 +258,40 @@ def _check_finite(figures: Figures, gate: GateResult) -> None:
 
 def _record(folder: Path, manifest: Manifest, engine: CompiledEngine) -> Manifest:
     """Write the manifest with the engine in place of an older one for the same GPUs."""
-    path = folder / engine.file
-    replaced = {
+    same = {
         one.file
         for one in manifest.engines
         if (one.name, one.compute_capabilities) == (engine.name, engine.compute_capabilities)
     }
-    others = tuple(one for one in manifest.engines if one.file not in replaced)
+    others = tuple(one for one in manifest.engines if one.file not in same)
+    replaced = {file for one in manifest.engines if one.file in same for file in one.files}
     files = {name: entry for name, entry in manifest.files.items() if name not in replaced}
-    files[engine.file] = FileEntry(path.stat().st_size, file_sha256(path))
+    for name in engine.files:
+        path = folder / name
+        files[name] = FileEntry(path.stat().st_size, file_sha256(path))
     finished = msgspec.structs.replace(manifest, engines=(engine, *others), files=files)
     try:
         replace_file(folder / MANIFEST, encode_manifest(finished))
     except (OSError, EdgeLMError):  # the manifest is the old one
-        if engine.file not in manifest.files:
-            _remove(path)
+        _remove_new(folder, engine, manifest)
         raise
-    for name in replaced - {engine.file}:
+    for name in replaced - set(engine.files):
         _remove(folder / name)
     return finished
 
 
-def _summary(engine: CompiledEngine, path: Path, built: Built) -> str:
-    size = format_bytes(path.stat().st_size)
+def _remove_new(folder: Path, engine: CompiledEngine, manifest: Manifest) -> None:
+    """Remove an engine that is not recorded, but for files that the manifest names."""
+    for name in engine.files:
+        if name not in manifest.files:
+            _remove(folder / name)
+
+
+def _summary(engine: CompiledEngine, folder: Path) -> str:
+    size = format_bytes(sum((folder / name).stat().st_size for name in engine.files))
+    name, _, _ = engine.file.rpartition("-")
     mode = f", {engine.power_mode}" if engine.power_mode else ""
-    return f"compiled {path.name}: {size} in {built.seconds:.0f} s on {engine.machine}{mode}"
+    parts = f" in {len(engine.files)} segments" if engine.later_segments else ""
+    return (
+        f"compiled {name}{parts}: {size} in {engine.build_seconds:.0f} s on {engine.machine}{mode}"
+    )

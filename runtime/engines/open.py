@@ -99,8 +99,8 @@ def trusted_engine(folder: Path, manifest: Manifest) -> CompiledEngine:
         )
     fitting = _engines_here(manifest)
     for engine in fitting:
-        entry = manifest.files.get(engine.file)
-        if entry is not None and is_trusted(entry.sha256):
+        entries = [manifest.files.get(file) for file in engine.files]
+        if all(entry is not None and is_trusted(entry.sha256) for entry in entries):
             return engine
     raise BadBundle(
         f"{folder / fitting[0].file} was compiled elsewhere ({fitting[0].machine}), and an engine "

@@ -4,34 +4,23 @@ Templates come with models and are programs: they run in a sandbox, without acce
 the conversation, and within a budget of steps, time and memory.
 """
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jinja2
 
 from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
+from edgelm.runtime.text.answers.tool_turns import with_instructions, with_tool_responses
+from edgelm.runtime.text.messages import Message, check_messages, normalized, plain
 from edgelm.runtime.text.template_budget import Budget, OutOfBudget, bytes_of, current
 from edgelm.runtime.text.template_sandbox import TemplateSandbox
-from edgelm.runtime.text.tokenizer import check_text
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_TEMPLATE_BYTES = 128 * 2**10  # the longest published ones have some 30 KB
-_MAX_DEPTH = 100  # of lists and dicts in a message
-# Names of a message's reasoning; templates read the first two.
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-
-
-class Message(TypedDict):
-    """One message: `role` is system, developer, user, assistant or tool.
-
-    A developer's message is a system message to templates that do not know the role.
-    """
-
-    role: str
-    content: str
 
 
 class ChatTemplate:
@@ -69,40 +58,58 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        **arguments: Any,
     ) -> str:
         """Return the prompt that asks for the next assistant turn.
 
         Args:
             messages: the conversation.
-            tools: JSON schemas of functions that the model may call.
+            tools: functions that the model may call, as OpenAI's API has them.
             documents: what it may quote from, with `title` and `text`.
+            arguments: what else the template reads, such as `enable_thinking`.
 
         Raises:
             BadInput: no message, an unknown role, a conversation that the template rejects, or a
                 template that does not end within its budget.
         """
-        check_messages(messages)
+        turns = [self._with_known_role(message) for message in normalized(messages)]
+        if tools and not self.takes_tools:
+            turns, tools = with_instructions(turns, tools, system="system" in self.source), None
+        elif "tool_responses" in self.source:
+            turns = with_tool_responses(turns)
         given = {
-            "messages": [
-                self._with_known_role(_with_reasoning(_plain(message))) for message in messages
-            ],
-            "tools": _plain(tools),
-            "documents": _plain(documents),
+            **plain(arguments),
+            "messages": turns,
+            "tools": plain(tools) or None,
+            "documents": plain(documents),
         }
-        token = current.set(Budget(bytes_of(given)))
         try:
-            return self._template.render(
-                **{**self._special_tokens, **given}, add_generation_prompt=True
-            )
+            return self._render(given)
         except OutOfBudget as error:
             raise BadInput(
                 f"the chat template does too much: {error}; use a bundle from a source "
                 "that you trust, or a shorter conversation"
             ) from None
         except Exception as error:  # a template is a program: it can fail in any way
+            if (other := _with_text_arguments(turns)) != turns:
+                # Some templates join the arguments of a call with texts.
+                with contextlib.suppress(Exception):
+                    return self._render({**given, "messages": other})
             raise BadInput(
                 f"the chat template rejects this conversation: {reason(error)}"
             ) from None
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+        return "tools" in self.source
+
+    def _render(self, given: Mapping[str, Any]) -> str:
+        token = current.set(Budget(bytes_of(given)))
+        try:
+            return self._template.render(
+                {**self._special_tokens, **given, "add_generation_prompt": True}
+            )
         finally:
             current.reset(token)
 
@@ -112,52 +119,19 @@ class ChatTemplate:
         return message
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raise BadInput for what is not a conversation."""
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise BadInput(
-            f"the conversation is a {type(messages).__name__}, expected a list of messages such as "
-            '{"role": "user", "content": "Why is the sky blue?"}'
-        )
-    if not messages:
-        raise BadInput("the conversation is empty; expected at least one message")
+def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    result = []
     for message in messages:
-        if not isinstance(message, Mapping) or not _is_turn(message):
-            raise BadInput(
-                f"bad message {str(message)[:200]}; expected a role ({', '.join(_ROLES)}) and a "
-                "content string"
-            )
-        if isinstance(message.get("content"), str):
-            check_text(message["content"])
+        calls = [
+            {**call, "function": {**call["function"], "arguments": _json(call["function"])}}
+            for call in message.get("tool_calls", [])
+        ]
+        result.append({**message, "tool_calls": calls} if calls else message)
+    return result
 
 
-def _is_turn(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    # A message that calls a tool may have no content.
-    silent = content is None and message.get("role") == "assistant" and message.get("tool_calls")
-    return message.get("role") in _ROLES and (isinstance(content, str) or bool(silent))
+def _json(function: Mapping[str, Any]) -> str:
+    return json.dumps(function["arguments"], ensure_ascii=False)
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A copy of plain values: what else a caller puts in may have methods that act."""
-    if depth > _MAX_DEPTH:
-        raise BadInput(f"the conversation has lists and dicts nested deeper than {_MAX_DEPTH}")
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind(value)
-    if isinstance(value, Mapping):
-        return {_plain(key, depth + 1): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    raise BadInput(
-        f"the conversation holds a {type(value).__name__}; expected texts, numbers, lists and dicts"
-    )
-
-
-def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
-    if reasoning is None:
-        return message
-    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+__all__ = ["ChatTemplate", "Message", "check_messages"]

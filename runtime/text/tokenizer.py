@@ -103,6 +103,10 @@ class Tokenizer:
             "the tokenizer cannot decode its own tokens: ",
         )
 
+    def to_json(self) -> str:
+        """The text of its tokenizer.json, without truncation and padding."""
+        return self._tokenizer.to_str()
+
     def token(self, identifier: int) -> str | None:
         """The piece of the vocabulary with this id."""
         return self._tokenizer.id_to_token(identifier) if 0 <= identifier < 2**32 else None

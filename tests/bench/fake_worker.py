@@ -6,6 +6,7 @@ appended to the file that FAKE_LOG names, so that the order over several process
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class FakeEngine:
 
     def prefill(self, tokens: Tokens) -> None:
         self._note(f"prefill {len(tokens)} after {self.length}")
+        if self.name == "hangs":
+            time.sleep(600)
         if self.name == "dies-in-prefill":
             print("out of memory", file=sys.stderr, flush=True)
             os._exit(9)

@@ -57,6 +57,13 @@ def test_an_engine_s_error_is_told_and_the_worker_lives_on(fake: FakeEngineMaker
         assert worker.ask("prefill", tokens=2, depth=0, vocab_size=VOCAB)["ms"] >= 0
 
 
+def test_an_engine_that_hangs_is_killed(fake: FakeEngineMaker) -> None:
+    with start(fake, "hangs") as worker:
+        load(worker, "hangs")
+        with pytest.raises(WorkerFailed, match=r"no answer to 'prefill' within 0.5 s; .* killed"):
+            worker.ask("prefill", timeout_seconds=0.5, tokens=2, depth=0, vocab_size=VOCAB)
+
+
 def test_an_unknown_verb_is_an_error(fake: FakeEngineMaker) -> None:
     with start(fake, "good") as worker, pytest.raises(WorkerFailed, match="KeyError: 'dance'"):
         worker.ask("dance")

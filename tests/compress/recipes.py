@@ -19,6 +19,7 @@ data = ["train.jsonl"]
 held_out = "valid.jsonl"
 sequence_length = {LENGTH}
 dtype = "float32"
+arithmetic = "fp32"
 """
 SEARCH = """
 [target]
@@ -29,7 +30,8 @@ samples = 16
 candidates = 6
 finalists = 2
 kd_rounds = 2
-round_tokens = 256
+round_steps = 2
+settled_steps = 0
 held_out_rows = 4
 """
 PRUNE = """

@@ -5,8 +5,11 @@ python -m tests.compress.run_training JOB...
 A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
 run one after the other, in one process group. `stop_at` abandons a job after a step without
 closing it, `die_at` kills the process after a step, `die_saving` within the checkpoint of a step.
+With `full_at` the second process finds the disk full at the checkpoint of a step; what every
+process raises is in FOLDER/error-RANK.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -20,6 +23,7 @@ import torch
 
 from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.model import gather_full_model
+from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
@@ -37,6 +41,7 @@ class Job:
     stop_at: int | None = None
     die_at: int | None = None
     die_saving: int | None = None
+    full_at: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -49,7 +54,11 @@ class Job:
 def main() -> None:
     torch.set_num_threads(1)
     for text in sys.argv[1:]:
-        run_job(Job.parse(text))
+        job = Job.parse(text)
+        try:
+            run_job(job)
+        except DoesNotFit as error:
+            (job.folder / f"error-{os.environ.get('RANK', '0')}").write_text(str(error))
 
 
 def run_job(job: Job) -> None:
@@ -58,6 +67,8 @@ def run_job(job: Job) -> None:
         _shard()
     if job.die_saving:
         _die_saving(job.die_saving)
+    if job.full_at:
+        _fill_disk_of_one(job.full_at)
     teacher, student = teacher_and_student()
     settings = msgspec.structs.replace(SETTINGS, micro_batch=job.micro_batch)
     precision = (Int4(16), Int8(32)) if job.quantized else None
@@ -119,6 +130,20 @@ def _die_saving(step: int) -> None:
         return done
 
     Accelerator.save_state = dying
+
+
+def _fill_disk_of_one(step: int) -> None:
+    from accelerate import Accelerator
+
+    save = Accelerator.save_state
+
+    def full(self: Any, folder: str, **over: Any) -> Any:
+        done = save(self, folder, **over)
+        if f"{step:08d}" in folder and os.environ.get("RANK") == "1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return done
+
+    Accelerator.save_state = full
 
 
 if __name__ == "__main__":

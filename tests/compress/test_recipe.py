@@ -7,10 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
-from edgelm.compress.recipe.tables import Correct
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8
 
@@ -69,6 +68,12 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         ),
         (f"{LEAST}[align]\n", r"\[align\] needs `data`, a JSONL file of conversations"),
         (f"{LEAST}[correct]\n[vocabulary]\n", "produces no student: it needs"),
+        (
+            f"{LEAST}[target]\nparameters = 0.5\n[search]\n[distill]\nlayer_map = [[0, 0]]\n",
+            "layer_map names layers of one student, .* set hidden_states = true",
+        ),
+        (f"{LEAST}[align]\ndata = 'd'\nbeta = 0.2\n", r"beta belongs to method = .dpo.; remove it"),
+        (f"{LEAST}[align]\ndata = 'd'\nmax_length = 1\n", "max_length is 1, expected 2 tokens"),
     ],
 )
 def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
@@ -86,6 +91,10 @@ def test_stages_that_contradict_each_other(tmp_path: Path, text: str, message: s
         ("search", "scored = 8", "scored is now called candidates"),
         ("search", "rounds = 2", "rounds is now called kd_rounds"),
         ("search", "least = 0.5", "least is now called min_ratio"),
+        ("search", "round_tokens = 512", "round_tokens is now round_steps"),
+        ("distill", "sequence_length = 8", "sequence_length is now .* top of the recipe; move it"),
+        ("distill", "seed = 1", "seed is now seed, at the top of the recipe; move it"),
+        ("distill", "bf16 = false", 'bf16 is now arithmetic = "auto"'),
     ],
 )
 def test_renamed_fields_are_named(tmp_path: Path, table: str, old: str, new: str) -> None:
@@ -163,8 +172,54 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert [getattr(recipe, name) for name in others] == [None] * len(others)
 
 
-def test_the_teachers_rate_is_a_fifth() -> None:
-    assert Correct().learning_rate == Distillation().learning_rate / 5
+@pytest.mark.parametrize(
+    ("tables", "rate"),
+    [
+        ("[distill]\n", 1e-4),
+        ("[distill]\nlearning_rate = 1e-4\n", 2e-5),
+        ("[qad]\n", 1e-4),
+        ("[distill]\nlearning_rate = 1e-4\n[correct]\nlearning_rate = 3e-4\n", 3e-4),
+    ],
+)
+def test_the_teachers_rate_is_a_fifth_of_distillations(
+    tmp_path: Path, tables: str, rate: float
+) -> None:
+    if "[correct]" not in tables:
+        tables += "[correct]\n"
+    assert read_recipe(written(tmp_path, LEAST + tables)).correction_rate == pytest.approx(rate)
+
+
+def test_every_training_has_the_same_schedule_fields(tmp_path: Path) -> None:
+    fields = (
+        "gradient_checkpointing = true\nwarmup = 0.1\nfinal_learning_rate = 1e-6\n"
+        "checkpoint_steps = 7\ncompile = true\ngradient_clip = 0.5\n"
+    )
+    text = LEAST + "".join(f"[{name}]\n{fields}" for name in ("correct", "distill", "qad"))
+    recipe = read_recipe(written(tmp_path, text))
+    for table in (recipe.correct, recipe.distill, recipe.qad):
+        assert table is not None
+        assert (table.warmup, table.checkpoint_steps, table.compile) == (0.1, 7, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("", Sft(seed=5)),
+        ("method = 'dpo'\n", Dpo(seed=5)),
+        ("method = 'dpo'\nbeta = 0.3\nmax_steps = 4\n", Dpo(beta=0.3, max_steps=4, seed=5)),
+        (
+            "learning_rate = 1e-5\nbatch_size = 2\nmax_length = 64\nwarmup = 0.2\nepochs = 2\n",
+            Sft(learning_rate=1e-5, batch_size=2, max_length=64, warmup=0.2, epochs=2.0, seed=5),
+        ),
+    ],
+)
+def test_alignment_has_the_methods_own_defaults(
+    tmp_path: Path, fields: str, expected: Alignment
+) -> None:
+    text = f"{LEAST}seed = 5\n[align]\ndata = 'chat.jsonl'\n{fields}"
+    align = read_recipe(written(tmp_path, text)).align
+    assert align is not None
+    assert align.request(5) == expected
 
 
 def test_precisions_are_what_the_engine_supports(tmp_path: Path) -> None:
@@ -198,7 +253,8 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
         [target]
         parameters = 0.6
         [vocabulary]
-        [search]
+        [prune]
+        num_hidden_layers = 2
         [distill]
         learning_rate = 1e-05
         layer_map = [[-1, -1], [1, 2]]

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.cli import format_bytes, parse_size, positive_int, run_command, size_argument
+from edgelm.cli import (
+    bytes_argument,
+    format_bytes,
+    parse_bytes,
+    parse_size,
+    positive_int,
+    run_command,
+    size_argument,
+)
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed, UnknownName
 
 
@@ -40,6 +48,23 @@ def test_what_is_no_size(text: str) -> None:
         parse_size(text)
     with pytest.raises(argparse.ArgumentTypeError, match=r"is not a size; expected e\.g\. 98MB or"):
         size_argument(text)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "100", " 512 ", "999999", "1.5"])
+def test_size_with_a_forgotten_unit(text: str) -> None:
+    expected = rf"give it with a unit, e\.g\. {text.strip()}MB$"
+    with pytest.raises(BadInput, match=expected):
+        parse_bytes(text)
+    with pytest.raises(argparse.ArgumentTypeError, match=expected):
+        bytes_argument(text)
+    assert size_argument(text) == parse_size(text)  # also a number of tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1000000", 10**6), ("100MB", 10**8), ("1B", 1), ("2KB", 2000)]
+)
+def test_size_with_its_unit(text: str, expected: int) -> None:
+    assert parse_bytes(text) == bytes_argument(text) == expected
 
 
 def test_positive_int() -> None:

@@ -71,7 +71,7 @@ def test_table_of_what_does_not_work() -> None:
         "total           255.0 MB of 200.0 MB\n"
         "to build        1.23 GB\n"
         "first token     250 (125 to 1,234) ms, prompt of 512 tokens\n"
-        "decode          40 (20 to 80) tokens/s, bound by memory\n"
+        "decode          40 (20 to 80) tokens/s, if it fitted\n"
         "energy          0.5 (0.25 to 1) J per token\n"
         "verdict         does not fit\n"
         "missing         55.0 MB of memory\n"
@@ -83,12 +83,18 @@ def test_table_of_what_does_not_work() -> None:
 
 def test_table_of_what_works_is_shorter() -> None:
     works = {"fits": True, "fast_enough": True, "missing": (), "advice": ()}
-    fine = plan(**works, packed_bytes=0, joules_per_token=None)
+    fine = plan(**works, packed_bytes=0, joules_per_token=None, binds="memory bandwidth")
     names = [line[:15].strip() for line in fine.table().splitlines()[:-1]]
     assert names == [
         *("target", "precision", "parameters", "weights", "KV cache", "workspace", "runtime"),
         *("total", "to build", "first token", "decode", "verdict"),
     ]
+    assert "decode          40 (20 to 80) tokens/s, bound by memory bandwidth\n" in fine.table()
+
+
+def test_power_that_is_not_published() -> None:
+    table = plan(engine="tensorrt", power_mode="MAXN", joules_per_token=None).table()
+    assert "energy          not known: no power limit is published for MAXN\n" in table
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ def no_profiles_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "near"),
     [
         ("cpus", "cpu"),
-        ("CPU", "cpu"),
-        ("RTX-4060-Laptop", "rtx-4060-laptop"),
+        ("RTX-4061-Laptop", "rtx-4060-laptop"),
         ("jetson-orin-nao", "jetson-orin-nano"),
         ("JETSON-ORIN-NAO", "jetson-orin-nano"),
         ("laptop-rtx-4061", "laptop-rtx-4060"),
@@ -40,15 +39,15 @@ def test_unknown_target_suggests_the_nearest(name: str, near: str) -> None:
 
 def test_part_of_a_name_suggests_those_that_hold_it() -> None:
     with pytest.raises(UnknownName, match=r"\bjetson-thor-t4000\b.*\?"):
-        load_profile("t4000")
+        load_profile("t400")
 
 
 @pytest.mark.parametrize(
     ("text", "near"),
     [
-        ("4060", "laptop-rtx-4060 or rtx-4060-laptop or "),
-        ("Thor-T4000", "jetson-thor-t4000 or "),
-        ("orin-nano-8gb", "jetson-orin-nano-8gb or jetson-orin-nano-8gb-super or "),
+        ("4060", "laptop-rtx-4060 or rtx-4060 or rtx-4060-laptop"),
+        ("Thor-T400", "jetson-thor-t4000 or "),
+        ("orin-nano-8", "jetson-orin-nano-8gb or jetson-orin-nano-8gb-super or "),
     ],
 )
 def test_names_that_hold_the_text_go_before_those_that_look_like_it(text: str, near: str) -> None:
@@ -59,7 +58,7 @@ def test_names_that_hold_the_text_go_before_those_that_look_like_it(text: str, n
 
 @pytest.mark.parametrize("name", ["", "../profiles/cpu", "/etc/passwd", "zzzzzz"])
 def test_unknown_target_without_a_neighbour(name: str) -> None:
-    expected = f"unknown target '{name}'; `edge-devices list` prints the 52 known ones"
+    expected = f"unknown target '{name}'; `edge-devices list` prints the 82 known ones"
     with pytest.raises(UnknownName) as caught:
         load_profile(name)
     assert str(caught.value) == expected
@@ -261,7 +260,7 @@ def test_own_profiles_go_before_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_profile("cpu").title == "mine, first"
     assert load_profile("bread").title == "a toaster"
     assert profile_paths()["toaster"] == second / "toaster.toml"
-    assert len(load_profiles()) == 53
+    assert len(load_profiles()) == 83
 
 
 def test_own_aliases_go_before_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

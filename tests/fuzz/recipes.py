@@ -51,7 +51,7 @@ _RECIPES: tuple[Tree, ...] = (
             "candidates": 8,
             "finalists": 2,
             "kd_rounds": 2,
-            "round_tokens": 1000,
+            "round_steps": 10,
             "min_ratio": 0.3,
         },
         "distill": {

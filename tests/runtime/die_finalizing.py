@@ -1,6 +1,8 @@
 """Compile a bundle's engine in a process of its own that is killed on the way.
 
-python -m tests.runtime.die_finalizing BUNDLE compiling|saving|recording
+python -m tests.runtime.die_finalizing BUNDLE compiling|saving|recording|FILE
+
+With a file's name it dies when the compiler is given that segment.
 """
 
 import os
@@ -30,6 +32,8 @@ def main() -> None:
     patch.setitem(sys.modules, "tensorrt", FakeTensorRT(driver, VERSION, chunk=128))
 
     def compiled(job: Job, progress: Any) -> Built:
+        if job.graph.name == when:
+            die()
         return Built(TITLE + str(job.graph).encode(), VERSION, 12.5)
 
     patch.setattr(finalize, "compile_engine", die if when == "compiling" else compiled)

@@ -257,7 +257,9 @@ class _Context:
         self.shapes[name] = shape
         self.ran = False
         most = 1 if self.profile else self.engine.module.chunk
-        return self.complain(shape[-1] <= most, f"{name}: {shape} is not in the profile")
+        named = zip(shape, self.engine.tensor(name).shape, strict=True)
+        fits = all(size <= most if isinstance(it, str) else size == it for size, it in named)
+        return self.complain(fits, f"{name}: {shape} is not in the profile")
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -283,7 +285,10 @@ class _Context:
 
     def run(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
         graph = self.engine.graph
-        sizes = {"T": shapes["tokens"][1], "P": shapes["logits_positions"][0]}
+        sizes: dict[Any, int] = {}
+        for tensor in graph.get_inputs():
+            for name, size in zip(tensor.shape, shapes.get(tensor.name, ()), strict=False):
+                assert sizes.setdefault(name, size) == size, f"two sizes of {name}"
         binding = graph.io_binding()
         for tensors, bind in (
             (graph.get_inputs(), binding.bind_input),

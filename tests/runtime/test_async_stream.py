@@ -97,7 +97,7 @@ def test_errors_come_out_where_the_stream_is_read(two: LanguageModel) -> None:
 
 def test_no_thread_is_left(two: LanguageModel) -> None:
     before = threading.active_count()
-    asyncio.run(two.agenerate("a", max_tokens=3))  # type: ignore[arg-type]
+    asyncio.run(two.agenerate("a", max_tokens=3))
     end = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)

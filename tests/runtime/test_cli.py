@@ -126,10 +126,14 @@ def test_a_full_context_is_said(bundle: Path, capsys: pytest.CaptureFixture[str]
         (["a", "--top-p", "2"], "top_p is 2.0, expected a number above 0 and at most 1"),
         (["a", "--max-memory", "1MB"], "a context of 128 needs about"),
         (["a", "--max-memory", "much"], "max_memory: 'much' is not a size"),
+        (
+            ["a", "--max-memory", "100"],
+            "max_memory: a maximum size of 100 bytes is smaller than any model",
+        ),
         (["k" * 200, "--raw"], "the prompt has 200 tokens, the context holds 128"),
         (["a", "--seed", "-1"], "seed is -1"),
     ],
-    ids=["empty", "temperature", "top-p", "memory", "size", "long", "seed"],
+    ids=["empty", "temperature", "top-p", "memory", "size", "unit", "long", "seed"],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

@@ -143,7 +143,7 @@ def test_two_threads_in_one_chat(lm: LanguageModel) -> None:
     assert begun.wait(60)
     for use in (lambda: chat.send("And?"), chat.rewind, chat.reset):
         with pytest.raises(Busy, match="is being read"):
-            use()  # type: ignore[operator]
+            use()
     resume.set()
     reader.join(60)
     assert len(chat.messages) == 2

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from edgelm.compress.evaluation.tasks.likelihood import continuations
+from edgelm.compress.evaluation.tasks.likelihood import continuations, encode_pair
 from edgelm.compress.evaluation.tasks.scores import Score, share
 from edgelm.compress.model import Model, Tokenizer
 
@@ -18,13 +18,7 @@ def last_word(
 
     All tokens of the word, with the space before it, must be the most likely ones.
     """
-    pairs = [
-        (
-            tokenizer(context, add_special_tokens=False)["input_ids"],
-            tokenizer(f" {word}", add_special_tokens=False)["input_ids"],
-        )
-        for context, word in passages
-    ]
+    pairs = [encode_pair(tokenizer, context, f" {word}") for context, word in passages]
     found = continuations(model, pairs, progress)
     loss = -sum(one.log_probability for one in found) / len(found)
     return {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgelm.compress.evaluation.tasks.likelihood import continuations
+from edgelm.compress.evaluation.tasks.likelihood import continuations, encode_pair
 from edgelm.compress.evaluation.tasks.scores import Score, share
 from edgelm.compress.model import Model, Tokenizer
 
@@ -25,10 +25,7 @@ def multiple_choice(
 ) -> dict[str, Score]:
     """Accuracy by the choice's likelihood, and normalized by its length in characters."""
     pairs = [
-        (
-            tokenizer(one.question, add_special_tokens=False)["input_ids"],
-            tokenizer(f" {choice}", add_special_tokens=False)["input_ids"],
-        )
+        encode_pair(tokenizer, one.question, f" {choice}")
         for one in questions
         for choice in one.choices
     ]

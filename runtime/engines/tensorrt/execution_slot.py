@@ -1,13 +1,17 @@
-"""An execution context with the GPU memory that it reads and writes, at addresses that stay."""
+"""Execution contexts with the GPU memory that they read and write, at addresses that stay.
 
-from collections.abc import Iterator
-from typing import Any
+There is a context for each part of the graph: one, or one for each segment, which run in a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgelm.bundle import GraphContract
+from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.runtime.engines.cuda import HostMemory, Memory, Stream
 from edgelm.runtime.engines.step_inputs import StepInputs
+from edgelm.runtime.engines.tensorrt.link_memory import LinkMemory, resolve
 from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -31,22 +35,41 @@ class GpuCache:
         self.addresses = [self.memory.address + stride * number for number in range(count)]
 
 
-class ExecutionSlot:
-    """A context and its memory, for up to `rows` tokens.
+class PartContext(NamedTuple):
+    """A part of the graph, its engine, and a context of that."""
 
-    `new` is where it puts the new rows of the cache, if the graph does not put them there itself.
+    part: GraphSegment
+    engine: LoadedEngine
+    context: Any
+
+    def bind(self, name: str, address: int) -> None:
+        """Bind a tensor, if the part has it."""
+        if name in self.part.inputs or name in self.part.outputs:
+            accepted = self.context.set_tensor_address(name, address)
+            self.engine.check(accepted, f"binding {name!r}")
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Announce an input's shape, if the part has it."""
+        if name in self.part.inputs:
+            accepted = self.context.set_input_shape(name, shape)
+            self.engine.check(accepted, f"{name} of shape {shape}")
+
+
+class ExecutionSlot:
+    """The contexts of all parts and their memory, for up to `rows` tokens.
+
+    `new` is where they put the new rows of the cache, if the graph does not put them there itself.
     """
 
     def __init__(
         self,
         graph: GraphContract,
-        engine: LoadedEngine,
-        context: Any,
+        parts: Sequence[PartContext],
         cache: GpuCache,
         rows: int,
         vocab_size: int,
     ) -> None:
-        self._engine, self._context = engine, context
+        self._graph, self._parts = graph, list(parts)
         self._vocab_size = vocab_size
         self._names = {role: graph.inputs[role].name for role in ROLES if role in graph.inputs}
         self._logits_name = graph.outputs["logits"].name
@@ -59,6 +82,9 @@ class ExecutionSlot:
             self._bind(name, self._inputs.address + number * stride)
         self.logits = Memory(4 * vocab_size, "logits")
         self._bind(self._logits_name, self.logits.address)
+        self._links = LinkMemory(graph, {"T": rows, "P": rows})
+        for name, address in self._links.addresses.items():
+            self._bind(name, address)
         self.new = GpuCache(graph, rows, "new rows") if graph.cache.update == "append" else None
         written = self.new or cache
         for (past, present), old, new in zip(
@@ -71,10 +97,11 @@ class ExecutionSlot:
         """Announce how many tokens come, and of how many logits are computed."""
         for role in ("tokens", "positions", "logits_positions"):
             if role in self._names:
-                shape = inputs[role].shape
-                accepted = self._context.set_input_shape(self._names[role], shape)
-                self._engine.check(accepted, f"{role} of shape {shape}")
+                self._set_shape(self._names[role], inputs[role].shape)
         rows = inputs["logits_positions"].size
+        sizes = {"T": inputs["tokens"].size, "P": rows}
+        for link in self._graph.links:
+            self._set_shape(link.name, resolve(link.shape, sizes))
         if 4 * self._vocab_size * rows > self.logits.size:
             self.logits.free()
             self.logits = Memory(4 * self._vocab_size * rows, f"{rows} rows of logits")
@@ -87,19 +114,31 @@ class ExecutionSlot:
             array[: values.size] = values.ravel()
 
     def enqueue(self, stream: Stream) -> None:
-        """Queue the copy of the inputs, and the engine."""
+        """Queue the copy of the inputs, and all parts in a row."""
         stream.to_gpu(self._inputs.address, self._staged.address, self._staged.size)
-        self._engine.check(self._context.execute_async_v3(stream.handle), "a run")
+        for part in self._parts:
+            part.engine.check(part.context.execute_async_v3(stream.handle), "a run")
+
+    def can_be_recorded(self, stream: Stream) -> bool:
+        """Whether `enqueue` can become a CUDA graph; older versions do not say: it is tried."""
+        asks = [getattr(part.context, "is_stream_capturable", None) for part in self._parts]
+        return all(ask is None or bool(ask(stream.handle)) for ask in asks)
 
     def close(self) -> None:
-        """Release the context and the memory."""
-        self._context = None
+        """Release the contexts and the memory."""
+        self._parts.clear()
+        self._links.free()
         for memory in (self._inputs, self.logits, self.new and self.new.memory):
             if memory:
                 memory.free()
 
     def _bind(self, name: str, address: int) -> None:
-        self._engine.check(self._context.set_tensor_address(name, address), f"binding {name!r}")
+        for part in self._parts:
+            part.bind(name, address)
+
+    def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        for part in self._parts:
+            part.set_shape(name, shape)
 
 
 def _cache_names(graph: GraphContract) -> Iterator[tuple[str, str]]:

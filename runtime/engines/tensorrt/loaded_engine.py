@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import CompiledEngine, GraphContract, GraphSegment
+from edgelm.bundle import CompiledEngine, EngineFile, GraphContract, GraphSegment
 from edgelm.bundle.paths import inside, open_plain
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, load_module
 from edgelm.errors import BadBundle, DoesNotFit, EdgeLMError
@@ -72,29 +72,39 @@ def check_gpu(engine: CompiledEngine, gpu: Gpu) -> None:
 
 
 class LoadedEngine:
-    """A deserialized engine and the memory that its contexts share, since one at a time runs.
+    """A deserialized engine of a graph, or of a segment.
 
-    The first context is for `prefill`, the second for `decode`, each with the profile for it.
+    The first context is for `prefill`, the second for `decode`, each with the profile for it. They
+    need a workspace of at least `workspace_bytes`, and may share it, since one at a time runs.
     `captures_graphs`: the library makes CUDA graphs of its own.
     """
 
-    def __init__(self, folder: Path, engine: CompiledEngine, module: Any, stream: Stream) -> None:
-        self.path = inside(folder, engine.file)
+    def __init__(
+        self, folder: Path, engine: CompiledEngine, part: EngineFile, module: Any, stream: Stream
+    ) -> None:
+        self.path = inside(folder, part.file)
         self.captures_graphs = engine.name == RTX
         self._module = module
         self._log = _logger(module)
         self._runtime = module.Runtime(self._log)
         self._engine = self._deserialize(engine)
         profiles = (0, min(engine.profiles, self._engine.num_optimization_profiles) - 1)
-        size = max(_workspace_bytes(self._engine, profile) for profile in profiles)
-        self._workspace = Memory(max(size, 1), f"{engine.file}'s workspace")
+        self.workspace_bytes = max(_workspace_bytes(self._engine, one) for one in profiles)
         self._kernels = None
-        if self.captures_graphs and engine.runtime_cache:
-            self._kernels = _Kernels(inside(folder, engine.runtime_cache), module)
+        if self.captures_graphs and part.runtime_cache:
+            self._kernels = _Kernels(inside(folder, part.runtime_cache), module)
         self.prefill, self.decode = (
             self._context(profile, stream, decodes=decodes)
             for profile, decodes in zip(profiles, (False, True), strict=True)
         )
+
+    def use_workspace(self, memory: Memory) -> None:
+        """Let both contexts work in this memory."""
+        for context in (self.prefill, self.decode):
+            if hasattr(context, "set_device_memory"):
+                context.set_device_memory(memory.address, memory.size)
+            else:
+                context.device_memory = memory.address
 
     def check_tensors(self, graph: GraphContract, part: GraphSegment) -> None:
         """Raise BadBundle unless the engine has the inputs and outputs of the manifest."""
@@ -135,7 +145,6 @@ class LoadedEngine:
         self.prefill = self.decode = self._kernels = None
         self._engine = None
         self._runtime = None
-        self._workspace.free()
 
     def _deserialize(self, engine: CompiledEngine) -> Any:
         try:
@@ -185,7 +194,6 @@ class LoadedEngine:
             )
         self.check(context.set_optimization_profile_async(profile, stream.handle), "its profile")
         stream.synchronize()
-        _give_workspace(context, self._workspace)
         return context
 
     def _runtime_config(self, *, decodes: bool) -> Any:
@@ -263,13 +271,6 @@ def _workspace_bytes(engine: Any, profile: int) -> int:
     if hasattr(engine, "get_device_memory_size_for_profile_v2"):
         return int(engine.get_device_memory_size_for_profile_v2(profile))
     return int(engine.get_device_memory_size_for_profile(profile))
-
-
-def _give_workspace(context: Any, memory: Memory) -> None:
-    if hasattr(context, "set_device_memory"):
-        context.set_device_memory(memory.address, memory.size)
-    else:
-        context.device_memory = memory.address
 
 
 def _logger(module: Any) -> Any:

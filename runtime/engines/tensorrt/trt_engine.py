@@ -1,21 +1,21 @@
-"""TensorRT and TensorRT-RTX: one engine, one stream, the cache on the GPU.
+"""TensorRT and TensorRT-RTX: an engine for each part of a graph, one stream, a cache on the GPU.
 
-Prefill and decode have a context each, and everything that a context reads or writes stays at one
-address, so that decoding is one CUDA graph launched again and again. Where the graph of the bundle
-writes the cache itself (`update` in_place), present is bound to past; where it gives the new rows
-(append), they are copied behind the old ones, outside the CUDA graph, since their place changes.
+Prefill and decode have contexts of their own, and everything that a context reads or writes stays
+at one address, so that decoding is one CUDA graph, over all parts, launched again and again. Where
+the graph of the bundle writes the cache itself (`update` in_place), present is bound to past; where
+it gives the new rows (append), they are copied behind the old ones, outside the CUDA graph, since
+their place changes.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgelm.bundle import CompiledEngine, GraphContract
 from edgelm.errors import BadBundle, BadInput, EdgeLMError
-from edgelm.runtime.engines.cuda import Graph, HostMemory, Stream, find_gpu
+from edgelm.runtime.engines.cuda import Graph, HostMemory, Memory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
 from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
@@ -25,6 +25,7 @@ from edgelm.runtime.engines.tensorrt.execution_slot import (
     ROLES,
     ExecutionSlot,
     GpuCache,
+    PartContext,
 )
 from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine, check_gpu, load_library
 
@@ -58,29 +59,34 @@ class TrtEngine:
         prefill_chunk: int,
     ) -> None:
         _check(graph, capacity)
+        _check_parts(graph, compiled)
         module = load_library(compiled)
         check_gpu(compiled, find_gpu())
         self.capacity = capacity
         self.vocab_size = vocab_size(graph)
         self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._stream = Stream()
-        self._engine = LoadedEngine(folder, compiled, module, self._stream)
-        self._engine.check_tensors(graph)
-        longest = self._engine.max_profile_size(graph.inputs["tokens"].name)
+        self._engines = [
+            LoadedEngine(folder, compiled, part, module, self._stream) for part in compiled.parts
+        ]
+        for engine, part in zip(self._engines, graph.parts, strict=True):
+            engine.check_tensors(graph, part)
+        self._workspace = _shared_workspace(self._engines, compiled)
+        longest = self._engines[0].max_profile_size(graph.inputs["tokens"].name)
         self.chunk = min(prefill_chunk, longest)
         self._cache = GpuCache(graph, capacity, "the key-value cache")
         memory = self._cache.memory
         self._stream.zero(memory.address, memory.size)  # NaN in a masked row would spread
         self._prefill_slot, self._decode_slot = (
-            ExecutionSlot(graph, self._engine, context, self._cache, rows, self.vocab_size)
-            for context, rows in ((self._engine.prefill, self.chunk), (self._engine.decode, 1))
+            ExecutionSlot(graph, parts, self._cache, rows, self.vocab_size)
+            for parts, rows in zip(_contexts(graph, self._engines), (self.chunk, 1), strict=True)
         )
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._decode_slot.set_shape(self._decode_inputs)
         self._row_memory = HostMemory(4 * self.vocab_size)
         self._row: Logits = self._row_memory.array(np.float32, count=self.vocab_size)[None]
         self._graph: Graph | None = None
-        self._may_capture = not self._engine.captures_graphs
+        self._may_capture = not self._engines[0].captures_graphs
         self._stream.synchronize()
 
     @property
@@ -145,7 +151,9 @@ class TrtEngine:
             self._graph = None
         for slot in (self._prefill_slot, self._decode_slot):
             slot.close()
-        self._engine.close()
+        for engine in self._engines:
+            engine.close()
+        self._workspace.free()
         self._cache.memory.free()
         self._stream.close()
 
@@ -171,7 +179,7 @@ class TrtEngine:
     def _capture(self) -> None:
         """Record a decoding step, once, after it ran: TensorRT sets itself up in the first run."""
         self._may_capture = False
-        if not _capturable(self._engine.decode, self._stream):
+        if not self._decode_slot.can_be_recorded(self._stream):
             return
         try:
             self._graph = self._stream.capture(self._enqueue_decode)
@@ -206,7 +214,28 @@ def _check(graph: GraphContract, capacity: int) -> None:
     check_capacity(graph.cache, capacity)
 
 
-def _capturable(context: Any, stream: Stream) -> bool:
-    # Older versions have no such method: there the capture is tried.
-    ask = getattr(context, "is_stream_capturable", None)
-    return ask is None or bool(ask(stream.handle))
+def _check_parts(graph: GraphContract, compiled: CompiledEngine) -> None:
+    if len(compiled.parts) != len(graph.parts):
+        raise BadBundle(
+            f"{compiled.file} is one of {len(compiled.parts)} engines, but the graph has "
+            f"{len(graph.parts)} parts: it was compiled from another graph; compile it again: "
+            "edge-export --finalize BUNDLE"
+        )
+
+
+def _shared_workspace(engines: Sequence[LoadedEngine], compiled: CompiledEngine) -> Memory:
+    """Memory for whichever engine runs."""
+    size = max(1, *(engine.workspace_bytes for engine in engines))
+    memory = Memory(size, f"{compiled.file}'s workspace")
+    for engine in engines:
+        engine.use_workspace(memory)
+    return memory
+
+
+def _contexts(
+    graph: GraphContract, engines: Sequence[LoadedEngine]
+) -> tuple[list[PartContext], list[PartContext]]:
+    """Those for prefill, and those for decoding."""
+    pairs = list(zip(graph.parts, engines, strict=True))
+    prefill = [PartContext(part, engine, engine.prefill) for part, engine in pairs]
+    return prefill, [PartContext(part, engine, engine.decode) for part, engine in pairs]

@@ -90,7 +90,7 @@ def test_peers_run_with_their_own_interpreter(
         "llama.cpp Q4_0",
         "llama.cpp Q4_K_M",
         "onnxruntime-genai int4",
-        "transformers bf16",
+        "transformers unquantized",
         "optimum fp32",
         "optimum int8",
         "transformers-static fp16",

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from edgelm.compress.data.documents import Document, read_documents
+from edgelm.compress.data.documents import Document, read_documents, tokenized
 from edgelm.errors import BadInput, MissingPackage
 from tests.compress.tokenizers import tiny_fast_tokenizer
 
@@ -221,13 +221,14 @@ def test_without_datasets_or_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_tokens_of_a_conversation_are_the_template(tokenizer: Any) -> None:
     rendered = "<s>user: Why?<|end|><s>assistant: Because.<|end|>"
-    ids = DOCUMENTS[1].tokens(tokenizer)
+    ((ids, starts),) = tokenized(DOCUMENTS[1:2], tokenizer)
+    assert starts, "the template writes the first token itself"
     assert tokenizer.decode(ids) == rendered
     assert ids.count(tokenizer.convert_tokens_to_ids("<|end|>")) == 2
     tokenizer = tiny_fast_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(BadInput, match="the tokenizer has no chat template to render them"):
-        DOCUMENTS[1].tokens(tokenizer)
+        tokenized(DOCUMENTS[1:2], tokenizer)
 
 
 def test_a_packed_line_of_gigabytes_is_refused(tmp_path: Path) -> None:

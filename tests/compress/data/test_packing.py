@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgelm.compress.data.packing as module
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.errors import BadInput
@@ -29,7 +31,7 @@ def test_packed_rows_by_hand(tokenizer: Any, tmp_path: Path) -> None:
     length = 4
     packed = pack(map(Document, texts), tokenizer, length, tmp_path / "tokens.npy")
     rows = len(whole) // length
-    assert packed.rows.dtype == np.int32
+    assert packed.rows.dtype == np.uint16, "a small vocabulary takes two bytes a token"
     assert packed.rows.tolist() == np.reshape(whole[: rows * length], (rows, length)).tolist()
     assert (len(packed), packed.length, packed.tokens) == (rows, length, rows * length)
     assert end not in (first[0], third[0]), "special tokens are the packer's"
@@ -58,7 +60,7 @@ def test_reading_stops_at_the_most_tokens(tokenizer: Any, tmp_path: Path) -> Non
 
     each = len(tokenizer("abcdefghi", add_special_tokens=False)["input_ids"]) + 1
     packed = pack(documents(), tokenizer, each, tmp_path / "t.npy", max_tokens=3 * each + 2)
-    assert len(seen) == 4
+    assert len(seen) == 256, "no further than one batch of documents"
     assert len(packed) == 3, "the two tokens beyond are no row"
 
 
@@ -83,7 +85,7 @@ def test_empty_after_packing(
 def test_progress_in_tokens(tokenizer: Any, tmp_path: Path) -> None:
     seen: list[int] = []
     pack([Document("abc")] * 600, tokenizer, 8, tmp_path / "t.npy", progress=seen.append)
-    assert seen == [256 * 4, 512 * 4]
+    assert seen == [256 * 4, 512 * 4, 600 * 4]
 
 
 def test_the_file_is_whole_or_what_it_was(
@@ -109,6 +111,55 @@ def test_the_file_is_whole_or_what_it_was(
         pack([Document("Another text, and longer")] * 9, tokenizer, 4, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+class Words:
+    """A vocabulary of `size` tokens in which every letter is a token; begins texts with BOS."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.eos_token_id, self.chat_template = size, 1, None
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        ids = [self.size - 128 + ord(letter) for letter in text]
+        return {"input_ids": [0, *ids] if add_special_tokens else ids}
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.int32)])
+def test_the_largest_id_fits(size: int, dtype: type, tmp_path: Path) -> None:
+    packed = pack([Document("\x7f\x7f")] * 2, Words(size), 4, tmp_path / "t.npy")
+    assert packed.rows.dtype == dtype
+    assert packed.rows.tolist() == [[0, size - 1, size - 1, 1]] * 2, "BOS, text, EOS"
+
+
+def test_memory_does_not_grow_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 1 << 16)
+
+    def peak(documents: int) -> int:
+        tracemalloc.start()
+        path = tmp_path / f"{documents}.npy"
+        packed = pack([Document("x" * 2_000)] * documents, Words(1 << 16), 512, path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert packed.tokens == documents * 2_002 // 512 * 512
+        return peak
+
+    assert peak(300) < 1.1 * peak(100)
+
+
+def test_rows_are_chosen_without_a_copy() -> None:
+    data = PackedTokens(np.arange(40, dtype=np.int32).reshape(10, 4))
+    odd = data.only(np.arange(10)[1::2])
+    assert (len(odd), odd.tokens) == (5, 20)
+    assert odd.batch([0, 4])[:, 0].tolist() == [4, 36]
+    assert odd.without(np.array([1])).batch(range(4))[:, 0].tolist() == [4, 20, 28, 36]
+    assert odd.rows is data.rows
 
 
 def test_calibration_is_spread_over_the_data() -> None:

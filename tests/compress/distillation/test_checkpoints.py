@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from edgelm.compress.distillation.checkpoints import Checkpoints
 from edgelm.errors import BadInput
@@ -20,10 +21,16 @@ class Accelerator:
     """Saves and loads one number."""
 
     is_main_process = True
+    device = torch.device("cpu")
     state = 0
 
     def wait_for_everyone(self) -> None:
         """There is nobody else."""
+
+    def reduce(self, value: torch.Tensor, how: str) -> torch.Tensor:
+        """The sum over this one process."""
+        assert how == "sum"
+        return value
 
     def save_state(self, folder: str, **_: Any) -> None:
         """Write the state."""

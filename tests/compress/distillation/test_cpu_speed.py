@@ -103,3 +103,23 @@ def test_freed_memory_can_be_kept_twice() -> None:
     keep_freed_memory()
     keep_freed_memory()
     assert float(torch.ones(1 << 24).sum()) == 1 << 24  # 64 MB, which glibc would map again
+
+
+@pytest.mark.parametrize("family", ["llama", "olmo2"])
+def test_hidden_states_are_recorded_beside_compiled_layers(
+    monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Hooks inside a compiled layer do not run; the layers that have some stay eager."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    student = tiny_model(family, num_hidden_layers=3)
+    teacher = tiny_model(family)
+    distiller = Distiller(student, teacher, Objective(), layer_map=((-1, -1), (0, 1), (2, 3)))
+    with torch.no_grad():
+        plain = float(distiller(TOKENS).hidden)
+        eager = distiller.recorded_layers()
+        with compiled_layers(student, teacher, on_cpu=True, eager=eager):
+            assert any(compiled(student))
+            assert any(compiled(teacher))
+            for _ in range(2):
+                assert float(distiller(TOKENS).hidden) == pytest.approx(plain, rel=1e-5)

@@ -83,3 +83,21 @@ def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any
 
 def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
     check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
+
+
+def test_a_full_disk_of_one_process_ends_both(
+    tmp_path: Path, uninterrupted: dict[str, Any]
+) -> None:
+    """The others would wait for it until the network's timeout, half an hour later."""
+    assert run_elsewhere(f"{tmp_path},micro_batch=2,full_at=4", processes=2) == 0
+    own, others = ((tmp_path / f"error-{rank}").read_text() for rank in (1, 0))
+    assert "no room for a checkpoint" in own
+    assert "No space left on device" in own
+    assert "another process has no room for a checkpoint" in others
+    assert "the next start resumes from the checkpoint of step 2" in others
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["settings.json", "step-00000002"]
+    # With one process instead of two.
+    resumed = run_here(tmp_path)
+    assert [step for step, _ in resumed["losses"]] == [3, 4, 5, 6, 7, 8]
+    check_near(tmp_path, uninterrupted, first=2)

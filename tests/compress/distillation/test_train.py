@@ -200,5 +200,5 @@ def test_what_a_cached_teacher_does_not_support(
 def test_a_folder_of_another_run(tmp_path: Path) -> None:
     teacher, student = teacher_and_student()
     train(student, teacher, tmp_path, SETTINGS)
-    with pytest.raises(BadInput, match=r"another run|learning_rate 0.003, now 0.1"):
+    with pytest.raises(BadInput, match=r"other settings \(learning_rate 0.003, now 0.1\)"):
         train(student, teacher, tmp_path, replaced(learning_rate=0.1))

@@ -1,6 +1,6 @@
 """The ranking of candidates by a short distillation, interrupted or not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 import edgelm.compress.search.search as module
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search.candidates import Candidate, CostModel
 from edgelm.compress.search.search import search
 from edgelm.compress.search.settings import Budget, SearchSettings
@@ -27,7 +29,12 @@ class Searched:
         self.folder = folder
         self.rounds: list[list[Candidate]] = []
 
-    def __call__(self, die_in_round: int = 0, **over: Any) -> list[Candidate]:
+    def __call__(
+        self,
+        die_in_round: int = 0,
+        schedule: Callable[[Shape], Distillation] | None = None,
+        **over: Any,
+    ) -> list[Candidate]:
         self.rounds.clear()
 
         def report(what: str, candidates: Sequence[Candidate]) -> None:
@@ -41,7 +48,9 @@ class Searched:
                 "candidates": 4,
                 "finalists": 2,
                 "kd_rounds": 3,
-                "round_tokens": 128,
+                "round_steps": 2,
+                "warmup_steps": 1,
+                "settled_steps": 0,
                 "min_ratio": 0.6,
                 **over,
             }
@@ -54,7 +63,7 @@ class Searched:
             rows(),
             held_out,
             settings,
-            SETTINGS,
+            schedule or (lambda _: settings.schedule(SETTINGS)),
             self.folder,
             report=report,
         )
@@ -81,6 +90,42 @@ def test_an_interrupted_search_resumes_to_the_same_result(
     searched = Searched(tmp_path)
     assert searched(patience=9) == uninterrupted
     assert len(searched.rounds) == 3
+
+
+@pytest.mark.parametrize("tokens", [10**6, 10**8, 94 * 10**9])
+def test_finalists_train_at_the_full_rate_however_long_the_run(tokens: int) -> None:
+    """On the run's own schedule, 50 steps of a long run would all lie in its warm-up."""
+    run = Distillation(tokens=tokens, learning_rate=1e-4, batch_size=8, sequence_length=512)
+    schedule = SearchSettings().schedule(run)
+    assert schedule.steps == 300
+    rates = [schedule.learning_rate_at(step) for step in range(schedule.steps)]
+    assert rates[0] == pytest.approx(1e-5), "ten steps of warm-up"
+    assert rates[10:] == pytest.approx([1e-4] * 290)
+
+
+def test_a_ranking_is_not_settled_before_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_round(*arguments: Any) -> Candidate:
+        candidate: Candidate = arguments[2]
+        losses = (*candidate.distilled, float(candidate.parameters))
+        return msgspec.structs.replace(candidate, distilled=losses)
+
+    monkeypatch.setattr(module, "_one_round", one_round)
+    searched = Searched(tmp_path)
+    searched(kd_rounds=6, patience=1, round_steps=2, settled_steps=7)
+    assert len(searched.rounds) == 4, "eight steps"
+
+
+def test_each_finalist_has_the_losses_of_its_shape(tmp_path: Path) -> None:
+    asked: list[Shape] = []
+
+    def schedule(shape: Shape) -> Distillation:
+        asked.append(shape)
+        return msgspec.structs.replace(SETTINGS, stop_after=None)
+
+    found = Searched(tmp_path)(kd_rounds=1, schedule=schedule)
+    assert set(asked) == {one.shape for one in found if one.distilled}
 
 
 def test_rounds_end_when_the_ranking_is_stable(

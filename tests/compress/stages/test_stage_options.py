@@ -1,14 +1,20 @@
 """Options of stages: the first student, how layers are ranked, what is always evaluated."""
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from edgelm.checkpoint.student import StudentRecord
+from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
+from edgelm.compress.stages import shape, training
+from edgelm.compress.stages.state import State
 from edgelm.errors import BadCheckpoint, BadInput
 from tests.compress.recipes import (
     DISTILL,
@@ -91,6 +97,53 @@ def test_layers_ranked_on_a_task(bench: Path, tmp_path: Path, layers: str) -> No
     if layers == "loss":  # accuracy of a random model is zero with any layer gone
         assert set(kept["task"].figures["layers"]) == {0.0}
         assert set(kept["text"].figures["layers"]) != {0.0}
+
+
+@pytest.mark.parametrize(("better", "sign"), [("higher", -1), ("lower", 1)])
+def test_the_best_layers_are_those_with_the_best_figure(
+    bench: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    better: Literal["higher", "lower"],
+    sign: int,
+) -> None:
+    """`block` keeps the layers without which the task's figure is best, whatever best is."""
+    (tmp_path / "words.jsonl").write_text('{"context": "The miller", "target": "waits"}\n')
+
+    def figures(model: Any, *_: Any, limit: int, **__: Any) -> dict[str, Score]:
+        assert limit == 500, "an accuracy on a few rows is chance"
+        skipped = model.model.layers[1].forward.__name__ == "skip"
+        return {"task": Score(sign * float(not skipped), None, 1, better)}
+
+    monkeypatch.setattr(shape, "evaluate", figures)
+    task = f'layer_task = "last_word:{tmp_path / "words.jsonl"}"'
+    made(bench, tmp_path / "out", DEPTH.format(layers="block", more=task), name=f"best-{better}")
+    kept = json.loads((tmp_path / "out.run" / "importance" / "layers-3.json").read_text())
+    assert kept == [0, 2, 3]
+
+
+def test_a_cached_teacher_takes_no_memory_while_the_student_trains(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load, distill = State.load, training.distill
+
+    def remembering(self: State, checkpoint: Any, dtype: Any) -> Any:
+        model = load(self, checkpoint, dtype)
+        loaded.append(weakref.ref(model))
+        return model
+
+    def counting(student: Any, *arguments: Any, **over: Any) -> Any:
+        gc.collect()
+        alive = [one() for one in loaded if one() is not None]
+        assert [one for one in alive if one is not student] == []
+        return distill(student, *arguments, **over)
+
+    monkeypatch.setattr(State, "load", remembering)
+    monkeypatch.setattr(training, "distill", counting)
+    cache = "[distill.cache]\nsize = 8\n"
+    record = made(bench, tmp_path / "out", PRUNE, DISTILL, cache, name="cached")
+    assert stage(record, "distill").figures["held_out_divergence"] > 0
 
 
 def test_a_layer_task_that_is_not_there(bench: Path, tmp_path: Path) -> None:

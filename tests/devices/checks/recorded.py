@@ -19,7 +19,7 @@ from edgelm.bundle import (
 )
 from edgelm.bundle.roles import DIALECTS, ROLES
 from edgelm.devices.checks.context import Context
-from edgelm.devices.detection.machine import Cpu, Gpu, Jetson, Machine
+from edgelm.devices.detection.machine import Cpu, DetectedGpu, Jetson, Machine
 from edgelm.devices.detection.probes import Probes
 from edgelm.quantize.precision import Int4
 from edgelm.spec.decoder import DecoderSpec
@@ -36,7 +36,7 @@ PLAIN = Machine(
     available_bytes=12_000_000_000,
     cpu=Cpu("Ryzen 7", cores=8, usable=16, isa=("avx2", "fma", "avx512_vnni")),
 )
-RTX_4060 = Gpu(
+RTX_4060 = DetectedGpu(
     "NVIDIA GeForce RTX 4060 Laptop GPU",
     sm=89,
     memory_bytes=8_585_740_288,
@@ -51,7 +51,9 @@ ORIN_NANO = Machine(
     memory_bytes=7_990_153_216,
     available_bytes=5_102_817_280,
     cpu=Cpu("Cortex-A78AE", cores=6, usable=6, isa=("asimdhp", "asimddp")),
-    gpus=(Gpu("Orin", sm=87, memory_bytes=7_990_153_216, memory_kind="shared", cuda="12.6"),),
+    gpus=(
+        DetectedGpu("Orin", sm=87, memory_bytes=7_990_153_216, memory_kind="shared", cuda="12.6"),
+    ),
     jetson=Jetson(
         model="NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
         part="p3767-0005",

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.driver import cuda_driver
-from edgelm.devices.detection.machine import Gpu, Machine, Unread
+from edgelm.devices.detection.machine import DetectedGpu, Machine, Unread
 from tests.devices.checks.recorded import (
     FOLDER,
     LAPTOP,
@@ -62,7 +62,7 @@ def test_driver(driver: str, info: str, severity: str, what: str, tmp_path: Path
     )
     assert verdict
     assert (verdict.severity, verdict.what) == (severity, what)
-    assert ("driver" in verdict.fix) == (severity == "error")
+    assert verdict.fix.startswith("install NVIDIA driver") == (severity == "error")
 
 
 def test_tensorrt_rtx_names_its_cuda(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_unknown_driver(tmp_path: Path) -> None:
 def test_jetson(l4t: str | None, severity: str, what: str, tmp_path: Path) -> None:
     machine = with_packages(with_jetson(ORIN_NANO, l4t=l4t), onnxruntime_gpu="1.31.1")
     # The number of a Jetson's driver means nothing here.
-    machine = msgspec.structs.replace(machine, gpus=(Gpu("Orin", driver="540.4.0"),))
+    machine = msgspec.structs.replace(machine, gpus=(DetectedGpu("Orin", driver="540.4.0"),))
     verdict = cuda_driver(
         context(machine, tmp_path, files={BUILD_INFO: CUDA_13}, answers={WHERE_IS_IT: FOLDER})
     )

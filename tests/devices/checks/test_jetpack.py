@@ -61,8 +61,29 @@ def test_xavier(tmp_path: Path) -> None:
     verdict = release(context(machine, tmp_path))
     assert verdict
     assert verdict.severity == "warning"
-    assert verdict.what == "Jetson AGX Xavier is a Xavier; JetPack 5 (5.1.5) is its last"
+    assert verdict.what == "edgelm does not run on the GPU of Jetson AGX Xavier"
+    assert verdict.why == ("JetPack 5, the last for Jetson Xavier, has TensorRT 8.5 and Python 3.8")
     assert "--target cpu" in verdict.fix
+    assert "docs/targets.md#xavier" in verdict.fix
+
+
+@pytest.mark.parametrize(("soc", "board"), [("tegra210", "Jetson Nano"), ("tegra186", "TX2")])
+def test_boards_before_xavier(soc: str, board: str, tmp_path: Path) -> None:
+    machine = with_jetson(ORIN_NANO, model=f"NVIDIA {board}", soc=soc, l4t="32.7.5")
+    verdict = release(context(machine, tmp_path))
+    assert verdict
+    assert verdict.what == f"edgelm does not run on the GPU of NVIDIA {board}"
+    assert "JetPack 4, the last for" in verdict.why
+    assert "use an Orin or a Thor" in verdict.fix
+
+
+def test_release_that_is_not_in_the_table(tmp_path: Path) -> None:
+    verdict = release(context(with_jetson(ORIN_NANO, l4t="36.5.9"), tmp_path))
+    assert verdict
+    assert (verdict.severity, verdict.what) == (
+        "ok",
+        "JetPack 6.2.3 (the nearest to L4T 36.5.9 in the table) includes TensorRT 10.3",
+    )
 
 
 def test_other_machines(tmp_path: Path) -> None:

@@ -91,6 +91,66 @@ def test_pinned_clock(name: str, tmp_path: Path) -> None:
     assert verdict.severity == "ok"
 
 
+SUPER = "jetson-orin-nano-8gb-super"
+ORIN_NANO_SUPER = msgspec.structs.replace(ORIN_NANO, profile=SUPER)
+TABLE = f"{GPU}/available_frequencies"
+
+
+@pytest.mark.parametrize("lowest", [306, 625])
+def test_clock_that_is_limited_below_the_mode(lowest: int, tmp_path: Path) -> None:
+    verdict = clocks(context(ORIN_NANO_SUPER, tmp_path, files=frequencies(lowest, 625, 306)))
+    assert verdict
+    assert verdict.severity == "warning"
+    assert verdict.what == "the GPU's clock is limited to 625 MHz; MAXN_SUPER allows 1020"
+    assert verdict.why == "prompts take 1.6 times as long"
+    assert verdict.fix.startswith("sudo nvpmodel -m 2 && sudo reboot")
+
+
+def test_firmware_without_the_modes_clock(tmp_path: Path) -> None:
+    files = frequencies(306, 625, 306) | {TABLE: "306000000 408000000 624750000\n"}
+    verdict = clocks(context(ORIN_NANO_SUPER, tmp_path, files=files))
+    assert verdict
+    assert verdict.fix.startswith("the firmware's table of clocks ends at 625 MHz: flash")
+
+
+def test_clock_of_the_boards_own_nvpmodel(tmp_path: Path) -> None:
+    machine = with_jetson(ORIN_NANO_SUPER, power_mode="25W", power_mode_id=1)
+    # Another revision of the file has 820 MHz where the profile has 918.
+    conf = "< POWER_MODEL ID=1 NAME=25W >\nGPU MIN_FREQ 0\nGPU MAX_FREQ 820000000\n< PM_CONFIG"
+    files = frequencies(820, 820, 820) | {NVPMODEL: conf}
+    verdict = clocks(context(machine, tmp_path, files=files))
+    assert verdict
+    assert verdict.severity == "ok"
+
+
+def test_clock_in_a_mode_of_the_owners(tmp_path: Path) -> None:
+    machine = with_jetson(ORIN_NANO_SUPER, power_mode="MINE")
+    verdict = clocks(context(machine, tmp_path, files=frequencies(400, 400, 400)))
+    assert verdict
+    assert verdict.severity == "ok"
+
+
+def test_mode_that_limits_neither_gpu_nor_memory(tmp_path: Path) -> None:
+    machine = msgspec.structs.replace(
+        with_jetson(ORIN_NANO, part="p3767-0000", power_mode="40W"),
+        profile="jetson-orin-nx-16gb-super",
+    )
+    modes = "< POWER_MODEL ID=0 NAME=MAXN_SUPER >\n< POWER_MODEL ID=4 NAME=40W >\n"
+    verdict = power_mode(context(machine, tmp_path, files={NVPMODEL: modes}))
+    assert verdict
+    assert verdict.severity == "ok"
+    assert "MAXN_SUPER (sudo nvpmodel -m 0) only adds CPU speed and power" in verdict.what
+
+
+def test_what_a_lower_mode_limits(tmp_path: Path) -> None:
+    machine = with_jetson(ORIN_NANO_SUPER, power_mode="15W")
+    verdict = power_mode(context(machine, tmp_path, files={NVPMODEL: MODES}))
+    assert verdict
+    assert verdict.why.startswith(
+        "15W limits the GPU's clock to 612 of 1020 MHz, the memory to 68.3 of 102.4 GB/s; keep it"
+    )
+
+
 def test_clock_that_cannot_be_read(tmp_path: Path) -> None:
     verdict = clocks(context(ORIN_NANO, tmp_path))
     assert verdict

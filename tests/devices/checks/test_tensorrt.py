@@ -87,13 +87,17 @@ def test_no_tensorrt(tmp_path: Path) -> None:
     assert older.fix == "pip install 'tensorrt-cu13>=10.3,<10.16'"
     jetson = dialect(context(ORIN_NANO, tmp_path, manifest=manifest("decomposed")))
     assert jetson
-    assert jetson.fix == "sudo apt install tensorrt python3-libnvinfer"
+    assert jetson.fix == (
+        "sudo apt install tensorrt python3-libnvinfer, and create the environment with the "
+        "system's Python: /usr/bin/python3 -m venv --system-site-packages ENV"
+    )
 
 
 @pytest.mark.parametrize(
     ("jetpack", "fix"),
     [
-        ("5.1.2", "run bundles for the CPU: JetPack 5.1.2 has"),
+        ("5.1.2", "install JetPack 6.1 or newer if the board can have it"),
+        ("6.0", "install JetPack 6.1 or newer if the board can have it"),
         ("6.2", "create the environment again with the system's Python"),
         ("7.2", "create the environment again with the system's Python"),
     ],
@@ -107,6 +111,23 @@ def test_tensorrt_that_the_environment_hides(jetpack: str, fix: str, tmp_path: P
         "TensorRT 10.3.0.30 is installed for the system's Python, but not visible in this "
         "environment"
     )
+    assert verdict.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "library", "fix"),
+    [
+        ("6.2", "libnvinfer10", "sudo apt install python3-libnvinfer, and create the environment"),
+        ("7.2", "libnvinfer10", "sudo apt install python3-libnvinfer, and create the environment"),
+        ("5.1.1", "libnvinfer8", "install JetPack 6.1 or newer if the board can have it"),
+    ],
+)
+def test_library_without_its_bindings(jetpack: str, library: str, fix: str, tmp_path: Path) -> None:
+    jetson = with_jetson(ORIN_NANO, jetpack=jetpack)
+    machine = with_packages(jetson, **{library: "10.3.0.30"})
+    verdict = dialect(context(machine, tmp_path, manifest=manifest("decomposed")))
+    assert verdict
+    assert verdict.what == "TensorRT 10.3.0.30 is installed without its Python bindings"
     assert verdict.fix.startswith(fix)
 
 

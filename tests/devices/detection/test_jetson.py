@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.detection.jetson import integrated_gpu, read_jetson
-from edgelm.devices.detection.machine import Gpu, Jetson, Unread
+from edgelm.devices.detection.machine import DetectedGpu, Jetson, Unread
 from edgelm.devices.detection.modules import jetson_profiles
 from tests.devices.recorded_machines import recorded
 
@@ -175,8 +175,22 @@ def test_nvpmodel_is_asked_for_what_its_files_do_not_say(
         ),
         (
             {RELEASE: "# R36 (release), REVISION: 99.1, GCID"},
-            {"l4t": "36.99.1", "jetpack": None},
-            Unread("JetPack", RELEASE, "Jetson Linux 36.99.1 belongs to no known JetPack"),
+            {"l4t": "36.99.1", "jetpack": "6.2.3"},
+            Unread(
+                "JetPack",
+                RELEASE,
+                "Jetson Linux 36.99.1 is not in the table; taken for JetPack 6.2.3",
+            ),
+        ),
+        (
+            {RELEASE: "# R99 (release), REVISION: 1.0, GCID"},
+            {"l4t": "99.1.0", "jetpack": None},
+            Unread(
+                "JetPack",
+                RELEASE,
+                "Jetson Linux 99.1.0 belongs to no known JetPack; `apt show nvidia-jetpack` names "
+                "it",
+            ),
         ),
         (
             {STATUS: "pmode:0009"},
@@ -205,7 +219,7 @@ def test_nvpmodel_is_asked_for_what_its_files_do_not_say(
         ({EMC: None}, {"memory_clock_mhz": None}, Unread("memory clock", EMC, "not there")),
     ],
     ids=[
-        *("soc", "soc-garbage", "model", "model-empty", "part", "jetpack", "mode-out-of-range"),
+        *("soc", "soc-garbage", "model", "model-empty", "part", "nearest", "jetpack", "mode-out"),
         *("no-status", "status-garbage", "clock-garbage", "no-emc"),
     ],
 )
@@ -262,12 +276,15 @@ def test_directory_in_place_of_a_file(tmp_path: Path) -> None:
     [
         ("p3701-0005", "MODE_30W", 8),
         ("p3701-0004", "MAXN", 14),
-        ("p3767-0000", "15W", None),
+        ("p3767-0000", "15W", 4),
         ("p3767-0003", "7W", 4),
         ("p3767-0004", "10W", 4),
         ("p3834-0000", "MAXN", 12),
         ("p3834-0008", "90W", 12),
-        ("p3701-0008", "MAXN", None),
+        ("p3701-0008", "MAXN", 16),
+        ("p3701-0000", "MODE_50W", 16),
+        ("p3668-0001", "MODE_15W_6CORE", 6),
+        ("p3448-0002", "MAXN", 1),
         ("p3834-0008", "MODE_OF_TOMORROW", None),
         (None, "MAXN", None),
     ],
@@ -280,7 +297,7 @@ def test_sms_by_module_and_mode(part: str | None, mode: str, count: int | None) 
 
 def test_gpu_without_nvml() -> None:
     assert integrated_gpu(ORIN_NANO, 8 * GIB, []) == [
-        Gpu(
+        DetectedGpu(
             "Orin",
             sm=87,
             sm_count=8,
@@ -293,15 +310,15 @@ def test_gpu_without_nvml() -> None:
 
 
 def test_gpu_beside_the_modules_own() -> None:
-    card = Gpu("NVIDIA RTX A2000", sm=86, memory_bytes=6 * GIB, memory_kind="dedicated")
-    own = Gpu("NVIDIA Thor", sm=110, memory_kind="shared", driver="580.00", cuda="13.0")
+    card = DetectedGpu("NVIDIA RTX A2000", sm=86, memory_bytes=6 * GIB, memory_kind="dedicated")
+    own = DetectedGpu("NVIDIA Thor", sm=110, memory_kind="shared", driver="580.00", cuda="13.0")
     thor = Jetson("NVIDIA Jetson AGX Thor", soc="tegra264", part="p3834-0008", power_mode="MAXN")
     first, second = integrated_gpu(thor, 128 * GIB, [card, own])
     assert (first.name, first.sm_count, first.memory_bytes) == ("NVIDIA Thor", 20, 128 * GIB)
     assert second == card
 
 
-@pytest.mark.parametrize("soc", [None, "tegra186"])
+@pytest.mark.parametrize("soc", [None, "tegra999"])
 def test_gpu_of_an_unknown_soc(soc: str | None) -> None:
     (gpu,) = integrated_gpu(Jetson("Jetson", soc=soc), 8 * GIB, [])
     assert (gpu.name, gpu.sm, gpu.memory_kind) == ("GPU of the Jetson", None, "shared")
@@ -318,7 +335,10 @@ def test_gpu_of_an_unknown_soc(soc: str | None) -> None:
         (Jetson("", "p3767-0000", power_modes=("25W", "40W")), 15.3, "jetson-orin-nx-16gb-super"),
         (Jetson("", "p3767-0001", power_mode="MAXN_SUPER"), 7.4, "jetson-orin-nx-8gb-super"),
         (Jetson("", "p3701-0005"), 61.4, "jetson-agx-orin-64gb"),
-        (Jetson("", "p3701-0000"), 30.0, "jetson-agx-orin-32gb"),
+        (Jetson("", "p3701-0000"), 30.0, "jetson-agx-orin-devkit-32gb"),
+        (Jetson("", "p3701-0000"), 61.4, "jetson-agx-orin-64gb"),
+        (Jetson("", "p3701-0008"), 54.8, "jetson-agx-orin-industrial"),
+        (Jetson("NVIDIA IGX Orin Developer Kit"), 54.8, "jetson-agx-orin-industrial"),
         (Jetson("", "p3701-0004", power_modes=("MAXN_SUPER",)), 30.0, "jetson-agx-orin-32gb"),
         (Jetson("", "p3834-0008"), 122.8, "jetson-thor-t5000"),
         (Jetson("", "p3834-0000"), 61.0, "jetson-thor-t4000"),
@@ -339,6 +359,7 @@ def test_profile_by_part_memory_and_modes(jetson: Jetson, gib: float, profile: s
         *(f"jetson-orin-{it}-super" for it in ("nano-8gb", "nano-4gb", "nx-16gb", "nx-8gb")),
         *("jetson-agx-orin-64gb", "jetson-agx-orin-32gb", "jetson-agx-xavier", "jetson-xavier-nx"),
         *("jetson-thor-t5000", "jetson-thor-t4000"),
+        *("jetson-agx-orin-devkit-32gb", "jetson-agx-orin-industrial"),
     }
     names = jetson_profiles(jetson, int(gib * GIB))
     assert next((name for name in names if name in known), None) == profile

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.devices.detection.machine import Gpu, Unread
+from edgelm.devices.detection.machine import DetectedGpu, Unread
 from edgelm.devices.detection.nvidia import gpu_profile, read_gpus
 from tests.devices.recorded_machines import (
     RecordedNvml,
@@ -17,7 +17,7 @@ from tests.devices.recorded_machines import (
 
 GIB = 2**30
 MACHINE_BYTES = 128 * GIB
-LAPTOP = Gpu(
+LAPTOP = DetectedGpu(
     name="NVIDIA GeForce RTX 4060 Laptop GPU",
     sm=89,
     sm_count=24,
@@ -43,7 +43,7 @@ def answers(machine: str) -> RecordedNvml:
     return nvml
 
 
-def read_laptop(folder: Path, **functions: Any) -> tuple[list[Gpu], list[Unread]]:
+def read_laptop(folder: Path, **functions: Any) -> tuple[list[DetectedGpu], list[Unread]]:
     nvml = nvml_module(answers("rtx-4060-laptop"), **functions)
     return read_gpus(recorded("rtx-4060-laptop", folder, nvml=nvml), MACHINE_BYTES)
 
@@ -66,7 +66,7 @@ def test_older_bindings_answer_with_bytes(tmp_path: Path) -> None:
     [
         (
             "gb10",
-            Gpu(
+            DetectedGpu(
                 "NVIDIA GB10",
                 sm=121,
                 sm_count=48,
@@ -79,7 +79,7 @@ def test_older_bindings_answer_with_bytes(tmp_path: Path) -> None:
         ),
         (
             "thor-t5000",
-            Gpu(
+            DetectedGpu(
                 "NVIDIA Thor",
                 sm=110,
                 memory_bytes=MACHINE_BYTES,
@@ -90,7 +90,7 @@ def test_older_bindings_answer_with_bytes(tmp_path: Path) -> None:
         ),
         (
             "orin-nano-super",
-            Gpu(
+            DetectedGpu(
                 "Orin (nvgpu)",
                 sm=87,
                 memory_bytes=MACHINE_BYTES,
@@ -102,7 +102,7 @@ def test_older_bindings_answer_with_bytes(tmp_path: Path) -> None:
     ],
     ids=["gb10", "thor", "orin"],
 )
-def test_not_supported_is_an_answer(tmp_path: Path, machine: str, expected: Gpu) -> None:
+def test_not_supported_is_an_answer(tmp_path: Path, machine: str, expected: DetectedGpu) -> None:
     assert read_gpus(recorded(machine, tmp_path), MACHINE_BYTES) == ([expected], [])
 
 
@@ -126,7 +126,7 @@ def test_every_function_may_fail(tmp_path: Path) -> None:
     names = [name for name in names if name[13:] not in ("Count", "HandleByIndex")]
     functions = {name: failing("Unknown Error") for name in names}
     gpus, unread = read_laptop(tmp_path, **functions)
-    assert gpus == [Gpu("NVIDIA GPU", driver="580.95.05", cuda="13.0")]
+    assert gpus == [DetectedGpu("NVIDIA GPU", driver="580.95.05", cuda="13.0")]
     assert {it.where for it in unread} == {f"NVML {name}" for name in names}
 
 
@@ -222,7 +222,7 @@ def test_plain_pc_hears_nothing_of_nvidia(tmp_path: Path, functions: dict[str, A
         ("NVIDIA GeForce RTX 5070 Ti Laptop GPU", 11.9, "rtx-5070ti-laptop"),
         ("NVIDIA RTX 2000 Ada Generation Laptop GPU", 7.99, "rtx-2000-ada-laptop"),
         ("NVIDIA RTX A5500 Laptop GPU", 15.9, "rtx-a5500-laptop"),
-        ("NVIDIA RTX A1000 6GB Laptop GPU", 5.99, None),
+        ("NVIDIA RTX A1000 6GB Laptop GPU", 5.99, "rtx-a1000-laptop"),
         ("NVIDIA GB10", 121.7, "dgx-spark-gb10"),
         ("NVIDIA H100 80GB HBM3", 79.65, "h100-sxm-80gb"),
         ("NVIDIA H100 PCIe", 79.65, "h100-pcie-80gb"),
@@ -235,5 +235,5 @@ def test_plain_pc_hears_nothing_of_nvidia(tmp_path: Path, functions: dict[str, A
     ],
 )
 def test_profile_by_name(name: str, gib: float | None, profile: str | None) -> None:
-    gpu = Gpu(name, memory_bytes=int(gib * GIB) if gib else None)
+    gpu = DetectedGpu(name, memory_bytes=int(gib * GIB) if gib else None)
     assert gpu_profile(gpu, KNOWN) == profile

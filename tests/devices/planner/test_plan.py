@@ -357,3 +357,21 @@ def test_every_profile_plans_in_well_under_a_second(name: str) -> None:
             assert plan(spec, profile, PlanRequest(engine=engine.name)).precision == "auto"
     assert time.perf_counter() - start < 0.5
     assert any(one.works for one in choices(SMALL, profile, PlanRequest()))
+
+
+def test_one_16_bit_cache_where_the_engine_has_both() -> None:
+    thor = DELIVERED["jetson-thor-t5000"]
+    rows = [(one.precision, one.kv) for one in choices(BIG, thor, PlanRequest())]
+    assert len(rows) == len(set(rows)) == len(thor.engine().precisions)
+    assert {kv for precision, kv in rows if precision != "bf16"} == {"fp16"}
+    assert ("bf16", "bf16") in rows
+    both = choices(BIG, thor, PlanRequest(kv="bf16"))
+    assert {one.kv for one in both} == {"bf16"}  # if it is requested
+
+
+@pytest.mark.parametrize("name", ["jetson-xavier-nx", "jetson-agx-xavier"])
+def test_device_that_edgelm_does_not_run_on(name: str) -> None:
+    request = PlanRequest("int8", power_mode="15W")
+    (note,) = plan(BIG, DELIVERED[name], request).notes
+    assert note.startswith("edgelm does not run on the GPU of this device: JetPack 5")
+    assert plan(BIG, DELIVERED["jetson-orin-nano-8gb"], request).notes == ()

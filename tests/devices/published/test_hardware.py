@@ -31,8 +31,8 @@ _JETSONS = [
         "MAXN_SUPER",
     ),
     ("Jetson Orin Nano 4GB", "", "jetson-orin-nano-4gb", "10W"),
-    ("Jetson Xavier NX 8GB", "", "jetson-xavier-nx", "default"),
-    ("Jetson AGX Xavier 32GB", "MAXN", "jetson-agx-xavier", "default"),
+    ("Jetson Xavier NX 8GB", "", "jetson-xavier-nx", "MODE_20W_6CORE"),
+    ("Jetson AGX Xavier 32GB", "MAXN", "jetson-agx-xavier", "MAXN"),
 ]
 _OTHERS = [
     ("DGX Spark GB10", "MAXN recommended by the tutorial", "dgx-spark-gb10", "default"),
@@ -55,6 +55,9 @@ _SPELLED = [
     ("NVIDIA RTX 3500 Ada Generation Laptop GPU 12GB", "rtx-3500-ada-laptop"),
     ("NVIDIA RTX A5000 Laptop GPU 16GB", "rtx-a5000-laptop"),
     ("rtx_a5500-laptop", "rtx-a5500-laptop"),
+    ("NVIDIA RTX A2000 8GB Laptop GPU", "rtx-a2000-laptop-8gb"),
+    ("NVIDIA GeForce RTX 3080 Laptop GPU 16GB", "rtx-3080-laptop-16gb"),
+    ("NVIDIA GeForce RTX 4060 8GB", "rtx-4060"),
 ]
 _CARDS = [
     ("NVIDIA GeForce RTX 3060 12GB", "rtx-3060-12gb"),
@@ -75,7 +78,6 @@ _UNKNOWN = [
     "NVIDIA T1200 Laptop GPU 4GB",
     "GeForce RTX 3060 8GB",
     "NVIDIA GeForce RTX 3060 Ti 8GB",
-    "NVIDIA GeForce RTX 4060 8GB",
     "NVIDIA GeForce RTX 4070 SUPER 12GB",
     "NVIDIA RTX 4000 Ada Generation 20GB",
     "Radeon RX 7900 XTX",

@@ -159,7 +159,7 @@ def test_syntax_error_names_the_line(tmp_path: Path) -> None:
         ([{"content": "x"}], "bad message"),
         ([{"role": "user"}], "bad message"),
         ([{"role": "user", "content": None}], "bad message .*a content string"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "bad message"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "a part of type 'image_url'"),
         ([*HELLO, {"role": "", "content": "x"}], "bad message"),
     ],
     ids=["empty", "role", "no role", "no content", "none", "parts", "second"],

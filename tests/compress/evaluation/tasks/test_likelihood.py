@@ -4,10 +4,18 @@ import random
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from edgelm.compress.evaluation.tasks import likelihood
-from edgelm.compress.evaluation.tasks.likelihood import Continuation, continuations
+from edgelm.compress.evaluation.tasks.likelihood import (
+    Continuation,
+    continuations,
+    encode_pair,
+)
 from edgelm.errors import BadInput
 from tests.compress.bigram import bigram, chain
 from tests.conftest import TinyFactory
@@ -126,3 +134,41 @@ def test_what_cannot_be_predicted_is_refused(pair: Pair, message: str) -> None:
 
 def test_no_pairs_make_no_figures() -> None:
     assert continuations(bigram({}), []) == []
+
+
+PIECES = ("▁the", "▁cat", "▁sat", "▁")
+
+
+def prepending(*, bos: bool = False) -> Any:
+    """A tokenizer that puts a space before every text that it encodes, as SentencePiece's do."""
+    words = {piece: number for number, piece in enumerate((*PIECES, "<s>"))}
+    inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="▁"))
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    if bos:
+        inner.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", words["<s>"])]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+
+
+def test_a_continuation_has_no_space_of_its_own() -> None:
+    tokenizer = prepending()
+    apart = tokenizer(" sat", add_special_tokens=False)["input_ids"]
+    assert [PIECES[number] for number in apart] == ["▁", "▁sat"], "what encoding apart would give"
+    context, continuation = encode_pair(tokenizer, "the cat", " sat")
+    assert [PIECES[number] for number in context] == ["▁the", "▁cat"]
+    assert [PIECES[number] for number in continuation] == ["▁sat"]
+
+
+def test_a_space_at_the_end_of_a_context_is_the_continuations() -> None:
+    assert encode_pair(prepending(), "the cat ", "sat") == encode_pair(
+        prepending(), "the cat", " sat"
+    )
+
+
+def test_a_context_begins_as_every_text() -> None:
+    context, _ = encode_pair(prepending(bos=True), "the cat", " sat")
+    assert context == [4, 0, 1]

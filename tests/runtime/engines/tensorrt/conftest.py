@@ -4,7 +4,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
+from edgelm.bundle import EngineFile
+from edgelm.bundle.file_names import ENGINES
 from edgelm.files.hashing import file_sha256
 from edgelm.runtime.engines import cuda
 from edgelm.runtime.engines.trust import trust
@@ -13,22 +16,28 @@ from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session, cpu_
 from tests.runtime.engines.tensorrt.device import ENGINE, Device, Source
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
 
+# Whole graphs, whose cache is written in place or appended to; and segments of them.
+SOURCES = [("standard", 1), ("decomposed", 1), ("standard", 3), ("decomposed", 64)]
 
-@pytest.fixture(scope="package", params=["standard", "decomposed"])
+
+@pytest.fixture(scope="package", params=SOURCES, ids=lambda one: f"{one[0]}-{one[1]}")
 def source(
     request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> Source:
-    """A bundle's graph: its cache is written in place, or appended to."""
-    dialect: DialectName = request.param
+    """A bundle's graph and an engine for each of its parts."""
+    dialect: DialectName
+    dialect, segments = request.param
     folder = tmp_path_factory.mktemp(f"trt-{dialect}")
     checkpoint = tiny("qwen3").checkpoint
-    with build_session(checkpoint, folder, dialect=dialect) as session:
+    with build_session(checkpoint, folder, dialect=dialect, segments=segments) as session:
         graph = cpu_engine(session)._graph
-    path = folder / ENGINE.file
-    path.parent.mkdir()
-    path.write_bytes(TITLE + str(folder / graph.file).encode())
-    trust(file_sha256(path))
-    return Source(folder, graph, checkpoint.spec)
+    (folder / ENGINES).mkdir()
+    files = [ENGINE.file, *(f"{ENGINES}/{number}.engine" for number in range(1, len(graph.parts)))]
+    for file, part in zip(files, graph.parts, strict=True):
+        (folder / file).write_bytes(TITLE + str(folder / part.file).encode())
+        trust(file_sha256(folder / file))
+    later = tuple(EngineFile(file, f"{file}.cache") for file in files[1:])
+    return Source(folder, graph, checkpoint.spec, replace(ENGINE, later_segments=later))
 
 
 @pytest.fixture
@@ -40,4 +49,4 @@ def device(source: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
     folder, graph = source.folder, source.graph
     with cpu_session(folder, graph, capacity=CONTEXT, threads=1) as reference:
-        yield Device(folder, graph, source.spec, driver, library, reference)
+        yield Device(folder, graph, source.spec, driver, library, reference, source.engine)

@@ -34,6 +34,7 @@ class Source:
     folder: Path
     graph: GraphContract
     spec: DecoderSpec
+    engine: CompiledEngine
 
 
 @dataclass
@@ -46,10 +47,14 @@ class Device:
     cuda: FakeCuda
     tensorrt: FakeTensorRT
     reference: Session
+    engine: CompiledEngine
 
-    def open(self, compiled: CompiledEngine = ENGINE, *, capacity: int = CONTEXT) -> EngineSession:
+    def open(
+        self, compiled: CompiledEngine | None = None, *, capacity: int = CONTEXT
+    ) -> EngineSession:
+        engine = compiled or self.engine
         return EngineSession(
-            TrtEngine(self.folder, self.graph, compiled, capacity=capacity, prefill_chunk=CHUNK)
+            TrtEngine(self.folder, self.graph, engine, capacity=capacity, prefill_chunk=CHUNK)
         )
 
 

@@ -2,18 +2,19 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from edgelm.bundle import CompiledEngine
+from edgelm.bundle import CompiledEngine, EngineFile
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, MissingPackage
 from edgelm.files.hashing import file_sha256
 from edgelm.runtime.engines import cuda
 from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
 from edgelm.runtime.engines.trust import trust
 from tests.export.graphs import CHUNK, CONTEXT
-from tests.runtime.engines.tensorrt.device import ENGINE, Device, Source
+from tests.runtime.engines.tensorrt.device import Device, Source
 from tests.runtime.fake_gpu import FakeCuda
 
 
@@ -24,18 +25,18 @@ def test_another_context_than_the_graph_s(device: Device) -> None:
 
 def test_an_engine_of_another_version(device: Device) -> None:
     with pytest.raises(BadBundle, match=r"compiled by TensorRT 10\.3\.0, installed is 10\.13\.3"):
-        device.open(replace(ENGINE, version="10.3.0"))
+        device.open(replace(device.engine, version="10.3.0"))
 
 
 def test_an_engine_for_other_gpus(device: Device) -> None:
     message = r"for sm_87, this GPU \(Fake RTX 4060\) is sm_89; compile it here: edge-export --fina"
     with pytest.raises(BadBundle, match=message):
-        device.open(replace(ENGINE, compute_capabilities=(87,)))
+        device.open(replace(device.engine, compute_capabilities=(87,)))
 
 
 def test_an_unknown_engine(device: Device) -> None:
     with pytest.raises(BadBundle, match="'tensorrt-lite'; known: tensorrt, tensorrt-rtx"):
-        device.open(replace(ENGINE, name="tensorrt-lite"))
+        device.open(replace(device.engine, name="tensorrt-lite"))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,11 @@ def test_an_unknown_engine(device: Device) -> None:
 )
 def test_an_engine_file_that_is_not_there(device: Device, name: str, message: str) -> None:
     with pytest.raises(BadBundle, match=message):
-        device.open(replace(ENGINE, file=name))
+        device.open(replace(device.engine, file=name))
 
 
 def test_a_runtime_cache_elsewhere(device: Device) -> None:
-    engine = replace(ENGINE, name="tensorrt-rtx", runtime_cache="../../kernels")
+    engine = replace(device.engine, name="tensorrt-rtx", runtime_cache="../../kernels")
     with pytest.raises(BadBundle, match="lies outside the bundle"):
         device.open(engine)
 
@@ -67,16 +68,39 @@ def test_an_engine_that_does_not_load(
     trust(file_sha256(device.folder / "engines/damaged"))
     device.tensorrt.complaint = complaint
     with pytest.raises(error, match=message):
-        device.open(replace(ENGINE, file="engines/damaged"))
+        device.open(replace(device.engine, file="engines/damaged"))
 
 
 def test_an_engine_of_another_graph(device: Device) -> None:
     layers = device.graph.cache.layers
     odd = replace(layers[0], past_key="key_of_old")
     cache = replace(device.graph.cache, layers=(odd, *layers[1:]))
-    device.graph = replace(device.graph, cache=cache)
+    segments = tuple(
+        replace(one, inputs=tuple(_renamed(name, layers[0].past_key) for name in one.inputs))
+        for one in device.graph.segments
+    )
+    device.graph = replace(device.graph, cache=cache, segments=segments)
     with pytest.raises(BadBundle, match="has no input 'key_of_old', which the manifest names"):
         device.open()
+
+
+def _renamed(name: str, old: str) -> str:
+    return "key_of_old" if name == old else name
+
+
+def test_an_engine_of_a_graph_with_other_segments(device: Device) -> None:
+    more = (*device.engine.later_segments, EngineFile("engines/more.engine"))
+    parts = len(device.graph.parts)
+    with pytest.raises(BadBundle, match=f"one of {parts + 1} engines, but the graph has {parts}"):
+        device.open(replace(device.engine, later_segments=more))
+
+
+def test_a_segment_s_engine_in_the_place_of_another_s(device: Device) -> None:
+    if not device.engine.later_segments:
+        pytest.skip("there is one engine")
+    files = [EngineFile(device.engine.files[-1])]
+    with pytest.raises(BadBundle, match=r"has no input|has an input .* that the manifest lacks"):
+        device.open(replace(device.engine, later_segments=(*files, *device.engine.parts[2:])))
 
 
 def test_no_memory_for_the_cache(device: Device) -> None:
@@ -110,10 +134,11 @@ def test_no_library(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackage, match=f"{name} is not installed .*{hint}"):
-        device.open(replace(ENGINE, name=name))
+        device.open(replace(device.engine, name=name))
 
 
-RTX = replace(ENGINE, name="tensorrt-rtx", version="1.7.1.116")
+def rtx(source: Source, **given: Any) -> CompiledEngine:
+    return replace(source.engine, name="tensorrt-rtx", version="1.7.1.116", **given)
 
 
 def load_real(folder: Path, source: Source, compiled: CompiledEngine) -> TrtEngine:
@@ -127,7 +152,7 @@ def test_the_real_library_without_a_driver(source: Source) -> None:
         cuda.find_gpu()
     except MissingPackage:
         with pytest.raises(MissingPackage, match=r"no CUDA driver was found|CUDA sees no GPU"):
-            load_real(source.folder, source, RTX)
+            load_real(source.folder, source, rtx(source))
     else:
         pytest.skip("there is a GPU; tests/gpu goes further")
 
@@ -143,4 +168,4 @@ def test_the_real_library_and_a_damaged_file(
     trust(file_sha256(tmp_path / "bad.engine"))
     message = r"serialization version.*copy the bundle again" if data else "cannot be read: .*empty"
     with pytest.raises(BadBundle, match=message):
-        load_real(tmp_path, source, replace(RTX, file="bad.engine"))
+        load_real(tmp_path, source, rtx(source, file="bad.engine"))

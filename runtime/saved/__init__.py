@@ -1,0 +1,1 @@
+"""Sequences on disk: saved sessions and the prompt cache."""

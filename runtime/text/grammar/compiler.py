@@ -1,0 +1,137 @@
+"""Grammars compiled for a model's vocabulary, by llguidance (github.com/guidance-ai/llguidance).
+
+The package is an extra, and the tables of a vocabulary of 150,000 tokens take a second: both are
+loaded when the first grammar is used. Compiled grammars are cached, since an application repeats
+its few schemas.
+"""
+
+import importlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tokenizers
+
+from edgelm.errors import BadInput, MissingPackage
+from edgelm.reasons import one_line, reason
+from edgelm.runtime.text.grammar.response_format import ResponseFormat
+from edgelm.runtime.text.grammar.token_mask import TokenMask
+
+log = logging.getLogger(__name__)
+
+_CACHED = 32
+# A small model that may add white space without end does so.
+_WHITE_SPACE = r"\x20|\n[\x20\t]{0,64}"
+_NO_TOKEN = "<edgelm: no end of sequence>"
+_FIXES = {
+    "json_schema": "change the schema, or leave out `strict` to ignore what cannot be enforced",
+    "regex": "look-around and back-references are not supported",
+    "grammar": "expected Lark's syntax, with a rule `start`",
+}
+
+
+class GrammarCompiler:
+    """Compiles response formats for one model.
+
+    Args:
+        read_tokenizer: gives tokenizer.json's text; called once.
+        vocab_size: of the model's logits.
+        eos_token_ids: they end a text that is complete.
+    """
+
+    def __init__(
+        self, read_tokenizer: Callable[[], str], vocab_size: int, eos_token_ids: Iterable[int]
+    ) -> None:
+        self._read_tokenizer = read_tokenizer
+        self._vocab_size = vocab_size
+        self._eos_token_ids = sorted(eos_token_ids)
+        self._lock = threading.Lock()
+        self._vocabulary: Any = None
+        self._matchers: OrderedDict[ResponseFormat, Any] = OrderedDict()
+
+    def check(self, response_format: ResponseFormat) -> None:
+        """Compile a format, for its errors.
+
+        Raises:
+            BadInput: a format that cannot be used, or a tokenizer that cannot.
+            MissingPackage: llguidance is not installed.
+        """
+        self._matcher(response_format)
+
+    def start(self, response_format: ResponseFormat) -> TokenMask:
+        """The mask of a text that begins; raises as `check`."""
+        return TokenMask(self._matcher(response_format).deep_copy(), self._vocab_size)
+
+    def _matcher(self, response_format: ResponseFormat) -> Any:
+        with self._lock:
+            if response_format in self._matchers:
+                self._matchers.move_to_end(response_format)
+            else:
+                self._matchers[response_format] = self._compile(response_format)
+            if len(self._matchers) > _CACHED:
+                self._matchers.popitem(last=False)
+            return self._matchers[response_format]
+
+    def _compile(self, response_format: ResponseFormat) -> Any:
+        module = _llguidance()
+        if self._vocabulary is None:
+            self._vocabulary = self._read_vocabulary(module)
+        try:
+            grammar = _grammar_text(module, response_format)
+        except ValueError as error:
+            raise BadInput(f"response_format cannot be used: {reason(error)}") from None
+        failed, messages = module.LLMatcher.validate_grammar_with_warnings(
+            grammar, self._vocabulary
+        )
+        if failed:
+            raise BadInput(
+                f"the {response_format.kind.replace('_', ' ')} of response_format cannot be used: "
+                f"{one_line(messages[0])}; {_FIXES[response_format.kind]}"
+            )
+        for message in messages:
+            log.warning("response_format: not enforced: %s", one_line(message))
+        matcher = module.LLMatcher(self._vocabulary, grammar, log_level=0)
+        if matcher.is_error():
+            raise BadInput(f"response_format cannot be used: {one_line(matcher.get_error())}")
+        return matcher
+
+    def _read_vocabulary(self, module: Any) -> Any:
+        text, eos = self._read_tokenizer(), self._eos_token_ids
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+            size = max(self._vocab_size, inner.get_vocab_size())
+            if not eos:  # llguidance needs one: a token that the logits do not have
+                inner.add_special_tokens([_NO_TOKEN])
+                text, eos = inner.to_str(), [inner.get_vocab_size() - 1]
+                size = max(size, inner.get_vocab_size())
+            return module.LLTokenizer(text, n_vocab=size, eos_token=eos)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # native code that may panic
+            raise BadInput(
+                "this model's tokenizer cannot be used for structured output, which needs one that "
+                f"decodes bytes (byte-level BPE, or with byte fallback): {reason(error)}"
+            ) from None
+
+
+def _grammar_text(module: Any, response_format: ResponseFormat) -> str:
+    """The grammar as llguidance reads it."""
+    definition, matcher = response_format.definition, module.LLMatcher
+    if response_format.kind == "json_schema":
+        options = {"whitespace_pattern": _WHITE_SPACE, "lenient": not response_format.strict}
+        return str(matcher.grammar_from_json_schema(definition, overrides=options))
+    if response_format.kind == "regex":
+        return str(matcher.grammar_from_regex(definition))
+    return str(matcher.grammar_from_lark(definition))
+
+
+def _llguidance() -> Any:
+    try:
+        return importlib.import_module("llguidance")
+    except ImportError:
+        raise MissingPackage(
+            "response_format and tool_choice need llguidance, which is not installed: "
+            'pip install "edgelm[structured]"'
+        ) from None
