@@ -213,7 +213,7 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
     if spec.is_hybrid and engine != "onnxruntime":
         raise BadInput(
             f"{engine} cannot run this {spec.family} yet: sessions on it hold keys and values "
-            "only, not what its convolutions remember; onnxruntime can (--target cpu)"
+            "only, not what its other layers remember; onnxruntime can (--target cpu)"
         )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple

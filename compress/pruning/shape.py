@@ -36,7 +36,7 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 )
         if spec.is_hybrid and self.hidden_size != spec.hidden_size:
             raise BadInput(
-                f"cannot prune hidden_size of {spec.family}: its convolutions are as wide as the "
+                f"cannot prune hidden_size of {spec.family}: its other layers are as wide as the "
                 "residual stream; prune num_hidden_layers, intermediate_size or attention heads"
             )
         groups, per_group = self.num_key_value_heads, self.heads_per_group

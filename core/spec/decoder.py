@@ -6,11 +6,12 @@ parameter count, weight bytes, KV bytes per token and FLOPs per token for every 
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
 from edgelm.spec.family import NormPlacement, QKNorm
+from edgelm.spec.mixers import Mixer, StateShape
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -29,25 +30,6 @@ class Rope(msgspec.Struct, frozen=True):
     interleaved: bool = False
 
 
-class ShortConv(msgspec.Struct, frozen=True, tag="short_conv"):
-    """LFM2's mixer: `out(c * conv(b * x))` of `b, c, x = in(input)`, each of the hidden size.
-
-    `conv` is causal over tokens, of one kernel per channel. Its state are the last `kernel - 1`
-    products `b * x`, [kernel - 1, hidden_size], oldest first.
-    """
-
-    kernel: int
-    bias: bool = False
-
-
-class StateShape(NamedTuple):
-    """What a layer without attention remembers of one sequence: its kind and its size."""
-
-    layer: int
-    kind: str
-    shape: tuple[int, ...]
-
-
 class LayerSpec(msgspec.Struct, frozen=True):
     """What differs between the layers of one decoder.
 
@@ -59,7 +41,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Number of keys that a query sees, including the current one; None means all."""
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
-    mixer: ShortConv | None = None
+    mixer: Mixer | None = None
 
     @property
     def attends(self) -> bool:
@@ -100,6 +82,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     qk_norm_after_rope: bool = False
     attention_sinks: bool = False
     fused_gate_up: bool = False
+    attention_gate: bool = False
+    """The query projection also gives a gate, whose sigmoid scales the heads' outputs (Qwen3.5)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -135,10 +119,15 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.intermediate_size
-        if layer.attends:
-            mixer = ((self.q_size + 2 * self.kv_size, hidden), (hidden, self.q_size))
+        if layer.mixer is None:
+            width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
+            mixer = [(width, hidden), (hidden, self.q_size)]
         else:
-            mixer = ((3 * hidden, hidden), (hidden, hidden))
+            sizes = layer.mixer.modules(hidden)
+            mixer = [
+                (sum(sizes[name][0] for name in names), sizes[names[0]][1])
+                for names in layer.mixer.groups.values()
+            ]
         return (*mixer, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
 
     @property
@@ -150,9 +139,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def states(self) -> tuple[StateShape, ...]:
         """What the other layers remember."""
         return tuple(
-            StateShape(index, "conv", (layer.mixer.kernel - 1, self.hidden_size))
+            StateShape(index, kind, shape)
             for index, layer in enumerate(self.layers)
             if layer.mixer is not None
+            for kind, shape in layer.mixer.states(self.hidden_size).items()
         )
 
     @property
@@ -190,10 +180,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         total = (4 if self.norms == "sandwich" else 2) * h
         total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
         total += 2 * (self.hidden_act == "xielu")
-        if layer.mixer is not None:  # the kernel, and biases of in, conv and out
-            return total + layer.mixer.kernel * h + 5 * h * layer.mixer.bias
+        if layer.mixer is not None:
+            return total + sum(math.prod(shape) for shape in layer.mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
-        total += (q + 2 * kv) * self.qkv_bias + h * self.o_bias
+        total += (q * (1 + self.attention_gate) + 2 * kv) * self.qkv_bias + h * self.o_bias
         return total + self.num_attention_heads * self.attention_sinks
 
     @property

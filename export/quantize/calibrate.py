@@ -126,12 +126,18 @@ def _absmax_cache(reference: Reference) -> Any:
                 torch.maximum(absmax, new.abs().amax(dim=(0, 2)), out=absmax)
             return states
 
-        # Every batch starts without what a convolution remembers.
+        # Every batch starts without what other layers remember.
         def get_conv_state(self, *_: Any, **__: Any) -> None:
             return None
 
         def update_conv_state(self, conv_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             return conv_states
+
+        def get_recurrent_state(self, *_: Any, **__: Any) -> None:
+            return None
+
+        def update_recurrent_state(self, states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return states
 
         def get_seq_length(self, *_: Any, **__: Any) -> int:
             return 0
