@@ -47,7 +47,8 @@ def _module(model: Model, layer: int) -> nn.Module:
     """The module whose output is the state after a layer: the next norm where there is one."""
     layers = model.model.layers
     if layer + 1 == len(layers):
-        return model.model.norm  # type: ignore[no-any-return]
+        name = stored_name(model.config.model_type, "model.norm")
+        return model.get_submodule(name)  # type: ignore[no-any-return]
     following = layers[layer + 1]
     # OLMo 2 has no norm before its layers.
     norm = stored_name(model.config.model_type, f"model.layers.{layer + 1}.input_layernorm")

@@ -23,7 +23,8 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
     for layers in range(
         full.num_hidden_layers, max(1, round(full.num_hidden_layers * min_ratio)) - 1, -1
     ):
-        for hidden in _widths(full.hidden_size, multiple, min_ratio):
+        hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+        for hidden in [full.hidden_size] if spec.is_hybrid else hidden_sizes:
             for ffn in _widths(full.intermediate_size, multiple, min_ratio):
                 for per_group in range(full.heads_per_group, 0, -1):
                     heads = per_group * groups
