@@ -12,6 +12,7 @@ from edgelm.bundle.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.mixers import StateKind
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 # Far above any model, and small enough that sums and products of a few stay in 64 bits.
@@ -52,7 +53,7 @@ class StateTensor(msgspec.Struct, frozen=True):
     """
 
     layer: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
-    kind: Literal["conv"]
+    kind: StateKind
     dtype: Literal["float32", "float16", "bfloat16"]
     shape: tuple[Size, ...]
     past: TensorName

@@ -13,7 +13,9 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.errors import BadInput
 from edgelm.export.graph import activations
+from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
 from edgelm.export.graph.kv_cache import KvCacheIO
@@ -22,10 +24,11 @@ from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
 _INT64 = ir.DataType.INT64
@@ -105,6 +108,14 @@ class QdqDialect:
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         """GELU, exact or by the tanh approximation."""
         raise NotImplementedError
+
+    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+        """See Dialect."""
+        return split_gate(self.graph, self.spec, qkv)
+
+    def scale_by_gate(self, x: Value, gate: Value) -> Value:
+        """See Dialect."""
+        return scale_by_gate(self.graph, x, gate)
 
     def start_part(self) -> None:
         """See Dialect."""
@@ -202,6 +213,14 @@ class QdqDialect:
         shape = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
         split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
+
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        raise BadInput(
+            f"the {self.name} dialect has no gated delta rule yet; ONNX Runtime's has "
+            "(--target cpu)"
+        )
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None

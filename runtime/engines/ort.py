@@ -89,7 +89,7 @@ class OrtEngine:
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        rows = sum(array.nbytes for pair in self._cache for array in pair)
+        rows: int = sum(array.nbytes for pair in self._cache for array in pair)
         return rows + (self._state.nbytes if self._state else 0)
 
     def run(
