@@ -36,6 +36,7 @@ from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
+from edgelm.files.user_folders import cache_folder
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
@@ -152,6 +153,7 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress, *, alone: boo
         family,
         version,
         manifest.limits.prefill_chunk,
+        manifest.limits.context,
         (gpu.sm,),
         machine=jetson.model if jetson else gpu.name,
         power_mode=(jetson.power_mode or "") if jetson else "",
@@ -196,8 +198,7 @@ def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
 
 
 def _timing_cache(family: str, version: str, gpu: Gpu) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "edgelm" / f"{family}-{version}-sm{gpu.sm}.timing"
+    return cache_folder() / f"{family}-{version}-sm{gpu.sm}.timing"
 
 
 def _check_quality(
