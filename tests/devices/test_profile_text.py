@@ -40,6 +40,14 @@ def test_every_line_of_a_small_one() -> None:
     assert text.endswith("\n\nHot.\n\nSources:\n  [hand] made up")
 
 
+def test_the_table_lists_few_aliases() -> None:
+    thor = DELIVERED["jetson-thor-t5000"]
+    _, line = device_table([thor]).splitlines()
+    more = len(thor.aliases) - 3
+    assert line.endswith(f"jetson-thor, jetson-agx-thor, agx-thor, +{more}")
+    assert all(alias in describe(thor) for alias in thor.aliases)
+
+
 def test_a_device_with_two_engines() -> None:
     lines = describe(DELIVERED["jetson-agx-orin-64gb"]).splitlines()
     first = lines.index("engine         tensorrt 10.16, standard dialect; needs JetPack 7.2")
