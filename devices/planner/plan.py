@@ -17,7 +17,7 @@ from edgelm.quantize.precision import KV_BYTES
 from edgelm.spec.decoder import DecoderSpec
 
 # Closest to the source model first.
-_QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
+QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
@@ -60,7 +60,7 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
 def _rank(plan: Plan) -> tuple[float, ...]:
     speed = -plan.tokens_per_second.value
     if plan.works:
-        return 0, _QUALITY.index(plan.precision), -KV_BYTES[plan.kv], speed
+        return 0, QUALITY.index(plan.precision), -KV_BYTES[plan.kv], speed
     if plan.fits and plan.builds:
         return 1, speed
     if plan.fits:
