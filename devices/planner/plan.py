@@ -28,7 +28,7 @@ def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         BadInput: a context beyond the model's, a value out of range, or a decoder whose shape the
             engine's kernels do not support.
     """
-    _check(request)
+    check_request(request)
     asked = estimate(spec, profile, request)
     if asked.works:
         return asked
@@ -46,7 +46,7 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
     then those that are too slow, fastest first; then those that run but cannot be compiled on the
     device, and those that do not fit, smallest first.
     """
-    _check(request)
+    check_request(request)
     engine = profile.engine(request.engine)
     precisions = engine.precisions if request.precision == "auto" else (request.precision,)
     plans = []
@@ -68,7 +68,8 @@ def _rank(plan: Plan) -> tuple[float, ...]:
     return 3, plan.total_bytes
 
 
-def _check(request: PlanRequest) -> None:
+def check_request(request: PlanRequest) -> None:
+    """Raise BadInput for a request that no model on any device could meet."""
     if request.prompt < 1 or request.batch < 1:
         raise BadInput(
             f"prompt {request.prompt} and batch {request.batch}: expected whole numbers above zero"

@@ -7,7 +7,7 @@ its quality gate; within a class, a newer one does, and the precision closest to
 import msgspec
 
 from edgelm.devices.planner.known_models import KnownModel, known_models
-from edgelm.devices.planner.plan import QUALITY, choices
+from edgelm.devices.planner.plan import QUALITY, check_request, choices
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.planning import Plan, PlanRequest
@@ -40,6 +40,7 @@ def what_runs(profile: Profile, request: PlanRequest) -> list[Candidate]:
         UnknownName: an engine, a power mode or a precision that the device does not have.
         BadInput: a value of the request is out of range.
     """
+    check_request(request)
     found = [(model, _candidate(model, profile, request)) for model in known_models()]
     return [candidate for _, candidate in sorted(found, key=lambda pair: _rank(*pair))]
 
