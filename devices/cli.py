@@ -205,9 +205,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _models(arguments: argparse.Namespace) -> int:
     from edgelm.devices.planner.what_runs import what_runs
     from edgelm.devices.planner.what_runs_text import candidates_table
-    from edgelm.devices.profile import load_profile
+    from edgelm.devices.this_machine import target_profile
 
-    found = what_runs(load_profile(arguments.target), _request(arguments))
+    found = what_runs(target_profile(arguments.target), _request(arguments))
     print(_as_json(found) if arguments.json else candidates_table(found))
     return 0 if found[0].works else 1
 
