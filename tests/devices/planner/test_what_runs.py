@@ -80,7 +80,7 @@ def test_the_table_names_what_does_not_run() -> None:
     text = candidates_table(what_runs(NANO, PlanRequest()))
     assert text.splitlines()[0].startswith("class        model")
     assert re.search(r"^does not fit: .*Qwen3 32B", text, re.M)
-    assert re.search(r"^3B to 5B +Qwen3 4B +int4 .* in \d segments$", text, re.M)
+    assert re.search(r"^3B to 5B +Qwen3 4B .* in \d+ segments$", text, re.M)
     none = candidates_table(what_runs(NANO, PlanRequest(max_memory_bytes=10**8)))
     assert none.startswith("None of the known models runs there as requested.\n")
 
