@@ -49,7 +49,7 @@ def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
 
 FAMILIES = (
     *("llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"),
-    *("apertus", "glm4", "granite-swa", "lfm2"),
+    *("apertus", "glm4", "granite-swa", "lfm2", "qwen3.5"),
 )
 
 
