@@ -97,7 +97,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if prompt is None and not arguments.chat and not sys.stdin.isatty():
         raise BadInput("give a prompt, or - to read it from standard input")
     with load(
-        arguments.bundle, max_memory=arguments.max_memory, threads=arguments.threads
+        arguments.bundle,
+        max_memory=arguments.max_memory,
+        threads=arguments.threads,
+        compile_engine=True,
     ) as model:
         if arguments.chat or prompt is None:
             _chat_loop(model, arguments, prompt)

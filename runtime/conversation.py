@@ -108,7 +108,7 @@ class Chat:
         def ended(reply: Reply) -> None:
             self._unfinished = None
             if len(self._messages) == before and _was_answered(reply):
-                self._messages = [*asked, _answer(reply)]
+                self._messages = [*asked, reply.message]
 
         self._unfinished = self.model.answer(asked, self.template, options, ended=ended)
         return self._unfinished
@@ -218,7 +218,3 @@ def _as_messages(said: Said) -> list[Message]:
 
 def _was_answered(reply: Reply) -> bool:
     return bool(reply.chunks)
-
-
-def _answer(reply: Reply) -> Message:
-    return Message(role="assistant", content=reply.text)

@@ -4,6 +4,7 @@ It knows nothing of engines: it is given the logits of each step.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +39,9 @@ class Decoding:
     def __init__(self, request: GenerationRequest, vocabulary: Vocabulary) -> None:
         self._request = request
         self._eos = vocabulary.eos_token_ids
-        self._detokenizer = Detokenizer(vocabulary.tokenizer)
+        self._detokenizer = Detokenizer(vocabulary.tokenizer, request.shown)
+        self._parser = None if request.parser is None else request.parser()
+        self._called = False
         self._stops = StopStrings(request.stop)
         self._constraint = None if request.constraint is None else request.constraint()
         constraint = () if self._constraint is None else (self._constraint,)
@@ -58,13 +61,13 @@ class Decoding:
         if token in self._eos or token in request.stop_tokens:
             reason: StopReason = "eos_token" if token in self._eos else "stop_token"
             text = stops.push(self._detokenizer.flush())[0] + stops.flush()
-            return Chunk(text, token, *logprobs, stop_reason=reason, stop=token)
+            return self._parsed(Chunk(text, token, *logprobs, stop_reason=reason, stop=token))
         self.history.append(token)
         self.generated += 1
         text, stop = stops.push(self._detokenizer.push(token))
         if stop is not None:
-            return Chunk(text, token, *logprobs, stop_reason="stop_string", stop=stop)
-        return Chunk(text, token, *logprobs)
+            return self._parsed(Chunk(text, token, *logprobs, stop_reason="stop_string", stop=stop))
+        return self._parsed(Chunk(text, token, *logprobs))
 
     def ended(self, capacity: int, cancelled: Callable[[], bool]) -> Chunk | None:
         """The last chunk, if nothing more may be generated in a cache of `capacity` tokens."""
@@ -85,7 +88,26 @@ class Decoding:
         """The last chunk, with the text that was held back."""
         rest, stop = self._stops.push(self._detokenizer.flush())
         rest += "" if stop is not None else self._stops.flush()
-        return Chunk(rest, stop_reason=reason)
+        return self._parsed(Chunk(rest, stop_reason=reason))
+
+    def _parsed(self, chunk: Chunk) -> Chunk:
+        """The chunk with its text taken apart into content, reasoning and calls."""
+        if self._parser is None:
+            return chunk
+        part = self._parser.push(chunk.text)
+        parts = [part] if chunk.stop_reason is None else [part, self._parser.finish()]
+        calls = tuple(call for part in parts for call in part.tool_calls)
+        self._called = self._called or bool(calls)
+        reason = chunk.stop_reason
+        if self._called and chunk.finish_reason == "stop":
+            reason = "tool_calls"
+        return replace(
+            chunk,
+            text="".join(part.content for part in parts),
+            reasoning="".join(part.reasoning for part in parts),
+            tool_calls=calls,
+            stop_reason=reason,
+        )
 
 
 def _logprobs(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,14 +29,28 @@ from edgelm.runtime.saved.prompt_cache import PromptCache
 from edgelm.runtime.saved.session_file import Identity, identity_of
 from edgelm.runtime.sequences import Sequences, common_prefix
 from edgelm.runtime.stream import Stream
-from edgelm.runtime.text.chat import ChatTemplate, Message, check_messages
+from edgelm.runtime.text.answers.answering import Answering
+from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
+from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
+from edgelm.runtime.text.messages import Message, normalized
 from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 CHAT_TEMPLATE = "chat_template.jinja"
+_PROMPT_END = 32  # tokens, in which a template that begins the reasoning has its tag
+_OF_MESSAGES: tuple[
+    Literal[
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_budget",
+        "chat_template_kwargs",
+    ],
+    ...,
+] = ("tools", "tool_choice", "parallel_tool_calls", "reasoning_budget", "chat_template_kwargs")
 
 # A text is continued as it is, token ids too; messages are put into the chat template and answered.
 Prompt = str | Sequence[Message] | Sequence[int] | Tokens
@@ -81,6 +95,7 @@ class LanguageModel:
             self._grammars = GrammarCompiler(
                 self.tokenizer.to_json, listed[0].vocab_size, self.eos_token_ids
             )
+            self._answering = None if self._template is None else self._read_answering()
         except BaseException:
             self._sequences.close()  # nothing else has a reference to it yet
             raise
@@ -104,6 +119,16 @@ class LanguageModel:
     def waiting(self) -> int:
         """Requests that wait for a sequence now."""
         return self._sequences.waiting
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose state the sequences hold now."""
+        return sum(slot.session.length for slot in self._sequences.slots)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the caches of all sequences."""
+        return sum(slot.session.cache_bytes for slot in self._sequences.slots)
 
     @property
     def session(self) -> Session:
@@ -206,11 +231,21 @@ class LanguageModel:
             options: of the generation.
             ended: called with the reply when the stream ends.
         """
+        tools = read_tool_choice(
+            template.get("tools") if options.get("tools") is None else options["tools"],
+            options.get("tool_choice"),
+            options.get("parallel_tool_calls"),
+        )
+        template = {
+            **template,
+            **(options.get("chat_template_kwargs") or {}),
+            "tools": list(tools.tools) or None,
+        }
         tokens = self.chat_tokens(messages, **template)
         beginning = 0
         if self._sequences.prompt_cache is not None:
             beginning = self._beginning(messages, template, tokens)
-        return self._open(tokens, options, beginning=beginning, ended=ended)
+        return self._open(tokens, options, tools=tools, beginning=beginning, ended=ended)
 
     def chat_tokens(
         self,
@@ -239,9 +274,8 @@ class LanguageModel:
         # The template writes BOS and the like itself.
         if allow_special:
             return self.tokenizer.encode(source.render(messages, **template), special=False)
-        check_messages(messages)
         control = ControlTokens(self.tokenizer, source.source)
-        return control.encode(source.render(control.mark(messages), **template))
+        return control.encode(source.render(control.mark(normalized(messages)), **template))
 
     def close(self) -> None:
         """Release the engine and the cache; using the model afterwards raises BadInput."""
@@ -270,10 +304,11 @@ class LanguageModel:
         tokens: Tokens | Sequence[int],
         options: Options,
         *,
+        tools: ToolChoice | None = None,
         beginning: int = 0,
         ended: Callable[[Reply], None] | None = None,
     ) -> Stream:
-        request = replace(self._request(tokens, options), beginning=beginning)
+        request = replace(self._request(tokens, options, tools), beginning=beginning)
         self._sequences.check_open()
         request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
         return Stream(self._sequences, self, request, ended=ended)
@@ -282,8 +317,8 @@ class LanguageModel:
         self, messages: Sequence[Message], template: Mapping[str, Any], tokens: Tokens
     ) -> int:
         """How many tokens conversations with the same system message and tools begin with."""
-        system = [one for one in messages[:1] if one["role"] in ("system", "developer")]
-        first = str(messages[len(system)]["content"]) if len(messages) > len(system) else ""
+        system = [one for one in messages[:1] if one.get("role") in ("system", "developer")]
+        first = str(messages[len(system)].get("content")) if len(messages) > len(system) else ""
         other = "b" if first.startswith("a") else "a"
         try:
             asked = self.chat_tokens([*system, Message(role="user", content=other)], **template)
@@ -291,13 +326,32 @@ class LanguageModel:
             return 0
         return min(common_prefix(asked.tolist(), tokens.tolist()), len(tokens) - 1)
 
-    def _request(self, tokens: Tokens | Sequence[int], options: Options) -> GenerationRequest:
-        constraint = None
+    def _request(
+        self, tokens: Tokens | Sequence[int], options: Options, tools: ToolChoice | None
+    ) -> GenerationRequest:
+        """The request of a text (`tools` is None), or of an answer to messages."""
         response_format = read_response_format(options.get("response_format"))
+        if tools is not None and self._answering is not None:
+            answering = self._answering
+            prompt = self.tokenizer.decode([int(t) for t in tokens[-_PROMPT_END:]], special=True)
+            budget = options.get("reasoning_budget")
+            constraint = answering.constraint(tools, response_format, budget, prompt)
+            request = make_request(tokens, options, self._defaults, constraint=constraint)
+            parser = answering.parser(tools, prompt)
+            return replace(request, parser=parser, shown=answering.shown if parser else None)
+        for name in _OF_MESSAGES:
+            if options.get(name) is not None:
+                raise BadInput(f"{name} is for answers to messages, not for a plain prompt")
+        constraint = None
         if response_format is not None:
             self._grammars.check(response_format)
             constraint = partial(self._grammars.start, response_format)
         return make_request(tokens, options, self._defaults, constraint=constraint)
+
+    def _read_answering(self) -> Answering:
+        return Answering(
+            self._chat_template().source, self.tokenizer, self._grammars, self.eos_token_ids
+        )
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:

@@ -32,6 +32,12 @@ class Options(TypedDict, total=False):
         `edgelm.runtime.logits_processor`.
     response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
         schema, a regular expression or a grammar; see docs/structured.md.
+    tools: in answers to messages, the functions that the model may call, as OpenAI has them.
+    tool_choice: "auto", "none", "required" or the function to call, as OpenAI has it.
+    parallel_tool_calls: False allows at most one call where `tool_choice` requires any.
+    reasoning_budget: in answers to messages, at most this many tokens of reasoning.
+    chat_template_kwargs: in answers to messages, what else the chat template is given, such as
+        `{"enable_thinking": False}`.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
@@ -44,6 +50,11 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     logits_processors: Sequence[LogitsProcessor]
     response_format: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    reasoning_budget: int | None
+    chat_template_kwargs: Mapping[str, Any] | None
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from edgelm.runtime.chunk import FINISH_REASONS, Chunk, FinishReason, StopReason, TokenLogprob
+from edgelm.runtime.text.answers.tool_call import ToolCall
+from edgelm.runtime.text.messages import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,27 @@ class Reply:
     timings: Timings
 
     @property
+    def reasoning(self) -> str:
+        """The model's reasoning, which is not part of `text`."""
+        return "".join(chunk.reasoning for chunk in self.chunks)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The functions that the model wants called."""
+        return tuple(call for chunk in self.chunks for call in chunk.tool_calls)
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message of the conversation, in OpenAI's form."""
+        message = Message(role="assistant", content=self.text)
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["content"] = self.text or None
+            message["tool_calls"] = [call.message_part() for call in self.tool_calls]
+        return message
+
+    @property
     def tokens(self) -> list[int]:
         """The generated token ids, an end-of-sequence token included."""
         return [chunk.token for chunk in self.chunks if chunk.token is not None]
@@ -78,5 +101,5 @@ class Reply:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why it ended, in OpenAI's words: stop, length or cancelled."""
+        """Why it ended, in OpenAI's words: stop, length, tool_calls or cancelled."""
         return FINISH_REASONS[self.stop_reason]

@@ -1,12 +1,13 @@
 """What to generate, checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.text.answers.parser import AnswerParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class GenerationRequest:
     logprobs: int | None = None
     processors: tuple[LogitsProcessor, ...] = ()
     constraint: Callable[[], Constraint] | None = None
+    parser: Callable[[], AnswerParser] | None = None
+    shown: Mapping[int, str] | None = None
     cancel: Callable[[], bool] = lambda: False
     beginning: int = 0
 

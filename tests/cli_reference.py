@@ -8,13 +8,21 @@ from edgelm.compress.cli import parser as compress
 from edgelm.devices.cli import parser as devices
 from edgelm.export.cli import parser as export
 from edgelm.runtime.cli import parser as run
+from edgelm.runtime.server.cli import parser as serve
 
 
 def reference() -> str:
     """Markdown with the help of every command."""
     os.environ["COLUMNS"] = "100"
     parts = ["# Command line\n\nWritten from `--help` by `make docs`.\n"]
-    parsers: list[argparse.ArgumentParser] = [compress(), export(), run(), bench(), devices()]
+    parsers: list[argparse.ArgumentParser] = [
+        compress(),
+        export(),
+        run(),
+        serve(),
+        bench(),
+        devices(),
+    ]
     for one in parsers:
         parts.append(f"## {one.prog}\n\n```\n{one.format_help()}```\n")
         parts += [f"### {verb.prog}\n\n```\n{verb.format_help()}```\n" for verb in _verbs(one)]

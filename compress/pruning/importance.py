@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgelm.compress.model import Model, spec_of
+from edgelm.compress.pruning.aggregation import Aggregation, Reduction
 from edgelm.compress.pruning.axes import is_hidden_norm
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
@@ -24,18 +25,7 @@ from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import stored_name
 
-Reduction = Literal["mean", "l2", "var"]
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregation:
-    """How activations [batch, sequence] become one score: over the sequence, then over the batch.
-
-    mean: mean magnitude; l2: root of the sum of squares; var: variance.
-    """
-
-    sequence: Reduction = "mean"
-    batch: Reduction = "l2"
+_AGGREGATION = Aggregation()
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class Importance:
 def score(
     model: Model,
     batches: Iterable[torch.Tensor],
-    aggregation: Aggregation = Aggregation(),
+    aggregation: Aggregation = _AGGREGATION,
     progress: Callable[[int], None] | None = None,
 ) -> Importance:
     """Score every part of a model in one forward pass over calibration text.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-import torch
+import numpy as np
 
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search.candidates import Candidate, CostModel
@@ -47,7 +47,7 @@ def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:
 def largest_within(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Accepted candidates that no other accepted one exceeds in every size."""
     accepted = [candidate for candidate in candidates if not candidate.missing]
-    sizes = torch.tensor([msgspec.structs.astuple(one.shape) for one in accepted])
+    sizes = np.array([msgspec.structs.astuple(one.shape) for one in accepted])
     return [
         one
         for index, one in enumerate(accepted)

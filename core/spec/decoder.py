@@ -5,6 +5,7 @@ parameter count, weight bytes, KV bytes per token and FLOPs per token for every 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -110,25 +111,34 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_parameters(self) -> int:
         """Parameters in the matrices of all layers, which weight quantization affects."""
-        return sum(outputs * inputs for outputs, inputs in self.linear_shapes)
+        return sum(
+            count * outputs * inputs
+            for mixer, count in self._mixers.items()
+            for outputs, inputs in self._layer_matrices(mixer)
+        )
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
+        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer.mixer))
 
-    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
+    @property
+    def _mixers(self) -> Counter[Mixer | None]:
+        """How many layers have each mixer: few kinds, many layers."""
+        return Counter(layer.mixer for layer in self.layers)
+
+    def _layer_matrices(self, mixer: Mixer | None) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.intermediate_size
-        if layer.mixer is None:
+        if mixer is None:
             width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
-            mixer = [(width, hidden), (hidden, self.q_size)]
+            matrices = [(width, hidden), (hidden, self.q_size)]
         else:
-            sizes = layer.mixer.modules(hidden)
-            mixer = [
+            sizes = mixer.modules(hidden)
+            matrices = [
                 (sum(sizes[name][0] for name in names), sizes[names[0]][1])
-                for names in layer.mixer.groups.values()
+                for names in mixer.groups.values()
             ]
-        return (*mixer, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+        return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -173,15 +183,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights and biases, which are stored in fp32."""
-        return sum(self._layer_vectors(layer) for layer in self.layers) + self.hidden_size
+        kinds = self._mixers.items()
+        return sum(n * self._layer_vectors(mixer) for mixer, n in kinds) + self.hidden_size
 
-    def _layer_vectors(self, layer: LayerSpec) -> int:
+    def _layer_vectors(self, mixer: Mixer | None) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         total = (4 if self.norms == "sandwich" else 2) * h
         total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
         total += 2 * (self.hidden_act == "xielu")
-        if layer.mixer is not None:
-            return total + sum(math.prod(shape) for shape in layer.mixer.vectors(h).values())
+        if mixer is not None:
+            return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
         total += (q * (1 + self.attention_gate) + 2 * kv) * self.qkv_bias + h * self.o_bias
         return total + self.num_attention_heads * self.attention_sinks

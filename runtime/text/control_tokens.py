@@ -17,7 +17,6 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.text.chat import Message
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 # Noncharacters: Unicode keeps them for a program's own use, no text has them.
@@ -44,7 +43,7 @@ class ControlTokens:
         self._control = re.compile(found)
         self._marks = re.compile(f"{_START}({found}){_END}|[{_START}{_END}]")
 
-    def mark(self, messages: Sequence[Message]) -> list[Any]:
+    def mark(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
         """The conversation with marks around the control tokens in its texts."""
         return [
             {key: value if key == "role" else self._marked(value) for key, value in message.items()}

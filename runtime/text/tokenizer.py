@@ -1,6 +1,6 @@
 """Text to tokens and back, one token at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,10 +95,10 @@ class Tokenizer:
             splits = [split for split, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
         return [token.id for split in splits for token in inner.model.tokenize(split)]
 
-    def decode(self, tokens: list[int]) -> str:
-        """Text of token ids, without special tokens."""
+    def decode(self, tokens: list[int], *, special: bool = False) -> str:
+        """Text of token ids, without special tokens unless they are requested."""
         return _guarded(
-            lambda: self._tokenizer.decode(tokens, skip_special_tokens=True),
+            lambda: self._tokenizer.decode(tokens, skip_special_tokens=not special),
             BadBundle,
             "the tokenizer cannot decode its own tokens: ",
         )
@@ -147,16 +147,25 @@ class Detokenizer:
     Decoding is not additive (a piece's text can depend on its left neighbor), so a short tail of
     tokens is decoded twice, with and without the newest, and the difference is what is new. (The
     library's DecodeStream gives the same, but cannot be flushed.)
+
+    Args:
+        tokenizer: of the model.
+        shown: control tokens that become text, by id; others never do.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Mapping[int, str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown or {}
         self._tokens: list[int] = []
         self._context = 0  # tokens before this index only give context
         self._done = 0  # tokens before this index have been returned
 
     def push(self, token: int) -> str:
         """Add a token; returns the text that is now complete, often but not always a piece."""
+        if token in self._shown:
+            text = self._new_text()
+            self._done = len(self._tokens)  # what stands before it still gives context
+            return text + self._shown[token]
         self._tokens.append(token)
         text = self._new_text()
         if text.endswith(_REPLACEMENT):

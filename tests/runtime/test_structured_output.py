@@ -118,7 +118,7 @@ def test_logprobs_are_the_model_s_own(lm: LanguageModel) -> None:
 
 
 def test_a_bad_format_is_refused_before_anything_runs(lm: LanguageModel) -> None:
-    with pytest.raises(BadInput, match="regex of response_format"):
+    with pytest.raises(BadInput, match="regular expression of response_format"):
         lm.stream("hello", response_format={"type": "regex", "regex": "("})
     assert list(lm.session.tokens) == []
 

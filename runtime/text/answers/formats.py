@@ -40,79 +40,65 @@ class CallSyntax:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """The parts of a family's answers. `hidden` are tags that only separate."""
+    """The parts of a family's answers.
+
+    `hidden` are tags that only separate. Text that must be generated under a constraint follows
+    `after_reasoning` (where there was any) and, unless it calls tools, `before_content`.
+    """
 
     name: str
-    calls: CallSyntax | None = None
+    calls: CallSyntax
     reasoning: Tags | None = None
     hidden: tuple[str, ...] = ()
+    after_reasoning: str = ""
+    before_content: str = ""
 
-    def tags(self) -> list[str]:
-        """Every tag that may occur."""
-        pairs = [
-            *(self.calls.tags if self.calls else ()),
-            *([self.reasoning] if self.reasoning else ()),
-        ]
-        return [*self.hidden, *(tag for pair in pairs for tag in (pair.begin, pair.end) if tag)]
+    def shows(self, control_token: str) -> bool:
+        """Whether a control token is of interest: part of a tag, or of what stands in a call."""
+        pairs = [*self.calls.tags, *([] if self.reasoning is None else [self.reasoning])]
+        tags = [*self.hidden, *_INNER, *(tag for pair in pairs for tag in (pair.begin, pair.end))]
+        return any(control_token in tag for tag in tags)
+
+
+# Control tokens within calls.
+_INNER = ('<|"|>', "<escape>", "[ARGS]", "[CALL_ID]", "<|constrain|>")
 
 
 def _plain(read: Callable[[str], list[ToolCall]]) -> Reader:
     return lambda body, _: read(body)
 
 
-_HERMES_TAGS = (Tags("<tool_call>", "</tool_call>"),)
 _JSON = _plain(read_json_calls)
+_NAMED = _plain(read_named_calls)
+_PYTHON = _plain(read_python_calls)
+_GEMMA = _plain(read_gemma_calls)
+_CODER = ("<tool_call>", "<function=")
+_LFM2 = "<|tool_call_start|>", "<|tool_call_end|>"
 
-# What a template must hold -> how calls are written; the first match counts.
-_CALLS: list[tuple[str, tuple[str, ...], CallSyntax]] = [
-    (
-        "gemma4",
-        ("<|tool_call>",),
-        CallSyntax((Tags("<|tool_call>", "<tool_call|>"),), _plain(read_gemma_calls)),
-    ),
+# Family, what its template holds, tags of a call, what stands between them; the first match counts.
+_CALLS: list[tuple[str, tuple[str, ...], tuple[str, str], Reader]] = [
+    ("gemma4", ("<|tool_call>",), ("<|tool_call>", "<tool_call|>"), _GEMMA),
     (
         "functiongemma",
         ("<start_function_call>",),
-        CallSyntax(
-            (Tags("<start_function_call>", "<end_function_call>"),), _plain(read_gemma_calls)
-        ),
+        ("<start_function_call>", "<end_function_call>"),
+        _GEMMA,
     ),
-    (
-        "mistral",
-        ("[TOOL_CALLS]",),
-        CallSyntax((Tags("[TOOL_CALLS]", ""),), _plain(read_named_calls)),
-    ),
-    (
-        "lfm2",
-        ("<|tool_call_start|>",),
-        CallSyntax((Tags("<|tool_call_start|>", "<|tool_call_end|>"),), _plain(read_python_calls)),
-    ),
-    (
-        "lfm2",
-        ("<|tool_list_start|>",),
-        CallSyntax((Tags("<|tool_call_start|>", "<|tool_call_end|>"),), _plain(read_python_calls)),
-    ),
-    (
-        "phi4",
-        ("<|tool_call|>", "<|/tool_call|>"),
-        CallSyntax((Tags("<|tool_call|>", "<|/tool_call|>"),), _JSON),
-    ),
-    ("granite", ("<|tool_call|>",), CallSyntax((Tags("<|tool_call|>", ""),), _JSON)),
-    ("nemotron", ("<TOOLCALL>",), CallSyntax((Tags("<TOOLCALL>", "</TOOLCALL>"),), _JSON)),
-    (
-        "olmo3",
-        ("<function_calls>",),
-        CallSyntax((Tags("<function_calls>", "</function_calls>"),), _plain(read_python_calls)),
-    ),
-    ("qwen3-coder", ("<tool_call>", "<function="), CallSyntax(_HERMES_TAGS, read_function_tags)),
-    ("glm", ("<tool_call>", "<arg_key>"), CallSyntax(_HERMES_TAGS, read_key_value_tags)),
-    ("hermes", ("<tool_call>",), CallSyntax(_HERMES_TAGS, _JSON)),
-    ("llama3", ("<|python_tag|>",), CallSyntax((Tags("<|python_tag|>", ""),), _JSON, bare=True)),
-    (
-        "llama3",
-        ('"parameters"', "ipython"),
-        CallSyntax((Tags("<|python_tag|>", ""),), _JSON, bare=True),
-    ),
+    ("mistral-args", ("[TOOL_CALLS]", "[ARGS]"), ("[TOOL_CALLS]", ""), _NAMED),
+    ("mistral", ("[TOOL_CALLS]",), ("[TOOL_CALLS]", ""), _NAMED),
+    ("lfm2", ("<|tool_call_start|>",), _LFM2, _PYTHON),
+    ("lfm2", ("<|tool_list_start|>",), _LFM2, _PYTHON),
+    ("phi4", ("<|tool_call|>", "<|/tool_call|>"), ("<|tool_call|>", "<|/tool_call|>"), _JSON),
+    ("granite", ("<|tool_call|>",), ("<|tool_call|>", ""), _JSON),
+    ("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>", "</TOOLCALL>"), _JSON),
+    ("olmo3", ("<function_calls>",), ("<function_calls>", "</function_calls>"), _PYTHON),
+    ("qwen3-coder", _CODER, ("<tool_call>", "</tool_call>"), read_function_tags),
+    ("glm", ("<tool_call>", "<arg_key>"), ("<tool_call>", "</tool_call>"), read_key_value_tags),
+    ("hermes", ("<tool_call>",), ("<tool_call>", "</tool_call>"), _JSON),
+    ("llama3", ("<|python_tag|>",), ("<|python_tag|>", ""), _JSON),
+    ("llama3", ('"parameters"', "ipython"), ("<|python_tag|>", ""), _JSON),
+    # A template without tools: the model is told to write them as Hermes does.
+    ("plain", (), ("<tool_call>", "</tool_call>"), _JSON),
 ]
 _REASONING: list[tuple[str, Tags]] = [
     ("<|channel>thought", Tags("<|channel>thought\n", "<channel|>")),
@@ -137,20 +123,19 @@ _HARMONY = AnswerFormat(
         "<|end|>",
         "<|return|>",
     ),
+    after_reasoning="<|start|>assistant",
+    before_content="<|channel|>final<|message|>",
 )
 
 
 def answer_format(template: str) -> AnswerFormat:
-    """The format of the family that a chat template belongs to.
-
-    A template that shows no calls gives a format without them.
-    """
+    """The format of the family that a chat template belongs to."""
     if "<|channel|>" in template and "<|message|>" in template:
         return _HARMONY
-    name, calls = next(
-        ((name, calls) for name, marks, calls in _CALLS if all(mark in template for mark in marks)),
-        ("plain", None),
+    name, _, (begin, end), read = next(
+        row for row in _CALLS if all(mark in template for mark in row[1])
     )
+    calls = CallSyntax((Tags(begin, end),), read, bare=name == "llama3")
     reasoning = next((tags for mark, tags in _REASONING if mark in template), None)
     hidden = ("<response>", "</response>") if reasoning and "<response>" in template else ()
     return AnswerFormat(name, calls, reasoning, hidden)

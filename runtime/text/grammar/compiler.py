@@ -23,12 +23,20 @@ log = logging.getLogger(__name__)
 
 _CACHED = 32
 # A small model that may add white space without end does so.
-_WHITE_SPACE = r"\x20|\n[\x20\t]{0,64}"
+_WHITE_SPACE = r"\x20|\n[\x20\t]{0,40}"
 _NO_TOKEN = "<edgelm: no end of sequence>"
-_FIXES = {
-    "json_schema": "change the schema, or leave out `strict` to ignore what cannot be enforced",
-    "regex": "look-around and back-references are not supported",
-    "grammar": "expected Lark's syntax, with a rule `start`",
+# Kind of a format: its name in errors, and what to do.
+_ADVICE = {
+    "json_schema": (
+        "the JSON schema of response_format",
+        "change the schema, or leave out `strict` to ignore what cannot be enforced",
+    ),
+    "regex": (
+        "the regular expression of response_format",
+        "look-around and back-references are not supported",
+    ),
+    "grammar": ("the grammar of response_format", "expected Lark's syntax, with a rule `start`"),
+    "tool_calls": ("the schema of a tool's parameters", "change the schema, or its `strict`"),
 }
 
 
@@ -76,25 +84,23 @@ class GrammarCompiler:
 
     def _compile(self, response_format: ResponseFormat) -> Any:
         module = _llguidance()
+        name, advice = _ADVICE[response_format.kind]
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary(module)
         try:
             grammar = _grammar_text(module, response_format)
         except ValueError as error:
-            raise BadInput(f"response_format cannot be used: {reason(error)}") from None
+            raise BadInput(f"{name} cannot be used: {reason(error)}; {advice}") from None
         failed, messages = module.LLMatcher.validate_grammar_with_warnings(
             grammar, self._vocabulary
         )
         if failed:
-            raise BadInput(
-                f"the {response_format.kind.replace('_', ' ')} of response_format cannot be used: "
-                f"{one_line(messages[0])}; {_FIXES[response_format.kind]}"
-            )
+            raise BadInput(f"{name} cannot be used: {one_line(messages[0])}; {advice}")
         for message in messages:
-            log.warning("response_format: not enforced: %s", one_line(message))
+            log.warning("%s is not enforced in full: %s", name, one_line(message))
         matcher = module.LLMatcher(self._vocabulary, grammar, log_level=0)
         if matcher.is_error():
-            raise BadInput(f"response_format cannot be used: {one_line(matcher.get_error())}")
+            raise BadInput(f"{name} cannot be used: {one_line(matcher.get_error())}; {advice}")
         return matcher
 
     def _read_vocabulary(self, module: Any) -> Any:

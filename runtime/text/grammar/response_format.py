@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
 
-Kind = Literal["json_schema", "regex", "grammar"]
+Kind = Literal["json_schema", "regex", "grammar", "tool_calls"]
 
 _MAX_CHARACTERS = 2**20
 _TYPES = ("text", "json_object", "json_schema", "regex", "grammar")
@@ -28,12 +28,18 @@ _TYPES = ("text", "json_object", "json_schema", "regex", "grammar")
 class ResponseFormat:
     """A constraint: the text of a JSON schema, a regular expression or a Lark grammar.
 
-    `strict` refuses a schema of which a part cannot be enforced.
+    `tool_calls` is a grammar that was made from the schemas of tools. `strict` refuses a schema of
+    which a part cannot be enforced.
     """
 
     kind: Kind
     definition: str
     strict: bool = True
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of one of that kind."""
+        schema: dict[str, Any] = json.loads(self.definition)
+        return schema
 
 
 def read_response_format(value: object) -> ResponseFormat | None:

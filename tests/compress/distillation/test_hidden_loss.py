@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.distillation.head_loss import Objective
 from edgelm.compress.distillation.hidden_loss import (
     EMBEDDING,
     HiddenLoss,
@@ -14,6 +13,7 @@ from edgelm.compress.distillation.hidden_loss import (
     default_map,
     record_states,
 )
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name

@@ -50,6 +50,7 @@ def job(
         contract,
         RTX,
         16,
+        64,
         compute_capabilities=compute_capabilities,
         profiles=profiles,
     )

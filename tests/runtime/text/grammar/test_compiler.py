@@ -32,12 +32,12 @@ def schema(value: Any, *, strict: bool = True) -> ResponseFormat:
 @pytest.mark.parametrize(
     ("response_format", "message"),
     [
-        (schema({"type": "objekt"}), "json schema .* Invalid type: objekt; change the schema"),
+        (schema({"type": "objekt"}), "JSON schema .* Invalid type: objekt; change the schema"),
         (schema({"not": {"type": "string"}}), 'Unimplemented keys: \\["not"\\]; change the schema'),
         (schema({"$ref": "https://example.com/x"}), "Default retriever does not fetch"),
         (schema({"allOf": [{"type": "string"}, {"type": "null"}]}), "Unsatisfiable schema"),
         (schema({"type": "string", "pattern": "(?=a)b"}), "look-ahead"),
-        (ResponseFormat("regex", "a("), "regex .* unclosed group .* look-around"),
+        (ResponseFormat("regex", "a("), "regular expression .* unclosed group .* look-around"),
         (ResponseFormat("regex", r"(a)\1"), "backreferences are not supported"),
         (ResponseFormat("grammar", "start: x"), 'grammar .* unknown name: "x"'),
         (ResponseFormat("grammar", "start: <|nope|>"), "unknown special token"),
@@ -55,7 +55,9 @@ def test_without_strict_what_cannot_be_enforced_is_named(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         compiler().check(schema({"type": "object", "if": {}}, strict=False))
-    assert caplog.messages == ['response_format: not enforced: Unimplemented keys: ["if"]']
+    assert caplog.messages == [
+        'the JSON schema of response_format is not enforced in full: Unimplemented keys: ["if"]'
+    ]
 
 
 def test_a_tokenizer_without_bytes_is_refused() -> None:

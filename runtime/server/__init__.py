@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server, `edge-serve`. Needs the extra `serve`: starlette and uvicorn."""

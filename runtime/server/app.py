@@ -1,0 +1,157 @@
+"""The application: paths, middleware, and the order in which it stops."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from edgelm.errors import EdgeLMError
+from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.server.chat_completions import chat_completions
+from edgelm.runtime.server.completions import completions
+from edgelm.runtime.server.context import ServerContext, endpoint, json_response, now
+from edgelm.runtime.server.errors import ApiError, as_api_error
+from edgelm.runtime.server.generations import Generations
+from edgelm.runtime.server.guard import Guard
+from edgelm.runtime.server.metrics import CONTENT_TYPE, Metrics
+from edgelm.runtime.server.request_log import RequestLog
+from edgelm.runtime.server.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    ResponsesRequest,
+)
+from edgelm.runtime.server.responses import responses
+from edgelm.runtime.server.settings import ServerSettings
+
+log = logging.getLogger("edgelm.serve")
+
+# The page has its script and style within; it may load nothing and talk to this server alone.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def make_app(lm: LanguageModel, settings: ServerSettings) -> Starlette:
+    """The server of a model as an ASGI application; the caller closes the model.
+
+    `app.state.generations.stopping = True` makes it refuse new requests with 503.
+    """
+    metrics = Metrics(lm)
+    generations = Generations(lm, settings, metrics)
+    context = ServerContext(lm, settings, generations, started=now())
+    routes = _routes(context, metrics)
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(
+                RequestLog, metrics=metrics, paths=frozenset(route.path for route in routes)
+            ),
+            Middleware(Guard, settings=settings),
+        ],
+        exception_handlers={
+            ApiError: _on_error,
+            EdgeLMError: _on_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_error,
+        },
+        lifespan=_lifespan(metrics),
+    )
+    app.state.generations = generations
+    return app
+
+
+def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
+    page = (files("edgelm.runtime.server") / "chat.html").read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+
+    async def show_page(_: Request) -> Response:
+        return HTMLResponse(page, headers=headers)
+
+    async def health(_: Request) -> Response:
+        if context.generations.stopping:
+            raise ApiError(503, "this server is being stopped", kind="server_error", retry_after=10)
+        return json_response({"status": "ok"})
+
+    async def show_metrics(_: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    async def models(_: Request) -> Response:
+        return json_response({"object": "list", "data": [_model(context)]})
+
+    async def model(request: Request) -> Response:
+        context.check_model(request.path_params["name"])
+        return json_response(_model(context))
+
+    posts: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+        ("/v1/chat/completions", endpoint(context, ChatRequest, chat_completions)),
+        ("/v1/completions", endpoint(context, CompletionRequest, completions)),
+        ("/v1/responses", endpoint(context, ResponsesRequest, responses)),
+        ("/v1/embeddings", endpoint(context, EmbeddingsRequest, _no_embeddings)),
+    ]
+    return [
+        Route("/", show_page),
+        Route("/health", health),
+        Route("/metrics", show_metrics),
+        Route("/v1/models", models),
+        Route("/v1/models/{name}", model),
+        *(Route(path, handler, methods=["POST"]) for path, handler in posts),
+    ]
+
+
+def _model(context: ServerContext) -> dict[str, object]:
+    lm = context.lm
+    return {
+        "id": context.settings.model,
+        "object": "model",
+        "created": context.started,
+        "owned_by": "edgelm",
+        "context_length": lm.context,
+        "sequences": lm.sequences,
+        "source": lm.manifest.lineage.source,
+    }
+
+
+async def _no_embeddings(_: Request, __: EmbeddingsRequest, context: ServerContext) -> Response:
+    raise ApiError(
+        400,
+        f"{context.settings.model!r} has no embeddings: its graph ends in logits, without pooling",
+        param="model",
+    )
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, (ApiError, EdgeLMError)):
+        log.error("internal error", exc_info=error)
+    return as_api_error(error).response()
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = ApiError(error.status_code, error.detail).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_disconnect(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; the log has it, as other servers have
+
+
+def _lifespan(metrics: Metrics) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def run(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            metrics.close()
+
+    return run

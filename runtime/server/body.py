@@ -1,0 +1,62 @@
+"""The body of a request: bounded in size and time, and checked against a record."""
+
+import asyncio
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from edgelm.reasons import reason
+from edgelm.runtime.server.errors import ApiError
+from edgelm.runtime.server.settings import ServerSettings
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, kind: type[T], settings: ServerSettings) -> T:
+    """The body as a record.
+
+    Raises:
+        ApiError: another content type, too large, too slow, not JSON, or not such a record.
+        ClientDisconnect: the client left.
+    """
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        # A page of another origin can send any other type without asking.
+        raise ApiError(415, f"the content type is {given[:80]!r}, expected application/json")
+    try:
+        content = await asyncio.wait_for(
+            _read(request, settings.max_body_bytes), settings.body_seconds
+        )
+    except (TimeoutError, asyncio.TimeoutError):
+        raise ApiError(
+            408, f"the body did not arrive within {settings.body_seconds:g} seconds"
+        ) from None
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body cannot be used: {reason(error)}") from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    too_large = ApiError(413, f"the body is larger than {limit} bytes")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > limit:
+        raise too_large
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            raise too_large
+    return bytes(content)
+
+
+async def wait_for_disconnect(request: Request) -> None:
+    """Return when the client has left; the body must have been read."""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+__all__ = ["ClientDisconnect", "read_body", "wait_for_disconnect"]

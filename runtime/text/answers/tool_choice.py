@@ -1,0 +1,87 @@
+"""`tools` and `tool_choice`, as OpenAI's API has them, checked."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgelm.errors import BadInput
+
+_NAME = re.compile(r"[\w.-]{1,128}")
+_CHOICES = ("none", "auto", "required")
+
+Tool = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """The functions that the model is told of, and what it must do with them.
+
+    `required`: it must call one of `callable_tools`, and with `parallel` it may call several.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    required: bool = False
+    callable_tools: tuple[Tool, ...] = ()
+    parallel: bool = True
+
+
+def read_tool_choice(tools: object, choice: object, parallel: object) -> ToolChoice:
+    """Read the three options; without tools, or with the choice "none", there are none.
+
+    Raises:
+        BadInput: not tools, or a choice that they do not have.
+    """
+    listed = _read_tools(tools)
+    if parallel is not None and not isinstance(parallel, bool):
+        raise BadInput(f"parallel_tool_calls is {str(parallel)[:80]}, expected true or false")
+    if choice is None or choice == "auto":
+        return ToolChoice(listed, callable_tools=listed, parallel=parallel is not False)
+    if choice == "none":
+        return ToolChoice()
+    if not listed:
+        raise BadInput(f"tool_choice is {str(choice)[:80]}, but there are no tools")
+    if choice == "required":
+        return ToolChoice(listed, True, listed, parallel is not False)
+    name = _chosen(choice)
+    chosen = tuple(tool for tool in listed if tool["function"]["name"] == name)
+    if not chosen:
+        known = ", ".join(str(tool["function"]["name"]) for tool in listed)
+        raise BadInput(f"tool_choice names {name!r}; the tools are: {known}"[:500])
+    return ToolChoice(listed, True, chosen, False)
+
+
+def _read_tools(tools: object) -> tuple[Tool, ...]:
+    if tools is None:
+        return ()
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise BadInput(f"tools is a {type(tools).__name__}, expected a list of functions")
+    return tuple(_read_tool(tool) for tool in tools)
+
+
+def _read_tool(tool: object) -> Tool:
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise BadInput(
+            f"bad tool {str(tool)[:100]}; expected "
+            '{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}'
+            " with a name of letters, digits, _, . and -"
+        )
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise BadInput(f"the parameters of the tool {name} are not a JSON schema")
+    return {"type": "function", "function": dict(function)}
+
+
+def _chosen(choice: object) -> str:
+    name = None
+    if isinstance(choice, Mapping):
+        function = choice.get("function", choice)
+        name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise BadInput(
+            f"tool_choice is {str(choice)[:80]}, expected {', '.join(_CHOICES)} or "
+            '{"type": "function", "function": {"name": ...}}'
+        )
+    return name
