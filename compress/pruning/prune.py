@@ -113,7 +113,7 @@ def select_indices(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = top_k_indices(importance.layers, shape.num_hidden_layers).tolist()
+        layers = _most_influential(spec, importance.layers, shape.num_hidden_layers)
     _check_layers(layers, spec, shape)
     groups, heads, merged = [], [], []
     for layer in layers:
@@ -135,6 +135,16 @@ def select_indices(
         heads=tuple(heads),
         merged=tuple(merged),
     )
+
+
+def _most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
+    """The layers of highest block influence, at least one of them with attention."""
+    layers: list[int] = top_k_indices(scores, count).tolist()
+    if any(spec.layers[layer].attends for layer in layers):
+        return layers
+    best = max(spec.attention_layers, key=lambda layer: float(scores[layer]))
+    weakest = min(layers, key=lambda layer: float(scores[layer]))
+    return sorted([best, *(layer for layer in layers if layer != weakest)])
 
 
 def _heads_of_group(

@@ -16,6 +16,7 @@ from torch import nn
 
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
 
 
@@ -41,6 +42,7 @@ class Hessians:
             if not parts or group.endswith(tuple(f".{part}" for part in parts))
         }
         first.pop(EMBEDDING, None)
+        self._last_norm = stored_name(spec.family, "model.norm")
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
         self._channels = {group: shapes[name][1] for group, name in first.items()}
         whole = all(self._is_whole(group) for group in first)
@@ -57,7 +59,7 @@ class Hessians:
         """
         hooks = [
             # The head is applied to the output of the last norm.
-            model.get_submodule("model.norm").register_forward_hook(
+            model.get_submodule(self._last_norm).register_forward_hook(
                 lambda _, __, output: self._add(HEAD, output)
             )
             if group == HEAD
