@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgelm.errors import BadInput
+from edgelm.runtime.state_folder import state_folder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _OWNER_ONLY = 0o600  # who can add a line can run code here
@@ -63,8 +64,7 @@ def is_trusted(sha256: str) -> bool:
 
 
 def _store() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "edgelm" / "trusted-engines.txt"
+    return state_folder() / "trusted-engines.txt"
 
 
 def _open(path: Path, flags: int) -> int:
