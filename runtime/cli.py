@@ -118,7 +118,10 @@ def _run(arguments: argparse.Namespace) -> None:
     prompt = _prompt(arguments)
     settings = _settings(arguments)
     with load(
-        arguments.bundle, max_memory=arguments.max_memory, threads=arguments.threads
+        arguments.bundle,
+        max_memory=arguments.max_memory,
+        threads=arguments.threads,
+        compile_engine=True,
     ) as model:
         printer = Printer(as_json=arguments.json)
         with Interrupts() as interrupts:

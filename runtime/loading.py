@@ -2,11 +2,12 @@
 
 import logging
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from edgelm.bundle import Manifest, read_manifest
-from edgelm.cli import check_bytes, format_bytes, parse_bytes
+from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
 from edgelm.devices.planner.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
@@ -32,6 +33,7 @@ def load(
     prompt_cache: str | Path | None = None,
     prompt_cache_size: int | str = DEFAULT_BYTES,
     check_hashes: bool = True,
+    compile_engine: bool = False,
 ) -> LanguageModel:
     """Load a bundle.
 
@@ -46,7 +48,10 @@ def load(
             program reads them instead of computing them; None stores nothing.
         prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
             states are removed.
-        check_hashes: compare every file with its hash first.
+        check_hashes: compare every file with its hash first. A file that has not changed since it
+            was compared is not read again.
+        compile_engine: compile the engine of a bundle that has none yet, which takes minutes and
+            happens once; otherwise that is an error.
 
     Raises:
         BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
@@ -55,14 +60,13 @@ def load(
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
-    The engine of a pending bundle is compiled first, which takes minutes and happens once. The
-    hash of a compiled engine is always compared, also without `check_hashes`: it is native code.
+    The hash of a compiled engine is always compared, `check_hashes` or not: it is native code.
     """
     folder = bundle_folder(bundle)
     check_threads(threads)
     _check_sequences(sequences)
     manifest = read_manifest(folder)
-    if manifest.pending:
+    if manifest.pending and compile_engine:
         from edgelm.runtime.engines.finalize import finalize
 
         log.warning("the engine of %s is not compiled yet: compiling it now", folder)
@@ -71,13 +75,14 @@ def load(
     def cache(manifest: Manifest) -> PromptCache | None:
         if prompt_cache is None:
             return None
-        size = _bytes("prompt_cache_size", prompt_cache_size)
+        size = _size("prompt_cache_size", prompt_cache_size, parse_size)
         return PromptCache(Path(prompt_cache), identity_of(manifest), max_bytes=size)
 
     def open_model(manifest: Manifest) -> LanguageModel:
         capacity = manifest.limits.context
         if max_memory is not None:
-            capacity = fit_context(manifest, _bytes("max_memory", max_memory), sequences)
+            budget = _size("max_memory", max_memory, parse_bytes)
+            capacity = fit_context(manifest, budget, sequences)
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
@@ -131,13 +136,14 @@ def _check_sequences(count: object) -> None:
         raise BadInput(f"sequences is {count!r}, expected an integer from 1 to {_MAX_SEQUENCES}")
 
 
-def _bytes(name: str, size: object) -> int:
+def _size(name: str, size: object, parse: Callable[[str], int]) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        check_bytes(size, str(size))
+        if parse is parse_bytes:
+            check_bytes(size, str(size))
         return size
     if not isinstance(size, str):
         raise BadInput(f"{name} is {size!r}, expected bytes above 0 or a size such as '1.5GB'")
     try:
-        return parse_bytes(size)
+        return parse(size)
     except Exception as error:
         raise BadInput(f"{name}: {error}") from None

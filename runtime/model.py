@@ -324,8 +324,8 @@ class LanguageModel:
         self, messages: Sequence[Message], template: Mapping[str, Any], tokens: Tokens
     ) -> int:
         """How many tokens conversations with the same system message and tools begin with."""
-        system = [one for one in messages[:1] if one["role"] in ("system", "developer")]
-        first = str(messages[len(system)]["content"]) if len(messages) > len(system) else ""
+        system = [one for one in messages[:1] if one.get("role") in ("system", "developer")]
+        first = str(messages[len(system)].get("content")) if len(messages) > len(system) else ""
         other = "b" if first.startswith("a") else "a"
         try:
             asked = self.chat_tokens([*system, Message(role="user", content=other)], **template)

@@ -7,11 +7,13 @@ Only files that the manifest lists are used. They must not change between check 
 import os
 from collections.abc import Iterable
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
 
+from edgelm.bundle.known_hashes import KnownHashes
 from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
 from edgelm.bundle.manifest_file import MANIFEST
-from edgelm.bundle.paths import FileState, file_state, inside, open_plain
+from edgelm.bundle.paths import FileState, file_state, inside, open_plain, open_state
 from edgelm.errors import BadBundle
 from edgelm.files.hashing import file_sha256, stream_sha256
 from edgelm.reasons import reason
@@ -69,22 +71,28 @@ def bundle_file(folder: Path, manifest: Manifest, name: str) -> Path | None:
     return path
 
 
-def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
+def verify(
+    folder: Path, manifest: Manifest, *, hashes: bool = True, known: KnownHashes | None = None
+) -> None:
     """Check that every listed file is there and unchanged, and that every needed file is listed.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
         hashes: also compare sizes and hashes.
+        known: hashes that were computed before; those of data files are taken from it.
 
     Raises:
         BadBundle: for the first file that fails.
     """
     _check_listed(folder, manifest)
+    native = set(engine_files(manifest))
     for name, entry in manifest.files.items():
         path = bundle_file(folder, manifest, name)
         if hashes and path is not None:
-            _compare(path, entry)
+            _compare(path, entry, None if name in native else known)
+    if known is not None:
+        known.save()
 
 
 def file_states(folder: Path, manifest: Manifest) -> States:
@@ -109,7 +117,7 @@ def _check_has_entry(manifest: Manifest, name: str) -> None:
         raise BadBundle(f"{MANIFEST} does not list {name}; export the bundle again")
 
 
-def _compare(path: Path, entry: FileEntry) -> None:
+def _compare(path: Path, entry: FileEntry, known: KnownHashes | None) -> None:
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size != entry.bytes:
@@ -118,7 +126,7 @@ def _compare(path: Path, entry: FileEntry) -> None:
                 "copy or export it again"
             )
         try:
-            digest = stream_sha256(file)
+            digest = _digest(file, known)
         except OSError as error:
             raise BadBundle(
                 f"{path} cannot be read: {reason(error)}; copy or export it again"
@@ -128,6 +136,17 @@ def _compare(path: Path, entry: FileEntry) -> None:
                 f"{path} does not match its SHA-256 in {MANIFEST}: damaged or changed; copy or "
                 "export it again"
             )
+
+
+def _digest(file: BufferedReader, known: KnownHashes | None) -> str:
+    """The hash of an open file, computed before or now."""
+    before = open_state(file)
+    digest = None if known is None else known.find(before)
+    if digest is None:
+        digest = stream_sha256(file)
+        if known is not None and open_state(file) == before:
+            known.add(before, digest)
+    return digest
 
 
 def _together(hashes: Iterable[str]) -> str:

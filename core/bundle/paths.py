@@ -55,6 +55,15 @@ def file_state(path: Path) -> FileState | None:
         found = path.stat()
     except (OSError, ValueError):
         return None
+    return _state(found)
+
+
+def open_state(file: BufferedReader) -> FileState:
+    """The state of an open file."""
+    return _state(os.fstat(file.fileno()))
+
+
+def _state(found: os.stat_result) -> FileState:
     return FileState(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )

@@ -95,7 +95,7 @@ def trusted_engine(folder: Path, manifest: Manifest) -> CompiledEngine:
     if manifest.pending:
         raise BadBundle(
             f"the engine of {folder} is not compiled yet; compile it: edge-export --finalize "
-            f"{folder}"
+            f"{folder}, or edgelm.load(..., compile_engine=True)"
         )
     fitting = _engines_here(manifest)
     for engine in fitting:

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from edgelm.bundle import Manifest, read_manifest, verify
 from edgelm.bundle.files import States, file_states
+from edgelm.bundle.known_hashes import KnownHashes
 from edgelm.bundle.manifest_file import MANIFEST
 from edgelm.bundle.paths import file_state
 from edgelm.errors import BadBundle
@@ -72,7 +73,7 @@ def _open_once(folder: Path, open_it: Callable[[Manifest], Opened], *, hashes: b
     try:
         manifest = read_manifest(folder)
         before.add_files(manifest)
-        verify(folder, manifest, hashes=hashes)
+        verify(folder, manifest, hashes=hashes, known=KnownHashes.of_user())
         opened = open_it(manifest)
     except Exception:
         # Files of two bundles together can fail in any way; alone they get their own message.

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.chunk import FinishReason
+from edgelm.runtime.chunk import Chunk, FinishReason
 from edgelm.runtime.options import Options
 from edgelm.runtime.reply import Reply, Usage
 from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
@@ -64,21 +64,30 @@ def _options(body: ChatRequest, context: ServerContext) -> Options:
         stop=body.stop,
         logprobs=logprobs,
         response_format=body.response_format,
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        reasoning_budget=body.reasoning_budget,
+        chat_template_kwargs=_template_arguments(body),
     )
+
+
+def _template_arguments(body: ChatRequest) -> dict[str, Any] | None:
+    given = body.chat_template_kwargs or {}
+    # What a client sends is text: it may not begin a turn of another role.
+    if refused := sorted(given.keys() & {"allow_special", "messages"}):
+        raise ApiError(400, f"chat_template_kwargs may not have {refused[0]}")
+    return body.chat_template_kwargs
 
 
 Starter = Callable[[int], Any]
 
 
 def _starter(body: ChatRequest, options: Options, context: ServerContext) -> Starter:
-    template = dict(body.chat_template_kwargs or {})
-    if "allow_special" in template:
-        raise ApiError(400, "chat_template_kwargs has no allow_special")
-
     async def start(index: int) -> Generation:
         def prepare() -> Stream:
             messages: list[Any] = body.messages
-            return context.lm.answer(messages, template, for_choice(options, index))
+            return context.lm.answer(messages, {}, for_choice(options, index))
 
         return await context.generations.start(prepare)
 
@@ -97,7 +106,7 @@ def _choice(index: int, reply: Reply, body: ChatRequest, context: ServerContext)
     logprobs = chat_logprobs(reply.chunks, context.lm.tokenizer) if body.logprobs else None
     return {
         "index": index,
-        "message": {"role": "assistant", "content": reply.text, "refusal": None},
+        "message": {**reply.message, "refusal": None},
         "logprobs": logprobs,
         "finish_reason": openai_reason(reply.finish_reason),
     }
@@ -146,12 +155,30 @@ async def _choice_events(
 
     yield data({"role": "assistant", "content": ""})
     reason: FinishReason | None = None
+    calls = 0
     async for chunk in generation:
         logprobs = chat_logprobs([chunk], context.lm.tokenizer) if body.logprobs else None
-        if chunk.text or (logprobs and logprobs["content"]):
-            yield data({"content": chunk.text}, logprobs)
+        delta = _delta(chunk, calls)
+        calls += len(chunk.tool_calls)
+        if delta or (logprobs and logprobs["content"]):
+            yield data(delta, logprobs)
         reason = chunk.finish_reason
     yield data({}, None, openai_reason(reason))
+
+
+def _delta(chunk: Chunk, calls: int) -> dict[str, Any]:
+    """What a chunk adds to the message; `calls` of tools came before it."""
+    delta: dict[str, Any] = {}
+    if chunk.text:
+        delta["content"] = chunk.text
+    if chunk.reasoning:
+        delta["reasoning_content"] = chunk.reasoning
+    if chunk.tool_calls:
+        delta["tool_calls"] = [
+            {"index": index, **call.message_part()}
+            for index, call in enumerate(chunk.tool_calls, calls)
+        ]
+    return delta
 
 
 def usage_of(replies: list[Reply]) -> dict[str, Any]:

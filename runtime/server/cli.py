@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import signal
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -160,9 +159,10 @@ def _server(lm: LanguageModel, settings: ServerSettings) -> "uvicorn.Server":
                 print(f"{lm!r}\nlistening on {_url(self, settings)}", flush=True)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # uvicorn's own would raise the signal again at the end, before the model is closed.
             app.state.generations.stopping = True
-            # A second signal does not wait for running answers.
-            super().handle_exit(signal.SIGINT if self.should_exit else sig, frame)
+            self.force_exit = self.should_exit  # a second signal does not wait for answers
+            self.should_exit = True
 
     return Server(config)
 

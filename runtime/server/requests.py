@@ -49,6 +49,8 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_budget: _Count | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -82,6 +84,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     text: TextFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     background: bool | None = None
 

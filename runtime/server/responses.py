@@ -26,14 +26,15 @@ async def responses(request: Request, body: ResponsesRequest, context: ServerCon
         raise ApiError(
             400, "this server stores no responses: send the whole conversation as `input`"
         )
-    if body.tools:
-        raise ApiError(400, "tools are not supported here; use /v1/chat/completions", param="tools")
     messages = _messages(body)
     options = options_of(
         body,
         context.settings,
         max_tokens=body.max_output_tokens,
         response_format=_response_format(body),
+        tools=_tools(body),
+        tool_choice=_tool_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls,
     )
 
     def prepare() -> Stream:
@@ -57,21 +58,59 @@ def _messages(body: ResponsesRequest) -> list[Any]:
         messages.append({"role": "system", "content": body.instructions})
     if isinstance(body.input, str):
         return [*messages, {"role": "user", "content": body.input}]
-    return messages + [_message(item) for item in body.input]
+    for item in body.input:
+        message = _message(item)
+        last = messages[-1] if messages else {}
+        if "tool_calls" in message and last.get("role") == "assistant":
+            last.setdefault("tool_calls", []).extend(message["tool_calls"])
+        else:
+            messages.append(message)
+    return messages
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
-    if item.get("type", "message") != "message":
-        raise ApiError(
-            400, f"input items of type {item['type']!r} are not supported", param="input"
-        )
-    content = item.get("content")
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict)]
-        if len(parts) < len(content) or any(part.get("type") not in _TEXTS for part in parts):
-            raise ApiError(400, f"content parts must be one of {', '.join(_TEXTS)}", param="input")
-        content = "".join(str(part.get("text", "")) for part in parts)
-    return {"role": item.get("role"), "content": content}
+    kind = item.get("type", "message")
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+    if kind == "function_call_output":
+        return {
+            "role": "tool",
+            "tool_call_id": item.get("call_id"),
+            "content": _text(item.get("output")),
+        }
+    if kind != "message":
+        raise ApiError(400, f"input items of type {kind!r} are not supported", param="input")
+    return {"role": item.get("role"), "content": _text(item.get("content"))}
+
+
+def _text(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict)]
+    if len(parts) < len(content) or any(part.get("type") not in _TEXTS for part in parts):
+        raise ApiError(400, f"content parts must be one of {', '.join(_TEXTS)}", param="input")
+    return "".join(str(part.get("text", "")) for part in parts)
+
+
+def _tools(body: ResponsesRequest) -> list[dict[str, Any]] | None:
+    """Tools as chat completions have them: the function's fields are flat here, nested there."""
+    if body.tools is None:
+        return None
+    if others := [tool.get("type") for tool in body.tools if tool.get("type") != "function"]:
+        raise ApiError(400, f"tools of type {others[0]!r} are not supported", param="tools")
+    return [
+        {"type": "function", "function": {key: one[key] for key in one if key != "type"}}
+        for one in body.tools
+    ]
+
+
+def _tool_choice(body: ResponsesRequest) -> str | dict[str, Any] | None:
+    given = body.tool_choice
+    if isinstance(given, dict) and "name" in given:
+        return {"type": "function", "function": {"name": given["name"]}}
+    return given
 
 
 def _response_format(body: ResponsesRequest) -> dict[str, Any] | None:
@@ -97,11 +136,11 @@ class _Response:
             "incomplete_details": None,
             "instructions": body.instructions,
             "metadata": {},
-            "parallel_tool_calls": False,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "temperature": body.temperature,
             "top_p": body.top_p,
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": body.tool_choice or "auto",
+            "tools": body.tools or [],
             "store": False,
         }
         self._item_id = new_id("msg")
@@ -121,6 +160,23 @@ class _Response:
             "content": list(parts),
         }
 
+    def output(self, reply: Reply, status: str) -> list[dict[str, Any]]:
+        """The message, unless there are only calls, and the calls."""
+        calls = [
+            {
+                "id": f"fc-{call.id}",
+                "type": "function_call",
+                "status": "completed",
+                "call_id": call.id,
+                "name": call.name,
+                "arguments": call.arguments,
+            }
+            for call in reply.tool_calls
+        ]
+        if not reply.text and calls:
+            return calls
+        return [self.item(status, self.part(reply.text)), *calls]
+
     def place(self) -> dict[str, Any]:
         """Where a text belongs."""
         return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
@@ -133,7 +189,7 @@ class _Response:
             **self._base,
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": [self.item(status, self.part(reply.text))],
+            "output": self.output(reply, status),
             "usage": {
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": usage.cached_tokens},
@@ -157,10 +213,14 @@ async def _events(
     place = response.place()
     yield made("response.created", response=response.in_progress())
     yield made("response.in_progress", response=response.in_progress())
-    yield made("response.output_item.added", output_index=0, item=response.item("in_progress"))
-    yield made("response.content_part.added", **place, part=response.part(""))
+    begun = False
     try:
         async for chunk in generation:
+            if chunk.text and not begun:
+                begun = True
+                item = response.item("in_progress")
+                yield made("response.output_item.added", output_index=0, item=item)
+                yield made("response.content_part.added", **place, part=response.part(""))
             if chunk.text:
                 delta = {"delta": chunk.text, "logprobs": []}
                 yield made("response.output_text.delta", **place, **delta)
@@ -170,9 +230,22 @@ async def _events(
         return
     reply = generation.reply
     log_reply(request, reply)
-    part, whole = response.part(reply.text), response.completed(reply)
-    yield made("response.output_text.done", **place, text=reply.text, logprobs=[])
-    yield made("response.content_part.done", **place, part=part)
-    yield made("response.output_item.done", output_index=0, item=whole["output"][0])
+    whole = response.completed(reply)
+    if begun:
+        part = response.part(reply.text)
+        yield made("response.output_text.done", **place, text=reply.text, logprobs=[])
+        yield made("response.content_part.done", **place, part=part)
+    for index, item in enumerate(whole["output"]):
+        if item["type"] == "function_call":
+            yield made("response.output_item.added", output_index=index, item=item)
+            arguments = {"item_id": item["id"], "arguments": item["arguments"]}
+            yield made(
+                "response.function_call_arguments.done",
+                output_index=index,
+                name=item["name"],
+                **arguments,
+            )
+        if begun or item["type"] == "function_call":
+            yield made("response.output_item.done", output_index=index, item=item)
     end = "response.completed" if whole["status"] == "completed" else "response.incomplete"
     yield made(end, response=whole)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 from edgelm.errors import BadInput
+from edgelm.files.user_folders import state_folder
 from edgelm.runtime.interrupts import Interrupts
-from edgelm.runtime.state_folder import state_folder
 
 _HISTORY_LINES = 1000
 _QUOTES = '"""'

@@ -5,7 +5,19 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-_KNOWN = {"ADD", "ARG", "CMD", "COPY", "ENV", "FROM", "RUN", "SHELL"}
+_KNOWN = {
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "RUN",
+    "SHELL",
+    "USER",
+}
 _USED = re.compile(r"\$\{(\w+)\}")
 
 

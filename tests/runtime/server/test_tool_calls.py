@@ -1,0 +1,124 @@
+"""Tools and reasoning through the official client: whole, streamed, and the next turn."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import edgelm
+from edgelm.runtime.server.settings import ServerSettings
+from tests.json_check import is_valid
+from tests.runtime.server.running import running
+from tests.runtime.test_tools import PARAMETERS, TOOLS, tool_bundle
+
+__all__ = ["tool_bundle"]  # a fixture
+ASK: Any = [{"role": "user", "content": "Rain?"}]
+REQUIRED: Any = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+
+
+@pytest.fixture(scope="module")
+def client(tool_bundle: Path) -> Iterator[openai.OpenAI]:
+    with (
+        edgelm.load(tool_bundle, threads=1) as lm,
+        running(lm, ServerSettings(model="tiny")) as (url, _),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+    ):
+        yield client
+
+
+def test_a_call_and_its_result(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(model="tiny", messages=ASK, **REQUIRED)
+    choice = done.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert is_valid(json.loads(call.function.arguments), PARAMETERS)
+    turns: Any = [
+        *ASK,
+        choice.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "Yes."},
+    ]
+    after = client.chat.completions.create(model="tiny", messages=turns, tools=TOOLS, max_tokens=4)  # type: ignore[call-overload]
+    assert after.usage.completion_tokens == 4
+
+
+def test_a_streamed_call(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(model="tiny", messages=ASK, stream=True, **REQUIRED)
+    chunks = list(stream)
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    (call,) = calls
+    assert call.index == 0
+    assert call.function is not None
+    assert call.function.name == "get_weather"
+    assert is_valid(json.loads(call.function.arguments or ""), PARAMETERS)
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_reasoning_is_apart(client: openai.OpenAI) -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_budget": 5}
+    done = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        max_tokens=40,
+        logit_bias={"2": -100, "3": -100},
+        extra_body=extra,
+    )
+    message: Any = done.choices[0].message
+    assert message.reasoning_content
+    assert "think" not in (message.content or "")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses(client: openai.OpenAI, stream: bool) -> None:
+    tools: Any = [{"type": "function", **TOOLS[0]["function"]}]
+    given: Any = {"model": "tiny", "input": "Rain?", "tools": tools, "tool_choice": "required"}
+    given["parallel_tool_calls"] = False
+    done: Any
+    if stream:
+        events = list(client.responses.create(**given, stream=True))
+        done = events[-1].response  # type: ignore[union-attr]
+        assert [e.sequence_number for e in events] == list(range(len(events)))
+        assert "response.function_call_arguments.done" in [e.type for e in events]
+    else:
+        done = client.responses.create(**given)
+    (call,) = done.output
+    assert call.type == "function_call"
+    assert is_valid(json.loads(call.arguments), PARAMETERS)
+    turns: Any = [
+        {"role": "user", "content": "Rain?"},
+        call.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "Yes."},
+    ]
+    after = client.responses.create(model="tiny", input=turns, tools=tools, max_output_tokens=4)
+    assert after.usage is not None
+    assert after.usage.output_tokens == 4
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "choice": ({"tool_choice": "required"}, "tool"),
+    "name": (
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
+        "x",
+    ),
+    "kind": ({"tools": [{"type": "search"}]}, ""),
+    "control": (
+        {"extra_body": {"chat_template_kwargs": {"allow_special": True}}},
+        "may not have allow_special",
+    ),
+    "messages": (
+        {"extra_body": {"chat_template_kwargs": {"messages": []}}},
+        "may not have messages",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(client: openai.OpenAI, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model="tiny", messages=ASK, max_tokens=2, **options)
+    assert message in str(error.value)
