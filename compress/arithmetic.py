@@ -19,6 +19,7 @@ TORCH_TYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "fp32": to
 _ROWS = 64
 _MOST_INPUTS, _MOST_OUTPUTS = 1024, 4096  # enough to leave the caches' regime, a few ms each
 _ROUNDS = 3
+_SPEED_ROWS = 512  # a common number of tokens in a micro-batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,26 @@ def measure_arithmetic(
         return MeasuredArithmetic("fp32", forward)
     training = _ratio(sizes, _training)
     return MeasuredArithmetic("fp32" if training > 1 else "bf16", forward, training)
+
+
+def measured_speed(
+    device: torch.device, dtype: torch.dtype, hidden_size: int, intermediate_size: int
+) -> float:
+    """Operations per second of a linear layer in training, for estimates of time.
+
+    A whole step also does work that is not a matrix product, and may take up to twice as long.
+    """
+    inputs, outputs = min(hidden_size, _MOST_INPUTS), min(intermediate_size, _MOST_OUTPUTS)
+    layer = torch.nn.Linear(inputs, outputs, bias=False, dtype=dtype, device=device)
+    rows = torch.ones(_SPEED_ROWS, inputs, dtype=dtype, device=device, requires_grad=True)
+    seconds = []
+    for _ in range(1 + _ROUNDS):
+        begun = time.perf_counter()
+        _training(layer, rows)
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return 6 * _SPEED_ROWS * inputs * outputs / min(seconds[1:])
 
 
 def faster_type(spec: DecoderSpec, device: torch.device) -> torch.dtype:

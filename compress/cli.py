@@ -1,6 +1,7 @@
 """`edge-compress`: prune and distill a teacher into a student that fits a device."""
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -10,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgelm.cli import bytes_argument, positive_int, run_command, size_argument
-from edgelm.compress.run.distributed import is_main_process
+from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
 
 if TYPE_CHECKING:
     from edgelm.compress.recipe import Recipe
 
+_MOST_SHARDS = 8  # of one machine; more would wait for the network at every layer
+_WITH_A_RECIPE = ("output", "run", "print_recipe", "dry_run", "world_size", "tflops")
+_BUDGET = {"parameters", "max_memory_bytes", "min_tokens_per_second", "max_first_token_ms"}
 _EPILOG = """\
 examples:
   edge-compress recipe.toml -o student/
   edge-compress HuggingFaceTB/SmolLM2-135M-Instruct --target jetson-orin-nano --min-tok-s 30 \\
     --data train.jsonl --tokens 100M -o student/
+  edge-compress recipe.toml -o student/ --dry-run --world-size 256 --tflops 400
   edge-export student/ --target jetson-orin-nano -o bundle/
 
 Run the same command again after an interruption: it resumes, and reruns only what changed.
@@ -64,6 +69,27 @@ def parser() -> argparse.ArgumentParser:
     task = "e.g. perplexity:valid.jsonl; repeatable"
     add("--evaluate", action="append", default=[], metavar="TASK", help=task)
     add("--print-recipe", action="store_true", help="print these options as a recipe and exit")
+    group = parser.add_argument_group("what a run would take")
+    add = group.add_argument
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print tokens, operations, memory, disk and time of every stage "
+        "(no weights are read), and exit",
+    )
+    add(
+        "--world-size",
+        type=positive_int,
+        metavar="N",
+        help="processes (GPUs) of the run, for --dry-run; FSDP2 shards over up to 8",
+    )
+    add(
+        "--tflops",
+        type=float,
+        metavar="X",
+        help="speed of a process for --dry-run, e.g. 400 for 40%% of an H100's 989 in bf16 "
+        "(default: measured on this machine)",
+    )
     return parser
 
 
@@ -88,6 +114,10 @@ def _compress(options: argparse.Namespace) -> None:
         recipe.check()
         print(recipe_toml(recipe), end="")
         return
+    _check(recipe, options)
+    if options.dry_run:
+        print(_dry_run(recipe, options))
+        return
     from edgelm.compress.pipeline import compress_model
 
     _silence_libraries()
@@ -105,6 +135,40 @@ def _compress(options: argparse.Namespace) -> None:
         shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
     print(f"next: {export_command(recipe, options.output)}")
+
+
+def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
+    """Refuse what cannot work within a second, before torch is loaded."""
+    from edgelm.checkpoint.source import read_spec
+    from edgelm.compress.preflight import preflight
+
+    if (options.world_size or options.tflops) and not options.dry_run:
+        raise BadInput("--world-size and --tflops belong to --dry-run; add it")
+    if options.tflops is not None and not 0 < options.tflops < math.inf:
+        raise BadInput(f"--tflops {options.tflops:g}: expected a number above 0")
+    processes = options.world_size or world_size()
+    preflight(recipe, read_spec(recipe.teacher), processes=processes)
+
+
+def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
+    from edgelm.checkpoint.source import read_spec
+    from edgelm.compress.start_plan import plan_stages, plan_table
+
+    spec, processes = read_spec(recipe.teacher), options.world_size or 1
+    bf16, speed = recipe.arithmetic != "fp32", 1e12 * (options.tflops or 0)
+    if not speed:
+        from edgelm.compress.arithmetic import TORCH_TYPES, measure_arithmetic, measured_speed
+        from edgelm.compress.run.distributed import device
+
+        sizes = spec.hidden_size, spec.intermediate_size
+        chosen = recipe.arithmetic
+        if chosen == "auto":
+            chosen = measure_arithmetic(device(), *sizes).chosen
+        bf16 = chosen == "bf16"
+        speed = measured_speed(device(), TORCH_TYPES[chosen], *sizes)
+    shards = min(_MOST_SHARDS, processes)
+    stages = plan_stages(recipe, spec, bf16=bf16, sharded_over=shards)
+    return plan_table(stages, operations_per_second=speed, processes=processes)
 
 
 def export_command(recipe: "Recipe", student: Path) -> str:
@@ -154,8 +218,15 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
         "target": target | {name: limit for name, limit in limits.items() if limit is not None},
         "distill": {"tokens": options.tokens},
     }
+    if not options.data:
+        raise BadInput("no training text: give --data FILE (JSONL, text or Parquet)")
     if options.shape:
         recipe["prune"] = _shape(options.shape)
+    elif not recipe["target"].keys() & _BUDGET:
+        raise BadInput(
+            "what the student may cost is missing: give --parameters, --max-memory, --min-tok-s or "
+            "--max-ttft to search a shape within it, or the shape itself with --shape"
+        )
     else:
         recipe["search"] = {}
     return recipe | {"evaluate": {"tasks": options.evaluate}}
@@ -165,7 +236,7 @@ def _reject_options(options: argparse.Namespace) -> None:
     """Raise BadInput for options that a recipe would override."""
     defaults = vars(parser().parse_args([options.source, "-o", "x"]))
     for name, value in vars(options).items():
-        if name not in ("output", "run", "print_recipe") and value != defaults[name]:
+        if name not in _WITH_A_RECIPE and value != defaults[name]:
             raise BadInput(
                 f"--{name.replace('_', '-')} cannot be combined with a recipe; set it in "
                 f"{options.source}"

@@ -8,11 +8,13 @@ import msgspec
 import torch
 
 from edgelm import __version__
+from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
 from edgelm.compress.model import load_model, save_model
+from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.run.distributed import is_main_process
+from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.run.replaceable import check_inputs_separate, student_files, written_files
 from edgelm.compress.run.run_folder import RunFolder
 from edgelm.compress.run.summary import write_summary
@@ -45,13 +47,12 @@ def compress_model(
         DoesNotFit: no shape meets the budget, or the disk is full.
         Diverged: a training diverged; its last checkpoint remains.
     """
-    recipe.check()
+    preflight(recipe, read_spec(recipe.teacher), processes=world_size())
     check_replaceable(output, marker=STUDENT_RECORD, listing=student_files)
     output = output.resolve()
     run = run or output.with_name(f"{output.name}.run")
     check_inputs_separate(recipe, output, run)
     state = State(recipe, RunFolder(run, report), progress)
-    state.check()
     with state.run.exclusive():
         return _compress(state, output)
 
@@ -76,7 +77,6 @@ def _compress(state: State, output: Path) -> StudentRecord:
 
 
 def _record(state: State, evaluation: dict[str, dict[str, Figure]]) -> StudentRecord:
-    from edgelm.checkpoint.source import open_checkpoint
 
     assert state.student is not None
     spec, source = open_checkpoint(state.student).spec, state.source

@@ -52,9 +52,10 @@ def check_bytes(size: int, text: str) -> None:
         BadInput: it is; the message names the unit that was probably meant.
     """
     if size < _MIN_PLAIN_SIZE:
+        example = f"{text.strip()}MB" if size else "98MB"
         raise BadInput(
             f"a maximum size of {size} bytes is smaller than any model; give it with a unit, e.g. "
-            f"{text.strip()}MB"
+            f"{example}"
         )
 
 

@@ -1,9 +1,13 @@
 """The planner's question and answer: what a deployment will cost, before any work is done."""
 
+from typing import Literal
+
 import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import KvType
+
+Speed = Literal["fast enough", "probably fast enough", "probably too slow", "too slow"]
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -42,12 +46,17 @@ class PlanRequest(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The chosen configuration and its predicted costs; every figure is an estimate.
 
-    `prefill_ms` is the time to the first token of a prompt of `prompt` tokens, `decode_ms` the
-    time of one token after it, `joules_per_token` its energy if the power is known. `binds` is
-    the bottleneck of decoding: memory bandwidth, per-layer overhead or, over the budget, memory.
-    `packed_bytes` are copies of weights that an engine holds beside the mapped file. `missing`
-    lists what the request lacks; each line of `advice` is a change that is enough by itself.
-    `basis` is the source of the speeds; `notes` are warnings that the figures do not show.
+    `prefill_ms` is the time until every one of `batch` prompts of `prompt` tokens has its first
+    token, `decode_ms` the time of one step after it, `joules_per_token` the energy of a token if
+    the power is known. `binds` is the bottleneck of decoding: memory bandwidth or per-layer
+    overhead. `packed_bytes` are copies of weights that an engine holds beside the mapped file.
+
+    `build_bytes` is the peak memory to compile the engine, in `build_segments` segments, on a
+    machine that has `build_room_bytes` for it; all are 0, 1 and 0 where nothing is compiled.
+    `export_bytes` is the peak of the export, on the machine that runs it. `unsupported` says why
+    edgelm cannot run on the device. `missing` lists what the request lacks; each line of
+    `advice` is a change that is enough by itself. `basis` is the source of the speeds; `notes` are
+    warnings that the figures do not show.
     """
 
     target: str
@@ -74,6 +83,11 @@ class Plan(msgspec.Struct, frozen=True):
     fits: bool
     fast_enough: bool
     basis: str
+    export_bytes: int = 0
+    build_segments: int = 1
+    build_room_bytes: int = 0
+    required_tokens_per_second: float | None = None
+    unsupported: str = ""
     missing: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -90,16 +104,39 @@ class Plan(msgspec.Struct, frozen=True):
         return self.decode_ms.per_second(self.batch)
 
     @property
+    def builds(self) -> bool:
+        """Whether the engine can be compiled where it must be, without swap."""
+        return self.build_bytes <= self.build_room_bytes or not self.build_room_bytes
+
+    @property
     def works(self) -> bool:
-        """Whether it fits in memory and is as fast as requested."""
-        return self.fits and self.fast_enough
+        """Whether it can be compiled, fits in memory and is as fast as requested."""
+        return self.fits and self.builds and self.fast_enough and not self.unsupported
+
+    @property
+    def speed(self) -> Speed:
+        """The required speed, judged with the range: sure where all of it is on one side."""
+        required, rate = self.required_tokens_per_second, self.tokens_per_second
+        if required is None:
+            return "fast enough" if self.fast_enough else "too slow"
+        if rate.low >= required:
+            return "fast enough"
+        if rate.value >= required:
+            return "probably fast enough"
+        return "probably too slow" if rate.high >= required else "too slow"
 
     @property
     def verdict(self) -> str:
-        """One phrase: `fits`, `does not fit` or `too slow`."""
+        """One phrase, such as `fits`, `does not fit`, `cannot be built there`, `too slow`."""
+        if self.unsupported:
+            return "does not run there"
         if not self.fits:
             return "does not fit"
-        return "fits" if self.fast_enough else "too slow"
+        if not self.builds:
+            return "cannot be built there"
+        if self.speed == "fast enough":
+            return "fits"
+        return f"fits, {self.speed}" if self.fast_enough else self.speed
 
     @property
     def _bound(self) -> str:
@@ -110,7 +147,7 @@ class Plan(msgspec.Struct, frozen=True):
     def _energy(self) -> str:
         if self.joules_per_token is None:
             return f"not known: no power limit is published for {self.power_mode}"
-        return f"{_range(self.joules_per_token)} J per token"
+        return f"{range_text(self.joules_per_token)} J per token"
 
     def table(self) -> str:
         """The plan as text, one figure a line."""
@@ -124,9 +161,9 @@ class Plan(msgspec.Struct, frozen=True):
             ("workspace", format_bytes(self.workspace_bytes)),
             ("runtime", format_bytes(self.runtime_bytes)),
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
-            ("to build", format_bytes(self.build_bytes)),
-            ("first token", f"{_range(self.prefill_ms)} ms, prompt of {self.prompt:,} tokens"),
-            ("decode", f"{_range(self.tokens_per_second)} tokens/s{self._bound}"),
+            *self._building(),
+            ("first token", f"{range_text(self.prefill_ms)} ms, {self._prompts()}"),
+            ("decode", f"{range_text(self.tokens_per_second)} tokens/s{self._bound}"),
         ]
         if self.joules_per_token or self.engine != "onnxruntime":
             rows.append(("energy", self._energy))
@@ -140,8 +177,24 @@ class Plan(msgspec.Struct, frozen=True):
         note = f"Estimates from {self.basis}; the range holds 80% of measurements."
         return "\n".join([*lines, note])
 
+    def _building(self) -> list[tuple[str, str]]:
+        if not self.build_bytes:
+            return [("to export", format_bytes(self.export_bytes))]
+        peak = format_bytes(self.build_bytes)
+        if self.build_room_bytes:
+            peak += f" of {format_bytes(self.build_room_bytes)}"
+        if self.build_segments > 1:
+            peak += f", in {self.build_segments} segments"
+        return [("to build", peak)]
 
-def _range(estimate: Estimate) -> str:
+    def _prompts(self) -> str:
+        if self.batch == 1:
+            return f"prompt of {self.prompt:,} tokens"
+        return f"{self.batch} prompts of {self.prompt:,} tokens each"
+
+
+def range_text(estimate: Estimate) -> str:
+    """`40 (20 to 80)`."""
     return " ".join((short(estimate.value), f"({short(estimate.low)} to {short(estimate.high)})"))
 
 

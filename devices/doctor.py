@@ -11,6 +11,7 @@ import msgspec
 
 from edgelm.bundle import Manifest
 from edgelm.devices.checks import (
+    build_memory,
     bundle_target,
     cpu,
     desktop,
@@ -55,6 +56,7 @@ CHECKS: dict[str, Check] = {
     "gpu.power-limit": gpu.power_limit,
     "power.battery": power.battery,
     "memory.bundle": memory.bundle_memory,
+    "memory.build": build_memory.build_memory,
     "memory.desktop": desktop.desktop,
     "memory.zram": swap.zram,
     "memory.swap-file": swap.swap_file,

@@ -208,8 +208,13 @@ def kernels_of(engine: str) -> Kernels:
 
 
 def check_shape(spec: DecoderSpec, engine: str) -> None:
-    """Raise BadInput for a decoder whose shape the engine's kernels would reject at run time."""
+    """Raise BadInput for a decoder that the engine's kernels or sessions cannot run."""
     rules = kernels_of(engine)
+    if spec.is_hybrid and engine != "onnxruntime":
+        raise BadInput(
+            f"{engine} cannot run this {spec.family} yet: sessions on it hold keys and values "
+            "only, not what its other layers remember; onnxruntime can (--target cpu)"
+        )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple
     if spec.head_dim in rotated:  # the whole head is rotated

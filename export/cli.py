@@ -199,7 +199,7 @@ def _run_hint(folder: Path) -> str:
 def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
-    from edgelm.devices.profile import load_profile
+    from edgelm.devices.this_machine import target_profile
     from edgelm.planning import PlanRequest
 
     spec = read_spec(arguments.model, revision=arguments.revision)
@@ -211,7 +211,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.symmetric,
         arguments.engine,
     )
-    result = plan(spec, load_profile(arguments.target), request)
+    result = plan(spec, target_profile(arguments.target), request)
     print(_json(result) if arguments.json else result.table())
 
 

@@ -16,7 +16,7 @@ from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import parse_bytes
-from edgelm.devices.profile import load_profile
+from edgelm.devices.this_machine import target_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.replaceable import bundle_files
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
@@ -128,7 +128,7 @@ def export_model(
         modules = ", ".join(checkpoint.left_out)
         progress(f"only the text decoder is exported; left out: {modules}")
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
-    device = load_profile(target)
+    device = target_profile(target)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
     request.check(Weights(checkpoint).groups())
     made_for.segments(request.segments)

@@ -11,6 +11,7 @@ import msgspec
 from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
 from edgelm.devices.planner.build_memory import compiles
+from edgelm.devices.planner.build_room import room_of
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Engine, Profile
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, engine_family, version_number
@@ -137,7 +138,9 @@ class Target:
                     f"leave out --segments {requested}"
                 )
             return 1
-        return requested or BuildMemory(self.requirement.name, self.profile.budget_bytes)
+        return requested or BuildMemory(
+            self.requirement.name, room_of(self.profile).available_bytes
+        )
 
     def runs_on_cpu(self, precisions: Iterable[WeightPrecision]) -> bool:
         """Whether ONNX Runtime's CPU provider has kernels for the types of the bundle's graph."""

@@ -116,6 +116,18 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "block_multiple_of": 8,
         },
     ),
+    "qwen3.5": (
+        "qwen3_5_text",
+        {
+            "head_dim": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 8,
+        },
+    ),
     "granite-swa": (
         "granite_swa",
         {

@@ -16,7 +16,7 @@ from edgelm.bundle.manifest import GraphContract
 from edgelm.devices.tensorrt_versions import RTX
 from edgelm.runtime.engines.tensorrt.build import Job, compile_engine
 
-CHUNK = 512
+CHUNK, CONTEXT = 512, 4096
 
 
 class Build(NamedTuple):
@@ -34,7 +34,7 @@ def main() -> None:
     size, start = 0, time.monotonic()
     for number in map(int, sys.argv[3:]):
         part = contract.parts[number]
-        job = Job(folder / part.file, contract, RTX, CHUNK, (int(sys.argv[2]),), part=part)
+        job = Job(folder / part.file, contract, RTX, CHUNK, CONTEXT, (int(sys.argv[2]),), part=part)
         size += compile_engine(job, lambda _: None).content.nbytes
     print(json.dumps(Build(size, peak_rss_bytes(), time.monotonic() - start)))
 

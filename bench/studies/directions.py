@@ -31,13 +31,16 @@ from edgelm.cli import run_command
 from edgelm.compress.arithmetic import faster_type
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, pack
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
+from edgelm.compress.distillation.teacher_cache import build_cache
 from edgelm.compress.distillation.train import distill
-from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.evaluate import evaluate
 from edgelm.compress.evaluation.held_out import HeldOut
+from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer
-from edgelm.compress.pruning.importance import Aggregation, Importance, Reduction, score
+from edgelm.compress.pruning.aggregation import Aggregation, Reduction
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.layer_removal import layers_without_best_block, text_loss
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape

@@ -27,7 +27,8 @@ from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import distill
-from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, Tokenizer, load_model, load_tokenizer, save_model, spec_of
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import prune

@@ -79,9 +79,10 @@ def _row(folder: Path, contract: GraphContract, sm: int, *, together: bool) -> s
     groups = [list(numbers)] if together else [[number] for number in numbers]
     builds = [_compile_apart(folder, group, sm) for group in groups]
     weights = (folder / contract.data).stat().st_size
+    largest = max((part.weight_bytes for part in contract.segments), default=weights)
     peak = max(build.peak_bytes for build in builds)
     return (
-        f"| {len(contract.parts)} | {weights / 1e6:,.0f} | "
+        f"| {len(contract.parts)} | {weights / 1e6:,.0f} | {largest / 1e6:,.0f} | "
         f"{sum(build.engine_bytes for build in builds) / 1e6:,.0f} | {peak / 1e6:,.0f} | "
         f"{peak / weights:.2f} | {sum(build.seconds for build in builds):.1f} |"
     )
@@ -102,8 +103,8 @@ def main() -> None:
     add("--sm", type=int, default=89, help="compute capability, times ten")
     add("--together", action="store_true", help="compile all segments in one process")
     given = parser.parse_args()
-    print("| segments | weights MB | engines MB | peak MB | of weights | s |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("| segments | weights MB | largest MB | engines MB | peak MB | of weights | s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
     for count in given.n:
         folder = given.output / f"{given.shape}-{count}"
         contract = write(given.shape, folder, count, context=given.context, dialect=given.dialect)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from edgelm.compress.model import Tokenizer
+Tokenizer = Any  # of transformers, which ships no types
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,20 @@ from edgelm.compress.arithmetic import total_type
 from edgelm.compress.distillation.losses import (
     DIVERGENCES,
     LossAndGradient,
-    LossKind,
     Sampled,
     TopK,
     cross_entropy,
     sampled_cross_entropy,
     top_k_kl,
 )
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.head import Head
 
 # Elements of one [rows, vocab] of products: 32 MiB in bf16 for a CPU's caches, 256 MiB on a GPU,
 # where few rows would leave the units waiting for memory.
 _CHUNK_ELEMENTS = 1 << 24
 _GPU_CHUNK_ELEMENTS = 1 << 27
+_DISTILL = Objective()
 _PART_ELEMENTS = 1 << 20  # of one [rows, vocab] in fp32: 4 MiB
 
 
@@ -44,22 +45,12 @@ class LiveTeacher:
 Target = LiveTeacher | TopK | Sampled
 
 
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """The loss per row: divergence from the teacher, cross-entropy, or a mix."""
-
-    kind: LossKind = "forward-kl"
-    temperature: float = 1.0
-    cross_entropy: float = 0.0
-    """Share of the cross-entropy with the next token: 0 is the teacher only, 1 is no teacher."""
-
-
 def head_loss(
     hidden: torch.Tensor,
     head: Head,
     target: Target | None,
     labels: torch.Tensor,
-    objective: Objective = Objective(),
+    objective: Objective = _DISTILL,
     *,
     compute: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -13,30 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelm.compress.distillation.layer_map import EMBEDDING, LayerMap
 from edgelm.compress.model import Model
-from edgelm.compress.ranges import LayerOrEmbedding
-from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name
-
-EMBEDDING = -1  # the layer number of the embeddings' output
-LayerMap = tuple[tuple[LayerOrEmbedding, LayerOrEmbedding], ...]
-"""Pairs (student layer, teacher layer) whose outputs are compared."""
-
-
-def default_map(student_layers: int, teacher_layers: int) -> LayerMap:
-    """The paper's best pairs: the embeddings, and the third layer from the end on both sides."""
-    late = (max(0, student_layers - 3), max(0, teacher_layers - 3))
-    return ((EMBEDDING, EMBEDDING), late)
-
-
-def check_map(pairs: Sequence[tuple[int, int]], student_layers: int, teacher_layers: int) -> None:
-    """Raise BadInput unless every layer of a map exists."""
-    for student, teacher in pairs:
-        if not (-1 <= student < student_layers and -1 <= teacher < teacher_layers):
-            raise BadInput(
-                f"layer map {student}:{teacher}: the student has layers 0 to {student_layers - 1}, "
-                f"the teacher 0 to {teacher_layers - 1}; -1 is the embeddings"
-            )
 
 
 @dataclass
@@ -68,7 +47,8 @@ def _module(model: Model, layer: int) -> nn.Module:
     """The module whose output is the state after a layer: the next norm where there is one."""
     layers = model.model.layers
     if layer + 1 == len(layers):
-        return model.model.norm  # type: ignore[no-any-return]
+        name = stored_name(model.config.model_type, "model.norm")
+        return model.get_submodule(name)  # type: ignore[no-any-return]
     following = layers[layer + 1]
     # OLMo 2 has no norm before its layers.
     norm = stored_name(model.config.model_type, f"model.layers.{layer + 1}.input_layernorm")

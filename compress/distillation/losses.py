@@ -9,11 +9,11 @@ keeps five copies of [rows, vocab] where these need three.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-LossKind = Literal["forward-kl", "reverse-kl", "jsd"]
+from edgelm.compress.distillation.objective import LossKind
+
 LossAndGradient = tuple[torch.Tensor, torch.Tensor]
 
 

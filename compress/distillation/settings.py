@@ -4,9 +4,8 @@ import math
 
 import msgspec
 
-from edgelm.compress.distillation.head_loss import Objective
-from edgelm.compress.distillation.hidden_loss import LayerMap
-from edgelm.compress.distillation.losses import LossKind
+from edgelm.compress.distillation.layer_map import LayerMap
+from edgelm.compress.distillation.objective import LossKind, Objective
 from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
 from edgelm.errors import BadInput
 
@@ -93,11 +92,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def check(self, world_size: int = 1) -> None:
         """Raise BadInput for settings that contradict each other."""
-        share = world_size * self.micro_batch
-        if self.batch_size % share:
+        fewest, most = self.batch_size // world_size, -(-self.batch_size // world_size)
+        # Sharded models need as many forward passes on every process.
+        if fewest == 0 or -(-fewest // self.micro_batch) != -(-most // self.micro_batch):
             raise BadInput(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch "
-                f"{self.micro_batch} x {world_size} processes; change one of them"
+                f"batch_size {self.batch_size} cannot be divided over {world_size} processes in "
+                f"micro-batches of {self.micro_batch}: some have {fewest} rows, others {most}; use "
+                f"a batch_size that is a multiple of {world_size}, or micro_batch = {most}"
             )
         if not 0 <= self.cross_entropy <= 1:
             raise BadInput(

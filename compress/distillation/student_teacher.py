@@ -10,15 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
-from edgelm.compress.distillation.hidden_loss import (
-    HiddenLoss,
-    LayerMap,
-    check_map,
-    record_states,
-    recorded_layers,
-)
+from edgelm.compress.distillation.head_loss import LiveTeacher, Target, head_loss
+from edgelm.compress.distillation.hidden_loss import HiddenLoss, record_states, recorded_layers
+from edgelm.compress.distillation.layer_map import LayerMap, check_map
 from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
 

@@ -8,7 +8,7 @@ drawn from the teacher, whose expected gradient equals the full one (arXiv 2503.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,26 +16,17 @@ import torch
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
-from edgelm.compress.ranges import Count, Seed
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.staging import replace_file
 from edgelm.reasons import reason
 
-CacheKind = Literal["top-k", "sampled"]
 _RECORD = "cache.json"
 _BATCH = 4  # rows of tokens that pass through the teacher at a time
 _CHUNK = 256  # positions whose logits exist at a time
-
-
-class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is stored of a teacher: `size` tokens per position."""
-
-    kind: CacheKind = "sampled"
-    size: Count = 64
-    seed: Seed = 0
 
 
 class _Record(msgspec.Struct, frozen=True):

@@ -210,13 +210,14 @@ class _Run:
         totals = torch.zeros(4, dtype=total_type(device), device=device)
         for position, rows in enumerate(micro):
             last = position + 1 == len(micro)
+            # Processes are averaged, and may have a row more or less than their share.
+            weight = len(rows) * accelerator.num_processes / settings.batch_size
             with _sync_on_last(accelerator, self.model, last):
                 losses = self._losses(rows)
-                accelerator.backward(losses.total / len(micro))
-            totals += torch.stack(
-                [losses.total.detach(), losses.divergence, losses.cross_entropy, losses.hidden]
-            ).to(totals.dtype)
-        return accelerator.reduce(totals / len(micro), "mean").tolist()  # type: ignore[no-any-return]
+                accelerator.backward(losses.total * weight)
+            parts = [losses.total.detach(), losses.divergence, losses.cross_entropy, losses.hidden]
+            totals += weight * torch.stack(parts).to(totals.dtype)
+        return accelerator.reduce(totals, "mean").tolist()  # type: ignore[no-any-return]
 
     def _update(self, step: int, loss: float) -> float:
         """Apply the gradients if they are finite; returns their norm."""

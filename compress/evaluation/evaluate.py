@@ -11,7 +11,6 @@ A task is `KIND:FILE`:
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,26 +20,16 @@ import torch
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.jsonl import read_jsonl
 from edgelm.compress.data.packing import pack
+from edgelm.compress.evaluation.task_names import KINDS, Task
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.errors import BadInput, UnknownName
+from edgelm.errors import BadInput
 
 _LENGTH = 512  # tokens per row of text
 Progress = Callable[[str], None]
-_RENAMED = {"last-word": "last_word", "choice": "multiple_choice"}
-
-
-class Task(NamedTuple):
-    """A kind of task (see `TASKS`) and its file or name."""
-
-    kind: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{Path(self.name).name}"
 
 
 class EvalContext(NamedTuple):
@@ -51,30 +40,6 @@ class EvalContext(NamedTuple):
     teacher: Model | None
     limit: int | None
     progress: Callable[[int, int], None]
-
-
-def parse_tasks(texts: Sequence[str]) -> list[Task]:
-    """Parse tasks such as `perplexity:valid.jsonl`.
-
-    Raises:
-        UnknownName: unknown kind of task.
-        BadInput: no such file, or two tasks of the same name.
-    """
-    tasks = []
-    for text in texts:
-        kind, separator, name = text.partition(":")
-        if kind in _RENAMED:
-            raise UnknownName(f"task {text!r}: {kind}: is now called {_RENAMED[kind]}:; rename it")
-        if kind not in TASKS or not separator or not name:
-            known = ", ".join(f"{kind}:..." for kind in TASKS)
-            raise UnknownName(f"unknown task {text!r}; known: {known}")
-        if kind != "lm-eval" and not Path(name).is_file():
-            raise BadInput(f"task {text!r}: no such file: {name}")
-        tasks.append(Task(kind, name))
-    twice = [name for name, count in Counter(map(str, tasks)).items() if count > 1]
-    if twice:
-        raise BadInput(f"two tasks are named {twice[0]}; rename one of their files")
-    return tasks
 
 
 def evaluate(
@@ -176,6 +141,7 @@ TASKS: dict[str, Callable[[EvalContext, str], dict[str, Score]]] = {
     "ifeval": _ifeval,
     "lm-eval": _lm_eval,
 }
+assert tuple(TASKS) == KINDS
 
 
 def _rows(context: EvalContext, name: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import canonical_name
 
 HIDDEN, FFN, QUERY, KV, HEADS = "hidden", "ffn", "query", "kv", "heads"
+GATED_QUERY = "gated query"  # rows of a head's query, then of its gate
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
 
@@ -17,6 +18,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return (FIXED, (HIDDEN,))
     module, _, kind = canonical_name(spec.family, name).rpartition(".")
+    if ".conv" in module or ".linear_attn" in module:
+        return (FIXED,)  # as wide as the residual stream, which hybrids keep
     if kind == "sinks":
         return ((HEADS,),)
     module = module.rpartition(".")[2]
@@ -28,6 +31,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if module not in _PROJECTIONS:
         return ((HIDDEN,),)  # norms over the residual stream
     axes = _PROJECTIONS[module]
+    if spec.attention_gate and module == "q_proj":
+        axes = ((GATED_QUERY,), (HIDDEN,))
     return axes if kind == "weight" else axes[:1]
 
 

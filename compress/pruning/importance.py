@@ -11,37 +11,28 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgelm.compress.model import Model, spec_of
+from edgelm.compress.pruning.aggregation import Aggregation, Reduction
 from edgelm.compress.pruning.axes import is_hidden_norm
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.tensor_names import stored_name
 
-Reduction = Literal["mean", "l2", "var"]
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregation:
-    """How activations [batch, sequence] become one score: over the sequence, then over the batch.
-
-    mean: mean magnitude; l2: root of the sum of squares; var: variance.
-    """
-
-    sequence: Reduction = "mean"
-    batch: Reduction = "l2"
+_AGGREGATION = Aggregation()
 
 
 @dataclass(frozen=True)
 class Importance:
     """Scores, fp32; higher is more important.
 
-    heads: query heads [layers, num_attention_heads].
+    heads: query heads [layers, num_attention_heads]; zero in layers without attention.
     neurons: feed-forward neurons [layers, intermediate_size].
     channels: channels of the residual stream [hidden_size], summed over all norms.
     layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
@@ -107,7 +98,7 @@ class Importance:
 def score(
     model: Model,
     batches: Iterable[torch.Tensor],
-    aggregation: Aggregation = Aggregation(),
+    aggregation: Aggregation = _AGGREGATION,
     progress: Callable[[int], None] | None = None,
 ) -> Importance:
     """Score every part of a model in one forward pass over calibration text.
@@ -133,9 +124,13 @@ def score(
     if not seen:
         raise BadInput("no calibration text: importance scores need at least one sequence")
     layers = range(spec.num_hidden_layers)
+    attending = set(spec.attention_layers)
+    none = torch.zeros(spec.num_attention_heads)
     norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
     return Importance(
-        heads=torch.stack([totals.score(("heads", layer)) for layer in layers]),
+        heads=torch.stack(
+            [totals.score(("heads", layer)) if layer in attending else none for layer in layers]
+        ),
         neurons=torch.stack([totals.score(("neurons", layer)) for layer in layers]),
         channels=torch.stack(norms).sum(0),
         layers=torch.stack([totals.mean(("layers", layer)) for layer in layers]),
@@ -213,13 +208,18 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
 
         return hook
 
+    def submodule(layer: int, name: str) -> nn.Module:
+        stored = stored_name(spec.family, f"model.layers.{layer}.{name}")
+        return model.get_submodule(stored)  # type: ignore[no-any-return]
+
     hooks = []
     for index, layer in enumerate(model.model.layers):
-        hooks += [
-            layer.self_attn.o_proj.register_forward_pre_hook(heads(index)),
-            layer.mlp.down_proj.register_forward_pre_hook(neurons(index)),
-            layer.register_forward_hook(influence(index), with_kwargs=True),
-        ]
+        down = submodule(index, "mlp.down_proj")
+        hooks.append(down.register_forward_pre_hook(neurons(index)))
+        hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
+    for index in spec.attention_layers:
+        output = submodule(index, "self_attn.o_proj")
+        hooks.append(output.register_forward_pre_hook(heads(index)))
     for name, module in model.named_modules():
         if is_hidden_norm(spec, f"{name}.weight"):
             hooks.append(module.register_forward_hook(channels(name)))

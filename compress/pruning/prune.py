@@ -16,6 +16,7 @@ import torch
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
     FFN,
+    GATED_QUERY,
     HEADS,
     HIDDEN,
     KV,
@@ -210,6 +211,7 @@ def _axis_index(
         FFN: (indices.neurons[position], 1, spec.intermediate_size),
         QUERY: (indices.heads[position], spec.head_dim, spec.q_size),
         KV: (indices.groups[position], spec.head_dim, spec.kv_size),
+        GATED_QUERY: (indices.heads[position], 2 * spec.head_dim, 2 * spec.q_size),
         HEADS: (indices.heads[position], 1, spec.num_attention_heads),
     }
     found, start = [], 0
@@ -254,4 +256,6 @@ def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object
             setattr(pruned, field, [values[layer] for layer in layers])
     for field in shape.__struct_fields__:
         setattr(pruned, field, getattr(shape, field))
+    if hasattr(pruned, "block_auto_adjust_ff_dim"):
+        pruned.block_auto_adjust_ff_dim = False  # the size is that of the matrices
     return pruned

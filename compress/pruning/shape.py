@@ -34,6 +34,11 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 raise BadInput(
                     f"cannot prune {field} to {ours}; expected 1 to {theirs}, the model's"
                 )
+        if spec.is_hybrid and self.hidden_size != spec.hidden_size:
+            raise BadInput(
+                f"cannot prune hidden_size of {spec.family}: its other layers are as wide as the "
+                "residual stream; prune num_hidden_layers, intermediate_size or attention heads"
+            )
         groups, per_group = self.num_key_value_heads, self.heads_per_group
         if groups * per_group != self.num_attention_heads:
             raise BadInput(

@@ -1,9 +1,10 @@
 """The record of a whole recipe, and which stages can be combined."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from edgelm.compress.distillation.settings import Distillation, Schedule
 from edgelm.compress.ranges import Count, Seed
 from edgelm.compress.recipe.tables import (
     Align,
@@ -81,22 +82,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.qad:
             self.qad.check(self.target)
-        self._check_batches()
         self._check_layer_map()
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
             self.align.request(self.seed).check()
-
-    def _check_batches(self) -> None:
-        """Raise BadInput before the first stage rather than hours later."""
-        stages = {"correct": self.correct, "distill": self.distill, "qad": self.qad}
-        for name, stage in stages.items():
-            if stage and stage.batch_size % stage.micro_batch:
-                raise BadInput(
-                    f"[{name}] batch_size {stage.batch_size} is not a multiple of micro_batch "
-                    f"{stage.micro_batch}; change one of them"
-                )
 
     def _check_layer_map(self) -> None:
         if self.search and self.distill and self.distill.layer_map:
@@ -104,6 +94,26 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "[distill] layer_map names layers of one student, and [search] trains students of "
                 "several depths; set hidden_states = true, which maps the layers of each"
             )
+
+    def training(self, table: Schedule, *, bf16: bool, **over: Any) -> Distillation:
+        """The settings of a training: a stage's table, with what is the recipe's own.
+
+        Args:
+            table: of the stage.
+            bf16: whether matrix products are in bf16.
+            over: settings that replace the table's.
+
+        Raises:
+            BadInput: settings that contradict each other.
+        """
+        values = msgspec.structs.asdict(table)
+        known = {
+            field: values[field] for field in Distillation.__struct_fields__ if field in values
+        }
+        known |= {"sequence_length": self.sequence_length, "seed": self.seed, "bf16": bf16}
+        settings = Distillation(**(known | over))
+        settings.check()
+        return settings
 
     @property
     def correction_rate(self) -> float:

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Losses, Schedule
-from edgelm.compress.distillation.teacher_cache import CacheSettings
-from edgelm.compress.pruning.importance import Reduction
+from edgelm.compress.pruning.aggregation import Reduction
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Share
 from edgelm.compress.search.settings import Budget

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-import torch
+import numpy as np
 
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search.candidates import Candidate, CostModel
@@ -23,7 +23,8 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
     for layers in range(
         full.num_hidden_layers, max(1, round(full.num_hidden_layers * min_ratio)) - 1, -1
     ):
-        for hidden in _widths(full.hidden_size, multiple, min_ratio):
+        hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+        for hidden in [full.hidden_size] if spec.is_hybrid else hidden_sizes:
             for ffn in _widths(full.intermediate_size, multiple, min_ratio):
                 for per_group in range(full.heads_per_group, 0, -1):
                     heads = per_group * groups
@@ -46,7 +47,7 @@ def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:
 def largest_within(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Accepted candidates that no other accepted one exceeds in every size."""
     accepted = [candidate for candidate in candidates if not candidate.missing]
-    sizes = torch.tensor([msgspec.structs.astuple(one.shape) for one in accepted])
+    sizes = np.array([msgspec.structs.astuple(one.shape) for one in accepted])
     return [
         one
         for index, one in enumerate(accepted)

@@ -74,7 +74,6 @@ def search(
     others = sorted((one for one in scored if one not in finalists), key=lambda one: one.loss)
     unchanged, before = 0, [one.shape for one in finalists]
     for number in range(settings.kd_rounds if len(finalists) > 1 else 0):
-        steps = (number + 1) * settings.round_steps
         finalists = [
             _one_round(
                 teacher,
@@ -82,7 +81,7 @@ def search(
                 one,
                 data,
                 reference,
-                _until(steps, distillation(one.shape)),
+                _until(number + 1, settings.kd_rounds, distillation(one.shape)),
                 folder,
             )
             for one in finalists
@@ -91,12 +90,14 @@ def search(
         report("distilled", [*finalists, *others])
         order = [one.shape for one in finalists]
         unchanged, before = (unchanged + 1 if order == before else 0), order
-        if unchanged >= settings.patience and steps >= settings.settled_steps:
+        if unchanged >= settings.patience and number + 1 >= settings.settled_rounds:
             break
     return [*finalists, *others]
 
 
-def _until(steps: int, schedule: Distillation) -> Distillation:
+def _until(done: int, rounds: int, schedule: Distillation) -> Distillation:
+    """The schedule up to the end of a round."""
+    steps = schedule.steps * done // rounds
     return msgspec.structs.replace(schedule, stop_after=steps * schedule.step_tokens)
 
 

@@ -6,6 +6,8 @@ from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.ranges import Count, CountOrZero, Share
 from edgelm.planning import PlanRequest
 
+_ROUND_STEPS = 50
+
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the student may cost; None is no limit.
@@ -26,24 +28,25 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     candidates: shapes that are pruned and scored without training, spread over all kinds.
     finalists: how many of them are distilled, with [distill]'s losses, batches and peak learning
     rate on a schedule of their own: `warmup_steps`, then a constant rate. kd_rounds: rounds of
-    distillation, of `round_steps` optimizer steps each; fewer if, after `settled_steps`, the
-    ranking has not changed for `patience` rounds (rankings settle after about 300 steps, arXiv
-    2407.14679, section 4). min_ratio: smallest value of any size, relative to the teacher's.
+    distillation, of `round_steps` optimizer steps each (by default 50, or a twentieth of
+    [distill]'s steps where that is fewer); fewer rounds if, after `settled_rounds`, the ranking
+    has not changed for `patience` rounds. Rankings settle after about 300 steps (arXiv 2407.14679,
+    section 4). min_ratio: smallest value of any size, relative to the teacher's.
     """
 
     candidates: Count = 24
     finalists: Count = 4
     kd_rounds: CountOrZero = 6
-    round_steps: Count = 50
+    round_steps: Count | None = None
     warmup_steps: CountOrZero = 10
-    settled_steps: CountOrZero = 200
+    settled_rounds: CountOrZero = 4
     patience: Count = 2
     held_out_rows: Count = 16
     min_ratio: Share = 0.4
 
     def schedule(self, training: Distillation) -> Distillation:
-        """The schedule of a finalist: a run's schedule would end within its warm-up."""
-        steps = max(1, self.kd_rounds * self.round_steps)
+        """The schedule of a finalist: a run's own would end within its warm-up."""
+        steps = max(1, self.kd_rounds) * self.steps_per_round(training)
         return msgspec.structs.replace(
             training,
             tokens=steps * training.step_tokens,
@@ -51,3 +54,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             final_learning_rate=training.learning_rate,
             stop_after=None,
         )
+
+    def steps_per_round(self, training: Distillation) -> int:
+        """Optimizer steps of a round, before a distillation with these settings."""
+        return self.round_steps or min(_ROUND_STEPS, max(1, training.steps // 20))

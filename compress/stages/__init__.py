@@ -1,10 +1,12 @@
 """The stages of a recipe, in the order of the method; each reads and writes files."""
 
+from edgelm.compress.arithmetic import measured_speed
+from edgelm.compress.preflight import requested_shape
+from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
 from edgelm.compress.stages.finish import align_student, evaluate_models
 from edgelm.compress.stages.shape import (
     prune_teacher,
-    requested_shape,
     score_importance,
     search_shape,
 )
@@ -14,6 +16,7 @@ from edgelm.compress.stages.training import (
     distill_student,
     quantization_aware_distill,
 )
+from edgelm.compress.start_plan import plan_stages, plan_table
 
 __all__ = ["State", "evaluate_models", "run_stages"]
 
@@ -22,6 +25,7 @@ def run_stages(state: State) -> None:
     """Run every stage of the recipe except the last one, `evaluate_models`, in order."""
     recipe = state.recipe
     state.choose_arithmetic()
+    _report_plan(state)
     if recipe.synthesize:
         synthesize_text(state, recipe.synthesize)
     if recipe.vocabulary:
@@ -31,10 +35,23 @@ def run_stages(state: State) -> None:
         correct_teacher(state, recipe.correct)
     if recipe.search or recipe.prune:
         score_importance(state, recipe.importance)
-        prune_teacher(state, search_shape(state) if recipe.search else requested_shape(state))
+        shape = (
+            search_shape(state) if recipe.search else requested_shape(recipe, state.teacher.spec)
+        )
+        prune_teacher(state, shape)
     if recipe.distill:
         distill_student(state, recipe.distill)
     if recipe.qad:
         quantization_aware_distill(state, recipe.qad)
     if recipe.align:
         align_student(state, recipe.align)
+
+
+def _report_plan(state: State) -> None:
+    """Log the stages with their tokens, time, memory and disk before the first one starts."""
+    if not is_main_process():
+        return
+    spec = state.source.spec
+    speed = measured_speed(state.device, state.compute, spec.hidden_size, spec.intermediate_size)
+    stages = plan_stages(state.recipe, spec, bf16=state.arithmetic == "bf16")
+    state.run.report(plan_table(stages, operations_per_second=speed, processes=world_size()))

@@ -11,7 +11,8 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
-from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Align

@@ -10,12 +10,14 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
-from edgelm.compress.distillation.hidden_loss import default_map
+from edgelm.compress.distillation.layer_map import default_map
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.evaluation.evaluate import evaluate, parse_tasks
+from edgelm.compress.evaluation.evaluate import evaluate
 from edgelm.compress.evaluation.held_out import held_out_divergence
+from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, save_model
-from edgelm.compress.pruning.importance import Aggregation, Importance, score
+from edgelm.compress.pruning.aggregation import Aggregation
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
@@ -93,7 +95,7 @@ def search_shape(state: State) -> Shape:
         replace_file(folder / "candidates.json", msgspec.json.encode(found))
         state.run.report(table(found))
         rounds = sum(len(one.distilled) for one in found)
-        tokens = rounds * settings.round_steps * schedule.step_tokens
+        tokens = rounds * schedule.tokens // max(1, settings.kd_rounds)
         return stage_record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
 
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
@@ -112,18 +114,6 @@ def _with_layer_map(state: State, schedule: Distillation, shape: Shape) -> Disti
         return schedule
     layers = default_map(shape.num_hidden_layers, state.teacher.spec.num_hidden_layers)
     return msgspec.structs.replace(schedule, layer_map=layers)
-
-
-def requested_shape(state: State) -> Shape:
-    """The shape of the recipe's [prune] table, if the target's engine can run it."""
-    assert state.recipe.prune is not None
-    spec = state.teacher.spec
-    shape = state.recipe.prune.shape(Shape.from_spec(spec))
-    shape.check_within(spec)
-    CostModel(
-        spec, load_profile(state.recipe.target.name), state.recipe.target.budget
-    ).check_kernels(shape)
-    return shape
 
 
 def prune_teacher(state: State, shape: Shape) -> None:

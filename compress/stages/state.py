@@ -15,8 +15,7 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.arithmetic import TORCH_TYPES, Arithmetic, measure_arithmetic
-from edgelm.compress.data.conversations import read_prompts
-from edgelm.compress.data.documents import Document, check_documents, read_documents
+from edgelm.compress.data.documents import Document, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import (
@@ -33,8 +32,6 @@ from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import RunFolder, file_hashes
 from edgelm.compress.search.candidates import Candidate
-from edgelm.devices.profile import load_profile
-from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows per forward pass where nothing is trained
@@ -98,38 +95,9 @@ class State:
         self.run.stage("arithmetic", {"device": self.device.type}, work)
         self.arithmetic = self.run.records[-1].figures["chosen"]
 
-    def check(self) -> None:
-        """Raise now what stages would raise hours later: unknown names, missing files."""
-        from edgelm.compress.evaluation.evaluate import parse_tasks
-
-        recipe = self.recipe
-        if recipe.search or recipe.prune:
-            load_profile(recipe.target.name).engine(recipe.target.engine)
-        if recipe.evaluate:
-            parse_tasks(recipe.evaluate.tasks)
-        if recipe.importance.layer_task:
-            parse_tasks([recipe.importance.layer_task])
-        for source in (*recipe.data, *filter(None, [recipe.held_out])):
-            check_documents(source)
-        if recipe.synthesize and recipe.synthesize.prompts:
-            read_prompts(Path(recipe.synthesize.prompts))
-        if recipe.align and not Path(recipe.align.data).is_file():
-            raise BadInput(f"[align] data: no such file: {recipe.align.data}")
-
     def training(self, settings: Any, **over: Any) -> Distillation:
         """The settings of a training, from a stage's table and the recipe."""
-        values = msgspec.structs.asdict(settings)
-        known = {
-            field: values[field] for field in Distillation.__struct_fields__ if field in values
-        }
-        known |= {
-            "sequence_length": self.recipe.sequence_length,
-            "seed": self.recipe.seed,
-            "bf16": self.arithmetic == "bf16",
-        }
-        distillation = Distillation(**(known | over))
-        distillation.check()
-        return distillation
+        return self.recipe.training(settings, bf16=self.arithmetic == "bf16", **over)
 
     def documents(self) -> Iterator[Document]:
         """All documents of the data."""

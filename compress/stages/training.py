@@ -7,16 +7,12 @@ import msgspec
 import torch
 
 from edgelm.checkpoint.student import StageRecord
-from edgelm.compress.distillation.hidden_loss import default_map
+from edgelm.compress.distillation.cache_settings import CacheSettings
+from edgelm.compress.distillation.layer_map import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.distillation.teacher_cache import (
-    CacheSettings,
-    TeacherCache,
-    build_cache,
-    cache_bytes,
-)
+from edgelm.compress.distillation.teacher_cache import TeacherCache, build_cache, cache_bytes
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss

@@ -12,6 +12,7 @@ from edgelm.bundle.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.mixers import StateKind
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 # Far above any model, and small enough that sums and products of a few stay in 64 bits.
@@ -52,7 +53,7 @@ class StateTensor(msgspec.Struct, frozen=True):
     """
 
     layer: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
-    kind: Literal["conv"]
+    kind: StateKind
     dtype: Literal["float32", "float16", "bfloat16"]
     shape: tuple[Size, ...]
     past: TensorName
@@ -64,8 +65,9 @@ class CacheContract(msgspec.Struct, frozen=True):
 
     With `update` in_place the graph writes the new rows, and present is bound to the memory of
     past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
-    copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open.
-    `layers` are those with attention, in their order; `states` belong to the others.
+    copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open, so that
+    the cache can grow. `layers` are those with attention, in their order; `states` belong to the
+    others.
     """
 
     dtype: KvType
@@ -100,6 +102,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     last_position     int32 [1]      position of the last of them, counted from 0
     total_length      int32 []       tokens in the cache after this run
     logits_positions  int64 [P]      which of the T rows the head computes
+    cache_positions   int64 [rows]   0, 1, ...: attention reads this many rows of the cache, where
+                                     all tokens are; a graph without this role reads them all
 
     and of outputs: logits float32 [1, P, vocab_size].
 

@@ -97,7 +97,11 @@ def _check_limits(manifest: Manifest) -> None:
 
 
 def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
-    spec = manifest.spec
+    spec, graph = manifest.spec, manifest.graph
+    if cache.capacity is None and graph.dialect != "ort" and "cache_positions" not in graph.inputs:
+        raise ValueError(
+            "graph.cache.capacity is open, but graph.inputs has no cache_positions, which gives it"
+        )
     pairs = {
         "graph.cache.layers": (
             len(cache.layers),

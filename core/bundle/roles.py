@@ -20,10 +20,16 @@ ROLES = {
     "last_position": Role("int32", (1,)),
     "total_length": Role("int32", ()),
     "logits_positions": Role("int64", ("P",)),
+    "cache_positions": Role("int64", ("capacity",)),
 }
 _PLAIN = frozenset({"tokens", "positions", "past_length", "logits_positions"})
 _FUSED = frozenset({"tokens", "past_length", "last_position", "total_length", "logits_positions"})
 DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
+# Bundles before the one in which the cache could grow have none.
+_OPTIONAL = {
+    "standard": frozenset({"cache_positions"}),
+    "decomposed": frozenset({"cache_positions"}),
+}
 
 
 def check_roles(graph: GraphContract, vocab_size: int) -> None:
@@ -33,7 +39,8 @@ def check_roles(graph: GraphContract, vocab_size: int) -> None:
             f"graph.dialect is {graph.dialect!r}; known: {', '.join(DIALECTS)}; upgrade edgelm "
             "(pip install -U edgelm)"
         )
-    inputs = {role: ROLES[role] for role in DIALECTS[graph.dialect]}
+    optional = _OPTIONAL.get(graph.dialect, frozenset()) & graph.inputs.keys()
+    inputs = {role: ROLES[role] for role in DIALECTS[graph.dialect] | optional}
     _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
     _check(graph.outputs, {"logits": Role("float32", (1, "P", vocab_size))}, "graph.outputs")
 

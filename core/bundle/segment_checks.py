@@ -3,7 +3,7 @@
 from edgelm.bundle.manifest import GraphContract, TensorContract
 
 _LINK_TYPES = frozenset({"float32", "float16", "bfloat16", "int64", "bool"})
-_LINK_SIZES = frozenset({"T", "P", "capacity"})
+_LINK_SIZES = frozenset({"T", "P"})
 _MAX_SIZE = 1 << 24
 
 

@@ -41,6 +41,7 @@ _WRAPPERS = {
         },
     ),
     "mistral3": _Wrapper("mistral", True),
+    "qwen3_5": _Wrapper("qwen3_5_text", False),
     "qwen3_vl": _Wrapper("qwen3", False, {"rope_theta": 500_000.0}),
 }
 # Decoders that compute on text what another family does.
@@ -57,7 +58,7 @@ _DECODER = re.compile(
 )
 _HEAD = re.compile(r"^language_model\.(?=lm_head\.)")
 _TOWERS = re.compile(
-    r"^(?:model\.)?(vision_tower|multi_modal_projector|visual|vision_model|audio_tower|embed_vision)\."
+    r"^(?:model\.)?(mtp|vision_tower|multi_modal_projector|visual|vision_model|audio_tower|embed_vision)\."
 )
 
 
@@ -104,7 +105,7 @@ def text_tensors(stored: Stored) -> TextTensors:
     Raises:
         BadCheckpoint: two tensors get the same name.
     """
-    if not any(_DECODER.match(name) for name in stored):
+    if not any(_DECODER.match(name) or name.startswith("mtp.") for name in stored):
         return TextTensors(stored, ())
     named: dict[str, StoredTensor] = {}
     left_out: dict[str, None] = {}

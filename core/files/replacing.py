@@ -1,15 +1,18 @@
 """Write a file atomically: after a kill there is the old or the new one, never a partial one.
 
 The content is written to a hidden file beside it, `.NAME.partial-edgelm-` and a random part, which
-is locked meanwhile. Such a file without a lock was left by a killed process.
+is locked meanwhile. Such a file without a lock was left by a killed process. Windows moves no open
+file, so that the lock ends before the move: there, only an old file counts as abandoned.
 """
 
 import os
 import re
 import secrets
 import stat
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +24,7 @@ _MAX_NAME_BYTES = 255  # of common file systems
 # Does not follow an existing link or write to an existing file. Windows has no O_NOFOLLOW.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_ABANDONED_S = 24 * 3600  # on Windows
 
 
 def replace_file(target: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -111,14 +115,15 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def _writing(target: Path, mode: int) -> Iterator[IO[bytes]]:
     staging, handle, locked = _new_file(target, mode)
+    while_open = locked and moves_open_files()  # otherwise it would look abandoned
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if locked:  # while locked: otherwise it would look abandoned
+            if while_open:
                 staging.replace(target)
-        if not locked:  # Windows cannot move open files
+        if not while_open:
             staging.replace(target)
     finally:
         staging.unlink(missing_ok=True)
@@ -139,8 +144,13 @@ def _new_file(target: Path, mode: int) -> tuple[Path, int, bool]:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows only syncs files that are open for writing.
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        # Windows only syncs files that are open for writing.
+        handle = os.open(path, os.O_RDONLY if moves_open_files() else os.O_RDWR | _BINARY)
+    except PermissionError:
+        if moves_open_files():
+            raise
+        return  # a read-only file on Windows; its writer has closed it
     try:
         os.fsync(handle)
     except OSError as error:
@@ -154,11 +164,22 @@ def _sync_file(path: Path) -> None:
 
 def _remove_unlocked(path: Path) -> None:
     try:
-        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(path, os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:  # removed meanwhile, or not readable
         return
     try:
-        if try_lock(handle):
+        abandoned = try_lock(handle)
+        if abandoned and moves_open_files():
             path.unlink(missing_ok=True)
+            return
+        age_s = time.time() - os.fstat(handle).st_mtime
     finally:
         os.close(handle)
+    if abandoned and age_s > _ABANDONED_S:
+        with suppress(OSError):  # somebody opened it meanwhile
+            path.unlink(missing_ok=True)
+
+
+def moves_open_files() -> bool:
+    """Whether a file can be renamed and removed while it is open."""
+    return sys.platform != "win32"

@@ -9,12 +9,13 @@ The new contents are written to a hidden folder beside the target and moved into
 
 The folder of a killed process is removed by the next writer to the same target: it has such a name
 and an unlocked `edgelm-staging` for this target. Nothing else is touched. Without file locks
-(Windows, some network file systems) such folders are not removed.
+(some network file systems) such folders are not removed.
 """
 
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgelm.files.locks import exclusive_lock, try_lock
 from edgelm.files.replacing import (
     hidden_sibling,
     is_hidden_name,
+    moves_open_files,
     remove_abandoned_files,
     replace_file,
     sync,
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 _MARKER = "edgelm-staging"
 _NOTE = "edgelm writes a folder here; it may be removed when no edgelm runs.\n"
 _NEW, _OLD = "new", "old"
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows changes line ends otherwise
 # The relative names of all files of an earlier output in a folder.
 Listing = Callable[[Path], set[str]]
 
@@ -180,7 +183,7 @@ def _new_staging(target: Path) -> tuple[Path, int]:
     """A new staging folder, and its locked file."""
     staging = hidden_sibling(target)
     staging.mkdir(mode=0o700)
-    handle = os.open(staging / _MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    handle = os.open(staging / _MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
     try_lock(handle)
     os.write(handle, _note(target))
     (staging / _NEW).mkdir()
@@ -220,6 +223,8 @@ def _discard_old(staging: Path, target: Path, listing: Listing) -> None:
 def _remove(staging: Path, handle: int) -> None:
     """Remove a staging folder, its marker last, so that a killed removal can be finished later."""
     for name in (_NEW, _OLD):
+        if not moves_open_files():  # Windows removes no read-only file either
+            _make_writable(staging / name)
         shutil.rmtree(staging / name, ignore_errors=True)
     os.close(handle)  # Windows cannot remove open files
     if not (staging / _NEW).exists() and not (staging / _OLD).exists():
@@ -230,6 +235,12 @@ def _remove(staging: Path, handle: int) -> None:
         pass
     except OSError:
         log.warning("cannot remove %s; remove it when nothing uses it", staging)
+
+
+def _make_writable(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # gone, or somebody else's
+            path.chmod(stat.S_IREAD | stat.S_IWRITE)
 
 
 def _tidy(target: Path, listing: Listing) -> None:
@@ -246,7 +257,7 @@ def _tidy(target: Path, listing: Listing) -> None:
 def _take_over(staging: Path, target: Path) -> int | None:
     """Lock the marker of an abandoned staging folder for this target; None if it is in use."""
     try:
-        handle = os.open(staging / _MARKER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(staging / _MARKER, os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         _remove_empty(staging)
         return None

@@ -52,7 +52,7 @@ class Smoothing:
         if not spec.gated_mlp and before:
             before["mlp.up"] = before.pop("mlp.gate_up")
         if "attention.qkv" in before:
-            before["conv.in"] = before["attention.qkv"]
+            before |= dict.fromkeys(("conv.in", "delta.in"), before["attention.qkv"])
         norms = {
             group: f"layers.{split_group(group)[0]}.{before[split_group(group)[1]]}"
             for group in groups(spec)

@@ -86,6 +86,7 @@ class _Reader:
             gated_mlp=family.gated_mlp,
             qk_norm_after_rope=family.qk_norm_after_rope,
             attention_sinks=family.attention_sinks,
+            attention_gate=family.attention_gate,
             attention_scale=self.attention_scale(head_dim),
             layers=self.layers(head_dim),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
@@ -143,7 +144,7 @@ class _Reader:
         return value
 
     def tied(self) -> bool:
-        older = "tie_embedding" if self.family.short_conv else ""
+        older = "tie_embedding" if self.family.mixer == "short_conv" else ""
         return self.fields.flag(older if older in self.fields else "tie_word_embeddings")
 
     def bias(self, rule: Bias) -> bool:

@@ -5,12 +5,14 @@ parameter count, weight bytes, KV bytes per token and FLOPs per token for every 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
 from edgelm.spec.family import NormPlacement, QKNorm
+from edgelm.spec.mixers import Mixer, StateShape
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -29,25 +31,6 @@ class Rope(msgspec.Struct, frozen=True):
     interleaved: bool = False
 
 
-class ShortConv(msgspec.Struct, frozen=True, tag="short_conv"):
-    """LFM2's mixer: `out(c * conv(b * x))` of `b, c, x = in(input)`, each of the hidden size.
-
-    `conv` is causal over tokens, of one kernel per channel. Its state are the last `kernel - 1`
-    products `b * x`, [kernel - 1, hidden_size], oldest first.
-    """
-
-    kernel: int
-    bias: bool = False
-
-
-class StateShape(NamedTuple):
-    """What a layer without attention remembers of one sequence: its kind and its size."""
-
-    layer: int
-    kind: str
-    shape: tuple[int, ...]
-
-
 class LayerSpec(msgspec.Struct, frozen=True):
     """What differs between the layers of one decoder.
 
@@ -59,7 +42,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Number of keys that a query sees, including the current one; None means all."""
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
-    mixer: ShortConv | None = None
+    mixer: Mixer | None = None
 
     @property
     def attends(self) -> bool:
@@ -100,6 +83,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     qk_norm_after_rope: bool = False
     attention_sinks: bool = False
     fused_gate_up: bool = False
+    attention_gate: bool = False
+    """The query projection also gives a gate, whose sigmoid scales the heads' outputs (Qwen3.5)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -126,20 +111,34 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_parameters(self) -> int:
         """Parameters in the matrices of all layers, which weight quantization affects."""
-        return sum(outputs * inputs for outputs, inputs in self.linear_shapes)
+        return sum(
+            count * outputs * inputs
+            for mixer, count in self._mixers.items()
+            for outputs, inputs in self._layer_matrices(mixer)
+        )
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
+        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer.mixer))
 
-    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
+    @property
+    def _mixers(self) -> Counter[Mixer | None]:
+        """How many layers have each mixer: few kinds, many layers."""
+        return Counter(layer.mixer for layer in self.layers)
+
+    def _layer_matrices(self, mixer: Mixer | None) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.intermediate_size
-        if layer.attends:
-            mixer = ((self.q_size + 2 * self.kv_size, hidden), (hidden, self.q_size))
+        if mixer is None:
+            width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
+            matrices = [(width, hidden), (hidden, self.q_size)]
         else:
-            mixer = ((3 * hidden, hidden), (hidden, hidden))
-        return (*mixer, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+            sizes = mixer.modules(hidden)
+            matrices = [
+                (sum(sizes[name][0] for name in names), sizes[names[0]][1])
+                for names in mixer.groups.values()
+            ]
+        return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -150,9 +149,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def states(self) -> tuple[StateShape, ...]:
         """What the other layers remember."""
         return tuple(
-            StateShape(index, "conv", (layer.mixer.kernel - 1, self.hidden_size))
+            StateShape(index, kind, shape)
             for index, layer in enumerate(self.layers)
             if layer.mixer is not None
+            for kind, shape in layer.mixer.states(self.hidden_size).items()
         )
 
     @property
@@ -183,17 +183,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights and biases, which are stored in fp32."""
-        return sum(self._layer_vectors(layer) for layer in self.layers) + self.hidden_size
+        kinds = self._mixers.items()
+        return sum(n * self._layer_vectors(mixer) for mixer, n in kinds) + self.hidden_size
 
-    def _layer_vectors(self, layer: LayerSpec) -> int:
+    def _layer_vectors(self, mixer: Mixer | None) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         total = (4 if self.norms == "sandwich" else 2) * h
         total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
         total += 2 * (self.hidden_act == "xielu")
-        if layer.mixer is not None:  # the kernel, and biases of in, conv and out
-            return total + layer.mixer.kernel * h + 5 * h * layer.mixer.bias
+        if mixer is not None:
+            return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
-        total += (q + 2 * kv) * self.qkv_bias + h * self.o_bias
+        total += (q * (1 + self.attention_gate) + 2 * kv) * self.qkv_bias + h * self.o_bias
         return total + self.num_attention_heads * self.attention_sinks
 
     @property

@@ -215,7 +215,7 @@ FAMILIES: dict[str, Family] = {
     "lfm2": Family(
         qk_norm="head",
         **_UNBIASED,
-        short_conv=True,
+        mixer="short_conv",
         adjusted_ffn=True,
         eps_field="norm_eps",
         names={
@@ -238,6 +238,24 @@ FAMILIES: dict[str, Family] = {
             "block_auto_adjust_ff_dim": True,
             "block_multiple_of": 256,
             "block_ffn_dim_multiplier": 1.0,
+        },
+    ),
+    "qwen3_5_text": Family(
+        norm_plus_one=True,
+        qk_norm="head",
+        attention_gate=True,
+        partial_rotation=True,
+        mixer="gated_delta",
+        defaults={
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "partial_rotary_factor": 0.25,
+            "full_attention_interval": 4,
+            "linear_conv_kernel_dim": 4,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
         },
     ),
     "granite_swa": Family(

@@ -59,6 +59,8 @@ class Family:
     """`down(activation(gate) * up)`; else `down(activation(up))` (Arcee, Apertus)."""
     attention_sinks: bool = False
     """Every query head has a sink, a logit of its own in the softmax (Granite SWA)."""
+    attention_gate: bool = False
+    """The query projection has two rows per channel: the query's and a gate's (Qwen3.5)."""
     windows: Windows = "none"
     partial_rotation: bool = False
     """`partial_rotary_factor` excludes channels of a head from rotation (Phi-3)."""
@@ -87,8 +89,8 @@ class Family:
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
-    short_conv: bool = False
-    """Layers of the type `conv` have a short convolution in place of attention (LFM2)."""
+    mixer: Literal["short_conv", "gated_delta"] | None = None
+    """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
     adjusted_ffn: bool = False
     """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
     eps_field: str = "rms_norm_eps"

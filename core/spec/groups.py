@@ -29,11 +29,16 @@ def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     return [stored_name(spec.family, name) for name in names]
 
 
+def mixer_output(layer: LayerSpec) -> str:
+    """The group, within its layer, of the projection that follows what mixes tokens."""
+    return "attention.o" if layer.mixer is None else [*layer.mixer.groups][-1]
+
+
 def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     """The groups of a layer, and the modules that each consists of."""
     parts: dict[str, tuple[str, ...]] = {}
-    if not layer.attends:
-        parts |= {"conv.in": ("conv.in_proj",), "conv.out": ("conv.out_proj",)}
+    if layer.mixer is not None:
+        parts |= layer.mixer.groups
     elif spec.fused_projections:
         parts |= {"attention.qkv": ("self_attn.qkv_proj",), "attention.o": ("self_attn.o_proj",)}
     else:

@@ -1,44 +1,49 @@
 """Mixers other than attention, and the sizes of a family's own rules, from its configuration."""
 
+from typing import Any
+
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config_fields import Fields
-from edgelm.spec.decoder import ShortConv
 from edgelm.spec.family import Family
+from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
 
 _MAX_KERNEL = 64
 
 
-def layer_mixers(fields: Fields, family: Family, count: int) -> list[ShortConv | None]:
+def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | None]:
     """For each layer its mixer; None for attention.
 
     Raises:
         BadCheckpoint: a list of the wrong length or with unknown types, or no layer with attention.
     """
-    if not family.short_conv:
+    if family.mixer is None:
         return [None] * count
-    kernel = fields.integer("conv_L_cache", least=2, most=_MAX_KERNEL)
-    if kernel is None:
-        raise fields.wrong("conv_L_cache", "an integer of at least 2")
-    conv = ShortConv(kernel, fields.flag("conv_bias"))
-    attends = _attention_layers(fields, count)
+    read, kind, default = {
+        "short_conv": (_short_conv, "conv", _listed_attention),
+        "gated_delta": (_gated_delta, "linear_attention", _every_interval),
+    }[family.mixer]
+    mixer = read(fields)
+    kinds = fields.each_layer("layer_types", count)
+    attends = default(fields, count) if kinds is None else _attending(fields, kinds, kind)
     if not any(attends):
         raise BadCheckpoint(
             f"{fields.where}: no layer has attention; at least one is needed to know positions"
         )
-    return [None if one else conv for one in attends]
+    return [None if one else mixer for one in attends]
 
 
-def _attention_layers(fields: Fields, count: int) -> list[bool]:
-    kinds = fields.each_layer("layer_types", count)
-    if kinds is not None:
-        for kind in kinds:
-            if kind not in ("full_attention", "conv"):
-                raise BadCheckpoint(
-                    f"{fields.where}: layer_types has the kind {shown(kind)}, expected "
-                    "full_attention or conv; other kinds of layers are not supported"
-                )
-        return [kind == "full_attention" for kind in kinds]
+def _attending(fields: Fields, kinds: list[Any], other: str) -> list[bool]:
+    for kind in kinds:
+        if kind not in ("full_attention", other):
+            raise BadCheckpoint(
+                f"{fields.where}: layer_types has the kind {shown(kind)}, expected "
+                f"full_attention or {other}; other kinds of layers are not supported"
+            )
+    return [kind == "full_attention" for kind in kinds]
+
+
+def _listed_attention(fields: Fields, count: int) -> list[bool]:
     chosen = fields.values.get("full_attn_idxs")
     if chosen is None:
         return [True] * count
@@ -48,6 +53,38 @@ def _attention_layers(fields: Fields, count: int) -> list[bool]:
     if not valid:
         raise fields.wrong("full_attn_idxs", "a list of the indices of layers")
     return [index in chosen for index in range(count)]
+
+
+def _every_interval(fields: Fields, count: int) -> list[bool]:
+    interval = fields.required("full_attention_interval")
+    return [(layer + 1) % interval == 0 for layer in range(count)]
+
+
+def _short_conv(fields: Fields) -> ShortConv:
+    return ShortConv(_kernel(fields, "conv_L_cache"), fields.flag("conv_bias"))
+
+
+def _gated_delta(fields: Fields) -> GatedDelta:
+    keys, values = (fields.required(f"linear_num_{kind}_heads") for kind in ("key", "value"))
+    if values % keys:
+        raise BadCheckpoint(
+            f"{fields.where}: linear_num_value_heads {values} is not a multiple of "
+            f"linear_num_key_heads {keys}"
+        )
+    return GatedDelta(
+        keys,
+        values,
+        fields.required("linear_key_head_dim"),
+        fields.required("linear_value_head_dim"),
+        _kernel(fields, "linear_conv_kernel_dim"),
+    )
+
+
+def _kernel(fields: Fields, name: str) -> int:
+    kernel = fields.integer(name, least=2, most=_MAX_KERNEL)
+    if kernel is None:
+        raise fields.wrong(name, "an integer of at least 2")
+    return kernel
 
 
 def feed_forward_size(fields: Fields, family: Family) -> int:

@@ -35,8 +35,8 @@ def has_bias(spec: DecoderSpec, name: str) -> bool:
 
 def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
     kind, name = module.split(".")
-    if kind == "conv":
-        return layer.mixer is not None and layer.mixer.bias
+    if layer.mixer is not None and kind != "mlp":
+        return f"{module}.bias" in layer.mixer.vectors(spec.hidden_size)
     if name in ("q_proj", "k_proj", "v_proj"):
         return spec.qkv_bias
     if name == "o_proj":
@@ -47,13 +47,14 @@ def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
 def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     """Under canonical names."""
     shapes: Shapes = {}
-    mixer = _attention_matrices(spec) if layer.attends else _conv_matrices(spec)
-    for name, shape in (mixer | _mlp_matrices(spec)).items():
+    mixer = layer.mixer
+    matrices = _attention_matrices(spec) if mixer is None else mixer.modules(spec.hidden_size)
+    for name, shape in (matrices | _mlp_matrices(spec)).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
     shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
-    shapes |= _attention_vectors(spec) if layer.attends else _conv_vectors(spec, layer)
+    shapes |= _attention_vectors(spec) if mixer is None else mixer.vectors(spec.hidden_size)
     if spec.hidden_act == "xielu":
         shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
         shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
@@ -65,7 +66,7 @@ def _attention_matrices(spec: DecoderSpec) -> Shapes:
     output: Shapes = {"self_attn.o_proj": (hidden, q)}
     if spec.fused_projections:
         return {"self_attn.qkv_proj": (q + 2 * kv, hidden)} | output
-    sizes = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+    sizes = {"q_proj": q * (1 + spec.attention_gate), "k_proj": kv, "v_proj": kv}
     return {f"self_attn.{name}": (rows, hidden) for name, rows in sizes.items()} | output
 
 
@@ -77,19 +78,6 @@ def _attention_vectors(spec: DecoderSpec) -> Shapes:
         shapes["self_attn.k_norm.weight"] = (spec.kv_size if full else spec.head_dim,)
     if spec.attention_sinks:
         shapes["self_attn.sinks"] = (spec.num_attention_heads,)
-    return shapes
-
-
-def _conv_matrices(spec: DecoderSpec) -> Shapes:
-    hidden = spec.hidden_size
-    return {"conv.in_proj": (3 * hidden, hidden), "conv.out_proj": (hidden, hidden)}
-
-
-def _conv_vectors(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
-    assert layer.mixer is not None
-    shapes: Shapes = {"conv.conv.weight": (spec.hidden_size, 1, layer.mixer.kernel)}
-    if layer.mixer.bias:
-        shapes["conv.conv.bias"] = (spec.hidden_size,)
     return shapes
 
 

@@ -5,6 +5,8 @@ from edgelm.devices.checks.numbers import numbers
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
 from edgelm.devices.detection.jetpack import jetpack_of
 from edgelm.devices.detection.modules import unsupported
+from edgelm.devices.profile import load_profile
+from edgelm.devices.this_machine import engine_of_machine, tensorrt_version
 
 _OLDEST_TENSORRT = (10, 3)  # that of the decomposed dialect
 _XAVIER = "tegra194"
@@ -49,6 +51,9 @@ def release(context: Context) -> Verdict | None:
         )
     known = jetpack_of(jetson.l4t) if jetson.l4t else None
     if known is None:
+        version = tensorrt_version(context.machine)
+        if version and numbers(version) >= _OLDEST_TENSORRT:
+            return ok(f"TensorRT {version} is installed; JetPack is not known{_engine(context)}")
         return unknown(
             f"which JetPack L4T {jetson.l4t or '(unknown)'} belongs to",
             why="its major number is not in the table"
@@ -61,9 +66,21 @@ def release(context: Context) -> Verdict | None:
         )
     if numbers(known.tensorrt) >= _OLDEST_TENSORRT:
         nearest = f" (the nearest to L4T {jetson.l4t} in the table)" if known.nearest else ""
-        return ok(f"JetPack {known.jetpack}{nearest} includes TensorRT {known.tensorrt}")
+        includes = f"JetPack {known.jetpack}{nearest} includes TensorRT {known.tensorrt}"
+        return ok(f"{includes}{_engine(context)}")
     return warning(
         f"JetPack {known.jetpack} includes TensorRT {known.tensorrt}; expected 10.3 or newer",
         why="TensorRT before 10.3 cannot build edgelm's graphs",
         fix="flash JetPack 6.2.2 or 7.2 with NVIDIA's SDK Manager, or run bundles for the CPU",
     )
+
+
+def _engine(context: Context) -> str:
+    """The engine to export for, where it is not the profile's default."""
+    if context.machine.profile is None:
+        return ""
+    profile = load_profile(context.machine.profile)
+    engine = engine_of_machine(profile, context.machine)
+    if engine is None or engine.name == profile.engine().name:
+        return ""
+    return f": export for it with --engine {engine.name}"

@@ -1,5 +1,7 @@
 """Whether the bundle fits into the memory that is available, and its engine onto the disk."""
 
+import shutil
+
 from edgelm.bundle import Manifest
 from edgelm.cli import format_bytes
 from edgelm.devices.checks.bundle_target import runs_here
@@ -44,8 +46,7 @@ def disk_space(context: Context) -> Verdict | None:
     size = sum(file.bytes for file in context.manifest.files.values()) if context.manifest else 0
     # An engine or a second export is about as large; both are written before the old one goes.
     need = max(_MIN_DISK, 2 * size)
-    row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
-    free, mount = int(row[3]) * 1024, row[5]
+    free, mount = _free_disk(context)
     if free >= need:
         return ok(f"{format_bytes(free)} are free on {mount}")
     return warning(
@@ -55,8 +56,23 @@ def disk_space(context: Context) -> Verdict | None:
     )
 
 
+def _free_disk(context: Context) -> tuple[int, str]:
+    """Free bytes on the disk of the current folder, and its mount point."""
+    try:
+        row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
+    except FileNotFoundError:  # Windows
+        return shutil.disk_usage(".").free, "this disk"
+    return int(row[3]) * 1024, row[5]
+
+
 def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
-    own = [gpu.memory_bytes for gpu in machine.gpus if gpu.memory_kind == "dedicated"]
+    # A card beside a module's own GPU holds no bundle for that, nor the other way around.
+    for_gpus = manifest.engine.compute_capabilities
+    own = [
+        gpu.memory_bytes
+        for gpu in machine.gpus
+        if gpu.memory_kind == "dedicated" and (not for_gpus or gpu.sm in for_gpus)
+    ]
     sizes = [size for size in own if size]
     if sizes and manifest.engine.name != "onnxruntime":  # which runs on the CPU
         return max(sizes), f"the GPU has {format_bytes(max(sizes))}"

@@ -1,15 +1,15 @@
 """Swap space on disk, and compressed swap in memory (zram).
 
-A GPU cannot use swapped pages, so swap adds no space for a model. It holds the pages of other
-programs, which decides whether an engine can be built on a small board. zram keeps its pages,
-compressed, in the memory that is short.
+A GPU cannot use swapped pages, so swap adds no space for a model that runs. It holds the pages of
+other programs, and the copies of weights that are not in work while an engine is built, which
+decides whether one can be built on a small board. zram keeps its pages, compressed, in the memory
+that is short.
 """
-
-import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, warning
+from edgelm.devices.detection.swap import SwapArea, parse_swaps
 
 _SMALL_BOARD = 9e9
 _MUCH = 256e6
@@ -21,21 +21,11 @@ _WHERE = "(better on an NVMe drive than on an SD card)"
 _WITHOUT_ZRAM = "sudo systemctl disable nvzramconfig && sudo reboot"
 
 
-class _Swap(msgspec.Struct, frozen=True):
-    name: str
-    size_bytes: int
-    used_bytes: int
-
-    @property
-    def in_memory(self) -> bool:
-        return self.name.startswith("/dev/zram")
-
-
 def zram(context: Context) -> Verdict | None:
     """Whether compressed swap uses much of a Jetson's memory."""
     if context.machine.jetson is None:
         return None
-    swaps = _swaps(context)
+    swaps = swap_areas(context)
     devices = [swap for swap in swaps if swap.in_memory]
     if not devices:
         return ok("zram is not set up")
@@ -57,7 +47,7 @@ def swap_file(context: Context) -> Verdict | None:
     """Whether a small Jetson has swap on a disk, for building engines."""
     if context.machine.jetson is None or context.machine.memory_bytes > _SMALL_BOARD:
         return None
-    size = sum(swap.size_bytes for swap in _swaps(context) if not swap.in_memory)
+    size = sum(swap.size_bytes for swap in swap_areas(context) if not swap.in_memory)
     if size:
         return ok(f"there are {format_bytes(size)} of swap on a disk")
     return warning(
@@ -70,7 +60,7 @@ def swap_file(context: Context) -> Verdict | None:
 
 def in_use(context: Context) -> Verdict | None:
     """Whether swap on a disk is in use now."""
-    swaps = [swap for swap in _swaps(context) if not swap.in_memory]
+    swaps = [swap for swap in swap_areas(context) if not swap.in_memory]
     if not swaps:
         return None
     used = sum(swap.used_bytes for swap in swaps)
@@ -84,7 +74,6 @@ def in_use(context: Context) -> Verdict | None:
     )
 
 
-def _swaps(context: Context) -> list[_Swap]:
-    lines = context.probes.text("/proc/swaps").splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return [_Swap(row[0], int(row[2]) * 1024, int(row[3]) * 1024) for row in rows]
+def swap_areas(context: Context) -> list[SwapArea]:
+    """The swap areas of the machine."""
+    return parse_swaps(context.probes.text("/proc/swaps"))

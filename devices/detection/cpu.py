@@ -4,7 +4,6 @@ Limits are those of control groups, version 2: the process's own and every one a
 """
 
 import math
-import os
 import re
 from collections import Counter
 from pathlib import PurePosixPath
@@ -12,7 +11,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from edgelm.devices.detection.machine import Cpu, Unread
-from edgelm.devices.detection.memory import available_bytes
+from edgelm.devices.detection.memory import available_bytes, physical_bytes
 from edgelm.devices.detection.probes import Probes
 
 _CPUINFO = "/proc/cpuinfo"
@@ -79,7 +78,7 @@ def read_memory(probes: Probes) -> tuple[Memory, list[Unread]]:
         physical = int(match[1]) * 1024
     else:
         unread = unread or [Unread("memory", _MEMINFO, "does not contain MemTotal")]
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = physical_bytes()
     total, available = physical, available_bytes(probes.path(_MEMINFO))
     for folder in _control_groups(probes):
         limit = _number(probes, folder / "memory.max", unread)

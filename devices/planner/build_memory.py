@@ -54,12 +54,19 @@ def build_peak(engine: str, segments: Sequence[int]) -> int:
     return int(factor.fixed_bytes + factor.copies * largest) + mapped
 
 
+def resident_bytes(engine: str, segments: Sequence[int]) -> int:
+    """The part of the peak that cannot be swapped out: what the GPU works on."""
+    return BUILD_FACTORS[engine_family(engine)].fixed_bytes + max(segments, default=0)
+
+
 def cut(parts: Sequence[int], count: int) -> tuple[range, ...]:
     """Cut consecutive parts into at most `count` segments so that the largest is smallest.
 
     `parts` are bytes in the order of the graph, such as embedding, layers, head. Each segment is
     a range of indices, none is empty.
     """
+    if count >= len(parts):
+        return tuple(range(index, index + 1) for index in range(len(parts)))
     limit = _smallest_limit(parts, count)
     bounds, size = [0], 0
     for index, part in enumerate(parts):
@@ -79,15 +86,20 @@ def segment_bytes(parts: Sequence[int], count: int) -> tuple[int, ...]:
 
 def segments_needed(engine: str, parts: Sequence[int], available_bytes: float) -> int | None:
     """The fewest segments with which the build's peak fits; None if no number is enough."""
-    for count in range(1, min(len(parts), MAX_SEGMENTS) + 1):
-        if build_peak(engine, segment_bytes(parts, count)) <= available_bytes:
-            return count
-    return None
+    factor = BUILD_FACTORS[engine_family(engine)]
+    # The peak is the fixed part, all weights, and the further copies of the largest segment.
+    copies = available_bytes - factor.fixed_bytes - sum(parts)
+    limit = int(copies / (factor.copies - 1))
+    if limit < max(parts):
+        return None
+    count = _segments(parts, limit)
+    return count if count <= MAX_SEGMENTS else None
 
 
 def _smallest_limit(parts: Sequence[int], count: int) -> int:
     """The smallest size that `count` segments of consecutive parts can all keep to."""
-    low, high = max(parts), sum(parts)
+    low = max(max(parts), sum(parts) // count)
+    high = low + max(parts)  # filled in order, no segment falls short of the mean by more
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _segments(parts, middle) <= count else (middle + 1, high)

@@ -1,7 +1,8 @@
 """Coefficients of the cost model: fitted to published measurements, or measured by the user.
 
 `coefficients.toml` is written by `edge-devices fit`. A lookup goes from specific to general: device
-and engine, then engine and architecture, then engine, then all. The range widens with each step.
+and engine, then engine and chip, engine and architecture, engine, all. The range is wider for a
+device without rows of its own.
 """
 
 from functools import cache
@@ -15,7 +16,7 @@ from edgelm.devices.profile import Measured, Profile
 
 _FILE = Path(__file__).with_name("coefficients.toml")
 
-Level = Literal["device", "architecture", "engine", "all"]
+Level = Literal["device", "chip", "architecture", "engine", "all"]
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -25,6 +26,7 @@ class Entry(msgspec.Struct, frozen=True):
     coefficients: Coefficients
     engine: str = ""
     architecture: str = ""
+    chip: str = ""
     device: str = ""
     rows: int = 0
 
@@ -34,6 +36,16 @@ def family(device: str) -> str:
     return device.removesuffix("-super")
 
 
+def chip_of(profile: Profile) -> str:
+    """What a device shares with its relatives: a Jetson's series, or a card's architecture.
+
+    Other devices that share memory with the CPU, such as GB10, are alone.
+    """
+    if profile.jetson:
+        return profile.jetson
+    return profile.name if profile.memory.kind == "shared" else profile.architecture
+
+
 class Table(msgspec.Struct, frozen=True):
     """All entries; `stands_for` maps our engines to the closest published one."""
 
@@ -41,20 +53,21 @@ class Table(msgspec.Struct, frozen=True):
     stands_for: dict[str, str]
     entries: tuple[Entry, ...]
 
-    def find(self, engine: str, architecture: str, device: str) -> Entry:
+    def find(self, engine: str, architecture: str, device: str, chip: str = "") -> Entry:
         """The most specific entry that matches."""
         published = self.stands_for.get(engine, engine)
         wanted = (
-            ("device", published, "", family(device)),
-            ("architecture", published, architecture, ""),
-            ("engine", published, "", ""),
-            ("architecture", "", architecture, ""),
-            ("all", "", "", ""),
+            ("device", published, "", "", family(device)),
+            ("chip", published, "", chip, ""),
+            ("architecture", published, architecture, "", ""),
+            ("engine", published, "", "", ""),
+            ("architecture", "", architecture, "", ""),
+            ("all", "", "", "", ""),
         )
         for key in wanted:
-            for entry in self.entries:
-                if (entry.level, entry.engine, entry.architecture, entry.device) == key:
-                    return entry
+            for one in self.entries:
+                if (one.level, one.engine, one.architecture, one.chip, one.device) == key:
+                    return one
         raise LookupError(f"{_FILE.name} has no entry for all")
 
 
@@ -69,7 +82,8 @@ def coefficients_for(profile: Profile, engine_name: str, precision: str, kv: str
     engine = profile.engine(engine_name)
     if engine.measured is not None:
         return _measured(profile, engine.measured, precision, kv)
-    return fitted().find(engine.name, profile.architecture, profile.name).coefficients
+    chip = chip_of(profile)
+    return fitted().find(engine.name, profile.architecture, profile.name, chip).coefficients
 
 
 def _measured(profile: Profile, measured: Measured, precision: str, kv: str) -> Coefficients:

@@ -19,7 +19,12 @@ _SHARE_OF_CAP = (0.4, 0.7, 1.0)
 # this many dense FP16 operations per clock and multiprocessor on every generation since Ampere;
 # the faster units of newer chips need both factors in their own narrow type.
 _WARP_LEVEL = 2048
+# Without tensor cores it does this many: the kernels that multiply a few tokens with 4-bit weights.
+_VECTOR = 256
 WEIGHT_ONLY = "weight-only"
+# Reading overlaps with unpacking, so that the slower of the two takes most of the time: the
+# exponent of a smooth maximum.
+OVERLAP = 4
 
 
 class Coefficients(msgspec.Struct, frozen=True):
@@ -27,11 +32,17 @@ class Coefficients(msgspec.Struct, frozen=True):
 
     `bandwidth` and `cache_bandwidth` are shares of the read bandwidth for weights and cache,
     `compute` is the share of the dense peak that long prompts reach and `attention` that share
-    for attention. `unpack` is clock cycles of one multiprocessor per byte of weights.
+    for attention. `unpack` is clock cycles of one multiprocessor per byte of weights, which pass
+    while they are read.
     `layer_us` is the overhead of a layer in a decoded token, `prompt_layers` the ratio of a
     prompt's overhead to it. `step_us` is the fixed cost of a decoding step.
     `recurrent_us` is the cost of one token in one recurrent layer of a prompt, at a clock of
-    1 GHz and one multiprocessor. Bands are factors of time: (low, high).
+    1 GHz and one multiprocessor.
+
+    Every further sequence of a batch costs `batch_layer_us` in each layer and its own matrix
+    products: with unpacked weights `batch_vector` times as long as vector instructions need at
+    their peak, otherwise `batch_matrix` times as long as the dense peak. Bands are factors of
+    time: (low, high).
     """
 
     bandwidth: float
@@ -43,64 +54,135 @@ class Coefficients(msgspec.Struct, frozen=True):
     unpack: float = 0.0
     prompt_layers: float = 1.0
     recurrent_us: float = 0.0
+    batch_layer_us: float = 0.0
+    batch_vector: float = 0.0
+    batch_matrix: float = 0.0
     decode_band: tuple[float, float] = (0.5, 2.0)
+    batch_band: tuple[float, float] = (0.5, 2.0)
     prefill_band: tuple[float, float] = (0.5, 2.0)
     source: str = ""
 
 
 def decode_ms(
-    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    depth: float,
+    batch: int = 1,
+    arithmetic: str = WEIGHT_ONLY,
 ) -> Estimate:
-    """Time of one decoding step of `batch` sequences after `depth` tokens each."""
-    parts = decode_parts(work, mode, how, depth=depth, batch=batch)
-    return _within(sum(parts.values()), how.decode_band)
+    """Time of one decoding step of `batch` sequences that read `depth` positions each."""
+    parts = decode_parts(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
+    return _within(sum(parts.values()), how.decode_band if batch == 1 else how.batch_band)
 
 
 def decode_parts(
-    work: Work, mode: PowerMode, how: Coefficients, *, depth: float, batch: int = 1
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    depth: float,
+    batch: int = 1,
+    arithmetic: str = WEIGHT_ONLY,
 ) -> dict[str, float]:
     """The parts of a decoding step's time, in milliseconds."""
     bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes per millisecond
     weights = work.linear_bytes + work.head_bytes
     if work.experts:
         weights = work.prompt_bytes(batch)
-    return {
-        "weights": weights / bandwidth / how.bandwidth + _unpack_ms(weights, mode, how),
+    parts = {
+        "weights": overlapped(weights / bandwidth / how.bandwidth, _unpack_ms(weights, mode, how)),
         "cache": batch * work.cache_bytes(depth) / bandwidth / how.cache_bandwidth,
         "layers": (work.layers * how.layer_us + how.step_us) / 1e3,
     }
+    if batch > 1:
+        more = batch_parts(work, mode, how, batch=batch, arithmetic=arithmetic)
+        parts["batch"] = sum(more.values())
+    return parts
 
 
-def prefill_ms(
-    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
-) -> Estimate:
-    """Time of a prompt of `tokens` tokens, up to the logits of the last one.
+def batch_parts(
+    work: Work, mode: PowerMode, how: Coefficients, *, batch: int, arithmetic: str
+) -> dict[str, float]:
+    """The parts of a step's time that further sequences add, beside their caches."""
+    more = batch - 1
+    products = 2.0 * more * (work.linear_parameters + work.head_parameters)
+    vector = matrix = 0.0
+    if arithmetic == WEIGHT_ONLY and _cycles(mode):
+        vector = products / (_VECTOR * _cycles(mode))
+    else:
+        matrix = products / (peak_tflops(mode, arithmetic) * 1e9)
+    return {
+        "layers": more * work.layers * how.batch_layer_us / 1e3,
+        "vector": vector * how.batch_vector,
+        "matrix": matrix * how.batch_matrix,
+    }
 
-    `arithmetic` is the type of the matrix products: a key of the mode's `dense_tflops`, or
-    `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first.
-    """
-    return _within(
-        sum(prefill_parts(work, mode, how, tokens=tokens, arithmetic=arithmetic).values()),
-        how.prefill_band,
+
+def overlapped(read: float, unpack: float) -> float:
+    """The time of two things that go on at once: the longer one, and a bit more where they tie."""
+    longer = max(read, unpack)
+    if not longer:
+        return 0.0
+    return float(
+        longer * ((read / longer) ** OVERLAP + (unpack / longer) ** OVERLAP) ** (1 / OVERLAP)
     )
 
 
+def prefill_ms(
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    tokens: float,
+    arithmetic: str,
+    pairs: float | None = None,
+    prompts: int = 1,
+) -> Estimate:
+    """Time of `prompts` prompts of `tokens` tokens each, up to the logits of the last token.
+
+    `arithmetic` is the type of the matrix products: a key of the mode's `dense_tflops`, or
+    `WEIGHT_ONLY` for 16-bit products with weights that are unpacked first. `pairs` are the pairs
+    of query and key of one prompt, times widths, where attention multiplies more than a triangle.
+    """
+    parts = prefill_parts(work, mode, how, tokens=tokens, arithmetic=arithmetic, pairs=pairs)
+    return _within(prompts * sum(parts.values()), how.prefill_band)
+
+
 def prefill_parts(
-    work: Work, mode: PowerMode, how: Coefficients, *, tokens: float, arithmetic: str
+    work: Work,
+    mode: PowerMode,
+    how: Coefficients,
+    *,
+    tokens: float,
+    arithmetic: str,
+    pairs: float | None = None,
 ) -> dict[str, float]:
-    """The parts of a prompt's time, in milliseconds."""
+    """The parts of one prompt's time, in milliseconds."""
     dense = peak_tflops(mode, arithmetic) * 1e9  # operations per millisecond
     wide = mode.dense_tflops["fp16"].value * 1e9 if "fp16" in mode.dense_tflops else dense
     linear = 2 * (work.linear_parameters * tokens + work.head_parameters)
     bandwidth = mode.bandwidth_gb_s.value * 1e6
     read = work.prompt_bytes(tokens)
+    multiplied = work.attention_pairs(tokens) if pairs is None else pairs
     return {
         "matrices": linear / dense / how.compute,
-        "attention": 4 * work.attention_pairs(tokens) / wide / how.attention,
+        "attention": 4 * multiplied / wide / how.attention,
         "weights": read / bandwidth / how.bandwidth,
         "recurrence": _recurrence_ms(work, mode, how, tokens),
         "layers": work.layers * how.layer_us * how.prompt_layers / 1e3,
     }
+
+
+def bottleneck(parts: dict[str, float]) -> str:
+    """What takes most of a decoding step: reading, the overhead of layers, or further sequences."""
+    times = {
+        "memory bandwidth": parts["weights"] + parts["cache"],
+        "per-layer overhead": parts["layers"],
+        "the sequences of the batch": parts.get("batch", 0.0),
+    }
+    return max(times, key=lambda name: times[name])
 
 
 def peak_tflops(mode: PowerMode, arithmetic: str) -> float:

@@ -6,12 +6,18 @@ from edgelm.devices.profile import Profile
 _SOCS = {"xavier": "tegra194"}
 
 
-def device_notes(profile: Profile) -> tuple[str, ...]:
-    """Whether edgelm runs on the device at all."""
+def unsupported(profile: Profile) -> str:
+    """Why edgelm cannot run on the GPU of a device; empty where it can."""
     soc = _SOCS.get(profile.jetson)
-    if soc is None:
+    return UNSUPPORTED[soc] if soc else ""
+
+
+def device_notes(profile: Profile) -> tuple[str, ...]:
+    """What to know of a device on which edgelm does not run."""
+    why = unsupported(profile)
+    if not why:
         return ()
     return (
-        f"edgelm does not run on the GPU of this device: {UNSUPPORTED[soc]}; the plan is for "
+        f"edgelm does not run on the GPU of this device: {why}; the plan is for "
         "NVIDIA's own tools (docs/targets.md#xavier)",
     )

@@ -1,7 +1,6 @@
 """Memory that a decoder needs beside weights and cache: while running, and while it is built."""
 
 from edgelm.bundle import Manifest
-from edgelm.devices.planner.build_memory import build_peak, compiles
 from edgelm.devices.profile import Engine, load_profile
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
@@ -59,11 +58,3 @@ def export_bytes(spec: DecoderSpec, total: int) -> int:
     # Several fp32 copies of the largest matrix, and the gate's rows of logits.
     largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
     return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
-
-
-def build_bytes(spec: DecoderSpec, engine: Engine, *, weights: int, total: int) -> int:
-    """Peak memory of the export and of the engine build after it."""
-    export = export_bytes(spec, total)
-    if not compiles(engine.name):
-        return export
-    return max(export, build_peak(engine.name, [weights]))

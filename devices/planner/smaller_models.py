@@ -83,7 +83,7 @@ def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     seen = set()
     for percent in range(99, 9, -1):
         layers = max(_MIN_LAYERS, round(spec.num_hidden_layers * percent / 100))
-        hidden = _scaled(spec.hidden_size, percent)
+        hidden = spec.hidden_size if spec.is_hybrid else _scaled(spec.hidden_size, percent)
         ffn = _scaled(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:
             seen.add((layers, hidden, ffn))

@@ -66,14 +66,20 @@ class Work(msgspec.Struct, frozen=True):
 
 
 def work_of(
-    spec: DecoderSpec, *, linear_bits: float, head_bits: float, kv_bytes: float = _SIXTEEN_BIT
+    spec: DecoderSpec,
+    *,
+    linear_bits: float,
+    head_bits: float,
+    kv_bytes: float = _SIXTEEN_BIT,
+    windows: bool = True,
 ) -> Work:
-    """The work of a dense decoder, from bits per weight and bytes per cache element."""
+    """The work of a dense decoder, from bits per weight and bytes per cache element.
+
+    Without `windows`, layers with a sliding window read as much as the others.
+    """
     per_layer = 2 * spec.kv_size * kv_bytes
-    windows = [layer.window for layer in spec.layers if layer.attends]
-    caches = tuple(
-        Cache(per_layer * windows.count(window), window) for window in dict.fromkeys(windows)
-    )
+    seen = [layer.window if windows else None for layer in spec.layers if layer.attends]
+    caches = tuple(Cache(per_layer * seen.count(window), window) for window in dict.fromkeys(seen))
     head = spec.embedding_parameters
     linear_bytes = spec.linear_parameters * linear_bits / 8
     copies = 1 if spec.tie_word_embeddings else 2
@@ -85,6 +91,6 @@ def work_of(
         head_bytes=head * head_bits / 8,
         resident_bytes=linear_bytes + copies * head * head_bits / 8,
         caches=caches,
-        attention_width=spec.q_size * len(windows),
-        attention_layers=len(windows),
+        attention_width=spec.q_size * len(seen),
+        attention_layers=len(seen),
     )

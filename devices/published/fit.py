@@ -1,7 +1,7 @@
 """Fit the cost model's coefficients to published measurements by partial pooling.
 
 The time of a row is a sum of costs (terms.py), each times a factor; the logarithm of a factor is
-a mean over all rows plus deviations by engine, by architecture, by both, and by device, every
+a mean over all rows plus deviations by engine, architecture, both, chip and device, every
 deviation drawn from a normal distribution around zero. A group with many rows gets its own value,
 a group with few stays near its parent, and a device without rows gets its parent's value: the
 partial pooling of Gelman and Hill (2007), chapter 12, as a maximum a posteriori estimate. Errors
@@ -10,23 +10,24 @@ tables contain wrong rows.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from edgelm.devices.planner.cost import WEIGHT_ONLY, overlapped
 from edgelm.devices.published.rows import Row
-from edgelm.devices.published.terms import TERMS, Observation
+from edgelm.devices.published.terms import Observation
+from edgelm.devices.published.times import Array, times_of
 
-Array = npt.NDArray[np.float64]
-
-Key = str | tuple[str, ...]
+Key = str | bool | tuple[str, ...]
 LEVELS: dict[str, Callable[[Row], Key]] = {
     "engine": lambda row: row.engine,
     "architecture": lambda row: row.hardware.architecture,
     "both": lambda row: (row.engine, row.hardware.architecture),
+    "chip": lambda row: (row.engine, row.hardware.chip),
     "device": lambda row: (row.engine, row.hardware.family),
+    "arithmetic": lambda row: row.arithmetic == WEIGHT_ONLY,
     "mixture": lambda row: "experts" if row.work.experts else "dense",
 }
 
@@ -43,16 +44,21 @@ class Prior:
     engine: float = 0.0
     architecture: float = 0.0
     both: float = 0.0
+    chip: float = 0.0
     device: float = 0.0
+    arithmetic: float = 0.0
     mixture: float = 0.0
 
 
 # Reads come close to the bandwidth everywhere; the cost of a layer depends on the engine, the chip
 # and mixtures of experts. The spreads predict a device that was left out best (docs/cost-model.md).
 PRIORS: dict[str, Prior] = {
-    "read": Prior(1.17, 0.1, engine=0.02, architecture=0.01, device=0.04, mixture=0.1),
-    "unpack": Prior(0.0072, 0.1, engine=0.7),
-    "layers": Prior(88.0, 0.35, engine=0.2, architecture=0.3, both=0.15, device=0.4, mixture=0.4),
+    "read": Prior(1.15, 0.1, engine=0.06, architecture=0.01, chip=0.04, device=0.06, mixture=0.1),
+    # Nearly every row is in a fast power mode, where reading hides it: docs/cost-model.md.
+    "unpack": Prior(0.07, 0.15, engine=0.3),
+    "layers": Prior(
+        88.0, 0.35, engine=0.2, architecture=0.3, both=0.15, chip=0.2, device=0.4, mixture=0.6
+    ),
     "prompt_layers": Prior(
         70.0, 0.5, engine=0.15, architecture=0.8, both=0.07, device=0.2, mixture=0.3
     ),
@@ -69,9 +75,12 @@ _STEPS = 60
 class Fit:
     """Fitted factors, also for groups without rows."""
 
-    def __init__(self, seen: Sequence[Observation]) -> None:
-        self._columns = _columns(seen)
-        self._theta = _solve(seen, self._columns)
+    def __init__(
+        self, seen: Sequence[Observation], priors: Mapping[str, Prior] | None = None
+    ) -> None:
+        self._priors = PRIORS if priors is None else priors
+        self._columns = _columns(seen, self._priors)
+        self._theta = _solve(seen, self._columns, self._priors)
 
     def factor(self, term: str, keys: dict[str, Key]) -> float:
         """A term's factor for the group with these keys; a missing level counts as unknown."""
@@ -83,43 +92,55 @@ class Fit:
 
     def predict_ms(self, observation: Observation) -> float:
         """The predicted time in milliseconds."""
-        keys = {level: key(observation.row) for level, key in LEVELS.items()}
-        return sum(
-            cost * self.factor(term, keys)
-            for term, cost in zip(TERMS, observation.costs, strict=True)
-            if cost
-        )
+        factors = self.factors(keys_of(observation.row))
+        costs = dict(zip(self._priors, observation.costs, strict=True))
+        total = sum(costs[term] * factors[term] for term in costs)
+        if not observation.overlapped:
+            return total
+        read, unpack = observation.overlapped * factors["read"], costs["unpack"] * factors["unpack"]
+        return total - read - unpack + overlapped(read, unpack)
+
+    def factors(self, keys: dict[str, Key]) -> dict[str, float]:
+        """The factors of all terms for the group with these keys."""
+        return {term: self.factor(term, keys) for term in self._priors}
+
+
+def keys_of(row: Row) -> dict[str, Key]:
+    """The groups of a row."""
+    return {level: key(row) for level, key in LEVELS.items()}
 
 
 _Column = tuple[str, str, Key]
 
 
-def _columns(seen: Sequence[Observation]) -> list[_Column]:
-    columns: list[_Column] = [(term, "all", "") for term in TERMS]
-    for term in TERMS:
+def _columns(seen: Sequence[Observation], priors: Mapping[str, Prior]) -> list[_Column]:
+    columns: list[_Column] = [(term, "all", "") for term in priors]
+    for term, prior in priors.items():
         for level, key in LEVELS.items():
-            if getattr(PRIORS[term], level) > 0:
+            if getattr(prior, level) > 0:
                 groups = {key(observation.row): None for observation in seen}
                 columns += [(term, level, group) for group in groups]
     return columns
 
 
-def _solve(seen: Sequence[Observation], columns: list[_Column]) -> Array:
-    costs = np.array([observation.costs for observation in seen])
+def _solve(
+    seen: Sequence[Observation], columns: list[_Column], priors: Mapping[str, Prior]
+) -> Array:
     measured = np.array([observation.measured_ms for observation in seen])
     weights = _weights(seen)
     members = _members(seen, columns)
-    terms = np.array([TERMS.index(term) for term, _, _ in columns])
-    centre, spread = _prior(columns)
+    names = list(priors)
+    terms = np.array([names.index(term) for term, _, _ in columns])
+    centre, spread = _prior(columns, priors)
+    times = times_of(seen, names)
 
     def model(theta: Array) -> tuple[Array, Array]:
         """Weighted relative errors and their derivatives."""
         exponents = np.stack(
-            [members[:, terms == term] @ theta[terms == term] for term in range(len(TERMS))], 1
+            [members[:, terms == term] @ theta[terms == term] for term in range(len(names))], 1
         )
-        parts = costs * np.exp(exponents)
-        total = parts.sum(1)
-        jacobian = members * (parts / total[:, None])[:, terms]
+        total, slopes = times(np.exp(exponents))
+        jacobian = members * (slopes / total[:, None])[:, terms]
         return weights * np.log(total / measured), weights[:, None] * jacobian
 
     theta, damping = centre.copy(), 1e-2
@@ -148,7 +169,7 @@ def _solve(seen: Sequence[Observation], columns: list[_Column]) -> Array:
 
 def _members(seen: Sequence[Observation], columns: list[_Column]) -> Array:
     """1 where an observation belongs to a column's group: [observations, columns]."""
-    keys = [{level: key(item.row) for level, key in LEVELS.items()} for item in seen]
+    keys = [keys_of(item.row) for item in seen]
     return np.array(
         [[level == "all" or own[level] == group for _, level, group in columns] for own in keys],
         dtype=float,
@@ -170,10 +191,10 @@ def _weights(seen: Sequence[Observation]) -> Array:
     )
 
 
-def _prior(columns: list[_Column]) -> tuple[Array, Array]:
+def _prior(columns: list[_Column], priors: Mapping[str, Prior]) -> tuple[Array, Array]:
     centre, spread = [], []
     for term, level, _ in columns:
-        prior = PRIORS[term]
+        prior = priors[term]
         centre.append(np.log(prior.mean) if level == "all" else 0.0)
         spread.append(prior.spread if level == "all" else getattr(prior, level))
     return np.array(centre), np.array(spread)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner.coefficients import family
+from edgelm.devices.planner.coefficients import chip_of, family
 from edgelm.devices.profile import (
     Figure,
     PowerMode,
@@ -17,16 +17,24 @@ from edgelm.devices.profile import (
 )
 
 _FILE = Path(__file__).with_name("cards.toml")
+# `not MAXN` names a mode that a row was not measured in.
+_NEGATED = re.compile(
+    r"\b(?:NOT(?: IN)?|NO|WITHOUT|INSTEAD OF|RATHER THAN) +(?:MAXN_SUPER|MAXN|\d+W)"
+)
 
 
 class Hardware(msgspec.Struct, frozen=True):
-    """Speeds of a device in one power mode. Validation leaves out a whole `family`."""
+    """Speeds of a device in one power mode. Validation leaves out a whole `family`.
+
+    `chip` is what several devices share: the series of a Jetson, or all cards of an architecture.
+    """
 
     name: str
     architecture: str
     mode: PowerMode
     memory_bytes: float
     shared: bool
+    chip: str = ""
 
     @property
     def family(self) -> str:
@@ -87,22 +95,23 @@ def _of_profile(name: str, stated: str) -> Hardware:
 
     A mode that only the Super configuration of a module has selects that configuration.
     """
-    words = re.findall(r"MAXN_SUPER|MAXN|\d+W", stated.upper())
+    words = re.findall(r"MAXN_SUPER|MAXN|\d+W", _NEGATED.sub(" ", stated.upper()))
     profiles = [load_profile(name)]
     if f"{name}-super" in profile_names():
         profiles.append(load_profile(f"{name}-super"))
     for word in words:
-        for profile in profiles:
-            for mode in profile.power_modes:
-                if mode.name in (word, f"MODE_{word}"):
-                    return _hardware(profile, mode)
+        for name in (word, f"MODE_{word}", f"{word}_SUPER"):
+            for profile in profiles:
+                for mode in profile.power_modes:
+                    if mode.name == name:
+                        return _hardware(profile, mode)
     return _hardware(profiles[0], profiles[0].mode())
 
 
 def _hardware(profile: Profile, mode: PowerMode) -> Hardware:
     size = profile.memory.bytes.value if profile.memory.bytes else 0.0
     shared = profile.memory.kind == "shared"
-    return Hardware(profile.name, profile.architecture, mode, size, shared)
+    return Hardware(profile.name, profile.architecture, mode, size, shared, chip_of(profile))
 
 
 def _of_card(card: _Card) -> Hardware:
@@ -116,4 +125,5 @@ def _of_card(card: _Card) -> Hardware:
         clock_ghz=figure(card.clock_ghz),
         sm_count=figure(card.sm_count),
     )
-    return Hardware(card.name, card.architecture, mode, card.memory_gb * 2**30, shared=False)
+    size = card.memory_gb * 2**30
+    return Hardware(card.name, card.architecture, mode, size, shared=False, chip=card.architecture)

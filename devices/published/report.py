@@ -42,9 +42,11 @@ def write_report(
     parts += [_device_table(unseen)]
     left_out = [f"| {reason} | {count} |" for reason, count in table.left_out.items()]
     parts += ["Rows left out:", "\n".join(["| reason | rows |\n|---|---:|", *left_out])]
-    (folder / "errors.md").write_text("\n\n".join(parts) + "\n")
+    (folder / "errors.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     plots = [_plot(unseen, kind) for kind in ("decode", "prefill")]
-    (folder / "predicted.svg").write_text(drawing("Predicted against measured", plots))
+    (folder / "predicted.svg").write_text(
+        drawing("Predicted against measured", plots), encoding="utf-8"
+    )
 
 
 def _device_table(predictions: Sequence[Prediction]) -> str:

@@ -36,6 +36,8 @@ COLUMNS = [
 ]
 
 _USUAL_OUTPUT = 128.0
+# TensorRT-Edge-LLM's runtime states the length of all prompts of a batch together.
+_SUMMED = re.compile(r"decode")
 # LocalScore's figure is the mean of nine tests, prompts of 16 to 4,096 and outputs of 16 to 3,072.
 _LOCALSCORE_PROMPT = _LOCALSCORE_OUTPUT = 1024.0
 
@@ -89,11 +91,12 @@ class Row(msgspec.Struct, frozen=True):
     prefill_tok_s: float | None
     includes_prompt: bool
     crowd: bool
+    batch: int = 1
 
     @property
     def decode_ms(self) -> float | None:
-        """Time per token, including the prompt's share if the metric has it."""
-        return 1e3 / self.decode_tok_s if self.decode_tok_s else None
+        """Time of a step of all sequences, including the prompts' share if the metric has it."""
+        return 1e3 * self.batch / self.decode_tok_s if self.decode_tok_s else None
 
     @property
     def prefill_ms(self) -> float | None:
@@ -102,10 +105,11 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """The usable rows, and the number of rows left out for each reason."""
+    """The usable rows, those of several sequences, and how many were left out for each reason."""
 
     rows: tuple[Row, ...]
     left_out: dict[str, int]
+    batched: tuple[Row, ...] = ()
 
 
 def read_rows(path: Path) -> Table:
@@ -138,14 +142,17 @@ def read_rows(path: Path) -> Table:
             left_out[reason] = left_out.get(reason, 0) + 1
         elif isinstance(row, Row):
             rows.append(row)
-    return Table(tuple(rows), dict(sorted(left_out.items(), key=lambda item: -item[1])))
+    return Table(
+        tuple(one for one in rows if one.batch == 1),
+        dict(sorted(left_out.items(), key=lambda item: -item[1])),
+        tuple(one for one in rows if one.batch > 1 and one.decode_tok_s),
+    )
 
 
 _Record = dict[str, str]
 _NONE = ("", "-", "0", "no", "none", "false")
 
 _BEFORE: tuple[tuple[str, Callable[[_Record], bool]], ...] = (
-    ("several sequences at once", lambda r: _first_number(r["batch"]) not in (None, 1)),
     ("speculative decoding", lambda r: r["spec_decode"].strip().lower() not in _NONE),
     ("no rate stated", lambda r: not (_number(r["decode_tok_s"]) or _number(r["prefill_tok_s"]))),
     ("part of the model ran on the CPU", lambda r: "cpu split" in r["model"].lower()),
@@ -203,7 +210,11 @@ def _row(record: _Record) -> Row | str:
     if not (_number(record["decode_tok_s"]) or prompt):
         return "a prompt's rate without its length"
     past = "pastkv" in record["metric"].lower()
-    prefill = _number(record["prefill_tok_s"]) if prompt else None
+    batch = _first_number(record["batch"]) or 1
+    if batch > 1 and engine == "tensorrt-edge-llm" and _SUMMED.match(record["metric"]) and not past:
+        prompt /= batch
+    # The rate of several prompts is one prompt's in some tables, and that of all in others.
+    prefill = _number(record["prefill_tok_s"]) if prompt and batch == 1 else None
     return Row(
         device=record["device"],
         hardware=hardware,
@@ -218,6 +229,7 @@ def _row(record: _Record) -> Row | str:
         prefill_tok_s=prefill,
         includes_prompt="incl" in record["metric"].lower() and prompt > 0,
         crowd="crowd" in record["evidence"].lower(),
+        batch=batch,
     )
 
 

@@ -1,8 +1,10 @@
 """`edge-devices fit`: fit the cost model, cross-validate it, and write the requested files."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from edgelm.devices.published import batches
 from edgelm.devices.published.fit import Fit
 from edgelm.devices.published.report import score_table, write_report
 from edgelm.devices.published.rows import Table, read_rows
@@ -22,7 +24,7 @@ def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
     """Fit to a table of published rows; print the errors of cross-validation."""
     _check_outputs(output, report)
     table, seen = _read(path)
-    unseen, familiar = leave_one_device_out(seen), leave_models_out(seen)
+    unseen, familiar = _left_out(seen, table)
     unseen_ranges, familiar_ranges = ranges(unseen), ranges(familiar)
     print(_used(path, table))
     print("\nEvery device, predicted by a fit on the others:")
@@ -33,24 +35,29 @@ def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
         write_report(report, table, unseen, familiar, unseen_ranges, familiar_ranges)
         print(f"\nwrote {report}")
     if output:
-        fitted_on = f"{len(seen)} times of {len(table.rows)} published rows"
-        write_table(coefficient_table(seen, fitted_on, unseen_ranges, familiar_ranges), output)
+        write_table(
+            coefficient_table(
+                seen, fitted_on(seen, table), unseen_ranges, familiar_ranges, table.batched
+            ),
+            output,
+        )
         print(f"\nwrote {output}")
 
 
 def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
     """Fit to one table and predict the rows of another."""
     _check_outputs(None, report)
-    _, seen = _read(path)
+    fitted, seen = _read(path)
     table, held = _read(unfitted)
+    known = Counter((row.engine, row.hardware.family) for row in (*fitted.rows, *fitted.batched))
+    unseen_ranges, familiar_ranges = map(ranges, _left_out(seen, fitted))
     fit = Fit(seen)
-    rows = {id(item.row): (item.row.engine, item.row.hardware.family) for item in seen}
-    known = Counter(rows.values())
-    unseen_ranges, familiar_ranges = (
-        ranges(leave_one_device_out(seen)),
-        ranges(leave_models_out(seen)),
-    )
+    several = batches.fit_batches(fitted.batched, fit)
     predictions = [Prediction(item, fit.predict_ms(item)) for item in held]
+    predictions += [
+        Prediction(item, several.predict_ms(item))
+        for item in batches.batch_observations(table.batched, fit)
+    ]
     parts = {
         "Devices that the fit knows with the same engine:": (True, familiar_ranges),
         "Other devices:": (False, unseen_ranges),
@@ -63,6 +70,21 @@ def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
     if report:
         write_report(report, table, predictions, [], unseen_ranges, familiar_ranges)
         print(f"\nwrote {report}")
+
+
+def fitted_on(seen: Sequence[Observation], table: Table) -> str:
+    """What a table of coefficients says that it was fitted on."""
+    rows = f"{len(seen)} times of {len(table.rows)} published rows"
+    return f"{rows}, and {len(table.batched)} of several sequences"
+
+
+def _left_out(
+    seen: Sequence[Observation], table: Table
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Predictions of devices, and of models, that the fit did not see."""
+    unseen = leave_one_device_out(seen) + batches.leave_devices_out(table.batched, seen)
+    familiar = leave_models_out(seen) + batches.leave_models_out(table.batched, seen)
+    return unseen, familiar
 
 
 def _check_outputs(output: Path | None, report: Path | None) -> None:
@@ -89,6 +111,6 @@ def _read(path: Path) -> tuple[Table, list[Observation]]:
 
 
 def _used(path: Path, table: Table) -> str:
-    lines = [f"{path}: {len(table.rows)} rows used"]
+    lines = [f"{path}: {len(table.rows)} rows used, and {len(table.batched)} of several sequences"]
     lines += [f"  {count:>4} left out: {reason}" for reason, count in table.left_out.items()]
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """A row as a sum of terms, each a fixed cost times one coefficient.
 
-Decode and prefill times are linear in the same positive factors, so that each row informs the
-others: `read` (how much longer than the peak allows reading takes), `unpack`,
-`layers`, `prompt_layers`, `matrices`, `attention`, `recurrence`. The costs come from the cost
-model itself with every coefficient at one.
+Decode and prefill times are sums over the same positive factors, so that each row informs the
+others: `read` (how much longer than the peak allows reading takes), `unpack`, `layers`,
+`prompt_layers`, `matrices`, `attention`, `recurrence`. Only the weights of a decoded token are no
+sum: they are unpacked while they are read. The costs come from the cost model itself with every
+coefficient at one.
 """
 
 import msgspec
@@ -22,7 +23,7 @@ _PEAK = Coefficients(
     layer_us=1.0,
     recurrent_us=1.0,
 )
-_UNPACK = msgspec.structs.replace(_PEAK, unpack=1.0)
+_UNPACK = msgspec.structs.replace(_PEAK, bandwidth=float("inf"), unpack=1.0)
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -31,7 +32,8 @@ class Observation(msgspec.Struct, frozen=True):
     row: Row
     kind: str  # decode or prefill
     measured_ms: float
-    costs: tuple[float, ...]  # in the order of TERMS
+    costs: tuple[float, ...]  # in the order of the terms
+    overlapped: float = 0.0  # the part of `read` during which weights are unpacked
 
 
 def observations(rows: tuple[Row, ...]) -> list[Observation]:
@@ -39,7 +41,7 @@ def observations(rows: tuple[Row, ...]) -> list[Observation]:
     found = []
     for row in rows:
         if row.decode_ms is not None:
-            found.append(Observation(row, "decode", row.decode_ms, _decode_costs(row)))
+            found.append(_decode(row, row.decode_ms))
         if row.prefill_ms is not None:
             costs = _prefill_costs(row)
             found.append(
@@ -48,18 +50,18 @@ def observations(rows: tuple[Row, ...]) -> list[Observation]:
     return found
 
 
-def _decode_costs(row: Row) -> tuple[float, ...]:
+def _decode(row: Row, measured_ms: float) -> Observation:
     mode = row.hardware.mode
     parts = cost.decode_parts(row.work, mode, _PEAK, depth=row.depth)
-    unpacked = cost.decode_parts(row.work, mode, _UNPACK, depth=row.depth)
     costs = dict.fromkeys(TERMS, 0.0)
     costs["read"] = parts["weights"] + parts["cache"]
-    costs["unpack"] = unpacked["weights"] - parts["weights"]
+    costs["unpack"] = cost.decode_parts(row.work, mode, _UNPACK, depth=row.depth)["weights"]
     costs["layers"] = parts["layers"]
     if row.includes_prompt:
         for term, value in _prefill_costs(row).items():
             costs[term] += value / row.output
-    return tuple(costs[term] for term in TERMS)
+    ordered = tuple(costs[term] for term in TERMS)
+    return Observation(row, "decode", measured_ms, ordered, parts["weights"])
 
 
 def _prefill_costs(row: Row) -> dict[str, float]:

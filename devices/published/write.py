@@ -2,18 +2,21 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from edgelm.devices.planner.coefficients import Entry, Level, Table
 from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.published.batches import PRIORS as BATCH_PRIORS
+from edgelm.devices.published.batches import fit_batches, shared_coefficients
 from edgelm.devices.published.fit import Fit, Key
+from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import Observation
 from edgelm.devices.published.validation import Ranges
 from edgelm.files.staging import replace_file
 
-_HIGHEST_SHARE = 0.98
 FAMILIAR = 4  # rows that give a device the narrower range of familiar devices
 # Our engines, and the closest published one: both use TensorRT.
 _STANDS_FOR = {
@@ -30,26 +33,37 @@ _HEADER = """\
 
 
 def coefficient_table(
-    seen: list[Observation], fitted_on: str, unseen: Ranges, familiar: Ranges
+    seen: list[Observation],
+    fitted_on: str,
+    unseen: Ranges,
+    familiar: Ranges,
+    batched: Sequence[Row] = (),
 ) -> Table:
     """Coefficients for every group of rows, from single devices to all.
 
     `unseen` are the ranges for devices without rows, `familiar` those for devices with rows.
+    `batched` are rows of several sequences.
     """
     fit = Fit(seen)
+    several = fit_batches(batched, fit) if batched else None
 
-    def entry(level: Level, engine: str = "", architecture: str = "", device: str = "") -> Entry:
+    def entry(
+        level: Level, engine: str = "", architecture: str = "", chip: str = "", device: str = ""
+    ) -> Entry:
         keys: dict[str, Key] = {"mixture": "dense"}
         keys |= {"engine": engine} if engine else {}
         keys |= {"architecture": architecture} if architecture else {}
         keys |= {"both": (engine, architecture)} if engine and architecture else {}
+        keys |= {"chip": (engine, chip)} if chip else {}
         keys |= {"device": (engine, device)} if device else {}
-        where = " on ".join(filter(None, (engine or "all engines", device or architecture)))
+        place = device or chip or architecture
+        where = " on ".join(filter(None, (engine or "all engines", place)))
         members = {
             id(item.row)
             for item in seen
             if (not engine or item.row.engine == engine)
             and (not architecture or item.row.hardware.architecture == architecture)
+            and (not chip or item.row.hardware.chip == chip)
             and (not device or item.row.hardware.family == device)
         }
         rows = len(members)
@@ -57,20 +71,27 @@ def coefficient_table(
         return Entry(
             level=level,
             engine=engine,
-            # A device is looked up by name; its architecture only matters for the fit.
-            architecture="" if level == "device" else architecture,
+            # A device is looked up by name; its architecture and chip only matter for the fit.
+            architecture="" if level in ("device", "chip") else architecture,
+            chip="" if level == "device" else chip,
             device=device,
             rows=rows,
-            coefficients=_coefficients(fit, keys, held, engine, f"{rows} published rows: {where}"),
+            coefficients=_coefficients(
+                fit, several, keys, held, engine, f"{rows} published rows: {where}"
+            ),
         )
 
     devices = Counter(
-        (item.row.engine, item.row.hardware.architecture, item.row.hardware.family) for item in seen
+        (item.row.engine, hardware.architecture, hardware.chip, hardware.family)
+        for item in seen
+        if (hardware := item.row.hardware)
     )
-    pairs = dict.fromkeys((engine, architecture) for engine, architecture, _ in sorted(devices))
+    chips = dict.fromkeys(key[:3] for key in sorted(devices))
+    pairs = dict.fromkeys(key[:2] for key in sorted(devices))
     engines = dict.fromkeys(engine for engine, _ in pairs)
     architectures = dict.fromkeys(architecture for _, architecture in sorted(pairs, key=str))
     entries = [entry("device", *key) for key in sorted(devices)]
+    entries += [entry("chip", *key) for key in chips]
     entries += [entry("architecture", *pair) for pair in pairs]
     entries += [entry("engine", engine) for engine in engines]
     entries += [entry("architecture", "", architecture) for architecture in architectures]
@@ -84,25 +105,29 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def _coefficients(
-    fit: Fit, keys: dict[str, Key], held: Ranges, engine: str, source: str
+    fit: Fit, several: Fit | None, keys: dict[str, Key], held: Ranges, engine: str, source: str
 ) -> Coefficients:
     def band(kind: str) -> tuple[float, float]:
         # Without a known engine only the widest range is safe.
         width = held.width(kind, engine) if engine else held.widest(kind)
         return round(math.exp(-width), 3), round(math.exp(width), 3)
 
-    share = min(_HIGHEST_SHARE, 1 / fit.factor("read", keys))
-    layer_us = fit.factor("layers", keys)
+    one = shared_coefficients(fit, keys)
+    more = several.factors(keys) if several else dict.fromkeys(BATCH_PRIORS, 0.0)
     return Coefficients(
-        bandwidth=round(share, 4),
-        cache_bandwidth=round(share, 4),
-        compute=round(1 / fit.factor("matrices", keys), 4),
-        attention=round(1 / fit.factor("attention", keys), 4),
-        layer_us=round(layer_us, 2),
-        unpack=round(fit.factor("unpack", keys), 6),
-        prompt_layers=round(fit.factor("prompt_layers", keys) / layer_us, 3),
-        recurrent_us=round(fit.factor("recurrence", keys), 3),
+        bandwidth=round(one.bandwidth, 4),
+        cache_bandwidth=round(one.cache_bandwidth, 4),
+        compute=round(one.compute, 4),
+        attention=round(one.attention, 4),
+        layer_us=round(one.layer_us, 2),
+        unpack=round(one.unpack, 6),
+        prompt_layers=round(one.prompt_layers, 3),
+        recurrent_us=round(one.recurrent_us, 3),
+        batch_layer_us=round(more["batch_layers"], 3),
+        batch_vector=round(more["batch_vector"], 4),
+        batch_matrix=round(more["batch_matrix"], 4),
         decode_band=band("decode"),
+        batch_band=band("batch"),
         prefill_band=band("prefill"),
         source=source,
     )

@@ -37,6 +37,7 @@ def compile_ahead(
         RTX,
         str(load_module(RTX).__version__),
         manifest.limits.prefill_chunk,
+        manifest.limits.context,
         manifest.engine.compute_capabilities,
         machine=_MACHINE,
         ahead=True,

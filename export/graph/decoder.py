@@ -10,9 +10,10 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.quantize.weights import Weights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Weights, Xielu
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.groups import HEAD
+from edgelm.spec.groups import HEAD, mixer_output
+from edgelm.spec.mixers import GatedDelta, ShortConv
 
 Value = ir.Value
 
@@ -53,6 +54,17 @@ class Dialect(Protocol):
         qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Value:
         """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q]."""
+
+    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+        """What attention takes, and the gate of its output: [1, T, 2 q + 2 kv]."""
+
+    def scale_by_gate(self, x: Value, gate: Value) -> Value:
+        """`x * sigmoid(gate)`."""
+
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        """See GatedDelta; `inputs` are qkv, z, b and a side by side -> [1, T, value_size]."""
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
@@ -137,8 +149,7 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     if last:
         stream = decoder.dialect.select_positions(stream)
         mixed = decoder.dialect.select_positions(mixed)
-    out = "attention.o" if spec.layers[index].attends else "conv.out"
-    delta = decoder.linear(mixed, f"{prefix}.{out}")
+    delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
 
     if spec.norms == "pre":
         normed, stream = decoder.sum_and_norm(
@@ -159,10 +170,15 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
 
 def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
     """What mixes tokens, before its output projection."""
-    if decoder.spec.layers[index].attends:
-        return attention(decoder, index, x)
-    gates = decoder.linear(x, f"layers.{index}.conv.in")
-    return decoder.dialect.short_conv(gates, index, *decoder.weights.conv(index))
+    match decoder.spec.layers[index].mixer:
+        case ShortConv():
+            gates = decoder.linear(x, f"layers.{index}.conv.in")
+            return decoder.dialect.short_conv(gates, index, *decoder.weights.conv(index))
+        case GatedDelta() as delta:
+            inputs = decoder.linear(x, f"layers.{index}.delta.in")
+            weights = decoder.weights.delta(index)
+            return decoder.dialect.gated_delta(inputs, index, delta, weights)
+    return attention(decoder, index, x)
 
 
 def attention(decoder: _Decoder, index: int, x: Value) -> Value:
@@ -175,7 +191,11 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
             decoder.weights.norm(f"{prefix}.self_attn.q_norm"),
             decoder.weights.norm(f"{prefix}.self_attn.k_norm"),
         )
-    return decoder.dialect.attention(qkv, index, decoder.spec.layers[index], norms)
+    layer = decoder.spec.layers[index]
+    if not decoder.spec.attention_gate:
+        return decoder.dialect.attention(qkv, index, layer, norms)
+    qkv, gate = decoder.dialect.split_gate(qkv)
+    return decoder.dialect.scale_by_gate(decoder.dialect.attention(qkv, index, layer, norms), gate)
 
 
 def mlp(decoder: _Decoder, index: int, x: Value) -> Value:

@@ -79,10 +79,9 @@ class DecomposedDialect(QdqDialect):
 
     def _cut(self, shares: Value) -> tuple[Value, Value]:
         """The shares of cached keys and those of new ones."""
-        cuts = np.array([0, self.context, np.iinfo(np.int64).max], dtype=np.int64)
-        start, middle, end = (
-            self.graph.constant(f"cut.{number}", cuts[number : number + 1]) for number in range(3)
-        )
+        ends = np.array([0, np.iinfo(np.int64).max], dtype=np.int64)
+        start, end = (self.graph.constant(f"cut.{one}", ends[one : one + 1]) for one in range(2))
+        middle = self.cache_rows()
         old = self.graph.op("Slice", shares, start, middle, self._last_axis())
         return old, self.graph.op("Slice", shares, middle, end, self._last_axis())
 
@@ -90,7 +89,7 @@ class DecomposedDialect(QdqDialect):
         return self.graph.constant("axis.last", np.array([-1], dtype=np.int64))
 
     def _mask(self, window: int | None) -> Value:
-        """Which keys a query sees, bool [1, 1, T, context + T]; one for all layers alike."""
+        """Which keys a query sees, bool [1, 1, T, capacity + T]; one for all layers alike."""
         if window not in self._masks:
             queries = self.query_index()
             cached = self.graph.op("Less", self.key_index(), self.past_length)

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from edgelm.bundle import CacheLayer, StateTensor
 from edgelm.export.graph.builder import Graph
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.mixers import StateKind
 
 Value = ir.Value
 _KINDS = ("key", "value")
@@ -47,7 +48,7 @@ class KvCacheIO:
         self.state_dtype = state_dtype
         self.layers: list[CacheLayer] = []
         self.states: list[StateTensor] = []
-        self._states = {state.layer: state for state in spec.states}
+        self._states = {(one.layer, one.kind): one.shape for one in spec.states}
 
     def past(self, index: int) -> tuple[Value, Value]:
         """Declare a layer's keys and values as inputs."""
@@ -65,19 +66,21 @@ class KvCacheIO:
         names = (f"{when}.{index}.{kind}" for when in ("past", "present") for kind in _KINDS)
         self.layers.append(CacheLayer(*names))
 
-    def past_state(self, index: int) -> Value:
+    def past_state(self, index: int, kind: StateKind = "conv") -> Value:
         """Declare what a layer without attention remembers as an input, [1, *shape]."""
-        state = self._states[index]
-        name = f"past.{index}.{state.kind}"
-        return self.graph.input(name, self.state_dtype, (1, *state.shape))
+        name = f"past.{index}.{kind}"
+        return self.graph.input(name, self._state_type(kind), (1, *self._states[index, kind]))
 
-    def present_state(self, index: int, value: Value) -> None:
+    def present_state(self, index: int, value: Value, kind: StateKind = "conv") -> None:
         """Declare what follows `past_state` as an output."""
-        state = self._states[index]
-        past, present = (f"{when}.{index}.{state.kind}" for when in ("past", "present"))
-        self.graph.output(value, present, self.state_dtype, (1, *state.shape))
-        dtype = _STATE_DTYPES[self.state_dtype]
-        self.states.append(StateTensor(index, "conv", dtype, state.shape, past, present))
+        shape, dtype = self._states[index, kind], self._state_type(kind)
+        past, present = (f"{when}.{index}.{kind}" for when in ("past", "present"))
+        self.graph.output(value, present, dtype, (1, *shape))
+        self.states.append(StateTensor(index, kind, _STATE_DTYPES[dtype], shape, past, present))
+
+    def _state_type(self, kind: StateKind) -> ir.DataType:
+        # A matrix state sums over all tokens: 16 bits would lose what later ones add.
+        return ir.DataType.FLOAT if kind == "matrix" else self.state_dtype
 
     def _shape(self, rows: int | str) -> tuple[int | str, ...]:
         return (1, self.spec.num_key_value_heads, rows, self.spec.head_dim)

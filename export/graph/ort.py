@@ -17,13 +17,15 @@ from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
+from edgelm.export.graph.gated_delta import FusedGatedDelta
 from edgelm.export.graph.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.graph.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Xielu
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
 _SCATTERING = ("int8", "fp8")  # caches that TensorScatter, of opset 24, writes
@@ -169,6 +171,19 @@ class OrtDialect(OrtAttention):
         kind = activations or self.activations
         array = np.array(value, dtype=DTYPES[kind].numpy())
         return self.graph.constant(f"{kind}.{value!r}", array)
+
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        writer = FusedGatedDelta(
+            self.graph,
+            self.cache,
+            index,
+            mixer,
+            epsilon=self.spec.rms_norm_eps,
+            activations=self.activations,
+        )
+        return writer.write(inputs, weights)
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None

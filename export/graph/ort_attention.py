@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.graph.kv_cache import KvCacheIO
@@ -77,6 +78,14 @@ class OrtAttention:
         self.query_factors = QueryFactors(self.graph, context, activations)
         self._prefill: Value | None = None
         self._position_rows: Value | None = None
+
+    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+        """See Dialect."""
+        return split_gate(self.graph, self.spec, qkv)
+
+    def scale_by_gate(self, x: Value, gate: Value) -> Value:
+        """See Dialect."""
+        return scale_by_gate(self.graph, x, gate)
 
     def start_part(self) -> None:
         """See Dialect."""

@@ -13,7 +13,9 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.errors import BadInput
 from edgelm.export.graph import activations
+from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
 from edgelm.export.graph.kv_cache import KvCacheIO
@@ -22,10 +24,11 @@ from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
 _INT64 = ir.DataType.INT64
@@ -39,7 +42,7 @@ class QdqDialect:
         quantizer: of the source's matrices, with positive scales.
         precision: one record for every group of `weights.groups()`.
         activations: type of the residual stream and of the cache.
-        context: the cache's capacity, fixed in the graph.
+        context: tokens that the cache can hold.
         opset: an older one than `newest`, for an engine that needs it.
         dequantized: see QdqWeights.
         segments: into how many the graph is cut.
@@ -74,15 +77,18 @@ class QdqDialect:
         self.positions = self.graph.input("positions", _INT64, (1, "T"))
         self.past_length = self.graph.input("past_length", _INT64, (1,))
         self.logits_positions = self.graph.input("logits_positions", _INT64, ("P",))
+        self.cache_positions = self.graph.input("cache_positions", _INT64, ("capacity",))
         self._table: Value | None = None
         self._query_index: Value | None = None
+        self._key_index: Value | None = None
+        self._cache_rows: Value | None = None
         self.rotary = RotaryTables(self.graph, self.spec, context, activations)
         self.query_factors = QueryFactors(self.graph, context, activations)
         self.cache = KvCacheIO(
             self.graph,
             self.spec,
             DTYPES[activations],
-            past_rows=context,
+            past_rows=context if self.update == "in_place" else "capacity",
             present_rows=context if self.update == "in_place" else "T",
             state_dtype=DTYPES[activations],
         )
@@ -102,6 +108,14 @@ class QdqDialect:
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         """GELU, exact or by the tanh approximation."""
         raise NotImplementedError
+
+    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+        """See Dialect."""
+        return split_gate(self.graph, self.spec, qkv)
+
+    def scale_by_gate(self, x: Value, gate: Value) -> Value:
+        """See Dialect."""
+        return scale_by_gate(self.graph, x, gate)
 
     def start_part(self) -> None:
         """See Dialect."""
@@ -200,6 +214,14 @@ class QdqDialect:
         split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        raise BadInput(
+            f"the {self.name} dialect has no gated delta rule yet; ONNX Runtime's has "
+            "(--target cpu)"
+        )
+
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
     ) -> Value:
@@ -238,9 +260,17 @@ class QdqDialect:
         return self.graph.op("Cast", x, to=DTYPES[to].value)  # type: ignore[no-any-return]
 
     def key_index(self) -> Value:
-        """0 … context - 1 as [1, 1, 1, context]."""
-        numbers = np.arange(self.context, dtype=np.int64).reshape(1, 1, 1, -1)
-        return self.graph.constant("key_index", numbers)
+        """The positions of the cache's rows as [1, 1, 1, capacity]; one node for all layers."""
+        if self._key_index is None:
+            shape = self.graph.constant("shape.keys", np.array([1, 1, 1, -1], dtype=np.int64))
+            self._key_index = self.graph.op("Reshape", self.cache_positions, shape)
+        return self._key_index
+
+    def cache_rows(self) -> Value:
+        """How many rows of the cache attention reads, int64 [1]; one node for all layers."""
+        if self._cache_rows is None:
+            self._cache_rows = self.graph.op("Shape", self.cache_positions)
+        return self._cache_rows
 
     def query_index(self) -> Value:
         """Positions of the queries as [1, 1, T, 1]; one node for all layers."""
@@ -271,6 +301,7 @@ class QdqDialect:
                 "positions": TensorContract("positions", "int64", (1, "T")),
                 "past_length": TensorContract("past_length", "int64", (1,)),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
+                "cache_positions": TensorContract("cache_positions", "int64", ("capacity",)),
             },
             outputs={"logits": TensorContract("logits", "float32", (1, "P", spec.vocab_size))},
             cache=CacheContract(
@@ -280,7 +311,7 @@ class QdqDialect:
                 layers=tuple(self.cache.layers),
                 states=tuple(self.cache.states),
                 update=self.update,
-                capacity=self.context,
+                capacity=self.context if self.update == "in_place" else None,
             ),
             segments=saved.segments,
             links=saved.links,

@@ -15,9 +15,9 @@ _MICROSOFT = "com.microsoft"
 
 
 class ConvWeights(NamedTuple):
-    """Kernel [H, 1, K] and bias [H] of the layer `index`."""
+    """Kernel [H, 1, K] and bias [H] of one layer."""
 
-    index: int
+    layer: int
     kernel: torch.Tensor
     bias: torch.Tensor | None
 
@@ -26,7 +26,7 @@ def fused_short_conv(
     graph: Graph, cache: KvCacheIO, gates: Value, weights: ConvWeights, activations: Activations
 ) -> Value:
     """By CausalConvWithState, whose state and tokens are rows: [1, K - 1, H] and [1, T, H]."""
-    name = f"layers.{weights.index}.conv"
+    name = f"layers.{weights.layer}.conv"
     before, after, x = _parts(graph, gates, weights.kernel)
     bias = None
     if weights.bias is not None:
@@ -36,14 +36,14 @@ def fused_short_conv(
         graph.op("Mul", before, x),
         write_floats(graph, f"{name}.weight", weights.kernel, activations),
         bias,
-        cache.past_state(weights.index),
+        cache.past_state(weights.layer),
         domain=_MICROSOFT,
         outputs=2,
         name=name,
         activation="none",
         channels_last=1,
     )
-    cache.present_state(weights.index, state)
+    cache.present_state(weights.layer, state)
     return graph.op("Mul", after, mixed)  # type: ignore[no-any-return]
 
 
@@ -51,12 +51,12 @@ def plain_short_conv(
     graph: Graph, cache: KvCacheIO, gates: Value, weights: ConvWeights, activations: Activations
 ) -> Value:
     """As a sum of K shifted products: no transposes, and engines fuse it into one pass."""
-    op, name = graph.op, f"layers.{weights.index}.conv"
+    op, name = graph.op, f"layers.{weights.layer}.conv"
     before, after, x = _parts(graph, gates, weights.kernel)
-    rows = op("Concat", cache.past_state(weights.index), op("Mul", before, x), axis=1)
+    rows = op("Concat", cache.past_state(weights.layer), op("Mul", before, x), axis=1)
     taps = weights.kernel.shape[2]
     end = np.iinfo(np.int64).max
-    cache.present_state(weights.index, _rows(graph, rows, 1 - taps, end))
+    cache.present_state(weights.layer, _rows(graph, rows, 1 - taps, end))
     total: Value | None = None
     for tap in range(taps):
         column = weights.kernel[:, 0, tap].reshape(1, 1, -1)

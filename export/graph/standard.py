@@ -2,12 +2,14 @@
 
 RMSNormalization, RotaryEmbedding, TensorScatter (which TensorRT turns into an update of the cache
 in place) and Attention with an explicit mask and one output. TensorRT rejects Attention with
-past and present, and silently drops `nonpad_kv_seqlen`, so neither is used. The mask makes
-attention read the whole cache, full or not: a long context costs time, and the planner chooses it.
+past and present, and silently drops `nonpad_kv_seqlen`, so neither is used. A cache that is updated
+in place has to have a fixed size; attention reads its first rows only, as many as
+`cache_positions` has. docs/decisions/cache-capacity.md has the reasons.
 """
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -52,6 +54,7 @@ class StandardDialect(QdqDialect):
             for past, new in zip(self.cache.past(index), (key, value), strict=True)
         )
         self.cache.present(index, keys, values)
+        keys, values = self._filled(keys), self._filled(values)
         mask = self._mask(layer.window)
         # TensorRT's importer refuses the attribute of the soft cap; the op has no sinks.
         if self.spec.attention_softcap or self.spec.attention_sinks:
@@ -70,11 +73,19 @@ class StandardDialect(QdqDialect):
             scale=self.spec.attention_scale,
         )
 
+    def _filled(self, rows: Value) -> Value:
+        """The rows of the cache that attention reads: [1, kv_heads, capacity, head_dim]."""
+        start, axis = (
+            self.graph.constant(f"rows.{name}", np.array([number], dtype=np.int64))
+            for name, number in (("start", 0), ("axis", 2))
+        )
+        return self.graph.op("Slice", rows, start, self.cache_rows(), axis)  # type: ignore[no-any-return]
+
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")  # type: ignore[no-any-return]
 
     def _mask(self, window: int | None) -> Value:
-        """Which keys a query sees, bool [1, 1, T, context]; one for all layers alike."""
+        """Which keys a query sees, bool [1, 1, T, capacity]; one for all layers alike."""
         if window not in self._masks:
             keys, queries = self.key_index(), self.query_index()
             visible = self.graph.op("LessOrEqual", keys, queries)

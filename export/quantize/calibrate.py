@@ -99,7 +99,10 @@ def _absmax_cache(reference: Reference) -> Any:
     from transformers import DynamicCache
 
     class AbsmaxCache(DynamicCache):
-        """Stores only the largest magnitude per channel of keys and values."""
+        """Stores only the largest magnitude per channel of keys and values.
+
+        Layers without attention have none: theirs stay at the start value, and are never used.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -121,6 +124,19 @@ def _absmax_cache(reference: Reference) -> Any:
             states = key_states, value_states
             for absmax, new in zip(self.absmax[layer_idx], states, strict=True):
                 torch.maximum(absmax, new.abs().amax(dim=(0, 2)), out=absmax)
+            return states
+
+        # Every batch starts without what other layers remember.
+        def get_conv_state(self, *_: Any, **__: Any) -> None:
+            return None
+
+        def update_conv_state(self, conv_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return conv_states
+
+        def get_recurrent_state(self, *_: Any, **__: Any) -> None:
+            return None
+
+        def update_recurrent_state(self, states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             return states
 
         def get_seq_length(self, *_: Any, **__: Any) -> int:

@@ -13,11 +13,21 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
 from edgelm.quantize.awq import Smoothing
 from edgelm.spec.groups import groups, split_group, tensor_names
+from edgelm.spec.mixers import ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias
 
-_RESIDUAL = ("attention.o", "conv.out", "mlp.down")
+_RESIDUAL = ("attention.o", "conv.out", "delta.out", "mlp.down")
+
+
+class DeltaWeights(NamedTuple):
+    """Kernel [channels, 1, kernel], dt bias and -exp(A) [value_heads], norm [value_dim]."""
+
+    kernel: torch.Tensor
+    dt_bias: torch.Tensor
+    decay_scale: torch.Tensor
+    norm: torch.Tensor
 
 
 class Xielu(NamedTuple):
@@ -136,9 +146,19 @@ class Weights:
         """Kernel [hidden, 1, kernel] and bias [hidden] of a layer's short convolution."""
         name = f"model.layers.{layer}.conv.conv"
         mixer = self.checkpoint.spec.layers[layer].mixer
-        assert mixer is not None
+        assert isinstance(mixer, ShortConv)
         bias = self._tensor(f"{name}.bias") if mixer.bias else None
         return self._tensor(f"{name}.weight"), bias
+
+    def delta(self, layer: int) -> DeltaWeights:
+        """What a layer's gated delta rule has beside its projections."""
+        name = f"model.layers.{layer}.linear_attn"
+        return DeltaWeights(
+            self._tensor(f"{name}.conv1d.weight"),
+            self._tensor(f"{name}.dt_bias"),
+            -self._tensor(f"{name}.A_log").exp(),
+            self._tensor(f"{name}.norm.weight"),
+        )
 
     def _tensor(self, name: str) -> torch.Tensor:
         return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()
@@ -148,6 +168,8 @@ class Weights:
         if not group.endswith("attention.qkv"):
             return None
         spec = self.checkpoint.spec
+        if spec.attention_gate:
+            return self._gated_row_order()
         rope = spec.layers[split_group(group)[0]].rope
         if rope is None or not rope.interleaved:
             return None
@@ -156,6 +178,13 @@ class Weights:
         rotated = (heads[:, None] * spec.head_dim + head).flatten()
         values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
         return torch.cat([rotated, values])
+
+    def _gated_row_order(self) -> torch.Tensor:
+        """Queries, keys, values, gates, of a checkpoint with each head's gate behind its query."""
+        spec = self.checkpoint.spec
+        heads = torch.arange(2 * spec.q_size).view(spec.num_attention_heads, 2, spec.head_dim)
+        keys_values = torch.arange(2 * spec.kv_size) + 2 * spec.q_size
+        return torch.cat([heads[:, 0].flatten(), keys_values, heads[:, 1].flatten()])
 
     def layer_kv_scaling(self, name: str) -> LayerKvScaling:
         """The cache scaling of the layer that a group or norm belongs to."""
@@ -180,7 +209,9 @@ class Weights:
             query, key = 1 / self._per_query_head(scaling.key), scaling.key
             if spec.qk_norm != "none":  # the norms after the projection carry the factors
                 query, key = torch.ones_like(query), torch.ones_like(key)
-            return torch.cat([part.flatten() for part in (query, key, scaling.value)])
+            gate = torch.ones(spec.q_size * spec.attention_gate)
+            parts = (query, key, scaling.value, gate)
+            return torch.cat([part.flatten() for part in parts])
         if group.endswith(_RESIDUAL) and spec.residual_multiplier != 1:
             return torch.full((self.shape(group)[0],), spec.residual_multiplier)
         return None

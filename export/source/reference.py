@@ -43,7 +43,9 @@ class Reference:
             self._fix_frequencies(context)
         for name, module in self.model.named_modules():
             if any(True for _ in module.parameters(recurse=False)):
-                self._stream(name, module)
+                # A short convolution is never called: its parent reads its weight.
+                parent = self.model.get_submodule(name.rpartition(".")[0])
+                self._stream(name, module, parent if isinstance(module, nn.Conv1d) else module)
 
     @property
     def depends_on_context(self) -> bool:
@@ -101,24 +103,25 @@ class Reference:
         finally:
             self._cached = None
 
-    def _stream(self, name: str, module: nn.Module) -> None:
+    def _stream(self, name: str, module: nn.Module, user: nn.Module) -> None:
+        """Let a module have its own weights while `user` runs."""
         names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
         empty = {parameter: module._parameters[parameter] for parameter in names}
 
-        def read(module: nn.Module, _: Any) -> None:
+        def read(_: nn.Module, __: Any) -> None:
             for parameter in names:
                 tensor = self._read(f"{name}.{parameter}")
                 module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
 
         large = sum(parameter.numel() for parameter in empty.values() if parameter is not None)
 
-        def drop(module: nn.Module, _: Any, __: Any) -> None:
+        def drop(_: nn.Module, __: Any, ___: Any) -> None:
             module._parameters.update(empty)
             if large > LARGE:
                 give_back()
 
-        module.register_forward_pre_hook(read)
-        module.register_forward_hook(drop)
+        user.register_forward_pre_hook(read)
+        user.register_forward_hook(drop)
 
     def _read(self, name: str) -> torch.Tensor:
         if name in self.overrides:

@@ -223,9 +223,12 @@ def _compare(
     reference: Reference, head: torch.Tensor, other: Any, stretch: _Stretch, depth: int
 ) -> tuple[float, float]:
     """KL from the other model to the reference, and the share of equal best tokens."""
-    theirs = _rows(stretch, lambda ids, at, cache: _theirs(other, ids, at, cache, stretch.rows))
+    hybrid = other.config if reference.spec.is_hybrid else None
+    theirs = _rows(
+        stretch, hybrid, lambda ids, at, cache: _theirs(other, ids, at, cache, stretch.rows)
+    )
     with _depth(reference, depth):
-        hidden = _rows(stretch, lambda ids, at, cache: _states(reference, ids, at, cache))
+        hidden = _rows(stretch, hybrid, lambda ids, at, cache: _states(reference, ids, at, cache))
         ours = reference.logits(hidden, head)
     right, found = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
     kl = float((right.exp() * (right - found)).sum(-1).mean())
@@ -234,12 +237,17 @@ def _compare(
 
 
 def _rows(
-    stretch: _Stretch, run: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+    stretch: _Stretch,
+    hybrid: Any,
+    run: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor],
 ) -> torch.Tensor:
-    """The last rows [P, …] of a run over the stretch, a chunk at a time over one cache."""
+    """The last rows [P, …] of a run over the stretch, a chunk at a time over one cache.
+
+    `hybrid`: the configuration of a model with layers that remember more than keys and values.
+    """
     from transformers import DynamicCache
 
-    cache = DynamicCache()
+    cache = DynamicCache(config=hybrid)
     parts = []
     for at in range(0, stretch.tokens.shape[1], _CHUNK):
         ids = stretch.tokens[:, at : at + _CHUNK]

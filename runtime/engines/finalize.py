@@ -30,16 +30,18 @@ from edgelm.bundle.gate_sample import measure_sample, read_sample
 from edgelm.bundle.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
 from edgelm.devices.detection.detect import detect
-from edgelm.devices.detection.memory import available_bytes
-from edgelm.devices.planner.build_memory import build_peak
+from edgelm.devices.detection.swap import read_swaps
+from edgelm.devices.planner.build_room import room_here
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
+from edgelm.files.user_folders import cache_folder
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.open import has_engine_here
 from edgelm.runtime.engines.tensorrt.build import check_dialect, compile_engine
+from edgelm.runtime.engines.tensorrt.build_preflight import check_build_memory, segment_weights
 from edgelm.runtime.engines.tensorrt.engine_file import ENGINE_NAME, PartKey
 from edgelm.runtime.engines.tensorrt.part_builds import BuildPlan, build_parts, part_keys
 
@@ -142,13 +144,16 @@ def _compile(folder: Path, manifest: Manifest, progress: Progress, *, alone: boo
     check_dialect(family, version, manifest.graph)
     gpu = find_gpu()
     _check_gpu(manifest, gpu)
-    _check_memory(manifest)
-    jetson = detect().jetson
+    machine = detect()
+    room = room_here(machine.available_bytes, read_swaps())
+    check_build_memory(family, segment_weights(manifest), room, progress)
+    jetson = machine.jetson
     plan = BuildPlan(
         manifest.graph,
         family,
         version,
         manifest.limits.prefill_chunk,
+        manifest.limits.context,
         (gpu.sm,),
         machine=jetson.model if jetson else gpu.name,
         power_mode=(jetson.power_mode or "") if jetson else "",
@@ -192,21 +197,8 @@ def _check_gpu(manifest: Manifest, gpu: Gpu) -> None:
         )
 
 
-def _check_memory(manifest: Manifest) -> None:
-    segments = [segment.weight_bytes for segment in manifest.graph.segments]
-    need = build_peak(manifest.engine.name, segments or [manifest.weight_bytes])
-    free = available_bytes()
-    if need > free:
-        raise DoesNotFit(
-            f"compiling needs about {format_bytes(need)} of memory, {format_bytes(free)} are free; "
-            "close other programs, stop the desktop (sudo systemctl isolate multi-user), or add "
-            "swap"
-        )
-
-
 def _timing_cache(family: str, version: str, gpu: Gpu) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "edgelm" / f"{family}-{version}-sm{gpu.sm}.timing"
+    return cache_folder() / f"{family}-{version}-sm{gpu.sm}.timing"
 
 
 def _check_quality(

@@ -1,7 +1,8 @@
-"""ONNX Runtime on a CPU: one preallocated cache, bound in place, and no copies per token.
+"""ONNX Runtime on a CPU: one cache, bound in place, and no copies per token.
 
 Past and present of a layer are bound to the same memory, so a token costs one row written, not a
-cache copied. Decoding reuses one binding: only five numbers in bound memory change per step.
+cache copied. Decoding reuses one binding: only five numbers in bound memory change per step. The
+cache grows with its tokens, which binds it again.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.ort_version import check_version
@@ -43,7 +45,7 @@ class OrtEngine:
     Args:
         folder: the bundle.
         graph: its graph, as the manifest has it.
-        capacity: tokens that the cache holds; at most the bundle's context.
+        capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
         loaded: the graph as another engine of this bundle has loaded it; None: load it.
@@ -73,10 +75,12 @@ class OrtEngine:
         self.vocab_size = vocab_size(graph)
         self._folder, self._graph = folder, graph
         self._sessions: list[Any] = loaded or _load(folder, graph, threads)
-        self._cache = self._allocate(capacity)
+        # Rows that attention reads; also those of the cache, unless the graph fixes these.
+        self._rows = first_rows(graph, capacity)
+        self._cache = self._allocate(graph.cache.capacity or self._rows)
         self._state = HostState(graph.cache.states) if graph.cache.states else None
         self.recurrent: RecurrentState | None = self._state
-        # Decoding binds these once: a step changes five numbers in place.
+        # Decoding binds these once per size: a step changes five numbers in place.
         self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         self._step_rows = self._new_rows(1)
@@ -85,13 +89,14 @@ class OrtEngine:
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        rows = sum(array.nbytes for pair in self._cache for array in pair)
+        rows: int = sum(array.nbytes for pair in self._cache for array in pair)
         return rows + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        self._reserve(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -125,6 +130,7 @@ class OrtEngine:
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows over the first ones of the cache."""
+        self._reserve(0, max((given.shape[2] for given in rows), default=0))
         own = [array for pair in self._cache for array in pair]
         for array, given in zip(own, rows, strict=True):
             array[:, :, : given.shape[2]] = given
@@ -133,6 +139,24 @@ class OrtEngine:
         """Release the graph and the cache."""
         self._sessions, self._step_bindings = [], []
         self._cache, self._step_rows = [], []
+
+    def _reserve(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there.
+
+        Where there is no memory for it, the session stays as it is.
+        """
+        if tokens <= self._rows:
+            return
+        rows = rows_for(tokens, self.capacity)
+        if self._graph.cache.capacity is None:
+            grown = self._allocate(rows)
+            for old, new in zip(self._cache, grown, strict=True):
+                for one, other in zip(old, new, strict=True):
+                    other[:, :, :past] = one[:, :, :past]
+            self._cache = grown
+            self._step_rows = self._new_rows(1)
+        self._rows = rows
+        self._step_bindings = self._bind(self._step, self._step_row[None], self._step_rows)
 
     def _decode(self, token: int, past: int) -> Logits:
         update_step(self._step, token, past)
@@ -170,8 +194,10 @@ class OrtEngine:
         """
         graph = self._graph
         arrays: dict[str, Any] = {
-            tensor.name: inputs[role] for role, tensor in graph.inputs.items()
+            tensor.name: inputs[role] for role, tensor in graph.inputs.items() if role in inputs
         }
+        if "cache_positions" in graph.inputs:
+            arrays[graph.inputs["cache_positions"].name] = np.arange(self._rows, dtype=np.int64)
         arrays[graph.outputs["logits"].name] = logits
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
@@ -180,7 +206,7 @@ class OrtEngine:
             pairs = zip(self._state.past, self._state.present, strict=True)
             for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
                 arrays[state.past], arrays[state.present] = before, after
-        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1], "capacity": self.capacity}
+        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
         arrays |= _new_links(graph, sizes)
         bindings = []
         for session, part in zip(self._sessions, graph.parts, strict=True):

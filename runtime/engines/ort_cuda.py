@@ -2,7 +2,8 @@
 
 ONNX Runtime falls back to the CPU without an error where its CUDA provider does not load, or has
 no kernel; here both are errors. A CUDA graph holds the addresses it was recorded with, so decoding
-has one binding, whose values change in place.
+has one binding, whose values change in place. When the cache grows it gets another binding, and
+another graph.
 """
 
 import itertools
@@ -25,6 +26,7 @@ from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
@@ -53,7 +55,7 @@ class OrtCudaEngine:
     Args:
         folder: the bundle.
         graph: its graph, as the manifest has it.
-        capacity: tokens that the cache holds; at most the bundle's context.
+        capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         loaded: the graph as another engine of this bundle has loaded it; None: load it.
 
@@ -83,16 +85,13 @@ class OrtCudaEngine:
         self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
         self._session = self._loaded.session
         self._stream = Stream()
-        self._cache = self._allocate(capacity, "the key-value cache")
-        for value in _flat(self._cache):  # NaN in a masked row would spread
-            self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
+        # Rows that attention reads; also those of the cache, unless the graph fixes these.
+        self._rows = first_rows(graph, capacity)
+        self._cache = self._new_cache(self._cache_rows)
         self._stream.synchronize()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        # Read only while the graph is recorded: so it is the largest value that it can have.
-        # How far the cache is filled, the kernels read from `last_position`.
-        bound = self._decode_inputs | {"total_length": np.array(capacity, dtype=np.int32)}
-        self._decode_step: _Step | None = self._bind(bound, 1)
-        # A recorded graph has the addresses of its engine's cache: each engine has its own.
+        self._decode_step: _Step | None = self._bind_decode()
+        # A recorded graph has the addresses of its engine's cache: each size of it has its own.
         self._decode_options = _run_options(str(next(self._loaded.graph_ids)))
         self._prefill_options = _run_options("-1")
 
@@ -105,6 +104,7 @@ class OrtCudaEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        self._reserve(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -141,6 +141,7 @@ class OrtCudaEngine:
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows over the first ones of the cache."""
+        self._reserve(0, max((array.shape[2] for array in rows), default=0))
         whole = [np.ascontiguousarray(array) for array in rows]
         for value, array in zip(_flat(self._cache), whole, strict=True):
             width, pitch = self._row_widths(array.shape[2])
@@ -158,7 +159,7 @@ class OrtCudaEngine:
     def _row_widths(self, count: int) -> tuple[int, int]:
         """Bytes of `count` rows of a head, and from a head to the next."""
         row = self._graph.cache.head_dim * _ITEM_BYTES[self._graph.cache.dtype]
-        return count * row, self.capacity * row
+        return count * row, self._cache_rows * row
 
     def close(self) -> None:
         """Release the graph and the cache."""
@@ -176,27 +177,75 @@ class OrtCudaEngine:
         rows: Logits = step.logits.numpy()[0]
         return rows
 
+    @property
+    def _cache_rows(self) -> int:
+        return self._graph.cache.capacity or self._rows
+
+    def _reserve(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there.
+
+        Decoding then has another graph.
+        """
+        if tokens <= self._rows:
+            return
+        rows = rows_for(tokens, self.capacity)
+        if self._graph.cache.capacity is None:
+            grown = self._new_cache(rows)
+            if past:
+                self._copy_rows(self._cache, grown, (self._rows, rows), (0, 0), past)
+            self._stream.synchronize()
+            self._cache = grown
+        self._rows = rows
+        self._decode_step = self._bind_decode()
+        assert self._loaded is not None
+        self._decode_options = _run_options(str(next(self._loaded.graph_ids)))
+
+    def _bind_decode(self) -> "_Step":
+        # Read only while the graph is recorded: so it is the largest value that it can have.
+        # How far the cache is filled, the kernels read from `last_position`.
+        total = {"total_length": np.array(self._rows, dtype=np.int32)}
+        return self._bind(self._decode_inputs | total, 1)
+
+    def _new_cache(self, rows: int) -> _Cache:
+        cache = self._allocate(rows, "the key-value cache")
+        for value in _flat(cache):  # NaN in a masked row would spread
+            self._stream.zero(value.data_ptr(), value.tensor_size_in_bytes())
+        return cache
+
     def _bind(self, inputs: StepInputs, logits: int) -> "_Step":
         in_place = self._graph.cache.update == "in_place"
         new = self._cache if in_place else self._allocate(inputs["tokens"].size, "new rows")
         shape = (1, logits, self.vocab_size)
+        if "cache_positions" in self._graph.inputs:
+            inputs = inputs | {"cache_positions": np.arange(self._rows, dtype=np.int64)}
         return _Step(self._session.io_binding(), self._graph, inputs, shape, self._cache, new)
 
     def _append(self, new: _Cache, past: int, count: int) -> None:
         """Copy what the graph gave behind the rows of the cache, where it did not do so itself."""
         if new is self._cache:
             return
+        self._copy_rows(new, self._cache, (count, self._cache_rows), (0, past), count)
+        self._stream.synchronize()
+
+    def _copy_rows(
+        self,
+        source: _Cache,
+        target: _Cache,
+        rows: tuple[int, int],
+        starts: tuple[int, int],
+        count: int,
+    ) -> None:
+        """Copy `count` rows of each head; `rows` of the two in all, and where they start."""
         cache = self._graph.cache
         row = cache.head_dim * _ITEM_BYTES[cache.dtype]
-        for old, present in zip(_flat(self._cache), _flat(new), strict=True):
+        for old, new in zip(_flat(source), _flat(target), strict=True):
             self._stream.copy_rows(
-                old.data_ptr() + past * row,
-                present.data_ptr(),
-                pitches=(self.capacity * row, count * row),
+                new.data_ptr() + starts[1] * row,
+                old.data_ptr() + starts[0] * row,
+                pitches=(rows[1] * row, rows[0] * row),
                 width=count * row,
                 rows=cache.num_key_value_heads,
             )
-        self._stream.synchronize()
 
     def _allocate(self, rows: int, what: str) -> _Cache:
         cache = self._graph.cache

@@ -4,16 +4,22 @@ from edgelm.bundle import GraphContract
 from edgelm.errors import MissingPackage
 
 _OPSET_OF_1_23 = 23  # the newest of ONNX Runtime 1.23, the last one for Python 3.10
+_RECURRENT_OPS = (1, 32)  # the oldest that CausalConvWithState was run with
 
 
 def check_version(version: str, graph: GraphContract) -> None:
     """Check ONNX Runtime's version, because its own error does not say which one is needed.
 
     Raises:
-        MissingPackage: it does not know the graph's opset.
+        MissingPackage: it does not know the graph's opset or operators.
     """
-    opset = graph.opsets.get("ai.onnx", 0)
     major, minor = (int(part) for part in version.split(".")[:2])
+    if graph.dialect == "ort" and graph.cache.states and (major, minor) < _RECURRENT_OPS:
+        raise MissingPackage(
+            "the bundle's graph has recurrent layers, which need ONNX Runtime 1.32, but "
+            f"{version} is installed; upgrade it (Python 3.11 or newer)"
+        )
+    opset = graph.opsets.get("ai.onnx", 0)
     if opset > _OPSET_OF_1_23 and (major, minor) <= (1, 23):
         raise MissingPackage(
             f"the bundle's graph is of opset {opset}, which needs ONNX Runtime 1.32, but {version} "

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgelm.errors import BadInput
+from edgelm.files.locks import exclusive_lock
+from edgelm.files.user_folders import state_folder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _OWNER_ONLY = 0o600  # who can add a line can run code here
@@ -30,18 +32,8 @@ def trust(sha256: str) -> None:
     path = _store()
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        try:
-            _lock(handle)
-            os.chmod(path, _OWNER_ONLY)
-            text = _read(handle, path)
-            if sha256 not in text.split():
-                # A kill may have left half a line.
-                start = "" if text.endswith("\n") or not text else "\n"
-                os.write(handle, f"{start}{sha256}\n".encode())
-                os.fsync(handle)
-        finally:
-            os.close(handle)  # and with it the lock
+        with exclusive_lock(path.parent, lambda: None):
+            _append(path, sha256)
 
 
 def is_trusted(sha256: str) -> bool:
@@ -62,27 +54,33 @@ def is_trusted(sha256: str) -> bool:
             os.close(handle)
 
 
+def _append(path: Path, sha256: str) -> None:
+    handle = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    try:
+        os.chmod(path, _OWNER_ONLY)
+        text = _read(handle, path)
+        if sha256 not in text.split():
+            # A kill may have left half a line.
+            start = "" if text.endswith("\n") or not text else "\n"
+            os.write(handle, f"{start}{sha256}\n".encode())
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _store() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "edgelm" / "trusted-engines.txt"
+    return state_folder() / "trusted-engines.txt"
 
 
 def _open(path: Path, flags: int) -> int:
-    # Not blocking: opening a named pipe waits for a writer otherwise.
-    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), _OWNER_ONLY)
+    # Not blocking: opening a named pipe waits for a writer otherwise. Windows changes line ends of
+    # files that are not binary.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, _OWNER_ONLY)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise BadInput(_message(path, "it is not a plain file"))
     return handle
-
-
-def _lock(handle: int) -> None:
-    """Let one process at a time write; where there are no locks, short appends are atomic."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _read(handle: int, path: Path) -> str:

@@ -31,7 +31,7 @@ candidates = 6
 finalists = 2
 kd_rounds = 2
 round_steps = 2
-settled_steps = 0
+settled_rounds = 0
 held_out_rows = 4
 """
 PRUNE = """

@@ -36,6 +36,7 @@ class Job:
 
     folder: Path
     micro_batch: int = 4
+    batch_size: int = 4
     sharded: bool = False
     quantized: bool = False
     stop_at: int | None = None
@@ -70,7 +71,9 @@ def run_job(job: Job) -> None:
     if job.full_at:
         _fill_disk_of_one(job.full_at)
     teacher, student = teacher_and_student()
-    settings = msgspec.structs.replace(SETTINGS, micro_batch=job.micro_batch)
+    settings = msgspec.structs.replace(
+        SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size
+    )
     precision = (Int4(16), Int8(32)) if job.quantized else None
     folder = job.folder / "checkpoints"
     losses = []

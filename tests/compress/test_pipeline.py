@@ -285,11 +285,6 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
         ((PRUNE, "[evaluate]\ntasks = ['kl:no.jsonl']\n"), BadInput, "no such file: no.jsonl"),
         ((PRUNE, "[align]\ndata = 'no.jsonl'\n"), BadInput, r"\[align\] data: no such file"),
         (
-            (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 3")),
-            BadInput,
-            "batch_size 3 is not a multiple of micro_batch 2",
-        ),
-        (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 1024")),
             BadInput,
             "fewer than the 1024 of one step",

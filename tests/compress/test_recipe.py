@@ -295,14 +295,6 @@ def test_numbers_out_of_range_are_named(tmp_path: Path, text: str, field: str) -
     assert "recipe.toml: Expected" in str(raised.value)
 
 
-@pytest.mark.parametrize("stage", ["correct", "distill", "qad"])
-def test_batches_are_checked_before_any_stage_runs(tmp_path: Path, stage: str) -> None:
-    text = f"{LEAST}[distill]\n" if stage != "distill" else LEAST
-    text += f"[{stage}]\nbatch_size = 8\nmicro_batch = 3\n"
-    with pytest.raises(BadInput, match=rf"\[{stage}\] batch_size 8 is not a multiple of"):
-        read_recipe(written(tmp_path, text))
-
-
 def test_a_name_too_long_for_a_file_is_left_as_it_is(tmp_path: Path) -> None:
     teacher = "x" * 5_000
     text = f'teacher = "{teacher}"\ndata = ["d.jsonl"]\n[distill]\n'

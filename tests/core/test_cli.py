@@ -50,7 +50,12 @@ def test_what_is_no_size(text: str) -> None:
         size_argument(text)
 
 
-@pytest.mark.parametrize("text", ["0", "1", "100", " 512 ", "999999", "1.5"])
+def test_no_size_at_all() -> None:
+    with pytest.raises(BadInput, match=r"0 bytes is smaller than any model; .* e\.g\. 98MB$"):
+        parse_bytes("0")
+
+
+@pytest.mark.parametrize("text", ["1", "100", " 512 ", "999999", "1.5"])
 def test_size_with_a_forgotten_unit(text: str) -> None:
     expected = rf"give it with a unit, e\.g\. {text.strip()}MB$"
     with pytest.raises(BadInput, match=expected):

@@ -17,8 +17,9 @@ from edgelm.python310 import tomllib
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]
-# CUDA 12.6 of JetPack 6 and CUDA 13 of JetPack 7, for TensorRT's sessions.
-JETPACKS = {"3.10": "cuda-bindings>=12.6,<13", "3.12": "cuda-bindings>=13"}
+# For TensorRT's sessions, as docs/jetson.md has them: JetPack 6 (CUDA 12.6) takes 12.8.0, the last
+# that contains no CUDA runtime of its own, which would need a newer driver; JetPack 7.2 has 13.2.
+JETPACKS = {"3.10": "cuda-bindings==12.8.0", "3.12": "cuda-bindings==13.2.*"}
 
 
 def requirements(python: str) -> list[str]:
@@ -32,11 +33,24 @@ def requirements(python: str) -> list[str]:
     return found
 
 
+def test_versions_are_those_of_the_guide() -> None:
+    guide = (ROOT / "docs" / "jetson.md").read_text()
+    assert all(f'"{pinned}"' in guide for pinned in JETPACKS.values())
+
+
 @pytest.mark.parametrize("python", JETPACKS)
 def test_each_requirement_is_there_once(python: str) -> None:
     names = [Requirement(text).name for text in requirements(python)]
     backports = ["tomli", "typing_extensions"] if python == "3.10" else []
-    expected = ["jinja2", "msgspec", "numpy", "tokenizers", *backports, "onnxruntime"]
+    expected = [
+        "jinja2",
+        "msgspec",
+        "numpy",
+        "platformdirs",
+        "tokenizers",
+        *backports,
+        "onnxruntime",
+    ]
     assert names == expected
 
 

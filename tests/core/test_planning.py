@@ -24,11 +24,13 @@ PLAN = Plan(
     workspace_bytes=10_000_000,
     runtime_bytes=75_000_000,
     build_bytes=1_230_000_000,
+    build_segments=3,
+    build_room_bytes=1_500_000_000,
     budget_bytes=200_000_000,
     prefill_ms=Estimate(250, 125, 1234.5),
     decode_ms=Estimate(25, 12.5, 50),
     joules_per_token=Estimate(0.5, 0.25, 1),
-    binds="memory",
+    binds="memory bandwidth",
     fits=False,
     fast_enough=False,
     basis="12 toasts",
@@ -54,8 +56,48 @@ def test_total_and_rate_by_hand() -> None:
 
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("fast", [True, False])
-def test_it_works_if_it_fits_and_is_fast_enough(fits: bool, fast: bool) -> None:
-    assert plan(fits=fits, fast_enough=fast).works == (fits and fast)
+@pytest.mark.parametrize("room", [0, 1_230_000_000, 1_229_999_999])
+def test_it_works_if_it_fits_builds_and_is_fast_enough(fits: bool, fast: bool, room: int) -> None:
+    planned = plan(fits=fits, fast_enough=fast, build_room_bytes=room)
+    assert planned.builds == (room != 1_229_999_999)
+    assert planned.works == (fits and fast and planned.builds)
+    assert not msgspec.structs.replace(planned, unsupported="too old").works
+
+
+@pytest.mark.parametrize(
+    ("required", "speed", "verdict"),
+    [
+        (None, "fast enough", "fits"),
+        (20, "fast enough", "fits"),
+        (21, "probably fast enough", "fits, probably fast enough"),
+        (40, "probably fast enough", "fits, probably fast enough"),
+        (41, "probably too slow", "probably too slow"),
+        (80, "probably too slow", "probably too slow"),
+        (81, "too slow", "too slow"),
+    ],
+)
+def test_a_required_speed_is_judged_with_the_range(
+    required: float | None, speed: str, verdict: str
+) -> None:
+    fast = required is None or required <= 40
+    planned = plan(fits=True, fast_enough=fast, required_tokens_per_second=required)
+    assert (planned.speed, planned.verdict) == (speed, verdict)
+
+
+def test_verdicts_of_what_cannot_run() -> None:
+    assert plan(unsupported="too old").verdict == "does not run there"
+    assert plan(fits=True, build_room_bytes=1).verdict == "cannot be built there"
+    assert plan().verdict == "does not fit"
+
+
+def test_first_token_of_a_batch_is_that_of_all_its_prompts() -> None:
+    assert "ms, 4 prompts of 512 tokens each" in plan(batch=4).table()
+
+
+def test_what_is_not_compiled_is_only_exported() -> None:
+    planned = plan(build_bytes=0, build_room_bytes=0, export_bytes=2_000_000_000)
+    assert "to export       2.00 GB\n" in planned.table()
+    assert "to build" not in planned.table()
 
 
 def test_table_of_what_does_not_work() -> None:
@@ -69,7 +111,7 @@ def test_table_of_what_does_not_work() -> None:
         "workspace       10.0 MB\n"
         "runtime         75.0 MB\n"
         "total           255.0 MB of 200.0 MB\n"
-        "to build        1.23 GB\n"
+        "to build        1.23 GB of 1.50 GB, in 3 segments\n"
         "first token     250 (125 to 1,234) ms, prompt of 512 tokens\n"
         "decode          40 (20 to 80) tokens/s, if it fitted\n"
         "energy          0.5 (0.25 to 1) J per token\n"

@@ -218,7 +218,7 @@ def test_plan_of_a_bundle_reads_its_manifest(run: Run, tmp_path: Path) -> None:
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "0"], "0 tokens/s requested; expecte"),
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "-3"], "-3 tokens/s requested; expec"),
         (["plan", "MODEL", "--target", "cpu", "--min-tok-s", "nan"], "nan tokens/s requested; exp"),
-        (["plan", "MODEL", "--target", "cpu", "--max-memory", "0"], "a memory budget of 0 bytes"),
+        (["plan", "MODEL", "--target", "cpu", "--max-memory", "0B"], "a memory budget of 0 bytes"),
         (["plan", "MODEL", "--target", "cpu", "--context", "999999"], "context 999999 is not poss"),
         (["doctor", "MODEL"], "is not a bundle (it has no bundle.json)"),
         (["fit", "a.csv", "--predict", "b.csv", "-o", "c.toml"], "--predict fits nothing, so"),

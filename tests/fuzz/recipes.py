@@ -134,13 +134,13 @@ class Recipes(Kind):
         if recipe.qad:
             str(recipe.qad_precisions)
         if recipe.distill:
-            recipe.distill.check()
-            steps = recipe.distill.steps
-            rates = [recipe.distill.learning_rate_at(step) for step in (0, 1, steps // 2, steps)]
+            training = recipe.training(recipe.distill, bf16=False)
+            steps = training.steps
+            rates = [training.learning_rate_at(step) for step in (0, 1, steps // 2, steps)]
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
                 raise Wrong(f"learning rates of {rates}")
-            if not 1 <= recipe.distill.last_step <= steps:
-                raise Wrong(f"it ends at step {recipe.distill.last_step} of {steps}")
+            if not 1 <= training.last_step <= steps:
+                raise Wrong(f"it ends at step {training.last_step} of {steps}")
 
 
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:

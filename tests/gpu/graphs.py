@@ -82,6 +82,7 @@ def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> Com
             manifest.graph,
             family,
             CHUNK,
+            manifest.limits.context,
             compute_capabilities=compute_capabilities if family == RTX else (),
             profiles=profiles,
         ),

@@ -258,7 +258,11 @@ class _Context:
         self.ran = False
         most = 1 if self.profile else self.engine.module.chunk
         named = zip(shape, self.engine.tensor(name).shape, strict=True)
-        fits = all(size <= most if isinstance(it, str) else size == it for size, it in named)
+        limits = {"T": most, "P": most}
+        fits = all(
+            size <= limits.get(it, size) if isinstance(it, str) else size == it
+            for size, it in named
+        )
         return self.complain(fits, f"{name}: {shape} is not in the profile")
 
     def set_tensor_address(self, name: str, address: int) -> bool:

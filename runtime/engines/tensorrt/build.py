@@ -25,16 +25,18 @@ _TICK_S = 10.0
 class Job(NamedTuple):
     """What to compile.
 
-    `compute_capabilities` are the GPUs to compile for ahead of time; empty means the one at hand.
-    `profiles` is 2 for a decode profile of its own; by default what suits the family.
-    `timing_cache` is a file that later builds on the same machine start from. `part` is the segment
-    that `graph` is the file of; None where the graph is whole.
+    `context` is how many tokens the cache can grow to hold. `compute_capabilities` are the GPUs to
+    compile for ahead of time; empty means the one at hand. `profiles` is 2 for a decode profile of
+    its own; by default what suits the family. `timing_cache` is a file that later builds on the
+    same machine start from. `part` is the segment that `graph` is the file of; None where the
+    graph is whole.
     """
 
     graph: Path
     contract: GraphContract
     family: str
     prefill_chunk: int
+    context: int
     compute_capabilities: tuple[int, ...] = ()
     profiles: int | None = None
     workspace_bytes: int | None = None
@@ -78,7 +80,7 @@ def compile_engine(job: Job, progress: Progress) -> Built:
             _compile_for(trt, config, job)
         for tokens in (job.prefill_chunk, 1)[: job.profiles or PROFILES[job.family]]:
             part = job.part or job.contract.parts[0]
-            add_profile(builder, config, job.contract, part, tokens)
+            add_profile(builder, config, job.contract, part, tokens, job.context)
         cache = _timing_cache(config, job)
         started = time.monotonic()
         with _ticking(f"compiling with {job.family} {version}", progress):

@@ -15,7 +15,9 @@ from edgelm.runtime.engines.tensorrt.link_memory import LinkMemory, resolve
 from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-ROLES = ("tokens", "positions", "past_length", "logits_positions")  # all int64
+# All int64. What changes with each step comes first.
+_STEP_ROLES = ("tokens", "positions", "past_length", "logits_positions")
+ROLES = (*_STEP_ROLES, "cache_positions")
 _ALIGNMENT = 256  # of addresses, required by TensorRT
 
 
@@ -27,12 +29,25 @@ class GpuCache:
 
     def __init__(self, graph: GraphContract, rows: int, what: str) -> None:
         cache = graph.cache
+        self.rows = rows
         self.heads = cache.num_key_value_heads
         self.row_bytes = cache.head_dim * ITEM_BYTES[cache.dtype]
         stride = _aligned(self.heads * rows * self.row_bytes)
         count = 2 * len(cache.layers)
         self.memory = Memory(count * stride, what)
         self.addresses = [self.memory.address + stride * number for number in range(count)]
+
+    def copy_rows(
+        self, stream: Stream, source: "GpuCache", count: int, *, pitch: int, to: int = 0
+    ) -> None:
+        """Queue a copy of the first `count` rows of another cache, to behind the first `to`.
+
+        `pitch`: rows from one head to the next in the source, which may be filled in part.
+        """
+        width, behind = count * self.row_bytes, to * self.row_bytes
+        pitches = (self.rows * self.row_bytes, pitch * self.row_bytes)
+        for old, new in zip(source.addresses, self.addresses, strict=True):
+            stream.copy_rows(new + behind, old, pitches=pitches, width=width, rows=self.heads)
 
 
 class PartContext(NamedTuple):
@@ -59,19 +74,15 @@ class ExecutionSlot:
     """The contexts of all parts and their memory, for up to `rows` tokens.
 
     `new` is where they put the new rows of the cache, if the graph does not put them there itself.
+    It runs once it has been given a cache: see `use_cache`.
     """
 
     def __init__(
-        self,
-        graph: GraphContract,
-        parts: Sequence[PartContext],
-        cache: GpuCache,
-        rows: int,
-        vocab_size: int,
+        self, graph: GraphContract, parts: Sequence[PartContext], rows: int, vocab_size: int
     ) -> None:
         self._graph, self._parts = graph, list(parts)
         self._vocab_size = vocab_size
-        self._names = {role: graph.inputs[role].name for role in ROLES if role in graph.inputs}
+        self._names = {role: graph.inputs[role].name for role in _STEP_ROLES}
         self._logits_name = graph.outputs["logits"].name
         stride = _aligned(8 * rows)
         self._staged = HostMemory(stride * len(self._names))
@@ -86,18 +97,28 @@ class ExecutionSlot:
         for name, address in self._links.addresses.items():
             self._bind(name, address)
         self.new = GpuCache(graph, rows, "new rows") if graph.cache.update == "append" else None
+
+    def use_cache(self, cache: GpuCache, positions: int, rows: int) -> None:
+        """Bind a cache, of which attention reads `rows` rows; their positions are at an address."""
+        graph = self._graph
         written = self.new or cache
         for (past, present), old, new in zip(
             _cache_names(graph), cache.addresses, written.addresses, strict=True
         ):
             self._bind(past, old)
             self._bind(present, new)
+            if graph.cache.capacity is None:
+                shape = (1, cache.heads, cache.rows, graph.cache.head_dim)
+                self._set_shape(past, shape)
+        if "cache_positions" in graph.inputs:
+            name = graph.inputs["cache_positions"].name
+            self._bind(name, positions)
+            self._set_shape(name, (rows,))
 
     def set_shape(self, inputs: StepInputs) -> None:
         """Announce how many tokens come, and of how many logits are computed."""
         for role in ("tokens", "positions", "logits_positions"):
-            if role in self._names:
-                self._set_shape(self._names[role], inputs[role].shape)
+            self._set_shape(self._names[role], inputs[role].shape)
         rows = inputs["logits_positions"].size
         sizes = {"T": inputs["tokens"].size, "P": rows}
         for link in self._graph.links:

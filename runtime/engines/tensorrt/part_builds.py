@@ -29,6 +29,7 @@ class BuildPlan(NamedTuple):
     family: str
     version: str
     prefill_chunk: int
+    context: int
     compute_capabilities: tuple[int, ...]
     machine: str
     power_mode: str = ""
@@ -42,7 +43,13 @@ def part_keys(folder: Path, plan: BuildPlan) -> list[PartKey]:
     weights = file_sha256(folder / graph.data)
     keys = []
     for number, part in enumerate(graph.parts, start=1):
-        inputs = (file_sha256(folder / part.file), weights, plan.prefill_chunk, profiles)
+        inputs = (
+            file_sha256(folder / part.file),
+            weights,
+            plan.prefill_chunk,
+            plan.context,
+            profiles,
+        )
         digest = sha256(repr(inputs).encode()).hexdigest()
         keys.append(
             PartKey(
@@ -104,6 +111,7 @@ def _job(folder: Path, plan: BuildPlan, part: GraphSegment) -> Job:
         plan.graph,
         plan.family,
         plan.prefill_chunk,
+        plan.context,
         compute_capabilities=plan.compute_capabilities if plan.ahead else (),
         timing_cache=plan.timing_cache,
         part=part,

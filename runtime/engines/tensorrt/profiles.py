@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from edgelm.bundle import GraphContract, GraphSegment
+from edgelm.runtime.engines.growth import rows_for
 
 Shape = tuple[int | str, ...]
 
@@ -16,11 +17,19 @@ class Sizes(NamedTuple):
     largest: int
 
 
+# Rows that most conversations take.
+_USUAL_ROWS = 1024
+
+
 def add_profile(
-    builder: Any, config: Any, graph: GraphContract, part: GraphSegment, tokens: int
+    builder: Any, config: Any, graph: GraphContract, part: GraphSegment, tokens: int, context: int
 ) -> None:
-    """Add a profile for runs of up to `tokens` tokens, most often of that many."""
-    sizes = {"T": Sizes(1, tokens, tokens), "P": Sizes(1, 1, tokens)}
+    """Add a profile for runs of up to `tokens` tokens, most often of that many.
+
+    The cache may have any size that it takes on its way to `context` rows.
+    """
+    rows = Sizes(*(rows_for(count, context) for count in (1, _USUAL_ROWS, context)))
+    sizes = {"T": Sizes(1, tokens, tokens), "P": Sizes(1, 1, tokens), "capacity": rows}
     profile = builder.create_optimization_profile()
     for name, shape in input_shapes(graph, part).items():
         if not all(isinstance(size, int) for size in shape):
@@ -38,6 +47,7 @@ def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
     for layer in cache.layers:
         for name in (layer.past_key, layer.past_value):
             shapes[name] = (1, cache.num_key_value_heads, rows, cache.head_dim)
+    shapes |= {state.past: state.shape for state in cache.states}
     return {name: shapes[name] for name in part.inputs}
 
 

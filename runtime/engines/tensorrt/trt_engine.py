@@ -17,6 +17,7 @@ from edgelm.bundle import CompiledEngine, GraphContract
 from edgelm.errors import BadBundle, BadInput, EdgeLMError
 from edgelm.runtime.engines.cuda import Graph, HostMemory, Memory, Stream, find_gpu
 from edgelm.runtime.engines.graph_check import check_capacity, vocab_size
+from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
@@ -39,7 +40,7 @@ class TrtEngine:
         folder: the bundle.
         graph: its graph, as the manifest has it.
         compiled: which of its engines; the file is native code, and the caller trusts it.
-        capacity: tokens that the cache holds; TensorRT's graphs fix it.
+        capacity: tokens that the cache may grow to hold.
         prefill_chunk: tokens that one run takes; fewer where the engine was compiled for fewer.
 
     Raises:
@@ -74,13 +75,17 @@ class TrtEngine:
         self._workspace = _shared_workspace(self._engines, compiled)
         longest = self._engines[0].max_profile_size(graph.inputs["tokens"].name)
         self.chunk = min(prefill_chunk, longest)
-        self._cache = GpuCache(graph, capacity, "the key-value cache")
-        memory = self._cache.memory
-        self._stream.zero(memory.address, memory.size)  # NaN in a masked row would spread
+        self._contract = graph
+        self._open_capacity = graph.cache.capacity is None
+        # Rows that attention reads: those of the cache, unless the graph fixes these.
+        self._rows = first_rows(graph, capacity)
+        self._cache = self._new_cache(graph, self._rows if self._open_capacity else capacity)
+        self._positions = _positions(capacity, self._stream)
         self._prefill_slot, self._decode_slot = (
-            ExecutionSlot(graph, parts, self._cache, rows, self.vocab_size)
+            ExecutionSlot(graph, parts, rows, self.vocab_size)
             for parts, rows in zip(_contexts(graph, self._engines), (self.chunk, 1), strict=True)
         )
+        self._use_cache()
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._decode_slot.set_shape(self._decode_inputs)
         self._row_memory = HostMemory(4 * self.vocab_size)
@@ -98,6 +103,7 @@ class TrtEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
+        self._reserve(past, past + len(tokens))
         if len(tokens) == 1:
             row = self._decode(int(tokens[0]), past)
             return row if logits else row[:0]
@@ -128,34 +134,66 @@ class TrtEngine:
         rows = [np.empty(shape, dtype=np.uint8) for _ in cache.addresses]
         for address, array in zip(cache.addresses, rows, strict=True):
             for head in range(cache.heads):
-                start = address + head * self.capacity * cache.row_bytes
+                start = address + head * cache.rows * cache.row_bytes
                 self._stream.to_host(array[0, head].ctypes.data, start, array[0, head].nbytes)
         self._stream.synchronize()
         return list(rows)
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows over the first ones of the cache."""
+        self._reserve(0, max((array.shape[2] for array in rows), default=0))
         cache = self._cache
         whole = [np.ascontiguousarray(array) for array in rows]
         for address, array in zip(cache.addresses, whole, strict=True):
             for head in range(cache.heads):
-                start = address + head * self.capacity * cache.row_bytes
+                start = address + head * cache.rows * cache.row_bytes
                 self._stream.to_gpu(start, array[0, head].ctypes.data, array[0, head].nbytes)
         self._stream.synchronize()
 
     def close(self) -> None:
         """Release contexts before their engine, and memory when nothing uses it."""
         self._stream.synchronize()
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        self._forget_graph()
         for slot in (self._prefill_slot, self._decode_slot):
             slot.close()
         for engine in self._engines:
             engine.close()
         self._workspace.free()
         self._cache.memory.free()
+        self._positions.free()
         self._stream.close()
+
+    def _reserve(self, past: int, tokens: int) -> None:
+        """Make room for `tokens`, of which the first `past` are there."""
+        if tokens <= self._rows:
+            return
+        rows = rows_for(tokens, self.capacity)
+        if self._open_capacity:
+            grown = self._new_cache(self._contract, rows)
+            if past:
+                grown.copy_rows(self._stream, self._cache, past, pitch=self._cache.rows)
+            self._stream.synchronize()
+            self._cache.memory.free()
+            self._cache = grown
+        self._rows = rows
+        self._use_cache()
+        self._forget_graph()
+        self._may_capture = not self._engines[0].captures_graphs
+
+    def _new_cache(self, graph: GraphContract, rows: int) -> GpuCache:
+        cache = GpuCache(graph, rows, "the key-value cache")
+        self._stream.zero(cache.memory.address, cache.memory.size)  # NaN in a masked row spreads
+        return cache
+
+    def _use_cache(self) -> None:
+        for slot in (self._prefill_slot, self._decode_slot):
+            slot.use_cache(self._cache, self._positions.address, self._rows)
+
+    def _forget_graph(self) -> None:
+        """Release the recorded step, which holds the addresses and sizes of its time."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
 
     def _decode(self, token: int, past: int) -> Logits:
         update_step(self._decode_inputs, token, past)
@@ -188,15 +226,17 @@ class TrtEngine:
 
     def _append(self, slot: ExecutionSlot, past: int, count: int) -> None:
         """Copy new rows behind those of the cache, where the graph did not write them there."""
-        if slot.new is None:
-            return
-        width = count * self._cache.row_bytes
-        pitches = (self.capacity * self._cache.row_bytes, width)
-        behind = past * self._cache.row_bytes
-        for old, new in zip(self._cache.addresses, slot.new.addresses, strict=True):
-            self._stream.copy_rows(
-                old + behind, new, pitches=pitches, width=width, rows=self._cache.heads
-            )
+        if slot.new is not None:
+            self._cache.copy_rows(self._stream, slot.new, count, pitch=count, to=past)
+
+
+def _positions(capacity: int, stream: Stream) -> Memory:
+    """The positions of all rows that a cache may have, int64."""
+    staged, memory = HostMemory(8 * capacity), Memory(8 * capacity, "positions of the cache")
+    staged.array(np.int64, count=capacity)[:] = np.arange(capacity)
+    stream.to_gpu(memory.address, staged.address, staged.size)
+    stream.synchronize()
+    return memory
 
 
 def _check(graph: GraphContract, capacity: int) -> None:

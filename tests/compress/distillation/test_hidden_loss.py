@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.distillation.head_loss import Objective
 from edgelm.compress.distillation.hidden_loss import (
     EMBEDDING,
     HiddenLoss,
@@ -14,8 +13,10 @@ from edgelm.compress.distillation.hidden_loss import (
     default_map,
     record_states,
 )
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
+from edgelm.spec.tensor_names import stored_name
 from tests.compress.training import teacher_and_student
 from tests.conftest import TinyFactory
 from tests.models import TINY, tiny_model
@@ -68,7 +69,7 @@ def test_the_projection_is_alike_on_every_start() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: str) -> None:
-    model = tiny(name).hf
+    model, spec = tiny(name).hf, tiny(name).checkpoint.spec
     last = len(model.model.layers) - 1
     layers = (EMBEDDING, 0, last)
     with torch.inference_mode():
@@ -78,8 +79,9 @@ def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: 
         assert list(states.by_layer) == list(layers)
         for layer in layers:
             expected = found.hidden_states[layer + 1]  # transformers counts the embeddings as 0
-            if layer != last and hasattr(model.model.layers[0], "input_layernorm"):
-                expected = model.model.layers[layer + 1].input_layernorm(expected)
+            norm = stored_name(spec.family, f"model.layers.{layer + 1}.input_layernorm")
+            if layer != last and spec.norms != "post":
+                expected = model.get_submodule(norm)(expected)
             torch.testing.assert_close(states.by_layer[layer], expected, rtol=1e-5, atol=1e-5)
         model.model(TOKENS[:, :3], use_cache=False)
     assert states.by_layer[0].shape[1] == TOKENS.shape[1], "nothing is recorded after the block"

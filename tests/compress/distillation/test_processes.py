@@ -44,7 +44,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for each in (whole, shards, quantized):
         each.mkdir()
     jobs = [f"{shards},micro_batch=2,sharded", f"{quantized},micro_batch=2,sharded,quantized"]
-    first = [f"{whole},micro_batch=2", f"{jobs[0]},stop_at=5", f"{jobs[1]},die_at=5"]
+    uneven = folder / "uneven"
+    uneven.mkdir()
+    first = [
+        f"{whole},micro_batch=2",
+        f"{uneven},batch_size=3,micro_batch=2",
+        f"{jobs[0]},stop_at=5",
+        f"{jobs[1]},die_at=5",
+    ]
     assert run_elsewhere(*first, processes=2) != 0
     assert not (shards / "result.pt").exists()
     saved = shards / "checkpoints" / "step-00000004"
@@ -63,18 +70,26 @@ def test_kill_9_and_resume(tmp_path: Path, uninterrupted: dict[str, Any], how: s
     assert sorted(names) == ["settings.json", "step-00000008"]
 
 
-def check_near(folder: Path, uninterrupted: dict[str, Any], first: int = 0) -> None:
+def check_near(
+    folder: Path, uninterrupted: dict[str, Any], first: int = 0, *, within: float = 2e-5
+) -> None:
     both = result(folder)
     expected = uninterrupted["losses"][first:]
     assert [step for step, _ in both["losses"]] == [step for step, _ in expected]
     for (_, ours), (_, theirs) in zip(both["losses"], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     for key, tensor in uninterrupted["weights"].items():
-        torch.testing.assert_close(both["weights"][key], tensor, rtol=0, atol=2e-5)
+        torch.testing.assert_close(both["weights"][key], tensor, rtol=0, atol=within)
 
 
 def test_two_processes_equal_one(two: Path, uninterrupted: dict[str, Any]) -> None:
     check_near(two / "whole", uninterrupted)
+
+
+def test_an_uneven_batch_of_two_processes(two: Path, tmp_path: Path) -> None:
+    # Rows are added in another order, which Adam enlarges where a gradient is near zero.
+    whole = run_here(tmp_path, batch_size=3, micro_batch=3)
+    check_near(two / "uneven", whole, within=1e-4)
 
 
 def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any]) -> None:

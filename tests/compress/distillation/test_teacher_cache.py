@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.head_loss import Objective
 from edgelm.compress.distillation.losses import Sampled, TopK, forward_kl, sampled_cross_entropy
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.teacher_cache import (
     CacheSettings,

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.head_loss import Objective
+from edgelm.compress.distillation.cache_settings import CacheSettings
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller
-from edgelm.compress.distillation.teacher_cache import CacheSettings, build_cache
+from edgelm.compress.distillation.teacher_cache import build_cache
 from edgelm.compress.distillation.train import distill, rows_of_step
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
@@ -157,7 +158,6 @@ def test_disk_full_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ({}, rows(length=8), "packed in rows of 8 tokens, but sequence_length is 16"),
         ({}, rows(3), "has 3 rows of 16 tokens, fewer than the 4 of one step"),
-        ({"batch_size": 6}, rows(), "batch_size 6 is not a multiple of micro_batch 4"),
         ({"cross_entropy": 1.5}, rows(), "cross_entropy 1.5: expected a share"),
         ({"temperature": 0.0}, rows(), "temperature 0: expected a number above 0"),
         ({"layer_map": ((7, 0),)}, rows(), "layer map 7:0: the student has layers 0 to 2"),
@@ -202,3 +202,37 @@ def test_a_folder_of_another_run(tmp_path: Path) -> None:
     train(student, teacher, tmp_path, SETTINGS)
     with pytest.raises(BadInput, match=r"other settings \(learning_rate 0.003, now 0.1\)"):
         train(student, teacher, tmp_path, replaced(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_the_last_micro_batch_may_be_smaller(tmp_path: Path, micro_batch: int) -> None:
+    results = []
+    for name, size in (("whole", 4), ("parts", micro_batch)):
+        teacher, student = teacher_and_student()
+        steps = train(student, teacher, tmp_path / name, replaced(micro_batch=size))
+        results.append((steps[-1].loss, weights(student)))
+    (loss, whole), (other, parts) = results
+    assert other == pytest.approx(loss, rel=1e-5)
+    for key, tensor in whole.items():
+        torch.testing.assert_close(parts[key], tensor, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "refused"),
+    [
+        (1152, 5, 256, False),  # the paper's batch: some processes have four rows, others five
+        (1152, 4, 256, True),
+        (1152, 9, 128, False),
+        (8, 3, 1, False),
+        (4, 1, 8, True),
+    ],
+)
+def test_rows_are_divided_over_processes(
+    batch: int, micro: int, processes: int, refused: bool
+) -> None:
+    settings = replaced(batch_size=batch, micro_batch=micro)
+    if not refused:
+        settings.check(processes)
+        return
+    with pytest.raises(BadInput, match=rf"batch_size {batch} cannot be divided over {processes}"):
+        settings.check(processes)

@@ -20,6 +20,7 @@ from edgelm.compress.pruning.importance import (
     score,
 )
 from edgelm.errors import BadInput
+from edgelm.spec.tensor_names import canonical_name
 from tests.conftest import TinyFactory
 from tests.models import TINY, tiny_config, tiny_model
 
@@ -136,11 +137,11 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
 
         return hook
 
-    names = ("o_proj", "down_proj", "layernorm", "model.norm")
+    names = ("self_attn.o_proj", "mlp.down_proj", "layernorm", "model.norm")
     hooks = [
         module.register_forward_hook(keep(name))
-        for name, module in model.named_modules()
-        if name.endswith(names) and not name.endswith(("query_layernorm", "key_layernorm"))
+        for stored, module in model.named_modules()
+        if (name := canonical_name(spec.family, stored)).endswith(names)
     ]
     with torch.inference_mode():
         states = list(model.model(tokens, use_cache=False, output_hidden_states=True).hidden_states)
@@ -152,7 +153,8 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
         return activations.abs().mean(1).square().sum(0).sqrt()
 
     per_layer = [f"model.layers.{index}." for index in range(spec.num_hidden_layers)]
-    outputs = [seen[f"{layer}self_attn.o_proj"] for layer in per_layer]
+    none = torch.zeros(*tokens.shape, spec.q_size)  # of layers without attention
+    outputs = [seen.get(f"{layer}self_attn.o_proj", none) for layer in per_layer]
     norms = [seen[name] for name in seen if name.endswith("norm out")]
     return Importance(
         heads=torch.stack(

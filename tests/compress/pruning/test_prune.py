@@ -15,6 +15,7 @@ from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import PruneIndices, prune, select_indices
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
+from edgelm.spec.tensor_names import stored_name
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.conftest import TinyFactory
 from tests.models import TINY, tiny_model
@@ -64,9 +65,15 @@ def masked(teacher: Any, kept: PruneIndices) -> Any:
             position = kept.layers.index(index)
             neurons = off(kept.neurons[position], spec.intermediate_size)
             heads = off(kept.heads[position], spec.num_attention_heads)
-            layer.mlp.down_proj.weight[:, neurons] = 0
-            layer.self_attn.o_proj.weight[:, heads.repeat_interleave(spec.head_dim)] = 0
-            for linear in (layer.mlp.down_proj, layer.self_attn.o_proj):
+            prefix = f"model.layers.{index}"
+            down = model.get_submodule(stored_name(spec.family, f"{prefix}.mlp.down_proj"))
+            down.weight[:, neurons] = 0
+            outputs = [down]
+            if spec.layers[index].attends:
+                output = stored_name(spec.family, f"{prefix}.self_attn.o_proj")
+                outputs.append(model.get_submodule(output))
+                outputs[-1].weight[:, heads.repeat_interleave(spec.head_dim)] = 0
+            for linear in outputs:
                 linear.weight[channels] = 0
                 if linear.bias is not None:
                     linear.bias[channels] = 0
@@ -112,6 +119,8 @@ CUTS = {
 def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> None:
     teacher = load_model(calm(name).folder)
     shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS[cut])
+    if spec_of(teacher).is_hybrid:  # convolutions are as wide as the residual stream
+        shape = msgspec.structs.replace(shape, hidden_size=spec_of(teacher).hidden_size)
     importance = random_importance(teacher)
     student = prune(teacher, shape, importance, merge_pruned_heads=False)
     kept = select_indices(spec_of(teacher), shape, importance, merge_pruned_heads=False)
@@ -139,6 +148,8 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     teacher = load_model(tiny(name).folder)
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
     shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS["all"])
+    if spec_of(teacher).is_hybrid:
+        shape = msgspec.structs.replace(shape, hidden_size=spec_of(teacher).hidden_size)
     student = prune(teacher, shape, random_importance(teacher))
     save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -147,6 +158,13 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
     assert open_checkpoint(tmp_path).config["head_dim"] == spec_of(teacher).head_dim
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_the_width_of_convolutions_stays() -> None:
+    teacher = tiny_model("lfm2")
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), hidden_size=48)
+    with pytest.raises(BadInput, match="cannot prune hidden_size of lfm2: its other layers"):
+        prune(teacher, shape, random_importance(teacher))
 
 
 def test_four_channels_by_hand() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from edgelm.checkpoint.student import StudentRecord
+from edgelm.compress.distillation import train
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
@@ -126,7 +127,7 @@ def test_a_cached_teacher_takes_no_memory_while_the_student_trains(
     bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[weakref.ref[Any]] = []
-    load, distill = State.load, training.distill
+    load, distill = State.load, train.distill
 
     def remembering(self: State, checkpoint: Any, dtype: Any) -> Any:
         model = load(self, checkpoint, dtype)

@@ -227,6 +227,10 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda v: v["graph"]["cache"].update(capacity=64),
         "capacity is 64, expected limits.context, 32768",
     ),
+    "open-capacity": (
+        lambda v: v["graph"]["inputs"].pop("cache_positions"),
+        "cache.capacity is open, but graph.inputs has no cache_positions",
+    ),
     "role-missing": (lambda v: v["graph"]["inputs"].pop("tokens"), "has the roles .*, expected"),
     "role-unknown": (
         lambda v: v["graph"]["inputs"].update(types=v["graph"]["inputs"]["tokens"]),

@@ -144,7 +144,7 @@ def manifest(
     )
     inputs = {
         role: TensorContract(role, ROLES[role].dtype, ROLES[role].shape)
-        for role in DIALECTS[dialect]
+        for role in DIALECTS[dialect] | (set() if dialect == "ort" else {"cache_positions"})
     }
     layers = tuple(
         CacheLayer(*(f"{name}.{layer}" for name in ("pk", "pv", "k", "v")))

@@ -86,6 +86,34 @@ def test_release_that_is_not_in_the_table(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("l4t", "installed", "what"),
+    [
+        (
+            "36.4.3",
+            {},
+            "JetPack 6.2 includes TensorRT 10.3: export for it with --engine tensorrt-10.3",
+        ),
+        ("39.2.0", {}, "JetPack 7.2 includes TensorRT 10.16"),
+        (
+            None,
+            {"libnvinfer10": "10.3.0.30"},
+            "TensorRT 10.3.0.30 is installed; JetPack is not known: export for it with --engine "
+            "tensorrt-10.3",
+        ),
+    ],
+)
+def test_engine_to_export_for(
+    l4t: str | None, installed: dict[str, str], what: str, tmp_path: Path
+) -> None:
+    machine = msgspec.structs.replace(
+        with_jetson(ORIN_NANO, l4t=l4t), profile="jetson-orin-nano-8gb-super", packages=installed
+    )
+    verdict = release(context(machine, tmp_path))
+    assert verdict
+    assert (verdict.severity, verdict.what) == ("ok", what)
+
+
 def test_other_machines(tmp_path: Path) -> None:
     assert nvmap(context(LAPTOP, tmp_path)) is None
     assert release(context(LAPTOP, tmp_path)) is None

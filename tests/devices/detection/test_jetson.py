@@ -10,6 +10,7 @@ from edgelm.devices.detection.jetson import integrated_gpu, read_jetson
 from edgelm.devices.detection.machine import DetectedGpu, Jetson, Unread
 from edgelm.devices.detection.modules import jetson_profiles
 from tests.devices.recorded_machines import recorded
+from tests.devices.test_profile import DELIVERED
 
 GIB = 2**30
 MODES = "/etc/nvpmodel.conf"
@@ -322,6 +323,18 @@ def test_gpu_beside_the_modules_own() -> None:
 def test_gpu_of_an_unknown_soc(soc: str | None) -> None:
     (gpu,) = integrated_gpu(Jetson("Jetson", soc=soc), 8 * GIB, [])
     assert (gpu.name, gpu.sm, gpu.memory_kind) == ("GPU of the Jetson", None, "shared")
+
+
+def test_a_part_leads_to_the_profile_that_names_it() -> None:
+    for profile in DELIVERED.values():
+        for part in profile.parts:
+            if "/" in part:  # a range of old parts
+                continue
+            assert profile.memory.bytes
+            modes = tuple(mode.name for mode in profile.power_modes)
+            jetson = Jetson("", part=part, power_modes=modes)
+            names = jetson_profiles(jetson, int(0.9 * profile.memory.bytes.value))
+            assert next(name for name in names if name in DELIVERED) == profile.name, part
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Memory of the machine, from recorded files."""
 
+import ctypes
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from edgelm.devices.detection.memory import available_bytes
+from edgelm.devices.detection.memory import available_bytes, physical_bytes
 
 # /proc/meminfo of an Orin Nano 8 GB, shortened.
 RECORDED = """\
@@ -21,6 +24,29 @@ def test_recorded_file(tmp_path: Path) -> None:
     path = tmp_path / "meminfo"
     path.write_text(RECORDED)
     assert available_bytes(path) == 4_983_220 * 1024
+
+
+class Kernel32:
+    """Windows' function: it fills the record."""
+
+    answers = True
+
+    def GlobalMemoryStatusEx(self, pointer: Any) -> bool:  # noqa: N802
+        status = pointer._obj
+        assert status.length == 64  # what Windows checks
+        status.total_physical, status.available_physical = 16 << 30, 9 << 30
+        return self.answers
+
+
+def test_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel32 = Kernel32()
+    windows = SimpleNamespace(kernel32=kernel32)
+    monkeypatch.setattr(ctypes, "windll", windows, raising=False)
+    monkeypatch.delattr(os, "sysconf")
+    assert (available_bytes(tmp_path / "none"), physical_bytes()) == (9 << 30, 16 << 30)
+    kernel32.answers = False
+    with pytest.raises(OSError, match="does not report its memory"):
+        physical_bytes()
 
 
 @pytest.mark.parametrize(

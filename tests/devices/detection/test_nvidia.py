@@ -1,12 +1,14 @@
 """NVIDIA GPUs as NVML tells them, and when it does not."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.devices.detection.machine import DetectedGpu, Unread
-from edgelm.devices.detection.nvidia import gpu_profile, read_gpus
+from edgelm.devices.detection.nvidia import read_gpus
 from tests.devices.recorded_machines import (
     RecordedNvml,
     failing,
@@ -28,13 +30,6 @@ LAPTOP = DetectedGpu(
     power_limit_w=80.0,
     max_clock_mhz=3105,
 )
-KNOWN = [
-    *("rtx-3050-laptop", "rtx-3050-6gb-laptop", "rtx-3050ti-laptop"),
-    *("rtx-3080-laptop", "rtx-3080ti-laptop", "rtx-4060-laptop", "rtx-4070-laptop"),
-    *("rtx-4090-laptop", "rtx-4090", "rtx-5070-laptop", "rtx-5070ti-laptop", "rtx-5090"),
-    *("rtx-2000-ada-laptop", "rtx-a1000-laptop", "rtx-a5500-laptop", "dgx-spark-gb10"),
-    *("h100-pcie-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "jetson-orin-nano-8gb", "cpu"),
-]
 
 
 def answers(machine: str) -> RecordedNvml:
@@ -208,32 +203,49 @@ def test_plain_pc_hears_nothing_of_nvidia(tmp_path: Path, functions: dict[str, A
     assert read_gpus(recorded("plain-pc", tmp_path, nvml=nvml), MACHINE_BYTES) == ([], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "gib", "profile"),
-    [
-        ("NVIDIA GeForce RTX 4060 Laptop GPU", 7.99, "rtx-4060-laptop"),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.99, "rtx-4090-laptop"),
-        ("NVIDIA GeForce RTX 4090", 23.99, "rtx-4090"),
-        ("NVIDIA GeForce RTX 3050 Laptop GPU", 4.0, "rtx-3050-laptop"),
-        ("NVIDIA GeForce RTX 3050 Laptop GPU", 5.99, "rtx-3050-6gb-laptop"),
-        ("NVIDIA GeForce RTX 3050 6GB Laptop GPU", 5.99, "rtx-3050-6gb-laptop"),
-        ("NVIDIA GeForce RTX 3050 Ti Laptop GPU", 4.0, "rtx-3050ti-laptop"),
-        ("NVIDIA GeForce RTX 3080 Laptop GPU", 15.99, "rtx-3080-laptop"),
-        ("NVIDIA GeForce RTX 5070 Ti Laptop GPU", 11.9, "rtx-5070ti-laptop"),
-        ("NVIDIA RTX 2000 Ada Generation Laptop GPU", 7.99, "rtx-2000-ada-laptop"),
-        ("NVIDIA RTX A5500 Laptop GPU", 15.9, "rtx-a5500-laptop"),
-        ("NVIDIA RTX A1000 6GB Laptop GPU", 5.99, "rtx-a1000-laptop"),
-        ("NVIDIA GB10", 121.7, "dgx-spark-gb10"),
-        ("NVIDIA H100 80GB HBM3", 79.65, "h100-sxm-80gb"),
-        ("NVIDIA H100 PCIe", 79.65, "h100-pcie-80gb"),
-        ("NVIDIA H200", 140.4, "h200-sxm-141gb"),
-        ("NVIDIA H200 NVL", 140.4, None),
-        ("NVIDIA GeForce RTX 4060", 7.99, None),
-        ("NVIDIA GeForce RTX 5090 D", 31.8, None),
-        ("NVIDIA GeForce RTX 2060", 6.0, None),
-        ("NVIDIA GPU", None, None),
-    ],
-)
-def test_profile_by_name(name: str, gib: float | None, profile: str | None) -> None:
-    gpu = DetectedGpu(name, memory_bytes=int(gib * GIB) if gib else None)
-    assert gpu_profile(gpu, KNOWN) == profile
+PART = SimpleNamespace(total=int(9.75 * GIB))
+
+
+def test_part_of_a_divided_gpu(tmp_path: Path) -> None:
+    def memory(handle: object) -> SimpleNamespace:
+        if handle != "part":
+            failing("Insufficient Permissions")()
+        return PART
+
+    parts = {
+        "nvmlDeviceGetMigMode": lambda _: (1, 1),
+        "nvmlDeviceGetMaxMigDeviceCount": lambda _: 7,
+        "nvmlDeviceGetMigDeviceHandleByIndex": lambda _, index: "part" if index == 2 else None,
+        "nvmlDeviceGetAttributes_v2": lambda _: SimpleNamespace(multiprocessorCount=16),
+        "nvmlDeviceGetMemoryInfo": memory,
+    }
+    ((gpu,), unread) = read_laptop(tmp_path, **parts)
+    assert (gpu.mig, gpu.sm_count, gpu.memory_bytes) == (True, 16, PART.total)
+    assert unread == []
+
+
+def test_part_that_does_not_show_its_memory(tmp_path: Path) -> None:
+    denied = {"nvmlDeviceGetMemoryInfo": failing("Insufficient Permissions")}
+    ((gpu,), (entry,)) = read_laptop(tmp_path, **denied)
+    assert (gpu.mig, gpu.sm_count, gpu.memory_bytes, gpu.memory_kind) == (True, None, None, None)
+    assert entry.why.startswith("Insufficient Permissions; this is how a part of a divided GPU")
+
+
+def test_card_without_a_memory_figure_has_not_the_machines(tmp_path: Path) -> None:
+    nvml = answers("rtx-4060-laptop")
+    bare = msgspec.structs.replace(
+        nvml, gpus=[msgspec.structs.replace(nvml.gpus[0], memory_bytes=None)]
+    )
+    probes = recorded("rtx-4060-laptop", tmp_path, nvml=nvml_module(bare))
+    ((gpu,), (entry,)) = read_gpus(probes, MACHINE_BYTES)
+    assert (gpu.memory_bytes, gpu.memory_kind) == (None, None)
+    assert "--max-memory" in entry.why
+
+
+def test_power_limits(tmp_path: Path) -> None:
+    limits = {
+        "nvmlDeviceGetPowerManagementDefaultLimit": lambda _: 55_000,
+        "nvmlDeviceGetPowerManagementLimitConstraints": lambda _: (5_000, 105_000),
+    }
+    ((gpu,), _) = read_laptop(tmp_path, **limits)
+    assert (gpu.power_limit_w, gpu.default_power_limit_w, gpu.max_power_limit_w) == (80, 55, 105)

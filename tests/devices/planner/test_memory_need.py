@@ -5,9 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.devices.planner.build_memory import build_peak
-from edgelm.devices.planner.memory_need import build_bytes, workspace_bytes
-from edgelm.devices.profile import Engine, Figure
+from edgelm.devices.planner.memory_need import export_bytes, workspace_bytes
 from edgelm.quantize.precision import KvType
 from edgelm.spec.decoder import DecoderSpec
 from tests.core.spec.test_decoder import CONFIG
@@ -21,10 +19,6 @@ LOGITS = 32
 def workspace(**over: Any) -> int:
     options: dict[str, Any] = {"kv": "fp32", "context": 48, "chunk": 16}
     return workspace_bytes(SPEC, **options | over)
-
-
-def engine(name: str) -> Engine:
-    return Engine(name, "standard", ("int4",), ("fp16",), Figure(0, "hand"), "hand")
 
 
 def test_chunk_in_fp32_with_its_scores() -> None:
@@ -66,18 +60,6 @@ def test_workspace_grows_with_context_and_chunk(kv: KvType) -> None:
 def test_export_holds_the_largest_matrix_and_rows_of_logits() -> None:
     # Embedding 32 x 8 is as large as gate and up together; 768 rows of 32 logits in fp32.
     expected = 12 * 256 + 4 * 768 * 32 + 5000
-    assert build_bytes(SPEC, engine("onnxruntime"), weights=4000, total=5000) == expected
+    assert export_bytes(SPEC, total=5000) == expected
     wide = msgspec.structs.replace(SPEC, intermediate_size=32)
-    more = build_bytes(wide, engine("onnxruntime"), weights=4000, total=5000)
-    assert more - expected == 12 * 256
-
-
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-10.3", "tensorrt-rtx"])
-def test_building_an_engine_holds_the_weights_several_times(name: str) -> None:
-    built = build_bytes(SPEC, engine(name), weights=1_000_000_000, total=1_200_000_000)
-    assert built == build_peak(name, [1_000_000_000]) > 3_000_000_000
-
-
-def test_building_never_needs_less_than_exporting() -> None:
-    exported = build_bytes(SPEC, engine("onnxruntime"), weights=10, total=9_000_000_000)
-    assert build_bytes(SPEC, engine("tensorrt"), weights=10, total=9_000_000_000) == exported
+    assert export_bytes(wide, total=5000) - expected == 12 * 256

@@ -17,7 +17,7 @@ from tests.devices.test_profile import DELIVERED
 @pytest.fixture(autouse=True)
 def _any_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that fit on paper, which no attention kernel takes (see test_kernels.py)."""
-    monkeypatch.setattr("edgelm.devices.planner.plan.check_shape", lambda *_: None)
+    monkeypatch.setattr("edgelm.devices.planner.estimate.check_shape", lambda *_: None)
 
 
 def figure(value: float) -> Figure:
@@ -135,7 +135,8 @@ def test_worked_memory() -> None:
     total = weights + result.kv_bytes + result.workspace_bytes + 10_000
     assert result.total_bytes == total
     # The largest matrix in fp32 three times over, and the gate's rows of logits.
-    assert result.build_bytes == 12 * EMBEDDING + 4 * 768 * 32 + total
+    assert (result.build_bytes, result.build_segments, result.build_room_bytes) == (0, 1, 0)
+    assert result.export_bytes == 12 * EMBEDDING + 4 * 768 * 32 + total
     assert result.budget_bytes == 1_000_000
     assert result.parameters == LINEAR + 2 * EMBEDDING + VECTORS
     assert result.works
@@ -239,15 +240,46 @@ def test_windows_make_long_prompts_cheaper() -> None:
     narrow = [msgspec.structs.replace(layer, window=1024) for layer in BIG.layers[1:]]
     windowed = msgspec.structs.replace(BIG, layers=(BIG.layers[0], *narrow))
     for prompt, cheaper in ((1024, False), (8192, True)):
-        full = plan(BIG, ORIN, PlanRequest("int4", prompt=prompt, context=8192))
-        less = plan(windowed, ORIN, PlanRequest("int4", prompt=prompt, context=8192))
+        asked = PlanRequest("int4", prompt=prompt, context=8192, engine="onnxruntime-cuda")
+        full, less = plan(BIG, ORIN, asked), plan(windowed, ORIN, asked)
         assert (less.decode_ms.value < full.decode_ms.value) == cheaper
         assert (less.prefill_ms.value < full.prefill_ms.value) == cheaper
 
 
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-10.3"])
+def test_a_masked_cache_costs_its_whole_length_from_the_first_token(engine: str) -> None:
+    lengths = (1024, 4096, 32_768)
+    plans = [plan(BIG, ORIN, PlanRequest("int4", context=n, engine=engine)) for n in lengths]
+    steps = [one.decode_ms.value for one in plans]
+    assert steps == sorted(set(steps))
+    # At a context of 32,768 every token reads the cache of 32,768, a gigabyte in 16 bits.
+    read = (plans[-1].kv_bytes - plans[0].kv_bytes) / 102.4e6
+    assert steps[-1] - steps[0] == pytest.approx(read, rel=0.15)
+    assert plans[-1].prefill_ms.value > plans[0].prefill_ms.value
+    # Windows are in the mask, too.
+    narrow = [msgspec.structs.replace(layer, window=128) for layer in BIG.layers]
+    windowed = msgspec.structs.replace(BIG, layers=tuple(narrow))
+    assert plan(windowed, ORIN, PlanRequest("int4", engine=engine)).decode_ms == (
+        plan(BIG, ORIN, PlanRequest("int4", engine=engine)).decode_ms
+    )
+
+
+def test_kernels_that_stop_at_the_used_length_cost_the_same_in_any_context() -> None:
+    asked = [PlanRequest("int4", context=n, engine="onnxruntime-cuda") for n in (1024, 32_768)]
+    short, long = (plan(BIG, ORIN, one) for one in asked)
+    assert (short.decode_ms, short.prefill_ms) == (long.decode_ms, long.prefill_ms)
+
+
+def test_the_first_token_of_a_batch_waits_for_every_prompt() -> None:
+    one, four = (plan(BIG, ORIN, PlanRequest("int4", batch=n)) for n in (1, 4))
+    assert four.prefill_ms.value == pytest.approx(4 * one.prefill_ms.value)
+
+
 def test_a_large_model_is_bound_by_bandwidth() -> None:
     assert plan(BIG, ROOMY, PlanRequest("int4")).binds == "memory bandwidth"
-    assert plan(LARGE, ORIN, PlanRequest("fp16")).binds == "memory"
+    unfit = plan(LARGE, ORIN, PlanRequest("fp16"))
+    assert not unfit.fits
+    assert unfit.binds == "memory bandwidth"
 
 
 def test_memory_grows_with_the_context() -> None:
@@ -260,7 +292,8 @@ def test_memory_grows_with_the_context() -> None:
 
 
 def test_time_grows_with_the_prompt() -> None:
-    plans = [plan(BIG, ORIN, PlanRequest("int4", prompt=n)) for n in (1, 64, 512, 4096)]
+    asked = [PlanRequest("int4", prompt=n, engine="onnxruntime-cuda") for n in (1, 64, 512, 4096)]
+    plans = [plan(BIG, ORIN, one) for one in asked]
     for field in ("decode_ms", "prefill_ms"):
         values = [getattr(result, field).value for result in plans]
         assert values == sorted(set(values))
@@ -354,9 +387,12 @@ def test_every_profile_plans_in_well_under_a_second(name: str) -> None:
             ranked = choices(spec, profile, PlanRequest(engine=engine.name))
             assert {one.precision for one in ranked} == set(engine.precisions)
             assert all(map(consistent, ranked))
+            sizes = [(one.precision, one.total_bytes) for one in ranked]
+            assert len(sizes) == len(set(sizes))  # none is listed twice
             assert plan(spec, profile, PlanRequest(engine=engine.name)).precision == "auto"
     assert time.perf_counter() - start < 0.5
-    assert any(one.works for one in choices(SMALL, profile, PlanRequest()))
+    works = any(one.works for one in choices(SMALL, profile, PlanRequest()))
+    assert works == (profile.jetson != "xavier")  # which no engine of ours runs on
 
 
 def test_one_16_bit_cache_where_the_engine_has_both() -> None:
@@ -374,4 +410,5 @@ def test_device_that_edgelm_does_not_run_on(name: str) -> None:
     request = PlanRequest("int8", power_mode="15W")
     (note,) = plan(BIG, DELIVERED[name], request).notes
     assert note.startswith("edgelm does not run on the GPU of this device: JetPack 5")
-    assert plan(BIG, DELIVERED["jetson-orin-nano-8gb"], request).notes == ()
+    elsewhere = plan(BIG, DELIVERED["jetson-orin-nano-8gb"], request).notes
+    assert not any("does not run" in one for one in elsewhere)

@@ -11,7 +11,7 @@ from edgelm.cli import format_bytes
 from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput, UnknownName
-from edgelm.planning import PlanRequest
+from edgelm.planning import PlanRequest, range_text
 from edgelm.quantize.precision import KV_BYTES, KvType
 from tests.devices.planner.test_plan import (
     BIG,
@@ -30,7 +30,7 @@ from tests.devices.test_profile import DELIVERED
 @pytest.fixture(autouse=True)
 def _any_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that fit on paper, which no attention kernel takes (see test_kernels.py)."""
-    monkeypatch.setattr("edgelm.devices.planner.plan.check_shape", lambda *_: None)
+    monkeypatch.setattr("edgelm.devices.planner.estimate.check_shape", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_is_missing_is_no_advice() -> None:
     lacking = format_bytes(unfit.total_bytes - 10**9)
     assert unfit.missing == (f"{lacking} of memory",)
     slow = plan(BIG, ROOMY, PlanRequest("int8", min_tokens_per_second=1.5))
-    rate = f"{slow.tokens_per_second.value:.3g}"
+    rate = range_text(slow.tokens_per_second)
     assert slow.missing == (f"speed: {rate} tokens/s predicted, 1.5 required",)
     both = plan(BIG, ROOMY, PlanRequest("fp32", max_memory_bytes=10**9, min_tokens_per_second=99))
     assert [line.split()[-1] for line in both.missing] == ["memory", "required"]

@@ -121,14 +121,20 @@ def test_prefill_and_decode_store_the_same_cache(
 def test_calibration_is_the_largest_of_hugging_faces_cache(
     source: Tiny, scaling: KvScaling
 ) -> None:
-    cache: Any = DynamicCache()
+    spec = source.checkpoint.spec
+    cache: Any = DynamicCache(config=source.hf.config if spec.is_hybrid else None)
     with torch.inference_mode():
         source.hf(torch.from_numpy(TOKENS)[None], past_key_values=cache)
+    unused = torch.ones(spec.num_key_value_heads, spec.head_dim)
     largest = [
-        (layer.keys.abs().amax((0, 2)), layer.values.abs().amax((0, 2))) for layer in cache.layers
+        (layer.keys.abs().amax((0, 2)), layer.values.abs().amax((0, 2)))
+        if spec.layers[index].attends
+        else (unused, unused)
+        for index, layer in enumerate(cache.layers)
     ]
-    expected = KvScaling.from_calibration(source.checkpoint.spec, largest)
-    for ours, theirs in zip(scaling.layers, expected.layers, strict=True):
+    expected = KvScaling.from_calibration(spec, largest)
+    for index in spec.attention_layers:
+        ours, theirs = scaling.layers[index], expected.layers[index]
         torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
         torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)
         assert ours.key_range == pytest.approx(theirs.key_range, rel=1e-4)

@@ -47,9 +47,13 @@ def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
     assert manifest.gate.gate_class == "4-bit"
 
 
-@pytest.mark.parametrize(
-    "name", ["llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"]
+FAMILIES = (
+    *("llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"),
+    *("apertus", "glm4", "granite-swa", "lfm2"),
 )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
     exact = export_model(source, tmp_path / "fp32", precision="fp32")

@@ -19,6 +19,8 @@ import pytest
 
 import edgelm
 from edgelm.bundle import Manifest, read_manifest
+from edgelm.devices.detection.swap import SwapArea
+from edgelm.devices.planner.build_memory import build_peak
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed, MissingPackage
 from edgelm.export.pipeline import export_model
 from edgelm.runtime.engines import cuda, finalize
@@ -269,9 +271,25 @@ def test_no_tensorrt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_little_memory(bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finalize, "available_bytes", lambda: 100_000_000)
-    with pytest.raises(DoesNotFit, match=r"compiling needs about .* of memory, 100\.0 MB are free"):
+    machine = msgspec.structs.replace(finalize.detect(), available_bytes=100_000_000)
+    monkeypatch.setattr(finalize, "detect", lambda: machine)
+    monkeypatch.setattr(finalize, "read_swaps", list)
+    with pytest.raises(
+        DoesNotFit, match=r"needs about .* of memory, 100\.0 MB are available; close"
+    ):
         finalize.finalize(bundle)
+
+
+def test_too_little_memory_but_swap(
+    bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peak = build_peak("tensorrt", [read_manifest(bundle).weight_bytes])
+    machine = msgspec.structs.replace(finalize.detect(), available_bytes=peak - 1)
+    monkeypatch.setattr(finalize, "detect", lambda: machine)
+    monkeypatch.setattr(finalize, "read_swaps", lambda: [SwapArea("/swapfile", 8 * 10**9, 0)])
+    lines: list[str] = []
+    assert not finalize.finalize(bundle, progress=lines.append).pending
+    assert "are available, and 8.00 GB of swap: it will swap" in lines[0]
 
 
 def test_a_tampered_graph_is_not_compiled(bundle: Path, orin: FakeCuda) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from edgelm.bundle import GraphContract
 from edgelm.devices.checks.providers import CUDA_LIBRARY
 from edgelm.errors import BadBundle, BadInput, ContextFull, DoesNotFit, MissingPackage
-from edgelm.runtime.engines import cuda, ort_cuda
+from edgelm.runtime.engines import cuda, growth, ort_cuda
 from edgelm.runtime.engines.cuda import Gpu
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.ort_cuda import OrtCudaEngine, check_onnxruntime
@@ -249,3 +249,28 @@ def test_without_onnxruntime() -> None:
     assert done.stdout == "imported\n"
     assert "MissingPackage: no engine installed: this bundle runs on ONNX" in done.stderr
     assert "pip install 'edgelm[gpu]'" in done.stderr
+
+
+def test_a_growing_cache_computes_the_same(
+    graph: Graph,
+    engine: OrtCudaEngine,
+    reference: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each size of the cache has a binding and a CUDA graph of its own."""
+    monkeypatch.setattr(growth, "MIN_ROWS", 4)
+    used: list[str] = []
+    monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: used.append(graph_id))
+    with EngineSession(graph.load()) as session:
+        assert session.capacity == CONTEXT
+        for length, count in ((0, 3), (3, 1), (4, 1), (5, 1), (6, 20), (26, 1), (10, 50), (60, 1)):
+            for one in (session, reference):
+                one.rewind(length)
+            tokens = TOKENS[:count]
+            assert_same(session.advance(tokens), reference.advance(tokens))
+        full = session.cache_bytes
+    assert used == ["1", "-1", "2", "3", "4"], "4, 8, 32 and 64 rows"
+    if graph.contract.cache.capacity is None:
+        assert full == 2 * 4 * CONTEXT * (
+            graph.spec.num_hidden_layers * graph.spec.num_key_value_heads * graph.spec.head_dim
+        )

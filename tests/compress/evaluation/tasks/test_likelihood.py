@@ -11,11 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from edgelm.compress.evaluation.tasks import likelihood
-from edgelm.compress.evaluation.tasks.likelihood import (
-    Continuation,
-    continuations,
-    encode_pair,
-)
+from edgelm.compress.evaluation.tasks.likelihood import Continuation, continuations, encode_pair
 from edgelm.errors import BadInput
 from tests.compress.bigram import bigram, chain
 from tests.conftest import TinyFactory

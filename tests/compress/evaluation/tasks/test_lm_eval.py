@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.evaluate import Task, evaluate
+from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.lm_eval import lm_eval_task, scores_of
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.scores import Score

@@ -49,6 +49,12 @@ class Device:
     reference: Session
     engine: CompiledEngine
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values, in fp32, of one token."""
+        spec = self.spec
+        return 2 * 4 * spec.num_hidden_layers * spec.num_key_value_heads * spec.head_dim
+
     def open(
         self, compiled: CompiledEngine | None = None, *, capacity: int = CONTEXT
     ) -> EngineSession:

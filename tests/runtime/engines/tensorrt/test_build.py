@@ -21,7 +21,10 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
 FP16 = Fp16()
 # Those that put different ops into the graph; the rest differ in numbers only.
-FAMILIES = ["gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"]
+FAMILIES = [
+    *("gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"),
+    *("apertus", "arcee", "exaone4", "glm4", "granite-swa", "hunyuan", "lfm2", "ministral3"),
+]
 
 
 def graph(
@@ -47,6 +50,7 @@ def job(
         contract,
         RTX,
         16,
+        64,
         compute_capabilities=compute_capabilities,
         profiles=profiles,
     )
@@ -54,7 +58,10 @@ def job(
 
 @pytest.mark.parametrize(
     ("name", "dialect"),
-    [*((name, "standard") for name in FAMILIES), ("gemma2", "decomposed"), ("qwen3", "decomposed")],
+    [
+        *((name, "standard") for name in FAMILIES),
+        *((name, "decomposed") for name in ("gemma2", "qwen3", "granite-swa", "lfm2")),
+    ],
 )
 def test_every_family_compiles(name: str, dialect: str, tiny: TinyFactory, tmp_path: Path) -> None:
     said: list[str] = []

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgelm.errors import BadInput, ContextFull, EdgeLMError
+from edgelm.errors import BadInput, ContextFull, DoesNotFit, EdgeLMError
+from edgelm.runtime.engines import growth
+from edgelm.runtime.engines.growth import rows_for
 from edgelm.runtime.engines.session import Session
 from tests.export.graphs import CONTEXT
 from tests.runtime.engines.tensorrt.device import (
@@ -38,6 +40,49 @@ def test_decoding_is_that_of_onnxruntime(device: Device) -> None:
             assert_same(ours, theirs)
         assert session.length == 40
         assert device.cuda.launches == 19  # the first step ran plainly
+
+
+def test_a_growing_cache_computes_the_same(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "MIN_ROWS", 4)
+    with device.open() as session:
+        for length, count in ((0, 3), (3, 1), (4, 1), (5, 1), (6, 20), (26, 1), (10, 50), (60, 1)):
+            for one in (session, device.reference):
+                one.rewind(length)
+            ours, theirs = (one.advance(TOKENS[:count]) for one in (session, device.reference))
+            assert_same(ours, theirs)
+        assert session.capacity == CONTEXT
+        assert session.cache_bytes == CONTEXT * device.token_bytes
+
+
+def test_each_size_of_the_cache_has_a_graph(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "MIN_ROWS", 4)
+    with device.open() as session:
+        sizes = []
+        for at in range(40):
+            session.advance(TOKENS[at : at + 1])
+            sizes.append(session.cache_bytes // device.token_bytes)
+        # The first step with 4, 8, 16, 32 and 64 rows runs plainly and is recorded.
+        assert device.cuda.launches == 40 - 5
+    rows = [CONTEXT if device.graph.cache.capacity else rows_for(n, CONTEXT) for n in range(1, 41)]
+    assert sizes == rows
+
+
+def test_no_memory_to_grow(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device.graph.cache.capacity is not None:
+        pytest.skip("its cache has its full size from the start")
+    monkeypatch.setattr(growth, "MIN_ROWS", 4)
+    with device.open() as session:
+        session.advance(TOKENS[:3])
+        total, device.cuda.total = device.cuda.total, 0
+        with pytest.raises(DoesNotFit, match=r"the key-value cache needs .* of GPU memory"):
+            session.advance(TOKENS[3:20])
+        assert session.length == 3
+        device.cuda.total = total
+        device.reference.advance(TOKENS[:3])
+        assert_same(session.advance(TOKENS[3:4]), device.reference.advance(TOKENS[3:4]))
+        assert_same(session.advance(TOKENS[4:20]), device.reference.advance(TOKENS[4:20]))
 
 
 def test_prefill_between_tokens_and_rewinding(device: Device) -> None:
@@ -171,9 +216,7 @@ def test_it_is_a_session(device: Device) -> None:
         as_protocol: Session = session
         assert (as_protocol.length, as_protocol.capacity) == (0, CONTEXT)
         assert as_protocol.vocab_size == 128
-        spec = device.spec
-        per_token = 2 * 4 * spec.num_hidden_layers * spec.num_key_value_heads * spec.head_dim
-        assert session.cache_bytes == CONTEXT * per_token
+        assert session.cache_bytes == CONTEXT * device.token_bytes
 
 
 def test_a_profile_that_is_smaller_than_the_manifest_s_chunk(device: Device) -> None:

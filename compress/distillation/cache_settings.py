@@ -1,0 +1,17 @@
+"""What is stored of a teacher's predictions."""
+
+from typing import Literal
+
+import msgspec
+
+from edgelm.compress.ranges import Count, Seed
+
+CacheKind = Literal["top-k", "sampled"]
+
+
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is stored of a teacher: `size` tokens per position."""
+
+    kind: CacheKind = "sampled"
+    size: Count = 64
+    seed: Seed = 0

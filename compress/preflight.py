@@ -1,0 +1,65 @@
+"""What can be refused before anything is loaded, in a second: names, files, budgets, batches."""
+
+from pathlib import Path
+
+from edgelm.compress.data.conversations import read_prompts
+from edgelm.compress.data.documents import check_documents
+from edgelm.compress.evaluation.task_names import parse_tasks
+from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.search.candidates import CostModel
+from edgelm.compress.search.proposals import propose
+from edgelm.devices.profile import load_profile
+from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
+
+
+def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
+    """Raise now what stages would raise hours later.
+
+    Args:
+        recipe: what is going to run.
+        spec: the teacher.
+        processes: of the run, over which a step's rows are divided.
+
+    Raises:
+        BadInput: stages that cannot be combined, files that do not exist, illegal sizes.
+        UnknownName: of a target, an engine or a task.
+        DoesNotFit: no shape meets the budget; the closest one is named.
+    """
+    recipe.check()
+    _check_names_and_files(recipe)
+    for table in filter(None, (recipe.correct, recipe.distill, recipe.qad)):
+        recipe.training(table, bf16=False).check(processes)
+    if recipe.search:
+        propose(_costs(recipe, spec), recipe.search)
+    if recipe.prune:
+        requested_shape(recipe, spec)
+
+
+def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
+    """The shape of the recipe's [prune] table, if the target's engine can run it."""
+    assert recipe.prune is not None
+    shape = recipe.prune.shape(Shape.from_spec(spec))
+    shape.check_within(spec)
+    _costs(recipe, spec).check_kernels(shape)
+    return shape
+
+
+def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:
+    return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
+
+
+def _check_names_and_files(recipe: Recipe) -> None:
+    if recipe.search or recipe.prune or recipe.qad:
+        load_profile(recipe.target.name).engine(recipe.target.engine)
+    if recipe.evaluate:
+        parse_tasks(recipe.evaluate.tasks)
+    if recipe.importance.layer_task:
+        parse_tasks([recipe.importance.layer_task])
+    for source in (*recipe.data, *filter(None, [recipe.held_out])):
+        check_documents(source)
+    if recipe.synthesize and recipe.synthesize.prompts:
+        read_prompts(Path(recipe.synthesize.prompts))
+    if recipe.align and not Path(recipe.align.data).is_file():
+        raise BadInput(f"[align] data: no such file: {recipe.align.data}")

@@ -1,0 +1,174 @@
+"""What a recipe is going to do: tokens, work, memory and disk of every stage, without weights.
+
+Work is counted as by Kaplan et al. 2020 (arXiv 2001.08361, table 1): two operations per weight and
+token forwards, four backwards, and attention's products beside them.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgelm.cli import format_bytes
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.search.candidates import CostModel
+from edgelm.compress.search.proposals import propose
+from edgelm.devices.profile import load_profile
+from edgelm.spec.decoder import DecoderSpec
+
+_TRAINED_BYTES = 16  # of a weight in training: itself, its gradient, two moments, each in fp32
+_CHECKPOINT_BYTES = 12  # of a weight in a checkpoint: itself and the moments
+_ACTIVATION_WIDTHS = 14  # of hidden_size that a layer keeps for its gradient, beside 3 of the FFN's
+_CALIBRATION_BATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """A stage: tokens that pass through it, operations, bytes of memory a process, bytes of disk.
+
+    tokens is None where the data decides.
+    """
+
+    name: str
+    tokens: int | None
+    operations: float
+    memory_bytes: int
+    disk_bytes: int = 0
+
+
+def plan_stages(
+    recipe: Recipe, spec: DecoderSpec, *, bf16: bool, sharded_over: int = 1
+) -> list[StagePlan]:
+    """The stages of a recipe in their order.
+
+    Args:
+        recipe: checked by `preflight`.
+        spec: the teacher.
+        bf16: whether models that are not trained are in bf16, as the arithmetic is.
+        sharded_over: processes over which FSDP2 divides the student in training.
+    """
+    return list(_Stages(recipe, spec, bf16, sharded_over))
+
+
+class _Stages:
+    def __init__(self, recipe: Recipe, spec: DecoderSpec, bf16: bool, shards: int) -> None:
+        self.recipe, self.teacher, self.bf16, self.shards = recipe, spec, bf16, shards
+        self.length = recipe.sequence_length
+        self.item = 2 if bf16 else 4
+        self.student = self._student()
+
+    def __iter__(self) -> Iterator[StagePlan]:
+        recipe, teacher = self.recipe, self.teacher
+        yield StagePlan("data", recipe.max_tokens, 0, 0, 2 * (recipe.max_tokens or 0))
+        if recipe.correct:
+            settings = recipe.training(recipe.correct, bf16=self.bf16)
+            yield self._training("correct", settings, teacher, None)
+        if recipe.search or recipe.prune:
+            rows = recipe.importance.samples
+            tokens = rows * self.length
+            work = tokens * self._forward(teacher)
+            yield StagePlan("importance", tokens, work, self._resident(teacher))
+        if recipe.search:
+            yield self._search()
+        if recipe.search or recipe.prune:
+            memory = 4 * (teacher.parameters + self.student.parameters)
+            yield StagePlan("prune", 0, 0, memory, 4 * self.student.parameters)
+        if recipe.distill:
+            settings = recipe.training(recipe.distill, bf16=self.bf16)
+            yield self._training("distill", settings, self.student, teacher)
+        if recipe.qad:
+            settings = recipe.training(recipe.qad, bf16=self.bf16)
+            yield self._training("qad", settings, self.student, teacher)
+
+    def _student(self) -> DecoderSpec:
+        """The requested shape, or the largest one within the budget."""
+        recipe, spec = self.recipe, self.teacher
+        if recipe.prune:
+            return recipe.prune.shape(Shape.from_spec(spec)).applied_to(spec)
+        if recipe.search:
+            cost = CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
+            largest = max(propose(cost, recipe.search), key=lambda one: one.parameters)
+            return largest.shape.applied_to(spec)
+        return spec
+
+    def _search(self) -> StagePlan:
+        search = self.recipe.search
+        assert search is not None
+        table = self.recipe.distill
+        base = Distillation() if table is None else self.recipe.training(table, bf16=self.bf16)
+        schedule = search.schedule(base)
+        scored = search.candidates * search.held_out_rows * self.length
+        trained = search.finalists * schedule.tokens if search.kd_rounds else 0
+        forward, teacher = self._forward(self.student), self._forward(self.teacher)
+        work = scored * forward + trained * (3 * forward + teacher)
+        return StagePlan(
+            "search",
+            scored + trained,
+            work,
+            self._resident(self.teacher) + self._trained(self.student, schedule),
+            search.finalists * _CHECKPOINT_BYTES * self.student.parameters,
+        )
+
+    def _training(
+        self, name: str, settings: Distillation, model: DecoderSpec, teacher: DecoderSpec | None
+    ) -> StagePlan:
+        passes = 4 if settings.gradient_checkpointing else 3
+        work = settings.trained_tokens * passes * self._forward(model)
+        memory = self._trained(model, settings)
+        if teacher is not None:
+            work += settings.trained_tokens * self._forward(teacher)
+            memory += self._resident(teacher)
+        # The last checkpoint beside the one that replaces it, and the result.
+        disk = (2 * _CHECKPOINT_BYTES + 4) * model.parameters
+        return StagePlan(name, settings.trained_tokens, work, memory, disk)
+
+    def _forward(self, spec: DecoderSpec) -> float:
+        """Operations of one token forwards: weights, head, half of the row's attention."""
+        head = spec.vocab_size * spec.hidden_size
+        attention = spec.num_hidden_layers * spec.num_attention_heads * spec.head_dim * self.length
+        return 2.0 * (spec.linear_parameters + head + attention)
+
+    def _resident(self, spec: DecoderSpec) -> int:
+        return self.item * spec.parameters
+
+    def _trained(self, spec: DecoderSpec, settings: Distillation) -> int:
+        tokens = settings.micro_batch * settings.sequence_length
+        widths = _ACTIVATION_WIDTHS * spec.hidden_size + 3 * spec.intermediate_size
+        layers = spec.num_hidden_layers * widths
+        if settings.gradient_checkpointing:  # the inputs of all layers, and one layer whole
+            layers = spec.num_hidden_layers * spec.hidden_size + widths
+        weights = _TRAINED_BYTES * spec.parameters // self.shards
+        return weights + tokens * layers * self.item
+
+
+def plan_table(stages: list[StagePlan], *, operations_per_second: float, processes: int = 1) -> str:
+    """The stages as text, with the time at a speed of each process."""
+    head = f"{'stage':<11} {'tokens':>9} {'operations':>11} {'memory':>9} {'disk':>9}  time"
+    lines = [head]
+    total = 0.0
+    for one in stages:
+        seconds = one.operations / (operations_per_second * processes)
+        total += seconds
+        tokens = "the data's" if one.tokens is None else f"{one.tokens / 1e6:,.1f} M"
+        memory = format_bytes(one.memory_bytes) if one.memory_bytes else "-"
+        disk = format_bytes(one.disk_bytes) if one.disk_bytes else "-"
+        lines.append(
+            f"{one.name:<11} {tokens if one.tokens != 0 else '-':>9} {one.operations:>11.2g} "
+            f"{memory:>9} {disk:>9}  {duration(seconds) if one.operations else '-'}"
+        )
+    speed = f"{operations_per_second / 1e12:,.3g} TFLOP/s"
+    each = f" on each of {processes} processes" if processes > 1 else ""
+    lines.append(f"together {duration(total)} at {speed}{each}; memory is a process's")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 s`, `12 min`, `3.5 h`, `9 days`."""
+    if seconds < 90:
+        return f"{max(1, math.ceil(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"

@@ -1,0 +1,187 @@
+"""The plan of one configuration: a precision, a cache type and a context on a device."""
+
+import msgspec
+
+from edgelm.devices.kernels import cache_notes, check_shape
+from edgelm.devices.planner import cost
+from edgelm.devices.planner.build_room import Build, plan_build, room_of
+from edgelm.devices.planner.cache_reads import READS
+from edgelm.devices.planner.coefficients import coefficients_for
+from edgelm.devices.planner.configuration import choose_context, choose_kv
+from edgelm.devices.planner.device_notes import device_notes, unsupported
+from edgelm.devices.planner.memory_need import export_bytes, workspace_bytes
+from edgelm.devices.planner.weight_sizes import WeightSizes, weight_sizes
+from edgelm.devices.planner.work import Work, work_of
+from edgelm.devices.profile import Engine, PowerMode, Profile
+from edgelm.planning import Estimate, Plan, PlanRequest
+from edgelm.quantize.precision import KV_BYTES, KvType
+from edgelm.spec.decoder import DecoderSpec
+
+_NARROW = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "fp16",
+    "w8a8": "int8",
+    "fp8": "fp8",
+    "nvfp4": "nvfp4",
+}
+
+
+class _Sizes(msgspec.Struct, frozen=True):
+    """Bytes of everything that is in memory while the decoder runs."""
+
+    packed: int
+    cache: int
+    workspace: int
+    runtime: int
+
+
+class _Times(msgspec.Struct, frozen=True):
+    """Times of a step and of all prompts, and where they come from."""
+
+    step: Estimate
+    prompt: Estimate
+    joules: Estimate | None
+    binds: str
+    basis: str
+
+
+def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
+    """Predict memory, speed and energy of one configuration.
+
+    Raises:
+        UnknownName: an engine, power mode, precision or cache type that the device does not have.
+        BadInput: a context that is not possible, or a shape without kernels.
+    """
+    engine = profile.engine(request.engine)
+    mode = profile.mode(request.power_mode)
+    context = choose_context(spec, profile, request.context, engine.dialect)
+    kv = choose_kv(spec, profile, engine, request)
+    weights = weight_sizes(spec, profile, engine, request)
+    check_shape(spec, engine.name)
+    prompt = min(request.prompt, context)
+    how = coefficients_for(profile, engine.name, request.precision, kv)
+    work = work_of(
+        spec,
+        linear_bits=weights.linear_bits,
+        head_bits=weights.head_bits,
+        kv_bytes=KV_BYTES[kv],
+        windows=READS[engine.dialect].windows,
+    )
+    times = _times(work, mode, how, engine, request, context=context, prompt=prompt)
+    sizes = _sizes(spec, profile, engine, weights, kv, context=context, batch=request.batch)
+    total = weights.total_bytes + sizes.packed + sizes.cache + sizes.workspace + sizes.runtime
+    room = room_of(profile)
+    build = plan_build(engine.name, weights.parts, weights.total_bytes, room)
+    exported = export_bytes(spec, total)
+    budget = budget_bytes(profile, request)
+    floor = request.min_tokens_per_second
+    rate = times.step.per_second(request.batch)
+    return Plan(
+        target=profile.name,
+        engine=engine.name,
+        dialect=engine.dialect,
+        power_mode=mode.name,
+        precision=request.precision,
+        kv=kv,
+        context=context,
+        prompt=prompt,
+        batch=request.batch,
+        parameters=spec.parameters,
+        weight_bytes=weights.total_bytes,
+        packed_bytes=sizes.packed,
+        kv_bytes=sizes.cache,
+        workspace_bytes=sizes.workspace,
+        runtime_bytes=sizes.runtime,
+        export_bytes=exported,
+        build_bytes=build.peak_bytes if build else 0,
+        build_segments=build.segments if build else 1,
+        build_room_bytes=room.available_bytes if build else 0,
+        budget_bytes=budget,
+        prefill_ms=times.prompt,
+        decode_ms=times.step,
+        joules_per_token=times.joules,
+        binds=times.binds,
+        fits=total <= budget,
+        fast_enough=floor is None or rate.value >= floor,
+        required_tokens_per_second=floor,
+        unsupported=unsupported(profile),
+        basis=times.basis,
+        notes=_notes(spec, profile, engine, kv, build),
+    )
+
+
+def budget_bytes(profile: Profile, request: PlanRequest) -> int:
+    """Memory that may be used: what the device leaves free, or less if the request says so."""
+    return min(profile.budget_bytes, request.max_memory_bytes or profile.budget_bytes)
+
+
+def _times(
+    work: Work,
+    mode: PowerMode,
+    how: cost.Coefficients,
+    engine: Engine,
+    request: PlanRequest,
+    *,
+    context: int,
+    prompt: int,
+) -> _Times:
+    reads, batch = READS[engine.dialect], request.batch
+    depth = reads.depth(prompt, context)
+    arithmetic = _arithmetic(mode, request.precision)
+    step = cost.decode_ms(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
+    first = cost.prefill_ms(
+        work,
+        mode,
+        how,
+        tokens=prompt,
+        arithmetic=arithmetic,
+        pairs=reads.pairs(work, prompt, context),
+        prompts=batch,
+    )
+    parts = cost.decode_parts(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
+    return _Times(
+        step, first, cost.joules_per_token(step, mode, batch), cost.bottleneck(parts), how.source
+    )
+
+
+def _sizes(
+    spec: DecoderSpec,
+    profile: Profile,
+    engine: Engine,
+    weights: WeightSizes,
+    kv: KvType,
+    *,
+    context: int,
+    batch: int,
+) -> _Sizes:
+    return _Sizes(
+        packed=int((engine.weight_copies - 1) * weights.total_bytes),
+        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + spec.state_bytes(4)) * batch,
+        workspace=workspace_bytes(
+            spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
+        ),
+        runtime=int(engine.runtime_bytes.value),
+    )
+
+
+def _arithmetic(mode: PowerMode, precision: str) -> str:
+    """The type of matrix products: the precision itself if the mode has a peak for it."""
+    wanted = _NARROW.get(precision, precision)
+    if wanted == "auto":
+        wanted = "int4"
+    if wanted in mode.dense_tflops and (wanted in _NARROW or "fp16" not in mode.dense_tflops):
+        return wanted
+    return cost.WEIGHT_ONLY if "fp16" in mode.dense_tflops else next(iter(mode.dense_tflops))
+
+
+def _notes(
+    spec: DecoderSpec, profile: Profile, engine: Engine, kv: KvType, build: Build | None
+) -> tuple[str, ...]:
+    notes = list(cache_notes(spec, engine.name, kv))
+    if build and build.segments > 1 and not unsupported(profile):
+        notes.append(
+            f"compiled whole, it would not fit: export it with --segments {build.segments}, or "
+            "--segments auto"
+        )
+    return (*notes, *device_notes(profile))

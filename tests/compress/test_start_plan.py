@@ -1,0 +1,133 @@
+"""What a recipe will take, against counts by hand and against the papers' job."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgelm.compress.cli import main
+from edgelm.compress.preflight import preflight
+from edgelm.compress.recipe import read_recipe
+from edgelm.compress.start_plan import StagePlan, duration, plan_stages, plan_table
+from edgelm.errors import BadInput, DoesNotFit
+from edgelm.spec.decoder import DecoderSpec
+from tests.compress.recipes import DISTILL, PRUNE, SEARCH, recipe_of
+from tests.models import tiny_config
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+TINY = DecoderSpec.from_hf(tiny_config("llama").to_dict())
+
+
+def stages_of(*parts: str, bench: Path) -> dict[str, StagePlan]:
+    return {one.name: one for one in plan_stages(recipe_of(bench, *parts), TINY, bf16=False)}
+
+
+def test_a_training_by_hand(bench: Path) -> None:
+    stages = stages_of(PRUNE, DISTILL, bench=bench)
+    assert list(stages) == ["data", "importance", "prune", "distill"]
+    assert stages["importance"].tokens == 16 * 32
+    distill = stages["distill"]
+    assert distill.tokens == 1024
+    assert TINY.num_hidden_layers == 4
+
+    def forward(layers: int, hidden: int) -> float:
+        attention = hidden * (TINY.q_size + 2 * TINY.kv_size) + TINY.q_size * hidden
+        matrices = layers * (attention + 3 * hidden * TINY.intermediate_size)
+        return 2 * (matrices + TINY.vocab_size * hidden + layers * TINY.q_size * 32)
+
+    assert distill.operations == 1024 * (3 * forward(3, 48) + forward(4, 64))
+
+
+def test_the_search_counts_all_finalists(bench: Path) -> None:
+    search = stages_of(SEARCH, DISTILL, bench=bench)["search"]
+    scored, trained = 6 * 4 * 32, 2 * 2 * 2 * 4 * 32
+    assert search.tokens == scored + trained
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("width", 4.51e9), ("depth", 4.54e9)])
+def test_the_papers_job(name: str, parameters: float) -> None:
+    """94 B tokens on 256 H100s in bf16."""
+    recipe = read_recipe(RECIPES / f"llama-3.1-minitron-4b-{name}.toml")
+    assert recipe.distill is not None
+    training = recipe.training(recipe.distill, bf16=True)
+    training.check(256)
+    assert training.steps == 9960
+    assert round(training.warmup * training.steps) == 40
+    spec = DecoderSpec.from_hf(LLAMA_8B)
+    stages = {one.name: one for one in plan_stages(recipe, spec, bf16=True, sharded_over=8)}
+    distill = stages["distill"]
+    assert distill.tokens == pytest.approx(94e9, rel=1e-3)
+    assert stages["prune"].disk_bytes / 4 == pytest.approx(parameters, rel=0.01)
+    # 8 N D with checkpointing for the student, 2 N D for the teacher, and attention.
+    plain = 94e9 * (8 * parameters + 2 * 8.03e9)
+    assert plain < distill.operations < 1.4 * plain
+    assert distill.memory_bytes < 80e9, "what a GPU has"
+    table = plan_table(list(stages.values()), operations_per_second=400e12, processes=256)
+    assert "93,9" in table
+    assert "at 400 TFLOP/s on each of 256 processes" in table
+
+
+def test_refused_before_anything_is_loaded(bench: Path) -> None:
+    cheap = SEARCH.replace("parameters = 0.7", "min_tokens_per_second = 1e12")
+    with pytest.raises(DoesNotFit, match=r"no shape down to 40% .* exceeds: .*speed"):
+        preflight(recipe_of(bench, cheap, DISTILL), TINY)
+    with pytest.raises(BadInput, match="cannot be divided over 5 processes"):
+        preflight(recipe_of(bench, PRUNE, DISTILL), TINY, processes=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1 s"), (89.5, "90 s"), (600, "10 min"), (7200, "2.0 h"), (9 * 86400, "9 days")],
+)
+def test_times(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_dry_run_reads_no_weights(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    shutil.copy(bench / "teacher" / "config.json", teacher)
+    words = [str(teacher), "--data", str(bench / "train.jsonl"), "--shape", "num_hidden_layers=3"]
+    options = ["--dry-run", "--world-size", "8", "--tflops", "2"]
+    assert main([*words, "-o", str(tmp_path / "student"), *options]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("stage ")
+    assert "distill " in shown
+    assert "at 2 TFLOP/s on each of 8 processes" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--parameters", "0.7"], "no training text: give --data FILE"),
+        (["--data", "d.jsonl"], "give --parameters, --max-memory, --min-tok-s or --max-ttft"),
+        (["--data", "d.jsonl", "--parameters", "0.7", "--tflops", "3"], "belong to --dry-run"),
+        (
+            ["--data", "d.jsonl", "--parameters", "0.7", "--dry-run", "--tflops", "-1"],
+            "expected a number above 0",
+        ),
+        (["--data", "no.jsonl", "--parameters", "0.7"], "no such data file: no.jsonl"),
+    ],
+)
+def test_errors_name_the_option(
+    bench: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main([str(bench / "teacher"), *options, "-o", "x"]) == 2
+    assert message in capsys.readouterr().err
