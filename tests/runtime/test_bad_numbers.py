@@ -154,7 +154,7 @@ def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, message
 @pytest.mark.parametrize("tokens", [[[1]], [1.5], None, [1, "a"], [[1], 2]], ids=repr)
 def test_tokens_that_are_not_ids(lm: LanguageModel, tokens: Any) -> None:
     with pytest.raises(
-        BadInput, match="the prompt is .*, expected a text, a list of messages, or token ids"
+        BadInput, match=r"the prompt is .*, expected a text, a list of messages, or token ids"
     ):
         lm.stream(tokens)
 
