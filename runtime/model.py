@@ -106,6 +106,13 @@ class LanguageModel:
         return self._sequences.capacity
 
     @property
+    def sampling_words(self) -> str:
+        """How tokens are chosen where the caller says nothing."""
+        if self._defaults.temperature == 0:
+            return "greedy decoding"
+        return f"temperature {self._defaults.temperature:g} as its authors recommend"
+
+    @property
     def sequences(self) -> int:
         """Generations that can run at a time."""
         return len(self._sequences.slots)
