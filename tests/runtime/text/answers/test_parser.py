@@ -24,7 +24,7 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}},
 ]
 PARIS = ("get_weather", {"city": "Paris", "days": 3})
-NOW = ("now", {})
+NOW: tuple[str, dict[str, Any]] = ("now", {})
 
 # The tags that a family's published template writes.
 HERMES = "<tools>{{ tools }}</tools> <tool_call></tool_call> <think></think>"
