@@ -287,6 +287,18 @@ def test_no_tag_is_shown_before_it_is_known() -> None:
         assert "hmSo:".startswith(shown)
 
 
+def test_a_call_that_was_cut_is_left_out() -> None:
+    for text, expected in (
+        ('So: <tool_call>{"name": "get_we', ("So:", [])),
+        (f"So: <tool_call>{CALL}", ("So:", ["get_weather"])),
+        ("So: <tool_c", ("So: <tool_c", [])),
+    ):
+        parser = AnswerParser(answer_format(HERMES), TOOLS)
+        parts = [parser.push(text), parser.finish(cut=True)]
+        calls = [call.name for part in parts for call in part.tool_calls]
+        assert ("".join(part.content for part in parts).rstrip(), calls) == expected
+
+
 def test_without_tools_a_call_is_content() -> None:
     text = f"<tool_call>{CALL}</tool_call>"
     assert parse(AnswerParser(answer_format(HERMES)), text) == ("", text, [])
