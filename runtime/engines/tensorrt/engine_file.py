@@ -1,4 +1,4 @@
-"""Compiled engines as files of a bundle: their names, and finding those of an interrupted build.
+"""Compiled engines as files of a bundle: their names, and those that an interrupted build left.
 
 A name ends in the hash of the content, so that an older engine stays in place, and matches its
 manifest, until the manifest names the new one. Before it stands a hash of what the engine was
