@@ -38,7 +38,7 @@ def test_segments_take_as_much_as_the_largest_of_them() -> None:
     [(57, 617), (68, 753), (129, 1037), (788, 2_997), (1_051, 3_382), (2_977, 10_433)],
 )
 def test_the_factors_of_tensorrt_rtx_cover_what_was_measured(largest: int, measured: int) -> None:
-    """docs/results/2026-11-27-segments.md; a build that is killed is worse than one more segment."""
+    """docs/results/2026-11-27-segments.md: too little would get a build killed."""
     peak = build_peak("tensorrt-rtx", [largest * 1_000_000]) / 1e6
     assert 0.99 * measured <= peak <= 1.35 * measured
 
