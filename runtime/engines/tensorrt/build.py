@@ -73,6 +73,7 @@ def compile_engine(job: Job, progress: Progress) -> Built:
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
         _parse(trt, network, log, job.graph)
+        _allow_plain_attention(trt, network)
         config = builder.create_builder_config()
         if job.workspace_bytes:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
@@ -154,6 +155,20 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
     causes = "; ".join(f"{one.node_name()} ({one.node_operator()}): {one.desc()}" for one in errors)
     raise BadBundle(f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'no reason'}")
+
+
+def _allow_plain_attention(trt: Any, network: Any) -> None:
+    """Let attention be plain products where no fused kernel has its shape, in place of an error.
+
+    The importer leaves this off, and older bindings do not show the layer: then it stays off.
+    """
+    if not hasattr(trt, "IAttentionInputLayer"):
+        return
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings give the base class
+            layer.attention.decomposable = True
 
 
 def _compile_for(trt: Any, config: Any, job: Job) -> None:
