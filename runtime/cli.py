@@ -1,49 +1,40 @@
 """`edge-run`: answer a prompt with a bundle, or chat with it."""
 
 import argparse
-import contextlib
 import io
+import json
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
-from edgelm.runtime.chunk import Chunk
+from edgelm.reasons import reason
 from edgelm.runtime.interrupts import Interrupts
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.options import Options
-from edgelm.runtime.sampler import Sampling
-from edgelm.runtime.text.chat import Message
+from edgelm.runtime.terminal.conversation import COMMANDS, Conversation
+from edgelm.runtime.terminal.line_editor import LineEditor
+from edgelm.runtime.terminal.printer import Printer
+from edgelm.runtime.terminal.settings import (
+    SAMPLING,
+    Settings,
+    sampling_default,
+    sampling_type,
+    settings_of,
+)
 
 _EPILOG = """\
 Without a prompt and on a terminal, edge-run starts a conversation: /help lists its commands,
-Ctrl-C stops an answer, Ctrl-D ends. A model without a chat template continues the prompt as it is.
+Ctrl-C stops an answer, Ctrl-D ends. Piped text is the prompt. A model without a chat template
+continues the prompt as it is.
 
-example:
+examples:
   edge-run bundle/ "Why is the sky blue?"
+  edge-run bundle/ "Summarize:" - < report.txt
+  edge-run bundle/ "Name and age of Ada, 36?" --json-schema person.json
 """
-_HELP = """\
-/reset  forget the conversation
-/exit   end (or Ctrl-D)
-/help   this list
-Ctrl-C stops an answer; at the prompt it clears the line, twice it ends."""
-
-_COMMANDS = ("/exit", "/help", "/reset")
-
-_DEFAULTS = Sampling()
-_SETTINGS = {
-    "temperature": "0 is greedy",
-    "top-k": "keep the k most probable tokens",
-    "top-p": "keep the most probable tokens up to this probability mass",
-    "min-p": "drop tokens below this fraction of the highest probability",
-    "typical-p": "keep the most typical tokens up to this probability mass",
-    "repetition-penalty": "above 1 repeats less",
-    "frequency-penalty": "per use of a token so far",
-    "presence-penalty": "once for a token used so far",
-}
+_MAX_FILE_BYTES = 2**20
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder that edge-export wrote")
-    add("prompt", nargs="?", help="prompt; - reads standard input")
+    add("prompt", nargs="*", help="prompt; - is what standard input holds")
     add(
         "--chat",
         action="store_true",
@@ -64,6 +55,24 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="continue the prompt without the chat template")
     add("--system", help="system message of the conversation")
+    _add_answer_options(parser)
+    _add_sampling_options(parser)
+    add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
+    add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
+    add("--json", action="store_true", help="print each answer as a line of JSON, with its figures")
+    add(
+        "--stats",
+        action="store_const",
+        const=True,
+        help="print tokens and speed to standard error",
+    )
+    add("--no-history", action="store_true", help="do not keep what is typed in a file")
+    return parser
+
+
+def _add_answer_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "-n",
         "--max-tokens",
@@ -73,15 +82,29 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="generate at most N tokens (default: 256)",
     )
-    for name, meaning in _SETTINGS.items():
-        default = getattr(_DEFAULTS, name.replace("-", "_"))
-        add(f"--{name}", type=type(default), metavar="X", help=f"{meaning} (default: {default})")
+    add("--json-schema", metavar="FILE", help="answer with JSON of this schema")
+    add("--regex", metavar="REGEX", help="answer with a text that this regular expression matches")
+    add("--tools", metavar="FILE", help="JSON list of functions that the model may call")
+    add("--reasoning-budget", type=int, metavar="N", help="at most N tokens of reasoning")
+    add(
+        "--template-arguments",
+        metavar="JSON",
+        help="for the chat template, e.g. '{\"enable_thinking\": false}'",
+    )
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    for name, meaning in SAMPLING.items():
+        default = sampling_default(name)
+        add(
+            f"--{name}",
+            type=sampling_type(name),
+            metavar="X",
+            help=f"{meaning} (default: {default})",
+        )
     add("--seed", type=int, metavar="N", help="random seed: the same seed gives the same text")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
-    add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
-    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
-    add("--stats", action="store_true", help="print tokens and speed to standard error")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,26 +116,120 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     _print_anything()
-    prompt = _standard_input() if arguments.prompt == "-" else arguments.prompt
-    if prompt is None and not arguments.chat and not sys.stdin.isatty():
-        raise BadInput("give a prompt, or - to read it from standard input")
+    prompt = _prompt(arguments)
+    settings = _settings(arguments)
     with load(
         arguments.bundle,
         max_memory=arguments.max_memory,
         threads=arguments.threads,
+        prompt_cache=arguments.prompt_cache,
         compile_engine=True,
     ) as model:
-        if arguments.chat or prompt is None:
-            _chat_loop(model, arguments, prompt)
-            return
+        printer = Printer(as_json=arguments.json)
         with Interrupts() as interrupts:
-            if arguments.raw or not (arguments.bundle / "chat_template.jinja").is_file():
-                tokens = model.tokenizer.encode(prompt)
-                options = _options(arguments, interrupts)
-                _show(model.stream(tokens, **options), len(tokens), arguments.stats)
-            else:
-                messages = [*_system_messages(arguments), _message("user", prompt)]
-                _answer(model, arguments, messages, interrupts)
+            if arguments.chat or prompt is None:
+                conversation = Conversation(
+                    model, settings, printer, interrupts, system=arguments.system
+                )
+                _converse(conversation, interrupts, prompt, history=not arguments.no_history)
+                return
+            chat = not arguments.raw and (arguments.bundle / "chat_template.jinja").is_file()
+            options = settings.options(chat=chat)
+            options["cancel"] = interrupts.pressed
+            system = [{"role": "system", "content": arguments.system}] if arguments.system else []
+            messages: Any = [*system, {"role": "user", "content": prompt}]
+            with model.stream(messages if chat else prompt, **options) as stream:
+                printer.show(stream, stats=settings.stats)
+
+
+def _converse(
+    conversation: Conversation, interrupts: Interrupts, first: str | None, *, history: bool
+) -> None:
+    terminal = sys.stdin.isatty()
+    editor = LineEditor(interrupts, list(COMMANDS), history=history)
+    if terminal:
+        print(_banner(conversation.model, conversation.settings))
+    if first is not None:
+        _say(conversation, first, terminal)
+    for text in editor.messages():
+        _say(conversation, text, terminal)
+        if conversation.ended:
+            break
+    editor.save()
+
+
+def _say(conversation: Conversation, text: str, terminal: bool) -> None:
+    try:
+        conversation.handle(text)
+    except ContextFull as error:
+        print(f"{error}; /reset starts over", file=sys.stderr)
+    except BadInput as error:
+        if not terminal:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _banner(model: LanguageModel, settings: Settings) -> str:
+    manifest = model.manifest
+    sampling = "sampling as set" if set(SAMPLING) & set(settings.values) else model.sampling_words
+    return (
+        f"{model.folder.resolve().name} for {manifest.target} on {manifest.engine.name}, context "
+        f"{model.context} tokens, {sampling}\n/help lists the commands, Ctrl-C stops an answer, "
+        "Ctrl-D ends"
+    )
+
+
+def _prompt(arguments: argparse.Namespace) -> str | None:
+    """The prompt, with standard input for each `-`; None begins a conversation."""
+    words = arguments.prompt
+    if not words and not arguments.chat and not sys.stdin.isatty():
+        words = ["-"]
+    if not words:
+        return None
+    typed = [_standard_input() if word == "-" else word for word in words]
+    # Text of a file is not the continuation of a sentence.
+    prompt = ("\n\n" if "-" in words else " ").join(typed)
+    if not prompt.strip():
+        raise BadInput("the prompt is empty; give one, or pipe a text to edge-run")
+    return prompt
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    settings = settings_of(arguments)
+    if arguments.json_schema and arguments.regex:
+        raise BadInput("give either --json-schema or --regex")
+    if arguments.json_schema:
+        schema = _json_file(arguments.json_schema)
+        settings.fixed["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"schema": schema, "strict": True},
+        }
+    if arguments.regex:
+        settings.fixed["response_format"] = {"type": "regex", "regex": arguments.regex}
+    if arguments.tools:
+        settings.fixed["tools"] = _json_file(arguments.tools)
+    if arguments.template_arguments:
+        given = _json_text("--template-arguments", arguments.template_arguments)
+        if not isinstance(given, dict):
+            raise BadInput("--template-arguments is not a JSON object")
+        settings.fixed["chat_template_kwargs"] = given
+    return settings
+
+
+def _json_file(path: str) -> Any:
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read: {reason(error)}") from None
+    return _json_text(path, text)
+
+
+def _json_text(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{name} is not JSON: {reason(error)}") from None
 
 
 def _print_anything() -> None:
@@ -126,124 +243,6 @@ def _standard_input() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise BadInput(f"standard input is not text: {error}") from None
-
-
-def _chat_loop(model: LanguageModel, arguments: argparse.Namespace, first: str | None) -> None:
-    messages = _system_messages(arguments)
-    with Interrupts() as interrupts:
-        for line in _lines(first, interrupts):
-            command = line.strip()
-            if command == "/exit":
-                return
-            if command == "/reset":
-                messages = _system_messages(arguments)
-            elif command == "/help":
-                print(_HELP)
-            if not command or command in _COMMANDS:
-                continue
-            messages.append(_message("user", line))
-            try:
-                text = _answer(model, arguments, messages, interrupts)
-                messages.append(_message("assistant", text))
-            except ContextFull as error:
-                messages.pop()
-                print(f"{error}; /reset starts over", file=sys.stderr)
-            except BadInput as error:
-                if not sys.stdin.isatty():
-                    raise
-                messages.pop()
-                print(f"error: {error}", file=sys.stderr)
-
-
-def _lines(first: str | None, interrupts: Interrupts) -> Iterator[str]:
-    """What the person types; Ctrl-C clears the line, and a second one at once ends the program."""
-    if sys.stdin.isatty():
-        # Line editing and history, where Python has them.
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401
-    if first is not None:
-        yield first
-    presses = 0
-    while True:
-        try:
-            with interrupts.raised():
-                line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            print()
-            return
-        except UnicodeDecodeError as error:
-            raise BadInput(f"standard input is not text: {error}") from None
-        except KeyboardInterrupt:
-            presses += 1
-            if presses > 1:
-                raise
-            print("\n(Ctrl-C again, or Ctrl-D, ends)")
-            continue
-        presses = 0
-        yield line
-
-
-def _answer(
-    model: LanguageModel,
-    arguments: argparse.Namespace,
-    messages: list[Message],
-    interrupts: Interrupts,
-) -> str:
-    tokens = model.chat_tokens(messages)
-    options = _options(arguments, interrupts)
-    return _show(model.stream(tokens, **options), len(tokens), arguments.stats)
-
-
-def _show(chunks: Iterator[Chunk], prompt_tokens: int, stats: bool) -> str:
-    """Print an answer as it comes."""
-    texts, times, reason = [], [time.perf_counter()], None
-    for chunk in chunks:
-        print(chunk.text, end="", flush=True)
-        texts.append(chunk.text)
-        if chunk.token is not None:
-            times.append(time.perf_counter())
-        reason = chunk.stop_reason
-    print()
-    if stats:
-        _print_stats(prompt_tokens, times, reason)
-    elif reason == "context":
-        print("(the context is full)", file=sys.stderr)
-    return "".join(texts)
-
-
-def _print_stats(prompt_tokens: int, times: list[float], reason: str | None) -> None:
-    if len(times) == 1:
-        print(f"{prompt_tokens} prompt tokens, nothing generated", file=sys.stderr)
-        return
-    first = times[1] - times[0]
-    steps = len(times) - 2
-    rate = f"{steps / (times[-1] - times[1]):.1f} tokens/s" if steps > 0 else "no decoding"
-    print(
-        f"{prompt_tokens} prompt tokens, first after {1e3 * first:.0f} ms, {len(times) - 1} "
-        f"generated, {rate}, stop reason: {reason}",
-        file=sys.stderr,
-    )
-
-
-def _options(arguments: argparse.Namespace, interrupts: Interrupts) -> Options:
-    """The options of an answer; Ctrl-C stops it, also during its prefill."""
-    options: Options = {
-        "max_tokens": arguments.max_tokens,
-        "stop": arguments.stop,
-        "cancel": interrupts.pressed,
-    }
-    names = [name.replace("-", "_") for name in _SETTINGS]
-    given = {name: getattr(arguments, name) for name in [*names, "seed"]}
-    options.update({key: value for key, value in given.items() if value is not None})  # type: ignore[typeddict-item]
-    return options
-
-
-def _system_messages(arguments: argparse.Namespace) -> list[Message]:
-    return [_message("system", arguments.system)] if arguments.system else []
-
-
-def _message(role: str, content: str) -> Message:
-    return Message(role=role, content=content)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class Chat:
         return AsyncStream(self.send(said, **options))
 
     def save(self, path: str | Path) -> SavedSession:
-        """Save messages and the model's state, to go on where the chat is now.
+        """Save messages and the model's state, to continue later where the chat is now.
 
         The state is saved as far as a sequence of the model still holds it; the rest is computed
         again after loading. Returns how many tokens that are, and the size of the file.

@@ -60,7 +60,7 @@ class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
-    so many generations run at a time, their steps by turns; others wait in order. A stream that
+    each has a generation that runs, their steps by turns; others wait in order. A stream that
     nobody reads gives its sequence to a request that waits, and gets one again when it is read.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
 
@@ -104,6 +104,13 @@ class LanguageModel:
     def context(self) -> int:
         """Tokens that a sequence holds: the prompt and all of the answer but its last token."""
         return self._sequences.capacity
+
+    @property
+    def sampling_words(self) -> str:
+        """How tokens are chosen where the caller says nothing."""
+        if self._defaults.temperature == 0:
+            return "greedy decoding"
+        return f"temperature {self._defaults.temperature:g} as its authors recommend"
 
     @property
     def sequences(self) -> int:
@@ -275,7 +282,8 @@ class LanguageModel:
         if allow_special:
             return self.tokenizer.encode(source.render(messages, **template), special=False)
         control = ControlTokens(self.tokenizer, source.source)
-        return control.encode(source.render(control.mark(normalized(messages)), **template))
+        marked = control.mark(normalized(messages))
+        return control.encode(source.render(marked, **control.mark_values(template)))
 
     def close(self) -> None:
         """Release the engine and the cache; using the model afterwards raises BadInput."""

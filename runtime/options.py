@@ -115,8 +115,8 @@ def _token_array(tokens: object) -> Tokens:
         array = np.empty(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise BadInput(
-            f"the prompt's tokens are {_shown(tokens)}, expected token ids: a list or a "
-            "one-dimensional array of integers"
+            f"the prompt is {_shown(tokens)}, expected a text, a list of messages, or token ids (a "
+            "list or a one-dimensional array of integers)"
         )
     return array.astype(np.int64)
 

@@ -19,6 +19,8 @@ from edgelm.runtime.logits_processor import AdvancingProcessor, LogitsProcessor,
 from edgelm.runtime.token_counts import TokenCounts
 
 _MAX_BIAS = 1e30  # sums and quotients with it stay far within the range of fp32
+# Up to here everything is computed in double precision.
+_SMALL_VOCABULARY = 8192
 _LARGEST = float(np.finfo(np.float32).max)
 
 Transform = Callable[[Row, Sequence[int]], Row]
@@ -284,6 +286,8 @@ def temperature(value: float) -> Transform:
     """Flatten above 1, sharpen below."""
 
     def apply(row: Row, _: Sequence[int]) -> Row:
+        if len(row) > _SMALL_VOCABULARY and 1e-3 < value < 1e3 and abs(row.max()) < _MAX_BIAS:
+            return row / np.float32(value)
         wide = row.astype(np.float64)
         peak = float(wide.max())
         with np.errstate(over="ignore"):  # far below the maximum, minus infinity is right
@@ -311,9 +315,8 @@ def top_p(mass: float) -> Transform:
     """Keep the smallest set of most probable tokens that holds `mass`."""
 
     def apply(row: Row, _: Sequence[int]) -> Row:
-        shares = softmax(row)
-        likely = np.flatnonzero(shares >= _negligible(mass, len(row)))
-        return _keep_mass(row, shares, likely, -row, mass)
+        likely, shares = _likely(row, _negligible(mass, len(row)))
+        return _keep_mass(row, likely, shares, -row[likely], mass)
 
     return apply
 
@@ -332,7 +335,7 @@ def typical(mass: float) -> Transform:
         likely = shares >= _negligible(mass, len(row))
         # All that are as near as the farthest of the likely ones: nothing nearer is left out.
         near = np.flatnonzero(known & (distance <= distance[likely].max()))
-        return _keep_mass(row, shares, near, distance, mass)
+        return _keep_mass(row, near, shares[near], distance[near], mass)
 
     return apply
 
@@ -352,16 +355,36 @@ def _negligible(mass: float, count: int) -> float:
     return (1 - mass) / count / 2
 
 
+def _likely(row: Row, smallest: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Tokens with at least a share, and their shares in double precision.
+
+    In a large vocabulary only these are computed in double precision, which takes most of the time.
+    The others are a small part of the sum, so that their rounding hardly changes it.
+    """
+    if len(row) <= _SMALL_VOCABULARY:
+        shares = softmax(row)
+        likely = np.flatnonzero(shares >= smallest)
+        return likely, shares[likely]
+    peak = row.max()
+    weights = np.exp(row - peak)
+    total = float(weights.sum(dtype=np.float64))
+    likely = np.flatnonzero(weights >= np.float32(smallest * total))
+    exact = np.exp(row[likely].astype(np.float64) - float(peak))
+    rest = total - float(weights[likely].sum(dtype=np.float64))
+    return likely, exact / (float(exact.sum()) + max(0.0, rest))
+
+
 def _keep_mass(
     row: Row,
-    shares: npt.NDArray[np.float64],
     candidates: npt.NDArray[np.intp],
+    shares: npt.NDArray[np.float64],
     order: npt.NDArray[np.floating],
     mass: float,
 ) -> Row:
-    """Keep candidates in ascending `order` until their probability reaches `mass`."""
-    ranked = candidates[np.argsort(order[candidates], kind="stable")]
-    cumulative = np.cumsum(shares[ranked])
+    """Keep candidates in ascending `order` until their `shares` reach `mass`."""
+    places = np.argsort(order, kind="stable")
+    ranked = candidates[places]
+    cumulative = np.cumsum(shares[places])
     # 1e-9: a cumulative sum that equals the mass but for rounding is enough.
     count = int(np.searchsorted(cumulative, mass - 1e-9)) + 1
     kept = np.full_like(row, -np.inf)

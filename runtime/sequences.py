@@ -128,7 +128,7 @@ class Sequences:
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
-            slot.owner = weakref.ref(owner)
+            slot.owner = weakref.ref(owner, self._dropped)
             slot.running, slot.thread = True, thread
             return slot, True
 
@@ -232,6 +232,11 @@ class Sequences:
     def _close_sessions(self) -> None:
         for slot in self.slots:
             slot.session.close()
+
+    def _dropped(self, _: object) -> None:
+        """A generation was dropped: its sequence is free."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _slot_of(self, owner: object) -> Slot | None:
         owned = (slot for slot in self.slots if slot.owner is not None)

@@ -6,7 +6,7 @@ memory-mapped files: the system writes them to disk when memory is short.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,19 @@ class Hessians:
         spec: the decoder. Its embedding has no Hessian: its inputs are tokens.
         tokens: number of tokens that complete files in the folder already cover. Incomplete ones,
             left by a killed process, are removed.
+        parts: of every layer, such as `mlp.down`; empty for all groups.
     """
 
-    def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
+    def __init__(
+        self, folder: Path, spec: DecoderSpec, *, tokens: int = 0, parts: Collection[str] = ()
+    ) -> None:
         self.folder = folder
         shapes = tensor_shapes(spec)
-        first = {group: tensor_names(spec, group)[0] for group in groups(spec)}
+        first = {
+            group: tensor_names(spec, group)[0]
+            for group in groups(spec)
+            if not parts or group.endswith(tuple(f".{part}" for part in parts))
+        }
         first.pop(EMBEDDING, None)
         self._last_norm = stored_name(spec.family, "model.norm")
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}

@@ -36,7 +36,7 @@ class ServerContext:
         if name != self.settings.model:
             raise ApiError(
                 404,
-                f"there is no model {name!r}; this server has {self.settings.model!r}",
+                f"the model {name!r} is unknown here; this server has {self.settings.model!r}",
                 code="model_not_found",
                 param="model",
             )

@@ -61,14 +61,14 @@ def test_the_version_is_written_once(project: dict[str, Any]) -> None:
 def test_commands_exist_or_are_to_come(project: dict[str, Any]) -> None:
     for name, entry in project["project"]["scripts"].items():
         module, function = entry.split(":")
-        room = module.split(".")[1]
-        assert (name, function) == (f"edge-{_VERBS[room]}", "main")
+        assert (name, function) == (f"edge-{_VERBS[module.removesuffix('.cli')]}", "main")
 
 
 _VERBS = {
-    "bench": "bench",
-    "compress": "compress",
-    "devices": "devices",
-    "export": "export",
-    "runtime": "run",
+    "edgelm.bench": "bench",
+    "edgelm.compress": "compress",
+    "edgelm.devices": "devices",
+    "edgelm.export": "export",
+    "edgelm.runtime": "run",
+    "edgelm.runtime.server": "serve",
 }

@@ -5,19 +5,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-_KNOWN = {
-    "ADD",
-    "ARG",
-    "CMD",
-    "COPY",
-    "ENV",
-    "EXPOSE",
-    "FROM",
-    "HEALTHCHECK",
-    "RUN",
-    "SHELL",
-    "USER",
-}
+_KNOWN = {"ADD", "ARG", "CMD", "COPY", "ENV", "FROM", "RUN", "SHELL"}
+_KNOWN |= {"EXPOSE", "HEALTHCHECK", "USER"}
 _USED = re.compile(r"\$\{(\w+)\}")
 
 

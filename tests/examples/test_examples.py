@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgelm.export.pipeline import export_model
 from tests.tiny_chat import save_tiny_chat
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,6 +41,15 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 @pytest.fixture(scope="module")
 def bundle(exported: tuple[Path, str]) -> Path:
     return exported[0]
+
+
+@pytest.fixture(scope="module")
+def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose context holds the schemas of tools."""
+    source = save_tiny_chat(tmp_path_factory.mktemp("long-source"), context=2048)
+    folder = tmp_path_factory.mktemp("long") / "bundle"
+    export_model(source, folder, precision="fp32")
+    return folder
 
 
 def test_export_prints_size_and_quality(exported: tuple[Path, str]) -> None:
@@ -118,6 +128,25 @@ def test_asyncio_answers_every_question(bundle: Path) -> None:
     ]
     done = run("asyncio_chat.py", bundle, 0, "Why?")
     assert "[too slow]" in done.stdout
+
+
+def test_a_record_is_read_from_a_text(long_bundle: Path) -> None:
+    done = run("extract_json.py", long_bundle, "Ada, 36, moved to Paris.")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert list(record) == ["name", "age", "cities"]
+    assert record["age"] is None or 0 <= record["age"] <= 150
+
+
+def test_an_agent_calls_its_function(long_bundle: Path) -> None:
+    done = run("tool_agent.py", long_bundle, "How long is it from 09:40 to 11:05?")
+    assert done.returncode == 0, done.stderr
+    call, *_ = done.stdout.splitlines()
+    name, _, rest = call.partition("(")
+    arguments, _, minutes = rest.partition(") = ")
+    assert name == "minutes_between"
+    assert set(json.loads(arguments)) == {"start", "end"}
+    assert int(minutes) in range(-1440, 1440)
 
 
 def test_plan_prints_a_line_for_every_device(source: Path) -> None:

@@ -135,19 +135,28 @@ def test_numbers_and_events_of_other_kinds_are_taken(lm: LanguageModel) -> None:
 def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a text|surrogate"):
         lm.generate(prompt)
+    messages: Any = [{"role": "user", "content": prompt}]
     with pytest.raises(BadInput):
-        lm.generate([{"role": "user", "content": prompt}])
+        lm.generate(messages)
+    with pytest.raises(BadInput):
+        lm.chat().send(prompt)
 
 
 @pytest.mark.parametrize("messages", [b"hi", None, {"role": "user"}, ["hi"], 5], ids=repr)
 def test_conversations_that_are_not_lists_of_messages(lm: LanguageModel, messages: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a list of messages|bad message"):
+        lm.chat_tokens(messages)
+    with pytest.raises(BadInput):
         lm.generate(messages)
+    with pytest.raises(BadInput):
+        lm.chat().send(messages)
 
 
-@pytest.mark.parametrize("tokens", ["ab", [[1]], [1.5], None, [1, "a"], [[1], 2]], ids=repr)
+@pytest.mark.parametrize("tokens", [[[1]], [1.5], None, [1, "a"], [[1], 2]], ids=repr)
 def test_tokens_that_are_not_ids(lm: LanguageModel, tokens: Any) -> None:
-    with pytest.raises(BadInput, match="the prompt's tokens are "):
+    with pytest.raises(
+        BadInput, match=r"the prompt is .*, expected a text, a list of messages, or token ids"
+    ):
         lm.stream(tokens)
 
 

@@ -1,7 +1,9 @@
 """`edge-run` without a terminal: prompts in, text on standard output, errors in one line."""
 
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,12 +147,77 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
 
 
-def test_no_prompt_and_no_terminal(
+def test_piped_text_is_the_prompt(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert main([str(bundle)]) == 2
-    assert capsys.readouterr().err == "error: give a prompt, or - to read it from standard input\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Why?"))
+    assert main([str(bundle), "-n", "8"]) == 0
+    assert capsys.readouterr().out == said(bundle, "Why?")[0] + "\n"
+
+
+def test_words_and_piped_text_make_one_prompt(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a text"))
+    assert main([str(bundle), "Shorten:", "-", "-n", "8"]) == 0
+    assert capsys.readouterr().out == said(bundle, "Shorten:\n\na text")[0] + "\n"
+    assert main([str(bundle), "what", "is", "this", "-n", "8"]) == 0
+    assert capsys.readouterr().out == said(bundle, "what is this")[0] + "\n"
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["-"], ["--raw", " "]])
+def test_an_empty_prompt_is_refused(
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert main([str(bundle), *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: the prompt is empty")
+
+
+def test_json_has_the_text_and_the_figures(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "Why?", "-n", "8", "--json"]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert err == ""
+    assert record["text"] == said(bundle, "Why?")[0]
+    assert (record["finish_reason"], record["stop_reason"]) == ("length", "max_tokens")
+    assert record["usage"]["completion_tokens"] == 8
+    assert record["timings"]["tokens_per_second"] > 0
+    assert record["tool_calls"] == []
+
+
+def test_an_answer_of_a_form(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["yes", "no"]}')
+    assert main([str(bundle), "Why?", "--json-schema", str(schema)]) == 0
+    assert json.loads(capsys.readouterr().out) in ("yes", "no")
+    assert main([str(bundle), "Why?", "--regex", "[0-9]{4}"]) == 0
+    assert re.fullmatch(r"\d{4}\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json-schema", "no.json"], "no.json cannot be read"),
+        (["--tools", "no.json"], "no.json cannot be read"),
+        (["--template-arguments", "{"], "--template-arguments is not JSON"),
+        (["--template-arguments", "[]"], "--template-arguments is not a JSON object"),
+        (["--regex", "("], "the regular expression of response_format cannot be used"),
+        (["--regex", "a", "--json-schema", "b"], "give either --json-schema or --regex"),
+    ],
+)
+def test_forms_that_cannot_be_used(
+    bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([str(bundle), "Why?", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import edgelm
-from edgelm.runtime import Chunk, LanguageModel, Message
-from edgelm.runtime.cli import _show
+from edgelm.runtime import LanguageModel, Message
 from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.terminal.printer import Printer
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a matter of POSIX")
 PATIENCE = 60.0
@@ -22,14 +22,14 @@ PATIENCE = 60.0
 class Terminal:
     """The person's side of a pseudo-terminal on which edge-run runs."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, state: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edgelm.runtime.cli", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "dumb", "PYTHONUTF8": "1"},
+            env={**os.environ, "TERM": "dumb", "PYTHONUTF8": "1", "XDG_STATE_HOME": state},
             start_new_session=True,
         )
         os.close(slave)
@@ -60,8 +60,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(bundle: Path) -> Iterator[Terminal]:
-    terminal = Terminal(str(bundle), "-n", "8")
+def terminal(bundle: Path, tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(str(bundle), "-n", "8", state=str(tmp_path))
     yield terminal
     terminal.close()
 
@@ -77,16 +77,19 @@ def answer(lm: LanguageModel, *turns: str) -> str:
 
 
 def shown(text: str) -> str:
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n") + "\n(stopped after 8 tokens; -n allows more)"
 
 
 def test_conversation(terminal: Terminal, bundle: Path) -> None:
     with edgelm.load(bundle) as lm:
-        assert terminal.read_until("> ") == "> "
+        banner = terminal.read_until("> ")
+        assert "for cpu on onnxruntime, context 128 tokens, greedy decoding" in banner
+        assert "/help lists the commands" in banner
         assert terminal.say("hello") == answer(lm, "hello")
         assert terminal.say("go on") == answer(lm, "hello", "go on")
         assert "Ctrl-C stops an answer" in terminal.say("/help")
         assert terminal.say("/reset") == "> "
+        assert "unknown command /reste" in terminal.say("/reste")
         assert terminal.say("go on") == answer(lm, "go on")
     os.write(terminal.master, b"\x04")  # Ctrl-D
     assert terminal.process.wait(PATIENCE) == 0
@@ -106,18 +109,18 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
-        chunks = lm.stream([40, 41], cancel=interrupts.pressed)
+        presses = iter(range(100))
 
-        def interrupted() -> Iterator[Chunk]:
-            for number, chunk in enumerate(chunks):
-                if number == 2:
-                    signal.raise_signal(signal.SIGINT)
-                yield chunk
+        def cancelled() -> bool:
+            if next(presses) == 6:
+                signal.raise_signal(signal.SIGINT)
+            return interrupts.pressed()
 
-        text = _show(interrupted(), 2, stats=True)
+        stream = lm.stream([40, 41], cancel=cancelled)
+        reply = Printer().show(stream, stats=True)
     out, err = capsys.readouterr()
-    assert out == text + "\n"
-    assert ", 3 generated, " in err
+    assert out == reply.text + "\n"
+    assert reply.text
     assert "stop reason: cancelled" in err
     assert signal.getsignal(signal.SIGINT) is before
 
