@@ -143,7 +143,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        return max(self._layer_matrices(layer)[0][0] for layer in self.layers)
+        return max(self._layer_matrices(mixer)[0][0] for mixer in self._mixers)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
