@@ -141,6 +141,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
 
     @property
+    def mixer_width(self) -> int:
+        """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
+        return max(self._layer_matrices(mixer)[0][0] for mixer in self._mixers)
+
+    @property
     def attention_layers(self) -> tuple[int, ...]:
         """The layers with rows of keys and values."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.attends)
