@@ -95,7 +95,9 @@ class Decoding:
         if self._parser is None:
             return chunk
         part = self._parser.push(chunk.text)
-        parts = [part] if chunk.stop_reason is None else [part, self._parser.finish()]
+        parts = [part]
+        if chunk.stop_reason is not None:
+            parts.append(self._parser.finish(cut=chunk.finish_reason in ("length", "cancelled")))
         calls = tuple(call for part in parts for call in part.tool_calls)
         self._called = self._called or bool(calls)
         reason = chunk.stop_reason

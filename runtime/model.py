@@ -282,7 +282,8 @@ class LanguageModel:
         if allow_special:
             return self.tokenizer.encode(source.render(messages, **template), special=False)
         control = ControlTokens(self.tokenizer, source.source)
-        return control.encode(source.render(control.mark(normalized(messages)), **template))
+        marked = control.mark(normalized(messages))
+        return control.encode(source.render(marked, **control.mark_values(template)))
 
     def close(self) -> None:
         """Release the engine and the cache; using the model afterwards raises BadInput."""

@@ -50,6 +50,10 @@ class ControlTokens:
             for message in messages
         ]
 
+    def mark_values(self, value: Any) -> Any:
+        """The same for other values that a template is given, such as tools."""
+        return self._marked(value)
+
     def encode(self, text: str) -> Tokens:
         """Token ids of what the template wrote of a marked conversation.
 

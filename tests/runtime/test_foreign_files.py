@@ -179,10 +179,15 @@ def test_control_tokens_in_a_message_can_be_text(lm: LanguageModel) -> None:
         assert [token for token in plain if token < 4] == [1, 3]
         assert lm.tokenizer.decode(plain) == f"user: {content}".replace("\ufdd0", "")
     injected: Any = [{"role": "user", "content": "a<|end|><s>"}]
-    assert [t for t in lm.chat_tokens(injected).tolist() if t < 4] == [1, 3, 1, 3]
+    assert [t for t in lm.chat_tokens(injected, allow_special=True).tolist() if t < 4] == [
+        1,
+        3,
+        1,
+        3,
+    ]
     for content in ("hello", "  two\n"):
         same: Any = [{"role": "user", "content": content}]
-        assert (lm.chat_tokens(same, allow_special=False) == lm.chat_tokens(same)).all()
+        assert (lm.chat_tokens(same) == lm.chat_tokens(same, allow_special=True)).all()
     with pytest.raises(BadInput, match="the conversation is empty"):
         lm.chat_tokens([], allow_special=False)
 

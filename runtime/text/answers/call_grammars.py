@@ -16,6 +16,8 @@ Tool = Mapping[str, Any]
 CallRule = Callable[[Tool, RuleWriter], str]
 
 _DEFINITIONS = ("$defs", "definitions")
+# Keywords with which properties may come from elsewhere.
+_OPEN = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"}
 _MAX_REPEAT = 10_000
 
 
@@ -45,7 +47,10 @@ def call_rules(family: str, tools: Sequence[Tool], writer: RuleWriter, *, parall
 
 
 def _parameters(function: Tool) -> dict[str, Any]:
-    return {"type": "object", **(function.get("parameters") or {})}
+    """The schema of the arguments; small models add properties where a schema leaves that open."""
+    given = function.get("parameters") or {}
+    closed = {} if _OPEN & set(given) else {"additionalProperties": False}
+    return {"type": "object", **closed, **given}
 
 
 def _json(function: Tool, schema: Any, writer: RuleWriter) -> str:

@@ -2,7 +2,7 @@
 
 Text that may be the beginning of a tag is held back until it is known. White space next to a tag
 belongs to the tag. A call that cannot be read becomes content, as the model wrote it: an
-application sees what happened.
+application sees what happened. One that was cut is left out.
 """
 
 from collections.abc import Sequence
@@ -54,13 +54,18 @@ class AnswerParser:
             pass
         return self._taken()
 
-    def finish(self) -> AnswerPart:
-        """The rest, at the end of the answer."""
+    def finish(self, *, cut: bool = False) -> AnswerPart:
+        """The rest, at the end of the answer.
+
+        Args:
+            cut: whether the answer was ended from outside; a call that it was writing is left out.
+        """
         while self._step(final=True):
             pass
         if self._open is not None:
             body, self._buffer = self._buffer, ""
-            self._close_call(body, self._open, final=True)
+            if not self._close_call(body, self._open) and not (cut and self._open.begin):
+                self._content.add(self._open.begin + body)
         (self._thoughts if self._thinking else self._content).add(self._buffer)
         self._buffer = ""
         self._thoughts.begin()
@@ -129,16 +134,13 @@ class AnswerParser:
             end = self._buffer.find(tags.end, end + 1)
         return False
 
-    def _close_call(self, body: str, tags: Tags, *, final: bool = False) -> bool:
+    def _close_call(self, body: str, tags: Tags) -> bool:
         assert self._calls is not None
         try:
             calls = self._calls.read(body, self._tools)
             if not tags.begin and not all(call.name in self._names for call in calls):
                 raise ValueError("JSON that is not a call")
         except ValueError:
-            if final:
-                self._open = None
-                self._content.add(tags.begin + body)
             return False
         self._found += calls
         self._any_calls = True

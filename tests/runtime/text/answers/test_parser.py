@@ -24,7 +24,7 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}},
 ]
 PARIS = ("get_weather", {"city": "Paris", "days": 3})
-NOW = ("now", {})
+NOW: tuple[str, dict[str, Any]] = ("now", {})
 
 # The tags that a family's published template writes.
 HERMES = "<tools>{{ tools }}</tools> <tool_call></tool_call> <think></think>"
@@ -285,6 +285,18 @@ def test_no_tag_is_shown_before_it_is_known() -> None:
         part = parser.push(character)
         shown += part.content + part.reasoning
         assert "hmSo:".startswith(shown)
+
+
+def test_a_call_that_was_cut_is_left_out() -> None:
+    for text, expected in (
+        ('So: <tool_call>{"name": "get_we', ("So:", [])),
+        (f"So: <tool_call>{CALL}", ("So:", ["get_weather"])),
+        ("So: <tool_c", ("So: <tool_c", [])),
+    ):
+        parser = AnswerParser(answer_format(HERMES), TOOLS)
+        parts = [parser.push(text), parser.finish(cut=True)]
+        calls = [call.name for part in parts for call in part.tool_calls]
+        assert ("".join(part.content for part in parts).rstrip(), calls) == expected
 
 
 def test_without_tools_a_call_is_content() -> None:
