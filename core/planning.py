@@ -115,7 +115,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def speed(self) -> Speed:
-        """The required speed, judged with the range: sure where all of it is on one side."""
+        """The required speed, compared with the range: sure where all of it is on one side."""
         required, rate = self.required_tokens_per_second, self.tokens_per_second
         if required is None:
             return "fast enough" if self.fast_enough else "too slow"

@@ -16,6 +16,7 @@ from edgelm.quantize.precision import KV_BYTES
 _EPILOG = """\
 examples:
   edge-devices plan HuggingFaceTB/SmolLM2-135M-Instruct --target jetson-orin-nano --min-tok-s 30
+  edge-devices models --target jetson-orin-nano
   edge-devices doctor bundle/
 
 Profiles in the folders of EDGELM_PROFILES replace built-in ones; `calibrate` writes one.
@@ -43,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
     plan = verbs.add_parser("plan", help="predict memory, speed and energy of a model on a device")
     _plan_options(plan)
     _json(plan)
+
+    models = verbs.add_parser("models", help="which known models run on a device, the best first")
+    _request_options(models)
+    _json(models)
 
     detect = verbs.add_parser("detect", help="identify this machine")
     _json(detect)
@@ -97,6 +102,13 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
         "model",
         help="Hugging Face folder, hub id, .gguf file or bundle; only its configuration is read",
     )
+    _request_options(parser)
+    add("--revision", help="commit, tag or branch of a hub id")
+
+
+def _request_options(parser: argparse.ArgumentParser) -> None:
+    """What is planned for: the device, and what a deployment must be there."""
+    add = parser.add_argument
     add(
         "--target",
         required=True,
@@ -130,7 +142,6 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory budget, e.g. 4GB (default: what the device leaves free)",
     )
-    add("--revision", help="commit, tag or branch of a hub id")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,6 +202,32 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0 if best.works else 1
 
 
+def _models(arguments: argparse.Namespace) -> int:
+    from edgelm.devices.planner.what_runs import what_runs
+    from edgelm.devices.planner.what_runs_text import candidates_table
+    from edgelm.devices.this_machine import target_profile
+
+    found = what_runs(target_profile(arguments.target), _request(arguments))
+    print(_as_json(found) if arguments.json else candidates_table(found))
+    return 0 if found[0].works else 1
+
+
+def _request(arguments: argparse.Namespace) -> Any:
+    from edgelm.planning import PlanRequest
+
+    return PlanRequest(
+        precision=arguments.precision,
+        kv=arguments.kv,
+        context=arguments.context,
+        engine=arguments.engine,
+        power_mode=arguments.power_mode,
+        prompt=arguments.prompt,
+        batch=arguments.batch,
+        max_memory_bytes=arguments.max_memory,
+        min_tokens_per_second=arguments.min_tok_s,
+    )
+
+
 def _spec(model: str, revision: str | None) -> Any:
     from edgelm.bundle import MANIFEST, read_manifest
     from edgelm.checkpoint.source import read_spec
@@ -244,6 +281,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "list": _list,
     "show": _show,
     "plan": _plan,
+    "models": _models,
     "detect": _detect,
     "doctor": _doctor,
     "calibrate": _calibrate,

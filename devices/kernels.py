@@ -210,10 +210,15 @@ def kernels_of(engine: str) -> Kernels:
 def check_shape(spec: DecoderSpec, engine: str) -> None:
     """Raise BadInput for a decoder that the engine's kernels or sessions cannot run."""
     rules = kernels_of(engine)
-    if spec.is_hybrid and engine != "onnxruntime":
+    if engine == "onnxruntime-cuda" and spec.is_hybrid:
         raise BadInput(
-            f"{engine} cannot run this {spec.family} yet: sessions on it hold keys and values "
-            "only, not what its other layers remember; onnxruntime can (--target cpu)"
+            f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
+            "values only, not what other layers remember; onnxruntime can (--target cpu)"
+        )
+    if engine.startswith("tensorrt") and spec.has_gated_delta:
+        raise BadInput(
+            f"{engine} cannot run this {spec.family} yet: its graphs have no gated delta rule; "
+            "onnxruntime can (--target cpu)"
         )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple

@@ -211,13 +211,13 @@ def load_profile(name: str) -> Profile:
     )
 
 
-def canonical_name(name: str) -> str | None:
+def canonical_name(name: str, *, with_aliases: bool = True) -> str | None:
     """The name of the profile that a target, an alias or a driver's name stands for, if any.
 
     A memory size is dropped from the name if the profile without it has that much memory.
     """
     paths = profile_paths()
-    aliases = {} if name in paths else _aliases(paths)
+    aliases = _aliases(paths) if with_aliases and name not in paths else {}
     found = match_device(name, paths, aliases)
     if found is None and (shorter := without_memory(name)):
         found = match_device(shorter[0], paths, aliases)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from edgelm.devices.profile import Figure, PowerMode, Profile
 
 _MARKS = {"given": "", "measured": ", measured", "derived": ", derived"}
+_MAX_ALIASES = 3
 
 
 def device_table(profiles: Sequence[Profile]) -> str:
@@ -13,7 +14,9 @@ def device_table(profiles: Sequence[Profile]) -> str:
     for one in profiles:
         memory = f"{one.memory.bytes.value / 2**30:.0f} GB" if one.memory.bytes else "-"
         rate = f"{one.mode().bandwidth_gb_s.value:,.0f} GB/s"
-        engine, aliases = one.engines[0].name, ", ".join(one.aliases)
+        engine, aliases = one.engines[0].name, ", ".join(one.aliases[:_MAX_ALIASES])
+        if len(one.aliases) > _MAX_ALIASES:  # `show` prints them all
+            aliases += f", +{len(one.aliases) - _MAX_ALIASES}"
         rows.append((one.name, one.title, memory, rate, engine, aliases))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     sides = "<<>><<"  # numbers are aligned right

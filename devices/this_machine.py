@@ -1,7 +1,8 @@
-"""The target `this`: the profile of the machine at hand, with the memory that it really has.
+"""The target `this`: the profile of the machine at hand, with its own memory and power mode.
 
 A profile states a module's or a card's advertised memory. Variants with the same name have more
-or less, firmware and error correction keep a part, and a container may use less still.
+or less, firmware and error correction keep a part, and a container may use less still. Plans are
+for a device's fastest power mode; a board may be in another, and a laptop limits its GPU.
 """
 
 import math
@@ -13,6 +14,7 @@ from edgelm.devices.detection.jetpack import jetpack_of
 from edgelm.devices.detection.machine import DetectedGpu, Machine
 from edgelm.devices.detection.nvidia import gpu_profile
 from edgelm.devices.profile import Engine, Figure, Profile, load_profile
+from edgelm.devices.profile_names import match_mode
 from edgelm.errors import BadInput, UnknownName
 
 THIS = "this"
@@ -21,7 +23,7 @@ _SAME = 0.15  # sizes that differ by less are of one variant: firmware keeps up 
 
 
 def target_profile(name: str) -> Profile:
-    """The profile of a target; `this` is the machine at hand, with its own memory.
+    """The profile of a target; `this` is the machine at hand, with its own memory and power mode.
 
     Raises:
         UnknownName: no such target, or this machine is none that has a profile.
@@ -33,7 +35,24 @@ def target_profile(name: str) -> Profile:
     if machine.profile is None:
         why = next((it.why for it in machine.unread if it.what == "profile"), "")
         raise UnknownName(f"this machine has no profile: {why}")
-    return fit_memory(load_profile(machine.profile), machine)
+    return fit_power_mode(fit_memory(load_profile(machine.profile), machine), machine)
+
+
+def fit_power_mode(profile: Profile, machine: Machine) -> Profile:
+    """A machine's profile, planned for the power mode that the machine is in.
+
+    A GPU's mode is the one whose power is nearest to the limit in force, by their ratio.
+    """
+    modes = {mode.name: mode.watts.value for mode in profile.power_modes if mode.watts}
+    gpu = gpu_of_profile(profile, machine)
+    name = None
+    if machine.jetson:
+        names = [mode.name for mode in profile.power_modes]
+        name = match_mode(machine.jetson.power_mode or "", names)
+    elif gpu and gpu.power_limit_w and profile.power_mode in modes:
+        limit = gpu.power_limit_w
+        name = min(modes, key=lambda mode: abs(math.log(limit / modes[mode])))
+    return structs.replace(profile, power_mode=name) if name else profile
 
 
 def fit_memory(profile: Profile, machine: Machine) -> Profile:

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _add_answer_options(parser)
     _add_sampling_options(parser)
     add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
+    add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add("--json", action="store_true", help="print each answer as a line of JSON, with its figures")
     add(
@@ -121,6 +122,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.bundle,
         max_memory=arguments.max_memory,
         threads=arguments.threads,
+        prompt_cache=arguments.prompt_cache,
         compile_engine=True,
     ) as model:
         printer = Printer(as_json=arguments.json)

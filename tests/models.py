@@ -126,6 +126,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_num_value_heads": 4,
             "linear_key_head_dim": 16,
             "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
         },
     ),
     "granite-swa": (
@@ -157,7 +158,9 @@ def tiny_config(name: str, **over: Any) -> Any:
 
 def tiny_model(name: str, *, seed: int = 0, **over: Any) -> Any:
     """A tiny random model in fp32; norms and biases are random too, so that none can be lost."""
-    model = AutoModelForCausalLM.from_config(tiny_config(name, **over), dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # Qwen3.5 draws its decays, around which `randomize` varies
+        model = AutoModelForCausalLM.from_config(tiny_config(name, **over), dtype=torch.float32)
     randomize(model, seed=seed)
     return model.eval()
 

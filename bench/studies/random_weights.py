@@ -1,5 +1,6 @@
 """Random weights of a decoder's shape, made as they are written: no checkpoint is stored."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgelm.quantize.rtn import Quantized
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import tensor_shapes
 
+_PERIOD = 1_000_003  # a prime, so that no two rows are alike
 _STD = 0.02  # of the weights of trained decoders
 
 
@@ -34,10 +36,16 @@ class RandomWeights(Weights):
 
     def matrix(self, group: str) -> torch.Tensor:
         # In fp16, since the embedding of a large vocabulary takes gigabytes in fp32.
-        return torch.randn(self.shape(group), dtype=torch.float16) * _STD
+        return _tiled(torch.randn(_PERIOD).half() * _STD, self.shape(group))
 
     def norm(self, name: str) -> torch.Tensor:
         return 1 + torch.randn(self.checkpoint.shapes[f"model.{name}.weight"]) * _STD
+
+
+def _tiled(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Values again and again: billions of random numbers would take longer than compiling."""
+    count = math.prod(shape)
+    return values.repeat(-(-count // len(values)))[:count].view(shape)
 
 
 class RandomQuantizer(Quantizer):
@@ -47,6 +55,7 @@ class RandomQuantizer(Quantizer):
         rows, columns = self.weights.shape(group)
         bits, size = 4 if isinstance(precision, Int4) else 8, precision.group_size
         blocks = -(-columns // size)
-        levels = torch.randint(1, 1 << bits, (rows, blocks, size), dtype=torch.uint8)
+        values = torch.randint(1, 1 << bits, (_PERIOD,), dtype=torch.uint8)
+        levels = _tiled(values, (rows, blocks, size))
         scales = (torch.rand(rows, blocks) + 0.5) * _STD / (1 << (bits - 2))
         return Quantized(bits, size, levels, scales.half(), None)

@@ -26,10 +26,17 @@ from edgelm.compress.pruning.axes import (
     tensor_axes,
 )
 from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.pruning.refit import refitted
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
+from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
+from edgelm.spec.tensor_names import canonical_name
+
+_REFITTED = {"down_proj": "mlp.down", "o_proj": "attention.o"}
+REFITTED = tuple(_REFITTED.values())
+"""Parts of a layer whose inputs are pruned: `moments` are needed for these."""
 
 # Configuration fields of `transformers` with one entry per layer.
 _PER_LAYER = ("layer_types", "no_rope_layers", "layer_rope_theta")
@@ -59,6 +66,7 @@ def prune(
     *,
     layers: Sequence[int] | None = None,
     merge_pruned_heads: bool = False,
+    moments: Hessians | None = None,
 ) -> Model:
     """Prune a model to a shape; with its own shape, a copy that is equal bit for bit.
 
@@ -70,6 +78,8 @@ def prune(
             highest block influence.
         merge_pruned_heads: add the difference to a pruned query head to a kept one, as Minitron
             does; off by default, because it hurt in every measurement (docs/decisions/pruning.md).
+        moments: second moments of the inputs of `REFITTED` parts on calibration text: what remains
+            of these matrices is refitted by least squares (see `refit`). None only cuts.
 
     Raises:
         BadInput: the shape does not fit within the model, or the scores are another model's.
@@ -83,7 +93,7 @@ def prune(
         if name == "lm_head.weight" and spec.tie_word_embeddings:
             continue
         if (new := _student_name(name, indices)) is not None:
-            state[new] = _slice(spec, shape, name, tensor.detach(), indices)
+            state[new] = _slice(spec, shape, name, tensor.detach(), indices, moments)
     return build_model(pruned_config(model.config, shape, indices.layers), state)
 
 
@@ -103,7 +113,7 @@ def select_indices(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = top_k_indices(importance.layers, shape.num_hidden_layers).tolist()
+        layers = _most_influential(spec, importance.layers, shape.num_hidden_layers)
     _check_layers(layers, spec, shape)
     groups, heads, merged = [], [], []
     for layer in layers:
@@ -125,6 +135,16 @@ def select_indices(
         heads=tuple(heads),
         merged=tuple(merged),
     )
+
+
+def _most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
+    """The layers of highest block influence, at least one of them with attention."""
+    layers: list[int] = top_k_indices(scores, count).tolist()
+    if any(spec.layers[layer].attends for layer in layers):
+        return layers
+    best = max(spec.attention_layers, key=lambda layer: float(scores[layer]))
+    weakest = min(layers, key=lambda layer: float(scores[layer]))
+    return sorted([best, *(layer for layer in layers if layer != weakest)])
 
 
 def _heads_of_group(
@@ -170,7 +190,12 @@ def _student_name(name: str, indices: PruneIndices) -> str | None:
 
 
 def _slice(
-    spec: DecoderSpec, shape: Shape, name: str, tensor: torch.Tensor, indices: PruneIndices
+    spec: DecoderSpec,
+    shape: Shape,
+    name: str,
+    tensor: torch.Tensor,
+    indices: PruneIndices,
+    moments: Hessians | None,
 ) -> torch.Tensor:
     layer = layer_of(name)
     position = 0 if layer is None else indices.layers.index(layer)
@@ -179,11 +204,22 @@ def _slice(
     for dimension, axis in enumerate(tensor_axes(spec, name)):
         if axis:
             index = _axis_index(spec, axis, indices, position).to(tensor.device)
-            tensor = tensor.index_select(dimension, index)
+            group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
+            if moments is not None and group is not None:
+                tensor = refitted(tensor, moments[group], index)
+            else:
+                tensor = tensor.index_select(dimension, index)
     if (factor := _width_correction(spec, shape, name)) != 1.0:
         offset = 1.0 if spec.norm_plus_one and is_hidden_norm(spec, name) else 0.0
         tensor = (tensor + offset) * factor - offset
     return tensor.clone()
+
+
+def _refitted_group(spec: DecoderSpec, name: str) -> str | None:
+    """The group of a matrix whose inputs are pruned within one layer, as `Hessians` names it."""
+    module = canonical_name(spec.family, name).rpartition(".")[0]
+    part = _REFITTED.get(module.rpartition(".")[2])
+    return f"layers.{layer_of(name)}.{part}" if part else None
 
 
 def _is_query(name: str) -> bool:

@@ -79,6 +79,8 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
     (the contiguous block whose removal costs the least). The loss is measured on `layer_samples`
     rows of the data (8 by default); with `layer_task` (see `evaluate`) the task's first figure on
     as many of its rows (500 by default: an accuracy needs more rows than a loss) is used instead.
+    refit: after neurons or heads are removed, let the others take over by least squares on the
+    samples (`compress.pruning.refit`).
     """
 
     samples: Count = 256
@@ -87,6 +89,7 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
     layers: Literal["block_influence", "loss", "block"] = "block_influence"
     layer_samples: Count | None = None
     layer_task: str = ""
+    refit: bool = True
 
 
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ from edgelm.compress.search.candidates import Candidate, CostModel
 from edgelm.compress.search.proposals import choose_finalists, propose
 from edgelm.compress.search.settings import SearchSettings
 from edgelm.files.staging import replace_file
+from edgelm.quantize.hessians import Hessians
 
 _LOSSES = "losses.json"  # of a finalist, after each round
 Report = Callable[[str, Sequence[Candidate]], None]
@@ -43,6 +44,7 @@ def search(
     folder: Path,
     *,
     layers: LayerChoice = lambda _: None,
+    moments: Hessians | None = None,
     report: Report = lambda *_: None,
 ) -> list[Candidate]:
     """Rank candidates: finalists by divergence after distillation, then the others.
@@ -58,11 +60,13 @@ def search(
             (`SearchSettings.schedule`).
         folder: for the finalists' checkpoints; an interrupted search resumes from them.
         layers: which of the teacher's layers to keep, by their number (see `prune`).
+        moments: to refit what remains of pruned matrices (see `prune`).
         report: called with the step ("scored" or "distilled") and the table so far.
     """
 
     def pruned(shape: Shape) -> Model:
-        return prune(teacher, shape, importance, layers=layers(shape.num_hidden_layers))
+        kept = layers(shape.num_hidden_layers)
+        return prune(teacher, shape, importance, layers=kept, moments=moments)
 
     reference = HeldOut(teacher, held_out)
     scored = []

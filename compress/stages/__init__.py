@@ -5,11 +5,7 @@ from edgelm.compress.preflight import requested_shape
 from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
 from edgelm.compress.stages.finish import align_student, evaluate_models
-from edgelm.compress.stages.shape import (
-    prune_teacher,
-    score_importance,
-    search_shape,
-)
+from edgelm.compress.stages.shape import prune_teacher, score_importance, search_shape
 from edgelm.compress.stages.state import State
 from edgelm.compress.stages.training import (
     correct_teacher,

@@ -16,6 +16,7 @@ from edgelm.compress.evaluation.evaluate import evaluate
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, save_model
+from edgelm.compress.preflight import requested_shape
 from edgelm.compress.pruning.aggregation import Aggregation
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.layer_removal import (
@@ -24,17 +25,19 @@ from edgelm.compress.pruning.layer_removal import (
     layers_without_best_block,
     text_loss,
 )
-from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.prune import REFITTED, prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.run_folder import task_hashes
 from edgelm.compress.search.candidates import Candidate, CostModel, table
 from edgelm.compress.search.search import search
-from edgelm.compress.stages.state import BATCH, State, plain, stage_record
+from edgelm.compress.stages.state import BATCH, MOMENTS, State, plain, stage_record
 from edgelm.devices.profile import load_profile
 from edgelm.files.staging import replace_file
+from edgelm.quantize.hessians import Hessians
 
+_TOKENS_PER_INPUT = 8  # of calibration, for an estimate of second moments
 _LAYER_ROWS = 8  # of text, whose loss has a value at every position
 _LAYER_TASK_ROWS = 500  # each of which is right or wrong
 
@@ -51,6 +54,8 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
             Aggregation(settings.sequence_reduction, settings.batch_reduction),
             lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
         )
+        if settings.refit and _removes_inputs(state):
+            _collect_moments(state, model, folder / MOMENTS)
         scores.save(folder / "importance.safetensors")
         if settings.layers == "loss":
             state.progress("importance: the loss without each layer")
@@ -63,6 +68,33 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
     inputs = state.inputs(settings, "teacher")
     inputs["task"] = task_hashes((settings.layer_task,))
     state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
+
+
+def _removes_inputs(state: State) -> bool:
+    """Whether neurons or heads may be removed, so that others can take over."""
+    if state.recipe.search:
+        return True
+    shape, full = requested_shape(state.recipe, state.teacher.spec), state.teacher.spec
+    return (shape.intermediate_size, shape.num_attention_heads) != (
+        full.intermediate_size,
+        full.num_attention_heads,
+    )
+
+
+def _collect_moments(state: State, model: Model, folder: Path) -> None:
+    """Second moments of what is read through pruned axes, for `refit`."""
+    folder.mkdir(exist_ok=True)
+    spec, data = state.teacher.spec, state.data()
+    enough = -(-_TOKENS_PER_INPUT * spec.intermediate_size // data.length)
+    count = min(state.recipe.importance.samples, enough)
+    moments = Hessians(folder, spec, parts=REFITTED)
+    seen = 0
+    with torch.inference_mode(), moments.watching(model):
+        for tokens in calibration_rows(data, count, BATCH):
+            model.model(input_ids=tokens.to(model.device), use_cache=False)
+            seen += len(tokens)
+            state.progress(f"importance: inputs of {seen}/{count} samples for least squares")
+    moments.sync()
 
 
 def search_shape(state: State) -> Shape:
@@ -90,6 +122,7 @@ def search_shape(state: State) -> Shape:
             partial(_with_layer_map, state, schedule),
             folder / "finalists",
             layers=partial(_layers, state, teacher),
+            moments=state.moments(),
             report=report,
         )
         replace_file(folder / "candidates.json", msgspec.json.encode(found))
@@ -123,7 +156,14 @@ def prune_teacher(state: State, shape: Shape) -> None:
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
         layers = _layers(state, model, shape.num_hidden_layers)
-        student = prune(model, shape, state.importance(), layers=layers, merge_pruned_heads=merge)
+        student = prune(
+            model,
+            shape,
+            state.importance(),
+            layers=layers,
+            merge_pruned_heads=merge,
+            moments=state.moments(),
+        )
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         loss = held_out_divergence(student, model, state.held_out())
         figures = {"shape": str(shape), "held_out_divergence": loss}

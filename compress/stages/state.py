@@ -27,11 +27,13 @@ from edgelm.compress.model import (
     load_tokenizer,
 )
 from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.pruning.prune import REFITTED
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import RunFolder, file_hashes
 from edgelm.compress.search.candidates import Candidate
+from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows per forward pass where nothing is trained
@@ -39,6 +41,7 @@ _REPORTED_ROWS = 64  # held-out rows behind the figures of a run
 _MOST_HELD_OUT = 512
 DATA_FILE = "tokens.npy"
 HELD_OUT_FILE = "held_out.npy"
+MOMENTS = "moments"
 Progress = Callable[[str], None]
 
 
@@ -148,6 +151,14 @@ class State:
     def importance(self) -> Importance:
         """The teacher's scores."""
         return Importance.load(self.importance_folder / "importance.safetensors")
+
+    def moments(self) -> Hessians | None:
+        """Second moments for `refit`, if they were collected."""
+        folder = self.importance_folder / MOMENTS
+        if not folder.is_dir():
+            return None
+        # As sums: least squares do not depend on their scale.
+        return Hessians(folder, self.teacher.spec, parts=REFITTED, tokens=1)
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
         """What a stage's result depends on: settings, starting point, teacher and data."""

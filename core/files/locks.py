@@ -7,6 +7,7 @@ the user's state folder. Some network file systems lock nothing, and callers are
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +65,11 @@ def exclusive_lock(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
 @contextmanager
 def _lock_file(folder: Path, waits: Callable[[], None]) -> Iterator[bool]:
     """The lock of a folder as a file elsewhere, so that the folder stays as it is."""
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError:
+    if sys.platform != "win32":  # a Python without fcntl
         yield False
         return
+    from filelock import FileLock, Timeout
+
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     locks = state_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)

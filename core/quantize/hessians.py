@@ -6,7 +6,7 @@ memory-mapped files: the system writes them to disk when memory is short.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
 
 
@@ -27,13 +28,21 @@ class Hessians:
         spec: the decoder. Its embedding has no Hessian: its inputs are tokens.
         tokens: number of tokens that complete files in the folder already cover. Incomplete ones,
             left by a killed process, are removed.
+        parts: of every layer, such as `mlp.down`; empty for all groups.
     """
 
-    def __init__(self, folder: Path, spec: DecoderSpec, *, tokens: int = 0) -> None:
+    def __init__(
+        self, folder: Path, spec: DecoderSpec, *, tokens: int = 0, parts: Collection[str] = ()
+    ) -> None:
         self.folder = folder
         shapes = tensor_shapes(spec)
-        first = {group: tensor_names(spec, group)[0] for group in groups(spec)}
+        first = {
+            group: tensor_names(spec, group)[0]
+            for group in groups(spec)
+            if not parts or group.endswith(tuple(f".{part}" for part in parts))
+        }
         first.pop(EMBEDDING, None)
+        self._last_norm = stored_name(spec.family, "model.norm")
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
         self._channels = {group: shapes[name][1] for group, name in first.items()}
         whole = all(self._is_whole(group) for group in first)
@@ -50,7 +59,7 @@ class Hessians:
         """
         hooks = [
             # The head is applied to the output of the last norm.
-            model.get_submodule("model.norm").register_forward_hook(
+            model.get_submodule(self._last_norm).register_forward_hook(
                 lambda _, __, output: self._add(HEAD, output)
             )
             if group == HEAD

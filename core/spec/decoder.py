@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgelm.spec.family import NormPlacement, QKNorm
-from edgelm.spec.mixers import Mixer, StateShape
+from edgelm.spec.mixers import GatedDelta, Mixer, StateShape
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -154,6 +154,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             if layer.mixer is not None
             for kind, shape in layer.mixer.states(self.hidden_size).items()
         )
+
+    @property
+    def has_gated_delta(self) -> bool:
+        """Whether some layers have the gated delta rule."""
+        return any(isinstance(layer.mixer, GatedDelta) for layer in self.layers)
 
     @property
     def is_hybrid(self) -> bool:

@@ -58,10 +58,9 @@ def disk_space(context: Context) -> Verdict | None:
 
 def _free_disk(context: Context) -> tuple[int, str]:
     """Free bytes on the disk of the current folder, and its mount point."""
-    try:
-        row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
-    except FileNotFoundError:  # Windows
+    if context.machine.system.startswith("Windows"):  # which has no df
         return shutil.disk_usage(".").free, "this disk"
+    row = context.probes.run(["df", "-Pk", "."]).strip().splitlines()[-1].split()
     return int(row[3]) * 1024, row[5]
 
 

@@ -51,6 +51,6 @@ def grown(seen: float, context: int) -> float:
 USED = CacheReads(used, windows=True)
 READS = {
     "ort": USED,
-    "standard": CacheReads(whole, windows=False),
-    "decomposed": CacheReads(whole, windows=False),
+    "standard": CacheReads(grown, windows=False),
+    "decomposed": CacheReads(grown, windows=False),
 }

@@ -26,9 +26,9 @@ class Entry(msgspec.Struct, frozen=True):
     coefficients: Coefficients
     engine: str = ""
     architecture: str = ""
-    chip: str = ""
     device: str = ""
     rows: int = 0
+    chip: str = ""
 
 
 def family(device: str) -> str:

@@ -121,7 +121,7 @@ def batch_parts(
 
 
 def overlapped(read: float, unpack: float) -> float:
-    """The time of two things that go on at once: the longer one, and a bit more where they tie."""
+    """The time of two things that happen at once: the longer one, and a bit more where they tie."""
     longer = max(read, unpack)
     if not longer:
         return 0.0

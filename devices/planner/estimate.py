@@ -179,7 +179,8 @@ def _notes(
     spec: DecoderSpec, profile: Profile, engine: Engine, kv: KvType, build: Build | None
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
-    if build and build.segments > 1 and not unsupported(profile):
+    fits = build and build.peak_bytes <= room_of(profile).available_bytes
+    if build and fits and build.segments > 1 and not unsupported(profile):
         notes.append(
             f"compiled whole, it would not fit: export it with --segments {build.segments}, or "
             "--segments auto"

@@ -17,7 +17,7 @@ from edgelm.quantize.precision import KV_BYTES
 from edgelm.spec.decoder import DecoderSpec
 
 # Closest to the source model first.
-_QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
+QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
@@ -28,7 +28,7 @@ def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         BadInput: a context beyond the model's, a value out of range, or a decoder whose shape the
             engine's kernels do not support.
     """
-    _check(request)
+    check_request(request)
     asked = estimate(spec, profile, request)
     if asked.works:
         return asked
@@ -46,7 +46,7 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
     then those that are too slow, fastest first; then those that run but cannot be compiled on the
     device, and those that do not fit, smallest first.
     """
-    _check(request)
+    check_request(request)
     engine = profile.engine(request.engine)
     precisions = engine.precisions if request.precision == "auto" else (request.precision,)
     plans = []
@@ -60,7 +60,7 @@ def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[P
 def _rank(plan: Plan) -> tuple[float, ...]:
     speed = -plan.tokens_per_second.value
     if plan.works:
-        return 0, _QUALITY.index(plan.precision), -KV_BYTES[plan.kv], speed
+        return 0, QUALITY.index(plan.precision), -KV_BYTES[plan.kv], speed
     if plan.fits and plan.builds:
         return 1, speed
     if plan.fits:
@@ -68,7 +68,8 @@ def _rank(plan: Plan) -> tuple[float, ...]:
     return 3, plan.total_bytes
 
 
-def _check(request: PlanRequest) -> None:
+def check_request(request: PlanRequest) -> None:
+    """Raise BadInput for a request that no model on any device could meet."""
     if request.prompt < 1 or request.batch < 1:
         raise BadInput(
             f"prompt {request.prompt} and batch {request.batch}: expected whole numbers above zero"

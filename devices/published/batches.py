@@ -22,6 +22,7 @@ PRIORS: dict[str, Prior] = {
     "batch_matrix": Prior(3.0, 0.7, engine=0.5, device=0.2, mixture=0.5),
     "batch_prompt": Prior(0.6, 0.5, engine=0.4, architecture=0.2, arithmetic=0.7, device=0.2),
 }
+_FOLDS = 5
 _MAX_SHARE = 0.98
 _ONE = Coefficients(1, 1, 1, 1, 0, batch_layer_us=1.0, batch_vector=1.0, batch_matrix=1.0)
 
@@ -66,12 +67,13 @@ def _observation(row: Row, fit: Fit) -> Observation:
 
 def leave_devices_out(rows: Sequence[Row], seen: Sequence[Observation]) -> list[Prediction]:
     """Predict every device's rows of several sequences by fits without any of its rows."""
-    found = []
-    for family in sorted({row.hardware.family for row in rows}):
+    found: list[Prediction] = []
+    families = sorted({row.hardware.family for row in rows})
+    for family in families if len(families) > 1 else ():
         single = Fit([item for item in seen if item.row.hardware.family != family])
         others = [row for row in rows if row.hardware.family != family]
         held = [row for row in rows if row.hardware.family == family]
-        found += _predicted(held, others, single)
+        found += predicted(held, others, single)
     return found
 
 
@@ -82,14 +84,15 @@ def leave_models_out(rows: Sequence[Row], seen: Sequence[Observation]) -> list[P
     for fold in range(_FOLDS):
         left = {name for index, name in enumerate(names) if index % _FOLDS == fold}
         held = [row for row in rows if row.model.name in left]
-        if held:
+        if held and len(held) < len(rows):
             single = Fit([item for item in seen if item.row.model.name not in left])
             others = [row for row in rows if row.model.name not in left]
-            found += _predicted(held, others, single)
+            found += predicted(held, others, single)
     return found
 
 
-def _predicted(held: Sequence[Row], others: Sequence[Row], single: Fit) -> list[Prediction]:
+def predicted(held: Sequence[Row], others: Sequence[Row], single: Fit) -> list[Prediction]:
+    """Predict `held` rows by a fit to `others`, beside a fit to rows of one sequence."""
     fit = fit_batches(others, single)
     return [Prediction(item, fit.predict_ms(item)) for item in batch_observations(held, single)]
 
@@ -97,6 +100,3 @@ def _predicted(held: Sequence[Row], others: Sequence[Row], single: Fit) -> list[
 def fit_batches(rows: Sequence[Row], single: Fit) -> Fit:
     """The factors of rows of several sequences beside a fit to rows of one."""
     return Fit(batch_observations(rows, single), PRIORS)
-
-
-_FOLDS = 5

@@ -74,7 +74,8 @@ def hardware_named(name: str, power_mode: str) -> Hardware | None:
     Names of profiles and spellings of them are tried before the table of other names.
     """
     lowered = name.strip().lower()
-    profile = canonical_name(lowered)
+    # An alias says which configuration we plan for; a row of a plain Orin Nano is not of a Super.
+    profile = canonical_name(lowered, with_aliases=False)
     if profile and profile != "cpu":
         return _of_profile(profile, power_mode)
     for device in _file().device:

@@ -145,7 +145,7 @@ def read_rows(path: Path) -> Table:
     return Table(
         tuple(one for one in rows if one.batch == 1),
         dict(sorted(left_out.items(), key=lambda item: -item[1])),
-        tuple(one for one in rows if one.batch > 1 and one.decode_tok_s),
+        tuple(one for one in rows if one.batch > 1),
     )
 
 
@@ -172,6 +172,7 @@ def _reads(row: Row) -> float:
 
 
 _AFTER: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("several sequences without a rate of decoding", lambda r: r.batch > 1 and not r.decode_tok_s),
     ("the model does not fit the device's memory: it ran in part on the CPU", _memory_short),
     (
         "less than 5% of the bandwidth (15% with llamafile above 300 GB/s): bound by its host",

@@ -52,12 +52,9 @@ def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
     known = Counter((row.engine, row.hardware.family) for row in (*fitted.rows, *fitted.batched))
     unseen_ranges, familiar_ranges = map(ranges, _left_out(seen, fitted))
     fit = Fit(seen)
-    several = batches.fit_batches(fitted.batched, fit)
     predictions = [Prediction(item, fit.predict_ms(item)) for item in held]
-    predictions += [
-        Prediction(item, several.predict_ms(item))
-        for item in batches.batch_observations(table.batched, fit)
-    ]
+    if fitted.batched:
+        predictions += batches.predicted(table.batched, fitted.batched, fit)
     parts = {
         "Devices that the fit knows with the same engine:": (True, familiar_ranges),
         "Other devices:": (False, unseen_ranges),
@@ -74,8 +71,11 @@ def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
 
 def fitted_on(seen: Sequence[Observation], table: Table) -> str:
     """What a table of coefficients says that it was fitted on."""
-    rows = f"{len(seen)} times of {len(table.rows)} published rows"
-    return f"{rows}, and {len(table.batched)} of several sequences"
+    return f"{len(seen)} times of {len(table.rows)} published rows{_several(table)}"
+
+
+def _several(table: Table) -> str:
+    return f", and {len(table.batched)} of several sequences" if table.batched else ""
 
 
 def _left_out(
@@ -111,6 +111,6 @@ def _read(path: Path) -> tuple[Table, list[Observation]]:
 
 
 def _used(path: Path, table: Table) -> str:
-    lines = [f"{path}: {len(table.rows)} rows used, and {len(table.batched)} of several sequences"]
+    lines = [f"{path}: {len(table.rows)} rows used{_several(table)}"]
     lines += [f"  {count:>4} left out: {reason}" for reason, count in table.left_out.items()]
     return "\n".join(lines)

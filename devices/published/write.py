@@ -86,7 +86,7 @@ def coefficient_table(
         for item in seen
         if (hardware := item.row.hardware)
     )
-    chips = dict.fromkeys(key[:3] for key in sorted(devices))
+    chips = dict.fromkeys(key[:3] for key in sorted(devices) if key[2])
     pairs = dict.fromkeys(key[:2] for key in sorted(devices))
     engines = dict.fromkeys(engine for engine, _ in pairs)
     architectures = dict.fromkeys(architecture for _, architecture in sorted(pairs, key=str))

@@ -4,7 +4,7 @@
 building a graph needs memory for one tensor at a time, whatever the size of the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,41 @@ class Graph:
         values = self.op("If", condition, outputs=count, name=name, **attributes)
         return values if isinstance(values, tuple) else (values,)
 
-    def _body(self, build: Callable[[], tuple[ir.Value, ...]], name: str) -> ir.Graph:
+    def scan(
+        self,
+        state: ir.Value,
+        rows: Sequence[ir.Value],
+        step: Callable[..., tuple[ir.Value, ir.Value]],
+        *,
+        name: str,
+    ) -> tuple[ir.Value, ir.Value]:
+        """A `Scan` node over the first axis of `rows`, all fp32.
+
+        `step(state, *row)` returns the next state and an output, and reads nothing else.
+
+        Returns:
+            The last state, and the outputs stacked along a new first axis.
+        """
+        names = ["state", *(f"row.{number}" for number in range(len(rows)))]
+        formal = [
+            ir.Value(name=f"{name}.{one}", type=ir.TensorType(ir.DataType.FLOAT)) for one in names
+        ]
+        body = self._body(lambda: step(*formal), name, formal)
+        attributes: dict[str, Any] = {"body": body, "num_scan_inputs": len(rows)}
+        last, stacked = self.op("Scan", state, *rows, outputs=2, name=name, **attributes)
+        return last, stacked
+
+    def _body(
+        self,
+        build: Callable[[], tuple[ir.Value, ...]],
+        name: str,
+        inputs: Sequence[ir.Value] = (),
+    ) -> ir.Graph:
         outer, self._nodes = self._nodes, []
         self._scope.append(name)
         try:
             outputs = build()
-            return ir.Graph([], outputs, nodes=self._nodes, name=name)
+            return ir.Graph(inputs, outputs, nodes=self._nodes, name=name)
         finally:
             self._nodes = outer
             self._scope.pop()

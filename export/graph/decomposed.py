@@ -15,8 +15,11 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.plain_attention import by_key_head, by_query_head, masked_softmax, scores
+from edgelm.export.graph.plain_gated_delta import PlainGatedDelta
 from edgelm.export.graph.qdq import QdqDialect
+from edgelm.export.quantize.weights import DeltaWeights
 from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
 
@@ -119,6 +122,11 @@ class DecomposedDialect(QdqDialect):
             cos, sin = (self.graph.op("Gather", table, self.positions, axis=0) for table in tables)
             self._angles[key] = cos, sin
         return self._angles[key]
+
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        return PlainGatedDelta(self, index, mixer).write(inputs, weights)
 
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         number, op = self.number, self.graph.op

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import Activations, write_floats
+from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.quantize.weights import DeltaWeights
 from edgelm.spec.mixers import GatedDelta
@@ -45,8 +45,8 @@ class FusedGatedDelta:
         decay, beta = self.graph.op(
             "LinearAttentionGate",
             a,
-            self._floats("dt_bias", weights.dt_bias),
-            self._floats("decay_scale", weights.decay_scale),
+            self._floats("dt_bias", weights.dt_bias, "fp32"),  # the op has no other type
+            self._floats("decay_scale", weights.decay_scale, "fp32"),
             b,
             domain=_MICROSOFT,
             outputs=2,
@@ -102,7 +102,7 @@ class FusedGatedDelta:
     def _l2_normed(self, x: Value) -> Value:
         """X / sqrt(sum(x^2) + epsilon) per head: an RMS norm whose weight is 1 / sqrt(key_dim)."""
         width = self.mixer.key_dim
-        weight = np.full(width, width**-0.5, dtype=np.float32)
+        weight = np.full(width, width**-0.5, dtype=DTYPES[self.activations].numpy())
         normed = self.graph.op(
             "SimplifiedLayerNormalization",
             self._heads(x, width),
@@ -124,7 +124,8 @@ class FusedGatedDelta:
         shape = np.array([0, 0, -1], dtype=np.int64)
         return self.graph.op("Reshape", x, self.graph.constant("shape.flat", shape))  # type: ignore[no-any-return]
 
-    def _floats(self, name: str, tensor: torch.Tensor) -> Value:
-        return write_floats(
-            self.graph, f"layers.{self.index}.linear_attn.{name}", tensor, self.activations
-        )
+    def _floats(
+        self, name: str, tensor: torch.Tensor, activations: Activations | None = None
+    ) -> Value:
+        stored = f"layers.{self.index}.linear_attn.{name}"
+        return write_floats(self.graph, stored, tensor, activations or self.activations)

@@ -13,7 +13,6 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
-from edgelm.errors import BadInput
 from edgelm.export.graph import activations
 from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.builder import Graph
@@ -217,10 +216,7 @@ class QdqDialect:
     def gated_delta(
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
-        raise BadInput(
-            f"the {self.name} dialect has no gated delta rule yet; ONNX Runtime's has "
-            "(--target cpu)"
-        )
+        raise NotImplementedError
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None

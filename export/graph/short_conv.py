@@ -50,10 +50,32 @@ def fused_short_conv(
 def plain_short_conv(
     graph: Graph, cache: KvCacheIO, gates: Value, weights: ConvWeights, activations: Activations
 ) -> Value:
-    """As a sum of K shifted products: no transposes, and engines fuse it into one pass."""
-    op, name = graph.op, f"layers.{weights.layer}.conv"
+    """In primitive ops."""
+    name = f"layers.{weights.layer}.conv"
     before, after, x = _parts(graph, gates, weights.kernel)
-    rows = op("Concat", cache.past_state(weights.layer), op("Mul", before, x), axis=1)
+    products = graph.op("Mul", before, x)
+    total = causal_conv(graph, cache, products, weights, activations, name=name)
+    if weights.bias is not None:
+        bias = write_floats(graph, f"{name}.bias", weights.bias.reshape(1, 1, -1), activations)
+        total = graph.op("Add", total, bias)
+    return graph.op("Mul", after, total)  # type: ignore[no-any-return]
+
+
+def causal_conv(
+    graph: Graph,
+    cache: KvCacheIO,
+    x: Value,
+    weights: ConvWeights,
+    activations: Activations,
+    *,
+    name: str,
+) -> Value:
+    """The convolution of [1, T, H] as a sum of K shifted products.
+
+    There are no transposes, and engines fuse it into one pass.
+    """
+    op = graph.op
+    rows = op("Concat", cache.past_state(weights.layer), x, axis=1)
     taps = weights.kernel.shape[2]
     end = np.iinfo(np.int64).max
     cache.present_state(weights.layer, _rows(graph, rows, 1 - taps, end))
@@ -64,10 +86,8 @@ def plain_short_conv(
         shifted = _rows(graph, rows, tap, tap + 1 - taps if tap + 1 < taps else end)
         term = op("Mul", shifted, factor)
         total = term if total is None else op("Add", total, term)
-    if weights.bias is not None:
-        bias = write_floats(graph, f"{name}.bias", weights.bias.reshape(1, 1, -1), activations)
-        total = op("Add", total, bias)
-    return op("Mul", after, total)  # type: ignore[no-any-return]
+    assert total is not None
+    return total
 
 
 def _parts(graph: Graph, gates: Value, kernel: torch.Tensor) -> tuple[Value, Value, Value]:

@@ -14,8 +14,11 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.plain_attention import by_key_head, by_query_head, masked_softmax, scores
+from edgelm.export.graph.plain_gated_delta import PlainGatedDelta
 from edgelm.export.graph.qdq import QdqDialect
+from edgelm.export.quantize.weights import DeltaWeights
 from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
 
@@ -80,6 +83,11 @@ class StandardDialect(QdqDialect):
             for name, number in (("start", 0), ("axis", 2))
         )
         return self.graph.op("Slice", rows, start, self.cache_rows(), axis)  # type: ignore[no-any-return]
+
+    def gated_delta(
+        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
+    ) -> Value:
+        return PlainGatedDelta(self, index, mixer).write(inputs, weights)
 
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.tensor_names import stored_name
 
 Progress = Callable[[int, int], None]
 _BATCH = 8  # runs that pass a layer together
@@ -117,11 +118,8 @@ class _PerturbedRuns:
 
     def divergences(self, clean: torch.Tensor, tokens: torch.Tensor) -> dict[str, float]:
         """KL of every run's final state, and of the two ends of the model."""
-        spec, norm, head = (
-            self.reference.spec,
-            self.reference.model.model.norm,
-            self.reference.head(),
-        )
+        spec, head = self.reference.spec, self.reference.head()
+        norm = self.reference.model.get_submodule(stored_name(spec.family, "model.norm"))
         source = _Source(self.reference.logits(clean.flatten(0, 1), head))
 
         def kl(hidden: torch.Tensor, matrix: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgelm.bundle import StateTensor
 
 Arrays = list[npt.NDArray[Any]]
-_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+STATE_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 _MAX_BYTES = 64 << 20  # of snapshots; at least _MIN_COUNT are kept
 _MIN_COUNT = 8
 _DECODED = 64  # tokens between two snapshots while decoding
@@ -37,7 +37,8 @@ class HostState:
 
     def __init__(self, tensors: tuple[StateTensor, ...]) -> None:
         self.past, self.present = (
-            [np.zeros((1, *one.shape), _DTYPES[one.dtype]) for one in tensors] for _ in range(2)
+            [np.zeros((1, *one.shape), STATE_DTYPES[one.dtype]) for one in tensors]
+            for _ in range(2)
         )
 
     @property

@@ -48,6 +48,8 @@ _OPTIONAL += ("cuda", "tensorrt", "tensorrt_rtx")
 
 def pretend(system: str) -> None:
     """Take away what the system lacks, after other packages have chosen their implementation."""
+    import fcntl
+
     for name in _PACKAGES:
         importlib.import_module(name)
     if system == "win32":
@@ -57,12 +59,18 @@ def pretend(system: str) -> None:
     for name in _ABSENT_FUNCTIONS[system]:
         if hasattr(os, name):
             delattr(os, name)
-    open_file, kill = os.open, os.kill
+    open_file, kill, sync_file = os.open, os.kill, os.fsync
 
-    def open_no_folder(path: str, *arguments: int, **named: int) -> int:
-        if os.path.isdir(path):
+    def open_as_windows(path: str, flags: int, *arguments: int, **named: int) -> int:
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        if os.path.isdir(path) or (writes and _is_read_only(path)):
             raise PermissionError(13, "Permission denied", str(path))
-        return open_file(path, *arguments, **named)
+        return open_file(path, flags, *arguments, **named)
+
+    def fsync_as_windows(handle: int) -> None:
+        if not fcntl.fcntl(handle, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(9, "Bad file descriptor")
+        sync_file(handle)
 
     def signal_or_end(process: int, number: int) -> None:
         if number == 0:
@@ -72,16 +80,21 @@ def pretend(system: str) -> None:
     unlink = os.unlink
 
     def unlink_writable(path: str, **named: int) -> None:
-        if not os.path.islink(path) and not os.stat(path).st_mode & 0o200:
+        if _is_read_only(path):
             raise PermissionError(13, "Permission denied", str(path))
         unlink(path, **named)
 
     if system == "win32":
-        os.open, os.kill = open_no_folder, signal_or_end  # type: ignore[assignment]
+        os.open, os.kill = open_as_windows, signal_or_end  # type: ignore[assignment]
+        os.fsync = fsync_as_windows  # type: ignore[assignment]
         os.unlink = unlink_writable  # type: ignore[assignment]
         # Removing a tree opens its folders on this system.
         shutil._use_fd_functions = False  # type: ignore[attr-defined]
     sys.platform = system
+
+
+def _is_read_only(path: str) -> bool:
+    return os.path.isfile(path) and not os.stat(path).st_mode & 0o200
 
 
 def _msvcrt() -> ModuleType:

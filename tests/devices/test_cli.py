@@ -139,13 +139,14 @@ def test_plan_that_works(run: Run, model: Path) -> None:
 
 
 def test_plan_that_does_not_fit_says_what_would(run: Run, model: Path) -> None:
-    code, out, _ = run("plan", model, "--target", "jetson-orin-nano", "--max-memory", "6GB")
+    code, out, _ = run("plan", model, "--target", "rtx-4060-laptop", "--max-memory", "6GB")
     assert code == 1
     assert "verdict         does not fit" in out
     assert re.search(r"^missing         \d+(\.\d+)? [MG]B of memory$", out, re.MULTILINE)
     assert "try             --context " in out
     assert "Pruned versions that would meet the request:" in out
-    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["depth", "depth", "feed-forward"]
+    axes = sorted(line.split()[0] for line in out.splitlines()[-3:])
+    assert axes == ["depth", "depth", "feed-forward"]
 
 
 def test_plan_of_what_nothing_helps(run: Run, model: Path) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.profile import Figure
-from edgelm.devices.profile_text import describe
+from edgelm.devices.profile_text import describe, device_table
 from tests.devices.planner.test_plan import TOASTER
 from tests.devices.test_profile import DELIVERED
 
@@ -38,6 +38,14 @@ def test_every_line_of_a_small_one() -> None:
     text = describe(toaster)
     assert text.startswith(GOLDEN)
     assert text.endswith("\n\nHot.\n\nSources:\n  [hand] made up")
+
+
+def test_the_table_lists_few_aliases() -> None:
+    thor = DELIVERED["jetson-thor-t5000"]
+    _, line = device_table([thor]).splitlines()
+    more = len(thor.aliases) - 3
+    assert line.endswith(f"jetson-thor, jetson-agx-thor, agx-thor, +{more}")
+    assert all(alias in describe(thor) for alias in thor.aliases)
 
 
 def test_a_device_with_two_engines() -> None:

@@ -12,6 +12,7 @@ from edgelm.devices.profile import Profile, load_profile
 from edgelm.devices.this_machine import (
     engine_of_machine,
     fit_memory,
+    fit_power_mode,
     target_profile,
     tensorrt_version,
 )
@@ -84,6 +85,35 @@ def test_module_of_another_size(tmp_path: Path) -> None:
     assert profile.name == "jetson-xavier-nx"
     assert profile.memory.bytes
     assert profile.memory.bytes.value == 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("recording", "mode"),
+    [
+        ("agx-orin-64gb-l4t-36.4.2", "MODE_30W"),
+        ("orin-nano-super-l4t-36.4.7", "25W"),
+        ("xavier-nx-cti-photon-l4t-32.6.1", "MODE_15W_6CORE"),
+        ("container-orin-nx-empty-release", "MAXN_SUPER"),  # not known: the fastest
+        ("rtx-a2000-8gb-laptop", "35W"),  # its limit is 40 W
+        ("rtx-3080-laptop-16gb", "default"),
+        ("dgx-spark-real", "default"),
+    ],
+)
+def test_power_mode_is_the_machines(recording: str, mode: str, tmp_path: Path) -> None:
+    machine = machine_of(recording, tmp_path)
+    assert machine.profile
+    assert fit_power_mode(load_profile(machine.profile), machine).power_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("watts", "mode"),
+    [(35, "35W"), (60, "35W"), (80, "default"), (140, "default"), (None, "default")],
+)
+def test_power_mode_by_the_limit_in_force(watts: float | None, mode: str, tmp_path: Path) -> None:
+    laptop = machine_of("rtx-4060-laptop", tmp_path)
+    gpus = (msgspec.structs.replace(laptop.gpus[0], power_limit_w=watts),)
+    machine = msgspec.structs.replace(laptop, gpus=gpus)
+    assert fit_power_mode(load_profile("rtx-4060-laptop"), machine).power_mode == mode
 
 
 def test_plain_pc(tmp_path: Path) -> None:

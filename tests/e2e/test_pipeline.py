@@ -47,7 +47,7 @@ def test_export_run_bench(folder: Path) -> None:
 
     said = command(folder, "edge-run", "bundle", "Why is the sky blue?", "-n", "12")
     with edgelm.load(folder / "bundle") as lm:
-        done = lm.generate([{"role": "user", "content": "Why is the sky blue?"}], max_tokens=12)
+        done = lm.chat().send("Why is the sky blue?", max_tokens=12).read()
     assert said == done.text + "\n"
 
     table = command(folder, "edge-bench", "bundle", *SHORT, "--source", "tiny", "--out", "report")

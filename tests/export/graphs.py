@@ -15,7 +15,6 @@ from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPr
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.ort import OrtEngine
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import GatedDelta
 
 DialectName = Literal["ort", "standard", "decomposed"]
 CONTEXT = 64
@@ -51,11 +50,6 @@ def build_session(
     folder.mkdir(exist_ok=True)
     written = write_graph(folder, quantizer, precision, form)
     return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
-
-
-def holds_gated_delta(spec: DecoderSpec) -> bool:
-    """Whether a decoder has layers that only ONNX Runtime's dialect can write."""
-    return any(isinstance(layer.mixer, GatedDelta) for layer in spec.layers)
 
 
 def cpu_session(

@@ -1,6 +1,6 @@
 """A GPU, or the reason why there is none; models to run on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import MissingPackage
+from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
 from tests.conftest import TinyFactory
 from tests.smollm2 import smollm2_path
@@ -49,3 +50,11 @@ def source(calm: TinyFactory) -> Source:
         return open_checkpoint(path), np.array(tokenizer(_TEXT).input_ids[:60], dtype=np.int64)
 
     return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_cache() -> Iterator[None]:
+    """Caches grow from 4 rows on, so that each test sees several sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth, "MIN_ROWS", 4)
+        yield

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgelm.bundle import CompiledEngine, Limits, Manifest, graph_sha256
+from edgelm.bundle import CompiledEngine, EngineFile, Limits, Manifest, graph_sha256
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.tensorrt_versions import RTX
 from edgelm.export.graph import write as writer
@@ -48,13 +48,14 @@ def write_graph(
     context: int,
     kv: KvType | None = None,
     scaling: KvScaling | None = None,
+    segments: int = 1,
 ) -> Bundle:
     """Write a graph; its cache has the type of the activations where none is given."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights(checkpoint, scaling)
     quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     each = dict.fromkeys(weights.groups(), precision)
-    form = writer.GraphFormat(dialect, kv or activations, activations, context)
+    form = writer.GraphFormat(dialect, kv or activations, activations, context, segments=segments)
     written = writer.write_graph(folder, quantizer, each, form)
     limits = Limits(context, CHUNK)
     return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))
@@ -73,34 +74,38 @@ def compute_in_fp32(bundle: Bundle) -> Bundle:
 
 
 def compile_here(bundle: Bundle, family: str, gpu: Gpu, *, profiles: int) -> CompiledEngine:
-    """Compile the graph for this machine's GPU."""
+    """Compile the graph, or each of its segments, for this machine's GPU."""
     folder, manifest = bundle
-    compute_capabilities = (gpu.sm,)
-    built = compile_engine(
-        Job(
-            folder / manifest.graph.file,
-            manifest.graph,
-            family,
-            CHUNK,
-            manifest.limits.context,
-            compute_capabilities=compute_capabilities if family == RTX else (),
-            profiles=profiles,
-        ),
-        lambda text: None,
-    )
-    name = f"{family}-{profiles}.engine"
-    (folder / name).write_bytes(built.content)
-    trust(file_sha256(folder / name))
+    files, version = list[EngineFile](), ""
+    for number, part in enumerate(manifest.graph.parts):
+        built = compile_engine(
+            Job(
+                folder / part.file,
+                manifest.graph,
+                family,
+                CHUNK,
+                manifest.limits.context,
+                compute_capabilities=(gpu.sm,) if family == RTX else (),
+                profiles=profiles,
+                part=part,
+            ),
+            lambda text: None,
+        )
+        name, version = f"{family}-{profiles}-{number}.engine", built.version
+        (folder / name).write_bytes(built.content)
+        trust(file_sha256(folder / name))
+        files.append(EngineFile(name, f"{name}.cache" if family == RTX else ""))
     return CompiledEngine(
-        file=name,
+        file=files[0].file,
         name=family,
-        version=built.version,
-        compute_capabilities=compute_capabilities,
+        version=version,
+        compute_capabilities=(gpu.sm,),
         graph_sha256=graph_sha256(folder, manifest.graph),
         profiles=profiles,
-        build_seconds=built.seconds,
+        build_seconds=0.0,
         machine="a test",
-        runtime_cache=f"{name}.cache" if family == RTX else "",
+        runtime_cache=files[0].runtime_cache,
+        later_segments=tuple(files[1:]),
     )
 
 

@@ -17,7 +17,7 @@ from edgelm.quantize.precision import Fp16, Int4, WeightPrecision
 from edgelm.runtime.engines.cuda import Gpu, free_memory
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Session
-from edgelm.runtime.engines.tensorrt import trt_engine
+from edgelm.runtime.engines.tensorrt.execution_slot import ExecutionSlot
 from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine
 from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine
 from tests.export.graphs import CHUNK, DialectName, cpu_session
@@ -42,6 +42,7 @@ class Case(NamedTuple):
     dialect: DialectName = "standard"
     precision: str = "fp16"
     profiles: int = 1
+    segments: int = 1
 
 
 CASES = [
@@ -54,10 +55,13 @@ CASES = [
     Case(SMOLLM2),
     Case(SMOLLM2, precision="int4"),
     Case(SMOLLM2, dialect="decomposed"),
+    Case(SMOLLM2, precision="int4", segments=4),
+    Case("gemma2", dialect="decomposed", segments=64),
     Case("qwen3", TENSORRT, profiles=2),
     Case("qwen3", TENSORRT, "decomposed", profiles=2),
     Case(SMOLLM2, TENSORRT, profiles=2),
     Case(SMOLLM2, TENSORRT, "decomposed", profiles=2),
+    Case(SMOLLM2, TENSORRT, profiles=2, segments=4),
 ]
 
 
@@ -102,6 +106,7 @@ def compiled(
                 precision=_PRECISIONS[case.precision],
                 activations=activations,
                 context=CONTEXT,
+                segments=case.segments if name == "gpu" else 1,
             )
 
         bundle = write("gpu", "fp16")
@@ -169,7 +174,7 @@ def test_a_cuda_graph_changes_nothing(case: Compiled, monkeypatch: pytest.Monkey
             return steps(session, case.tokens[10:40])
 
     replayed = decode()
-    monkeypatch.setattr(trt_engine, "_capturable", lambda context, stream: False)
+    monkeypatch.setattr(ExecutionSlot, "can_be_recorded", lambda self, stream: False)
     # TensorRT-RTX replays graphs of its own making, if it is told to.
     plainly = LoadedEngine._runtime_config
     monkeypatch.setattr(

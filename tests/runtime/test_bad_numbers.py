@@ -135,8 +135,9 @@ def test_numbers_and_events_of_other_kinds_are_taken(lm: LanguageModel) -> None:
 def test_prompts_that_are_not_text(lm: LanguageModel, prompt: Any) -> None:
     with pytest.raises(BadInput, match=r"expected a text|surrogate"):
         lm.generate(prompt)
+    messages: Any = [{"role": "user", "content": prompt}]
     with pytest.raises(BadInput):
-        lm.generate([{"role": "user", "content": prompt}])
+        lm.generate(messages)
     with pytest.raises(BadInput):
         lm.chat().send(prompt)
 

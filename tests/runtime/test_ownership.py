@@ -11,6 +11,7 @@ import pytest
 import edgelm
 from edgelm.errors import BadInput, Busy
 from edgelm.runtime import LanguageModel
+from edgelm.runtime.engines.session import Logits
 
 PROMPTS = ["The miller", "Why is the sky", "Garnets up to", "wheel"]
 COUNT = 12
@@ -116,7 +117,7 @@ def run_together(bodies: list[object]) -> None:
 
 
 def test_a_model_is_not_asked_from_within_its_own_step(lm: LanguageModel) -> None:
-    def ask_again(_: object, logits: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def ask_again(_: object, logits: Logits) -> Logits:
         lm.generate("a", max_tokens=1)
         return logits
 

@@ -3,7 +3,7 @@
 There is a context for each part of the graph: one, or one for each segment, which run in a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +114,11 @@ class ExecutionSlot:
             name = graph.inputs["cache_positions"].name
             self._bind(name, positions)
             self._set_shape(name, (rows,))
+
+    def bind_all(self, addresses: Mapping[str, int]) -> None:
+        """Bind tensors of fixed shapes to addresses that stay."""
+        for name, address in addresses.items():
+            self._bind(name, address)
 
     def set_shape(self, inputs: StepInputs) -> None:
         """Announce how many tokens come, and of how many logits are computed."""

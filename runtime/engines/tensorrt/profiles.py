@@ -47,7 +47,8 @@ def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
     for layer in cache.layers:
         for name in (layer.past_key, layer.past_value):
             shapes[name] = (1, cache.num_key_value_heads, rows, cache.head_dim)
-    shapes |= {state.past: state.shape for state in cache.states}
+    for state in cache.states:
+        shapes[state.past] = (1, *state.shape)
     return {name: shapes[name] for name in part.inputs}
 
 

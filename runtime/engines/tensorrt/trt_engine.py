@@ -28,6 +28,7 @@ from edgelm.runtime.engines.tensorrt.execution_slot import (
     GpuCache,
     PartContext,
 )
+from edgelm.runtime.engines.tensorrt.gpu_state import GpuState
 from edgelm.runtime.engines.tensorrt.loaded_engine import LoadedEngine, check_gpu, load_library
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,6 @@ class TrtEngine:
         check_gpu(compiled, find_gpu())
         self.capacity = capacity
         self.vocab_size = vocab_size(graph)
-        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._stream = Stream()
         self._engines = [
             LoadedEngine(folder, compiled, part, module, self._stream) for part in compiled.parts
@@ -81,11 +81,16 @@ class TrtEngine:
         self._rows = first_rows(graph, capacity)
         self._cache = self._new_cache(graph, self._rows if self._open_capacity else capacity)
         self._positions = _positions(capacity, self._stream)
+        states = graph.cache.states
+        self._state = GpuState(states, self._stream) if states else None
+        self.recurrent: RecurrentState | None = self._state
         self._prefill_slot, self._decode_slot = (
             ExecutionSlot(graph, parts, rows, self.vocab_size)
             for parts, rows in zip(_contexts(graph, self._engines), (self.chunk, 1), strict=True)
         )
         self._use_cache()
+        for slot in (self._prefill_slot, self._decode_slot):
+            slot.bind_all(self._state.addresses if self._state else {})
         self._decode_inputs = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
         self._decode_slot.set_shape(self._decode_inputs)
         self._row_memory = HostMemory(4 * self.vocab_size)
@@ -97,7 +102,7 @@ class TrtEngine:
     @property
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
-        return self._cache.memory.size
+        return self._cache.memory.size + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
@@ -111,7 +116,7 @@ class TrtEngine:
         inputs = step_inputs(tokens, past, logits)
         slot.set_shape(inputs)
         slot.fill(inputs)
-        slot.enqueue(self._stream)
+        self._enqueue(slot)
         self._append(slot, past, len(tokens))
         rows = np.empty((logits, self.vocab_size), dtype=np.float32)
         if logits:
@@ -161,6 +166,8 @@ class TrtEngine:
         self._workspace.free()
         self._cache.memory.free()
         self._positions.free()
+        if self._state:
+            self._state.free()
         self._stream.close()
 
     def _reserve(self, past: int, tokens: int) -> None:
@@ -210,9 +217,14 @@ class TrtEngine:
 
     def _enqueue_decode(self) -> None:
         """Queue a decoding step, from the inputs in pinned memory to the logits there."""
-        self._decode_slot.enqueue(self._stream)
+        self._enqueue(self._decode_slot)
         size = self._row_memory.size
         self._stream.to_host(self._row_memory.address, self._decode_slot.logits.address, size)
+
+    def _enqueue(self, slot: ExecutionSlot) -> None:
+        slot.enqueue(self._stream)
+        if self._state:
+            self._state.advance()
 
     def _capture(self) -> None:
         """Record a decoding step, once, after it ran: TensorRT sets itself up in the first run."""

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from edgelm.compress.distillation import head_loss as module
-from edgelm.compress.distillation.head_loss import LiveTeacher, Objective, Target, head_loss
+from edgelm.compress.distillation.head_loss import LiveTeacher, Target, head_loss
 from edgelm.compress.distillation.losses import DIVERGENCES, Sampled, TopK, cross_entropy
+from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.head import Head
 from tests.compress.distillation.test_losses import PLAIN
 

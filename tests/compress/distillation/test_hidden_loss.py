@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.distillation.hidden_loss import (
-    EMBEDDING,
-    HiddenLoss,
-    States,
-    check_map,
-    default_map,
-    record_states,
-)
+from edgelm.compress.distillation.hidden_loss import HiddenLoss, States, record_states
+from edgelm.compress.distillation.layer_map import EMBEDDING, check_map, default_map
 from edgelm.compress.distillation.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput

@@ -12,13 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgelm.compress.model import spec_of
-from edgelm.compress.pruning.importance import (
-    Aggregation,
-    Importance,
-    Reduction,
-    reduce_sequence,
-    score,
-)
+from edgelm.compress.pruning.aggregation import Aggregation, Reduction
+from edgelm.compress.pruning.importance import Importance, reduce_sequence, score
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import canonical_name
 from tests.conftest import TinyFactory

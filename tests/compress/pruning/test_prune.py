@@ -1,6 +1,7 @@
 """Pruning against the teacher with the cut parts masked, on every family."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,14 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
     assert open_checkpoint(tmp_path).config["head_dim"] == spec_of(teacher).head_dim
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_a_layer_with_attention_stays() -> None:
+    teacher = tiny_model("qwen3.5")  # attention in layers 1 and 3
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_hidden_layers=2)
+    influence = torch.tensor([0.9, 0.1, 0.8, 0.2])
+    importance = dataclasses.replace(random_importance(teacher), layers=influence)
+    assert select_indices(spec_of(teacher), shape, importance).layers == (0, 3)
 
 
 def test_the_width_of_convolutions_stays() -> None:

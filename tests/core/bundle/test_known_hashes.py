@@ -10,6 +10,7 @@ import pytest
 from edgelm.bundle import files, known_hashes
 from edgelm.bundle.known_hashes import KnownHashes
 from edgelm.bundle.paths import FileState, file_state
+from edgelm.files.hashing import stream_sha256
 
 SHA256 = "0" * 64
 
@@ -18,7 +19,6 @@ SHA256 = "0" * 64
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read to the end."""
     names: list[str] = []
-    stream_sha256 = files.stream_sha256
 
     def noted(file: Any) -> str:
         names.append(Path(file.name).name if isinstance(file.name, str) else "data")

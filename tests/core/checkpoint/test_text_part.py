@@ -56,6 +56,22 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         VISION | {"head_dim": 8},
         {"image_token_index": 120},
     ),
+    "qwen3_5": (
+        TEXT
+        | {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "layer_types": None,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 8,
+            "rope_parameters": ROPE | {"mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        },
+        {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2}
+        | {"patch_size": 4, "out_hidden_size": 64},
+        {"image_token_id": 120, "video_token_id": 121, "vision_start_token_id": 122},
+    ),
     "qwen3_vl": (
         TEXT | {"rope_parameters": ROPE | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}},
         {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2}
@@ -66,6 +82,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 TOWERS = {
     "gemma3": {"vision_tower", "multi_modal_projector"},
     "mistral3": {"vision_tower", "multi_modal_projector"},
+    "qwen3_5": {"visual"},
     "qwen3_vl": {"visual"},
 }
 
@@ -120,6 +137,14 @@ def _renamed(name: str, layout: str) -> str:
     if name.endswith("lm_head.weight"):
         return "lm_head.weight" if layout.startswith("model.") else "language_model.lm_head.weight"
     return name
+
+
+def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) -> None:
+    kind, folder, _ = multimodal
+    tensors = load_file(folder / "model.safetensors") | {"mtp.fc.weight": torch.ones(2, 2)}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert set(open_checkpoint(tmp_path).left_out) == TOWERS[kind] | {"mtp"}
 
 
 def test_llama_4_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -116,7 +116,13 @@ def test_disk_space_for_a_large_bundle(tmp_path: Path) -> None:
     assert verdict.what == "8.19 GB are free on /, expected 10.00 GB"
 
 
-def test_disk_where_there_is_no_df(tmp_path: Path) -> None:
-    verdict = disk_space(context(PLAIN, tmp_path))  # as on Windows
+def test_disk_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="df: not there"):
+        disk_space(context(PLAIN, tmp_path))
+
+
+def test_disk_on_windows(tmp_path: Path) -> None:
+    windows = msgspec.structs.replace(PLAIN, system="Windows 11 AMD64")
+    verdict = disk_space(context(windows, tmp_path))
     assert verdict
     assert "on this disk" in verdict.what

@@ -112,6 +112,29 @@ def test_budget_is_not_more_than_the_machine_has(name: str, tmp_path: Path) -> N
         assert profile.budget_bytes <= machine.memory_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "check", "severity", "words"),
+    [
+        ("orin-nano-super-l4t-36.4.7", "jetson.nvmap", "error", "36.4.7 cannot allocate"),
+        ("seeed-j401-orin-nx-16gb-40w", "jetson.power-mode", "ok", "sudo nvpmodel -m 0"),
+        ("agx-orin-64gb-cti-l4t-36.5.2", "jetson.jetpack", "ok", "JetPack 6.2.3 includes"),
+        ("orin-nano-8gb-module-l4t-35.3.1", "jetson.jetpack", "warning", "TensorRT 8.5"),
+        ("jetson-nano-p3448", "jetson.jetpack", "warning", "does not run on the GPU"),
+        ("xavier-nx-cti-photon-l4t-32.6.1", "jetson.jetpack", "warning", "does not run on the GPU"),
+        ("container-orin-nx-empty-release", "jetson.jetpack", "ok", "--engine tensorrt-10.3"),
+        ("h100-mig-container", "gpu.memory", "unknown", "how much memory"),
+        ("desktop-rtx-2060-and-5090", "gpu.power-limit", "warning", "is 400 W, it may have 575"),
+        ("rtx-a2000-8gb-laptop", "gpu.power-limit", "unknown", "whether 40 W is all"),
+        ("laptop-nvidia-driver-missing", "gpu.readable", "warning", "Driver Not Loaded"),
+    ],
+)
+def test_doctor(name: str, check: str, severity: str, words: str, tmp_path: Path) -> None:
+    probes = recorded(name, tmp_path)
+    (result,) = [one for one in examine(detect(probes), probes) if one.check == check]
+    assert result.severity == severity
+    assert words in result.what
+
+
 @each
 def test_no_question_is_left_without_advice(name: str, tmp_path: Path) -> None:
     probes = recorded(name, tmp_path)

@@ -28,9 +28,19 @@ def test_versions_of_an_engine_have_its_factor() -> None:
     assert not compiles("onnxruntime-cuda")
 
 
-def test_other_segments_stay_mapped() -> None:
+def test_segments_take_as_much_as_the_largest_of_them() -> None:
     peak = build_peak("tensorrt-rtx", [400_000_000, 300_000_000, 300_000_000])
-    assert peak == int(RTX.fixed_bytes + RTX.copies * 400_000_000) + 600_000_000
+    assert peak == build_peak("tensorrt-rtx", [400_000_000])
+
+
+@pytest.mark.parametrize(
+    ("largest", "measured"), [(57, 617), (129, 926), (788, 2_966), (1_050, 3_382)]
+)
+def test_the_factors_of_tensorrt_rtx_are_near_what_was_measured(
+    largest: int, measured: int
+) -> None:
+    peak = build_peak("tensorrt-rtx", [largest * 1_000_000]) / 1e6
+    assert peak == pytest.approx(measured, rel=0.12)
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -58,5 +68,7 @@ def test_the_fewest_segments_that_fit() -> None:
     assert segments_needed("tensorrt-rtx", parts, halves - 1) == 3
 
 
-def test_no_number_of_segments_helps_where_the_weights_alone_do_not_fit() -> None:
-    assert segments_needed("tensorrt", (10**9,) * 20, 19 * 10**9) is None
+def test_no_number_of_segments_helps_where_one_part_alone_is_too_much() -> None:
+    largest = build_peak("tensorrt", [10**9])
+    assert segments_needed("tensorrt", (10**9, 10**8), largest) == 2
+    assert segments_needed("tensorrt", (10**9, 10**8), largest - 1) is None

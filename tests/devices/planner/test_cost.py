@@ -80,7 +80,38 @@ def test_a_step_costs_something_whatever_the_model() -> None:
 
 def test_a_batch_shares_the_weights_but_not_the_caches() -> None:
     parts = cost.decode_parts(WORK, MODE, HOW, depth=1000, batch=3)
-    assert parts == pytest.approx({"weights": 14, "cache": 12, "layers": 1})
+    assert parts == pytest.approx({"weights": 14, "cache": 12, "layers": 1, "batch": 0})
+
+
+def test_further_sequences_cost_layers_and_products() -> None:
+    # Two more of them, in each of the layers.
+    of_layers = cost.batch_parts(
+        WORK, MODE, how(batch_layer_us=50), batch=3, arithmetic=cost.WEIGHT_ONLY
+    )
+    assert of_layers == pytest.approx({"layers": 2 * WORK.layers * 0.05, "vector": 0, "matrix": 0})
+    products = 2 * 2 * (WORK.linear_parameters + WORK.head_parameters)
+    # Vector instructions: 256 operations in each of 4e6 cycles a millisecond.
+    unpacked = cost.batch_parts(
+        WORK, MODE, how(batch_vector=1.5), batch=3, arithmetic=cost.WEIGHT_ONLY
+    )
+    assert unpacked["vector"] == pytest.approx(1.5 * products / (256 * 4e6))
+    native = cost.batch_parts(WORK, MODE, how(batch_matrix=3), batch=3, arithmetic="fp16")
+    peak = cost.peak_tflops(MODE, "fp16") * 1e9
+    assert native["matrix"] == pytest.approx(3 * products / peak)
+
+
+def test_a_batch_has_a_range_of_its_own() -> None:
+    one = msgspec.structs.replace(HOW, batch_band=(0.25, 4.0))
+    alone, four = (cost.decode_ms(WORK, MODE, one, depth=10, batch=n) for n in (1, 4))
+    assert alone.low == pytest.approx(0.8 * alone.value)
+    assert (four.low, four.high) == pytest.approx((0.25 * four.value, 4 * four.value))
+
+
+def test_what_takes_most_of_a_step() -> None:
+    parts = {"weights": 3.0, "cache": 1.0, "layers": 2.0}
+    assert cost.bottleneck(parts) == "memory bandwidth"
+    assert cost.bottleneck(parts | {"layers": 5.0}) == "per-layer overhead"
+    assert cost.bottleneck(parts | {"batch": 5.0}) == "the sequences of the batch"
 
 
 def test_a_batch_touches_more_experts() -> None:
@@ -92,10 +123,13 @@ def test_a_batch_touches_more_experts() -> None:
 
 
 def test_unpacking_by_hand() -> None:
-    # 7e8 bytes at 0.01 cycles; four multiprocessors at 1 GHz do 4e6 cycles a millisecond.
-    parts = cost.decode_parts(WORK, MODE, how(unpack=0.01), depth=1000)
-    assert parts["weights"] == pytest.approx(14 + 7e6 / 4e6)
-    unclocked = cost.decode_parts(WORK, mode(clock_ghz=None), how(unpack=0.01), depth=1000)
+    # 7e8 bytes at 0.08 cycles; four multiprocessors at 1 GHz do 4e6 cycles a millisecond. Reading
+    # takes 14 ms at the same time.
+    parts = cost.decode_parts(WORK, MODE, how(unpack=0.08), depth=1000)
+    assert parts["weights"] == pytest.approx(2**0.25 * 14)
+    slow = cost.decode_parts(WORK, MODE, how(unpack=0.8), depth=1000)
+    assert slow["weights"] == pytest.approx(140, rel=1e-3)
+    unclocked = cost.decode_parts(WORK, mode(clock_ghz=None), how(unpack=0.08), depth=1000)
     assert unclocked["weights"] == pytest.approx(14)
 
 

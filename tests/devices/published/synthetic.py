@@ -21,7 +21,7 @@ TRUE = Coefficients(
     compute=0.4,
     attention=0.25,
     layer_us=80.0,
-    unpack=0.008,
+    unpack=0.07,
     prompt_layers=1.5,
     recurrent_us=70.0,
 )
@@ -50,7 +50,8 @@ def box(
         clock_ghz=figure(clock_ghz) if clock_ghz else None,
         sm_count=figure(sm_count) if sm_count else None,
     )
-    return Hardware(name, architecture, mode, memory_bytes=64 * 2**30, shared=True)
+    size = 64 * 2**30
+    return Hardware(name, architecture, mode, size, shared=True, chip=f"{architecture} chip")
 
 
 def known(name: str) -> Total:

@@ -31,6 +31,8 @@ _JETSONS = [
         "MAXN_SUPER",
     ),
     ("Jetson Orin Nano 4GB", "", "jetson-orin-nano-4gb", "10W"),
+    ("Jetson Orin Nano", "not stated", "jetson-orin-nano-8gb", "15W"),
+    ("Jetson Orin NX", "", "jetson-orin-nx-16gb", "MAXN"),
     ("Jetson Xavier NX 8GB", "", "jetson-xavier-nx", "MODE_20W_6CORE"),
     ("Jetson AGX Xavier 32GB", "MAXN", "jetson-agx-xavier", "MAXN"),
 ]

@@ -40,7 +40,7 @@ def record(device: str, model: str, *, slower: float = 1.0, prompt: int = 512) -
 def rows(tmp_path: Path) -> Path:
     """Three devices with three models each, and a row that is left out."""
     records = [record(device, model) for device in _DEVICES for model in _MODELS]
-    return write_csv(tmp_path / "rows.csv", [*records, {"batch": "8"}])
+    return write_csv(tmp_path / "rows.csv", [*records, {"spec_decode": "EAGLE-3"}])
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -61,7 +61,7 @@ def test_errors_are_printed(rows: Path, capsys: pytest.CaptureFixture[str]) -> N
     lines = out.splitlines()
     assert lines[:2] == [
         f"{rows}: 12 rows used",
-        "     1 left out: several sequences at once",
+        "     1 left out: speculative decoding",
     ]
     assert "Every device, predicted by a fit on the others:" in lines
     title = "Models left out in five folds, on devices that the fit knows with other models:"
@@ -105,7 +105,7 @@ def test_report_is_written(rows: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "report" / "predicted.svg").is_file()
     text = (tmp_path / "report" / "errors.md").read_text()
     assert "| vllm | jetson-orin-nx-16gb | 4 |" in text
-    assert "| several sequences at once | 1 |" in text
+    assert "| speculative decoding | 1 |" in text
     assert medians(text) == medians(out)
 
 
@@ -189,11 +189,11 @@ def test_missing_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_csv(tmp_path / "rows.csv", [{"batch": "8"}, {"batch": "4"}])
+    path = write_csv(tmp_path / "rows.csv", [{"spec_decode": "MTP"}, {"spec_decode": "EAGLE-3"}])
     output = tmp_path / "coefficients.toml"
     code, _, err = run(capsys, path, "-o", output)
     assert code == 2
-    assert err == (f"error: {path}: no usable rows; left out: {{'several sequences at once': 2}}\n")
+    assert err == (f"error: {path}: no usable rows; left out: {{'speculative decoding': 2}}\n")
     assert not output.exists()
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import pytest
 
 from edgelm.devices.planner.cost import Coefficients
 from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import TERMS, observations
+from edgelm.devices.published.times import times_of
 from tests.devices.published.synthetic import (
     TRUE,
     box,
@@ -51,10 +53,11 @@ def test_every_term_is_a_factor() -> None:
 def test_every_coefficient_that_is_not_fitted_costs_nothing() -> None:
     fitted = {"bandwidth", "cache_bandwidth", "compute", "attention", "unpack", "recurrent_us"}
     fitted |= {"layer_us", "prompt_layers"}
-    described = {"decode_band", "prefill_band", "source"}
+    several = {"batch_layer_us", "batch_vector", "batch_matrix"}
+    described = {"decode_band", "batch_band", "prefill_band", "source"}
     # Of a profile that was measured on the device; published rows cannot tell it from layers.
     left = set(Coefficients.__struct_fields__) - fitted - described
-    assert left == {"step_us"}
+    assert left == {"step_us", *several}
     assert all(getattr(TRUE, name) == 0 for name in left)
 
 
@@ -64,12 +67,16 @@ def test_costs_times_true_factors_are_the_cost_models_times(
     make: Callable[[], Row], how: Coefficients
 ) -> None:
     one = measured(make(), how)
-    times = {
-        item.kind: sum(
-            cost * factors(how)[term] for term, cost in zip(TERMS, item.costs, strict=True)
-        )
-        for item in observations((one,))
-    }
+    seen = observations((one,))
+    exact = np.array([[factors(how)[term] for term in TERMS]] * len(seen))
+    totals, slopes = times_of(seen, TERMS)(exact)
+    times = {item.kind: total for item, total in zip(seen, totals, strict=True)}
+    # The slopes are the derivatives.
+    for term in range(len(TERMS)):
+        more = exact.copy()
+        more[:, term] *= 1 + 1e-6
+        change = (times_of(seen, TERMS)(more)[0] - totals) / 1e-6
+        assert slopes[:, term] == pytest.approx(change, rel=1e-3, abs=1e-6)
     assert times == {
         "decode": pytest.approx(true_decode_ms(one, how), rel=1e-9),
         "prefill": pytest.approx(true_prefill_ms(one, how), rel=1e-9),

@@ -10,10 +10,17 @@ from edgelm.errors import BadInput
 from tests.devices.published.synthetic import RECORD, write_csv
 
 
-@pytest.mark.parametrize("batch", ["16", "10", "128"])
-def test_sixteen_sequences_are_several(tmp_path: Path, batch: str) -> None:
-    table = read_rows(write_csv(tmp_path / "rows.csv", [{"batch": batch}]))
-    assert table.left_out == {"several sequences at once": 1}
+@pytest.mark.parametrize(
+    ("batch", "number"), [("16", 16), ("10", 10), ("128", 128), ("8 (matches AI Lab c=8)", 8)]
+)
+def test_several_sequences_are_apart(tmp_path: Path, batch: str, number: int) -> None:
+    table = read_rows(
+        write_csv(tmp_path / "rows.csv", [{"batch": batch, "decode_tok_s": f"{12 * number}"}])
+    )
+    assert not table.rows
+    (row,) = table.batched
+    assert (row.batch, row.prefill_tok_s) == (number, None)
+    assert row.decode_ms == pytest.approx(1e3 / 12)
 
 
 @pytest.mark.parametrize("rate", ["n/a", "0", "-"])

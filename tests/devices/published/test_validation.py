@@ -109,10 +109,15 @@ def test_a_model_that_was_seen_elsewhere_keeps_its_device() -> None:
 
 
 def prediction(
-    ratio: float, *, kind: str = "decode", crowd: bool = False, engine: str = "vllm"
+    ratio: float,
+    *,
+    kind: str = "decode",
+    crowd: bool = False,
+    engine: str = "vllm",
+    model: str = "llama-3.1-8b",
 ) -> Prediction:
     """A time that took `ratio` times what was predicted."""
-    item = Observation(row(engine=engine, crowd=crowd), kind, 20.0 * ratio, ())
+    item = Observation(row(model, engine=engine, crowd=crowd), kind, 20.0 * ratio, ())
     return Prediction(item, 20.0)
 
 
@@ -214,3 +219,11 @@ def test_predictions_are_in_the_order_of_devices() -> None:
     seen = observed()
     names = [one.observation.row.hardware.family for one in leave_one_device_out(seen)]
     assert names == sorted(names)
+
+
+def test_mixtures_have_at_least_the_range_of_all_mixtures() -> None:
+    some = Ranges({("decode", "vllm"): 0.1, ("decode", "mixtures"): 0.4})
+    mixture = prediction(1.0, model="qwen3-30b-a3b").observation
+    assert some.band(mixture) == 0.4
+    assert some.band(prediction(1.0).observation) == 0.1
+    assert some.widest("decode") == 0.1

@@ -42,7 +42,9 @@ def table(seen: list[Observation]) -> Table:
 
 def test_every_group_has_one_entry(table: Table) -> None:
     assert table.fitted_on == "made-up times"
-    keys = [(one.level, one.engine, one.architecture, one.device) for one in table.entries]
+    keys = [
+        (one.level, one.engine, one.architecture or one.chip, one.device) for one in table.entries
+    ]
     assert len(keys) == len(set(keys))
     edge = "tensorrt-edge-llm"
     assert set(keys) == {
@@ -51,6 +53,9 @@ def test_every_group_has_one_entry(table: Table) -> None:
         ("device", edge, "", "thor"),
         ("device", "vllm", "", "orin-16gb"),
         ("device", "vllm", "", "card"),
+        ("chip", edge, "ampere chip", ""),
+        ("chip", edge, "blackwell chip", ""),
+        ("chip", "vllm", "ampere chip", ""),
         ("architecture", edge, "ampere", ""),
         ("architecture", edge, "blackwell", ""),
         ("architecture", "vllm", "ampere", ""),
@@ -90,6 +95,13 @@ def test_the_most_particular_is_found(
 ) -> None:
     entry = table.find(engine, architecture, device)
     assert (entry.level, entry.engine, entry.architecture, entry.device) == found
+
+
+def test_a_relative_of_known_devices_is_found_by_its_chip(table: Table) -> None:
+    entry = table.find("tensorrt", "ampere", "new", "ampere chip")
+    assert (entry.level, entry.engine, entry.chip) == ("chip", "tensorrt-edge-llm", "ampere chip")
+    other = table.find("tensorrt", "ampere", "new", "unheard of")
+    assert (other.level, other.architecture) == ("architecture", "ampere")
 
 
 def test_no_entry_for_all(table: Table) -> None:

@@ -1,6 +1,6 @@
 """The gate: no distance for the source itself, and a fault in any path shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.python310 import Self
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from tests.conftest import Tiny, TinyFactory
 from tests.models import TINY
 
@@ -49,6 +49,15 @@ class Replaying:
     def rewind(self, length: int) -> None:
         del self.seen[length:]
         self.length = length
+
+    def sibling(self) -> "Replaying":
+        raise NotImplementedError
+
+    def state(self, length: int) -> CacheRows:
+        raise NotImplementedError
+
+    def restore(self, tokens: Sequence[int], state: CacheRows) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ import torch
 
 from edgelm.runtime.engines.session import Session
 from tests.conftest import Tiny, TinyFactory
-from tests.export.graphs import CHUNK, build_session, holds_gated_delta
+from tests.export.graphs import CHUNK, build_session
 from tests.models import TINY
 
 Array = npt.NDArray[np.float32]
@@ -45,8 +45,6 @@ def expected(source: Tiny, tokens: npt.NDArray[np.int64]) -> Array:
 def loaded(
     source: Tiny, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Session]:
-    if holds_gated_delta(source.checkpoint.spec) and request.param != "ort":
-        pytest.skip("only ONNX Runtime's dialect has the gated delta rule")
     folder = tmp_path_factory.mktemp("graph")
     with build_session(source.checkpoint, folder, dialect=request.param) as session:
         yield session

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from edgelm.bundle import verify
 from edgelm.errors import GateFailed
 from edgelm.export.pipeline import export_model
-from edgelm.quantize.precision import Fp32
+from edgelm.quantize.precision import Fp32, Int4
 from tests.core.spec.test_rope import SCALINGS
 from tests.export.graphs import cpu_session
 from tests.gguf_files import write_gguf
@@ -49,7 +49,7 @@ def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
 
 FAMILIES = (
     *("llama-untied", "mistral", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma3"),
-    *("apertus", "glm4", "granite-swa", "lfm2"),
+    *("apertus", "glm4", "granite-swa", "lfm2", "qwen3.5"),
 )
 
 
@@ -62,6 +62,17 @@ def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     assert exact.gate.passed
     assert rounded.gate is not None
     assert rounded.gate.figures.kl < 0.01
+
+
+@pytest.mark.usefixtures("short_texts")
+@pytest.mark.parametrize("name", ["apertus", "lfm2"])
+def test_families_in_a_mixture_within_the_gate(tmp_path: Path, name: str) -> None:
+    source = save_tiny_chat(tmp_path / "source", name)
+    mixed = export_model(source, tmp_path / "bundle")  # scaled, compensated, searched
+    assert mixed.gate is not None
+    assert mixed.gate.passed
+    kinds = {type(precision) for precision in mixed.precision.values()}
+    assert Int4 in kinds
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Sequences of a hybrid: what its convolutions remember follows every return to earlier tokens."""
+"""Sequences of a hybrid: what its layers remember follows every return to earlier tokens."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,21 @@ from edgelm.bundle import StateTensor
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.recurrent_state import HostState, SnapshotHistory
 from edgelm.runtime.engines.session import Cancelled
-from tests.conftest import TinyFactory
+from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import CHUNK, build_session, cpu_engine
 
 TOKENS = np.random.default_rng(0).integers(3, 128, 60)
 ONE = StateTensor(0, "conv", "float32", (2, 4), "past", "present")
 
 
+@pytest.fixture(scope="module", params=["lfm2", "qwen3.5"])
+def source(request: pytest.FixtureRequest, tiny: TinyFactory) -> Tiny:
+    return tiny(request.param)
+
+
 @pytest.fixture(scope="module")
-def loaded(tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSession]:
-    folder = tmp_path_factory.mktemp("lfm2")
-    with build_session(tiny("lfm2").checkpoint, folder) as session:
+def loaded(source: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSession]:
+    with build_session(source.checkpoint, tmp_path_factory.mktemp("hybrid")) as session:
         yield session
 
 
@@ -92,8 +96,8 @@ def test_a_state_given_to_another_sequence(session: EngineSession, length: int) 
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_the_state_is_part_of_the_memory(session: EngineSession, tiny: TinyFactory) -> None:
-    spec = tiny("lfm2").checkpoint.spec
+def test_the_state_is_part_of_the_memory(session: EngineSession, source: Tiny) -> None:
+    spec = source.checkpoint.spec
     engine = cpu_engine(session)
     rows = spec.kv_bytes_per_token(4) * engine.capacity
     assert session.cache_bytes == rows + 2 * spec.state_bytes(4)  # what is read and what is written

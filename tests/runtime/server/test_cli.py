@@ -55,8 +55,8 @@ def test_sigterm_lets_a_running_answer_end(bundle: Path) -> None:
         assert process.wait(30) == 0
         assert process.stderr is not None
         logged = process.stderr.read()
-    lines = [line for line in logged.splitlines() if line.startswith("{")]
-    entry = json.loads(lines[-1])  # type: ignore[arg-type]
+    entries = [line for line in logged.splitlines() if line.startswith("{")]
+    entry = json.loads(entries[-1])
     assert (entry["path"], entry["status"], entry["completion_tokens"]) == (
         "/v1/chat/completions",
         200,

@@ -60,7 +60,7 @@ def test_a_chat_as_a_stream(client: openai.OpenAI, served: LanguageModel) -> Non
 
 
 def test_sampling_seed_and_stop(client: openai.OpenAI, served: LanguageModel) -> None:
-    options = {"temperature": 0.9, "top_p": 0.8, "seed": 5, "frequency_penalty": 0.5}
+    options: Any = {"temperature": 0.9, "top_p": 0.8, "seed": 5, "frequency_penalty": 0.5}
     expected = local(served, **options)
     done = client.chat.completions.create(
         model="tiny",
@@ -68,7 +68,7 @@ def test_sampling_seed_and_stop(client: openai.OpenAI, served: LanguageModel) ->
         max_tokens=COUNT,
         logit_bias=OPEN,
         extra_body={"top_k": 0},
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     assert done.choices[0].message.content == expected.text
     stop = expected.text[3:5]
@@ -78,7 +78,7 @@ def test_sampling_seed_and_stop(client: openai.OpenAI, served: LanguageModel) ->
         max_tokens=COUNT,
         logit_bias=OPEN,
         stop=[stop],
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     assert done.choices[0].message.content == expected.text[: expected.text.index(stop)]
     assert done.choices[0].finish_reason == "stop"

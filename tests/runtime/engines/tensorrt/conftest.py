@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from edgelm.bundle import EngineFile
 from edgelm.bundle.file_names import ENGINES
+from edgelm.checkpoint.source import Checkpoint
 from edgelm.files.hashing import file_sha256
 from edgelm.runtime.engines import cuda
 from edgelm.runtime.engines.trust import trust
@@ -20,15 +23,10 @@ from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
 SOURCES = [("standard", 1), ("decomposed", 1), ("standard", 3), ("decomposed", 64)]
 
 
-@pytest.fixture(scope="package", params=SOURCES, ids=lambda one: f"{one[0]}-{one[1]}")
-def source(
-    request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
+def build_source(
+    checkpoint: Checkpoint, folder: Path, dialect: DialectName, segments: int
 ) -> Source:
     """A bundle's graph and an engine for each of its parts."""
-    dialect: DialectName
-    dialect, segments = request.param
-    folder = tmp_path_factory.mktemp(f"trt-{dialect}")
-    checkpoint = tiny("qwen3").checkpoint
     with build_session(checkpoint, folder, dialect=dialect, segments=segments) as session:
         graph = cpu_engine(session)._graph
     (folder / ENGINES).mkdir()
@@ -40,8 +38,26 @@ def source(
     return Source(folder, graph, checkpoint.spec, replace(ENGINE, later_segments=later))
 
 
+@pytest.fixture(scope="package", params=SOURCES, ids=lambda one: f"{one[0]}-{one[1]}")
+def source(
+    request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
+) -> Source:
+    """A bundle's graph and an engine for each of its parts."""
+    dialect: DialectName
+    dialect, segments = request.param
+    folder = tmp_path_factory.mktemp(f"trt-{dialect}")
+    return build_source(tiny("qwen3").checkpoint, folder, dialect, segments)
+
+
 @pytest.fixture
 def device(source: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    with open_device(source, monkeypatch) as opened:
+        yield opened
+
+
+@contextmanager
+def open_device(source: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """A machine with a GPU and TensorRT of our own, and ONNX Runtime as its reference."""
     driver = FakeCuda()
     library = FakeTensorRT(driver, ENGINE.version, chunk=CHUNK)
     monkeypatch.setattr(cuda, "_binding", lambda: driver)

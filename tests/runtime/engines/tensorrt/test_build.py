@@ -23,7 +23,17 @@ FP16 = Fp16()
 # Those that put different ops into the graph; the rest differ in numbers only.
 FAMILIES = [
     *("gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"),
-    *("apertus", "arcee", "exaone4", "glm4", "granite-swa", "hunyuan", "lfm2", "ministral3"),
+    *(
+        "apertus",
+        "arcee",
+        "exaone4",
+        "glm4",
+        "granite-swa",
+        "hunyuan",
+        "lfm2",
+        "ministral3",
+        "qwen3.5",
+    ),
 ]
 
 
@@ -60,7 +70,7 @@ def job(
     ("name", "dialect"),
     [
         *((name, "standard") for name in FAMILIES),
-        *((name, "decomposed") for name in ("gemma2", "qwen3", "granite-swa", "lfm2")),
+        *((name, "decomposed") for name in ("gemma2", "qwen3", "granite-swa", "lfm2", "qwen3.5")),
     ],
 )
 def test_every_family_compiles(name: str, dialect: str, tiny: TinyFactory, tmp_path: Path) -> None:

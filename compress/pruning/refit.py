@@ -1,0 +1,45 @@
+"""Least squares after the cut: what remains of a matrix takes over for what was removed.
+
+Where inputs of a matrix W [outputs, inputs] are removed (neurons of `down_proj`, heads of
+`o_proj`), the columns K that remain are solved for so that the outputs on calibration text change
+least:
+
+    W' = W[:, K] + W[:, R] H[R, K] (H[K, K] + damping I)^-1,    H = X^T X,  R removed
+
+This is the reconstruction of Optimal Brain Compression (Frantar et al. 2022, arXiv 2208.11580) with
+all inputs removed at once. The checkpoint stays a plain one.
+"""
+
+import torch
+
+DAMPING = 0.01
+"""Of the mean of H's diagonal, as in GPTQ: keeps H[K, K] invertible on few tokens."""
+
+
+def refitted(weight: torch.Tensor, moments: torch.Tensor, remaining: torch.Tensor) -> torch.Tensor:
+    """The columns `remaining` of a matrix after least squares.
+
+    Args:
+        weight: [outputs, inputs].
+        moments: second moments of the inputs, [inputs, inputs].
+        remaining: ascending indices of the inputs that stay.
+
+    Returns:
+        [outputs, len(remaining)], in the weight's type; the weight's own columns, unchanged, where
+        all inputs stay or none of them is ever active.
+    """
+    if len(remaining) == weight.shape[1]:
+        return weight
+    remaining = remaining.to(weight.device)
+    moments = moments.to(weight.device, torch.float64)
+    damping = DAMPING * moments.diagonal().mean()
+    if not damping > 0:
+        return weight.index_select(1, remaining)
+    across = moments.index_select(1, remaining)
+    within = across.index_select(0, remaining)
+    within.diagonal().add_(damping)
+    # Only the removed columns are distributed over the others: damping draws towards the weight.
+    own = weight.index_select(1, remaining).double()
+    lost = weight.double() @ across - own @ across.index_select(0, remaining)
+    correction: torch.Tensor = torch.linalg.solve(within, lost.T).T
+    return (own + correction).to(weight.dtype)
