@@ -56,7 +56,8 @@ def test_a_system_message_stays(tmp_path: Path) -> None:
 
 def test_without_tools_nothing_is_told(tmp_path: Path) -> None:
     hello = [{"role": "user", "content": "hello"}]
-    for tools in (None, []):
+    nothing: list[Any] = [None, []]
+    for tools in nothing:
         assert render(tmp_path, PLAIN, hello, tools) == "[user]hello"
 
 
