@@ -316,3 +316,14 @@ def test_an_engine_that_nobody_knows(bundle: Path) -> None:
 def test_threads_are_for_the_cpu(bundle: Path) -> None:
     with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; omit it"):
         open_session(bundle, read_manifest(bundle), capacity=64, threads=2)
+
+
+def test_loading_compiles_only_when_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadBundle, match=r"is not compiled yet; compile it: .*compile_engine=True"):
+        edgelm.load(bundle)
+    assert read_manifest(bundle).pending
+    asked: list[Path] = []
+    monkeypatch.setattr(finalize, "finalize", lambda folder, **_: asked.append(folder))
+    with pytest.raises(BadBundle, match="is not compiled yet"):
+        edgelm.load(bundle, compile_engine=True)  # the stand-in compiles nothing
+    assert asked == [bundle]
