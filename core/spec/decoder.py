@@ -96,7 +96,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """
         from edgelm.spec.config_reader import read_decoder  # which builds these records
 
-        return read_decoder(config)
+        # mypy sees this file under two names, `core.spec` and `edgelm.spec`.
+        read: Any = read_decoder
+        spec: DecoderSpec = read(config)
+        return spec
 
     @property
     def q_size(self) -> int:
