@@ -164,7 +164,7 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `40 s`, `12 min`, `3.5 h`, `9 days`."""
+    """A time as text: `40 s`, `12 min`, `3.5 h`, `9 days`."""
     if seconds < 90:
         return f"{max(1, math.ceil(seconds))} s"
     if seconds < 90 * 60:

@@ -15,7 +15,8 @@ from edgelm.errors import BadCheckpoint
 # Fields that classes read although they no longer declare them.
 _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
-    *("original_max_position_embeddings", "sliding_window_pattern"),
+    *("original_max_position_embeddings", "sliding_window_pattern", "block_ff_dim"),
+    "full_attention_interval",
 }
 # Classes that build a window's mask even if no layer has a window.
 _ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral", "olmo3", "granite_swa"}

@@ -96,7 +96,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """
         from edgelm.spec.config_reader import read_decoder  # which builds these records
 
-        return read_decoder(config)
+        # mypy sees this file under two names, `core.spec` and `edgelm.spec`.
+        read: Any = read_decoder
+        spec: DecoderSpec = read(config)
+        return spec
 
     @property
     def q_size(self) -> int:
@@ -139,6 +142,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
                 for names in mixer.groups.values()
             ]
         return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+
+    @property
+    def mixer_width(self) -> int:
+        """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
+        return max(self._layer_matrices(mixer)[0][0] for mixer in self._mixers)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:

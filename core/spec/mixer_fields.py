@@ -1,5 +1,6 @@
 """Mixers other than attention, and the sizes of a family's own rules, from its configuration."""
 
+from collections.abc import Callable
 from typing import Any
 
 from edgelm.errors import BadCheckpoint
@@ -10,6 +11,8 @@ from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
 
 _MAX_KERNEL = 64
 
+_Reader = tuple[Callable[[Fields], Mixer], str, Callable[[Fields, int], list[bool]]]
+
 
 def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | None]:
     """For each layer its mixer; None for attention.
@@ -19,10 +22,11 @@ def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | Non
     """
     if family.mixer is None:
         return [None] * count
-    read, kind, default = {
+    readers: dict[str, _Reader] = {
         "short_conv": (_short_conv, "conv", _listed_attention),
         "gated_delta": (_gated_delta, "linear_attention", _every_interval),
-    }[family.mixer]
+    }
+    read, kind, default = readers[family.mixer]
     mixer = read(fields)
     kinds = fields.each_layer("layer_types", count)
     attends = default(fields, count) if kinds is None else _attending(fields, kinds, kind)

@@ -18,7 +18,7 @@ def workspace_bytes(
     use 16 bits and never hold the scores of a whole chunk (fused attention).
     """
     rows = min(chunk, context)
-    widest = spec.q_size + 2 * spec.kv_size + 4 * spec.hidden_size + 3 * spec.intermediate_size
+    widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.intermediate_size
     elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size

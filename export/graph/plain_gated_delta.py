@@ -85,6 +85,15 @@ class PlainGatedDelta:
 
     def _attended(self, chunks: _Chunks) -> Value:
         """Outputs [1, T, heads, value_dim], and the state after them."""
+        cache = self.dialect.cache
+        state = self._reshape(cache.past_state(self.index, "matrix"), self._state_shape[1:])
+        name = f"{self.name}.chunks"
+        state, outputs = self.graph.scan(state, self._scanned(chunks), self._step, name=name)
+        cache.present_state(self.index, self._reshape(state, self._state_shape), "matrix")
+        return self._in_tokens(outputs)
+
+    def _scanned(self, chunks: _Chunks) -> tuple[Value, ...]:
+        """What `_step` takes of every chunk."""
         op = self.graph.op
         total = op("MatMul", self._triangle(), chunks.decay)  # of the decays up to a token
         lower = self._mask("lower", np.tril(np.ones((_CHUNK, _CHUNK), dtype=bool)))
@@ -94,42 +103,28 @@ class PlainGatedDelta:
         weighted = op("Mul", chunks.key, chunks.beta)
         inverse = self._inverse(op("Mul", op("MatMul", weighted, keys), between))
         grown = op("Exp", total)
-        last = self.graph.op("Slice", total, *self._bounds(_CHUNK - 1, _CHUNK, axis=2))
-        rows = (
+        last = op("Slice", total, *self._bounds(_CHUNK - 1, _CHUNK, axis=2))
+        remaining = op("Mul", chunks.key, op("Exp", op("Sub", last, total)))
+        return (
             op("MatMul", inverse, op("Mul", weighted, grown)),
             op("MatMul", inverse, op("Mul", chunks.value, chunks.beta)),
             op("Mul", chunks.query, grown),
             op("Mul", op("MatMul", chunks.query, keys), between),
-            op(
-                "Transpose",
-                op("Mul", chunks.key, op("Exp", op("Sub", last, total))),
-                perm=[0, 1, 3, 2],
-            ),
+            op("Transpose", remaining, perm=[0, 1, 3, 2]),
             op("Exp", last),
         )
-        state = self._reshape(
-            self.dialect.cache.past_state(self.index, "matrix"), self._state_shape[1:]
-        )
-        state, outputs = self.graph.scan(state, rows, self._step, name=f"{self.name}.chunks")
-        present = self._reshape(state, self._state_shape)
-        self.dialect.cache.present_state(self.index, present, "matrix")
-        return self._in_tokens(outputs)
 
-    def _step(
-        self,
-        state: Value,
-        read: Value,
-        new: Value,
-        query: Value,
-        within: Value,
-        key: Value,
-        kept: Value,
-    ) -> tuple[Value, Value]:
-        """One chunk: corrections to what the state holds, its outputs, and the next state."""
+    def _step(self, state: Value, *rows: Value) -> tuple[Value, Value]:
+        """One chunk: the next state, and the outputs.
+
+        `rows`: what keys read of the state, and what it should be corrected by if it were empty;
+        queries; their weights within the chunk; keys as they last until its end; the decay over it.
+        """
+        read, new, query, within, key, decay = rows
         op = self.graph.op
         corrected = op("Sub", new, op("MatMul", read, state))
         output = op("Add", op("MatMul", query, state), op("MatMul", within, corrected))
-        return op("Add", op("Mul", state, kept), op("MatMul", key, corrected)), output
+        return op("Add", op("Mul", state, decay), op("MatMul", key, corrected)), output
 
     def _inverse(self, products: Value) -> Value:
         """(I + strictly lower part)^-1, which is a sum of 32 powers, by doubling."""

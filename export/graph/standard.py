@@ -33,6 +33,11 @@ class StandardDialect(QdqDialect):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._masks: dict[int | None, Value] = {}
+        # TensorRT's importer refuses the attribute of the soft cap; the op has no sinks; and beside
+        # a Scan, as of TensorRT-RTX 1.7, the compiler finds no kernel for it.
+        spec = self.spec
+        capped = spec.attention_softcap is not None
+        self._plain_attention = capped or spec.attention_sinks or spec.has_gated_delta
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         return self.graph.op(  # type: ignore[no-any-return]
@@ -59,8 +64,7 @@ class StandardDialect(QdqDialect):
         self.cache.present(index, keys, values)
         keys, values = self._filled(keys), self._filled(values)
         mask = self._mask(layer.window)
-        # TensorRT's importer refuses the attribute of the soft cap; the op has no sinks.
-        if self.spec.attention_softcap or self.spec.attention_sinks:
+        if self._plain_attention:
             query = by_key_head(self, self.scale(query, self.spec.attention_scale))
             sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
             shares = masked_softmax(self, scores(self, query, keys), mask, sinks, index)

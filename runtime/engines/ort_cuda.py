@@ -28,7 +28,6 @@ from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
 from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
 from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.onnxruntime_module import LazyOnnxRuntime
-from edgelm.runtime.engines.recurrent_state import RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
 
@@ -77,10 +76,9 @@ class OrtCudaEngine:
         loaded: "_Loaded | None" = None,
     ) -> None:
         check_capacity(graph.cache, capacity)
-        self.capacity = capacity
-        self.chunk = prefill_chunk
+        self.capacity, self.chunk = capacity, prefill_chunk
+        self.recurrent = None  # devices.kernels.check_shape refuses hybrids
         self.vocab_size = vocab_size(graph)
-        self.recurrent: RecurrentState | None = None  # see devices.kernels.check_shape
         self._folder, self._graph = folder, graph
         self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
         self._session = self._loaded.session

@@ -31,8 +31,10 @@ class Engine(Protocol):
     capacity: int
     vocab_size: int
     chunk: int
-    recurrent: RecurrentState | None
-    """What layers without attention remember; None where all layers have attention."""
+
+    @property
+    def recurrent(self) -> RecurrentState | None:
+        """What layers without attention remember; None where all layers have attention."""
 
     @property
     def cache_bytes(self) -> int:

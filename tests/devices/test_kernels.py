@@ -12,6 +12,7 @@ from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import LayerSpec, Rope
+from tests.conftest import TinyFactory
 from tests.core.spec.test_decoder import spec_of
 
 CUDA = "onnxruntime-cuda"
@@ -20,6 +21,15 @@ CUDA = "onnxruntime-cuda"
 def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...]:
     shape = {"hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
     return cache_notes(spec_of(**shape | config), engine, kv)
+
+
+def test_hybrids_are_refused_where_sessions_hold_rows_only(tiny: TinyFactory) -> None:
+    for name in ("lfm2", "qwen3.5"):
+        spec = tiny(name).checkpoint.spec
+        with pytest.raises(BadInput, match=r"onnxruntime-cuda cannot run this .* TensorRT can"):
+            check_shape(spec, "onnxruntime-cuda")
+        for engine in ("onnxruntime", "tensorrt", "tensorrt-10.3", "tensorrt-rtx"):
+            check_shape(msgspec.structs.replace(spec, head_dim=64), engine)
 
 
 def test_int4_without_a_group_size_is_in_the_engines() -> None:

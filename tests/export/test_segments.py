@@ -10,6 +10,7 @@ from edgelm.errors import BadInput
 from edgelm.export.bundle import compile_ahead
 from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
+from edgelm.runtime.engines.tensorrt import build
 from edgelm.runtime.engines.tensorrt.build import Built, Job
 from tests.folders import contents
 
@@ -37,7 +38,7 @@ def test_a_killed_export_resumes_from_its_work_folder(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     compiled: list[str] = []
-    compile_engine = compile_ahead.compile_engine
+    compile_engine = build.compile_engine
 
     def die_once(job: Job, progress: Any) -> Built:
         if job.graph.name == "model-2.onnx" and len(compiled) == 1:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 import edgelm
 from edgelm.bundle import read_manifest
+from edgelm.devices.detection.detect import detect
 from edgelm.devices.planner.build_memory import build_peak
 from edgelm.errors import BadBundle, DoesNotFit, GateFailed
 from edgelm.export.pipeline import export_model
@@ -170,7 +171,7 @@ def test_memory_that_is_enough_for_segments_only(
     assert peak < build_peak("tensorrt", [manifest.weight_bytes])
     monkeypatch.setattr(finalize, "read_swaps", list)
     for available, fits in ((peak - 1, False), (peak, True)):
-        machine = replace(finalize.detect(), available_bytes=available)
+        machine = replace(detect(), available_bytes=available)
         monkeypatch.setattr(finalize, "detect", lambda machine=machine: machine)
         if fits:
             assert not finalize.finalize(bundle).pending

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from edgelm.errors import DoesNotFit
-from edgelm.runtime.engines import growth, ort
+from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.growth import MIN_ROWS, rows_for
 from tests.conftest import TinyFactory
 from tests.export.graphs import CONTEXT, DialectName, build_session, cpu_engine
@@ -84,7 +84,7 @@ def test_without_memory_to_grow_the_session_goes_on_as_it_was(
             raise MemoryError
 
         with monkeypatch.context() as patch:
-            patch.setattr(ort.np, "zeros", no_memory)
+            patch.setattr(np, "zeros", no_memory)
             with pytest.raises(DoesNotFit, match="no memory for a cache of 16 tokens"):
                 session.advance(TOKENS[3:12])
         assert session.length == 3

@@ -1,4 +1,4 @@
-"""LFM2 on TensorRT: what its convolutions remember stays on the GPU."""
+"""Hybrids on TensorRT: what layers without attention remember stays on the GPU."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,22 @@ from tests.export.graphs import CONTEXT, DialectName
 from tests.runtime.engines.tensorrt.conftest import build_source, open_device
 from tests.runtime.engines.tensorrt.device import TOKENS, Device, Source, assert_same
 
-DIALECTS: list[tuple[DialectName, int]] = [("standard", 1), ("decomposed", 1), ("standard", 3)]
+SOURCES: list[tuple[str, DialectName, int]] = [
+    ("lfm2", "standard", 1),
+    ("lfm2", "decomposed", 1),
+    ("lfm2", "standard", 3),
+    ("qwen3.5", "standard", 1),
+    ("qwen3.5", "decomposed", 3),
+]
 
 
-@pytest.fixture(scope="module", params=DIALECTS, ids=lambda one: f"{one[0]}-{one[1]}")
+@pytest.fixture(scope="module", params=SOURCES, ids=lambda one: "-".join(map(str, one)))
 def hybrid(
     request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> Source:
-    dialect, segments = request.param
-    return build_source(tiny("lfm2").checkpoint, tmp_path_factory.mktemp("lfm2"), dialect, segments)
+    name, dialect, segments = request.param
+    folder = tmp_path_factory.mktemp("hybrid")
+    return build_source(tiny(name).checkpoint, folder, dialect, segments)
 
 
 @pytest.fixture
