@@ -1,12 +1,13 @@
 """The settings of a distillation, and its learning-rate schedule."""
 
 import math
+from typing import Literal
 
 import msgspec
 
 from edgelm.compress.distillation.layer_map import LayerMap
 from edgelm.compress.distillation.objective import LossKind, Objective
-from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed
+from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed, Share
 from edgelm.errors import BadInput
 
 
@@ -14,10 +15,12 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How long and in which steps to train; shared by all trainings of a recipe.
 
     tokens: to train on, over all steps. batch_size: rows per optimizer step, over all processes.
-        micro_batch: rows per forward pass on one process.
-        warmup: share of the steps; then the learning rate decays by a cosine to
-        `final_learning_rate`. compile: compile the layers (torch.compile), which takes a minute
-        before the first step and makes the rest faster.
+    micro_batch: rows per forward pass on one process. warmup: share of the steps, in which the
+    learning rate rises. schedule: how it then falls to `final_learning_rate`: by a cosine over all
+    steps; as `wsd` (warmup, stable, decay; arXiv 2404.06395) in a straight line over the last
+    `decay` share of the steps, so that one long run can be ended at several lengths; or not at all
+    (`constant`). compile: compile the layers (torch.compile), which takes a minute before the
+    first step and makes the rest faster.
     """
 
     tokens: Count = 2_000_000
@@ -25,6 +28,8 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     micro_batch: Count = 8
     final_learning_rate: NotNegative = 1e-5
     warmup: Part = 0.03
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    decay: Share = 0.2
     weight_decay: NotNegative = 0.1
     gradient_clip: Positive = 1.0
     gradient_checkpointing: bool = False
@@ -86,8 +91,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
         warmup = math.ceil(self.warmup * self.steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.steps - warmup)
+        if self.schedule == "constant":
+            return self.learning_rate
         span = self.learning_rate - self.final_learning_rate
+        if self.schedule == "wsd":
+            left = (self.steps - step) / (self.decay * self.steps)
+            return self.final_learning_rate + span * min(1.0, left)
+        done = (step - warmup) / max(1, self.steps - warmup)
         return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
     def check(self, world_size: int = 1) -> None:

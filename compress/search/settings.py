@@ -51,7 +51,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             training,
             tokens=steps * training.step_tokens,
             warmup=min(self.warmup_steps, steps) / steps,
-            final_learning_rate=training.learning_rate,
+            schedule="constant",
             stop_after=None,
         )
 

@@ -56,6 +56,21 @@ def test_nothing_to_learn_from_oneself(name: str) -> None:
     assert largest < 1e-4
 
 
+def test_the_learning_rate_of_a_long_run_with_a_tail() -> None:
+    """Stable at the peak until the last fifth; a shorter run is the same until its own tail."""
+    settings = Distillation(
+        tokens=20 * 8 * 512, warmup=0.1, learning_rate=1.0, final_learning_rate=0.2, schedule="wsd"
+    )
+    rates = [settings.learning_rate_at(step) for step in range(20)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:17] == [1.0] * 15
+    assert rates[17:] == pytest.approx([0.8, 0.6, 0.4])
+    longer = msgspec.structs.replace(settings, tokens=40 * 8 * 512, warmup=0.05)
+    assert [longer.learning_rate_at(step) for step in range(17)] == rates[:17]
+    constant = msgspec.structs.replace(settings, schedule="constant")
+    assert [constant.learning_rate_at(step) for step in (0, 1, 2, 19)] == [0.5, 1.0, 1.0, 1.0]
+
+
 def test_the_learning_rate_by_hand() -> None:
     settings = Distillation(
         tokens=10 * 8 * 512, warmup=0.2, learning_rate=1.0, final_learning_rate=0.2
