@@ -96,7 +96,9 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """
         from edgelm.spec.config_reader import read_decoder  # which builds these records
 
-        return read_decoder(config)
+        decoder: Any = read_decoder(config)
+        assert isinstance(decoder, cls)
+        return decoder
 
     @property
     def q_size(self) -> int:

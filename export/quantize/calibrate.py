@@ -136,8 +136,10 @@ def _absmax_cache(reference: Reference) -> Any:
         def get_recurrent_state(self, *_: Any, **__: Any) -> None:
             return None
 
-        def update_recurrent_state(self, states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-            return states
+        def update_recurrent_state(
+            self, recurrent_states: torch.Tensor, *_: Any, **__: Any
+        ) -> torch.Tensor:
+            return recurrent_states
 
         def get_seq_length(self, *_: Any, **__: Any) -> int:
             return 0
