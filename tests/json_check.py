@@ -91,6 +91,6 @@ def _string_fits(value: str, schema: Any) -> bool:
 def _number_fits(value: float, schema: Any) -> bool:
     return (
         schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf)
-        and value > schema.get("exclusiveMinimum", -math.inf)
+        and ("exclusiveMinimum" not in schema or value > schema["exclusiveMinimum"])
         and ("multipleOf" not in schema or value % schema["multipleOf"] == 0)
     )

@@ -27,9 +27,9 @@ class BuildFactor(msgspec.Struct, frozen=True):
 
 BUILD_FACTORS = {
     RTX: BuildFactor(
-        500_000_000,
-        3.1,
-        "TensorRT-RTX 1.7 ahead of time, int4 graphs: segments of 57 to 1,050 MB took 617 to 3,382",
+        600_000_000,
+        3.35,
+        "TensorRT-RTX 1.7 ahead of time, int4 graphs: 57 to 2,977 MB took 617 to 10,433 MB",
     ),
     TENSORRT: BuildFactor(
         500_000_000,

@@ -6,7 +6,7 @@ from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
 
-_MASKED_CONTEXT = 4096
+_COMPILED_CONTEXT = 4096
 _MIN_CONTEXT = 2  # one token of a prompt and one that is generated
 
 
@@ -15,13 +15,13 @@ def choose_context(
 ) -> int:
     """The requested context, or the device's default, at most the model's.
 
-    TensorRT's graphs read the whole cache for every token, full or not: a long context costs time
-    from the first token on, so their default is shorter.
+    The default is shorter with TensorRT: up to twice what was seen is read for every token, and a
+    full cache must fit beside the rest.
     """
     limit = spec.max_position_embeddings
     default = profile.default_context
     if dialect != "ort":
-        default = min(default, _MASKED_CONTEXT)
+        default = min(default, _COMPILED_CONTEXT)
     if asked is None:
         # Beyond its original context a longrope model rotates every key differently.
         originals = [

@@ -17,6 +17,7 @@ from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
 
+_PUBLISHED_BATCH = 8  # every published row of several sequences has this many
 _NARROW = {
     "fp32": "fp32",
     "fp16": "fp16",
@@ -107,7 +108,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
         basis=times.basis,
-        notes=_notes(spec, profile, engine, kv, build),
+        notes=_notes(spec, profile, engine, kv, build, request.batch),
     )
 
 
@@ -176,9 +177,19 @@ def _arithmetic(mode: PowerMode, precision: str) -> str:
 
 
 def _notes(
-    spec: DecoderSpec, profile: Profile, engine: Engine, kv: KvType, build: Build | None
+    spec: DecoderSpec,
+    profile: Profile,
+    engine: Engine,
+    kv: KvType,
+    build: Build | None,
+    batch: int,
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
+    if batch not in (1, _PUBLISHED_BATCH):
+        notes.append(
+            f"speeds of several sequences follow from published rows of {_PUBLISHED_BATCH}; for "
+            f"{batch} they are an extrapolation"
+        )
     fits = build and build.peak_bytes <= room_of(profile).available_bytes
     if build and fits and build.segments > 1 and not unsupported(profile):
         notes.append(

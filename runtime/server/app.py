@@ -103,7 +103,7 @@ def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
         Route("/health", health),
         Route("/metrics", show_metrics),
         Route("/v1/models", models),
-        Route("/v1/models/{name}", model),
+        Route("/v1/models/{name:path}", model),
         *(Route(path, handler, methods=["POST"]) for path, handler in posts),
     ]
 

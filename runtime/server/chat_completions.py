@@ -27,7 +27,7 @@ async def chat_completions(request: Request, body: ChatRequest, context: ServerC
     options = _options(body, context)
     start = _starter(body, options, context)
     if body.stream:
-        first = await start(0)
+        first = await unless_disconnected(request, start(0))
         generations = [first]
         events = _events(request, body, context, generations, start)
         return EventStream(events, generations)

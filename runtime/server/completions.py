@@ -49,7 +49,7 @@ async def completions(
         "model": body.model,
     }
     if body.stream:
-        generations = [await starts[0]()]
+        generations = [await unless_disconnected(request, starts[0]())]
         return EventStream(_events(request, body, context, base, generations, starts), generations)
     replies = await unless_disconnected(request, _read_all(starts))
     for reply in replies:

@@ -40,7 +40,7 @@ async def responses(request: Request, body: ResponsesRequest, context: ServerCon
     def prepare() -> Stream:
         return context.lm.answer(messages, {}, options)
 
-    generation = await context.generations.start(prepare)
+    generation = await unless_disconnected(request, context.generations.start(prepare))
     base = _Response(body)
     if body.stream:
         return EventStream(_events(request, generation, base), [generation])

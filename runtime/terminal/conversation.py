@@ -39,6 +39,9 @@ class Conversation:
         printer: of its answers.
         interrupts: stop an answer.
         system: the system message.
+
+    Raises:
+        BadInput: the model has no chat template.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Conversation:
         self._interrupts = interrupts
         self._system = system
         self._warned = False
+        model.chat()  # raises where the model has no chat template
         self._reset("")
 
     def handle(self, text: str) -> None:
@@ -161,7 +165,12 @@ class Conversation:
             print("\n".join(self.settings.lines()))
 
     def _retry(self, _: str) -> None:
-        self._answer(self._take_back())
+        before = list(self.messages)
+        try:
+            self._answer(self._take_back())
+        except BaseException:
+            self.messages = before
+            raise
 
     def _undo(self, _: str) -> None:
         print(f"(forgotten: {self._take_back()[:60]})")

@@ -15,11 +15,17 @@ import jinja2
 from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
-from edgelm.runtime.text.answers.tool_turns import with_instructions, with_tool_responses
+from edgelm.runtime.text.answers.formats import answer_format
+from edgelm.runtime.text.answers.tool_turns import (
+    with_instructions,
+    with_tool_responses,
+    with_written_calls,
+)
 from edgelm.runtime.text.messages import Message, check_messages, normalized, plain
 from edgelm.runtime.text.template_budget import Budget, OutOfBudget, bytes_of, current
 from edgelm.runtime.text.template_sandbox import TemplateSandbox
 
+_NO_SYSTEM = "System role not supported"  # Gemma 2's words
 _MAX_TEMPLATE_BYTES = 128 * 2**10  # the longest published ones have some 30 KB
 
 
@@ -74,9 +80,12 @@ class ChatTemplate:
         """
         turns = [self._with_known_role(message) for message in normalized(messages)]
         if tools and not self.takes_tools:
-            turns, tools = with_instructions(turns, tools, system="system" in self.source), None
+            system = "system" in self.source and _NO_SYSTEM not in self.source
+            turns, tools = with_instructions(turns, tools, system=system), None
         elif "tool_responses" in self.source:
             turns = with_tool_responses(turns)
+        elif "tool_calls" not in self.source:
+            turns = with_written_calls(turns, answer_format(self.source).calls.tags[0])
         given = {
             **plain(arguments),
             "messages": turns,

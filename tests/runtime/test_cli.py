@@ -78,6 +78,8 @@ def test_a_model_without_a_template_continues(
     write_manifest(copy, msgspec.structs.replace(manifest, files=files))
     assert main([str(copy), "Why?", "-n", "8"]) == 0
     assert capsys.readouterr().out == continued(bundle, "Why?") + "\n"
+    assert main([str(copy), "--chat"]) == 2
+    assert "has no chat template" in capsys.readouterr().err
 
 
 def test_system_message(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Compiled engines as files of a bundle: their names, and finding those of an interrupted build.
+"""Compiled engines as files of a bundle: their names, and those that an interrupted build left.
 
 A name ends in the hash of the content, so that an older engine stays in place, and matches its
 manifest, until the manifest names the new one. Before it stands a hash of what the engine was
@@ -36,7 +36,7 @@ class PartKey(NamedTuple):
     version: str
     compute_capabilities: tuple[int, ...]
     number: int
-    count: int
+    parts: int
     inputs: str
 
     @property
@@ -44,7 +44,7 @@ class PartKey(NamedTuple):
         """The beginning of its file's name."""
         gpus = "-".join(f"sm{sm}" for sm in self.compute_capabilities)
         library = "rtx" if self.family == RTX else self.family
-        part = f"-{self.number}of{self.count}" if self.count > 1 else ""
+        part = f"-{self.number}of{self.parts}" if self.parts > 1 else ""
         return f"{gpus}-{library}{self.version}-{self.inputs[:8]}{part}"
 
     def claim(self, digest: str) -> str:

@@ -100,9 +100,9 @@ def build_parts(
 
 def _numbered(key: PartKey, progress: Progress) -> Progress:
     """Progress that says which segment it is of."""
-    if key.count == 1:
+    if key.parts == 1:
         return progress
-    return lambda line: progress(f"segment {key.number} of {key.count}: {line}")
+    return lambda line: progress(f"segment {key.number} of {key.parts}: {line}")
 
 
 def _job(folder: Path, plan: BuildPlan, part: GraphSegment) -> Job:

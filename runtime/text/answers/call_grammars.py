@@ -1,6 +1,6 @@
 """Grammars of tool calls, for `tool_choice`: each family's syntax with the arguments' schemas.
 
-Lark, as llguidance reads it (github.com/guidance-ai/llguidance, docs/syntax.md). A call is a rule;
+Lark, as llguidance reads it (github.com/guidance-ai/llguidance). A call is a rule;
 the calls of an answer follow each other as the family writes several.
 """
 

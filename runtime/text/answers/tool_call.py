@@ -43,4 +43,10 @@ def tool_call(name: str, arguments: Mapping[str, Any]) -> ToolCall:
     Raises:
         ValueError: arguments that JSON has not.
     """
-    return ToolCall(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    return ToolCall(_whole_characters(name), _whole_characters(text))
+
+
+def _whole_characters(text: str) -> str:
+    """A text that can be written as UTF-8: an escape in JSON may be half a character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

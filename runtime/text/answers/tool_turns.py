@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgelm.runtime.text.answers.formats import Tags
+
 _INSTRUCTIONS = """\
 You can call these functions:
 <tools>
@@ -35,6 +37,21 @@ def with_instructions(
         first = {**turns[0], "content": f"{text}\n\n{turns[0]['content']}"}
         return [first, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
+
+
+def with_written_calls(messages: Sequence[Turn], tags: Tags) -> list[Turn]:
+    """Calls within the content, for a template that leaves them out (Granite 3).
+
+    They are written as the model wrote them: a JSON list between its tags.
+    """
+    turns = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = json.dumps([_named(call["function"]) for call in message["tool_calls"]])
+            content = f"{message['content']}{tags.begin}{calls}{tags.end}"
+            message = {**message, "content": content}
+        turns.append(message)
+    return turns
 
 
 def with_tool_responses(messages: Sequence[Turn]) -> list[Turn]:

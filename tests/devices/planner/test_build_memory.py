@@ -34,13 +34,13 @@ def test_segments_take_as_much_as_the_largest_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("largest", "measured"), [(57, 617), (129, 926), (788, 2_966), (1_050, 3_382)]
+    ("largest", "measured"),
+    [(57, 617), (68, 753), (129, 1037), (788, 2_997), (1_051, 3_382), (2_977, 10_433)],
 )
-def test_the_factors_of_tensorrt_rtx_are_near_what_was_measured(
-    largest: int, measured: int
-) -> None:
+def test_the_factors_of_tensorrt_rtx_cover_what_was_measured(largest: int, measured: int) -> None:
+    """docs/results/2026-11-27-segments.md: too little would get a build killed."""
     peak = build_peak("tensorrt-rtx", [largest * 1_000_000]) / 1e6
-    assert peak == pytest.approx(measured, rel=0.12)
+    assert 0.99 * measured <= peak <= 1.35 * measured
 
 
 @pytest.mark.parametrize("count", range(1, 9))

@@ -304,6 +304,12 @@ def test_the_first_token_of_a_batch_waits_for_every_prompt() -> None:
     assert four.prefill_ms.value == pytest.approx(4 * one.prefill_ms.value)
 
 
+@pytest.mark.parametrize(("batch", "said"), [(1, False), (4, True), (8, False), (32, True)])
+def test_a_batch_that_no_published_row_has_is_an_extrapolation(batch: int, said: bool) -> None:
+    notes = plan(BIG, LAPTOP, PlanRequest("int4", batch=batch)).notes
+    assert any("extrapolation" in note for note in notes) == said
+
+
 def test_a_large_model_is_bound_by_bandwidth() -> None:
     assert plan(BIG, ROOMY, PlanRequest("int4")).binds == "memory bandwidth"
     unfit = plan(LARGE, ORIN, PlanRequest("fp16"))

@@ -55,7 +55,12 @@ def keys_of(engine: str, architecture: str) -> dict[str, Key]:
     """The groups of a dense model on an unseen device."""
     both = (engine, architecture)
     chip = (engine, box(architecture=architecture).chip)
-    own = {"engine": engine, "architecture": architecture, "both": both, "chip": chip}
+    own: dict[str, Key] = {
+        "engine": engine,
+        "architecture": architecture,
+        "both": both,
+        "chip": chip,
+    }
     return own | {"mixture": "dense"}
 
 

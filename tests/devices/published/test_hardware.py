@@ -30,6 +30,17 @@ _JETSONS = [
         "jetson-orin-nano-8gb-super",
         "MAXN_SUPER",
     ),
+    # Only the Super configuration has a maximum, and it is called MAXN_SUPER.
+    (
+        "Jetson Orin Nano 8GB",
+        "MAXN recommended by the tutorial",
+        "jetson-orin-nano-8gb-super",
+        "MAXN_SUPER",
+    ),
+    ("Jetson Orin Nano 8GB", "15W, not MAXN", "jetson-orin-nano-8gb", "15W"),
+    ("Jetson AGX Orin 64GB", "not MAXN: 30W", "jetson-agx-orin-64gb", "MODE_30W"),
+    ("Jetson AGX Orin 64GB", "50W instead of MAXN", "jetson-agx-orin-64gb", "MODE_50W"),
+    ("Jetson Orin NX 16GB", "25W (not 15W)", "jetson-orin-nx-16gb", "25W"),
     ("Jetson Orin Nano 4GB", "", "jetson-orin-nano-4gb", "10W"),
     ("Jetson Orin Nano", "not stated", "jetson-orin-nano-8gb", "15W"),
     ("Jetson Orin NX", "", "jetson-orin-nx-16gb", "MAXN"),

@@ -9,6 +9,7 @@ import pytest
 
 from edgelm.bundle import GraphContract
 from edgelm.bundle.segment_checks import check_segments
+from edgelm.devices.planner.build_memory import build_peak
 from edgelm.export.graph.segments import BuildMemory
 from edgelm.export.graph.write import GraphFormat, write_graph
 from edgelm.export.quantize.quantizer import Quantizer
@@ -106,7 +107,7 @@ def test_as_many_segments_as_the_memory_needs(tiny: TinyFactory, tmp_path: Path)
         graph = write_graph(tmp_path, Quantizer(weights), precision, form).contract
         return len(graph.parts)
 
-    whole = 220_000_000 + int(2.9 * sum(_bytes(weights)))
+    whole = build_peak("tensorrt-rtx", [sum(_bytes(weights))])
     assert count(whole + 100_000) == 1
     assert count(whole - 100_000) == 2
     assert count(1) == weights.checkpoint.spec.num_hidden_layers + 2, "what comes nearest"

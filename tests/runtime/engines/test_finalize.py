@@ -19,6 +19,7 @@ import pytest
 
 import edgelm
 from edgelm.bundle import Manifest, read_manifest
+from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.swap import SwapArea
 from edgelm.devices.planner.build_memory import build_peak
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed, MissingPackage
@@ -271,7 +272,7 @@ def test_no_tensorrt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_little_memory(bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = msgspec.structs.replace(finalize.detect(), available_bytes=100_000_000)
+    machine = msgspec.structs.replace(detect(), available_bytes=100_000_000)
     monkeypatch.setattr(finalize, "detect", lambda: machine)
     monkeypatch.setattr(finalize, "read_swaps", list)
     with pytest.raises(
@@ -284,7 +285,7 @@ def test_too_little_memory_but_swap(
     bundle: Path, orin: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peak = build_peak("tensorrt", [read_manifest(bundle).weight_bytes])
-    machine = msgspec.structs.replace(finalize.detect(), available_bytes=peak - 1)
+    machine = msgspec.structs.replace(detect(), available_bytes=peak - 1)
     monkeypatch.setattr(finalize, "detect", lambda: machine)
     monkeypatch.setattr(finalize, "read_swaps", lambda: [SwapArea("/swapfile", 8 * 10**9, 0)])
     lines: list[str] = []
@@ -315,3 +316,14 @@ def test_an_engine_that_nobody_knows(bundle: Path) -> None:
 def test_threads_are_for_the_cpu(bundle: Path) -> None:
     with pytest.raises(BadInput, match="threads is 2, but tensorrt runs on the GPU; omit it"):
         open_session(bundle, read_manifest(bundle), capacity=64, threads=2)
+
+
+def test_loading_compiles_only_when_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadBundle, match=r"is not compiled yet; compile it: .*compile_engine=True"):
+        edgelm.load(bundle)
+    assert read_manifest(bundle).pending
+    asked: list[Path] = []
+    monkeypatch.setattr(finalize, "finalize", lambda folder, **_: asked.append(folder))
+    with pytest.raises(BadBundle, match="is not compiled yet"):
+        edgelm.load(bundle, compile_engine=True)  # the stand-in compiles nothing
+    assert asked == [bundle]

@@ -82,6 +82,26 @@ def test_a_client_that_leaves_before_the_answer(url: str, slowed: LanguageModel)
     wait_until(lambda: slowed.running == 0, seconds=2)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_it_waits(
+    http: httpx.Client, url: str, slowed: LanguageModel, stream: bool
+) -> None:
+    body = json.dumps({**HELLO, "logit_bias": OPEN, "stream": stream}).encode()
+    host, _, port = url.removeprefix("http://").partition(":")
+    with started(http, 2):
+        wait_until(lambda: slowed.running == 2)
+        with socket.create_connection((host, int(port))) as plain:
+            plain.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(body), body)
+            )
+            wait_until(lambda: slowed.waiting == 1)
+        wait_until(lambda: slowed.waiting == 0, seconds=2)
+        assert slowed.running == 2
+    wait_until(lambda: slowed.running == 0)
+
+
 def test_a_full_queue_says_when_to_come_again(http: httpx.Client, slowed: LanguageModel) -> None:
     with started(http, 5):  # two run, three wait
         wait_until(lambda: slowed.waiting == 3)
@@ -178,7 +198,9 @@ def test_stopping_refuses_new_requests(served: LanguageModel) -> None:
             assert int(refused.headers["Retry-After"]) > 0
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1/chat/completions", "/v1/models/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1/chat/completions", "/v1/models/nothing", "/v1/models/a/b"]
+)
 def test_paths_and_methods_that_are_not_there(http: httpx.Client, path: str) -> None:
     answer = http.get(path)
     assert answer.status_code in (404, 405)

@@ -41,6 +41,15 @@ def test_retry_and_undo(conversation: Conversation, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "(forgotten: b)\n"
 
 
+def test_a_retry_that_fails_changes_nothing(conversation: Conversation) -> None:
+    conversation.handle("a")
+    before = list(conversation.messages)
+    conversation.handle("/set temperature -1")
+    with pytest.raises(BadInput, match="temperature is -1"):
+        conversation.handle("/retry")
+    assert conversation.messages == before
+
+
 @pytest.mark.parametrize("command", ["/retry", "/undo"])
 def test_nothing_to_take_back(conversation: Conversation, command: str) -> None:
     with pytest.raises(BadInput, match="no message yet"):

@@ -347,6 +347,22 @@ def test_what_cannot_be_read_is_content(template: str, body: str) -> None:
     assert parse(AnswerParser(chosen, TOOLS), [text]) == ("", text, [])
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (HERMES, '<tool_call>{"name": "now", "arguments": {"a": "%s"}}</tool_call>'),
+        (LFM2, '<|tool_call_start|>[now(a="%s")]<|tool_call_end|>'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("escape", "expected"), [("\\ud83d\\ude00", "\U0001f600"), ("\\ud83d!", "\ufffd!"), ("é", "é")]
+)
+def test_halves_of_characters(template: str, text: str, escape: str, expected: str) -> None:
+    (call,) = AnswerParser(answer_format(template), TOOLS).push(text % escape).tool_calls
+    assert call.parsed() == {"a": expected}
+    call.arguments.encode()
+
+
 def test_calls_have_ids_of_their_own() -> None:
     parser = AnswerParser(answer_format(HERMES), TOOLS)
     calls = parser.push(f"<tool_call>{CALL}</tool_call>" * 2).tool_calls
