@@ -19,7 +19,9 @@ class Transformers:
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(options["threads"])
         folder = Path(options["path"])
-        dtype = _faster_type(transformers.AutoConfig.from_pretrained(folder))
+        dtype = _faster_type(
+            transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        )
         started = time.perf_counter()
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False

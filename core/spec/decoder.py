@@ -96,10 +96,9 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """
         from edgelm.spec.config_reader import read_decoder  # which builds these records
 
-        # mypy sees this file under two names, `core.spec` and `edgelm.spec`.
-        read: Any = read_decoder
-        spec: DecoderSpec = read(config)
-        return spec
+        decoder: Any = read_decoder(config)
+        assert isinstance(decoder, cls)
+        return decoder
 
     @property
     def q_size(self) -> int:

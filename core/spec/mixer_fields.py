@@ -11,8 +11,6 @@ from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
 
 _MAX_KERNEL = 64
 
-_Reader = tuple[Callable[[Fields], Mixer], str, Callable[[Fields, int], list[bool]]]
-
 
 def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | None]:
     """For each layer its mixer; None for attention.
@@ -22,11 +20,7 @@ def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | Non
     """
     if family.mixer is None:
         return [None] * count
-    readers: dict[str, _Reader] = {
-        "short_conv": (_short_conv, "conv", _listed_attention),
-        "gated_delta": (_gated_delta, "linear_attention", _every_interval),
-    }
-    read, kind, default = readers[family.mixer]
+    read, kind, default = _READERS[family.mixer]
     mixer = read(fields)
     kinds = fields.each_layer("layer_types", count)
     attends = default(fields, count) if kinds is None else _attending(fields, kinds, kind)
@@ -105,3 +99,10 @@ def feed_forward_size(fields: Fields, family: Family) -> int:
     if size < 1:
         raise BadCheckpoint(f"{fields.where}: the size of the MLP is {size}, expected at least 1")
     return size
+
+
+# By `Family.mixer`: its reader, its name in `layer_types`, and which layers attend without those.
+_READERS: dict[str, tuple[Callable[[Fields], Mixer], str, Callable[[Fields, int], list[bool]]]] = {
+    "short_conv": (_short_conv, "conv", _listed_attention),
+    "gated_delta": (_gated_delta, "linear_attention", _every_interval),
+}

@@ -119,17 +119,29 @@ def _compare(spec: DecoderSpec, theirs: Any) -> None:
     """Raise Wrong for what both read and read differently."""
     for name in _SIZES:
         ours, other = getattr(spec, name), getattr(theirs, name, None)
+        if name == "intermediate_size" and hasattr(theirs, "block_auto_adjust_ff_dim"):
+            other = _adjusted_size(theirs)
         if other is not None and ours != other:
             raise Wrong(f"{name} is {ours}, transformers reads {other!r}")
     head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     if spec.head_dim != head_dim:
         raise Wrong(f"head_dim is {spec.head_dim}, transformers reads {head_dim!r}")
-    if spec.rms_norm_eps != theirs.rms_norm_eps:
-        raise Wrong(f"rms_norm_eps is {spec.rms_norm_eps}, transformers {theirs.rms_norm_eps!r}")
+    epsilon = getattr(theirs, "rms_norm_eps", getattr(theirs, "norm_eps", None))
+    if spec.rms_norm_eps != epsilon:
+        raise Wrong(f"rms_norm_eps is {spec.rms_norm_eps}, transformers reads {epsilon!r}")
     if spec.tie_word_embeddings != bool(theirs.tie_word_embeddings):
         raise Wrong(f"tie_word_embeddings: transformers reads {theirs.tie_word_embeddings!r}")
     _compare_windows(spec, theirs)
     _compare_rope(spec, theirs)
+
+
+def _adjusted_size(theirs: Any) -> int:
+    """The size that LFM2's class derives for its MLPs when it builds one."""
+    import torch
+    from transformers.models.lfm2.modeling_lfm2 import Lfm2MLP
+
+    with torch.device("meta"):
+        return int(Lfm2MLP(theirs).w1.out_features)
 
 
 def _compare_windows(spec: DecoderSpec, theirs: Any) -> None:
@@ -146,6 +158,8 @@ def _compare_rope(spec: DecoderSpec, theirs: Any) -> None:
     parameters = getattr(theirs, "rope_parameters", None)
     if not isinstance(parameters, dict) or "rope_theta" not in parameters:
         return
+    if parameters.get("alpha") or hasattr(theirs, "layer_rope_theta"):
+        return  # Hunyuan stretches the base, Granite SWA has one for each layer
     for layer in spec.layers:
         if layer.rope and layer.rope.theta != parameters["rope_theta"]:
             base = parameters["rope_theta"]
