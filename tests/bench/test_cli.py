@@ -167,10 +167,10 @@ def test_transformers_in_an_environment_of_its_own(
     ours, peer = report.results[0], report.results[3]
     assert (ours.engine, peer.engine) == ("edgelm fp32 tiny-fp32", "transformers unquantized")
     assert peer.kv in ("bf16", "fp32")
-    assert peer.weight_bytes == 2 * report.parameters
+    assert peer.weight_bytes == {"bf16": 2, "fp32": 4}[peer.kv] * report.parameters
     assert peer.kl is not None
     assert ours.kl is not None
-    assert ours.kl < peer.kl < 0.05
+    assert 0 <= peer.kl < 0.05
     assert report.absent == ()
 
 

@@ -15,7 +15,9 @@ from edgelm.export.graph.write import WrittenGraph, write_graph
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int8
 
-FILES = SimpleNamespace(file="model.onnx", data="model.onnx.data")
+FILES = SimpleNamespace(
+    file="model.onnx", data="model.onnx.data", files=("model.onnx", "model.onnx.data")
+)
 
 
 class FakeWriter:

@@ -93,7 +93,9 @@ def test_no_cost_is_negative() -> None:
 def test_profile_predicts_with_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgelm.devices.planner.plan.check_shape", lambda *_: None)  # a toy's heads
+    monkeypatch.setattr(
+        "edgelm.devices.planner.estimate.check_shape", lambda *_: None
+    )  # a toy's heads
     path = tmp_path / "cpu.toml"
     path.write_text(profile_text(solved(), MACHINE, threads=2, when=date(2026, 1, 2)))
     profile = read_profile(path)

@@ -98,8 +98,10 @@ def test_it_runs_then_and_is_not_compiled_again(
         assert len(lm.generate("The miller", max_tokens=5).tokens) <= 5
 
 
-def test_the_first_load_compiles(bundle: Path, orin: FakeCuda) -> None:
-    with edgelm.load(bundle) as lm:
+def test_a_load_compiles_if_asked(bundle: Path, orin: FakeCuda) -> None:
+    with pytest.raises(BadBundle, match="not compiled yet; compile it: edge-export --finalize"):
+        edgelm.load(bundle)
+    with edgelm.load(bundle, compile_engine=True) as lm:
         assert lm.context == read_manifest(bundle).limits.context
     assert not read_manifest(bundle).pending
 

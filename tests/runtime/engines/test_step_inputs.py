@@ -6,6 +6,9 @@ import pytest
 from edgelm.bundle.roles import ROLES
 from edgelm.runtime.engines.step_inputs import step_inputs, update_step
 
+# How many rows the cache has is not a matter of the step: the engine that grows it says so.
+MADE = ROLES.keys() - {"cache_positions"}
+
 
 def test_by_hand() -> None:
     inputs = step_inputs(np.array([7, 8, 9]), 5, 2)
@@ -22,9 +25,10 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize(("count", "logits"), [(1, 1), (4, 4), (4, 1), (4, 9)])
 def test_types_and_shapes_are_those_of_the_bundle(count: int, logits: int) -> None:
     inputs = step_inputs(np.arange(count), 3, logits)
-    assert inputs.keys() == ROLES.keys()
+    assert inputs.keys() == MADE
     sizes: dict[int | str, int] = {"T": count, "P": min(count, logits)}
-    for role, (dtype, shape) in ROLES.items():
+    for role in MADE:
+        dtype, shape = ROLES[role]
         assert inputs[role].dtype == dtype
         assert inputs[role].shape == tuple(sizes.get(size, size) for size in shape)
 
@@ -47,5 +51,5 @@ def test_an_updated_step_is_a_new_one(past: int) -> None:
     addresses = {role: values.ctypes.data for role, values in inputs.items()}
     update_step(inputs, 42, past)
     expected = step_inputs(np.array([42]), past, 1)
-    assert all((inputs[role] == expected[role]).all() for role in ROLES)
+    assert all((inputs[role] == expected[role]).all() for role in MADE)
     assert {role: values.ctypes.data for role, values in inputs.items()} == addresses
