@@ -30,7 +30,7 @@ def slowed(served: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> LanguageMo
         advance = slot.session.advance
 
         def late(*given: Any, advance: Any = advance, **named: Any) -> Any:
-            time.sleep(0.02)
+            time.sleep(0.05)  # up to the end of the context: more than six seconds
             return advance(*given, **named)
 
         monkeypatch.setattr(slot.session, "advance", late)
@@ -63,10 +63,8 @@ def started(http: httpx.Client, count: int) -> Iterator[None]:
 def test_a_client_that_leaves_frees_its_sequence(http: httpx.Client, slowed: LanguageModel) -> None:
     with http.stream("POST", CHAT, json=STREAMED) as answer:
         next(answer.iter_lines())
-        assert slowed.running == 1
-        left = time.monotonic()
-    wait_until(lambda: slowed.running == 0)
-    assert time.monotonic() - left < 1
+        wait_until(lambda: slowed.running == 1)
+    wait_until(lambda: slowed.running == 0, seconds=4)
 
 
 def test_a_client_that_leaves_before_the_answer(url: str, slowed: LanguageModel) -> None:
@@ -79,7 +77,7 @@ def test_a_client_that_leaves_before_the_answer(url: str, slowed: LanguageModel)
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         wait_until(lambda: slowed.running == 1)
-    wait_until(lambda: slowed.running == 0, seconds=2)
+    wait_until(lambda: slowed.running == 0, seconds=4)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -97,7 +95,7 @@ def test_a_client_that_leaves_while_it_waits(
                 % (len(body), body)
             )
             wait_until(lambda: slowed.waiting == 1)
-        wait_until(lambda: slowed.waiting == 0, seconds=2)
+        wait_until(lambda: slowed.waiting == 0, seconds=4)
         assert slowed.running == 2
     wait_until(lambda: slowed.running == 0)
 
