@@ -174,19 +174,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
     from edgelm.devices.planner.smaller_models import smaller_models
     from edgelm.devices.this_machine import target_profile
-    from edgelm.planning import PlanRequest
 
-    request = PlanRequest(
-        precision=arguments.precision,
-        kv=arguments.kv,
-        context=arguments.context,
-        engine=arguments.engine,
-        power_mode=arguments.power_mode,
-        prompt=arguments.prompt,
-        batch=arguments.batch,
-        max_memory_bytes=arguments.max_memory,
-        min_tokens_per_second=arguments.min_tok_s,
-    )
+    request = _request(arguments)
     profile = target_profile(arguments.target)
     spec = _spec(arguments.model, arguments.revision)
     ranked = choices(spec, profile, request)

@@ -1,9 +1,10 @@
 """The tables of a recipe: one record per stage, and the target."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
+from edgelm.compress.alignment.settings import Dpo, Sft
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Losses, Schedule
 from edgelm.compress.pruning.aggregation import Reduction
@@ -15,9 +16,6 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
-
-if TYPE_CHECKING:
-    from edgelm.compress.alignment.settings import Dpo, Sft
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,14 +202,12 @@ class Align(Stage, frozen=True, forbid_unknown_fields=True):
     weight_decay: NotNegative | None = None
     beta: Positive | None = None
 
-    def request(self, seed: int) -> "Sft | Dpo":
+    def request(self, seed: int) -> Sft | Dpo:
         """The method with these settings.
 
         Raises:
             BadInput: a setting that the method does not have.
         """
-        from edgelm.compress.alignment.settings import Dpo, Sft
-
         given = {
             name: value
             for name, value in msgspec.structs.asdict(self).items()

@@ -17,8 +17,14 @@ HASHES = "input-hashes.json"
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 600.0
 
-Stamp = tuple[int, int, int]
-"""Size in bytes, time of modification in ns, inode: what changes when a file does."""
+Stamp = tuple[int, int, int, int]
+"""Size in bytes, times of modification and of the last change of status in ns, inode.
+
+Without the device, unlike `edgelm.bundle.known_hashes`: a shared file system has another number on
+each machine.
+"""
+
+_Entry = tuple[int, int, int, int, str]  # a stamp and the hash
 
 
 class HashCache:
@@ -54,17 +60,15 @@ class HashCache:
 
     def _known(self, path: Path, stamp: Stamp) -> str | None:
         entry = self._read().get(str(path.resolve()))
-        return entry[3] if entry is not None and entry[:3] == stamp else None
+        return entry[4] if entry is not None and entry[:4] == stamp else None
 
-    def _read(self) -> dict[str, tuple[int, int, int, str]]:
+    def _read(self) -> dict[str, _Entry]:
         try:
-            return msgspec.json.decode(
-                self._path.read_bytes(), type=dict[str, tuple[int, int, int, str]]
-            )
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Entry])
         except (OSError, ValueError, RecursionError):
             return {}
 
 
 def _stamp(path: Path) -> Stamp:
     status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -87,6 +87,7 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
 
     inputs = state.inputs(settings, "student")
     inputs["files"] = task_hashes(settings.tasks)
+    inputs["dtype"] = str(_evaluated_in(state))
     state.run.stage("evaluate", inputs, work)
     return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
 

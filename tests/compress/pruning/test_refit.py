@@ -119,3 +119,18 @@ def test_only_what_is_needed_is_collected(moments: Any, tmp_path: Path) -> None:
     layers = range(spec_of(model).num_hidden_layers)
     wanted = {f"layers.{layer}.{part}" for layer in layers for part in REFITTED}
     assert set(moments(model).groups) == wanted
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3.5", "glm4", "phi3"])
+def test_other_layers_and_names_are_refitted_too(moments: Any, family: str) -> None:
+    """Layers without attention, gates over heads, matrices with other names, stacked ones."""
+    model = tiny_model(family)
+    spec = spec_of(model)
+    importance = score(model, [rows().batch(range(8))])
+    size = spec.intermediate_size * 2 // 3
+    shape = msgspec.structs.replace(Shape.from_spec(spec), intermediate_size=size)
+    cut = prune(model, shape, importance).state_dict()
+    refitted = prune(model, shape, importance, moments=moments(model)).state_dict()
+    changed = {name for name, tensor in cut.items() if not torch.equal(tensor, refitted[name])}
+    assert len(changed) == spec.num_hidden_layers
+    assert {refitted[name].shape for name in changed} == {(spec.hidden_size, size)}
