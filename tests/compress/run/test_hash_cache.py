@@ -48,6 +48,16 @@ def test_a_file_of_the_same_size_and_time_but_another_one(tmp_path: Path) -> Non
     assert cache.sha256(data) != first
 
 
+def test_a_file_written_to_whose_times_were_set_back(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    found = []
+    for text in ("one", "two"):
+        data.write_text(text)
+        os.utime(data, ns=(5, 5))
+        found.append(HashCache(tmp_path / "run").sha256(data))
+    assert found[1] == file_sha256(data) != found[0]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"x": 5}', b"\xff" * 9])
 def test_a_damaged_cache_is_written_again(tmp_path: Path, read: list[Path], content: bytes) -> None:
     data = tmp_path / "data.jsonl"

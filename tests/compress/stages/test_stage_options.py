@@ -153,6 +153,20 @@ def test_a_layer_task_that_is_not_there(bench: Path, tmp_path: Path) -> None:
         made(bench, tmp_path / "out", DEPTH.format(layers="loss", more=more))
 
 
+def test_another_type_of_the_student_is_evaluated_again(bench: Path, tmp_path: Path) -> None:
+    """In fp32 where the student is written in fp32, whatever the arithmetic of its training."""
+    said: list[str] = []
+    common = TEACHER.replace('arithmetic = "fp32"', 'arithmetic = "bf16"')
+    for dtype in ("float32", "bfloat16", "bfloat16"):
+        text = common.replace('dtype = "float32"', f'dtype = "{dtype}"')
+        recipe = read_recipe(write_recipe(bench, text, PRUNE, "[evaluate]\n", name="typed"))
+        compress_model(recipe, tmp_path / "out", report=said.append)
+    evaluated = [line for line in said if line.startswith("evaluate:")]
+    assert evaluated[:1] == ["evaluate: inputs changed, rerunning"]
+    assert evaluated[-1] == "evaluate: unchanged, skipped"
+    assert "prune: unchanged, skipped" in said
+
+
 def test_held_out_rows_are_always_evaluated(bench: Path, tmp_path: Path) -> None:
     record = made(bench, tmp_path / "out", PRUNE, DISTILL, "[evaluate]\n")
     assert list(record.evaluation) == [
