@@ -4,7 +4,12 @@ torch and what imports it are loaded by fixtures: environments that only run bun
 (tests/without_torch.py).
 """
 
+import gc
 import os
+
+# Until every test is collected: what is imported and collected lives to the end, and a garbage
+# collection of a million objects takes a second.
+gc.disable()
 
 # Before numpy loads: threads on small matrices only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,6 +31,12 @@ if find_spec("torch"):
     # Models this small gain nothing from threads, and threads that wait for each other on a busy
     # machine make them a hundred times slower.
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again from here on, of what tests make; children share what is frozen."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
