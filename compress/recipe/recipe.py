@@ -83,10 +83,21 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.qad:
             self.qad.check(self.target)
         self._check_layer_map()
+        self._check_milestones()
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
             self.align.request(self.seed).check()
+
+    def _check_milestones(self) -> None:
+        if self.distill is None:
+            return
+        late = [one for one in self.distill.milestones if one > self.distill.tokens]
+        if late:
+            raise BadInput(
+                f"[distill] milestones: {late[0]:,} tokens are never reached, since tokens = "
+                f"{self.distill.tokens:,}; remove it"
+            )
 
     def _check_layer_map(self) -> None:
         if self.search and self.distill and self.distill.layer_map:

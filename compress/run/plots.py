@@ -8,6 +8,7 @@ import torch
 
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
+from edgelm.compress.distillation.milestones import FILE as HELD_OUT
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.search.candidates import Candidate
 from edgelm.page.axes import Axis
@@ -35,7 +36,16 @@ def training_plots(folder: Path) -> list[Plot]:
         ]
         axes = Axis("training tokens"), Axis("loss (divergence, cross-entropy: nats per token)")
         plots.append(xy_plot(f"Loss of {stage}", *axes, series))
-    return plots
+    return [*plots, *_held_out_plot(folder / "distill" / HELD_OUT)]
+
+
+def _held_out_plot(path: Path) -> list[Plot]:
+    rows = [row for row in read_metrics(path) if _has(row, "tokens", "divergence")]
+    if not rows:
+        return []
+    curve = Series("KL from the teacher", tuple((one["tokens"], one["divergence"]) for one in rows))
+    axes = Axis("training tokens"), Axis("KL on held-out rows, nats per token (lower is better)")
+    return [xy_plot("Held-out rows during distillation", *axes, [curve])]
 
 
 def search_plot(candidates: Sequence[Candidate]) -> Plot:
@@ -76,7 +86,11 @@ def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:
 
 def _is_whole(row: dict[str, Any]) -> bool:
     """Whether a line of a log has all that is plotted; a damaged one must not end the run."""
-    return all(isinstance(row.get(name), int | float) for name in ("tokens", *_LOSSES))
+    return _has(row, "tokens", *_LOSSES)
+
+
+def _has(row: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(row.get(name), int | float) for name in names)
 
 
 def _points(name: str, candidates: Sequence[Candidate]) -> Series:
