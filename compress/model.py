@@ -10,6 +10,7 @@ import torch
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
 from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.own_sizes import padded_tensors
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadCheckpoint
@@ -136,18 +137,21 @@ def gather_full_model(model: Model) -> Model:
 def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
     """Write a plain checkpoint: safetensors, configuration with `head_dim`, tokenizer.
 
+    Layers with sizes of their own are padded with zeros, so that transformers loads the file too.
     The model in memory keeps its type. With several processes, the main one writes.
     """
     if not is_main_process():
         return
     from transformers import GenerationConfig
 
-    config = model.config
+    config, spec = model.config, spec_of(model)
     state = {
         name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }
+    if spec.has_own_sizes:
+        state = dict(padded_tensors(spec, state))
     if getattr(config, "head_dim", None) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
     if not model.generation_config:

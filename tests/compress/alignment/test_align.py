@@ -289,7 +289,7 @@ def test_calls_of_tools_are_learned_and_tools_are_read(
         {"prompt": [asked], "completion": [_call("other", '{"place": 1}')]},
     ]
     examples = read_demonstrations(write(rows), chat=True)
-    made = make_rows(examples, tokenizer, max_length=400, vocab_size=2000).rows
+    made = make_rows(examples, tokenizer, max_length=128, vocab_size=2000).rows
     learned = [tokenizer.decode([label for label in row["labels"] if label >= 0]) for row in made]
     assert learned == [
         '<call>rain {"day": "now"}<|end|>',
@@ -301,7 +301,7 @@ def test_calls_of_tools_are_learned_and_tools_are_read(
     assert "<s>tool\nyes<|end|>" in read[1]
     assert "tools" not in read[2]
     steps = list[AlignStep]()
-    request = replace(SFT, max_length=400, max_steps=12)
+    request = replace(SFT, max_length=128, max_steps=12)
     align(student, tokenizer, request, write(rows), tmp_path / "run", progress=steps.append)
     assert steps[-1].loss < 0.8 * steps[0].loss
 
