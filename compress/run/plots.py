@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
 from edgelm.compress.distillation.milestones import FILE as HELD_OUT
 from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.puzzle.alternatives import Score
 from edgelm.compress.search.candidates import Candidate
 from edgelm.page.axes import Axis
 from edgelm.page.bar_chart import bar_chart
@@ -59,6 +61,37 @@ def search_plot(candidates: Sequence[Candidate]) -> Plot:
         [*series, _points("chosen", candidates[:1])],
         note="Best is bottom right: fast, and close to the teacher.",
     )
+
+
+def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
+    """The sizes of a student's layers, and what each alternative alone would cost."""
+    chosen = next((one for one in record.stages if one.name == "puzzle"), None)
+    path = folder / "puzzle-scores" / "scores.json"
+    if chosen is None or not path.is_file():
+        return []
+    full, largest = record.teacher_shape["intermediate_size"], record.shape["intermediate_size"]
+    layers = chosen.figures["layers"] or [{}] * record.shape["num_hidden_layers"]
+    sizes = [
+        [float(one.get("attention", True)), one.get("intermediate_size", largest) / full]
+        for one in layers
+    ]
+    plots = [heat_map("Sizes of the student's layers", "attention, MLP", "layer", sizes)]
+    scores = msgspec.json.decode(path.read_bytes(), type=list[Score])
+    kinds = list(dict.fromkeys((one.alternative.half, one.alternative.size) for one in scores))
+    series = [
+        Series(
+            "no attention" if half == "attention" else f"MLP of {size}" if size else "no MLP",
+            tuple(
+                (float(one.alternative.layer), one.kl)
+                for one in scores
+                if (one.alternative.half, one.alternative.size) == (half, size)
+            ),
+            style="points",
+        )
+        for half, size in kinds
+    ]
+    axes = Axis("layer"), Axis("KL from the teacher, nats per token (lower is better)")
+    return [*plots, xy_plot("What each alternative alone costs", *axes, series)]
 
 
 def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:

@@ -1,6 +1,6 @@
 """Modules of transformers in layers that have sizes of their own."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -49,24 +49,26 @@ def fit_layers(model: Any, spec: DecoderSpec) -> None:
     """
     for index, layer in enumerate(spec.layers):
         if isinstance(layer.mixer, NoMixer):
-            _replace(model, _part(spec, index, "self_attn.o_proj"), NoAttention(index))
+            replace_module(model, half_name(spec, index, "attention"), NoAttention(index))
         if not spec.mlp_size(layer):
-            _replace(model, _part(spec, index, "mlp.down_proj"), NoMlp())
+            replace_module(model, half_name(spec, index, "mlp"), NoMlp())
     for name, shape in tensor_shapes(spec).items():
         module = name.removesuffix(".weight")
         if module == name or ".layers." not in name:
             continue
         old = model.get_submodule(module)
         if isinstance(old, nn.Linear) and tuple(old.weight.shape) != shape:
-            _replace(model, module, nn.Linear(shape[1], shape[0], bias=old.bias is not None))
+            replace_module(model, module, nn.Linear(shape[1], shape[0], bias=old.bias is not None))
 
 
-def _part(spec: DecoderSpec, layer: int, projection: str) -> str:
-    """The module that a projection belongs to."""
+def half_name(spec: DecoderSpec, layer: int, half: Literal["attention", "mlp"]) -> str:
+    """The module of transformers that is a layer's attention or its MLP."""
+    projection = "self_attn.o_proj" if half == "attention" else "mlp.down_proj"
     stored = stored_name(spec.family, f"model.layers.{layer}.{projection}")
     return stored.rpartition(".")[0]
 
 
-def _replace(model: Any, name: str, module: nn.Module) -> None:
+def replace_module(model: Any, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another one."""
     parent, _, own = name.rpartition(".")
     setattr(model.get_submodule(parent), own, module)

@@ -289,7 +289,7 @@ def test_calls_of_tools_are_learned_and_tools_are_read(
         {"prompt": [asked], "completion": [_call("other", '{"place": 1}')]},
     ]
     examples = read_demonstrations(write(rows), chat=True)
-    made = make_rows(examples, tokenizer, max_length=128, vocab_size=2000).rows
+    made = make_rows(examples, tokenizer, max_length=400, vocab_size=2000).rows
     learned = [tokenizer.decode([label for label in row["labels"] if label >= 0]) for row in made]
     assert learned == [
         '<call>rain {"day": "now"}<|end|>',
