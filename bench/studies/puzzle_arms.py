@@ -1,6 +1,6 @@
-"""Homogeneous search against Puzzle, at equal predicted decode time and equal tokens.
+r"""Homogeneous search against Puzzle, at equal predicted decode time and equal tokens.
 
-    python -m bench.studies.puzzle_arms run TEACHER --data train.jsonl --held-out valid.jsonl \\
+    python -m bench.studies.puzzle_arms run TEACHER --data train.jsonl --held-out valid.jsonl \
         --arm puzzle --ratio 0.7 --tokens 2M --out runs/
     python -m bench.studies.puzzle_arms table runs/
 
@@ -120,8 +120,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 def table(out: Path) -> str:
     """All finished arms as a Markdown table."""
     lines = [
-        "| decode time | arm | layers | parameters | KL before training | KL after | tokens before |"
-        " tokens | minutes |",
+        "| decode time | arm | layers | parameters | KL before training | KL after "
+        "| tokens before | tokens | minutes |",
         "|---:|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     found = (
