@@ -17,6 +17,8 @@ from edgelm.errors import BadCheckpoint
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
+from edgelm.spec.mixers import NoMixer
+from edgelm.spec.tensor_names import stored_name
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -67,7 +69,29 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
         )
     model.tie_weights()
     model.requires_grad_(True)
+    for name in _unused_norms(spec_of(model)):
+        model.get_submodule(name).requires_grad_(False)
     return model.to(embedding.device).eval()
+
+
+def _unused_norms(spec: DecoderSpec) -> list[str]:
+    """Norms whose output nothing reads, since their half of the layer is left out.
+
+    They get no gradients, for which several processes would wait.
+    """
+    if not spec.has_own_sizes or spec.norms == "post":
+        return []
+    before_mlp = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+    unused = [
+        f"model.layers.{index}.{name}_layernorm"
+        for index, layer in enumerate(spec.layers)
+        for name, is_unused in (
+            ("input", isinstance(layer.mixer, NoMixer)),
+            (before_mlp, not spec.mlp_size(layer)),
+        )
+        if is_unused
+    ]
+    return [stored_name(spec.family, name) for name in unused]
 
 
 def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:

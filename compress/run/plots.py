@@ -75,7 +75,7 @@ def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
         [float(one.get("attention", True)), one.get("intermediate_size", largest) / full]
         for one in layers
     ]
-    plots = [heat_map("Sizes of the student's layers", "attention, MLP", "layer", sizes)]
+    plots = [heat_map("Layers of the student", "attention, MLP", "layer", sizes)]
     scores = msgspec.json.decode(path.read_bytes(), type=list[Score])
     kinds = list(dict.fromkeys((one.alternative.half, one.alternative.size) for one in scores))
     series = [

@@ -59,7 +59,7 @@ def test_the_student_is_within_the_budget_and_plain_transformers_loads_it(
     chosen = stage(record, "puzzle").figures
     assert chosen["layers"] == json.loads((student / "config.json").read_text())["edgelm_layers"]
     summary = (folder / "student.run" / "summary.html").read_text()
-    assert "Sizes of the student's layers" in summary
+    assert "Layers of the student" in summary
     assert "What each alternative alone costs" in summary
 
 

@@ -37,6 +37,15 @@ def test_transformers_loads_the_padded_file_and_edgelm_the_layers_own(
     assert parameters < sum(one.numel() for one in plain.parameters())
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "olmo2", "lfm2"])
+def test_what_gets_no_gradient_is_not_trained(family: str) -> None:
+    """With several processes, all of them wait for every gradient."""
+    model = own_sizes_model(family).train()
+    model(torch.arange(3, 20)[None]).logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_the_spec_of_every_layer(tmp_path: Path) -> None:
     spec = read_spec(save_own_sizes("llama", tmp_path))
     assert [layer.attends for layer in spec.layers] == [False, True, True, False]
