@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.own_sizes import (
+    check_left_out,
+    left_out_outputs,
+    own_part,
+    stored_shapes,
+)
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.checkpoint.text_part import TextTensors, text_config, text_tensors
@@ -253,15 +259,20 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
     def read(tensor: str) -> "torch.Tensor":
-        return read_tensor(stored[tensor])
+        whole = read_tensor(stored[tensor])
+        return own_part(spec, tensor, whole) if spec.has_own_sizes else whole
 
-    check_stored(folder, stored, tensor_shapes(spec))
+    found = {tensor: entry.shape for tensor, entry in stored.items()}
+    check_stored(folder, stored, stored_shapes(spec, found))
+    for left_out in left_out_outputs(spec):
+        if left_out in stored:
+            check_left_out(left_out, read_tensor(stored[left_out]))
     return Checkpoint(
         name,
         folder,
         config,
         spec,
-        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        tensor_shapes(spec),
         read,
         tuple(files),
         revision,

@@ -224,9 +224,8 @@ class QdqDialect:
         weights = ConvWeights(index, kernel, bias)
         return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
-    def gated(self, gate_up: Value) -> Value:
-        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
-        halves = self.graph.constant("gate_up_sizes", sizes)
+    def gated(self, gate_up: Value, size: int) -> Value:
+        halves = self.graph.constant(f"gate_up_sizes_{size}", np.array([size] * 2, dtype=np.int64))
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 

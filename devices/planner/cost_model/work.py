@@ -23,10 +23,11 @@ class Work(msgspec.Struct, frozen=True):
 
     `linear_parameters` and `head_parameters` are multiplied with every token; `linear_bytes` and
     `head_bytes` are their sizes. For a mixture of experts these are the active ones, and
-    `expert_bytes` counts all experts. `attention_width` is the query width summed over layers.
+    `expert_bytes` counts all experts. `layers` are those that run, a half one for
+    each half (edgelm.spec.decoder). `attention_width` is the query width summed over layers.
     """
 
-    layers: int
+    layers: float
     linear_parameters: float
     head_parameters: float
     linear_bytes: float
@@ -84,7 +85,7 @@ def work_of(
     linear_bytes = spec.linear_parameters * linear_bits / 8
     copies = 1 if spec.tie_word_embeddings else 2
     return Work(
-        layers=spec.num_hidden_layers,
+        layers=spec.executed_layers,
         linear_parameters=spec.linear_parameters,
         head_parameters=head,
         linear_bytes=linear_bytes,

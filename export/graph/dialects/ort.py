@@ -191,7 +191,7 @@ class OrtDialect(OrtAttention):
         weights = ConvWeights(index, kernel, bias)
         return fused_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
-    def gated(self, gate_up: Value) -> Value:
+    def gated(self, gate_up: Value, size: int) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 
