@@ -10,6 +10,7 @@ from edgelm.compress.evaluation.backend import (
     TextTokenizer,
     no_progress,
 )
+from edgelm.errors import BadInput
 
 
 def encode_pair(
@@ -35,6 +36,16 @@ def loglikelihood(
     """Log-likelihood of each (context, continuation) pair of texts."""
     encoded = [encode_pair(backend.tokenizer, *pair) for pair in pairs]
     return backend.continuations(encoded, progress)
+
+
+def check_pairs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], longest: int) -> None:
+    """Raise BadInput for a pair without context or continuation, or without room for a context."""
+    for number, (context, continuation) in enumerate(pairs, 1):
+        if not context or not 0 < len(continuation) < longest:
+            raise BadInput(
+                f"pair {number} has {len(context)} tokens of context and {len(continuation)} after "
+                f"it; expected at least one of each, and after it fewer than {longest}"
+            )
 
 
 def _ids(tokenizer: TextTokenizer, text: str) -> list[int]:

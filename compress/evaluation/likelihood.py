@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from edgelm.compress.evaluation.backend import Continuation
+from edgelm.compress.evaluation.encoding import check_pairs
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
-from edgelm.errors import BadInput
 
 _BATCH_TOKENS = 4096
 
@@ -31,12 +31,7 @@ def continuations(
     spec = spec_of(model)
     head = Head.from_model(model)
     longest = spec.max_position_embeddings
-    for number, (context, continuation) in enumerate(pairs, 1):
-        if not context or not 0 < len(continuation) < longest:
-            raise BadInput(
-                f"pair {number} has {len(context)} tokens of context and {len(continuation)} after "
-                f"it; expected at least one of each, and after it fewer than {longest}"
-            )
+    check_pairs(pairs, longest)
     found: list[Continuation | None] = [None] * len(pairs)
     done = 0
     with torch.inference_mode():
