@@ -7,7 +7,6 @@ from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.text_ends import TextEnds
 from edgelm.errors import BadInput
-from edgelm.runtime.generation_config import GENERATION_CONFIG, read_generation_config
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.text.special_tokens import read_special_tokens
 
@@ -68,10 +67,8 @@ def _encoded(tokenizer: BundleTokenizer, documents: Iterable[Document]) -> Itera
 def _eos_token_id(model: LanguageModel) -> int | None:
     """The named end-of-sequence token, which ends documents."""
     names = read_special_tokens(bundle_file(model.folder, model.manifest, SPECIAL_TOKENS_FILE))
-    if names is None:  # a bundle of edgelm 0.1
-        path = bundle_file(model.folder, model.manifest, GENERATION_CONFIG)
-        found = read_generation_config(path).special_tokens()["eos_token"]
-        return None if found < 0 else found
+    if names is None:  # the source names none, so that transformers ends documents with none
+        return None
     text = names.get("eos_token")
     ids = model.tokenizer.encode(text, special=False).tolist() if text else []
     return int(ids[0]) if len(ids) == 1 else None
