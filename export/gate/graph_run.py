@@ -12,8 +12,6 @@ from edgelm.bundle.behavior import Behavior
 from edgelm.bundle.gate_sample import GateSample, sequence_logprobs
 from edgelm.bundle.gates import Figures
 from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord
-from edgelm.devices.detection.cpu import read_cpu
-from edgelm.devices.detection.probes import Probes
 from edgelm.errors import BadInput
 from edgelm.export.cache import ArtifactCache, key
 from edgelm.export.gate import prompts as asked
@@ -29,7 +27,7 @@ from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation_config import GENERATION_CONFIG, read_generation_config
 from edgelm.runtime.model import CHAT_TEMPLATE, LanguageModel
 from edgelm.runtime.options import Options
-from edgelm.runtime.self_test import GREEDY, prompt_tokens
+from edgelm.runtime.self_test import GREEDY, processor, prompt_tokens
 
 _RECORDED = 4  # answers of the self-test, two of them short
 _MIN_PROMPTS = 2
@@ -132,7 +130,7 @@ def record_self_test(
     return SelfTestRecord(
         engine="onnxruntime",
         engine_version=onnxruntime.__version__,
-        machine=read_cpu(Probes())[0].name,
+        machine=processor(),
         logprobs=np.stack(logprobs).tobytes(),
         top1=np.stack(top1).tobytes(),
         answers=tuple(answer for answer in answers if answer is not None),
