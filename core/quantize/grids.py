@@ -18,6 +18,21 @@ E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 _BYTE_MIDDLE = 128
 
 
+class Inputs(NamedTuple):
+    """What is done to a matrix's inputs before they meet its levels.
+
+    factors: fp32 [K], what they are multiplied by first.
+    order: int64 [K], the input that comes at every place then.
+    """
+
+    factors: torch.Tensor | None = None
+    order: torch.Tensor | None = None
+
+    def same(self, other: "Inputs") -> bool:
+        """Whether two are equal."""
+        return _equal(self.factors, other.factors) and _equal(self.order, other.order)
+
+
 @dataclass(frozen=True)
 class IntegerGrid:
     """`(levels - zero_points) * scales * column_factors`.
@@ -66,6 +81,22 @@ class IntegerGrid:
             return grouped[:, self.order]
         return grouped.repeat_interleave(self.group_size, 1)[:, : self.levels.shape[1]]
 
+    def inputs(self) -> Inputs | None:
+        """What must be done to the inputs, so that neighbors share a group and factors are one."""
+        if self.order is None and self.column_factors is None:
+            return None
+        order = None if self.order is None else input_order(self.order, self.group_size)
+        return Inputs(self.column_factors, order)
+
+    def for_inputs(self, inputs: Inputs | None) -> "IntegerGrid":
+        """The grid that meets the inputs after that: its own, or none."""
+        if inputs is None:
+            return self
+        levels = self.levels if inputs.order is None else self.levels[:, inputs.order]
+        factors = self.column_factors if inputs.factors is None else None
+        order = self.order if inputs.order is None else None
+        return replace(self, levels=levels, order=order, column_factors=factors)
+
     def widened(self, bits: int) -> "IntegerGrid":
         """The same numbers with more bits a level."""
         shift = (1 << (bits - 1)) - self.middle
@@ -86,10 +117,11 @@ class IntegerGrid:
             ValueError: columns are not in the order of their groups, or groups do not divide.
         """
         columns = self.levels.shape[1]
-        whole = group_size >= columns and self.group_size >= columns
-        if self.order is not None or (self.group_size % group_size and not whole):
+        one = self.group_size >= columns  # is split into groups of any size
+        if self.order is not None or (self.group_size % group_size and not one):
             raise ValueError(f"groups of {self.group_size} cannot be split into {group_size}")
-        count, times = -(-columns // group_size), max(1, self.group_size // group_size)
+        count = -(-columns // group_size)
+        times = count if one else self.group_size // group_size
 
         def repeated(grouped: torch.Tensor) -> torch.Tensor:
             return grouped.repeat_interleave(times, 1)[:, :count]
@@ -177,6 +209,22 @@ def integers_of_e2m1(codes: torch.Tensor, scales: torch.Tensor, group_size: int)
     halves = (2 * E2M1).to(torch.uint8)
     by_code = torch.cat([_BYTE_MIDDLE + halves, _BYTE_MIDDLE - halves])
     return IntegerGrid(8, group_size, by_code[codes.int()], scales / 2)
+
+
+def input_order(groups: torch.Tensor, group_size: int) -> torch.Tensor | None:
+    """An order of columns int64 [K] in which those of a group are neighbors.
+
+    None where that cannot be: a group other than the last has fewer or more columns than the rest.
+    """
+    order = groups.argsort(stable=True)
+    in_order = torch.arange(len(groups)) // group_size
+    return order if torch.equal(groups[order], in_order) else None
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def _narrowed(scales: torch.Tensor) -> torch.Tensor:

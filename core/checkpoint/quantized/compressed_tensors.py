@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.quantized.fp4 import mxfp4_matrix, nvfp4_matrix
 from edgelm.checkpoint.quantized.fp8 import fp8_matrix
-from edgelm.checkpoint.quantized.integers import group_order, integer_grid, integer_precision
+from edgelm.checkpoint.quantized.integers import (
+    group_order,
+    integer_grid,
+    integer_precision,
+    order_inputs,
+)
 from edgelm.checkpoint.quantized.packed import FLOATS, PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.quantize.precision import WeightPrecision
@@ -110,7 +115,7 @@ class CompressedTensors:
             return integer_precision(8, size, columns, symmetric=symmetric)
 
         title = f"{self.name}, 8 bits"
-        return PackedMatrix((rows, columns), title, parts.paths, read, precision)
+        return PackedMatrix((rows, columns), title, parts.paths, read, precision, 8)
 
     def _integers(self, parts: Parts) -> PackedMatrix:
         rows, words = parts.matrix("weight_packed", ("I32",))
@@ -161,13 +166,20 @@ class CompressedTensors:
 
         def precision() -> WeightPrecision | None:
             found, points = order(), zeros()
-            if found is not None and not found[1]:
+            if found is not None and not found[1] and order_inputs(found, size) is None:
                 return None
             symmetric = points is None or bool((points == 1 << (bits - 1)).all())
             return integer_precision(bits, size, columns, symmetric=symmetric)
 
-        title = f"{self.name}, {bits} bits"
-        return PackedMatrix((rows, columns), title, parts.paths, read, precision)
+        return PackedMatrix(
+            (rows, columns),
+            f"{self.name}, {bits} bits",
+            parts.paths,
+            read,
+            precision,
+            4 if bits <= 4 else 8,
+            lambda: order_inputs(order(), size),
+        )
 
     def _group_size(self, parts: Parts, groups: int, columns: int) -> int:
         if groups == 1:

@@ -79,7 +79,7 @@ def fp8_matrix(
     def precision() -> WeightPrecision | None:
         return Fp8() if width >= columns else None
 
-    return PackedMatrix((rows, columns), f"{title}, E4M3", parts.paths, read, precision)
+    return PackedMatrix((rows, columns), f"{title}, E4M3", parts.paths, read, precision, 8)
 
 
 def _input_scale(parts: Parts) -> float | None:

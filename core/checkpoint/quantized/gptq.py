@@ -8,7 +8,12 @@ zero points less one, version 2 (`checkpoint_format: gptq_v2`) as they are.
 
 from typing import TYPE_CHECKING
 
-from edgelm.checkpoint.quantized.integers import group_order, integer_grid, integer_precision
+from edgelm.checkpoint.quantized.integers import (
+    group_order,
+    integer_grid,
+    integer_precision,
+    order_inputs,
+)
 from edgelm.checkpoint.quantized.packed import FLOATS, PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.quantize.precision import WeightPrecision
@@ -83,13 +88,21 @@ class Gptq:
 
         def precision() -> WeightPrecision | None:
             found = order()
-            if found is not None and not found[1]:
+            if found is not None and not found[1] and order_inputs(found, size) is None:
                 return None
             symmetric = bool((zeros() == 1 << (bits - 1)).all())
             return integer_precision(bits, size, columns, symmetric=symmetric)
 
         title = f"GPTQ, {bits} bits"
-        return PackedMatrix((rows, columns), title, parts.paths, read, precision)
+        return PackedMatrix(
+            (rows, columns),
+            title,
+            parts.paths,
+            read,
+            precision,
+            4 if bits <= 4 else 8,
+            lambda: order_inputs(order(), size),
+        )
 
     def _bits(self, parts: Parts, rows: int) -> int:
         """Of a module: the configuration's, unless it has overrides by module."""

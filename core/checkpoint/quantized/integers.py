@@ -7,7 +7,7 @@ from edgelm.quantize.precision import Int4, Int8
 if TYPE_CHECKING:
     import torch
 
-    from edgelm.quantize.grids import IntegerGrid
+    from edgelm.quantize.grids import Inputs, IntegerGrid
 
 
 def integer_precision(bits: int, group_size: int, columns: int, *, symmetric: bool) -> Int4 | Int8:
@@ -44,6 +44,16 @@ def integer_grid(
         zero_points = None
     grid = IntegerGrid(bits, group_size, levels, scales, zero_points, order, column_factors)
     return grid.widened(4 if bits <= 4 else 8)
+
+
+def order_inputs(found: "tuple[torch.Tensor, bool] | None", group_size: int) -> "Inputs | None":
+    """What is done to the inputs of a matrix with this order of groups."""
+    from edgelm.quantize.grids import Inputs, input_order
+
+    if found is None or found[1]:
+        return None
+    order = input_order(found[0], group_size)
+    return None if order is None else Inputs(order=order)
 
 
 def group_order(

@@ -21,7 +21,7 @@ from edgelm.quantize.precision import WeightPrecision
 if TYPE_CHECKING:
     import torch
 
-    from edgelm.quantize.grids import Matrix
+    from edgelm.quantize.grids import Inputs, Matrix
 
 _REFUSED = ("nvfp4_svd", "mxfp8", "w4a8_mxfp4_fp8", "mxfp4", "w4a8_awq")
 
@@ -81,13 +81,15 @@ class ModelOpt:
                 column_factors=_factors(parts),
             )
 
-        def precision() -> WeightPrecision | None:
-            if _factors(parts) is not None:
-                return None
-            return integer_precision(8, columns, columns, symmetric=True)
-
-        title = f"{self.name}, 8 bits"
-        return PackedMatrix((rows, columns), title, parts.paths, read, precision)
+        return PackedMatrix(
+            (rows, columns),
+            f"{self.name}, 8 bits",
+            parts.paths,
+            read,
+            lambda: _precision(parts, 8, columns, columns),
+            8,
+            lambda: _inputs(parts),
+        )
 
     def _int4(self, parts: Parts) -> PackedMatrix:
         half, columns = parts.matrix("weight", ("U8",))
@@ -115,17 +117,35 @@ class ModelOpt:
                 column_factors=_factors(parts),
             )
 
-        def precision() -> WeightPrecision | None:
-            if _factors(parts) is not None:
-                return None
-            return integer_precision(4, size, columns, symmetric=True)
-
-        title = f"{self.name}, 4 bits"
-        return PackedMatrix((rows, columns), title, parts.paths, read, precision)
+        return PackedMatrix(
+            (rows, columns),
+            f"{self.name}, 4 bits",
+            parts.paths,
+            read,
+            lambda: _precision(parts, 4, size, columns),
+            4,
+            lambda: _inputs(parts),
+        )
 
     def _check_factors(self, parts: Parts, columns: int) -> None:
         if "pre_quant_scale" in parts:
             parts.expect("pre_quant_scale", FLOATS, (columns,))
+
+
+def _precision(parts: Parts, bits: int, group_size: int, columns: int) -> WeightPrecision | None:
+    factors = _factors(parts)
+    if factors is not None and not bool((factors > 0).all()):
+        return None
+    return integer_precision(bits, group_size, columns, symmetric=True)
+
+
+def _inputs(parts: Parts) -> "Inputs | None":
+    from edgelm.quantize.grids import Inputs
+
+    factors = _factors(parts)
+    if factors is None or not bool((factors > 0).all()):
+        return None
+    return Inputs(factors=factors)
 
 
 def _factors(parts: Parts) -> "torch.Tensor | None":

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     import torch
 
     from edgelm.checkpoint.quantized.mxfp4 import Experts
-    from edgelm.quantize.grids import Matrix
+    from edgelm.quantize.grids import Inputs, Matrix
 
 FLOATS = ("F32", "F16", "BF16")
+
+
+def _as_they_are() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,10 @@ class PackedMatrix:
     format: for messages, e.g. `GPTQ, 4 bits`.
     paths: the files of its parts.
     read: reads levels, scales and zero points.
-    find_precision: of edgelm's formats the one that holds these numbers exactly; None where none
-        does. Reads at most zero points and the order of columns.
+    find_precision: of edgelm's formats the one that holds these numbers exactly, for inputs as
+        `find_inputs` says; None where none does. Reads at most zero points.
+    bits: of a level.
+    find_inputs: what is done to the inputs before they meet the levels; None where nothing is.
     """
 
     shape: tuple[int, ...]
@@ -38,11 +44,18 @@ class PackedMatrix:
     paths: tuple[Path, ...]
     read: "Callable[[], Matrix | Experts]"
     find_precision: Callable[[], WeightPrecision | None]
+    bits: int = 4
+    find_inputs: "Callable[[], Inputs | None]" = _as_they_are
 
     @cached_property
     def precision(self) -> WeightPrecision | None:
         """The format that holds the matrix exactly: groups of any size, 0 for a channel."""
         return self.find_precision()
+
+    @cached_property
+    def inputs(self) -> "Inputs | None":
+        """What is done to the inputs before they meet the levels."""
+        return self.find_inputs()
 
     def dequantize(self) -> "torch.Tensor":
         """The matrix in fp32, in its shape."""

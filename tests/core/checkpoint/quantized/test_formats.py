@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Parts, dict[str, Any], dict[str, Any], Any]] = {
     "gptq": (gptq_parts, GPTQ, {"symmetric": True}, Int4(32, True)),
     "gptq with zeros": (gptq_parts, GPTQ, {}, Int4(32)),
     "gptq v2": (gptq2, GPTQ | V2, {}, Int4(32)),
-    "gptq act-order": (gptq_parts, GPTQ | {"desc_act": True}, {"act_order": True}, None),
+    "gptq act-order": (gptq_parts, GPTQ | {"desc_act": True}, {"act_order": True}, Int4(32)),
     "gptq channels": (gptq_parts, GPTQ | {"group_size": -1}, {"group_size": 96}, None),
     "gptq 8 bits": (gptq_parts, GPTQ | {"bits": 8}, {"bits": 8}, Int8(32, False)),
     "gptq 2 bits": (gptq_parts, GPTQ | {"bits": 2}, {"bits": 2}, Int4(32)),
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Parts, dict[str, Any], dict[str, Any], Any]] = {
         ordered,
         compressed(**INT4),
         {"symmetric": True, "act_order": True},
-        None,
+        Int4(32, True),
     ),
     "compressed in bf16": (
         symmetric,
@@ -124,7 +124,13 @@ def test_integers(folder: Path, case: str) -> None:
     if grid.get("group_size") == 96:  # one group a row, of 64 or 96 inputs
         precision = Int4(96)
     checkpoint = assert_reads(folder, quantize(folder, parts, config, **grid))
-    assert checkpoint.packed[NAME].precision == precision
+    packed = checkpoint.packed[NAME]
+    assert packed.precision == precision
+    assert (packed.inputs is not None) == grid.get("act_order", False)
+    if packed.inputs is not None:  # in the order of their groups
+        found = packed.read().for_inputs(packed.inputs)
+        expected = checkpoint.tensor(NAME)[:, packed.inputs.order]
+        assert torch.equal(found.dequantize(), expected)
     assert not checkpoint.packed.keys() & {"model.embed_tokens.weight", "model.norm.weight"}
 
 
@@ -203,7 +209,9 @@ def test_factors_of_the_inputs(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     expected = grids[NAME].matrix * factors
     torch.testing.assert_close(checkpoint.tensor(NAME), expected, rtol=1e-6, atol=0)
-    assert checkpoint.packed[NAME].precision is None
+    packed = checkpoint.packed[NAME]
+    assert packed.precision == Int4(32, True)
+    assert torch.equal(packed.inputs.factors, factors)
 
 
 @pytest.mark.parametrize("divides", [False, True], ids=["modelopt", "compressed-tensors"])
