@@ -98,6 +98,11 @@ class Checkpoint:
         return name in self.shapes
 
     @property
+    def loads_elsewhere(self) -> bool:
+        """Whether transformers alone loads the same fp32 weights from its files."""
+        return self.is_gguf or not self.packed
+
+    @property
     def is_gguf(self) -> bool:
         """Whether the source is one GGUF file."""
         return self.path.is_file()
@@ -166,6 +171,14 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
         if path.is_dir():
             return _read_folder_spec(path)
     return open_checkpoint(source, revision=revision).spec  # raises the right error
+
+
+def is_quantized(source: str | Path) -> bool:
+    """Whether a local folder or GGUF file may hold matrices that are quantized already."""
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return True
+    return path.is_dir() and _read_config(path)[1] is not None
 
 
 def _read_folder_spec(folder: Path) -> DecoderSpec:
@@ -300,7 +313,8 @@ def _named_tensors(
     folder: Path, files: list[Path], spec: DecoderSpec, quantization: Quantization | None
 ) -> _Tensors:
     text = text_tensors(stored_tensors(files))
-    stored, packed = text.stored, {}
+    stored: Stored = text.stored
+    packed: Mapping[str, PackedMatrix] = {}
     if quantization is not None:
         stored, packed = collect(quantization.reader(), stored)
     expected = tensor_shapes(spec)

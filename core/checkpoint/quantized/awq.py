@@ -71,4 +71,5 @@ def _unpacked(packed: "torch.Tensor") -> "torch.Tensor":
     """uint8 [rows, 8 n] of int32 [rows, n]."""
     from edgelm.checkpoint.quantized.unpack import nibbles
 
-    return nibbles(packed).unflatten(1, (-1, _PER_WORD))[..., list(_PLACES)].flatten(1)
+    values: torch.Tensor = nibbles(packed).unflatten(1, (-1, _PER_WORD))[..., list(_PLACES)]
+    return values.flatten(1)

@@ -70,7 +70,8 @@ class Gptq:
             from edgelm.checkpoint.quantized.unpack import along_rows
 
             stored = along_rows(parts.tensor("qzeros"), bits, rows)
-            return ((stored + self.zero_offset) & (2**bits - 1)).T.contiguous()
+            points: torch.Tensor = (stored + self.zero_offset) & (2**bits - 1)
+            return points.T.contiguous()
 
         def read() -> "Matrix":
             from edgelm.checkpoint.quantized.unpack import along_rows

@@ -21,7 +21,10 @@ def along_rows(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     octets = packed.contiguous().view(torch.uint8)
     ones = (octets[..., None] >> torch.arange(8, dtype=torch.uint8)) & 1
     each = ones.flatten(-2)[:, : count * bits].unflatten(1, (count, bits))
-    return (each << torch.arange(bits, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    values: torch.Tensor = (each << torch.arange(bits, dtype=torch.uint8)).sum(
+        -1, dtype=torch.uint8
+    )
+    return values
 
 
 def words(count: int, bits: int) -> int:
