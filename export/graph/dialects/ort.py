@@ -20,8 +20,10 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, fused_short_conv
+from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -145,6 +147,10 @@ class OrtDialect(OrtAttention):
             epsilon=self.spec.rms_norm_eps,
         )
 
+    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
+        """See Dialect."""
+        return prepare_inputs(self.graph, x, group, inputs, self.activations)
+
     def add_norm(
         self, stream: Value, delta: Value, name: str, weight: torch.Tensor
     ) -> tuple[Value, Value]:
@@ -256,8 +262,8 @@ class OrtDialect(OrtAttention):
         return packed
 
     def _cast_scales(self, scales: Value) -> Value:
-        """Scales, stored in fp16, in the type of the activations."""
-        if self.activations == "fp16":
+        """Scales, stored in fp16 or fp32, in the type of the activations."""
+        if scales.dtype == DTYPES[self.activations]:
             return scales
         return self.graph.op("Cast", scales, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
