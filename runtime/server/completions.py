@@ -10,7 +10,7 @@ from starlette.responses import Response
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.options import Options
 from edgelm.runtime.reply import Reply
-from edgelm.runtime.server.chat_completions import openai_reason
+from edgelm.runtime.server.chat_completions import openai_reason, prediction_details
 from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
 from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.events import DONE, EventStream, event
@@ -173,4 +173,5 @@ def _usage(replies: list[Reply], answers: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "completion_tokens_details": prediction_details(replies),
     }
