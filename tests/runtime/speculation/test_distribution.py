@@ -10,11 +10,11 @@ import pytest
 
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
-from edgelm.runtime.request import GenerationRequest
-from edgelm.runtime.sampler import Sampling, softmax
+from edgelm.runtime.generation.request import GenerationRequest
+from edgelm.runtime.generation.sampler import Sampling, softmax
+from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.speculation.costs import SIZES
-from edgelm.runtime.stream import Stream
 
 VOCAB = 6
 # Logits behind each token: a Markov chain whose likeliest path is a loop, which lookup drafts.
