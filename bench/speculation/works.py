@@ -20,12 +20,12 @@ The river Lenne rises on the northern slope of the Kahler Asten at 819 meters ab
 flows for 129 kilometers through the hills of Sauerland before it joins the Ruhr below the castle \
 of Hohensyburg. In the nineteenth century more than sixty hammer mills and wire works stood along \
 its banks, because the steep valley gave them a reliable fall of water. The railway of 1861 ended \
-the isolation of the valley and doubled the output of the wire works within ten years. Most of the \
-mills closed after 1920, when electric power made them independent of the river. Today eleven small \
-hydroelectric plants use the old weirs and supply about nine thousand households. Fish ladders were \
-built at seven of the weirs between 1998 and 2011, and salmon have been counted above Altena again \
-since 2014. The flood of July 2021 destroyed two of the ladders; both were rebuilt by the spring of \
-2023 at a cost of 1.4 million euros."""
+the isolation of the valley and doubled the output of the wire works within ten years. Most of \
+the mills closed after 1920, when electric power made them independent of the river. Today eleven \
+small hydroelectric plants use the old weirs and supply about nine thousand households. Fish \
+ladders were built at seven of the weirs between 1998 and 2011, and salmon have been counted \
+above Altena again since 2014. The flood of July 2021 destroyed two of the ladders; both were \
+rebuilt by the spring of 2023 at a cost of 1.4 million euros."""
 
 _REPORT_SUMMARY = """\
 The river Lenne flows for 129 kilometers through the hills of Sauerland before it joins the Ruhr \
@@ -39,10 +39,11 @@ _MINUTES = """\
 Minutes of the maintenance meeting, 4 March. The pump of line two failed twice in February; the \
 supplier replaced the seal on 19 February and the pump has run without leaks since then. Maria \
 Oliveira will order a second seal as a spare part by the end of the week. The compressor room is \
-too warm: 41 degrees were measured on 27 February with the door closed. Jonas Weber will ask three \
-companies for offers for a larger fan and present them at the next meeting. The night shift asked \
-for better lighting at the loading ramp. The budget for this year has 12,000 euros left, of which \
-the fan may take 7,500 at most. The next meeting is on 1 April at nine o'clock in room 2.14."""
+too warm: 41 degrees were measured on 27 February with the door closed. Jonas Weber will ask \
+three companies for offers for a larger fan and present them at the next meeting. The night shift \
+asked for better lighting at the loading ramp. The budget for this year has 12,000 euros left, of \
+which the fan may take 7,500 at most. The next meeting is on 1 April at nine o'clock in room \
+2.14."""
 
 _MINUTES_SUMMARY = """\
 - The pump of line two failed twice in February; the supplier replaced the seal on 19 February.
@@ -110,10 +111,10 @@ washers, delivery by 21 May."""
 
 _ORDERS_JSON = """\
 [{"order": 4711, "customer": "Anna Kowalski", "city": "Warsaw", "goods": "12 ball bearings", \
-"delivery": "3 May"}, {"order": 4712, "customer": "Bernard Lefevre", "city": "Lyon", "goods": \
-"40 meters of copper wire", "delivery": "9 May"}, {"order": 4713, "customer": "Carla Rossi", \
-"city": "Milan", "goods": "3 stepper motors", "delivery": "3 May"}, {"order": 4714, "customer": \
-"David Stone", "city": "Boston", "goods": "250 spring washers", "delivery": "21 May"}]"""
+"delivery": "3 May"}, {"order": 4712, "customer": "Bernard Lefevre", "city": "Lyon", "goods": "40 \
+meters of copper wire", "delivery": "9 May"}, {"order": 4713, "customer": "Carla Rossi", "city": \
+"Milan", "goods": "3 stepper motors", "delivery": "3 May"}, {"order": 4714, "customer": "David \
+Stone", "city": "Boston", "goods": "250 spring washers", "delivery": "21 May"}]"""
 
 _SENSORS = """\
 The station at Nordstrand reports 14.2 degrees, 71 percent humidity and wind of 8.4 meters per \
@@ -124,9 +125,9 @@ percent humidity and wind of 3.1 meters per second from the east."""
 _SENSORS_JSON = """\
 {"stations": [{"name": "Nordstrand", "degrees": 14.2, "humidity_percent": 71, \
 "wind_meters_per_second": 8.4, "wind_from": "west"}, {"name": "Kap Hoorn", "degrees": 6.8, \
-"humidity_percent": 93, "wind_meters_per_second": 21.0, "wind_from": "south"}, {"name": \
-"Alice Springs", "degrees": 31.5, "humidity_percent": 18, "wind_meters_per_second": 3.1, \
-"wind_from": "east"}]}"""
+"humidity_percent": 93, "wind_meters_per_second": 21.0, "wind_from": "south"}, {"name": "Alice \
+Springs", "degrees": 31.5, "humidity_percent": 18, "wind_meters_per_second": 3.1, "wind_from": \
+"east"}]}"""
 
 WORKS: dict[str, tuple[Task, ...]] = {
     "chat": (

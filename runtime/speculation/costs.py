@@ -59,6 +59,10 @@ class StepCosts:
         assumed = self._assumed(size)
         return min(*measured, _DOUBT * assumed) if measured else assumed
 
+    def measured(self) -> dict[int, float]:
+        """Ratios of the sizes that were run."""
+        return {size: self.ratio(size) for size, ratios in sorted(self._ratios.items()) if ratios}
+
     def draft_ratio(self) -> float:
         """A draft model's run of one token in runs of one token of the model."""
         return median(self._drafts) / median(self._single) if self._drafts else 0.3
