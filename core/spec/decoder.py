@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
 from edgelm.spec.mixers import GatedDelta, Mixer, StateShape
 
@@ -35,6 +36,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """What differs between the layers of one decoder.
 
     Without a `mixer` of its own, a layer attends with the decoder's heads, as the other fields say.
+    Without an `mlp` of its own, it has the decoder's feed-forward network.
     """
 
     rope: Rope | None
@@ -43,6 +45,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
     mixer: Mixer | None = None
+    mlp: MixtureOfExperts | None = None
 
     @property
     def attends(self) -> bool:
@@ -51,7 +54,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
-    """A decoder without experts; names as in Hugging Face configurations."""
+    """A decoder; names as in Hugging Face configurations."""
 
     family: str
     num_hidden_layers: int
@@ -115,37 +118,65 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Parameters in the matrices of all layers, which weight quantization affects."""
         return sum(
             count * outputs * inputs
-            for mixer, count in self._mixers.items()
-            for outputs, inputs in self._layer_matrices(mixer)
+            for kind, count in self._kinds.items()
+            for outputs, inputs in self._layer_matrices(*kind)
         )
+
+    @property
+    def active_parameters(self) -> int:
+        """Of `linear_parameters` those that one token is multiplied with."""
+        hidden = self.hidden_size
+        idle = (layer.mlp.inactive_parameters(hidden) for layer in self.layers if layer.mlp)
+        return self.linear_parameters - sum(idle)
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer.mixer))
+        return tuple(
+            shape for layer in self.layers for shape in self._layer_matrices(layer.mixer, layer.mlp)
+        )
 
     @property
-    def _mixers(self) -> Counter[Mixer | None]:
-        """How many layers have each mixer: few kinds, many layers."""
-        return Counter(layer.mixer for layer in self.layers)
+    def _kinds(self) -> Counter[tuple[Mixer | None, MixtureOfExperts | None]]:
+        """How many layers have each mixer and MLP: few kinds, many layers."""
+        return Counter((layer.mixer, layer.mlp) for layer in self.layers)
 
-    def _layer_matrices(self, mixer: Mixer | None) -> tuple[tuple[int, int], ...]:
+    def _layer_matrices(
+        self, mixer: Mixer | None, mlp: MixtureOfExperts | None
+    ) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.intermediate_size
+        dense = ((self.mlp_inputs * ffn, hidden), (hidden, ffn))
+        return (*self._mixer_matrices(mixer), *(dense if mlp is None else mlp.matrices(hidden)))
+
+    def _mixer_matrices(self, mixer: Mixer | None) -> list[tuple[int, int]]:
+        hidden = self.hidden_size
         if mixer is None:
             width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
-            matrices = [(width, hidden), (hidden, self.q_size)]
-        else:
-            sizes = mixer.modules(hidden)
-            matrices = [
-                (sum(sizes[name][0] for name in names), sizes[names[0]][1])
-                for names in mixer.groups.values()
-            ]
-        return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+            return [(width, hidden), (hidden, self.q_size)]
+        sizes = mixer.modules(hidden)
+        return [
+            (sum(sizes[name][0] for name in names), sizes[names[0]][1])
+            for names in mixer.groups.values()
+        ]
 
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        return max(self._layer_matrices(mixer)[0][0] for mixer in self._mixers)
+        return max(self._mixer_matrices(layer.mixer)[0][0] for layer in self.layers)
+
+    @property
+    def mlp_width(self) -> int:
+        """The most that a layer's MLP computes for one token, in intermediate channels."""
+        widths = {
+            layer.mlp.top_k * layer.mlp.size + layer.mlp.shared if layer.mlp else None
+            for layer in self.layers
+        }
+        return max(self.intermediate_size if one is None else one for one in widths)
+
+    @property
+    def mixtures(self) -> tuple[MixtureOfExperts, ...]:
+        """The experts of every layer that has some."""
+        return tuple(layer.mlp for layer in self.layers if layer.mlp is not None)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -194,15 +225,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def vector_parameters(self) -> int:
-        """Norm weights and biases, which are stored in fp32."""
-        kinds = self._mixers.items()
-        return sum(n * self._layer_vectors(mixer) for mixer, n in kinds) + self.hidden_size
+        """Norm weights, biases and routers, which are stored in fp32."""
+        kinds = self._kinds.items()
+        return sum(n * self._layer_vectors(*kind) for kind, n in kinds) + self.hidden_size
 
-    def _layer_vectors(self, mixer: Mixer | None) -> int:
+    def _layer_vectors(self, mixer: Mixer | None, mlp: MixtureOfExperts | None) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         total = (4 if self.norms == "sandwich" else 2) * h
-        total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
-        total += 2 * (self.hidden_act == "xielu")
+        if mlp is not None:
+            total += sum(math.prod(shape) for shape in mlp.vectors(h).values())
+        else:
+            total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
+            total += 2 * (self.hidden_act == "xielu")
         if mixer is not None:
             return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
@@ -232,7 +266,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
-        matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
+        matmuls = 2 * (self.active_parameters + self.embedding_parameters)
         attending = (layer for layer in self.layers if layer.attends)
         seen = sum(min(context + 1, layer.window or context + 1) for layer in attending)
         return matmuls + 4 * self.q_size * seen
