@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
@@ -266,14 +267,16 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         tuple(files),
         revision,
         _license(folder),
-        {tensor: entry.path for tensor, entry in stored.items()},
+        {tensor: entry.path for tensor, entry in stored.items() if not entry.parts},
         tensors.left_out,
     )
 
 
 def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> TextTensors:
     text = text_tensors(stored_tensors(files))
-    stored = named_as_hugging_face(folder, text.stored, tensor_shapes(spec))
+    shapes = tensor_shapes(spec)
+    stacked = with_stacked_experts(folder, text.stored, shapes)
+    stored = named_as_hugging_face(folder, stacked, shapes)
     return TextTensors(without_leftovers(stored), text.left_out)
 
 

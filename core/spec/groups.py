@@ -67,10 +67,15 @@ def experts_in(spec: DecoderSpec, group: str) -> int:
     return mixture.experts
 
 
+def expert_pair(group: str) -> tuple[str, str]:
+    """Both groups of a layer's experts, which kernels take in one precision."""
+    layer = group.rpartition(".")[0]
+    return f"{layer}.gate_up", f"{layer}.down"
+
+
 def matrix_shape(spec: DecoderSpec, group: str) -> tuple[int, int]:
     """Outputs and inputs of a group's matrix; the outputs of all experts together."""
-    shapes = tensor_shapes(spec)
-    return executed_shape(spec, group, shapes)
+    return executed_shape(spec, group, tensor_shapes(spec))
 
 
 def executed_shape(

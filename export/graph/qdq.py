@@ -23,9 +23,10 @@ from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD
 from edgelm.spec.mixers import GatedDelta
 
@@ -224,9 +225,16 @@ class QdqDialect:
         weights = ConvWeights(index, kernel, bias)
         return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
-    def gated(self, gate_up: Value) -> Value:
-        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
-        halves = self.graph.constant("gate_up_sizes", sizes)
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        # edgelm.devices.kernels lets no mixture through.
+        raise NotImplementedError
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        raise NotImplementedError
+
+    def gated(self, gate_up: Value, size: int) -> Value:
+        sizes = np.array([size] * 2, dtype=np.int64)
+        halves = self.graph.constant(f"gate_up_sizes.{size}", sizes)
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 
