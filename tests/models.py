@@ -132,7 +132,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3-moe": (
         "qwen3_moe",
-        _EXPERTS | {"moe_intermediate_size": 48, "mlp_only_layers": [1], "norm_topk_prob": True},
+        _EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True},
     ),
     "olmoe": ("olmoe", _EXPERTS),
     "gpt-oss": (
@@ -149,7 +149,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "lfm2_moe",
         _EXPERTS
         | {
-            "moe_intermediate_size": 48,
+            "moe_intermediate_size": 32,
             "num_dense_layers": 1,
             "layer_types": ["conv", "full_attention", "conv", "full_attention"],
             "conv_bias": True,
@@ -205,6 +205,17 @@ def randomize(model: Any, *, seed: int = 0) -> None:
                 buffer += 0.2
             elif key.endswith("expert_bias"):
                 buffer += torch.randn(buffer.shape, generator=generator) * 0.3
+
+
+def decide_clearly(model: Any) -> None:
+    """Make routers choose the same experts whatever is rounded a little."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("mlp.gate.weight", "mlp.router.weight")):
+                parameter *= 30.0
+        for name, buffer in model.named_buffers():
+            if name.endswith("expert_bias"):
+                buffer += 2.0 * torch.arange(len(buffer))
 
 
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:

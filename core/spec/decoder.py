@@ -233,7 +233,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         total = (4 if self.norms == "sandwich" else 2) * h
         if mlp is not None:
-            total += sum(math.prod(shape) for shape in mlp.vectors(h).values())
+            total += mlp.vector_parameters(h)
         else:
             total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
             total += 2 * (self.hidden_act == "xielu")

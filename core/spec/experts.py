@@ -5,6 +5,7 @@ with the router's weights. Like a mixer (edgelm.spec.mixers), the record knows i
 other tensors. Matrices of all experts are stacked, and a stack is one group of precision.
 """
 
+import math
 from typing import Literal
 
 import msgspec
@@ -85,6 +86,11 @@ class MixtureOfExperts(msgspec.Struct, frozen=True, tag="mixture"):
         if self.shared_gate:
             shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
         return shapes
+
+    def vector_parameters(self, hidden: int) -> int:
+        """Elements of `vectors`; the bias of the choice is no parameter to Hugging Face."""
+        sizes = sum(math.prod(shape) for shape in self.vectors(hidden).values())
+        return sizes - self.experts * self.selection_bias
 
     def matrices(self, hidden: int) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of the executed matrices, those of all experts as one."""
