@@ -100,8 +100,11 @@ class MixtureOfExperts(msgspec.Struct, frozen=True, tag="mixture"):
 
     def inactive_parameters(self, hidden: int) -> int:
         """Parameters of the experts that a token does not run."""
-        each = sum(rows * columns for _, rows, columns in self._stacked(hidden))
-        return (self.experts - self.top_k) * each
+        return self.expert_parameters(hidden) // self.experts * (self.experts - self.top_k)
+
+    def expert_parameters(self, hidden: int) -> int:
+        """Parameters of all experts' matrices, but for the shared one."""
+        return sum(count * rows * columns for count, rows, columns in self._stacked(hidden))
 
     def _stacked(self, hidden: int) -> tuple[tuple[int, int, int], ...]:
         return (self.experts, 2 * self.size, hidden), (self.experts, hidden, self.size)
