@@ -13,7 +13,7 @@ import msgspec
 
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
-from edgelm.spec.mixers import GatedDelta, Mixer, StateShape
+from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -45,7 +45,10 @@ class LayerSpec(msgspec.Struct, frozen=True):
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
     mixer: Mixer | None = None
+    intermediate_size: int | None = None
+    """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
     mlp: MixtureOfExperts | None = None
+    """What the layer has in place of an MLP."""
 
     @property
     def attends(self) -> bool:
@@ -118,8 +121,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Parameters in the matrices of all layers, which weight quantization affects."""
         return sum(
             count * outputs * inputs
-            for kind, count in self._kinds.items()
-            for outputs, inputs in self._layer_matrices(*kind)
+            for layer, count in self._kinds.items()
+            for outputs, inputs in self._layer_matrices(layer)
         )
 
     @property
@@ -132,21 +135,33 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(
-            shape for layer in self.layers for shape in self._layer_matrices(layer.mixer, layer.mlp)
-        )
+        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
 
     @property
-    def _kinds(self) -> Counter[tuple[Mixer | None, MixtureOfExperts | None]]:
-        """How many layers have each mixer and MLP: few kinds, many layers."""
-        return Counter((layer.mixer, layer.mlp) for layer in self.layers)
+    def _kinds(self) -> Counter[LayerSpec]:
+        """How many layers have each mixer and each MLP: few kinds, many layers."""
+        return Counter(
+            LayerSpec(
+                None,
+                mixer=layer.mixer,
+                intermediate_size=layer.intermediate_size,
+                mlp=layer.mlp,
+            )
+            for layer in self.layers
+        )
 
-    def _layer_matrices(
-        self, mixer: Mixer | None, mlp: MixtureOfExperts | None
-    ) -> tuple[tuple[int, int], ...]:
-        hidden, ffn = self.hidden_size, self.intermediate_size
-        dense = ((self.mlp_inputs * ffn, hidden), (hidden, ffn))
-        return (*self._mixer_matrices(mixer), *(dense if mlp is None else mlp.matrices(hidden)))
+    def mlp_size(self, layer: LayerSpec) -> int:
+        """The intermediate size of a layer's MLP; 0 where it has none."""
+        own = layer.intermediate_size
+        return self.intermediate_size if own is None else own
+
+    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
+        hidden, ffn = self.hidden_size, self.mlp_size(layer)
+        if layer.mlp is not None:
+            mlp = layer.mlp.matrices(hidden)
+        else:
+            mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
+        return (*self._mixer_matrices(layer.mixer), *mlp)
 
     def _mixer_matrices(self, mixer: Mixer | None) -> list[tuple[int, int]]:
         hidden = self.hidden_size
@@ -162,16 +177,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        return max(self._mixer_matrices(layer.mixer)[0][0] for layer in self.layers)
+        first = (self._mixer_matrices(layer.mixer)[:1] for layer in self._kinds)
+        return max((shape[0] for shapes in first for shape in shapes), default=0)
 
     @property
     def mlp_width(self) -> int:
-        """The most that a layer's MLP computes for one token, in intermediate channels."""
-        widths = {
-            layer.mlp.top_k * layer.mlp.size + layer.mlp.shared if layer.mlp else None
-            for layer in self.layers
-        }
-        return max(self.intermediate_size if one is None else one for one in widths)
+        """The most intermediate channels that a layer's MLP computes for one token."""
+        return max(
+            layer.mlp.top_k * layer.mlp.size + layer.mlp.shared
+            if layer.mlp
+            else self.mlp_size(layer)
+            for layer in self._kinds
+        )
 
     @property
     def mixtures(self) -> tuple[MixtureOfExperts, ...]:
@@ -200,8 +217,25 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether some layers have no attention."""
-        return len(self.attention_layers) < len(self.layers)
+        """Whether some layers have another mixer in place of attention."""
+        return any(layer.mixer is not None and layer.mixer.groups for layer in self._kinds)
+
+    @property
+    def has_own_sizes(self) -> bool:
+        """Whether some layers have sizes of their own (edgelm.spec.own_sizes)."""
+        return any(
+            layer.intermediate_size is not None or isinstance(layer.mixer, NoMixer)
+            for layer in self.layers
+        )
+
+    @property
+    def executed_layers(self) -> float:
+        """Layers that run; one without attention, or without an MLP, is half of a layer."""
+        halves = (
+            (not isinstance(layer.mixer, NoMixer)) + (self.mlp_size(layer) > 0)
+            for layer in self.layers
+        )
+        return sum(halves) / 2
 
     @property
     def mlp_inputs(self) -> int:
@@ -227,16 +261,17 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32."""
         kinds = self._kinds.items()
-        return sum(n * self._layer_vectors(*kind) for kind, n in kinds) + self.hidden_size
+        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + self.hidden_size
 
-    def _layer_vectors(self, mixer: Mixer | None, mlp: MixtureOfExperts | None) -> int:
+    def _layer_vectors(self, layer: LayerSpec) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
+        mixer, ffn = layer.mixer, self.mlp_size(layer)
         total = (4 if self.norms == "sandwich" else 2) * h
-        if mlp is not None:
-            total += mlp.vector_parameters(h)
+        if layer.mlp is not None:
+            total += layer.mlp.vector_parameters(h)
         else:
-            total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
-            total += 2 * (self.hidden_act == "xielu")
+            total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
+            total += 2 * (self.hidden_act == "xielu" and ffn > 0)
         if mixer is not None:
             return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]

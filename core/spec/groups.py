@@ -49,6 +49,8 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
     if layer.mlp is not None:
         return parts | layer.mlp.groups
+    if not spec.mlp_size(layer):
+        return parts
     if not spec.gated_mlp:
         parts["mlp.up"] = ("mlp.up_proj",)
     elif spec.fuses_gate_up:

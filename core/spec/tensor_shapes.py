@@ -20,10 +20,10 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    kinds = {(layer.mixer, layer.mlp): layer for layer in spec.layers}
+    kinds = {(layer.mixer, layer.intermediate_size, layer.mlp): layer for layer in spec.layers}
     layers = {kind: _layer_shapes(spec, layer) for kind, layer in kinds.items()}
     for index, layer in enumerate(spec.layers):
-        own = layers[layer.mixer, layer.mlp].items()
+        own = layers[layer.mixer, layer.intermediate_size, layer.mlp].items()
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
     return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
 
@@ -65,7 +65,8 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     shapes: Shapes = {}
     mixer = layer.mixer
     matrices = _attention_matrices(spec) if mixer is None else mixer.modules(spec.hidden_size)
-    mlp = _mlp_matrices(spec) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
+    ffn = spec.mlp_size(layer)
+    mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
     for name, shape in (matrices | mlp).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
@@ -74,7 +75,7 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     shapes |= _attention_vectors(spec) if mixer is None else mixer.vectors(spec.hidden_size)
     if layer.mlp is not None:
         return shapes | _stacks(spec, layer.mlp) | layer.mlp.vectors(spec.hidden_size)
-    if spec.hidden_act == "xielu":
+    if spec.hidden_act == "xielu" and ffn:
         shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
         shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
     return shapes
@@ -107,8 +108,10 @@ def _attention_vectors(spec: DecoderSpec) -> Shapes:
     return shapes
 
 
-def _mlp_matrices(spec: DecoderSpec) -> Shapes:
-    hidden, ffn = spec.hidden_size, spec.intermediate_size
+def _mlp_matrices(spec: DecoderSpec, ffn: int) -> Shapes:
+    if not ffn:
+        return {}
+    hidden = spec.hidden_size
     output: Shapes = {"mlp.down_proj": (hidden, ffn)}
     if spec.gated_mlp and spec.fuses_gate_up:
         return {"mlp.gate_up_proj": (2 * ffn, hidden)} | output
