@@ -86,9 +86,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     """The same with layers whose weights spread less.
 
     At `tiny`'s spread attention is so sharp that a rounding error grows tenfold on its way to the
-    logits; here it stays what it was, and can be told from a fault.
+    logits; here it stays what it was, and can be told from a fault. Likewise routers choose experts
+    by a wide margin: a choice that a rounding error changes is another model for that token.
     """
-    from tests.models import tiny_model
+    from tests.models import decide_clearly, tiny_model
 
     def make(name: str) -> Tiny:
         model = tiny_model(name)
@@ -96,6 +97,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
             for parameter in model.model.layers.parameters():
                 if parameter.ndim > 1:
                     parameter *= 0.3
+            decide_clearly(model)
         return _saved(tmp_path_factory.mktemp(f"calm-{name}"), model)
 
     return cache(make)

@@ -67,7 +67,8 @@ def _fields_read(family: str) -> set[str]:
         {field.name for field in dataclasses.fields(one)}
         for one in (CONFIG_MAPPING[family], PretrainedConfig)
     )
-    return ours - common | _OLD_FIELDS
+    aliases = CONFIG_MAPPING[family].attribute_map
+    return ours - common | _OLD_FIELDS | {*aliases, *aliases.values()}
 
 
 def _refused(checkpoint: Checkpoint, error: Exception) -> BadCheckpoint:
