@@ -23,7 +23,7 @@ from edgelm.compress.alignment.run import AlignRun
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
 from edgelm.compress.alignment.trl_cleanup import quiet, restored_after_training
 from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
-from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.model import Model, Tokenizer, load_model
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
@@ -219,13 +219,9 @@ def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path
 
 
 def _load_weights(model: Model, run: AlignRun) -> None:
-    from transformers import AutoModelForCausalLM
-
-    with quiet():
-        trained = AutoModelForCausalLM.from_pretrained(
-            str(run.latest()), dtype=torch.float32, trust_remote_code=False
-        )
-    model.load_state_dict(trained.state_dict())
+    latest = run.latest()
+    assert latest is not None
+    model.load_state_dict(load_model(latest).state_dict())
 
 
 def _import_trl() -> None:

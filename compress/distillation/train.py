@@ -9,7 +9,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,6 +71,7 @@ def distill(
     folder: Path,
     *,
     precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
+    after_step: Callable[[int], None] = lambda _: None,
 ) -> Generator[Step, None, None]:
     """Train `student` in place, yielding every step.
 
@@ -86,6 +87,8 @@ def distill(
         folder: for checkpoints.
         precision: of the layers and of the head for quantization-aware distillation (QAD, arXiv
             2601.20088): the student computes with quantized weights and has them at the end.
+        after_step: called on every process with the number of steps done, before the checkpoint
+            of that step: after an interruption it is called again, never left out.
 
     Raises:
         BadInput: settings and data do not match, or `folder` belongs to another run.
@@ -94,7 +97,7 @@ def distill(
     """
     run = _Run(student, teacher, data, settings, folder, precision)
     with run.compiled:
-        yield from run.steps()
+        yield from run.steps(after_step)
 
 
 class _Run:
@@ -165,7 +168,7 @@ class _Run:
         start = self.checkpoints.write_once("start.safetensors", write, is_sealed)
         return read_start(start, student, *precision, fingerprint)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, after_step: Callable[[int], None]) -> Iterator[Step]:
         settings = self.settings
         first = self.checkpoints.resume()
         begun = time.monotonic()
@@ -177,6 +180,7 @@ class _Run:
                 means = self._gradients(step)
             norm = self._update(step, means[0])
             done = step + 1
+            after_step(done)
             if done % settings.checkpoint_steps == 0 or done == settings.last_step:
                 self.checkpoints.save(done)
             speed = (done - first) * settings.step_tokens / (time.monotonic() - begun)

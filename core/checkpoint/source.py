@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.own_sizes import (
+    check_left_out,
+    left_out_outputs,
+    own_part,
+    stored_shapes,
+)
 from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
 from edgelm.checkpoint.quantized.method import Quantization, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
@@ -101,6 +107,12 @@ class Checkpoint:
     def loads_elsewhere(self) -> bool:
         """Whether transformers alone loads the same fp32 weights from its files."""
         return self.is_gguf or not self.packed
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether one of edgelm's formats holds most quantized matrices exactly."""
+        held = sum(one.precision is not None for one in self.packed.values())
+        return 0 < len(self.packed) <= 2 * held
 
     @property
     def is_gguf(self) -> bool:
@@ -227,6 +239,7 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
         read,
         file.paths,
         license=file.metadata.text("general.license"),
+        packed=file.packed(),
     )
     checkpoint.check()
     return checkpoint
@@ -275,29 +288,37 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
-    packed = {
+    quantized = {
         tensor: tensors.packed[entry.name]
         for tensor, entry in stored.items()
         if entry.name in tensors.packed
     }
 
     def read(tensor: str) -> "torch.Tensor":
-        return packed[tensor].dequantize() if tensor in packed else read_tensor(stored[tensor])
+        whole = (
+            quantized[tensor].dequantize() if tensor in quantized else read_tensor(stored[tensor])
+        )
+        return own_part(spec, tensor, whole) if spec.has_own_sizes else whole
 
-    check_stored(folder, stored, tensor_shapes(spec))
+    found, shapes = {tensor: entry.shape for tensor, entry in stored.items()}, tensor_shapes(spec)
+    check_stored(folder, stored, stored_shapes(spec, found))
+    for left_out in left_out_outputs(spec):
+        if left_out in stored:
+            check_left_out(left_out, read_tensor(stored[left_out]))
     return Checkpoint(
         name,
         folder,
         config,
         spec,
-        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        tensor_shapes(spec),
         read,
         tuple(files),
         revision,
         _license(folder),
         {tensor: entry.path for tensor, entry in stored.items()},
         tensors.left_out,
-        packed,
+        # Levels of padded matrices are read as weights.
+        {name: one for name, one in quantized.items() if one.shape == shapes[name]},
     )
 
 
@@ -316,7 +337,7 @@ def _named_tensors(
     stored: Stored = text.stored
     packed: Mapping[str, PackedMatrix] = {}
     if quantization is not None:
-        stored, packed = collect(quantization.reader(), stored)
+        stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
     quantized = [name for name, entry in stored.items() if entry.name in packed]

@@ -58,8 +58,7 @@ class Smoothing:
             for group in groups(spec)
             if group.startswith("layers.") and split_group(group)[1] in before
         }
-        layers = range(spec.num_hidden_layers if spec.gated_mlp else 0)
-        downs = [f"layers.{layer}.mlp.down" for layer in layers]
+        downs = [one for one in groups(spec) if one.endswith("mlp.down") and spec.gated_mlp]
         return cls(
             {group: factors(mean_squares[group], power) for group in [*norms, *downs]}, norms
         )

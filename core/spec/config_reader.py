@@ -14,6 +14,7 @@ from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
 from edgelm.spec.layer_fields import layer_thetas, layer_windows, rotated_layers
 from edgelm.spec.mixer_fields import feed_forward_size, layer_mixers
+from edgelm.spec.own_sizes import with_own_sizes
 from edgelm.spec.rope_fields import read_query_growth, read_rope
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -209,7 +210,8 @@ class _Reader:
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)
             layers.append(LayerSpec(rope if rotates else None, window, growth))
-        return tuple(layers)
+        size = feed_forward_size(fields, family)
+        return with_own_sizes(fields, tuple(layers), size)
 
 
 def _family_name(config: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if not spec.mlp_size(layer):
+        return parts
     if not spec.gated_mlp:
         parts["mlp.up"] = ("mlp.up_proj",)
     elif spec.fuses_gate_up:

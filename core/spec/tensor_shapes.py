@@ -18,9 +18,11 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    kinds = {layer.mixer: _layer_shapes(spec, layer) for layer in spec.layers}
+    kinds = {
+        (layer.mixer, layer.intermediate_size): _layer_shapes(spec, layer) for layer in spec.layers
+    }
     for index, layer in enumerate(spec.layers):
-        own = kinds[layer.mixer].items()
+        own = kinds[layer.mixer, layer.intermediate_size].items()
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
     return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
 
@@ -49,13 +51,14 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     shapes: Shapes = {}
     mixer = layer.mixer
     matrices = _attention_matrices(spec) if mixer is None else mixer.modules(spec.hidden_size)
-    for name, shape in (matrices | _mlp_matrices(spec)).items():
+    ffn = spec.mlp_size(layer)
+    for name, shape in (matrices | _mlp_matrices(spec, ffn)).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
     shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
     shapes |= _attention_vectors(spec) if mixer is None else mixer.vectors(spec.hidden_size)
-    if spec.hidden_act == "xielu":
+    if spec.hidden_act == "xielu" and ffn:
         shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
         shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
     return shapes
@@ -81,8 +84,10 @@ def _attention_vectors(spec: DecoderSpec) -> Shapes:
     return shapes
 
 
-def _mlp_matrices(spec: DecoderSpec) -> Shapes:
-    hidden, ffn = spec.hidden_size, spec.intermediate_size
+def _mlp_matrices(spec: DecoderSpec, ffn: int) -> Shapes:
+    if not ffn:
+        return {}
+    hidden = spec.hidden_size
     output: Shapes = {"mlp.down_proj": (hidden, ffn)}
     if spec.gated_mlp and spec.fuses_gate_up:
         return {"mlp.gate_up_proj": (2 * ffn, hidden)} | output

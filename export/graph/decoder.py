@@ -14,7 +14,7 @@ from edgelm.export.quantize.weights import DeltaWeights, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.groups import HEAD, mixer_output
-from edgelm.spec.mixers import GatedDelta, ShortConv
+from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
 
 Value = ir.Value
 
@@ -79,8 +79,8 @@ class Dialect(Protocol):
         K - 1 products, before those of the run, and declares its new ones.
         """
 
-    def gated(self, gate_up: Value) -> Value:
-        """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
+    def gated(self, gate_up: Value, size: int) -> Value:
+        """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size]."""
 
     def activate(self, x: Value, xielu: Xielu | None) -> Value:
         """The spec's activation of every element; xIELU has parameters in each layer."""
@@ -147,6 +147,10 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     spec = decoder.spec
     last = index == spec.num_hidden_layers - 1
     prefix = f"layers.{index}"
+    if isinstance(spec.layers[index].mixer, NoMixer):
+        if last:
+            residual = _Residual(decoder.dialect.select_positions(decoder.sum(residual)), None)
+        return feed_forward(decoder, index, residual)
     if spec.norms == "post":
         stream = decoder.sum(residual)
         mixed = mixer(decoder, index, stream)
@@ -157,22 +161,26 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
         stream = decoder.dialect.select_positions(stream)
         mixed = decoder.dialect.select_positions(mixed)
     delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
+    if spec.norms != "pre":
+        delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+    return feed_forward(decoder, index, _Residual(stream, delta))
 
-    if spec.norms == "pre":
-        normed, stream = decoder.sum_and_norm(
-            _Residual(stream, delta), f"{prefix}.post_attention_layernorm"
-        )
-        return _Residual(stream, mlp(decoder, index, normed))
-    delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+
+def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
+    """The second half of a layer, if it has one."""
+    spec, prefix = decoder.spec, f"layers.{index}"
+    if not spec.mlp_size(spec.layers[index]):
+        return _Residual(decoder.sum(residual), None)
     if spec.norms == "post":
-        stream = decoder.dialect.add(stream, delta)
+        stream = decoder.sum(residual)
         delta = mlp(decoder, index, stream)
     else:
-        normed, stream = decoder.sum_and_norm(
-            _Residual(stream, delta), f"{prefix}.pre_feedforward_layernorm"
-        )
+        before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+        normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)
-    return _Residual(stream, decoder.norm(delta, f"{prefix}.post_feedforward_layernorm"))
+    if spec.norms != "pre":
+        delta = decoder.norm(delta, f"{prefix}.post_feedforward_layernorm")
+    return _Residual(stream, delta)
 
 
 def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
@@ -212,4 +220,5 @@ def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
         xielu = decoder.weights.xielu(index) if decoder.spec.hidden_act == "xielu" else None
         return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
     gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
-    return decoder.linear(decoder.dialect.gated(gate_up), f"layers.{index}.mlp.down")
+    gated = decoder.dialect.gated(gate_up, decoder.spec.mlp_size(decoder.spec.layers[index]))
+    return decoder.linear(gated, f"layers.{index}.mlp.down")

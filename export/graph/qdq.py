@@ -14,14 +14,14 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
-from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.segments import Segments, save_graph
-from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, Xielu
@@ -230,9 +230,8 @@ class QdqDialect:
         weights = ConvWeights(index, kernel, bias)
         return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
-    def gated(self, gate_up: Value) -> Value:
-        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
-        halves = self.graph.constant("gate_up_sizes", sizes)
+    def gated(self, gate_up: Value, size: int) -> Value:
+        halves = self.graph.constant(f"gate_up_sizes_{size}", np.array([size] * 2, dtype=np.int64))
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 
