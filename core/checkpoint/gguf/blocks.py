@@ -75,8 +75,8 @@ def _q4_0(rows: _Bytes) -> BlockLevels:
 def _q5_0(rows: _Bytes) -> BlockLevels:
     blocks = rows.reshape(len(rows), -1, 22)
     high = np.unpackbits(blocks[..., 2:6], axis=-1, bitorder="little")
-    levels = _halves(blocks[..., 6:]) | high << 4
-    return BlockLevels((levels + np.uint8(128 - 16)).reshape(len(rows), -1), _scales(blocks, 0))
+    levels = (_halves(blocks[..., 6:]) | high << 4).astype(np.uint8) + np.uint8(128 - 16)
+    return BlockLevels(levels.reshape(len(rows), -1), _scales(blocks, 0))
 
 
 def _q8_0(rows: _Bytes) -> BlockLevels:
@@ -92,12 +92,10 @@ def _q6_k(rows: _Bytes) -> BlockLevels:
     high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
     tops = ((high >> shifts) & 3).reshape(*blocks.shape[:2], 2, 128)
-    levels = _halves(low) | tops << 4
+    levels = (_halves(low) | tops << 4).astype(np.uint8) + np.uint8(128 - 32)
     own = blocks[..., 192:208].view(np.int8).astype(np.float32)
     scales = own * _scales(blocks, 208)[..., None]
-    return BlockLevels(
-        (levels + np.uint8(128 - 32)).reshape(len(rows), -1), scales.reshape(len(rows), -1)
-    )
+    return BlockLevels(levels.reshape(len(rows), -1), scales.reshape(len(rows), -1))
 
 
 _READERS = {_Q4_0: _q4_0, _Q5_0: _q5_0, _Q8_0: _q8_0, _Q6_K: _q6_k}
