@@ -58,7 +58,7 @@ class Checkpoint:
     `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
     commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
-    that are quantized already.
+    that are quantized already; `adapter` is the name of the adapter that is merged.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Checkpoint:
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = ()
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict, repr=False)
+    adapter: str | None = None
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -106,7 +107,7 @@ class Checkpoint:
     @property
     def loads_elsewhere(self) -> bool:
         """Whether transformers alone loads the same fp32 weights from its files."""
-        return self.is_gguf or not self.packed
+        return self.adapter is None and (self.is_gguf or not self.packed)
 
     @property
     def keeps_levels(self) -> bool:
