@@ -15,6 +15,7 @@ import msgspec
 from edgelm.bundle import MANIFEST, Manifest
 from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
+from edgelm.bundle.self_test_record import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
@@ -22,9 +23,10 @@ from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
+from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.replaceable import bundle_files
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.bundle.write import draft_manifest, write_bundle
+from edgelm.export.bundle.write import write_bundle
 from edgelm.export.cached_steps import evaluator_for
 from edgelm.export.calibration import calibrated, passage_for
 from edgelm.export.choose import deliver_auto, deliver_requested, requested_assignment
@@ -177,6 +179,8 @@ def _export(
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
+    if delivery.self_test is not None:
+        write_self_test(folder, delivery.self_test)
     return _finish(folder, source, delivery, check, msgspec.structs.replace(draft, engines=engines))
 
 
@@ -262,7 +266,7 @@ def _enforce(delivery: Delivery) -> None:
     unquantized = all(isinstance(one, Unquantized) for one in delivery.assignment.values())
     only_cache = unquantized and target.plan.kv in EIGHT_BIT_KV
     wider = target.engine.kv[0] if only_cache else None
-    enforce(gate.figures, gate.gate_class, wider_cache=wider)
+    enforce(gate.figures, gate.gate_class, behavior=gate.behavior, wider_cache=wider)
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:

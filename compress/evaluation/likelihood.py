@@ -1,46 +1,15 @@
-"""Log-likelihoods of continuations, for last-word accuracy and multiple choice."""
+"""Log-likelihoods of continuations by a Hugging Face model, in padded batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from edgelm.compress.data.text_ends import TextEnds
+from edgelm.compress.evaluation.backend import Continuation
+from edgelm.compress.evaluation.encoding import check_pairs
 from edgelm.compress.head import Head
-from edgelm.compress.model import Model, Tokenizer, spec_of
-from edgelm.errors import BadInput
+from edgelm.compress.model import Model, spec_of
 
 _BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """Log-probability of a continuation in nats, its tokens, whether greedy decoding yields it."""
-
-    log_probability: float
-    tokens: int
-    greedy: bool
-
-
-def encode_pair(
-    tokenizer: Tokenizer, context: str, continuation: str
-) -> tuple[list[int], list[int]]:
-    """Token ids of a context and of what follows it, encoded as one text and then divided.
-
-    Encoded apart, a tokenizer that begins every text with a space would put a second one between.
-    As in lm-evaluation-harness, white space at the end of the context belongs to the continuation;
-    a token across the border counts as context, and so do tokens that every text begins with.
-    """
-    stripped = context.rstrip()
-    continuation = context[len(stripped) :] + continuation
-    inner = _ids(tokenizer, stripped)
-    whole = _ids(tokenizer, stripped + continuation)
-    before = TextEnds.of(tokenizer).before
-    return [*before, *whole[: len(inner)]], whole[len(inner) :]
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 
 def continuations(
@@ -62,12 +31,7 @@ def continuations(
     spec = spec_of(model)
     head = Head.from_model(model)
     longest = spec.max_position_embeddings
-    for number, (context, continuation) in enumerate(pairs, 1):
-        if not context or not 0 < len(continuation) < longest:
-            raise BadInput(
-                f"pair {number} has {len(context)} tokens of context and {len(continuation)} after "
-                f"it; expected at least one of each, and after it fewer than {longest}"
-            )
+    check_pairs(pairs, longest)
     found: list[Continuation | None] = [None] * len(pairs)
     done = 0
     with torch.inference_mode():

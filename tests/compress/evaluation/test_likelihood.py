@@ -10,8 +10,10 @@ from tokenizers import models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from edgelm.compress.evaluation.tasks import likelihood
-from edgelm.compress.evaluation.tasks.likelihood import Continuation, continuations, encode_pair
+from edgelm.compress.evaluation import likelihood
+from edgelm.compress.evaluation.backend import Continuation
+from edgelm.compress.evaluation.encoding import encode_pair
+from edgelm.compress.evaluation.likelihood import continuations
 from edgelm.errors import BadInput
 from tests.compress.bigram import bigram, chain
 from tests.conftest import TinyFactory
