@@ -112,6 +112,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compile in N segments one by one (default: auto)",
     )
+    add(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA that is merged into the model before it is quantized",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -271,6 +277,7 @@ def _export(arguments: argparse.Namespace) -> None:
         max_size=arguments.max_size,
         work=arguments.work,
         segments=arguments.segments,
+        adapter=arguments.adapter,
         progress=_log_line,
         **texts,
     )
