@@ -75,6 +75,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.qad.check(self.target)
         self._check_layer_map()
         self._check_milestones()
+        if self.distill and self.distill.on_policy and self.distill.cache:
+            raise BadInput(
+                "[distill] on_policy needs a live teacher to score what the student writes; remove "
+                "[distill.cache]"
+            )
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
