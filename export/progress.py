@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from edgelm.bundle.behavior import Behavior
 from edgelm.bundle.gates import Figures
 from edgelm.quantize.precision import WeightPrecision, describe
 
@@ -34,6 +35,16 @@ def figures_text(figures: Figures) -> str:
         f"KL {figures.kl:.4f}{kl}, top-1 {figures.top1:.1%}{top1}, perplexity "
         f"×{figures.perplexity_ratio:.3f}"
     )
+
+
+def behavior_text(behavior: Behavior) -> str:
+    """The shares of sampled answers, source and bundle, with the error of their difference."""
+    shares = ", ".join(
+        f"{one.trait} {one.source:.0%} → {one.bundle:.0%} (± {100 * one.error:.0f})"
+        for one in behavior.traits
+    )
+    verdict = "passed" if behavior.passed else "failed"
+    return f"behavior of {behavior.prompts} sampled answers: {shares}: {verdict}"
 
 
 def summary(assignment: Mapping[str, WeightPrecision]) -> str:

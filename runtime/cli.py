@@ -10,7 +10,7 @@ from typing import Any
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
 from edgelm.reasons import reason
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.terminal.conversation import COMMANDS, Conversation
@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
         const=True,
         help="print tokens and speed to standard error",
     )
+    add(
+        "--self-test",
+        action="store_true",
+        help="compare this machine's engine with what export computed, and exit (30 s)",
+    )
     add("--no-history", action="store_true", help="do not keep what is typed in a file")
     return parser
 
@@ -114,8 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(lambda: _run(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int | None:
     _print_anything()
+    if arguments.self_test:
+        return _self_test(arguments)
     prompt = _prompt(arguments)
     settings = _settings(arguments)
     with load(
@@ -132,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> None:
                     model, settings, printer, interrupts, system=arguments.system
                 )
                 _converse(conversation, interrupts, prompt, history=not arguments.no_history)
-                return
+                return None
             chat = not arguments.raw and (arguments.bundle / "chat_template.jinja").is_file()
             options = settings.options(chat=chat)
             options["cancel"] = interrupts.pressed
@@ -140,6 +147,21 @@ def _run(arguments: argparse.Namespace) -> None:
             messages: Any = [*system, {"role": "user", "content": prompt}]
             with model.stream(messages if chat else prompt, **options) as stream:
                 printer.show(stream, stats=settings.stats)
+    return None
+
+
+def _self_test(arguments: argparse.Namespace) -> int:
+    """Print the verdict; 1 if this machine's engine differs from what export computed."""
+    from edgelm.runtime.self_test import self_test
+
+    result = self_test(arguments.bundle, threads=arguments.threads)
+    if arguments.json:
+        import msgspec
+
+        print(msgspec.json.encode(result).decode())
+    else:
+        print("\n".join(result.lines()))
+    return 0 if result.passed else 1
 
 
 def _converse(

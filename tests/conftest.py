@@ -49,6 +49,17 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_answers() -> Iterator[None]:
+    """The gate asks a tiny model two prompts in place of 24; tests of the gate ask their own."""
+    from edgelm.export.gate import prompts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "PROMPTS", prompts.PROMPTS[:2])
+        patch.setattr(prompts, "MAX_TOKENS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def short_texts() -> Iterator[None]:
     """Exports run two sequences of a text, as those of large models do, in place of eight.

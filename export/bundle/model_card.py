@@ -79,6 +79,12 @@ def card(manifest: Manifest) -> str:
             f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
             f"| measured on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
+        if gate.behavior is not None:
+            lines += [
+                f"| sampled answers: {one.trait} | {one.bundle:.0%}, its source {one.source:.0%} "
+                f"(± {100 * one.error:.0f} points; {gate.behavior.prompts} prompts) |"
+                for one in gate.behavior.traits
+            ]
     if lineage.compress:
         lines += _student(lineage.compress)
     return "\n".join([*lines, ""])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.quantize.weights import DeltaWeights, Weights, Xielu
+from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.groups import HEAD, mixer_output
 from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
@@ -31,6 +32,9 @@ class Dialect(Protocol):
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
     ) -> Value:
         """`x @ matrix.T + bias`; the matrix is read only when it is written."""
+
+    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
+        """Scale and reorder a group's inputs for the levels of a quantized source."""
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
@@ -99,6 +103,9 @@ class _Decoder(NamedTuple):
     weights: Weights
 
     def linear(self, x: Value, group: str) -> Value:
+        inputs = self.weights.inputs(group)
+        if inputs is not None:
+            x = self.dialect.prepare_inputs(x, group, inputs)
         return self.dialect.linear(
             x, group, lambda: self.weights.matrix(group), self.weights.bias(group)
         )

@@ -14,16 +14,18 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
-from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.segments import Segments, save_graph
-from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
+from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.groups import EMBEDDING, HEAD
@@ -144,6 +146,10 @@ class QdqDialect:
         else:
             y = self.matrices.multiply(x, group, matrix, self.precision[group])
         return y if bias is None else self.add(y, self.matrices.floats(f"{group}.bias", bias))
+
+    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
+        """See Dialect."""
+        return prepare_inputs(self.graph, x, group, inputs, self.activations)
 
     def add_norm(
         self, stream: Value, delta: Value, name: str, weight: torch.Tensor

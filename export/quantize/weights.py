@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import torch
 
+from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
 from edgelm.quantize.awq import Smoothing
-from edgelm.spec.groups import groups, split_group, tensor_names
+from edgelm.quantize.grids import Inputs
+from edgelm.spec.groups import EMBEDDING, HEAD, groups, split_group, tensor_names
 from edgelm.spec.mixers import ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
@@ -76,20 +78,24 @@ class Weights:
         """A group's weight as the decoder executes it, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        if (order := self._row_order(group)) is not None:
+        if (order := self.row_order(group)) is not None:
             matrix = matrix[order]
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix * columns
-        rows = self._row_factors(group)
+        if (inputs := self.inputs(group)) is not None and inputs.order is not None:
+            matrix = matrix[:, inputs.order]
+        rows = self.row_factors(group)
         return matrix if rows is None else matrix * rows[:, None]
 
     def unfold(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors, by name, that `matrix` would be made of: its inverse."""
-        if (rows := self._row_factors(group)) is not None:
+        if (rows := self.row_factors(group)) is not None:
             matrix = matrix / rows[:, None]
+        if (inputs := self.inputs(group)) is not None and inputs.order is not None:
+            matrix = torch.empty_like(matrix).index_copy_(1, inputs.order, matrix)
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix / columns
-        if (order := self._row_order(group)) is not None:
+        if (order := self.row_order(group)) is not None:
             matrix = torch.empty_like(matrix).index_copy_(0, order, matrix)
         names = self.tensor_names(group)
         parts = matrix.split([self.checkpoint.shapes[name][0] for name in names])
@@ -101,8 +107,8 @@ class Weights:
             return None
         names = [name.removesuffix("weight") + "bias" for name in self.tensor_names(group)]
         tensors = [self.checkpoint.tensor(name).float() for name in names]
-        bias, rows = torch.cat(tensors), self._row_factors(group)
-        if (order := self._row_order(group)) is not None:
+        bias, rows = torch.cat(tensors), self.row_factors(group)
+        if (order := self.row_order(group)) is not None:
             bias = bias[order]
         return bias if rows is None else bias * rows
 
@@ -163,7 +169,7 @@ class Weights:
     def _tensor(self, name: str) -> torch.Tensor:
         return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()
 
-    def _row_order(self, group: str) -> torch.Tensor | None:
+    def row_order(self, group: str) -> torch.Tensor | None:
         """Rows of q, k and v in the order of execution, if it is not that of the checkpoint."""
         if not group.endswith("attention.qkv"):
             return None
@@ -191,15 +197,48 @@ class Weights:
         assert self.kv_scaling is not None
         return self.kv_scaling.layers[split_group(name)[0]]
 
+    def inputs(self, group: str) -> Inputs | None:
+        """What the graph does to a group's inputs, for the levels of a quantized source.
+
+        None where its parts differ in that: their levels are then not taken over.
+        """
+        packed = self.packed(group)
+        if packed is None or packed[0].inputs is None or self._is_looked_up(group):
+            return None
+        first = packed[0].inputs
+        rest = [one.inputs for one in packed[1:]]
+        return first if all(one is not None and one.same(first) for one in rest) else None
+
+    def _is_looked_up(self, group: str) -> bool:
+        """Whether rows of a group's matrix are the inputs of the first layer."""
+        return group == EMBEDDING or (group == HEAD and self.checkpoint.spec.tie_word_embeddings)
+
+    def packed(self, group: str) -> list[PackedMatrix] | None:
+        """The quantized matrices that a group consists of; None unless all of them are."""
+        names = self.tensor_names(group)
+        found = [self.checkpoint.packed[name] for name in names if name in self.checkpoint.packed]
+        return found if len(found) == len(names) else None
+
     def column_factors(self, group: str) -> torch.Tensor | None:
-        """What columns are multiplied by, [in_features]: the inputs are divided by it."""
+        """What columns are multiplied by, [in_features]: the inputs are divided by it.
+
+        In the order of the checkpoint's columns.
+        """
+        folded, inputs = self.folded_columns(group), self.inputs(group)
+        if inputs is None or inputs.factors is None:
+            return folded
+        factors = 1 / inputs.factors
+        return factors if folded is None else folded * factors
+
+    def folded_columns(self, group: str) -> torch.Tensor | None:
+        """The part of the column factors by which what precedes divides the inputs."""
         factors = self.smoothing.columns(group) if self.smoothing else None
         if not self.kv_scaling or not group.endswith("attention.o"):
             return factors
         values = 1 / self._per_query_head(self.layer_kv_scaling(group).value).flatten()
         return values if factors is None else factors * values
 
-    def _row_factors(self, group: str) -> torch.Tensor | None:
+    def row_factors(self, group: str) -> torch.Tensor | None:
         """What rows, and the bias, are multiplied by, [out_features]."""
         spec = self.checkpoint.spec
         if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.evaluate import TASKS, evaluate
+from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.run_tasks import TASKS
 from edgelm.compress.evaluation.task_names import Task, parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.errors import BadInput, UnknownName
