@@ -70,7 +70,7 @@ def main() -> None:
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
     if job.sharded:
-        _shard()
+        shard()
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
@@ -126,7 +126,7 @@ def _save(model: Any, path: Path) -> None:
         torch.save(dict(model.named_parameters()), path)
 
 
-def _shard() -> None:
+def shard() -> None:
     """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well."""
     from accelerate import Accelerator
     from accelerate.state import PartialState
