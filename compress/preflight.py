@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import check_documents
+from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
@@ -37,6 +38,8 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
         requested_shape(recipe, spec)
+    if recipe.draft:
+        spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
