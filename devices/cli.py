@@ -170,9 +170,9 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from edgelm.devices.planner.models.smaller_models import smaller_models
     from edgelm.devices.planner.plan import choices, plan
     from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
-    from edgelm.devices.planner.smaller_models import smaller_models
     from edgelm.devices.this_machine import target_profile
 
     request = _request(arguments)
@@ -192,8 +192,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from edgelm.devices.planner.what_runs import what_runs
-    from edgelm.devices.planner.what_runs_text import candidates_table
+    from edgelm.devices.planner.models.what_runs import what_runs
+    from edgelm.devices.planner.models.what_runs_text import candidates_table
     from edgelm.devices.this_machine import target_profile
 
     found = what_runs(target_profile(arguments.target), _request(arguments))

@@ -28,7 +28,7 @@ from edgelm.export.request import ExportRequest
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.ort import OrtEngine
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.model import LanguageModel
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelm.devices.kernels import Kernels
-from edgelm.devices.planner.build_memory import MAX_SEGMENTS
+from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE

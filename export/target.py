@@ -10,8 +10,8 @@ import msgspec
 
 from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
-from edgelm.devices.planner.build_memory import compiles
-from edgelm.devices.planner.build_room import room_of
+from edgelm.devices.planner.memory.build_memory import compiles
+from edgelm.devices.planner.memory.build_room import room_of
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Engine, Profile
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, engine_family, version_number

@@ -10,7 +10,7 @@ from typing import Any
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
 from edgelm.reasons import reason
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.terminal.conversation import COMMANDS, Conversation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
-from edgelm.devices.planner.memory_need import loaded_bytes
+from edgelm.devices.planner.memory.memory_need import loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session

@@ -14,21 +14,21 @@ from edgelm.bundle import Manifest, bundle_file
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
-from edgelm.runtime.async_stream import AsyncStream
 from edgelm.runtime.conversation import Chat
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
-from edgelm.runtime.generation_config import (
+from edgelm.runtime.generation.async_stream import AsyncStream
+from edgelm.runtime.generation.generation_config import (
     GENERATION_CONFIG,
     GenerationConfig,
     read_generation_config,
 )
-from edgelm.runtime.options import Options, make_request
-from edgelm.runtime.reply import Reply
-from edgelm.runtime.request import GenerationRequest
+from edgelm.runtime.generation.options import Options, make_request
+from edgelm.runtime.generation.reply import Reply
+from edgelm.runtime.generation.request import GenerationRequest
+from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.saved.prompt_cache import PromptCache
 from edgelm.runtime.saved.session_file import Identity, identity_of
 from edgelm.runtime.sequences import Sequences, common_prefix
-from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.answers.answering import Answering
 from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
 from edgelm.runtime.text.chat import ChatTemplate

@@ -25,9 +25,9 @@ from edgelm.devices.detection.cpu import read_cpu
 from edgelm.devices.detection.probes import Probes
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.engines.open import engine_version
+from edgelm.runtime.generation.options import Options
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.options import Options
 from edgelm.runtime.sequences import common_prefix
 
 SECONDS = 30.0

@@ -23,8 +23,8 @@ from edgelm.compress.evaluation.backend import (
 )
 from edgelm.compress.evaluation.encoding import check_pairs
 from edgelm.compress.evaluation.metrics import Metric
+from edgelm.runtime.generation.options import Options
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.options import Options
 from edgelm.runtime.sequences import common_prefix
 
 _ROWS = 128  # rows of logits that exist at a time

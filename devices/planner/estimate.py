@@ -3,15 +3,15 @@
 import msgspec
 
 from edgelm.devices.kernels import cache_notes, check_shape
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.build_room import Build, plan_build, room_of
-from edgelm.devices.planner.cache_reads import READS
-from edgelm.devices.planner.coefficients import coefficients_for
 from edgelm.devices.planner.configuration import choose_context, choose_kv
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cache_reads import READS
+from edgelm.devices.planner.cost_model.coefficients import coefficients_for
+from edgelm.devices.planner.cost_model.work import Work, work_of
 from edgelm.devices.planner.device_notes import device_notes, unsupported
-from edgelm.devices.planner.memory_need import export_bytes, workspace_bytes
-from edgelm.devices.planner.weight_sizes import WeightSizes, weight_sizes
-from edgelm.devices.planner.work import Work, work_of
+from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
+from edgelm.devices.planner.memory.memory_need import export_bytes, workspace_bytes
+from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType

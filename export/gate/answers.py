@@ -12,9 +12,9 @@ from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadInput
 from edgelm.export.gate import prompts as asked
 from edgelm.export.source.reference import Reference
+from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.sampler import Sampler, Sampling
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.options import Options
-from edgelm.runtime.sampler import Sampler, Sampling
 
 SEED = 7
 _MEMORY_SHARE = 0.4  # of what is free, for the source's weights in fp32

@@ -14,14 +14,14 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
-from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.segments import Segments, save_graph
-from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, Xielu
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision

@@ -10,7 +10,7 @@ from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.discovery import find_sensors
 from edgelm.devices.sensors.reader import Reader
 from edgelm.errors import BadInput
-from edgelm.runtime.async_stream import AsyncStream
+from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.model import LanguageModel
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from edgelm.runtime.chunk import Chunk
-from edgelm.runtime.reply import Reply
-from edgelm.runtime.stream import Stream
+from edgelm.runtime.generation.chunk import Chunk
+from edgelm.runtime.generation.reply import Reply
+from edgelm.runtime.generation.stream import Stream
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _NOTES = {
