@@ -16,6 +16,11 @@ tasks: KIND:FILE, or KIND alone where rows are built in
   multiple_choice:FILE  `question`, `choices`, `answer`
   ifeval:FILE           verifiable instructions (IFEval)
   lm-eval:TASK          of lm-evaluation-harness; FOLDER/TASK for local YAML files
+  rag, rag:FILE         answers from documents, in ChatRAG-Bench's form
+  functions[:FILE]      function calling, in BFCL's form
+  rag_choice, function_choice   the same by likelihood, for small models
+  needle                a sentence in a long context, at depths and lengths up to the bundle's
+  persona               role play over several turns
 
 A task that was finished in --out is not run again. Figures have standard errors, and with --against
 the errors of paired differences: both models answer the same questions.

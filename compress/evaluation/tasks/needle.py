@@ -18,9 +18,16 @@ _SHORTEST, _LONGEST = 256, 131_072
 _ROOM = 96  # tokens for the question, the code and what the tokenizer adds
 _SEED = 5
 _WHO = ("mill", "harbor", "tower", "garden", "library", "bakery", "station", "bridge")
-_WHAT = ("opens before noon", "was painted last spring", "stands near the old square",
-         "has a new roof", "is quiet in winter", "belongs to two brothers",
-         "was drawn by a traveller", "has a bell that rings on holidays")  # fmt: skip
+_WHAT = (
+    "opens before noon",
+    "was painted last spring",
+    "stands near the old square",
+    "has a new roof",
+    "is quiet in winter",
+    "belongs to two brothers",
+    "was drawn by a traveller",
+    "has a bell that rings on holidays",
+)
 
 
 class Needle(NamedTuple):
