@@ -5,7 +5,7 @@ memory can be used.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -71,7 +71,8 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
     """
     request.check()
     subject, ours = _evaluate(request, request.model, request.against, progress)
-    against, theirs = None, [None] * len(ours)
+    against: Subject | None = None
+    theirs: Sequence[TaskItems | None] = [None] * len(ours)
     if request.against is not None:
         against, theirs = _evaluate(request, request.against, None, progress)
     results = zip(request.tasks, ours, theirs, strict=True)

@@ -94,4 +94,4 @@ def sign_test(losses: int, gains: int) -> float:
     """
     differences = losses + gains
     ways = sum(math.comb(differences, count) for count in range(losses, differences + 1))
-    return min(1.0, ways / 2**differences)
+    return min(1.0, math.ldexp(float(ways), -differences))
