@@ -75,7 +75,7 @@ def test_a_judge_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_judges_a_bundle_against_another(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "mt.jsonl"
     rows.write_text('{"turns": ["Why?", "How?"]}\n{"turns": ["Who?"]}\n')
@@ -83,7 +83,8 @@ def test_the_command_judges_a_bundle_against_another(
     out = ["--out", str(tmp_path / "out"), "--max-new-tokens", "4", "--threads", "1"]
     assert cli.main([str(bundle), "--tasks", task, *out]) == 2
     assert "give --against and --judge" in capsys.readouterr().err
-    given = [str(bundle), "--against", str(bundle), "--judge", str(bundle), "--tasks", task, *out]
+    given = [str(bundle), "--against", str(bundle), "--judge", url, "--tasks", task, *out]
+    given += ["--judge-model", "referee"]
     assert cli.main(given) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     figures = found["tasks"][0]["figures"]
