@@ -5,8 +5,11 @@ from pathlib import Path
 
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import check_documents
+from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.puzzle.alternatives import Alternative, alternatives
+from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
@@ -36,6 +39,11 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
         requested_shape(recipe, spec)
+    if recipe.draft:
+        spaced_layers(spec, recipe.draft.num_hidden_layers)
+    if recipe.puzzle:
+        recipe.training(recipe.puzzle, bf16=False).check(1)
+        puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
 
 
 def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
@@ -47,12 +55,23 @@ def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
     return shape
 
 
+def puzzle_costs(recipe: Recipe, spec: DecoderSpec) -> PuzzleCosts:
+    """The planner's costs of students whose layers differ."""
+    return PuzzleCosts(spec, load_profile(recipe.target.name), recipe.target.budget)
+
+
+def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
+    """The alternatives of the recipe's [puzzle] table that the target's engine has kernels for."""
+    assert recipe.puzzle is not None
+    return alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
+
+
 def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:
     return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
 
 
 def _check_names_and_files(recipe: Recipe) -> None:
-    if recipe.search or recipe.prune or recipe.qad:
+    if recipe.shapes or recipe.qad:
         load_profile(recipe.target.name).engine(recipe.target.engine)
     if recipe.evaluate:
         _check_tasks(recipe.evaluate.tasks)

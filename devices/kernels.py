@@ -102,6 +102,49 @@ class Kernels(NamedTuple):
         wanted = precision.group_size
         return Int4(min(sizes, key=lambda size: (abs(size - wanted), size)), symmetric=True)
 
+    def holding(self, precision: WeightPrecision, columns: int) -> WeightPrecision | None:
+        """The format that holds the levels of a quantized source exactly; None where none does.
+
+        Args:
+            precision: of the source; groups may be of any size.
+            columns: inputs of the matrix.
+        """
+        if self.has_zero_points:
+            if isinstance(precision, Nvfp4):  # E2M1 in halves fits into eight bits
+                return Int8(NVFP4_BLOCK)
+            if not isinstance(precision, Int4 | Int8):
+                return None
+            size = self._splitting(precision.group_size, columns)
+            return msgspec.structs.replace(precision, group_size=size) if size else None
+        if isinstance(precision, Fp8 | Nvfp4):
+            return precision
+        if not isinstance(precision, Int4 | Int8) or not precision.symmetric:
+            return None
+        if isinstance(precision, Int8):
+            return Int8(group_size=0) if precision.group_size in (0, columns) else None
+        sizes = [size for size in self._dividing(columns) if precision.group_size % size == 0]
+        if precision.group_size >= columns:
+            sizes = self._dividing(columns)
+        return Int4(max(sizes), symmetric=True) if sizes else None
+
+    def converted(self, bits: int, columns: int) -> Int4 | Int8:
+        """What the levels of a source are converted to where no format holds them.
+
+        Eight bits, which lose nearly nothing, where they come in groups; else as many as the
+        source has, in the smallest groups.
+        """
+        if self.has_zero_points:
+            return Int8(32)
+        sizes = self._dividing(columns)
+        return Int4(min(sizes), symmetric=True) if bits == 4 and sizes else Int8(group_size=0)
+
+    def _splitting(self, group_size: int, columns: int) -> int | None:
+        """The largest group size that splits groups of a source; its own default for one group."""
+        if group_size == 0 or group_size >= columns:
+            return self.int4_group
+        fitting = [size for size in self.int4_groups if group_size % size == 0]
+        return max(fitting, default=None)
+
     def check(self, precision: WeightPrecision, group: str, columns: int) -> None:
         """Check that there is a kernel for a group's matrix with this many inputs.
 
@@ -215,6 +258,12 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
             f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
             "values only, not what other layers remember; onnxruntime (--target cpu) and "
             "TensorRT can"
+        )
+    if spec.mixtures and not rules.has_zero_points:
+        raise BadInput(
+            f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
+            "experts, and without one each token would read all of them; choose a target with "
+            "onnxruntime or onnxruntime-cuda (edge-devices list)"
         )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple

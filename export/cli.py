@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,9 +12,14 @@ from edgelm.cli import format_bytes, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
+if TYPE_CHECKING:
+    from edgelm.devices.profile import Profile
+    from edgelm.planning import PlanRequest
+
 _EPILOG = """\
 precisions:
   auto   the smallest mixture of int4 and int8 that stays close enough to the source
+  source the levels of a model that is already quantized, kept bit for bit
   int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
 
 example:
@@ -50,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compile ahead of time for this compute capability, e.g. 89; repeatable",
     )
-    add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default: auto)")
+    add(
+        "--precision",
+        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; of a quantized model, source)",
+    )
     add(
         "--max-size",
         metavar="SIZE",
@@ -103,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="N",
         help="compile in N segments one by one (default: auto)",
+    )
+    add(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA that is merged into the model before it is quantized",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
@@ -205,19 +219,40 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.this_machine import target_profile
-    from edgelm.planning import PlanRequest
+    from edgelm.planning import SOURCE, PlanRequest
 
-    spec = read_spec(arguments.model, revision=arguments.revision)
     request = PlanRequest(
-        arguments.precision,
+        arguments.precision or "auto",
         arguments.kv,
         arguments.context,
         arguments.group_size,
         arguments.symmetric,
         arguments.engine,
     )
-    result = plan(spec, target_profile(arguments.target), request)
+    spec = read_spec(arguments.model, revision=arguments.revision)
+    profile = target_profile(arguments.target)
+    if arguments.precision in (None, SOURCE):
+        request = _of_source(arguments, request, profile)
+    result = plan(spec, profile, request)
     print(_json(result) if arguments.json else result.table())
+
+
+def _of_source(
+    arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
+) -> "PlanRequest":
+    """The request for a quantized checkpoint on this machine; others as they are."""
+    from edgelm.checkpoint.source import is_quantized, open_checkpoint
+    from edgelm.planning import SOURCE
+
+    if request.precision != SOURCE and not is_quantized(arguments.model):
+        return request
+    from edgelm.export.precision.source import default_precision
+    from edgelm.export.precision.source_plan import with_source
+
+    checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
+    precision = arguments.precision or default_precision(checkpoint)
+    request = msgspec.structs.replace(request, precision=precision)
+    return with_source(request, checkpoint, profile) if precision == SOURCE else request
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -247,6 +282,7 @@ def _export(arguments: argparse.Namespace) -> None:
         max_size=arguments.max_size,
         work=arguments.work,
         segments=arguments.segments,
+        adapter=arguments.adapter,
         progress=_log_line,
         **texts,
     )

@@ -16,6 +16,7 @@ from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
 from edgelm.runtime.saved.session_file import identity_of
+from edgelm.runtime.speculation.mode import SpeculationMode, check_mode
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def load(
     sequences: int = 1,
     prompt_cache: str | Path | None = None,
     prompt_cache_size: int | str = DEFAULT_BYTES,
+    speculation: SpeculationMode = "auto",
     check_hashes: bool = True,
     compile_engine: bool = False,
 ) -> LanguageModel:
@@ -48,6 +50,10 @@ def load(
             program reads them instead of computing them; None stores nothing.
         prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
             states are removed.
+        speculation: where tokens come from that are drafted and then checked together, several in
+            one run: "lookup" (what followed the same tokens before in prompt and answer), "draft"
+            (the bundle's draft model), "auto" (whichever pays, and only while each token's logits
+            stay the same to the bit), or "off".
         check_hashes: compare every file with its hash first. A file that has not changed since it
             was compared is not read again.
         compile_engine: compile the engine of a bundle that has none yet, which takes minutes and
@@ -86,7 +92,13 @@ def load(
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
-            return LanguageModel(folder, manifest, sessions, prompt_cache=cache(manifest))
+            return LanguageModel(
+                folder,
+                manifest,
+                sessions,
+                prompt_cache=cache(manifest),
+                speculation=check_mode(speculation, has_draft=False),
+            )
         except BaseException:
             for session in sessions:
                 session.close()

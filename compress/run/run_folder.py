@@ -34,8 +34,11 @@ _INPUTS, _DONE = "inputs.json", "done.json"
 _REPLACED = "replaced"
 _CACHE = "cache"
 _HARNESS = "lm-eval"
-# Used by the stage itself only, hence not hashed.
-_PRIVATE = ("checkpoints", "finalists", "run", "tensorboard", "metrics.jsonl")
+# No later stage reads them, hence they are not hashed.
+_PRIVATE = (
+    *("checkpoints", "finalists", "run", "tensorboard"),
+    *("metrics.jsonl", "held_out.jsonl", "milestones"),
+)
 
 
 class Result(msgspec.Struct, frozen=True):

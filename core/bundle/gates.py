@@ -66,7 +66,8 @@ class SourceCheck(msgspec.Struct, frozen=True):
     """Difference between the gate's reference and the model that transformers loads.
 
     `layers` of the model were compared on `tokens` tokens, the last one at position `reach` - 1.
-    The figures are those of the worst segment.
+    The figures are those of the worst segment. `weights` is who read them: of a quantized
+    checkpoint or one with an adapter edgelm, so that only the computation was compared.
     """
 
     layers: int
@@ -74,6 +75,7 @@ class SourceCheck(msgspec.Struct, frozen=True):
     reach: int
     kl: float
     top1: float
+    weights: Literal["transformers", "edgelm"] = "transformers"
 
     @property
     def agrees(self) -> bool:

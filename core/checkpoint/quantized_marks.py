@@ -1,7 +1,7 @@
-"""Detect folders that contain a quantized checkpoint or an adapter, not floating-point weights.
+"""Detect adapters, and quantized checkpoints of formats that edgelm does not read.
 
 They look like the folder of a model, and quantized codes would be read as weights. Every known mark
-is checked, and the message names the format.
+is checked, and the message names the format. `edgelm.checkpoint.quantized` reads the others.
 """
 
 import re
@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import BadCheckpoint
-from edgelm.files.json_files import read_json_object, shown
+from edgelm.files.json_files import shown
 
 FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 # Field of config.json -> format.
 _FIELDS = {
-    "quantization_config": "unknown",
-    "compression_config": "compressed-tensors",
     "quantization": "MLX",
     "quantize_config": "unknown",
 }
 # File -> format.
 _FILES = {
-    "quantize_config.json": "GPTQ",
-    "quant_config.json": "AWQ",
-    "hf_quant_config.json": "ModelOpt",
     "quantization_config.json": "unknown",
     "quanto_qmap.json": "quanto",
     "qmodel.pt": "HQQ",
@@ -67,7 +62,7 @@ def check_folder(folder: Path) -> None:
     if weights and not any((folder / name).is_file() for name in _WHOLE):
         raise BadCheckpoint(_adapter(folder, f"it holds {weights} and no model.safetensors"))
     for name, method in _FILES.items():
-        if (folder / name).is_file() and not _says_unquantized(folder / name):
+        if (folder / name).is_file():
             raise BadCheckpoint(_quantized(folder, f"{method}: it holds {name}"))
 
 
@@ -99,15 +94,6 @@ def check_types(folder: Path, types: Mapping[str, str]) -> None:
             raise BadCheckpoint(
                 _quantized(folder, f"{shown(name)} is stored as {dtype}, expected F32, F16 or BF16")
             )
-
-
-def _says_unquantized(path: Path) -> bool:
-    """Whether ModelOpt's file describes a quantized cache with unquantized weights."""
-    try:
-        quantization = read_json_object(path).get("quantization")
-    except BadCheckpoint:
-        return False
-    return isinstance(quantization, dict) and quantization.get("quant_algo", "") is None
 
 
 def _quantized(folder: Path, mark: str) -> str:

@@ -61,7 +61,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     weights = weight_sizes(spec, profile, engine, request)
     check_shape(spec, engine.name)
     prompt = min(request.prompt, context)
-    how = coefficients_for(profile, engine.name, request.precision, kv)
+    how = coefficients_for(profile, engine.name, request.kind, kv)
     work = work_of(
         spec,
         linear_bits=weights.linear_bits,
@@ -108,7 +108,10 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
         basis=times.basis,
-        notes=_notes(spec, profile, engine, kv, build, request.batch),
+        notes=(
+            *(request.source.notes if request.source else ()),
+            *_notes(spec, profile, engine, kv, build, request.batch),
+        ),
     )
 
 
@@ -129,7 +132,7 @@ def _times(
 ) -> _Times:
     reads, batch = READS[engine.dialect], request.batch
     depth = reads.depth(prompt, context)
-    arithmetic = _arithmetic(mode, request.precision)
+    arithmetic = _arithmetic(mode, request.kind)
     step = cost.decode_ms(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
     first = cost.prefill_ms(
         work,

@@ -17,7 +17,7 @@ from edgelm.quantize.precision import KV_BYTES
 from edgelm.spec.decoder import DecoderSpec
 
 # Closest to the source model first.
-QUALITY = ("fp32", "bf16", "fp16", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
+QUALITY = ("fp32", "bf16", "fp16", "source", "int8", "w8a8", "fp8", "auto", "nvfp4", "int4")
 
 
 def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:

@@ -12,6 +12,7 @@ from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.speculation.mode import SpeculationMode
 
 
 class Event(Protocol):
@@ -38,6 +39,8 @@ class Options(TypedDict, total=False):
     reasoning_budget: in answers to messages, at most this many tokens of reasoning.
     chat_template_kwargs: in answers to messages, what else the chat template is given, such as
         `{"enable_thinking": False}`.
+    speculation: "auto", "off", "lookup" or "draft", instead of what `load` was given: where tokens
+        come from that are checked together; see docs/speculation.md.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
@@ -55,6 +58,7 @@ class Options(TypedDict, total=False):
     parallel_tool_calls: bool | None
     reasoning_budget: int | None
     chat_template_kwargs: Mapping[str, Any] | None
+    speculation: SpeculationMode | None
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int

@@ -33,7 +33,8 @@ class Timings:
 
     `queued_ms` passed before a sequence was free, `first_token_ms` until the first token was chosen
     (so it includes both), `decode_ms` between the first token and the last. `prefilled` tokens of
-    the prompt were computed and `decoded` tokens generated after the first.
+    the prompt were computed and `decoded` tokens generated after the first. Of `drafted` tokens,
+    checked in runs with others, `accepted` were the ones that were chosen.
     """
 
     queued_ms: float
@@ -41,6 +42,8 @@ class Timings:
     decode_ms: float
     prefilled: int
     decoded: int
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def prefill_ms(self) -> float:

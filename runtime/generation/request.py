@@ -7,6 +7,7 @@ from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.speculation.mode import SpeculationMode
 from edgelm.runtime.text.answers.parser import AnswerParser
 
 
@@ -18,6 +19,7 @@ class GenerationRequest:
     before every step, while the request waits, and during a long prefill. `constraint` makes the
     processor that says which text may be generated; it is the last of them, so that none can allow
     what it forbids. The first `beginning` tokens are those that other prompts begin with, too.
+    `speculation` says where drafted tokens come from.
     """
 
     tokens: Tokens
@@ -32,6 +34,7 @@ class GenerationRequest:
     shown: Mapping[int, str] | None = None
     cancel: Callable[[], bool] = lambda: False
     beginning: int = 0
+    speculation: SpeculationMode = "off"
 
     def check(self, *, capacity: int, vocab_size: int) -> None:
         """Raise BadInput or ContextFull for a request that cannot start.

@@ -3,18 +3,19 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
-
-import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.python310 import Self
-from edgelm.runtime.engines.session import Cancelled, Logits, Session
+from edgelm.runtime.engines.session import Cancelled
 from edgelm.runtime.generation.chunk import Chunk
 from edgelm.runtime.generation.decoding import Decoding, Vocabulary
 from edgelm.runtime.generation.reply import Reply, Timings, Usage
 from edgelm.runtime.generation.request import GenerationRequest
-from edgelm.runtime.sequences import Sequences, Slot
+from edgelm.runtime.generation.steps import Steps
+from edgelm.runtime.sequences import Sequences
+from edgelm.runtime.speculation.speculator import Speculator
 
 
 class Stream(Iterator[Chunk]):
@@ -39,7 +40,20 @@ class Stream(Iterator[Chunk]):
         self._chunks: list[Chunk] = []
         self._clock = _Clock()
         self._lock = threading.RLock()
-        self._cancelled = self._done = self._running = self._stores = False
+        self._cancelled = self._done = self._running = False
+        self._speculator = (
+            None
+            if request.speculation == "off"
+            else Speculator(request.speculation, sequences.speculation, self._decoding.history)
+        )
+        self._steps = Steps(
+            sequences,
+            request,
+            self._decoding.history,
+            speculator=self._speculator,
+            stop=self._stop,
+            placed=self._clock.placed,
+        )
 
     def __iter__(self) -> Self:
         return self
@@ -121,8 +135,8 @@ class Stream(Iterator[Chunk]):
                 raise Cancelled
             slot, moved = sequences.enter(self, decoding.history, self._stop)
             try:
-                row = self._run(slot, moved)
-                self._clock.ran()
+                row = self._steps.row(slot, moved)
+                self._clock.took()
                 chunk = decoding.take(row)
             finally:
                 sequences.leave(slot, done=self._done)
@@ -130,46 +144,6 @@ class Stream(Iterator[Chunk]):
             sequences.check_open()
             return decoding.end("cancelled")
         return chunk
-
-    def _run(self, slot: Slot, moved: bool) -> Logits:
-        """Compute the logits [vocab_size] behind the history."""
-        history, session = self._decoding.history, slot.session
-        if moved or session.length != len(history) - 1:
-            self._place(slot)
-        while True:
-            done = session.length
-            rows = self._advance(session, history[done : done + session.chunk])
-            if session.length == len(history):
-                row: Logits = rows[-1]
-                return self._stored(slot, row)
-            if self._stop():
-                raise Cancelled
-
-    def _place(self, slot: Slot) -> None:
-        """Begin with what is known of the history."""
-        history, beginning = self._decoding.history, self._request.beginning
-        with self._sequences.turn(self._stop):
-            known = self._sequences.place(slot, history)
-        if known < beginning:
-            self._stores = not self._sequences.read_beginning(slot, history[:beginning])
-        self._clock.placed(slot.session.length)
-
-    def _stored(self, slot: Slot, row: Logits) -> Logits:
-        """Store the beginning of the prompt, if this has computed it; return the logits."""
-        if self._stores:
-            self._stores = False
-            row = row.copy()
-            self._sequences.write_beginning(slot, self._decoding.history[: self._request.beginning])
-        return row
-
-    def _advance(self, session: Session, tokens: list[int]) -> Logits:
-        """Run one chunk of a prompt, or one token; other generations have turns in between."""
-        with self._sequences.turn(self._stop):
-            session.cancel_when(self._stop)
-            try:
-                return session.advance(np.array(tokens, dtype=np.int64))
-            finally:
-                session.cancel_when(None)
 
     def _stop(self) -> bool:
         return self._cancelled or self._sequences.closed or self._request.cancel()
@@ -190,8 +164,15 @@ class Stream(Iterator[Chunk]):
                 completion_tokens=sum(chunk.token is not None for chunk in self._chunks),
                 cached_tokens=self._clock.cached,
             ),
-            timings=self._clock.timings(len(self._request.tokens)),
+            timings=self._timings(),
         )
+
+    def _timings(self) -> Timings:
+        timings = self._clock.timings(len(self._request.tokens))
+        speculator = self._speculator
+        if speculator is None:
+            return timings
+        return replace(timings, drafted=speculator.drafted, accepted=speculator.accepted)
 
 
 class _Clock:
@@ -199,7 +180,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._started = self._placed = self._first = self._last = 0.0
-        self._runs = 0
+        self._tokens = 0
         self.cached = 0
 
     def start(self) -> None:
@@ -211,10 +192,11 @@ class _Clock:
         if not self._placed:
             self._placed, self.cached = time.perf_counter(), cached
 
-    def ran(self) -> None:
+    def took(self) -> None:
+        """The logits of one more token are there."""
         self._last = time.perf_counter()
         self._first = self._first or self._last
-        self._runs += 1
+        self._tokens += 1
 
     def timings(self, prompt_tokens: int) -> Timings:
         placed = self._placed or self._started
@@ -222,7 +204,7 @@ class _Clock:
         return Timings(
             queued_ms=1e3 * (placed - self._started),
             first_token_ms=1e3 * (first - self._started),
-            decode_ms=1e3 * (self._last - first) if self._runs > 1 else 0.0,
-            prefilled=prompt_tokens - self.cached if self._runs else 0,
-            decoded=max(0, self._runs - 1),
+            decode_ms=1e3 * (self._last - first) if self._tokens > 1 else 0.0,
+            prefilled=prompt_tokens - self.cached if self._tokens else 0,
+            decoded=max(0, self._tokens - 1),
         )

@@ -23,10 +23,11 @@ class Work(msgspec.Struct, frozen=True):
 
     `linear_parameters` and `head_parameters` are multiplied with every token; `linear_bytes` and
     `head_bytes` are their sizes. For a mixture of experts these are the active ones, and
-    `expert_bytes` counts all experts. `attention_width` is the query width summed over layers.
+    `expert_bytes` counts all experts. `layers` are those that run, a half one for
+    each half (edgelm.spec.decoder). `attention_width` is the query width summed over layers.
     """
 
-    layers: int
+    layers: float
     linear_parameters: float
     head_parameters: float
     linear_bytes: float
@@ -73,7 +74,7 @@ def work_of(
     kv_bytes: float = _SIXTEEN_BIT,
     windows: bool = True,
 ) -> Work:
-    """The work of a dense decoder, from bits per weight and bytes per cache element.
+    """The work of a decoder, from bits per weight and bytes per cache element.
 
     Without `windows`, layers with a sliding window read as much as the others.
     """
@@ -81,16 +82,21 @@ def work_of(
     seen = [layer.window if windows else None for layer in spec.layers if layer.attends]
     caches = tuple(Cache(per_layer * seen.count(window), window) for window in dict.fromkeys(seen))
     head = spec.embedding_parameters
-    linear_bytes = spec.linear_parameters * linear_bits / 8
+    active, idle = spec.active_parameters, spec.linear_parameters - spec.active_parameters
+    mixtures = spec.mixtures
+    every_expert = sum(one.expert_parameters(spec.hidden_size) for one in mixtures)
     copies = 1 if spec.tie_word_embeddings else 2
     return Work(
-        layers=spec.num_hidden_layers,
-        linear_parameters=spec.linear_parameters,
+        layers=spec.executed_layers,
+        linear_parameters=active,
         head_parameters=head,
-        linear_bytes=linear_bytes,
+        linear_bytes=active * linear_bits / 8,
         head_bytes=head * head_bits / 8,
-        resident_bytes=linear_bytes + copies * head * head_bits / 8,
+        resident_bytes=((active + idle) * linear_bits + copies * head * head_bits) / 8,
         caches=caches,
         attention_width=spec.q_size * len(seen),
         attention_layers=len(seen),
+        active_experts=mixtures[0].top_k if mixtures else 0,
+        experts=mixtures[0].experts if mixtures else 0,
+        expert_bytes=every_expert * linear_bits / 8,
     )

@@ -50,6 +50,8 @@ def _bits(
 ) -> tuple[float, float]:
     """Bits per weight of the layers and of the head, which TensorRT stores in at least eight."""
     fewest = 0.0 if engine.dialect == "ort" else 8.0
+    if request.source is not None:
+        return request.source.linear_bits, max(request.source.head_bits, fewest)
     if request.precision == "auto":
         return _AUTO_BITS, max(_AUTO_BITS, fewest)
     if request.precision not in engine.precisions:

@@ -1,8 +1,8 @@
 """Attention of the `ort` dialect: GroupQueryAttention over a cache that is updated in place.
 
 In fp32, the CPU's, a layer has two ways over an int8 cache, of which a run takes one: the int8
-kernel for a token, and attention over the dequantized cache for more
-(docs/decisions/prefill-over-int8-cache.md). In 16 bits, CUDA's, its kernels see to both.
+kernel for a token or the few of a speculative step, and attention over the dequantized cache for
+more (docs/decisions/prefill-over-int8-cache.md). In 16 bits, CUDA's, its kernels see to both.
 """
 
 from typing import Any, NamedTuple
@@ -26,6 +26,9 @@ _CACHE_TYPES: dict[str, ir.DataType] = {
     "int8": ir.DataType.INT8,
     "fp8": ir.DataType.FLOAT8E4M3FN,
 }
+# Tokens up to which a run takes the decode kernel: its time grows with each row, that of the other
+# way begins at about eight rows of it.
+MAX_VERIFIED = 16
 _MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
@@ -208,11 +211,15 @@ class OrtAttention:
         return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
 
     def _is_prefill(self) -> Value:
-        """Whether more than one token is processed; one node for all layers."""
+        """Whether more tokens are processed than a speculative step has; one node for all layers.
+
+        Up to there the decode kernel computes each row as it computes a token alone, to the bit: a
+        drafted token is then checked with the logits that it would have had without speculation.
+        """
         if self._prefill is None:
             count = self.graph.op("Shape", self.tokens, start=1, end=2)
-            one = self.graph.constant("one", np.array([1], dtype=np.int64))
-            self._prefill = self.graph.op("Greater", count, one, name="is_prefill")
+            most = self.graph.constant("max_verified", np.array([MAX_VERIFIED], dtype=np.int64))
+            self._prefill = self.graph.op("Greater", count, most, name="is_prefill")
         return self._prefill
 
     def _cache_scales(self, index: int) -> tuple[Value, Value]:

@@ -1,8 +1,9 @@
 """ONNX Runtime on a CPU: one cache, bound in place, and no copies per token.
 
 Past and present of a layer are bound to the same memory, so a token costs one row written, not a
-cache copied. Decoding reuses one binding: only five numbers in bound memory change per step. The
-cache grows with its tokens, which binds it again.
+cache copied. Decoding reuses one binding: only five numbers in bound memory change per step. So do
+speculative steps, with a binding for each number of tokens. The cache grows with its tokens, which
+binds it again.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntim
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
 from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
-from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step
+from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
@@ -37,6 +38,8 @@ _CPU = "CPUExecutionProvider"
 _SPIN_MICROSECONDS = "2000"
 # Tokens from which a run may take seconds on a small device; below, a thread is not worth starting.
 _LONG_RUN = 16
+# Tokens up to which a run with the logits of all of them is bound once: see runtime/speculation.
+_MAX_BOUND = 16
 
 
 class OrtEngine:
@@ -80,11 +83,10 @@ class OrtEngine:
         self._cache = self._allocate(graph.cache.capacity or self._rows)
         self._state = HostState(graph.cache.states) if graph.cache.states else None
         self.recurrent: RecurrentState | None = self._state
+        # Logits of the bound steps, which share them.
+        self._rows_out: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         # Decoding binds these once per size: a step changes five numbers in place.
-        self._step = step_inputs(np.zeros(1, dtype=np.int64), 0, 1)
-        self._step_row: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
-        self._step_rows = self._new_rows(1)
-        self._step_bindings = self._bind(self._step, self._step_row[None], self._step_rows)
+        self._steps: dict[int, _Step] = {1: self._bind_step(1)}
 
     @property
     def cache_bytes(self) -> int:
@@ -97,9 +99,8 @@ class OrtEngine:
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         self._reserve(past, past + len(tokens))
-        if len(tokens) == 1:
-            row = self._decode(int(tokens[0]), past)
-            return row if logits else row[:0]
+        if len(tokens) == 1 or logits == len(tokens) <= _MAX_BOUND:
+            return self._run_step(tokens, past)[:logits]
         inputs = step_inputs(tokens, past, logits)
         rows: Logits = np.empty((1, max(1, logits), self.vocab_size), dtype=np.float32)
         new = self._new_rows(len(tokens))
@@ -137,8 +138,8 @@ class OrtEngine:
 
     def close(self) -> None:
         """Release the graph and the cache."""
-        self._sessions, self._step_bindings = [], []
-        self._cache, self._step_rows = [], []
+        self._sessions, self._cache = [], []
+        self._steps.clear()
 
     def _reserve(self, past: int, tokens: int) -> None:
         """Make room for `tokens`, of which the first `past` are there.
@@ -154,17 +155,32 @@ class OrtEngine:
                 for one, other in zip(old, new, strict=True):
                     other[:, :, :past] = one[:, :, :past]
             self._cache = grown
-            self._step_rows = self._new_rows(1)
         self._rows = rows
-        self._step_bindings = self._bind(self._step, self._step_row[None], self._step_rows)
+        self._steps = {1: self._bind_step(1)}
 
-    def _decode(self, token: int, past: int) -> Logits:
-        update_step(self._step, token, past)
-        self._execute(self._step_bindings, None)
-        self._append(self._step_rows, past, 1)
+    def _run_step(self, tokens: Tokens, past: int) -> Logits:
+        """Run one token, or a few with the logits of each, by a binding that was made before."""
+        count = len(tokens)
+        step = self._steps.get(count)
+        if step is None:
+            if count > len(self._rows_out):
+                self._rows_out = np.zeros((count, self.vocab_size), dtype=np.float32)
+                self._steps.clear()
+            step = self._steps[count] = self._bind_step(count)
+        if count == 1:
+            update_step(step.inputs, int(tokens[0]), past)
+        else:
+            update_steps(step.inputs, tokens, past)
+        self._execute(step.bindings, None)
+        self._append(step.new, past, count)
         if self._state:
             self._state.advance()
-        return self._step_row
+        return step.logits
+
+    def _bind_step(self, count: int) -> "_Step":
+        inputs = step_inputs(np.zeros(count, dtype=np.int64), 0, count)
+        logits, new = self._rows_out[:count], self._new_rows(count)
+        return _Step(inputs, logits, new, self._bind(inputs, logits[None], new))
 
     def _execute(self, bindings: "_Bindings", options: Any) -> None:
         try:
@@ -262,6 +278,15 @@ class _Binding(NamedTuple):
 
 
 _Bindings = list[_Binding]
+
+
+class _Step(NamedTuple):
+    """A run that is repeated with other tokens: its bindings, and the memory that they name."""
+
+    inputs: StepInputs
+    logits: Logits
+    new: _Cache
+    bindings: _Bindings
 
 
 def _new_links(graph: GraphContract, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_scaling_by_hand() -> None:
 def test_one_factor_for_a_whole_value_head() -> None:
     values = torch.tensor([[3.0, 1.0, 0.0, 2.0], [12.0, 0.0, 0.0, 0.0]])
     [scaled] = KvScaling.from_calibration(
-        one_layer(None), [(torch.ones(2, 4), values)], whole_heads=True
+        one_layer(None), [(torch.ones(2, 4), values)], values="head"
     ).layers
     torch.testing.assert_close(scaled.value, torch.tensor([[2.0] * 4, [0.5] * 4]))
     assert scaled.value_range == pytest.approx(6)
