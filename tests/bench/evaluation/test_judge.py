@@ -68,7 +68,7 @@ def test_a_judge_that_prefers_the_first_decides_nothing() -> None:
 def test_a_judge_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with ExitStack() as stack:
         judge = open_judge("http://127.0.0.1:9/v1", "referee", stack)
-        with pytest.raises(BadInput, match="the judge at http://127.0.0.1:9/v1/chat/completions"):
+        with pytest.raises(BadInput, match=r"the judge at .*/v1/chat/completions did"):
             judge([])
         with pytest.raises(BadInput, match="neither a URL"):
             open_judge(str(tmp_path), "", stack)

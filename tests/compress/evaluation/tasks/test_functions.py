@@ -143,5 +143,5 @@ def test_files_of_bfcl_are_read_with_their_answers(tmp_path: Path) -> None:
     assert parameters["type"] == "object"
     assert parameters["properties"]["height"]["type"] == "number"
     (tmp_path / "bad.json").write_text('{"question": "Why?"}\n')
-    with pytest.raises(BadInput, match="bad.json:1: expected BFCL's fields"):
+    with pytest.raises(BadInput, match=r"bad\.json:1: expected BFCL's fields"):
         read_rows(tmp_path / "bad.json", None)
