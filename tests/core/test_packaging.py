@@ -48,7 +48,7 @@ def test_data_files_are_listed(project: dict[str, Any]) -> None:
             files = set(folder.glob(pattern))
             assert files, (package, pattern)
             listed |= files
-    kinds = {".toml", ".jsonl", ".json", ".txt", ".html", ".typed"}
+    kinds = {".toml", ".jsonl", ".json", ".txt", ".html", ".typed", ".pyi"}
     files = {path for room in ["core", *ROOMS] for path in (ROOT / room).rglob("*")}
     assert listed == {path for path in files if path.suffix in kinds}
 
