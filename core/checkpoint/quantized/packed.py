@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgelm.checkpoint.quantized.mxfp4 import Experts
+    from edgelm.checkpoint.quantized.stacks import Stack
     from edgelm.quantize.grids import Inputs, Matrix
 
 FLOATS = ("F32", "F16", "BF16")
@@ -42,7 +43,7 @@ class PackedMatrix:
     shape: tuple[int, ...]
     format: str
     paths: tuple[Path, ...]
-    read: "Callable[[], Matrix | Experts]"
+    read: "Callable[[], Matrix | Experts | Stack]"
     find_precision: Callable[[], WeightPrecision | None]
     bits: int = 4
     find_inputs: "Callable[[], Inputs | None]" = _as_they_are
@@ -59,7 +60,7 @@ class PackedMatrix:
 
     def dequantize(self) -> "torch.Tensor":
         """The matrix in fp32, in its shape."""
-        return self.read().dequantize()
+        return self.read().dequantize().view(self.shape)
 
 
 @dataclass(frozen=True)
