@@ -59,7 +59,7 @@ def calibrated(
     kv, shared = target.plan.kv, target.kernels.one_cache_scale
     cache = workspace.cache.subfolder(passage.tokens_sha256[:16])
     name, method = request.method, METHODS[request.method]
-    if reference.checkpoint.packed and name == "auto":
+    if reference.checkpoint.keeps_levels and name == "auto":
         name, method = "source", KEEPS_LEVELS
     matrices = cache.subfolder(method_key(name, kinds, kv, shared_kv_scale=shared))
     if cache.durable:

@@ -112,6 +112,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compile in N segments one by one (default: auto)",
     )
+    add(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA that is merged into the model before it is quantized",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -167,11 +173,16 @@ def _list_targets() -> None:
 
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
+    from edgelm.bundle.evaluation_record import check_evaluation
 
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    evaluation = check_evaluation(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
     print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
+    if evaluation is not None:
+        engine = f"{evaluation.subject.engine} {evaluation.subject.engine_version}"
+        print(f"evaluated on {engine}, {evaluation.created}: {len(evaluation.tasks)} tasks")
 
 
 def _finalize(folder: Path) -> None:
@@ -271,6 +282,7 @@ def _export(arguments: argparse.Namespace) -> None:
         max_size=arguments.max_size,
         work=arguments.work,
         segments=arguments.segments,
+        adapter=arguments.adapter,
         progress=_log_line,
         **texts,
     )

@@ -16,6 +16,8 @@ from edgelm.bundle import MANIFEST, Manifest
 from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
 from edgelm.bundle.self_test_record import write_self_test
+from edgelm.checkpoint.adapter.lora import read_lora
+from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
@@ -77,6 +79,7 @@ def export_model(
     max_size: int | str | None = None,
     work: str | Path | None = None,
     segments: int | None = None,
+    adapter: str | Path | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -111,6 +114,7 @@ def export_model(
             for whatever device, use what applies. Several models may share it.
         segments: into how many segments the graph is cut, which are compiled one by one; by
             default the fewest with which the engine can be compiled in the device's memory.
+        adapter: the folder of a PEFT LoRA, merged into the weights before anything else.
         progress: called with one line at each stage.
 
     Raises:
@@ -132,6 +136,9 @@ def export_model(
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
+    if adapter is not None:
+        checkpoint = merged(checkpoint, read_lora(Path(adapter)))
+        progress(f"merging the adapter {Path(adapter).name} into {checkpoint.name}")
     if checkpoint.left_out:
         modules = ", ".join(checkpoint.left_out)
         progress(f"only the text decoder is exported; left out: {modules}")

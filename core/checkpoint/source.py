@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.own_sizes import (
     check_left_out,
@@ -58,7 +59,7 @@ class Checkpoint:
     `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
     commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
-    that are quantized already.
+    that are quantized already; `adapter` is the name of the adapter that is merged.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Checkpoint:
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = ()
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict, repr=False)
+    adapter: str | None = None
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -106,7 +108,13 @@ class Checkpoint:
     @property
     def loads_elsewhere(self) -> bool:
         """Whether transformers alone loads the same fp32 weights from its files."""
-        return self.is_gguf or not self.packed
+        return self.adapter is None and (self.is_gguf or not self.packed)
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether one of edgelm's formats holds most quantized matrices exactly."""
+        held = sum(one.precision is not None for one in self.packed.values())
+        return 0 < len(self.packed) <= 2 * held
 
     @property
     def is_gguf(self) -> bool:
@@ -233,6 +241,7 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
         read,
         file.paths,
         license=file.metadata.text("general.license"),
+        packed=file.packed(),
     )
     checkpoint.check()
     return checkpoint
@@ -281,17 +290,19 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
-    packed = {
+    quantized = {
         tensor: tensors.packed[entry.name]
         for tensor, entry in stored.items()
         if entry.name in tensors.packed
     }
 
     def read(tensor: str) -> "torch.Tensor":
-        whole = packed[tensor].dequantize() if tensor in packed else read_tensor(stored[tensor])
+        whole = (
+            quantized[tensor].dequantize() if tensor in quantized else read_tensor(stored[tensor])
+        )
         return own_part(spec, tensor, whole) if spec.has_own_sizes else whole
 
-    found = {tensor: entry.shape for tensor, entry in stored.items()}
+    found, shapes = {tensor: entry.shape for tensor, entry in stored.items()}, tensor_shapes(spec)
     check_stored(folder, stored, stored_shapes(spec, found))
     for left_out in left_out_outputs(spec):
         if left_out in stored:
@@ -306,9 +317,10 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         tuple(files),
         revision,
         _license(folder),
-        {tensor: entry.path for tensor, entry in stored.items()},
+        {tensor: entry.path for tensor, entry in stored.items() if not entry.parts},
         tensors.left_out,
-        packed,
+        # Levels of padded matrices are read as weights.
+        {name: one for name, one in quantized.items() if one.shape == shapes[name]},
     )
 
 
@@ -327,8 +339,9 @@ def _named_tensors(
     stored: Stored = text.stored
     packed: Mapping[str, PackedMatrix] = {}
     if quantization is not None:
-        stored, packed = collect(quantization.reader(), stored)
+        stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
+    stored = with_stacked_experts(folder, stored, expected)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)

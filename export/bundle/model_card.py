@@ -59,6 +59,7 @@ def card(manifest: Manifest) -> str:
         "|---|---|",
         f"| source | {lineage.source}"
         + (f" @ {lineage.revision}" if lineage.revision else "")
+        + (f", with the adapter {lineage.adapter} merged" if lineage.adapter else "")
         + " |",
         f"| license | {lineage.license or 'not stated by the source'} |",
         f"| architecture | {spec.family}, {spec.parameters / 1e6:,.1f} M parameters |",

@@ -35,10 +35,9 @@ class SourceAssignment(NamedTuple):
 
 
 def default_precision(checkpoint: Checkpoint) -> str:
-    """`source` for a checkpoint whose levels one of edgelm's formats holds, else `auto`."""
-    packed = checkpoint.packed.values()
-    exact = bool(packed) and all(one.precision is not None for one in packed)
-    return SOURCE if exact or (packed and not checkpoint.is_gguf) else "auto"
+    """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
+    keeps = checkpoint.keeps_levels if checkpoint.is_gguf else bool(checkpoint.packed)
+    return SOURCE if keeps else "auto"
 
 
 def assign_source(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.calibrate import Calibration, calibrate
+from edgelm.export.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.kv_scales import KvScaling, ValueFactors
 from edgelm.export.quantize.methods import Method, has_coarse
@@ -67,6 +68,8 @@ def prepare(
     observed, hessians = _observe(
         reference, passage, cache, hessians=method.needs_hessian(kinds), progress=progress
     )
+    if message := unseen_experts(observed.expert_tokens):
+        progress(message)
     plain = Weights(reference.checkpoint)
     smoothing = _smoothing(plain, observed, method, kinds)
     scaling = None
@@ -76,7 +79,7 @@ def prepare(
             observed.kv_absmax,
             shared=shared_kv_scale,
             values=_value_factors(plain, method),
-            powers_of_two=bool(reference.checkpoint.packed),
+            powers_of_two=reference.checkpoint.keeps_levels,
         )
     weights = Weights(reference.checkpoint, scaling, smoothing)
     return Prepared(weights, InputStats(weights, observed.mean_square, observed.absmax, hessians))
@@ -85,7 +88,7 @@ def prepare(
 def _value_factors(weights: Weights, method: Method) -> ValueFactors:
     """Which value channels get a factor of their own in an 8-bit cache."""
     spec = weights.checkpoint.spec
-    if weights.checkpoint.packed:
+    if weights.checkpoint.keeps_levels:
         outputs = [group for group in weights.groups() if group.endswith("attention.o")]
         ordered = any(weights.inputs(group) is not None for group in outputs)
         # The levels of a head's columns share groups with no other head's.

@@ -127,10 +127,13 @@ def source_input_peak(weights: Weights, group: str) -> float | None:
 
 
 def _matrices(weights: Weights, group: str) -> list[Matrix]:
+    """What a group's parts store; nothing where one of them is not quantized to a grid."""
     packed = weights.packed(group) or []
+    if any(one.precision is None for one in packed):
+        return []
     found = [one.read() for one in packed]
-    kinds = IntegerGrid | Fp8Matrix | Nvfp4Blocks
-    return [one for one in found if isinstance(one, kinds)] if packed else []
+    grids = [one for one in found if isinstance(one, IntegerGrid | Fp8Matrix | Nvfp4Blocks)]
+    return grids if len(grids) == len(found) else []
 
 
 def _as_integers(matrix: Matrix, bits: int) -> IntegerGrid | None:

@@ -195,9 +195,11 @@ def _assembled(checkpoint: Checkpoint, depth: int) -> Any:
     """The model that transformers builds from its own configuration, with edgelm's weights."""
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(
-        checkpoint.path, trust_remote_code=False, local_files_only=True
-    ).get_text_config()
+    config: Any = hf_config(checkpoint)
+    if not checkpoint.is_gguf:
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=False, local_files_only=True
+        ).get_text_config()
     _shorten(config, depth)
     config.tie_word_embeddings = checkpoint.spec.tie_word_embeddings
     model = empty_model(config, torch.float32)

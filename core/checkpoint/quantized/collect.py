@@ -1,12 +1,14 @@
 """The quantized matrices among a checkpoint's tensors, in the place of their parts."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from edgelm.checkpoint.quantized.method import Reader
 from edgelm.checkpoint.quantized.mxfp4 import Mxfp4
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.errors import BadCheckpoint
 
 _UNQUANTIZED = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -24,11 +26,11 @@ class Collected(NamedTuple):
     packed: Mapping[str, PackedMatrix]
 
 
-def collect(reader: Reader, stored: Mapping[str, StoredTensor]) -> Collected:
+def collect(folder: Path, reader: Reader, stored: Mapping[str, StoredTensor]) -> Collected:
     """Put the parts of quantized matrices together.
 
     Raises:
-        BadCheckpoint: parts are missing, or do not fit each other.
+        BadCheckpoint: parts are missing, or do not fit each other, or there are none.
     """
     separator = "_" if isinstance(reader, Mxfp4) else "."
     modules = _by_module(stored, reader.parts | {"weight"}, separator)
@@ -48,6 +50,11 @@ def collect(reader: Reader, stored: Mapping[str, StoredTensor]) -> Collected:
             del left[f"{module}{separator}{part}"]
         # Its type is that of what is read.
         left[name] = levels._replace(dtype="F32", shape=matrix.shape)
+    if not packed:
+        raise BadCheckpoint(
+            f"{folder} is quantized ({reader.name}) by its configuration, but none of its tensors "
+            "is; if they are the unquantized weights, remove the configuration of the quantization"
+        )
     return Collected(left, packed)
 
 

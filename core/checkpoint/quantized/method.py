@@ -100,11 +100,13 @@ def quantization_of(folder: Path, config: Mapping[str, Any]) -> Quantization | N
     return None
 
 
-def _from_field(folder: Path, field: str, value: Any) -> Quantization:
+def _from_field(folder: Path, field: str, value: Any) -> Quantization | None:
     source = f"config.json, {field}"
     if not isinstance(value, dict):
         raise Settings(folder, "config.json", {}).wrong(field, value, "an object")
     method = value.get("quant_method")
+    if value.get("config_groups") == {}:
+        return None  # a quantized cache beside unquantized weights
     if field == "compression_config" or (method is None and "config_groups" in value):
         method = "compressed-tensors"
     if not isinstance(method, str):

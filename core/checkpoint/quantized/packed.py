@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgelm.checkpoint.safetensors_header import StoredTensor
 from edgelm.checkpoint.stored_values import check_finite, read_tensor
@@ -15,10 +15,16 @@ from edgelm.quantize.precision import WeightPrecision
 if TYPE_CHECKING:
     import torch
 
-    from edgelm.checkpoint.quantized.mxfp4 import Experts
-    from edgelm.quantize.grids import Inputs, Matrix
+    from edgelm.quantize.grids import Inputs
 
 FLOATS = ("F32", "F16", "BF16")
+
+
+class Levels(Protocol):
+    """A matrix as it is stored: one of edgelm.quantize.grids, or what only has values."""
+
+    def dequantize(self) -> "torch.Tensor":
+        """The matrix in fp32."""
 
 
 def _as_they_are() -> None:
@@ -42,7 +48,7 @@ class PackedMatrix:
     shape: tuple[int, ...]
     format: str
     paths: tuple[Path, ...]
-    read: "Callable[[], Matrix | Experts]"
+    read: Callable[[], Levels]
     find_precision: Callable[[], WeightPrecision | None]
     bits: int = 4
     find_inputs: "Callable[[], Inputs | None]" = _as_they_are

@@ -118,3 +118,16 @@ def test_a_quantized_cache_is_not_a_quantized_model(folder: Path) -> None:
     quantization = {"quant_algo": None, "kv_cache_quant_algo": "FP8"}
     write_json(folder / "hf_quant_config.json", {"quantization": quantization})
     assert not open_checkpoint(folder).packed
+
+
+def test_a_configuration_without_levels(folder: Path) -> None:
+    edit_config(folder, quantization_config=GPTQ)
+    with pytest.raises(BadCheckpoint, match="but none of its tensors is; if they are the unquan"):
+        open_checkpoint(folder)
+
+
+def test_a_cache_that_compressed_tensors_quantizes(folder: Path) -> None:
+    edit_config(
+        folder, quantization_config={"quant_method": "compressed-tensors", "config_groups": {}}
+    )
+    assert not open_checkpoint(folder).packed
