@@ -40,6 +40,13 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
         requested_shape(recipe, spec)
+    if recipe.align:
+        batch = recipe.align.request(recipe.seed).batch_size
+        if batch % processes:
+            raise BadInput(
+                f"[align] batch_size {batch} cannot be divided over {processes} processes; use a "
+                "multiple of them"
+            )
     if recipe.draft:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
