@@ -235,15 +235,22 @@ def _plan(arguments: argparse.Namespace) -> None:
 def _of_source(
     arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
 ) -> "PlanRequest":
-    """The request for a quantized checkpoint on this machine; others as they are."""
-    from edgelm.checkpoint.source import is_quantized, open_checkpoint
+    """The request for a checkpoint that is quantized already; others as they are."""
+    from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
+    from edgelm.checkpoint.weight_files import has_weights
     from edgelm.planning import SOURCE
 
-    if request.precision != SOURCE and not is_quantized(arguments.model):
+    is_gguf = Path(arguments.model).suffix == ".gguf"
+    reader = quantization_reader(arguments.model, revision=arguments.revision)
+    if request.precision != SOURCE and not is_gguf and reader is None:
         return request
     from edgelm.export.precision.source import default_precision
-    from edgelm.export.precision.source_plan import with_source
+    from edgelm.export.precision.source_plan import declared_weights, with_source
 
+    if reader is not None and not has_weights(Path(arguments.model)):
+        spec = read_spec(arguments.model, revision=arguments.revision)
+        declared = declared_weights(reader, spec, profile.engine(request.engine))
+        return msgspec.structs.replace(request, precision=SOURCE, source=declared)
     checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
     precision = arguments.precision or default_precision(checkpoint)
     request = msgspec.structs.replace(request, precision=precision)

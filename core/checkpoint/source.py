@@ -22,7 +22,7 @@ from edgelm.checkpoint.own_sizes import (
     stored_shapes,
 )
 from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
-from edgelm.checkpoint.quantized.method import Quantization, quantization_of
+from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
@@ -186,12 +186,13 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
     return open_checkpoint(source, revision=revision).spec  # raises the right error
 
 
-def is_quantized(source: str | Path) -> bool:
-    """Whether a local folder or GGUF file may hold matrices that are quantized already."""
+def quantization_reader(source: str | Path, *, revision: str | None = None) -> Reader | None:
+    """How a folder's or a hub id's configuration says that it is quantized; reads no weights."""
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return True
-    return path.is_dir() and _read_config(path)[1] is not None
+    if not path.exists() and _looks_like_hub_id(str(source)):
+        path = _fetch(str(source), revision, ["config.json", "*quant*config.json"])
+    quantization = _read_config(path)[1] if path.is_dir() else None
+    return None if quantization is None else quantization.reader()
 
 
 def _read_folder_spec(folder: Path) -> DecoderSpec:

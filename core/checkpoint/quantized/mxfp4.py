@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
+from edgelm.quantize.precision import Int8, WeightPrecision
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ class Mxfp4:
 
     name = "MXFP4"
     parts = frozenset({"blocks", "scales"})
+    declared: WeightPrecision | None = Int8(MXFP4_BLOCK)
 
     def __init__(self, settings: Settings) -> None:
         pass
