@@ -16,6 +16,8 @@ ROUNDS ?= 1
 # Engines of `make report`. transformers, which is slow, can be added: PEERS=...,transformers
 PEERS ?= onnxruntime-genai,llama.cpp,optimum
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
+# Else each of some hundred processes of tests compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo report test lint types check setup peers docs site coverage clean

@@ -1,9 +1,11 @@
 """What can be refused before anything is loaded, in a second: names, files, budgets, batches."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import check_documents
+from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
@@ -37,6 +39,8 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
         requested_shape(recipe, spec)
+    if recipe.draft:
+        spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
@@ -70,12 +74,21 @@ def _check_names_and_files(recipe: Recipe) -> None:
     if recipe.shapes or recipe.qad:
         load_profile(recipe.target.name).engine(recipe.target.engine)
     if recipe.evaluate:
-        parse_tasks(recipe.evaluate.tasks)
+        _check_tasks(recipe.evaluate.tasks)
     if recipe.importance.layer_task:
-        parse_tasks([recipe.importance.layer_task])
+        _check_tasks([recipe.importance.layer_task])
     for source in (*recipe.data, *filter(None, [recipe.held_out])):
         check_documents(source)
     if recipe.synthesize and recipe.synthesize.prompts:
         read_prompts(Path(recipe.synthesize.prompts))
     if recipe.align and not Path(recipe.align.data).is_file():
         raise BadInput(f"[align] data: no such file: {recipe.align.data}")
+
+
+def _check_tasks(names: Sequence[str]) -> None:
+    """Names, files, and that a student can run the task."""
+    if any(task.kind == "functions" for task in parse_tasks(names)):
+        raise BadInput(
+            "the task functions reads calls with the runtime's parser, which a recipe does not "
+            "have; use function_choice in the recipe, and edge-eval with --tasks functions"
+        )

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
@@ -67,7 +69,7 @@ class _Stages:
         if recipe.correct:
             settings = recipe.training(recipe.correct, bf16=self.bf16)
             yield self._training("correct", settings, teacher, None)
-        if recipe.shapes:
+        if recipe.shapes and not recipe.draft:
             rows = recipe.importance.samples
             tokens = rows * self.length
             work = tokens * self._forward(teacher)
@@ -95,6 +97,9 @@ class _Stages:
             cost = CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
             largest = max(propose(cost, recipe.search), key=lambda one: one.parameters)
             return largest.shape.applied_to(spec)
+        if recipe.draft:
+            layers = spec.layers[: recipe.draft.num_hidden_layers]
+            return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
         if recipe.puzzle:
             found = puzzle_alternatives(recipe, spec)
             return with_alternatives(spec, puzzle_costs(recipe, spec).first_within(found))

@@ -259,6 +259,12 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
             "values only, not what other layers remember; onnxruntime (--target cpu) and "
             "TensorRT can"
         )
+    if spec.mixtures and not rules.has_zero_points:
+        raise BadInput(
+            f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
+            "experts, and without one each token would read all of them; choose a target with "
+            "onnxruntime or onnxruntime-cuda (edge-devices list)"
+        )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple
     if spec.head_dim in rotated:  # the whole head is rotated

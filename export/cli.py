@@ -173,11 +173,16 @@ def _list_targets() -> None:
 
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
+    from edgelm.bundle.evaluation_record import check_evaluation
 
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    evaluation = check_evaluation(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
     print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
+    if evaluation is not None:
+        engine = f"{evaluation.subject.engine} {evaluation.subject.engine_version}"
+        print(f"evaluated on {engine}, {evaluation.created}: {len(evaluation.tasks)} tasks")
 
 
 def _finalize(folder: Path) -> None:

@@ -35,7 +35,8 @@ def work_need(checkpoint: Checkpoint, request: ExportRequest, *, durable: bool) 
     kind = Int4 if precision in ("auto", SOURCE) else type(PRECISIONS[precision])
     if METHODS[request.method].needs_hessian({kind}):
         weights = Weights(checkpoint)
-        need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
+        groups = [g for g in weights.groups() if g != EMBEDDING and not weights.experts(g)]
+        need += sum(4 * weights.columns(g) ** 2 for g in groups)
     if precision == "auto":
         # A byte a level: everything in groups of 32, and much of it at another precision.
         need += int(2.5 * checkpoint.spec.parameters)

@@ -13,6 +13,7 @@ from edgelm.reasons import reason
 from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.speculation.mode import add_speculation_option
 from edgelm.runtime.terminal.conversation import COMMANDS, Conversation
 from edgelm.runtime.terminal.line_editor import LineEditor
 from edgelm.runtime.terminal.printer import Printer
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
     add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
+    add_speculation_option(parser)
     add("--json", action="store_true", help="print each answer as a line of JSON, with its figures")
     add(
         "--stats",
@@ -130,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int | None:
         max_memory=arguments.max_memory,
         threads=arguments.threads,
         prompt_cache=arguments.prompt_cache,
+        speculation=arguments.speculation,
         compile_engine=True,
     ) as model:
         printer = Printer(as_json=arguments.json)

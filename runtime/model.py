@@ -112,6 +112,16 @@ class LanguageModel:
         return self._sequences.capacity
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether it answers messages; one without continues plain prompts."""
+        return self._template is not None
+
+    @property
+    def step_ratios(self) -> dict[int, float]:
+        """Times of runs of several tokens in runs of one, by size; those measured so far."""
+        return self._sequences.speculation.costs.measured()
+
+    @property
     def sampling_words(self) -> str:
         """How tokens are chosen where the caller says nothing."""
         if self._defaults.temperature == 0:

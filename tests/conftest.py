@@ -4,12 +4,14 @@ torch and what imports it are loaded by fixtures: environments that only run bun
 (tests/without_torch.py).
 """
 
+import gc
 import os
 
 # Before numpy loads: threads on small matrices only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -20,12 +22,22 @@ import pytest
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 
+# Until every test is collected: what is imported and collected lives to the end, and a garbage
+# collection of a million objects takes a second.
+gc.disable()
+
 if find_spec("torch"):
     import torch
 
     # Models this small gain nothing from threads, and threads that wait for each other on a busy
     # machine make them a hundred times slower.
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again from here on, of what tests make; children share what is frozen."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,9 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _few_answers() -> Iterator[None]:
     """The gate asks a tiny model two prompts in place of 24; tests of the gate ask their own."""
+    if not find_spec("torch"):
+        yield
+        return
     from edgelm.export.gate import prompts
 
     with pytest.MonkeyPatch.context() as patch:
@@ -60,16 +75,34 @@ def _few_answers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def short_texts() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def _short_texts() -> Iterator[None]:
     """Exports run two sequences of a text, as those of large models do, in place of eight.
 
-    For tests that are not about a gate's figures, which are most of what a tiny export costs.
+    They are most of what a tiny export costs. `whole_texts` gives a module all eight.
     """
-    from edgelm.export import calibration
+    with _sequences(2):
+        yield
 
+
+@pytest.fixture(scope="module")
+def whole_texts() -> Iterator[None]:
+    """For tests of a gate's figures."""
+    with _sequences(None):
+        yield
+
+
+@contextmanager
+def _sequences(most: int | None) -> Iterator[None]:
+    if not find_spec("torch"):
+        yield
+        return
+    from edgelm.export import calibration
+    from edgelm.export.source.text import affordable
+
+    chosen = affordable if most is None else lambda *_: most
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "affordable", lambda sequences, parameters: 2)
+        patch.setattr(calibration, "affordable", chosen)
         yield
 
 
@@ -86,9 +119,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     """The same with layers whose weights spread less.
 
     At `tiny`'s spread attention is so sharp that a rounding error grows tenfold on its way to the
-    logits; here it stays what it was, and can be told from a fault.
+    logits; here it stays what it was, and can be told from a fault. Likewise routers choose experts
+    by a wide margin: a choice that a rounding error changes is another model for that token.
     """
-    from tests.models import tiny_model
+    from tests.models import decide_clearly, tiny_model
 
     def make(name: str) -> Tiny:
         model = tiny_model(name)
@@ -96,6 +130,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
             for parameter in model.model.layers.parameters():
                 if parameter.ndim > 1:
                     parameter *= 0.3
+            decide_clearly(model)
         return _saved(tmp_path_factory.mktemp(f"calm-{name}"), model)
 
     return cache(make)

@@ -28,7 +28,11 @@ class _NoTokenizer:
 
 def own_sizes_model(name: str, own: list[dict[str, Any]] | None = None) -> Model:
     """A tiny model of a family (see `tests.models.TINY`), cut to the sizes of its layers."""
-    model = tiny_model(name)
+    return cut(tiny_model(name), own)
+
+
+def cut(model: Model, own: list[dict[str, Any]] | None = None) -> Model:
+    """A model with layers of their own sizes, by the first rows and columns of another's."""
     config = copy.deepcopy(model.config)
     attends = [layer.attends for layer in DecoderSpec.from_hf(config.to_dict()).layers]
     own = own or OWN

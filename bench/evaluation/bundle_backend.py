@@ -61,7 +61,7 @@ class BundleBackend:
         rows = [[*before, *after][-self.context :] for before, after in pairs]
         found: dict[int, Continuation] = {}
         for index in sorted(range(len(rows)), key=rows.__getitem__):
-            found[index] = self._continuation(rows[index], len(pairs[index][1]))
+            found[index] = self.continuation(rows[index], len(pairs[index][1]))
             progress(len(found), len(rows))
         return [found[index] for index in range(len(rows))]
 
@@ -106,15 +106,8 @@ class BundleBackend:
 
         return harness_model(self)
 
-    def _answer(self, conversation: Conversation, max_new_tokens: int) -> Answer:
-        options = Options(**GREEDY, max_tokens=max_new_tokens)
-        if conversation.tools:
-            options["tools"] = conversation.tools
-        reply = self.model.generate([dict(one) for one in conversation.messages], **options)  # type: ignore[arg-type]
-        calls = tuple(Call(one.name, one.parsed()) for one in reply.tool_calls)
-        return Answer(reply.text, len(reply.tokens), reply.finish_reason != "length", calls)
-
-    def _continuation(self, row: list[int], count: int) -> Continuation:
+    def continuation(self, row: list[int], count: int) -> Continuation:
+        """The likelihood of the last `count` tokens of a row after those before them."""
         session = self.model.session
         # The logits of the context's last token are needed, and only a run gives them.
         start = min(common_prefix(session.tokens, row), len(row) - count - 1)
@@ -123,6 +116,14 @@ class BundleBackend:
         targets = np.array(row[-count:])
         greedy = bool((logits.argmax(-1) == targets).all())
         return Continuation(float(_logprobs(logits, targets).sum()), count, greedy)
+
+    def _answer(self, conversation: Conversation, max_new_tokens: int) -> Answer:
+        options = Options(**GREEDY, max_tokens=max_new_tokens)
+        if conversation.tools:
+            options["tools"] = conversation.tools
+        reply = self.model.generate([dict(one) for one in conversation.messages], **options)  # type: ignore[arg-type]
+        calls = tuple(Call(one.name, one.parsed()) for one in reply.tool_calls)
+        return Answer(reply.text, len(reply.tokens), reply.finish_reason != "length", calls)
 
     def _loss(self, row: Sequence[int]) -> float:
         session, tokens = self.model.session, np.array(row, dtype=np.int64)

@@ -16,7 +16,8 @@ class BundleTokenizer:
 
     def __init__(self, model: LanguageModel) -> None:
         self._tokenizer = model.tokenizer
-        self.eos_token_id = _eos_token_id(model)
+        self.eos_token_id = _named(model, "eos_token")
+        self.bos_token_id = _named(model, "bos_token")
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]:
         """`input_ids` of a text."""
@@ -64,11 +65,9 @@ def _encoded(tokenizer: BundleTokenizer, documents: Iterable[Document]) -> Itera
         yield ends.around(ids)
 
 
-def _eos_token_id(model: LanguageModel) -> int | None:
-    """The named end-of-sequence token, which ends documents."""
+def _named(model: LanguageModel, name: str) -> int | None:
+    """The id of a named special token; None where the source names none, as transformers has it."""
     names = read_special_tokens(bundle_file(model.folder, model.manifest, SPECIAL_TOKENS_FILE))
-    if names is None:  # the source names none, so that transformers ends documents with none
-        return None
-    text = names.get("eos_token")
+    text = (names or {}).get(name)
     ids = model.tokenizer.encode(text, special=False).tolist() if text else []
     return int(ids[0]) if len(ids) == 1 else None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from edgelm.cli import positive_int, run_command
+from edgelm.errors import BadInput
 
 _EPILOG = """\
 tasks: KIND:FILE, or KIND alone where rows are built in
@@ -16,6 +17,11 @@ tasks: KIND:FILE, or KIND alone where rows are built in
   multiple_choice:FILE  `question`, `choices`, `answer`
   ifeval:FILE           verifiable instructions (IFEval)
   lm-eval:TASK          of lm-evaluation-harness; FOLDER/TASK for local YAML files
+  rag, rag:FILE         answers from documents, in ChatRAG-Bench's form
+  functions[:FILE]      function calling, in BFCL's form
+  rag_choice, function_choice   the same by likelihood, for small models
+  needle                a sentence in a long context, at depths and lengths up to the bundle's
+  persona               role play over several turns
 
 A task that was finished in --out is not run again. Figures have standard errors, and with --against
 the errors of paired differences: both models answer the same questions.
@@ -47,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         help="limit of a generated answer (default: 1280)",
     )
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
+    add(
+        "--record",
+        action="store_true",
+        help="write the result into the bundle: evaluation.json and a table in its README.md",
+    )
     add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: evaluation/")
     return parser
 
@@ -61,11 +72,14 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, command: str) -> None:
     from edgelm.bench.evaluation.report import write_report
     from edgelm.bench.evaluation.run import EvaluationRequest, run_evaluation
+    from edgelm.bench.evaluation.subjects import is_bundle
     from edgelm.bench.evaluation.text_table import text_table
     from edgelm.bench.machine import describe_machine
     from edgelm.compress.evaluation.task_names import parse_tasks
     from edgelm.devices.detection.threads import physical_cores
 
+    if arguments.record and not is_bundle(arguments.model):
+        raise BadInput(f"--record: {arguments.model} is not a bundle; only a bundle has a record")
     request = EvaluationRequest(
         model=arguments.model,
         tasks=tuple(parse_tasks(arguments.tasks)),
@@ -79,6 +93,10 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     )
     evaluation = run_evaluation(request, _Progress().show)
     write_report(evaluation, arguments.out)
+    if arguments.record:
+        from edgelm.bench.evaluation.record import record_in_bundle
+
+        record_in_bundle(Path(arguments.model), evaluation)
     print(text_table(evaluation))
     print(f"written to {arguments.out}/", file=sys.stderr)
 

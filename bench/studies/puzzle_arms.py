@@ -7,7 +7,7 @@ r"""Homogeneous search against Puzzle, at equal predicted decode time and equal 
 `--ratio` is the decode time of the student relative to the teacher's, as the planner predicts it
 for the target. Both arms distill on the same tokens in the same order; what an arm spends before
 (finalists of the search, local distillation of Puzzle) is listed beside. A run resumes where it was
-interrupted; the arms of Puzzle share their alternatives and scores.
+interrupted; all share data and importance, and those of Puzzle their alternatives and scores.
 """
 
 import argparse
@@ -66,12 +66,10 @@ def run(options: argparse.Namespace) -> None:
     from edgelm.compress.pipeline import compress_model
 
     name = f"{options.arm}-{options.ratio:g}"
-    folder = options.out / options.arm
-    folder.mkdir(parents=True, exist_ok=True)
     record = compress_model(
         recipe_of(options),
         options.out / name,
-        run=folder / "run" if options.arm == "puzzle" else folder / f"run-{options.ratio:g}",
+        run=options.out / "run",  # all arms have the same data, teacher and importance
         progress=lambda line: print(line, flush=True),
         report=lambda line: print(line, flush=True),
     )

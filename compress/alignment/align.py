@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from edgelm.compress.model import Model, Tokenizer, load_model
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
+
+_SHARDS = "pytorch_model_fsdp_0"  # of a checkpoint that FSDP2 wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,17 @@ def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path
 def _load_weights(model: Model, run: AlignRun) -> None:
     latest = run.latest()
     assert latest is not None
-    model.load_state_dict(load_model(latest).state_dict())
+    shards = latest / _SHARDS
+    if not shards.is_dir():
+        model.load_state_dict(load_model(latest).state_dict())
+        return
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with TemporaryDirectory(dir=run.folder) as folder:
+        whole = Path(folder) / "weights.pt"
+        dcp_to_torch_save(shards, whole)
+        state = torch.load(whole, weights_only=True)
+    model.load_state_dict(state.get("model", state))
 
 
 def _import_trl() -> None:

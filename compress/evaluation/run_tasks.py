@@ -8,9 +8,14 @@ A task is `KIND:FILE`, or `KIND` alone where it has rows of its own:
     multiple_choice:questions.jsonl `question`, `choices`, `answer` (an index), by likelihood
     ifeval:ifeval.jsonl             verifiable instructions (arXiv 2311.07911)
     lm-eval:TASK                    any task of lm-evaluation-harness
+    rag, rag:FILE                   answers from documents; rag_choice by likelihood
+    functions, functions:FILE       function calling; function_choice by likelihood
+    needle                          a sentence in a long context, by likelihood
+    persona                         role play over several turns
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from edgelm.compress.data.documents import read_documents
@@ -19,8 +24,16 @@ from edgelm.compress.evaluation.backend import Progress as Count
 from edgelm.compress.evaluation.metrics import Metric, perplexity_of
 from edgelm.compress.evaluation.rows import task_rows
 from edgelm.compress.evaluation.task_names import KINDS, Task
+from edgelm.compress.evaluation.tasks.function_rows import function_rows
+from edgelm.compress.evaluation.tasks.functions import FunctionRow, function_choice, functions
+from edgelm.compress.evaluation.tasks.functions import read_rows as read_function_rows
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
+from edgelm.compress.evaluation.tasks.needle import needle
+from edgelm.compress.evaluation.tasks.persona import persona, personas
+from edgelm.compress.evaluation.tasks.rag import RagRow, rag, rag_choice
+from edgelm.compress.evaluation.tasks.rag import read_row as read_rag_row
+from edgelm.compress.evaluation.tasks.rag_rows import rag_rows
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 
@@ -136,6 +149,43 @@ def _lm_eval(context: EvalContext, name: str) -> Figures:
     return lm_eval_task(context.backend, name, limit=context.limit)
 
 
+def _rag(context: EvalContext, name: str) -> Figures:
+    return rag(context.backend, _rag_rows(context, name), context.progress)
+
+
+def _rag_choice(context: EvalContext, name: str) -> Figures:
+    return rag_choice(context.backend, _rag_rows(context, name), context.progress)
+
+
+def _rag_rows(context: EvalContext, name: str) -> list[RagRow]:
+    if not name:
+        return rag_rows()[: context.limit]
+    fields = {"ctxs": list, "messages": list, "answers": list}
+    return [read_rag_row(row, where) for where, row in task_rows(name, context.limit, fields)]
+
+
+def _functions(context: EvalContext, name: str) -> Figures:
+    return functions(context.backend, _function_rows(context, name), context.progress)
+
+
+def _function_choice(context: EvalContext, name: str) -> Figures:
+    return function_choice(context.backend, _function_rows(context, name), context.progress)
+
+
+def _function_rows(context: EvalContext, name: str) -> list[FunctionRow]:
+    if not name:
+        return function_rows()[: context.limit]
+    return read_function_rows(Path(name), context.limit)
+
+
+def _needle(context: EvalContext, name: str) -> Figures:
+    return needle(context.backend, context.limit, context.progress)
+
+
+def _persona(context: EvalContext, name: str) -> Figures:
+    return persona(context.backend, personas(context.limit), context.progress)
+
+
 TASKS: dict[str, Callable[[EvalContext, str], Figures]] = {
     "perplexity": _perplexity,
     "kl": _kl,
@@ -143,6 +193,12 @@ TASKS: dict[str, Callable[[EvalContext, str], Figures]] = {
     "multiple_choice": _multiple_choice,
     "ifeval": _ifeval,
     "lm-eval": _lm_eval,
+    "rag": _rag,
+    "rag_choice": _rag_choice,
+    "functions": _functions,
+    "function_choice": _function_choice,
+    "needle": _needle,
+    "persona": _persona,
 }
 assert tuple(TASKS) == KINDS
 

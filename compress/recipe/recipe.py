@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.drafting.settings import DraftSettings
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.ranges import Count, Seed
 from edgelm.compress.recipe.tables import (
@@ -23,6 +24,7 @@ from edgelm.compress.search.settings import SearchSettings
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8, parse_precision
 
+_SHAPES = ("search", "prune", "puzzle", "draft")
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
@@ -53,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: SearchSettings | None = None
     prune: Prune | None = None
     puzzle: PuzzleSettings | None = None
+    draft: DraftSettings | None = None
     distill: DistillStage | None = None
     qad: Qad | None = None
     align: Align | None = None
@@ -68,13 +71,18 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not (self.shapes or any((self.distill, self.qad, self.align))):
             raise BadInput(
-                "the recipe produces no student: it needs [search], [prune] or [puzzle], "
-                "[distill], [qad] or [align]"
+                "the recipe produces no student: it needs [search], [prune], [puzzle] or "
+                "[draft], [distill], [qad] or [align]"
             )
         if self.qad:
             self.qad.check(self.target)
         self._check_layer_map()
         self._check_milestones()
+        if self.distill and self.distill.on_policy and self.distill.cache:
+            raise BadInput(
+                "[distill] on_policy needs a live teacher to score what the student writes; remove "
+                "[distill.cache]"
+            )
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
@@ -83,18 +91,18 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def shapes(self) -> list[str]:
         """The tables that decide the student's shape: none, or one."""
-        return [name for name in ("search", "prune", "puzzle") if getattr(self, name)]
+        return [name for name in _SHAPES if getattr(self, name)]
 
     def _check_shape(self) -> None:
         if len(self.shapes) > 1:
             raise BadInput(
                 f"[{self.shapes[0]}] and [{self.shapes[1]}] both decide the student's shape "
-                "([search] and [puzzle] find one, [prune] sets one); remove one of them"
+                "([search] and [puzzle] find one, [prune] and [draft] set one); remove one of them"
             )
         if self.student and (self.shapes or self.vocabulary):
             raise BadInput(
                 "`student` names an existing student; remove it, or remove [search], [prune], "
-                "[puzzle] and [vocabulary]"
+                "[puzzle], [draft] and [vocabulary]"
             )
         if (self.search or self.puzzle) and not self.target_limits:
             raise BadInput(
@@ -103,6 +111,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.puzzle:
             self.puzzle.check()
+        if self.draft and (self.vocabulary or self.correct or self.align):
+            raise BadInput(
+                "[draft] drafts for the teacher as it is: remove [vocabulary], [correct] and "
+                "[align], which change the tokens or the target"
+            )
 
     def _check_milestones(self) -> None:
         if self.distill is None:

@@ -197,9 +197,11 @@ def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for task in tasks:
         kind, _, name = task.partition(":")
+        if not name:  # a task with rows of its own
+            continue
         if kind != _HARNESS:
             found |= file_hashes((name,))
-        elif name:
+        else:
             found |= {name: name} | file_hashes((name.rpartition("/")[0],))
     return found
 

@@ -20,6 +20,7 @@ from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
+from edgelm.compress.stages.draft import freeze_shared
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
 
@@ -55,6 +56,8 @@ def distill_student(state: State, table: DistillStage) -> None:
 
     def work(folder: Path) -> StageRecord:
         student = state.load_student()
+        if state.recipe.draft:
+            freeze_shared(student)
         teacher: Model | TeacherCache = (
             TeacherCache(cached) if cached else state.load(state.teacher, state.compute)
         )

@@ -67,7 +67,8 @@ def _fields_read(family: str) -> set[str]:
         {field.name for field in dataclasses.fields(one)}
         for one in (CONFIG_MAPPING[family], PretrainedConfig)
     )
-    return ours - common | _OLD_FIELDS
+    aliases = CONFIG_MAPPING[family].attribute_map
+    return ours - common | _OLD_FIELDS | {*aliases, *aliases.values()}
 
 
 def _refused(checkpoint: Checkpoint, error: Exception) -> BadCheckpoint:
@@ -87,8 +88,10 @@ def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> An
         attention: an implementation of `transformers`; only eager has Gemma 2's soft cap.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
-    with _parameters_on_meta():
+    # Drawing values that nobody sees takes most of the time of building a model.
+    with _parameters_on_meta(), no_init_weights():
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )

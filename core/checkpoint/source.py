@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.own_sizes import (
     check_left_out,
@@ -317,7 +318,7 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         tuple(files),
         revision,
         _license(folder),
-        {tensor: entry.path for tensor, entry in stored.items()},
+        {tensor: entry.path for tensor, entry in stored.items() if not entry.parts},
         tensors.left_out,
         # Levels of padded matrices are read as weights.
         {name: one for name, one in quantized.items() if one.shape == shapes[name]},
@@ -341,6 +342,7 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
+    stored = with_stacked_experts(folder, stored, expected)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
 from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
 
@@ -35,6 +36,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """What differs between the layers of one decoder.
 
     Without a `mixer` of its own, a layer attends with the decoder's heads, as the other fields say.
+    Without an `mlp` of its own, it has the decoder's feed-forward network.
     """
 
     rope: Rope | None
@@ -45,6 +47,8 @@ class LayerSpec(msgspec.Struct, frozen=True):
     mixer: Mixer | None = None
     intermediate_size: int | None = None
     """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
+    mlp: MixtureOfExperts | None = None
+    """What the layer has in place of an MLP."""
 
     @property
     def attends(self) -> bool:
@@ -53,7 +57,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
-    """A decoder without experts; names as in Hugging Face configurations."""
+    """A decoder; names as in Hugging Face configurations."""
 
     family: str
     num_hidden_layers: int
@@ -122,15 +126,27 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         )
 
     @property
+    def active_parameters(self) -> int:
+        """Of `linear_parameters` those that one token is multiplied with."""
+        hidden = self.hidden_size
+        idle = (layer.mlp.inactive_parameters(hidden) for layer in self.layers if layer.mlp)
+        return self.linear_parameters - sum(idle)
+
+    @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
         return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
 
     @property
     def _kinds(self) -> Counter[LayerSpec]:
-        """How many layers have each mixer and each size of MLP: few kinds, many layers."""
+        """How many layers have each mixer and each MLP: few kinds, many layers."""
         return Counter(
-            LayerSpec(None, mixer=layer.mixer, intermediate_size=layer.intermediate_size)
+            LayerSpec(
+                None,
+                mixer=layer.mixer,
+                intermediate_size=layer.intermediate_size,
+                mlp=layer.mlp,
+            )
             for layer in self.layers
         )
 
@@ -141,7 +157,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.mlp_size(layer)
-        mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
+        if layer.mlp is not None:
+            mlp = layer.mlp.matrices(hidden)
+        else:
+            mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
         return (*self._mixer_matrices(layer.mixer), *mlp)
 
     def _mixer_matrices(self, mixer: Mixer | None) -> list[tuple[int, int]]:
@@ -160,6 +179,21 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
         first = (self._mixer_matrices(layer.mixer)[:1] for layer in self._kinds)
         return max((shape[0] for shapes in first for shape in shapes), default=0)
+
+    @property
+    def mlp_width(self) -> int:
+        """The most intermediate channels that a layer's MLP computes for one token."""
+        return max(
+            layer.mlp.top_k * layer.mlp.size + layer.mlp.shared
+            if layer.mlp
+            else self.mlp_size(layer)
+            for layer in self._kinds
+        )
+
+    @property
+    def mixtures(self) -> tuple[MixtureOfExperts, ...]:
+        """The experts of every layer that has some."""
+        return tuple(layer.mlp for layer in self.layers if layer.mlp is not None)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -225,7 +259,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def vector_parameters(self) -> int:
-        """Norm weights and biases, which are stored in fp32."""
+        """Norm weights, biases and routers, which are stored in fp32."""
         kinds = self._kinds.items()
         return sum(n * self._layer_vectors(layer) for layer, n in kinds) + self.hidden_size
 
@@ -233,8 +267,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
         mixer, ffn = layer.mixer, self.mlp_size(layer)
         total = (4 if self.norms == "sandwich" else 2) * h
-        total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
-        total += 2 * (self.hidden_act == "xielu" and ffn > 0)
+        if layer.mlp is not None:
+            total += layer.mlp.vector_parameters(h)
+        else:
+            total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
+            total += 2 * (self.hidden_act == "xielu" and ffn > 0)
         if mixer is not None:
             return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
@@ -264,7 +301,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
-        matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
+        matmuls = 2 * (self.active_parameters + self.embedding_parameters)
         attending = (layer for layer in self.layers if layer.attends)
         seen = sum(min(context + 1, layer.window or context + 1) for layer in attending)
         return matmuls + 4 * self.q_size * seen

@@ -10,9 +10,10 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.quantize.weights import DeltaWeights, Weights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import HEAD, mixer_output
 from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
 
@@ -81,6 +82,12 @@ class Dialect(Protocol):
 
     def gated(self, gate_up: Value, size: int) -> Value:
         """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size]."""
+
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        """The sum of the chosen experts' outputs: [1, T, H] -> [1, T, H]."""
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        """`shared * sigmoid(x @ weight.T)`, with weight [1, H]."""
 
     def activate(self, x: Value, xielu: Xielu | None) -> Value:
         """The spec's activation of every element; xIELU has parameters in each layer."""
@@ -214,11 +221,31 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
 
 
 def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
-    """The feed-forward network, with a gate or without."""
-    if not decoder.spec.gated_mlp:
+    """The feed-forward network, with a gate or without, or a mixture of experts."""
+    spec = decoder.spec
+    if (mixture := spec.layers[index].mlp) is not None:
+        return experts(decoder, index, mixture, x)
+    if not spec.gated_mlp:
         up = decoder.linear(x, f"layers.{index}.mlp.up")
-        xielu = decoder.weights.xielu(index) if decoder.spec.hidden_act == "xielu" else None
+        xielu = decoder.weights.xielu(index) if spec.hidden_act == "xielu" else None
         return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
-    gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
-    gated = decoder.dialect.gated(gate_up, decoder.spec.mlp_size(decoder.spec.layers[index]))
-    return decoder.linear(gated, f"layers.{index}.mlp.down")
+    layer = spec.layers[index]
+    return gated_mlp(decoder, f"layers.{index}.mlp", x, spec.mlp_size(layer))
+
+
+def gated_mlp(decoder: _Decoder, prefix: str, x: Value, size: int) -> Value:
+    """`down(activation(gate) * up)`."""
+    gate_up = decoder.linear(x, f"{prefix}.gate_up")
+    return decoder.linear(decoder.dialect.gated(gate_up, size), f"{prefix}.down")
+
+
+def experts(decoder: _Decoder, index: int, mixture: MixtureOfExperts, x: Value) -> Value:
+    """The chosen experts, and the one that always runs."""
+    router = decoder.weights.router(index)
+    routed = decoder.dialect.experts(x, index, mixture, router)
+    if not mixture.shared:
+        return routed
+    shared = gated_mlp(decoder, f"layers.{index}.mlp.shared", x, mixture.shared)
+    if router.shared_gate is not None:
+        shared = decoder.dialect.gate_shared(shared, x, index, router.shared_gate)
+    return decoder.dialect.add(routed, shared)

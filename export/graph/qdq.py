@@ -24,10 +24,11 @@ from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_co
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD
 from edgelm.spec.mixers import GatedDelta
 
@@ -229,6 +230,13 @@ class QdqDialect:
     ) -> Value:
         weights = ConvWeights(index, kernel, bias)
         return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
+
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        # edgelm.devices.kernels lets no mixture through.
+        raise NotImplementedError
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        raise NotImplementedError
 
     def gated(self, gate_up: Value, size: int) -> Value:
         halves = self.graph.constant(f"gate_up_sizes_{size}", np.array([size] * 2, dtype=np.int64))

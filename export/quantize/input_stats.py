@@ -35,7 +35,10 @@ class InputStats:
     hessians: HessianReader | None = None
 
     def importance(self, group: str) -> torch.Tensor | None:
-        """Mean square of each input channel [in_features]; None of the embedding: no inputs."""
+        """Mean square of each input channel [in_features]; None of the embedding: no inputs.
+
+        Of stacked experts [experts, in_features]: each sees tokens of its own.
+        """
         if group == EMBEDDING:
             return None
         mean_square = self.mean_square[input_name(self.weights, group)]

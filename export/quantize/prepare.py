@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.calibrate import Calibration, calibrate
+from edgelm.export.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.kv_scales import KvScaling, ValueFactors
 from edgelm.export.quantize.methods import Method, has_coarse
@@ -67,6 +68,8 @@ def prepare(
     observed, hessians = _observe(
         reference, passage, cache, hessians=method.needs_hessian(kinds), progress=progress
     )
+    if message := unseen_experts(observed.expert_tokens):
+        progress(message)
     plain = Weights(reference.checkpoint)
     smoothing = _smoothing(plain, observed, method, kinds)
     scaling = None

@@ -19,7 +19,7 @@ from edgelm.export.source.memory import LARGE, give_back
 from edgelm.quantize.gptq import Compensation
 from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe
-from edgelm.quantize.rtn import Quantized
+from edgelm.quantize.rtn import Quantized, joined
 from edgelm.spec.groups import EMBEDDING
 
 ReadMatrix = Callable[[], torch.Tensor]
@@ -70,14 +70,7 @@ class Quantizer:
         name = f"{group} {self.grid(precision)}"
         found = self._load(name)
         if found is None:
-            quantized = quantize_by(
-                self.method,
-                _read(matrix),
-                precision,
-                self.importance(group),
-                self._hessian(group),
-                positive_scales=self.positive_scales,
-            )
+            quantized = self._quantize(group, _read(matrix), precision)
             tensors = {key: one for key, one in vars(quantized).items() if torch.is_tensor(one)}
             found = self._save(name, tensors)
         return Quantized(
@@ -87,6 +80,23 @@ class Quantizer:
             found["scales"],
             found.get("zero_points"),
         )
+
+    def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
+        importance = self.importance(group)
+        experts = self.weights.experts(group) if importance is not None else 0
+        each = [importance] if importance is None or not experts else list(importance)
+        parts = [
+            quantize_by(
+                self.method,
+                part,
+                precision,
+                one,
+                self._hessian(group),
+                positive_scales=self.positive_scales,
+            )
+            for part, one in zip(matrix.chunk(len(each)), each, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def fp8(self, group: str, matrix: ReadMatrix) -> tuple[torch.Tensor, torch.Tensor]:
         """E4M3 values [N, K] and scales [N] of a group's matrix, a source's own if it has them."""
@@ -148,6 +158,8 @@ class Quantizer:
         stats = self.stats
         if group == EMBEDDING or stats is None or stats.hessians is None:
             return None
+        if self.weights.experts(group):
+            return None  # rounded to nearest: see Hessians
         return lambda: stats.hessian(group)
 
     def _compensation(self, group: str) -> Compensation | None:

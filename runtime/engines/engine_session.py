@@ -92,10 +92,19 @@ class EngineSession:
         A recurrent state is computed again from the snapshot that was taken before.
         """
         with self._lock:
-            self.rewind(length)
+            self._forget_after(length)
             if self._history:
                 self._catch_up(length, decoded=True)
                 self._history.end_trial()
+
+    def _forget_after(self, length: int) -> None:
+        self._check_open()
+        if not 0 <= length <= self.length:
+            raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self.length = length
+        del self._tokens[length:]
+        if self._history:
+            self._history.forget_after(length)
 
     def _append(self, tokens: Tokens, logits: int, run: Callable[[], Logits]) -> Logits:
         self._check(len(tokens), logits)
@@ -116,13 +125,9 @@ class EngineSession:
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`; the cache's memory stays as it is."""
         with self._lock:
-            self._check_open()
-            if not 0 <= length <= self.length:
-                raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-            self.length = length
-            del self._tokens[length:]
+            self._forget_after(length)
             if self._history:
-                self._history.forget_after(length)
+                self._history.leave_trial()
 
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""
@@ -219,6 +224,7 @@ class EngineSession:
         start = self.length
         try:
             if self._history:
+                self._history.leave_trial()
                 self._catch_up(start)
             if len(tokens) == 1:
                 row = self.engine.run(tokens, start, logits=1, cancelled=_never)

@@ -88,7 +88,7 @@ class SnapshotHistory:
             self._thin_out()
 
     def begin_trial(self) -> None:
-        """Remember the state before tokens of which some may be dropped."""
+        """Remember the state before tokens of which some may be dropped; once for several runs."""
         if self._trial is None and self.at > 0 and self.at not in self._taken:
             self.take()
             self._trial = self.at
@@ -98,6 +98,10 @@ class SnapshotHistory:
         if self._trial is not None:
             self._taken.pop(self._trial, None)
             self._trial = None
+
+    def leave_trial(self) -> None:
+        """A trial that was not ended is no longer one: its snapshot stays like all others."""
+        self._trial = None
 
     def forget_after(self, length: int) -> None:
         """Drop snapshots of tokens that are no longer part of the sequence."""

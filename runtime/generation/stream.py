@@ -13,9 +13,9 @@ from edgelm.runtime.generation.chunk import Chunk
 from edgelm.runtime.generation.decoding import Decoding, Vocabulary
 from edgelm.runtime.generation.reply import Reply, Timings, Usage
 from edgelm.runtime.generation.request import GenerationRequest
+from edgelm.runtime.generation.steps import Steps
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.speculation.speculator import Speculator
-from edgelm.runtime.steps import Steps
 
 
 class Stream(Iterator[Chunk]):

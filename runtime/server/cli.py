@@ -11,6 +11,7 @@ from edgelm.errors import MissingPackage
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.server.settings import ServerSettings, read_api_keys
+from edgelm.runtime.speculation.mode import add_speculation_option
 
 if TYPE_CHECKING:
     import uvicorn
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-memory", metavar="SIZE", help="reduce the context until all fits, e.g. 1.5GB")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
+    add_speculation_option(parser)
     add("--log-text", action="store_true", help="write prompts and answers to the log, too")
     return parser
 
@@ -118,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         sequences=arguments.sequences,
         prompt_cache=arguments.prompt_cache,
+        speculation=arguments.speculation,
     ) as lm:
         serve(lm, settings)
 

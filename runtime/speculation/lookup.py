@@ -70,6 +70,8 @@ class PromptLookup:
         history, first = self._history, self._length
         for order, following in self._next.items():
             start = max(first, order)
+            if start >= length:
+                continue
             columns = [history[start - order + n : length - order + n] for n in range(order)]
             following.update(zip(zip(*columns, strict=True), range(start, length), strict=True))
         self._length = length

@@ -1,5 +1,6 @@
 """Where drafted tokens come from, as a caller says it."""
 
+import argparse
 from typing import Literal, get_args
 
 from edgelm.errors import BadInput
@@ -28,3 +29,15 @@ def check_mode(value: object, *, has_draft: bool) -> SpeculationMode:
                 )
             return mode
     raise BadInput(f"speculation is {value!r}, expected one of {', '.join(SPECULATION_MODES)}")
+
+
+def add_speculation_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--speculation` to a command line."""
+    parser.add_argument(
+        "--speculation",
+        choices=SPECULATION_MODES,
+        default="auto",
+        help="draft tokens and check several in one run: from the text so far (lookup), by the "
+        "bundle's draft model (draft), where it pays and changes nothing (auto), or not (default: "
+        "auto)",
+    )

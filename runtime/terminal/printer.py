@@ -90,7 +90,8 @@ def stats_line(reply: Reply) -> str:
         return f"{usage.prompt_tokens} prompt tokens, nothing generated"
     speed = timings.tokens_per_second
     rate = "no decoding" if speed is None else f"{speed:.1f} tokens/s"
+    drafted = f", {timings.accepted} of {timings.drafted} drafted" if timings.drafted else ""
     return (
         f"{usage.prompt_tokens} prompt tokens, first after {timings.first_token_ms:.0f} ms, "
-        f"{usage.completion_tokens} generated, {rate}, stop reason: {reply.stop_reason}"
+        f"{usage.completion_tokens} generated{drafted}, {rate}, stop reason: {reply.stop_reason}"
     )

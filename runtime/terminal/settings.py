@@ -51,6 +51,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "stop": str,
     "reasoning-budget": int,
+    "speculation": str,
     "thinking": flag,
     "stats": flag,
 }

@@ -5,9 +5,9 @@ python -m tests.compress.run_training JOB...
 A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
 run one after the other, in one process group. `stop_at` abandons a job after a step without
 closing it, `die_at` kills the process after a step, `die_saving` within the checkpoint of a step.
-`watched` measures held-out rows every three steps and saves the student after four. With `full_at`
-the second process finds the disk full at the checkpoint of a step; what every process raises is in
-FOLDER/error-RANK.
+`bf16` multiplies in bf16. `watched` measures held-out rows every three steps and saves the student
+after four. With `full_at` the second process finds the disk full at the checkpoint of a step; what
+every process raises is in FOLDER/error-RANK.
 """
 
 import errno
@@ -47,6 +47,7 @@ class Job:
     die_saving: int | None = None
     full_at: int | None = None
     watched: bool = False
+    bf16: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -69,14 +70,18 @@ def main() -> None:
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
     if job.sharded:
-        _shard()
+        shard()
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
         _fill_disk_of_one(job.full_at)
     teacher, student = teacher_and_student()
     settings = msgspec.structs.replace(
-        SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size
+        SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size, bf16=job.bf16
+    )
+    types: set[str] = set()
+    student.model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda module, *_: types.add(str(module.weight.dtype))
     )
     precision = (Int4(16), Int8(32)) if job.quantized else None
     folder = job.folder / "checkpoints"
@@ -94,7 +99,11 @@ def run_job(job: Job) -> None:
             return
     student = gather_full_model(student)
     if os.environ.get("RANK", "0") == "0":
-        result = {"losses": losses, "weights": dict(student.named_parameters())}
+        result = {
+            "losses": losses,
+            "weights": dict(student.named_parameters()),
+            "types": types,
+        }
         torch.save(result, job.folder / "result.pt")
 
 
@@ -117,7 +126,7 @@ def _save(model: Any, path: Path) -> None:
         torch.save(dict(model.named_parameters()), path)
 
 
-def _shard() -> None:
+def shard() -> None:
     """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well."""
     from accelerate import Accelerator
     from accelerate.state import PartialState

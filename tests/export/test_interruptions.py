@@ -13,8 +13,6 @@ from edgelm.bundle import read_manifest, verify
 from edgelm.export.pipeline import export_model
 from tests.folders import contents
 
-pytestmark = pytest.mark.usefixtures("short_texts")
-
 _CHILD = """
 import os, resource, signal, sys
 import torch

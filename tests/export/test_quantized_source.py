@@ -91,7 +91,6 @@ def test_the_graph_computes_with_the_levels(
     assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("source", SOURCES)
 def test_export_keeps_the_levels(tiny_chat: Path, tmp_path: Path, source: str) -> None:
     folder = shutil.copytree(tiny_chat, tmp_path / "model")
@@ -113,7 +112,6 @@ def test_export_keeps_the_levels(tiny_chat: Path, tmp_path: Path, source: str) -
     assert "lm_head is not quantized in the source" in text
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_exceptions_and_other_precisions(tiny_chat: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_chat, tmp_path / "model")
     quantize(folder, "awq")

@@ -74,7 +74,7 @@ def work_of(
     kv_bytes: float = _SIXTEEN_BIT,
     windows: bool = True,
 ) -> Work:
-    """The work of a dense decoder, from bits per weight and bytes per cache element.
+    """The work of a decoder, from bits per weight and bytes per cache element.
 
     Without `windows`, layers with a sliding window read as much as the others.
     """
@@ -82,16 +82,21 @@ def work_of(
     seen = [layer.window if windows else None for layer in spec.layers if layer.attends]
     caches = tuple(Cache(per_layer * seen.count(window), window) for window in dict.fromkeys(seen))
     head = spec.embedding_parameters
-    linear_bytes = spec.linear_parameters * linear_bits / 8
+    active, idle = spec.active_parameters, spec.linear_parameters - spec.active_parameters
+    mixtures = spec.mixtures
+    every_expert = sum(one.expert_parameters(spec.hidden_size) for one in mixtures)
     copies = 1 if spec.tie_word_embeddings else 2
     return Work(
         layers=spec.executed_layers,
-        linear_parameters=spec.linear_parameters,
+        linear_parameters=active,
         head_parameters=head,
-        linear_bytes=linear_bytes,
+        linear_bytes=active * linear_bits / 8,
         head_bytes=head * head_bits / 8,
-        resident_bytes=linear_bytes + copies * head * head_bits / 8,
+        resident_bytes=((active + idle) * linear_bits + copies * head * head_bits) / 8,
         caches=caches,
         attention_width=spec.q_size * len(seen),
         attention_layers=len(seen),
+        active_experts=mixtures[0].top_k if mixtures else 0,
+        experts=mixtures[0].experts if mixtures else 0,
+        expert_bytes=every_expert * linear_bits / 8,
     )

@@ -18,7 +18,7 @@ def workspace_bytes(
     use 16 bits and never hold the scores of a whole chunk (fused attention).
     """
     rows = min(chunk, context)
-    widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.intermediate_size
+    widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.mlp_width
     elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
@@ -56,5 +56,7 @@ def _engine(manifest: Manifest) -> Engine:
 def export_bytes(spec: DecoderSpec, total: int) -> int:
     """Peak memory of the export, on the machine that runs it."""
     # Several fp32 copies of the largest matrix, and the gate's rows of logits.
-    largest = max(spec.embedding_parameters, spec.hidden_size * 2 * spec.intermediate_size)
+    experts = (2 * one.experts * one.size * spec.hidden_size for one in spec.mixtures)
+    dense = spec.hidden_size * 2 * spec.intermediate_size
+    largest = max(spec.embedding_parameters, dense, *experts)
     return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total

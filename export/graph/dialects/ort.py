@@ -15,17 +15,20 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
+from edgelm.export.graph.attention.attention_gate import scale_by_gate
 from edgelm.export.graph.attention.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
+from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD
 from edgelm.spec.mixers import GatedDelta
 
@@ -196,6 +199,17 @@ class OrtDialect(OrtAttention):
     ) -> Value:
         weights = ConvWeights(index, kernel, bias)
         return fused_short_conv(self.graph, self.cache, gates, weights, self.activations)
+
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        writer = FusedExperts(self.graph, self.quantizer, index, mixture, self.activations)
+        precision = self.precision[writer.gate_up], self.precision[writer.down]
+        return writer.write(x, router, precision)
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        logit = self.graph.op(
+            "MatMul", x, self._floats(f"layers.{index}.mlp.shared.gate", weight.T)
+        )
+        return scale_by_gate(self.graph, shared, logit)
 
     def gated(self, gate_up: Value, size: int) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)

@@ -191,6 +191,17 @@ def usage_of(replies: list[Reply]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "completion_tokens_details": prediction_details(replies),
+    }
+
+
+def prediction_details(replies: list[Reply]) -> dict[str, int]:
+    """How many drafted tokens were accepted, by OpenAI's names."""
+    drafted = sum(reply.timings.drafted for reply in replies)
+    accepted = sum(reply.timings.accepted for reply in replies)
+    return {
+        "accepted_prediction_tokens": accepted,
+        "rejected_prediction_tokens": drafted - accepted,
     }
 
 

@@ -12,7 +12,7 @@ from edgelm.runtime.generation.options import Options
 from edgelm.runtime.generation.reply import Reply
 from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
-from edgelm.runtime.server.endpoints.chat_completions import openai_reason
+from edgelm.runtime.server.endpoints.chat_completions import openai_reason, prediction_details
 from edgelm.runtime.server.endpoints.events import DONE, EventStream, event
 from edgelm.runtime.server.endpoints.fields import for_choice, options_of
 from edgelm.runtime.server.endpoints.generations import Generation, unless_disconnected
@@ -173,4 +173,5 @@ def _usage(replies: list[Reply], answers: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "completion_tokens_details": prediction_details(replies),
     }

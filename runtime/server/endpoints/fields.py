@@ -7,7 +7,7 @@ from edgelm.runtime.server.errors import ApiError
 from edgelm.runtime.server.requests import SamplingFields
 from edgelm.runtime.server.settings import ServerSettings
 
-_SAMPLING = (
+_OPTIONS = (
     "temperature",
     "top_p",
     "top_k",
@@ -15,6 +15,7 @@ _SAMPLING = (
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
+    "speculation",
 )
 
 
@@ -33,7 +34,7 @@ def options_of(
         ApiError: token ids that are not numbers.
     """
     options: dict[str, Any] = {
-        name: value for name in _SAMPLING if (value := getattr(fields, name)) is not None
+        name: value for name in _OPTIONS if (value := getattr(fields, name)) is not None
     }
     options.update({name: value for name, value in more.items() if value is not None})
     limits = [limit for limit in (max_tokens, settings.max_tokens) if limit is not None]

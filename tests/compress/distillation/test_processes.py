@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.compress.run_training import Job, run_job
-from tests.compress.training import same
+from tests.compress.training import same, teacher_and_student
 from tests.forks import run_forked
 
 
@@ -48,11 +48,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{shards},micro_batch=2,sharded,watched",
         f"{quantized},micro_batch=2,sharded,quantized",
     ]
-    uneven = folder / "uneven"
+    uneven, halves = folder / "uneven", folder / "halves"
     uneven.mkdir()
+    halves.mkdir()
     first = [
         f"{whole},micro_batch=2,watched",
         f"{uneven},batch_size=3,micro_batch=2",
+        f"{halves},micro_batch=2,sharded,bf16",
         f"{jobs[0]},stop_at=5",
         f"{jobs[1]},die_at=5",
     ]
@@ -125,6 +127,31 @@ def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any
 
 def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
     check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
+
+
+def test_shards_are_gathered_in_bf16_and_reduced_in_fp32(two: Path, tmp_path: Path) -> None:
+    shards, whole = result(two / "halves"), run_here(tmp_path, bf16=True)
+    assert shards["types"] == {"torch.bfloat16"}
+    assert whole["types"] == {"torch.float32"}, "one process casts in autocast"
+    assert all(one.dtype == torch.float32 for one in shards["weights"].values())
+    for (_, ours), (_, theirs) in zip(shards["losses"], whole["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-2)
+    moved = [one - other for one, other in _pairs(whole, run_start())]
+    apart = [one - other for one, other in _pairs(whole, shards)]
+    assert _norm(apart) < 0.2 * _norm(moved), "rounding is small beside what training changes"
+
+
+def run_start() -> dict[str, Any]:
+    """The weights before training."""
+    return {"weights": dict(teacher_and_student()[1].named_parameters())}
+
+
+def _pairs(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(one["weights"][name], other["weights"][name]) for name in one["weights"]]
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    return float(torch.cat([one.detach().flatten() for one in tensors]).norm())
 
 
 def test_a_full_disk_of_one_process_ends_both(

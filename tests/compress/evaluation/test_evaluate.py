@@ -76,7 +76,10 @@ def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     with pytest.raises(UnknownName) as raised:
         parse_tasks([text])
     known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..."
-    assert str(raised.value) == f"unknown task {text!r}; known: {known}"
+    own = "rag, rag_choice, functions, function_choice, needle, persona"
+    assert str(raised.value) == (
+        f"unknown task {text!r}; known: {known}, and with rows of their own: {own}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_a_renamed_kind_is_named(old: str, new: str) -> None:
         parse_tasks([f"{old}:lambada.jsonl"])
 
 
-@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval"}))
+@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval", "needle", "persona"}))
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path, kind: str) -> None:
     text = f"{kind}:{tmp_path / 'absent.jsonl'}"
     with pytest.raises(BadInput, match=f"task '{text}': no such file: .*absent.jsonl"):

@@ -1,8 +1,5 @@
 import json
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +14,13 @@ from edgelm.compress.synthesis.sampling import Sampled, Sampling, draw, sample, 
 from edgelm.compress.synthesis.synthesize import Progress, Synthesis, synthesize
 from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadInput
+from tests.forks import run_forked
 from tests.models import tiny_model
 
 ANYTHING = Filters(min_characters=1, max_repeated=1, max_run=1, max_unprintable=1)
 SAMPLING = Sampling(max_new_tokens=12, batch_size=4, seed=3)
 FREE = Synthesis(FreeText(24), "tiny", SAMPLING, ANYTHING)
 QUESTIONS = [{"prompt": "Why is the sky blue?"}, {"prompt": "What is a garnet?"}] * 3
-CHILD = """
-import sys, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from tests.compress.synthesis.test_synthesize import FREE, load
-from edgelm.compress.synthesis.synthesize import synthesize
-import time
-synthesize(*load(Path(sys.argv[1])), FREE, Path(sys.argv[2]), progress=lambda _: time.sleep(0.3))
-"""
 
 Teacher = tuple[Any, Any]
 
@@ -111,13 +100,8 @@ def test_a_killed_run_ends_in_the_same_file(
 ) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     synthesize(*teacher, FREE, whole)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_chat), str(killed)])
-    deadline = time.monotonic() + 60
-    while child.poll() is None and time.monotonic() < deadline:
-        if manifest_path(killed).exists() and read_manifest(killed).batches >= 2:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-    assert child.returncode == -signal.SIGKILL
+    died = run_forked("tests.compress.synthesis.die_synthesizing", str(tiny_chat), str(killed))
+    assert died == -signal.SIGKILL
     assert not read_manifest(killed).finished
     with killed.open("ab") as file:  # what a kill in the midst of a write leaves
         file.write(b'{"text":"half a li')

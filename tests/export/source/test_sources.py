@@ -64,7 +64,6 @@ def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     assert rounded.gate.figures.kl < 0.01
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", ["apertus", "lfm2"])
 def test_families_in_a_mixture_within_the_gate(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)

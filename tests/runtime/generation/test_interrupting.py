@@ -103,7 +103,7 @@ def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
     options.terminate = True
     engine = engine_of(lm)
     with pytest.raises(Exception, match="terminate flag"):
-        engine._execute(engine._step_bindings, options)
+        engine._execute(engine._steps[1].bindings, options)
 
 
 @pytest.fixture
