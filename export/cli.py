@@ -249,17 +249,20 @@ def _of_source(
     reader = quantization_reader(arguments.model, revision=arguments.revision)
     if request.precision != SOURCE and not is_gguf and reader is None:
         return request
-    from edgelm.export.precision.source import default_precision
-    from edgelm.export.precision.source_plan import declared_weights, with_source
-
     if reader is not None and not has_weights(Path(arguments.model)):
         spec = read_spec(arguments.model, revision=arguments.revision)
+        from edgelm.export.precision.source_plan import declared_weights
+
         declared = declared_weights(reader, spec, profile.engine(request.engine))
         return msgspec.structs.replace(request, precision=SOURCE, source=declared)
     checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
-    precision = arguments.precision or default_precision(checkpoint)
+    precision = arguments.precision or checkpoint.default_precision
     request = msgspec.structs.replace(request, precision=precision)
-    return with_source(request, checkpoint, profile) if precision == SOURCE else request
+    if precision != SOURCE:
+        return request
+    from edgelm.export.precision.source_plan import with_source  # imports torch
+
+    return with_source(request, checkpoint, profile)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ from edgelm.checkpoint.weight_names import (
 from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
 from edgelm.files.json_files import read_file, read_json_object, shown
+from edgelm.planning import SOURCE
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import Shapes, tensor_shapes
@@ -115,6 +116,12 @@ class Checkpoint:
         """Whether one of edgelm's formats holds most quantized matrices exactly."""
         held = sum(one.precision is not None for one in self.packed.values())
         return 0 < len(self.packed) <= 2 * held
+
+    @property
+    def default_precision(self) -> str:
+        """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
+        keeps = self.keeps_levels if self.is_gguf else bool(self.packed)
+        return SOURCE if keeps else "auto"
 
     @property
     def is_gguf(self) -> bool:
