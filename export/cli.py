@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _EPILOG = """\
 precisions:
   auto   the smallest mixture of int4 and int8 that stays close enough to the source
-  source the levels of a model that is already quantized, kept bit for bit
   int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
 
 example:
@@ -57,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
-        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; of a quantized model, source)",
+        metavar="NAME",
+        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; source if quantized already)",
     )
     add(
         "--max-size",
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="a PEFT LoRA that is merged into the model before it is quantized",
+        help="a PEFT LoRA, merged before quantizing",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
