@@ -10,6 +10,7 @@ import msgspec
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
+from edgelm.runtime.speculation.mode import SPECULATION_MODES
 
 _EPILOG = """\
 Tests are named as in llama-bench: pp512 processes a prompt of 512 tokens, tg128@d4096 generates
@@ -62,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=positive_int, metavar="N", help="default: physical cores")
     add("--cache", type=Path, metavar="DIR", help="cache for the peers' model files")
     add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report/")
+    add(
+        "--speculation",
+        choices=[mode for mode in SPECULATION_MODES if mode != "off"],
+        metavar="MODE",
+        help="instead: speed with and without speculation (auto, lookup, draft) on four kinds of "
+        "work",
+    )
     add("--check-plan", action="store_true", help="measure how well the planner predicts")
     add("--setup-peers", action="store_true", help="first install the peers (all, or --peers)")
     return parser
@@ -79,6 +87,8 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         _set_up_peers(_peer_names(arguments))
     if arguments.check_plan:
         _check_plan(arguments)
+    elif arguments.speculation:
+        _measure_speculation(arguments, command)
     elif arguments.bundle:
         _measure(arguments, command)
     elif not arguments.setup_peers:
@@ -111,6 +121,40 @@ def _check_plan(arguments: argparse.Namespace) -> None:
     (out / "plan_check.json").write_bytes(msgspec.json.format(msgspec.json.encode(check)))
     (out / "plan_check.md").write_text(check_table(check) + "\n")
     print(check_table(check))
+
+
+def _measure_speculation(arguments: argparse.Namespace, command: str) -> None:
+    from edgelm.bench.machine import describe_machine
+    from edgelm.bench.speculation.measure import measure_works
+    from edgelm.bench.speculation.report import (
+        SpeculationReport,
+        speculation_table,
+        write_speculation_report,
+    )
+    from edgelm.devices.detection.threads import physical_cores
+    from edgelm.runtime import load
+
+    if len(arguments.bundle) != 1:
+        raise BadInput("--speculation measures one bundle; give one")
+    with load(
+        arguments.bundle[0], threads=arguments.threads, speculation=arguments.speculation
+    ) as lm:
+        results = measure_works(
+            lm,
+            arguments.speculation,
+            rounds=arguments.rounds,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        report = SpeculationReport(
+            bundle=lm.folder.resolve().name,
+            mode=arguments.speculation,
+            command=command,
+            machine=describe_machine(arguments.threads or physical_cores()),
+            costs=lm.step_ratios,
+            results=results,
+        )
+    write_speculation_report(report, arguments.out)
+    print(speculation_table(report))
 
 
 def _measure(arguments: argparse.Namespace, command: str) -> None:

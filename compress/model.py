@@ -10,12 +10,15 @@ import torch
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
 from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.own_sizes import padded_tensors
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadCheckpoint
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
+from edgelm.spec.mixers import NoMixer
+from edgelm.spec.tensor_names import stored_name
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -66,7 +69,29 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
         )
     model.tie_weights()
     model.requires_grad_(True)
+    for name in _unused_norms(spec_of(model)):
+        model.get_submodule(name).requires_grad_(False)
     return model.to(embedding.device).eval()
+
+
+def _unused_norms(spec: DecoderSpec) -> list[str]:
+    """Norms whose output nothing reads, since their half of the layer is left out.
+
+    They get no gradients, for which several processes would wait.
+    """
+    if not spec.has_own_sizes or spec.norms == "post":
+        return []
+    before_mlp = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+    unused = [
+        f"model.layers.{index}.{name}_layernorm"
+        for index, layer in enumerate(spec.layers)
+        for name, is_unused in (
+            ("input", isinstance(layer.mixer, NoMixer)),
+            (before_mlp, not spec.mlp_size(layer)),
+        )
+        if is_unused
+    ]
+    return [stored_name(spec.family, name) for name in unused]
 
 
 def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
@@ -136,18 +161,21 @@ def gather_full_model(model: Model) -> Model:
 def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
     """Write a plain checkpoint: safetensors, configuration with `head_dim`, tokenizer.
 
+    Layers with sizes of their own are padded with zeros, so that transformers loads the file too.
     The model in memory keeps its type. With several processes, the main one writes.
     """
     if not is_main_process():
         return
     from transformers import GenerationConfig
 
-    config = model.config
+    config, spec = model.config, spec_of(model)
     state = {
         name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }
+    if spec.has_own_sizes:
+        state = dict(padded_tensors(spec, state))
     if getattr(config, "head_dim", None) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
     if not model.generation_config:

@@ -18,7 +18,7 @@ from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.run.replaceable import check_inputs_separate, student_files, written_files
 from edgelm.compress.run.run_folder import RunFolder
 from edgelm.compress.run.summary import write_summary
-from edgelm.compress.stages import State, evaluate_models, run_stages
+from edgelm.compress.stages import State, evaluate_models, measure_acceptance, run_stages
 from edgelm.files.staging import check_replaceable, staged_folder
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -62,6 +62,8 @@ def _compress(state: State, output: Path) -> StudentRecord:
     run_stages(state)
     assert state.student is not None  # recipe.check requires a stage that produces one
     evaluation = evaluate_models(state) if recipe.evaluate else {}
+    if recipe.draft:
+        evaluation |= measure_acceptance(state, recipe.draft)
     record = _record(state, evaluation)
     if not is_main_process():
         return record

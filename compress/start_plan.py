@@ -8,9 +8,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.puzzle.alternatives import with_alternatives
+from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
@@ -64,13 +69,15 @@ class _Stages:
         if recipe.correct:
             settings = recipe.training(recipe.correct, bf16=self.bf16)
             yield self._training("correct", settings, teacher, None)
-        if recipe.search or recipe.prune:
+        if recipe.shapes and not recipe.draft:
             rows = recipe.importance.samples
             tokens = rows * self.length
             work = tokens * self._forward(teacher)
             yield StagePlan("importance", tokens, work, self._resident(teacher))
         if recipe.search:
             yield self._search()
+        if recipe.puzzle:
+            yield from self._puzzle(recipe.puzzle)
         if recipe.search or recipe.prune:
             memory = 4 * (teacher.parameters + self.student.parameters)
             yield StagePlan("prune", 0, 0, memory, 4 * self.student.parameters)
@@ -90,7 +97,31 @@ class _Stages:
             cost = CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
             largest = max(propose(cost, recipe.search), key=lambda one: one.parameters)
             return largest.shape.applied_to(spec)
+        if recipe.draft:
+            layers = spec.layers[: recipe.draft.num_hidden_layers]
+            return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
+        if recipe.puzzle:
+            found = puzzle_alternatives(recipe, spec)
+            return with_alternatives(spec, puzzle_costs(recipe, spec).first_within(found))
         return spec
+
+    def _puzzle(self, settings: PuzzleSettings) -> Iterator[StagePlan]:
+        teacher = self.teacher
+        found = puzzle_alternatives(self.recipe, teacher)
+        mlp = (teacher.mlp_inputs + 1) * teacher.hidden_size
+        trained = mlp * sum(one.size for one in found)
+        forward = self._forward(teacher)
+        yield StagePlan(
+            "puzzle-library",
+            settings.tokens,
+            settings.tokens * (forward + 6 * trained),
+            self._resident(teacher) + _TRAINED_BYTES * trained,
+            _CHECKPOINT_BYTES * trained,
+        )
+        tokens = (1 + len(found)) * settings.score_rows * self.length
+        yield StagePlan("puzzle-scores", tokens, tokens * forward, self._resident(teacher))
+        memory = 4 * (teacher.parameters + self.student.parameters)
+        yield StagePlan("puzzle", 0, 0, memory, 4 * teacher.parameters)
 
     def _search(self) -> StagePlan:
         search = self.recipe.search
@@ -127,7 +158,7 @@ class _Stages:
         """Operations of one token forwards: weights, head, half of the row's attention."""
         head = spec.vocab_size * spec.hidden_size
         attention = spec.num_hidden_layers * spec.num_attention_heads * spec.head_dim * self.length
-        return 2.0 * (spec.linear_parameters + head + attention)
+        return 2.0 * (spec.active_parameters + head + attention)
 
     def _resident(self, spec: DecoderSpec) -> int:
         return self.item * spec.parameters

@@ -1,46 +1,13 @@
 """edgelm: compress, export and run language models on edge devices.
 
-Importing `edgelm` only loads this file; each public name loads its package on first use.
+Importing `edgelm` only loads this file; each public name loads its package on first use. Type
+checkers read the names' types in `__init__.pyi`, so that no module of core imports another room.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from edgelm.compress.pipeline import compress_model
-    from edgelm.devices.planner.plan import plan
-    from edgelm.errors import EdgeLMError
-    from edgelm.export.pipeline import export_model
-    from edgelm.runtime import (
-        Chat,
-        Chunk,
-        LanguageModel,
-        Message,
-        Options,
-        Reply,
-        Sampling,
-        Stream,
-        load,
-    )
+from typing import Any
 
 __version__ = "0.2.0"
-
-__all__ = [
-    "Chat",
-    "Chunk",
-    "EdgeLMError",
-    "LanguageModel",
-    "Message",
-    "Options",
-    "Reply",
-    "Sampling",
-    "Stream",
-    "__version__",
-    "compress_model",
-    "export_model",
-    "load",
-    "plan",
-]
 
 _RUNTIME = "edgelm.runtime"
 _MODULES = {
@@ -58,6 +25,7 @@ _MODULES = {
     "load": _RUNTIME,
     "plan": "edgelm.devices.planner.plan",
 }
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

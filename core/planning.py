@@ -7,6 +7,7 @@ import msgspec
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import KvType
 
+SOURCE = "source"  # the precision of a quantized checkpoint, kept
 Speed = Literal["fast enough", "probably fast enough", "probably too slow", "too slow"]
 
 
@@ -22,8 +23,24 @@ class Estimate(msgspec.Struct, frozen=True):
         return Estimate(*(1e3 * count / ms for ms in (self.value, self.high, self.low)))
 
 
+class SourceWeights(msgspec.Struct, frozen=True):
+    """What keeping the levels of a quantized checkpoint means for an engine.
+
+    `kind` is the precision of most matrices; `linear_bits` and `head_bits` are bits per weight of
+    the layers and of the head.
+    """
+
+    kind: str
+    linear_bits: float
+    head_bits: float
+    notes: tuple[str, ...] = ()
+
+
 class PlanRequest(msgspec.Struct, frozen=True):
-    """What a deployment should be. `precision` is a name of edgelm.quantize.precision or `auto`.
+    """What a deployment should be.
+
+    `precision` is a name of edgelm.quantize.precision, `auto`, or `source` for the levels of a
+    quantized checkpoint, which `source` then describes.
 
     With None, `engine` is the first of the profile and `power_mode` its default. `prompt` is the
     length in tokens for which the time to the first token is predicted, and the depth at which
@@ -41,6 +58,12 @@ class PlanRequest(msgspec.Struct, frozen=True):
     batch: int = 1
     max_memory_bytes: int | None = None
     min_tokens_per_second: float | None = None
+    source: SourceWeights | None = None
+
+    @property
+    def kind(self) -> str:
+        """The precision of most matrices, or `auto`."""
+        return self.precision if self.source is None else self.source.kind
 
 
 class Plan(msgspec.Struct, frozen=True):

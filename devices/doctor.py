@@ -10,24 +10,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from edgelm.bundle import Manifest
-from edgelm.devices.checks import (
-    build_memory,
-    bundle_target,
-    cpu,
-    desktop,
-    driver,
-    gpu,
-    jetpack,
-    kernels,
-    memory,
-    onnxruntimes,
-    power,
-    providers,
-    swap,
-    telemetry,
-    tensorrt,
-)
+from edgelm.devices.checks import build_memory, bundle_target
 from edgelm.devices.checks.context import Check, Context
+from edgelm.devices.checks.host import cpu, desktop, memory, power, swap, telemetry
+from edgelm.devices.checks.nvidia import driver, gpu, jetpack, tensorrt
+from edgelm.devices.checks.packages import kernels, onnxruntimes, providers
 from edgelm.devices.checks.verdict import Severity, Verdict, unknown
 from edgelm.devices.detection.machine import Machine
 from edgelm.devices.detection.probes import Probes, reason

@@ -15,6 +15,7 @@ from edgelm.quantize.precision import (
     Int4,
     Int8,
     KvType,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
     describe,
@@ -30,7 +31,8 @@ class Kernels(NamedTuple):
     them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     `int4_group` is the default group size of int4. A head's size must be a multiple of
-    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`.
+    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`. With
+    `mxfp4_experts` experts run in MXFP4 as gpt-oss stores them.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Kernels(NamedTuple):
     int4_group: int = 64
     head_multiple: int = 1
     rotary_multiple: int = 2
+    mxfp4_experts: bool = False
 
     @property
     def width_multiple(self) -> int:
@@ -101,6 +104,51 @@ class Kernels(NamedTuple):
             return Int8(group_size=0)
         wanted = precision.group_size
         return Int4(min(sizes, key=lambda size: (abs(size - wanted), size)), symmetric=True)
+
+    def holding(self, precision: WeightPrecision, columns: int) -> WeightPrecision | None:
+        """The format that holds the levels of a quantized source exactly; None where none does.
+
+        Args:
+            precision: of the source; groups may be of any size.
+            columns: inputs of the matrix.
+        """
+        if self.has_zero_points:
+            if isinstance(precision, Nvfp4):  # E2M1 in halves fits into eight bits
+                return Int8(NVFP4_BLOCK)
+            if isinstance(precision, Mxfp4):
+                return precision if self.mxfp4_experts else None
+            if not isinstance(precision, Int4 | Int8):
+                return None
+            size = self._splitting(precision.group_size, columns)
+            return msgspec.structs.replace(precision, group_size=size) if size else None
+        if isinstance(precision, Fp8 | Nvfp4):
+            return precision
+        if not isinstance(precision, Int4 | Int8) or not precision.symmetric:
+            return None
+        if isinstance(precision, Int8):
+            return Int8(group_size=0) if precision.group_size in (0, columns) else None
+        sizes = [size for size in self._dividing(columns) if precision.group_size % size == 0]
+        if precision.group_size >= columns:
+            sizes = self._dividing(columns)
+        return Int4(max(sizes), symmetric=True) if sizes else None
+
+    def converted(self, bits: int, columns: int) -> Int4 | Int8:
+        """What the levels of a source are converted to where no format holds them.
+
+        Eight bits, which lose nearly nothing, where they come in groups; else as many as the
+        source has, in the smallest groups.
+        """
+        if self.has_zero_points:
+            return Int8(32)
+        sizes = self._dividing(columns)
+        return Int4(min(sizes), symmetric=True) if bits == 4 and sizes else Int8(group_size=0)
+
+    def _splitting(self, group_size: int, columns: int) -> int | None:
+        """The largest group size that splits groups of a source; its own default for one group."""
+        if group_size == 0 or group_size >= columns:
+            return self.int4_group
+        fitting = [size for size in self.int4_groups if group_size % size == 0]
+        return max(fitting, default=None)
 
     def check(self, precision: WeightPrecision, group: str, columns: int) -> None:
         """Check that there is a kernel for a group's matrix with this many inputs.
@@ -174,6 +222,7 @@ KERNELS = {
         int4_group=128,
         head_multiple=8,
         rotary_multiple=16,
+        mxfp4_experts=True,
     ),
     "onnxruntime-cuda": Kernels(
         "ONNX Runtime",
@@ -215,6 +264,12 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
             f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
             "values only, not what other layers remember; onnxruntime (--target cpu) and "
             "TensorRT can"
+        )
+    if spec.mixtures and not rules.has_zero_points:
+        raise BadInput(
+            f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
+            "experts, and without one each token would read all of them; choose a target with "
+            "onnxruntime or onnxruntime-cuda (edge-devices list)"
         )
     rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
     multiple = rules.head_multiple

@@ -73,7 +73,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Coefficients of the cost model measured on the device itself with this engine.
 
     Shares of the read bandwidth and of the dense peak, by precision; the rest as in
-    `edgelm.devices.planner.cost.Coefficients`. `band` is the relative error that 80% of
+    `edgelm.devices.planner.cost_model.cost.Coefficients`. `band` is the relative error that 80% of
     cases do not exceed.
     """
 

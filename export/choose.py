@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgelm.bundle.gates import Figures
+from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.export.cached_steps import evaluator_for, frontier_for
 from edgelm.export.delivery import Delivery, Writer
@@ -17,19 +18,23 @@ from edgelm.export.precision.bisect import smallest_passing
 from edgelm.export.precision.frontier import Frontier
 from edgelm.export.precision.legalize import Assignment
 from edgelm.export.precision.search import Search, int8_only
+from edgelm.export.precision.source import assign_source
 from edgelm.export.progress import figures_text, summary
 from edgelm.export.quantize.smooth_quant import outlier_groups
 from edgelm.export.request import ExportRequest
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.export.target import Target
+from edgelm.planning import SOURCE
 from edgelm.quantize.precision import PRECISIONS, Int8
 
 _TUNING = 4  # sequences of the calibration text on which candidates are compared
 _RANKING = (4, 64)  # sequences and tokens that rank the groups: 256 tokens order them stably
 
 
-def requested_assignment(request: ExportRequest, target: Target) -> Assignment:
+def requested_assignment(
+    request: ExportRequest, target: Target, checkpoint: Checkpoint
+) -> Assignment:
     """Every group's precision as requested and as the engine can run it; empty for `auto`.
 
     Raises:
@@ -37,7 +42,12 @@ def requested_assignment(request: ExportRequest, target: Target) -> Assignment:
     """
     if request.plan.precision == "auto":
         return {}
-    return target.legalize(request.assignment(target.columns, target.kernels))
+    source: Assignment = {}
+    if request.plan.precision == SOURCE or SOURCE in request.exceptions.values():
+        plain = PRECISIONS[target.activations]
+        found = assign_source(checkpoint, target.kernels, target.engine.precisions, plain)
+        source = found.assignment
+    return target.legalize(request.assignment(target.columns, target.kernels, source))
 
 
 def deliver_requested(writer: Writer, assignment: Assignment, gate: Evaluator) -> Delivery:

@@ -4,13 +4,17 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgelm.cli import format_bytes, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
+
+if TYPE_CHECKING:
+    from edgelm.devices.profile import Profile
+    from edgelm.planning import PlanRequest
 
 _EPILOG = """\
 precisions:
@@ -50,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compile ahead of time for this compute capability, e.g. 89; repeatable",
     )
-    add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default: auto)")
+    add(
+        "--precision",
+        metavar="NAME",
+        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; source if quantized already)",
+    )
     add(
         "--max-size",
         metavar="SIZE",
@@ -98,11 +106,23 @@ def parser() -> argparse.ArgumentParser:
         help="cache intermediate results in DIR; later or interrupted exports resume from them",
     )
     add(
+        "--draft-for",
+        type=Path,
+        metavar="BUNDLE",
+        help="export the model as the draft model of this bundle, into its folder draft/",
+    )
+    add(
         "--segments",
         type=_segments,
         default="auto",
         metavar="N",
         help="compile in N segments one by one (default: auto)",
+    )
+    add(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA, merged before quantizing",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
@@ -145,6 +165,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
     if arguments.plan:
         return _plan(arguments)
+    if arguments.draft_for:
+        return _export_draft(arguments)
     if not arguments.output:
         raise BadInput("give a folder to write the bundle to: -o DIR")
     return _export(arguments)
@@ -159,11 +181,16 @@ def _list_targets() -> None:
 
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
+    from edgelm.bundle.evaluation_record import check_evaluation
 
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    evaluation = check_evaluation(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
     print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
+    if evaluation is not None:
+        engine = f"{evaluation.subject.engine} {evaluation.subject.engine_version}"
+        print(f"evaluated on {engine}, {evaluation.created}: {len(evaluation.tasks)} tasks")
 
 
 def _finalize(folder: Path) -> None:
@@ -200,19 +227,72 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.this_machine import target_profile
-    from edgelm.planning import PlanRequest
+    from edgelm.planning import SOURCE, PlanRequest
 
-    spec = read_spec(arguments.model, revision=arguments.revision)
     request = PlanRequest(
-        arguments.precision,
+        arguments.precision or "auto",
         arguments.kv,
         arguments.context,
         arguments.group_size,
         arguments.symmetric,
         arguments.engine,
     )
-    result = plan(spec, target_profile(arguments.target), request)
+    spec = read_spec(arguments.model, revision=arguments.revision)
+    profile = target_profile(arguments.target)
+    if arguments.precision in (None, SOURCE):
+        request = _of_source(arguments, request, profile)
+    result = plan(spec, profile, request)
     print(_json(result) if arguments.json else result.table())
+
+
+def _of_source(
+    arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
+) -> "PlanRequest":
+    """The request for a checkpoint that is quantized already; others as they are."""
+    from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
+    from edgelm.checkpoint.weight_files import has_weights
+    from edgelm.planning import SOURCE
+
+    is_gguf = Path(arguments.model).suffix == ".gguf"
+    reader = quantization_reader(arguments.model, revision=arguments.revision)
+    if request.precision != SOURCE and not is_gguf and reader is None:
+        return request
+    if reader is not None and not has_weights(Path(arguments.model)):
+        spec = read_spec(arguments.model, revision=arguments.revision)
+        from edgelm.export.precision.source_plan import declared_weights
+
+        declared = declared_weights(reader, spec, profile.engine(request.engine))
+        return msgspec.structs.replace(request, precision=SOURCE, source=declared)
+    checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
+    precision = arguments.precision or checkpoint.default_precision
+    request = msgspec.structs.replace(request, precision=precision)
+    if precision != SOURCE:
+        return request
+    from edgelm.export.precision.source_plan import with_source  # imports torch
+
+    return with_source(request, checkpoint, profile)
+
+
+def _export_draft(arguments: argparse.Namespace) -> None:
+    from edgelm.export.bundle.draft_model import export_draft
+
+    if arguments.output:
+        raise BadInput("--draft-for writes into the bundle; leave out -o")
+    draft = export_draft(
+        arguments.model,
+        arguments.draft_for,
+        precision=arguments.precision or "int8",
+        group_size=arguments.group_size,
+        method=arguments.method,
+        revision=arguments.revision,
+        work=arguments.work,
+        progress=_log_line,
+    )
+    print(
+        f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
+        f"parameters, {format_bytes(draft.weight_bytes)}"
+    )
+    print(f"what it gains: edge-bench {arguments.draft_for} --speculation draft")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -242,6 +322,7 @@ def _export(arguments: argparse.Namespace) -> None:
         max_size=arguments.max_size,
         work=arguments.work,
         segments=arguments.segments,
+        adapter=arguments.adapter,
         progress=_log_line,
         **texts,
     )

@@ -8,19 +8,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bundle import GraphCheck, graph_sha256
-from edgelm.bundle.gates import Figures, GateResult, gate_class, passes
+from edgelm.bundle.gates import Figures, GateClass, GateResult, gate_class, passes
+from edgelm.bundle.self_test_record import SelfTestRecord
+from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.cached_steps import candidate_name, graph_name
+from edgelm.export.gate.graph_run import (
+    GraphRun,
+    listing_text_files,
+    measure_behavior,
+    record_self_test,
+)
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.graph.write import WrittenGraph, write_graph
 from edgelm.export.precision.legalize import Assignment
 from edgelm.export.precision.search import cpu_equivalent
-from edgelm.export.progress import figures_text
+from edgelm.export.progress import behavior_text, figures_text
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.request import ExportRequest
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.ort import OrtEngine
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
+from edgelm.runtime.model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Delivery:
     graph: its files.
     check: which graph was measured; None where it is the target's own CPU.
     gate: the result.
+    self_test: what the graph computed, for the bundle's self-test; None if the gate failed.
     """
 
     target: Target
@@ -39,6 +49,7 @@ class Delivery:
     graph: WrittenGraph
     check: GraphCheck | None
     gate: GateResult
+    self_test: SelfTestRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,23 @@ class Writer:
         folder = folder or self.workspace.bundle
         form = replace(target.format, segments=target.segments(self.request.segments))
         graph = write_graph(folder, self.quantizer, assignment, form)
-        figures, check = self._measure(folder, graph, assignment, evaluator)
         name = gate_class(assignment.values(), target.plan.kv)
-        passed = passes(figures, name)
-        progress(f"gate {name}: {figures_text(figures)}: {'passed' if passed else 'failed'}")
+        run, check = self._measure(folder, graph, assignment, evaluator, name)
+        passed = passes(run.figures, name) and (run.behavior is None or run.behavior.passed)
+        progress(f"gate {name}: {figures_text(run.figures)}: {'passed' if passed else 'failed'}")
+        if run.behavior is not None:
+            progress(behavior_text(run.behavior))
         text = evaluator.passage
-        gate = GateResult(name, figures, passed, self.request.gate == "on", text.name, text.sha256)
-        return Delivery(target, assignment, graph, check, gate)
+        gate = GateResult(
+            gate_class=name,
+            figures=run.figures,
+            passed=passed,
+            enforced=self.request.gate == "on",
+            text=text.name,
+            text_sha256=text.sha256,
+            behavior=run.behavior,
+        )
+        return Delivery(target, assignment, graph, check, gate, run.self_test)
 
     def evaluate_candidate(self, assignment: Assignment, evaluator: Evaluator) -> Figures:
         """Figures of an assignment, or of its equivalent on the CPU."""
@@ -87,39 +108,75 @@ class Writer:
         return figures
 
     def _measure(
-        self, folder: Path, graph: WrittenGraph, assignment: Assignment, evaluator: Evaluator
-    ) -> tuple[Figures, GraphCheck | None]:
-        """Figures of a graph, or of the same with dequantized weights; and which of the two."""
+        self,
+        folder: Path,
+        graph: WrittenGraph,
+        assignment: Assignment,
+        evaluator: Evaluator,
+        name: GateClass,
+    ) -> tuple[GraphRun, GraphCheck | None]:
+        """The run of a graph, or of the same with dequantized weights; and which of the two."""
         target = self.target
         own = graph_sha256(folder, graph.contract)
         if target.runs_on_cpu(assignment.values()):
             check = None if target.is_cpu else GraphCheck(own, own)
-            return self._run_cached(own, folder, graph, evaluator), check
+            return self._run_cached(own, folder, graph, evaluator, name, dequantized=False), check
         with self.workspace.temporary() as other:
             plain = write_graph(other, self.quantizer, assignment, target.check_format)
             checked = graph_sha256(other, plain.contract)
-            figures = self._run_cached(checked, other, plain, evaluator)
-        return figures, GraphCheck(own, checked, dequantized=True)
+            run = self._run_cached(checked, other, plain, evaluator, name, dequantized=True)
+        return run, GraphCheck(own, checked, dequantized=True)
 
     def _run_cached(
-        self, sha256: str, folder: Path, graph: WrittenGraph, evaluator: Evaluator
-    ) -> Figures:
-        """A whole graph's figures; the same graph is not run twice."""
+        self,
+        sha256: str,
+        folder: Path,
+        graph: WrittenGraph,
+        evaluator: Evaluator,
+        name: GateClass,
+        *,
+        dequantized: bool,
+    ) -> GraphRun:
+        """A whole graph's run; the same graph is not run twice."""
         cache = self.workspace.cache
-        name = graph_name(sha256, evaluator.passage, self.target.eval_settings)
-        figures = cache.load_record(name, Figures)
-        if figures is None:
-            self.workspace.progress("running the graph on this machine's CPU for the gate")
-            figures = _run(folder, graph, self.target, evaluator)
-            cache.save_record(name, figures)
-        return figures
+        record = graph_name(sha256, evaluator.passage, self.target.eval_settings)
+        stored = cache.load_record(record, GraphRun)
+        if stored is not None:
+            return stored
+        self.workspace.progress("running the graph on this machine's CPU for the gate")
+        with _open(folder, graph, self.target, evaluator) as session:
+            figures = evaluator.measure(session, tail=self.target.eval_settings.tail)
+            run = GraphRun(figures)
+            if passes(figures, name) or self.request.gate == "off":
+                run = self._with_answers(run, session, graph, evaluator, dequantized)
+        cache.save_record(record, run)
+        return run
+
+    def _with_answers(
+        self,
+        run: GraphRun,
+        session: EngineSession,
+        graph: WrittenGraph,
+        evaluator: Evaluator,
+        dequantized: bool,
+    ) -> GraphRun:
+        """The run with sampled and greedy answers; the session is closed."""
+        workspace, reference = self.workspace, evaluator.reference
+        draft = draft_manifest(reference.checkpoint, self.target, graph)
+        manifest = listing_text_files(draft, workspace.bundle)
+        session.rewind(0)
+        with LanguageModel(workspace.bundle, manifest, session) as model:
+            record = record_self_test(model, evaluator.sample(), dequantized=dequantized)
+            behavior = measure_behavior(model, reference, workspace.cache, workspace.progress)
+        return GraphRun(run.figures, behavior, record)
+
+
+def _open(folder: Path, graph: WrittenGraph, target: Target, evaluator: Evaluator) -> EngineSession:
+    capacity = graph.contract.cache.capacity or evaluator.passage.tokens.shape[1]
+    chunk = target.eval_settings.prefill_chunk
+    return EngineSession(OrtEngine(folder, graph.contract, capacity=capacity, prefill_chunk=chunk))
 
 
 def _run(folder: Path, graph: WrittenGraph, target: Target, evaluator: Evaluator) -> Figures:
-    settings = target.eval_settings
-    capacity = graph.contract.cache.capacity or evaluator.passage.tokens.shape[1]
-    engine = OrtEngine(
-        folder, graph.contract, capacity=capacity, prefill_chunk=settings.prefill_chunk
-    )
-    with EngineSession(engine) as session:
-        return evaluator.measure(session, tail=settings.tail)
+    with _open(folder, graph, target, evaluator) as session:
+        return evaluator.measure(session, tail=target.eval_settings.tail)

@@ -13,7 +13,7 @@ from edgelm.errors import DoesNotFit
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
-from edgelm.planning import Plan
+from edgelm.planning import SOURCE, Plan
 from edgelm.quantize.precision import PRECISIONS, Int4
 from edgelm.spec.groups import EMBEDDING
 
@@ -32,14 +32,15 @@ def bundle_need(plan: Plan) -> int:
 def work_need(checkpoint: Checkpoint, request: ExportRequest, *, durable: bool) -> int:
     """Bytes of the intermediate results of an export; `durable` if all of them are stored."""
     need, precision = 0, request.plan.precision
-    kind = Int4 if precision == "auto" else type(PRECISIONS[precision])
+    kind = Int4 if precision in ("auto", SOURCE) else type(PRECISIONS[precision])
     if METHODS[request.method].needs_hessian({kind}):
         weights = Weights(checkpoint)
-        need += sum(4 * weights.columns(g) ** 2 for g in weights.groups() if g != EMBEDDING)
+        groups = [g for g in weights.groups() if g != EMBEDDING and not weights.experts(g)]
+        need += sum(4 * weights.columns(g) ** 2 for g in groups)
     if precision == "auto":
         # A byte a level: everything in groups of 32, and much of it at another precision.
         need += int(2.5 * checkpoint.spec.parameters)
-    elif durable and precision in ("int4", "int8", "w8a8", "fp8", "nvfp4"):
+    elif durable and precision in (SOURCE, "int4", "int8", "w8a8", "fp8", "nvfp4"):
         need += checkpoint.spec.parameters
     return need
 

@@ -6,6 +6,7 @@ interrupt or a kill leaves what was there before.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +15,18 @@ import msgspec
 from edgelm.bundle import MANIFEST, Manifest
 from edgelm.bundle.gate_sample import write_sample
 from edgelm.bundle.gates import SourceCheck, enforce
+from edgelm.bundle.self_test_record import write_self_test
+from edgelm.checkpoint.adapter.lora import read_lora
+from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import parse_bytes
+from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
+from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.replaceable import bundle_files
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.bundle.write import draft_manifest, write_bundle
+from edgelm.export.bundle.write import write_bundle
 from edgelm.export.cached_steps import evaluator_for
 from edgelm.export.calibration import calibrated, passage_for
 from edgelm.export.choose import deliver_auto, deliver_requested, requested_assignment
@@ -33,6 +39,7 @@ from edgelm.export.disk import (
     work_need,
 )
 from edgelm.export.gate.measure import Evaluator
+from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
@@ -44,7 +51,7 @@ from edgelm.export.target import Target
 from edgelm.export.work_folder import check_work
 from edgelm.export.workspace import Workspace, open_workspace
 from edgelm.files.staging import check_replaceable, check_separate, staged_folder
-from edgelm.planning import PlanRequest
+from edgelm.planning import SOURCE, PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, Unquantized
 
 log = logging.getLogger(__name__)
@@ -55,7 +62,7 @@ def export_model(
     output: str | Path,
     *,
     target: str = "cpu",
-    precision: str = "auto",
+    precision: str | None = None,
     kv: KvType | None = None,
     context: int | None = None,
     group_size: int | None = None,
@@ -71,6 +78,7 @@ def export_model(
     max_size: int | str | None = None,
     work: str | Path | None = None,
     segments: int | None = None,
+    adapter: str | Path | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -79,8 +87,10 @@ def export_model(
         source: a Hugging Face folder, a hub id or a `.gguf` file.
         output: the folder to write; an older bundle there is replaced at the end.
         target: the device, a name of `edge-export --list-targets`.
-        precision: `auto` (the smallest that passes the gate), or a name of
-            `edgelm.quantize.precision.PRECISIONS` that the target has.
+        precision: `auto` (the smallest that passes the gate), `source` (the levels of a quantized
+            checkpoint, where the target's kernels can hold them), or a name of
+            `edgelm.quantize.precision.PRECISIONS` that the target has. By default `source` for a
+            quantized checkpoint, else `auto`.
         kv: type of the key-value cache; by default int8 on a CPU (fp32 beside fp32 weights), else
             16 bits.
         context: maximum tokens in the cache; by default the device's, at most the model's.
@@ -103,6 +113,7 @@ def export_model(
             for whatever device, use what applies. Several models may share it.
         segments: into how many segments the graph is cut, which are compiled one by one; by
             default the fewest with which the engine can be compiled in the device's memory.
+        adapter: the folder of a PEFT LoRA, merged into the weights before anything else.
         progress: called with one line at each stage.
 
     Raises:
@@ -111,7 +122,7 @@ def export_model(
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
     request = ExportRequest(
-        PlanRequest(precision, kv, context, group_size, symmetric, engine),
+        PlanRequest(precision or "auto", kv, context, group_size, symmetric, engine),
         exceptions or {},
         gate,
         Path(calibration),
@@ -124,11 +135,15 @@ def export_model(
     check_replaceable(output, marker=MANIFEST, listing=bundle_files)
     check_separate(output, _inputs(request, Path(source)))
     checkpoint = open_checkpoint(source, revision=revision)
+    if adapter is not None:
+        checkpoint = merged(checkpoint, read_lora(Path(adapter)))
+        progress(f"merging the adapter {Path(adapter).name} into {checkpoint.name}")
     if checkpoint.left_out:
         modules = ", ".join(checkpoint.left_out)
         progress(f"only the text decoder is exported; left out: {modules}")
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     device = target_profile(target)
+    request = _for_source(request, checkpoint, device, requested=precision)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
     request.check(Weights(checkpoint).groups())
     made_for.segments(request.segments)
@@ -163,6 +178,8 @@ def _export(
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
+    if delivery.self_test is not None:
+        write_self_test(folder, delivery.self_test)
     return _finish(folder, source, delivery, check, msgspec.structs.replace(draft, engines=engines))
 
 
@@ -174,8 +191,8 @@ def _deliver(
     text: Passage,
 ) -> tuple[Delivery, Evaluator]:
     """Calibrate, choose, write and measure; the graph is in the bundle's folder then."""
-    requested = requested_assignment(request, target)
-    quantizer, calibration = calibrated(workspace, request, target, reference, requested.values())
+    requested = requested_assignment(request, target, reference.checkpoint)
+    quantizer, calibration = calibrated(workspace, request, target, reference, requested)
     writer = Writer(workspace, request, target, quantizer)
     gate = evaluator_for(reference, text, "the gate text", workspace.cache, workspace.progress)
     if requested or calibration is None:
@@ -199,6 +216,18 @@ def _finish(
         source=check,
     )
     return write_bundle(folder, source, manifest)
+
+
+def _for_source(
+    request: ExportRequest, checkpoint: Checkpoint, device: Profile, *, requested: str | None
+) -> ExportRequest:
+    """The request with its default precision, and with what a quantized source means for it."""
+    plan = request.plan
+    if requested is None and request.max_size is None:
+        plan = msgspec.structs.replace(plan, precision=checkpoint.default_precision)
+    if plan.precision == SOURCE:
+        plan = with_source(plan, checkpoint, device)
+    return replace(request, plan=plan)
 
 
 def _announce(checkpoint: Checkpoint, target: Target, progress: Progress) -> None:
@@ -236,7 +265,7 @@ def _enforce(delivery: Delivery) -> None:
     unquantized = all(isinstance(one, Unquantized) for one in delivery.assignment.values())
     only_cache = unquantized and target.plan.kv in EIGHT_BIT_KV
     wider = target.engine.kv[0] if only_cache else None
-    enforce(gate.figures, gate.gate_class, wider_cache=wider)
+    enforce(gate.figures, gate.gate_class, behavior=gate.behavior, wider_cache=wider)
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:

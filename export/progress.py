@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from edgelm.bundle.behavior import Behavior
 from edgelm.bundle.gates import Figures
 from edgelm.quantize.precision import WeightPrecision, describe
 
@@ -30,10 +31,22 @@ def figures_text(figures: Figures) -> str:
     """The gate's three figures, with their standard errors where they are known."""
     kl = "" if figures.kl_error is None else f" ± {figures.kl_error:.4f}"
     top1 = "" if figures.top1_error is None else f" ± {100 * figures.top1_error:.1f}"
+    error = figures.perplexity_ratio_error
+    ratio = "" if error is None else f" ± {error:.3f}"
     return (
         f"KL {figures.kl:.4f}{kl}, top-1 {figures.top1:.1%}{top1}, perplexity "
-        f"×{figures.perplexity_ratio:.3f}"
+        f"×{figures.perplexity_ratio:.3f}{ratio}"
     )
+
+
+def behavior_text(behavior: Behavior) -> str:
+    """The shares of sampled answers, source and bundle, with the error of their difference."""
+    shares = ", ".join(
+        f"{one.trait} {one.source:.0%} → {one.bundle:.0%} (± {100 * one.error:.0f})"
+        for one in behavior.traits
+    )
+    verdict = "passed" if behavior.passed else "failed"
+    return f"behavior of {behavior.prompts} sampled answers: {shares}: {verdict}"
 
 
 def summary(assignment: Mapping[str, WeightPrecision]) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from edgelm.devices.kernels import Kernels
-from edgelm.devices.planner.build_memory import MAX_SEGMENTS
+from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
-from edgelm.planning import PlanRequest
+from edgelm.planning import SOURCE, PlanRequest
 from edgelm.quantize.precision import WeightPrecision, parse_precision
 
 
@@ -48,12 +48,20 @@ class ExportRequest:
                 "a maximum size needs --precision auto, which chooses the mixture, but "
                 f"{self.plan.precision} was requested"
             )
+        if self.plan.precision == SOURCE and (
+            self.plan.group_size is not None or self.plan.symmetric is not None
+        ):
+            raise BadInput(
+                "precision source keeps the group sizes and zero points of the checkpoint: leave "
+                "out --group-size and --symmetric, or name a precision"
+            )
         if self.exceptions and self.plan.precision == "auto":
             raise BadInput(
                 "exceptions by pattern need an explicit precision: auto chooses every group itself"
             )
         for pattern, name in self.exceptions.items():
-            parse_precision(name)
+            if name != SOURCE:
+                parse_precision(name)
             if not any(fnmatchcase(group, pattern) for group in groups):
                 raise BadInput(
                     f"the pattern {pattern!r} matches no group; groups are e.g. {groups[0]}, "
@@ -64,18 +72,27 @@ class ExportRequest:
         """Whether an exception's pattern matches the group."""
         return any(fnmatchcase(group, pattern) for pattern in self.exceptions)
 
-    def assignment(self, columns: Mapping[str, int], rules: Kernels) -> dict[str, WeightPrecision]:
+    def assignment(
+        self,
+        columns: Mapping[str, int],
+        rules: Kernels,
+        source: Mapping[str, WeightPrecision] = {},
+    ) -> dict[str, WeightPrecision]:
         """Every group's precision with an engine, for an explicit request; later patterns win.
 
         Args:
             columns: inputs of every group's matrix.
             rules: the engine's.
+            source: every group's, for the precision `source`.
         """
         requested, assignment = self.plan, {}
         for group, inputs in columns.items():
             name = requested.precision
             for pattern, other in self.exceptions.items():
                 name = other if fnmatchcase(group, pattern) else name
+            if name == SOURCE:
+                assignment[group] = source[group]
+                continue
             assignment[group] = rules.precision(
                 name, inputs, group_size=requested.group_size, symmetric=requested.symmetric
             )

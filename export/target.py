@@ -10,8 +10,8 @@ import msgspec
 
 from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
-from edgelm.devices.planner.build_memory import compiles
-from edgelm.devices.planner.build_room import room_of
+from edgelm.devices.planner.memory.build_memory import compiles
+from edgelm.devices.planner.memory.build_room import room_of
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Engine, Profile
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, engine_family, version_number
@@ -24,7 +24,7 @@ from edgelm.export.precision.legalize import Assignment, legalize
 from edgelm.planning import Plan, PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import groups, tensor_names
+from edgelm.spec.groups import executed_shape, groups
 from edgelm.spec.tensor_shapes import tensor_shapes
 
 # Tokens of each sequence decoded one by one on graphs whose kernels the CPU does not have.
@@ -153,8 +153,7 @@ class Target:
     def columns(self) -> dict[str, int]:
         """Inputs of every group's matrix."""
         shapes = tensor_shapes(self.spec)
-        names = {group: tensor_names(self.spec, group)[0] for group in groups(self.spec)}
-        return {group: shapes[name][1] for group, name in names.items()}
+        return {group: executed_shape(self.spec, group, shapes)[1] for group in groups(self.spec)}
 
     def legalize(self, assignment: Mapping[str, WeightPrecision]) -> Assignment:
         """The assignment as the engine can run it; see edgelm.export.precision.legalize."""

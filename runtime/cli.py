@@ -10,9 +10,10 @@ from typing import Any
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput, ContextFull
 from edgelm.reasons import reason
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.speculation.mode import add_speculation_option
 from edgelm.runtime.terminal.conversation import COMMANDS, Conversation
 from edgelm.runtime.terminal.line_editor import LineEditor
 from edgelm.runtime.terminal.printer import Printer
@@ -60,12 +61,18 @@ def parser() -> argparse.ArgumentParser:
     add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
     add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
+    add_speculation_option(parser)
     add("--json", action="store_true", help="print each answer as a line of JSON, with its figures")
     add(
         "--stats",
         action="store_const",
         const=True,
         help="print tokens and speed to standard error",
+    )
+    add(
+        "--self-test",
+        action="store_true",
+        help="compare this machine's engine with what export computed, and exit (30 s)",
     )
     add("--no-history", action="store_true", help="do not keep what is typed in a file")
     return parser
@@ -114,8 +121,10 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(lambda: _run(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int | None:
     _print_anything()
+    if arguments.self_test:
+        return _self_test(arguments)
     prompt = _prompt(arguments)
     settings = _settings(arguments)
     with load(
@@ -123,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
         max_memory=arguments.max_memory,
         threads=arguments.threads,
         prompt_cache=arguments.prompt_cache,
+        speculation=arguments.speculation,
         compile_engine=True,
     ) as model:
         printer = Printer(as_json=arguments.json)
@@ -132,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> None:
                     model, settings, printer, interrupts, system=arguments.system
                 )
                 _converse(conversation, interrupts, prompt, history=not arguments.no_history)
-                return
+                return None
             chat = not arguments.raw and (arguments.bundle / "chat_template.jinja").is_file()
             options = settings.options(chat=chat)
             options["cancel"] = interrupts.pressed
@@ -140,6 +150,21 @@ def _run(arguments: argparse.Namespace) -> None:
             messages: Any = [*system, {"role": "user", "content": prompt}]
             with model.stream(messages if chat else prompt, **options) as stream:
                 printer.show(stream, stats=settings.stats)
+    return None
+
+
+def _self_test(arguments: argparse.Namespace) -> int:
+    """Print the verdict; 1 if this machine's engine differs from what export computed."""
+    from edgelm.runtime.self_test import self_test
+
+    result = self_test(arguments.bundle, threads=arguments.threads)
+    if arguments.json:
+        import msgspec
+
+        print(msgspec.json.encode(result).decode())
+    else:
+        print("\n".join(result.lines()))
+    return 0 if result.passed else 1
 
 
 def _converse(

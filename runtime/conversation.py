@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from edgelm.errors import BadInput, Busy
 from edgelm.python310 import Self, Unpack
-from edgelm.runtime.async_stream import AsyncStream
 from edgelm.runtime.engines.session import CacheRows, Tokens
-from edgelm.runtime.options import Options
-from edgelm.runtime.reply import Reply
+from edgelm.runtime.generation.async_stream import AsyncStream
+from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.reply import Reply
+from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.saved.session_file import (
     Identity,
     SavedSession,
@@ -22,7 +23,6 @@ from edgelm.runtime.saved.session_file import (
     read_session,
     write_session,
 )
-from edgelm.runtime.stream import Stream
 from edgelm.runtime.text.chat import Message, check_messages
 
 # What `send` takes: a text of the user, or messages such as the results of tools.

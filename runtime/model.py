@@ -14,21 +14,22 @@ from edgelm.bundle import Manifest, bundle_file
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
-from edgelm.runtime.async_stream import AsyncStream
 from edgelm.runtime.conversation import Chat
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
-from edgelm.runtime.generation_config import (
+from edgelm.runtime.generation.async_stream import AsyncStream
+from edgelm.runtime.generation.generation_config import (
     GENERATION_CONFIG,
     GenerationConfig,
     read_generation_config,
 )
-from edgelm.runtime.options import Options, make_request
-from edgelm.runtime.reply import Reply
-from edgelm.runtime.request import GenerationRequest
+from edgelm.runtime.generation.options import Options, make_request
+from edgelm.runtime.generation.reply import Reply
+from edgelm.runtime.generation.request import GenerationRequest
+from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.saved.prompt_cache import PromptCache
 from edgelm.runtime.saved.session_file import Identity, identity_of
 from edgelm.runtime.sequences import Sequences, common_prefix
-from edgelm.runtime.stream import Stream
+from edgelm.runtime.speculation.mode import SpeculationMode, check_mode
 from edgelm.runtime.text.answers.answering import Answering
 from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
 from edgelm.runtime.text.chat import ChatTemplate
@@ -69,6 +70,8 @@ class LanguageModel:
         manifest: its manifest.
         sessions: a session, or several over the same weights; they are closed with the model.
         prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
+        drafts: a draft model's session for each; they are closed with the model, too.
+        speculation: of generations that say nothing about it; see `load`.
     """
 
     def __init__(
@@ -78,11 +81,14 @@ class LanguageModel:
         sessions: Session | Sequence[Session],
         *,
         prompt_cache: PromptCache | None = None,
+        drafts: Sequence[Session] = (),
+        speculation: SpeculationMode = "auto",
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         listed = list(sessions) if isinstance(sessions, Sequence) else [sessions]
-        self._sequences = Sequences(listed, prompt_cache)
+        self._sequences = Sequences(listed, prompt_cache, drafts)
+        self.speculation = speculation
         # All that is read is read now, while the files are known to be those that were checked.
         try:
             started = time.perf_counter()
@@ -104,6 +110,16 @@ class LanguageModel:
     def context(self) -> int:
         """Tokens that a sequence holds: the prompt and all of the answer but its last token."""
         return self._sequences.capacity
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether it answers messages; one without continues plain prompts."""
+        return self._template is not None
+
+    @property
+    def step_ratios(self) -> dict[int, float]:
+        """Times of runs of several tokens in runs of one, by size; those measured so far."""
+        return self._sequences.speculation.costs.measured()
 
     @property
     def sampling_words(self) -> str:
@@ -316,10 +332,20 @@ class LanguageModel:
         beginning: int = 0,
         ended: Callable[[Reply], None] | None = None,
     ) -> Stream:
-        request = replace(self._request(tokens, options, tools), beginning=beginning)
+        request = replace(
+            self._request(tokens, options, tools),
+            beginning=beginning,
+            speculation=self._speculation(options),
+        )
         self._sequences.check_open()
         request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
         return Stream(self._sequences, self, request, ended=ended)
+
+    def _speculation(self, options: Options) -> SpeculationMode:
+        given = options.get("speculation")
+        if given is None:
+            return self.speculation
+        return check_mode(given, has_draft=self._sequences.slots[0].draft is not None)
 
     def _beginning(
         self, messages: Sequence[Message], template: Mapping[str, Any], tokens: Tokens

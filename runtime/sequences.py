@@ -14,10 +14,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import zip_longest
 
 from edgelm.errors import BadInput, Busy
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
+from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.runtime.turns import Turns
 
 _WAIT_SECONDS = 0.05
@@ -29,8 +32,9 @@ _WORTH_COPYING = 16
 class Slot:
     """A sequence and who has it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, draft: DraftModel | None = None) -> None:
         self.session = session
+        self.draft = draft
         self.owner: weakref.ref[object] | None = None
         self.running = False
         self.thread = 0
@@ -51,13 +55,19 @@ class Sequences:
     Args:
         sessions: one or more over the same weights; they are closed with this.
         prompt_cache: where states of beginnings are stored; None: nowhere.
+        drafts: a draft model's session for each, or none; they are closed with this, too.
     """
 
     def __init__(
-        self, sessions: Sequence[Session], prompt_cache: PromptCache | None = None
+        self,
+        sessions: Sequence[Session],
+        prompt_cache: PromptCache | None = None,
+        drafts: Sequence[Session] = (),
     ) -> None:
         self.prompt_cache = prompt_cache
-        self.slots = [Slot(session) for session in sessions]
+        models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
+        self.slots = [Slot(*pair) for pair in zip_longest(sessions, models)]
+        self.speculation = SpeculationState()
         self.closed = False
         self._turns = Turns()
         self._changed = threading.Condition()
@@ -232,6 +242,8 @@ class Sequences:
     def _close_sessions(self) -> None:
         for slot in self.slots:
             slot.session.close()
+            if slot.draft is not None:
+                slot.draft.close()
 
     def _dropped(self, _: object) -> None:
         """A generation was dropped: its sequence is free."""

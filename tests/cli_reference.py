@@ -4,6 +4,7 @@ import argparse
 import os
 
 from edgelm.bench.cli import parser as bench
+from edgelm.bench.evaluation.cli import parser as evaluate
 from edgelm.compress.cli import parser as compress
 from edgelm.devices.cli import parser as devices
 from edgelm.export.cli import parser as export
@@ -21,6 +22,7 @@ def reference() -> str:
         run(),
         serve(),
         bench(),
+        evaluate(),
         devices(),
     ]
     for one in parsers:

@@ -13,6 +13,9 @@ KINDS = {
     "F32": gguf.GGMLQuantizationType.F32,
     "F16": gguf.GGMLQuantizationType.F16,
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "Q4_0": gguf.GGMLQuantizationType.Q4_0,
+    "Q4_1": gguf.GGMLQuantizationType.Q4_1,
+    "Q5_0": gguf.GGMLQuantizationType.Q5_0,
 }
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,

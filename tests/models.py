@@ -33,6 +33,7 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
@@ -129,6 +130,32 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["linear_attention", "full_attention"] * 2,
         },
     ),
+    "qwen3-moe": (
+        "qwen3_moe",
+        _EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True},
+    ),
+    "olmoe": ("olmoe", _EXPERTS),
+    "gpt-oss": (
+        "gpt_oss",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "swiglu_limit": 0.7,
+            "rope_parameters": _YARN | {"truncate": False},
+        },
+    ),
+    "lfm2-moe": (
+        "lfm2_moe",
+        _EXPERTS
+        | {
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 1,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "conv_bias": True,
+            "routed_scaling_factor": 1.7,
+        },
+    ),
     "granite-swa": (
         "granite_swa",
         {
@@ -146,6 +173,11 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-wide": ("llama", {"hidden_size": 256, "head_dim": 64, "num_key_value_heads": 1}),
 }
+
+
+MIXTURES = ("gpt-oss", "lfm2-moe", "olmoe", "qwen3-moe")
+# Those that can be pruned.
+DENSE = tuple(name for name in TINY if name not in MIXTURES)
 
 
 def tiny_config(name: str, **over: Any) -> Any:
@@ -173,8 +205,22 @@ def randomize(model: Any, *, seed: int = 0) -> None:
             std = 0.25 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
-        for buffer in (one for key, one in model.named_buffers() if key.endswith("act_fn.beta")):
-            buffer += 0.2  # of xIELU
+        for key, buffer in model.named_buffers():
+            if key.endswith("act_fn.beta"):  # of xIELU
+                buffer += 0.2
+            elif key.endswith("expert_bias"):
+                buffer += torch.randn(buffer.shape, generator=generator) * 0.3
+
+
+def decide_clearly(model: Any) -> None:
+    """Make routers choose the same experts whatever is rounded a little."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("mlp.gate.weight", "mlp.router.weight")):
+                parameter *= 30.0
+        for name, buffer in model.named_buffers():
+            if name.endswith("expert_bias"):
+                buffer += 2.0 * torch.arange(len(buffer))
 
 
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import edgelm
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.options import Options
+from edgelm.runtime.generation.options import Options
 from tests.json_check import is_valid
 from tests.json_schemas import Schema, json_schemas
 from tests.tiny_chat import save_tiny_chat

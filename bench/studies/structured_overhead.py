@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import edgelm
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.options import Options
+from edgelm.runtime.generation.options import Options
 
 VOCAB = 151_936  # Qwen's
 _ROUNDS, _BLOCKS, _BLOCK_STEPS = 3, 8, 8

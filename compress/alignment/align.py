@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ from edgelm.compress.alignment.run import AlignRun
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
 from edgelm.compress.alignment.trl_cleanup import quiet, restored_after_training
 from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
-from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.model import Model, Tokenizer, load_model
+from edgelm.compress.run.distributed import world_size
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
+
+_SHARDS = "pytorch_model_fsdp_0"  # of a checkpoint that FSDP2 wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,8 @@ def _with_ends(tokenizer: Tokenizer, model: Model) -> Tokenizer:
 def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path) -> dict[str, Any]:
     return {
         **request.record(),
+        # Of all processes: a run may be resumed by another number of them.
+        "batch_size": request.batch_size * world_size(),
         "data": file_sha256(data),
         "weights": weights_sha256(model),
         "tokenizer": tokenizer_sha256(tokenizer),
@@ -219,13 +225,19 @@ def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path
 
 
 def _load_weights(model: Model, run: AlignRun) -> None:
-    from transformers import AutoModelForCausalLM
+    latest = run.latest()
+    assert latest is not None
+    shards = latest / _SHARDS
+    if not shards.is_dir():
+        model.load_state_dict(load_model(latest).state_dict())
+        return
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-    with quiet():
-        trained = AutoModelForCausalLM.from_pretrained(
-            str(run.latest()), dtype=torch.float32, trust_remote_code=False
-        )
-    model.load_state_dict(trained.state_dict())
+    with TemporaryDirectory(dir=run.folder) as folder:
+        whole = Path(folder) / "weights.pt"
+        dcp_to_torch_save(shards, whole)
+        state = torch.load(whole, weights_only=True)
+    model.load_state_dict(state.get("model", state))
 
 
 def _import_trl() -> None:

@@ -3,13 +3,17 @@
 TRL tokenizes the rows itself; rendering them first reports, with file and line, what would stop it
 halfway or be truncated silently: a conversation that the template rejects, answers beyond
 `max_length`, tokens without an embedding.
+
+Where tools are offered or called, rows hold tokens and labels instead: a table of messages would
+give every call the arguments of all others, with nulls for values.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgelm.compress.data.conversations import Example, Messages
+from edgelm.compress.data.conversations import Example
+from edgelm.compress.data.messages import Messages
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
@@ -38,7 +42,9 @@ def make_rows(
         BadInput: the chat template rejects a conversation, a token has no embedding, or no row
             remains.
     """
-    whole = all(example.every_turn for example in examples) and masks_answers(tokenizer)
+    tools = any(example.has_tools for example in examples)
+    every_turn = all(example.every_turn for example in examples) and not tools
+    whole = every_turn and masks_answers(tokenizer)
     if not whole:
         examples = [turn for example in examples for turn in _turns(example)]
     kept, truncated = [], 0
@@ -51,7 +57,10 @@ def make_rows(
         raise BadInput(
             f"all {len(examples)} prompts fill max_length ({max_length} tokens) alone; raise it"
         )
-    rows = [_conversation(example) if whole else _sides(example) for example in kept]
+    if tools:
+        rows = [_labeled(example, tokenizer) for example in kept]
+    else:
+        rows = [_conversation(example) if whole else _sides(example) for example in kept]
     return Rows(rows, whole, truncated, len(examples) - len(kept))
 
 
@@ -93,12 +102,13 @@ def _lengths(example: Example, tokenizer: Tokenizer, vocab_size: int) -> tuple[i
     if example.every_turn and not isinstance(given, str):
         first = next((i for i, m in enumerate(given) if m["role"] == "assistant"), len(given))
         given = given[:first]
-    prompt = _ids(example.where, given, tokenizer, prompt=True) if given else []
+    tools = example.tools
+    prompt = _ids(example.where, given, tokenizer, tools, prompt=True) if given else []
     full = 0
     for answer in (example.answer, example.rejected):
         if answer is None:
             continue
-        ids = _ids(example.where, example.prompt + answer, tokenizer)  # type: ignore[operator]
+        ids = _ids(example.where, example.prompt + answer, tokenizer, tools)  # type: ignore[operator]
         if max(ids) >= vocab_size:
             raise BadInput(
                 f"{example.where}: the tokenizer produces token {max(ids)}, the model's "
@@ -109,7 +119,12 @@ def _lengths(example: Example, tokenizer: Tokenizer, vocab_size: int) -> tuple[i
 
 
 def _ids(
-    where: str, content: Messages | str, tokenizer: Tokenizer, *, prompt: bool = False
+    where: str,
+    content: Messages | str,
+    tokenizer: Tokenizer,
+    tools: Sequence[dict[str, Any]] = (),
+    *,
+    prompt: bool = False,
 ) -> list[int]:
     from jinja2 import TemplateError
 
@@ -118,13 +133,23 @@ def _ids(
         return tokenizer(content + end)["input_ids"]  # type: ignore[no-any-return]
     try:
         text = tokenizer.apply_chat_template(
-            list(content), tokenize=False, add_generation_prompt=prompt
+            list(content), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
         )
     except TemplateError as error:
         raise BadInput(
             f"{where}: the chat template rejects the conversation: {reason(error)}"
         ) from None
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+def _labeled(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Tokens of prompt and answer; labels of the answer's, -100 of the prompt's."""
+    prompt = _ids(example.where, example.prompt, tokenizer, example.tools, prompt=True)
+    both = example.prompt + example.answer  # type: ignore[operator]
+    ids = _ids(example.where, both, tokenizer, example.tools)
+    shared = zip(prompt, ids, strict=False)
+    given = next((i for i, (one, other) in enumerate(shared) if one != other), len(prompt))
+    return {"input_ids": ids, "labels": [-100] * given + ids[given:]}
 
 
 def _conversation(example: Example) -> dict[str, Any]:
@@ -138,5 +163,5 @@ def _sides(example: Example) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": answer, "rejected": _plain(example.rejected)}
 
 
-def _plain(side: Messages | str) -> list[dict[str, str]] | str:
+def _plain(side: Messages | str) -> list[dict[str, Any]] | str:
     return side if isinstance(side, str) else list(side)

@@ -5,20 +5,17 @@ If the tokenizer has a chat template, a text is a conversation of one turn: `"pr
 is reported with file and line before any work starts.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgelm.compress.data.jsonl import read_jsonl
+from edgelm.compress.data.messages import Messages, has_tools, not_empty, read_messages, read_tools
 from edgelm.errors import BadInput
 
-Message = dict[str, str]
-Messages = tuple[Message, ...]
-ROLES = ("system", "developer", "user", "assistant", "tool")
 _T = TypeVar("_T")
-_EXAMPLE = '[{"role": "user", "content": "Why?"}]'
+_Tools = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,8 @@ class Example:
     """A prompt and its answer; `rejected` is the worse answer of a preference.
 
     All three are conversations or, without a chat template, texts. every_turn: the assistant's
-    messages in `prompt` are training targets too.
+    messages in `prompt` are training targets too. tools: that the assistant may call, as JSON
+    schemas.
     """
 
     where: str
@@ -34,6 +32,13 @@ class Example:
     answer: Messages | str
     rejected: Messages | str | None = None
     every_turn: bool = False
+    tools: _Tools = ()
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools are offered, called or answered for."""
+        sides = (side for side in (self.prompt, self.answer) if not isinstance(side, str))
+        return bool(self.tools) or any(map(has_tools, sides))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class ChatPrompt:
 
     where: str
     messages: Messages
+    tools: _Tools = ()
 
 
 def read_prompts(path: Path) -> list[ChatPrompt]:
@@ -61,7 +67,7 @@ def read_prompts(path: Path) -> list[ChatPrompt]:
             messages = messages[:-1]
         if not messages:
             raise BadInput(f"{where}: `{name}` holds no question, only assistant messages")
-        prompts.append(ChatPrompt(where, messages))
+        prompts.append(ChatPrompt(where, messages, read_tools(where, row)))
     return _not_empty(prompts, path)
 
 
@@ -77,10 +83,13 @@ def read_demonstrations(path: Path, *, chat: bool) -> list[Example]:
     """
 
     def read(where: str, row: dict[str, Any]) -> Example:
+        tools = read_tools(where, row)
+        if tools:
+            _needs_template(where, chat)
         if _field(where, row, "messages", "prompt") == "prompt":
             _field(where, row, "completion")
             prompt, answer = _sides(where, row, ("prompt", "completion"), chat=chat)
-            return Example(where, prompt, answer)
+            return Example(where, prompt, answer, tools=tools)
         messages = _conversation(where, "messages", row["messages"], role="user")
         _needs_template(where, chat)
         if messages[-1]["role"] != "assistant":
@@ -88,7 +97,7 @@ def read_demonstrations(path: Path, *, chat: bool) -> list[Example]:
                 f"{where}: the last message is the {messages[-1]['role']}'s, expected the "
                 "assistant's, which is the training target"
             )
-        return Example(where, messages[:-1], messages[-1:], every_turn=True)
+        return Example(where, messages[:-1], messages[-1:], every_turn=True, tools=tools)
 
     return _examples(path, read)
 
@@ -106,6 +115,11 @@ def read_preferences(path: Path, *, chat: bool) -> list[Example]:
             _field(where, row, name)
         prompt, chosen, rejected = _sides(where, row, names, chat=chat)
         example = Example(where, prompt, chosen, rejected)
+        if read_tools(where, row) or example.has_tools:
+            raise BadInput(
+                f"{where}: preferences cannot hold tools or calls of them; use examples of good "
+                "calls with SFT"
+            )
         if example.answer == example.rejected:
             raise BadInput(f"{where}: `chosen` and `rejected` are equal; expected a preference")
         return example
@@ -130,7 +144,7 @@ def _sides(
     values = [row[name] for name in names]
     if not chat and all(isinstance(value, str) for value in values):
         for name, value in zip(names, values, strict=True):
-            _text(where, name, value)
+            not_empty(where, name, value)
         return values
     _needs_template(where, chat)
     sides: list[Messages | str] = []
@@ -156,37 +170,8 @@ def _needs_template(where: str, chat: bool) -> None:
 
 def _conversation(where: str, name: str, value: Any, *, role: str) -> Messages:
     if isinstance(value, str):
-        return ({"role": role, "content": _text(where, name, value)},)
-    if not isinstance(value, list) or not value:
-        raise BadInput(
-            f"{where}: `{name}` is {_shown(value)}, expected a text or a list of messages such as "
-            f"{_EXAMPLE}"
-        )
-    return tuple(_message(where, f"{name}[{i}]", message) for i, message in enumerate(value))
-
-
-def _message(where: str, name: str, value: Any) -> Message:
-    if not isinstance(value, dict) or "role" not in value or "content" not in value:
-        raise BadInput(f"{where}: `{name}` is {_shown(value)}, expected `role` and `content`")
-    role, content = value["role"], value["content"]
-    if role not in ROLES:
-        raise BadInput(
-            f"{where}: `{name}` has role {_shown(role)}, expected one of {', '.join(ROLES)}"
-        )
-    if not isinstance(content, str):
-        raise BadInput(
-            f"{where}: the content of `{name}` is {_shown(content)}, expected a text; images and "
-            "tool calls are not supported"
-        )
-    if role == "assistant":
-        _text(where, name, content)
-    return {"role": role, "content": content}
-
-
-def _text(where: str, name: str, value: str) -> str:
-    if not value.strip():
-        raise BadInput(f"{where}: `{name}` is empty; remove the line or fill it in")
-    return value
+        return ({"role": role, "content": not_empty(where, name, value)},)
+    return read_messages(where, name, value)
 
 
 def _field(where: str, row: dict[str, Any], *names: str) -> str:
@@ -205,11 +190,3 @@ def _not_empty(items: list[_T], path: Path) -> list[_T]:
 
 def _kind(value: Messages | str) -> str:
     return "text" if isinstance(value, str) else "conversation"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "a deeply nested value"
-    return text if len(text) <= 60 else f"{text[:57]}..."

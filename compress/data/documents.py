@@ -14,6 +14,7 @@ from edgelm.compress.data.jsonl import (
     read_jsonl,
     unreadable,
 )
+from edgelm.compress.data.messages import read_messages, read_tools
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.reasons import reason
 
@@ -24,10 +25,14 @@ _ROWS = 256  # rows of a Parquet file that are read at a time
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a text, or a conversation that the tokenizer's chat template renders."""
+    """One document: a text, or a conversation that the tokenizer's chat template renders.
+
+    tools: that the conversation's assistant may call, as JSON schemas.
+    """
 
     text: str = ""
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def characters(self) -> int:
@@ -47,7 +52,8 @@ class Document:
                 "the data holds conversations (`messages`), but the tokenizer has no chat "
                 "template to render them; use text documents instead"
             )
-        return str(tokenizer.apply_chat_template(list(self.messages), tokenize=False))
+        tools = list(self.tools) or None
+        return str(tokenizer.apply_chat_template(list(self.messages), tools=tools, tokenize=False))
 
 
 class DocumentTokens(NamedTuple):
@@ -184,7 +190,9 @@ def _document(row: Any, where: str) -> Document:
         if isinstance(text := row.get("text"), str):
             return Document(text)
         if isinstance(messages := row.get("messages"), list) and all(map(_is_message, messages)):
-            return Document(messages=tuple(messages))
+            if any("tool_calls" in message for message in messages):
+                messages = read_messages(where, "messages", messages)
+            return Document(messages=tuple(messages), tools=read_tools(where, row))
     found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
     raise BadInput(
         f"{where}: expected a field `text` (string) or `messages` (list of role and content), "
@@ -193,4 +201,6 @@ def _document(row: Any, where: str) -> Document:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and {"role", "content"} <= set(message)
+    if not isinstance(message, dict) or "role" not in message:
+        return False
+    return "content" in message or bool(message.get("tool_calls"))

@@ -88,7 +88,8 @@ class _HeadLoss(torch.autograd.Function):
         rows, vocab = len(hidden), len(weight)
         head = Head(weight.to(compute), head.divisor, head.softcap)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight)
+        # Summed in fp32, whatever type the weight was gathered in.
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         product = torch.empty_like(weight, dtype=compute)
         totals = torch.zeros(2, device=hidden.device, dtype=total_type(hidden.device))
         on_cpu = hidden.device.type == "cpu"

@@ -38,13 +38,19 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Losses(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A schedule with what the student is trained to minimize."""
+    """A schedule with what the student is trained to minimize.
+
+    on_policy: share of the steps in which the student writes the second half of every row itself,
+    and the teacher scores what it wrote (`distillation.on_policy`); best with loss `reverse-kl` or
+    `jsd`.
+    """
 
     learning_rate: Positive = 5e-4
     loss: LossKind = "forward-kl"
     temperature: Positive = 1.0
     cross_entropy: Part = 0.0
     layer_map: LayerMap = ()
+    on_policy: Part = 0.0
     stop_after: Count | None = None
     """Tokens at which to end early, on the schedule of the full run."""
 
@@ -114,6 +120,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise BadInput(
                 f"cross_entropy {self.cross_entropy:g}: expected a share between 0 (teacher only) "
                 "and 1 (no teacher)"
+            )
+        if self.on_policy and (self.cross_entropy or self.compile):
+            other = "cross_entropy" if self.cross_entropy else "compile"
+            why = "has no labels" if self.cross_entropy else "runs layers one token at a time"
+            raise BadInput(
+                f"on_policy {self.on_policy:g} and {other} cannot be combined: what the student "
+                f"writes itself {why}; remove one of them"
             )
         if self.temperature <= 0:
             raise BadInput(f"temperature {self.temperature:g}: expected a number above 0")

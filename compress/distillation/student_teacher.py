@@ -79,10 +79,13 @@ class Distiller(nn.Module):
         ours, theirs = zip(*self.hidden.pairs, strict=True)
         return recorded_layers(self.student, ours) | recorded_layers(self.teacher, theirs)
 
-    def forward(self, tokens: torch.Tensor, cached: TopK | Sampled | None = None) -> Losses:
+    def forward(
+        self, tokens: torch.Tensor, cached: TopK | Sampled | None = None, first: int = 1
+    ) -> Losses:
         """Losses on int64 tokens [B, T]; the last position of a row predicts nothing.
 
-        `cached` holds the teacher's rows [B * (T - 1), k] where it does not run itself.
+        `cached` holds the teacher's rows [B * (T - 1), k] where it does not run itself. `first` is
+        the first token of a row that is predicted.
         """
         pairs = self.hidden.pairs if self.hidden else ()
         with ExitStack() as stack:
@@ -94,13 +97,13 @@ class Distiller(nn.Module):
                 theirs = stack.enter_context(
                     record_states(self.teacher, [pair[1] for pair in pairs])
                 )
-                target = self._live(tokens)
+                target = self._live(tokens, first)
             hidden = states.new_zeros(())
             if self.hidden is not None and theirs is not None:
                 hidden = self.hidden(ours, theirs)
-        labels = tokens[:, 1:].flatten()
+        labels = tokens[:, first:].flatten()
         loss, divergence, entropy = head_loss(
-            states[:, :-1].flatten(0, 1),
+            states[:, first - 1 : -1].flatten(0, 1),
             Head.from_model(self.student),
             target,
             labels,
@@ -112,10 +115,10 @@ class Distiller(nn.Module):
             total = loss + hidden * (loss.detach() / hidden.detach().clamp_min(1e-6))
         return Losses(total, divergence, entropy, hidden.detach())
 
-    def _live(self, tokens: torch.Tensor) -> LiveTeacher:
+    def _live(self, tokens: torch.Tensor, first: int) -> LiveTeacher:
         teacher = self.teacher
         assert teacher is not None
         device = tokens.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             hidden = teacher.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return LiveTeacher(hidden[:, :-1].flatten(0, 1), Head.from_model(teacher))
+        return LiveTeacher(hidden[:, first - 1 : -1].flatten(0, 1), Head.from_model(teacher))

@@ -9,7 +9,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgelm.compress.arithmetic import total_type
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
 from edgelm.compress.distillation.checkpoints import Checkpoints
 from edgelm.compress.distillation.cpu_speed import compiled_layers, keep_freed_memory
+from edgelm.compress.distillation.on_policy import continued, is_on_policy, prompt_length
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller, Losses
 from edgelm.compress.distillation.teacher_cache import TeacherCache
@@ -71,6 +72,7 @@ def distill(
     folder: Path,
     *,
     precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
+    after_step: Callable[[int], None] = lambda _: None,
 ) -> Generator[Step, None, None]:
     """Train `student` in place, yielding every step.
 
@@ -86,6 +88,8 @@ def distill(
         folder: for checkpoints.
         precision: of the layers and of the head for quantization-aware distillation (QAD, arXiv
             2601.20088): the student computes with quantized weights and has them at the end.
+        after_step: called on every process with the number of steps done, before the checkpoint
+            of that step: after an interruption it is called again, never left out.
 
     Raises:
         BadInput: settings and data do not match, or `folder` belongs to another run.
@@ -94,7 +98,7 @@ def distill(
     """
     run = _Run(student, teacher, data, settings, folder, precision)
     with run.compiled:
-        yield from run.steps()
+        yield from run.steps(after_step)
 
 
 class _Run:
@@ -115,6 +119,9 @@ class _Run:
         # Without this, several processes on a CPU count as separate runs.
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
+        _check_parallelism(self.accelerator)
+        if precision is None:  # levels of a grid are exact in fp32 only
+            _gather_in(self.accelerator, bf16=settings.bf16)
         settings.check(self.accelerator.num_processes)
         _check_data(data, settings)
         self.settings, self.data = settings, data
@@ -125,6 +132,11 @@ class _Run:
         else:
             live = teacher
         _check_teacher(live, self.cache, settings, len(data))
+        if settings.on_policy and getattr(self.accelerator.state, "fsdp_plugin", None):
+            raise BadInput(
+                "on_policy needs the whole student on every process, and FSDP2 shards it; launch "
+                "with DDP, or remove on_policy"
+            )
         if live is not None:
             live = live.to(self.accelerator.device).eval().requires_grad_(False)
         if settings.gradient_checkpointing:
@@ -165,7 +177,7 @@ class _Run:
         start = self.checkpoints.write_once("start.safetensors", write, is_sealed)
         return read_start(start, student, *precision, fingerprint)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, after_step: Callable[[int], None]) -> Iterator[Step]:
         settings = self.settings
         first = self.checkpoints.resume()
         begun = time.monotonic()
@@ -177,6 +189,7 @@ class _Run:
                 means = self._gradients(step)
             norm = self._update(step, means[0])
             done = step + 1
+            after_step(done)
             if done % settings.checkpoint_steps == 0 or done == settings.last_step:
                 self.checkpoints.save(done)
             speed = (done - first) * settings.step_tokens / (time.monotonic() - begun)
@@ -213,7 +226,7 @@ class _Run:
             # Processes are averaged, and may have a row more or less than their share.
             weight = len(rows) * accelerator.num_processes / settings.batch_size
             with _sync_on_last(accelerator, self.model, last):
-                losses = self._losses(rows)
+                losses = self._losses(step, rows)
                 accelerator.backward(losses.total * weight)
             parts = [losses.total.detach(), losses.divergence, losses.cross_entropy, losses.hidden]
             totals += weight * torch.stack(parts).to(totals.dtype)
@@ -235,12 +248,48 @@ class _Run:
         self.optimizer.zero_grad()
         return norm
 
-    def _losses(self, rows: npt.NDArray[np.int64]) -> Losses:
-        device = self.accelerator.device
+    def _losses(self, step: int, rows: npt.NDArray[np.int64]) -> Losses:
+        device, settings = self.accelerator.device, self.settings
         tokens = self.data.batch(rows).to(device)
         cached = self.cache.rows(rows, device) if self.cache is not None else None
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
-            return self.model(tokens, cached)  # type: ignore[no-any-return]
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            if not is_on_policy(step, settings.on_policy):
+                return self.model(tokens, cached)  # type: ignore[no-any-return]
+            student = self.accelerator.unwrap_model(self.model).student
+            tokens = continued(student, tokens, step, rows.tolist(), settings.seed)
+            first = prompt_length(tokens.shape[1])
+            return self.model(tokens, None, first)  # type: ignore[no-any-return]
+
+
+def _check_parallelism(accelerator: Any) -> None:
+    """Raise BadInput for launches in which processes would get different rows, or none at all."""
+    parallel = getattr(accelerator, "parallelism_config", None)
+    split = {name: int(getattr(parallel, f"{name}_size", 1) or 1) for name in ("tp", "cp", "sp")}
+    wrong = [name.upper() for name, size in split.items() if size > 1]
+    state = accelerator.state
+    wrong += ["DeepSpeed"] if getattr(state, "deepspeed_plugin", None) is not None else []
+    wrong += ["Megatron-LM"] if getattr(state, "megatron_lm_plugin", None) is not None else []
+    if wrong:
+        raise BadInput(
+            f"the launch asks for {' and '.join(wrong)}, which training here does not support: "
+            "processes divide the rows of a step, or shard the model by FSDP2; launch with DDP "
+            "or with --use_fsdp --fsdp_version 2"
+        )
+
+
+def _gather_in(accelerator: Any, *, bf16: bool) -> None:
+    """Let FSDP2 gather weights in bf16 and reduce gradients in fp32; shards stay in fp32.
+
+    Without a policy it gathers fp32, twice the traffic, for matrix products in bf16.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or not bf16 or plugin.mixed_precision_policy is not None:
+        return
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+    )
 
 
 def _sync_on_last(
@@ -287,6 +336,8 @@ def _check_teacher(
         return
     if settings.layer_map:
         raise BadInput("layer_map compares hidden states and needs a live teacher; remove `cache`")
+    if settings.on_policy:
+        raise BadInput("on_policy needs a live teacher to score what the student writes")
     if cache is None:
         if settings.cross_entropy != 1.0:
             raise BadInput("no teacher: training without one needs cross_entropy = 1")

@@ -4,6 +4,7 @@ import torch
 
 from edgelm.compress.evaluation.next_token import ROWS, compare, hidden_states
 from edgelm.compress.model import Model
+from edgelm.compress.run.distributed import process_index, sum_over_processes, world_size
 
 
 class HeldOut:
@@ -12,24 +13,34 @@ class HeldOut:
     Args:
         teacher: in any type, which is also that of the head's products.
         rows: int64 tokens [B, T].
+        shared: divide the rows over all processes, each of which has to make the same calls.
     """
 
-    def __init__(self, teacher: Model, rows: torch.Tensor) -> None:
+    def __init__(self, teacher: Model, rows: torch.Tensor, *, shared: bool = False) -> None:
         self.teacher = teacher
-        self.parts = rows.split(ROWS)
+        self.count = len(rows)
+        own, of = (process_index(), world_size()) if shared else (0, 1)
+        self.shared = of > 1
+        indices = torch.arange(self.count).split(ROWS)[own::of]
+        self.parts = [(part.tolist(), rows[part]) for part in indices]
         with torch.no_grad():
-            self.states = [hidden_states(teacher, part) for part in self.parts]
+            self.states = [hidden_states(teacher, part) for _, part in self.parts]
 
     def divergence(self, student: Model) -> float:
         """KL(teacher || student) in nats per token."""
-        found = [
-            one.kl
-            for part, states in zip(self.parts, self.states, strict=True)
-            for one in compare(student, self.teacher, states, part)
-        ]
+        found = [0.0] * self.count
+        for (indices, part), states in zip(self.parts, self.states, strict=True):
+            for index, one in zip(
+                indices, compare(student, self.teacher, states, part), strict=True
+            ):
+                found[index] = one.kl
+        if self.shared:  # the others' rows are zero here, so that sums are exact
+            found = sum_over_processes(found)
         return sum(found) / len(found)
 
 
-def held_out_divergence(student: Model, teacher: Model, rows: torch.Tensor) -> float:
-    """KL(teacher || student) in nats per token on int64 tokens [B, T]."""
-    return HeldOut(teacher, rows).divergence(student)
+def held_out_divergence(
+    student: Model, teacher: Model, rows: torch.Tensor, *, shared: bool = False
+) -> float:
+    """KL(teacher || student) in nats per token on int64 tokens [B, T]; see `HeldOut`."""
+    return HeldOut(teacher, rows, shared=shared).divergence(student)

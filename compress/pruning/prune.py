@@ -32,6 +32,7 @@ from edgelm.errors import BadInput
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
+from edgelm.spec.own_sizes import FIELD as OWN_SIZES
 from edgelm.spec.tensor_names import canonical_name
 
 _REFITTED = {"down_proj": "mlp.down", "o_proj": "attention.o"}
@@ -39,7 +40,7 @@ REFITTED = tuple(_REFITTED.values())
 """Parts of a layer whose inputs are pruned: `moments` are needed for these."""
 
 # Configuration fields of `transformers` with one entry per layer.
-_PER_LAYER = ("layer_types", "no_rope_layers", "layer_rope_theta")
+_PER_LAYER = ("layer_types", "no_rope_layers", "layer_rope_theta", OWN_SIZES)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 raise BadInput(
                     f"cannot prune {field} to {ours}; expected 1 to {theirs}, the model's"
                 )
+        if spec.has_own_sizes:
+            raise BadInput(
+                "the layers of this model have different sizes ([puzzle] made it), and pruning "
+                "removes the same of all layers; prune its teacher"
+            )
         if spec.is_hybrid and self.hidden_size != spec.hidden_size:
             raise BadInput(
                 f"cannot prune hidden_size of {spec.family}: its other layers are as wide as the "

@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgelm.compress.distillation.settings import Distillation, Schedule
+from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.drafting.settings import DraftSettings
+from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.ranges import Count, Seed
 from edgelm.compress.recipe.tables import (
     Align,
@@ -22,6 +24,7 @@ from edgelm.compress.search.settings import SearchSettings
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8, parse_precision
 
+_SHAPES = ("search", "prune", "puzzle", "draft")
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
@@ -30,7 +33,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
     2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
-    continue from, instead of pruning the teacher. dtype: of the student's weights. arithmetic: of
+    continue from, instead of pruning the teacher. packing_processes: that tokenize; several
+    pay for gigabytes of text on many cores. dtype: of the student's weights. arithmetic: of
     matrix products in every stage; auto measures which type this machine multiplies faster, once
     for a run folder.
     """
@@ -41,6 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student: str | None = None
     sequence_length: Count = 512
     max_tokens: Count | None = None
+    packing_processes: Count = 1
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     arithmetic: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
@@ -51,6 +56,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     importance: ImportanceSettings = ImportanceSettings()
     search: SearchSettings | None = None
     prune: Prune | None = None
+    puzzle: PuzzleSettings | None = None
+    draft: DraftSettings | None = None
     distill: DistillStage | None = None
     qad: Qad | None = None
     align: Align | None = None
@@ -58,35 +65,69 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Raise BadInput for stages that cannot be combined."""
-        if self.search and self.prune:
-            raise BadInput("[search] finds a shape and [prune] sets one; remove one of them")
-        if self.student and (self.search or self.prune or self.vocabulary):
-            raise BadInput(
-                "`student` names an existing student; remove it, or remove [search], [prune] and "
-                "[vocabulary]"
-            )
-        if self.search and not self.target_limits:
-            raise BadInput(
-                "[search] needs a budget: give [target] parameters, max_memory_bytes, "
-                "min_tokens_per_second or max_first_token_ms"
-            )
+        self._check_shape()
         if not self.data and self.synthesize is None:
             raise BadInput(
                 "no data: set `data = [...]`, or add a [synthesize] table to have the teacher "
                 "write it"
             )
-        if not any((self.search, self.prune, self.distill, self.qad, self.align)):
+        if not (self.shapes or any((self.distill, self.qad, self.align))):
             raise BadInput(
-                "the recipe produces no student: it needs [search] or [prune], [distill], [qad] or "
-                "[align]"
+                "the recipe produces no student: it needs [search], [prune], [puzzle] or "
+                "[draft], [distill], [qad] or [align]"
             )
         if self.qad:
             self.qad.check(self.target)
         self._check_layer_map()
+        self._check_milestones()
+        if self.distill and self.distill.on_policy and self.distill.cache:
+            raise BadInput(
+                "[distill] on_policy needs a live teacher to score what the student writes; remove "
+                "[distill.cache]"
+            )
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
         if self.align:
             self.align.request(self.seed).check()
+
+    @property
+    def shapes(self) -> list[str]:
+        """The tables that decide the student's shape: none, or one."""
+        return [name for name in _SHAPES if getattr(self, name)]
+
+    def _check_shape(self) -> None:
+        if len(self.shapes) > 1:
+            raise BadInput(
+                f"[{self.shapes[0]}] and [{self.shapes[1]}] both decide the student's shape "
+                "([search] and [puzzle] find one, [prune] and [draft] set one); remove one of them"
+            )
+        if self.student and (self.shapes or self.vocabulary):
+            raise BadInput(
+                "`student` names an existing student; remove it, or remove [search], [prune], "
+                "[puzzle], [draft] and [vocabulary]"
+            )
+        if (self.search or self.puzzle) and not self.target_limits:
+            raise BadInput(
+                f"[{self.shapes[0]}] needs a budget: give [target] parameters, max_memory_bytes, "
+                "min_tokens_per_second or max_first_token_ms"
+            )
+        if self.puzzle:
+            self.puzzle.check()
+        if self.draft and (self.vocabulary or self.correct or self.align):
+            raise BadInput(
+                "[draft] drafts for the teacher as it is: remove [vocabulary], [correct] and "
+                "[align], which change the tokens or the target"
+            )
+
+    def _check_milestones(self) -> None:
+        if self.distill is None:
+            return
+        late = [one for one in self.distill.milestones if one > self.distill.tokens]
+        if late:
+            raise BadInput(
+                f"[distill] milestones: {late[0]:,} tokens are never reached, since tokens = "
+                f"{self.distill.tokens:,}; remove it"
+            )
 
     def _check_layer_map(self) -> None:
         if self.search and self.distill and self.distill.layer_map:
@@ -95,7 +136,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "several depths; set hidden_states = true, which maps the layers of each"
             )
 
-    def training(self, table: Schedule, *, bf16: bool, **over: Any) -> Distillation:
+    def training(self, table: msgspec.Struct, *, bf16: bool, **over: Any) -> Distillation:
         """The settings of a training: a stage's table, with what is the recipe's own.
 
         Args:

@@ -117,10 +117,14 @@ class DistillStage(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Distillation; with `cache` the teacher runs once over the data instead of in every step.
 
     hidden_states: add a loss on hidden states, with the paper's layer map (`default_map`); for
-    students with fewer layers.
+    students with fewer layers. evaluate_every: tokens between measurements of KL from the teacher
+    on held-out rows (`held_out.jsonl`); with `cache` they keep the teacher in memory. milestones:
+    numbers of tokens after which the student is saved, in `milestones/TOKENS`.
     """
 
     hidden_states: bool = False
+    evaluate_every: Count | None = None
+    milestones: tuple[Count, ...] = ()
     cache: CacheSettings | None = None
 
 

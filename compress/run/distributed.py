@@ -1,6 +1,7 @@
 """The rank and device of this process under `accelerate launch` or `torchrun`."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,24 @@ def is_main_process() -> bool:
 def world_size() -> int:
     """The number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_index() -> int:
+    """The number of this process (its rank), from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def sum_over_processes(values: Sequence[float]) -> list[float]:
+    """Sums of values over all processes, each of which has to call this."""
+    if world_size() == 1:
+        return list(values)
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    sums = torch.tensor(values, dtype=torch.float64, device=state.device)
+    torch.distributed.all_reduce(sums)
+    return [float(one) for one in sums]
 
 
 def device() -> "torch.device":

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
+from edgelm.compress.distillation.milestones import FILE as HELD_OUT
 from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.puzzle.alternatives import Score
 from edgelm.compress.search.candidates import Candidate
 from edgelm.page.axes import Axis
 from edgelm.page.bar_chart import bar_chart
@@ -35,7 +38,16 @@ def training_plots(folder: Path) -> list[Plot]:
         ]
         axes = Axis("training tokens"), Axis("loss (divergence, cross-entropy: nats per token)")
         plots.append(xy_plot(f"Loss of {stage}", *axes, series))
-    return plots
+    return [*plots, *_held_out_plot(folder / "distill" / HELD_OUT)]
+
+
+def _held_out_plot(path: Path) -> list[Plot]:
+    rows = [row for row in read_metrics(path) if _has(row, "tokens", "divergence")]
+    if not rows:
+        return []
+    curve = Series("KL from the teacher", tuple((one["tokens"], one["divergence"]) for one in rows))
+    axes = Axis("training tokens"), Axis("KL on held-out rows, nats per token (lower is better)")
+    return [xy_plot("Held-out rows during distillation", *axes, [curve])]
 
 
 def search_plot(candidates: Sequence[Candidate]) -> Plot:
@@ -49,6 +61,37 @@ def search_plot(candidates: Sequence[Candidate]) -> Plot:
         [*series, _points("chosen", candidates[:1])],
         note="Best is bottom right: fast, and close to the teacher.",
     )
+
+
+def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
+    """The sizes of a student's layers, and what each alternative alone would cost."""
+    chosen = next((one for one in record.stages if one.name == "puzzle"), None)
+    path = folder / "puzzle-scores" / "scores.json"
+    if chosen is None or not path.is_file():
+        return []
+    full, largest = record.teacher_shape["intermediate_size"], record.shape["intermediate_size"]
+    layers = chosen.figures["layers"] or [{}] * record.shape["num_hidden_layers"]
+    sizes = [
+        [float(one.get("attention", True)), one.get("intermediate_size", largest) / full]
+        for one in layers
+    ]
+    plots = [heat_map("Layers of the student", "attention, MLP", "layer", sizes)]
+    scores = msgspec.json.decode(path.read_bytes(), type=list[Score])
+    kinds = list(dict.fromkeys((one.alternative.half, one.alternative.size) for one in scores))
+    series = [
+        Series(
+            "no attention" if half == "attention" else f"MLP of {size}" if size else "no MLP",
+            tuple(
+                (float(one.alternative.layer), one.kl)
+                for one in scores
+                if (one.alternative.half, one.alternative.size) == (half, size)
+            ),
+            style="points",
+        )
+        for half, size in kinds
+    ]
+    axes = Axis("layer"), Axis("KL from the teacher, nats per token (lower is better)")
+    return [*plots, xy_plot("What each alternative alone costs", *axes, series)]
 
 
 def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:
@@ -76,7 +119,11 @@ def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:
 
 def _is_whole(row: dict[str, Any]) -> bool:
     """Whether a line of a log has all that is plotted; a damaged one must not end the run."""
-    return all(isinstance(row.get(name), int | float) for name in ("tokens", *_LOSSES))
+    return _has(row, "tokens", *_LOSSES)
+
+
+def _has(row: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(row.get(name), int | float) for name in names)
 
 
 def _points(name: str, candidates: Sequence[Candidate]) -> Series:

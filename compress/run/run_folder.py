@@ -34,8 +34,11 @@ _INPUTS, _DONE = "inputs.json", "done.json"
 _REPLACED = "replaced"
 _CACHE = "cache"
 _HARNESS = "lm-eval"
-# Used by the stage itself only, hence not hashed.
-_PRIVATE = ("checkpoints", "finalists", "run", "tensorboard", "metrics.jsonl")
+# No later stage reads them, hence they are not hashed.
+_PRIVATE = (
+    *("checkpoints", "finalists", "run", "tensorboard"),
+    *("metrics.jsonl", "held_out.jsonl", "milestones"),
+)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -194,9 +197,11 @@ def task_hashes(tasks: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for task in tasks:
         kind, _, name = task.partition(":")
+        if not name:  # a task with rows of its own
+            continue
         if kind != _HARNESS:
             found |= file_hashes((name,))
-        elif name:
+        else:
             found |= {name: name} | file_hashes((name.rpartition("/")[0],))
     return found
 

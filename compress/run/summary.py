@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.checkpoint.student import Figure, StudentRecord
-from edgelm.compress.run.plots import importance_plots, search_plot, training_plots
+from edgelm.compress.run.plots import importance_plots, puzzle_plots, search_plot, training_plots
 from edgelm.compress.search.candidates import Candidate
 from edgelm.files.staging import replace_file
 from edgelm.page.axes import short_number
@@ -37,6 +37,7 @@ def write_summary(folder: Path, record: StudentRecord, candidates: Sequence[Cand
         section("Stages", _stages(record)),
         section("Training", figures(training_plots(folder))),
         section("Search", *([figures([search_plot(ranked)]), _search(ranked)] if ranked else [])),
+        section("Puzzle", figures(puzzle_plots(folder, record))),
         section(
             "Importance",
             figures(importance_plots(folder / "importance" / "importance.safetensors", record)),

@@ -68,7 +68,7 @@ def search(
         kept = layers(shape.num_hidden_layers)
         return prune(teacher, shape, importance, layers=kept, moments=moments)
 
-    reference = HeldOut(teacher, held_out)
+    reference = HeldOut(teacher, held_out, shared=True)
     scored = []
     for candidate in propose(cost, settings):
         loss = reference.divergence(pruned(candidate.shape))

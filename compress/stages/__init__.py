@@ -4,7 +4,9 @@ from edgelm.compress.arithmetic import measured_speed
 from edgelm.compress.preflight import requested_shape
 from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
+from edgelm.compress.stages.draft import make_draft, measure_acceptance
 from edgelm.compress.stages.finish import align_student, evaluate_models
+from edgelm.compress.stages.puzzle import puzzle
 from edgelm.compress.stages.shape import prune_teacher, score_importance, search_shape
 from edgelm.compress.stages.state import State
 from edgelm.compress.stages.training import (
@@ -14,7 +16,7 @@ from edgelm.compress.stages.training import (
 )
 from edgelm.compress.start_plan import plan_stages, plan_table
 
-__all__ = ["State", "evaluate_models", "run_stages"]
+__all__ = ["State", "evaluate_models", "measure_acceptance", "run_stages"]
 
 
 def run_stages(state: State) -> None:
@@ -29,8 +31,13 @@ def run_stages(state: State) -> None:
     pack_rows(state)
     if recipe.correct:
         correct_teacher(state, recipe.correct)
-    if recipe.search or recipe.prune:
+    if recipe.draft:
+        make_draft(state, recipe.draft)
+    elif recipe.shapes:
         score_importance(state, recipe.importance)
+    if recipe.puzzle:
+        puzzle(state, recipe.puzzle)
+    if recipe.search or recipe.prune:
         shape = (
             search_shape(state) if recipe.search else requested_shape(recipe, state.teacher.spec)
         )

@@ -72,7 +72,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
 
 def _removes_inputs(state: State) -> bool:
     """Whether neurons or heads may be removed, so that others can take over."""
-    if state.recipe.search:
+    if state.recipe.search or state.recipe.puzzle:
         return True
     shape, full = requested_shape(state.recipe, state.teacher.spec), state.teacher.spec
     return (shape.intermediate_size, shape.num_attention_heads) != (

@@ -1,5 +1,6 @@
 """The trainings: teacher correction, distillation, quantization-aware distillation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.layer_map import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
+from edgelm.compress.distillation.milestones import Milestones
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.teacher_cache import TeacherCache, build_cache, cache_bytes
 from edgelm.compress.distillation.train import distill
-from edgelm.compress.evaluation.held_out import held_out_divergence
+from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
+from edgelm.compress.stages.draft import freeze_shared
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
 
@@ -53,14 +56,31 @@ def distill_student(state: State, table: DistillStage) -> None:
 
     def work(folder: Path) -> StageRecord:
         student = state.load_student()
+        if state.recipe.draft:
+            freeze_shared(student)
         teacher: Model | TeacherCache = (
             TeacherCache(cached) if cached else state.load(state.teacher, state.compute)
         )
-        figures = _train(state, "distill", student, teacher, settings, folder)
+        live = None if isinstance(teacher, TeacherCache) else teacher
+        if live is None and table.evaluate_every:
+            live = state.load(state.teacher, state.compute)
+        watch = Milestones(
+            folder,
+            student,
+            settings.step_tokens,
+            settings.last_step,
+            held_out=HeldOut(live, state.held_out(), shared=True) if table.evaluate_every else None,
+            every=table.evaluate_every or settings.tokens,
+            milestones=table.milestones,
+            save=lambda model, path: save_model(model, state.tokenizer, path, torch.float32),
+        )
+        figures = _train(state, "distill", student, teacher, settings, folder, watch=watch)
         student = gather_full_model(student)
         # With a cache, the teacher takes no memory while the student trains.
-        live = state.load(state.teacher, state.compute) if cached else teacher
-        figures["held_out_divergence"] = held_out_divergence(student, live, state.held_out())
+        live = live or state.load(state.teacher, state.compute)
+        figures["held_out_divergence"] = held_out_divergence(
+            student, live, state.held_out(), shared=True
+        )
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("distill", settings, figures, tokens=settings.trained_tokens)
 
@@ -102,7 +122,9 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
         student = state.load_student()
         figures = _train(state, "qad", student, teacher, distillation, folder, (layers, head))
         student = gather_full_model(student)
-        figures["held_out_divergence"] = held_out_divergence(student, teacher, state.held_out())
+        figures["held_out_divergence"] = held_out_divergence(
+            student, teacher, state.held_out(), shared=True
+        )
         # In fp32, the only type that holds four bits times an fp16 scale exactly.
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("qad", settings, figures, tokens=distillation.trained_tokens)
@@ -119,12 +141,20 @@ def _train(
     settings: Distillation,
     folder: Path,
     precision: tuple[Int4 | Int8, Int4 | Int8] | None = None,
+    *,
+    watch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run a training and log every step; returns its final figures."""
     checkpoints = folder / "checkpoints"
     with Metrics(folder) as metrics:
         for step in distill(
-            student, teacher, state.data(), settings, checkpoints, precision=precision
+            student,
+            teacher,
+            state.data(),
+            settings,
+            checkpoints,
+            precision=precision,
+            after_step=watch,
         ):
             metrics.write(step)
             minutes = step.eta_seconds / 60

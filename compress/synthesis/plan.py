@@ -4,8 +4,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgelm.compress.data.conversations import Messages, read_prompts
+from edgelm.compress.data.conversations import ChatPrompt, read_prompts
+from edgelm.compress.data.messages import Messages
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.synthesis.sampling import Sampling
 from edgelm.errors import BadInput
@@ -40,6 +42,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     messages: Messages = ()
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,7 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
         )
     prompts = read_prompts(kind.prompts)
     questions = [
-        Prompt(_rendered(tokenizer, prompt.messages, prompt.where), prompt.messages)
-        for prompt in prompts
+        Prompt(_rendered(tokenizer, prompt), prompt.messages, prompt.tools) for prompt in prompts
     ]
     fitting = [one for one in questions if len(one.ids) <= _room(model, sampling)]
     if not fitting:
@@ -141,16 +143,19 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
     return Plan(batch, -(-len(queue) // size), len(queue), len(questions) - len(fitting))
 
 
-def _rendered(tokenizer: Tokenizer, messages: Messages, where: str) -> tuple[int, ...]:
+def _rendered(tokenizer: Tokenizer, prompt: ChatPrompt) -> tuple[int, ...]:
     from jinja2 import TemplateError
 
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
+            list(prompt.messages),
+            tools=list(prompt.tools) or None,
+            tokenize=False,
+            add_generation_prompt=True,
         )
     except TemplateError as error:
         raise BadInput(
-            f"{where}: the chat template rejects the conversation: {reason(error)}"
+            f"{prompt.where}: the chat template rejects the conversation: {reason(error)}"
         ) from None
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -229,8 +229,9 @@ def _row(tokenizer: Tokenizer, source: str, prompt: Prompt, text: Sampled) -> di
     if not prompt.messages:
         return {"text": written, "source": source}
     messages = [*prompt.messages, {"role": "assistant", "content": written}]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-    return {"text": rendered, "source": source, "messages": messages}
+    offered = {"tools": list(prompt.tools)} if prompt.tools else {}
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, **offered)
+    return {"text": rendered, "source": source, "messages": messages, **offered}
 
 
 def _written(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ inequality), and close to it, since a language model puts most of its mass on fe
 """
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from zipfile import ZipFile
 
 import numpy as np
@@ -114,9 +114,9 @@ def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> 
     """
     divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
     for number, tokens in enumerate(sample.tokens):
-        ours = _logprobs(session, tokens, min(tail, len(tokens) // 2))
+        ours = sequence_logprobs(session, tokens, tail=tail)
         known, top = sample.top_logprobs[number], sample.top_tokens[number]
-        divergence += float(_coarse_divergence(known, np.take_along_axis(ours, top, 1)).sum())
+        divergence += float(coarse_divergence(known, np.take_along_axis(ours, top, 1)).sum())
         agreed += int((ours.argmax(1) == top[:, 0]).sum())
         loss -= float(np.take_along_axis(ours[:-1], tokens[1:, None], 1).sum())
         rows += len(tokens)
@@ -136,11 +136,12 @@ def _not_below_zero(kl: float) -> float:
     return 0.0 if kl < 0 else kl
 
 
-def _logprobs(
-    session: _Session, tokens: npt.NDArray[np.int64], tail: int
+def sequence_logprobs(
+    session: _Session, tokens: npt.NDArray[np.int64], *, tail: int = 32
 ) -> npt.NDArray[np.float64]:
+    """Log-probabilities [L, vocab] behind each token; the last `tail` are decoded one by one."""
     session.rewind(0)
-    body = len(tokens) - tail
+    body = len(tokens) - min(tail, len(tokens) // 2)
     parts = [session.advance(tokens[:body], logits=body).copy()]
     parts += [session.advance(token).copy() for token in tokens[body:, None]]
     logits = np.concatenate(parts).astype(np.float64)
@@ -149,9 +150,10 @@ def _logprobs(
     return normed
 
 
-def _coarse_divergence(
-    source: npt.NDArray[np.float32], ours: npt.NDArray[np.float64]
+def coarse_divergence(
+    source: npt.NDArray[np.floating[Any]], ours: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
+    """KL by row of two distributions over the listed outcomes and one of all others."""
     p, q = np.exp(source.astype(np.float64)), np.exp(ours)
     listed = (p * (source - ours)).sum(1)
     rest_p, rest_q = (np.clip(1 - x.sum(1), 1e-12, 1.0) for x in (p, q))

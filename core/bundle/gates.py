@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from edgelm.bundle.behavior import Behavior
 from edgelm.errors import GateFailed
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,
@@ -20,6 +21,7 @@ from edgelm.quantize.precision import (
     Int4,
     Int8,
     KvType,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
 )
@@ -59,13 +61,15 @@ class Figures(msgspec.Struct, frozen=True):
     tokens: int
     kl_error: float | None = None
     top1_error: float | None = None
+    perplexity_ratio_error: float | None = None
 
 
 class SourceCheck(msgspec.Struct, frozen=True):
     """Difference between the gate's reference and the model that transformers loads.
 
     `layers` of the model were compared on `tokens` tokens, the last one at position `reach` - 1.
-    The figures are those of the worst segment.
+    The figures are those of the worst segment. `weights` is who read them: of a quantized
+    checkpoint or one with an adapter edgelm, so that only the computation was compared.
     """
 
     layers: int
@@ -73,6 +77,7 @@ class SourceCheck(msgspec.Struct, frozen=True):
     reach: int
     kl: float
     top1: float
+    weights: Literal["transformers", "edgelm"] = "transformers"
 
     @property
     def agrees(self) -> bool:
@@ -81,7 +86,10 @@ class SourceCheck(msgspec.Struct, frozen=True):
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """The measured figures, the text they refer to, and whether the gate was enforced."""
+    """The measured figures, the text they refer to, and whether the gate was enforced.
+
+    `behavior` is that of sampled answers; None where it was not measured.
+    """
 
     gate_class: GateClass
     figures: Figures
@@ -89,12 +97,13 @@ class GateResult(msgspec.Struct, frozen=True):
     enforced: bool
     text: str
     text_sha256: str
+    behavior: Behavior | None = None
 
 
 def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
     """The class of the smallest precision of a mixture, including the cache."""
     kinds = {type(precision) for precision in weights}
-    if kinds & {Int4, Nvfp4}:
+    if kinds & {Int4, Nvfp4, Mxfp4}:
         return "4-bit"
     if kinds & {Int8, W8A8, Fp8} or kv in EIGHT_BIT_KV:
         return "8-bit"
@@ -111,12 +120,24 @@ def passes(figures: Figures, name: GateClass) -> bool:
     )
 
 
-def enforce(figures: Figures, name: GateClass, *, wider_cache: KvType | None = None) -> None:
-    """Raise GateFailed with the missed limits and a remedy, unless the figures pass.
+def enforce(
+    figures: Figures,
+    name: GateClass,
+    *,
+    behavior: Behavior | None = None,
+    wider_cache: KvType | None = None,
+) -> None:
+    """Raise GateFailed with the missed limits and a remedy, unless figures and behavior pass.
 
     `wider_cache` is the remedy if no weight is quantized, so that only the cache is the cause.
     """
     if passes(figures, name):
+        if behavior is not None and not behavior.passed:
+            raise GateFailed(
+                f"the {name} quality gate failed: the bundle's sampled answers are not like its "
+                f"source's ({behavior.failure}); use --precision auto or more bits, or --gate off "
+                "to write the bundle anyway"
+            )
         return
     limit = GATES[name]
     more = "auto, more bits, a smaller --group-size"

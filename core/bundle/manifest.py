@@ -160,7 +160,8 @@ class Lineage(msgspec.Struct, frozen=True):
     """Origin of the weights.
 
     `source` names the model. `path` is its location at export, for tools that need it again on the
-    same machine (they check the hash); None for a hub id.
+    same machine (they check the hash); None for a hub id. `adapter` is the name of a LoRA that was
+    merged into the weights; the hash then covers both.
     """
 
     source: str
@@ -169,6 +170,7 @@ class Lineage(msgspec.Struct, frozen=True):
     revision: str | None = None
     license: str | None = None
     compress: StudentRecord | None = None
+    adapter: str | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True):

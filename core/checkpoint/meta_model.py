@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelm.checkpoint.own_modules import fit_layers
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.own_sizes import FIELD as OWN_SIZES
+from edgelm.spec.own_sizes import own_sizes
 
 # Fields that classes read although they no longer declare them.
 _OLD_FIELDS = {
@@ -42,6 +46,8 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     names = checkpoint.config.get("architectures")
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         values["architectures"] = names  # for the record: the family's class is built
+    if (own := own_sizes(spec)) is not None:
+        values[OWN_SIZES] = own
     values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
     try:
         # A copy, because the class changes nested values in place.
@@ -61,7 +67,8 @@ def _fields_read(family: str) -> set[str]:
         {field.name for field in dataclasses.fields(one)}
         for one in (CONFIG_MAPPING[family], PretrainedConfig)
     )
-    return ours - common | _OLD_FIELDS
+    aliases = CONFIG_MAPPING[family].attribute_map
+    return ours - common | _OLD_FIELDS | {*aliases, *aliases.values()}
 
 
 def _refused(checkpoint: Checkpoint, error: Exception) -> BadCheckpoint:
@@ -85,9 +92,12 @@ def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> An
 
     # Drawing values that nobody sees takes most of the time of building a model.
     with _parameters_on_meta(), no_init_weights():
-        return AutoModelForCausalLM.from_config(
+        model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
+        if getattr(config, OWN_SIZES, None):
+            fit_layers(model, DecoderSpec.from_hf(config.to_dict()))
+    return model
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Detect folders that contain a quantized checkpoint or an adapter, not floating-point weights.
+"""Detect adapters, and quantized checkpoints of formats that edgelm does not read.
 
 They look like the folder of a model, and quantized codes would be read as weights. Every known mark
-is checked, and the message names the format.
+is checked, and the message names the format. `edgelm.checkpoint.quantized` reads the others.
 """
 
 import re
@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import BadCheckpoint
-from edgelm.files.json_files import read_json_object, shown
+from edgelm.files.json_files import shown
 
 FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 # Field of config.json -> format.
 _FIELDS = {
-    "quantization_config": "unknown",
-    "compression_config": "compressed-tensors",
     "quantization": "MLX",
     "quantize_config": "unknown",
 }
 # File -> format.
 _FILES = {
-    "quantize_config.json": "GPTQ",
-    "quant_config.json": "AWQ",
-    "hf_quant_config.json": "ModelOpt",
     "quantization_config.json": "unknown",
     "quanto_qmap.json": "quanto",
     "qmodel.pt": "HQQ",
@@ -67,7 +62,7 @@ def check_folder(folder: Path) -> None:
     if weights and not any((folder / name).is_file() for name in _WHOLE):
         raise BadCheckpoint(_adapter(folder, f"it holds {weights} and no model.safetensors"))
     for name, method in _FILES.items():
-        if (folder / name).is_file() and not _says_unquantized(folder / name):
+        if (folder / name).is_file():
             raise BadCheckpoint(_quantized(folder, f"{method}: it holds {name}"))
 
 
@@ -101,21 +96,13 @@ def check_types(folder: Path, types: Mapping[str, str]) -> None:
             )
 
 
-def _says_unquantized(path: Path) -> bool:
-    """Whether ModelOpt's file describes a quantized cache with unquantized weights."""
-    try:
-        quantization = read_json_object(path).get("quantization")
-    except BadCheckpoint:
-        return False
-    return isinstance(quantization, dict) and quantization.get("quant_algo", "") is None
-
-
 def _quantized(folder: Path, mark: str) -> str:
     return f"{folder} is already quantized ({mark}); start from the unquantized model"
 
 
 def _adapter(folder: Path, mark: str) -> str:
     return (
-        f"{folder} contains a LoRA or another adapter ({mark}); merge it into its model first "
+        f"{folder} contains a LoRA or another adapter ({mark}); pass its model and "
+        f"--adapter {folder.name}, or merge it into its model first "
         "(peft: model.merge_and_unload().save_pretrained(folder))"
     )

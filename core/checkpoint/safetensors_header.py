@@ -40,7 +40,10 @@ _MAX_DIMENSIONS = 16
 
 
 class StoredTensor(NamedTuple):
-    """A tensor's file, type, shape and bytes: `start` and `end` are positions in the file."""
+    """A tensor's file, type, shape and bytes: `start` and `end` are positions in the file.
+
+    A stack has no bytes of its own but `parts`, matrices that follow each other along its rows.
+    """
 
     path: Path
     name: str
@@ -48,6 +51,7 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     start: int
     end: int
+    parts: "tuple[StoredTensor, ...]" = ()
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -109,7 +113,8 @@ def _tensor(path: Path, name: str, entry: Any, first: int) -> StoredTensor:
     if bits != 8 * (offsets[1] - offsets[0]):
         expected = f"{shown(bits // 8)} bytes of {dtype} for the shape {shown(shape)}"
         raise _damaged(path, name, "data_offsets", offsets, expected)
-    return StoredTensor(path, name, dtype, tuple(shape), *(first + at for at in offsets))
+    start, end = (first + at for at in offsets)
+    return StoredTensor(path, name, dtype, tuple(shape), start, end)
 
 
 def _damaged(path: Path, name: str, field: str, value: Any, expected: str) -> BadCheckpoint:

@@ -10,14 +10,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.own_sizes import (
+    check_left_out,
+    left_out_outputs,
+    own_part,
+    stored_shapes,
+)
+from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
+from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
+from edgelm.checkpoint.quantized.packed import PackedMatrix
+from edgelm.checkpoint.quantized.stacks import with_stacks
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
-from edgelm.checkpoint.text_part import TextTensors, text_config, text_tensors
+from edgelm.checkpoint.text_part import text_config, text_tensors
 from edgelm.checkpoint.weight_files import has_weights, stored_tensors, weight_files
 from edgelm.checkpoint.weight_names import (
     Stored,
@@ -31,6 +42,7 @@ from edgelm.checkpoint.weight_names import (
 from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
 from edgelm.files.json_files import read_file, read_json_object, shown
+from edgelm.planning import SOURCE
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import Shapes, tensor_shapes
@@ -48,7 +60,8 @@ class Checkpoint:
 
     `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
     commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
-    modules of a multimodal model that are not part of its text decoder.
+    modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
+    that are quantized already; `adapter` is the name of the adapter that is merged.
     """
 
     name: str
@@ -62,6 +75,8 @@ class Checkpoint:
     license: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = ()
+    packed: Mapping[str, PackedMatrix] = field(default_factory=dict, repr=False)
+    adapter: str | None = None
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -70,12 +85,12 @@ class Checkpoint:
             self._stamps.setdefault(path, stamp(path))
 
     def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor in its stored type (fp32 for a GGUF file), mapped from the file.
+        """One tensor in its stored type, mapped from the file; in fp32 where it is quantized.
 
         Raises:
             BadCheckpoint: it contains NaN or infinity, or its file was changed after opening.
         """
-        for path in [self.files[name]] if name in self.files else self.weight_files:
+        for path in self._paths(name):
             check_unchanged(path, self._stamps.get(path))
         tensor = self.read(name)
         if name not in self._finite:
@@ -83,9 +98,31 @@ class Checkpoint:
             self._finite.add(name)
         return tensor
 
+    def _paths(self, name: str) -> tuple[Path, ...]:
+        if name in self.packed:
+            return self.packed[name].paths
+        return (self.files[name],) if name in self.files else self.weight_files
+
     def has(self, name: str) -> bool:
         """Whether the checkpoint stores a tensor of this name."""
         return name in self.shapes
+
+    @property
+    def loads_elsewhere(self) -> bool:
+        """Whether transformers alone loads the same fp32 weights from its files."""
+        return self.adapter is None and (self.is_gguf or not self.packed)
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether one of edgelm's formats holds most quantized matrices exactly."""
+        held = sum(one.precision is not None for one in self.packed.values())
+        return 0 < len(self.packed) <= 2 * held
+
+    @property
+    def default_precision(self) -> str:
+        """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
+        keeps = self.keeps_levels if self.is_gguf else bool(self.packed)
+        return SOURCE if keeps else "auto"
 
     @property
     def is_gguf(self) -> bool:
@@ -158,13 +195,22 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
     return open_checkpoint(source, revision=revision).spec  # raises the right error
 
 
+def quantization_reader(source: str | Path, *, revision: str | None = None) -> Reader | None:
+    """How a folder's or a hub id's configuration says that it is quantized; reads no weights."""
+    path = Path(source)
+    if not path.exists() and _looks_like_hub_id(str(source)):
+        path = _fetch(str(source), revision, ["config.json", "*quant*config.json"])
+    quantization = _read_config(path)[1] if path.is_dir() else None
+    return None if quantization is None else quantization.reader()
+
+
 def _read_folder_spec(folder: Path) -> DecoderSpec:
-    config = _read_config(folder)
+    config, quantization = _read_config(folder)
     spec = DecoderSpec.from_hf(config)
     if spec.tie_word_embeddings and has_weights(folder):
         # A separate head in the file overrides the configuration.
-        stored = _named_tensors(folder, weight_files(folder, config), spec).stored
-        spec, _ = _resolve_head(spec, stored)
+        tensors = _named_tensors(folder, weight_files(folder, config), spec, quantization)
+        spec, _ = _resolve_head(spec, tensors.stored)
     return spec
 
 
@@ -204,6 +250,7 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
         read,
         file.paths,
         license=file.metadata.text("general.license"),
+        packed=file.packed(),
     )
     checkpoint.check()
     return checkpoint
@@ -244,37 +291,70 @@ def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
 
 
 def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
-    config = _read_config(folder)
+    config, quantization = _read_config(folder)
     configured = DecoderSpec.from_hf(config)
     files = weight_files(folder, config)
-    tensors = _named_tensors(folder, files, configured)
+    tensors = _named_tensors(folder, files, configured, quantization)
     spec, stored = _resolve_head(configured, tensors.stored)
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
-    def read(tensor: str) -> "torch.Tensor":
-        return read_tensor(stored[tensor])
+    quantized = {
+        tensor: tensors.packed[entry.name]
+        for tensor, entry in stored.items()
+        if entry.name in tensors.packed
+    }
 
-    check_stored(folder, stored, tensor_shapes(spec))
+    def read(tensor: str) -> "torch.Tensor":
+        whole = (
+            quantized[tensor].dequantize() if tensor in quantized else read_tensor(stored[tensor])
+        )
+        return own_part(spec, tensor, whole) if spec.has_own_sizes else whole
+
+    found, shapes = {tensor: entry.shape for tensor, entry in stored.items()}, tensor_shapes(spec)
+    check_stored(folder, stored, stored_shapes(spec, found))
+    for left_out in left_out_outputs(spec):
+        if left_out in stored:
+            check_left_out(left_out, read_tensor(stored[left_out]))
     return Checkpoint(
         name,
         folder,
         config,
         spec,
-        {tensor: stored[tensor].shape for tensor in tensor_shapes(spec)},
+        tensor_shapes(spec),
         read,
         tuple(files),
         revision,
         _license(folder),
-        {tensor: entry.path for tensor, entry in stored.items()},
+        {tensor: entry.path for tensor, entry in stored.items() if not entry.parts},
         tensors.left_out,
+        # Levels of padded matrices are read as weights.
+        {name: one for name, one in quantized.items() if one.shape == shapes[name]},
     )
 
 
-def _named_tensors(folder: Path, files: list[Path], spec: DecoderSpec) -> TextTensors:
+class _Tensors(NamedTuple):
+    """A decoder's tensors by name; quantized ones by the name of their entry's stored tensor."""
+
+    stored: Stored
+    left_out: tuple[str, ...]
+    packed: Mapping[str, PackedMatrix]
+
+
+def _named_tensors(
+    folder: Path, files: list[Path], spec: DecoderSpec, quantization: Quantization | None
+) -> _Tensors:
     text = text_tensors(stored_tensors(files))
-    stored = named_as_hugging_face(folder, text.stored, tensor_shapes(spec))
-    return TextTensors(without_leftovers(stored), text.left_out)
+    stored: Stored = text.stored
+    packed: Mapping[str, PackedMatrix] = {}
+    if quantization is not None:
+        stored, packed = collect(folder, quantization.reader(), stored)
+    expected = tensor_shapes(spec)
+    stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
+    quantized = [name for name, entry in stored.items() if entry.name in packed]
+    stored = without_zero_biases(stored, quantized, expected)
+    stored = with_stacked_experts(folder, stored, expected)
+    return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
@@ -295,11 +375,12 @@ def _license(folder: Path) -> str | None:
     return next((value.strip() for key, _, value in lines if key == "license"), None)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder with floating-point weights; of a multimodal model the decoder's.
+def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:
+    """config.json of a folder, of a multimodal model the decoder's; and how it is quantized.
 
     Raises:
-        BadCheckpoint: it is missing or damaged, or the model is quantized or an adapter.
+        BadCheckpoint: it is missing or damaged, quantized in a way that is not supported, or an
+            adapter.
     """
     check_folder(folder)
     try:
@@ -309,4 +390,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json; expected a Hugging Face model folder"
         ) from None
     check_config(folder, config)
-    return text_config(config)
+    quantization = quantization_of(folder, config)
+    if quantization is not None:
+        quantization.reader()  # raises for those that are not supported
+    return text_config(config), quantization

@@ -113,11 +113,16 @@ def text_tensors(stored: Stored) -> TextTensors:
         if tower := _TOWERS.match(name):
             left_out[tower[1]] = None
             continue
-        ours = _HEAD.sub("", _DECODER.sub("model.", name))
+        ours = canonical_text_name(name)
         if ours in named:
             raise BadCheckpoint(f"{tensor.path} holds {shown(ours)} under two names; keep one")
         named[ours] = tensor
     return TextTensors(named, tuple(left_out))
+
+
+def canonical_text_name(name: str) -> str:
+    """The name, in a model of text, of a tensor of the decoder in a multimodal one."""
+    return _HEAD.sub("", _DECODER.sub("model.", name))
 
 
 def _without_sections(text: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ another one or two percent.
 
 Where factors are folded: the inputs of q, k, v and of gate and up come from a norm, whose weight is
 divided; those of the down projection from `activation(gate) * up`, where the rows of up are
-divided (an MLP without a gate has nothing linear there). The output projection is not scaled (heads
+divided (an MLP without a gate has nothing linear there). Experts are not scaled: the norm before
+them also feeds the router. The output projection is not scaled (heads
 share the values, and there is no gain), and neither is the head, whose matrix may be the embedding.
 """
 
@@ -58,8 +59,7 @@ class Smoothing:
             for group in groups(spec)
             if group.startswith("layers.") and split_group(group)[1] in before
         }
-        layers = range(spec.num_hidden_layers if spec.gated_mlp else 0)
-        downs = [f"layers.{layer}.mlp.down" for layer in layers]
+        downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(
             {group: factors(mean_squares[group], power) for group in [*norms, *downs]}, norms
         )

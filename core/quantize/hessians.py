@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.groups import EMBEDDING, HEAD, experts_in, groups, tensor_names
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
 
@@ -25,7 +25,8 @@ class Hessians:
 
     Args:
         folder: an existing folder, where one file per group is written and kept.
-        spec: the decoder. Its embedding has no Hessian: its inputs are tokens.
+        spec: the decoder. Its embedding has no Hessian: its inputs are tokens. Experts have none
+            either: one for each would be many times the model.
         tokens: number of tokens that complete files in the folder already cover. Incomplete ones,
             left by a killed process, are removed.
         parts: of every layer, such as `mlp.down`; empty for all groups.
@@ -40,6 +41,7 @@ class Hessians:
             group: tensor_names(spec, group)[0]
             for group in groups(spec)
             if not parts or group.endswith(tuple(f".{part}" for part in parts))
+            if not experts_in(spec, group)
         }
         first.pop(EMBEDDING, None)
         self._last_norm = stored_name(spec.family, "model.norm")

@@ -8,7 +8,7 @@ channel on calibration text (as in llama.cpp's importance matrix). On SmolLM2 th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -202,6 +202,19 @@ def representable(scales: torch.Tensor) -> torch.Tensor:
     tiny = torch.finfo(torch.float16).tiny
     stored = scales.half().float()
     return torch.where(stored.abs() < tiny, torch.full_like(stored, tiny), stored)
+
+
+def joined(parts: Sequence[Quantized]) -> Quantized:
+    """One matrix of the rows of several."""
+    first = parts[0]
+    zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    return Quantized(
+        first.bits,
+        first.group_size,
+        torch.cat([part.levels for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat(zeros) if zeros else None,
+    )
 
 
 def pack(quantized: Quantized) -> torch.Tensor:

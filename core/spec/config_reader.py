@@ -10,10 +10,12 @@ from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
 from edgelm.spec.config_fields import MAX_LAYERS, MAX_NUMBER, MAX_POSITIONS, MAX_WIDTH, Fields
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
+from edgelm.spec.expert_fields import layer_experts
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
 from edgelm.spec.layer_fields import layer_thetas, layer_windows, rotated_layers
 from edgelm.spec.mixer_fields import feed_forward_size, layer_mixers
+from edgelm.spec.own_sizes import with_own_sizes
 from edgelm.spec.rope_fields import read_query_growth, read_rope
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -39,6 +41,7 @@ _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "use_bidirectional_attention": (False, "models that see later tokens"),
     "per_layer_config": (None, "layers that differ in their sizes"),
     "is_encoder_decoder": (False, "models with an encoder"),
+    "clip_qkv": (None, "clipped queries, keys and values"),
 }
 
 
@@ -200,16 +203,20 @@ class _Reader:
         thetas = layer_thetas(fields, family, count)
         mixers = layer_mixers(fields, family, count)
         growth = read_query_growth(fields) if family.scaled_queries else None
+        mlps = layer_experts(fields, family, count)
         layers = []
-        for window, rotates, theta, mixer in zip(windows, rotated, thetas, mixers, strict=True):
+        for window, rotates, theta, mixer, mlp in zip(
+            windows, rotated, thetas, mixers, mlps, strict=True
+        ):
             if mixer is not None:
-                layers.append(LayerSpec(None, mixer=mixer))
+                layers.append(LayerSpec(None, mixer=mixer, mlp=mlp))
                 continue
             rope = ropes[window is not None]
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)
-            layers.append(LayerSpec(rope if rotates else None, window, growth))
-        return tuple(layers)
+            layers.append(LayerSpec(rope if rotates else None, window, growth, mlp=mlp))
+        size = feed_forward_size(fields, family)
+        return with_own_sizes(fields, tuple(layers), size)
 
 
 def _family_name(config: Mapping[str, Any]) -> str:
@@ -218,7 +225,7 @@ def _family_name(config: Mapping[str, Any]) -> str:
         known = ", ".join(sorted(FAMILIES))
         raise UnknownName(
             f"unknown architecture {shown(name)} in config.json; known: {known}. "
-            "Mixtures of experts and other multimodal models are not supported"
+            "Other multimodal models are not supported"
         )
     # The rule of AutoConfig.from_pretrained: Mistral's class has no layer types.
     return "ministral" if name == "mistral" and "layer_types" in config else name

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
-from edgelm.spec.mixers import GatedDelta, Mixer, StateShape
+from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -35,6 +36,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """What differs between the layers of one decoder.
 
     Without a `mixer` of its own, a layer attends with the decoder's heads, as the other fields say.
+    Without an `mlp` of its own, it has the decoder's feed-forward network.
     """
 
     rope: Rope | None
@@ -43,6 +45,10 @@ class LayerSpec(msgspec.Struct, frozen=True):
     query_growth: tuple[float, int] | None = None
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
     mixer: Mixer | None = None
+    intermediate_size: int | None = None
+    """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
+    mlp: MixtureOfExperts | None = None
+    """What the layer has in place of an MLP."""
 
     @property
     def attends(self) -> bool:
@@ -51,7 +57,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
-    """A decoder without experts; names as in Hugging Face configurations."""
+    """A decoder; names as in Hugging Face configurations."""
 
     family: str
     num_hidden_layers: int
@@ -115,37 +121,79 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Parameters in the matrices of all layers, which weight quantization affects."""
         return sum(
             count * outputs * inputs
-            for mixer, count in self._mixers.items()
-            for outputs, inputs in self._layer_matrices(mixer)
+            for layer, count in self._kinds.items()
+            for outputs, inputs in self._layer_matrices(layer)
         )
+
+    @property
+    def active_parameters(self) -> int:
+        """Of `linear_parameters` those that one token is multiplied with."""
+        hidden = self.hidden_size
+        idle = (layer.mlp.inactive_parameters(hidden) for layer in self.layers if layer.mlp)
+        return self.linear_parameters - sum(idle)
 
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer.mixer))
+        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
 
     @property
-    def _mixers(self) -> Counter[Mixer | None]:
-        """How many layers have each mixer: few kinds, many layers."""
-        return Counter(layer.mixer for layer in self.layers)
+    def _kinds(self) -> Counter[LayerSpec]:
+        """How many layers have each mixer and each MLP: few kinds, many layers."""
+        return Counter(
+            LayerSpec(
+                None,
+                mixer=layer.mixer,
+                intermediate_size=layer.intermediate_size,
+                mlp=layer.mlp,
+            )
+            for layer in self.layers
+        )
 
-    def _layer_matrices(self, mixer: Mixer | None) -> tuple[tuple[int, int], ...]:
-        hidden, ffn = self.hidden_size, self.intermediate_size
+    def mlp_size(self, layer: LayerSpec) -> int:
+        """The intermediate size of a layer's MLP; 0 where it has none."""
+        own = layer.intermediate_size
+        return self.intermediate_size if own is None else own
+
+    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
+        hidden, ffn = self.hidden_size, self.mlp_size(layer)
+        if layer.mlp is not None:
+            mlp = layer.mlp.matrices(hidden)
+        else:
+            mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
+        return (*self._mixer_matrices(layer.mixer), *mlp)
+
+    def _mixer_matrices(self, mixer: Mixer | None) -> list[tuple[int, int]]:
+        hidden = self.hidden_size
         if mixer is None:
             width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
-            matrices = [(width, hidden), (hidden, self.q_size)]
-        else:
-            sizes = mixer.modules(hidden)
-            matrices = [
-                (sum(sizes[name][0] for name in names), sizes[names[0]][1])
-                for names in mixer.groups.values()
-            ]
-        return (*matrices, (self.mlp_inputs * ffn, hidden), (hidden, ffn))
+            return [(width, hidden), (hidden, self.q_size)]
+        sizes = mixer.modules(hidden)
+        return [
+            (sum(sizes[name][0] for name in names), sizes[names[0]][1])
+            for names in mixer.groups.values()
+        ]
 
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        return max(self._layer_matrices(mixer)[0][0] for mixer in self._mixers)
+        first = (self._mixer_matrices(layer.mixer)[:1] for layer in self._kinds)
+        return max((shape[0] for shapes in first for shape in shapes), default=0)
+
+    @property
+    def mlp_width(self) -> int:
+        """The most intermediate channels that a layer's MLP computes for one token."""
+        return max(
+            layer.mlp.top_k * layer.mlp.size + layer.mlp.shared
+            if layer.mlp
+            else self.mlp_size(layer)
+            for layer in self._kinds
+        )
+
+    @property
+    def mixtures(self) -> tuple[MixtureOfExperts, ...]:
+        """The experts of every layer that has some."""
+        return tuple(layer.mlp for layer in self.layers if layer.mlp is not None)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -169,8 +217,25 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether some layers have no attention."""
-        return len(self.attention_layers) < len(self.layers)
+        """Whether some layers have another mixer in place of attention."""
+        return any(layer.mixer is not None and layer.mixer.groups for layer in self._kinds)
+
+    @property
+    def has_own_sizes(self) -> bool:
+        """Whether some layers have sizes of their own (edgelm.spec.own_sizes)."""
+        return any(
+            layer.intermediate_size is not None or isinstance(layer.mixer, NoMixer)
+            for layer in self.layers
+        )
+
+    @property
+    def executed_layers(self) -> float:
+        """Layers that run; one without attention, or without an MLP, is half of a layer."""
+        halves = (
+            (not isinstance(layer.mixer, NoMixer)) + (self.mlp_size(layer) > 0)
+            for layer in self.layers
+        )
+        return sum(halves) / 2
 
     @property
     def mlp_inputs(self) -> int:
@@ -194,15 +259,19 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def vector_parameters(self) -> int:
-        """Norm weights and biases, which are stored in fp32."""
-        kinds = self._mixers.items()
-        return sum(n * self._layer_vectors(mixer) for mixer, n in kinds) + self.hidden_size
+        """Norm weights, biases and routers, which are stored in fp32."""
+        kinds = self._kinds.items()
+        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + self.hidden_size
 
-    def _layer_vectors(self, mixer: Mixer | None) -> int:
+    def _layer_vectors(self, layer: LayerSpec) -> int:
         h, q, kv = self.hidden_size, self.q_size, self.kv_size
+        mixer, ffn = layer.mixer, self.mlp_size(layer)
         total = (4 if self.norms == "sandwich" else 2) * h
-        total += (self.mlp_inputs * self.intermediate_size + h) * self.mlp_bias
-        total += 2 * (self.hidden_act == "xielu")
+        if layer.mlp is not None:
+            total += layer.mlp.vector_parameters(h)
+        else:
+            total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
+            total += 2 * (self.hidden_act == "xielu" and ffn > 0)
         if mixer is not None:
             return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
         total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
@@ -232,7 +301,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
-        matmuls = 2 * (self.linear_parameters + self.embedding_parameters)
+        matmuls = 2 * (self.active_parameters + self.embedding_parameters)
         attending = (layer for layer in self.layers if layer.attends)
         seen = sum(min(context + 1, layer.window or context + 1) for layer in attending)
         return matmuls + 4 * self.q_size * seen

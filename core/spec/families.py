@@ -9,6 +9,8 @@ configuration class for missing fields. `DecoderSpec.from_hf` reads everything e
 from typing import Any
 
 from edgelm.spec.family import Family
+from edgelm.spec.family_names import LFM2_NAMES
+from edgelm.spec.mixture_families import MIXTURES
 
 _GEMMA = {
     "head_dim": 256,
@@ -218,17 +220,7 @@ FAMILIES: dict[str, Family] = {
         mixer="short_conv",
         adjusted_ffn=True,
         eps_field="norm_eps",
-        names={
-            "norm": "embedding_norm",
-            "input_layernorm": "operator_norm",
-            "post_attention_layernorm": "ffn_norm",
-            "self_attn.q_norm": "self_attn.q_layernorm",
-            "self_attn.k_norm": "self_attn.k_layernorm",
-            "self_attn.o_proj": "self_attn.out_proj",
-            "mlp.gate_proj": "feed_forward.w1",
-            "mlp.up_proj": "feed_forward.w3",
-            "mlp.down_proj": "feed_forward.w2",
-        },
+        names=LFM2_NAMES,
         defaults={
             "norm_eps": 1e-5,
             "num_key_value_heads": 8,
@@ -272,4 +264,5 @@ FAMILIES: dict[str, Family] = {
             "rms_norm_eps": 1e-5,
         },
     ),
+    **MIXTURES,
 }

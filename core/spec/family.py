@@ -16,12 +16,22 @@ windowed  with `sliding_window` only the layers that have a window (EXAONE 4)
 theta     those whose base in `layer_rope_theta` is not 0 (Granite SWA)
 """
 Windows = Literal[
-    "none", "all", "listed", "alternating", "pattern", "upper", "unrotated", "fourth", "first"
+    "none",
+    "all",
+    "used",
+    "listed",
+    "alternating",
+    "pattern",
+    "upper",
+    "unrotated",
+    "fourth",
+    "first",
 ]
 """Which layers see only `sliding_window` keys (edgelm.spec.layer_fields):
 
 none         no layer: the class does not read the field (Llama, Granite, OLMo 2)
 all          every layer, if there is a window (Mistral, Phi-3)
+used         with `use_sliding_window` every layer (Qwen3-MoE)
 listed       those of `layer_types`, by default all (Ministral)
 alternating  those of `layer_types`, by default every other one (Gemma 2)
 pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3)
@@ -32,6 +42,33 @@ upper        with `use_sliding_window` those of `layer_types`, by default from
 unrotated    those of `layer_types`, by default with `use_sliding_window` those without RoPE
              (SmolLM3)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The mixtures of experts of a family (edgelm.spec.experts).
+
+    layers: which layers have one: all; `step`, every `decoder_sparse_step`th but those of
+        `mlp_only_layers` (Qwen); `after_dense`, all after the first `num_dense_layers` (LFM2).
+    """
+
+    layers: Literal["all", "step", "after_dense"] = "all"
+    size_field: str = "moe_intermediate_size"
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: Bias = "norm_topk_prob"
+    epsilon: float = 0.0
+    scaled: bool = False
+    """Reads `routed_scaling_factor`."""
+    selection_bias: Bias = False
+    biased: bool = False
+    """The router and the experts' matrices have biases."""
+    clamped: bool = False
+    """SwiGLU with `swiglu_alpha`, an offset of one on up, and `swiglu_limit` (gpt-oss)."""
+    by_input: bool = False
+    """Stored [experts, inputs, outputs], rows of gate and up alternating (gpt-oss)."""
+    shared_field: str | None = None
+    """The field with the intermediate size of an expert that always runs."""
+    shared_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +128,8 @@ class Family:
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
     mixer: Literal["short_conv", "gated_delta"] | None = None
     """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
+    experts: Experts | None = None
+    """Some layers have a mixture of experts in place of one MLP."""
     adjusted_ffn: bool = False
     """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
     eps_field: str = "rms_norm_eps"

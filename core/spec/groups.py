@@ -1,7 +1,10 @@
 """The groups of `edgelm.quantize.precision`: executed matrices and the tensors they consist of."""
 
+from collections.abc import Mapping
+
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import stacked_by_input, tensor_shapes, weight_name
 
 HEAD = "lm_head"
 EMBEDDING = "embedding"
@@ -25,7 +28,7 @@ def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
         return ["lm_head.weight"]
     layer, part = split_group(group)
     modules = _parts(spec, spec.layers[layer])[part]
-    names = [f"model.layers.{layer}.{name}.weight" for name in modules]
+    names = [f"model.layers.{layer}.{weight_name(name)}" for name in modules]
     return [stored_name(spec.family, name) for name in names]
 
 
@@ -44,6 +47,10 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if layer.mlp is not None:
+        return parts | layer.mlp.groups
+    if not spec.mlp_size(layer):
+        return parts
     if not spec.gated_mlp:
         parts["mlp.up"] = ("mlp.up_proj",)
     elif spec.fuses_gate_up:
@@ -51,6 +58,38 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         parts["mlp.gate_up"] = ("mlp.gate_proj", "mlp.up_proj")
     return parts | {"mlp.down": ("mlp.down_proj",)}
+
+
+def experts_in(spec: DecoderSpec, group: str) -> int:
+    """How many experts' matrices are stacked in a group; 0 where it is one matrix."""
+    if ".mlp.experts." not in group:
+        return 0
+    mixture = spec.layers[split_group(group)[0]].mlp
+    assert mixture is not None
+    return mixture.experts
+
+
+def expert_pair(group: str) -> tuple[str, str]:
+    """Both groups of a layer's experts, which kernels take in one precision."""
+    layer = group.rpartition(".")[0]
+    return f"{layer}.gate_up", f"{layer}.down"
+
+
+def matrix_shape(spec: DecoderSpec, group: str) -> tuple[int, int]:
+    """Outputs and inputs of a group's matrix; the outputs of all experts together."""
+    return executed_shape(spec, group, tensor_shapes(spec))
+
+
+def executed_shape(
+    spec: DecoderSpec, group: str, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, int]:
+    """`matrix_shape`, from the shapes of the checkpoint's tensors."""
+    parts = [shapes[name] for name in tensor_names(spec, group)]
+    if not experts_in(spec, group):
+        return sum(shape[0] for shape in parts), parts[0][1]
+    [(experts, *sizes)] = parts
+    outputs, inputs = reversed(sizes) if stacked_by_input(spec.family) else sizes
+    return experts * outputs, inputs
 
 
 def split_group(name: str) -> tuple[int, str]:

@@ -20,7 +20,7 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
     if family.windows == "none":
         return [None] * len(rotated)
     window = _window(fields, family.windows)
-    if family.windows == "all" or listed is None:
+    if family.windows in ("all", "used") or listed is None:
         listed = _DEFAULTS[family.windows](fields, window, rotated)
     if any(listed) and window is None:
         raise BadCheckpoint(
@@ -83,7 +83,7 @@ def _listed(fields: Fields, count: int) -> list[bool] | None:
 
 def _window(fields: Fields, windows: Windows) -> int | None:
     window = fields.integer("sliding_window", most=MAX_POSITIONS)
-    if windows == "upper" and not fields.flag("use_sliding_window"):
+    if windows in ("upper", "used") and not fields.flag("use_sliding_window"):
         return None
     return window
 
@@ -128,6 +128,7 @@ def _unrotated(fields: Fields, window: int | None, rotated: list[bool]) -> list[
 
 _DEFAULTS: dict[Windows, Default] = {
     "all": _all,
+    "used": _all,
     "listed": _all,
     "alternating": _alternating,
     "pattern": _pattern,

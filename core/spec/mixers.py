@@ -118,4 +118,25 @@ class GatedDelta(msgspec.Struct, frozen=True, tag="gated_delta"):
         }
 
 
-Mixer = ShortConv | GatedDelta
+class NoMixer(msgspec.Struct, frozen=True, tag="none"):
+    """Nothing: the layer is its MLP alone (a student without this layer's attention)."""
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """See ShortConv."""
+        return {}
+
+    def modules(self, hidden: int) -> Shapes:
+        """See ShortConv."""
+        return {}
+
+    def vectors(self, hidden: int) -> Shapes:
+        """See ShortConv."""
+        return {}
+
+    def states(self, hidden: int) -> dict[StateKind, tuple[int, ...]]:
+        """See ShortConv."""
+        return {}
+
+
+Mixer = ShortConv | GatedDelta | NoMixer

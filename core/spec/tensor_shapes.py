@@ -1,6 +1,8 @@
 """The tensors of a checkpoint, under Hugging Face's names, from the decoder's spec."""
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.experts import DOWN, GATE_UP, MixtureOfExperts
+from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import NormPlacement
 from edgelm.spec.tensor_names import canonical_name, stored_name
 
@@ -18,11 +20,23 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    kinds = {layer.mixer: _layer_shapes(spec, layer) for layer in spec.layers}
+    kinds = {(layer.mixer, layer.intermediate_size, layer.mlp): layer for layer in spec.layers}
+    layers = {kind: _layer_shapes(spec, layer) for kind, layer in kinds.items()}
     for index, layer in enumerate(spec.layers):
-        own = kinds[layer.mixer].items()
+        own = layers[layer.mixer, layer.intermediate_size, layer.mlp].items()
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
     return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
+
+
+def weight_name(module: str) -> str:
+    """The tensor of a module's weight; stacked matrices of experts are tensors themselves."""
+    return module if module in (GATE_UP, DOWN) else f"{module}.weight"
+
+
+def stacked_by_input(family: str) -> bool:
+    """Whether experts are stored [experts, inputs, outputs], rows of gate and up alternating."""
+    experts = FAMILIES[family].experts
+    return experts is not None and experts.by_input
 
 
 def has_bias(spec: DecoderSpec, name: str) -> bool:
@@ -35,6 +49,8 @@ def has_bias(spec: DecoderSpec, name: str) -> bool:
 
 def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
     kind, name = module.split(".")
+    if layer.mlp is not None and kind == "mlp":
+        return name == "experts" and layer.mlp.biases
     if layer.mixer is not None and kind != "mlp":
         return f"{module}.bias" in layer.mixer.vectors(spec.hidden_size)
     if name in ("q_proj", "k_proj", "v_proj"):
@@ -49,16 +65,27 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     shapes: Shapes = {}
     mixer = layer.mixer
     matrices = _attention_matrices(spec) if mixer is None else mixer.modules(spec.hidden_size)
-    for name, shape in (matrices | _mlp_matrices(spec)).items():
+    ffn = spec.mlp_size(layer)
+    mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
+    for name, shape in (matrices | mlp).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
     shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
     shapes |= _attention_vectors(spec) if mixer is None else mixer.vectors(spec.hidden_size)
-    if spec.hidden_act == "xielu":
+    if layer.mlp is not None:
+        return shapes | _stacks(spec, layer.mlp) | layer.mlp.vectors(spec.hidden_size)
+    if spec.hidden_act == "xielu" and ffn:
         shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
         shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
     return shapes
+
+
+def _stacks(spec: DecoderSpec, mixture: MixtureOfExperts) -> Shapes:
+    stacks = mixture.stacks(spec.hidden_size)
+    if not stacked_by_input(spec.family):
+        return stacks
+    return {name: (shape[0], shape[2], shape[1]) for name, shape in stacks.items()}
 
 
 def _attention_matrices(spec: DecoderSpec) -> Shapes:
@@ -81,8 +108,10 @@ def _attention_vectors(spec: DecoderSpec) -> Shapes:
     return shapes
 
 
-def _mlp_matrices(spec: DecoderSpec) -> Shapes:
-    hidden, ffn = spec.hidden_size, spec.intermediate_size
+def _mlp_matrices(spec: DecoderSpec, ffn: int) -> Shapes:
+    if not ffn:
+        return {}
+    hidden = spec.hidden_size
     output: Shapes = {"mlp.down_proj": (hidden, ffn)}
     if spec.gated_mlp and spec.fuses_gate_up:
         return {"mlp.gate_up_proj": (2 * ffn, hidden)} | output

@@ -3,10 +3,10 @@
 from edgelm.cli import format_bytes
 from edgelm.devices.checks.bundle_target import runs_here
 from edgelm.devices.checks.context import Context
-from edgelm.devices.checks.swap import swap_areas
+from edgelm.devices.checks.host.swap import swap_areas
 from edgelm.devices.checks.verdict import Verdict, error, ok, warning
-from edgelm.devices.planner.build_memory import build_peak
-from edgelm.devices.planner.build_room import room_here
+from edgelm.devices.planner.memory.build_memory import build_peak
+from edgelm.devices.planner.memory.build_room import room_here
 
 _FREE = (
     "close other programs, stop the desktop (sudo systemctl isolate multi-user), add swap on a "

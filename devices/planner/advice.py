@@ -57,7 +57,7 @@ def _other_precisions(
     choices: Choices,
 ) -> Iterable[str]:
     """The plan closest to the source that meets the request, else the smallest, shortened."""
-    anything = msgspec.structs.replace(request, precision="auto", kv=None)
+    anything = msgspec.structs.replace(request, precision="auto", kv=None, source=None)
     ranked = [one for one in choices(spec, profile, anything) if not _same(one, asked)]
     for choice in ranked:
         if choice.works:

@@ -43,7 +43,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
     if request.kv is None:
         wanted = engine.kv[0]
         if engine.name == "onnxruntime":
-            wanted = "fp32" if request.precision == "fp32" else "int8"
+            wanted = "fp32" if request.kind == "fp32" else "int8"
         # Gemma's residual stream exceeds the range of fp16, and a 16-bit cache has its type.
         if request.precision == "bf16" or (spec.exceeds_fp16 and wanted == "fp16"):
             wanted = "bf16"

@@ -3,15 +3,15 @@
 import msgspec
 
 from edgelm.devices.kernels import cache_notes, check_shape
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.build_room import Build, plan_build, room_of
-from edgelm.devices.planner.cache_reads import READS
-from edgelm.devices.planner.coefficients import coefficients_for
 from edgelm.devices.planner.configuration import choose_context, choose_kv
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cache_reads import READS
+from edgelm.devices.planner.cost_model.coefficients import coefficients_for
+from edgelm.devices.planner.cost_model.work import Work, work_of
 from edgelm.devices.planner.device_notes import device_notes, unsupported
-from edgelm.devices.planner.memory_need import export_bytes, workspace_bytes
-from edgelm.devices.planner.weight_sizes import WeightSizes, weight_sizes
-from edgelm.devices.planner.work import Work, work_of
+from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
+from edgelm.devices.planner.memory.memory_need import export_bytes, workspace_bytes
+from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.profile import Engine, PowerMode, Profile
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
@@ -61,7 +61,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     weights = weight_sizes(spec, profile, engine, request)
     check_shape(spec, engine.name)
     prompt = min(request.prompt, context)
-    how = coefficients_for(profile, engine.name, request.precision, kv)
+    how = coefficients_for(profile, engine.name, request.kind, kv)
     work = work_of(
         spec,
         linear_bits=weights.linear_bits,
@@ -108,7 +108,10 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
         basis=times.basis,
-        notes=_notes(spec, profile, engine, kv, build, request.batch),
+        notes=(
+            *(request.source.notes if request.source else ()),
+            *_notes(spec, profile, engine, kv, build, request.batch),
+        ),
     )
 
 
@@ -129,7 +132,7 @@ def _times(
 ) -> _Times:
     reads, batch = READS[engine.dialect], request.batch
     depth = reads.depth(prompt, context)
-    arithmetic = _arithmetic(mode, request.precision)
+    arithmetic = _arithmetic(mode, request.kind)
     step = cost.decode_ms(work, mode, how, depth=depth, batch=batch, arithmetic=arithmetic)
     first = cost.prefill_ms(
         work,

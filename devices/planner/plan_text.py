@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edgelm.cli import format_bytes
-from edgelm.devices.planner.smaller_models import SmallerModel
+from edgelm.devices.planner.models.smaller_models import SmallerModel
 from edgelm.planning import Plan, short
 
 _HEAD = (

@@ -7,8 +7,8 @@ have a part of them too: engines keep what prompts of a benchmark have in common
 
 from collections.abc import Sequence
 
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.published.fit import Fit, Key, Prior, keys_of
 from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import Observation

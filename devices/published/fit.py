@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelm.devices.planner.cost import WEIGHT_ONLY, overlapped
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY, overlapped
 from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import Observation
 from edgelm.devices.published.times import Array, times_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner.coefficients import chip_of, family
+from edgelm.devices.planner.cost_model.coefficients import chip_of, family
 from edgelm.devices.profile import (
     Figure,
     PowerMode,

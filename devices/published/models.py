@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner.work import Cache, Work
+from edgelm.devices.planner.cost_model.work import Cache, Work
 
 _FILE = Path(__file__).with_name("models.toml")
 _ELEMENT = 2  # bytes per cache element: every published engine here uses 16 bits

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner.cost import WEIGHT_ONLY
-from edgelm.devices.planner.work import Work
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY
+from edgelm.devices.planner.cost_model.work import Work
 from edgelm.devices.published.hardware import Hardware, hardware_named
 from edgelm.devices.published.models import Total, model_named
 from edgelm.errors import BadInput

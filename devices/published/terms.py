@@ -9,8 +9,8 @@ coefficient at one.
 
 import msgspec
 
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.published.rows import Row
 
 TERMS = ("read", "unpack", "layers", "prompt_layers", "matrices", "attention", "recurrence")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgelm.devices.planner.cost import OVERLAP
+from edgelm.devices.planner.cost_model.cost import OVERLAP
 from edgelm.devices.published.terms import Observation
 
 Array = npt.NDArray[np.float64]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner.coefficients import Entry, Level, Table
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model.coefficients import Entry, Level, Table
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.published.batches import PRIORS as BATCH_PRIORS
 from edgelm.devices.published.batches import fit_batches, shared_coefficients
 from edgelm.devices.published.fit import Fit, Key

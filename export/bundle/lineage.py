@@ -14,6 +14,7 @@ def lineage_of(checkpoint: Checkpoint, sha256: str) -> Lineage:
         revision=checkpoint.revision,
         license=checkpoint.license,
         compress=_compress_record(checkpoint),
+        adapter=checkpoint.adapter,
     )
 
 

@@ -5,34 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-import edgelm
-from edgelm.bundle import SCHEMA_VERSION, Limits, Manifest, hash_files, write_manifest
-from edgelm.checkpoint.source import Checkpoint
+from edgelm.bundle import Manifest, hash_files, write_manifest
 from edgelm.export.bundle.lineage import lineage_of
 from edgelm.export.bundle.model_card import write_card
-from edgelm.export.graph.write import WrittenGraph
 from edgelm.export.source.files import SourceFiles
-from edgelm.export.target import Target
-
-
-def draft_manifest(checkpoint: Checkpoint, target: Target, graph: WrittenGraph) -> Manifest:
-    """What is known once a graph is written: enough to run it and to compile it."""
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        edgelm_version=edgelm.__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        target=target.plan.target,
-        spec=checkpoint.spec,
-        precision={},
-        kv=target.plan.kv,
-        weight_bytes=graph.weight_bytes,
-        limits=Limits(target.plan.context, prefill_chunk=target.prefill_chunk),
-        gate=None,
-        lineage=lineage_of(checkpoint, ""),
-        graph=graph.contract,
-        files={},
-        engine=target.requirement,
-    )
 
 
 def write_bundle(folder: Path, source: SourceFiles, manifest: Manifest) -> Manifest:

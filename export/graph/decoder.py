@@ -10,10 +10,12 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
-from edgelm.export.quantize.weights import DeltaWeights, Weights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Weights, Xielu
+from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import HEAD, mixer_output
-from edgelm.spec.mixers import GatedDelta, ShortConv
+from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
 
 Value = ir.Value
 
@@ -31,6 +33,9 @@ class Dialect(Protocol):
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
     ) -> Value:
         """`x @ matrix.T + bias`; the matrix is read only when it is written."""
+
+    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
+        """Scale and reorder a group's inputs for the levels of a quantized source."""
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
@@ -75,8 +80,14 @@ class Dialect(Protocol):
         K - 1 products, before those of the run, and declares its new ones.
         """
 
-    def gated(self, gate_up: Value) -> Value:
-        """`activation(gate) * up` of [1, T, 2 ffn] -> [1, T, ffn]."""
+    def gated(self, gate_up: Value, size: int) -> Value:
+        """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size]."""
+
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        """The sum of the chosen experts' outputs: [1, T, H] -> [1, T, H]."""
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        """`shared * sigmoid(x @ weight.T)`, with weight [1, H]."""
 
     def activate(self, x: Value, xielu: Xielu | None) -> Value:
         """The spec's activation of every element; xIELU has parameters in each layer."""
@@ -99,6 +110,9 @@ class _Decoder(NamedTuple):
     weights: Weights
 
     def linear(self, x: Value, group: str) -> Value:
+        inputs = self.weights.inputs(group)
+        if inputs is not None:
+            x = self.dialect.prepare_inputs(x, group, inputs)
         return self.dialect.linear(
             x, group, lambda: self.weights.matrix(group), self.weights.bias(group)
         )
@@ -140,6 +154,10 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     spec = decoder.spec
     last = index == spec.num_hidden_layers - 1
     prefix = f"layers.{index}"
+    if isinstance(spec.layers[index].mixer, NoMixer):
+        if last:
+            residual = _Residual(decoder.dialect.select_positions(decoder.sum(residual)), None)
+        return feed_forward(decoder, index, residual)
     if spec.norms == "post":
         stream = decoder.sum(residual)
         mixed = mixer(decoder, index, stream)
@@ -150,22 +168,26 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
         stream = decoder.dialect.select_positions(stream)
         mixed = decoder.dialect.select_positions(mixed)
     delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
+    if spec.norms != "pre":
+        delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+    return feed_forward(decoder, index, _Residual(stream, delta))
 
-    if spec.norms == "pre":
-        normed, stream = decoder.sum_and_norm(
-            _Residual(stream, delta), f"{prefix}.post_attention_layernorm"
-        )
-        return _Residual(stream, mlp(decoder, index, normed))
-    delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+
+def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
+    """The second half of a layer, if it has one."""
+    spec, prefix = decoder.spec, f"layers.{index}"
+    if not spec.mlp_size(spec.layers[index]):
+        return _Residual(decoder.sum(residual), None)
     if spec.norms == "post":
-        stream = decoder.dialect.add(stream, delta)
+        stream = decoder.sum(residual)
         delta = mlp(decoder, index, stream)
     else:
-        normed, stream = decoder.sum_and_norm(
-            _Residual(stream, delta), f"{prefix}.pre_feedforward_layernorm"
-        )
+        before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+        normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)
-    return _Residual(stream, decoder.norm(delta, f"{prefix}.post_feedforward_layernorm"))
+    if spec.norms != "pre":
+        delta = decoder.norm(delta, f"{prefix}.post_feedforward_layernorm")
+    return _Residual(stream, delta)
 
 
 def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
@@ -199,10 +221,31 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
 
 
 def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
-    """The feed-forward network, with a gate or without."""
-    if not decoder.spec.gated_mlp:
+    """The feed-forward network, with a gate or without, or a mixture of experts."""
+    spec = decoder.spec
+    if (mixture := spec.layers[index].mlp) is not None:
+        return experts(decoder, index, mixture, x)
+    if not spec.gated_mlp:
         up = decoder.linear(x, f"layers.{index}.mlp.up")
-        xielu = decoder.weights.xielu(index) if decoder.spec.hidden_act == "xielu" else None
+        xielu = decoder.weights.xielu(index) if spec.hidden_act == "xielu" else None
         return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
-    gate_up = decoder.linear(x, f"layers.{index}.mlp.gate_up")
-    return decoder.linear(decoder.dialect.gated(gate_up), f"layers.{index}.mlp.down")
+    layer = spec.layers[index]
+    return gated_mlp(decoder, f"layers.{index}.mlp", x, spec.mlp_size(layer))
+
+
+def gated_mlp(decoder: _Decoder, prefix: str, x: Value, size: int) -> Value:
+    """`down(activation(gate) * up)`."""
+    gate_up = decoder.linear(x, f"{prefix}.gate_up")
+    return decoder.linear(decoder.dialect.gated(gate_up, size), f"{prefix}.down")
+
+
+def experts(decoder: _Decoder, index: int, mixture: MixtureOfExperts, x: Value) -> Value:
+    """The chosen experts, and the one that always runs."""
+    router = decoder.weights.router(index)
+    routed = decoder.dialect.experts(x, index, mixture, router)
+    if not mixture.shared:
+        return routed
+    shared = gated_mlp(decoder, f"layers.{index}.mlp.shared", x, mixture.shared)
+    if router.shared_gate is not None:
+        shared = decoder.dialect.gate_shared(shared, x, index, router.shared_gate)
+    return decoder.dialect.add(routed, shared)

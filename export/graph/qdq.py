@@ -14,18 +14,21 @@ import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
-from edgelm.export.graph.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
-from edgelm.export.graph.kv_cache import KvCacheIO
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.segments import Segments, save_graph
-from edgelm.export.graph.short_conv import ConvWeights, plain_short_conv
+from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
+from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD
 from edgelm.spec.mixers import GatedDelta
 
@@ -145,6 +148,10 @@ class QdqDialect:
             y = self.matrices.multiply(x, group, matrix, self.precision[group])
         return y if bias is None else self.add(y, self.matrices.floats(f"{group}.bias", bias))
 
+    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
+        """See Dialect."""
+        return prepare_inputs(self.graph, x, group, inputs, self.activations)
+
     def add_norm(
         self, stream: Value, delta: Value, name: str, weight: torch.Tensor
     ) -> tuple[Value, Value]:
@@ -224,9 +231,15 @@ class QdqDialect:
         weights = ConvWeights(index, kernel, bias)
         return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
 
-    def gated(self, gate_up: Value) -> Value:
-        sizes = np.array([self.spec.intermediate_size] * 2, dtype=np.int64)
-        halves = self.graph.constant("gate_up_sizes", sizes)
+    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
+        # edgelm.devices.kernels lets no mixture through.
+        raise NotImplementedError
+
+    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
+        raise NotImplementedError
+
+    def gated(self, gate_up: Value, size: int) -> Value:
+        halves = self.graph.constant(f"gate_up_sizes_{size}", np.array([size] * 2, dtype=np.int64))
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 
 from edgelm.bundle import GraphSegment, TensorContract
-from edgelm.devices.planner.build_memory import MAX_SEGMENTS, cut, segments_needed
+from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS, cut, segments_needed
 from edgelm.export.graph.builder import Graph, as_model
 
 _WHOLE = "model.onnx"

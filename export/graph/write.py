@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from edgelm.bundle import GraphContract
 from edgelm.export.graph.decoder import build_decoder
-from edgelm.export.graph.decomposed import DecomposedDialect
+from edgelm.export.graph.dialects.decomposed import DecomposedDialect
+from edgelm.export.graph.dialects.ort import OrtDialect
+from edgelm.export.graph.dialects.standard import StandardDialect
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.graph.ort import OrtDialect
 from edgelm.export.graph.segments import Segments
-from edgelm.export.graph.standard import StandardDialect
 from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, WeightPrecision

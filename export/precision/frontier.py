@@ -12,7 +12,7 @@ error.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -20,6 +20,7 @@ import torch
 from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes
 from edgelm.quantize.rtn import quantize
+from edgelm.spec.groups import expert_pair
 
 _ROWS = 128  # of a matrix on which choices are compared: errors of rows are much alike
 
@@ -49,14 +50,17 @@ class Frontier:
 
     start: every group's smallest choice.
     steps: moves in order of KL saved per byte.
+    tied: a group that follows another one, and that other.
     """
 
     start: Mapping[str, Choice]
     steps: tuple[Step, ...]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_choices(cls, choices: Mapping[str, Sequence[Choice]]) -> "Frontier":
-        """The frontier through every group's choices."""
+        """The frontier through every group's choices; experts of a layer move together."""
+        choices, tied = _with_experts_tied(choices)
         hulls = {group: _hull(each) for group, each in choices.items()}
         steps = [
             Step(group, after, before.kl - after.kl, after.size_bytes - before.size_bytes)
@@ -65,12 +69,12 @@ class Frontier:
         ]
         # Steps of one hull save ever less per byte, so a stable sort keeps them in order.
         steps.sort(key=lambda step: -step.saved / step.added_bytes)
-        return cls({group: hull[0] for group, hull in hulls.items()}, tuple(steps))
+        return cls({group: hull[0] for group, hull in hulls.items()}, tuple(steps), tied)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Every group."""
-        return tuple(self.start)
+        return (*self.start, *self.tied)
 
     @property
     def last_step(self) -> int:
@@ -97,7 +101,7 @@ class Frontier:
         """The assignment after a number of steps."""
         taken = self._smallest()
         taken.update((step.group, step.choice.precision) for step in self.steps[:steps])
-        return taken
+        return self._with_tied(taken)
 
     def first_below(self, kl: float) -> int:
         """Fewest steps until at most `kl` is expected; `last_step` if that is never so."""
@@ -127,10 +131,35 @@ class Frontier:
                 continue
             used += step.added_bytes
             taken[step.group] = step.choice.precision
-        return taken
+        return self._with_tied(taken)
+
+    def _with_tied(self, taken: dict[str, WeightPrecision]) -> dict[str, WeightPrecision]:
+        return taken | {follower: taken[group] for follower, group in self.tied.items()}
 
     def _smallest(self) -> dict[str, WeightPrecision]:
         return {group: choice.precision for group, choice in self.start.items()}
+
+
+def _with_experts_tied(
+    choices: Mapping[str, Sequence[Choice]],
+) -> tuple[dict[str, Sequence[Choice]], dict[str, str]]:
+    """Choices with those of each layer's experts added up, and which group follows which."""
+    result, tied = dict(choices), dict[str, str]()
+    for group in choices:
+        if not group.endswith(".experts.gate_up"):
+            continue
+        follower = expert_pair(group)[1]
+        others = {choice.precision: choice for choice in result.pop(follower)}
+        tied[follower] = group
+        result[group] = [
+            Choice(
+                one.precision,
+                one.size_bytes + others[one.precision].size_bytes,
+                one.kl + others[one.precision].kl,
+            )
+            for one in choices[group]
+        ]
+    return result, tied
 
 
 def choices_for(

@@ -1,12 +1,22 @@
 """An assignment of precisions as an engine can run it, checked before work starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from edgelm.devices.kernels import Kernels
-from edgelm.quantize.precision import W8A8, Fp8, Int4, Int8, Nvfp4, WeightPrecision
-from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.errors import UnknownName
+from edgelm.quantize.precision import (
+    GROUP_SIZES,
+    W8A8,
+    Fp8,
+    Int4,
+    Int8,
+    Mxfp4,
+    Nvfp4,
+    WeightPrecision,
+)
+from edgelm.spec.groups import EMBEDDING, HEAD, expert_pair
 
 Assignment = dict[str, WeightPrecision]
 
@@ -31,10 +41,38 @@ def legalize(
     Raises:
         UnknownName: the engine lacks what was requested, or lacks it for this shape.
     """
-    return {
+    legal = {
         group: _legalize(precision, group, columns[group], kernels, group_size, symmetric)
         for group, precision in assignment.items()
     }
+    for group in legal:
+        if group.endswith(".experts.gate_up"):
+            pair = expert_pair(group)
+            found = {legal[one] for one in pair}
+            if len(found) > 1:
+                found.discard(Mxfp4())  # a matrix is never quantized to that
+            widest = max(found, key=lambda one: one.bits_per_weight)
+            common = _common(widest, group, [columns[one] for one in pair], group_size)
+            legal |= dict.fromkeys(pair, common)
+    return legal
+
+
+def _common(
+    precision: WeightPrecision, group: str, columns: Sequence[int], group_size: int | None
+) -> WeightPrecision:
+    """The precision of both matrices of a layer's experts; their kernel pads no rows."""
+    if not isinstance(precision, Int4 | Int8):
+        return precision
+    sizes = [size for size in GROUP_SIZES if not any(one % size for one in columns)]
+    smaller = [size for size in sizes if size <= precision.group_size]
+    if not smaller or (group_size is not None and group_size not in sizes):
+        fitting = f"use --group-size {' or '.join(map(str, sizes))}, or " if sizes else "use "
+        raise UnknownName(
+            f"experts have {' and '.join(map(str, columns))} inputs, which are not multiples of "
+            f"{precision.group_size}, the group size: {fitting}--layer "
+            f"'{group.removesuffix('gate_up')}*=fp16'"
+        )
+    return msgspec.structs.replace(precision, group_size=max(smaller))
 
 
 def _legalize(

@@ -1,7 +1,7 @@
 """The search for the smallest mixture that passes the gate."""
 
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from edgelm.bundle.gates import Figures
 from edgelm.devices.kernels import Kernels
@@ -11,6 +11,7 @@ from edgelm.export.precision.legalize import Assignment
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes
+from edgelm.spec.groups import expert_pair
 
 
 class Search:
@@ -89,8 +90,19 @@ def candidates_for(
     for group, kl in sensitivity.items():
         matrix, importance = quantizer.weights.matrix(group), quantizer.importance(group)
         formats = kernels.choices(matrix.shape[1], group_size=group_size, symmetric=symmetric)
+        if quantizer.weights.experts(group):
+            formats = _for_experts(quantizer.weights, group, formats)
+            importance = importance if importance is None else importance.mean(0)
         choices[group] = choices_for(matrix, importance, kl, measured, formats)
     return choices
+
+
+def _for_experts(
+    weights: Weights, group: str, formats: Sequence[Int4 | Int8]
+) -> tuple[Int4 | Int8, ...]:
+    """The formats whose groups divide the inputs of both matrices of a layer's experts."""
+    columns = [weights.columns(one) for one in expert_pair(group)]
+    return tuple(one for one in formats if not any(size % one.group_size for size in columns))
 
 
 def int8_only(weights: Weights) -> Frontier:

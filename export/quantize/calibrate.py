@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgelm.export.quantize.expert_sums import ExpertSums
 from edgelm.export.source.reference import Reference
 
 _BATCH = 2  # sequences at a time
@@ -22,16 +23,23 @@ class Calibration:
     mean_square: of every input channel, fp32 [in_features], by the name of the weight that it
         meets; of the head under `lm_head.weight`.
     absmax: largest magnitude of every input channel, likewise.
+    expert_tokens: how many tokens each expert ran, fp32 [experts], by the names of stacked
+        matrices, whose `mean_square` is [experts, in_features].
     """
 
     kv_absmax: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     mean_square: dict[str, torch.Tensor]
     absmax: dict[str, torch.Tensor]
+    expert_tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name."""
         keys, values = zip(*self.kv_absmax, strict=True)
-        named = {"mean_square": self.mean_square, "absmax": self.absmax}
+        named = {
+            "mean_square": self.mean_square,
+            "absmax": self.absmax,
+            "expert_tokens": self.expert_tokens,
+        }
         inputs = {
             f"{kind} {name}": one for kind, each in named.items() for name, one in each.items()
         }
@@ -47,19 +55,25 @@ class Calibration:
             return {name.removeprefix(f"{kind} "): one for name, one in chosen.items()}
 
         pairs = zip(tensors["keys"], tensors["values"], strict=True)
-        return cls(tuple(pairs), named("mean_square"), named("absmax"))
+        inputs = (named(kind) for kind in ("mean_square", "absmax", "expert_tokens"))
+        return cls(tuple(pairs), *inputs)
 
 
 def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:
     """Run the source over int64 tokens [B, T]; memory does not grow with B."""
     cache = _absmax_cache(reference)
-    inputs = _InputSums()
-    with _observed_inputs(reference, inputs):
+    inputs, experts = _InputSums(), ExpertSums()
+    with _observed_inputs(reference, inputs), experts.watching(reference):
         for rows in tokens.split(_BATCH):
             hidden = reference.hidden_states(rows, cache=cache)
             inputs.add("lm_head.weight", hidden)
     mean_square = {name: total / tokens.numel() for name, total in inputs.squares.items()}
-    return Calibration(tuple(cache.absmax), mean_square, inputs.absmax)
+    return Calibration(
+        tuple(cache.absmax),
+        mean_square | experts.mean_square(),
+        inputs.absmax | experts.absmax,
+        experts.tokens,
+    )
 
 
 class _InputSums:

@@ -6,36 +6,19 @@ TensorRT documentation ("two-level" block quantization).
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 
 from edgelm.quantize.gptq import Compensation, row_slices
+from edgelm.quantize.grids import E2M1, Nvfp4Blocks
 from edgelm.quantize.precision import NVFP4_BLOCK
 
 FP8_MAX = 448.0
 _CACHED = 1 << 18  # elements worked on at a time
 _FP4_MAX = 6.0
-# Magnitudes by code; the fourth bit is the sign.
-_FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 # What a block's largest weight may be scaled to, best guess first: about the E4M3 scales that there
 # are to a factor of two. Beyond 6 the largest is cut, and the others have finer steps.
 _SCALED_MAX = (6.0, 4.0, 5.0, 4.5, 5.5, 6.5, 7.0, 8.0)
-
-
-class Nvfp4Blocks(NamedTuple):
-    """A matrix [N, K]: codes uint8 [N, K] (low halves), scales float8 [N, K/16], scale fp32 []."""
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    scale: torch.Tensor
-
-    def dequantize(self) -> torch.Tensor:
-        """The matrix as an engine sees it, fp32 [N, K]."""
-        values = _FP4[(self.codes & 7).long()]
-        values = torch.where(self.codes >= 8, -values, values)
-        steps = (self.scales.float() * self.scale).repeat_interleave(NVFP4_BLOCK, 1)
-        return values * steps
 
 
 def to_fp8(
@@ -138,5 +121,5 @@ def _fp4_column(steps: torch.Tensor, column: int, values: torch.Tensor) -> torch
 def _codes(scaled: torch.Tensor) -> torch.Tensor:
     """E2M1 codes, uint8, of values in units of their block's scale."""
     magnitudes = _fp4(scaled, torch.ones(())).abs()
-    codes = torch.bucketize(magnitudes, _FP4).to(torch.uint8)
+    codes = torch.bucketize(magnitudes, E2M1).to(torch.uint8)
     return torch.where(scaled < 0, codes | 8, codes)

@@ -35,25 +35,36 @@ class InputStats:
     hessians: HessianReader | None = None
 
     def importance(self, group: str) -> torch.Tensor | None:
-        """Mean square of each input channel [in_features]; None of the embedding: no inputs."""
+        """Mean square of each input channel [in_features]; None of the embedding: no inputs.
+
+        Of stacked experts [experts, in_features]: each sees tokens of its own.
+        """
         if group == EMBEDDING:
             return None
         mean_square = self.mean_square[input_name(self.weights, group)]
         columns = self.weights.column_factors(group)
-        return mean_square if columns is None else mean_square / columns.square()
+        mean_square = mean_square if columns is None else mean_square / columns.square()
+        order = self._order(group)
+        return mean_square if order is None else mean_square[order]
 
     def hessian(self, group: str) -> torch.Tensor:
         """Second moments [in_features, in_features] of what a group's matrix multiplies."""
         assert self.hessians is not None
         hessian = self.hessians[group]
         columns = self.weights.column_factors(group)
-        return hessian if columns is None else hessian / columns / columns[:, None]
+        hessian = hessian if columns is None else hessian / columns / columns[:, None]
+        order = self._order(group)
+        return hessian if order is None else hessian[order][:, order]
 
     def peak(self, group: str) -> float:
         """The largest magnitude among a group's inputs."""
         absmax = self.absmax[input_name(self.weights, group)]
         columns = self.weights.column_factors(group)
         return float((absmax if columns is None else absmax / columns).max())
+
+    def _order(self, group: str) -> torch.Tensor | None:
+        inputs = self.weights.inputs(group)
+        return None if inputs is None else inputs.order
 
 
 def input_name(weights: Weights, group: str) -> str:

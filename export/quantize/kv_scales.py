@@ -15,12 +15,14 @@ decoding (XQA) takes one scale for both, as of 1.31.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.rope import half_rotated_order
 
+ValueFactors = Literal["channel", "head", "layer"]
 _MIN_ABSMAX = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
 
 
@@ -54,7 +56,8 @@ class KvScaling:
         kv_absmax: Iterable[tuple[torch.Tensor, torch.Tensor]],
         *,
         shared: bool = False,
-        whole_heads: bool = False,
+        values: ValueFactors = "channel",
+        powers_of_two: bool = False,
     ) -> "KvScaling":
         """Equalize the channels of keys and values that calibration observed.
 
@@ -63,18 +66,27 @@ class KvScaling:
             kv_absmax: per layer, the largest magnitudes of rotated keys and of values, each
                 [num_key_value_heads, head_dim].
             shared: one range for keys and values.
-            whole_heads: one factor for all value channels of a head, which is less exact.
+            values: which value channels have a factor of their own; with fewer the cache is less
+                exact.
+            powers_of_two: factors that change no more than the exponent of a scale.
         """
         layers = []
-        for layer, (keys, values) in zip(spec.layers, kv_absmax, strict=True):
-            if whole_heads:
-                values = values.amax(1, keepdim=True).expand_as(values)
-            layers.append(_equalize(spec, layer, keys, values, shared))
+        for layer, (keys, peaks) in zip(spec.layers, kv_absmax, strict=True):
+            if values == "head":
+                peaks = peaks.amax(1, keepdim=True).expand_as(peaks)
+            elif values == "layer":
+                peaks = peaks.amax().expand_as(peaks)
+            layers.append(_equalize(spec, layer, keys, peaks, shared, powers_of_two))
         return cls(tuple(layers))
 
 
 def _equalize(
-    spec: DecoderSpec, layer: LayerSpec, keys: torch.Tensor, values: torch.Tensor, shared: bool
+    spec: DecoderSpec,
+    layer: LayerSpec,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    shared: bool,
+    powers_of_two: bool,
 ) -> LayerKvScaling:
     if layer.rope is not None and layer.rope.interleaved:  # executed in the other order
         keys = keys[:, torch.from_numpy(half_rotated_order(layer.rope, spec.head_dim))]
@@ -87,7 +99,14 @@ def _equalize(
     key_range, value_range = (float(x.log().mean().exp()) for x in (keys, values))
     if shared:
         key_range = value_range = (key_range * value_range) ** 0.5
-    return LayerKvScaling(key_range / keys, value_range / values, key_range, value_range)
+    key, value = key_range / keys, value_range / values
+    if not powers_of_two:
+        return LayerKvScaling(key, value, key_range, value_range)
+    key, value = (torch.exp2(one.log2().round()) for one in (key, value))
+    key_range, value_range = float((key * keys).max()), float((value * values).max())
+    if shared:
+        key_range = value_range = max(key_range, value_range)
+    return LayerKvScaling(key, value, key_range, value_range)
 
 
 def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:

@@ -53,6 +53,8 @@ METHODS: dict[str, Method] = {
     "awq": Method("rtn", "rtn", "awq"),
     "hqq": Method("hqq", "hqq"),
 }
+# What `auto` is for a source that is quantized already: scaled channels would be off its levels.
+KEEPS_LEVELS = Method("gptq", "rtn")
 
 
 def has_coarse(kinds: Collection[type[WeightPrecision]]) -> bool:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.calibrate import Calibration, calibrate
+from edgelm.export.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
-from edgelm.export.quantize.kv_scales import KvScaling
+from edgelm.export.quantize.kv_scales import KvScaling, ValueFactors
 from edgelm.export.quantize.methods import Method, has_coarse
 from edgelm.export.quantize.smooth_quant import smooth_quant
 from edgelm.export.quantize.weights import Weights
@@ -19,7 +20,13 @@ from edgelm.export.source.text import Passage
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.hessians import Hessians
-from edgelm.quantize.precision import EIGHT_BIT_KV, W8A8, KvType, WeightPrecision
+from edgelm.quantize.precision import (
+    EIGHT_BIT_KV,
+    GROUP_SIZES,
+    W8A8,
+    KvType,
+    WeightPrecision,
+)
 from edgelm.spec.groups import EMBEDDING
 
 _PLAIN = "calibration"
@@ -61,17 +68,34 @@ def prepare(
     observed, hessians = _observe(
         reference, passage, cache, hessians=method.needs_hessian(kinds), progress=progress
     )
+    if message := unseen_experts(observed.expert_tokens):
+        progress(message)
     plain = Weights(reference.checkpoint)
     smoothing = _smoothing(plain, observed, method, kinds)
     scaling = None
     if kv in EIGHT_BIT_KV:
-        # Round-to-nearest and HQQ recover the levels that a student was trained on.
-        keeps_grids = method.scaling == "none" and method.rounding != "gptq"
         scaling = KvScaling.from_calibration(
-            reference.spec, observed.kv_absmax, shared=shared_kv_scale, whole_heads=keeps_grids
+            reference.spec,
+            observed.kv_absmax,
+            shared=shared_kv_scale,
+            values=_value_factors(plain, method),
+            powers_of_two=reference.checkpoint.keeps_levels,
         )
     weights = Weights(reference.checkpoint, scaling, smoothing)
     return Prepared(weights, InputStats(weights, observed.mean_square, observed.absmax, hessians))
+
+
+def _value_factors(weights: Weights, method: Method) -> ValueFactors:
+    """Which value channels get a factor of their own in an 8-bit cache."""
+    spec = weights.checkpoint.spec
+    if weights.checkpoint.keeps_levels:
+        outputs = [group for group in weights.groups() if group.endswith("attention.o")]
+        ordered = any(weights.inputs(group) is not None for group in outputs)
+        # The levels of a head's columns share groups with no other head's.
+        return "layer" if ordered or spec.head_dim % GROUP_SIZES[0] else "head"
+    # Round-to-nearest and HQQ recover the levels that a student was trained on.
+    keeps_grids = method.scaling == "none" and method.rounding != "gptq"
+    return "head" if keeps_grids else "channel"
 
 
 def _observe(

@@ -5,14 +5,23 @@ from collections.abc import Callable
 import torch
 
 from edgelm.export.cache import ArtifactCache
-from edgelm.export.quantize.float_formats import Nvfp4Blocks, to_fp8, to_nvfp4
+from edgelm.export.quantize.float_formats import to_fp8, to_nvfp4
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS, Method, ReadHessian, quantize_by
+from edgelm.export.quantize.source_levels import (
+    Mxfp4Experts,
+    fp8_from_source,
+    integers_from_source,
+    mxfp4_from_source,
+    nvfp4_from_source,
+    source_input_peak,
+)
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.memory import LARGE, give_back
 from edgelm.quantize.gptq import Compensation
+from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe
-from edgelm.quantize.rtn import Quantized
+from edgelm.quantize.rtn import Quantized, joined
 from edgelm.spec.groups import EMBEDDING
 
 ReadMatrix = Callable[[], torch.Tensor]
@@ -28,6 +37,9 @@ class Quantizer:
         cache: for results that are needed again: quantizing takes a second a matrix, reading it
             back takes none. Nothing is stored where it is None.
         positive_scales: see `edgelm.quantize.rtn.quantize`.
+
+    Attributes:
+        taken_over: groups whose levels, so far, are those of a quantized source.
     """
 
     def __init__(
@@ -44,20 +56,23 @@ class Quantizer:
         self.stats = stats
         self.cache = cache
         self.positive_scales = positive_scales
+        self.taken_over: set[str] = set()
 
     def quantize(self, group: str, matrix: ReadMatrix, precision: Int4 | Int8) -> Quantized:
-        """A group's matrix as integers; it is read only if it is not in the cache."""
+        """A group's matrix as integers; it is read only if it is not in the cache.
+
+        The levels of a quantized source are taken over where the precision holds them.
+        """
+        source = integers_from_source(
+            self.weights, group, precision, positive_scales=self.positive_scales
+        )
+        if source is not None:
+            self.taken_over.add(group)
+            return source
         name = f"{group} {self.grid(precision)}"
         found = self._load(name)
         if found is None:
-            quantized = quantize_by(
-                self.method,
-                _read(matrix),
-                precision,
-                self.importance(group),
-                self._hessian(group),
-                positive_scales=self.positive_scales,
-            )
+            quantized = self._quantize(group, _read(matrix), precision)
             tensors = {key: one for key, one in vars(quantized).items() if torch.is_tensor(one)}
             found = self._save(name, tensors)
         return Quantized(
@@ -68,8 +83,28 @@ class Quantizer:
             found.get("zero_points"),
         )
 
+    def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
+        importance = self.importance(group)
+        experts = self.weights.experts(group) if importance is not None else 0
+        each = [importance] if importance is None or not experts else list(importance)
+        parts = [
+            quantize_by(
+                self.method,
+                part,
+                precision,
+                one,
+                self._hessian(group),
+                positive_scales=self.positive_scales,
+            )
+            for part, one in zip(matrix.chunk(len(each)), each, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else joined(parts)
+
     def fp8(self, group: str, matrix: ReadMatrix) -> tuple[torch.Tensor, torch.Tensor]:
-        """E4M3 values [N, K] and scales [N] of a group's matrix."""
+        """E4M3 values [N, K] and scales [N] of a group's matrix, a source's own if it has them."""
+        if (source := fp8_from_source(self.weights, group)) is not None:
+            self.taken_over.add(group)
+            return source
         name = f"{group} fp8"
         found = self._load(name)
         if found is None:
@@ -78,7 +113,10 @@ class Quantizer:
         return found["values"], found["scales"]
 
     def nvfp4(self, group: str, matrix: ReadMatrix) -> Nvfp4Blocks:
-        """A group's matrix in NVFP4."""
+        """A group's matrix in NVFP4, a source's own if it has it."""
+        if (source := nvfp4_from_source(self.weights, group)) is not None:
+            self.taken_over.add(group)
+            return source
         name = f"{group} nvfp4"
         found = self._load(name)
         if found is None:
@@ -87,12 +125,19 @@ class Quantizer:
             found = self._save(name, blocks._asdict())
         return Nvfp4Blocks(**found)
 
+    def mxfp4(self, group: str) -> Mxfp4Experts:
+        """A group's experts as the source stores them; they are never quantized to that."""
+        self.taken_over.add(group)
+        return mxfp4_from_source(self.weights, group)
+
     def importance(self, group: str) -> torch.Tensor | None:
         """How much errors in each input channel count, [in_features]; None where unknown."""
         return None if self.stats is None else self.stats.importance(group)
 
     def input_peak(self, group: str) -> float:
-        """The largest magnitude that calibration observed among a group's inputs."""
+        """The largest magnitude of a group's inputs: a source's own, or what calibration saw."""
+        if (source := source_input_peak(self.weights, group)) is not None:
+            return source
         assert self.stats is not None, "formats with quantized inputs need calibration"
         return self.stats.peak(group)
 
@@ -120,6 +165,8 @@ class Quantizer:
         stats = self.stats
         if group == EMBEDDING or stats is None or stats.hessians is None:
             return None
+        if self.weights.experts(group):
+            return None  # rounded to nearest: see Hessians
         return lambda: stats.hessian(group)
 
     def _compensation(self, group: str) -> Compensation | None:

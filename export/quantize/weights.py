@@ -9,16 +9,26 @@ from typing import NamedTuple
 
 import torch
 
+from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
 from edgelm.quantize.awq import Smoothing
-from edgelm.spec.groups import groups, split_group, tensor_names
+from edgelm.quantize.grids import Inputs
+from edgelm.spec.groups import (
+    EMBEDDING,
+    HEAD,
+    executed_shape,
+    experts_in,
+    groups,
+    split_group,
+    tensor_names,
+)
 from edgelm.spec.mixers import ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import has_bias
+from edgelm.spec.tensor_shapes import has_bias, stacked_by_input
 
-_RESIDUAL = ("attention.o", "conv.out", "delta.out", "mlp.down")
+_RESIDUAL = ("attention.o", "conv.out", "delta.out", "mlp.down", "experts.down", "shared.down")
 
 
 class DeltaWeights(NamedTuple):
@@ -28,6 +38,15 @@ class DeltaWeights(NamedTuple):
     dt_bias: torch.Tensor
     decay_scale: torch.Tensor
     norm: torch.Tensor
+
+
+class Router(NamedTuple):
+    """Router [experts, hidden], its bias and the bias of the choice [experts], shared gate."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    selection_bias: torch.Tensor | None
+    shared_gate: torch.Tensor | None
 
 
 class Xielu(NamedTuple):
@@ -65,33 +84,44 @@ class Weights:
 
     def shape(self, group: str) -> tuple[int, int]:
         """[out_features, in_features] of a group's matrix."""
-        shapes = [self.checkpoint.shapes[name] for name in self.tensor_names(group)]
-        return sum(shape[0] for shape in shapes), shapes[0][1]
+        return executed_shape(self.checkpoint.spec, group, self.checkpoint.shapes)
 
     def columns(self, group: str) -> int:
         """Inputs of a group's matrix."""
         return self.shape(group)[1]
 
+    def experts(self, group: str) -> int:
+        """How many experts' matrices follow each other in a group's rows; 0 where it is one."""
+        return experts_in(self.checkpoint.spec, group)
+
     def matrix(self, group: str) -> torch.Tensor:
         """A group's weight as the decoder executes it, [out_features, in_features]."""
         tensors = [self.checkpoint.tensor(name).float() for name in self.tensor_names(group)]
+        if self.experts(group):
+            tensors = [self._by_output(tensors[0]).flatten(0, 1)]
         matrix = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        if (order := self._row_order(group)) is not None:
+        if (order := self.row_order(group)) is not None:
             matrix = matrix[order]
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix * columns
-        rows = self._row_factors(group)
+        if (inputs := self.inputs(group)) is not None and inputs.order is not None:
+            matrix = matrix[:, inputs.order]
+        rows = self.row_factors(group)
         return matrix if rows is None else matrix * rows[:, None]
 
     def unfold(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors, by name, that `matrix` would be made of: its inverse."""
-        if (rows := self._row_factors(group)) is not None:
+        if (rows := self.row_factors(group)) is not None:
             matrix = matrix / rows[:, None]
+        if (inputs := self.inputs(group)) is not None and inputs.order is not None:
+            matrix = torch.empty_like(matrix).index_copy_(1, inputs.order, matrix)
         if (columns := self.column_factors(group)) is not None:
             matrix = matrix / columns
-        if (order := self._row_order(group)) is not None:
+        if (order := self.row_order(group)) is not None:
             matrix = torch.empty_like(matrix).index_copy_(0, order, matrix)
         names = self.tensor_names(group)
+        if experts := self.experts(group):
+            return {names[0]: self._by_output(matrix.unflatten(0, (experts, -1)))}
         parts = matrix.split([self.checkpoint.shapes[name][0] for name in names])
         return dict(zip(names, parts, strict=True))
 
@@ -99,10 +129,10 @@ class Weights:
         """A group's bias [out_features], if the spec gives its parts one."""
         if not self.has_bias(group):
             return None
-        names = [name.removesuffix("weight") + "bias" for name in self.tensor_names(group)]
-        tensors = [self.checkpoint.tensor(name).float() for name in names]
-        bias, rows = torch.cat(tensors), self._row_factors(group)
-        if (order := self._row_order(group)) is not None:
+        names = [_bias_name(name) for name in self.tensor_names(group)]
+        tensors = [self.checkpoint.tensor(name).float().flatten() for name in names]
+        bias, rows = torch.cat(tensors), self.row_factors(group)
+        if (order := self.row_order(group)) is not None:
             bias = bias[order]
         return bias if rows is None else bias * rows
 
@@ -160,11 +190,30 @@ class Weights:
             self._tensor(f"{name}.norm.weight"),
         )
 
+    def router(self, layer: int) -> Router:
+        """What a layer's mixture of experts has beside its matrices."""
+        mixture = self.checkpoint.spec.layers[layer].mlp
+        assert mixture is not None
+        name = f"model.layers.{layer}.mlp"
+        return Router(
+            self._tensor(f"{name}.router.weight"),
+            self._tensor(f"{name}.router.bias") if mixture.router_bias else None,
+            self._tensor(f"{name}.expert_bias") if mixture.selection_bias else None,
+            self._tensor(f"{name}.shared_expert_gate.weight") if mixture.shared_gate else None,
+        )
+
+    def _by_output(self, stack: torch.Tensor) -> torch.Tensor:
+        """Experts' matrices [experts, outputs, inputs] from the checkpoint's order, or back."""
+        by_input = stacked_by_input(self.checkpoint.spec.family)
+        return stack.transpose(1, 2) if by_input else stack
+
     def _tensor(self, name: str) -> torch.Tensor:
         return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()
 
-    def _row_order(self, group: str) -> torch.Tensor | None:
-        """Rows of q, k and v in the order of execution, if it is not that of the checkpoint."""
+    def row_order(self, group: str) -> torch.Tensor | None:
+        """A group's rows in the order of execution, if it is not that of the checkpoint."""
+        if group.endswith("experts.gate_up"):
+            return self._alternating_order(group)
         if not group.endswith("attention.qkv"):
             return None
         spec = self.checkpoint.spec
@@ -179,6 +228,13 @@ class Weights:
         values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
         return torch.cat([rotated, values])
 
+    def _alternating_order(self, group: str) -> torch.Tensor | None:
+        """Rows of gate and up by turns, as the fused kernels of all experts read them."""
+        if stacked_by_input(self.checkpoint.spec.family):
+            return None  # they alternate already
+        rows = torch.arange(self.shape(group)[0]).view(self.experts(group), 2, -1)
+        return rows.transpose(1, 2).flatten()
+
     def _gated_row_order(self) -> torch.Tensor:
         """Queries, keys, values, gates, of a checkpoint with each head's gate behind its query."""
         spec = self.checkpoint.spec
@@ -191,15 +247,48 @@ class Weights:
         assert self.kv_scaling is not None
         return self.kv_scaling.layers[split_group(name)[0]]
 
+    def inputs(self, group: str) -> Inputs | None:
+        """What the graph does to a group's inputs, for the levels of a quantized source.
+
+        None where its parts differ in that: their levels are then not taken over.
+        """
+        packed = self.packed(group)
+        if packed is None or packed[0].inputs is None or self._is_looked_up(group):
+            return None
+        first = packed[0].inputs
+        rest = [one.inputs for one in packed[1:]]
+        return first if all(one is not None and one.same(first) for one in rest) else None
+
+    def _is_looked_up(self, group: str) -> bool:
+        """Whether rows of a group's matrix are the inputs of the first layer."""
+        return group == EMBEDDING or (group == HEAD and self.checkpoint.spec.tie_word_embeddings)
+
+    def packed(self, group: str) -> list[PackedMatrix] | None:
+        """The quantized matrices that a group consists of; None unless all of them are."""
+        names = self.tensor_names(group)
+        found = [self.checkpoint.packed[name] for name in names if name in self.checkpoint.packed]
+        return found if len(found) == len(names) else None
+
     def column_factors(self, group: str) -> torch.Tensor | None:
-        """What columns are multiplied by, [in_features]: the inputs are divided by it."""
+        """What columns are multiplied by, [in_features]: the inputs are divided by it.
+
+        In the order of the checkpoint's columns.
+        """
+        folded, inputs = self.folded_columns(group), self.inputs(group)
+        if inputs is None or inputs.factors is None:
+            return folded
+        factors = 1 / inputs.factors
+        return factors if folded is None else folded * factors
+
+    def folded_columns(self, group: str) -> torch.Tensor | None:
+        """The part of the column factors by which what precedes divides the inputs."""
         factors = self.smoothing.columns(group) if self.smoothing else None
         if not self.kv_scaling or not group.endswith("attention.o"):
             return factors
         values = 1 / self._per_query_head(self.layer_kv_scaling(group).value).flatten()
         return values if factors is None else factors * values
 
-    def _row_factors(self, group: str) -> torch.Tensor | None:
+    def row_factors(self, group: str) -> torch.Tensor | None:
         """What rows, and the bias, are multiplied by, [out_features]."""
         spec = self.checkpoint.spec
         if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:
@@ -220,3 +309,9 @@ class Weights:
         """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
         spec = self.checkpoint.spec
         return factors.repeat_interleave(spec.num_attention_heads // spec.num_key_value_heads, 0)
+
+
+def _bias_name(weight: str) -> str:
+    if weight.endswith(".weight"):
+        return weight.removesuffix("weight") + "bias"
+    return f"{weight}_bias"  # of stacked experts

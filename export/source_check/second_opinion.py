@@ -19,10 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 
 from edgelm.bundle.gates import MAX_SOURCE_KL, SourceCheck
-from edgelm.checkpoint.meta_model import hf_config
+from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
@@ -74,6 +75,12 @@ def check_source(
     if checkpoint.is_gguf:
         depth = min(depth, _GGUF_LAYERS)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
+    if not checkpoint.loads_elsewhere:
+        worst = msgspec.structs.replace(worst, weights="edgelm")
+        progress(
+            "transformers does not load these weights by itself: it computes with what edgelm "
+            "reads of them"
+        )
     with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
@@ -137,6 +144,11 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
     """The model as transformers loads it, in fp32, with its first `depth` layers."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+    if not checkpoint.loads_elsewhere:
+        with _quiet():
+            model = _assembled(checkpoint, depth)
+        yield model
+        return
     gguf: dict[str, Any] = {}
     with TemporaryDirectory(dir=scratch) as empty, _quiet():
         folder = checkpoint.path
@@ -177,6 +189,28 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 "from another model?"
             )
         yield _TextOnly(model.eval()) if multimodal else model.eval()
+
+
+def _assembled(checkpoint: Checkpoint, depth: int) -> Any:
+    """The model that transformers builds from its own configuration, with edgelm's weights."""
+    from transformers import AutoConfig
+
+    config: Any = hf_config(checkpoint)
+    if not checkpoint.is_gguf:
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=False, local_files_only=True
+        ).get_text_config()
+    _shorten(config, depth)
+    config.tie_word_embeddings = checkpoint.spec.tie_word_embeddings
+    model = empty_model(config, torch.float32)
+    wanted = model.state_dict().keys() & checkpoint.shapes.keys()
+    tensors = {name: checkpoint.tensor(name).float() for name in sorted(wanted)}
+    missing = model.load_state_dict(tensors, strict=False, assign=True).missing_keys
+    model.tie_weights()
+    left = [name for name, one in model.named_parameters() if one.is_meta]
+    if left:
+        raise BadCheckpoint(f"no weights for {left[0]} ({len(missing)} missing in all)")
+    return model.eval()
 
 
 class _TextOnly:
@@ -292,8 +326,8 @@ def _depth(reference: Reference, depth: int) -> Iterator[None]:
 
 
 def _worse(worst: SourceCheck, stretch: _Stretch, kl: float, top1: float) -> SourceCheck:
-    return SourceCheck(
-        layers=worst.layers,
+    return msgspec.structs.replace(
+        worst,
         tokens=worst.tokens + stretch.rows,
         reach=max(worst.reach, stretch.start + stretch.tokens.shape[1]),
         # Not max(): NaN must not pass for the smaller one.

@@ -73,17 +73,50 @@ class EngineSession:
             Cancelled: the function of `cancel_when` returned true; the cache is left as it was.
         """
         with self._lock:
-            self._check(len(tokens), logits)
-            # A token that is not known here (an interrupt came between two lines) equals no other.
-            self._tokens[self.length :] = [-1] * max(0, self.length - len(self._tokens))
-            self._advancing = True
-            try:
-                rows = self._advance(tokens, logits)
-            finally:
-                self._advancing = False
-                if self._closing:
-                    self._release_once()
-            return rows
+            return self._append(tokens, logits, lambda: self._advance(tokens, logits))
+
+    def verify(self, tokens: Tokens) -> Logits:
+        """Append tokens of which some may be dropped by `keep`; return the logits of all of them.
+
+        They are at most `chunk`. The array is valid until the next call.
+
+        Raises:
+            ContextFull, BadInput: as `advance`.
+        """
+        with self._lock:
+            return self._append(tokens, len(tokens), lambda: self._verify(tokens))
+
+    def keep(self, length: int) -> None:
+        """End what `verify` began: forget all tokens after the first `length`.
+
+        A recurrent state is computed again from the snapshot that was taken before.
+        """
+        with self._lock:
+            self._forget_after(length)
+            if self._history:
+                self._catch_up(length, decoded=True)
+                self._history.end_trial()
+
+    def _forget_after(self, length: int) -> None:
+        self._check_open()
+        if not 0 <= length <= self.length:
+            raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self.length = length
+        del self._tokens[length:]
+        if self._history:
+            self._history.forget_after(length)
+
+    def _append(self, tokens: Tokens, logits: int, run: Callable[[], Logits]) -> Logits:
+        self._check(len(tokens), logits)
+        # A token that is not known here (an interrupt came between two lines) equals no other.
+        self._tokens[self.length :] = [-1] * max(0, self.length - len(self._tokens))
+        self._advancing = True
+        try:
+            return run()
+        finally:
+            self._advancing = False
+            if self._closing:
+                self._release_once()
 
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
         """Call this during a prefill, between chunks and within long ones; None: nothing."""
@@ -92,13 +125,9 @@ class EngineSession:
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`; the cache's memory stays as it is."""
         with self._lock:
-            self._check_open()
-            if not 0 <= length <= self.length:
-                raise BadInput(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-            self.length = length
-            del self._tokens[length:]
+            self._forget_after(length)
             if self._history:
-                self._history.forget_after(length)
+                self._history.leave_trial()
 
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""
@@ -195,6 +224,7 @@ class EngineSession:
         start = self.length
         try:
             if self._history:
+                self._history.leave_trial()
                 self._catch_up(start)
             if len(tokens) == 1:
                 row = self.engine.run(tokens, start, logits=1, cancelled=_never)
@@ -214,7 +244,24 @@ class EngineSession:
         self._tokens += [int(token) for token in tokens]
         return rows
 
-    def _catch_up(self, length: int) -> None:
+    def _verify(self, tokens: Tokens) -> Logits:
+        start = self.length
+        try:
+            if self._history:
+                self._catch_up(start)
+                self._history.begin_trial()
+            rows = self.engine.run(tokens, start, logits=len(tokens), cancelled=_never)
+        except BaseException:
+            if self._history:
+                self._history.failed()
+            raise
+        self._tokens += [int(token) for token in tokens]
+        self.length = start + len(tokens)
+        if self._history:
+            self._history.advanced(self.length, decoded=True)
+        return rows
+
+    def _catch_up(self, length: int, *, decoded: bool = False) -> None:
         """Bring the recurrent state to `length` tokens: from a snapshot, and by running the rest.
 
         The rows of keys and values of what is run again are written again, as they were.
@@ -226,7 +273,7 @@ class EngineSession:
             tokens = np.array(self._tokens[at:end], dtype=np.int64)
             self._history.failed()  # until the run has ended
             self.engine.run(tokens, at, logits=0, cancelled=self._stop_requested)
-            self._history.advanced(end, decoded=False)
+            self._history.advanced(end, decoded=decoded)
             at = end
 
     def _prefill(self, tokens: Tokens, logits: int) -> Logits:

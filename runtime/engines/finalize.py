@@ -31,7 +31,7 @@ from edgelm.bundle.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
 from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.swap import read_swaps
-from edgelm.devices.planner.build_room import room_here
+from edgelm.devices.planner.memory.build_room import room_here
 from edgelm.devices.tensorrt_versions import load_module
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, EdgeLMError, GateFailed
 from edgelm.files.hashing import file_sha256

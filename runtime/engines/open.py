@@ -37,14 +37,14 @@ def open_session(
 def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int | None) -> Engine:
     name, graph, chunk = manifest.engine.name, manifest.graph, manifest.limits.prefill_chunk
     if name == _CPU:
-        from edgelm.runtime.engines.ort import OrtEngine
+        from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 
         _check_version(manifest)
         return OrtEngine(folder, graph, capacity=capacity, prefill_chunk=chunk, threads=threads)
     if threads is not None:
         raise BadInput(f"threads is {threads}, but {name} runs on the GPU; omit it")
     if name == _CUDA:
-        from edgelm.runtime.engines.ort_cuda import OrtCudaEngine
+        from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 
         _check_version(manifest)
         return OrtCudaEngine(folder, graph, capacity=capacity, prefill_chunk=chunk)

@@ -73,6 +73,7 @@ class SnapshotHistory:
         self.state = state
         self.at = 0
         self._taken: dict[int, Arrays] = {}
+        self._trial: int | None = None
 
     def advanced(self, length: int, *, decoded: bool) -> None:
         """The state has now seen `length` tokens; snapshots follow chunks, and a few decodes."""
@@ -85,6 +86,22 @@ class SnapshotHistory:
         if self.at > 0 and self.at not in self._taken:
             self._taken[self.at] = self.state.read()
             self._thin_out()
+
+    def begin_trial(self) -> None:
+        """Remember the state before tokens of which some may be dropped; once for several runs."""
+        if self._trial is None and self.at > 0 and self.at not in self._taken:
+            self.take()
+            self._trial = self.at
+
+    def end_trial(self) -> None:
+        """Drop the snapshot that the trial took: speculative steps would crowd out all others."""
+        if self._trial is not None:
+            self._taken.pop(self._trial, None)
+            self._trial = None
+
+    def leave_trial(self) -> None:
+        """A trial that was not ended is no longer one: its snapshot stays like all others."""
+        self._trial = None
 
     def forget_after(self, length: int) -> None:
         """Drop snapshots of tokens that are no longer part of the sequence."""

@@ -111,6 +111,15 @@ class Session(Protocol):
         The array is valid until the next call.
         """
 
+    def verify(self, tokens: Tokens) -> Logits:
+        """Append tokens of which some may be dropped by `keep`; return the logits of all of them.
+
+        The array is valid until the next call.
+        """
+
+    def keep(self, length: int) -> None:
+        """End what `verify` began: forget all tokens after the first `length`."""
+
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
         """Call this during a prefill; `advance` raises `Cancelled` when it returns true."""
 

@@ -44,3 +44,13 @@ def update_step(inputs: StepInputs, token: int, past: int) -> None:
     inputs["past_length"][0] = past
     inputs["last_position"][0] = past
     inputs["total_length"][()] = past + 1
+
+
+def update_steps(inputs: StepInputs, tokens: Tokens, past: int) -> None:
+    """Change the inputs of several tokens into those of as many others, in place."""
+    count = len(tokens)
+    inputs["tokens"][0, :] = tokens
+    inputs["positions"][0, :] = np.arange(past, past + count, dtype=np.int64)
+    inputs["past_length"][0] = past
+    inputs["last_position"][0] = past + count - 1
+    inputs["total_length"][()] = past + count

@@ -14,11 +14,12 @@ from starlette.routing import Route
 
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.server.chat_completions import chat_completions
-from edgelm.runtime.server.completions import completions
 from edgelm.runtime.server.context import ServerContext, endpoint, json_response, now
+from edgelm.runtime.server.endpoints.chat_completions import chat_completions
+from edgelm.runtime.server.endpoints.completions import completions
+from edgelm.runtime.server.endpoints.generations import Generations
+from edgelm.runtime.server.endpoints.responses import responses
 from edgelm.runtime.server.errors import ApiError, as_api_error
-from edgelm.runtime.server.generations import Generations
 from edgelm.runtime.server.guard import Guard
 from edgelm.runtime.server.metrics import CONTENT_TYPE, Metrics
 from edgelm.runtime.server.request_log import RequestLog
@@ -28,7 +29,6 @@ from edgelm.runtime.server.requests import (
     EmbeddingsRequest,
     ResponsesRequest,
 )
-from edgelm.runtime.server.responses import responses
 from edgelm.runtime.server.settings import ServerSettings
 
 log = logging.getLogger("edgelm.serve")

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.server.body import ClientDisconnect, read_body
+from edgelm.runtime.server.endpoints.body import ClientDisconnect, read_body
+from edgelm.runtime.server.endpoints.generations import Generations
 from edgelm.runtime.server.errors import ApiError, as_api_error
-from edgelm.runtime.server.generations import Generations
 from edgelm.runtime.server.request_log import log, log_fields
 from edgelm.runtime.server.settings import ServerSettings
 

@@ -10,7 +10,7 @@ from edgelm.devices.detection.probes import Probes
 from edgelm.devices.sensors.discovery import find_sensors
 from edgelm.devices.sensors.reader import Reader
 from edgelm.errors import BadInput
-from edgelm.runtime.async_stream import AsyncStream
+from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.model import LanguageModel
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -40,6 +40,12 @@ class Metrics:
             "edgelm_prompt_tokens_cached", "Tokens of prompts found in a cache", registry=registry
         )
         self._generated = Counter("edgelm_generated_tokens", "Tokens generated", registry=registry)
+        self._drafted = Counter(
+            "edgelm_drafted_tokens", "Tokens drafted by speculation", registry=registry
+        )
+        self._accepted = Counter(
+            "edgelm_accepted_tokens", "Drafted tokens that were accepted", registry=registry
+        )
         self.first_token = Histogram(
             "edgelm_first_token_seconds",
             "From a request to its first token",
@@ -71,6 +77,8 @@ class Metrics:
         self._prompt.inc(reply.usage.prompt_tokens)
         self._cached.inc(reply.usage.cached_tokens)
         self._generated.inc(reply.usage.completion_tokens)
+        self._drafted.inc(reply.timings.drafted)
+        self._accepted.inc(reply.timings.accepted)
         if reply.timings.tokens_per_second is not None:
             self._rate.observe(reply.timings.tokens_per_second)
 

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgelm.runtime.reply import Reply
+from edgelm.runtime.generation.reply import Reply
 from edgelm.runtime.server.metrics import Metrics
 
 log = logging.getLogger("edgelm.serve")

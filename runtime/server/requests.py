@@ -32,6 +32,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: _Seed | None = None
+    speculation: str | None = None
     stream: bool | None = None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgelm.errors import BadInput
 from edgelm.runtime.conversation import Chat
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.terminal.printer import Printer
 from edgelm.runtime.terminal.settings import Settings

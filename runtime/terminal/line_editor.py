@@ -12,7 +12,7 @@ from types import ModuleType
 
 from edgelm.errors import BadInput
 from edgelm.files.user_folders import state_folder
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 
 _HISTORY_LINES = 1000
 _QUOTES = '"""'

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from edgelm.runtime.chunk import Chunk
-from edgelm.runtime.reply import Reply
-from edgelm.runtime.stream import Stream
+from edgelm.runtime.generation.chunk import Chunk
+from edgelm.runtime.generation.reply import Reply
+from edgelm.runtime.generation.stream import Stream
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _NOTES = {
@@ -90,7 +90,8 @@ def stats_line(reply: Reply) -> str:
         return f"{usage.prompt_tokens} prompt tokens, nothing generated"
     speed = timings.tokens_per_second
     rate = "no decoding" if speed is None else f"{speed:.1f} tokens/s"
+    drafted = f", {timings.accepted} of {timings.drafted} drafted" if timings.drafted else ""
     return (
         f"{usage.prompt_tokens} prompt tokens, first after {timings.first_token_ms:.0f} ms, "
-        f"{usage.completion_tokens} generated, {rate}, stop reason: {reply.stop_reason}"
+        f"{usage.completion_tokens} generated{drafted}, {rate}, stop reason: {reply.stop_reason}"
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgelm.errors import BadInput
-from edgelm.runtime.options import Options
-from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.sampler import Sampling
 
 _DEFAULTS = Sampling()
 SAMPLING = {
@@ -51,6 +51,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "stop": str,
     "reasoning-budget": int,
+    "speculation": str,
     "thinking": flag,
     "stats": flag,
 }

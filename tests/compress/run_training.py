@@ -5,8 +5,9 @@ python -m tests.compress.run_training JOB...
 A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
 run one after the other, in one process group. `stop_at` abandons a job after a step without
 closing it, `die_at` kills the process after a step, `die_saving` within the checkpoint of a step.
-With `full_at` the second process finds the disk full at the checkpoint of a step; what every
-process raises is in FOLDER/error-RANK.
+`bf16` multiplies in bf16. `watched` measures held-out rows every three steps and saves the student
+after four. With `full_at` the second process finds the disk full at the checkpoint of a step; what
+every process raises is in FOLDER/error-RANK.
 """
 
 import errno
@@ -21,7 +22,9 @@ from typing import Any
 import msgspec
 import torch
 
+from edgelm.compress.distillation.milestones import Milestones
 from edgelm.compress.distillation.train import Step, distill
+from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import gather_full_model
 from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
@@ -43,6 +46,8 @@ class Job:
     die_at: int | None = None
     die_saving: int | None = None
     full_at: int | None = None
+    watched: bool = False
+    bf16: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -65,19 +70,26 @@ def main() -> None:
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
     if job.sharded:
-        _shard()
+        shard()
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
         _fill_disk_of_one(job.full_at)
     teacher, student = teacher_and_student()
     settings = msgspec.structs.replace(
-        SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size
+        SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size, bf16=job.bf16
+    )
+    types: set[str] = set()
+    student.model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda module, *_: types.add(str(module.weight.dtype))
     )
     precision = (Int4(16), Int8(32)) if job.quantized else None
     folder = job.folder / "checkpoints"
     losses = []
-    steps = distill(student, teacher, rows(), settings, folder, precision=precision)
+    watch = _watch(job.folder, student, teacher) if job.watched else lambda _: None
+    steps = distill(
+        student, teacher, rows(), settings, folder, precision=precision, after_step=watch
+    )
     for step in steps:
         losses.append((step.step, step.loss))
         if step.step == job.die_at:
@@ -87,11 +99,34 @@ def run_job(job: Job) -> None:
             return
     student = gather_full_model(student)
     if os.environ.get("RANK", "0") == "0":
-        result = {"losses": losses, "weights": dict(student.named_parameters())}
+        result = {
+            "losses": losses,
+            "weights": dict(student.named_parameters()),
+            "types": types,
+        }
         torch.save(result, job.folder / "result.pt")
 
 
-def _shard() -> None:
+def _watch(folder: Path, student: Any, teacher: Any) -> Milestones:
+    return Milestones(
+        folder,
+        student,
+        SETTINGS.step_tokens,
+        SETTINGS.last_step,
+        held_out=HeldOut(teacher, rows(10, seed=1).batch(range(10)), shared=True),
+        every=3 * SETTINGS.step_tokens,
+        milestones=(4 * SETTINGS.step_tokens,),
+        save=_save,
+    )
+
+
+def _save(model: Any, path: Path) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        path.parent.mkdir(exist_ok=True)
+        torch.save(dict(model.named_parameters()), path)
+
+
+def shard() -> None:
     """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well."""
     from accelerate import Accelerator
     from accelerate.state import PartialState

@@ -72,6 +72,10 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
             f"{LEAST}[target]\nparameters = 0.5\n[search]\n[distill]\nlayer_map = [[0, 0]]\n",
             "layer_map names layers of one student, .* set hidden_states = true",
         ),
+        (
+            f"{LEAST}[distill]\ntokens = 1000\nmilestones = [500, 2000]\n",
+            r"milestones: 2,000 tokens are never reached, since tokens = 1,000; remove it",
+        ),
         (f"{LEAST}[align]\ndata = 'd'\nbeta = 0.2\n", r"beta belongs to method = .dpo.; remove it"),
         (f"{LEAST}[align]\ndata = 'd'\nmax_length = 1\n", "max_length is 1, expected 2 tokens"),
     ],

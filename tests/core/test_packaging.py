@@ -48,7 +48,7 @@ def test_data_files_are_listed(project: dict[str, Any]) -> None:
             files = set(folder.glob(pattern))
             assert files, (package, pattern)
             listed |= files
-    kinds = {".toml", ".jsonl", ".json", ".txt", ".html", ".typed"}
+    kinds = {".toml", ".jsonl", ".json", ".txt", ".html", ".typed", ".pyi"}
     files = {path for room in ["core", *ROOMS] for path in (ROOT / room).rglob("*")}
     assert listed == {path for path in files if path.suffix in kinds}
 
@@ -66,6 +66,7 @@ def test_commands_exist_or_are_to_come(project: dict[str, Any]) -> None:
 
 _VERBS = {
     "edgelm.bench": "bench",
+    "edgelm.bench.evaluation": "eval",
     "edgelm.compress": "compress",
     "edgelm.devices": "devices",
     "edgelm.export": "export",

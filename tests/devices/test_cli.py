@@ -15,8 +15,8 @@ from edgelm.bundle import Manifest, write_manifest
 from edgelm.devices.cli import main
 from edgelm.devices.detection.machine import Machine
 from edgelm.devices.doctor import CheckResult
+from edgelm.devices.planner.models.smaller_models import SmallerModel
 from edgelm.devices.planner.plan import choices
-from edgelm.devices.planner.smaller_models import SmallerModel
 from edgelm.devices.profile import ENVIRONMENT, Profile
 from edgelm.planning import Plan, PlanRequest
 from tests.core.spec.test_decoder import CONFIG

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.bench.cli import parser as bench
+from edgelm.bench.evaluation.cli import parser as evaluate
 from edgelm.compress.cli import parser as compress
 from edgelm.devices.cli import parser as devices
 from edgelm.export.cli import parser as export
@@ -21,6 +22,7 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "edge-bench": bench(),
     "edge-compress": compress(),
     "edge-devices": devices(),
+    "edge-eval": evaluate(),
     "edge-export": export(),
     "edge-run": run(),
 }

@@ -13,7 +13,7 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import EIGHT_BIT_KV, PRECISIONS, KvType, WeightPrecision
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.ort import OrtEngine
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.spec.decoder import DecoderSpec
 
 DialectName = Literal["ort", "standard", "decomposed"]

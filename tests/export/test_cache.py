@@ -109,7 +109,12 @@ def test_nothing_is_stored_of_a_source_that_changed(tmp_path: Path) -> None:
 def test_the_code_is_in_the_key(
     calm: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("bundle.py", "devices/kernels.py", "export/a/b.py", "runtime/engines/ort.py"):
+    for name in (
+        "bundle.py",
+        "devices/kernels.py",
+        "export/a/b.py",
+        "runtime/engines/onnxruntime/ort.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     hashes = {cached_steps._code_hash(tmp_path)}

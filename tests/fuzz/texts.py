@@ -9,7 +9,7 @@ from typing import Any
 
 from edgelm.compress.data.conversations import read_demonstrations, read_preferences, read_prompts
 from edgelm.compress.data.documents import read_documents
-from edgelm.compress.evaluation.evaluate import _lines as _lines_of
+from edgelm.compress.evaluation.rows import task_rows
 from edgelm.export.source.text import read_passage
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
@@ -41,7 +41,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "plain demonstrations": lambda path: read_demonstrations(path, chat=False),
     "preferences": lambda path: read_preferences(path, chat=True),
     "prompts": read_prompts,
-    "task": lambda path: list(_lines_of(str(path), None, {"context": str, "target": str})),
+    "task": lambda path: list(task_rows(str(path), None, {"context": str, "target": str})),
 }
 
 

@@ -16,10 +16,10 @@ from edgelm.export.quantize.calibrate import calibrate
 from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS, KvType
-from edgelm.runtime.engines import ort_cuda
 from edgelm.runtime.engines.cuda import Gpu
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.ort_cuda import OrtCudaEngine
+from edgelm.runtime.engines.onnxruntime import ort_cuda
+from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from edgelm.runtime.engines.session import Session
 from tests.export.graphs import CHUNK, DialectName, cpu_session
 from tests.gpu.conftest import SMOLLM2, Source

@@ -12,7 +12,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime import LanguageModel, Message
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.terminal.printer import Printer
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a matter of POSIX")

@@ -15,12 +15,12 @@ import edgelm
 from edgelm.bench.engines import edgelm_worker
 from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
 from edgelm.bundle.manifest_file import contents_sha256
-from edgelm.devices.planner.memory_need import loaded_bytes
+from edgelm.devices.planner.memory.memory_need import loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime import loading
 from edgelm.runtime.engines import unchanged_bundle
 from edgelm.runtime.engines.open import open_session
-from edgelm.runtime.sampler import Sampling
+from edgelm.runtime.generation.sampler import Sampling
 from tests.tiny_chat import CONTEXT
 
 LARGE = 4096

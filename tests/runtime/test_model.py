@@ -13,7 +13,7 @@ from edgelm.bundle import hash_files, read_manifest, write_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Message
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.ort import OrtEngine
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 

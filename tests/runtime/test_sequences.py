@@ -11,7 +11,7 @@ import pytest
 
 import edgelm
 from edgelm.bundle import read_manifest
-from edgelm.devices.planner.memory_need import loaded_bytes
+from edgelm.devices.planner.memory.memory_need import loaded_bytes
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Stream
 from tests.export.graphs import cpu_session

@@ -14,7 +14,7 @@ import pytest
 import edgelm
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Message
-from edgelm.runtime.options import Options
+from edgelm.runtime.generation.options import Options
 from tests.json_schemas import json_schemas
 from tests.schema_study import SAMPLINGS, outcome, save_bundle
 

@@ -5,37 +5,25 @@ network: a YAML file with `dataset_path: json` and `dataset_kwargs` that name lo
 `FOLDER/TASK`, where TASK is the name in the YAML file.
 """
 
-import copy
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from edgelm.compress.evaluation.backend import Backend
 from edgelm.compress.evaluation.tasks.scores import Score
-from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 from edgelm.reasons import reason
 
-_BATCH = 8
 
-
-def lm_eval_task(
-    model: Model,
-    tokenizer: Tokenizer,
-    name: str,
-    *,
-    limit: int | None = None,
-    batch_size: int = _BATCH,
-) -> dict[str, Score]:
+def lm_eval_task(backend: Backend, name: str, *, limit: int | None = None) -> dict[str, Score]:
     """Scores of a task by metric: `acc`, or with a filter `exact_match,strict`.
 
     Scores of a group's tasks are named `task metric`.
 
     Args:
-        model: evaluated in memory; not changed.
-        tokenizer: the model's; not changed.
+        backend: the model; a student's may be in another mode (train or eval) afterwards.
         name: a task or group of the harness, or `FOLDER/TASK` of local YAML files.
         limit: items per task.
-        batch_size: items at a time.
 
     Raises:
         MissingPackage: lm_eval is not installed.
@@ -43,25 +31,16 @@ def lm_eval_task(
         BadInput: the task's data cannot be loaded; a tokenizer without a first token.
     """
     harness = _harness()
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise BadInput(
-            "lm-eval starts requests with the beginning- or end-of-sequence token, and this "
-            "tokenizer has neither; set its `bos_token` or `eos_token`"
-        )
+    model = backend.harness_model()
     folder, _, task = name.rpartition("/")
     manager = import_module("lm_eval.tasks").TaskManager(
         include_path=folder or None, include_defaults=not folder
     )
     if task not in manager.all_tasks:
         raise UnknownName(_unknown(task, folder, manager.all_tasks))
-    training = model.training
     try:
-        # The harness adds a padding token to a tokenizer without one, hence the copy.
-        wrapped = import_module("lm_eval.models.huggingface").HFLM(
-            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size
-        )
         results = harness.simple_evaluate(
-            model=wrapped,
+            model=model,
             tasks=[task],
             task_manager=manager,
             limit=limit,
@@ -73,8 +52,6 @@ def lm_eval_task(
         )
     except OSError as error:  # among them the errors of `datasets` and of the connection
         raise BadInput(f"lm-eval cannot load the data of task {task!r}: {reason(error)}") from None
-    finally:
-        model.train(training)
     return scores_of(results, task)
 
 

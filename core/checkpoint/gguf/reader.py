@@ -6,18 +6,26 @@ to Hugging Face's layout here.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.checkpoint.gguf.blocks import GRIDS, level_bits, read_levels
 from edgelm.checkpoint.gguf.config import read_config
 from edgelm.checkpoint.gguf.header import TensorInfo
 from edgelm.checkpoint.gguf.names import MODEL_TYPES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, hf_name
 from edgelm.checkpoint.gguf.parts import GgufPart, open_parts
+from edgelm.checkpoint.quantized.packed import Levels, PackedMatrix
 from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.quantize.precision import Int4, Int8
+
+if TYPE_CHECKING:
+    import torch
 
 _F32, _F16 = 0, 1  # ggml types that need no dequantizing
+_FLOATS = (_F32, _F16, 28, 30)  # with F64 and BF16
+_T = TypeVar("_T", np.float32, np.uint8)
 
 
 class _Stored(NamedTuple):
@@ -83,13 +91,53 @@ class GgufFile:
         """One tensor, dequantized to fp32, in Hugging Face's layout."""
         stored = self._tensors[name]
         start, size = _start(stored), _stored_bytes(stored)
-        raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start)
         shape, kind = stored.info.shape, stored.info.ggml_type
         if kind in (_F32, _F16):
+            raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start)
             values = raw.view("<f4" if kind == _F32 else "<f2")
         else:
-            values = _dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
+            values = _dequantize(_rows(stored), kind)
         return self._from_ggml(name, values.astype(np.float32).reshape(shape))
+
+    def packed(self) -> dict[str, PackedMatrix]:
+        """The quantized matrices."""
+        return {
+            name: self._packed(name, stored)
+            for name, stored in self._tensors.items()
+            if stored.info.ggml_type not in _FLOATS and len(stored.info.shape) == 2
+        }
+
+    def _packed(self, name: str, stored: _Stored) -> PackedMatrix:
+        from gguf import GGMLQuantizationType
+
+        number = stored.info.ggml_type
+        precision = GRIDS.get(number)
+
+        def read() -> Levels:
+            return _Values(self, name) if precision is None else self._grid(name, stored, precision)
+
+        return PackedMatrix(
+            stored.info.shape,
+            f"GGUF, {GGMLQuantizationType(number).name}",
+            (stored.part.path,),
+            read,
+            lambda: precision,
+            level_bits(number),
+        )
+
+    def _grid(self, name: str, stored: _Stored, precision: Int4 | Int8) -> Levels:
+        import torch
+
+        from edgelm.checkpoint.quantized.integers import integer_grid
+
+        levels, scales = read_levels(_rows(stored), stored.info.ggml_type)
+        return integer_grid(
+            torch.from_numpy(self._reordered(name, levels)),
+            torch.from_numpy(self._reordered(name, scales)),
+            None,
+            bits=4 if isinstance(precision, Int4) else 8,
+            group_size=precision.group_size,
+        )
 
     def _place(self, name: str, part: GgufPart, info: TensorInfo) -> None:
         if name in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG):
@@ -115,17 +163,20 @@ class GgufFile:
         return np.frombuffer(stored.part.data, "<f4", count, start)
 
     def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self.architecture == "llama" and ".self_attn.q_proj." in name:
-            return self._unpermute(name, tensor, "head_count")
-        if self.architecture == "llama" and ".self_attn.k_proj." in name:
-            return self._unpermute(name, tensor, "head_count_kv")
+        tensor = self._reordered(name, tensor)
         if self.architecture.startswith("gemma") and "norm" in name:
             return tensor - 1.0  # llama.cpp stores 1 + weight
         return tensor
 
-    def _unpermute(
-        self, name: str, tensor: npt.NDArray[np.float32], key: str
-    ) -> npt.NDArray[np.float32]:
+    def _reordered(self, name: str, tensor: npt.NDArray[_T]) -> npt.NDArray[_T]:
+        """Rows in Hugging Face's order."""
+        if self.architecture == "llama" and ".self_attn.q_proj." in name:
+            return self._unpermute(name, tensor, "head_count")
+        if self.architecture == "llama" and ".self_attn.k_proj." in name:
+            return self._unpermute(name, tensor, "head_count_kv")
+        return tensor
+
+    def _unpermute(self, name: str, tensor: npt.NDArray[_T], key: str) -> npt.NDArray[_T]:
         # llama.cpp interleaves the two rotary halves of a head; Hugging Face separates them.
         heads = self.metadata.integer("llama.attention.head_count", least=1)
         heads = self.metadata.integer(f"llama.attention.{key}", heads, least=1)
@@ -136,6 +187,27 @@ class GgufFile:
             )
         pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)
+
+
+class _Values(NamedTuple):
+    """A matrix in a format that is not a grid."""
+
+    file: GgufFile
+    name: str
+
+    def dequantize(self) -> "torch.Tensor":
+        """The matrix, fp32."""
+        import torch
+
+        return torch.from_numpy(self.file.read(self.name))
+
+
+def _rows(stored: _Stored) -> npt.NDArray[np.uint8]:
+    """The bytes of a quantized tensor, uint8 [rows, bytes of a row]."""
+    raw = np.frombuffer(
+        stored.part.data, dtype=np.uint8, count=_stored_bytes(stored), offset=_start(stored)
+    )
+    return raw.reshape(int(np.prod(stored.info.shape[:-1])), -1)
 
 
 def _start(stored: _Stored) -> int:

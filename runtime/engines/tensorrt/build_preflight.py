@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from edgelm.bundle import Manifest
 from edgelm.cli import format_bytes
-from edgelm.devices.planner.build_memory import build_peak
-from edgelm.devices.planner.build_room import Room
+from edgelm.devices.planner.memory.build_memory import build_peak
+from edgelm.devices.planner.memory.build_room import Room
 from edgelm.errors import DoesNotFit
 
 Progress = Callable[[str], None]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgelm.runtime.text.answers.gemma_calls import read_gemma_calls
-from edgelm.runtime.text.answers.harmony_calls import read_harmony_call
-from edgelm.runtime.text.answers.json_calls import read_json_calls, read_named_calls
-from edgelm.runtime.text.answers.python_calls import read_python_calls
-from edgelm.runtime.text.answers.tagged_calls import read_function_tags, read_key_value_tags
-from edgelm.runtime.text.answers.tool_call import ToolCall
+from edgelm.runtime.text.answers.calls.gemma_calls import read_gemma_calls
+from edgelm.runtime.text.answers.calls.harmony_calls import read_harmony_call
+from edgelm.runtime.text.answers.calls.json_calls import read_json_calls, read_named_calls
+from edgelm.runtime.text.answers.calls.python_calls import read_python_calls
+from edgelm.runtime.text.answers.calls.tagged_calls import read_function_tags, read_key_value_tags
+from edgelm.runtime.text.answers.calls.tool_call import ToolCall
 
 Tool = Mapping[str, Any]
 Reader = Callable[[str, Sequence[Tool]], list[ToolCall]]

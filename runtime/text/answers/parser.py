@@ -8,8 +8,8 @@ application sees what happened. One that was cut is left out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgelm.runtime.text.answers.calls.tool_call import ToolCall
 from edgelm.runtime.text.answers.formats import AnswerFormat, Tags, Tool
-from edgelm.runtime.text.answers.tool_call import ToolCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from edgelm.compress.alignment.align import Aligned, align
+from edgelm.compress.alignment.data import make_rows
 from edgelm.compress.alignment.metrics_callback import AlignStep
 from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
+from edgelm.compress.data.conversations import read_demonstrations
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged, MissingPackage
+from tests.own_sizes import cut
 
 MARKED = (
     "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
@@ -259,9 +262,70 @@ def test_long_examples_are_counted(
         align(student, tokenizer, SFT, write(rows[2:]), tmp_path / "other")
 
 
+TOOLS = (
+    "{% if tools %}<s>tools\n{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}"
+    "<s>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<call>"
+    "{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def _call(name: str, arguments: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": function}]}
+
+
+def test_calls_of_tools_are_learned_and_tools_are_read(
+    student: Any, tokenizer: Any, tmp_path: Path, write: Write
+) -> None:
+    tokenizer.chat_template = TOOLS
+    schema = {"type": "function", "function": {"name": "rain", "parameters": {}}}
+    asked = {"role": "user", "content": "Will it rain?"}
+    answers = [
+        {"role": "tool", "tool_call_id": "1", "content": "yes"},
+        {"role": "assistant", "content": "It will."},
+    ]
+    rows = [
+        {"messages": [asked, _call("rain", {"day": "now"}), *answers], "tools": [schema]},
+        {"prompt": [asked], "completion": [_call("other", '{"place": 1}')]},
+    ]
+    examples = read_demonstrations(write(rows), chat=True)
+    made = make_rows(examples, tokenizer, max_length=400, vocab_size=2000).rows
+    learned = [tokenizer.decode([label for label in row["labels"] if label >= 0]) for row in made]
+    assert learned == [
+        '<call>rain {"day": "now"}<|end|>',
+        "It will.<|end|>",
+        '<call>other {"place": 1}<|end|>',
+    ]
+    read = [tokenizer.decode(row["input_ids"]) for row in made]
+    assert '"name": "rain", "parameters"' in read[0]
+    assert "<s>tool\nyes<|end|>" in read[1]
+    assert "tools" not in read[2]
+    steps = list[AlignStep]()
+    request = replace(SFT, max_length=128, max_steps=12)
+    align(student, tokenizer, request, write(rows), tmp_path / "run", progress=steps.append)
+    assert steps[-1].loss < 0.8 * steps[0].loss
+
+
 @pytest.mark.parametrize(
     ("request_", "row", "message"),
     [
+        (
+            SFT,
+            {"messages": [{"role": "user", "content": "x"}, _call("x", "{")]},
+            r"the arguments of a tool call of `messages\[1\]` are \"\{\", expected a JSON object",
+        ),
+        (
+            SFT,
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
+            r"a tool call of `messages\[0\]` is .*, expected e.g. .*add",
+        ),
+        (SFT, {"prompt": "x", "completion": "y", "tools": "no"}, "`tools` is .*list of JSON sch"),
+        (
+            DPO,
+            {"prompt": "x", "chosen": [_call("x", {})], "rejected": "y"},
+            "preferences cannot hold tools",
+        ),
         (SFT, {"text": "x"}, "no field `messages` or `prompt`, found text"),
         (SFT, {"prompt": "x"}, "no field `completion`, found prompt"),
         (SFT, {"prompt": "x", "completion": ""}, "`completion` is empty"),
@@ -271,7 +335,7 @@ def test_long_examples_are_counted(
         (
             SFT,
             {"messages": [{"role": "assistant", "content": [{"type": "image"}]}]},
-            r"the content of `messages\[0\]` is .* expected a text; images and tool calls",
+            r"the content of `messages\[0\]` is .* expected a text; images are not",
         ),
         (SFT, {"messages": [{"role": "user", "content": "x"}]}, "last message is the user's"),
         (DPO, {"prompt": "x", "chosen": "y"}, "no field `rejected`, found prompt, chosen"),
@@ -394,3 +458,16 @@ def test_bf16_products_leave_fp32_weights(
     assert steps[0].loss == pytest.approx(before, rel=0.02)
     assert steps[0].loss != pytest.approx(before, rel=1e-6)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def test_a_student_whose_layers_differ(
+    tiny_chat: Path, tokenizer: Any, tmp_path: Path, write: Write
+) -> None:
+    """TRL saves it as it is in memory, which transformers cannot load again."""
+    model = cut(load_model(tiny_chat))
+    data, request = write(TALKS), replace(SFT, max_steps=2)
+    align(model, tokenizer, request, data, tmp_path / "run")
+    again = cut(load_model(tiny_chat))
+    align(again, tokenizer, request, data, tmp_path / "run")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name

@@ -231,6 +231,20 @@ def test_tokens_of_a_conversation_are_the_template(tokenizer: Any) -> None:
         tokenized(DOCUMENTS[1:2], tokenizer)
 
 
+def test_calls_and_tools_of_a_conversation_reach_the_template(tmp_path: Path) -> None:
+    tokenizer = tiny_fast_tokenizer()
+    tokenizer.chat_template = (
+        "{{ tools[0].name }}{% for m in messages %}<s>{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments.day }}{% endfor %}{% endfor %}"
+    )
+    call = {"function": {"name": "rain", "arguments": '{"day": "now"}'}}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]
+    path = tmp_path / "calls.jsonl"
+    path.write_text(json.dumps({"messages": messages, "tools": [{"name": "rain"}]}))
+    (document,) = read_documents(path)
+    assert document.rendered(tokenizer) == "rain<s>?<s>now"
+
+
 def test_a_packed_line_of_gigabytes_is_refused(tmp_path: Path) -> None:
     for name in ("bomb.jsonl.gz", "bomb.txt.gz"):
         (tmp_path / name).write_bytes(gzip.compress(b"0" * 10_000_000) * 7)

@@ -4,6 +4,7 @@ Starting a process costs more than its training, so what need not die runs here,
 two processes does several jobs.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tests.compress.run_training import Job, run_job
-from tests.compress.training import same
+from tests.compress.training import same, teacher_and_student
 from tests.forks import run_forked
 
 
@@ -28,12 +29,12 @@ def run_here(folder: Path, **options: Any) -> dict[str, Any]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    return dict(torch.load(folder / "result.pt", weights_only=False))
+    return {"folder": folder, **torch.load(folder / "result.pt", weights_only=False)}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_here(tmp_path_factory.mktemp("uninterrupted"))
+    return run_here(tmp_path_factory.mktemp("uninterrupted"), watched=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,17 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole, shards, quantized = (folder / name for name in ("whole", "shards", "quantized"))
     for each in (whole, shards, quantized):
         each.mkdir()
-    jobs = [f"{shards},micro_batch=2,sharded", f"{quantized},micro_batch=2,sharded,quantized"]
-    uneven = folder / "uneven"
+    jobs = [
+        f"{shards},micro_batch=2,sharded,watched",
+        f"{quantized},micro_batch=2,sharded,quantized",
+    ]
+    uneven, halves = folder / "uneven", folder / "halves"
     uneven.mkdir()
+    halves.mkdir()
     first = [
-        f"{whole},micro_batch=2",
+        f"{whole},micro_batch=2,watched",
         f"{uneven},batch_size=3,micro_batch=2",
+        f"{halves},micro_batch=2,sharded,bf16",
         f"{jobs[0]},stop_at=5",
         f"{jobs[1]},die_at=5",
     ]
@@ -68,6 +74,29 @@ def test_kill_9_and_resume(tmp_path: Path, uninterrupted: dict[str, Any], how: s
     assert same(resumed["weights"], uninterrupted["weights"])
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert sorted(names) == ["settings.json", "step-00000008"]
+
+
+def measured(folder: Path) -> dict[int, float]:
+    lines = (folder / "held_out.jsonl").read_text().splitlines()
+    return {row["step"]: row["divergence"] for row in map(json.loads, lines)}
+
+
+def test_held_out_rows_and_milestones_of_any_number_of_processes(
+    two: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also after an interruption, which repeats steps; one of ten rows is a part of its own."""
+    expected = measured(uninterrupted["folder"])
+    assert list(expected) == [3, 6, 8]
+    milestone = torch.load(uninterrupted["folder"] / "milestones" / "256")
+    for name in ("whole", "shards"):
+        assert measured(two / name) == pytest.approx(expected, abs=1e-5)
+        for key, tensor in torch.load(two / name / "milestones" / "256").items():
+            torch.testing.assert_close(tensor, milestone[key], rtol=0, atol=2e-5)
+    assert not same(milestone, uninterrupted["weights"])
+    assert run_elsewhere(f"{tmp_path},watched,die_at=7") == -9
+    run_here(tmp_path, watched=True)
+    assert measured(tmp_path) == expected
+    assert same(torch.load(tmp_path / "milestones" / "256"), milestone)
 
 
 def check_near(
@@ -98,6 +127,31 @@ def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any
 
 def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
     check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
+
+
+def test_shards_are_gathered_in_bf16_and_reduced_in_fp32(two: Path, tmp_path: Path) -> None:
+    shards, whole = result(two / "halves"), run_here(tmp_path, bf16=True)
+    assert shards["types"] == {"torch.bfloat16"}
+    assert whole["types"] == {"torch.float32"}, "one process casts in autocast"
+    assert all(one.dtype == torch.float32 for one in shards["weights"].values())
+    for (_, ours), (_, theirs) in zip(shards["losses"], whole["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-2)
+    moved = [one - other for one, other in _pairs(whole, run_start())]
+    apart = [one - other for one, other in _pairs(whole, shards)]
+    assert _norm(apart) < 0.2 * _norm(moved), "rounding is small beside what training changes"
+
+
+def run_start() -> dict[str, Any]:
+    """The weights before training."""
+    return {"weights": dict(teacher_and_student()[1].named_parameters())}
+
+
+def _pairs(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(one["weights"][name], other["weights"][name]) for name in one["weights"]]
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    return float(torch.cat([one.detach().flatten() for one in tensors]).norm())
 
 
 def test_a_full_disk_of_one_process_ends_both(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.evaluate import TASKS, evaluate
+from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.run_tasks import TASKS
 from edgelm.compress.evaluation.task_names import Task, parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.errors import BadInput, UnknownName
@@ -74,8 +75,12 @@ def test_tasks_are_a_kind_and_a_file(valid: Path) -> None:
 def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     with pytest.raises(UnknownName) as raised:
         parse_tasks([text])
-    known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..."
-    assert str(raised.value) == f"unknown task {text!r}; known: {known}"
+    known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..., "
+    known += "mt_bench:..."
+    own = "rag, rag_choice, functions, function_choice, needle, persona"
+    assert str(raised.value) == (
+        f"unknown task {text!r}; known: {known}, and with rows of their own: {own}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_a_renamed_kind_is_named(old: str, new: str) -> None:
         parse_tasks([f"{old}:lambada.jsonl"])
 
 
-@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval"}))
+@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {"lm-eval", "needle", "persona"}))
 def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path, kind: str) -> None:
     text = f"{kind}:{tmp_path / 'absent.jsonl'}"
     with pytest.raises(BadInput, match=f"task '{text}': no such file: .*absent.jsonl"):

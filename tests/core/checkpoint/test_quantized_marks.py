@@ -1,6 +1,5 @@
 """Quantized models and adapters, each by every mark that their makers leave."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,6 @@ def assert_quantized(folder: Path, mark: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "mark"),
     [
-        ("quantization_config", {"quant_method": "gptq", "bits": 4}, r"gptq\)"),
-        ("quantization_config", {"bits": 4}, r"unknown\)"),
-        ("quantization_config", {"quant_method": 4}, r"unknown\)"),
-        ("quantization_config", "gptq", r"gptq\)"),
-        ("quantization_config", ["gptq"], r"unknown\)"),
-        ("quantization_config", True, r"unknown\)"),
-        ("quantization_config", 4, r"unknown\)"),
-        ("compression_config", {"format": "pack-quantized"}, "compressed-tensors"),
         ("quantization", {"group_size": 64, "bits": 4}, "MLX"),
     ],
 )
@@ -56,9 +47,6 @@ def test_a_configuration_that_says_nothing(folder: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "mark"),
     [
-        ("quantize_config.json", "GPTQ"),
-        ("quant_config.json", "AWQ"),
-        ("hf_quant_config.json", "ModelOpt"),
         ("quanto_qmap.json", "quanto"),
     ],
 )
@@ -66,12 +54,6 @@ def test_a_configuration_that_says_nothing(folder: Path, value: Any) -> None:
 def test_marks_beside_the_configuration(folder: Path, name: str, mark: str, content: str) -> None:
     (folder / name).write_text(content)
     assert_quantized(folder, f"{mark}: it holds {name}")
-
-
-def test_a_quantized_cache_is_no_quantized_model(folder: Path) -> None:
-    quantization = {"quant_algo": None, "kv_cache_quant_algo": "FP8"}
-    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": quantization}))
-    assert open_checkpoint(folder).spec.family == "llama"
 
 
 @pytest.mark.parametrize(

@@ -143,18 +143,6 @@ def test_no_weights(folder: Path) -> None:
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize(
-    ("method", "named"), [("gptq", "gptq"), (None, "unknown")], ids=["named", "unnamed"]
-)
-def test_quantized_source(folder: Path, method: str | None, named: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    quantization = {"bits": 4} | ({"quant_method": method} if method else {})
-    config["quantization_config"] = quantization
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadCheckpoint, match=rf"already quantized \({named}\); start from the unq"):
-        open_checkpoint(folder)
-
-
 def test_source_that_says_it_is_not_quantized(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": None}))

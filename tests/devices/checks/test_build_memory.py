@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.checks.build_memory import build_memory
-from edgelm.devices.planner.build_memory import build_peak
+from edgelm.devices.planner.memory.build_memory import build_peak
 from tests.devices.checks.recorded import LAPTOP, PLAIN, context, manifest
 
 HEAD = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"

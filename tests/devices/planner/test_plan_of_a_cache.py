@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from edgelm.devices.planner.cache_reads import READS, CacheReads, grown, whole
+from edgelm.devices.planner.cost_model.cache_reads import READS, CacheReads, grown, whole
 from edgelm.devices.planner.plan import plan
 from edgelm.planning import PlanRequest
 from tests.devices.planner.test_plan import BIG, ORIN

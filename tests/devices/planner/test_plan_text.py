@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgelm.devices.planner.models.smaller_models import SmallerModel
 from edgelm.devices.planner.plan_text import choice_table, smaller_models_table
-from edgelm.devices.planner.smaller_models import SmallerModel
 from edgelm.planning import Estimate, Plan
 from tests.core.test_planning import PLAN
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.cost import WEIGHT_ONLY, Coefficients
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY, Coefficients
 from edgelm.devices.profile import Figure, PowerMode
 from edgelm.devices.published.hardware import Hardware
 from edgelm.devices.published.models import Total, model_named

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.devices.planner.coefficients import Table, fitted
+from edgelm.devices.planner.cost_model.coefficients import Table, fitted
 from edgelm.devices.published import batches
 from edgelm.devices.published.rows import Row, read_rows
 from edgelm.devices.published.run import fitted_on

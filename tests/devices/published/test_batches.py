@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.cost import WEIGHT_ONLY
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY
 from edgelm.devices.published import batches
 from edgelm.devices.published.fit import Fit, keys_of
 from edgelm.devices.published.hardware import Hardware

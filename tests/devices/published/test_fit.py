@@ -6,7 +6,7 @@ from itertools import product
 import msgspec
 import pytest
 
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.published import fit
 from edgelm.devices.published.fit import PRIORS, Fit, Key
 from edgelm.devices.published.hardware import Hardware

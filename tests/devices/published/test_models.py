@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgelm.devices.planner.work import work_of
+from edgelm.devices.planner.cost_model.work import work_of
 from edgelm.devices.published.models import Experts, Total, known_models, model_named
 from edgelm.spec.decoder import DecoderSpec
 from tests.devices.published.configs import DENSE

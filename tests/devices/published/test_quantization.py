@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.devices.planner.cost import WEIGHT_ONLY
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY
 from edgelm.devices.published.rows import read_rows
 from tests.devices.published.synthetic import write_csv
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.devices.planner.cost import WEIGHT_ONLY
+from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY
 from edgelm.devices.published.rows import COLUMNS, Row, read_rows
 from edgelm.errors import BadInput
 from tests.devices.published.synthetic import RECORD, write_csv

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgelm.devices.cli import main
-from edgelm.devices.planner.coefficients import Table
+from edgelm.devices.planner.cost_model.coefficients import Table
 from edgelm.devices.published.hardware import hardware_named
 from edgelm.devices.published.rows import COLUMNS
 from tests.devices.published.synthetic import (

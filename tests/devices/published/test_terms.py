@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.published.rows import Row
 from edgelm.devices.published.terms import TERMS, observations
 from edgelm.devices.published.times import times_of

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.devices.planner import cost
-from edgelm.devices.planner.coefficients import Entry, Table, family
-from edgelm.devices.planner.cost import Coefficients
+from edgelm.devices.planner.cost_model import cost
+from edgelm.devices.planner.cost_model.coefficients import Entry, Table, family
+from edgelm.devices.planner.cost_model.cost import Coefficients
 from edgelm.devices.profile import load_profiles
 from edgelm.devices.published.fit import Fit
 from edgelm.devices.published.terms import Observation

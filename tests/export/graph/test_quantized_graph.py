@@ -19,6 +19,7 @@ from tests.models import TINY
 Array = npt.NDArray[np.float32]
 Assignment = dict[str, WeightPrecision]
 LENGTH = 40
+STEPS = 5
 TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)
 # Of the logits' spread. MatMulNBits rounds activations to int8 in blocks, which after four layers
 # is 0.5 to 2 %; rounding weights to 4 bits makes 10 to 40 %, so a fault there cannot hide.
@@ -33,6 +34,12 @@ def dequantized_logits(source: Tiny, assignment: Assignment) -> Array:
         if isinstance(precision, Fp32):
             continue
         assert isinstance(precision, Int4 | Int8)
+        if weights.experts(group):
+            matrix = weights.matrix(group)
+            rounded = quantize(matrix, precision).dequantize(matrix.shape[1])
+            [(name, stack)] = weights.unfold(group, rounded).items()
+            model.get_parameter(name).data.copy_(stack)
+            continue
         names = weights.tensor_names(group)
         stored = [checkpoint.tensor(name).float() for name in names]
         # The graph holds the matrix with its multiplier folded in; HF multiplies afterwards.
@@ -51,12 +58,27 @@ def assert_near(ours: Array, expected: Array, limit: float) -> None:
     assert error <= limit * expected.std()
 
 
-PRECISIONS = (Int8(32), Int4(32), Int4(16, symmetric=True))
+def assert_mostly_near(ours: Array, expected: Array, limit: float) -> None:
+    """At most positions: at a few, rounded inputs make a router choose other experts."""
+    errors = np.sqrt(np.square(ours - expected).mean(-1))
+    assert np.median(errors) <= limit * expected.std()
+
+
+PRECISIONS: tuple[Int4 | Int8, ...] = (Int8(32), Int4(32), Int4(16, symmetric=True))
 
 
 def _cases() -> list[tuple[str, Int4 | Int8]]:
     """Every precision on graphs of every kind; on other families, which pack alike, one each."""
-    every = ("llama", "llama-untied", "phi3-partial", "gemma3", "granite", "lfm2", "qwen3.5")
+    every = (
+        "llama",
+        "llama-untied",
+        "phi3-partial",
+        "gemma3",
+        "granite",
+        "lfm2",
+        "qwen3.5",
+        "qwen3-moe",
+    )
     one_each = zip(sorted(TINY), cycle(PRECISIONS), strict=False)
     return list(dict.fromkeys([*product(every, PRECISIONS), *one_each]))
 
@@ -70,10 +92,11 @@ def test_all_groups(
     expected = dequantized_logits(source, assignment)
     with build_session(source.checkpoint, tmp_path, assignment) as session:
         prefilled = session.advance(TOKENS, logits=LENGTH).copy()
-        session.rewind(LENGTH - 1)
-        decoded = session.advance(TOKENS[-1:]).copy()
-    assert_near(prefilled, expected, ACTIVATION_ERROR)
-    assert_near(decoded, expected[-1:], 2 * ACTIVATION_ERROR)
+        session.rewind(LENGTH - STEPS)
+        decoded = np.concatenate([session.advance(one).copy() for one in TOKENS[-STEPS:, None]])
+    check = assert_mostly_near if source.checkpoint.spec.mixtures else assert_near
+    check(prefilled, expected, ACTIVATION_ERROR)
+    check(decoded, expected[-STEPS:], 2 * ACTIVATION_ERROR)
 
 
 @pytest.mark.parametrize(

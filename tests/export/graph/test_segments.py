@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.bundle import GraphContract
 from edgelm.bundle.segment_checks import check_segments
-from edgelm.devices.planner.build_memory import build_peak
+from edgelm.devices.planner.memory.build_memory import build_peak
 from edgelm.export.graph.segments import BuildMemory
 from edgelm.export.graph.write import GraphFormat, write_graph
 from edgelm.export.quantize.quantizer import Quantizer

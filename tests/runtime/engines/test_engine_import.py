@@ -92,7 +92,7 @@ def test_runtime_needs_no_torch(bundle: Path) -> None:
 def test_importing_changes_nothing(tmp_path: Path) -> None:
     code = (
         "import os, sys; before = dict(os.environ)\n"
-        "import edgelm.runtime.engines.ort, edgelm.runtime.engines.ort_cuda\n"
+        "from edgelm.runtime.engines.onnxruntime import ort, ort_cuda\n"
         "print(dict(os.environ) == before, 'onnxruntime' in sys.modules)"
     )
     done = python(code, tmp_path)

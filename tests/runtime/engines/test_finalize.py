@@ -20,7 +20,7 @@ import edgelm
 from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.swap import SwapArea
-from edgelm.devices.planner.build_memory import build_peak
+from edgelm.devices.planner.memory.build_memory import build_peak
 from edgelm.errors import BadBundle, BadInput, DoesNotFit, GateFailed, MissingPackage
 from edgelm.export.pipeline import export_model
 from edgelm.runtime.engines import cuda, finalize

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import edgelm
 from edgelm.bundle import read_manifest
 from edgelm.devices.detection.detect import detect
-from edgelm.devices.planner.build_memory import build_peak
+from edgelm.devices.planner.memory.build_memory import build_peak
 from edgelm.errors import BadBundle, DoesNotFit, GateFailed
 from edgelm.export.pipeline import export_model
 from edgelm.runtime.engines import cuda, finalize

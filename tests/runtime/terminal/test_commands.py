@@ -6,7 +6,7 @@ import pytest
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.terminal.conversation import COMMANDS, HELP, Conversation
 from edgelm.runtime.terminal.printer import Printer
 from edgelm.runtime.terminal.settings import Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.runtime.interrupts import Interrupts
+from edgelm.runtime.generation.interrupts import Interrupts
 from edgelm.runtime.terminal.line_editor import LineEditor
 
 

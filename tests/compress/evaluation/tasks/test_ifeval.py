@@ -8,16 +8,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from edgelm.compress.evaluation.backend import Conversation
+from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.tasks import ifeval as task
 from edgelm.compress.evaluation.tasks import language
 from edgelm.compress.evaluation.tasks.ifeval import (
     InstructedPrompt,
     InstructionResult,
     evaluate_answer,
-    ifeval,
     read_row,
-    respond,
-    scores,
 )
+from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 from tests.compress.bigram import bigram, chain
 from tests.compress.tokenizers import tiny_fast_tokenizer
@@ -31,6 +32,25 @@ PROMPTS = ["Why?", "Why is the sky blue, and the wheel of stone?", "A garnet", "
 def chat(tiny_chat: Path) -> Subject:
     model = AutoModelForCausalLM.from_pretrained(tiny_chat).eval()
     return model, AutoTokenizer.from_pretrained(tiny_chat)
+
+
+def respond(
+    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, batch_size: int = 8
+) -> list[str]:
+    backend = StudentBackend(model, tokenizer, batch_size=batch_size)
+    answers = backend.generate(list(map(Conversation.of_user, prompts)), max_new_tokens)
+    return [answer.text for answer in answers]
+
+
+def ifeval(
+    model: Any, tokenizer: Any, rows: list[Any], *, batch_size: int = 8, **more: Any
+) -> dict[str, Score]:
+    backend = StudentBackend(model, tokenizer, batch_size=batch_size)
+    return {name: one.score() for name, one in task.ifeval(backend, rows, **more).items()}
+
+
+def scores(results: list[InstructionResult]) -> dict[str, Score]:
+    return {name: one.score() for name, one in task.scores(results).items()}
 
 
 def _row(*names: str, prompt: Any = "Why?", kwargs: Any = None, **more: Any) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def test_without_a_chat_template_nothing_is_asked() -> None:
     model, tokenizer = _says("Go")
     tokenizer.chat_template = None
     with pytest.raises(
-        BadInput, match=r"needs a chat template.*evaluate an instruction-tuned model"
+        BadInput, match=r"need a chat template.*evaluate an instruction-tuned model"
     ):
         ifeval(model, tokenizer, [_row("punctuation:no_comma")])
 

@@ -4,11 +4,21 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.tasks.last_word import last_word
+from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.tasks import last_word as task
+from edgelm.compress.evaluation.tasks.scores import Score
 from tests.compress.bigram import bigram, chain
 from tests.compress.tokenizers import token_ids
 from tests.models import tiny_model
 from tests.tiny_chat import VOCAB
+
+
+def last_word(
+    model: Any, tokenizer: Any, passages: list[tuple[str, str]], *progress: Any
+) -> dict[str, Score]:
+    backend = StudentBackend(model, tokenizer)
+    found = task.last_word(backend, passages, *progress)
+    return {name: metric.score() for name, metric in found.items()}
 
 
 def test_accuracy_and_perplexity_by_hand(tokenizer: Any) -> None:

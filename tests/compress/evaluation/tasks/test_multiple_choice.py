@@ -4,11 +4,22 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
+from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.tasks import multiple_choice as task
+from edgelm.compress.evaluation.tasks.multiple_choice import Question
+from edgelm.compress.evaluation.tasks.scores import Score
 from tests.compress.bigram import bigram
 from tests.compress.tokenizers import token_ids
 from tests.models import tiny_model
 from tests.tiny_chat import VOCAB
+
+
+def multiple_choice(
+    model: Any, tokenizer: Any, questions: list[Question], *progress: Any
+) -> dict[str, Score]:
+    backend = StudentBackend(model, tokenizer)
+    found = task.multiple_choice(backend, questions, *progress)
+    return {name: metric.score() for name, metric in found.items()}
 
 
 def test_both_accuracies_by_hand(tokenizer: Any) -> None:

@@ -14,7 +14,7 @@ from edgelm.checkpoint.gguf.parts import open_parts
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import BadCheckpoint, UnknownName
 from tests.conftest import TinyFactory
-from tests.gguf_files import KINDS, write_gguf
+from tests.gguf_files import write_gguf
 from tests.models import tiny_model
 
 FAMILIES = ["llama", "llama-untied", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
@@ -33,7 +33,7 @@ def header_of(file: Path) -> int:
     return open_parts(file)[0].header.data_offset - 32
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(TOLERANCE))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tensors_are_hugging_faces(tiny: TinyFactory, tmp_path: Path, name: str, kind: str) -> None:
     source = tiny(name)

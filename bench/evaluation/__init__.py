@@ -1,0 +1,1 @@
+"""Evaluation tasks on the engine that ships: a bundle beside the model that it was made from."""

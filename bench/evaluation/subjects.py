@@ -1,0 +1,89 @@
+"""What `edge-eval` evaluates: a bundle on its engine, or a checkpoint by transformers."""
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.records import Subject
+from edgelm.bundle import MANIFEST
+from edgelm.bundle.files import listed_graph_sha256
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.compress.evaluation.backend import Backend
+from edgelm.errors import BadInput
+from edgelm.quantize.precision import describe
+from edgelm.runtime.engines.open import engine_version
+from edgelm.runtime.loading import load
+
+
+@dataclass(frozen=True)
+class OpenSubject:
+    """A loaded model and what it is."""
+
+    backend: Backend
+    record: Subject
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a folder holds a bundle."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def open_subject(
+    path: str, stack: ExitStack, *, threads: int | None = None, source: str | None = None
+) -> OpenSubject:
+    """Load a bundle, or a checkpoint (folder, hub id, .gguf).
+
+    Args:
+        path: where it is.
+        stack: closes what was opened.
+        threads: of a bundle on a CPU.
+        source: the checkpoint that a bundle is compared with by KL.
+    """
+    return _bundle(path, stack, threads, source) if is_bundle(path) else _checkpoint(path)
+
+
+def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None) -> OpenSubject:
+    model = stack.enter_context(load(path, threads=threads))
+    manifest = model.manifest
+    agreement = None
+    if source is not None and not is_bundle(source):
+        from edgelm.bench.evaluation.source_agreement import SourceAgreement
+
+        agreement = SourceAgreement(open_checkpoint(source), model.session)
+    counts = Counter(describe(one) for one in manifest.precision.values())
+    record = Subject(
+        name=Path(path).resolve().name,
+        kind="bundle",
+        sha256=listed_graph_sha256(manifest),
+        engine=manifest.engine.name,
+        engine_version=engine_version(manifest),
+        precision=", ".join(f"{count} × {name}" for name, count in counts.most_common()),
+    )
+    return OpenSubject(BundleBackend(model, agreement), record)
+
+
+def _checkpoint(path: str) -> OpenSubject:
+    import torch
+    import transformers
+
+    from edgelm.bench.evaluation.source_tools import SourceTools
+    from edgelm.compress.evaluation.student_backend import StudentBackend
+    from edgelm.compress.model import load_model, load_tokenizer
+
+    checkpoint = open_checkpoint(path)
+    try:
+        tools = SourceTools(checkpoint)
+    except BadInput:  # no chat template: tasks that need one will say so
+        tools = None
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    record = Subject(
+        name=checkpoint.name,
+        kind="checkpoint",
+        sha256=checkpoint.sha256(),
+        engine="transformers",
+        engine_version=f"{transformers.__version__}, torch {torch.__version__}",
+        precision=str(model.dtype).removeprefix("torch."),
+    )
+    return OpenSubject(StudentBackend(model, tokenizer, tools=tools), record)

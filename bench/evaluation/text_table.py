@@ -1,0 +1,89 @@
+"""An evaluation as lines of text, as Markdown and as rows of a page."""
+
+from typing import NamedTuple
+
+from edgelm.bench.evaluation.records import Evaluation
+from edgelm.compress.evaluation.metrics import Difference
+from edgelm.compress.evaluation.tasks.scores import Score
+
+
+class Line(NamedTuple):
+    """One figure: its name, the model's value, the source's, and the difference."""
+
+    name: str
+    ours: str
+    theirs: str
+    difference: str
+    verdict: str
+
+
+def table_lines(evaluation: Evaluation) -> list[Line]:
+    """A line per figure."""
+    lines = []
+    for result in evaluation.tasks:
+        for name, score in result.figures.items():
+            other, gap = result.against.get(name), result.differences.get(name)
+            lines.append(
+                Line(
+                    name,
+                    score_text(score),
+                    "" if other is None else score_text(other),
+                    "" if gap is None else difference_text(gap, score),
+                    "" if gap is None else _verdict(gap, score),
+                )
+            )
+    return lines
+
+
+def score_text(score: Score) -> str:
+    """A value with its standard error and count; shares in percent."""
+    scale, unit, digits = _scale(score)
+    error = "" if score.error is None else f" ± {score.error * scale:.{digits}f}"
+    return f"{score.value * scale:.{digits}f}{error}{unit} (n {score.n:,})"
+
+
+def difference_text(gap: Difference, score: Score) -> str:
+    """A paired difference with its standard error."""
+    if gap.ratio is not None:
+        return f"×{gap.ratio:.4f} ± {gap.ratio_error:.4f}"
+    scale, unit, digits = _scale(score)
+    points = " points" if unit else ""
+    return f"{gap.value * scale:+.{digits}f} ± {gap.error * scale:.{digits}f}{points}"
+
+
+def _verdict(gap: Difference, score: Score) -> str:
+    if not gap.significant:
+        return "no difference seen"
+    return "better" if (gap.value > 0) == (score.better == "higher") else "worse"
+
+
+def _scale(score: Score) -> tuple[float, str, int]:
+    is_share = score.better == "higher" and 0 <= score.value <= 1
+    if is_share:
+        return 100, "%", 1
+    return 1, "", 4 if abs(score.value) < 1 else 2
+
+
+def text_table(evaluation: Evaluation) -> str:
+    """Aligned columns for a terminal."""
+    head = Line("", evaluation.subject.name, "", "", "")
+    if evaluation.against is not None:
+        head = Line("", evaluation.subject.name, evaluation.against.name, "paired difference", "")
+    rows = [head, *table_lines(evaluation)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def markdown_table(evaluation: Evaluation) -> str:
+    """A table for a model card or a results page."""
+    lines = ["| | model |", "|---|---:|"]
+    if evaluation.against is not None:
+        lines = ["| | model | source | paired difference | |", "|---|---:|---:|---:|---|"]
+    for row in table_lines(evaluation):
+        cells = row if evaluation.against is not None else row[:2]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What speculation gains, on four kinds of work."""

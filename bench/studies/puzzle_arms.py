@@ -1,0 +1,169 @@
+r"""Homogeneous search against Puzzle, at equal predicted decode time and equal tokens.
+
+    python -m bench.studies.puzzle_arms run TEACHER --data train.jsonl --held-out valid.jsonl \
+        --arm puzzle --ratio 0.7 --tokens 2M --out runs/
+    python -m bench.studies.puzzle_arms table runs/
+
+`--ratio` is the decode time of the student relative to the teacher's, as the planner predicts it
+for the target. Both arms distill on the same tokens in the same order; what an arm spends before
+(finalists of the search, local distillation of Puzzle) is listed beside. A run resumes where it was
+interrupted; all share data and importance, and those of Puzzle their alternatives and scores.
+"""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from edgelm.checkpoint.source import read_spec
+from edgelm.checkpoint.student import StudentRecord, read_student_record
+from edgelm.cli import size_argument
+from edgelm.compress.puzzle.costs import PuzzleCosts
+from edgelm.compress.puzzle.settings import PuzzleSettings
+from edgelm.compress.recipe import Recipe
+from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings, Target
+from edgelm.compress.search.settings import SearchSettings
+from edgelm.devices.profile import load_profile
+
+ARMS = ("search", "puzzle")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one arm, or print the table of all."""
+    options = _parser().parse_args(arguments)
+    if options.command == "table":
+        print(table(options.out))
+    else:
+        run(options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    add = one.add_argument
+    add("teacher")
+    add("--data", required=True)
+    add("--held-out", required=True)
+    add("--arm", choices=ARMS, required=True)
+    add("--ratio", type=float, required=True)
+    add("--target", default="cpu")
+    add("--tokens", type=size_argument, default="2M", help="of the distillation (default: 2M)")
+    add("--before", type=size_argument, default="200k", help="of either arm's search")
+    add("--sequence-length", type=int, default=512)
+    add("--score-rows", type=int, default=8)
+    add("--samples", type=int, default=64, help="rows for importance (default: 64)")
+    add("--micro-batch", type=int, default=4)
+    add("--learning-rate", type=float, default=5e-4)
+    add("--out", type=Path, required=True)
+    commands.add_parser("table").add_argument("out", type=Path)
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compress by one arm into `OUT/ARM-RATIO`."""
+    from edgelm.compress.pipeline import compress_model
+
+    name = f"{options.arm}-{options.ratio:g}"
+    record = compress_model(
+        recipe_of(options),
+        options.out / name,
+        run=options.out / "run",  # all arms have the same data, teacher and importance
+        progress=lambda line: print(line, flush=True),
+        report=lambda line: print(line, flush=True),
+    )
+    print(f"{name}: {record.parameters / 1e6:.1f} M parameters")
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe of an arm."""
+    target = Target(name=options.target, context=1024)
+    profile, spec = load_profile(target.name), read_spec(options.teacher)
+    rate = PuzzleCosts(spec, profile, target.budget).plan(()).tokens_per_second.value
+    target = msgspec.structs.replace(target, min_tokens_per_second=rate / options.ratio)
+    distill = DistillStage(
+        tokens=options.tokens,
+        micro_batch=options.micro_batch,
+        learning_rate=options.learning_rate,
+    )
+    step = distill.batch_size * options.sequence_length
+    finalists, rounds = 2, 2
+    search = SearchSettings(
+        candidates=8,
+        finalists=finalists,
+        kd_rounds=rounds,
+        round_steps=max(1, options.before // (finalists * rounds * step)),
+        warmup_steps=2,
+        settled_rounds=0,
+        held_out_rows=options.score_rows,
+    )
+    puzzle = PuzzleSettings(
+        tokens=options.before, micro_batch=options.micro_batch, score_rows=options.score_rows
+    )
+    return Recipe(
+        teacher=options.teacher,
+        data=(options.data,),
+        held_out=options.held_out,
+        sequence_length=options.sequence_length,
+        max_tokens=4 * (options.tokens + options.before),
+        target=target,
+        importance=ImportanceSettings(samples=options.samples),
+        search=search if options.arm == "search" else None,
+        puzzle=puzzle if options.arm == "puzzle" else None,
+        distill=distill,
+    )
+
+
+def table(out: Path) -> str:
+    """All finished arms as a Markdown table."""
+    lines = [
+        "| decode time | arm | layers | parameters | KL before training | KL after "
+        "| tokens before | tokens | minutes |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    found = (
+        (float(path.name.rpartition("-")[2]), path.name.rpartition("-")[0], path)
+        for path in out.iterdir()
+        if path.name.rpartition("-")[0] in ARMS
+    )
+    for ratio, arm, path in sorted(found, key=lambda one: (-one[0], one[1])):
+        record = read_student_record(path)
+        if record is not None:
+            lines.append(_row(ratio, arm, record))
+    return "\n".join(lines)
+
+
+def _row(ratio: float, arm: str, record: StudentRecord) -> str:
+    stages = {one.name: one for one in record.stages}
+    cut = stages["prune" if arm == "search" else "puzzle"]
+    distilled = stages["distill"]
+    before = stages["search" if arm == "search" else "puzzle-library"].tokens
+    minutes = sum(one.seconds for one in record.stages) / 60
+    return (
+        f"| ×{ratio:g} | {arm} | {_layers(record)} | {record.parameters / 1e6:.1f} M "
+        f"| {cut.figures['held_out_divergence']:.3f} "
+        f"| {distilled.figures['held_out_divergence']:.3f} | {before:,} | {distilled.tokens:,} "
+        f"| {minutes:.0f} |"
+    )
+
+
+def _layers(record: StudentRecord) -> str:
+    shape = record.shape
+    chosen = next((one for one in record.stages if one.name == "puzzle"), None)
+    if chosen is None:
+        return (
+            f"{shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, MLP "
+            f"{shape['intermediate_size']}, {shape['num_attention_heads']} heads"
+        )
+    layers = chosen.figures["layers"] or [{}] * shape["num_hidden_layers"]
+    attending = sum(one.get("attention", True) for one in layers)
+    sizes = [one.get("intermediate_size", shape["intermediate_size"]) for one in layers]
+    mean = sum(sizes) / len(sizes)
+    return (
+        f"{attending} of {len(layers)} attend, MLP {min(sizes)} to {max(sizes)} (mean {mean:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

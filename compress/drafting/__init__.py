@@ -1,0 +1,1 @@
+"""Students that draft for their teacher: few layers, the teacher's own embedding and head."""

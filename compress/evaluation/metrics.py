@@ -1,0 +1,117 @@
+"""Figures of a task item by item: from them follow means, standard errors and paired differences.
+
+Two models that answer the same questions fail on much the same ones, so that the error of the
+difference of their figures is far smaller than each figure's own (Miller 2024, arXiv 2411.00640).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from edgelm.compress.evaluation.tasks.scores import Score
+from edgelm.errors import BadInput
+
+Better = Literal["lower", "higher"]
+Form = Literal["share", "mean", "exp"]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One model's figure minus another's on the same items, and its standard error.
+
+    `ratio` is one over the other where that is the usual comparison (perplexity), with
+    `ratio_error`.
+    """
+
+    value: float
+    error: float
+    n: int
+    ratio: float | None = None
+    ratio_error: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is more than two standard errors."""
+        return abs(self.value) > 2 * self.error
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One figure of a task: the sum of `sums` over the sum of `counts`, an entry per item.
+
+    form: `share` of successes, `mean`, or `exp` of a mean (perplexity from losses).
+    """
+
+    sums: tuple[float, ...]
+    counts: tuple[int, ...]
+    better: Better
+    form: Form
+
+    @property
+    def mean(self) -> float:
+        """The ratio of the sums."""
+        return math.fsum(self.sums) / sum(self.counts)
+
+    def score(self) -> Score:
+        """The figure with its standard error; items are independent, parts of one item are not."""
+        value, total = self.mean, sum(self.counts)
+        if self.form == "share" and total == len(self.counts):
+            error = math.sqrt(value * (1 - value) / total)
+        else:
+            error = _standard_error(self._influences())
+        if self.form == "exp":
+            value = math.exp(value)
+            error *= value
+        return Score(value, error, total, self.better)
+
+    def difference(self, other: "Metric") -> Difference:
+        """Compare with the other's figure, item by item: ours minus theirs.
+
+        Raises:
+            BadInput: the two have other items.
+        """
+        if len(self.sums) != len(other.sums):
+            raise BadInput(
+                f"a figure over {len(self.sums)} items cannot be compared with one over "
+                f"{len(other.sums)}; run both on the same task and limit"
+            )
+        pairs = zip(self._influences(), other._influences(), strict=True)
+        error = _standard_error([a - b for a, b in pairs])
+        gap, n = self.mean - other.mean, len(self.sums)
+        if self.form != "exp":
+            return Difference(gap, error, n)
+        ours, theirs, ratio = math.exp(self.mean), math.exp(other.mean), math.exp(gap)
+        # To first order, both by the error of the difference of the logarithms.
+        return Difference(ours - theirs, error * ours, n, ratio, error * ratio)
+
+    def _influences(self) -> list[float]:
+        """What each item moves the ratio by, to first order."""
+        mean, total = self.mean, sum(self.counts)
+        pairs = zip(self.sums, self.counts, strict=True)
+        return [(one - mean * count) / total for one, count in pairs]
+
+
+def share_of(right: Sequence[bool]) -> Metric:
+    """The share of successes, one per item."""
+    return Metric(tuple(map(float, right)), (1,) * len(right), "higher", "share")
+
+
+def share_of_parts(parts: Sequence[Sequence[bool]]) -> Metric:
+    """The share of successes where an item has several."""
+    counts = tuple(map(len, parts))
+    return Metric(tuple(float(sum(one)) for one in parts), counts, "higher", "share")
+
+
+def mean_of(values: Sequence[float], better: Better = "higher") -> Metric:
+    """The mean of a value per item."""
+    return Metric(tuple(values), (1,) * len(values), better, "mean")
+
+
+def perplexity_of(losses: Sequence[float]) -> Metric:
+    """Exp of the mean of a loss per item."""
+    return Metric(tuple(losses), (1,) * len(losses), "lower", "exp")
+
+
+def _standard_error(influences: Sequence[float]) -> float:
+    n = len(influences)
+    return math.sqrt(math.fsum(one * one for one in influences) * n / max(1, n - 1))

@@ -1,0 +1,106 @@
+"""Greedy answers of a Hugging Face model to conversations, a batch at a time."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from edgelm.compress.evaluation.backend import Answer, Call, Conversation, Progress
+from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
+from edgelm.errors import BadInput
+
+_log = logging.getLogger(__name__)
+BATCH = 8
+
+
+class ToolFormat(Protocol):
+    """How a model is told of functions, and how its calls are read.
+
+    The runtime has both (edgelm.bench.evaluation passes them); this room does not import it.
+    """
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation that offers tools, up to where the answer begins."""
+
+    def read(self, ids: Sequence[int], conversation: Conversation) -> tuple[str, tuple[Call, ...]]:
+        """The text and the calls of an answer's token ids."""
+
+
+def respond(
+    model: Model,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Conversation],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress,
+    tools: ToolFormat | None = None,
+) -> list[Answer]:
+    """Answers in the conversations' order; similar lengths share a batch, longest first."""
+    ids = [prompt_ids(tokenizer, one, tools) for one in conversations]
+    room = model.config.max_position_embeddings
+    order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    if ids and len(ids[order[0]]) >= room:
+        raise BadInput(
+            f"a prompt has {len(ids[order[0]])} tokens, the model's context {room}; remove longer "
+            "prompts"
+        )
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        written = sample(
+            model,
+            [ids[index] for index in batch],
+            Sampling(
+                temperature=0,
+                max_new_tokens=min(max_new_tokens, room - len(ids[batch[0]])),
+                batch_size=batch_size,
+            ),
+            torch.Generator(model.device),  # unused at temperature 0
+            stop=stop_ids(model, tokenizer),
+            vocab_size=len(tokenizer),
+        )
+        for index, one in zip(batch, written, strict=True):
+            answers[index] = _answer(tokenizer, one.ids, one.ended, conversations[index], tools)
+        progress(start + len(batch), len(order))
+    truncated = sum(not answer.ended for answer in answers.values())
+    if truncated:
+        _log.warning("%d of %d answers reached the limit of new tokens", truncated, len(order))
+    return [answers[index] for index in range(len(ids))]
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, conversation: Conversation, tools: ToolFormat | None
+) -> list[int]:
+    """Token ids of a conversation in the chat template, up to where the answer begins."""
+    if not tokenizer.chat_template:
+        raise BadInput(
+            "answers need a chat template, and the tokenizer has none; evaluate an "
+            "instruction-tuned model"
+        )
+    if conversation.tools:
+        if tools is None:
+            raise BadInput(
+                "the calls of functions are read by the runtime, which edgelm.compress does not "
+                "use; run this task with edge-eval, or a task by likelihood in a recipe"
+            )
+        return tools.prompt_ids(conversation)
+    text = tokenizer.apply_chat_template(
+        list(conversation.messages), tokenize=False, add_generation_prompt=True
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _answer(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    ended: bool,
+    conversation: Conversation,
+    tools: ToolFormat | None,
+) -> Answer:
+    if conversation.tools and tools is not None:
+        text, calls = tools.read(ids, conversation)
+        return Answer(text, len(ids), ended, calls)
+    return Answer(tokenizer.decode(ids, skip_special_tokens=True), len(ids), ended)

@@ -1,0 +1,1 @@
+"""Students whose layers differ: alternatives of every layer, distilled, scored and chosen."""

@@ -1,0 +1,99 @@
+"""What a layer may have in place of the teacher's attention or MLP."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from edgelm.compress.puzzle.settings import PuzzleSettings
+from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.mixers import NoMixer
+
+Half = Literal["attention", "mlp"]
+
+
+class Alternative(msgspec.Struct, frozen=True, order=True):
+    """A smaller half of one layer.
+
+    size: of an MLP its intermediate size, 0 for none; of attention always 0.
+    """
+
+    layer: int
+    half: Half
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """E.g. `3.mlp.512`."""
+        return f"{self.layer}.{self.half}.{self.size}"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has weights of its own."""
+        return self.size > 0
+
+
+class Score(msgspec.Struct, frozen=True):
+    """An alternative, and the KL from the teacher that it alone causes, in nats per token."""
+
+    alternative: Alternative
+    kl: float
+
+
+def alternatives(spec: DecoderSpec, settings: PuzzleSettings, multiple: int) -> list[Alternative]:
+    """All alternatives of a teacher's layers, by layer.
+
+    Args:
+        spec: the teacher.
+        settings: which ones.
+        multiple: of widths that the engine has kernels for; others are rounded down to it.
+
+    Raises:
+        BadInput: the teacher is not one that Puzzle can be played with.
+    """
+    _check_teacher(spec)
+    full = spec.intermediate_size
+    sizes = {int(full * ratio) // multiple * multiple for ratio in settings.mlp_ratios}
+    found = []
+    for index, layer in enumerate(spec.layers):
+        if settings.leave_out_attention and layer.attends:
+            found.append(Alternative(index, "attention"))
+        found += [Alternative(index, "mlp", size) for size in sorted(sizes - {full}, reverse=True)]
+    return found
+
+
+def with_alternatives(spec: DecoderSpec, chosen: Sequence[Alternative]) -> DecoderSpec:
+    """The decoder with some halves of its layers replaced, as it is stored.
+
+    Its `intermediate_size` is the largest of all layers, to which others are padded.
+    """
+    layers = list(spec.layers)
+    for one in chosen:
+        layer = layers[one.layer]
+        if one.half == "attention":
+            own = layer.intermediate_size
+            layers[one.layer] = LayerSpec(None, mixer=NoMixer(), intermediate_size=own)
+        else:
+            layers[one.layer] = msgspec.structs.replace(layer, intermediate_size=one.size)
+    largest = max(map(spec.mlp_size, layers)) or spec.intermediate_size
+    fitted = (
+        msgspec.structs.replace(
+            layer, intermediate_size=None if (size := spec.mlp_size(layer)) == largest else size
+        )
+        for layer in layers
+    )
+    return msgspec.structs.replace(spec, intermediate_size=largest, layers=tuple(fitted))
+
+
+def _check_teacher(spec: DecoderSpec) -> None:
+    if spec.has_own_sizes:
+        raise BadInput(
+            "[puzzle]: the layers of this teacher already have different sizes; use the teacher "
+            "that it was made from"
+        )
+    if getattr(spec, "mixtures", ()):
+        raise BadInput(
+            f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use a "
+            "dense teacher"
+        )

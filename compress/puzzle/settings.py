@@ -1,0 +1,37 @@
+"""The settings of a search for students whose layers differ."""
+
+import msgspec
+
+from edgelm.compress.ranges import Count, Part, Positive
+from edgelm.errors import BadInput
+
+
+class PuzzleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Puzzle (arXiv 2411.19146): alternatives of every layer, and the best sum within the budget.
+
+    mlp_ratios: intermediate sizes of the alternatives, relative to the teacher's; 0 leaves the MLP
+    out. leave_out_attention: whether layers may lose their attention. Every alternative is
+    distilled locally, from the input of the teacher's MLP to its output, on `tokens` tokens in one
+    pass for all: `batch_size` rows per step, of which `micro_batch` at a time, with this
+    `learning_rate` after a `warmup` (a share of the steps) and a cosine to a tenth of it. Then each
+    is scored by the KL that it alone costs in the teacher, on `score_rows` held-out rows.
+    """
+
+    mlp_ratios: tuple[Part, ...] = (0.75, 0.5, 0.25, 0.0)
+    leave_out_attention: bool = True
+    tokens: Count = 200_000
+    batch_size: Count = 8
+    micro_batch: Count = 4
+    learning_rate: Positive = 3e-4
+    warmup: Part = 0.05
+    checkpoint_steps: Count = 50
+    score_rows: Count = 8
+
+    def check(self) -> None:
+        """Raise BadInput unless there is something to choose from."""
+        if not self.mlp_ratios and not self.leave_out_attention:
+            raise BadInput(
+                "[puzzle] has no alternatives: give mlp_ratios, or set leave_out_attention = true"
+            )
+        if any(ratio == 1 for ratio in self.mlp_ratios):
+            raise BadInput("[puzzle] mlp_ratios: 1 is the teacher's own size; give smaller ones")

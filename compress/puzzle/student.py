@@ -1,0 +1,54 @@
+"""The student of chosen alternatives, from the teacher's weights and the trained MLPs."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgelm.checkpoint.own_modules import half_name
+from edgelm.compress.model import Model, build_model
+from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
+from edgelm.compress.puzzle.library import read_mlp
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.own_sizes import FIELD, own_sizes
+from edgelm.spec.tensor_shapes import tensor_shapes
+
+
+def assemble(
+    teacher: Model, spec: DecoderSpec, chosen: Sequence[Alternative], library: Path
+) -> Model:
+    """A student in the teacher's type, with layers of their own sizes; nothing is trained here.
+
+    Args:
+        teacher: not changed.
+        spec: the teacher's.
+        chosen: at most one alternative of each half of a layer.
+        library: folder of the trained MLPs.
+    """
+    student = with_alternatives(spec, chosen)
+    weights = {name: tensor.detach() for name, tensor in teacher.state_dict().items()}
+    for one in chosen:
+        if one.is_trained:
+            mlp = read_mlp(teacher, spec, library, one)
+            name = half_name(spec, one.layer, "mlp")
+            weights |= {
+                f"{name}.{key}": tensor.to(teacher.dtype)
+                for key, tensor in mlp.state_dict().items()
+            }
+    state: dict[str, torch.Tensor] = {
+        name: weights[name].clone() for name in tensor_shapes(student)
+    }
+    return build_model(_config(teacher, student), state)
+
+
+def _config(teacher: Model, student: DecoderSpec) -> Any:
+    config = copy.deepcopy(teacher.config)
+    config.head_dim = student.head_dim
+    config.intermediate_size = student.intermediate_size
+    if hasattr(config, "block_auto_adjust_ff_dim"):
+        config.block_auto_adjust_ff_dim = False  # the size is that of the matrices
+    if (sizes := own_sizes(student)) is not None:
+        setattr(config, FIELD, sizes)
+    return config

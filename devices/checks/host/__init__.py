@@ -1,0 +1,1 @@
+"""Checks of the machine itself: processor, memory, swap, power, sensors."""

@@ -1,0 +1,1 @@
+"""Checks of an NVIDIA GPU and its software: driver, JetPack, CUDA code, TensorRT."""

@@ -1,0 +1,1 @@
+"""Checks of installed Python packages: which ONNX Runtime, its providers and kernels, wheels."""

@@ -1,0 +1,1 @@
+"""What a model needs in memory: weights, cache, and compiling its engine."""

@@ -1,0 +1,69 @@
+"""Memory that a decoder needs beside weights and cache: while running, and while it is built."""
+
+from edgelm.bundle import Manifest
+from edgelm.devices.profile import Engine, load_profile
+from edgelm.errors import UnknownName
+from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
+from edgelm.spec.decoder import DecoderSpec
+
+_GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
+
+
+def workspace_bytes(
+    spec: DecoderSpec, *, kv: KvType, context: int, chunk: int, engine: str = "onnxruntime"
+) -> int:
+    """Peak memory of activations: one prefill chunk with a full cache.
+
+    On a CPU they are fp32, as is a layer's 8-bit cache while it is read and written. GPU engines
+    use 16 bits and never hold the scores of a whole chunk (fused attention).
+    """
+    rows = min(chunk, context)
+    widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.mlp_width
+    elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
+    if engine != "onnxruntime":
+        return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
+    scores = spec.num_attention_heads * context
+    dequantized = 4 * elements
+    return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
+
+
+def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
+    """Estimated peak memory of a bundle: a cache of `context` tokens for each of its sequences.
+
+    Sequences share the workspace: the engine runs for one at a time.
+    """
+    spec, kv = manifest.spec, manifest.kv
+    engine = _engine(manifest)
+    chunk = manifest.limits.prefill_chunk
+    workspace = workspace_bytes(
+        spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
+    )
+    weights = int(engine.weight_copies * manifest.weight_bytes)
+    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
+    cache += spec.state_bytes(4) * sequences
+    return int(engine.runtime_bytes.value) + weights + cache + workspace
+
+
+def draft_bytes(draft: Manifest, context: int, *, sequences: int = 1) -> int:
+    """What a draft model adds to the memory of the bundle that it drafts for."""
+    context = min(context, draft.limits.context)
+    runtime = int(_engine(draft).runtime_bytes.value)
+    return loaded_bytes(draft, context, sequences=sequences) - runtime
+
+
+def _engine(manifest: Manifest) -> Engine:
+    """The engine of the bundle's target, or of this machine if the target is unknown here."""
+    try:
+        engines = load_profile(manifest.target).engines
+    except UnknownName:
+        engines = load_profile("cpu").engines
+    return next((one for one in engines if one.dialect == manifest.graph.dialect), engines[0])
+
+
+def export_bytes(spec: DecoderSpec, total: int) -> int:
+    """Peak memory of the export, on the machine that runs it."""
+    # Several fp32 copies of the largest matrix, and the gate's rows of logits.
+    experts = (2 * one.experts * one.size * spec.hidden_size for one in spec.mixtures)
+    dense = spec.hidden_size * 2 * spec.intermediate_size
+    largest = max(spec.embedding_parameters, dense, *experts)
+    return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total

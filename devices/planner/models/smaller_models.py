@@ -1,0 +1,126 @@
+"""Smaller models that would meet a request, as a hint when no precision does.
+
+One model for each way of pruning: only depth, only feed-forward width, or everything by the same
+share; each is reduced just as far as the request needs, to widths that kernels run well. It costs
+some fifty plans. The search that prunes a model tries a full grid: edgelm.compress.search.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from edgelm.devices.planner.plan import choices
+from edgelm.devices.profile import Profile
+from edgelm.planning import Plan, PlanRequest
+from edgelm.spec.decoder import DecoderSpec
+
+_MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
+_MIN_LAYERS = 2
+
+
+class SmallerModel(msgspec.Struct, frozen=True):
+    """Sizes of a decoder that meets the request, and its plan; `axis` names what is pruned."""
+
+    axis: str
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    parameters: int
+    plan: Plan
+
+
+def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
+    """The largest model along each axis that meets the request, largest first; empty if none."""
+    found: list[SmallerModel] = []
+    if spec.mixtures:
+        return found  # edge-compress does not prune experts
+    for axis, candidates in _AXES.items():
+        model = _largest(axis, list(candidates(spec)), profile, request)
+        if model is not None:
+            found.append(model)
+    return sorted(found, key=lambda model: -model.parameters)
+
+
+def _largest(
+    axis: str, candidates: list[DecoderSpec], profile: Profile, request: PlanRequest
+) -> SmallerModel | None:
+    """Bisect: `candidates` shrink, and a smaller one never costs more."""
+    low, high = 0, len(candidates)
+    best: SmallerModel | None = None
+    while low < high:
+        middle = (low + high) // 2
+        chosen = choices(candidates[middle], profile, request)[0]
+        if chosen.works:
+            best, high = _record(axis, candidates[middle], chosen), middle
+        else:
+            low = middle + 1
+    return best
+
+
+def _record(axis: str, spec: DecoderSpec, plan: Plan) -> SmallerModel:
+    return SmallerModel(
+        axis,
+        spec.num_hidden_layers,
+        spec.hidden_size,
+        spec.intermediate_size,
+        spec.parameters,
+        plan,
+    )
+
+
+def _shallower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
+    for layers in range(spec.num_hidden_layers - 1, _MIN_LAYERS - 1, -1):
+        yield _with(spec, layers=layers)
+
+
+def _narrower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
+    multiple = _multiple(spec.intermediate_size)
+    top = (spec.intermediate_size - 1) // multiple * multiple
+    for ffn in range(top, 0, -multiple):
+        yield _with(spec, ffn=ffn)
+
+
+def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
+    """Depth, hidden size and feed-forward width reduced by the same share."""
+    seen = set()
+    for percent in range(99, 9, -1):
+        layers = max(_MIN_LAYERS, round(spec.num_hidden_layers * percent / 100))
+        hidden = spec.hidden_size if spec.is_hybrid else _scaled(spec.hidden_size, percent)
+        ffn = _scaled(spec.intermediate_size, percent)
+        if (layers, hidden, ffn) not in seen:
+            seen.add((layers, hidden, ffn))
+            yield _with(spec, layers=layers, hidden=hidden, ffn=ffn)
+
+
+_AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
+    "depth": _shallower,
+    "feed-forward width": _narrower,
+    "depth and width": _thinner,
+}
+
+
+def _multiple(size: int) -> int:
+    return next(m for m in (_MULTIPLE, 32, 8, 1) if size >= 8 * m or m == 1)
+
+
+def _scaled(size: int, percent: int) -> int:
+    """A share of a width, rounded down to a multiple that kernels run well."""
+    multiple = _multiple(size)
+    return max(multiple, size * percent // 100 // multiple * multiple)
+
+
+def _with(
+    spec: DecoderSpec,
+    *,
+    layers: int | None = None,
+    hidden: int | None = None,
+    ffn: int | None = None,
+) -> DecoderSpec:
+    remaining = spec.layers[: layers or len(spec.layers)]
+    return msgspec.structs.replace(
+        spec,
+        num_hidden_layers=len(remaining),
+        layers=remaining,
+        hidden_size=hidden or spec.hidden_size,
+        intermediate_size=ffn or spec.intermediate_size,
+    )

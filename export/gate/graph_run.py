@@ -1,0 +1,153 @@
+"""One run of an exported graph: its figures, its behavior, and its self-test record."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+
+from edgelm.bundle import FileEntry, Manifest, bundle_file
+from edgelm.bundle.behavior import Behavior
+from edgelm.bundle.gate_sample import GateSample, sequence_logprobs
+from edgelm.bundle.gates import Figures
+from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord
+from edgelm.errors import BadInput
+from edgelm.export.cache import ArtifactCache, key
+from edgelm.export.gate import prompts as asked
+from edgelm.export.gate.answers import (
+    SampledAnswer,
+    bundle_answers,
+    can_sample,
+    sampling_of,
+    source_answers,
+)
+from edgelm.export.gate.traits import compare_behavior
+from edgelm.export.source.reference import Reference
+from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
+from edgelm.runtime.generation.options import Options
+from edgelm.runtime.model import CHAT_TEMPLATE, LanguageModel
+from edgelm.runtime.self_test import GREEDY, processor, prompt_tokens
+
+_RECORDED = 4  # answers of the self-test, two of them short
+_MIN_PROMPTS = 2
+_TEXT_FILES = ("tokenizer.json", CHAT_TEMPLATE, GENERATION_CONFIG, "special_tokens_map.json")
+_MARK = "Zebra"  # an assistant's answer that no template contains
+
+
+class GraphRun(msgspec.Struct, frozen=True):
+    """What one graph gave. Behavior and record are None where the figures failed the gate."""
+
+    figures: Figures
+    behavior: Behavior | None = None
+    self_test: SelfTestRecord | None = None
+
+
+def listing_text_files(draft: Manifest, folder: Path) -> Manifest:
+    """A manifest that lists the text files of an unfinished bundle, for LanguageModel."""
+    entries = {
+        name: FileEntry((folder / name).stat().st_size, "")
+        for name in _TEXT_FILES
+        if (folder / name).is_file()
+    }
+    return msgspec.structs.replace(draft, files=entries)
+
+
+def measure_behavior(
+    model: LanguageModel,
+    reference: Reference,
+    cache: ArtifactCache,
+    progress: Callable[[str], None],
+) -> Behavior | None:
+    """Sampled answers of the source and of the graph; None where the source cannot be sampled.
+
+    That is a source whose weights do not fit in memory (each token would read all of them), or
+    prompts that do not fit in the context.
+    """
+    chat = _is_chat(model)
+    prompts = [prompt_tokens(model, text, chat) for text in asked.PROMPTS]
+    prompts = [ids for ids in prompts if len(ids) + asked.MAX_TOKENS <= model.context]
+    if len(prompts) < _MIN_PROMPTS:
+        progress("behavior not measured: the prompts do not fit in the context")
+        return None
+    if not can_sample(reference):
+        progress("behavior not measured: the source's weights do not fit in memory")
+        return None
+    path = bundle_file(model.folder, model.manifest, GENERATION_CONFIG)
+    sampling = sampling_of(read_generation_config(path).values, model.session.vocab_size)
+    ends = model.eos_token_ids | turn_end(model)
+    name = f"answers {key(prompts, sampling.temperature, sampling.top_p, sorted(ends))}"
+    source = cache.load_record(name, list[SampledAnswer])
+    if source is None:
+        progress(f"sampling {len(prompts)} answers of the source")
+        source = source_answers(reference, prompts, sampling, ends)
+        cache.save_record(name, source)
+    bundle = bundle_answers(model, prompts, sampling)
+
+    def decode(tokens: Sequence[int]) -> str:
+        return model.tokenizer.decode(list(tokens))
+
+    return compare_behavior(source, bundle, decode, sampling.temperature)
+
+
+def turn_end(model: LanguageModel) -> frozenset[int]:
+    """The control token that the chat template writes behind an answer, whatever the files say.
+
+    It is found in a rendered conversation, so that an end-of-turn token that is missing in the
+    generation config shows in the bundle's behavior.
+    """
+    if not _is_chat(model):
+        return frozenset()
+    turns = (("user", "Hi"), ("assistant", _MARK), ("user", "Hi"))
+    messages = [{"role": role, "content": content} for role, content in turns]
+    try:
+        tokens = model.chat_tokens(messages)  # type: ignore[arg-type]
+    except BadInput:  # a template with its own ideas of a conversation
+        return frozenset()
+    text = model.tokenizer.decode([int(token) for token in tokens], special=True)
+    rest = text.rpartition(_MARK)[2].lstrip()
+    found = [
+        (len(token.content), number)
+        for number, token in model.tokenizer.added_tokens().items()
+        if token.special and rest.startswith(token.content)
+    ]
+    return frozenset({max(found)[1]}) if found else frozenset()
+
+
+def record_self_test(
+    model: LanguageModel, sample: GateSample, *, dequantized: bool
+) -> SelfTestRecord:
+    """What the graph computes on the gate's sample, and its first greedy answers."""
+    logprobs, top1 = [], []
+    for number, tokens in enumerate(sample.tokens):
+        rows = sequence_logprobs(model.session, tokens)
+        chosen = sample.top_tokens[number].astype(np.int64)
+        logprobs.append(np.take_along_axis(rows, chosen, 1).astype(np.float16))
+        top1.append(rows.argmax(1).astype(np.int32))
+    chat = _is_chat(model)
+    texts = (*asked.PROMPTS[: _RECORDED // 2], *asked.PROMPTS[-_RECORDED // 2 :])
+    answers = [_recorded(model, text, chat) for text in dict.fromkeys(texts)]
+    return SelfTestRecord(
+        engine="onnxruntime",
+        engine_version=onnxruntime.__version__,
+        machine=processor(),
+        logprobs=np.stack(logprobs).tobytes(),
+        top1=np.stack(top1).tobytes(),
+        answers=tuple(answer for answer in answers if answer is not None),
+        chat=chat,
+        dequantized=dequantized,
+    )
+
+
+def _recorded(model: LanguageModel, text: str, chat: bool) -> RecordedAnswer | None:
+    """A greedy answer; None where the prompt does not fit."""
+    prompt = prompt_tokens(model, text, chat)
+    if len(prompt) + asked.MAX_TOKENS > model.context:
+        return None
+    reply = model.generate(prompt, **Options(**GREEDY, max_tokens=asked.MAX_TOKENS))
+    ended = reply.stop_reason == "eos_token"
+    return RecordedAnswer(text, tuple(prompt), tuple(reply.tokens), ended)
+
+
+def _is_chat(model: LanguageModel) -> bool:
+    return bundle_file(model.folder, model.manifest, CHAT_TEMPLATE) is not None

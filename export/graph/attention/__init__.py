@@ -1,0 +1,1 @@
+"""Attention in each dialect: rotary tables, key-value cache, output gate."""

@@ -1,0 +1,296 @@
+"""Attention of the `ort` dialect: GroupQueryAttention over a cache that is updated in place.
+
+In fp32, the CPU's, a layer has two ways over an int8 cache, of which a run takes one: the int8
+kernel for a token or the few of a speculative step, and attention over the dequantized cache for
+more (docs/decisions/prefill-over-int8-cache.md). In 16 bits, CUDA's, its kernels see to both.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
+from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
+from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
+from edgelm.export.quantize.weights import Weights
+from edgelm.quantize.precision import KvType
+from edgelm.spec.decoder import LayerSpec, Rope
+
+Value = ir.Value
+MICROSOFT = "com.microsoft"
+_CACHE_TYPES: dict[str, ir.DataType] = {
+    "int8": ir.DataType.INT8,
+    "fp8": ir.DataType.FLOAT8E4M3FN,
+}
+# Tokens up to which a run takes the decode kernel: its time grows with each row, that of the other
+# way begins at about eight rows of it.
+MAX_VERIFIED = 16
+_MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
+
+
+class _Attention(NamedTuple):
+    """The operands of one layer's attention; key and value are None if packed into query."""
+
+    query: Value
+    key: Value | None
+    value: Value | None
+    past_key: Value
+    past_value: Value
+    layer: LayerSpec
+    number: int
+    sinks: Value | None
+
+
+class OrtAttention:
+    """The inputs of a graph for ONNX Runtime and the attention of its layers; see OrtDialect."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Weights,
+        *,
+        kv: KvType,
+        context: int,
+        activations: Activations,
+    ) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.spec = weights.checkpoint.spec
+        self.kv = kv
+        # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
+        self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
+        self.activations = activations
+        self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
+        self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
+        self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
+        self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
+        self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
+        self.rotary = RotaryTables(self.graph, self.spec, context, activations)
+        self.cache = KvCacheIO(
+            self.graph,
+            self.spec,
+            _CACHE_TYPES.get(self.stored, DTYPES[activations]),
+            past_rows="capacity",
+            present_rows="capacity",
+            state_dtype=DTYPES[activations],
+        )
+        self.query_factors = QueryFactors(self.graph, context, activations)
+        self._prefill: Value | None = None
+        self._position_rows: Value | None = None
+
+    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+        """See Dialect."""
+        return split_gate(self.graph, self.spec, qkv)
+
+    def scale_by_gate(self, x: Value, gate: Value) -> Value:
+        """See Dialect."""
+        return scale_by_gate(self.graph, x, gate)
+
+    def start_part(self) -> None:
+        """See Dialect."""
+        self.graph.start_part()
+
+    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        """RMS norm over the last axis."""
+        raise NotImplementedError
+
+    def attention(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Value:
+        past_key, past_value = self.cache.past(index)
+        query, key, value = qkv, None, None
+        if qk_norm is not None:
+            query, key, value = self._normed_heads(qkv, index, layer, qk_norm)
+        if (factors := self.query_factors[layer.query_growth]) is not None:
+            if key is None:
+                query, key, value = self._split(qkv)
+            rows = self.graph.op("Gather", factors, self._positions(), axis=0)
+            query = self.graph.op("Mul", query, rows)
+        sinks = None
+        if self.spec.attention_sinks:
+            name = f"layers.{index}.self_attn.sinks"
+            sinks = write_floats(self.graph, name, self.weights.sinks(index), self.activations)
+        operands = _Attention(query, key, value, past_key, past_value, layer, index, sinks)
+        scales = self._cache_scales(index) if self.kv in _CACHE_TYPES else None
+        if scales is None or self.activations != "fp32":
+            out, present_key, present_value = self._attend(operands, scales)
+        elif self.kv == "int8":
+            out, present_key, present_value = self.graph.branch(
+                self._is_prefill(),
+                lambda: self._attend_dequantized(operands, scales),
+                lambda: self._attend(operands, scales),
+                name=f"layers.{index}.attention",
+            )
+        else:
+            out, present_key, present_value = self._attend_dequantized(operands, scales)
+        self.cache.present(index, present_key, present_value)
+        return out
+
+    def _attend(
+        self, operands: "_Attention", scales: tuple[Value, Value] | None
+    ) -> tuple[Value, ...]:
+        """One fused node: rotate, append, attend. Returns output, present key and value."""
+        layer = operands.layer
+        rope = None if self.spec.qk_norm_after_rope else layer.rope  # else rotated already
+        cos, sin = self.rotary[rope] if rope else (None, None)
+        quantized = scales is not None
+        return self.graph.op(  # type: ignore[no-any-return]
+            "GroupQueryAttention",
+            operands.query,
+            operands.key,
+            operands.value,
+            operands.past_key,
+            operands.past_value,
+            self.last_position,
+            self.total_length,
+            cos,
+            sin,
+            *((None, None, operands.sinks) if operands.sinks or scales else ()),
+            *(scales or ()),
+            domain=MICROSOFT,
+            outputs=3,
+            name=f"layers.{operands.number}.attention",
+            num_heads=self.spec.num_attention_heads,
+            kv_num_heads=self.spec.num_key_value_heads,
+            scale=self.spec.attention_scale,
+            do_rotary=int(rope is not None),
+            local_window_size=layer.window,
+            softcap=self.spec.attention_softcap,
+            k_quant_type="PER_TENSOR" if quantized else None,
+            v_quant_type="PER_TENSOR" if quantized else None,
+            kv_cache_bit_width=8 if quantized else None,
+        )
+
+    def _attend_dequantized(
+        self, operands: "_Attention", scales: tuple[Value, Value]
+    ) -> tuple[Value, ...]:
+        """Over an 8-bit cache: attend in fp32, then quantize and append the new rows.
+
+        The kernel for int8 caches is made for one query: over 512 it is four times slower than
+        the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
+        """
+        caches = (operands.past_key, operands.past_value)
+        dequantized = [
+            self._dequantize(cache, scale) for cache, scale in zip(caches, scales, strict=True)
+        ]
+        operands = operands._replace(past_key=dequantized[0], past_value=dequantized[1])
+        out, *grown = self._attend(operands, None)
+        presents = [
+            self._append(cache, rows, scale)
+            for cache, rows, scale in zip(caches, grown, scales, strict=True)
+        ]
+        return (out, *presents)
+
+    def _dequantize(self, cache: Value, scale: Value) -> Value:
+        """The filled part of the cache as fp32 [1, heads, past_length, head_dim]."""
+        zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
+        filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
+        if self.stored == "fp32":
+            return filled  # type: ignore[no-any-return]
+        return self.graph.op("DequantizeLinear", filled, scale)  # type: ignore[no-any-return]
+
+    def _append(self, cache: Value, rows: Value, scale: Value) -> Value:
+        """Round the fp32 rows after `past_length` and write them to the cache, in place."""
+        end = self.graph.constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
+        new = self.graph.op("Slice", rows, self.past_length, end, self._position_axis())
+        dtype: Any = _CACHE_TYPES[self.kv].value
+        levels = self.graph.op("QuantizeLinear", new, scale, output_dtype=dtype)
+        if self.stored == "fp32":
+            levels = self.graph.op("DequantizeLinear", levels, scale)
+        return self.graph.op("TensorScatter", cache, levels, self.past_length, axis=2)  # type: ignore[no-any-return]
+
+    def _position_axis(self) -> Value:
+        return self.graph.constant("position_axis", np.array([2], dtype=np.int64))
+
+    def _is_prefill(self) -> Value:
+        """Whether more tokens are processed than a speculative step has; one node for all layers.
+
+        Up to there the decode kernel computes each row as it computes a token alone, to the bit: a
+        drafted token is then checked with the logits that it would have had without speculation.
+        """
+        if self._prefill is None:
+            count = self.graph.op("Shape", self.tokens, start=1, end=2)
+            most = self.graph.constant("max_verified", np.array([MAX_VERIFIED], dtype=np.int64))
+            self._prefill = self.graph.op("Greater", count, most, name="is_prefill")
+        return self._prefill
+
+    def _cache_scales(self, index: int) -> tuple[Value, Value]:
+        """Scales of a layer's 8-bit keys and values, as scalars; one value where they are equal."""
+        scaling = self.weights.layer_kv_scaling(f"layers.{index}.attention")
+        largest = _MAX[self.kv]
+        key = self._scale(f"layers.{index}.key_scale", scaling.key_range / largest)
+        if scaling.value_range == scaling.key_range:
+            return key, key
+        return key, self._scale(f"layers.{index}.value_scale", scaling.value_range / largest)
+
+    def _scale(self, name: str, scale: float) -> Value:
+        return self.graph.constant(name, np.array(scale, dtype=np.float32))
+
+    def _normed_heads(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        weights: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[Value, Value, Value]:
+        # The CPU kernel ignores q_norm_weight and k_norm_weight: the norms are nodes of their own.
+        spec = self.spec
+        query, key, value = self._split(qkv)
+        if spec.qk_norm_after_rope and layer.rope:
+            query = self._rotate(query, layer.rope, spec.num_attention_heads)
+            key = self._rotate(key, layer.rope, spec.num_key_value_heads)
+        prefix = f"layers.{index}.self_attn"
+        if spec.qk_norm == "full":
+            query = self.norm(query, f"{prefix}.q_norm", weights[0])
+            key = self.norm(key, f"{prefix}.k_norm", weights[1])
+            return query, key, value
+        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0])
+        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1])
+        return query, key, value
+
+    def _split(self, qkv: Value) -> tuple[Value, Value, Value]:
+        spec = self.spec
+        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
+        constant = self.graph.constant("qkv_sizes", sizes)
+        return self.graph.op("Split", qkv, constant, outputs=3, axis=-1)  # type: ignore[no-any-return]
+
+    def _rotate(self, x: Value, rope: Rope, heads: int) -> Value:
+        """Rotary embedding of [1, T, heads * head_dim], before a norm that follows it."""
+        cos, sin = self.rotary[rope]
+        return self.graph.op(  # type: ignore[no-any-return]
+            "RotaryEmbedding",
+            x,
+            self.past_length,  # the position of the first token
+            cos,
+            sin,
+            domain=MICROSOFT,
+            num_heads=heads,
+            rotary_embedding_dim=rope.dim,
+        )
+
+    def _positions(self) -> Value:
+        """Positions of the tokens [1, T]; one node for all layers."""
+        if self._position_rows is None:
+            count = self.graph.op("Shape", self.tokens, start=1, end=2)
+            start, end = self.past_length, self.graph.op("Add", self.past_length, count)
+            scalars = [self.graph.op("Squeeze", one) for one in (start, end)]
+            one = self.graph.constant("position.one", np.array(1, dtype=np.int64))
+            row = self.graph.op("Range", *scalars, one)
+            first = self.graph.constant("axis.first", np.array([0], dtype=np.int64))
+            self._position_rows = self.graph.op("Unsqueeze", row, first)
+        return self._position_rows
+
+    def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+        heads = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
+        flat = np.array([0, 0, -1], dtype=np.int64)
+        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", heads))
+        normed = self.norm(split, name, weight)
+        return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]

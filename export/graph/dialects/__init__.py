@@ -1,0 +1,1 @@
+"""The ops in which engines differ: ONNX Runtime, TensorRT standard and decomposed."""

@@ -1,0 +1,105 @@
+"""What calibration observes of the inputs of each expert.
+
+Experts see different tokens, and some see none of a short text. Those get the mean of all others.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from edgelm.export.source.reference import Reference
+from edgelm.spec.experts import MixtureOfExperts
+from edgelm.spec.groups import tensor_names
+from edgelm.spec.tensor_shapes import stacked_by_input
+
+
+class ExpertSums:
+    """Sums of squares of the inputs of each expert's matrices, by the names of the stacks.
+
+    tokens: how many tokens each expert ran, fp32 [experts].
+    absmax: the largest magnitude of every input channel of all experts, [in_features].
+    """
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, torch.Tensor] = {}
+        self.absmax: dict[str, torch.Tensor] = {}
+        self._squares: dict[str, torch.Tensor] = {}
+
+    @contextmanager
+    def watching(self, reference: Reference) -> Iterator[None]:
+        """Observe the experts while the source runs in this block."""
+        spec, hooks = reference.spec, []
+        for index, layer in enumerate(spec.layers):
+            if layer.mlp is None:
+                continue
+            parts = ("gate_up", "down")
+            names = [tensor_names(spec, f"layers.{index}.mlp.experts.{one}")[0] for one in parts]
+            module = reference.model.get_submodule(names[0].rpartition(".")[0])
+            observe = self._observe(layer.mlp, names, stacked_by_input(spec.family))
+            hooks.append(module.register_forward_pre_hook(observe))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def mean_square(self) -> dict[str, torch.Tensor]:
+        """Of every input channel of each expert, [experts, in_features]."""
+        means = {}
+        for name, squares in self._squares.items():
+            tokens = self.tokens[name][:, None]
+            overall = squares.sum(0) / tokens.sum()
+            means[name] = torch.where(tokens > 0, squares / tokens.clamp(min=1), overall)
+        return means
+
+    def _observe(
+        self, mixture: MixtureOfExperts, names: list[str], by_input: bool
+    ) -> Callable[..., None]:
+        def observe(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+            hidden, chosen = arguments[0].flatten(0, -2), arguments[1]
+            for expert in chosen.unique().tolist():
+                rows = hidden[(chosen == expert).any(-1)]
+                self._add(names[0], mixture.experts, expert, rows)
+                inner = _activated(module, mixture, expert, rows, by_input)
+                self._add(names[1], mixture.experts, expert, inner)
+
+        return observe
+
+    def _add(self, name: str, experts: int, expert: int, rows: torch.Tensor) -> None:
+        if name not in self._squares:
+            self._squares[name] = torch.zeros(experts, rows.shape[1])
+            self.tokens[name] = torch.zeros(experts)
+            self.absmax[name] = torch.zeros(rows.shape[1])
+        self._squares[name][expert] += rows.square().sum(0)
+        self.tokens[name][expert] += len(rows)
+        torch.maximum(self.absmax[name], rows.abs().amax(0), out=self.absmax[name])
+
+
+def _activated(
+    module: Any, mixture: MixtureOfExperts, expert: int, rows: torch.Tensor, by_input: bool
+) -> torch.Tensor:
+    """The inputs of an expert's down projection, [rows, size]."""
+    matrix = module.gate_up_proj[expert]
+    products = rows @ (matrix if by_input else matrix.T)
+    if mixture.biases:
+        products = products + module.gate_up_proj_bias[expert]
+    gate, up = (products[:, ::2], products[:, 1::2]) if by_input else products.chunk(2, -1)
+    if mixture.limit is not None:
+        gate, up = gate.clamp(max=mixture.limit), up.clamp(-mixture.limit, mixture.limit)
+    inner: torch.Tensor = gate * torch.sigmoid(mixture.alpha * gate) * (up + mixture.beta)
+    return inner
+
+
+def unseen_experts(tokens: Mapping[str, torch.Tensor]) -> str | None:
+    """A message where experts ran for no token of the text."""
+    counts = [each for name, each in tokens.items() if "gate_up" in name]
+    unseen = sum(int((each == 0).sum()) for each in counts)
+    if not unseen:
+        return None
+    total = sum(len(each) for each in counts)
+    return (
+        f"{unseen:,} of {total:,} experts run for no token of the calibration text; their weights "
+        "are rounded by the statistics of the others in their layer"
+    )

@@ -1,0 +1,1 @@
+"""One generation: its request and options, sampling, decoding, streams and the reply."""

@@ -1,0 +1,210 @@
+"""POST /v1/chat/completions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgelm.errors import EdgeLMError
+from edgelm.runtime.generation.chunk import Chunk, FinishReason
+from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.reply import Reply, Usage
+from edgelm.runtime.generation.stream import Stream
+from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
+from edgelm.runtime.server.endpoints.events import DONE, EventStream, event
+from edgelm.runtime.server.endpoints.fields import for_choice, options_of
+from edgelm.runtime.server.endpoints.generations import Generation, unless_disconnected
+from edgelm.runtime.server.endpoints.logprobs import chat_logprobs
+from edgelm.runtime.server.errors import ApiError, as_api_error
+from edgelm.runtime.server.request_log import log_fields, log_reply
+from edgelm.runtime.server.requests import ChatRequest
+
+
+async def chat_completions(request: Request, body: ChatRequest, context: ServerContext) -> Response:
+    """Answer a conversation, whole or as events."""
+    options = _options(body, context)
+    start = _starter(body, options, context)
+    if body.stream:
+        first = await unless_disconnected(request, start(0))
+        generations = [first]
+        events = _events(request, body, context, generations, start)
+        return EventStream(events, generations)
+    replies = await unless_disconnected(
+        request, asyncio.gather(*(_reply(start, index) for index in range(body.n or 1)))
+    )
+    for reply in replies:
+        log_reply(request, reply)
+    if context.settings.log_text:
+        log_fields(request)["answers"] = [reply.text for reply in replies]
+    return json_response(
+        {
+            "id": new_id("chatcmpl"),
+            "object": "chat.completion",
+            "created": now(),
+            "model": body.model,
+            "choices": [_choice(n, reply, body, context) for n, reply in enumerate(replies)],
+            "usage": usage_of(replies),
+        }
+    )
+
+
+def _options(body: ChatRequest, context: ServerContext) -> Options:
+    logprobs = None
+    if body.logprobs:
+        logprobs = body.top_logprobs or 0
+    elif body.top_logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    given = body.max_completion_tokens
+    return options_of(
+        body,
+        context.settings,
+        max_tokens=body.max_tokens if given is None else given,
+        stop=body.stop,
+        logprobs=logprobs,
+        response_format=body.response_format,
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        reasoning_budget=body.reasoning_budget,
+        chat_template_kwargs=_template_arguments(body),
+    )
+
+
+def _template_arguments(body: ChatRequest) -> dict[str, Any] | None:
+    given = body.chat_template_kwargs or {}
+    # What a client sends is text: it may not begin a turn of another role.
+    if refused := sorted(given.keys() & {"allow_special", "messages"}):
+        raise ApiError(400, f"chat_template_kwargs may not have {refused[0]}")
+    return body.chat_template_kwargs
+
+
+Starter = Callable[[int], Any]
+
+
+def _starter(body: ChatRequest, options: Options, context: ServerContext) -> Starter:
+    async def start(index: int) -> Generation:
+        def prepare() -> Stream:
+            messages: list[Any] = body.messages
+            return context.lm.answer(messages, {}, for_choice(options, index))
+
+        return await context.generations.start(prepare)
+
+    return start
+
+
+async def _reply(start: Starter, index: int) -> Reply:
+    generation: Generation = await start(index)
+    try:
+        return await generation.read()
+    finally:
+        generation.close()
+
+
+def _choice(index: int, reply: Reply, body: ChatRequest, context: ServerContext) -> dict[str, Any]:
+    logprobs = chat_logprobs(reply.chunks, context.lm.tokenizer) if body.logprobs else None
+    return {
+        "index": index,
+        "message": {**reply.message, "refusal": None},
+        "logprobs": logprobs,
+        "finish_reason": openai_reason(reply.finish_reason),
+    }
+
+
+async def _events(
+    request: Request,
+    body: ChatRequest,
+    context: ServerContext,
+    generations: list[Generation],
+    start: Starter,
+) -> AsyncIterator[bytes]:
+    base = {
+        "id": new_id("chatcmpl"),
+        "object": "chat.completion.chunk",
+        "created": now(),
+        "model": body.model,
+    }
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    if with_usage:
+        base["usage"] = None
+    try:
+        for index in range(body.n or 1):
+            if index:
+                generations.append(await start(index))
+            async for data in _choice_events(index, generations[index], body, context):
+                yield event({**base, "choices": [data]})
+            log_reply(request, generations[index].reply)
+            generations[index].close()
+    except (EdgeLMError, ApiError) as error:
+        yield event(as_api_error(error).body())
+        return
+    replies = [generation.reply for generation in generations]
+    if context.settings.log_text:
+        log_fields(request)["answers"] = [reply.text for reply in replies]
+    if with_usage:
+        yield event({**base, "choices": [], "usage": usage_of(replies)})
+    yield DONE
+
+
+async def _choice_events(
+    index: int, generation: Generation, body: ChatRequest, context: ServerContext
+) -> AsyncIterator[dict[str, Any]]:
+    def data(delta: dict[str, Any], logprobs: Any = None, reason: Any = None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    yield data({"role": "assistant", "content": ""})
+    reason: FinishReason | None = None
+    calls = 0
+    async for chunk in generation:
+        logprobs = chat_logprobs([chunk], context.lm.tokenizer) if body.logprobs else None
+        delta = _delta(chunk, calls)
+        calls += len(chunk.tool_calls)
+        if delta or (logprobs and logprobs["content"]):
+            yield data(delta, logprobs)
+        reason = chunk.finish_reason
+    yield data({}, None, openai_reason(reason))
+
+
+def _delta(chunk: Chunk, calls: int) -> dict[str, Any]:
+    """What a chunk adds to the message; `calls` of tools came before it."""
+    delta: dict[str, Any] = {}
+    if chunk.text:
+        delta["content"] = chunk.text
+    if chunk.reasoning:
+        delta["reasoning_content"] = chunk.reasoning
+    if chunk.tool_calls:
+        delta["tool_calls"] = [
+            {"index": index, **call.message_part()}
+            for index, call in enumerate(chunk.tool_calls, calls)
+        ]
+    return delta
+
+
+def usage_of(replies: list[Reply]) -> dict[str, Any]:
+    """Numbers of tokens; several answers to one prompt have one prompt."""
+    usages: list[Usage] = [reply.usage for reply in replies]
+    completion = sum(usage.completion_tokens for usage in usages)
+    prompt = usages[0].prompt_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "completion_tokens_details": prediction_details(replies),
+    }
+
+
+def prediction_details(replies: list[Reply]) -> dict[str, int]:
+    """How many drafted tokens were accepted, by OpenAI's names."""
+    drafted = sum(reply.timings.drafted for reply in replies)
+    accepted = sum(reply.timings.accepted for reply in replies)
+    return {
+        "accepted_prediction_tokens": accepted,
+        "rejected_prediction_tokens": drafted - accepted,
+    }
+
+
+def openai_reason(reason: FinishReason | None) -> str:
+    """A finish reason that OpenAI's clients know."""
+    return "stop" if reason in (None, "cancelled") else str(reason)

@@ -1,0 +1,1 @@
+"""Speculation: tokens drafted cheaply, checked together in one run of the engine."""

@@ -1,0 +1,85 @@
+"""What a run of several tokens costs, in runs of one: measured while generating.
+
+All sequences of a model share it, since they share the engine. Medians of the last few runs count,
+so that one that was disturbed does not. A size that looked expensive is not run, and nothing would
+ever correct that: until it was run a few times it is taken for little more than smaller sizes
+suggest, and what was measured is forgotten after a while.
+"""
+
+from collections import deque
+from statistics import median
+
+from edgelm.speculation import SIZES
+
+__all__ = ["SIZES", "StepCosts"]
+
+_PER_TOKEN = 0.15  # what a further token is assumed to cost before it was measured
+_MIN_MEASURED = 3
+_DOUBT = 1.5  # of what is assumed: at most this much, until it was measured a few times
+_FORGET = 256  # runs of one token after which the oldest measurement of each size is dropped
+_SINGLES, _SEVERAL = 9, 5
+
+
+class StepCosts:
+    """Times of runs by their number of tokens, and of a draft model's runs, in seconds."""
+
+    def __init__(self) -> None:
+        self._single: deque[float] = deque(maxlen=_SINGLES)
+        self._drafts: deque[float] = deque(maxlen=_SINGLES)
+        self._ratios: dict[int, deque[float]] = {}
+        self._known: dict[int, float] = {}  # what `ratio` found since the last measurement
+        self._since = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether the time of a run of one token is known."""
+        return len(self._single) >= _MIN_MEASURED
+
+    def single(self, seconds: float) -> None:
+        """Take note of a run of one token."""
+        self._single.append(seconds)
+        self._since += 1
+        if self._since == _FORGET:
+            self._since = 0
+            self._known.clear()
+            for ratios in self._ratios.values():
+                if ratios:
+                    ratios.popleft()
+
+    def several(self, size: int, seconds: float) -> None:
+        """Take note of a run of `size` tokens."""
+        ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
+        ratios.append(seconds / median(self._single))
+        self._known.clear()
+
+    def drafted(self, seconds: float) -> None:
+        """Take note of a draft model's run of one token."""
+        self._drafts.append(seconds)
+
+    def ratio(self, size: int) -> float:
+        """A run of `size` tokens in runs of one."""
+        if size not in self._known:
+            self._known[size] = self._estimate(size)
+        return self._known[size]
+
+    def _estimate(self, size: int) -> float:
+        measured = self._ratios.get(size, ())
+        if len(measured) >= _MIN_MEASURED:
+            return median(measured)
+        assumed = self._assumed(size)
+        return min(*measured, _DOUBT * assumed) if measured else assumed
+
+    def measured(self) -> dict[int, float]:
+        """Ratios of the sizes that were run."""
+        return {size: self.ratio(size) for size, ratios in sorted(self._ratios.items()) if ratios}
+
+    def draft_ratio(self) -> float:
+        """A draft model's run of one token in runs of one token of the model."""
+        return median(self._drafts) / median(self._single) if self._drafts else 0.3
+
+    def _assumed(self, size: int) -> float:
+        """From the next smaller size that was measured often enough."""
+        known = (one for one, ratios in self._ratios.items() if len(ratios) >= _MIN_MEASURED)
+        smaller = max((one for one in known if one < size), default=1)
+        at = self.ratio(smaller) if smaller > 1 else 1.0
+        return at + _PER_TOKEN * (size - smaller)

@@ -1,0 +1,55 @@
+"""A small model that drafts tokens for a large one with the same vocabulary."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgelm.runtime.engines.session import Logits, Session
+from edgelm.runtime.speculation.costs import StepCosts
+
+
+class DraftModel:
+    """A draft model's sequence beside one of the model's.
+
+    It is brought up to date when it is asked to draft, and then continues greedily.
+
+    Args:
+        session: of the draft model; used by one thread at a time.
+        vocab_size: of the model that it drafts for: its own logits may be padded to more.
+    """
+
+    def __init__(self, session: Session, vocab_size: int) -> None:
+        self.session = session
+        self.vocab_size = vocab_size
+
+    def propose(self, history: Sequence[int], count: int, costs: StepCosts) -> list[int]:
+        """Continue `history` by `count` tokens; fewer where its context is full."""
+        session = self.session
+        count = min(count, session.capacity - len(history) + 1)
+        if count < 1:
+            return []
+        session.rewind(min(_common(session.tokens, history), len(history) - 1))
+        row = session.advance(np.array(history[session.length :], dtype=np.int64))
+        tokens = [self._best(row)]
+        while len(tokens) < count:
+            started = time.perf_counter()
+            row = session.advance(np.array(tokens[-1:], dtype=np.int64))
+            costs.drafted(time.perf_counter() - started)
+            tokens.append(self._best(row))
+        return tokens
+
+    def _best(self, rows: Logits) -> int:
+        return int(rows[-1, : self.vocab_size].argmax())
+
+    def close(self) -> None:
+        """Release its engine and its cache."""
+        self.session.close()
+
+
+def _common(held: Sequence[int], history: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    shared = min(len(held), len(history))
+    left, right = np.asarray(held[:shared]), np.asarray(history[:shared])
+    different = np.flatnonzero(left != right)
+    return int(different[0]) if len(different) else shared

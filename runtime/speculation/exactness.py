@@ -1,0 +1,31 @@
+"""Whether a run of several tokens computes each as a run of one does, to the bit.
+
+Kernels of matrix products may add in another order for several rows than for one; logits then
+differ by rounding, and where two tokens are nearly as probable the answer may differ. Which sizes
+do is a matter of the processor, the library and the weights' groups, so each size is compared once,
+when it is first used: its first two tokens are run alone, then again with the others.
+"""
+
+from edgelm.runtime.engines.session import Logits
+
+
+class Exactness:
+    """What was found out about the sizes of a model's runs."""
+
+    def __init__(self) -> None:
+        self._equal: dict[int, bool] = {}
+
+    def known(self, size: int) -> bool:
+        """Whether a size was compared."""
+        return size in self._equal
+
+    def compare(self, size: int, alone: Logits, together: Logits) -> bool:
+        """Take note of the logits [n, vocab_size] of tokens run alone and with others."""
+        equal = bool((alone == together).all())
+        self._equal[size] = equal
+        return equal
+
+    @property
+    def exact(self) -> bool:
+        """Whether no size has differed so far."""
+        return all(self._equal.values())

@@ -1,0 +1,43 @@
+"""Where drafted tokens come from, as a caller says it."""
+
+import argparse
+from typing import Literal, get_args
+
+from edgelm.errors import BadInput
+
+SpeculationMode = Literal["auto", "off", "lookup", "draft"]
+SPECULATION_MODES: tuple[SpeculationMode, ...] = get_args(SpeculationMode)
+
+
+def check_mode(value: object, *, has_draft: bool) -> SpeculationMode:
+    """Return a mode.
+
+    Args:
+        value: what the caller gave.
+        has_draft: whether the bundle has a draft model.
+
+    Raises:
+        BadInput: another value, or `draft` without a draft model.
+    """
+    for mode in SPECULATION_MODES:
+        if value == mode:
+            if mode == "draft" and not has_draft:
+                raise BadInput(
+                    "speculation is 'draft', but this bundle has no draft model, or was loaded "
+                    "without it; make one with edge-export DRAFT --draft-for BUNDLE, or choose "
+                    "'lookup'"
+                )
+            return mode
+    raise BadInput(f"speculation is {value!r}, expected one of {', '.join(SPECULATION_MODES)}")
+
+
+def add_speculation_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--speculation` to a command line."""
+    parser.add_argument(
+        "--speculation",
+        choices=SPECULATION_MODES,
+        default="auto",
+        help="draft tokens and check several in one run: from the text so far (lookup), by the "
+        "bundle's draft model (draft), where it pays and changes nothing (auto), or not (default: "
+        "auto)",
+    )

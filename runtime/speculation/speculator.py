@@ -1,0 +1,133 @@
+"""The speculation of one generation: whether to draft, how many tokens, and from where.
+
+A run of the engine with n drafted tokens gives 1 to n + 1 tokens. How many to expect follows from
+how often predictions were right, what it costs from measured times; drafting pays where tokens per
+time exceed those of single runs. Both are measured all along, so a generation whose text repeats
+nothing drafts nothing, and one that begins to copy drafts at once.
+
+Drafted tokens are accepted by running the sampler as always: it chooses a token from each row of
+logits in turn, and the next row is of use if it chose the drafted one. For a draft of certain
+tokens that is the rejection rule of speculative sampling (arXiv 2211.17192): a token is accepted
+with its probability under the model, and what replaces it has the rest of the distribution.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
+from edgelm.runtime.speculation.costs import SIZES, StepCosts
+from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.exactness import Exactness
+from edgelm.runtime.speculation.lookup import PromptLookup
+from edgelm.runtime.speculation.mode import SpeculationMode
+
+_MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
+# Tokens after which a draft model that did not pay is tried again.
+_RETRY = 128
+
+
+class SpeculationState:
+    """What the generations of a model share: measured costs, and whether rows are exact."""
+
+    def __init__(self) -> None:
+        self.costs = StepCosts()
+        self.exactness = Exactness()
+
+
+class _Plan(NamedTuple):
+    drafts: int
+    gain: float  # tokens per time, over that of single runs
+
+
+class Speculator:
+    """Drafts tokens for one generation.
+
+    Args:
+        mode: where from; with `auto` also only where the answer stays the same to the bit.
+        state: of the model.
+        history: tokens so far; the list that the generation appends to.
+    """
+
+    def __init__(
+        self, mode: SpeculationMode, state: SpeculationState, history: Sequence[int]
+    ) -> None:
+        self.mode = mode
+        self.state = state
+        self._history = history
+        self._lookup = PromptLookup(history) if mode in ("auto", "lookup") else None
+        self._matches = MatchAcceptance()
+        self._drafts = DraftAcceptance()
+        self._from_model = False
+        self._size, self._seconds = 0, 0.0  # the last run, until what it costs is known
+        self._waits = 0  # tokens until a draft model that did not pay is tried again
+        self.drafted = self.accepted = 0
+
+    @property
+    def allowed(self) -> bool:
+        """Whether drafting could still be of use."""
+        return self.mode != "auto" or self.state.exactness.exact
+
+    def update(self) -> None:
+        """Take note of one more token of the history."""
+        self._waits = max(0, self._waits - 1)
+        if self._lookup is not None:
+            matched = self._lookup.matched
+            right = self._lookup.update()
+            if right is not None:
+                self._matches.observe(matched, right)
+
+    def propose(self, most: int, draft: DraftModel | None) -> list[int]:
+        """The tokens to check with the next run, at most `most`; none where it does not pay."""
+        if most < 1 or not self.allowed or not self.state.costs.known:
+            return []
+        found, model = self._plan_lookup(most), self._plan_draft(most, draft)
+        self._from_model = model.gain > found.gain
+        plan = model if self._from_model else found
+        if plan.gain < _MIN_GAIN:
+            return []
+        if self._from_model:
+            assert draft is not None
+            self._waits = _RETRY
+            return draft.propose(self._history, plan.drafts, self.state.costs)
+        assert self._lookup is not None
+        return self._lookup.draft(plan.drafts)
+
+    def ran(self, size: int, seconds: float) -> None:
+        """Take note of the time of a run of `size` tokens, `settled` not included."""
+        self._size, self._seconds = size, seconds
+
+    def settled(self, seconds: float) -> None:
+        """Take note of the time that it took to drop what was drafted wrongly."""
+        if self._size:
+            self.state.costs.several(self._size, self._seconds + seconds)
+            self._size = 0
+
+    def judged(self, right: bool) -> None:
+        """Take note of whether the next drafted token was chosen."""
+        self.accepted += right
+        if self._from_model:
+            self._drafts.observe(right)
+
+    def _plan_lookup(self, most: int) -> _Plan:
+        if self._lookup is None or not self._lookup.matched:
+            return _Plan(0, 0.0)
+        expected = self._matches.expected(self._lookup.matched, most)
+        return self._best(most, expected, 0.0)
+
+    def _plan_draft(self, most: int, draft: DraftModel | None) -> _Plan:
+        if draft is None or self.mode not in ("auto", "draft"):
+            return _Plan(0, 0.0)
+        plan = self._best(most, self._drafts.expected(most), self.state.costs.draft_ratio())
+        if plan.gain < _MIN_GAIN and not self._waits:
+            return _Plan(min(2, most), _MIN_GAIN)  # a short trial
+        return plan
+
+    def _best(self, most: int, expected: list[float], each: float) -> _Plan:
+        """The number of drafted tokens that gives most tokens per time; `each` costs one."""
+        plans = [_Plan(0, 1.0)]
+        for size in SIZES:
+            count = size - 1
+            if count <= most:
+                cost = self.state.costs.ratio(size) + each * count
+                plans.append(_Plan(count, expected[count] / cost))
+        return max(plans, key=lambda plan: plan.gain)

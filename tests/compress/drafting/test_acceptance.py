@@ -1,0 +1,116 @@
+"""Draft models: which layers they keep, what they share, and how their acceptance is measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.compress.drafting.acceptance import acceptance, starts
+from edgelm.compress.drafting.layers import spaced_layers
+from edgelm.compress.model import load_model, spec_of
+from edgelm.compress.pipeline import compress_model
+from edgelm.compress.preflight import preflight
+from edgelm.compress.pruning.depth import with_layers
+from edgelm.errors import BadInput
+from tests.compress.recipes import DISTILL, recipe_of, stage
+from tests.compress.training import rows, teacher_and_student
+from tests.models import tiny_model
+from tests.own_sizes import own_sizes_model
+
+DRAFT = "[draft]\nnum_hidden_layers = 2\ndrafted = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "layers"), [(1, [3]), (2, [0, 3]), (3, [0, 1, 3])], ids=["1", "2", "3"]
+)
+def test_layers_at_equal_distances(count: int, layers: list[int]) -> None:
+    assert spaced_layers(spec_of(tiny_model("llama")), count) == layers
+
+
+@pytest.mark.parametrize("family", ["llama-untied", "gemma3", "lfm2", "phi3"])
+def test_some_layers_of_a_model(family: str) -> None:
+    model = tiny_model(family)
+    layers = spaced_layers(spec_of(model), 2)
+    draft = with_layers(model, layers)
+    assert spec_of(draft).attention_layers, "a draft without attention sees one token"
+    tokens = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        assert draft(tokens).logits.isfinite().all()
+    for name, tensor in draft.model.layers[1].state_dict().items():
+        assert torch.equal(tensor, model.model.layers[layers[1]].state_dict()[name])
+
+
+def test_layers_of_a_student_whose_layers_differ() -> None:
+    model = own_sizes_model("llama")
+    draft = with_layers(model, [0, 1])
+    spec = spec_of(draft)
+    assert [layer.attends for layer in spec.layers] == [False, True]
+    assert [spec.mlp_size(layer) for layer in spec.layers] == [32, 96]
+
+
+def test_the_same_model_accepts_everything() -> None:
+    teacher, _ = teacher_and_student()
+    found = acceptance(teacher, teacher, rows(4).batch(range(4)), 3)
+    assert found["acceptance of a token"].value == pytest.approx(1, abs=1e-5)
+    assert found["tokens per verification, 3 drafted"].value == 4
+
+
+def test_acceptance_counted_by_hand() -> None:
+    teacher, student = teacher_and_student()
+    tokens = rows(2).batch(range(2))
+    found = acceptance(student, teacher, tokens, 2)
+    with torch.no_grad():
+        p, q = (model(tokens).logits[:, :-1].softmax(-1) for model in (student, teacher))
+    expected = torch.minimum(p, q).sum(-1).mean()
+    assert found["acceptance of a token"].value == pytest.approx(float(expected), rel=1e-4)
+    counts = []
+    for row in tokens:
+        for start in starts(len(row), 2):
+            text, accepted = row[:start].tolist(), 0
+            for _ in range(2):
+                ours, theirs = (_next(model, text) for model in (student, teacher))
+                if ours != theirs:
+                    break
+                accepted += 1
+                text.append(ours)
+            counts.append(1 + accepted)
+    figure = found["tokens per verification, 2 drafted"]
+    assert figure.value == pytest.approx(sum(counts) / len(counts))
+    assert figure.n == 2
+    assert figure.better == "higher"
+
+
+def _next(model: Any, text: list[int]) -> int:
+    with torch.no_grad():
+        return int(model(torch.tensor([text])).logits[0, -1].argmax())
+
+
+def test_a_recipe_makes_a_draft_with_the_teachers_embedding(bench: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(bench, DRAFT, DISTILL)
+    record = compress_model(recipe, tmp_path / "draft")
+    spec = read_spec(tmp_path / "draft")
+    assert spec.num_hidden_layers == 2
+    teacher, draft = (open_checkpoint(one) for one in (bench / "teacher", tmp_path / "draft"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert draft.has(name) == teacher.has(name)
+        if draft.has(name):
+            assert torch.equal(draft.tensor(name).float(), teacher.tensor(name).float())
+    trained = load_model(tmp_path / "draft.run" / "distill" / "model").model.layers[0]
+    start = load_model(tmp_path / "draft.run" / "draft" / "model").model.layers[0]
+    assert not torch.equal(trained.mlp.up_proj.weight, start.mlp.up_proj.weight)
+    figures = record.evaluation["tokens per verification, 3 drafted"]
+    assert set(figures) == {"pruned", "student"}
+    assert 1 <= figures["student"].value <= 4
+    assert stage(record, "draft").figures["layers"] == [0, 3]
+
+
+def test_refusals(bench: Path) -> None:
+    spec = read_spec(bench / "teacher")
+    with pytest.raises(BadInput, match=r"\[draft\] num_hidden_layers is 4, the teacher has 4"):
+        preflight(recipe_of(bench, "[draft]\n", DISTILL), spec)
+    with pytest.raises(BadInput, match=r"\[prune\] and \[draft\] both decide"):
+        recipe_of(bench, "[draft]\n[prune]\n")
+    with pytest.raises(BadInput, match=r"remove \[vocabulary\], \[correct\] and \[align\]"):
+        recipe_of(bench, "[draft]\n[vocabulary]\n")

@@ -1,0 +1,69 @@
+"""Scores and paired differences against simulation and by hand."""
+
+import math
+import random
+import statistics
+
+import pytest
+
+from edgelm.compress.evaluation.metrics import (
+    Metric,
+    mean_of,
+    perplexity_of,
+    share_of,
+    share_of_parts,
+)
+from edgelm.errors import BadInput
+
+
+def test_equal_answers_differ_by_nothing_without_error() -> None:
+    one = share_of([True, False, True])
+    found = one.difference(one)
+    assert (found.value, found.error, found.significant) == (0, 0, False)
+
+
+def test_a_paired_difference_is_that_of_the_items() -> None:
+    ours, theirs = [1.0, 4.0, 2.0, 7.0], [0.5, 4.5, 1.0, 5.0]
+    found = mean_of(ours).difference(mean_of(theirs))
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    assert found.value == pytest.approx(statistics.mean(gaps))
+    assert found.error == pytest.approx(statistics.stdev(gaps) / 2)
+
+
+def test_pairing_sees_what_two_errors_hide() -> None:
+    rng = random.Random(0)
+    easy = [rng.random() < 0.5 for _ in range(400)]
+    worse = [one and rng.random() < 0.9 for one in easy]
+    ours, theirs = share_of(worse), share_of(easy)
+    found = ours.difference(theirs)
+    apart = math.hypot(ours.score().error or 0, theirs.score().error or 0)
+    assert found.significant
+    assert found.error < 0.6 * apart
+
+
+def test_the_error_of_a_ratio_is_that_of_repeated_draws() -> None:
+    rng = random.Random(1)
+
+    def drawn() -> Metric:
+        items = []
+        for _ in range(200):
+            count, chance = rng.randint(1, 3), rng.choice([0.2, 0.9])  # parts of an item correlate
+            items.append([rng.random() < chance for _ in range(count)])
+        return share_of_parts(items)
+
+    metrics = [drawn() for _ in range(200)]
+    spread = statistics.stdev(metric.mean for metric in metrics)
+    errors = [metric.score().error or 0 for metric in metrics]
+    assert statistics.mean(errors) == pytest.approx(spread, rel=0.15)
+
+
+def test_perplexities_are_compared_by_their_ratio() -> None:
+    found = perplexity_of([1.1, 2.2, 3.3]).difference(perplexity_of([1.0, 2.0, 3.0]))
+    assert found.ratio == pytest.approx(math.exp(0.2))
+    gaps = [0.1, 0.2, 0.3]
+    assert found.ratio_error == pytest.approx(math.exp(0.2) * statistics.stdev(gaps) / math.sqrt(3))
+
+
+def test_figures_over_other_items_are_not_compared() -> None:
+    with pytest.raises(BadInput, match="over 2 items cannot be compared with one over 3"):
+        share_of([True] * 2).difference(share_of([True] * 3))

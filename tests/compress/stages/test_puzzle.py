@@ -1,0 +1,108 @@
+"""[puzzle] in a recipe: a student whose layers differ, and that plain transformers loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint.source import read_spec
+from edgelm.checkpoint.student import StudentRecord, read_student_record
+from edgelm.compress.model import load_model
+from edgelm.compress.pipeline import compress_model
+from edgelm.compress.preflight import preflight
+from edgelm.errors import BadInput, DoesNotFit
+from tests.compress.recipes import DISTILL, EVALUATE, QAD, recipe_of, stage
+from tests.forks import run_forked
+
+pytest.importorskip("scipy")
+
+RUN = "tests.compress.run_recipe"
+PUZZLE = """
+[target]
+parameters = {share}
+[importance]
+samples = 16
+[puzzle]
+mlp_ratios = [0.5, 0.0]
+tokens = 512
+batch_size = 4
+micro_batch = 2
+score_rows = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def done(bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudentRecord]:
+    folder = tmp_path_factory.mktemp("puzzle")
+    recipe = recipe_of(bench, PUZZLE.format(share=0.6), DISTILL, QAD, EVALUATE)
+    return folder, compress_model(recipe, folder / "student")
+
+
+def test_the_student_is_within_the_budget_and_plain_transformers_loads_it(
+    done: tuple[Path, StudentRecord],
+) -> None:
+    folder, record = done
+    student = folder / "student"
+    spec, teacher = read_spec(student), record.teacher_parameters
+    assert spec.has_own_sizes
+    full = read_spec(folder / "student.run" / "puzzle" / "model")
+    assert full.layers == spec.layers, "training does not change the sizes"
+    assert record.parameters == spec.parameters < teacher
+    tokens = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        plain = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32).eval()
+        torch.testing.assert_close(
+            plain(tokens).logits, load_model(student)(tokens).logits, rtol=0, atol=1e-5
+        )
+    chosen = stage(record, "puzzle").figures
+    assert chosen["layers"] == json.loads((student / "config.json").read_text())["edgelm_layers"]
+    summary = (folder / "student.run" / "summary.html").read_text()
+    assert "Layers of the student" in summary
+    assert "What each alternative alone costs" in summary
+
+
+def test_another_budget_chooses_again_and_trains_no_alternative_again(
+    done: tuple[Path, StudentRecord], bench: Path
+) -> None:
+    folder, record = done
+    lines: list[str] = []
+    recipe = recipe_of(bench, PUZZLE.format(share=0.4))
+    again = compress_model(
+        recipe, folder / "smaller", run=folder / "student.run", report=lines.append
+    )
+    assert "puzzle-library: unchanged, skipped" in lines
+    assert "puzzle-scores: unchanged, skipped" in lines
+    assert again.parameters < record.parameters
+
+
+def test_two_processes_make_the_same_student(
+    done: tuple[Path, StudentRecord], bench: Path, tmp_path: Path
+) -> None:
+    """Killed while alternatives are scored, and resumed by two."""
+    recipe_of(bench, PUZZLE.format(share=0.6), DISTILL)
+    output = tmp_path / "student"
+    arguments = [str(bench / "recipe.toml"), str(output)]
+    assert run_forked(RUN, *arguments, "--die-at", "puzzle: scored 5") == -9
+    assert run_forked(RUN, *arguments, processes=2) == 0
+    record = read_student_record(output)
+    assert record is not None
+    assert stage(record, "puzzle").figures["layers"] == stage(done[1], "puzzle").figures["layers"]
+
+
+def test_refusals_before_anything_is_loaded(bench: Path) -> None:
+    spec = read_spec(bench / "teacher")
+    with pytest.raises(DoesNotFit, match=r"no student of these alternatives meets the budget"):
+        preflight(recipe_of(bench, PUZZLE.format(share=0.001)), spec)
+    for text, message in (
+        ("[puzzle]\n", r"\[puzzle\] needs a budget: give \[target\] parameters"),
+        (f"{PUZZLE.format(share=0.5)}[prune]\n", r"\[prune\] and \[puzzle\] both decide"),
+        (
+            "[target]\nparameters = 0.5\n[puzzle]\nmlp_ratios = []\nleave_out_attention = false\n",
+            "has no alternatives",
+        ),
+        ("[target]\nparameters = 0.5\n[puzzle]\nmlp_ratios = [1.0]\n", "the teacher's own size"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            recipe_of(bench, text)

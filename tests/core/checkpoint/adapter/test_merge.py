@@ -1,0 +1,182 @@
+"""Merging a LoRA: the weights that its formula defines, and those that peft makes of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgelm.checkpoint.adapter.lora import read_lora
+from edgelm.checkpoint.adapter.merge import merged
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.errors import BadCheckpoint
+from edgelm.export.source.reference import Reference
+from tests.adapters import modules_of, random_factors, save_adapter
+from tests.conftest import TinyFactory
+from tests.models import tiny_model
+
+MODULE = "model.layers.1.mlp.down_proj"
+TOKENS = torch.arange(3, 40)[None]
+
+
+def merge(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    return merged(checkpoint, read_lora(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, 2.0),
+        ({"use_rslora": True}, 4.0),
+        ({"alpha_pattern": {"down_proj": 2}}, 0.5),
+        ({"alpha_pattern": {"q_proj": 2}}, 2.0),
+        ({"alpha_pattern": {r"layers\.1\.mlp\.down_proj": 6, "down_proj": 2}}, 1.5),
+        ({"fan_in_fan_out": True}, 2.0),  # peft ignores it for linear layers
+    ],
+)
+def test_scale(tiny: TinyFactory, tmp_path: Path, config: dict[str, Any], scale: float) -> None:
+    checkpoint = tiny("llama").checkpoint
+    factors = random_factors(checkpoint, [MODULE])
+    with_adapter = merge(checkpoint, save_adapter(tmp_path / "adapter", factors, **config))
+    down, up = factors[f"{MODULE}.lora_A.weight"], factors[f"{MODULE}.lora_B.weight"]
+    expected = checkpoint.tensor(f"{MODULE}.weight") + scale * (up @ down)
+    torch.testing.assert_close(with_adapter.tensor(f"{MODULE}.weight"), expected)
+    other = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(with_adapter.tensor(other), checkpoint.tensor(other))
+    assert with_adapter.sha256() != checkpoint.sha256()
+    assert not with_adapter.loads_elsewhere
+
+
+def test_rank_of_its_own(tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny("llama").checkpoint
+    factors = random_factors(checkpoint, [MODULE], rank=2)
+    folder = save_adapter(tmp_path / "adapter", factors, rank_pattern={"mlp.down_proj": 2})
+    down, up = factors[f"{MODULE}.lora_A.weight"], factors[f"{MODULE}.lora_B.weight"]
+    expected = checkpoint.tensor(f"{MODULE}.weight") + 4 * (up @ down)
+    torch.testing.assert_close(merge(checkpoint, folder).tensor(f"{MODULE}.weight"), expected)
+
+
+def test_dora(tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny("llama").checkpoint
+    factors = random_factors(checkpoint, [MODULE])
+    magnitude = torch.linspace(1, 2, 64)
+    factors[f"{MODULE}.lora_magnitude_vector"] = magnitude
+    folder = save_adapter(tmp_path / "adapter", factors, use_dora=True)
+    found = merge(checkpoint, folder).tensor(f"{MODULE}.weight")
+    torch.testing.assert_close(found.norm(dim=1), magnitude)
+
+
+def test_a_head_of_its_own_unties_the_embedding(tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny("llama").checkpoint
+    head = torch.randn(checkpoint.shapes["model.embed_tokens.weight"])
+    folder = save_adapter(tmp_path / "adapter", {"lm_head.weight": head})
+    found = merge(checkpoint, folder)
+    assert not found.spec.tie_word_embeddings
+    assert torch.equal(found.tensor("lm_head.weight"), head)
+    assert torch.equal(
+        found.tensor("model.embed_tokens.weight"), checkpoint.tensor("model.embed_tokens.weight")
+    )
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r".*\.0\.mlp\.up_proj": 3}},
+    "head": {"modules_to_save": ["lm_head"]},
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "biases": {"bias": "all"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", ["llama3-rope", "llama-untied", "phi3"])
+def test_logits_are_those_of_peft(
+    tiny: TinyFactory, tmp_path: Path, model: str, variant: str
+) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    options = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"} | VARIANTS[variant]
+    config = peft.LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(tiny_model(model), config).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name or parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape) * 0.05)
+        expected = adapted(TOKENS).logits[0]
+    adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = merge(tiny(model).checkpoint, tmp_path / "adapter")
+    reference = Reference(checkpoint)
+    logits = reference.logits(reference.hidden_states(TOKENS)[0], reference.head())
+    assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "IA3"}, "of the type 'IA3', expected LORA"),
+        ({"target_parameters": ["experts.up"]}, "it adapts the parameters of experts"),
+        ({"layer_replication": [[0, 2]]}, "it repeats layers"),
+        ({"r": 0}, "r is 0, expected a whole number above zero"),
+        ({"r": 8}, r"has shape \[4, 96\], expected two dimensions, one of 8"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8', expected a number"),
+        ({"rank_pattern": {"(": 4}}, "expected regular expressions"),
+        ({"alpha_pattern": [4]}, r"alpha_pattern is \[4\], expected an object"),
+    ],
+)
+def test_what_cannot_be_merged(
+    tiny: TinyFactory, tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    factors = random_factors(tiny("llama").checkpoint, [MODULE])
+    folder = save_adapter(tmp_path / "adapter", factors, **config)
+    with pytest.raises(BadCheckpoint, match=message):
+        read_lora(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, one: {name.replace("down_proj", "gate_proj"): one}, "does not belong to"),
+        (lambda name, one: {name.replace("layers.1", "layers.9"): one}, "has no such tensor"),
+        (lambda name, one: {name: one} if "lora_A" in name else {}, "lacks lora_B"),
+        (lambda name, one: {name: one * torch.nan}, "NaN"),
+        (lambda name, one: {name: one.int()}, "stored as I32, expected F32"),
+        (lambda name, one: {name.replace("lora_A", "lora_C"): one}, "not a part of a LoRA"),
+        (lambda name, one: {f"{name}.bias": one}, "not a part of a LoRA"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    tiny: TinyFactory, tmp_path: Path, change: Any, message: str
+) -> None:
+    checkpoint = tiny("llama").checkpoint
+    tensors: dict[str, torch.Tensor] = {}
+    for name, one in random_factors(checkpoint, [MODULE]).items():
+        tensors |= change(name, one)
+    folder = save_adapter(tmp_path / "adapter", tensors)
+    with pytest.raises(BadCheckpoint, match=message):
+        merge(checkpoint, folder).tensor(f"{MODULE}.weight")
+
+
+def test_folders_that_are_not_an_adapter(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match="expected the folder of a PEFT LoRA"):
+        read_lora(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(BadCheckpoint, match=r"has no adapter_model\.safetensors; save"):
+        read_lora(tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(BadCheckpoint, match="only pickled weights"):
+        read_lora(tmp_path)
+
+
+def test_every_projection_of_a_model(tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny("qwen3").checkpoint
+    modules = modules_of(checkpoint)
+    folder = save_adapter(tmp_path / "adapter", random_factors(checkpoint, modules))
+    found = merge(checkpoint, folder)
+    changed = [
+        m
+        for m in modules
+        if not torch.equal(*(c.tensor(f"{m}.weight") for c in (found, checkpoint)))
+    ]
+    assert changed == modules

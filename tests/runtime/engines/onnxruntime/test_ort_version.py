@@ -1,0 +1,28 @@
+"""Graphs of opset 24 need an ONNX Runtime newer than the last one for Python 3.10."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgelm.bundle import read_manifest
+from edgelm.errors import MissingPackage
+from edgelm.runtime.engines.onnxruntime.ort_version import check_version
+
+
+@pytest.mark.parametrize(
+    ("version", "opset"), [("1.23.2", 23), ("1.24.0", 24), ("1.32.0", 24), ("2.0.0rc1", 24)]
+)
+def test_versions_that_know_the_opset(bundle: Path, version: str, opset: int) -> None:
+    graph = read_manifest(bundle).graph
+    check_version(version, msgspec.structs.replace(graph, opsets={"ai.onnx": opset}))
+
+
+def test_the_error_names_both_ways_out(bundle: Path) -> None:
+    graph = read_manifest(bundle).graph
+    with pytest.raises(MissingPackage, match=r"opset 24, which needs ONNX Runtime 1\.32, but 1\.2"):
+        check_version("1.23.2", msgspec.structs.replace(graph, opsets={"ai.onnx": 24}))
+
+
+def test_fp32_bundles_also_run_on_the_last_one_for_python_3_10(bundle: Path) -> None:
+    check_version("1.23.2", read_manifest(bundle).graph)
