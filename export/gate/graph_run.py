@@ -150,4 +150,11 @@ def _recorded(model: LanguageModel, text: str, chat: bool) -> RecordedAnswer | N
 
 
 def _is_chat(model: LanguageModel) -> bool:
-    return bundle_file(model.folder, model.manifest, CHAT_TEMPLATE) is not None
+    """Whether the bundle has a chat template that takes a single message of the user."""
+    if bundle_file(model.folder, model.manifest, CHAT_TEMPLATE) is None:
+        return False
+    try:
+        model.chat_tokens("Hi", enable_thinking=False)
+    except BadInput:  # a template with its own ideas of a conversation
+        return False
+    return True
