@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
+from edgelm.quantize.precision import Mxfp4 as Mxfp4Precision
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ class Mxfp4:
     def matrix(self, parts: Parts) -> PackedMatrix:
         """A parameter of all experts of a layer."""
         return PackedMatrix(
-            expert_shape(parts), self.name, parts.paths, lambda: Experts(parts), lambda: None
+            expert_shape(parts), self.name, parts.paths, lambda: Experts(parts), Mxfp4Precision
         )
 
 
