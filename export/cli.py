@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _EPILOG = """\
 precisions:
   auto   the smallest mixture of int4 and int8 that stays close enough to the source
-  source the levels of a model that is already quantized, kept bit for bit
   int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
 
 example:
@@ -57,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
-        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; of a quantized model, source)",
+        metavar="NAME",
+        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; source if quantized already)",
     )
     add(
         "--max-size",
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="a PEFT LoRA that is merged into the model before it is quantized",
+        help="a PEFT LoRA, merged before quantizing",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
@@ -248,19 +248,29 @@ def _plan(arguments: argparse.Namespace) -> None:
 def _of_source(
     arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
 ) -> "PlanRequest":
-    """The request for a quantized checkpoint on this machine; others as they are."""
-    from edgelm.checkpoint.source import is_quantized, open_checkpoint
+    """The request for a checkpoint that is quantized already; others as they are."""
+    from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
+    from edgelm.checkpoint.weight_files import has_weights
     from edgelm.planning import SOURCE
 
-    if request.precision != SOURCE and not is_quantized(arguments.model):
+    is_gguf = Path(arguments.model).suffix == ".gguf"
+    reader = quantization_reader(arguments.model, revision=arguments.revision)
+    if request.precision != SOURCE and not is_gguf and reader is None:
         return request
-    from edgelm.export.precision.source import default_precision
-    from edgelm.export.precision.source_plan import with_source
+    if reader is not None and not has_weights(Path(arguments.model)):
+        spec = read_spec(arguments.model, revision=arguments.revision)
+        from edgelm.export.precision.source_plan import declared_weights
 
+        declared = declared_weights(reader, spec, profile.engine(request.engine))
+        return msgspec.structs.replace(request, precision=SOURCE, source=declared)
     checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
-    precision = arguments.precision or default_precision(checkpoint)
+    precision = arguments.precision or checkpoint.default_precision
     request = msgspec.structs.replace(request, precision=precision)
-    return with_source(request, checkpoint, profile) if precision == SOURCE else request
+    if precision != SOURCE:
+        return request
+    from edgelm.export.precision.source_plan import with_source  # imports torch
+
+    return with_source(request, checkpoint, profile)
 
 
 def _export_draft(arguments: argparse.Namespace) -> None:
