@@ -42,6 +42,7 @@ _WRAPPERS = {
     ),
     "mistral3": _Wrapper("mistral", True),
     "qwen3_5": _Wrapper("qwen3_5_text", False),
+    "qwen3_5_moe": _Wrapper("qwen3_5_moe_text", False),
     "qwen3_vl": _Wrapper("qwen3", False, {"rope_theta": 500_000.0}),
 }
 # Decoders that compute on text what another family does.

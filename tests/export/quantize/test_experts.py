@@ -20,10 +20,9 @@ from edgelm.quantize.precision import Fp32, Int4, Int8, Mxfp4
 from edgelm.quantize.rtn import quantize
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session
-from tests.models import save_tiny
+from tests.models import MIXTURES, save_tiny
 from tests.mxfp4_files import quantize_experts
 
-MIXTURES = ["gpt-oss", "lfm2-moe", "olmoe", "qwen3-moe"]
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
 
 
