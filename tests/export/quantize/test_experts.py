@@ -65,7 +65,7 @@ def test_inner_activations_are_those_of_transformers(name: str, tiny: TinyFactor
     rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     inner = _activated(module, mixture, 3, rows, stacked_by_input(spec.family))
     matrix = weights.matrix(group).unflatten(0, (mixture.experts, -1))[3]
-    ours = inner @ matrix.T
+    ours = inner @ matrix.T / spec.residual_multiplier  # which is folded into the matrix
     if (bias := weights.bias(group)) is not None:
         ours = ours + bias.unflatten(0, (mixture.experts, -1))[3]
     with torch.inference_mode():
