@@ -40,6 +40,13 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
         requested_shape(recipe, spec)
+    if recipe.align:
+        batch = recipe.align.request(recipe.seed).batch_size
+        if batch % processes:
+            raise BadInput(
+                f"[align] batch_size {batch} cannot be divided over {processes} processes; use a "
+                "multiple of them"
+            )
     if recipe.draft:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
@@ -98,7 +105,12 @@ def _check_names_and_files(recipe: Recipe) -> None:
 
 def _check_tasks(names: Sequence[str]) -> None:
     """Names, files, and that a student can run the task."""
-    if any(task.kind == "functions" for task in parse_tasks(names)):
+    kinds = {task.kind for task in parse_tasks(names)}
+    if "mt_bench" in kinds:
+        raise BadInput(
+            "the task mt_bench needs a judge, which a recipe does not have; run it with edge-eval"
+        )
+    if "functions" in kinds:
         raise BadInput(
             "the task functions reads calls with the runtime's parser, which a recipe does not "
             "have; use function_choice in the recipe, and edge-eval with --tasks functions"

@@ -61,6 +61,7 @@ class Figures(msgspec.Struct, frozen=True):
     tokens: int
     kl_error: float | None = None
     top1_error: float | None = None
+    perplexity_ratio_error: float | None = None
 
 
 class SourceCheck(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput
 from edgelm.export.precision.legalize import Assignment
 from edgelm.export.quantize.weights import Weights
-from edgelm.planning import SOURCE
 from edgelm.quantize.precision import (
     Fp8,
     Int4,
@@ -33,12 +32,6 @@ class SourceAssignment(NamedTuple):
 
     assignment: Assignment
     converted: tuple[str, ...]
-
-
-def default_precision(checkpoint: Checkpoint) -> str:
-    """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
-    keeps = checkpoint.keeps_levels if checkpoint.is_gguf else bool(checkpoint.packed)
-    return SOURCE if keeps else "auto"
 
 
 def assign_source(

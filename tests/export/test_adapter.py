@@ -22,7 +22,6 @@ from tests.tiny_chat import CONTEXT
 TOKENS = np.arange(4, 44)
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_the_bundle_has_the_merged_weights(tiny_chat: Path, tmp_path: Path) -> None:
     source = open_checkpoint(tiny_chat)
     adapter = save_adapter(tmp_path / "pirate", random_factors(source, modules_of(source)))
@@ -42,7 +41,6 @@ def test_the_bundle_has_the_merged_weights(tiny_chat: Path, tmp_path: Path) -> N
     assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_an_adapter_of_a_quantized_model_is_quantized_with_it(
     tiny_chat: Path, tmp_path: Path
 ) -> None:

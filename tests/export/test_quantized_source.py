@@ -91,7 +91,6 @@ def test_the_graph_computes_with_the_levels(
     assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("source", SOURCES)
 def test_export_keeps_the_levels(tiny_chat: Path, tmp_path: Path, source: str) -> None:
     folder = shutil.copytree(tiny_chat, tmp_path / "model")
@@ -113,7 +112,6 @@ def test_export_keeps_the_levels(tiny_chat: Path, tmp_path: Path, source: str) -
     assert "lm_head is not quantized in the source" in text
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_exceptions_and_other_precisions(tiny_chat: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_chat, tmp_path / "model")
     quantize(folder, "awq")
@@ -139,4 +137,15 @@ def test_the_plan_says_so(
     assert "AWQ, 4 bits" in printed
     assert "16 of 17 matrices are kept" in printed
     assert main([str(folder), "--plan", "--target", "jetson-orin-nano-8gb"]) == 0
+    (
+        folder / "model.safetensors"
+    ).unlink()  # as of a hub id, of which only the configuration is read
+    capsys.readouterr()
+    assert main([str(folder), "--plan", "--target", "cpu"]) == 0
+    alone = capsys.readouterr().out
+    assert "planned from its configuration alone" in alone
+    sizes = [
+        next(one for one in text.splitlines() if "weights" in one) for text in (alone, printed)
+    ]
+    assert sizes[0] == sizes[1]
     assert main([str(tiny_chat), "--plan", "--precision", "source"]) == 2

@@ -11,6 +11,7 @@ from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.quantize.precision import Mxfp4 as Mxfp4Precision
+from edgelm.quantize.precision import WeightPrecision
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ class Mxfp4:
 
     name = "MXFP4"
     parts = frozenset({"blocks", "scales"})
+    declared: WeightPrecision | None = Mxfp4Precision()
 
     def __init__(self, settings: Settings) -> None:
         pass

@@ -136,15 +136,15 @@ class Parts:
     def wrong(self, part: str, what: str) -> BadCheckpoint:
         """An error about a part."""
         return BadCheckpoint(
-            f"{self._title(part)} {what}; is the configuration of its quantization from another "
-            "model, or the file damaged?"
+            f"{self._title(part)} {what}; is the quantized model's configuration from another "
+            "one, or the file damaged?"
         )
 
     def _missing(self, part: str) -> BadCheckpoint:
         some = next(iter(self.tensors.values()))
         return BadCheckpoint(
             f"{some.path}: {self.module} has {', '.join(sorted(self.tensors))}, but no {part}; "
-            "the checkpoint is incomplete, download it again"
+            "the quantized checkpoint is incomplete, download it again"
         )
 
     def _title(self, part: str) -> str:
