@@ -106,6 +106,12 @@ def parser() -> argparse.ArgumentParser:
         help="cache intermediate results in DIR; later or interrupted exports resume from them",
     )
     add(
+        "--draft-for",
+        type=Path,
+        metavar="BUNDLE",
+        help="export the model as the draft model of this bundle, into its folder draft/",
+    )
+    add(
         "--segments",
         type=_segments,
         default="auto",
@@ -159,6 +165,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
     if arguments.plan:
         return _plan(arguments)
+    if arguments.draft_for:
+        return _export_draft(arguments)
     if not arguments.output:
         raise BadInput("give a folder to write the bundle to: -o DIR")
     return _export(arguments)
@@ -263,6 +271,28 @@ def _of_source(
     from edgelm.export.precision.source_plan import with_source  # imports torch
 
     return with_source(request, checkpoint, profile)
+
+
+def _export_draft(arguments: argparse.Namespace) -> None:
+    from edgelm.export.bundle.draft_model import export_draft
+
+    if arguments.output:
+        raise BadInput("--draft-for writes into the bundle; leave out -o")
+    draft = export_draft(
+        arguments.model,
+        arguments.draft_for,
+        precision=arguments.precision or "int8",
+        group_size=arguments.group_size,
+        method=arguments.method,
+        revision=arguments.revision,
+        work=arguments.work,
+        progress=_log_line,
+    )
+    print(
+        f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
+        f"parameters, {format_bytes(draft.weight_bytes)}"
+    )
+    print(f"what it gains: edge-bench {arguments.draft_for} --speculation draft")
 
 
 def _export(arguments: argparse.Namespace) -> None:

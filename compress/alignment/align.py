@@ -25,6 +25,7 @@ from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
 from edgelm.compress.alignment.trl_cleanup import quiet, restored_after_training
 from edgelm.compress.data.conversations import Example, read_demonstrations, read_preferences
 from edgelm.compress.model import Model, Tokenizer, load_model
+from edgelm.compress.run.distributed import world_size
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
@@ -215,6 +216,8 @@ def _with_ends(tokenizer: Tokenizer, model: Model) -> Tokenizer:
 def _settings(request: Alignment, model: Model, tokenizer: Tokenizer, data: Path) -> dict[str, Any]:
     return {
         **request.record(),
+        # Of all processes: a run may be resumed by another number of them.
+        "batch_size": request.batch_size * world_size(),
         "data": file_sha256(data),
         "weights": weights_sha256(model),
         "tokenizer": tokenizer_sha256(tokenizer),

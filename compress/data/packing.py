@@ -6,6 +6,7 @@ documents, and attention sees all of it, as in pre-training.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,15 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgelm.compress.data.documents import Document, tokenized
-from edgelm.compress.data.text_ends import TextEnds
+from edgelm.compress.data.documents import Document
+from edgelm.compress.data.token_batches import Encoder, token_batches
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
 from edgelm.files.replacing import replacing
 
-_BATCH = 256  # documents that are tokenized at a time, and between two calls of `progress`
-_BATCH_CHARACTERS = 1 << 20
-_UINT16_TOKENS = 1 << 16
 _HEADER_BYTES = 128  # of a .npy file of version 1.0
 
 
@@ -79,11 +77,12 @@ def pack(
     path: Path,
     *,
     max_tokens: int | None = None,
+    processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> PackedTokens:
     """Tokenize documents, join them and write full rows; the file appears complete or not at all.
 
-    Memory is that of one batch of documents, however long the data is.
+    Memory is that of a few batches of documents, however long the data is.
 
     Args:
         documents: in the order in which they are joined.
@@ -91,25 +90,21 @@ def pack(
         length: tokens per row.
         path: a `.npy` file to write: uint16 for vocabularies of up to 65,536 tokens, else int32.
         max_tokens: stop after this number of tokens.
+        processes: that tokenize; the result does not depend on it.
         progress: called with the number of tokens so far.
 
     Raises:
         BadInput: too little text for one row.
     """
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= _UINT16_TOKENS else np.int32)
-    ends = TextEnds.of(tokenizer)
-    count, seen = 0, 0
-    with replacing(path) as file:
+    encoder = Encoder(tokenizer)
+    dtype, count, seen = encoder.dtype, 0, 0
+    batches = token_batches(documents, encoder, processes=processes)
+    with replacing(path) as file, closing(batches):
         file.write(_header((0, length), dtype))
         rest = np.empty(0, dtype)
-        for batch in _batches(documents):
-            seen += len(batch)
-            found = np.concatenate(
-                [
-                    np.array(ends.around(ids, starts=starts), dtype)
-                    for ids, starts in tokenized(batch, tokenizer)
-                ]
-            )
+        for batch in batches:
+            seen += batch.documents
+            found = batch.tokens
             found = found[: None if max_tokens is None else max_tokens - count]
             count += len(found)
             rest = np.concatenate([rest, found])
@@ -135,20 +130,6 @@ def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
     fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     text = f"{fields!r}".ljust(_HEADER_BYTES - 11).encode() + b"\n"
     return np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Batches of documents, limited in characters too: a document may be a whole book."""
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += document.characters
-        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def calibration_rows(tokens: PackedTokens, count: int, batch: int) -> Iterator[torch.Tensor]:

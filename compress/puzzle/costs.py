@@ -7,7 +7,7 @@ import msgspec
 
 from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
 from edgelm.compress.search.settings import Budget
-from edgelm.devices.planner.plan import plan
+from edgelm.devices.planner.plan import predict
 from edgelm.devices.profile import Profile
 from edgelm.errors import DoesNotFit
 from edgelm.planning import Plan
@@ -44,7 +44,7 @@ class PuzzleCosts:
 
     def plan(self, chosen: Sequence[Alternative]) -> Plan:
         """The plan of the student with these alternatives."""
-        return plan(self._student(chosen), self.profile, self.request)
+        return predict(self._student(chosen), self.profile, self.request)
 
     def missing(self, chosen: Sequence[Alternative]) -> list[str]:
         """The limits that a student exceeds, as text."""

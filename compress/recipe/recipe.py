@@ -33,7 +33,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
     2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
-    continue from, instead of pruning the teacher. dtype: of the student's weights. arithmetic: of
+    continue from, instead of pruning the teacher. packing_processes: that tokenize; several
+    pay for gigabytes of text on many cores. dtype: of the student's weights. arithmetic: of
     matrix products in every stage; auto measures which type this machine multiplies faster, once
     for a run folder.
     """
@@ -44,6 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student: str | None = None
     sequence_length: Count = 512
     max_tokens: Count | None = None
+    packing_processes: Count = 1
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     arithmetic: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0

@@ -7,7 +7,7 @@ import msgspec
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.search.settings import Budget
 from edgelm.devices.kernels import kernels_of
-from edgelm.devices.planner.plan import plan
+from edgelm.devices.planner.plan import predict
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
@@ -51,7 +51,7 @@ class CostModel:
         spec = shape.applied_to(self.spec)
         context = self.budget.request.context or min(4096, spec.max_position_embeddings)
         request = msgspec.structs.replace(self.budget.request, context=context)
-        planned = plan(spec, self.profile, request)
+        planned = predict(spec, self.profile, request)
         missing = list(planned.missing)
         first = planned.prefill_ms.value
         if self.budget.first_token_ms is not None and first > self.budget.first_token_ms:

@@ -102,6 +102,7 @@ def pack_rows(state: State) -> None:
             length,
             folder / DATA_FILE,
             max_tokens=limit,
+            processes=state.recipe.packing_processes,
             progress=shown,
         )
         if state.recipe.held_out:

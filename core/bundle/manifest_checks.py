@@ -65,6 +65,12 @@ def _check_spec(spec: DecoderSpec) -> None:
             f"spec.layers has {len(spec.layers)} entries, num_hidden_layers is "
             f"{spec.num_hidden_layers}"
         )
+    for index, layer in enumerate(spec.layers):
+        if not 0 <= spec.mlp_size(layer) <= spec.intermediate_size:
+            raise ValueError(
+                f"spec.layers[{index}].intermediate_size is {layer.intermediate_size}, expected 0 "
+                f"to spec.intermediate_size, {spec.intermediate_size}"
+            )
     if spec.num_attention_heads % spec.num_key_value_heads:
         raise ValueError(
             f"spec.num_attention_heads {spec.num_attention_heads} is not a multiple of "

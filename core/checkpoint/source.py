@@ -25,6 +25,7 @@ from edgelm.checkpoint.own_sizes import (
 from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
+from edgelm.checkpoint.quantized.stacks import with_stacks
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.checkpoint.text_part import text_config, text_tensors
@@ -349,11 +350,11 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
-    stored = with_stacked_experts(folder, stored, expected)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)
-    return _Tensors(stored, text.left_out, packed)
+    stored = with_stacked_experts(folder, stored, expected)
+    return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:

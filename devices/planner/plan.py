@@ -28,15 +28,23 @@ def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         BadInput: a context beyond the model's, a value out of range, or a decoder whose shape the
             engine's kernels do not support.
     """
+    asked = predict(spec, profile, request)
+    if asked.works:
+        return asked
+    return msgspec.structs.replace(asked, advice=advice(spec, profile, request, asked, choices))
+
+
+def predict(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
+    """The plan without advice, which takes a hundred times as long: for searches.
+
+    Raises:
+        UnknownName, BadInput: as `plan`.
+    """
     check_request(request)
     asked = estimate(spec, profile, request)
     if asked.works:
         return asked
-    return msgspec.structs.replace(
-        asked,
-        missing=missing(request, asked),
-        advice=advice(spec, profile, request, asked, choices),
-    )
+    return msgspec.structs.replace(asked, missing=missing(request, asked))
 
 
 def choices(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[Plan]:

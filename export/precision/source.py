@@ -13,6 +13,7 @@ from edgelm.quantize.precision import (
     Fp8,
     Int4,
     Int8,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
     describe,
@@ -90,6 +91,8 @@ def _shared(
     if all(isinstance(one, Int4 | Int8) for one in found):
         return _widest([one for one in found if isinstance(one, Int4 | Int8)])
     first = found[0]
+    if isinstance(first, Mxfp4):
+        return first
     known = isinstance(first, Fp8 | Nvfp4) and describe(first) in precisions
     return first if known and all(one == first for one in found) and group != HEAD else None
 

@@ -9,8 +9,10 @@ suggest, and what was measured is forgotten after a while.
 from collections import deque
 from statistics import median
 
-# Sizes of a run that checks drafted tokens. Few, so that each is bound once and soon measured.
-SIZES = (2, 3, 4, 6, 8, 12, 16)
+from edgelm.speculation import SIZES
+
+__all__ = ["SIZES", "StepCosts"]
+
 _PER_TOKEN = 0.15  # what a further token is assumed to cost before it was measured
 _MIN_MEASURED = 3
 _DOUBT = 1.5  # of what is assumed: at most this much, until it was measured a few times

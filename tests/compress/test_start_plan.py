@@ -11,7 +11,7 @@ from edgelm.compress.recipe import read_recipe
 from edgelm.compress.start_plan import StagePlan, duration, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
-from tests.compress.recipes import DISTILL, PRUNE, SEARCH, recipe_of
+from tests.compress.recipes import DISTILL, LENGTH, PRUNE, SEARCH, recipe_of
 from tests.models import tiny_config
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
@@ -87,6 +87,16 @@ def test_refused_before_anything_is_loaded(bench: Path) -> None:
         preflight(recipe_of(bench, cheap, DISTILL), TINY)
     with pytest.raises(BadInput, match="cannot be divided over 5 processes"):
         preflight(recipe_of(bench, PRUNE, DISTILL), TINY, processes=5)
+    align = "[align]\ndata = 'chat.jsonl'\nbatch_size = 8\n"
+    with pytest.raises(BadInput, match="batch_size 8 cannot be divided over 3 processes"):
+        preflight(recipe_of(bench, PRUNE, align), TINY, processes=3)
+
+
+@pytest.mark.parametrize("table", [SEARCH, PRUNE])
+def test_experts_are_not_pruned(bench: Path, table: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config("olmoe").to_dict())
+    with pytest.raises(BadInput, match=r"\[(search|prune)\] cannot be used with olmoe: importance"):
+        preflight(recipe_of(bench, table, DISTILL), spec)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +141,24 @@ def test_errors_name_the_option(
 ) -> None:
     assert main([str(bench / "teacher"), *options, "-o", "x"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_plan_of_puzzle_and_of_a_draft(bench: Path) -> None:
+    settings = (
+        "[target]\nparameters = 0.6\n[importance]\nsamples = 4\n"
+        "[puzzle]\nmlp_ratios = [0.5, 0.0]\ntokens = 6400\nscore_rows = 2\n"
+    )
+    recipe = recipe_of(bench, settings, DISTILL)
+    stages = {one.name: one for one in plan_stages(recipe, TINY, bf16=False)}
+    assert list(stages) == [
+        *("data", "importance", "puzzle-library", "puzzle-scores", "puzzle", "distill")
+    ]
+    layers, hidden, ffn = TINY.num_hidden_layers, TINY.hidden_size, TINY.intermediate_size
+    narrow = layers * 3 * hidden * (ffn // 2)
+    assert stages["puzzle-library"].disk_bytes == 12 * narrow
+    assert stages["puzzle-library"].tokens == 6400
+    # Every half of a layer left out, and the narrow MLP; and the teacher itself.
+    assert stages["puzzle-scores"].tokens == (1 + 3 * layers) * 2 * LENGTH
+    assert stages["distill"].memory_bytes < 20 * TINY.parameters + 4 * TINY.parameters
+    draft = recipe_of(bench, "[draft]\nnum_hidden_layers = 2\n", DISTILL)
+    assert [one.name for one in plan_stages(draft, TINY, bf16=False)] == ["data", "distill"]

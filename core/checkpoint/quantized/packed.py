@@ -35,7 +35,7 @@ def _as_they_are() -> None:
 class PackedMatrix:
     """A matrix of which the checkpoint stores levels.
 
-    shape: [N, K], or [experts, K, N] of gpt-oss's experts.
+    shape: [N, K]; of stacked experts [experts, N, K], or [experts, K, N] of gpt-oss.
     format: for messages, e.g. `GPTQ, 4 bits`.
     paths: the files of its parts.
     read: reads levels, scales and zero points.
@@ -65,7 +65,7 @@ class PackedMatrix:
 
     def dequantize(self) -> "torch.Tensor":
         """The matrix in fp32, in its shape."""
-        return self.read().dequantize()
+        return self.read().dequantize().view(self.shape)
 
 
 @dataclass(frozen=True)

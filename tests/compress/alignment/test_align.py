@@ -16,6 +16,7 @@ from edgelm.compress.alignment.settings import Alignment, Dpo, Sft
 from edgelm.compress.data.conversations import read_demonstrations
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged, MissingPackage
+from tests.own_sizes import cut
 
 MARKED = (
     "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
@@ -457,3 +458,16 @@ def test_bf16_products_leave_fp32_weights(
     assert steps[0].loss == pytest.approx(before, rel=0.02)
     assert steps[0].loss != pytest.approx(before, rel=1e-6)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def test_a_student_whose_layers_differ(
+    tiny_chat: Path, tokenizer: Any, tmp_path: Path, write: Write
+) -> None:
+    """TRL saves it as it is in memory, which transformers cannot load again."""
+    model = cut(load_model(tiny_chat))
+    data, request = write(TALKS), replace(SFT, max_steps=2)
+    align(model, tokenizer, request, data, tmp_path / "run")
+    again = cut(load_model(tiny_chat))
+    align(again, tokenizer, request, data, tmp_path / "run")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name

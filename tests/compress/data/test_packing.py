@@ -2,6 +2,9 @@
 
 import errno
 import os
+import pickle
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import edgelm.compress.data.packing as module
+import edgelm.compress.data.token_batches as module
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
 from edgelm.errors import BadInput
@@ -169,3 +172,32 @@ def test_calibration_is_spread_over_the_data() -> None:
     assert all(batch.dtype == torch.int64 for batch in batches)
     everything = list(calibration_rows(tokens, 99, 4))
     assert torch.cat(everything)[:, 0].tolist() == list(range(10))
+
+
+def test_several_processes_pack_the_same(tokenizer: Any, tmp_path: Path) -> None:
+    documents = [Document("The wheel turns " * (index % 7)) for index in range(900)]
+    whole = pack(documents, tokenizer, 16, tmp_path / "one.npy")
+    shared = pack(documents, tokenizer, 16, tmp_path / "two.npy", processes=2)
+    assert np.array_equal(whole.rows, shared.rows)
+    few = pack(documents, tokenizer, 16, tmp_path / "few.npy", processes=2, max_tokens=400)
+    assert few.tokens == 400, "what is tokenized ahead is dropped"
+
+
+def test_an_error_of_another_process_is_the_callers(tmp_path: Path) -> None:
+    tokenizer = tiny_fast_tokenizer()
+    tokenizer.chat_template = None
+    talk = Document(messages=({"role": "user", "content": "Why?"},))
+    with pytest.raises(BadInput, match="the tokenizer has no chat template"):
+        pack([talk], tokenizer, 4, tmp_path / "t.npy", processes=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_tokenize_import_no_torch() -> None:
+    """Each of them would take some hundred MB for it."""
+    code = (
+        "import sys, pickle, edgelm.compress.data.token_batches as t;"
+        "pickle.loads(sys.stdin.buffer.read()); print('torch' in sys.modules)"
+    )
+    pickled = pickle.dumps(module.Encoder(tiny_fast_tokenizer()))
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True)
+    assert done.stdout.strip() == b"False", done.stderr.decode()[-500:]

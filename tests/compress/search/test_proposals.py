@@ -244,3 +244,16 @@ def test_the_search_is_of_the_spec_that_a_folder_has(bench: Path) -> None:
     assert full.parameters == spec.linear_parameters
     assert full.missing == ("0.1 M parameters, limit 0.1 M",)
     assert torch.isfinite(torch.tensor(full.tokens_per_second))
+
+
+def test_shapes_beyond_the_budget_cost_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice takes a tenth of a second, and most of thousands of shapes are beyond a budget."""
+
+    def advice(*_: object) -> tuple[str, ...]:
+        raise AssertionError("nobody reads it")
+
+    monkeypatch.setattr("edgelm.devices.planner.plan.advice", advice)
+    spec = DecoderSpec.from_hf(tiny_config("llama").to_dict())
+    budget = Budget(request=PlanRequest(min_tokens_per_second=1e12))
+    cost = CostModel(spec, load_profile("cpu"), budget)
+    assert "tokens/s predicted" in cost(Shape.from_spec(spec)).missing[0]

@@ -267,6 +267,10 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     ),
     "heads-0": (lambda v: v["spec"].update(num_attention_heads=0), "num_attention_heads is 0"),
     "spec-layers": (lambda v: v["spec"]["layers"].pop(), "31 entries, num_hidden_layers is 32"),
+    "spec-mlp": (
+        lambda v: v["spec"]["layers"][3].update(intermediate_size=1 << 20),
+        r"layers\[3\].intermediate_size is 1048576, expected 0 to spec.intermediate_size",
+    ),
     "head-multiple": (lambda v: v["spec"].update(num_attention_heads=10), "10 is not a multiple"),
     "size": (lambda v: v["files"]["model.onnx.data"].update(bytes=-1), r"`\$\.files"),
     "weights": (lambda v: v.update(weight_bytes=-1), r"`\$\.weight_bytes`"),
