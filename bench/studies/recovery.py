@@ -54,6 +54,8 @@ ARMS = {
     "ce": Arm(settings={"cross_entropy": 1.0}),
     "kd-ce": Arm(settings={"cross_entropy": 0.5}),
     "reverse-kl": Arm(settings={"loss": "reverse-kl"}),
+    "on-policy-jsd": Arm(settings={"loss": "jsd", "on_policy": 0.25}),
+    "on-policy-reverse-kl": Arm(settings={"loss": "reverse-kl", "on_policy": 0.25}),
     "random-kd": Arm(weights="random"),
     "random-pruned-kd": Arm(weights="randomly-pruned"),
     "depth-kd": Arm("depth"),

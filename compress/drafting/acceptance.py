@@ -73,7 +73,7 @@ def _accepted(draft: Model, target: Model, tokens: torch.Tensor, drafted: int) -
         wanted = _greedy(target, text[:, :-1], drafted)
         same = (text[:, start:] == wanted).long()
         counts.append(same.cumprod(1).sum(1).double())
-    return torch.stack(counts).mean(0).tolist()  # type: ignore[no-any-return]
+    return torch.stack(counts).mean(0).tolist()
 
 
 def starts(length: int, drafted: int) -> list[int]:

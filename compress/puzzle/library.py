@@ -51,7 +51,7 @@ class LayerMlps:
         size = target.square().mean().clamp(min=1e-12)
         for width, mlp in self.mlps.items():
             loss = (mlp(inputs).float() - target).square().mean() / size
-            (loss * share).backward()  # type: ignore[no-untyped-call]
+            (loss * share).backward()
             losses[width] = share * float(loss.detach())
         return losses
 

@@ -27,6 +27,7 @@ class StepCosts:
         self._single: deque[float] = deque(maxlen=_SINGLES)
         self._drafts: deque[float] = deque(maxlen=_SINGLES)
         self._ratios: dict[int, deque[float]] = {}
+        self._known: dict[int, float] = {}  # what `ratio` found since the last measurement
         self._since = 0
 
     @property
@@ -40,6 +41,7 @@ class StepCosts:
         self._since += 1
         if self._since == _FORGET:
             self._since = 0
+            self._known.clear()
             for ratios in self._ratios.values():
                 if ratios:
                     ratios.popleft()
@@ -48,6 +50,7 @@ class StepCosts:
         """Take note of a run of `size` tokens."""
         ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
         ratios.append(seconds / median(self._single))
+        self._known.clear()
 
     def drafted(self, seconds: float) -> None:
         """Take note of a draft model's run of one token."""
@@ -55,6 +58,11 @@ class StepCosts:
 
     def ratio(self, size: int) -> float:
         """A run of `size` tokens in runs of one."""
+        if size not in self._known:
+            self._known[size] = self._estimate(size)
+        return self._known[size]
+
+    def _estimate(self, size: int) -> float:
         measured = self._ratios.get(size, ())
         if len(measured) >= _MIN_MEASURED:
             return median(measured)

@@ -1,0 +1,61 @@
+"""The study of Puzzle's arms: recipes that differ in one thing, and a table of what came out."""
+
+from pathlib import Path
+
+import msgspec
+
+from bench.studies.puzzle_arms import _parser, recipe_of, table
+from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
+from edgelm.compress.recipe import Recipe
+from tests.models import tiny_config
+
+SHAPE = {
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def recipe(folder: Path, arm: str, ratio: str) -> Recipe:
+    words = ["run", str(folder), "--data", "d", "--held-out", "h", "--out", str(folder)]
+    options = ["--arm", arm, "--ratio", ratio, "--tokens", "64k", "--before", "16k"]
+    return recipe_of(_parser().parse_args([*words, *options]))
+
+
+def test_arms_differ_in_what_finds_the_shape(tmp_path: Path) -> None:
+    tiny_config("llama", max_position_embeddings=2048).save_pretrained(tmp_path)
+    search, puzzle = (recipe(tmp_path, arm, "0.7") for arm in ("search", "puzzle"))
+    assert search.search
+    assert puzzle.puzzle
+    assert msgspec.structs.replace(search, search=None) == msgspec.structs.replace(
+        puzzle, puzzle=None
+    )
+    rates = [one.target.min_tokens_per_second for one in (search, recipe(tmp_path, "search", "1"))]
+    assert rates[0] is not None
+    assert rates[1] is not None
+    assert abs(rates[0] * 0.7 / rates[1] - 1) < 1e-9
+
+
+def test_the_table(tmp_path: Path) -> None:
+    distilled = StageRecord("distill", {}, 64_000, 60.0, {"held_out_divergence": 0.25})
+    layers = [{"attention": False}, {}, {"intermediate_size": 0}, {"intermediate_size": 48}]
+    cut = {"held_out_divergence": 1.5}
+    for name, stages in (
+        ("puzzle-0.5", [("puzzle-library", 16_000, {}), ("puzzle", 0, cut | {"layers": layers})]),
+        ("search-0.7", [("search", 12_000, {}), ("prune", 0, cut)]),
+    ):
+        records = [StageRecord(one, {}, tokens, 30.0, figures) for one, tokens, figures in stages]
+        record = StudentRecord("t", "", 10, 2_000_000, SHAPE, SHAPE, (*records, distilled))
+        (tmp_path / name).mkdir()
+        write_student_record(tmp_path / name, record)
+    (tmp_path / "run").mkdir()
+    lines = table(tmp_path).splitlines()
+    assert len(lines) == 4
+    assert lines[2] == (
+        "| ×0.7 | search | 4 layers, hidden 64, MLP 96, 4 heads | 2.0 M | 1.500 | 0.250 | 12,000 "
+        "| 64,000 | 2 |"
+    )
+    assert "| ×0.5 | puzzle | 3 of 4 attend, MLP 0 to 96 (mean 60) |" in lines[3]
+    assert "| 16,000 | 64,000 |" in lines[3]
