@@ -32,6 +32,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         DoesNotFit: no shape meets the budget; the closest one is named.
     """
     recipe.check()
+    _check_experts(recipe, spec)
     _check_names_and_files(recipe)
     for table in filter(None, (recipe.correct, recipe.distill, recipe.qad)):
         recipe.training(table, bf16=False).check(processes)
@@ -51,6 +52,16 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
+
+
+def _check_experts(recipe: Recipe, spec: DecoderSpec) -> None:
+    tables = ("search", "prune", "puzzle", "draft", "qad")
+    asked = next((name for name in tables if getattr(recipe, name) is not None), None)
+    if spec.mixtures and asked is not None:
+        raise BadInput(
+            f"[{asked}] cannot be used with {spec.family}: importance, pruning and fake "
+            "quantization of experts are not supported; [correct] and [distill] are"
+        )
 
 
 def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
@@ -94,7 +105,12 @@ def _check_names_and_files(recipe: Recipe) -> None:
 
 def _check_tasks(names: Sequence[str]) -> None:
     """Names, files, and that a student can run the task."""
-    if any(task.kind == "functions" for task in parse_tasks(names)):
+    kinds = {task.kind for task in parse_tasks(names)}
+    if "mt_bench" in kinds:
+        raise BadInput(
+            "the task mt_bench needs a judge, which a recipe does not have; run it with edge-eval"
+        )
+    if "functions" in kinds:
         raise BadInput(
             "the task functions reads calls with the runtime's parser, which a recipe does not "
             "have; use function_choice in the recipe, and edge-eval with --tasks functions"

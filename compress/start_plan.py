@@ -158,7 +158,7 @@ class _Stages:
         """Operations of one token forwards: weights, head, half of the row's attention."""
         head = spec.vocab_size * spec.hidden_size
         attention = spec.num_hidden_layers * spec.num_attention_heads * spec.head_dim * self.length
-        return 2.0 * (spec.linear_parameters + head + attention)
+        return 2.0 * (spec.active_parameters + head + attention)
 
     def _resident(self, spec: DecoderSpec) -> int:
         return self.item * spec.parameters

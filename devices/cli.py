@@ -5,13 +5,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgelm.cli import bytes_argument, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import KV_BYTES
+
+if TYPE_CHECKING:
+    from edgelm.devices.planner.speculation import SpeculationPlan
+    from edgelm.devices.profile import Profile
+    from edgelm.planning import PlanRequest
+    from edgelm.spec.decoder import DecoderSpec
 
 _EPILOG = """\
 examples:
@@ -104,6 +110,17 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     )
     _request_options(parser)
     add("--revision", help="commit, tag or branch of a hub id")
+    add(
+        "--draft",
+        metavar="MODEL",
+        help="also predict what speculation gains with this draft model, or with `lookup`",
+    )
+    add(
+        "--acceptance",
+        type=_share,
+        metavar="A",
+        help="share of drafted tokens that are accepted, 0 to 1 (default: 0.4, 0.6 and 0.8)",
+    )
 
 
 def _request_options(parser: argparse.ArgumentParser) -> None:
@@ -181,14 +198,38 @@ def _plan(arguments: argparse.Namespace) -> int:
     ranked = choices(spec, profile, request)
     best = ranked[0]
     smaller = [] if best.works else smaller_models(spec, profile, request)
-    if arguments.json:
-        print(_as_json({"works": best.works, "choices": ranked, "shapes": smaller}))
-        return 0 if best.works else 1
     chosen = msgspec.structs.replace(request, precision=best.precision, kv=best.kv)
+    speculation = _speculation(arguments, spec, profile, chosen)
+    if arguments.json:
+        record = {"works": best.works, "choices": ranked, "shapes": smaller}
+        print(_as_json(record | ({"speculation": speculation} if speculation else {})))
+        return 0 if best.works else 1
     print(choice_table(ranked), plan(spec, profile, chosen).table(), sep="\n\n")
+    if speculation:
+        print("\n" + speculation.table())
     if not best.works:
         print(smaller_models_table(smaller), sep="\n")
     return 0 if best.works else 1
+
+
+def _speculation(
+    arguments: argparse.Namespace, spec: "DecoderSpec", profile: "Profile", request: "PlanRequest"
+) -> "SpeculationPlan | None":
+    from edgelm.devices.planner.speculation import LOOKUP, speculation_plan
+
+    if arguments.draft is None:
+        if arguments.acceptance is not None:
+            raise BadInput("--acceptance is for --draft; give a draft model, or `lookup`")
+        return None
+    draft = None if arguments.draft == LOOKUP else _spec(arguments.draft, None)
+    return speculation_plan(spec, profile, request, draft, acceptance=arguments.acceptance)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share, expected a number from 0 to 1")
+    return value
 
 
 def _models(arguments: argparse.Namespace) -> int:

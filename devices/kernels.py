@@ -15,6 +15,7 @@ from edgelm.quantize.precision import (
     Int4,
     Int8,
     KvType,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
     describe,
@@ -30,7 +31,8 @@ class Kernels(NamedTuple):
     them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     `int4_group` is the default group size of int4. A head's size must be a multiple of
-    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`.
+    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`. With
+    `mxfp4_experts` experts run in MXFP4 as gpt-oss stores them.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Kernels(NamedTuple):
     int4_group: int = 64
     head_multiple: int = 1
     rotary_multiple: int = 2
+    mxfp4_experts: bool = False
 
     @property
     def width_multiple(self) -> int:
@@ -112,6 +115,8 @@ class Kernels(NamedTuple):
         if self.has_zero_points:
             if isinstance(precision, Nvfp4):  # E2M1 in halves fits into eight bits
                 return Int8(NVFP4_BLOCK)
+            if isinstance(precision, Mxfp4):
+                return precision if self.mxfp4_experts else None
             if not isinstance(precision, Int4 | Int8):
                 return None
             size = self._splitting(precision.group_size, columns)
@@ -217,6 +222,7 @@ KERNELS = {
         int4_group=128,
         head_multiple=8,
         rotary_multiple=16,
+        mxfp4_experts=True,
     ),
     "onnxruntime-cuda": Kernels(
         "ONNX Runtime",

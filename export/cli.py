@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _EPILOG = """\
 precisions:
   auto   the smallest mixture of int4 and int8 that stays close enough to the source
-  source the levels of a model that is already quantized, kept bit for bit
   int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
 
 example:
@@ -57,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
-        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; of a quantized model, source)",
+        metavar="NAME",
+        help=f"auto, source, {', '.join(PRECISIONS)} (default: auto; source if quantized already)",
     )
     add(
         "--max-size",
@@ -106,6 +106,12 @@ def parser() -> argparse.ArgumentParser:
         help="cache intermediate results in DIR; later or interrupted exports resume from them",
     )
     add(
+        "--draft-for",
+        type=Path,
+        metavar="BUNDLE",
+        help="export the model as the draft model of this bundle, into its folder draft/",
+    )
+    add(
         "--segments",
         type=_segments,
         default="auto",
@@ -116,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="a PEFT LoRA that is merged into the model before it is quantized",
+        help="a PEFT LoRA, merged before quantizing",
     )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
@@ -159,6 +165,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
     if arguments.plan:
         return _plan(arguments)
+    if arguments.draft_for:
+        return _export_draft(arguments)
     if not arguments.output:
         raise BadInput("give a folder to write the bundle to: -o DIR")
     return _export(arguments)
@@ -240,19 +248,51 @@ def _plan(arguments: argparse.Namespace) -> None:
 def _of_source(
     arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
 ) -> "PlanRequest":
-    """The request for a quantized checkpoint on this machine; others as they are."""
-    from edgelm.checkpoint.source import is_quantized, open_checkpoint
+    """The request for a checkpoint that is quantized already; others as they are."""
+    from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
+    from edgelm.checkpoint.weight_files import has_weights
     from edgelm.planning import SOURCE
 
-    if request.precision != SOURCE and not is_quantized(arguments.model):
+    is_gguf = Path(arguments.model).suffix == ".gguf"
+    reader = quantization_reader(arguments.model, revision=arguments.revision)
+    if request.precision != SOURCE and not is_gguf and reader is None:
         return request
-    from edgelm.export.precision.source import default_precision
-    from edgelm.export.precision.source_plan import with_source
+    if reader is not None and not has_weights(Path(arguments.model)):
+        spec = read_spec(arguments.model, revision=arguments.revision)
+        from edgelm.export.precision.source_plan import declared_weights
 
+        declared = declared_weights(reader, spec, profile.engine(request.engine))
+        return msgspec.structs.replace(request, precision=SOURCE, source=declared)
     checkpoint = open_checkpoint(arguments.model, revision=arguments.revision)
-    precision = arguments.precision or default_precision(checkpoint)
+    precision = arguments.precision or checkpoint.default_precision
     request = msgspec.structs.replace(request, precision=precision)
-    return with_source(request, checkpoint, profile) if precision == SOURCE else request
+    if precision != SOURCE:
+        return request
+    from edgelm.export.precision.source_plan import with_source  # imports torch
+
+    return with_source(request, checkpoint, profile)
+
+
+def _export_draft(arguments: argparse.Namespace) -> None:
+    from edgelm.export.bundle.draft_model import export_draft
+
+    if arguments.output:
+        raise BadInput("--draft-for writes into the bundle; leave out -o")
+    draft = export_draft(
+        arguments.model,
+        arguments.draft_for,
+        precision=arguments.precision or "int8",
+        group_size=arguments.group_size,
+        method=arguments.method,
+        revision=arguments.revision,
+        work=arguments.work,
+        progress=_log_line,
+    )
+    print(
+        f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
+        f"parameters, {format_bytes(draft.weight_bytes)}"
+    )
+    print(f"what it gains: edge-bench {arguments.draft_for} --speculation draft")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -39,7 +39,6 @@ from edgelm.export.disk import (
     work_need,
 )
 from edgelm.export.gate.measure import Evaluator
-from edgelm.export.precision.source import default_precision
 from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
@@ -225,7 +224,7 @@ def _for_source(
     """The request with its default precision, and with what a quantized source means for it."""
     plan = request.plan
     if requested is None and request.max_size is None:
-        plan = msgspec.structs.replace(plan, precision=default_precision(checkpoint))
+        plan = msgspec.structs.replace(plan, precision=checkpoint.default_precision)
     if plan.precision == SOURCE:
         plan = with_source(plan, checkpoint, device)
     return replace(request, plan=plan)

@@ -31,9 +31,11 @@ def figures_text(figures: Figures) -> str:
     """The gate's three figures, with their standard errors where they are known."""
     kl = "" if figures.kl_error is None else f" ± {figures.kl_error:.4f}"
     top1 = "" if figures.top1_error is None else f" ± {100 * figures.top1_error:.1f}"
+    error = figures.perplexity_ratio_error
+    ratio = "" if error is None else f" ± {error:.3f}"
     return (
         f"KL {figures.kl:.4f}{kl}, top-1 {figures.top1:.1%}{top1}, perplexity "
-        f"×{figures.perplexity_ratio:.3f}"
+        f"×{figures.perplexity_ratio:.3f}{ratio}"
     )
 
 

@@ -3,12 +3,11 @@
 import logging
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from edgelm.bundle import Manifest, read_manifest
+from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest
 from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
-from edgelm.devices.planner.memory.memory_need import loaded_bytes
+from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
@@ -85,19 +84,30 @@ def load(
         return PromptCache(Path(prompt_cache), identity_of(manifest), max_bytes=size)
 
     def open_model(manifest: Manifest) -> LanguageModel:
+        draft = None if speculation in ("off", "lookup") else read_draft(folder, manifest)
+        mode = check_mode(speculation, has_draft=draft is not None)
         capacity = manifest.limits.context
         if max_memory is not None:
             budget = _size("max_memory", max_memory, parse_bytes)
-            capacity = fit_context(manifest, budget, sequences)
+            if mode == "auto":
+                draft = _affordable(manifest, draft, budget, sequences)
+            capacity = fit_context(manifest, budget, sequences, draft=draft)
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
+            if draft is not None:
+                limit = min(capacity, draft.limits.context)
+                sessions.append(
+                    open_session(folder / DRAFT, draft, capacity=limit, threads=threads)
+                )
+                sessions += [sessions[-1].sibling() for _ in range(sequences - 1)]
             return LanguageModel(
                 folder,
                 manifest,
-                sessions,
+                sessions[:sequences],
                 prompt_cache=cache(manifest),
-                speculation=check_mode(speculation, has_draft=False),
+                drafts=sessions[sequences:],
+                speculation=mode,
             )
         except BaseException:
             for session in sessions:
@@ -107,14 +117,51 @@ def load(
     return open_unchanged(folder, open_model, hashes=check_hashes)
 
 
-def fit_context(manifest: Manifest, budget: int, sequences: int = 1) -> int:
+def read_draft(folder: Path, manifest: Manifest) -> Manifest | None:
+    """The manifest of a bundle's draft model; None if it has none.
+
+    Raises:
+        BadBundle: it cannot be read.
+    """
+    if f"{DRAFT}/{MANIFEST}" not in manifest.files:
+        return None
+    return read_manifest(folder / DRAFT)
+
+
+def _affordable(
+    manifest: Manifest, draft: Manifest | None, budget: int, sequences: int
+) -> Manifest | None:
+    """The draft model, unless the context would have to be reduced for it."""
+    if draft is None:
+        return None
+    full = manifest.limits.context
+    need = loaded_bytes(manifest, full, sequences=sequences)
+    if need + draft_bytes(draft, full, sequences=sequences) <= budget:
+        return draft
+    log.warning("the draft model is not loaded: it does not fit in %s", format_bytes(budget))
+    return None
+
+
+def fit_context(
+    manifest: Manifest, budget: int, sequences: int = 1, *, draft: Manifest | None = None
+) -> int:
     """The longest context, up to the bundle's, with which a loaded bundle fits in `budget` bytes.
+
+    Args:
+        manifest: of the bundle.
+        budget: bytes.
+        sequences: generations that can run at a time.
+        draft: of its draft model, if that is loaded, too.
 
     Raises:
         DoesNotFit: even the shortest needs more, or the context is fixed in the graph.
     """
     full = manifest.limits.context
-    need = partial(loaded_bytes, manifest, sequences=sequences)
+
+    def need(context: int) -> int:
+        own = loaded_bytes(manifest, context, sequences=sequences)
+        return own + (draft_bytes(draft, context, sequences=sequences) if draft else 0)
+
     if need(full) <= budget:
         return full
     if manifest.graph.cache.capacity is not None:

@@ -65,7 +65,7 @@ class Sequences:
         drafts: Sequence[Session] = (),
     ) -> None:
         self.prompt_cache = prompt_cache
-        models = [DraftModel(one) for one in drafts]
+        models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
         self.slots = [Slot(*pair) for pair in zip_longest(sessions, models)]
         self.speculation = SpeculationState()
         self.closed = False

@@ -11,7 +11,6 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -81,28 +80,21 @@ def _short_texts() -> Iterator[None]:
 
     They are most of what a tiny export costs. `whole_texts` gives a module all eight.
     """
-    with _sequences(2):
+    if not find_spec("torch"):
+        yield
+        return
+    from tests.short_texts import sequences
+
+    with sequences(2):
         yield
 
 
 @pytest.fixture(scope="module")
 def whole_texts() -> Iterator[None]:
     """For tests of a gate's figures."""
-    with _sequences(None):
-        yield
+    from tests.short_texts import sequences
 
-
-@contextmanager
-def _sequences(most: int | None) -> Iterator[None]:
-    if not find_spec("torch"):
-        yield
-        return
-    from edgelm.export import calibration
-    from edgelm.export.source.text import affordable
-
-    chosen = affordable if most is None else lambda *_: most
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "affordable", chosen)
+    with sequences(None):
         yield
 
 
@@ -137,12 +129,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
 
 
 def _saved(folder: Path, model: Any) -> Tiny:
-    from transformers import AutoModelForCausalLM
-
     model.save_pretrained(folder)
-    # eager: the other implementations leave out Gemma 2's attention soft cap.
-    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    return Tiny(folder, hf, open_checkpoint(folder))
+    model.set_attn_implementation("eager")  # others leave out Gemma 2's attention soft cap
+    return Tiny(folder, model, open_checkpoint(folder))
 
 
 @pytest.fixture(scope="session")

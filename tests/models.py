@@ -175,6 +175,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+MIXTURES = ("gpt-oss", "lfm2-moe", "olmoe", "qwen3-moe")
+# Those that can be pruned.
+DENSE = tuple(name for name in TINY if name not in MIXTURES)
+
+
 def tiny_config(name: str, **over: Any) -> Any:
     """The Hugging Face configuration of a tiny model."""
     model_type, differs = (TINY | OTHERS)[name]

@@ -21,6 +21,7 @@ tasks: KIND:FILE, or KIND alone where rows are built in
   functions[:FILE]      function calling, in BFCL's form
   rag_choice, function_choice   the same by likelihood, for small models
   needle                a sentence in a long context, at depths and lengths up to the bundle's
+  mt_bench:FILE         `turns`: dialogs that --judge compares with those of --against
   persona               role play over several turns
 
 A task that was finished in --out is not run again. Figures have standard errors, and with --against
@@ -44,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     add("model", help="a bundle, or a checkpoint: a folder, a hub id or a .gguf file")
     add("--tasks", nargs="+", required=True, metavar="TASK", help="what to evaluate, see below")
     add("--against", metavar="SOURCE", help="a checkpoint or bundle to compare with")
+    add(
+        "--judge", metavar="JUDGE", help="for mt_bench: a URL up to /v1 (OpenAI's API), or a bundle"
+    )
+    add("--judge-model", default="judge", metavar="NAME", help="the judge's name at its URL")
     add("--limit", type=positive_int, metavar="N", help="the first N rows of each task")
     add(
         "--max-new-tokens",
@@ -90,6 +95,8 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         limit=arguments.limit,
         max_new_tokens=arguments.max_new_tokens,
         threads=arguments.threads,
+        judge=arguments.judge,
+        judge_model=arguments.judge_model,
     )
     evaluation = run_evaluation(request, _Progress().show)
     write_report(evaluation, arguments.out)

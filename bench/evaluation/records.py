@@ -50,15 +50,20 @@ class Evaluation(msgspec.Struct, frozen=True):
     max_new_tokens: int
     tasks: tuple[TaskResult, ...]
     against: Subject | None = None
+    judge: str = ""
 
 
 class TaskItems(msgspec.Struct, frozen=True):
-    """One model's figures on one task item by item; `key` names all that they depend on."""
+    """One model's figures on one task item by item; `key` names all that they depend on.
+
+    `dialogs` are answers that a judge compares.
+    """
 
     key: str
     seconds: float
     metrics: dict[str, Metric]
     scores: dict[str, Score]
+    dialogs: tuple[tuple[str, ...], ...] = ()
 
     def all_scores(self) -> dict[str, Score]:
         """Means and standard errors of all figures."""

@@ -1,4 +1,4 @@
-"""Write an evaluation: JSON for programs, a page and a text table for people."""
+"""Write an evaluation as JSON, as a page and as a text table."""
 
 from pathlib import Path
 

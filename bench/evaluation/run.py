@@ -5,7 +5,7 @@ memory can be used.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 import edgelm
+from edgelm.bench.evaluation.judge import judge_dialogs, open_judge
 from edgelm.bench.evaluation.records import (
     SCHEMA_VERSION,
     Evaluation,
@@ -26,6 +27,7 @@ from edgelm.bench.evaluation.subjects import OpenSubject, open_subject
 from edgelm.compress.evaluation.metrics import Metric
 from edgelm.compress.evaluation.run_tasks import run_task
 from edgelm.compress.evaluation.task_names import Task
+from edgelm.compress.evaluation.tasks.mt_bench import dialogs, read_turns
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
@@ -40,7 +42,8 @@ class EvaluationRequest:
     """What to evaluate.
 
     model and against: a bundle's folder, or a checkpoint. tasks: of `parse_tasks`. out: the folder
-    of results. machine: described for the report.
+    of results. machine: described for the report. judge: a URL or a bundle, for `mt_bench`, and
+    judge_model the model's name at the URL.
     """
 
     model: str
@@ -52,11 +55,19 @@ class EvaluationRequest:
     limit: int | None = None
     max_new_tokens: int = 1280
     threads: int | None = None
+    judge: str | None = None
+    judge_model: str = "judge"
 
     def check(self) -> None:
         """Raise BadInput for numbers that make no evaluation."""
         if not self.tasks:
             raise BadInput("no tasks; give at least one, e.g. --tasks rag functions")
+        judged = any(task.kind == "mt_bench" for task in self.tasks)
+        if judged and (self.judge is None or self.against is None):
+            raise BadInput(
+                "mt_bench compares two models' answers: give --against and --judge (a URL or a "
+                "bundle); persona checks role play without a judge"
+            )
         if self.limit is not None and self.limit < 1:
             raise BadInput(f"--limit is {self.limit}, expected 1 or more rows per task")
         if self.max_new_tokens < 1:
@@ -71,10 +82,14 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
     """
     request.check()
     subject, ours = _evaluate(request, request.model, request.against, progress)
-    against, theirs = None, [None] * len(ours)
+    against: Subject | None = None
+    theirs: Sequence[TaskItems | None] = [None] * len(ours)
     if request.against is not None:
         against, theirs = _evaluate(request, request.against, None, progress)
-    results = zip(request.tasks, ours, theirs, strict=True)
+    results = [
+        _judged(request, *one, progress=progress)
+        for one in zip(request.tasks, ours, theirs, strict=True)
+    ]
     return Evaluation(
         schema_version=SCHEMA_VERSION,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -84,8 +99,9 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
         subject=subject,
         limit=request.limit,
         max_new_tokens=request.max_new_tokens,
-        tasks=tuple(_result(*one) for one in results),
+        tasks=tuple(results),
         against=against,
+        judge=request.judge or "",
     )
 
 
@@ -114,6 +130,8 @@ def _items(
     def show(line: str) -> None:
         progress(f"{opened.record.name}: {line}, {time.perf_counter() - started:.0f} s")
 
+    if task.kind == "mt_bench":
+        return _write(path, _dialogs(request, opened, task, key, show, started))
     found = run_task(
         opened.backend,
         task,
@@ -127,6 +145,29 @@ def _items(
         {name: one for name, one in found.items() if isinstance(one, Metric)},
         {name: one for name, one in found.items() if isinstance(one, Score)},
     )
+    return _write(path, items)
+
+
+def _dialogs(
+    request: EvaluationRequest,
+    opened: OpenSubject,
+    task: Task,
+    key: str,
+    show: Progress,
+    started: float,
+) -> TaskItems:
+    """The answers of a model that a judge will compare."""
+    turns = read_turns(task.name, request.limit)
+    answers = dialogs(
+        opened.backend,
+        turns,
+        request.max_new_tokens,
+        lambda done, of: show(f"{task} {done}/{of}"),
+    )
+    return TaskItems(key, time.perf_counter() - started, {}, {}, tuple(answers))
+
+
+def _write(path: Path, items: TaskItems) -> TaskItems:
     with replacing(path) as file:
         file.write(msgspec.json.encode(items))
     return items
@@ -158,6 +199,32 @@ def _read(path: Path, key: str) -> TaskItems | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return items if items.key == key else None
+
+
+def _judged(
+    request: EvaluationRequest,
+    task: Task,
+    ours: TaskItems,
+    theirs: TaskItems | None,
+    *,
+    progress: Progress,
+) -> TaskResult:
+    """A task's result, after the judge has compared dialogs."""
+    if task.kind != "mt_bench" or theirs is None or request.judge is None:
+        return _result(task, ours, theirs)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        judge = open_judge(request.judge, request.judge_model, stack)
+        found = judge_dialogs(
+            judge,
+            read_turns(task.name, request.limit),
+            ours.dialogs,
+            theirs.dialogs,
+            lambda done, of: progress(f"judge: {task} {done}/{of}"),
+        )
+    seconds = ours.seconds + time.perf_counter() - started
+    figures = {f"{task} {name}": metric.score() for name, metric in found.items()}
+    return TaskResult(str(task), rows_sha256(task), seconds, figures)
 
 
 def _result(task: Task, ours: TaskItems, theirs: TaskItems | None) -> TaskResult:

@@ -8,6 +8,7 @@ A task is `KIND:FILE`, or `KIND` alone where it has rows of its own:
     multiple_choice:questions.jsonl `question`, `choices`, `answer` (an index), by likelihood
     ifeval:ifeval.jsonl             verifiable instructions (arXiv 2311.07911)
     lm-eval:TASK                    any task of lm-evaluation-harness
+    mt_bench:FILE                   `turns`: dialogs, for a judge (edge-eval)
     rag, rag:FILE                   answers from documents; rag_choice by likelihood
     functions, functions:FILE       function calling; function_choice by likelihood
     needle                          a sentence in a long context, by likelihood
@@ -149,6 +150,13 @@ def _lm_eval(context: EvalContext, name: str) -> Figures:
     return lm_eval_task(context.backend, name, limit=context.limit)
 
 
+def _mt_bench(context: EvalContext, name: str) -> Figures:
+    raise BadInput(
+        "mt_bench compares two models' answers and needs a judge: run it with edge-eval, --against "
+        "and --judge; persona checks role play without one"
+    )
+
+
 def _rag(context: EvalContext, name: str) -> Figures:
     return rag(context.backend, _rag_rows(context, name), context.progress)
 
@@ -193,6 +201,7 @@ TASKS: dict[str, Callable[[EvalContext, str], Figures]] = {
     "multiple_choice": _multiple_choice,
     "ifeval": _ifeval,
     "lm-eval": _lm_eval,
+    "mt_bench": _mt_bench,
     "rag": _rag,
     "rag_choice": _rag_choice,
     "functions": _functions,

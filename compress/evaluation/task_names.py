@@ -14,6 +14,7 @@ KINDS = (
     "multiple_choice",
     "ifeval",
     "lm-eval",
+    "mt_bench",
     "rag",
     "rag_choice",
     "functions",

@@ -23,6 +23,7 @@ from edgelm.bundle.manifest import (
     TensorContract,
 )
 from edgelm.bundle.manifest_file import (
+    DRAFT,
     MANIFEST,
     SCHEMA_VERSION,
     encode_manifest,
@@ -31,6 +32,7 @@ from edgelm.bundle.manifest_file import (
 )
 
 __all__ = [
+    "DRAFT",
     "MANIFEST",
     "SCHEMA_VERSION",
     "CacheContract",

@@ -24,7 +24,7 @@ class TraitShares(msgspec.Struct, frozen=True):
 
     `lost` are prompts where the source's answer alone has it, `gained` where the bundle's alone
     has. `error` is the standard error of the difference of the shares, `chance` the probability
-    that at least so many of the differing prompts are losses if neither model is worse.
+    of that many losses or more among the differing prompts if neither model is worse.
     """
 
     trait: Trait
@@ -94,4 +94,4 @@ def sign_test(losses: int, gains: int) -> float:
     """
     differences = losses + gains
     ways = sum(math.comb(differences, count) for count in range(losses, differences + 1))
-    return min(1.0, ways / 2**differences)
+    return min(1.0, math.ldexp(float(ways), -differences))

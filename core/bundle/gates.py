@@ -21,6 +21,7 @@ from edgelm.quantize.precision import (
     Int4,
     Int8,
     KvType,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
 )
@@ -60,6 +61,7 @@ class Figures(msgspec.Struct, frozen=True):
     tokens: int
     kl_error: float | None = None
     top1_error: float | None = None
+    perplexity_ratio_error: float | None = None
 
 
 class SourceCheck(msgspec.Struct, frozen=True):
@@ -101,7 +103,7 @@ class GateResult(msgspec.Struct, frozen=True):
 def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
     """The class of the smallest precision of a mixture, including the cache."""
     kinds = {type(precision) for precision in weights}
-    if kinds & {Int4, Nvfp4}:
+    if kinds & {Int4, Nvfp4, Mxfp4}:
         return "4-bit"
     if kinds & {Int8, W8A8, Fp8} or kv in EIGHT_BIT_KV:
         return "8-bit"

@@ -21,6 +21,7 @@ from edgelm.files.json_files import unique_fields
 from edgelm.reasons import reason
 
 SCHEMA_VERSION = 1
+DRAFT = "draft"  # the folder of a draft model's bundle, whose files the manifest lists
 MANIFEST = "bundle.json"
 SELF_HASH = "sha256"
 _MAX_BYTES = 16 << 20

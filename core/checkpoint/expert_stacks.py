@@ -36,11 +36,11 @@ def with_stacked_experts(
     for prefix in dict.fromkeys(match[1] for match in single.values()):
         for suffix, spellings in _PARTS.items():
             name = f"{prefix}.{suffix}"
-            # A base model is saved without the prefix `model.`.
-            shape = expected.get(name) or expected.get(f"model.{name}")
-            if shape is None or name in stored:
+            if name not in expected:  # a base model is saved without the prefix `model.`
+                name = f"model.{name}"
+            if name not in expected or name in stored:
                 continue
-            count = shape[0]
+            count = expected[name][0]
             names = _names(stored, prefix, spellings, count)
             missing = next((one for one in names if one not in stored), None)
             if missing is not None:

@@ -102,6 +102,7 @@ def _quantized(folder: Path, mark: str) -> str:
 
 def _adapter(folder: Path, mark: str) -> str:
     return (
-        f"{folder} contains a LoRA or another adapter ({mark}); merge it into its model first "
+        f"{folder} contains a LoRA or another adapter ({mark}); pass its model and "
+        f"--adapter {folder.name}, or merge it into its model first "
         "(peft: model.merge_and_unload().save_pretrained(folder))"
     )

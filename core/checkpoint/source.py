@@ -23,8 +23,9 @@ from edgelm.checkpoint.own_sizes import (
     stored_shapes,
 )
 from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
-from edgelm.checkpoint.quantized.method import Quantization, quantization_of
+from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
+from edgelm.checkpoint.quantized.stacks import with_stacks
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.checkpoint.text_part import text_config, text_tensors
@@ -41,6 +42,7 @@ from edgelm.checkpoint.weight_names import (
 from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
 from edgelm.files.json_files import read_file, read_json_object, shown
+from edgelm.planning import SOURCE
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import Shapes, tensor_shapes
@@ -117,6 +119,12 @@ class Checkpoint:
         return 0 < len(self.packed) <= 2 * held
 
     @property
+    def default_precision(self) -> str:
+        """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
+        keeps = self.keeps_levels if self.is_gguf else bool(self.packed)
+        return SOURCE if keeps else "auto"
+
+    @property
     def is_gguf(self) -> bool:
         """Whether the source is one GGUF file."""
         return self.path.is_file()
@@ -187,12 +195,13 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
     return open_checkpoint(source, revision=revision).spec  # raises the right error
 
 
-def is_quantized(source: str | Path) -> bool:
-    """Whether a local folder or GGUF file may hold matrices that are quantized already."""
+def quantization_reader(source: str | Path, *, revision: str | None = None) -> Reader | None:
+    """How a folder's or a hub id's configuration says that it is quantized; reads no weights."""
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
-        return True
-    return path.is_dir() and _read_config(path)[1] is not None
+    if not path.exists() and _looks_like_hub_id(str(source)):
+        path = _fetch(str(source), revision, ["config.json", "*quant*config.json"])
+    quantization = _read_config(path)[1] if path.is_dir() else None
+    return None if quantization is None else quantization.reader()
 
 
 def _read_folder_spec(folder: Path) -> DecoderSpec:
@@ -341,11 +350,11 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
-    stored = with_stacked_experts(folder, stored, expected)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)
-    return _Tensors(stored, text.left_out, packed)
+    stored = with_stacked_experts(folder, stored, expected)
+    return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:

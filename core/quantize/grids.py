@@ -4,6 +4,7 @@ All are [N, K]: N output channels, K inputs. `dequantize` gives exactly what the
 fp32. `edgelm.quantize.rtn.Quantized` is the form that an engine's kernel takes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -209,6 +210,24 @@ def integers_of_e2m1(codes: torch.Tensor, scales: torch.Tensor, group_size: int)
     halves = (2 * E2M1).to(torch.uint8)
     by_code = torch.cat([_BYTE_MIDDLE + halves, _BYTE_MIDDLE - halves])
     return IntegerGrid(8, group_size, by_code[codes.int()], scales / 2)
+
+
+def joined_grids(parts: Sequence[IntegerGrid]) -> IntegerGrid | None:
+    """The rows of several grids as one; None where their formats differ, or expect own inputs."""
+    first = parts[0]
+    for one in parts:
+        same = (one.bits, one.group_size, one.zero_points is None)
+        if same != (first.bits, first.group_size, first.zero_points is None):
+            return None
+        if one.order is not None or one.column_factors is not None:
+            return None
+    zeros = [one.zero_points for one in parts if one.zero_points is not None]
+    return replace(
+        first,
+        levels=torch.cat([one.levels for one in parts]),
+        scales=torch.cat([one.scales for one in parts]),
+        zero_points=torch.cat(zeros) if zeros else None,
+    )
 
 
 def input_order(groups: torch.Tensor, group_size: int) -> torch.Tensor | None:

@@ -93,7 +93,18 @@ class Nvfp4(msgspec.Struct, frozen=True, tag="nvfp4"):
         return 4.5
 
 
-WeightPrecision = Fp32 | Fp16 | Bf16 | Int8 | W8A8 | Int4 | Fp8 | Nvfp4
+class Mxfp4(msgspec.Struct, frozen=True, tag="mxfp4"):
+    """E2M1 weights, a power of two per 32 of them: experts of gpt-oss as their checkpoint has them.
+
+    Only kept, never quantized to.
+    """
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 4.25
+
+
+WeightPrecision = Fp32 | Fp16 | Bf16 | Int8 | W8A8 | Int4 | Fp8 | Nvfp4 | Mxfp4
 Unquantized = Fp32 | Fp16 | Bf16
 
 PRECISIONS: dict[str, WeightPrecision] = {
@@ -132,6 +143,8 @@ def parse_precision(
 
 def describe(precision: WeightPrecision) -> str:
     """A short name such as `int4 g32 zp`."""
+    if isinstance(precision, Mxfp4):
+        return "mxfp4"
     if not isinstance(precision, Int4 | Int8):
         return next(name for name, one in PRECISIONS.items() if one == precision)
     kind = "int4" if isinstance(precision, Int4) else "int8"

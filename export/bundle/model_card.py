@@ -75,9 +75,10 @@ def card(manifest: Manifest) -> str:
             verdict += ", not enforced"
         lines += [
             f"| gate ({gate.gate_class}) | {verdict} |",
-            f"| KL to the source | {figures.kl:.4f} nats per token |",
-            f"| same top token | {figures.top1:.1%} |",
-            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f} |",
+            f"| KL to the source | {figures.kl:.4f}{_error(figures.kl_error, 4)} nats per token |",
+            f"| same top token | {figures.top1:.1%}{_points(figures.top1_error)} |",
+            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f}"
+            f"{_error(figures.perplexity_ratio_error, 3)} |",
             f"| measured on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
         if gate.behavior is not None:
@@ -89,6 +90,15 @@ def card(manifest: Manifest) -> str:
     if lineage.compress:
         lines += _student(lineage.compress)
     return "\n".join([*lines, ""])
+
+
+def _error(error: float | None, digits: int) -> str:
+    """A standard error; nothing where it was not measured."""
+    return "" if error is None else f" ± {error:.{digits}f}"
+
+
+def _points(error: float | None) -> str:
+    return "" if error is None else f" ± {100 * error:.1f} points"
 
 
 def _student(record: StudentRecord) -> list[str]:

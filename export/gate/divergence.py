@@ -18,6 +18,7 @@ class Distance:
         self.rows = 0
         self.source_loss = 0.0
         self.loss = 0.0
+        self.loss_gap_squares = 0.0
         self.targets = 0
 
     def add(self, source: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> None:
@@ -45,8 +46,11 @@ class Distance:
         other = torch.log_softmax(other, -1)
         self.agreed += int((source.argmax(-1) == other.argmax(-1)).sum())
         index = targets[:, None]
-        self.source_loss -= float(source[: len(targets)].gather(1, index).sum())
-        self.loss -= float(other[: len(targets)].gather(1, index).sum())
+        likely = source[: len(targets)].gather(1, index)
+        ours = other[: len(targets)].gather(1, index)
+        self.source_loss -= float(likely.sum())
+        self.loss -= float(ours.sum())
+        self.loss_gap_squares += float((likely - ours).double().square().sum())
         divergence = (source.exp() * (source - other)).sum(-1).double()
         self.kl += float(divergence.sum())
         self.kl_squares += float(divergence.square().sum())
@@ -57,15 +61,21 @@ class Distance:
         """Means over all rows added."""
         loss, source_loss = self.loss / self.targets, self.source_loss / self.targets
         mean, top1 = self.kl / self.rows, self.agreed / self.rows
+        gap = loss - source_loss
+        gap_error = math.sqrt(
+            max(0.0, self.loss_gap_squares / self.targets - gap**2) / self.targets
+        )
+        ratio = float(torch.tensor(gap).exp())
         return Figures(
             # Rounding can leave the KL of identical models just below zero.
             kl=max(0.0, mean),
             top1=top1,
-            perplexity_ratio=float(torch.tensor(loss - source_loss).exp()),
+            perplexity_ratio=ratio,
             perplexity=float(torch.tensor(loss).exp()),
             tokens=self.rows,
             kl_error=self._standard_error(self.kl_squares / self.rows - mean**2),
             top1_error=self._standard_error(top1 * (1 - top1)),
+            perplexity_ratio_error=ratio * gap_error if math.isfinite(ratio) else None,
         )
 
     def _standard_error(self, variance: float) -> float:

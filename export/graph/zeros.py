@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.export.quantize.quantizer import Quantizer, ReadMatrix
+from edgelm.export.quantize.source_levels import Mxfp4Experts
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import Quantized
@@ -46,4 +48,13 @@ class ZeroQuantizer(Quantizer):
             zero.expand(rows, blocks, size),
             torch.zeros((), dtype=torch.float16).expand(rows, blocks),
             None if precision.symmetric else zero.expand(rows, blocks),
+        )
+
+    def mxfp4(self, group: str) -> Mxfp4Experts:
+        rows, columns = self.weights.shape(group)
+        experts = self.weights.experts(group)
+        zero = torch.zeros((), dtype=torch.uint8)
+        return Mxfp4Experts(
+            zero.expand(experts, rows // experts, columns // 2),
+            zero.expand(experts, rows // experts, columns // MXFP4_BLOCK),
         )

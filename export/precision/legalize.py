@@ -12,6 +12,7 @@ from edgelm.quantize.precision import (
     Fp8,
     Int4,
     Int8,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
 )
@@ -47,7 +48,10 @@ def legalize(
     for group in legal:
         if group.endswith(".experts.gate_up"):
             pair = expert_pair(group)
-            widest = max((legal[one] for one in pair), key=lambda one: one.bits_per_weight)
+            found = {legal[one] for one in pair}
+            if len(found) > 1:
+                found.discard(Mxfp4())  # a matrix is never quantized to that
+            widest = max(found, key=lambda one: one.bits_per_weight)
             common = _common(widest, group, [columns[one] for one in pair], group_size)
             legal |= dict.fromkeys(pair, common)
     return legal

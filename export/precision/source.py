@@ -9,11 +9,11 @@ from edgelm.devices.kernels import Kernels
 from edgelm.errors import BadInput
 from edgelm.export.precision.legalize import Assignment
 from edgelm.export.quantize.weights import Weights
-from edgelm.planning import SOURCE
 from edgelm.quantize.precision import (
     Fp8,
     Int4,
     Int8,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
     describe,
@@ -32,12 +32,6 @@ class SourceAssignment(NamedTuple):
 
     assignment: Assignment
     converted: tuple[str, ...]
-
-
-def default_precision(checkpoint: Checkpoint) -> str:
-    """`source` for a quantized folder and a GGUF file whose levels can be kept, else `auto`."""
-    keeps = checkpoint.keeps_levels if checkpoint.is_gguf else bool(checkpoint.packed)
-    return SOURCE if keeps else "auto"
 
 
 def assign_source(
@@ -97,6 +91,8 @@ def _shared(
     if all(isinstance(one, Int4 | Int8) for one in found):
         return _widest([one for one in found if isinstance(one, Int4 | Int8)])
     first = found[0]
+    if isinstance(first, Mxfp4):
+        return first
     known = isinstance(first, Fp8 | Nvfp4) and describe(first) in precisions
     return first if known and all(one == first for one in found) and group != HEAD else None
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edgelm.checkpoint.quantized.method import Reader
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.devices.kernels import kernels_of
@@ -16,11 +17,13 @@ from edgelm.quantize.precision import (
     PRECISIONS,
     Int4,
     Int8,
+    Nvfp4,
     Unquantized,
     WeightPrecision,
     describe,
     stored_bytes,
 )
+from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import EMBEDDING, HEAD
 
 
@@ -53,6 +56,29 @@ def source_weights(checkpoint: Checkpoint, engine: Engine) -> SourceWeights:
         linear_bits=bits / sum(rows * columns for rows, columns in (shapes[g] for g in layers)),
         head_bits=head / (shapes[HEAD][0] * shapes[HEAD][1]),
         notes=_notes(checkpoint, found, weights),
+    )
+
+
+def declared_weights(reader: Reader, spec: DecoderSpec, engine: Engine) -> SourceWeights:
+    """The same from a configuration alone: the layers quantized, embedding and head not."""
+    kernels = kernels_of(engine.name)
+    bits, kinds = 0.0, Counter[str]()
+    for rows, columns in spec.linear_shapes:
+        declared = reader.declared
+        precision = None if declared is None else kernels.holding(declared, columns)
+        if precision is None or describe(precision).split()[0] not in engine.precisions:
+            few = 4 if isinstance(declared, Int4 | Nvfp4) else 8
+            precision = kernels.converted(few, columns)
+        bits += _bits(rows, columns, precision)
+        kinds[_kind(precision)] += 1
+    return SourceWeights(
+        kind=kinds.most_common(1)[0][0],
+        linear_bits=bits / spec.linear_parameters,
+        head_bits=PRECISIONS[_unquantized(engine)].bits_per_weight,
+        notes=(
+            f"the source is quantized ({reader.name}); planned from its configuration alone: its "
+            "embedding and its head count as unquantized",
+        ),
     )
 
 

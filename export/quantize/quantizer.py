@@ -9,8 +9,10 @@ from edgelm.export.quantize.float_formats import to_fp8, to_nvfp4
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS, Method, ReadHessian, quantize_by
 from edgelm.export.quantize.source_levels import (
+    Mxfp4Experts,
     fp8_from_source,
     integers_from_source,
+    mxfp4_from_source,
     nvfp4_from_source,
     source_input_peak,
 )
@@ -122,6 +124,11 @@ class Quantizer:
             blocks = to_nvfp4(_read(matrix), importance, self._compensation(group))
             found = self._save(name, blocks._asdict())
         return Nvfp4Blocks(**found)
+
+    def mxfp4(self, group: str) -> Mxfp4Experts:
+        """A group's experts as the source stores them; they are never quantized to that."""
+        self.taken_over.add(group)
+        return mxfp4_from_source(self.weights, group)
 
     def importance(self, group: str) -> torch.Tensor | None:
         """How much errors in each input channel count, [in_features]; None where unknown."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from edgelm.checkpoint.quantized.mxfp4 import Experts
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.grids import Fp8Matrix, Inputs, IntegerGrid, Matrix, Nvfp4Blocks
 from edgelm.quantize.precision import (
@@ -16,6 +17,7 @@ from edgelm.quantize.precision import (
     Fp8,
     Int4,
     Int8,
+    Mxfp4,
     Nvfp4,
     WeightPrecision,
 )
@@ -27,6 +29,13 @@ class Fp8Channels(NamedTuple):
 
     values: torch.Tensor
     scales: torch.Tensor
+
+
+class Mxfp4Experts(NamedTuple):
+    """Two E2M1 codes a byte [experts, N, K / 2] and E8M0 exponents [experts, N, K / 32], uint8."""
+
+    codes: torch.Tensor
+    exponents: torch.Tensor
 
 
 def is_held(weights: Weights, group: str, precision: WeightPrecision) -> bool:
@@ -44,7 +53,7 @@ def _holds(precision: WeightPrecision, source: WeightPrecision | None, columns: 
     if isinstance(source, Nvfp4) and isinstance(precision, Int8):
         return precision.group_size == NVFP4_BLOCK
     if not (isinstance(source, Int4 | Int8) and isinstance(precision, Int4 | Int8)):
-        return isinstance(source, Fp8 | Nvfp4) and source == precision
+        return isinstance(source, Fp8 | Nvfp4 | Mxfp4) and source == precision
     if isinstance(source, Int8) and isinstance(precision, Int4):
         return False
     if precision.symmetric and not source.symmetric:
@@ -114,6 +123,15 @@ def nvfp4_from_source(weights: Weights, group: str) -> Nvfp4Blocks | None:
     if (order := weights.row_order(group)) is not None:
         codes, scales = codes[order], scales[order]
     return Nvfp4Blocks(codes, scales.view(torch.float8_e4m3fn), blocks[0].scale)
+
+
+def mxfp4_from_source(weights: Weights, group: str) -> Mxfp4Experts:
+    """The experts of a group, whose source stores them in MXFP4."""
+    [packed] = weights.packed(group) or []
+    experts = packed.read()
+    assert isinstance(experts, Experts), f"{group} is not stored in MXFP4"
+    codes, exponents = experts.codes()
+    return Mxfp4Experts(codes.flatten(2), exponents)
 
 
 def source_input_peak(weights: Weights, group: str) -> float | None:

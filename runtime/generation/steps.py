@@ -110,7 +110,9 @@ class Steps:
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
             return None
-        with self._sequences.turn(self._stop):
+        if slot.draft is None:
+            return self._speculator.propose(most, None) or None
+        with self._sequences.turn(self._stop):  # the draft model runs, too
             return self._speculator.propose(most, slot.draft) or None
 
     def _room(self, session: Session) -> int:

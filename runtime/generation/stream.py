@@ -40,7 +40,8 @@ class Stream(Iterator[Chunk]):
         self._chunks: list[Chunk] = []
         self._clock = _Clock()
         self._lock = threading.RLock()
-        self._cancelled = self._done = self._running = False
+        self._done = self._running = False
+        self._stop = _Cancellation(sequences, request)
         self._speculator = (
             None
             if request.speculation == "off"
@@ -103,11 +104,11 @@ class Stream(Iterator[Chunk]):
 
         May be called from any thread; the next chunk is the last one.
         """
-        self._cancelled = True
+        self._stop.cancelled = True
 
     def close(self) -> None:
         """End it here, without a last chunk, and give its sequence back."""
-        self._cancelled = True
+        self._stop.cancelled = True
         with self._lock:
             if not self._done:
                 self._finish()
@@ -145,9 +146,6 @@ class Stream(Iterator[Chunk]):
             return decoding.end("cancelled")
         return chunk
 
-    def _stop(self) -> bool:
-        return self._cancelled or self._sequences.closed or self._request.cancel()
-
     def _finish(self, *, failed: bool = False) -> None:
         self._done = True
         self._sequences.release(self)
@@ -173,6 +171,17 @@ class Stream(Iterator[Chunk]):
         if speculator is None:
             return timings
         return replace(timings, drafted=speculator.drafted, accepted=speculator.accepted)
+
+
+class _Cancellation:
+    """Says whether a generation is to end; it knows nothing of its stream, which may be dropped."""
+
+    def __init__(self, sequences: Sequences, request: GenerationRequest) -> None:
+        self._sequences, self._request = sequences, request
+        self.cancelled = False
+
+    def __call__(self) -> bool:
+        return self.cancelled or self._sequences.closed or self._request.cancel()
 
 
 class _Clock:

@@ -7,7 +7,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from edgelm.cli import positive_int, run_command
-from edgelm.errors import MissingPackage
+from edgelm.errors import GateFailed, MissingPackage
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.server.settings import ServerSettings, read_api_keys
@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
     add_speculation_option(parser)
+    add(
+        "--self-test",
+        action="store_true",
+        help="first compare this machine's engine with what export computed (30 s)",
+    )
     add("--log-text", action="store_true", help="write prompts and answers to the log, too")
     return parser
 
@@ -122,7 +127,22 @@ def _run(arguments: argparse.Namespace) -> None:
         prompt_cache=arguments.prompt_cache,
         speculation=arguments.speculation,
     ) as lm:
+        if arguments.self_test:
+            _check_engine(lm)
         serve(lm, settings)
+
+
+def _check_engine(lm: LanguageModel) -> None:
+    """Raise GateFailed where this machine's engine differs from what export computed."""
+    from edgelm.runtime.self_test import self_test_model
+
+    result = self_test_model(lm)
+    logging.getLogger(__name__).info("%s", "\n".join(result.lines()))
+    if not result.passed:
+        raise GateFailed(
+            f"the self-test of {lm.folder} failed, so that it is not served; update or restore the "
+            "driver and packages of this machine, or copy or export the bundle again"
+        )
 
 
 def serve(lm: LanguageModel, settings: ServerSettings) -> None:

@@ -9,8 +9,10 @@ suggest, and what was measured is forgotten after a while.
 from collections import deque
 from statistics import median
 
-# Sizes of a run that checks drafted tokens. Few, so that each is bound once and soon measured.
-SIZES = (2, 3, 4, 6, 8, 12, 16)
+from edgelm.speculation import SIZES
+
+__all__ = ["SIZES", "StepCosts"]
+
 _PER_TOKEN = 0.15  # what a further token is assumed to cost before it was measured
 _MIN_MEASURED = 3
 _DOUBT = 1.5  # of what is assumed: at most this much, until it was measured a few times
@@ -25,6 +27,7 @@ class StepCosts:
         self._single: deque[float] = deque(maxlen=_SINGLES)
         self._drafts: deque[float] = deque(maxlen=_SINGLES)
         self._ratios: dict[int, deque[float]] = {}
+        self._known: dict[int, float] = {}  # what `ratio` found since the last measurement
         self._since = 0
 
     @property
@@ -38,6 +41,7 @@ class StepCosts:
         self._since += 1
         if self._since == _FORGET:
             self._since = 0
+            self._known.clear()
             for ratios in self._ratios.values():
                 if ratios:
                     ratios.popleft()
@@ -46,6 +50,7 @@ class StepCosts:
         """Take note of a run of `size` tokens."""
         ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
         ratios.append(seconds / median(self._single))
+        self._known.clear()
 
     def drafted(self, seconds: float) -> None:
         """Take note of a draft model's run of one token."""
@@ -53,6 +58,11 @@ class StepCosts:
 
     def ratio(self, size: int) -> float:
         """A run of `size` tokens in runs of one."""
+        if size not in self._known:
+            self._known[size] = self._estimate(size)
+        return self._known[size]
+
+    def _estimate(self, size: int) -> float:
         measured = self._ratios.get(size, ())
         if len(measured) >= _MIN_MEASURED:
             return median(measured)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgelm.runtime.engines.session import Session
+from edgelm.runtime.engines.session import Logits, Session
 from edgelm.runtime.speculation.costs import StepCosts
 
 
@@ -16,10 +16,12 @@ class DraftModel:
 
     Args:
         session: of the draft model; used by one thread at a time.
+        vocab_size: of the model that it drafts for: its own logits may be padded to more.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, vocab_size: int) -> None:
         self.session = session
+        self.vocab_size = vocab_size
 
     def propose(self, history: Sequence[int], count: int, costs: StepCosts) -> list[int]:
         """Continue `history` by `count` tokens; fewer where its context is full."""
@@ -29,13 +31,16 @@ class DraftModel:
             return []
         session.rewind(min(_common(session.tokens, history), len(history) - 1))
         row = session.advance(np.array(history[session.length :], dtype=np.int64))
-        tokens = [int(row[-1].argmax())]
+        tokens = [self._best(row)]
         while len(tokens) < count:
             started = time.perf_counter()
             row = session.advance(np.array(tokens[-1:], dtype=np.int64))
             costs.drafted(time.perf_counter() - started)
-            tokens.append(int(row[-1].argmax()))
+            tokens.append(self._best(row))
         return tokens
+
+    def _best(self, rows: Logits) -> int:
+        return int(rows[-1, : self.vocab_size].argmax())
 
     def close(self) -> None:
         """Release its engine and its cache."""

@@ -92,6 +92,13 @@ def test_refused_before_anything_is_loaded(bench: Path) -> None:
         preflight(recipe_of(bench, PRUNE, align), TINY, processes=3)
 
 
+@pytest.mark.parametrize("table", [SEARCH, PRUNE])
+def test_experts_are_not_pruned(bench: Path, table: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config("olmoe").to_dict())
+    with pytest.raises(BadInput, match=r"\[(search|prune)\] cannot be used with olmoe: importance"):
+        preflight(recipe_of(bench, table, DISTILL), spec)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "1 s"), (89.5, "90 s"), (600, "10 min"), (7200, "2.0 h"), (9 * 86400, "9 days")],

@@ -26,7 +26,8 @@ WITH_NUMPY = ("edgelm.devices.published", "edgelm.devices.calibration")
 # The modules of core that calculate with tensors; all others do without torch.
 WITH_TORCH = {
     "edgelm.checkpoint.meta_model",
-    *(f"edgelm.quantize.{name}" for name in ("awq", "gptq", "hessians", "rtn")),
+    "edgelm.checkpoint.quantized.unpack",
+    *(f"edgelm.quantize.{name}" for name in ("awq", "gptq", "grids", "hessians", "rtn")),
 }
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf", "huggingface_hub"]
 

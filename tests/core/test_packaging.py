@@ -66,6 +66,7 @@ def test_commands_exist_or_are_to_come(project: dict[str, Any]) -> None:
 
 _VERBS = {
     "edgelm.bench": "bench",
+    "edgelm.bench.evaluation": "eval",
     "edgelm.compress": "compress",
     "edgelm.devices": "devices",
     "edgelm.export": "export",

@@ -1,10 +1,7 @@
 """An export that is interrupted, killed or out of disk leaves what was there before."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,38 +9,12 @@ import pytest
 from edgelm.bundle import read_manifest, verify
 from edgelm.export.pipeline import export_model
 from tests.folders import contents
-
-_CHILD = """
-import os, resource, signal, sys
-import torch
-from edgelm.errors import DoesNotFit
-from edgelm.export.pipeline import export_model
-
-torch.set_num_threads(1)
-source, output, what = sys.argv[1:]
+from tests.forks import run_forked
 
 
-def kill(line):
-    if what == "kill" and "gate" in line and "passed" in line:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-if what != "kill":
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit then fails: EFBIG
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(what), int(what)))
-try:
-    export_model(source, output, precision="int8", progress=kill)
-except DoesNotFit as error:
-    print(error)
-    sys.exit(3)
-"""
-
-
-def run_child(source: Path, output: Path, what: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _CHILD, str(source), str(output), what]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=120, check=False
+def run_child(source: Path, output: Path, *options: str) -> int:
+    return run_forked(
+        "tests.export.die_exporting", str(source), str(output), "--precision", "int8", *options
     )
 
 
@@ -73,8 +44,9 @@ def test_ctrl_c_leaves_what_was_there(
         if stage in line:
             raise KeyboardInterrupt
 
+    precision = "auto" if stage == "tried" else "int8"  # which searches nothing and is quicker
     with pytest.raises(KeyboardInterrupt):
-        export_model(tiny_chat, output, progress=interrupt)
+        export_model(tiny_chat, output, precision=precision, progress=interrupt)
     assert list(tmp_path.iterdir()) == ([output] if exists else [])
     if exists:
         assert contents(output) == contents(old_bundle)
@@ -83,8 +55,7 @@ def test_ctrl_c_leaves_what_was_there(
 def test_kill_leaves_the_old_bundle_and_the_next_export_cleans_up(
     tiny_chat: Path, old_bundle: Path, old: Path
 ) -> None:
-    killed = run_child(tiny_chat, old, "kill")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert run_child(tiny_chat, old, "--kill-at", "passed") == -signal.SIGKILL
     assert contents(old) == contents(old_bundle)
     [partial] = set(old.parent.iterdir()) - {old}
     assert (partial / "new" / "model.onnx").is_file()  # it was killed in the midst of writing
@@ -96,12 +67,16 @@ def test_kill_leaves_the_old_bundle_and_the_next_export_cleans_up(
 
 @pytest.mark.parametrize("limit", [5_000, 60_000], ids=["at-the-tokenizer", "at-the-weights"])
 def test_full_disk_says_so_and_leaves_the_old_bundle(
-    tiny_chat: Path, old_bundle: Path, old: Path, limit: int
+    tiny_chat: Path,
+    old_bundle: Path,
+    old: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    limit: int,
 ) -> None:
-    done = run_child(tiny_chat, old, str(limit))
-    assert done.returncode == 3, done.stderr
-    assert "the disk is full: cannot write" in done.stdout
-    assert "MB there; nothing was left behind" in done.stdout
+    said = tmp_path_factory.mktemp("said") / "error.txt"
+    assert run_child(tiny_chat, old, "--file-bytes", str(limit), "--said", str(said)) == 3
+    assert "the disk is full: cannot write" in said.read_text()
+    assert "MB there; nothing was left behind" in said.read_text()
     assert contents(old) == contents(old_bundle)
     assert list(old.parent.iterdir()) == [old]
 

@@ -137,4 +137,15 @@ def test_the_plan_says_so(
     assert "AWQ, 4 bits" in printed
     assert "16 of 17 matrices are kept" in printed
     assert main([str(folder), "--plan", "--target", "jetson-orin-nano-8gb"]) == 0
+    (
+        folder / "model.safetensors"
+    ).unlink()  # as of a hub id, of which only the configuration is read
+    capsys.readouterr()
+    assert main([str(folder), "--plan", "--target", "cpu"]) == 0
+    alone = capsys.readouterr().out
+    assert "planned from its configuration alone" in alone
+    sizes = [
+        next(one for one in text.splitlines() if "weights" in one) for text in (alone, printed)
+    ]
+    assert sizes[0] == sizes[1]
     assert main([str(tiny_chat), "--plan", "--precision", "source"]) == 2

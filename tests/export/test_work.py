@@ -1,10 +1,7 @@
 """What one export computed, the next one does not compute again."""
 
 import errno
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +22,16 @@ from edgelm.export.source.reference import Reference
 from edgelm.files.staging import exclusive_lock
 from tests.core.spec.test_rope import SCALINGS
 from tests.folders import contents
+from tests.forks import run_forked
 from tests.tiny_chat import save_tiny_chat
 
 Forbid = Callable[[], None]
+
+
+@pytest.fixture(scope="module")
+def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers: exports that search a mixture take half as long."""
+    return save_tiny_chat(tmp_path_factory.mktemp("two-layers"), num_hidden_layers=2)
 
 
 @pytest.fixture
@@ -97,18 +101,8 @@ def test_a_killed_export_resumes(
 ) -> None:
     plain = export_model(tiny_chat, tmp_path / "plain")
     work, output = tmp_path / "work", tmp_path / "bundle"
-    code = f"""
-import os, signal, torch
-from edgelm.export.pipeline import export_model
-torch.set_num_threads(1)
-def kill(line):
-    if "tried" in line:
-        os.kill(os.getpid(), signal.SIGKILL)
-export_model({str(tiny_chat)!r}, {str(output)!r}, work={str(work)!r}, progress=kill)
-"""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    words = (str(tiny_chat), str(output), "--work", str(work), "--kill-at", "tried")
+    assert run_forked("tests.export.die_exporting", *words) == -signal.SIGKILL
     candidates = {path: path.stat().st_mtime_ns for path in files(work, "candidate*")}
     assert candidates
 

@@ -105,3 +105,23 @@ def test_without_a_sample_nothing_is_compared(talker: Path, tmp_path: Path) -> N
     result = self_test(broken.copied(talker, tmp_path / "bare", without_either), threads=1)
     assert (result.passed, result.compared) == (True, False)
     assert "nothing to compare" in result.lines()[-1]
+
+
+def test_the_server_does_not_serve_a_bundle_that_differs(
+    talker: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("starlette", reason="needs edgelm[serve]")
+    from edgelm.runtime.server import cli as server
+
+    served = list[Path]()
+    monkeypatch.setattr(server, "serve", lambda lm, settings: served.append(lm.folder))
+    given = ["--self-test", "--threads", "1"]
+    assert server.main([str(talker), *given]) == 0
+    assert served == [talker]
+    bundle = broken.copied(talker, tmp_path / "broken", broken.without_end_of_turn)
+    assert server.main([str(bundle), *given]) == 1
+    assert served == [talker]
+    assert "the self-test of" in capsys.readouterr().err

@@ -34,7 +34,7 @@ class _Function(NamedTuple):
     requests: tuple[str, ...]
     again: str  # the second of two parallel requests
     values: dict[str, tuple[Any, ...]]
-    optional: dict[str, Any] = {}
+    optional: tuple[tuple[str, Any], ...] = ()
 
 
 _FUNCTIONS = (
@@ -45,7 +45,7 @@ _FUNCTIONS = (
         ("What is the weather in {city} now?", "Get the weather of {city}."),
         "in {city}",
         {"city": _CITIES},
-        {"unit": "celsius"},
+        (("unit", "celsius"),),
     ),
     _Function(
         "set_timer",
@@ -164,7 +164,7 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
 
 def _expected(function: _Function, values: dict[str, Any]) -> Expected:
     accepted: dict[str, list[Any]] = {name: [value] for name, value in values.items()}
-    accepted |= {name: ["", value] for name, value in function.optional.items()}
+    accepted |= {name: ["", value] for name, value in function.optional}
     return {function.name: accepted}
 
 

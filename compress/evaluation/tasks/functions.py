@@ -74,27 +74,40 @@ def read_rows(path: Path, limit: int | None) -> list[FunctionRow]:
     category = path.name.split(".")[0].removeprefix("BFCL_").partition("_")[2] or path.stem
     found = []
     for where, row in read_jsonl(path):
-        question, offered = row.get("question"), row.get("function")
         truth = row.get("ground_truth", answers.get(str(row.get("id")), []))
-        try:
-            messages = question[0] if isinstance(question[0], list) else question
-            tools = tuple(openai_tool(one) for one in offered)
-            assert all({"role", "content"} <= set(one) for one in messages)
-            assert all(isinstance(one, dict) for one in truth)
-        except (TypeError, KeyError, IndexError, AttributeError, AssertionError):
+        if not _is_row(row, truth):
             raise BadInput(
                 f"{where}: expected BFCL's fields `question` (conversations), `function` (schemas "
                 "with `name` and `parameters`) and `ground_truth` (calls)"
-            ) from None
-        expected = tuple(truth)
+            )
+        question = row["question"]
         found.append(
-            FunctionRow(str(row.get("category", category)), tuple(messages), tools, expected)
+            FunctionRow(
+                category=str(row.get("category", category)),
+                messages=tuple(question[0] if isinstance(question[0], list) else question),
+                tools=tuple(openai_tool(one) for one in row["function"]),
+                expected=tuple(truth),
+            )
         )
         if len(found) == limit:
             break
     if not found:
         raise BadInput(f"{path} holds no rows; expected one JSON object per line")
     return found
+
+
+def _is_row(row: Mapping[str, Any], truth: Any) -> bool:
+    question, offered = row.get("question"), row.get("function")
+    if not (isinstance(question, list) and question and isinstance(offered, list)):
+        return False
+    messages = question[0] if isinstance(question[0], list) else question
+    return (
+        bool(messages)
+        and all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in messages)
+        and all(isinstance(one, dict) and {"name", "parameters"} <= set(one) for one in offered)
+        and isinstance(truth, list)
+        and all(isinstance(one, dict) and len(one) == 1 for one in truth)
+    )
 
 
 def openai_tool(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def read_row(row: Mapping[str, Any], where: str) -> RagRow:
     Raises:
         BadInput: it has another form.
     """
-    documents = [one.get("text") if isinstance(one, dict) else one for one in row["ctxs"]]
+    documents: list[Any] = [
+        one.get("text") if isinstance(one, dict) else one for one in row["ctxs"]
+    ]
     messages, answers = row["messages"], row["answers"]
     turns = all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in messages)
     texts = all(isinstance(one, str) for one in (*documents, *answers))
@@ -79,7 +81,7 @@ def rag(
     texts = [answer.text for answer in backend.generate(conversations(rows), _MAX_TOKENS, progress)]
     known = [(text, row) for text, row in zip(texts, rows, strict=True) if row.answers]
     unknown = [text for text, row in zip(texts, rows, strict=True) if not row.answers]
-    found = {}
+    found: dict[str, Metric] = {}
     if known:
         found |= {
             "f1": mean_of([max(f1(text, one) for one in row.answers) for text, row in known]),

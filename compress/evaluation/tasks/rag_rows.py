@@ -42,7 +42,7 @@ _TOWNS = (
     "Holmgate", "Sundby",
 )  # fmt: skip
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_COLORS = ("green", "white", "dark blue", "red", "yellow", "grey", "orange", "brown")
+_COLORS = ("green", "white", "dark blue", "red", "yellow", "gray", "orange", "brown")
 
 _KINDS = (
     _Kind(

@@ -7,7 +7,11 @@ of its nibbles; `qzeros` int32 [K/g, N/8] likewise; `scales` [K/g, N]. A weight 
 
 from typing import TYPE_CHECKING
 
-from edgelm.checkpoint.quantized.integers import integer_grid, integer_precision
+from edgelm.checkpoint.quantized.integers import (
+    declared_integers,
+    integer_grid,
+    integer_precision,
+)
 from edgelm.checkpoint.quantized.packed import FLOATS, PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.quantize.precision import WeightPrecision
@@ -37,6 +41,7 @@ class Awq:
         if not settings.flag("zero_point", default=True):
             raise settings.wrong("zero_point", False, "true")
         self.group_size = settings.integer("group_size", "q_group_size")
+        self.declared: WeightPrecision | None = declared_integers(4, self.group_size)
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """The matrix of a module."""

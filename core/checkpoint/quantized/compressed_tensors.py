@@ -13,9 +13,10 @@ Quantized inputs are a matter of speed in its runtimes: weights alone are read h
 import struct
 from typing import TYPE_CHECKING
 
-from edgelm.checkpoint.quantized.fp4 import mxfp4_matrix, nvfp4_matrix
+from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK, mxfp4_matrix, nvfp4_matrix
 from edgelm.checkpoint.quantized.fp8 import fp8_matrix
 from edgelm.checkpoint.quantized.integers import (
+    declared_integers,
     group_order,
     integer_grid,
     integer_precision,
@@ -23,7 +24,7 @@ from edgelm.checkpoint.quantized.integers import (
 )
 from edgelm.checkpoint.quantized.packed import FLOATS, PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
-from edgelm.quantize.precision import WeightPrecision
+from edgelm.quantize.precision import NVFP4_BLOCK, Fp8, Int8, Nvfp4, WeightPrecision
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,7 @@ class CompressedTensors:
                 "transform_config", "a rotation of inputs while the model runs", "none"
             )
         self.group_sizes: set[int] = set()
+        self.declared: WeightPrecision | None = None
         groups = settings.section("config_groups")
         for name in groups.values:
             weights = groups.section(name).section("weights")
@@ -73,6 +75,7 @@ class CompressedTensors:
             )
             if size := weights.integer("group_size"):
                 self.group_sizes.add(size)
+            self.declared = self.declared or _declared(weights)
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """The matrix of a module, by the parts that it has."""
@@ -194,6 +197,15 @@ class CompressedTensors:
             f"has {groups} groups of {columns} inputs, expected groups of "
             f"{' or '.join(map(str, sorted(self.group_sizes)))}",
         )
+
+
+def _declared(weights: Settings) -> WeightPrecision | None:
+    bits, size = weights.integer("num_bits") or 8, weights.integer("group_size")
+    if weights.values.get("type") == "float":
+        if bits == 4:
+            return Nvfp4() if size == NVFP4_BLOCK else Int8(MXFP4_BLOCK)
+        return None if weights.values.get("strategy") == "block" else Fp8()
+    return declared_integers(bits, size, symmetric=weights.flag("symmetric", default=True))
 
 
 def _groups(parts: Parts, rows: int) -> int:

@@ -82,7 +82,7 @@ def powers_of_two(exponents: "torch.Tensor") -> "torch.Tensor":
     """E8M0 scales, uint8, in fp32."""
     import torch
 
-    return torch.ldexp(torch.ones(()), exponents.int() - _E8M0_BIAS)
+    return torch.ldexp(torch.ones(exponents.shape), exponents.int() - _E8M0_BIAS)
 
 
 def mxfp4_values(blocks: "torch.Tensor", scales: "torch.Tensor") -> "torch.Tensor":

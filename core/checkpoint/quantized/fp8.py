@@ -33,6 +33,7 @@ class FineGrainedFp8:
             if not (isinstance(block, list | tuple) and len(block) == 2 and _are_sizes(block)):
                 raise settings.wrong("weight_block_size", block, "two sizes, e.g. [128, 128]")
             self.block = block[0], block[1]
+        self.declared: WeightPrecision | None = None if self.block else Fp8()
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """The matrix of a module."""

@@ -9,6 +9,7 @@ zero points less one, version 2 (`checkpoint_format: gptq_v2`) as they are.
 from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.quantized.integers import (
+    declared_integers,
     group_order,
     integer_grid,
     integer_precision,
@@ -44,6 +45,9 @@ class Gptq:
             "checkpoint_format", "format", choices=("gptq", "gptq_v2"), default="gptq"
         )
         settings.text("pack_dtype", choices=("int32",), default="int32")
+        self.declared: WeightPrecision | None = declared_integers(
+            self.bits or 4, self.group_size, symmetric=settings.flag("sym", default=False)
+        )
         self.zero_offset = 0 if layout == "gptq_v2" else 1
 
     def matrix(self, parts: Parts) -> PackedMatrix:

@@ -17,6 +17,13 @@ def integer_precision(bits: int, group_size: int, columns: int, *, symmetric: bo
     return Int8(0 if group_size >= columns else group_size, symmetric)
 
 
+def declared_integers(bits: int, group_size: int | None, *, symmetric: bool = False) -> Int4 | Int8:
+    """The format of a configuration's integers; without a size above zero, of whole channels."""
+    size = group_size if group_size and group_size > 0 else 0
+    # One group of a whole row, whatever its length, is larger than any.
+    return Int4(size or 1 << 20, symmetric) if bits <= 4 else Int8(size, symmetric)
+
+
 def integer_grid(
     levels: "torch.Tensor",
     scales: "torch.Tensor",

@@ -14,6 +14,7 @@ from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
+from edgelm.quantize.precision import WeightPrecision
 
 
 class Reader(Protocol):
@@ -21,10 +22,13 @@ class Reader(Protocol):
 
     name: of the method.
     parts: the last names of the tensors that it stores for a matrix, beside `weight`.
+    declared: the format of its matrices as its configuration describes them, for a plan without
+        weights; None where none of edgelm's formats holds them.
     """
 
     name: str
     parts: frozenset[str]
+    declared: WeightPrecision | None
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """The matrix of a module; raises BadCheckpoint where parts do not fit each other."""

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.quantized.fp4 import nvfp4_matrix
 from edgelm.checkpoint.quantized.fp8 import fp8_matrix
-from edgelm.checkpoint.quantized.integers import integer_grid, integer_precision
+from edgelm.checkpoint.quantized.integers import (
+    declared_integers,
+    integer_grid,
+    integer_precision,
+)
 from edgelm.checkpoint.quantized.packed import FLOATS, PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.errors import BadCheckpoint
-from edgelm.quantize.precision import WeightPrecision
+from edgelm.quantize.precision import Fp8, Nvfp4, WeightPrecision
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +46,7 @@ class ModelOpt:
         algorithm = str(settings.values.get("quant_algo", "")).lower()
         if algorithm in _REFUSED:
             raise settings.wrong("quant_algo", algorithm, "FP8, NVFP4, W4A16_AWQ or W8A8_SQ")
+        self.declared = _declared(algorithm, settings.integer("group_size"))
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """The matrix of a module, by the parts that it has."""
@@ -130,6 +135,14 @@ class ModelOpt:
     def _check_factors(self, parts: Parts, columns: int) -> None:
         if "pre_quant_scale" in parts:
             parts.expect("pre_quant_scale", FLOATS, (columns,))
+
+
+def _declared(algorithm: str, group_size: int | None) -> WeightPrecision | None:
+    if "nvfp4" in algorithm:
+        return Nvfp4()
+    if "fp8" in algorithm:
+        return None if "pb" in algorithm else Fp8()
+    return declared_integers(4 if "w4" in algorithm else 8, group_size, symmetric=True)
 
 
 def _precision(parts: Parts, bits: int, group_size: int, columns: int) -> WeightPrecision | None:

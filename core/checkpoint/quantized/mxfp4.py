@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
+from edgelm.quantize.precision import Mxfp4 as Mxfp4Precision
+from edgelm.quantize.precision import WeightPrecision
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,7 @@ class Mxfp4:
 
     name = "MXFP4"
     parts = frozenset({"blocks", "scales"})
+    declared: WeightPrecision | None = Mxfp4Precision()
 
     def __init__(self, settings: Settings) -> None:
         pass
@@ -29,7 +32,7 @@ class Mxfp4:
     def matrix(self, parts: Parts) -> PackedMatrix:
         """A parameter of all experts of a layer."""
         return PackedMatrix(
-            expert_shape(parts), self.name, parts.paths, lambda: Experts(parts), lambda: None
+            expert_shape(parts), self.name, parts.paths, lambda: Experts(parts), Mxfp4Precision
         )
 
 

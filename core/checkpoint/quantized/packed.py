@@ -35,7 +35,7 @@ def _as_they_are() -> None:
 class PackedMatrix:
     """A matrix of which the checkpoint stores levels.
 
-    shape: [N, K], or [experts, K, N] of gpt-oss's experts.
+    shape: [N, K]; of stacked experts [experts, N, K], or [experts, K, N] of gpt-oss.
     format: for messages, e.g. `GPTQ, 4 bits`.
     paths: the files of its parts.
     read: reads levels, scales and zero points.
@@ -65,7 +65,7 @@ class PackedMatrix:
 
     def dequantize(self) -> "torch.Tensor":
         """The matrix in fp32, in its shape."""
-        return self.read().dequantize()
+        return self.read().dequantize().view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,15 @@ class Parts:
     def wrong(self, part: str, what: str) -> BadCheckpoint:
         """An error about a part."""
         return BadCheckpoint(
-            f"{self._title(part)} {what}; is the configuration of its quantization from another "
-            "model, or the file damaged?"
+            f"{self._title(part)} {what}; is the quantized model's configuration from another "
+            "one, or the file damaged?"
         )
 
     def _missing(self, part: str) -> BadCheckpoint:
         some = next(iter(self.tensors.values()))
         return BadCheckpoint(
             f"{some.path}: {self.module} has {', '.join(sorted(self.tensors))}, but no {part}; "
-            "the checkpoint is incomplete, download it again"
+            "the quantized checkpoint is incomplete, download it again"
         )
 
     def _title(self, part: str) -> str:

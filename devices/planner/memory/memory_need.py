@@ -44,6 +44,13 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 
+def draft_bytes(draft: Manifest, context: int, *, sequences: int = 1) -> int:
+    """What a draft model adds to the memory of the bundle that it drafts for."""
+    context = min(context, draft.limits.context)
+    runtime = int(_engine(draft).runtime_bytes.value)
+    return loaded_bytes(draft, context, sequences=sequences) - runtime
+
+
 def _engine(manifest: Manifest) -> Engine:
     """The engine of the bundle's target, or of this machine if the target is unknown here."""
     try:

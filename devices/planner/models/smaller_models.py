@@ -31,7 +31,9 @@ class SmallerModel(msgspec.Struct, frozen=True):
 
 def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
     """The largest model along each axis that meets the request, largest first; empty if none."""
-    found = []
+    found: list[SmallerModel] = []
+    if spec.mixtures:
+        return found  # edge-compress does not prune experts
     for axis, candidates in _AXES.items():
         model = _largest(axis, list(candidates(spec)), profile, request)
         if model is not None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.experts.routing import RoutingWriter
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Router
-from edgelm.quantize.precision import Int4, Int8, Unquantized, WeightPrecision, describe
+from edgelm.quantize.precision import Int4, Int8, Mxfp4, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.experts import MixtureOfExperts
 
@@ -66,6 +67,8 @@ class FusedExperts:
             assert isinstance(second, Int4 | Int8)
             assert (type(first), first.group_size) == (type(second), second.group_size)
             mixed = self._quantized(rows, routing.logits, first, second, attributes)
+        elif isinstance(first, Mxfp4):
+            mixed = self._mxfp4(rows, routing.logits, attributes)
         else:
             mixed = self._unquantized(rows, routing.logits, precision, attributes)
         if routing.factor is not None:
@@ -100,6 +103,33 @@ class FusedExperts:
             accuracy_level=4,
             weights_prepacked=0,
             **attributes,
+        )
+
+    def _mxfp4(self, rows: Value, logits: Value, attributes: dict[str, Any]) -> Value:
+        one, two = self._microscaled(self.gate_up), self._microscaled(self.down)
+        ones = np.ones(self.mixture.experts, dtype=np.float32)
+        scale = self.graph.constant("experts.scale", ones)
+        return self.graph.op(  # type: ignore[no-any-return]
+            "QMoE",
+            rows,
+            logits,
+            *(*one, self._bias(self.gate_up)),
+            *(*two, self._bias(self.down)),
+            *[None] * 7,
+            *(scale, scale),
+            quant_type="fp4",
+            block_size=MXFP4_BLOCK,
+            weights_prepacked=1,  # codes in the order of [experts, outputs, inputs]
+            **attributes,
+        )
+
+    def _microscaled(self, group: str) -> tuple[Value, Value]:
+        """Codes and scales of a group's experts, as the source stores them."""
+        codes, exponents = self.quantizer.mxfp4(group)
+        kind = ir.DataType.FLOAT8E8M0
+        return (
+            self.graph.weight(f"{group}.levels", codes.numpy()),
+            self.graph.weight(f"{group}.scales", exponents.numpy(), kind),
         )
 
     def _unquantized(

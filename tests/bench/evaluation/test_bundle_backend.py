@@ -1,6 +1,8 @@
 """An fp32 bundle on its engine gives what transformers gives for its source."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,12 @@ def test_the_command_compares_a_bundle_with_its_source(
     capsys.readouterr()
     assert cli.main(given) == 0  # nothing is run again
     assert "resumed" in capsys.readouterr().err
+
+
+def test_a_bundle_is_evaluated_without_torch() -> None:
+    modules = ("run", "report", "record", "harness", "cli")
+    names = ", ".join(f"edgelm.bench.evaluation.{name}" for name in modules)
+    code = f"import sys, {names}; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).split()
+    assert "edgelm.bench.evaluation.bundle_backend" in loaded
+    assert not {"torch", "transformers", "onnx"} & set(loaded)

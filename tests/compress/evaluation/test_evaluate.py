@@ -75,7 +75,8 @@ def test_tasks_are_a_kind_and_a_file(valid: Path) -> None:
 def test_an_unknown_task_names_the_known_kinds(text: str) -> None:
     with pytest.raises(UnknownName) as raised:
         parse_tasks([text])
-    known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..."
+    known = "perplexity:..., kl:..., last_word:..., multiple_choice:..., ifeval:..., lm-eval:..., "
+    known += "mt_bench:..."
     own = "rag, rag_choice, functions, function_choice, needle, persona"
     assert str(raised.value) == (
         f"unknown task {text!r}; known: {known}, and with rows of their own: {own}"

@@ -17,7 +17,7 @@ from edgelm.compress.pruning.importance import Importance, reduce_sequence, scor
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import canonical_name
 from tests.conftest import TinyFactory
-from tests.models import TINY, tiny_config, tiny_model
+from tests.models import DENSE, tiny_config, tiny_model
 
 TOKENS = torch.randint(0, 128, (4, 12), generator=torch.Generator().manual_seed(1))
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "l2", "var")
@@ -171,7 +171,7 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
     )
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", DENSE)
 def test_every_family_against_hooks(tiny: TinyFactory, name: str) -> None:
     model = tiny(name).hf
     ours, theirs = score(model, [TOKENS]), recomputed(model, TOKENS)

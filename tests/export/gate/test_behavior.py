@@ -13,6 +13,7 @@ from edgelm.bundle.behavior import Behavior, compare_trait, sign_test
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import GateFailed
 from edgelm.export import pipeline
+from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.gate import prompts
 from edgelm.export.gate.graph_run import measure_behavior, turn_end
@@ -78,7 +79,7 @@ def test_a_missing_end_of_turn_fails(bundle: Path, source: Path, tmp_path: Path)
 def test_an_export_that_loses_the_end_of_turn_is_refused(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = pipeline.write_tokenizer_files
+    write = write_tokenizer_files
 
     def without_ends(checkpoint: object, folder: Path) -> None:
         write(checkpoint, folder)  # type: ignore[arg-type]

@@ -109,3 +109,18 @@ def test_logits_that_are_no_numbers_are_errors(
         figures_of(source, broken, targets)
     with pytest.raises(BadCheckpoint, match="source computes NaN or infinity"):
         figures_of(broken, other, targets)
+
+
+def test_the_error_of_the_perplexity_ratio_is_that_of_the_losses() -> None:
+    generator = torch.Generator().manual_seed(5)
+    source = torch.randn(200, 40, generator=generator)
+    other = source + 0.1 * torch.randn(200, 40, generator=generator)
+    targets = torch.randint(0, 40, (200,), generator=generator)
+    distance = Distance()
+    for part in (slice(0, 90), slice(90, 200)):
+        distance.add(source[part], other[part], targets[part])
+    found = distance.figures()
+    pairs = [one.log_softmax(-1).gather(1, targets[:, None])[:, 0] for one in (source, other)]
+    gaps = (pairs[0] - pairs[1]).double()
+    expected = gaps.mean().exp() * gaps.std(correction=0) / len(gaps) ** 0.5
+    assert found.perplexity_ratio_error == pytest.approx(float(expected), rel=1e-3)

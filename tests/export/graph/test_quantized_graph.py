@@ -1,5 +1,6 @@
 """A quantized graph computes what the source computes with dequantized weights."""
 
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.export.quantize.weights import Weights
-from edgelm.quantize.precision import Fp32, Int4, Int8, WeightPrecision, describe
+from edgelm.quantize.precision import Fp32, Int4, Int8, WeightPrecision
 from edgelm.quantize.rtn import quantize
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import build_session
@@ -63,8 +64,26 @@ def assert_mostly_near(ours: Array, expected: Array, limit: float) -> None:
     assert np.median(errors) <= limit * expected.std()
 
 
-@pytest.mark.parametrize("precision", [Int8(32), Int4(32), Int4(16, symmetric=True)], ids=describe)
-@pytest.mark.parametrize("name", sorted(TINY))
+PRECISIONS = (Int8(32), Int4(32), Int4(16, symmetric=True))
+
+
+def _cases() -> list[tuple[str, Int4 | Int8]]:
+    """Every precision on graphs of every kind; on other families, which pack alike, one each."""
+    every = (
+        "llama",
+        "llama-untied",
+        "phi3-partial",
+        "gemma3",
+        "granite",
+        "lfm2",
+        "qwen3.5",
+        "qwen3-moe",
+    )
+    one_each = zip(sorted(TINY), cycle(PRECISIONS), strict=False)
+    return list(dict.fromkeys([*product(every, PRECISIONS), *one_each]))
+
+
+@pytest.mark.parametrize(("name", "precision"), _cases(), ids=str)
 def test_all_groups(
     calm: TinyFactory, tmp_path: Path, name: str, precision: WeightPrecision
 ) -> None:

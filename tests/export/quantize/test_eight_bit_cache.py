@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from edgelm.export.graph.attention.ort_attention import MAX_VERIFIED
 from edgelm.export.graph.dtypes import Activations
 from edgelm.export.quantize.calibrate import calibrate
 from edgelm.export.quantize.kv_scales import KvScaling
@@ -27,6 +28,7 @@ LENGTH = 48
 TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)
 # Of the logits' spread (root mean square): 127 steps for a head's largest key and value in int8,
 # a sixteenth of every value in fp8.
+LONG = MAX_VERIFIED + 4  # a chunk that takes the branch for prompts
 ROUNDING = {"int8": 0.03, "fp8": 0.07}
 
 
@@ -86,7 +88,7 @@ def test_close_to_the_source_in_prefill_and_decode(
 ) -> None:
     scaling = request.getfixturevalue(scales)
     with build_session(
-        source.checkpoint, tmp_path, kv=kv, activations=activations, scaling=scaling
+        source.checkpoint, tmp_path, kv=kv, activations=activations, scaling=scaling, chunk=LONG
     ) as session:
         prefilled = session.advance(TOKENS, logits=LENGTH).copy()
         session.rewind(0)
@@ -102,7 +104,9 @@ def test_close_to_the_source_in_prefill_and_decode(
 def test_prefill_and_decode_store_the_same_cache(
     source: Tiny, scaling: KvScaling, tmp_path: Path
 ) -> None:
-    with build_session(source.checkpoint, tmp_path, kv="int8", scaling=scaling) as session:
+    with build_session(
+        source.checkpoint, tmp_path, kv="int8", scaling=scaling, chunk=LONG
+    ) as session:
         # The first layer's cache depends on the tokens only, so that it must be equal.
         session.advance(TOKENS)
         prefilled = [array.copy() for array in cpu_engine(session)._cache[0]]

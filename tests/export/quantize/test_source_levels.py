@@ -10,7 +10,7 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.devices.kernels import KERNELS
 from edgelm.export.precision.legalize import legalize
-from edgelm.export.precision.source import assign_source, default_precision
+from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.source_levels import is_held
@@ -122,7 +122,7 @@ def test_projections_that_share_an_order_follow_it(tiny: TinyFactory, tmp_path: 
     replace_matrices(folder, parts, GPTQ | {"desc_act": True})
     checkpoint = open_checkpoint(folder)
     assert assign_source(checkpoint, KERNELS["onnxruntime"], NARROW, Fp32()).converted == ()
-    assert default_precision(checkpoint) == "source"
+    assert checkpoint.default_precision == "source"
 
 
 @pytest.mark.parametrize("value_factors", ["head", "layer"])

@@ -6,7 +6,6 @@ that the gate on the engine is a real one.
 
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from edgelm.runtime.engines.open import open_session
 from edgelm.runtime.engines.tensorrt.build import Built, Job
 from edgelm.runtime.engines.trust import is_trusted
 from tests.folders import contents
+from tests.forks import run_forked
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
 
 VERSION = "10.16.1.11"
@@ -139,9 +139,7 @@ def test_a_kill_before_the_manifest_is_written(
 @pytest.mark.parametrize(("when", "left"), [("compiling", 0), ("saving", 1), ("recording", 1)])
 def test_kill_9_and_start_again(bundle: Path, orin: FakeCuda, when: str, left: int) -> None:
     before = contents(bundle)
-    command = [sys.executable, "-m", "tests.runtime.die_finalizing", str(bundle), when]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert run_forked("tests.runtime.die_finalizing", str(bundle), when) == -signal.SIGKILL
     assert contents(bundle).items() >= before.items()
     assert len(contents(bundle)) == len(before) + left
     assert read_manifest(bundle).pending

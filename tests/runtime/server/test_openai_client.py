@@ -38,6 +38,24 @@ def test_a_chat(client: openai.OpenAI, served: LanguageModel) -> None:
     assert done.usage.completion_tokens == COUNT
 
 
+def test_speculation_of_a_request_and_its_figures(client: openai.OpenAI) -> None:
+    def ask(mode: str) -> Any:
+        return client.chat.completions.create(
+            model="tiny",
+            messages=ASKED,
+            max_tokens=60,
+            logit_bias={**OPEN, "40": 100},  # the same token again and again
+            extra_body={"speculation": mode},
+        )
+
+    plain, drafted = ask("off"), [ask("lookup") for _ in range(3)][-1]
+    assert drafted.choices[0].message.content == plain.choices[0].message.content
+    assert plain.usage.completion_tokens_details.accepted_prediction_tokens == 0
+    assert drafted.usage.completion_tokens_details.accepted_prediction_tokens > 0
+    with pytest.raises(openai.BadRequestError, match="expected one of auto, off, lookup, draft"):
+        ask("on")
+
+
 def test_a_chat_as_a_stream(client: openai.OpenAI, served: LanguageModel) -> None:
     stream = client.chat.completions.create(
         model="tiny",

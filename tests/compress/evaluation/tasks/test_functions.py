@@ -35,7 +35,9 @@ SCHEMA = {
         "required": ["base", "height"],
     },
 }
-EXPECTED = {"geometry.area": {"base": [10], "height": [5.0, 5], "unit": ["square cm", ""]}}
+EXPECTED: dict[str, dict[str, list[Any]]] = {
+    "geometry.area": {"base": [10], "height": [5.0, 5], "unit": ["square cm", ""]}
+}
 ROW = FunctionRow(
     "simple", ({"role": "user", "content": "?"},), (openai_tool(SCHEMA),), (EXPECTED,)
 )
@@ -136,10 +138,10 @@ def test_files_of_bfcl_are_read_with_their_answers(tmp_path: Path) -> None:
     (tmp_path / "possible_answer" / name).write_text(json.dumps(truth) + "\n")
     (found,) = read_rows(tmp_path / name, None)
     assert found.expected == (EXPECTED,)
-    assert found.category == "v4_simple"
+    assert found.category == "simple"
     parameters = found.tools[0]["function"]["parameters"]
     assert parameters["type"] == "object"
     assert parameters["properties"]["height"]["type"] == "number"
     (tmp_path / "bad.json").write_text('{"question": "Why?"}\n')
-    with pytest.raises(BadInput, match="bad.json:1: expected BFCL's fields"):
+    with pytest.raises(BadInput, match=r"bad\.json:1: expected BFCL's fields"):
         read_rows(tmp_path / "bad.json", None)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from edgelm.compress.evaluation.backend import Answer, Conversation
@@ -105,6 +107,7 @@ def test_a_row_of_the_benchmark_is_read() -> None:
     }
     assert read_row(row, "x:1").answers == ()
     assert read_row({**row, "answers": ["mill"]}, "x:1").documents == ("The mill is old.",)
-    for change in ({"messages": []}, {"ctxs": [3]}, {"answers": [1]}):
+    changes: list[dict[str, Any]] = [{"messages": []}, {"ctxs": [3]}, {"answers": [1]}]
+    for change in changes:
         with pytest.raises(BadInput, match="x:1: expected `ctxs`"):
             read_row({**row, **change}, "x:1")

@@ -11,7 +11,7 @@ from edgelm.checkpoint.gguf.blocks import GRIDS, level_bits, read_levels
 from edgelm.checkpoint.quantized.integers import integer_grid
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.kernels import KERNELS
-from edgelm.export.precision.source import assign_source, default_precision
+from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp32, Int4, Int8
@@ -53,7 +53,7 @@ def test_bits(name: str, bits: int) -> None:
 def test_every_matrix_of_a_file(tmp_path: Path, model: str, kind: str) -> None:
     path = write_gguf(tiny_model(model, intermediate_size=96), tmp_path / "model.gguf", kind)
     checkpoint = open_checkpoint(path)
-    assert default_precision(checkpoint) == "source"
+    assert checkpoint.default_precision == "source"
     found = assign_source(checkpoint, KERNELS["onnxruntime"], ["int4", "int8"], Fp32())
     assert found.converted == ()
     weights = Weights(checkpoint)
@@ -69,7 +69,7 @@ def test_every_matrix_of_a_file(tmp_path: Path, model: str, kind: str) -> None:
 def test_fractional_minima_are_not_kept(tiny: TinyFactory, tmp_path: Path) -> None:
     path = write_gguf(tiny_model("llama"), tmp_path / "model.gguf", "Q4_1")
     checkpoint = open_checkpoint(path)
-    assert default_precision(checkpoint) == "auto"
+    assert checkpoint.default_precision == "auto"
     assert not checkpoint.keeps_levels
     found = assign_source(checkpoint, KERNELS["onnxruntime"], ["int4", "int8"], Fp32())
     assert set(found.converted) == set(found.assignment)

@@ -1,11 +1,14 @@
 """TensorRT-RTX really compiles, ahead of time and without a GPU; and says what it cannot."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from edgelm.bundle import GraphContract
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT
 from edgelm.errors import BadBundle, UnknownName
 from edgelm.export.graph.write import GraphFormat, write_graph
@@ -14,7 +17,8 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.runtime.engines.tensorrt.build import Job, check_dialect, compile_engine
-from tests.conftest import TinyFactory
+from tests.conftest import Tiny, TinyFactory
+from tests.models import save_tiny
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
@@ -35,6 +39,29 @@ FAMILIES = [
         "qwen3.5",
     ),
 ]
+
+
+TWO = {"num_hidden_layers": 2}
+# Two layers, one of each kind where there are kinds: compiling a layer again shows nothing new.
+LAYERS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
+    **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
+    "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
+    "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
+    "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
+    """The tiny models with fewer layers."""
+
+    def saved(name: str) -> Tiny:
+        folder = tmp_path_factory.mktemp(name)
+        model = save_tiny(name, folder, **LAYERS.get(name, {} if name in FAMILIES else TWO))
+        return Tiny(folder, model, open_checkpoint(folder))
+
+    return cache(saved)
 
 
 def graph(

@@ -1,0 +1,69 @@
+"""A checkpoint is offered functions, and its calls are read, as its bundle does both."""
+
+from pathlib import Path
+
+import pytest
+
+import edgelm
+from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.source_tools import SourceTools
+from edgelm.checkpoint.source import open_checkpoint
+from edgelm.compress.evaluation.backend import Call, Conversation
+from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.tasks.functions import openai_tool
+from edgelm.compress.model import load_model, load_tokenizer
+from edgelm.errors import BadInput
+
+TOOL = openai_tool(
+    {
+        "name": "go",
+        "description": "Go",
+        "parameters": {"type": "dict", "properties": {"to": {"type": "string"}}},
+    }
+)
+ASKED = Conversation(({"role": "user", "content": "?"},), (TOOL,))
+
+
+@pytest.fixture(scope="module")
+def tools(source: Path) -> SourceTools:
+    return SourceTools(open_checkpoint(source))
+
+
+def test_both_are_asked_and_answer_alike(bundle: Path, source: Path, tools: SourceTools) -> None:
+    student = StudentBackend(load_model(source), load_tokenizer(source), tools=tools)
+    with edgelm.load(bundle, threads=1) as model:
+        ours = model.chat_tokens("?", tools=[TOOL]).tolist()
+        room = model.context - len(ours)
+        assert room > 4
+        assert tools.prompt_ids(ASKED) == ours
+        (answer,) = BundleBackend(model).generate([ASKED], 4)
+    (expected,) = student.generate([ASKED], 4)
+    assert (answer.text, answer.calls, answer.ended) == (
+        expected.text,
+        expected.calls,
+        expected.ended,
+    )
+
+
+def test_a_call_is_read(tools: SourceTools, source: Path) -> None:
+    tokenizer = load_tokenizer(source)
+    text = '<tool_call>\n{"name": "go", "arguments": {"to": "Oslo"}}\n</tool_call>'
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tools.read(ids, ASKED) == ("", (Call("go", {"to": "Oslo"}),))
+    plain = tokenizer("No call.", add_special_tokens=False)["input_ids"]
+    assert tools.read(plain, ASKED) == ("No call.", ())
+
+
+def test_a_recipe_is_told_where_calls_are_read(source: Path) -> None:
+    student = StudentBackend(load_model(source), load_tokenizer(source))
+    with pytest.raises(BadInput, match="run this task with edge-eval"):
+        student.generate([ASKED], 4)
+
+
+def test_a_checkpoint_that_does_not_chat_is_refused(source: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bare = shutil.copytree(source, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(BadInput, match="has no chat template"):
+        SourceTools(open_checkpoint(bare))

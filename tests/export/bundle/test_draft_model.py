@@ -1,0 +1,126 @@
+"""A draft model in a bundle: made, checked, listed, loaded and used."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgelm
+from edgelm.bundle import MANIFEST, read_manifest, verify
+from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
+from edgelm.errors import BadBundle, BadInput, DoesNotFit
+from edgelm.export.bundle.draft_model import export_draft
+from edgelm.export.pipeline import export_model
+from tests.tiny_chat import save_tiny_chat
+
+CONTEXT = 256
+PROMPT = [40, 41, 42, 43, 60, 70, 80]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_chat(tmp_path_factory.mktemp("draft") / "source", context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Path) -> Path:
+    """A bundle whose draft model is the model itself: all it drafts is right."""
+    folder = source.parent / "bundle"
+    export_model(source, folder, precision="int8", gate="off")
+    export_draft(source, folder)
+    return folder
+
+
+def test_the_manifest_lists_the_draft(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert {"draft/bundle.json", "draft/model.onnx", "draft/tokenizer.json"} <= set(manifest.files)
+    verify(bundle, manifest)
+    assert read_manifest(bundle / "draft").limits.context == CONTEXT
+
+
+def test_its_tokens_are_accepted_and_change_nothing(bundle: Path) -> None:
+    options: Any = {"max_tokens": 80, "temperature": 0}
+    with edgelm.load(bundle, threads=1, speculation="draft") as lm:
+        plain = lm.generate(PROMPT, speculation="off", **options)
+        lm.session.rewind(0)
+        for _ in range(3):
+            drafted = lm.generate(PROMPT, **options)
+            lm.session.rewind(0)
+    assert drafted.tokens == plain.tokens
+    timings = drafted.timings
+    assert timings.drafted > 0
+    assert timings.accepted > 0.7 * timings.drafted
+
+
+def test_two_sequences_have_a_draft_each(bundle: Path) -> None:
+    with edgelm.load(bundle, threads=1, sequences=2, speculation="draft") as lm:
+        streams = [lm.stream([*PROMPT, n], max_tokens=30, temperature=0) for n in (90, 91)]
+        for _ in range(30):
+            for stream in streams:
+                next(stream)
+        for stream in streams:
+            stream.close()
+
+
+def test_off_and_lookup_do_not_load_it(bundle: Path) -> None:
+    with (
+        edgelm.load(bundle, threads=1, speculation="lookup") as lm,
+        pytest.raises(BadInput, match="no draft model"),
+    ):
+        lm.generate(PROMPT, speculation="draft")
+
+
+def test_a_damaged_draft_is_found(bundle: Path, tmp_path: Path) -> None:
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    with (copy / "draft" / "model.onnx.data").open("r+b") as file:
+        file.write(b"????")
+    with pytest.raises(BadBundle, match=r"draft/model\.onnx\.data"):
+        edgelm.load(copy, threads=1)
+
+
+def test_memory_counts_it(bundle: Path) -> None:
+    manifest, draft = read_manifest(bundle), read_manifest(bundle / "draft")
+    full = manifest.limits.context
+    alone = loaded_bytes(manifest, full)
+    assert 0 < draft_bytes(draft, full) < alone
+    with edgelm.load(bundle, threads=1, max_memory=alone) as lm:
+        assert lm.context == full
+        with pytest.raises(BadInput, match="no draft model"):
+            lm.generate(PROMPT, speculation="draft")
+    with pytest.raises(DoesNotFit):
+        edgelm.load(bundle, threads=1, max_memory=alone // 2, speculation="draft")
+
+
+def test_again_replaces_it_and_exporting_the_bundle_again_drops_it(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    export_model(source, folder, precision="int8", gate="off")
+    without = (folder / MANIFEST).read_bytes()
+    export_draft(source, folder)
+    export_draft(source, folder, precision="int4")
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    assert (folder / MANIFEST).read_bytes() != without
+    export_model(source, folder, precision="int8", gate="off")
+    assert not any(name.startswith("draft/") for name in read_manifest(folder).files)
+
+
+def test_another_tokenizer_is_refused(bundle: Path, source: Path, tmp_path: Path) -> None:
+
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    path = other / "tokenizer.json"
+    values = json.loads(path.read_text())
+    vocabulary = values["model"]["vocab"]
+    first, second = [token for token in vocabulary if len(token) == 1][:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(values))
+    before = (bundle / MANIFEST).read_bytes()
+    with pytest.raises(BadInput, match="the same tokenizer"):
+        export_draft(other, bundle)
+    assert (bundle / MANIFEST).read_bytes() == before
