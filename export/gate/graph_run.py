@@ -26,8 +26,9 @@ from edgelm.export.gate.traits import compare_behavior
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
 from edgelm.runtime.generation.options import GREEDY, Options
-from edgelm.runtime.model import CHAT_TEMPLATE, LanguageModel
+from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.self_test import processor, prompt_tokens
+from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
 
 _RECORDED = 4  # answers of the self-test, two of them short
 _MIN_PROMPTS = 2
