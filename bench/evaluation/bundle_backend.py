@@ -98,9 +98,9 @@ class BundleBackend:
 
     def harness_model(self) -> Any:
         """See Backend."""
-        from edgelm.bench.evaluation.harness import harness_model
+        from edgelm.bench.evaluation.harness import model_class
 
-        return harness_model(self)
+        return model_class()(backend=self)
 
     def continuation(self, row: list[int], count: int) -> Continuation:
         """The likelihood of the last `count` tokens of a row after those before them."""
