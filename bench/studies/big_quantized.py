@@ -8,7 +8,6 @@ written one by one, so that fewer of them (`--layers`) peak at the same.
 
 import argparse
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -123,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
