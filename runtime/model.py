@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from edgelm.bundle import Manifest, bundle_file
-from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
@@ -19,7 +18,6 @@ from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.generation_config import (
     GENERATION_CONFIG,
-    GenerationConfig,
     read_generation_config,
 )
 from edgelm.runtime.generation.options import Options, make_request
@@ -32,15 +30,14 @@ from edgelm.runtime.sequences import Sequences, common_prefix
 from edgelm.runtime.speculation.mode import SpeculationMode, check_mode
 from edgelm.runtime.text.answers.answering import Answering
 from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
+from edgelm.runtime.text.bundle_template import read_template
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.messages import Message, normalized
-from edgelm.runtime.text.special_tokens import read_special_tokens
 from edgelm.runtime.text.tokenizer import Tokenizer
 
-CHAT_TEMPLATE = "chat_template.jinja"
 _PROMPT_END = 32  # tokens, in which a template that begins the reasoning has its tag
 _OF_MESSAGES: tuple[
     Literal[
@@ -97,7 +94,7 @@ class LanguageModel:
             config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
             self.eos_token_ids = config.eos_token_ids
             self._defaults = config.sampling(listed[0].vocab_size)
-            self._template = _read_template(folder, manifest, config, self.tokenizer)
+            self._template = read_template(folder, manifest, config, self.tokenizer)
             self._grammars = GrammarCompiler(
                 self.tokenizer.to_json, listed[0].vocab_size, self.eos_token_ids
             )
@@ -398,17 +395,3 @@ class LanguageModel:
 
 def _are_messages(prompt: object) -> bool:
     return isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt)
-
-
-def _read_template(
-    folder: Path, manifest: Manifest, config: GenerationConfig, tokenizer: Tokenizer
-) -> ChatTemplate | None:
-    path = bundle_file(folder, manifest, CHAT_TEMPLATE)
-    if path is None:
-        return None
-    names = read_special_tokens(bundle_file(folder, manifest, SPECIAL_TOKENS_FILE))
-    if names is None:  # a bundle without the file
-        names = {
-            name: tokenizer.token(token) or "" for name, token in config.special_tokens().items()
-        }
-    return ChatTemplate(path, special_tokens=names)

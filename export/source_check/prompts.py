@@ -11,7 +11,7 @@ from typing import Any
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadCheckpoint, BadInput, GateFailed
-from edgelm.runtime.model import CHAT_TEMPLATE
+from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
 from edgelm.runtime.text.chat import ChatTemplate, Message
 from edgelm.runtime.text.special_tokens import read_special_tokens
 

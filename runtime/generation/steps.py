@@ -92,7 +92,7 @@ class Steps:
         number = len(self._history) - 1 - start
         right = number < len(tokens) and tokens[number] == self._history[-1]
         if number < len(tokens):
-            self._speculator.judged(right)
+            self._speculator.compared(right)
         if right:
             row: Logits = rows[number]
             return row

@@ -58,9 +58,10 @@ class StepCosts:
 
     def ratio(self, size: int) -> float:
         """A run of `size` tokens in runs of one."""
-        if size not in self._known:
-            self._known[size] = self._estimate(size)
-        return self._known[size]
+        known = self._known.get(size)
+        if known is None:
+            known = self._known[size] = self._estimate(size)
+        return known
 
     def _estimate(self, size: int) -> float:
         measured = self._ratios.get(size, ())

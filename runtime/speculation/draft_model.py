@@ -12,7 +12,7 @@ from edgelm.runtime.speculation.costs import StepCosts
 class DraftModel:
     """A draft model's sequence beside one of the model's.
 
-    It is brought up to date when it is asked to draft, and then continues greedily.
+    It is brought up to date when tokens are requested, and then continues greedily.
 
     Args:
         session: of the draft model; used by one thread at a time.

@@ -102,7 +102,7 @@ class Speculator:
             self.state.costs.several(self._size, self._seconds + seconds)
             self._size = 0
 
-    def judged(self, right: bool) -> None:
+    def compared(self, right: bool) -> None:
         """Take note of whether the next drafted token was chosen."""
         self.accepted += right
         if self._from_model:

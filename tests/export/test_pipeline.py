@@ -172,7 +172,7 @@ def test_card_states_the_figures(bundle: Path) -> None:
     assert manifest.gate is not None
     card = (bundle / "README.md").read_text()
     figures = manifest.gate.figures
-    assert f"{figures.kl:.4f} nats" in card
+    assert f"{figures.kl:.4f} ± {figures.kl_error:.4f} nats" in card
     assert f"{figures.top1:.1%}" in card
     assert f"×{figures.perplexity_ratio:.3f}" in card
     assert f"{8 * manifest.weight_bytes / manifest.spec.parameters:.2f} bits per weight" in card

@@ -64,7 +64,7 @@ def assert_mostly_near(ours: Array, expected: Array, limit: float) -> None:
     assert np.median(errors) <= limit * expected.std()
 
 
-PRECISIONS = (Int8(32), Int4(32), Int4(16, symmetric=True))
+PRECISIONS: tuple[Int4 | Int8, ...] = (Int8(32), Int4(32), Int4(16, symmetric=True))
 
 
 def _cases() -> list[tuple[str, Int4 | Int8]]:

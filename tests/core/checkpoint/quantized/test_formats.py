@@ -260,11 +260,17 @@ E4M3 = torch.float8_e4m3fn
             {"quant_method": "fp8", "weight_block_size": [32, 32]},
             None,
         ),
+        (
+            "weight_scale_inv",
+            (10**9, 10**9),
+            {"quant_method": "fp8", "weight_block_size": [10**9, 10**9]},
+            Fp8(),
+        ),
         ("weight_scale", (0, 0), {"quant_method": "modelopt", "quant_algo": "FP8"}, Fp8()),
         ("weight_scale", (1, 0), compressed(format="float-quantized", strategy="channel"), Fp8()),
         ("weight_scale", (1, 0), {"quant_method": "fbgemm_fp8"}, Fp8()),
     ],
-    ids=["blocks", "one scale", "channels", "fbgemm"],
+    ids=["blocks", "one block", "one scale", "channels", "fbgemm"],
 )
 def test_fp8(
     folder: Path, scale: str, block: tuple[int, int], config: dict[str, Any], precision: Any
@@ -273,7 +279,7 @@ def test_fp8(
 
     def parts(module: str, weight: torch.Tensor) -> Tensors:
         rows, columns = weight.shape
-        height, width = (size or full for size, full in zip(block, weight.shape, strict=True))
+        height, width = (min(size or n, n) for size, n in zip(block, weight.shape, strict=True))
         values = (weight * 100).to(E4M3)
         scales = torch.rand(-(-rows // height), -(-columns // width)) + 0.01
         every = scales.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)

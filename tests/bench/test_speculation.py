@@ -1,0 +1,70 @@
+"""`edge-bench --speculation` on a tiny bundle."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgelm.bench.cli import main
+from edgelm.bench.speculation import measure
+from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
+from edgelm.bench.speculation.works import WORKS, Task
+from edgelm.export.pipeline import export_model
+from tests.tiny_chat import save_tiny_chat
+
+# The tiny tokenizer has a token per byte.
+SHORT = {
+    "chat": (Task("Why?", "Small molecules scatter short waves."),),
+    "edit code": (Task("x: total = total + items[0].price", "amount = amount + items[0].price"),),
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speculation")
+    source = save_tiny_chat(folder / "source", context=256)
+    export_model(source, folder / "bundle", precision="int8", gate="off")
+    return folder / "bundle"
+
+
+def test_the_report(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "WORKS", SHORT)
+    monkeypatch.setattr(measure, "_MAX_TOKENS", 20)
+    out = str(tmp_path / "report")
+    given = [str(bundle), "--speculation", "auto", "-r", "1", "--threads", "1", "--out", out]
+    assert main(given) == 0
+    table = capsys.readouterr().out
+    assert (tmp_path / "report" / "speculation.md").read_text() == table
+    record = json.loads((tmp_path / "report" / "speculation.json").read_text())
+    rows = [(one["work"], one["answers"]) for one in record["results"]]
+    assert rows == [(work, answers) for answers in ("own", "reference") for work in SHORT]
+    assert record["command"].startswith("edge-bench ")
+    for one in record["results"]:
+        assert one["different"] == 0
+        assert 0 <= one["accepted"] <= one["drafted"]
+        assert len(one["rates_on"]) == len(one["rates_off"]) == one["tasks"]
+    assert set(WORKS) == {"chat", "summarize", "edit code", "extract JSON"}
+    copied = {one["work"]: one for one in record["results"] if one["answers"] == "reference"}
+    assert copied["edit code"]["accepted"] > copied["chat"]["accepted"]
+
+
+def test_one_bundle_at_a_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), str(bundle), "--speculation", "auto"]) == 2
+    assert "one bundle" in capsys.readouterr().err
+
+
+def test_gain_is_the_median_of_pairs() -> None:
+    result = WorkResult("chat", "own", 1, [10.0, 10.0, 1.0], [15.0, 16.0, 9.0], 300, 250, 200, 0, 0)
+    assert result.gain == pytest.approx(1.6)
+    assert result.tokens_per_run == 3
+
+
+def test_loops_are_seen() -> None:
+    assert ends_in_a_loop([9, 8, *[1, 2, 3] * 20])
+    assert not ends_in_a_loop(list(range(60)))
+    assert not ends_in_a_loop([1, 2, 3] * 3)
