@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from edgelm.bench.studies.big_checkpoint import CONFIG
+from bench.studies.big_checkpoint import CONFIG
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
 

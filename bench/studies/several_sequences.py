@@ -1,6 +1,6 @@
 """What several sequences of one model gain, and what a saved state saves.
 
-    python -m edgelm.bench.studies.several_sequences BUNDLE [--sequences 4] [--prompt 4096]
+    python -m bench.studies.several_sequences BUNDLE [--sequences 4] [--prompt 4096]
 
 Rounds with one generation and with several alternate, so that other work on the machine slows both.
 """

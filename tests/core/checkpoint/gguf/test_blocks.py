@@ -45,7 +45,7 @@ def test_levels_are_those_that_gguf_dequantizes(number: int) -> None:
 
 @pytest.mark.parametrize(("name", "bits"), [("Q4_0", 4), ("Q4_1", 4), ("Q4_K", 4), ("Q5_0", 8)])
 def test_bits(name: str, bits: int) -> None:
-    assert level_bits(KINDS[name].value) == bits
+    assert level_bits(getattr(KINDS, name).value) == bits
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q5_0"])
