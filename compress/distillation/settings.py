@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from edgelm.compress.distillation.layer_map import LayerMap
-from edgelm.compress.distillation.objective import LossKind, Objective
+from edgelm.compress.distillation.loss.layer_map import LayerMap
+from edgelm.compress.distillation.loss.objective import LossKind, Objective
 from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed, Share
 from edgelm.errors import BadInput
 

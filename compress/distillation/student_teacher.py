@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgelm.compress.distillation.head_loss import LiveTeacher, Target, head_loss
-from edgelm.compress.distillation.hidden_loss import HiddenLoss, record_states, recorded_layers
-from edgelm.compress.distillation.layer_map import LayerMap, check_map
-from edgelm.compress.distillation.losses import Sampled, TopK
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.head_loss import LiveTeacher, Target, head_loss
+from edgelm.compress.distillation.loss.hidden_loss import HiddenLoss, record_states, recorded_layers
+from edgelm.compress.distillation.loss.layer_map import LayerMap, check_map
+from edgelm.compress.distillation.loss.losses import Sampled, TopK
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
 

@@ -17,7 +17,7 @@ import torch
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.cache_settings import CacheSettings
-from edgelm.compress.distillation.losses import Sampled, TopK
+from edgelm.compress.distillation.loss.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
 from edgelm.errors import BadInput, DoesNotFit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgelm.compress.distillation.losses import forward_kl
+from edgelm.compress.distillation.loss.losses import forward_kl
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
 

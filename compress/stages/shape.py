@@ -10,7 +10,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
-from edgelm.compress.distillation.layer_map import default_map
+from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate
 from edgelm.compress.evaluation.held_out import held_out_divergence

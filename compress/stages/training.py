@@ -9,7 +9,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.distillation.cache_settings import CacheSettings
-from edgelm.compress.distillation.layer_map import default_map
+from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
 from edgelm.compress.distillation.milestones import Milestones

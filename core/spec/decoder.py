@@ -100,7 +100,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             UnknownName: the family is not one of `FAMILIES`.
             BadCheckpoint: a field is missing or has an invalid value.
         """
-        from edgelm.spec.config_reader import read_decoder  # which builds these records
+        from edgelm.spec.config.config_reader import read_decoder  # which builds these records
 
         decoder: Any = read_decoder(config)
         assert isinstance(decoder, cls)

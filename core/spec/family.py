@@ -8,7 +8,7 @@ QKNorm = Literal["none", "head", "full"]
 Bias = bool | str
 """Always, never, or as the configuration's field of this name says."""
 Rotation = Literal["all", "listed", "windowed", "theta"]
-"""Which layers rotate queries and keys (edgelm.spec.layer_fields):
+"""Which layers rotate queries and keys (edgelm.spec.config.layer_fields):
 
 all       every layer
 listed    all but those of `no_rope_layers`, or every `no_rope_layer_interval`th (SmolLM3)
@@ -27,7 +27,7 @@ Windows = Literal[
     "fourth",
     "first",
 ]
-"""Which layers see only `sliding_window` keys (edgelm.spec.layer_fields):
+"""Which layers see only `sliding_window` keys (edgelm.spec.config.layer_fields):
 
 none         no layer: the class does not read the field (Llama, Granite, OLMo 2)
 all          every layer, if there is a window (Mistral, Phi-3)

@@ -11,7 +11,7 @@ import msgspec
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import Fields
+from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.mixers import NoMixer
 

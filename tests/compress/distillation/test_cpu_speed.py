@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgelm.compress.distillation.cpu_speed import compiled_layers, keep_freed_memory
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import MissingPackage
 from tests.compress.training import rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.on_policy import continued, is_on_policy
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput

@@ -13,8 +13,13 @@ import torch
 
 from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.cache_settings import CacheSettings
-from edgelm.compress.distillation.losses import Sampled, TopK, forward_kl, sampled_cross_entropy
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.losses import (
+    Sampled,
+    TopK,
+    forward_kl,
+    sampled_cross_entropy,
+)
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.teacher_cache import TeacherCache, build_cache, cache_bytes
 from edgelm.compress.distillation.train import distill

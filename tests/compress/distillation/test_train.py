@@ -12,7 +12,7 @@ import torch
 
 from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.cache_settings import CacheSettings
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.teacher_cache import build_cache

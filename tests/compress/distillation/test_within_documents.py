@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.train import distill
 from edgelm.errors import BadInput

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import held_out_divergence

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgelm.errors import BadCheckpoint, EdgeLMError, UnknownName
-from edgelm.spec.config_fields import MAX_LAYERS
+from edgelm.spec.config.config_fields import MAX_LAYERS
 from edgelm.spec.decoder import DecoderSpec
 from tests.models import TINY, tiny_config
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import Fields
+from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.family import Family
 from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
 

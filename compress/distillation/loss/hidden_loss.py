@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgelm.compress.distillation.layer_map import EMBEDDING, LayerMap
+from edgelm.compress.distillation.loss.layer_map import EMBEDDING, LayerMap
 from edgelm.compress.model import Model
 from edgelm.spec.tensor_names import stored_name
 

@@ -2,7 +2,7 @@
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import Fields
+from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import Experts, Family
 

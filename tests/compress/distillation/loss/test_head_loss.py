@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from edgelm.compress.distillation import head_loss as module
-from edgelm.compress.distillation.head_loss import LiveTeacher, Target, head_loss
-from edgelm.compress.distillation.losses import DIVERGENCES, Sampled, TopK, cross_entropy
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss import head_loss as module
+from edgelm.compress.distillation.loss.head_loss import LiveTeacher, Target, head_loss
+from edgelm.compress.distillation.loss.losses import DIVERGENCES, Sampled, TopK, cross_entropy
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.head import Head
-from tests.compress.distillation.test_losses import PLAIN
+from tests.compress.distillation.loss.test_losses import PLAIN
 
 ROWS, HIDDEN, VOCAB = 13, 6, 17
 

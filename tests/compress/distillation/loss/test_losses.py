@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.nn.functional import kl_div, log_softmax
 
-from edgelm.compress.distillation.losses import (
+from edgelm.compress.distillation.loss.losses import (
     DIVERGENCES,
     Sampled,
     TopK,

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import MAX_POSITIONS, Fields
+from edgelm.spec.config.config_fields import MAX_POSITIONS, Fields
 from edgelm.spec.family import Family
 
 _KINDS = ("full_attention", "sliding_attention")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.distillation.hidden_loss import HiddenLoss, States, record_states
-from edgelm.compress.distillation.layer_map import EMBEDDING, check_map, default_map
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.hidden_loss import HiddenLoss, States, record_states
+from edgelm.compress.distillation.loss.layer_map import EMBEDDING, check_map, default_map
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name

@@ -8,15 +8,21 @@ import msgspec
 
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
-from edgelm.spec.config_fields import MAX_LAYERS, MAX_NUMBER, MAX_POSITIONS, MAX_WIDTH, Fields
+from edgelm.spec.config.config_fields import (
+    MAX_LAYERS,
+    MAX_NUMBER,
+    MAX_POSITIONS,
+    MAX_WIDTH,
+    Fields,
+)
+from edgelm.spec.config.expert_fields import layer_experts
+from edgelm.spec.config.layer_fields import layer_thetas, layer_windows, rotated_layers
+from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
+from edgelm.spec.config.rope_fields import read_query_growth, read_rope
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
-from edgelm.spec.expert_fields import layer_experts
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
-from edgelm.spec.layer_fields import layer_thetas, layer_windows, rotated_layers
-from edgelm.spec.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.own_sizes import with_own_sizes
-from edgelm.spec.rope_fields import read_query_growth, read_rope
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgelm.compress.distillation.objective import LossKind
+from edgelm.compress.distillation.loss.objective import LossKind
 
 LossAndGradient = tuple[torch.Tensor, torch.Tensor]
 

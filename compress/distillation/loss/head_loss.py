@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from edgelm.compress.arithmetic import total_type
-from edgelm.compress.distillation.losses import (
+from edgelm.compress.distillation.loss.losses import (
     DIVERGENCES,
     LossAndGradient,
     Sampled,
@@ -23,7 +23,7 @@ from edgelm.compress.distillation.losses import (
     sampled_cross_entropy,
     top_k_kl,
 )
-from edgelm.compress.distillation.objective import Objective
+from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.head import Head
 
 # Elements of one [rows, vocab] of products: 32 MiB in bf16 for a CPU's caches, 256 MiB on a GPU,

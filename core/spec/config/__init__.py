@@ -1,0 +1,1 @@
+"""Reading a decoder's description from a Hugging Face configuration."""
