@@ -87,6 +87,7 @@ ON_CUDA = {"engine": "onnxruntime-cuda"}
         ("rtx-5090-laptop", {"precision": "nvfp4", "gate": "off"}, True),
     ],
 )
+@pytest.mark.usefixtures("whole_texts")
 def test_every_precision(
     target: str, options: dict[str, Any], widened: bool, tiny_chat: Path, tmp_path: Path
 ) -> None:

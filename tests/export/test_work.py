@@ -210,7 +210,7 @@ def test_what_results_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Path
 
 def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    export_model(tiny_chat, tmp_path / "first", precision="int8", work=work)
+    export_model(tiny_chat, tmp_path / "first", precision="int8", gate="off", work=work)
     waiting = threading.Event()
 
     def progress(line: str) -> None:
@@ -220,7 +220,7 @@ def test_two_exports_take_turns(tiny_chat: Path, tmp_path: Path) -> None:
     second = threading.Thread(
         target=export_model,
         args=(tiny_chat, tmp_path / "second"),
-        kwargs={"precision": "int8", "work": work, "progress": progress},
+        kwargs={"precision": "int8", "gate": "off", "work": work, "progress": progress},
     )
     with exclusive_lock(only_folder(work), lambda: None):
         second.start()
@@ -275,7 +275,7 @@ def test_the_context_counts_where_rotations_depend_on_it(tmp_path: Path, scaled:
 
 def test_the_output_cannot_hold_it(tiny_chat: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    export_model(tiny_chat, output, precision="int8")
+    export_model(tiny_chat, output, precision="int8", gate="off")
     before = contents(output)
     for work in (output, output / "work"):
         with pytest.raises(BadInput, match="is inside the output"):
