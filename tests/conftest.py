@@ -78,7 +78,7 @@ def _few_answers() -> Iterator[None]:
 def _short_texts() -> Iterator[None]:
     """Exports run two sequences of a text, as those of large models do, in place of eight.
 
-    They are most of what a tiny export costs. `whole_texts` gives a module all eight.
+    They are most of what a tiny export costs. `whole_texts` gives a test all eight.
     """
     if not find_spec("torch"):
         yield
@@ -89,9 +89,9 @@ def _short_texts() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def whole_texts() -> Iterator[None]:
-    """For tests of a gate's figures."""
+    """Exports of a test run all eight sequences."""
     from tests.short_texts import sequences
 
     with sequences(None):

@@ -71,7 +71,7 @@ def measure_works(
     for answers in ("own", "reference"):
         for work, tasks in WORKS.items():
             progress(f"{work}, {answers} answers")
-            results.append(_measure_work(lm, mode, work, tasks, answers, rounds))  # type: ignore[arg-type]
+            results.append(_measure_work(lm, mode, work, tasks, answers, rounds))
     return results
 
 

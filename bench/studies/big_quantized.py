@@ -8,7 +8,6 @@ written one by one, so that fewer of them (`--layers`) peak at the same.
 
 import argparse
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from edgelm.bench.studies.big_checkpoint import CONFIG
+from bench.studies.big_checkpoint import CONFIG
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
 
@@ -123,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """What several sequences of one model gain, and what a saved state saves.
 
-    python -m edgelm.bench.studies.several_sequences BUNDLE [--sequences 4] [--prompt 4096]
+    python -m bench.studies.several_sequences BUNDLE [--sequences 4] [--prompt 4096]
 
 Rounds with one generation and with several alternate, so that other work on the machine slows both.
 """
@@ -29,7 +29,7 @@ def decode_rates(lm: LanguageModel, sequences: int) -> tuple[list[float], list[f
     prompts = np.random.default_rng(1).integers(5, lm.session.vocab_size, (sequences, _PROMPT))
 
     def generate(prompt: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
-        lm.generate(prompt, max_tokens=_TOKENS, logit_bias=ends)
+        lm.generate(prompt, max_tokens=_TOKENS, logit_bias=ends, speculation="off")
 
     def rate(pool: ThreadPoolExecutor, count: int) -> float:
         started = time.perf_counter()

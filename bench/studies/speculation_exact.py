@@ -1,6 +1,6 @@
 """How often an answer with speculation differs from the one without.
 
-    python -m edgelm.bench.studies.speculation_exact BUNDLE... [--generations 250] [--tokens 60]
+    python -m bench.studies.speculation_exact BUNDLE... [--generations 250] [--tokens 60]
 
 Prompts are random tokens with parts that occur again, so that drafts are tried and often rejected.
 Each is answered greedily from an empty cache, with and without speculation; where an answer

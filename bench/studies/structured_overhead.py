@@ -1,6 +1,6 @@
 """What a grammar costs per token, at a vocabulary of 152,000 tokens.
 
-    python -m edgelm.bench.studies.structured_overhead
+    python -m bench.studies.structured_overhead
 
 A model of random weights, smaller than any published one with such a vocabulary, is exported to
 int8 and generates with and without a JSON schema, in blocks of steps that alternate. The steps of a

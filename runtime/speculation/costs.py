@@ -2,8 +2,8 @@
 
 All sequences of a model share it, since they share the engine. Medians of the last few runs count,
 so that one that was disturbed does not. A size that looked expensive is not run, and nothing would
-ever correct that: until it was run a few times it is taken for little more than smaller sizes
-suggest, and what was measured is forgotten after a while.
+ever correct that: a single measurement is believed up to a limit, and what was measured is
+forgotten after a while. Sizes are tried from the smallest on.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ __all__ = ["SIZES", "StepCosts"]
 
 _PER_TOKEN = 0.15  # what a further token is assumed to cost before it was measured
 _MIN_MEASURED = 3
-_DOUBT = 1.5  # of what is assumed: at most this much, until it was measured a few times
+_DOUBT = 1.5  # of what is assumed: at most this much, while it was measured once
 _FORGET = 256  # runs of one token after which the oldest measurement of each size is dropped
 _SINGLES, _SEVERAL = 9, 5
 
@@ -67,8 +67,15 @@ class StepCosts:
         measured = self._ratios.get(size, ())
         if len(measured) >= _MIN_MEASURED:
             return median(measured)
+        if len(measured) > 1:
+            return min(measured)
         assumed = self._assumed(size)
-        return min(*measured, _DOUBT * assumed) if measured else assumed
+        return min(measured[0], _DOUBT * assumed) if measured else assumed
+
+    def usable(self) -> list[int]:
+        """Sizes up to the first that was not measured: what larger ones cost shows in smaller."""
+        new = next((one for one in SIZES if not self._ratios.get(one)), SIZES[-1])
+        return [size for size in SIZES if size <= new]
 
     def measured(self) -> dict[int, float]:
         """Ratios of the sizes that were run."""
@@ -79,8 +86,12 @@ class StepCosts:
         return median(self._drafts) / median(self._single) if self._drafts else 0.3
 
     def _assumed(self, size: int) -> float:
-        """From the next smaller size that was measured often enough."""
-        known = (one for one, ratios in self._ratios.items() if len(ratios) >= _MIN_MEASURED)
+        """From the next smaller size that was measured."""
+        known = (one for one, ratios in self._ratios.items() if ratios)
         smaller = max((one for one in known if one < size), default=1)
-        at = self.ratio(smaller) if smaller > 1 else 1.0
-        return at + _PER_TOKEN * (size - smaller)
+        if smaller == 1:
+            return 1 + _PER_TOKEN * (size - 1)
+        # Half the slope so far: where another kernel takes over, the second token costs most.
+        at = self.ratio(smaller)
+        slope = max(_PER_TOKEN, (at - 1) / (smaller - 1) / 2)
+        return at + slope * (size - smaller)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
-from edgelm.runtime.speculation.costs import SIZES, StepCosts
+from edgelm.runtime.speculation.costs import StepCosts
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
@@ -125,7 +125,7 @@ class Speculator:
     def _best(self, most: int, expected: list[float], each: float) -> _Plan:
         """The number of drafted tokens that gives most tokens per time; `each` costs one."""
         plans = [_Plan(0, 1.0)]
-        for size in SIZES:
+        for size in self.state.costs.usable():
             count = size - 1
             if count <= most:
                 cost = self.state.costs.ratio(size) + each * count

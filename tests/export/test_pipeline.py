@@ -155,8 +155,15 @@ def test_manifest_names_its_source_and_texts(tiny_chat: Path, bundle: Path) -> N
     assert manifest.gate is not None
     assert manifest.gate.text == "gate.jsonl"
     assert manifest.gate.text_sha256 == hashlib.sha256(GATE.read_bytes()).hexdigest()
-    assert manifest.gate.figures.tokens == 8 * CONTEXT
+    assert manifest.gate.figures.tokens == 2 * CONTEXT
     assert manifest.limits.context == CONTEXT
+
+
+@pytest.mark.usefixtures("whole_texts")
+def test_a_gate_runs_eight_sequences(tiny_chat: Path, tmp_path: Path) -> None:
+    manifest = export_model(tiny_chat, tmp_path / "bundle", precision="fp32")
+    assert manifest.gate is not None
+    assert manifest.gate.figures.tokens == 8 * CONTEXT
 
 
 def test_card_does_not_tell_where_on_this_machine_the_source_lay(

@@ -86,7 +86,7 @@ def _expert_precisions(
     spec: DecoderSpec, kernels: Kernels, precision: Callable[[int], WeightPrecision]
 ) -> dict[tuple[int, int], Int4 | Int8]:
     """The precision of experts by the shape of their stacked matrices."""
-    found = {}
+    found: dict[tuple[int, int], Int4 | Int8] = {}
     for mixture in set(spec.mixtures):
         shapes = mixture.matrices(spec.hidden_size)[:2]
         one = precision(min(inputs for _, inputs in shapes))

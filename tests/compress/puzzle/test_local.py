@@ -95,8 +95,8 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(
             break
     assert len(trained(teacher, importance, tmp_path / "parts")) == 8
     for layer in range(len(spec.layers)):
-        one, other = (layer_file(tmp_path / name, layer) for name in ("whole", "parts"))
-        assert one.read_bytes() == other.read_bytes()
+        whole, parts = (layer_file(tmp_path / name, layer) for name in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
 
 
 def test_scores_are_of_the_teacher_with_one_alternative(

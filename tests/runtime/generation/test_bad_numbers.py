@@ -46,8 +46,8 @@ def test_a_model_that_computes_nan_says_so_and_stays_usable(
 ) -> None:
     expected = lm.generate("a", max_tokens=3).text
     engine = lm.session.engine  # type: ignore[attr-defined]
-    real = engine._decode
-    monkeypatch.setattr(engine, "_decode", lambda token, past: real(token, past) * np.nan)
+    real = engine._run_step
+    monkeypatch.setattr(engine, "_run_step", lambda tokens, past: real(tokens, past) * np.nan)
     with pytest.raises(BadBundle, match="not numbers"):
         lm.generate("a", max_tokens=3)
     monkeypatch.undo()

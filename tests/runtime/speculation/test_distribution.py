@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgelm.python310 import Self
-from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
+from edgelm.runtime.engines.session import CacheRows, Logits, Session, Tokens
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.sampler import Sampling, softmax
 from edgelm.runtime.generation.stream import Stream
@@ -31,15 +31,13 @@ class MarkovSession:
     cache_bytes = 0
 
     def __init__(self) -> None:
+        self.length = 0
         self.tokens: list[int] = []
         self.checked = 0
 
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
-
     def advance(self, tokens: Tokens, *, logits: int = 1) -> Logits:
         self.tokens += tokens.tolist()
+        self.length = len(self.tokens)
         rows: Logits = ROWS[tokens[-logits:]].copy()
         return rows
 
@@ -52,10 +50,11 @@ class MarkovSession:
 
     def rewind(self, length: int) -> None:
         del self.tokens[length:]
+        self.length = length
 
     def cancel_when(self, cancelled: object) -> None: ...
 
-    def sibling(self) -> "MarkovSession":
+    def sibling(self) -> Session:
         return MarkovSession()
 
     def state(self, length: int) -> CacheRows:

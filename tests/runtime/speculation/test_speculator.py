@@ -105,9 +105,21 @@ def test_one_slow_run_does_not_rule_a_size_out_for_ever() -> None:
     for _ in range(4):
         costs.several(4, 5.0)
     assert costs.ratio(4) == pytest.approx(500)
-    for _ in range(256 * 3):
+    for _ in range(256 * 5):
         costs.single(0.01)
     assert costs.ratio(4) < 3
+
+
+def test_sizes_are_tried_from_the_smallest_on() -> None:
+    costs = StepCosts()
+    for _ in range(3):
+        costs.single(0.01)
+    assert costs.usable() == [2]
+    costs.several(2, 0.015)
+    assert costs.usable() == [2, 3]
+    for size in SIZES:
+        costs.several(size, 0.02)
+    assert costs.usable() == list(SIZES)
 
 
 def test_expected_tokens_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.quantize.grids import Fp8Matrix, IntegerGrid
+from edgelm.quantize.grids import Fp8Matrix, IntegerGrid, Nvfp4Blocks
 from edgelm.quantize.precision import Fp8, Int4, Int8, Nvfp4
 from tests.conftest import TinyFactory
 from tests.quantized_folders import (
@@ -128,7 +128,9 @@ def test_integers(folder: Path, case: str) -> None:
     assert packed.precision == precision
     assert (packed.inputs is not None) == grid.get("act_order", False)
     if packed.inputs is not None:  # in the order of their groups
-        found = packed.read().for_inputs(packed.inputs)
+        read = packed.read()
+        assert isinstance(read, IntegerGrid)
+        found = read.for_inputs(packed.inputs)
         expected = checkpoint.tensor(NAME)[:, packed.inputs.order]
         assert torch.equal(found.dequantize(), expected)
     assert not checkpoint.packed.keys() & {"model.embed_tokens.weight", "model.norm.weight"}
@@ -211,6 +213,8 @@ def test_factors_of_the_inputs(folder: Path) -> None:
     torch.testing.assert_close(checkpoint.tensor(NAME), expected, rtol=1e-6, atol=0)
     packed = checkpoint.packed[NAME]
     assert packed.precision == Int4(32, True)
+    assert packed.inputs is not None
+    assert packed.inputs.factors is not None
     assert torch.equal(packed.inputs.factors, factors)
 
 
@@ -245,7 +249,9 @@ def test_nvfp4(folder: Path, divides: bool) -> None:
         assert torch.equal(checkpoint.tensor(name), fp4.matrix), name
         packed = checkpoint.packed[name]
         assert packed.precision == Nvfp4()
-        assert torch.equal(packed.read().integers().dequantize(), fp4.matrix)
+        read = packed.read()
+        assert isinstance(read, Nvfp4Blocks)
+        assert torch.equal(read.integers().dequantize(), fp4.matrix)
 
 
 E4M3 = torch.float8_e4m3fn
