@@ -169,7 +169,7 @@ class _Drift(NamedTuple):
     def text(self, limits: _Limits) -> str:
         return (
             f"KL {max(self.kl, 0.0):.6f} nats per token from the exporting machine's (limit "
-            f"{limits.kl:g}), same top token {self.top1:.1%} (at least {limits.top1:.0%}), KL from "
+            f"{limits.kl:g}), same top token {self.top1:.1%} (at least {limits.top1:.1%}), KL from "
             f"the source {self.loss:+.6f} ± {self.loss_error:.6f} (limit {limits.loss:g}), "
             f"{self.tokens} tokens"
         )

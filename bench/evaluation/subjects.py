@@ -79,7 +79,7 @@ def _checkpoint(path: str) -> OpenSubject:
         tools = None
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     record = Subject(
-        name=checkpoint.name,
+        name=Path(checkpoint.name).name,  # of a hub id, too
         kind="checkpoint",
         sha256=checkpoint.sha256(),
         engine="transformers",
