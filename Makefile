@@ -54,7 +54,7 @@ types:  ## mypy --strict
 	$(BIN)/mypy
 
 check:  ## the tests alone (WORKERS=2)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 10
 
 setup: $(VENV)/.installed  ## create .venv and install edgelm into it
 

@@ -1,5 +1,6 @@
 """What the kernels of each engine support: facts that pruning, export and plans rely on."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -81,6 +82,15 @@ class Kernels(NamedTuple):
         if columns % whole.group_size == 0:
             return whole
         return self._fitted(precision, columns, padding=columns // _MAX_PADDING)
+
+    def for_experts(self, precision: Int4 | Int8, columns: Sequence[int]) -> Int4 | Int8 | None:
+        """The precision of both matrices of a layer's experts, whose rows no kernel pads.
+
+        None where no group size divides the inputs of both.
+        """
+        sizes = [size for size in GROUP_SIZES if not any(one % size for one in columns)]
+        smaller = [size for size in sizes if size <= precision.group_size]
+        return msgspec.structs.replace(precision, group_size=max(smaller)) if smaller else None
 
     def choices(
         self, columns: int, *, group_size: int | None = None, symmetric: bool | None = None

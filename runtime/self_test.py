@@ -25,7 +25,7 @@ from edgelm.devices.detection.cpu import read_cpu
 from edgelm.devices.detection.probes import Probes
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.engines.open import engine_version
-from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.sequences import common_prefix
@@ -41,9 +41,6 @@ _SAME_GRAPH_TOP1 = 0.95
 _SAME_GRAPH_LOSS = 0.02  # of the gate's limit
 _SIGNIFICANT = 4.0  # standard errors
 _NEAR_TIE = 0.5  # nats between two tokens that rounding may swap
-GREEDY = Options(
-    temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0
-)
 
 
 @dataclass(frozen=True, slots=True)

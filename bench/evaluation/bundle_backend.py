@@ -23,15 +23,11 @@ from edgelm.compress.evaluation.backend import (
 )
 from edgelm.compress.evaluation.encoding import check_pairs
 from edgelm.compress.evaluation.metrics import Metric
-from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.sequences import common_prefix
 
 _ROWS = 128  # rows of logits that exist at a time
-# The student's backend decodes greedily without penalties, whatever generation_config.json says.
-GREEDY = Options(
-    temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0
-)
 Agreement = Callable[[Sequence[Sequence[int]], Progress], dict[str, Metric]]
 
 
@@ -102,9 +98,9 @@ class BundleBackend:
 
     def harness_model(self) -> Any:
         """See Backend."""
-        from edgelm.bench.evaluation.harness import harness_model
+        from edgelm.bench.evaluation.harness import model_class
 
-        return harness_model(self)
+        return model_class()(backend=self)
 
     def continuation(self, row: list[int], count: int) -> Continuation:
         """The likelihood of the last `count` tokens of a row after those before them."""

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from edgelm.bench.evaluation.bundle_backend import GREEDY, BundleBackend
+from edgelm.bench.evaluation.bundle_backend import BundleBackend
 from edgelm.errors import BadInput, MissingPackage
-from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load
 
 NAME = "edgelm"

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from edgelm.bench.evaluation.bundle_backend import GREEDY
 from edgelm.bench.evaluation.subjects import is_bundle
 from edgelm.compress.evaluation.metrics import Metric, mean_of, share_of
 from edgelm.compress.evaluation.tasks.mt_bench import Dialog
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
-from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load
 
 Judge = Callable[[list[dict[str, str]]], str]

@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens", type=size_argument, default="2M", help="of the distillation (default: 2M)")
     add("--before", type=size_argument, default="200k", help="of either arm's search")
     add("--sequence-length", type=int, default=512)
+    add("--mlp-ratios", type=float, nargs="+", default=PuzzleSettings().mlp_ratios)
+    add("--rounds", type=int, default=2, help="of the search's finalists (default: 2); 0: none")
+    add("--no-distill", action="store_true", help="compare before training only")
     add("--score-rows", type=int, default=8)
     add("--samples", type=int, default=64, help="rows for importance (default: 64)")
     add("--micro-batch", type=int, default=4)
@@ -88,18 +91,21 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         learning_rate=options.learning_rate,
     )
     step = distill.batch_size * options.sequence_length
-    finalists, rounds = 2, 2
+    finalists, rounds = 2, options.rounds
     search = SearchSettings(
         candidates=8,
         finalists=finalists,
         kd_rounds=rounds,
-        round_steps=max(1, options.before // (finalists * rounds * step)),
+        round_steps=max(1, options.before // (finalists * max(1, rounds) * step)),
         warmup_steps=2,
         settled_rounds=0,
         held_out_rows=options.score_rows,
     )
     puzzle = PuzzleSettings(
-        tokens=options.before, micro_batch=options.micro_batch, score_rows=options.score_rows
+        mlp_ratios=tuple(options.mlp_ratios),
+        tokens=options.before,
+        micro_batch=options.micro_batch,
+        score_rows=options.score_rows,
     )
     return Recipe(
         teacher=options.teacher,
@@ -111,7 +117,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         importance=ImportanceSettings(samples=options.samples),
         search=search if options.arm == "search" else None,
         puzzle=puzzle if options.arm == "puzzle" else None,
-        distill=distill,
+        distill=None if options.no_distill else distill,
     )
 
 
@@ -137,14 +143,14 @@ def table(out: Path) -> str:
 def _row(ratio: float, arm: str, record: StudentRecord) -> str:
     stages = {one.name: one for one in record.stages}
     cut = stages["prune" if arm == "search" else "puzzle"]
-    distilled = stages["distill"]
+    distilled = stages.get("distill")
+    after = f"{distilled.figures['held_out_divergence']:.3f}" if distilled else "–"
     before = stages["search" if arm == "search" else "puzzle-library"].tokens
     minutes = sum(one.seconds for one in record.stages) / 60
     return (
         f"| ×{ratio:g} | {arm} | {_layers(record)} | {record.parameters / 1e6:.1f} M "
         f"| {cut.figures['held_out_divergence']:.3f} "
-        f"| {distilled.figures['held_out_divergence']:.3f} | {before:,} | {distilled.tokens:,} "
-        f"| {minutes:.0f} |"
+        f"| {after} | {before:,} | {distilled.tokens if distilled else 0:,} | {minutes:.0f} |"
     )
 
 

@@ -29,11 +29,13 @@ _HEADER_BYTES = 128  # of a .npy file of version 1.0
 class PackedTokens:
     """Rows of tokens [rows, length], mapped from a file.
 
-    chosen: indices of the rows that belong; None for all.
+    chosen: indices of the rows that belong; None for all. starts: where documents begin, counted in
+    tokens of all rows of the file, ascending; None if it is unknown.
     """
 
     rows: npt.NDArray[np.integer[Any]]
     chosen: npt.NDArray[np.int64] | None = None
+    starts: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows if self.chosen is None else self.chosen)
@@ -53,9 +55,32 @@ class PackedTokens:
         found = np.fromiter(indices, np.int64)
         return torch.from_numpy(self.rows[self._stored(found)].astype(np.int64))
 
+    def positions(self, indices: Iterable[int]) -> torch.Tensor:
+        """Positions of the tokens of rows in their documents, int64 [B, length].
+
+        A document that begins in an earlier row is counted from the start of this one.
+
+        Raises:
+            BadInput: it is unknown where documents begin.
+        """
+        if self.starts is None:
+            raise BadInput(
+                "the data was packed without the documents' beginnings, which within_documents "
+                "needs; pack it again (remove the folder `data` of the run)"
+            )
+        rows = []
+        for row in self._stored(np.fromiter(indices, np.int64)).tolist():
+            begin = row * self.length
+            first, last = np.searchsorted(self.starts, (begin, begin + self.length))
+            positions = np.arange(self.length)
+            for start in (self.starts[first:last] - begin).tolist():
+                positions[start:] = np.arange(self.length - start)
+            rows.append(positions)
+        return torch.from_numpy(np.stack(rows))
+
     def only(self, indices: npt.NDArray[np.int64]) -> "PackedTokens":
         """Some of the rows; nothing is copied."""
-        return PackedTokens(self.rows, self._stored(indices))
+        return PackedTokens(self.rows, self._stored(indices), self.starts)
 
     def without(self, indices: npt.NDArray[np.int64]) -> "PackedTokens":
         """All rows but some; nothing is copied."""
@@ -67,7 +92,11 @@ class PackedTokens:
     @classmethod
     def load(cls, path: Path) -> "PackedTokens":
         """Map what `pack` wrote."""
-        return cls(np.load(path, mmap_mode="r"))
+        starts = _starts_of(path)
+        return cls(
+            np.load(path, mmap_mode="r"),
+            starts=np.load(starts, mmap_mode="r") if starts.is_file() else None,
+        )
 
 
 def pack(
@@ -97,13 +126,23 @@ def pack(
         BadInput: too little text for one row.
     """
     encoder = Encoder(tokenizer)
-    dtype, count, seen = encoder.dtype, 0, 0
+    dtype, count, seen, kept = encoder.dtype, 0, 0, 0
     batches = token_batches(documents, encoder, processes=processes)
-    with replacing(path) as file, closing(batches):
+    # The rows appear last: with them, all is complete.
+    with (
+        replacing(path) as file,
+        replacing(_starts_of(path)) as starts_file,
+        closing(batches),
+    ):
         file.write(_header((0, length), dtype))
+        starts_file.write(_header((0,), np.dtype(np.int64)))
         rest = np.empty(0, dtype)
         for batch in batches:
-            seen += batch.documents
+            seen += len(batch.lengths)
+            starts = count + (batch.lengths.cumsum() - batch.lengths)[batch.lengths > 0]
+            starts = starts[: None if max_tokens is None else np.searchsorted(starts, max_tokens)]
+            starts_file.write(starts.astype(np.int64).tobytes())
+            kept += len(starts)
             found = batch.tokens
             found = found[: None if max_tokens is None else max_tokens - count]
             count += len(found)
@@ -122,10 +161,17 @@ def pack(
             )
         file.seek(0)
         file.write(_header((count // length, length), dtype))
+        starts_file.seek(0)
+        starts_file.write(_header((kept,), np.dtype(np.int64)))
     return PackedTokens.load(path)
 
 
-def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
+def _starts_of(path: Path) -> Path:
+    """The file with the documents' beginnings, beside the one with the rows."""
+    return path.with_name(f"{path.stem}.starts.npy")
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """The start of a .npy file, of the same size for all shapes: rows are counted at the end."""
     fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     text = f"{fields!r}".ljust(_HEADER_BYTES - 11).encode() + b"\n"

@@ -29,10 +29,13 @@ _AHEAD = 2  # batches for each process that are tokenized before they are needed
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Tokens of some documents, each between what a text begins and ends with."""
+    """Tokens of some documents, each between what a text begins and ends with.
 
-    documents: int
+    lengths: tokens of each document, 0 of an empty one.
+    """
+
     tokens: Tokens
+    lengths: npt.NDArray[np.int64]
 
 
 class Encoder:
@@ -49,7 +52,7 @@ class Encoder:
             np.array(self.ends.around(ids, starts=starts), self.dtype)
             for ids, starts in tokenized(documents, self.tokenizer)
         ]
-        return TokenBatch(len(documents), np.concatenate(parts))
+        return TokenBatch(np.concatenate(parts), np.array([len(part) for part in parts], np.int64))
 
 
 def token_batches(

@@ -59,11 +59,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Settings of a run; the defaults are for a few million tokens on one device.
 
     sequence_length: tokens per row. bf16: matrix products in bf16 (autocast), weights in fp32.
+    within_documents: positions see their own document only, and are counted from its start.
     """
 
     sequence_length: Count = 512
     bf16: bool = True
     seed: Seed = 0
+    within_documents: bool = False
 
     @property
     def step_tokens(self) -> int:
@@ -127,6 +129,11 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise BadInput(
                 f"on_policy {self.on_policy:g} and {other} cannot be combined: what the student "
                 f"writes itself {why}; remove one of them"
+            )
+        if self.on_policy and self.within_documents:
+            raise BadInput(
+                "on_policy and within_documents cannot be combined: what the student writes "
+                "continues the row; remove one of them"
             )
         if self.temperature <= 0:
             raise BadInput(f"temperature {self.temperature:g}: expected a number above 0")

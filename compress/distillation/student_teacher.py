@@ -80,24 +80,29 @@ class Distiller(nn.Module):
         return recorded_layers(self.student, ours) | recorded_layers(self.teacher, theirs)
 
     def forward(
-        self, tokens: torch.Tensor, cached: TopK | Sampled | None = None, first: int = 1
+        self,
+        tokens: torch.Tensor,
+        cached: TopK | Sampled | None = None,
+        first: int = 1,
+        positions: torch.Tensor | None = None,
     ) -> Losses:
         """Losses on int64 tokens [B, T]; the last position of a row predicts nothing.
 
         `cached` holds the teacher's rows [B * (T - 1), k] where it does not run itself. `first` is
-        the first token of a row that is predicted.
+        the first token of a row that is predicted. `positions` [B, T] restart where a document
+        begins, and attention then stays within it; None is one document per row.
         """
         pairs = self.hidden.pairs if self.hidden else ()
         with ExitStack() as stack:
             ours = stack.enter_context(record_states(self.student, [pair[0] for pair in pairs]))
-            states = self.student.model(input_ids=tokens, use_cache=False).last_hidden_state
+            states = _states(self.student, tokens, positions)
             target: Target | None = cached
             theirs = None
             if cached is None and self.teacher is not None:
                 theirs = stack.enter_context(
                     record_states(self.teacher, [pair[1] for pair in pairs])
                 )
-                target = self._live(tokens, first)
+                target = self._live(tokens, first, positions)
             hidden = states.new_zeros(())
             if self.hidden is not None and theirs is not None:
                 hidden = self.hidden(ours, theirs)
@@ -115,10 +120,19 @@ class Distiller(nn.Module):
             total = loss + hidden * (loss.detach() / hidden.detach().clamp_min(1e-6))
         return Losses(total, divergence, entropy, hidden.detach())
 
-    def _live(self, tokens: torch.Tensor, first: int) -> LiveTeacher:
+    def _live(
+        self, tokens: torch.Tensor, first: int, positions: torch.Tensor | None
+    ) -> LiveTeacher:
         teacher = self.teacher
         assert teacher is not None
         device = tokens.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            hidden = teacher.model(input_ids=tokens, use_cache=False).last_hidden_state
+            hidden = _states(teacher, tokens, positions)
         return LiveTeacher(hidden[:, first - 1 : -1].flatten(0, 1), Head.from_model(teacher))
+
+
+def _states(model: Model, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    """Final hidden states; transformers builds a block-diagonal mask from restarting positions."""
+    over = {} if positions is None else {"position_ids": positions}
+    states: torch.Tensor = model.model(input_ids=tokens, use_cache=False, **over).last_hidden_state
+    return states

@@ -27,7 +27,7 @@ from edgelm.compress.distillation.on_policy import continued, is_on_policy, prom
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller, Losses
 from edgelm.compress.distillation.teacher_cache import TeacherCache
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
 from edgelm.compress.qad.start import (
     prepare_for_quantization,
@@ -124,6 +124,11 @@ class _Run:
             _gather_in(self.accelerator, bf16=settings.bf16)
         settings.check(self.accelerator.num_processes)
         _check_data(data, settings)
+        if settings.within_documents and spec_of(student).is_hybrid:
+            raise BadInput(
+                "within_documents: this student's layers remember more than keys and values, which "
+                "no mask separates; remove the setting"
+            )
         self.settings, self.data = settings, data
         self.cache: TeacherCache | None = None
         live: Model | None = None
@@ -254,7 +259,10 @@ class _Run:
         cached = self.cache.rows(rows, device) if self.cache is not None else None
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             if not is_on_policy(step, settings.on_policy):
-                return self.model(tokens, cached)  # type: ignore[no-any-return]
+                positions = None
+                if settings.within_documents:
+                    positions = self.data.positions(rows).to(device)
+                return self.model(tokens, cached, 1, positions)  # type: ignore[no-any-return]
             student = self.accelerator.unwrap_model(self.model).student
             tokens = continued(student, tokens, step, rows.tolist(), settings.seed)
             first = prompt_length(tokens.shape[1])

@@ -4,6 +4,7 @@ import msgspec
 
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
 
 
 class Shape(msgspec.Struct, frozen=True, order=True):
@@ -50,12 +51,22 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 f"{self.num_attention_heads} heads do not divide into {groups} KV groups; every "
                 "group needs the same number of query heads"
             )
+        if not self.has_even_heads(spec):
+            raise BadInput(
+                f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} "
+                f"heads, which transformers requires of {spec.family}; change one of them"
+            )
         limit = spec.num_attention_heads // spec.num_key_value_heads
         if per_group > limit:
             raise BadInput(
                 f"{self.num_attention_heads} heads in {groups} KV groups are {per_group} per "
                 f"group, the model has {limit}; keep more groups or fewer heads"
             )
+
+    def has_even_heads(self, spec: DecoderSpec) -> bool:
+        """Whether heads divide the hidden size, if the family's configuration class requires it."""
+        required = FAMILIES[spec.family].even_heads
+        return not required or self.hidden_size % self.num_attention_heads == 0
 
     @property
     def heads_per_group(self) -> int:

@@ -92,7 +92,7 @@ def _check_teacher(spec: DecoderSpec) -> None:
             "[puzzle]: the layers of this teacher already have different sizes; use the teacher "
             "that it was made from"
         )
-    if getattr(spec, "mixtures", ()):
+    if spec.mixtures:
         raise BadInput(
             f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use a "
             "dense teacher"

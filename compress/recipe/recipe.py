@@ -34,7 +34,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
     2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
     continue from, instead of pruning the teacher. packing_processes: that tokenize; several
-    pay for gigabytes of text on many cores. dtype: of the student's weights. arithmetic: of
+    pay for gigabytes of text on many cores. within_documents: in training, attention does not cross
+    the documents of a row. dtype: of the student's weights. arithmetic: of
     matrix products in every stage; auto measures which type this machine multiplies faster, once
     for a run folder.
     """
@@ -46,6 +47,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence_length: Count = 512
     max_tokens: Count | None = None
     packing_processes: Count = 1
+    within_documents: bool = False
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     arithmetic: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
@@ -80,6 +82,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.qad.check(self.target)
         self._check_layer_map()
         self._check_milestones()
+        if self.distill and self.distill.cache and self.within_documents:
+            raise BadInput(
+                "[distill.cache] stores what the teacher predicts with attention over whole rows; "
+                "remove it, or within_documents"
+            )
         if self.distill and self.distill.on_policy and self.distill.cache:
             raise BadInput(
                 "[distill] on_policy needs a live teacher to score what the student writes; remove "
@@ -152,6 +159,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             field: values[field] for field in Distillation.__struct_fields__ if field in values
         }
         known |= {"sequence_length": self.sequence_length, "seed": self.seed, "bf16": bf16}
+        known["within_documents"] = self.within_documents
         settings = Distillation(**(known | over))
         settings.check()
         return settings

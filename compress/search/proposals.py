@@ -13,7 +13,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 
 def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iterator[Shape]:
-    """All shapes on a grid of sizes that kernels accept.
+    """All shapes on a grid of sizes that kernels accept, and transformers loads.
 
     Sizes go from `min_ratio` of the model's to the model's own. Each width has at most 16 steps,
     on multiples of 64 or of what the engine needs if that is more.
@@ -31,7 +31,9 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
                     small = heads < min_ratio * full.num_attention_heads
                     if small or heads * spec.head_dim % multiple:
                         continue
-                    yield Shape(layers, hidden, ffn, heads, groups)
+                    shape = Shape(layers, hidden, ffn, heads, groups)
+                    if shape.has_even_heads(spec):
+                        yield shape
 
 
 def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:

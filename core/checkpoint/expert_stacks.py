@@ -12,6 +12,12 @@ from edgelm.checkpoint.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.tensor_shapes import Shapes
 
+# Stacks under names of their own (Granite).
+_RENAMED = {
+    "block_sparse_moe.input_linear.weight": "block_sparse_moe.experts.gate_up_proj",
+    "block_sparse_moe.output_linear.weight": "block_sparse_moe.experts.down_proj",
+    "block_sparse_moe.router.layer.weight": "block_sparse_moe.router.weight",
+}
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj|w1|w3|w2)\.weight$")
 # Of a stack, the matrices of one expert in the order of its rows, by either name.
 _PARTS = {
@@ -28,6 +34,7 @@ def with_stacked_experts(
     Raises:
         BadCheckpoint: experts are missing, or differ in shape or type.
     """
+    stored = {_renamed(name): one for name, one in stored.items()}
     single = {name: match for name in stored if (match := _EXPERT.match(name))}
     if not single:
         return stored
@@ -52,6 +59,12 @@ def with_stacked_experts(
             used.update(names)
     # What is left over is reported with all others that do not belong to the model.
     return stacked | {name: stored[name] for name in single if name not in used}
+
+
+def _renamed(name: str) -> str:
+    found = (end for end in _RENAMED if name.endswith(f".{end}"))
+    end = next(found, None)
+    return name if end is None else name.removesuffix(end) + _RENAMED[end]
 
 
 def _names(

@@ -42,12 +42,13 @@ _WRAPPERS = {
     ),
     "mistral3": _Wrapper("mistral", True),
     "qwen3_5": _Wrapper("qwen3_5_text", False),
+    "qwen3_5_moe": _Wrapper("qwen3_5_moe_text", False),
     "qwen3_vl": _Wrapper("qwen3", False, {"rope_theta": 500_000.0}),
 }
 # Decoders that compute on text what another family does.
 _SAME_AS = {"qwen3_vl_text": "qwen3"}
 _REFUSED = {
-    "llama4": "its decoder is a mixture of experts",
+    "llama4": "its experts scale their inputs, and its layers attend in chunks",
     "gemma3n": "its decoder has embeddings for every layer",
     "gemma4": "its decoder has embeddings for every layer",
     "mllama": "its decoder attends to images in layers of its own",

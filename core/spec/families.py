@@ -9,8 +9,8 @@ configuration class for missing fields. `DecoderSpec.from_hf` reads everything e
 from typing import Any
 
 from edgelm.spec.family import Family
-from edgelm.spec.family_names import LFM2_NAMES
 from edgelm.spec.mixture_families import MIXTURES
+from edgelm.spec.shared_rows import LFM2_NAMES, QWEN_3_5
 
 _GEMMA = {
     "head_dim": 256,
@@ -238,17 +238,7 @@ FAMILIES: dict[str, Family] = {
         attention_gate=True,
         partial_rotation=True,
         mixer="gated_delta",
-        defaults={
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "partial_rotary_factor": 0.25,
-            "full_attention_interval": 4,
-            "linear_conv_kernel_dim": 4,
-            "linear_key_head_dim": 128,
-            "linear_value_head_dim": 128,
-            "linear_num_key_heads": 16,
-            "linear_num_value_heads": 32,
-        },
+        defaults=QWEN_3_5,
     ),
     "granite_swa": Family(
         mlp_bias="mlp_bias",

@@ -10,6 +10,7 @@ from edgelm.spec.family import Family
 from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
 
 _MAX_KERNEL = 64
+_FFN = "intermediate_size"
 
 
 def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | None]:
@@ -87,8 +88,10 @@ def _kernel(fields: Fields, name: str) -> int:
 
 def feed_forward_size(fields: Fields, family: Family) -> int:
     """The intermediate size of MLPs, as LFM2's class derives it from its fields."""
-    older = family.adjusted_ffn and "block_ff_dim" in fields
-    size = fields.required("block_ff_dim" if older else "intermediate_size")
+    name = "block_ff_dim" if family.adjusted_ffn and "block_ff_dim" in fields else _FFN
+    if family.experts is not None and name not in fields:
+        name = family.experts.size_field  # every layer has experts, and no field a dense size
+    size = fields.required(name)
     if not family.adjusted_ffn or not fields.flag("block_auto_adjust_ff_dim"):
         return size
     size = int(2 * size / 3)

@@ -1,7 +1,7 @@
 """The families with mixtures of experts; a part of `FAMILIES` (edgelm.spec.families)."""
 
 from edgelm.spec.family import Experts, Family
-from edgelm.spec.family_names import LFM2_NAMES
+from edgelm.spec.shared_rows import LFM2_NAMES, QWEN_3_5
 
 MIXTURES: dict[str, Family] = {
     "qwen3_moe": Family(
@@ -54,6 +54,35 @@ MIXTURES: dict[str, Family] = {
                 "original_max_position_embeddings": 4096,
             },
         },
+    ),
+    "qwen3_5_moe_text": Family(
+        norm_plus_one=True,
+        qk_norm="head",
+        attention_gate=True,
+        partial_rotation=True,
+        mixer="gated_delta",
+        experts=Experts(
+            normalized=True, shared_field="shared_expert_intermediate_size", shared_gate=True
+        ),
+        names={"mlp.router": "mlp.gate"},
+        defaults=QWEN_3_5
+        | {
+            "num_key_value_heads": 2,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+        },
+    ),
+    "granitemoe": Family(
+        multipliers=True,
+        experts=Experts(size_field="intermediate_size", normalized=True),
+        names={
+            "mlp.router": "block_sparse_moe.router",
+            "mlp.experts.gate_up_proj": "block_sparse_moe.experts.gate_up_proj",
+            "mlp.experts.down_proj": "block_sparse_moe.experts.down_proj",
+        },
+        defaults={"attention_multiplier": 1.0, "num_experts": 8, "num_experts_per_tok": 2},
     ),
     "lfm2_moe": Family(
         qk_norm="head",

@@ -48,7 +48,7 @@ def has_bias(spec: DecoderSpec, name: str) -> bool:
 
 
 def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
-    kind, name = module.split(".")
+    kind, name = module.split(".")[:2]
     if layer.mlp is not None and kind == "mlp":
         return name == "experts" and layer.mlp.biases
     if layer.mixer is not None and kind != "mlp":

@@ -25,9 +25,9 @@ from edgelm.export.gate.answers import (
 from edgelm.export.gate.traits import compare_behavior
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
-from edgelm.runtime.generation.options import Options
+from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.model import LanguageModel
-from edgelm.runtime.self_test import GREEDY, processor, prompt_tokens
+from edgelm.runtime.self_test import processor, prompt_tokens
 from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
 
 _RECORDED = 4  # answers of the self-test, two of them short
@@ -151,4 +151,11 @@ def _recorded(model: LanguageModel, text: str, chat: bool) -> RecordedAnswer | N
 
 
 def _is_chat(model: LanguageModel) -> bool:
-    return bundle_file(model.folder, model.manifest, CHAT_TEMPLATE) is not None
+    """Whether the bundle has a chat template that takes a single message of the user."""
+    if bundle_file(model.folder, model.manifest, CHAT_TEMPLATE) is None:
+        return False
+    try:
+        model.chat_tokens("Hi", enable_thinking=False)
+    except BadInput:  # a template with its own ideas of a conversation
+        return False
+    return True

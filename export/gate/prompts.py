@@ -27,4 +27,4 @@ PROMPTS = (
     "Give me a riddle.",
     "What is a good name for a cat?",
 )
-MAX_TOKENS = 32  # of an answer
+MAX_TOKENS = 24  # of an answer

@@ -71,6 +71,7 @@ class QdqWeights:
         elif isinstance(precision, Nvfp4):
             stored = self._nvfp4(group, matrix)
         else:
+            assert isinstance(precision, Unquantized), f"{group}: {describe(precision)}"
             stored = self.plain(f"{group}.weight", matrix().T, precision)
         return self.graph.op("MatMul", x, stored, name=group)  # type: ignore[no-any-return]
 

@@ -7,7 +7,6 @@ import msgspec
 from edgelm.devices.kernels import Kernels
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import (
-    GROUP_SIZES,
     W8A8,
     Fp8,
     Int4,
@@ -52,27 +51,31 @@ def legalize(
             if len(found) > 1:
                 found.discard(Mxfp4())  # a matrix is never quantized to that
             widest = max(found, key=lambda one: one.bits_per_weight)
-            common = _common(widest, group, [columns[one] for one in pair], group_size)
+            inputs = [columns[one] for one in pair]
+            common = _common(widest, group, inputs, kernels, group_size)
             legal |= dict.fromkeys(pair, common)
     return legal
 
 
 def _common(
-    precision: WeightPrecision, group: str, columns: Sequence[int], group_size: int | None
+    precision: WeightPrecision,
+    group: str,
+    columns: Sequence[int],
+    kernels: Kernels,
+    group_size: int | None,
 ) -> WeightPrecision:
     """The precision of both matrices of a layer's experts; their kernel pads no rows."""
     if not isinstance(precision, Int4 | Int8):
         return precision
-    sizes = [size for size in GROUP_SIZES if not any(one % size for one in columns)]
-    smaller = [size for size in sizes if size <= precision.group_size]
-    if not smaller or (group_size is not None and group_size not in sizes):
-        fitting = f"use --group-size {' or '.join(map(str, sizes))}, or " if sizes else "use "
+    fitted = kernels.for_experts(precision, columns)
+    if fitted is None or group_size not in (None, fitted.group_size):
+        both = " and ".join(map(str, columns))
+        size = precision.group_size if group_size is None else group_size
         raise UnknownName(
-            f"experts have {' and '.join(map(str, columns))} inputs, which are not multiples of "
-            f"{precision.group_size}, the group size: {fitting}--layer "
-            f"'{group.removesuffix('gate_up')}*=fp16'"
+            f"experts have {both} inputs, which are not multiples of {size}, the group size; use "
+            f"--layer '{group.removesuffix('gate_up')}*=fp16' or another --group-size"
         )
-    return msgspec.structs.replace(precision, group_size=max(smaller))
+    return fitted
 
 
 def _legalize(

@@ -72,6 +72,12 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
+# Greedy decoding without the penalties that a generation config may name.
+GREEDY = Options(
+    temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0
+)
+
+
 def make_request(
     tokens: Tokens | Sequence[int],
     options: Options,

@@ -26,6 +26,7 @@ WITH_NUMPY = ("edgelm.devices.published", "edgelm.devices.calibration")
 # The modules of core that calculate with tensors; all others do without torch.
 WITH_TORCH = {
     "edgelm.checkpoint.meta_model",
+    "edgelm.checkpoint.own_modules",
     "edgelm.checkpoint.quantized.unpack",
     *(f"edgelm.quantize.{name}" for name in ("awq", "gptq", "grids", "hessians", "rtn")),
 }

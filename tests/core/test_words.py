@@ -26,7 +26,8 @@ FORBIDDEN = {
     r"a hair": "slightly",
     r"owed": "remaining, required",
     r"manner": "settings",
-    r"judg(e|es|ed|ing|ement)": "evaluate, compare",
+    # A judge, a model that compares answers, is the field's word.
+    r"judg(ed|ing|ement)": "evaluate, compare",
     r"findings?": "result, check",
     r"evened? out": "equalize, scale",
     r"for people": "as text",

@@ -1,7 +1,5 @@
 """SmolLM2-135M-Instruct, the real model that tests can have, exported once a run."""
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import CALIBRATION, GATE
+from tests.built_once import built_once
 from tests.smollm2 import smollm2_path
 
 CONTEXT = 1024  # enough for these tests, and quicker to judge than the model's 8,192
@@ -55,24 +54,13 @@ def bundles(
     texts: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    """Bundles by precision; each has passed its gate, or export would have raised.
+    """Bundles by precision; each has passed its gate, or export would have raised."""
 
-    The first of pytest's processes that asks exports them, the others wait for them.
-    """
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smollm2-bundles"
-    folder.mkdir(exist_ok=True)
-    paths = {precision: folder / precision for precision in ("fp32", "int8")}
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for precision, path in paths.items():
-            if not path.exists():
-                export_model(
-                    smollm2,
-                    path,
-                    precision=precision,
-                    context=CONTEXT,
-                    calibration=texts[0],
-                    gate_text=texts[1],
-                )
-    return paths
+    def bundle(precision: str) -> Path:
+        def export(folder: Path) -> None:
+            given: dict[str, Any] = {"calibration": texts[0], "gate_text": texts[1]}
+            export_model(smollm2, folder, precision=precision, context=CONTEXT, **given)
+
+        return built_once(tmp_path_factory, f"smollm2-{precision}", export)
+
+    return {precision: bundle(precision) for precision in ("fp32", "int8")}

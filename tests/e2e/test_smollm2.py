@@ -25,15 +25,17 @@ def lm(bundles: dict[str, Path]) -> Iterator[LanguageModel]:
         yield model
 
 
-def prompt_of(smollm2: Path) -> list[int]:
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(smollm2.parent), gguf_file=smollm2.name)
+def prompt_of(folder: Path) -> list[int]:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     return ids
 
 
-def test_greedy_answer_equals_transformers(lm: LanguageModel, hf: Any, smollm2: Path) -> None:
-    prompt = prompt_of(smollm2)
+def test_greedy_answer_equals_transformers(
+    lm: LanguageModel, hf: Any, smollm2_tokenizer: Path
+) -> None:
+    prompt = prompt_of(smollm2_tokenizer)
     assert lm.chat_tokens(QUESTION).tolist() == prompt
     said = lm.generate(QUESTION, max_tokens=200).tokens
     assert len(said) > 100

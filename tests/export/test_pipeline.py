@@ -155,8 +155,15 @@ def test_manifest_names_its_source_and_texts(tiny_chat: Path, bundle: Path) -> N
     assert manifest.gate is not None
     assert manifest.gate.text == "gate.jsonl"
     assert manifest.gate.text_sha256 == hashlib.sha256(GATE.read_bytes()).hexdigest()
-    assert manifest.gate.figures.tokens == 8 * CONTEXT
+    assert manifest.gate.figures.tokens == 2 * CONTEXT
     assert manifest.limits.context == CONTEXT
+
+
+@pytest.mark.usefixtures("whole_texts")
+def test_a_gate_runs_eight_sequences(tiny_chat: Path, tmp_path: Path) -> None:
+    manifest = export_model(tiny_chat, tmp_path / "bundle", precision="fp32")
+    assert manifest.gate is not None
+    assert manifest.gate.figures.tokens == 8 * CONTEXT
 
 
 def test_card_does_not_tell_where_on_this_machine_the_source_lay(
@@ -172,7 +179,7 @@ def test_card_states_the_figures(bundle: Path) -> None:
     assert manifest.gate is not None
     card = (bundle / "README.md").read_text()
     figures = manifest.gate.figures
-    assert f"{figures.kl:.4f} nats" in card
+    assert f"{figures.kl:.4f} ± {figures.kl_error:.4f} nats" in card
     assert f"{figures.top1:.1%}" in card
     assert f"×{figures.perplexity_ratio:.3f}" in card
     assert f"{8 * manifest.weight_bytes / manifest.spec.parameters:.2f} bits per weight" in card

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.text import template_budget
 from edgelm.runtime.text.chat import ChatTemplate
 
+WHOLE = "nested ranges"
 _DOUBLE = "{% set x = x ~ x %}"
 _MACROS = "".join(
     f"{{% macro m{n}() %}}{{{{ m{n - 1}() }}}}{{{{ m{n - 1}() }}}}{{% endmacro %}}"
@@ -105,7 +107,10 @@ def main(folder: Path) -> None:
     """Run them all; each line has a name, the seconds it took, and how it ended."""
     resource.setrlimit(resource.RLIMIT_AS, (700_000_000, 700_000_000))
     path = folder / "chat_template.jinja"
+    usual = template_budget._MAX_SECONDS
     for name, text in BOMBS.items():
+        # Nobody waits for the whole second fifteen times; that it ends one is shown by `WHOLE`.
+        template_budget._MAX_SECONDS = usual if name == WHOLE else usual / 5
         path.write_text(text)
         started = time.perf_counter()
         try:

@@ -10,6 +10,8 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 
 CONFIG = "adapter_config.json"
+# Matching a repeated group can take time exponential in the length of a name.
+_SLOW = re.compile(r"\)[*+{]")
 # Options with which an adapter is not a sum of a matrix and two low-rank factors.
 _REFUSED = {
     "target_parameters": "it adapts the parameters of experts",
@@ -107,6 +109,8 @@ def _pattern(
             re.compile(pattern)
         except re.error:
             raise _wrong(folder, name, pattern, "regular expressions") from None
+        if _SLOW.search(pattern):
+            raise _wrong(folder, name, pattern, "patterns without repeated groups")
     return values
 
 

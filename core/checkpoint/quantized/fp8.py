@@ -71,14 +71,16 @@ def fp8_matrix(
                 f"{rows} x {columns} weights",
             )
 
+    size = min(height, rows), min(width, columns)
+
     def read() -> "Matrix":
         from edgelm.quantize.grids import Fp8Matrix
 
         scales = parts.floats(scale).reshape(-(-rows // height), -(-columns // width))
-        return Fp8Matrix(parts.tensor("weight"), scales, (height, width), _input_scale(parts))
+        return Fp8Matrix(parts.tensor("weight"), scales, size, _input_scale(parts))
 
     def precision() -> WeightPrecision | None:
-        return Fp8() if width >= columns else None
+        return Fp8() if size[1] == columns else None
 
     return PackedMatrix((rows, columns), f"{title}, E4M3", parts.paths, read, precision, 8)
 

@@ -1,10 +1,11 @@
 """Sizes of a decoder's weights as an engine stores them: bits per weight, and bytes by part."""
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
-from edgelm.devices.kernels import kernels_of
+from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import Engine, Profile
 from edgelm.errors import UnknownName
 from edgelm.planning import PlanRequest
@@ -70,13 +71,30 @@ def _bits(
     if not (kernels.pads and isinstance(head, Int4 | Int8)):
         return head.bits_per_weight, max(head.bits_per_weight, fewest)
     head = kernels.for_table(head, spec.hidden_size)
+    experts = _expert_precisions(spec, kernels, precision)
     linear = sum(
-        _row_bits(precision(inputs), inputs) * outputs for outputs, inputs in spec.linear_shapes
+        _row_bits(experts.get((outputs, inputs)) or precision(inputs), inputs) * outputs
+        for outputs, inputs in spec.linear_shapes
     )
     return (
         linear / spec.linear_parameters,
         _row_bits(head, spec.hidden_size) / spec.hidden_size,
     )
+
+
+def _expert_precisions(
+    spec: DecoderSpec, kernels: Kernels, precision: Callable[[int], WeightPrecision]
+) -> dict[tuple[int, int], Int4 | Int8]:
+    """The precision of experts by the shape of their stacked matrices."""
+    found: dict[tuple[int, int], Int4 | Int8] = {}
+    for mixture in set(spec.mixtures):
+        shapes = mixture.matrices(spec.hidden_size)[:2]
+        one = precision(min(inputs for _, inputs in shapes))
+        if not isinstance(one, Int4 | Int8):
+            continue
+        fitted = kernels.for_experts(one, [inputs for _, inputs in shapes])
+        found |= {shape: fitted for shape in shapes if fitted is not None}
+    return found
 
 
 def _row_bits(precision: WeightPrecision, columns: int) -> int:

@@ -113,7 +113,7 @@ def test_the_file_is_whole_or_what_it_was(
     with pytest.raises(OSError, match="No space left"):
         pack([Document("Another text, and longer")] * 9, tokenizer, 4, path)
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["tokens.npy", "tokens.starts.npy"]
 
 
 class Words:
@@ -201,3 +201,27 @@ def test_processes_that_tokenize_import_no_torch() -> None:
     pickled = pickle.dumps(module.Encoder(tiny_fast_tokenizer()))
     done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True)
     assert done.stdout.strip() == b"False", done.stderr.decode()[-500:]
+
+
+def test_positions_restart_where_documents_begin(tokenizer: Any, tmp_path: Path) -> None:
+    texts = ["abcdef", "", "ab", "abcdefghijkl"]
+    lengths = [
+        len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 if text else 0
+        for text in texts
+    ]
+    whole = [position for length in lengths for position in range(length)]
+    packed = pack(map(Document, texts), tokenizer, 6, tmp_path / "t.npy")
+    assert packed.starts is not None
+    assert packed.starts.tolist() == [0, lengths[0], lengths[0] + lengths[2]]
+    for row, positions in enumerate(packed.positions(range(len(packed))).tolist()):
+        expected = whole[6 * row : 6 * row + 6]
+        # A document that goes beyond its row is counted from the start of the next one.
+        until = next((i for i, one in enumerate(expected) if one == 0), 6)
+        assert positions == [*range(until), *expected[until:]]
+    kept = packed.only(np.array([1])).positions([0])
+    assert torch.equal(kept[0], packed.positions([1])[0])
+    few = pack(map(Document, texts), tokenizer, 2, tmp_path / "few.npy", max_tokens=lengths[0])
+    assert few.starts is not None
+    assert few.starts.tolist() == [0]
+    with pytest.raises(BadInput, match="packed without the documents' beginnings"):
+        PackedTokens(packed.rows).positions([0])

@@ -185,7 +185,7 @@ def test_the_width_of_convolutions_stays() -> None:
 def test_four_channels_by_hand() -> None:
     """Each axis of a decoder of width four, with scores that leave one choice."""
     teacher = tiny_model(
-        "llama",
+        "qwen3",
         hidden_size=4,
         intermediate_size=4,
         num_hidden_layers=4,
@@ -225,7 +225,7 @@ def test_four_channels_by_hand() -> None:
 
 
 def test_pruned_heads_are_merged_into_kept_ones() -> None:
-    teacher = tiny_model("llama", num_attention_heads=4, num_key_value_heads=1, head_dim=4)
+    teacher = tiny_model("qwen3", num_attention_heads=4, num_key_value_heads=1, head_dim=4)
     importance = Importance(
         heads=torch.tensor([[4.0, 3, 2, 1]] * 4),
         neurons=torch.ones(4, 96),

@@ -1,7 +1,6 @@
 """The choice of alternatives: the best within the limits, as trying all of them finds it."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.mixers import NoMixer
-from tests.models import tiny_model
+from tests.models import tiny_config, tiny_model
 
 pytest.importorskip("scipy")
 
@@ -109,7 +108,10 @@ def test_estimates_use_a_student_within_the_budget() -> None:
     assert costs(parameters=1.0).first_within(FOUND) == []
 
 
-def test_teachers_that_are_refused(tmp_path: Path) -> None:
+def test_teachers_that_are_refused() -> None:
     uneven = with_alternatives(SPEC, FOUND[:1])
     with pytest.raises(BadInput, match="the layers of this teacher already have different sizes"):
         alternatives(uneven, PuzzleSettings(), 1)
+    experts = DecoderSpec.from_hf(tiny_config("qwen3-moe").to_dict())
+    with pytest.raises(BadInput, match="no alternatives for mixtures of experts, which qwen3_moe"):
+        alternatives(experts, PuzzleSettings(), 1)

@@ -49,7 +49,7 @@ def candidate(layers: int, hidden: int, ffn: int = 96, **over: Any) -> Candidate
 
 
 @pytest.mark.parametrize("engine", KERNELS)
-@pytest.mark.parametrize("over", [{}, {"hidden_size": 600, "intermediate_size": 1000}], ids=str)
+@pytest.mark.parametrize("over", [{}, {"hidden_size": 612, "intermediate_size": 1000}], ids=str)
 def test_every_shape_has_kernels(engine: str, over: dict[str, int]) -> None:
     spec = msgspec.structs.replace(SMOL, **over)
     multiple = KERNELS[engine].width_multiple
@@ -257,3 +257,16 @@ def test_shapes_beyond_the_budget_cost_no_advice(monkeypatch: pytest.MonkeyPatch
     budget = Budget(request=PlanRequest(min_tokens_per_second=1e12))
     cost = CostModel(spec, load_profile("cpu"), budget)
     assert "tokens/s predicted" in cost(Shape.from_spec(spec)).missing[0]
+
+
+def test_shapes_that_transformers_refuses_are_not_proposed() -> None:
+    """Llama's configuration class wants heads to divide the hidden size, Qwen3's does not."""
+    shapes = list(enumerate_shapes(SMOL, 1, 0.4))
+    assert all(shape.hidden_size % shape.num_attention_heads == 0 for shape in shapes)
+    assert any(shape.hidden_size < SMOL.hidden_size for shape in shapes)
+    qwen = msgspec.structs.replace(SMOL, family="qwen3")
+    assert len(list(enumerate_shapes(qwen, 1, 0.4))) > len(shapes)
+    uneven = Shape(6, 512, 1536, 9, 3)
+    with pytest.raises(BadInput, match="hidden_size 512 is not a multiple of 9 heads"):
+        uneven.check_within(SMOL)
+    uneven.check_within(qwen)

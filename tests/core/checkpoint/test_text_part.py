@@ -149,7 +149,7 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
 
 def test_llama_4_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama4", "text_config": {}}))
-    with pytest.raises(UnknownName, match="llama4 is not supported: its decoder is a mixture"):
+    with pytest.raises(UnknownName, match="llama4 is not supported: its experts scale"):
         read_spec(tmp_path)
 
 

@@ -155,3 +155,15 @@ def test_scripts() -> None:
     assert not in_script("Ответ", scripts)
     assert not in_script("broken \ufffd text", scripts)
     assert in_script("cut \ufffd", scripts)  # a limit may cut a character
+
+
+@pytest.mark.usefixtures("_asked")
+def test_a_template_that_refuses_the_prompts_leaves_plain_texts(
+    bundle: Path, source: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(bundle, tmp_path / "broken")
+    (broken / "chat_template.jinja").write_text("{{ raise_exception('needs a system message') }}")
+    write_manifest(broken, replace(read_manifest(broken), files=hash_files(broken)))
+    with edgelm.load(broken, threads=1) as model:
+        assert turn_end(model) == set()
+    assert behavior(broken, source, tmp_path / "cache").passed

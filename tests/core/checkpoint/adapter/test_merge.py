@@ -122,6 +122,7 @@ def test_logits_are_those_of_peft(
         ({"r": 8}, r"has shape \[4, 96\], expected two dimensions, one of 8"),
         ({"lora_alpha": "8"}, "lora_alpha is '8', expected a number"),
         ({"rank_pattern": {"(": 4}}, "expected regular expressions"),
+        ({"rank_pattern": {"(.*a)*b": 4}}, "expected patterns without repeated groups"),
         ({"alpha_pattern": [4]}, r"alpha_pattern is \[4\], expected an object"),
     ],
 )

@@ -19,17 +19,17 @@ from tests.conftest import TinyFactory
 from tests.gguf_files import write_gguf
 from tests.models import tiny_model
 
-Type = gguf.GGMLQuantizationType
+KINDS = gguf.GGMLQuantizationType
 
 
-@pytest.mark.parametrize("number", GRIDS, ids=lambda number: Type(number).name)
+@pytest.mark.parametrize("number", GRIDS, ids=lambda number: KINDS(number).name)
 def test_levels_are_those_that_gguf_dequantizes(number: int) -> None:
-    block, size = gguf.constants.GGML_QUANT_SIZES[Type(number)]
+    block, size = gguf.constants.GGML_QUANT_SIZES[KINDS(number)]
     rows = np.random.default_rng(0).integers(0, 256, (6, 3 * size), dtype=np.uint8)
-    place = 208 if Type(number) is Type.Q6_K else 0
+    place = 208 if KINDS(number) is KINDS.Q6_K else 0
     for at in range(place, rows.shape[1], size):  # scales that are numbers, of either sign
         rows[:, at : at + 2] = np.linspace(-2, 2, 6, dtype="<f2")[:, None].view(np.uint8)
-    expected = gguf.quants.dequantize(rows, Type(number))
+    expected = gguf.quants.dequantize(rows, KINDS(number))
     levels, scales = read_levels(rows, number)
     precision = GRIDS[number]
     grid = integer_grid(
@@ -45,7 +45,7 @@ def test_levels_are_those_that_gguf_dequantizes(number: int) -> None:
 
 @pytest.mark.parametrize(("name", "bits"), [("Q4_0", 4), ("Q4_1", 4), ("Q4_K", 4), ("Q5_0", 8)])
 def test_bits(name: str, bits: int) -> None:
-    assert level_bits(Type[name]) == bits
+    assert level_bits(KINDS[name].value) == bits
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q5_0"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.quantize.grids import Fp8Matrix, IntegerGrid
+from edgelm.quantize.grids import Fp8Matrix, IntegerGrid, Nvfp4Blocks
 from edgelm.quantize.precision import Fp8, Int4, Int8, Nvfp4
 from tests.conftest import TinyFactory
 from tests.quantized_folders import (
@@ -128,7 +128,9 @@ def test_integers(folder: Path, case: str) -> None:
     assert packed.precision == precision
     assert (packed.inputs is not None) == grid.get("act_order", False)
     if packed.inputs is not None:  # in the order of their groups
-        found = packed.read().for_inputs(packed.inputs)
+        read = packed.read()
+        assert isinstance(read, IntegerGrid)
+        found = read.for_inputs(packed.inputs)
         expected = checkpoint.tensor(NAME)[:, packed.inputs.order]
         assert torch.equal(found.dequantize(), expected)
     assert not checkpoint.packed.keys() & {"model.embed_tokens.weight", "model.norm.weight"}
@@ -211,6 +213,8 @@ def test_factors_of_the_inputs(folder: Path) -> None:
     torch.testing.assert_close(checkpoint.tensor(NAME), expected, rtol=1e-6, atol=0)
     packed = checkpoint.packed[NAME]
     assert packed.precision == Int4(32, True)
+    assert packed.inputs is not None
+    assert packed.inputs.factors is not None
     assert torch.equal(packed.inputs.factors, factors)
 
 
@@ -245,7 +249,9 @@ def test_nvfp4(folder: Path, divides: bool) -> None:
         assert torch.equal(checkpoint.tensor(name), fp4.matrix), name
         packed = checkpoint.packed[name]
         assert packed.precision == Nvfp4()
-        assert torch.equal(packed.read().integers().dequantize(), fp4.matrix)
+        read = packed.read()
+        assert isinstance(read, Nvfp4Blocks)
+        assert torch.equal(read.integers().dequantize(), fp4.matrix)
 
 
 E4M3 = torch.float8_e4m3fn
@@ -260,11 +266,17 @@ E4M3 = torch.float8_e4m3fn
             {"quant_method": "fp8", "weight_block_size": [32, 32]},
             None,
         ),
+        (
+            "weight_scale_inv",
+            (10**9, 10**9),
+            {"quant_method": "fp8", "weight_block_size": [10**9, 10**9]},
+            Fp8(),
+        ),
         ("weight_scale", (0, 0), {"quant_method": "modelopt", "quant_algo": "FP8"}, Fp8()),
         ("weight_scale", (1, 0), compressed(format="float-quantized", strategy="channel"), Fp8()),
         ("weight_scale", (1, 0), {"quant_method": "fbgemm_fp8"}, Fp8()),
     ],
-    ids=["blocks", "one scale", "channels", "fbgemm"],
+    ids=["blocks", "one block", "one scale", "channels", "fbgemm"],
 )
 def test_fp8(
     folder: Path, scale: str, block: tuple[int, int], config: dict[str, Any], precision: Any
@@ -273,7 +285,7 @@ def test_fp8(
 
     def parts(module: str, weight: torch.Tensor) -> Tensors:
         rows, columns = weight.shape
-        height, width = (size or full for size, full in zip(block, weight.shape, strict=True))
+        height, width = (min(size or n, n) for size, n in zip(block, weight.shape, strict=True))
         values = (weight * 100).to(E4M3)
         scales = torch.rand(-(-rows // height), -(-columns // width)) + 0.01
         every = scales.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)

@@ -41,7 +41,7 @@ FAMILIES = [
 ]
 
 
-TWO = {"num_hidden_layers": 2}
+TWO: dict[str, Any] = {"num_hidden_layers": 2}
 # Two layers, one of each kind where there are kinds: compiling a layer again shows nothing new.
 LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
