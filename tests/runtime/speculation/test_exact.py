@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.logits_processor import Row
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 SCHEMA = {
     "type": "object",
