@@ -10,7 +10,7 @@ import msgspec
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
-from edgelm.runtime.speculation.mode import SPECULATION_MODES
+from edgelm.speculation import SPECULATION_MODES
 
 _EPILOG = """\
 Tests are named as in llama-bench: pp512 processes a prompt of 512 tokens, tg128@d4096 generates

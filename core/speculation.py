@@ -1,4 +1,10 @@
-"""What is known of speculation before anything was measured: sizes of runs, expected tokens."""
+"""What is known of speculation before anything is measured: modes, sizes, expected tokens."""
+
+from typing import Literal, get_args
+
+# Where drafted tokens come from: see docs/speculation.md.
+SpeculationMode = Literal["auto", "off", "lookup", "draft"]
+SPECULATION_MODES: tuple[SpeculationMode, ...] = get_args(SpeculationMode)
 
 # Tokens of a run that checks drafted ones: the last token and 1 to 15 drafts. Few sizes, so that
 # each is soon measured.

@@ -15,7 +15,8 @@ from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
 from edgelm.runtime.saved.session_file import identity_of
-from edgelm.runtime.speculation.mode import SpeculationMode, check_mode
+from edgelm.runtime.speculation.mode import check_mode
+from edgelm.speculation import SpeculationMode
 
 log = logging.getLogger(__name__)
 

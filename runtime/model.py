@@ -27,7 +27,7 @@ from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.saved.prompt_cache import PromptCache
 from edgelm.runtime.saved.session_file import Identity, identity_of
 from edgelm.runtime.sequences import Sequences, common_prefix
-from edgelm.runtime.speculation.mode import SpeculationMode, check_mode
+from edgelm.runtime.speculation.mode import check_mode
 from edgelm.runtime.text.answers.answering import Answering
 from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
 from edgelm.runtime.text.bundle_template import read_template
@@ -37,6 +37,7 @@ from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.messages import Message, normalized
 from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.speculation import SpeculationMode
 
 _PROMPT_END = 32  # tokens, in which a template that begins the reasoning has its tag
 _OF_MESSAGES: tuple[

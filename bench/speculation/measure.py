@@ -15,7 +15,7 @@ import numpy as np
 from edgelm.bench.speculation.works import WORKS, Task
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.logits_processor import Row
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 Answers = Literal["own", "reference"]
 _MAX_TOKENS = 160

@@ -14,7 +14,7 @@ import numpy as np
 
 import edgelm
 from edgelm.runtime import LanguageModel, Reply
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 
 def prompt(lm: LanguageModel, seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.sampler import Sampling
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 
 class Event(Protocol):

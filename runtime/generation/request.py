@@ -7,8 +7,8 @@ from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.sampler import Sampling
-from edgelm.runtime.speculation.mode import SpeculationMode
 from edgelm.runtime.text.answers.parser import AnswerParser
+from edgelm.speculation import SpeculationMode
 
 
 @dataclass(frozen=True, slots=True)

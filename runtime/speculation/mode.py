@@ -1,12 +1,9 @@
 """Where drafted tokens come from, as a caller says it."""
 
 import argparse
-from typing import Literal, get_args
 
 from edgelm.errors import BadInput
-
-SpeculationMode = Literal["auto", "off", "lookup", "draft"]
-SPECULATION_MODES: tuple[SpeculationMode, ...] = get_args(SpeculationMode)
+from edgelm.speculation import SPECULATION_MODES, SpeculationMode
 
 
 def check_mode(value: object, *, has_draft: bool) -> SpeculationMode:

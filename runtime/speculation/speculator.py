@@ -19,7 +19,7 @@ from edgelm.runtime.speculation.costs import StepCosts
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
 # Tokens after which a draft model that did not pay is tried again.

@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.logits_processor import Row
-from edgelm.runtime.speculation.mode import SpeculationMode
+from edgelm.speculation import SpeculationMode
 
 SCHEMA = {
     "type": "object",
@@ -91,8 +91,13 @@ def test_copying_is_drafted_and_accepted(int8_lm: LanguageModel) -> None:
 
 def test_at_the_end_of_the_context(int8_lm: LanguageModel) -> None:
     tokens = (prompt(1) * 10)[: int8_lm.context - 30]
-    plain = answer(int8_lm, "off", tokens, max_tokens=None, logits_processors=[copies])
-    drafted = answer(int8_lm, "auto", tokens, max_tokens=None, logits_processors=[copies])
+    options: dict[str, Any] = {
+        "max_tokens": None,
+        "logits_processors": [copies],
+        "logit_bias": dict.fromkeys(int8_lm.eos_token_ids, -100.0),
+    }
+    plain = answer(int8_lm, "off", tokens, **options)
+    drafted = answer(int8_lm, "auto", tokens, **options)
     assert plain.stop_reason == "context"
     assert drafted.chunks == plain.chunks
 

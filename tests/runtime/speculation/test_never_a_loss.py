@@ -14,7 +14,8 @@ LENGTH = 1200
 def words(seed: int) -> list[int]:
     """Text that repeats short parts by chance: most predictions are wrong."""
     rng = np.random.default_rng(seed)
-    return (rng.zipf(1.3, LENGTH) % 60).tolist()
+    tokens: list[int] = (rng.zipf(1.3, LENGTH) % 60).tolist()
+    return tokens
 
 
 def chain(seed: int) -> list[int]:
@@ -38,7 +39,8 @@ def copied(seed: int) -> list[int]:
 
 def fresh(seed: int) -> list[int]:
     """Text that repeats nothing."""
-    return np.random.default_rng(seed).integers(0, 1_000_000, LENGTH).tolist()
+    tokens: list[int] = np.random.default_rng(seed).integers(0, 1_000_000, LENGTH).tolist()
+    return tokens
 
 
 def gain(text: list[int], per_token: float, noise: float = 0.0, start: int = 20) -> float:

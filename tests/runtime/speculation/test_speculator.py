@@ -6,8 +6,9 @@ import pytest
 from edgelm.errors import BadInput
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
 from edgelm.runtime.speculation.costs import SIZES, StepCosts
-from edgelm.runtime.speculation.mode import SPECULATION_MODES, check_mode
+from edgelm.runtime.speculation.mode import check_mode
 from edgelm.runtime.speculation.speculator import SpeculationState, Speculator
+from edgelm.speculation import SPECULATION_MODES
 
 PART = list(range(100, 140))
 
