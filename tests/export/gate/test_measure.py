@@ -47,6 +47,12 @@ class Replaying:
             rows: Logits = self.hf(torch.tensor([self.seen])).logits[0, -logits:].numpy()
         return (self.decode if len(tokens) == 1 else self.prefill)(rows)
 
+    def verify(self, tokens: Tokens) -> Logits:
+        raise NotImplementedError
+
+    def keep(self, length: int) -> None:
+        raise NotImplementedError
+
     def rewind(self, length: int) -> None:
         del self.seen[length:]
         self.length = length
