@@ -103,13 +103,13 @@ def parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         metavar="DIR",
-        help="cache intermediate results in DIR; later or interrupted exports resume from them",
+        help="cache results in DIR, for later exports to resume from",
     )
     add(
         "--draft-for",
         type=Path,
         metavar="BUNDLE",
-        help="export the model as the draft model of this bundle, into its folder draft/",
+        help="export MODEL as this bundle's draft model, into draft/",
     )
     add(
         "--segments",
@@ -133,13 +133,13 @@ def parser() -> argparse.ArgumentParser:
         "--finalize",
         type=Path,
         metavar="BUNDLE",
-        help="compile a bundle's engine, on the device that it is for",
+        help="compile a bundle's engine, on its own device",
     )
     add(
         "--trust",
         type=Path,
         metavar="BUNDLE",
-        help="let a bundle's engines that were compiled elsewhere run on this machine",
+        help="let engines compiled elsewhere run on this machine",
     )
     return parser
 

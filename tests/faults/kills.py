@@ -107,8 +107,10 @@ def run_whole(run: Callable[[], object], log: Path) -> None:
 
 def run_to_failure(run: Callable[[], object], log: Path) -> str:
     """Run in a process that is left alone and must end with an exception; what it wrote."""
-    assert wait_for(start(run, log)) == 1 << 8, "ended otherwise than with an exception"
-    return log.read_text(errors="replace")
+    status = wait_for(start(run, log))
+    said = log.read_text(errors="replace")
+    assert status == 1 << 8, f"ended with {status}, not with an exception:\n{said[-3000:]}"
+    return said
 
 
 def wait_for_success(child: int, log: Path) -> None:

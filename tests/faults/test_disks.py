@@ -71,8 +71,17 @@ def test_an_export_finds_a_full_disk_before_it_begins(disk: Path, tmp_path: Path
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("name", ["export", "export-work"])
-@pytest.mark.parametrize("stage", ["calibrating", "quantizing and writing", "gate 8-bit"])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("export", "calibrating"),
+        ("export", "quantizing and writing"),
+        ("export-work", "calibrating"),
+        ("export-work", "quantizing and writing"),
+        # Without --work an export then removes more than it still writes, and succeeds.
+        ("export-work", "gate 8-bit"),
+    ],
+)
 def test_a_disk_fills_up_during_an_export(
     disk: Path, tmp_path: Path, name: str, stage: str
 ) -> None:
