@@ -61,6 +61,19 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_spinning() -> Iterator[None]:
+    """Threads of ONNX Runtime sleep between operators: other tests need the processor."""
+    if not find_spec("onnxruntime"):
+        yield
+        return
+    from edgelm.runtime.engines.onnxruntime import ort
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort, "_SPIN_MICROSECONDS", "0")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _few_answers() -> Iterator[None]:
     """The gate asks a tiny model two prompts in place of 24; tests of the gate ask their own."""
     if not find_spec("torch"):

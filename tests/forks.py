@@ -17,8 +17,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # What takes long and starts no thread, as onnxruntime does.
 _IMPORTED = (
@@ -37,10 +39,29 @@ def run_forked(module: str, *arguments: str, processes: int = 1) -> int:
     Several are ranks of one `torch.distributed` group, as torchrun starts them: when one of them
     fails, the others are killed.
     """
+    return _ask(module, *arguments, processes=processes)
+
+
+def run_forked_command(
+    module: str, *arguments: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a command's `main` in a process of its own, in a folder; its exit code and what it says.
+
+    What it prints is written to files of that folder meanwhile.
+    """
+    logs = {name: folder / f"{name}.log" for name in ("stdout", "stderr")}
+    code = _ask(module, *arguments, folder=str(folder), logs=[str(log) for log in logs.values()])
+    said = [log.read_text() for log in logs.values()]
+    for log in logs.values():
+        log.unlink()
+    return subprocess.CompletedProcess([module, *arguments], code, *said)
+
+
+def _ask(module: str, *arguments: str, **options: Any) -> int:
     server = _server()
     assert server.stdin
     assert server.stdout
-    server.stdin.write(json.dumps([module, arguments, processes]) + "\n")
+    server.stdin.write(json.dumps([module, arguments, options]) + "\n")
     server.stdin.flush()
     reply = server.stdout.readline()
     assert reply, "the process that forks has ended"
@@ -70,15 +91,22 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     while line := sys.stdin.readline():
-        module, arguments, processes = json.loads(line)
-        code = _run_group(module, arguments, processes)
+        module, arguments, options = json.loads(line)
+        code = _run_group(module, arguments, **options)
         replies.write(f"{code}\n")
 
 
-def _run_group(module: str, arguments: list[str], processes: int) -> int:
+def _run_group(
+    module: str,
+    arguments: list[str],
+    *,
+    processes: int = 1,
+    folder: str = ".",
+    logs: Sequence[str] = (),
+) -> int:
     port = _free_port()
     ranks = [_environment(rank, processes, port) for rank in range(processes)]
-    running = {_fork(module, arguments, environment) for environment in ranks}
+    running = {_fork(module, arguments, environment, folder, logs) for environment in ranks}
     deadline, first = time.monotonic() + _SECONDS, 0
     while running:
         child, status = os.waitpid(-1, os.WNOHANG)
@@ -108,7 +136,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _fork(module: str, arguments: list[str], environment: dict[str, str]) -> int:
+def _fork(
+    module: str, arguments: list[str], environment: dict[str, str], folder: str, logs: Sequence[str]
+) -> int:
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would lose all but one"
     child = os.fork()
@@ -116,7 +146,10 @@ def _fork(module: str, arguments: list[str], environment: dict[str, str]) -> int
         return child
     code = 1
     try:
+        os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for target, log in enumerate(logs, start=1):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), target)
         os.environ |= environment
         sys.argv = [module, *arguments]
         code = importlib.import_module(module).main() or 0
@@ -125,6 +158,7 @@ def _fork(module: str, arguments: list[str], environment: dict[str, str]) -> int
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import edgelm
+from tests.forks import run_forked_command
 from tests.tiny_chat import CONTEXT, save_tiny_chat, tiny_tokenizer
 
 COMMANDS = Path(sys.executable).parent
@@ -63,7 +64,9 @@ def test_export_run_bench(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def exact(folder: Path) -> Path:
     """An fp32 bundle, moved away from where it was made."""
-    command(folder, "edge-export", "tiny", "--precision", "fp32", "-o", "made")
+    arguments = ("tiny", "--precision", "fp32", "-o", "made")
+    done = run_forked_command("edgelm.export.cli", *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
     (folder / "elsewhere").mkdir()
     return (folder / "made").rename(folder / "elsewhere" / "moved")
 
@@ -92,12 +95,8 @@ def test_a_bundle_needs_neither_its_place_nor_its_source(exact: Path) -> None:
 
 
 def test_a_missed_gate_exits_1_and_leaves_nothing(folder: Path) -> None:
-    done = subprocess.run(
-        [COMMANDS / "edge-export", "tiny", "--precision", "int4", "-o", "never"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    arguments = ("tiny", "--precision", "int4", "-o", "never")
+    done = run_forked_command("edgelm.export.cli", *arguments, folder=folder)
     assert done.returncode == 1
     assert "error: the 4-bit quality gate failed" in done.stderr
     assert "Traceback" not in done.stderr
