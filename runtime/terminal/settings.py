@@ -17,8 +17,8 @@ SAMPLING = {
     "min-p": "drop tokens below this fraction of the highest probability",
     "typical-p": "keep the most typical tokens up to this probability mass",
     "repetition-penalty": "above 1 repeats less",
-    "frequency-penalty": "per use of a token so far",
-    "presence-penalty": "once for a token used so far",
+    "frequency-penalty": "subtract this from a token's logit for each earlier use",
+    "presence-penalty": "subtract this once from the logit of a token used before",
 }
 
 
