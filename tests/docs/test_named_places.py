@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from edgelm.bundle import Manifest
 from tests.docs.pages import PAGES, ROOT, name
 
 ROOMS = "core|devices|runtime|export|compress|bench|tests|docs|examples|deploy|docker"
@@ -37,6 +39,13 @@ def test_names_of_recipes_are_in_their_files() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert len(_NAME_IN_FILE.findall(text)) > 10
     assert not missing_names(text)
+
+
+def test_the_bundle_page_has_every_field_of_the_manifest() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "bundle.md").read_text(), re.MULTILINE)
+    named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    fields = {field.encode_name for field in msgspec.structs.fields(Manifest)}
+    assert fields <= named, fields - named
 
 
 def test_a_wrong_place_is_found() -> None:
