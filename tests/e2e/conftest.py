@@ -11,6 +11,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import CALIBRATION, GATE
 from tests.built_once import built_once
+from tests.short_texts import sequences
 from tests.smollm2 import smollm2_path
 
 CONTEXT = 1024  # enough for these tests, and quicker to judge than the model's 8,192
@@ -59,7 +60,8 @@ def bundles(
     def bundle(precision: str) -> Path:
         def export(folder: Path) -> None:
             given: dict[str, Any] = {"calibration": texts[0], "gate_text": texts[1]}
-            export_model(smollm2, folder, precision=precision, context=CONTEXT, **given)
+            with sequences(1):
+                export_model(smollm2, folder, precision=precision, context=CONTEXT, **given)
 
         return built_once(tmp_path_factory, f"smollm2-{precision}", export)
 

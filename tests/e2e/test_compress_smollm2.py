@@ -10,6 +10,7 @@ from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings, Prune
 from edgelm.export.pipeline import export_model
+from tests.short_texts import sequences
 
 LAYERS, NEURONS = 12, 768
 
@@ -56,15 +57,16 @@ def test_the_record(student: Path, smollm2: Path) -> None:
 
 def test_the_student_runs(student: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    export_model(
-        student,
-        bundle,
-        precision="int8",
-        context=256,
-        gate="off",
-        calibration=texts[0],
-        gate_text=texts[1],
-    )
+    with sequences(1):
+        export_model(
+            student,
+            bundle,
+            precision="int8",
+            context=256,
+            gate="off",
+            calibration=texts[0],
+            gate_text=texts[1],
+        )
     record = record_of(student)
     assert read_manifest(bundle).lineage.compress == record
     card = (bundle / "README.md").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.devices.calibration import calibrate as module
+from edgelm.devices.calibration import timing
 from edgelm.devices.calibration.calibrate import Sample, calibrate, solve
 from edgelm.devices.calibration.found import Found
 from edgelm.devices.calibration.stack import HEAD_DIM, StackShape
@@ -116,6 +117,8 @@ def test_calibrates_this_machine(
     monkeypatch.setattr(module, "_STACK_BYTES", 1_000_000)
     monkeypatch.setattr(module, "_WIDTHS", ((192, 256), (384, 512)))
     monkeypatch.setattr(module, "read_gb_s", lambda threads: 10.0)
+    monkeypatch.setattr(timing, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(timing, "_REPEATS", 2)
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "mine"))
     lines: list[str] = []
     path = calibrate(None, threads=1, progress=lines.append)
