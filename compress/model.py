@@ -65,7 +65,8 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     if missing or unexpected:
         raise BadCheckpoint(
             f"the weights do not match the configuration: {len(missing)} missing "
-            f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
+            f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}; is config.json from "
+            "another model?"
         )
     model.tie_weights()
     model.requires_grad_(True)

@@ -215,7 +215,7 @@ class LanguageModel:
         self._chat_template()
         if session is not None:
             if system is not None or messages or template:
-                raise BadInput("a session has its own messages and template arguments")
+                raise BadInput("a session has its own messages and arguments; leave these out")
             return Chat.load(self, session)
         if system is not None:
             if messages:
@@ -373,7 +373,7 @@ class LanguageModel:
             return replace(request, parser=parser, shown=answering.shown if parser else None)
         for name in _OF_MESSAGES:
             if options.get(name) is not None:
-                raise BadInput(f"{name} is for answers to messages, not for a plain prompt")
+                raise BadInput(f"{name} is for answers to messages; give a list of messages")
         constraint = None
         if response_format is not None:
             self._grammars.check(response_format)

@@ -66,7 +66,10 @@ class HarnessRequests:
         for token in (self.ids.bos_token_id, self.ids.eos_token_id):
             if token is not None:
                 return token
-        raise BadInput("this bundle's tokenizer names neither a first nor a last token of a text")
+        raise BadInput(
+            "this bundle's tokenizer has neither a beginning- nor an end-of-sequence token, one of "
+            "which lm-eval puts before a text without context; choose tasks with a context"
+        )
 
     @property
     def max_length(self) -> int:
@@ -125,7 +128,10 @@ class HarnessRequests:
     ) -> str:
         """A conversation as text, in the bundle's own template."""
         if not add_generation_prompt:
-            raise BadInput("the bundle's template is rendered up to the assistant's turn only")
+            raise BadInput(
+                "edgelm renders a chat template only up to the assistant's turn; choose a task "
+                "that does not continue an assistant's message"
+            )
         model = self.backend_model.model
         tokens = model.chat_tokens(chat_history, allow_special=True)  # type: ignore[arg-type]
         return model.tokenizer.decode([int(token) for token in tokens], special=True)

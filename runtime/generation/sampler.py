@@ -141,7 +141,7 @@ class Sampler:
         row = self.transformed(self._processed(logits, history), history)
         peak = row.max()
         if not np.isfinite(peak):
-            raise BadInput(f"the sampling settings leave no token (the best has {peak})")
+            raise BadInput(f"the sampling settings leave no token (highest: {peak}); allow one")
         token = self._choose(row)
         for processor in self._advancing:
             processor.advance(token)

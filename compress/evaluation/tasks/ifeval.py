@@ -68,7 +68,10 @@ def ifeval(
     """
     prompts = [read_row(row, number) for number, row in enumerate(rows, 1)]
     if not prompts:
-        raise BadInput("no prompts with instructions to evaluate")
+        raise BadInput(
+            "ifeval has no rows; expected one JSON object per line with `prompt`, "
+            "`instruction_id_list` and `kwargs`"
+        )
     if any(NEED_LANGUAGE & set(row["instruction_id_list"]) for row in rows):
         require_language_detection()
     asked = [Conversation.of_user(prompt.prompt) for prompt in prompts]

@@ -154,7 +154,10 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
         return
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
     causes = "; ".join(f"{one.node_name()} ({one.node_operator()}): {one.desc()}" for one in errors)
-    raise BadBundle(f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'no reason'}")
+    raise BadBundle(
+        f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'it gives no reason'}; export "
+        "the bundle again for this version: edge-devices show TARGET lists the device's engines"
+    )
 
 
 def _allow_plain_attention(trt: Any, network: Any) -> None:
