@@ -92,8 +92,8 @@ class Chat:
     def send(self, said: Said, **options: Unpack[Options]) -> Stream:
         """Say something; the stream is the answer, which joins the messages when it ends.
 
-        An answer that is cancelled, closed or overtaken by the next `send` joins them as far as it
-        came. After an error the messages are as before.
+        If an answer is cancelled, closed or ended by the next `send`, its part so far joins them.
+        After an error the messages are as before.
 
         Raises:
             BadInput: not messages, a conversation that the template rejects, an invalid option.

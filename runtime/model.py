@@ -59,7 +59,7 @@ class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
-    each has a generation that runs, their steps by turns; others wait in order. A stream that
+    each runs one generation, and their steps alternate; others wait in order. A stream that
     nobody reads gives its sequence to a request that waits, and gets one again when it is read.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
 

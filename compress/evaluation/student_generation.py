@@ -16,7 +16,7 @@ BATCH = 8
 
 
 class ToolFormat(Protocol):
-    """How a model is told of functions, and how its calls are read.
+    """How functions are put into a prompt, and how a model's calls are read.
 
     The runtime has both (edgelm.bench.evaluation passes them); this room does not import it.
     """

@@ -2,7 +2,7 @@
 
     "edgelm-session", a line feed  8 bytes: length of the header  header (JSON)  arrays, one by one
 
-A state is of use only with the same weights, tokenizer, engine and version of edgelm. The header
+A state is useful only with the same weights, tokenizer, engine and version of edgelm. The header
 names them, and the hash of the rest; a file that does not match is refused with the reason.
 """
 

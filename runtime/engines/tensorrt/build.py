@@ -26,7 +26,7 @@ class Job(NamedTuple):
     """What to compile.
 
     `context` is how many tokens the cache can grow to hold. `compute_capabilities` are the GPUs to
-    compile for ahead of time; empty means the one at hand. `profiles` is 2 for a decode profile of
+    compile for ahead of time; empty means this machine's. `profiles` is 2 for a decode profile of
     its own; by default what suits the family. `timing_cache` is a file that later builds on the
     same machine start from. `part` is the segment that `graph` is the file of; None where the
     graph is whole.

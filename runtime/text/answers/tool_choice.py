@@ -15,7 +15,7 @@ Tool = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """The functions that the model is told of, and what it must do with them.
+    """The functions in the prompt, and what the model must do with them.
 
     `required`: it must call one of `callable_tools`, and with `parallel` it may call several.
     """
