@@ -13,8 +13,9 @@ from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.jetpack import jetpack_of
 from edgelm.devices.detection.machine import DetectedGpu, Machine
 from edgelm.devices.detection.nvidia import gpu_profile
-from edgelm.devices.profile import Engine, Figure, Profile, load_profile
+from edgelm.devices.profile import Profile, load_profile
 from edgelm.devices.profile_names import match_mode
+from edgelm.devices.profile_tables import Engine, Figure
 from edgelm.errors import BadInput, UnknownName
 
 THIS = "this"

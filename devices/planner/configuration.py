@@ -1,6 +1,7 @@
 """The context and the type of cache of a deployment, where the request leaves them open."""
 
-from edgelm.devices.profile import Engine, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
