@@ -218,7 +218,11 @@ def _silence_libraries() -> None:
 
 
 def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as a recipe: search or prune, distill, evaluate."""
+    """The options as a recipe: search or prune, distill, evaluate.
+
+    Raises:
+        BadInput: options that are missing or contradict each other.
+    """
     limits = {
         "parameters": options.parameters,
         "max_memory_bytes": options.max_memory,

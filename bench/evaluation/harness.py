@@ -126,7 +126,11 @@ class HarnessRequests:
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text, in the bundle's own template."""
+        """A conversation as text, in the bundle's own template.
+
+        Raises:
+            BadInput: the assistant's message is to be continued.
+        """
         if not add_generation_prompt:
             raise BadInput(
                 "edgelm renders a chat template only up to the assistant's turn; choose a task "

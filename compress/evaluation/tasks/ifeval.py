@@ -81,7 +81,12 @@ def ifeval(
 
 
 def read_row(row: Mapping[str, Any], number: int) -> InstructedPrompt:
-    """Check a row of the data set and bind its instructions' arguments."""
+    """Check a row of the data set and bind its instructions' arguments.
+
+    Raises:
+        BadInput: fields that are missing or of a wrong type.
+        UnknownName: an unknown instruction.
+    """
     where = f"prompt {number}" + (f" (key {row['key']})" if "key" in row else "")
     names, arguments = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(row.get("prompt"), str) or not isinstance(names, list) or not names:
