@@ -300,7 +300,7 @@ def _export_draft(arguments: argparse.Namespace) -> None:
         f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
         f"parameters, {format_bytes(draft.weight_bytes)}"
     )
-    print(f"what it gains: edge-bench {arguments.draft_for} --speculation draft")
+    print(f"measure the gain: edge-bench {arguments.draft_for} --speculation draft")
 
 
 def _export(arguments: argparse.Namespace) -> None:
