@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Rooms without any of these words. Add a room once it is clean.
-CLEAN_ROOMS = ["core", "devices", "runtime", "export", "compress", "bench"]
+CLEAN_ROOMS = ["core", "devices", "runtime", "export", "compress", "bench", "examples"]
 _UNITS = "nats|rows|tokens|bytes|bits|operations|cycles|joules|J|ms|milliseconds|levels|values"
 _THINGS = "token|step|position|weight|second|layer|group|channel|row|millisecond|block|clock|matrix"
 # Pattern -> what to write instead.

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from edgelm.bundle import Manifest
+from edgelm.devices.profile import load_profiles
 from tests.docs.pages import PAGES, ROOT, name
 
 ROOMS = "core|devices|runtime|export|compress|bench|tests|docs|examples|deploy|docker"
@@ -46,6 +47,12 @@ def test_the_bundle_page_has_every_field_of_the_manifest() -> None:
     named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
     fields = {field.encode_name for field in msgspec.structs.fields(Manifest)}
     assert fields <= named, fields - named
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/devices.md"])
+def test_the_number_of_devices_is_right(page: str) -> None:
+    counts = re.findall(r"\b(\d+) (?:devices|targets)\b", (ROOT / page).read_text())
+    assert counts == [str(len(load_profiles()))]
 
 
 def test_a_wrong_place_is_found() -> None:
