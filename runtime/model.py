@@ -171,7 +171,7 @@ class LanguageModel:
             return stream.read()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
-        """The same as a stream: a chunk per token, never with half a character.
+        """`generate` as a stream: a chunk per token, never with half a character.
 
         Raises:
             BadInput, ContextFull, Busy, BadBundle: as `generate`; what needs the engine is raised
