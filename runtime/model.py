@@ -69,7 +69,7 @@ class LanguageModel:
         sessions: a session, or several over the same weights; they are closed with the model.
         prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
         drafts: a draft model's session for each; they are closed with the model, too.
-        speculation: of generations that say nothing about it; see `load`.
+        speculation: the default of generations; see `load`.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ class ApiError(Exception):
     """An answer that is an error.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: what was wrong, what was expected and what to do.
         kind: OpenAI's `type`.
         code: OpenAI's `code`.
