@@ -11,8 +11,8 @@ from edgelm.runtime.generation.sampler import Sampling
 
 _DEFAULTS = Sampling()
 SAMPLING = {
-    "temperature": "0 is greedy",
-    "top-k": "keep the k most probable tokens",
+    "temperature": "randomness; 0 always takes the most probable token",
+    "top-k": "keep the k most probable tokens; 0 keeps all",
     "top-p": "keep the most probable tokens up to this probability mass",
     "min-p": "drop tokens below this fraction of the highest probability",
     "typical-p": "keep the most typical tokens up to this probability mass",
