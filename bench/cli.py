@@ -20,7 +20,9 @@ are installed into environments of their own by edge-bench --setup-peers.
 examples:
   edge-bench bundle/                                   the bundle alone
   edge-bench bundle/ --no-quality                      on a device without torch
-  edge-bench bundle/ -d 0,512,4096 --peers llama.cpp   beside llama.cpp
+  edge-bench bundle/ -d 0,512,4096 --peers llama.cpp   compared with llama.cpp
+
+exit codes: 0 done, 2 bad input, 3 a bug in edgelm
 """
 _PEERS = "llama.cpp, onnxruntime-genai, transformers, optimum, transformers-static"
 
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--generate",
         default="128",
         metavar="N,..",
-        help="numbers of tokens to generate (default: 128)",
+        help="how many tokens to generate (default: 128)",
     )
     add(
         "-d",
@@ -57,12 +59,23 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-r", "--rounds", type=positive_int, default=5, help="rounds after warm-up (default: 5)")
     add("--peers", default="", metavar="A,B", help=f"any of {_PEERS} (default: none)")
-    add("--source", help="the model that the bundles were exported from, or a students' teacher")
-    add("--quality-text", type=Path, metavar="FILE", help="text for KL and top-1")
+    add("--source", help="the model that the bundles were exported from, or the students' teacher")
+    add(
+        "--quality-text",
+        type=Path,
+        metavar="FILE",
+        help="text for KL and top-1 (default: that of the gate)",
+    )
     add("--no-quality", action="store_true", help="do not measure KL and top-1")
-    add("--threads", type=positive_int, metavar="N", help="default: physical cores")
-    add("--cache", type=Path, metavar="DIR", help="cache for the peers' model files")
-    add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report/")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
+    add("--cache", type=Path, metavar="DIR", help="folder for the peers' model files")
+    add(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="folder for the report (default: report/)",
+    )
     add(
         "--speculation",
         choices=[mode for mode in SPECULATION_MODES if mode != "off"],
@@ -70,8 +83,16 @@ def parser() -> argparse.ArgumentParser:
         help="instead: speed with and without speculation (auto, lookup, draft) on four kinds of "
         "work",
     )
-    add("--check-plan", action="store_true", help="measure how well the planner predicts")
-    add("--setup-peers", action="store_true", help="first install the peers (all, or --peers)")
+    add(
+        "--check-plan",
+        action="store_true",
+        help="instead: measure how well the planner predicts ten random models on this CPU",
+    )
+    add(
+        "--setup-peers",
+        action="store_true",
+        help="first install the peers: those of --peers, or all",
+    )
     return parser
 
 

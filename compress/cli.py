@@ -46,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", help="recipe (.toml), or the teacher: folder, hub id or .gguf file")
     add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder for the student")
-    add("--run", type=Path, metavar="DIR", help="folder for the stages (default: OUTPUT.run)")
+    add(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="folder for the stages' results (default: OUTPUT.run)",
+    )
     group = parser.add_argument_group("without a recipe")
     add = group.add_argument
     add(
@@ -61,15 +66,25 @@ def parser() -> argparse.ArgumentParser:
     add("--context", type=positive_int, metavar="N", help="context length in tokens")
     add("--min-tok-s", type=float, metavar="X", help="minimum tokens per second")
     add("--max-memory", type=bytes_argument, metavar="SIZE", help="maximum memory, e.g. 2GB")
-    add("--max-ttft", type=float, metavar="MS", help="maximum time to first token, prompt of 512")
-    add("--parameters", type=float, metavar="X", help="maximum without embeddings; 0.7 is a share")
+    add(
+        "--max-ttft",
+        type=float,
+        metavar="MS",
+        help="maximum time to first token for a prompt of 512 tokens",
+    )
+    add(
+        "--parameters",
+        type=float,
+        metavar="X",
+        help="maximum number of parameters without embeddings; up to 1, a share of the teacher's",
+    )
     add("--shape", metavar="K=N,...", help="sizes instead of a search, e.g. intermediate_size=1024")
     tokens = "tokens to distill on (default: 2M)"
     add("--tokens", type=size_argument, default="2M", metavar="N", help=tokens)
-    task = "e.g. perplexity:valid.jsonl; repeatable"
+    task = "evaluate teacher and student, e.g. perplexity:valid.jsonl; repeatable"
     add("--evaluate", action="append", default=[], metavar="TASK", help=task)
     add("--print-recipe", action="store_true", help="print these options as a recipe and exit")
-    group = parser.add_argument_group("what a run would take")
+    group = parser.add_argument_group("predict the cost of a run")
     add = group.add_argument
     add(
         "--dry-run",
@@ -81,13 +96,13 @@ def parser() -> argparse.ArgumentParser:
         "--world-size",
         type=positive_int,
         metavar="N",
-        help="processes (GPUs) of the run, for --dry-run; FSDP2 shards over up to 8",
+        help="number of processes (GPUs) to predict for; FSDP2 shards over up to 8",
     )
     add(
         "--tflops",
         type=float,
         metavar="X",
-        help="speed of a process for --dry-run, e.g. 400 for 40%% of an H100's 989 in bf16 "
+        help="speed of one process to predict for, e.g. 400 for 40%% of an H100's 989 in bf16 "
         "(default: measured on this machine)",
     )
     return parser
@@ -203,7 +218,11 @@ def _silence_libraries() -> None:
 
 
 def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as a recipe: search or prune, distill, evaluate."""
+    """The options as a recipe: search or prune, distill, evaluate.
+
+    Raises:
+        BadInput: options that are missing or contradict each other.
+    """
     limits = {
         "parameters": options.parameters,
         "max_memory_bytes": options.max_memory,

@@ -52,7 +52,11 @@ def load_model(
 
 
 def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
-    """A model around existing tensors, in eval mode; nothing is copied."""
+    """A model around existing tensors, in eval mode; nothing is copied.
+
+    Raises:
+        BadCheckpoint: tensors that do not match the configuration.
+    """
     embedding = state["model.embed_tokens.weight"]
     # All but eager attention leave out Gemma 2's soft cap and Granite's sinks.
     capped = getattr(config, "attn_logit_softcapping", None)
@@ -65,7 +69,8 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     if missing or unexpected:
         raise BadCheckpoint(
             f"the weights do not match the configuration: {len(missing)} missing "
-            f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}"
+            f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}; is config.json from "
+            "another model?"
         )
     model.tie_weights()
     model.requires_grad_(True)

@@ -4,7 +4,7 @@
     ├── BadInput          an argument or a text that cannot be used
     │   ├── UnknownName   a name that is not in a table; the message lists the known ones
     │   ├── ContextFull   a prompt (or a conversation) longer than the context
-    │   └── Busy          a generation that ended because another one began on its model
+    │   └── Busy          a model or chat that is used where it is still generating
     ├── BadCheckpoint     a source model that is incomplete, inconsistent or unsafe
     ├── BadBundle         a bundle that is damaged, changed or from another version
     ├── MissingPackage    an optional package is needed; the message names the extra
@@ -34,7 +34,7 @@ class ContextFull(BadInput):
 
 
 class Busy(BadInput):
-    """A generation that ended because another one began on its model."""
+    """A model or a chat is used again while it generates, by a caller that cannot wait."""
 
 
 class BadCheckpoint(EdgeLMError):

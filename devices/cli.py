@@ -34,16 +34,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="edge-devices",
-        description="Look up devices, predict what a model costs on one, examine this machine.",
+        description="Show devices, predict how a model runs on one, and examine this machine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    listing = verbs.add_parser("list", help="all known devices")
+    listing = verbs.add_parser("list", help="list all known devices")
     _json(listing)
 
-    show = verbs.add_parser("show", help="one device profile, with the source of every number")
+    show = verbs.add_parser("show", help="print a device profile, with the source of every number")
     show.add_argument("name", help="a target or one of its aliases")
     _json(show)
 
@@ -51,14 +51,14 @@ def parser() -> argparse.ArgumentParser:
     _plan_options(plan)
     _json(plan)
 
-    models = verbs.add_parser("models", help="which known models run on a device, the best first")
+    models = verbs.add_parser("models", help="rank the known models that run on a device")
     _request_options(models)
     _json(models)
 
     detect = verbs.add_parser("detect", help="identify this machine")
     _json(detect)
 
-    doctor = verbs.add_parser("doctor", help="find problems of this machine, and how to fix them")
+    doctor = verbs.add_parser("doctor", help="find problems of this machine, and print the fixes")
     doctor.add_argument(
         "bundle", nargs="?", type=Path, help="also check that this bundle can run here"
     )

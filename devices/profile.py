@@ -9,21 +9,21 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from edgelm.bundle.roles import DIALECTS
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile_names import match_device, match_mode, near_names, without_memory
+from edgelm.devices.profile_tables import Engine, Figure, Form, Memory, PowerMode
 from edgelm.devices.tensorrt_versions import engine_family
 from edgelm.errors import BadInput, UnknownName
 from edgelm.files.toml_files import convert_toml, read_toml
-from edgelm.quantize.precision import KV_BYTES, PRECISIONS, KvType
+from edgelm.quantize.precision import KV_BYTES, PRECISIONS
 
 SCHEMA_VERSION = 1
 ENVIRONMENT = "EDGELM_PROFILES"
-DIALECTS = ("ort", "standard", "decomposed")
 _MIN_CONTEXT = 2
 _MAX_TOKENS = 2**31
 _MAX_COPIES = 100
@@ -31,82 +31,30 @@ _MAX_COPIES = 100
 _MIN_VALUE, _MAX_VALUE = 1e-9, 1e18
 _FOLDER = Path(__file__).with_name("profiles")
 
-Status = Literal["given", "derived", "measured", "assumed", "unverified"]
-Form = Literal["cpu", "jetson", "laptop", "desktop", "desktop-unified", "datacenter"]
-
-
-class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A number and its origin: `source` is a key of the profile's table of sources."""
-
-    value: float
-    source: str
-    status: Status = "given"
-
-
-class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Total memory, and the part that the system, the desktop and the display use.
-
-    With `kind` host the device is this machine: its size is read when it is needed.
-    """
-
-    kind: Literal["shared", "dedicated", "host"]
-    reserved_bytes: Figure
-    bytes: Figure | None = None
-
-
-class PowerMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Speeds in one power mode; a device without modes has one, `default`.
-
-    `dense_tflops` are peak rates of dense matrix products (no sparsity) by arithmetic type, on a
-    GPU with 16-bit or wider accumulation.
-    """
-
-    name: str
-    bandwidth_gb_s: Figure
-    dense_tflops: dict[str, Figure]
-    clock_ghz: Figure | None = None
-    sm_count: Figure | None = None
-    watts: Figure | None = None
-
-
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Coefficients of the cost model measured on the device itself with this engine.
-
-    Shares of the read bandwidth and of the dense peak, by precision; the rest as in
-    `edgelm.devices.planner.cost_model.cost.Coefficients`. `band` is the relative error that 80% of
-    cases do not exceed.
-    """
-
-    bandwidth: dict[str, float]
-    cache_bandwidth: dict[str, float]  # by type of the cache
-    compute: dict[str, float]
-    attention: float
-    layer_us: float
-    step_us: float
-    prompt_layers: float
-    band: float
-    source: str
-
-
-class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way to run a decoder on the device; the first of a profile is the default."""
-
-    name: str
-    dialect: str
-    precisions: tuple[str, ...]
-    kv: tuple[KvType, ...]
-    runtime_bytes: Figure  # resident beside weights, cache and workspace
-    source: str
-    weight_copies: float = (
-        1.0  # in memory at the peak; a mapped file and a packed copy count as two
-    )
-    version: str = ""
-    requires: str = ""
-    measured: Measured | None = None
-
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """One device. `sm` is the CUDA compute capability times ten."""
+    """One device.
+
+    schema_version: 1
+    name: the target's name, as the file's
+    title: name for a reader
+    form: kind of machine
+    architecture: of the GPU or CPU, e.g. `ampere`
+    memory: size and kind
+    power_mode: name of the mode that plans assume
+    power_modes: speeds in each mode
+    engines: what can run models on it
+    default_context: tokens of the cache where `--context` is not given
+    prefill_chunk: tokens of a prompt that are processed in one run
+    sources: where the figures are from, by key
+    aliases: other names of the target
+    sm: CUDA compute capability times ten
+    l2_mb: size of the GPU's second-level cache
+    parts: part numbers of the module, by which it is detected
+    jetson: `xavier`, `orin` or `thor`: the family of its JetPack
+    measured_tflops: rates of matrix products that others measured; not used by plans
+    notes: for a reader
+    """
 
     schema_version: int
     name: str
@@ -124,7 +72,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     sm: int | None = None
     l2_mb: Figure | None = None
     parts: tuple[str, ...] = ()
-    jetson: str = ""  # `xavier`, `orin` or `thor`: the modules of jetpack.toml
+    jetson: str = ""
     measured_tflops: dict[str, Figure] = {}
     notes: str = ""
 

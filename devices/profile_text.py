@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from edgelm.devices.profile import Figure, PowerMode, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Figure, PowerMode
 
 _MARKS = {"given": "", "measured": ", measured", "derived": ", derived"}
 _MAX_ALIASES = 3

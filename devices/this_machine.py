@@ -1,4 +1,4 @@
-"""The target `this`: the profile of the machine at hand, with its own memory and power mode.
+"""The target `this`: the profile of this machine, with its own memory and power mode.
 
 A profile states a module's or a card's advertised memory. Variants with the same name have more
 or less, firmware and error correction keep a part, and a container may use less still. Plans are
@@ -13,8 +13,9 @@ from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.jetpack import jetpack_of
 from edgelm.devices.detection.machine import DetectedGpu, Machine
 from edgelm.devices.detection.nvidia import gpu_profile
-from edgelm.devices.profile import Engine, Figure, Profile, load_profile
+from edgelm.devices.profile import Profile, load_profile
 from edgelm.devices.profile_names import match_mode
+from edgelm.devices.profile_tables import Engine, Figure
 from edgelm.errors import BadInput, UnknownName
 
 THIS = "this"
@@ -23,7 +24,7 @@ _SAME = 0.15  # sizes that differ by less are of one variant: firmware keeps up 
 
 
 def target_profile(name: str) -> Profile:
-    """The profile of a target; `this` is the machine at hand, with its own memory and power mode.
+    """The profile of a target; `this` is this machine, with its own memory and power mode.
 
     Raises:
         UnknownName: no such target, or this machine is none that has a profile.

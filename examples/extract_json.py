@@ -1,4 +1,4 @@
-"""Read a record out of a text: the answer is JSON that matches a schema, whatever the model.
+"""Extract a record from a text: the answer is JSON that matches a schema, with any model.
 
 Run it with the bundle that `make demo` exports; it needs `pip install "edgelm[structured]"`:
 

@@ -70,7 +70,12 @@ def parser() -> argparse.ArgumentParser:
         help="quantization method: auto, rtn, gptq, awq, hqq (default: auto)",
     )
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8 on a CPU, else 16 bits)")
-    add("--context", type=positive_int, metavar="N", help="tokens the cache holds (default: 8192)")
+    add(
+        "--context",
+        type=positive_int,
+        metavar="N",
+        help="tokens the cache holds (default: the target's)",
+    )
     add(
         "--group-size",
         type=int,
@@ -90,7 +95,10 @@ def parser() -> argparse.ArgumentParser:
         help="precision of matching groups, e.g. 'layers.0.*=int8'; repeatable",
     )
     add(
-        "--gate", choices=["on", "off"], default="on", help="off: write the bundle even if it fails"
+        "--gate",
+        choices=["on", "off"],
+        default="on",
+        help="off: write the bundle even if the gate fails",
     )
     add("--calibration", type=Path, metavar="FILE", help="calibration text (default: built in)")
     add(
@@ -103,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         metavar="DIR",
-        help="cache results in DIR, for later exports to resume from",
+        help="cache intermediate results in DIR; later exports resume from them",
     )
     add(
         "--draft-for",
@@ -292,7 +300,7 @@ def _export_draft(arguments: argparse.Namespace) -> None:
         f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
         f"parameters, {format_bytes(draft.weight_bytes)}"
     )
-    print(f"what it gains: edge-bench {arguments.draft_for} --speculation draft")
+    print(f"measure the gain: edge-bench {arguments.draft_for} --speculation draft")
 
 
 def _export(arguments: argparse.Namespace) -> None:

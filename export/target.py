@@ -13,7 +13,8 @@ from edgelm.devices.kernels import KERNELS, Kernels
 from edgelm.devices.planner.memory.build_memory import compiles
 from edgelm.devices.planner.memory.build_room import room_of
 from edgelm.devices.planner.plan import plan as make_plan
-from edgelm.devices.profile import Engine, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.devices.tensorrt_versions import RTX, TENSORRT, engine_family, version_number
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.export.gate.measure import EvalSettings

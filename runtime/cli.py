@@ -30,10 +30,15 @@ Without a prompt and on a terminal, edge-run starts a conversation: /help lists 
 Ctrl-C stops an answer, Ctrl-D ends. Piped text is the prompt. A model without a chat template
 continues the prompt as it is.
 
+Sampling options that are left out are the bundle's own (generation_config.json); the defaults above
+apply where it has none.
+
 examples:
   edge-run bundle/ "Why is the sky blue?"
   edge-run bundle/ "Summarize:" - < report.txt
   edge-run bundle/ "Name and age of Ada, 36?" --json-schema person.json
+
+exit codes: 0 done, 1 the self-test failed, 2 bad input, 3 a bug in edgelm
 """
 _MAX_FILE_BYTES = 2**20
 
@@ -48,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder that edge-export wrote")
-    add("prompt", nargs="*", help="prompt; - is what standard input holds")
+    add("prompt", nargs="*", help="prompt; - is replaced by standard input")
     add(
         "--chat",
         action="store_true",
@@ -59,7 +64,12 @@ def parser() -> argparse.ArgumentParser:
     _add_answer_options(parser)
     _add_sampling_options(parser)
     add("--max-memory", metavar="SIZE", help="reduce the context until the model fits, e.g. 1.5GB")
-    add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
+    add(
+        "--prompt-cache",
+        type=Path,
+        metavar="DIR",
+        help="store the state after long system messages in DIR, so that it is computed once",
+    )
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add_speculation_option(parser)
     add("--json", action="store_true", help="print each answer as a line of JSON, with its figures")
@@ -74,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare this machine's engine with what export computed, and exit (30 s)",
     )
-    add("--no-history", action="store_true", help="do not keep what is typed in a file")
+    add("--no-history", action="store_true", help="do not save the lines that are typed")
     return parser
 
 
@@ -89,10 +99,10 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="generate at most N tokens (default: 256)",
     )
-    add("--json-schema", metavar="FILE", help="answer with JSON of this schema")
+    add("--json-schema", metavar="FILE", help="answer with JSON that matches this schema")
     add("--regex", metavar="REGEX", help="answer with a text that this regular expression matches")
     add("--tools", metavar="FILE", help="JSON list of functions that the model may call")
-    add("--reasoning-budget", type=int, metavar="N", help="at most N tokens of reasoning")
+    add("--reasoning-budget", type=int, metavar="N", help="end the reasoning after N tokens")
     add(
         "--template-arguments",
         metavar="JSON",
@@ -236,7 +246,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.template_arguments:
         given = _json_text("--template-arguments", arguments.template_arguments)
         if not isinstance(given, dict):
-            raise BadInput("--template-arguments is not a JSON object")
+            raise BadInput(
+                "--template-arguments is not a JSON object; expected e.g. "
+                "'{\"enable_thinking\": false}'"
+            )
         settings.fixed["chat_template_kwargs"] = given
     return settings
 

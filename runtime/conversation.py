@@ -90,10 +90,14 @@ class Chat:
         return len(self.model.chat_tokens(self._messages, **self.template)) if self._messages else 0
 
     def send(self, said: Said, **options: Unpack[Options]) -> Stream:
-        """Say something; the stream is the answer, which joins the messages when it ends.
+        """Add a message; the stream is the answer, which joins the messages when it ends.
 
-        An answer that is cancelled, closed or overtaken by the next `send` joins them as far as it
-        came. After an error the messages are as before.
+        If an answer is cancelled, closed or ended by the next `send`, its part so far joins them.
+        After an error the messages are as before.
+
+        Args:
+            said: the user's text, a message (such as a tool's result), or a list of messages.
+            options: of the answer.
 
         Raises:
             BadInput: not messages, a conversation that the template rejects, an invalid option.
@@ -114,7 +118,7 @@ class Chat:
         return self._unfinished
 
     def asend(self, said: Said, **options: Unpack[Options]) -> AsyncStream:
-        """The same for asyncio."""
+        """The same as `send`, for asyncio: use `async for`, or `await stream.read()`."""
         return AsyncStream(self.send(said, **options))
 
     def save(self, path: str | Path) -> SavedSession:
@@ -168,7 +172,7 @@ class Chat:
         return chat
 
     def fork(self) -> "Chat":
-        """Another chat that begins with the same messages; both go their own way."""
+        """Another chat that begins with the same messages; the two are then independent."""
         copy = Chat(self.model, self._messages, self.template)
         copy._beginning = self._beginning
         return copy

@@ -52,8 +52,8 @@ def load(
             states are removed.
         speculation: where tokens come from that are drafted and then checked together, several in
             one run: "lookup" (what followed the same tokens before in prompt and answer), "draft"
-            (the bundle's draft model), "auto" (whichever pays, and only while each token's logits
-            stay the same to the bit), or "off".
+            (the bundle's draft model), "auto" (whichever is faster, and only while each token's
+            logits stay the same bit for bit), or "off".
         check_hashes: compare every file with its hash first. A file that has not changed since it
             was compared is not read again.
         compile_engine: compile the engine of a bundle that has none yet, which takes minutes and

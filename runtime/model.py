@@ -59,7 +59,7 @@ class LanguageModel:
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
-    each has a generation that runs, their steps by turns; others wait in order. A stream that
+    each runs one generation, and their steps alternate; others wait in order. A stream that
     nobody reads gives its sequence to a request that waits, and gets one again when it is read.
     `close` may be called from any thread; a generation that is running there ends with BadInput.
 
@@ -69,7 +69,7 @@ class LanguageModel:
         sessions: a session, or several over the same weights; they are closed with the model.
         prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
         drafts: a draft model's session for each; they are closed with the model, too.
-        speculation: of generations that say nothing about it; see `load`.
+        speculation: the default of generations; see `load`.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class LanguageModel:
             return stream.read()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
-        """The same as a stream: a chunk per token, never with half a character.
+        """`generate` as a stream: a chunk per token, never with half a character.
 
         Raises:
             BadInput, ContextFull, Busy, BadBundle: as `generate`; what needs the engine is raised
@@ -215,7 +215,7 @@ class LanguageModel:
         self._chat_template()
         if session is not None:
             if system is not None or messages or template:
-                raise BadInput("a session has its own messages and template arguments")
+                raise BadInput("a session has its own messages and arguments; leave these out")
             return Chat.load(self, session)
         if system is not None:
             if messages:
@@ -373,7 +373,7 @@ class LanguageModel:
             return replace(request, parser=parser, shown=answering.shown if parser else None)
         for name in _OF_MESSAGES:
             if options.get(name) is not None:
-                raise BadInput(f"{name} is for answers to messages, not for a plain prompt")
+                raise BadInput(f"{name} is for answers to messages; give a list of messages")
         constraint = None
         if response_format is not None:
             self._grammars.check(response_format)

@@ -260,19 +260,19 @@ def _check_answers(model: LanguageModel, record: SelfTestRecord) -> SelfTestChec
             return SelfTestCheck(
                 "answers",
                 False,
-                f"the answer to {answer.prompt!r} is another from its token {at} on, and not by a "
-                f"near tie ({gap:.2f} nats between the two tokens, at most {_NEAR_TIE} expected)",
+                f"the answer to {answer.prompt!r} differs from the recorded one from token {at} "
+                f"on; the two tokens are {gap:.2f} nats apart, expected at most {_NEAR_TIE}",
             )
         tied += 1
     detail = f"{same} of {len(record.answers)} greedy answers are the same"
-    return SelfTestCheck("answers", True, detail + (f", {tied} part at a near tie" if tied else ""))
+    return SelfTestCheck("answers", True, detail + (f", {tied} differ by rounding" if tied else ""))
 
 
 def _end_differs(answer: RecordedAnswer) -> str:
     where = "ended" if answer.ended else "did not end"
     return (
-        f"the answer to {answer.prompt!r} {where} after {len(answer.tokens)} tokens at export, and "
-        "here not: the end-of-turn tokens of generation_config.json were changed"
+        f"the answer to {answer.prompt!r} {where} after {len(answer.tokens)} tokens at export, but "
+        "not here: the end-of-turn tokens of generation_config.json were changed"
     )
 
 

@@ -1,7 +1,7 @@
 """Reference pages of TOML files, from the records that read them: `make docs` writes them."""
 
 import inspect
-import textwrap
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +58,12 @@ def _sections(record: Any, title: str, done: dict[Any, str]) -> Iterator[str]:
     """A section for a record, then for each record that its fields hold."""
     done[record] = title
     fields = types.type_info(record).fields  # type: ignore[attr-defined]
+    meanings = field_meanings(record)
     yield f"\n## {_heading(title)}\n\n{_description(record)}\n\n"
-    yield "| field | type | default |\n|---|---|---|\n"
+    yield "| field | meaning | type | default |\n|---|---|---|---|\n"
     for field in fields:
-        yield f"| `{field.name}` | {_type(field.type)} | {_default(field)} |\n"
+        meaning = meanings.get(field.name, "")
+        yield f"| `{field.name}` | {meaning} | {_type(field.type)} | {_default(field)} |\n"
     for field in fields:
         for inner in _records(field.type):
             if inner not in done:
@@ -74,8 +76,25 @@ def _heading(title: str) -> str:
     return {TOP: "Top level", FIGURE: "Figures"}.get(title, f"[{title}]")
 
 
+# `name: meaning`, further lines indented.
+_MEANING = re.compile(r"^(\w+): (.+(?:\n    .+)*)\n?", re.MULTILINE)
+
+
+def field_meanings(record: Any) -> dict[str, str]:
+    """What each field of a record means, from its docstring and those of its bases."""
+    names, found = set(record.__struct_fields__), {}
+    for base in reversed(record.__mro__):
+        for name, meaning in _MEANING.findall(inspect.cleandoc(base.__doc__ or "")):
+            if name in names:
+                found[name] = " ".join(meaning.split())
+    return found
+
+
 def _description(record: Any) -> str:
-    return textwrap.dedent(inspect.getdoc(record) or "").replace("\n    ", "\n")
+    """The docstring without the meanings of fields."""
+    names = record.__struct_fields__
+    text = inspect.getdoc(record) or ""
+    return _MEANING.sub(lambda entry: "" if entry[1] in names else entry[0], text).strip()
 
 
 def _records(kind: Any) -> Iterator[Any]:

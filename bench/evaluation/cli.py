@@ -10,26 +10,28 @@ from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
 
 _EPILOG = """\
-tasks: KIND:FILE, or KIND alone where rows are built in
-  perplexity:FILE       of text; documents with a field `text`
-  kl:FILE               KL divergence from the checkpoint of --against, on text
-  last_word:FILE        `context`, `target` (LAMBADA)
-  multiple_choice:FILE  `question`, `choices`, `answer`
-  ifeval:FILE           verifiable instructions (IFEval)
-  lm-eval:TASK          of lm-evaluation-harness; FOLDER/TASK for local YAML files
-  rag, rag:FILE         answers from documents, in ChatRAG-Bench's form
-  functions[:FILE]      function calling, in BFCL's form
+tasks: KIND:FILE, where FILE has a JSON object per line; KIND alone uses built-in rows
+  perplexity:FILE       perplexity of documents (field `text`)
+  kl:FILE               KL divergence from the checkpoint of --against, on documents
+  last_word:FILE        predict the last word (LAMBADA: `context`, `target`)
+  multiple_choice:FILE  choose an answer (`question`, `choices`, `answer`)
+  ifeval:FILE           follow verifiable instructions (IFEval)
+  lm-eval:TASK          a task of lm-evaluation-harness; FOLDER/TASK for local YAML files
+  rag, rag:FILE         answer from documents, in ChatRAG-Bench's format
+  functions[:FILE]      call functions, in BFCL's format
   rag_choice, function_choice   the same by likelihood, for small models
-  needle                a sentence in a long context, at depths and lengths up to the bundle's
-  mt_bench:FILE         `turns`: dialogs that --judge compares with those of --against
-  persona               role play over several turns
+  needle                find a sentence in a long text, at several depths and lengths
+  mt_bench:FILE         dialogs (`turns`), which --judge compares with those of --against
+  persona               play a role over several turns
 
-A task that was finished in --out is not run again. Figures have standard errors, and with --against
-the errors of paired differences: both models answer the same questions.
+A task that was finished in --out is not run again. All figures have standard errors. With --against
+both models answer the same questions, and the errors are those of the paired differences.
 
 examples:
   edge-eval bundle/ --tasks last_word:lambada.jsonl ifeval:ifeval.jsonl --out eval/
   edge-eval bundle/ --against model/ --tasks perplexity:valid.jsonl --limit 100 --out eval/
+
+exit codes: 0 done, 2 bad input, 3 a bug in edgelm
 """
 
 
@@ -43,19 +45,27 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", help="a bundle, or a checkpoint: a folder, a hub id or a .gguf file")
-    add("--tasks", nargs="+", required=True, metavar="TASK", help="what to evaluate, see below")
+    add("--tasks", nargs="+", required=True, metavar="TASK", help="tasks, listed below")
     add("--against", metavar="SOURCE", help="a checkpoint or bundle to compare with")
     add(
-        "--judge", metavar="JUDGE", help="for mt_bench: a URL up to /v1 (OpenAI's API), or a bundle"
+        "--judge",
+        metavar="JUDGE",
+        help="model that compares answers, for mt_bench: a bundle, or a URL of OpenAI's API that "
+        "ends with /v1",
     )
-    add("--judge-model", default="judge", metavar="NAME", help="the judge's name at its URL")
-    add("--limit", type=positive_int, metavar="N", help="the first N rows of each task")
+    add(
+        "--judge-model",
+        default="judge",
+        metavar="NAME",
+        help="name of the model at a --judge URL (default: judge)",
+    )
+    add("--limit", type=positive_int, metavar="N", help="only the first N rows of each task")
     add(
         "--max-new-tokens",
         type=positive_int,
         default=1280,
         metavar="N",
-        help="limit of a generated answer (default: 1280)",
+        help="maximum number of tokens of an answer (default: 1280)",
     )
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add(
@@ -63,7 +73,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write the result into the bundle: evaluation.json and a table in its README.md",
     )
-    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: evaluation/")
+    add(
+        "--out",
+        type=Path,
+        default=Path("evaluation"),
+        metavar="DIR",
+        help="folder for the results (default: evaluation/)",
+    )
     return parser
 
 

@@ -66,7 +66,10 @@ class HarnessRequests:
         for token in (self.ids.bos_token_id, self.ids.eos_token_id):
             if token is not None:
                 return token
-        raise BadInput("this bundle's tokenizer names neither a first nor a last token of a text")
+        raise BadInput(
+            "this bundle's tokenizer has neither a beginning- nor an end-of-sequence token, one of "
+            "which lm-eval puts before a text without context; choose tasks with a context"
+        )
 
     @property
     def max_length(self) -> int:
@@ -123,9 +126,16 @@ class HarnessRequests:
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text, in the bundle's own template."""
+        """A conversation as text, in the bundle's own template.
+
+        Raises:
+            BadInput: the assistant's message is to be continued.
+        """
         if not add_generation_prompt:
-            raise BadInput("the bundle's template is rendered up to the assistant's turn only")
+            raise BadInput(
+                "edgelm renders a chat template only up to the assistant's turn; choose a task "
+                "that does not continue an assistant's message"
+            )
         model = self.backend_model.model
         tokens = model.chat_tokens(chat_history, allow_special=True)  # type: ignore[arg-type]
         return model.tokenizer.decode([int(token) for token in tokens], special=True)

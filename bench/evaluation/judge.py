@@ -54,7 +54,10 @@ def open_judge(where: str, model: str, stack: ExitStack) -> Judge:
     if where.startswith(("http://", "https://")):
         return UrlJudge(where, model)
     if not is_bundle(where):
-        raise BadInput(f"--judge {where!r} is neither a URL (http://...) nor a bundle")
+        raise BadInput(
+            f"--judge {where!r} is not a bundle; expected the folder of one, or a URL of OpenAI's "
+            "API such as http://127.0.0.1:8080/v1"
+        )
     opened = stack.enter_context(load(where))
 
     def ask(messages: list[dict[str, str]]) -> str:
@@ -92,7 +95,10 @@ class UrlJudge:
                 values: Any = json.loads(response.read(_MAX_BYTES))
             return str(values["choices"][0]["message"]["content"])
         except (OSError, urllib.error.URLError, ValueError, LookupError, TypeError) as error:
-            raise BadInput(f"the judge at {self.url} did not answer: {reason(error)}") from None
+            raise BadInput(
+                f"the judge at {self.url} did not answer: {reason(error)}; check that it runs, "
+                "--judge-model, and the key in OPENAI_API_KEY"
+            ) from None
 
 
 def judge_dialogs(

@@ -35,7 +35,10 @@ class SourceTools:
             names = read_special_tokens(folder / "special_tokens_map.json") or {}
             template = folder / "chat_template.jinja"
             if not template.is_file():
-                raise BadInput(f"{checkpoint.name} has no chat template; functions need one")
+                raise BadInput(
+                    f"{checkpoint.name} has no chat template, which the task functions needs; use "
+                    "an instruction-tuned model, or leave out the task"
+                )
             self._template = ChatTemplate(template, special_tokens=names)
         self._format = answer_format(self._template.source)
         self._shown = {

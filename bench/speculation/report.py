@@ -30,7 +30,7 @@ def speculation_table(report: SpeculationReport) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(result) for result in report.results),
         "",
-        "A run of several tokens in runs of one: "
+        "Time of a run of several tokens, relative to a run of one: "
         + (
             ", ".join(f"{size} tokens {ratio:.2f}" for size, ratio in report.costs.items())
             or "none was measured"

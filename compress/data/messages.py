@@ -34,7 +34,11 @@ def read_messages(where: str, name: str, value: Any) -> Messages:
 
 
 def read_tools(where: str, row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The tools that a row offers to the assistant, as JSON schemas; also as a text of JSON."""
+    """The tools that a row offers to the assistant, as JSON schemas; also as a text of JSON.
+
+    Raises:
+        BadInput: not a list of JSON schemas; the message names the row.
+    """
     value = row.get("tools")
     if isinstance(value, str):
         try:

@@ -10,7 +10,12 @@ CacheKind = Literal["top-k", "sampled"]
 
 
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is stored of a teacher: `size` tokens per position."""
+    """What is stored of a teacher at each position.
+
+    kind: tokens sampled from its distribution, or the most probable ones and the rest as one event
+    size: tokens per position
+    seed: random seed of the sampling
+    """
 
     kind: CacheKind = "sampled"
     size: Count = 64

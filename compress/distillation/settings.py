@@ -14,13 +14,21 @@ from edgelm.errors import BadInput
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long and in which steps to train; shared by all trainings of a recipe.
 
-    tokens: to train on, over all steps. batch_size: rows per optimizer step, over all processes.
-    micro_batch: rows per forward pass on one process. warmup: share of the steps, in which the
-    learning rate rises. schedule: how it then falls to `final_learning_rate`: by a cosine over all
-    steps; as `wsd` (warmup, stable, decay; arXiv 2404.06395) in a straight line over the last
-    `decay` share of the steps, so that one long run can be ended at several lengths; or not at all
-    (`constant`). compile: compile the layers (torch.compile), which takes a minute before the
-    first step and makes the rest faster.
+    tokens: tokens to train on, over all steps
+    batch_size: rows per optimizer step, over all processes
+    micro_batch: rows per forward pass on one process
+    final_learning_rate: learning rate of the last step
+    warmup: share of the steps in which the learning rate rises
+    schedule: how the learning rate then falls: by a cosine over all steps, in a straight line over
+        the last `decay` share of the steps (`wsd`: warmup, stable, decay; arXiv 2404.06395), so
+        that one long run can be ended at several lengths, or not at all (`constant`)
+    decay: share of the steps in which the learning rate falls with `wsd`
+    weight_decay: weight decay of AdamW
+    gradient_clip: maximum norm of the gradient
+    gradient_checkpointing: compute activations again in the backward pass, for less memory
+    compile: compile the layers (torch.compile), which takes a minute before the first step and
+        makes the rest faster
+    checkpoint_steps: optimizer steps between checkpoints
     """
 
     tokens: Count = 2_000_000
@@ -40,9 +48,15 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Losses(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A schedule with what the student is trained to minimize.
 
+    learning_rate: peak learning rate
+    loss: divergence from the teacher on logits
+    temperature: divides the logits of teacher and student in the loss
+    cross_entropy: share of the loss that is cross-entropy on the data
+    layer_map: pairs [student layer, teacher layer] whose hidden states are compared; -1 is the
+        embedding
     on_policy: share of the steps in which the student writes the second half of every row itself,
-    and the teacher scores what it wrote (`distillation.on_policy`); best with loss `reverse-kl` or
-    `jsd`.
+        and the teacher scores what it wrote; best with loss `reverse-kl` or `jsd`
+    stop_after: tokens at which to end early, on the schedule of the full run
     """
 
     learning_rate: Positive = 5e-4
@@ -52,7 +66,6 @@ class Losses(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     layer_map: LayerMap = ()
     on_policy: Part = 0.0
     stop_after: Count | None = None
-    """Tokens at which to end early, on the schedule of the full run."""
 
 
 class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,7 +16,7 @@ BATCH = 8
 
 
 class ToolFormat(Protocol):
-    """How a model is told of functions, and how its calls are read.
+    """How functions are put into a prompt, and how a model's calls are read.
 
     The runtime has both (edgelm.bench.evaluation passes them); this room does not import it.
     """
@@ -37,7 +37,11 @@ def respond(
     progress: Progress,
     tools: ToolFormat | None = None,
 ) -> list[Answer]:
-    """Answers in the conversations' order; similar lengths share a batch, longest first."""
+    """Answers in the conversations' order; similar lengths share a batch, longest first.
+
+    Raises:
+        BadInput: a prompt that does not fit into the context.
+    """
     ids = [prompt_ids(tokenizer, one, tools) for one in conversations]
     room = model.config.max_position_embeddings
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
@@ -73,7 +77,11 @@ def respond(
 def prompt_ids(
     tokenizer: Tokenizer, conversation: Conversation, tools: ToolFormat | None
 ) -> list[int]:
-    """Token ids of a conversation in the chat template, up to where the answer begins."""
+    """Token ids of a conversation in the chat template, up to where the answer begins.
+
+    Raises:
+        BadInput: no chat template, or a task that needs the runtime.
+    """
     if not tokenizer.chat_template:
         raise BadInput(
             "answers need a chat template, and the tokenizer has none; evaluate an "

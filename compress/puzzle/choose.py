@@ -40,7 +40,10 @@ def choose(
             return chosen
         # What several save together may differ a little from the sum of what each saves.
         limits = [Limit(one.name, one.teacher, one.limit * _TIGHTER, one.saved) for one in limits]
-    raise DoesNotFit(f"no student of these alternatives meets the budget: {'; '.join(missing)}")
+    raise DoesNotFit(
+        f"no student of these alternatives meets the budget: {'; '.join(missing)}; relax a limit, "
+        "or add smaller mlp_ratios"
+    )
 
 
 def solve(

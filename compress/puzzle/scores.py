@@ -40,7 +40,7 @@ def score_alternatives(
         all_alternatives: to score.
         library: folder of the trained MLPs.
         rows: held-out tokens, int64 [B, T].
-        folder: for what is known so far, one file for each process.
+        folder: for the scores so far, one file for each process.
         progress: called with the number of alternatives scored, and of all, by this process.
     """
     held_out = HeldOut(teacher, rows)

@@ -9,12 +9,19 @@ from edgelm.errors import BadInput
 class PuzzleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Puzzle (arXiv 2411.19146): alternatives of every layer, and the best sum within the budget.
 
+    Every alternative is distilled locally, from the input of the teacher's MLP to its output.
+    Then each is scored by the KL from the teacher when it alone is replaced.
+
     mlp_ratios: intermediate sizes of the alternatives, relative to the teacher's; 0 leaves the MLP
-    out. leave_out_attention: whether layers may lose their attention. Every alternative is
-    distilled locally, from the input of the teacher's MLP to its output, on `tokens` tokens in one
-    pass for all: `batch_size` rows per step, of which `micro_batch` at a time, with this
-    `learning_rate` after a `warmup` (a share of the steps) and a cosine to a tenth of it. Then each
-    is scored by the KL that it alone costs in the teacher, on `score_rows` held-out rows.
+        out
+    leave_out_attention: whether layers may lose their attention
+    tokens: tokens of local distillation, in one pass for all alternatives
+    batch_size: rows per step
+    micro_batch: rows per forward pass
+    learning_rate: peak learning rate; a cosine then lowers it to a tenth
+    warmup: share of the steps in which the learning rate rises
+    checkpoint_steps: optimizer steps between checkpoints
+    score_rows: held-out rows on which the KL of each alternative is measured
     """
 
     mlp_ratios: tuple[Part, ...] = (0.75, 0.5, 0.25, 0.0)

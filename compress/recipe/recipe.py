@@ -29,15 +29,35 @@ _QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole recipe; a stage that is None does not run.
+    """A whole recipe; a stage without a table does not run.
 
-    data: files, folders or `datasets` names. held_out: text to evaluate candidates on; by default
-    2% of the data is held out. student: an existing checkpoint with the teacher's tokenizer to
-    continue from, instead of pruning the teacher. packing_processes: that tokenize; several
-    pay for gigabytes of text on many cores. within_documents: in training, attention does not cross
-    the documents of a row. dtype: of the student's weights. arithmetic: of
-    matrix products in every stage; auto measures which type this machine multiplies faster, once
-    for a run folder.
+    teacher: Hugging Face folder, hub id or .gguf file
+    data: training text: files, folders or names for `datasets`
+    held_out: text that decides between candidates and is evaluated at the end; by default 2% of the
+        data
+    student: an existing checkpoint with the teacher's tokenizer to start from, instead of pruning
+    sequence_length: tokens per row of packed data
+    max_tokens: maximum number of tokens that are packed; by default all of the data
+    packing_processes: processes that tokenize; several are faster for gigabytes of text on many
+        cores
+    within_documents: in training, attention does not cross the documents of a row
+    dtype: type of the student's weights on disk
+    arithmetic: type of matrix products in every stage; auto measures which one this machine
+        multiplies faster, once for a run folder
+    seed: random seed of all stages
+    target: the device and the budget
+    synthesize: the teacher writes the data
+    vocabulary: trim the vocabulary
+    correct: teacher correction
+    importance: importance scores
+    search: search a shape within the budget
+    prune: prune to a given shape
+    puzzle: choose the size of each layer within the budget
+    draft: make a draft model for speculative decoding
+    distill: distillation
+    qad: quantization-aware distillation
+    align: SFT or DPO
+    evaluate: evaluation tasks
     """
 
     teacher: str

@@ -25,7 +25,17 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Target(Stage, frozen=True, forbid_unknown_fields=True):
     """The device and the budget of the student on it; fields that are left out set no limit.
 
-    parameters: outside the embeddings, as a share of the teacher's or as a number.
+    name: a device of `edge-devices list`
+    engine: one of the device's engines; by default its first
+    precision: precision of the export that is planned for
+    kv: type of the key-value cache; by default the engine's
+    context: tokens that the cache holds; by default the device's
+    prompt: tokens of the prompt that the first token is predicted for
+    parameters: maximum number of parameters outside the embeddings; up to 1, a share of the
+        teacher's
+    max_memory_bytes: maximum memory of the student on the device
+    min_tokens_per_second: minimum decode speed
+    max_first_token_ms: maximum time to first token
     """
 
     name: str = "cpu"
@@ -62,7 +72,8 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
 class Correct(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Teacher correction: fine-tune the teacher on the distillation data first.
 
-    learning_rate: by default a fifth of distillation's (arXiv 2408.11796, section 3.1).
+    learning_rate: peak learning rate; by default a fifth of distillation's (arXiv 2408.11796,
+        section 3.1)
     """
 
     tokens: Count = 500_000
@@ -73,12 +84,17 @@ class Correct(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
     """Importance: calibration samples, how activations are reduced, and how layers are ranked.
 
-    layers: `block_influence` (one pass for all layers), `loss` (without each layer) or `block`
-    (the contiguous block whose removal costs the least). The loss is measured on `layer_samples`
-    rows of the data (8 by default); with `layer_task` (see `evaluate`) the task's first figure on
-    as many of its rows (500 by default: an accuracy needs more rows than a loss) is used instead.
-    refit: after neurons or heads are removed, let the others take over by least squares on the
-    samples (`compress.pruning.refit`).
+    samples: rows of the data that the scores are computed on
+    sequence_reduction: how activations are reduced over the tokens of a row
+    batch_reduction: how activations are then reduced over the rows
+    layers: how layers are ranked: `block_influence` (one pass for all layers), `loss` (the loss
+        without each layer) or `block` (the loss without each contiguous block)
+    layer_samples: rows that the loss or the task is measured on; by default 8 rows of the data, or
+        500 of the task (an accuracy needs more rows than a loss)
+    layer_task: an evaluation task whose first figure replaces the loss, e.g.
+        `last_word:lambada.jsonl`
+    refit: after neurons or heads are removed, adjust the remaining ones by least squares on the
+        samples
     """
 
     samples: Count = 256
@@ -91,7 +107,16 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
 
 
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):
-    """An explicit shape instead of a search; sizes that are left out stay the teacher's."""
+    """An explicit shape instead of a search; sizes that are left out stay the teacher's.
+
+    num_hidden_layers: number of layers
+    hidden_size: channels of the residual stream
+    intermediate_size: neurons of each MLP
+    num_attention_heads: query heads of each layer
+    num_key_value_heads: key and value heads of each layer
+    merge_pruned_heads: add to each kept query head its difference from a pruned one (residual
+        heads)
+    """
 
     num_hidden_layers: Count | None = None
     hidden_size: Count | None = None
@@ -108,7 +133,10 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
 
 
 class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):
-    """Trim the vocabulary to the tokens that the data uses, or to `size` tokens."""
+    """Trim the vocabulary to the tokens that the data uses.
+
+    size: number of tokens to keep; by default all that occur
+    """
 
     size: Count | None = None
 
@@ -117,9 +145,11 @@ class DistillStage(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Distillation; with `cache` the teacher runs once over the data instead of in every step.
 
     hidden_states: add a loss on hidden states, with the paper's layer map (`default_map`); for
-    students with fewer layers. evaluate_every: tokens between measurements of KL from the teacher
-    on held-out rows (`held_out.jsonl`); with `cache` they keep the teacher in memory. milestones:
-    numbers of tokens after which the student is saved, in `milestones/TOKENS`.
+        students with fewer layers
+    evaluate_every: tokens between measurements of KL from the teacher on held-out rows
+        (`held_out.jsonl`); with `cache` they keep the teacher in memory
+    milestones: numbers of tokens after which the student is saved, in `milestones/TOKENS`
+    cache: store the teacher's predictions
     """
 
     hidden_states: bool = False
@@ -131,10 +161,15 @@ class DistillStage(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Qad(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Quantization-aware distillation to the precision that export will use.
 
-    group_size and symmetric apply to layers and head, as export's options do. By default groups
-    have 64 weights where the engine supports groups for both, else each precision's own size, and
-    there are zero points where the engine has them. There is no weight decay: it would move the
-    weights away from their quantization levels.
+    There is no weight decay by default: it would move the weights away from their quantization
+    levels.
+
+    precision: precision of the layers
+    group_size: weights per scale, of layers and head; by default 64 where the engine supports
+        groups for both, else each precision's own
+    symmetric: no zero points; by default only where the engine has none
+    head: precision of the head
+    learning_rate: peak learning rate
     """
 
     precision: Literal["int4", "int8"] = "int4"
@@ -169,9 +204,13 @@ class Qad(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
-    """Tasks such as `perplexity:valid.jsonl`, for teacher, pruned model and student.
+    """Evaluation tasks for teacher, pruned model and student.
 
-    Held-out rows are always evaluated: perplexity, KL from the teacher, top-1 agreement with it.
+    Held-out rows are always evaluated: perplexity, KL from the teacher, top-1 agreement with
+    it.
+
+    tasks: e.g. `perplexity:valid.jsonl`
+    limit: rows per task; by default all
     """
 
     tasks: tuple[str, ...] = ()
@@ -179,7 +218,14 @@ class Evaluate(Stage, frozen=True, forbid_unknown_fields=True):
 
 
 class Synthesize(Stage, frozen=True, forbid_unknown_fields=True):
-    """Data written by the teacher: free text, or answers to `prompts`."""
+    """Data written by the teacher: free text, or answers to `prompts`.
+
+    documents: number of documents to accept
+    max_new_tokens: maximum length of a document
+    temperature: sampling temperature
+    top_p: sample from the most probable tokens up to this probability mass
+    prompts: JSONL file of questions that the teacher answers; by default it writes free text
+    """
 
     documents: Count = 2000
     max_new_tokens: Count = 512
@@ -191,8 +237,16 @@ class Synthesize(Stage, frozen=True, forbid_unknown_fields=True):
 class Align(Stage, frozen=True, forbid_unknown_fields=True):
     """SFT or DPO on chat data; settings that are left out are the method's own.
 
-    batch_size: examples per step, over all processes. max_length: tokens per example. beta: of
-    DPO, how strongly it holds the student to its start.
+    method: supervised fine-tuning, or direct preference optimization
+    data: JSONL file: `messages` or `prompt` and answer for SFT, `chosen` and `rejected` for DPO
+    epochs: passes over the data
+    max_steps: maximum number of optimizer steps
+    learning_rate: peak learning rate
+    batch_size: examples per step, over all processes
+    max_length: maximum tokens of an example
+    warmup: share of the steps in which the learning rate rises
+    weight_decay: weight decay of AdamW
+    beta: strength of the KL penalty of DPO
     """
 
     method: Literal["sft", "dpo"] = "sft"

@@ -25,13 +25,18 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How wide and how long to search.
 
-    candidates: shapes that are pruned and scored without training, spread over all kinds.
+    candidates: shapes that are pruned and scored without training, spread over all kinds
     finalists: how many of them are distilled, with [distill]'s losses, batches and peak learning
-    rate on a schedule of their own: `warmup_steps`, then a constant rate. kd_rounds: rounds of
-    distillation, of `round_steps` optimizer steps each (by default 50, or a twentieth of
-    [distill]'s steps where that is fewer); fewer rounds if, after `settled_rounds`, the ranking
-    has not changed for `patience` rounds. Rankings settle after about 300 steps (arXiv 2407.14679,
-    section 4). min_ratio: smallest value of any size, relative to the teacher's.
+        rate
+    kd_rounds: maximum rounds of distillation; rankings settle after about 300 steps (arXiv
+        2407.14679, section 4)
+    round_steps: optimizer steps per round; by default 50, or a twentieth of [distill]'s steps if
+        that is fewer
+    warmup_steps: steps in which the learning rate of a finalist rises; then it is constant
+    settled_rounds: rounds before the search may end early
+    patience: rounds without a change of the ranking after which it ends
+    held_out_rows: rows that decide between candidates
+    min_ratio: smallest value of any size, relative to the teacher's
     """
 
     candidates: Count = 24

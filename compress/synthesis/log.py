@@ -137,5 +137,8 @@ def read_manifest(path: Path) -> Manifest:
             f"{sidecar} is damaged ({reason(error)}); remove it and {path.name} and start again"
         ) from None
     if manifest.format != 1:
-        raise BadInput(f"{sidecar} has format {manifest.format}, this edgelm reads format 1")
+        raise BadInput(
+            f"{sidecar} has format {manifest.format}, this edgelm reads format 1; use the edgelm "
+            f"that wrote it, or remove it and {path.name} and start again"
+        )
     return manifest

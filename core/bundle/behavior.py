@@ -1,6 +1,6 @@
 """How a model behaves when its answers are sampled, beside its source's behavior.
 
-A mean KL hides what happens seldom and matters most: an answer that never ends, or repeats itself.
+A mean KL hides what is rare and matters most: an answer that never ends, or repeats itself.
 Both models answer the same prompts with the same random numbers. What one does and the other does
 not is compared by the exact sign test (McNemar's): if neither were worse, each prompt on which
 they differ would fall to either side with probability 1/2.

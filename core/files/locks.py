@@ -2,7 +2,7 @@
 
 Linux and macOS lock an open file or folder itself (`flock`). Windows locks a byte of an open file
 far beyond its content (`msvcrt`), and for a folder, which it does not open, a file of its own in
-the user's state folder. Some network file systems lock nothing, and callers are told so.
+the user's state folder. Some network file systems lock nothing, which callers get as the result.
 """
 
 import hashlib

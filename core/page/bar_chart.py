@@ -47,7 +47,7 @@ def horizontal_bars(
 ) -> Plot:
     """A horizontal bar for each name, stacked of the named parts, with its sum at the end.
 
-    Parts are told apart by color and by height.
+    Parts differ by color and by height.
     """
     longest = max((sum(bar.parts) for bar in bars), default=0.0) or 1.0
     scale = (WIDTH - RIGHT - _NUMBER) / longest

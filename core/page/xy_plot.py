@@ -55,7 +55,7 @@ def xy_plot(
 ) -> Plot:
     """Draw series; they leave out points that are not finite or, on a log axis, not above zero.
 
-    Series are told apart by color, shape and dash in their order.
+    Series differ by color, shape and dash, in their order.
     """
     shown = [_visible(one, x, y) for one in series]
     ends = [point for guide in guides for point in guide.points]

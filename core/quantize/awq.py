@@ -47,7 +47,7 @@ class Smoothing:
         Args:
             spec: the decoder.
             mean_squares: of every input channel, [in_features], by group.
-            power: of their roots.
+            power: the exponent of the root mean squares.
         """
         before = dict(_NORMS_BEFORE[spec.norms])
         if not spec.gated_mlp and before:

@@ -126,7 +126,12 @@ KV_BYTES: dict[KvType, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 
 def parse_precision(
     name: str, *, group_size: int | None = None, symmetric: bool | None = None
 ) -> WeightPrecision:
-    """A precision by name, with its group size and symmetry replaced where given."""
+    """A precision by name, with its group size and symmetry replaced where given.
+
+    Raises:
+        UnknownName: no such precision.
+        BadInput: a group size that no kernel has.
+    """
     if name not in PRECISIONS:
         raise UnknownName(f"unknown precision {name!r}; known: auto, {', '.join(PRECISIONS)}")
     precision = PRECISIONS[name]

@@ -1,6 +1,7 @@
 """The context and the type of cache of a deployment, where the request leaves them open."""
 
-from edgelm.devices.profile import Engine, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.errors import BadInput, UnknownName
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
@@ -17,6 +18,9 @@ def choose_context(
 
     The default is shorter with TensorRT: up to twice what was seen is read for every token, and a
     full cache must fit beside the rest.
+
+    Raises:
+        BadInput: a context outside of the model's limits.
     """
     limit = spec.max_position_embeddings
     default = profile.default_context
@@ -39,7 +43,11 @@ def choose_context(
 
 
 def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest) -> KvType:
-    """The requested cache type; by default the engine's first, on a CPU int8 (fp32 with fp32)."""
+    """The requested cache type; by default the engine's first, on a CPU int8 (fp32 with fp32).
+
+    Raises:
+        UnknownName: the engine has no such cache.
+    """
     if request.kv is None:
         wanted = engine.kv[0]
         if engine.name == "onnxruntime":

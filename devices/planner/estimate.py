@@ -12,7 +12,8 @@ from edgelm.devices.planner.device_notes import device_notes, unsupported
 from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
 from edgelm.devices.planner.memory.memory_need import export_bytes, workspace_bytes
 from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
-from edgelm.devices.profile import Engine, PowerMode, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine, PowerMode
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec

@@ -23,6 +23,13 @@ QUALITY = ("fp32", "bf16", "fp16", "source", "int8", "w8a8", "fp8", "auto", "nvf
 def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     """Choose precision, cache and context for a device, and predict memory, speed and energy.
 
+    If nothing fits, the plan has advice: what to change so that it would.
+
+    Args:
+        spec: the model, e.g. `open_checkpoint(name).spec`.
+        profile: the device, e.g. `load_profile("jetson-orin-nano")`.
+        request: what the deployment should be; None in a field leaves the choice to the plan.
+
     Raises:
         UnknownName: an engine, power mode, precision or cache type that the device does not have.
         BadInput: a context beyond the model's, a value out of range, or a decoder whose shape the

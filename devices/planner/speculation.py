@@ -68,7 +68,7 @@ class SpeculationPlan(msgspec.Struct, frozen=True):
                 f"{gain.tokens_per_second:.1f} tokens/s"
             )
         needed = "no acceptance" if self.break_even is None else f"{self.break_even:.0%} accepted"
-        lines.append(f"  it pays from: {needed}")
+        lines.append(f"  faster from: {needed}")
         return "\n".join(lines)
 
 

@@ -7,14 +7,8 @@ from pathlib import Path
 import msgspec
 
 from edgelm.devices.planner.cost_model.coefficients import chip_of, family
-from edgelm.devices.profile import (
-    Figure,
-    PowerMode,
-    Profile,
-    canonical_name,
-    load_profile,
-    profile_names,
-)
+from edgelm.devices.profile import Profile, canonical_name, load_profile, profile_names
+from edgelm.devices.profile_tables import Figure, PowerMode
 
 _FILE = Path(__file__).with_name("cards.toml")
 # `not MAXN` names a mode that a row was not measured in.

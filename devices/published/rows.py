@@ -123,7 +123,9 @@ def read_rows(path: Path) -> Table:
             reader = csv.DictReader(file, restval="")
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
-                raise BadInput(f"{path}: no column {', '.join(missing)}; {__name__} lists them")
+                raise BadInput(
+                    f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}"
+                )
             records = list(reader)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None

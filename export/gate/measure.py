@@ -20,7 +20,7 @@ from edgelm.runtime.engines.session import Session
 
 _TAIL = 64  # tokens of each sequence that are decoded one by one
 _SAMPLES, _SAMPLE_LENGTH = 4, 256  # of the passage, that travel with the bundle
-_ROWS = 256  # rows of logits compared at a time: 50 MB a tensor at a vocabulary of 49,152
+_ROWS = 256  # rows of logits compared at a time: 50 MB per tensor at a vocabulary of 49,152
 
 
 class EvalSettings(NamedTuple):

@@ -195,7 +195,7 @@ class Graph:
         return self._external(name, dtype, shape or array.shape, offset, array.nbytes)
 
     def view(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        """The bytes of an earlier `weight` once more, under another shape."""
+        """The bytes of an earlier `weight` under another shape."""
         tensor = value.const_value
         assert isinstance(tensor, ir.ExternalTensor)
         assert tensor.offset is not None

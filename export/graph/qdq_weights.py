@@ -35,7 +35,7 @@ class QdqWeights:
     """Writes matrices into a graph.
 
     Args:
-        graph: where to.
+        graph: the graph that the nodes are added to.
         quantizer: of the source's matrices, with positive scales.
         activations: type of the products' inputs and outputs.
         dequantized: store what DequantizeLinear would give, in place of quantized weights. Inputs

@@ -63,7 +63,7 @@ def write_graph(
     """Write a checkpoint's graph into a folder.
 
     Args:
-        folder: where to.
+        folder: the folder to write to.
         quantizer: of the checkpoint's matrices.
         assignment: a precision for every group, as `legalize` returns it.
         form: everything else.

@@ -1,6 +1,6 @@
 """What each group's quantization alone costs in KL, measured in one streamed pass.
 
-For every group the source runs once more with that group alone quantized. All those runs are
+For every group the source runs again with only that group quantized. All those runs are
 batched into one pass over the layers: a run joins at its layer, as one more item of the batch, and
 shares the unquantized layers after it with all others. Weights are therefore read once, and
 memory is one layer and `groups × tokens × hidden` activations.

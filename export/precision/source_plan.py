@@ -9,7 +9,8 @@ from edgelm.checkpoint.quantized.method import Reader
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.devices.kernels import kernels_of
-from edgelm.devices.profile import Engine, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.export.precision.source import SourceAssignment, assign_source
 from edgelm.export.quantize.weights import Weights
 from edgelm.planning import PlanRequest, SourceWeights

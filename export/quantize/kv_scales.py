@@ -1,4 +1,4 @@
-"""An 8-bit cache with one scale a layer that is as exact as one with a scale a channel.
+"""An 8-bit cache with one scale per layer that is as exact as one with a scale per channel.
 
 Keys have outlier channels, so one scale for a whole layer wastes most of the range, and a scale
 per channel costs the attention kernel a multiplication per element (a third of its time at depth

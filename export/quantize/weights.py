@@ -229,7 +229,7 @@ class Weights:
         return torch.cat([rotated, values])
 
     def _alternating_order(self, group: str) -> torch.Tensor | None:
-        """Rows of gate and up by turns, as the fused kernels of all experts read them."""
+        """Alternating rows of gate and up, as the fused kernels of all experts read them."""
         if stacked_by_input(self.checkpoint.spec.family):
             return None  # they alternate already
         rows = torch.arange(self.shape(group)[0]).view(self.experts(group), 2, -1)

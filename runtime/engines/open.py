@@ -28,7 +28,7 @@ def open_session(
     Raises:
         MissingPackage: the engine is not installed, or there is no GPU.
         BadBundle: an engine that this machine does not trust, or that does not run here.
-        BadInput: `threads` for an engine that has none, or more than are of use.
+        BadInput: `threads` for an engine that has none, or more than are useful.
     """
     check_threads(threads)
     return EngineSession(_open_engine(folder, manifest, capacity, threads))

@@ -12,7 +12,7 @@ from edgelm.runtime.engines.recurrent_state import RecurrentState
 
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-# The first rows of the cache, on the host: keys and values of the layers by turns,
+# The first rows of the cache, on the host: keys and values of the layers, alternating,
 # [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers).
 CacheRows = list[npt.NDArray[Any]]
 

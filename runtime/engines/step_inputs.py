@@ -20,7 +20,7 @@ def step_inputs(tokens: Tokens, past: int, logits: int) -> StepInputs:
         tokens: what is appended, int64 [T].
         past: tokens in the cache before it.
         logits: of how many of the last tokens the head computes logits. An output cannot be
-            empty: for 0 it computes those of the last token.
+            empty: with 0, it computes the logits of the last token.
     """
     count = len(tokens)
     rows = min(max(1, logits), count)

@@ -28,7 +28,7 @@ Opened = TypeVar("Opened", bound=_Closable)
 def open_unchanged(
     folder: Path, open_it: Callable[[Manifest], Opened], *, hashes: bool = True
 ) -> Opened:
-    """Check a bundle and open it; if it was replaced meanwhile, do both once more.
+    """Check a bundle and open it; if it was replaced meanwhile, do both again.
 
     Args:
         folder: the bundle.

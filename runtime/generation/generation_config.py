@@ -66,7 +66,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON: {reason(error)}; export the model again"
         ) from None
     if not isinstance(values, dict):
-        raise BadBundle(f"{path} holds a {type(values).__name__}, expected an object")
+        raise BadBundle(
+            f"{path} holds a {type(values).__name__}, expected an object; export the model again"
+        )
     return values
 
 

@@ -24,9 +24,9 @@ LogitsProcessor = Callable[[Sequence[int], Row], Row]
 
 @runtime_checkable
 class AdvancingProcessor(Protocol):
-    """A processor that is told each token as soon as it is chosen.
+    """A processor that gets each token as soon as it is chosen.
 
-    Its call comes first, with the prompt as history; then `advance` and the call by turns. After
+    Its call comes first, with the prompt as history; then `advance` and the call alternate. After
     the token that ends the answer (end of sequence, stop token) there is no further call.
     """
 

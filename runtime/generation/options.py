@@ -36,7 +36,7 @@ class Options(TypedDict, total=False):
     tools: in answers to messages, the functions that the model may call, as OpenAI has them.
     tool_choice: "auto", "none", "required" or the function to call, as OpenAI has it.
     parallel_tool_calls: False allows at most one call where `tool_choice` requires any.
-    reasoning_budget: in answers to messages, at most this many tokens of reasoning.
+    reasoning_budget: in answers to messages, the maximum number of tokens of reasoning.
     chat_template_kwargs: in answers to messages, what else the chat template is given, such as
         `{"enable_thinking": False}`.
     speculation: "auto", "off", "lookup" or "draft", instead of what `load` was given: where tokens

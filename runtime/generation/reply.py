@@ -58,7 +58,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A finished generation."""
+    """A finished generation.
+
+    `text` is the answer without reasoning, tool calls, stop strings and special tokens; `chunks`
+    are the steps that it was made of.
+    """
 
     text: str
     chunks: tuple[Chunk, ...]

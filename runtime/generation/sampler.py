@@ -30,10 +30,10 @@ Transform = Callable[[Row, Sequence[int]], Row]
 class Sampling:
     """How the next token is chosen; the defaults choose greedily.
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `typical_p` 1, `min_p` 0, penalties 1 / 0 / 0
-    do nothing. Penalties count the prompt and what was generated (repetition: Hugging Face and
-    CTRL, arXiv 1909.05858) or only what was generated (frequency, presence: OpenAI's API).
-    `logit_bias` is added to tokens by id. The same `seed` gives the same text.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `typical_p` 1 (arXiv 2202.00666), `min_p` 0 and
+    penalties of 1, 0 and 0 have no effect. The repetition penalty (CTRL, arXiv 1909.05858) counts
+    prompt and answer, the frequency and presence penalties (OpenAI's API) only the answer.
+    `logit_bias` is added to the logits of tokens, by id. The same `seed` gives the same text.
     """
 
     temperature: float = 0.0
@@ -141,7 +141,7 @@ class Sampler:
         row = self.transformed(self._processed(logits, history), history)
         peak = row.max()
         if not np.isfinite(peak):
-            raise BadInput(f"the sampling settings leave no token (the best has {peak})")
+            raise BadInput(f"the sampling settings leave no token (highest: {peak}); allow one")
         token = self._choose(row)
         for processor in self._advancing:
             processor.advance(token)

@@ -47,9 +47,15 @@ class PromptCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"the prompt cache {folder} cannot be made: {reason(error)}") from None
+            raise BadInput(
+                f"the prompt cache {folder} cannot be created: {reason(error)}; choose another "
+                "folder"
+            ) from None
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise BadInput(f"the prompt cache {folder} cannot be written to")
+            raise BadInput(
+                f"the prompt cache {folder} cannot be written to; choose another folder, or change "
+                "its permissions"
+            )
 
     def read(self, tokens: Sequence[int]) -> CacheRows | None:
         """The state after exactly these tokens; None if it is not stored.

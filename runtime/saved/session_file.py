@@ -2,7 +2,7 @@
 
     "edgelm-session", a line feed  8 bytes: length of the header  header (JSON)  arrays, one by one
 
-A state is of use only with the same weights, tokenizer, engine and version of edgelm. The header
+A state is useful only with the same weights, tokenizer, engine and version of edgelm. The header
 names them, and the hash of the rest; a file that does not match is refused with the reason.
 """
 
@@ -187,10 +187,13 @@ def _read_header(path: Path, file: Any) -> Header:
     try:
         header = msgspec.json.decode(file.read(length), type=Header)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is damaged or of another version: {reason(error)}") from None
+        raise BadInput(
+            f"{path} is damaged or of another version: {reason(error)}; {_AGAIN}"
+        ) from None
     if header.schema_version != _SCHEMA:
         raise BadInput(
-            f"{path} has schema version {header.schema_version}, this edgelm reads {_SCHEMA}"
+            f"{path} has schema version {header.schema_version}, this edgelm reads {_SCHEMA}; use "
+            "the edgelm that wrote it, or save the chat again"
         )
     unknown = {array.dtype for array in header.arrays} - set(_DTYPES)
     if unknown:

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 _DEFAULTS = ServerSettings()
 _EPILOG = """\
-Clients: base_url http://127.0.0.1:8080/v1, any API key; a chat page: http://127.0.0.1:8080
+Clients of OpenAI's API use the base_url http://127.0.0.1:8080/v1, with any API key if there is no
+--api-key-file. http://127.0.0.1:8080 is a chat page.
 
-example:
+examples:
   edge-serve bundle/ --sequences 2
+  edge-serve bundle/ --host 0.0.0.0 --api-key-file keys
+
+exit codes: 0 stopped, 1 the self-test failed, 2 bad input, 3 a bug in edgelm
 """
 
 
@@ -29,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="edge-serve",
-        description="Serve a bundle with OpenAI's API, on this machine or, with a key, beyond it.",
+        description="Serve a bundle over OpenAI's API. Other machines need an API key.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--model", metavar="NAME", help="name that clients use (default: the folder's)")
     add(
-        "--api-key-file", type=Path, metavar="FILE", help="keys, one a line; needed beyond loopback"
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="API keys, one per line; required if --host can be reached from other machines",
     )
     add("--tls-certificate", type=Path, metavar="FILE", help="certificate chain, PEM")
     add("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
@@ -54,12 +61,17 @@ def parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=1,
         metavar="N",
-        help="requests that run at a time, each with its own cache (default: 1)",
+        help="requests that run at the same time, each with its own cache (default: 1)",
     )
     _add_limits(parser)
     add("--max-memory", metavar="SIZE", help="reduce the context until all fits, e.g. 1.5GB")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
-    add("--prompt-cache", type=Path, metavar="DIR", help="folder for states of system messages")
+    add(
+        "--prompt-cache",
+        type=Path,
+        metavar="DIR",
+        help="store the state after long system messages in DIR, so that it is computed once",
+    )
     add_speculation_option(parser)
     add(
         "--self-test",
@@ -77,27 +89,29 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=_DEFAULTS.max_queue,
         metavar="N",
-        help=f"requests that may wait; more get 429 (default: {_DEFAULTS.max_queue})",
+        help=f"requests that may wait; further ones get status 429 (default: "
+        f"{_DEFAULTS.max_queue})",
     )
     add(
         "--max-tokens",
         type=positive_int,
         metavar="N",
-        help="limit of every answer, in tokens (default: the context)",
+        help="maximum number of tokens of an answer (default: the context)",
     )
     add(
         "--max-body",
         type=positive_int,
         default=_DEFAULTS.max_body_bytes,
         metavar="BYTES",
-        help=f"limit of a request's size (default: {_DEFAULTS.max_body_bytes})",
+        help=f"maximum size of a request in bytes (default: {_DEFAULTS.max_body_bytes})",
     )
     add(
         "--grace",
         type=_count,
         default=_DEFAULTS.grace_seconds,
         metavar="SECONDS",
-        help=f"time for running answers when it is stopped (default: {_DEFAULTS.grace_seconds})",
+        help="seconds that running answers have to end when the server is stopped (default: "
+        f"{_DEFAULTS.grace_seconds})",
     )
 
 

@@ -9,7 +9,7 @@ class ApiError(Exception):
     """An answer that is an error.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: what was wrong, what was expected and what to do.
         kind: OpenAI's `type`.
         code: OpenAI's `code`.
@@ -52,7 +52,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error; nothing of unexpected ones but that they happened."""
+    """What a client gets of an error; of unexpected ones only that they happened."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextFull):

@@ -67,7 +67,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Read keys, one a line; lines that begin with # are comments.
+    """Read keys, one per line; lines that begin with # are comments.
 
     Raises:
         BadInput: not readable, readable by other users, no key, or one that can be guessed.
@@ -82,7 +82,9 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {reason(error)}") from None
     except UnicodeDecodeError:
-        raise BadInput(f"{path} has characters other than ASCII; expected a key a line") from None
+        raise BadInput(
+            f"{path} has characters other than ASCII; expected one key per line"
+        ) from None
     lines = (line.strip() for line in content.splitlines())
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:

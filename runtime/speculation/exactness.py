@@ -1,4 +1,4 @@
-"""Whether a run of several tokens computes each as a run of one does, to the bit.
+"""Whether a run of several tokens computes each exactly as a run of one does, bit for bit.
 
 Kernels of matrix products may add in another order for several rows than for one; logits then
 differ by rounding, and where two tokens are nearly as probable the answer may differ. Which sizes

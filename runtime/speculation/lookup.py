@@ -40,7 +40,7 @@ class PromptLookup:
     def draft(self, count: int) -> list[int]:
         """The `count` tokens that followed last time; at the end of the history, from there again.
 
-        So a text that repeats itself is expected to do so once more.
+        So a text that repeats itself is expected to do so again.
         """
         if not self._pointer:
             return []

@@ -34,7 +34,7 @@ def add_speculation_option(parser: argparse.ArgumentParser) -> None:
         "--speculation",
         choices=SPECULATION_MODES,
         default="auto",
-        help="draft tokens and check several in one run: from the text so far (lookup), by the "
-        "bundle's draft model (draft), where it pays and changes nothing (auto), or not (default: "
-        "auto)",
+        help="guess tokens and check several in one run: lookup takes guesses from the text so "
+        "far, draft from the bundle's draft model; auto uses either where it is faster and leaves "
+        "the answer the same (default: auto)",
     )

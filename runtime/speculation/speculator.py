@@ -1,12 +1,12 @@
 """The speculation of one generation: whether to draft, how many tokens, and from where.
 
 A run of the engine with n drafted tokens gives 1 to n + 1 tokens. How many to expect follows from
-how often predictions were right, what it costs from measured times; drafting pays where tokens per
-time exceed those of single runs. Both are measured all along, so a generation whose text repeats
-nothing drafts nothing, and one that begins to copy drafts at once.
+how often predictions were right, what it costs from measured times; drafting is worth it where
+tokens per time exceed those of single runs. Both are measured throughout, so a generation whose
+text repeats nothing drafts nothing, and one that begins to copy drafts at once.
 
 Drafted tokens are accepted by running the sampler as always: it chooses a token from each row of
-logits in turn, and the next row is of use if it chose the drafted one. For a draft of certain
+logits in turn, and the next row is used if it chose the drafted one. For a draft of certain
 tokens that is the rejection rule of speculative sampling (arXiv 2211.17192): a token is accepted
 with its probability under the model, and what replaces it has the rest of the distribution.
 """
@@ -22,7 +22,7 @@ from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.speculation import SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
-# Tokens after which a draft model that did not pay is tried again.
+# Tokens after which a draft model that was not faster is tried again.
 _RETRY = 128
 
 
@@ -43,7 +43,7 @@ class Speculator:
     """Drafts tokens for one generation.
 
     Args:
-        mode: where from; with `auto` also only where the answer stays the same to the bit.
+        mode: where from; with `auto` also only where the answer stays the same bit for bit.
         state: of the model.
         history: tokens so far; the list that the generation appends to.
     """
@@ -59,12 +59,12 @@ class Speculator:
         self._drafts = DraftAcceptance()
         self._from_model = False
         self._size, self._seconds = 0, 0.0  # the last run, until what it costs is known
-        self._waits = 0  # tokens until a draft model that did not pay is tried again
+        self._waits = 0  # tokens until a draft model that was not faster is tried again
         self.drafted = self.accepted = 0
 
     @property
     def allowed(self) -> bool:
-        """Whether drafting could still be of use."""
+        """Whether drafting could still be useful."""
         return self.mode != "auto" or self.state.exactness.exact
 
     def update(self) -> None:
@@ -77,7 +77,7 @@ class Speculator:
                 self._matches.observe(matched, right)
 
     def propose(self, most: int, draft: DraftModel | None) -> list[int]:
-        """The tokens to check with the next run, at most `most`; none where it does not pay."""
+        """The tokens to check with the next run, at most `most`; none where it is not faster."""
         if most < 1 or not self.allowed or not self.state.costs.known:
             return []
         found, model = self._plan_lookup(most), self._plan_draft(most, draft)

@@ -36,7 +36,11 @@ class LineEditor:
         self._readline = self._set_up(commands) if self._terminal else None
 
     def messages(self) -> Iterator[str]:
-        """What is typed, until the end of the input."""
+        """What is typed, until the end of the input.
+
+        Raises:
+            BadInput: the input is not text.
+        """
         presses = 0
         while True:
             try:

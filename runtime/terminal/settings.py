@@ -11,14 +11,14 @@ from edgelm.runtime.generation.sampler import Sampling
 
 _DEFAULTS = Sampling()
 SAMPLING = {
-    "temperature": "0 is greedy",
-    "top-k": "keep the k most probable tokens",
+    "temperature": "randomness; 0 always takes the most probable token",
+    "top-k": "keep the k most probable tokens; 0 keeps all",
     "top-p": "keep the most probable tokens up to this probability mass",
     "min-p": "drop tokens below this fraction of the highest probability",
     "typical-p": "keep the most typical tokens up to this probability mass",
     "repetition-penalty": "above 1 repeats less",
-    "frequency-penalty": "per use of a token so far",
-    "presence-penalty": "once for a token used so far",
+    "frequency-penalty": "subtract this from a token's logit for each earlier use",
+    "presence-penalty": "subtract this once from the logit of a token used before",
 }
 
 

@@ -54,9 +54,13 @@ class ChatTemplate:
         except BadBundle:
             raise
         except jinja2.TemplateSyntaxError as error:
-            raise BadBundle(f"{path}, line {error.lineno}: {reason(error)}") from None
+            raise BadBundle(
+                f"{path}, line {error.lineno}: {reason(error)}; export the model again"
+            ) from None
         except Exception as error:  # nesting, numbers, encoding: compilers fail in many ways
-            raise BadBundle(f"{path} is not a chat template: {reason(error)}") from None
+            raise BadBundle(
+                f"{path} is not a chat template: {reason(error)}; export the model again"
+            ) from None
 
     def render(
         self,

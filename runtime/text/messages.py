@@ -80,7 +80,11 @@ def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A copy of plain values: what else a caller puts in may have methods that act."""
+    """A copy of plain values: what else a caller puts in may have methods that act.
+
+    Raises:
+        BadInput: other values, or nesting that is too deep.
+    """
     if depth > _MAX_DEPTH:
         raise BadInput(f"the conversation has lists and dicts nested deeper than {_MAX_DEPTH}")
     if value is None or isinstance(value, bool):

@@ -1,6 +1,6 @@
 """jinja2's sandbox, with the surface that transformers gives to chat templates, and a budget.
 
-The sandbox keeps a template from the machine; the budget keeps it from running for ever.
+The sandbox keeps a template from the machine; the budget keeps it from running forever.
 Operators, calls and filters are intercepted where jinja2 offers it; for the rest (loops,
 comparisons, literals, `~`, what is printed) the parsed template is rewritten: each gets a filter
 around it that counts.

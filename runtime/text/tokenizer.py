@@ -19,7 +19,7 @@ T = TypeVar("T")
 _MAX_BYTES = 256 * 2**20  # Gemma 3's has 33 MB
 _LONG_WAIT = 32  # tokens without a whole character: the bytes are broken
 _LONGEST_WAIT = 256
-_REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are no whole character yet
+_REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are not a complete character yet
 
 
 def open_tokenizer(path: Path) -> tokenizers.Tokenizer:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.bench.cli import main
+from edgelm.bench.cli import main, parser
+from edgelm.bench.peers.engines import PEERS
 from edgelm.bench.report.records import Report
 from edgelm.bundle import read_manifest, write_manifest
 from edgelm.devices.sensors import Reader, Sampler
@@ -282,3 +283,8 @@ def test_nothing_measured_is_no_success(
     assert bench(tmp_path / "report", damaged, "--no-quality") != 0
     captured = capsys.readouterr()
     assert "edgelm fp32 damaged: failed: BadBundle" in captured.out + captured.err
+
+
+def test_help_names_every_peer() -> None:
+    text = " ".join(parser().format_help().replace("-\n", "-").split())
+    assert not [name for name in PEERS if name not in text.replace("- ", "-")]

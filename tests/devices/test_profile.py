@@ -9,13 +9,13 @@ import pytest
 from edgelm.devices import profile as module
 from edgelm.devices.profile import (
     ENVIRONMENT,
-    Figure,
     Profile,
     load_profile,
     load_profiles,
     profile_names,
     read_profile,
 )
+from edgelm.devices.profile_tables import Figure
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import KvType, parse_precision
 from tests.core.test_imports import ROOT

@@ -5,7 +5,7 @@ import re
 import msgspec
 import pytest
 
-from edgelm.devices.profile import Figure
+from edgelm.devices.profile_tables import Figure
 from edgelm.devices.profile_text import describe, device_table
 from tests.devices.planner.test_plan import TOASTER
 from tests.devices.test_profile import DELIVERED

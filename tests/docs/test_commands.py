@@ -16,6 +16,7 @@ from edgelm.compress.cli import parser as compress
 from edgelm.devices.cli import parser as devices
 from edgelm.export.cli import parser as export
 from edgelm.runtime.cli import parser as run
+from edgelm.runtime.server.cli import parser as serve
 from tests.docs.pages import PAGES, ROOT, blocks, name
 
 PARSERS: dict[str, argparse.ArgumentParser] = {
@@ -25,6 +26,7 @@ PARSERS: dict[str, argparse.ArgumentParser] = {
     "edge-eval": evaluate(),
     "edge-export": export(),
     "edge-run": run(),
+    "edge-serve": serve(),
 }
 SHELL = ("", "sh", "bash", "shell", "console")
 # Written from --help, whose usage lines are no commands; dated records of what was run then.

@@ -68,7 +68,10 @@ def ifeval(
     """
     prompts = [read_row(row, number) for number, row in enumerate(rows, 1)]
     if not prompts:
-        raise BadInput("no prompts with instructions to evaluate")
+        raise BadInput(
+            "ifeval has no rows; expected one JSON object per line with `prompt`, "
+            "`instruction_id_list` and `kwargs`"
+        )
     if any(NEED_LANGUAGE & set(row["instruction_id_list"]) for row in rows):
         require_language_detection()
     asked = [Conversation.of_user(prompt.prompt) for prompt in prompts]
@@ -78,7 +81,12 @@ def ifeval(
 
 
 def read_row(row: Mapping[str, Any], number: int) -> InstructedPrompt:
-    """Check a row of the data set and bind its instructions' arguments."""
+    """Check a row of the data set and bind its instructions' arguments.
+
+    Raises:
+        BadInput: fields that are missing or of a wrong type.
+        UnknownName: an unknown instruction.
+    """
     where = f"prompt {number}" + (f" (key {row['key']})" if "key" in row else "")
     names, arguments = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(row.get("prompt"), str) or not isinstance(names, list) or not names:

@@ -50,7 +50,8 @@ def needle(
     needles = make_needles(backend)[:limit]
     if not needles:
         raise BadInput(
-            f"the context has {backend.context} tokens; needle needs at least {_SHORTEST + _ROOM}"
+            f"the context has {backend.context} tokens, needle needs at least "
+            f"{_SHORTEST + _ROOM}; export with a longer --context, or leave out the task"
         )
     found = loglikelihood(backend, [(one.context, f" {one.code}") for one in needles], progress)
     right = [one.greedy for one in found]

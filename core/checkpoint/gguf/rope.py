@@ -41,6 +41,9 @@ def rope_scaling(
         theta: base of the frequencies.
         dim: channels of a head that are rotated.
         context: positions that the model is made for.
+
+    Raises:
+        BadCheckpoint: an unknown kind of scaling, or factors that do not fit the heads.
     """
     for name, values in factors.items():
         if values.shape != (dim // 2,) or not (np.isfinite(values) & (values > 0)).all():

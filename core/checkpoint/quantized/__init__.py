@@ -1,1 +1,1 @@
-"""Read checkpoints whose weights are already quantized, one file a format."""
+"""Read checkpoints whose weights are already quantized, one file per format."""

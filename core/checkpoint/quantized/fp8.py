@@ -1,7 +1,7 @@
 """Weights in E4M3: transformers' `fp8` (blocks of 128 x 128), `fbgemm_fp8`, and those of others.
 
-`weight` float8_e4m3fn [N, K] times its scale: one for the matrix, one a channel [N, 1], or one a
-block [N / rows, K / columns].
+`weight` float8_e4m3fn [N, K] times its scale: one per matrix, per channel [N, 1], or per block
+[N / rows, K / columns].
 """
 
 from typing import TYPE_CHECKING

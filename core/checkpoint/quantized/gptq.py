@@ -117,7 +117,7 @@ class Gptq:
             return self.bits
         if len(found) != 1 or (self.bits is not None and not self.overrides):
             expected = self.bits or "2, 3, 4 or 8"
-            raise parts.wrong("qzeros", f"has {words} words a group, expected {expected} bits")
+            raise parts.wrong("qzeros", f"has {words} words per group, expected {expected} bits")
         return found[0]
 
     def _group_size(self, parts: Parts, groups: int, columns: int) -> int:

@@ -79,7 +79,11 @@ class Fields:
         raise self.wrong(name, "true or false")
 
     def each_layer(self, name: str, count: int) -> list[Any] | None:
-        """A list with one entry for each layer; None if absent or null."""
+        """A list with one entry for each layer; None if absent or null.
+
+        Raises:
+            BadCheckpoint: not a list, or one of another length.
+        """
         value = self.values.get(name)
         if value is None:
             return None

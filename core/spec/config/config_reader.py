@@ -104,7 +104,11 @@ class _Reader:
         )
 
     def refuse_unsupported(self) -> None:
-        """Reject fields that change the computation in ways that this decoder does not support."""
+        """Reject fields that change the computation in ways that this decoder does not support.
+
+        Raises:
+            BadCheckpoint: such a field.
+        """
         for field, (harmless, meaning) in _UNSUPPORTED.items():
             value = self.fields.values.get(field, harmless)
             if value is not None and value is not harmless:
@@ -123,7 +127,11 @@ class _Reader:
                 raise self.fields.wrong(field, "a token's id")
 
     def widths(self) -> tuple[int, int, int, int]:
-        """Hidden size, query heads, key heads, channels of a head."""
+        """Hidden size, query heads, key heads, channels of a head.
+
+        Raises:
+            BadCheckpoint: sizes that do not divide each other as the architecture requires.
+        """
         fields = self.fields
         heads, hidden = fields.required("num_attention_heads"), fields.required("hidden_size")
         kv_heads = fields.integer("num_key_value_heads") or heads

@@ -87,7 +87,11 @@ def _kernel(fields: Fields, name: str) -> int:
 
 
 def feed_forward_size(fields: Fields, family: Family) -> int:
-    """The intermediate size of MLPs, as LFM2's class derives it from its fields."""
+    """The intermediate size of MLPs, as LFM2's class derives it from its fields.
+
+    Raises:
+        BadCheckpoint: the size is below 1.
+    """
     name = "block_ff_dim" if family.adjusted_ffn and "block_ff_dim" in fields else _FFN
     if family.experts is not None and name not in fields:
         name = family.experts.size_field  # every layer has experts, and no field a dense size

@@ -12,7 +12,8 @@ from pathlib import Path
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.verdict import Verdict, ok, unknown, warning
 from edgelm.devices.detection.jetson import GPU_CLOCKS
-from edgelm.devices.profile import Figure, PowerMode, load_profile
+from edgelm.devices.profile import load_profile
+from edgelm.devices.profile_tables import Figure, PowerMode
 from edgelm.errors import BadInput
 
 _DEVFREQ = "/sys/class/devfreq"

@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 
 from edgelm.devices.planner.cost_model.cost import Coefficients
-from edgelm.devices.profile import Measured, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Measured
 
 _FILE = Path(__file__).with_name("coefficients.toml")
 

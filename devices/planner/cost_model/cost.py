@@ -10,7 +10,7 @@ that contained 80% of published measurements.
 import msgspec
 
 from edgelm.devices.planner.cost_model.work import Work
-from edgelm.devices.profile import PowerMode
+from edgelm.devices.profile_tables import PowerMode
 from edgelm.planning import Estimate
 
 # A memory-bound board draws less than its power cap: 0.44 to 0.83 of it in published rows.

@@ -1,7 +1,8 @@
 """Memory that a decoder needs beside weights and cache: while running, and while it is built."""
 
 from edgelm.bundle import Manifest
-from edgelm.devices.profile import Engine, load_profile
+from edgelm.devices.profile import load_profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec

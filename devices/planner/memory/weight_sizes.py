@@ -6,7 +6,8 @@ from collections.abc import Callable
 import msgspec
 
 from edgelm.devices.kernels import Kernels, kernels_of
-from edgelm.devices.profile import Engine, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8, WeightPrecision, stored_bytes

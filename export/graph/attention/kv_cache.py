@@ -22,12 +22,12 @@ class KvCacheIO:
     """Past as inputs and present as outputs, [1, kv_heads, rows, head_dim] a layer.
 
     Args:
-        graph: where they are declared.
+        graph: the graph that declares them.
         spec: the decoder.
-        dtype: of the cache.
+        dtype: type of the cache.
         past_rows: rows of past; a string leaves them open.
         present_rows: rows of present: the same, or only the new ones.
-        state_dtype: of what layers without attention remember.
+        state_dtype: type of the states of layers without attention.
     """
 
     def __init__(

@@ -213,7 +213,7 @@ class OrtAttention:
     def _is_prefill(self) -> Value:
         """Whether more tokens are processed than a speculative step has; one node for all layers.
 
-        Up to there the decode kernel computes each row as it computes a token alone, to the bit: a
+        Up to there the decode kernel computes each row exactly as it computes a token alone: a
         drafted token is then checked with the logits that it would have had without speculation.
         """
         if self._prefill is None:

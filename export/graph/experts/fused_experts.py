@@ -28,7 +28,7 @@ class FusedExperts:
     """Writes the experts of one layer.
 
     Args:
-        graph: where to.
+        graph: the graph that the nodes are added to.
         quantizer: of the source's matrices.
         layer: its number.
         mixture: the experts.

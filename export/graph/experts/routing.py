@@ -33,7 +33,7 @@ class RoutingWriter:
     """Writes the router of one layer.
 
     Args:
-        graph: where to.
+        graph: the graph that the nodes are added to.
         layer: its number, for names.
         mixture: the experts.
         activations: type of the router's weights and its results.

@@ -26,7 +26,7 @@ class Job(NamedTuple):
     """What to compile.
 
     `context` is how many tokens the cache can grow to hold. `compute_capabilities` are the GPUs to
-    compile for ahead of time; empty means the one at hand. `profiles` is 2 for a decode profile of
+    compile for ahead of time; empty means this machine's. `profiles` is 2 for a decode profile of
     its own; by default what suits the family. `timing_cache` is a file that later builds on the
     same machine start from. `part` is the segment that `graph` is the file of; None where the
     graph is whole.
@@ -154,7 +154,10 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
         return
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
     causes = "; ".join(f"{one.node_name()} ({one.node_operator()}): {one.desc()}" for one in errors)
-    raise BadBundle(f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'no reason'}")
+    raise BadBundle(
+        f"TensorRT {trt.__version__} cannot read {graph}: {causes or 'it gives no reason'}; export "
+        "the bundle again for this version: edge-devices show TARGET lists the device's engines"
+    )
 
 
 def _allow_plain_attention(trt: Any, network: Any) -> None:

@@ -1,4 +1,4 @@
-"""How one model answers messages: what takes its answers apart, and what they are held to."""
+"""How one model answers messages: the parser of its answers, and the format that they must have."""
 
 from collections.abc import Callable
 from functools import partial
@@ -51,7 +51,7 @@ class Answering:
         }
 
     def parser(self, tools: ToolChoice, prompt: str) -> Callable[[], AnswerParser] | None:
-        """What takes an answer apart; None where it can only have content.
+        """The parser of an answer; None where it can only have content.
 
         Args:
             tools: what may be called.

@@ -97,7 +97,7 @@ _CALLS: list[tuple[str, tuple[str, ...], tuple[str, str], Reader]] = [
     ("hermes", ("<tool_call>",), ("<tool_call>", "</tool_call>"), _JSON),
     ("llama3", ("<|python_tag|>",), ("<|python_tag|>", ""), _JSON),
     ("llama3", ('"parameters"', "ipython"), ("<|python_tag|>", ""), _JSON),
-    # A template without tools: the model is told to write them as Hermes does.
+    # A template without tools: the system message asks for calls in Hermes' format.
     ("plain", (), ("<tool_call>", "</tool_call>"), _JSON),
 ]
 _REASONING: list[tuple[str, Tags]] = [

@@ -78,7 +78,7 @@ class AnswerParser:
         return AnswerPart(self._content.take(), self._thoughts.take(), found)
 
     def _step(self, *, final: bool) -> bool:
-        """Handle the next tag of the buffer; False if it has no whole one."""
+        """Handle the next tag of the buffer; False if it has no complete one."""
         if self._open is not None:
             return self._step_call(self._open)
         if self._begins_bare():

@@ -15,7 +15,7 @@ Tool = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """The functions that the model is told of, and what it must do with them.
+    """The functions in the prompt, and what the model must do with them.
 
     `required`: it must call one of `callable_tools`, and with `parallel` it may call several.
     """
@@ -40,7 +40,10 @@ def read_tool_choice(tools: object, choice: object, parallel: object) -> ToolCho
     if choice == "none":
         return ToolChoice()
     if not listed:
-        raise BadInput(f"tool_choice is {str(choice)[:80]}, but there are no tools")
+        raise BadInput(
+            f"tool_choice is {str(choice)[:80]}, but there are no tools; give `tools`, or leave "
+            "out tool_choice"
+        )
     if choice == "required":
         return ToolChoice(listed, True, listed, parallel is not False)
     name = _chosen(choice)
@@ -70,7 +73,10 @@ def _read_tool(tool: object) -> Tool:
         )
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise BadInput(f"the parameters of the tool {name} are not a JSON schema")
+        raise BadInput(
+            f"the parameters of the tool {name} are a {type(parameters).__name__}, expected a JSON "
+            "schema (an object)"
+        )
     return {"type": "function", "function": dict(function)}
 
 

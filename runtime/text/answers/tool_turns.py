@@ -28,7 +28,7 @@ def with_instructions(
     Args:
         messages: the turns; calls and results become text of the Hermes format.
         tools: the functions.
-        system: whether the template has system messages; else the first turn is told.
+        system: whether the template has system messages; else the functions go into the first turn.
     """
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     text = _INSTRUCTIONS.format(tools=listed)

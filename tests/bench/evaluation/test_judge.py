@@ -70,7 +70,7 @@ def test_a_judge_that_does_not_answer_is_named(tmp_path: Path) -> None:
         judge = open_judge("http://127.0.0.1:9/v1", "referee", stack)
         with pytest.raises(BadInput, match=r"the judge at .*/v1/chat/completions did"):
             judge([])
-        with pytest.raises(BadInput, match="neither a URL"):
+        with pytest.raises(BadInput, match="is not a bundle; expected the folder of one, or a URL"):
             open_judge(str(tmp_path), "", stack)
 
 

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from edgelm.devices.planner.plan import choices, plan
-from edgelm.devices.profile import Engine, Figure, Measured, Memory, PowerMode, Profile
+from edgelm.devices.profile import Profile
+from edgelm.devices.profile_tables import Engine, Figure, Measured, Memory, PowerMode
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from tests.core.spec.test_decoder import CONFIG, EMBEDDING, LINEAR, VECTORS

@@ -99,7 +99,7 @@ def test_a_draft_takes_memory(large: DecoderSpec, small: DecoderSpec, cpu: Profi
 def test_a_model_as_its_own_draft_does_not_pay(large: DecoderSpec, cpu: Profile) -> None:
     plan = speculation_plan(large, cpu, REQUEST, large)
     assert plan.break_even is None
-    assert "it pays from: no acceptance" in plan.table()
+    assert "faster from: no acceptance" in plan.table()
 
 
 def test_what_cannot_be_predicted_is_refused(

@@ -8,7 +8,7 @@ import msgspec
 
 from edgelm.devices.planner.cost_model import cost
 from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY, Coefficients
-from edgelm.devices.profile import Figure, PowerMode
+from edgelm.devices.profile_tables import Figure, PowerMode
 from edgelm.devices.published.hardware import Hardware
 from edgelm.devices.published.models import Total, model_named
 from edgelm.devices.published.rows import COLUMNS, Row

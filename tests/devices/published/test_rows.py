@@ -196,7 +196,7 @@ def test_missing_column_is_named(tmp_path: Path, column: str) -> None:
     path = tmp_path / "rows.csv"
     names = [name for name in COLUMNS if name != column]
     path.write_text(f"{','.join(names)}\n{','.join(RECORD[name] for name in names)}\n")
-    expected = rf"rows\.csv: no column {column}; edgelm\.devices\.published\.rows lists them$"
+    expected = rf"rows\.csv: no column {column}; expected {', '.join(COLUMNS)}$"
     with pytest.raises(BadInput, match=expected):
         read_rows(path)
 

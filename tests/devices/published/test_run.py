@@ -185,7 +185,7 @@ def test_missing_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     path.write_text(",".join(COLUMNS[:-1]) + "\n")
     code, _, err = run(capsys, path)
     assert code == 2
-    assert err == (f"error: {path}: no column evidence; edgelm.devices.published.rows lists them\n")
+    assert err == f"error: {path}: no column evidence; expected {', '.join(COLUMNS)}\n"
 
 
 def test_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

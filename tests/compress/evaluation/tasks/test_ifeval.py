@@ -168,7 +168,7 @@ def test_without_a_chat_template_nothing_is_asked() -> None:
 
 
 def test_no_rows_are_refused() -> None:
-    with pytest.raises(BadInput, match="no prompts with instructions to evaluate"):
+    with pytest.raises(BadInput, match="ifeval has no rows; expected one JSON object per line"):
         ifeval(*_says("Go"), [])
 
 

@@ -34,5 +34,5 @@ def test_a_model_that_finds_the_needle_at_short_lengths_only() -> None:
 
 
 def test_a_context_that_holds_none_is_refused() -> None:
-    with pytest.raises(BadInput, match="the context has 128 tokens; needle needs at least 352"):
+    with pytest.raises(BadInput, match="the context has 128 tokens, needle needs at least 352"):
         needle(Scripted(context=128), None)

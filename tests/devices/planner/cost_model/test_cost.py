@@ -8,7 +8,7 @@ import pytest
 from edgelm.devices.planner.cost_model import cost
 from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY, Coefficients
 from edgelm.devices.planner.cost_model.work import Cache, Work
-from edgelm.devices.profile import Figure, PowerMode
+from edgelm.devices.profile_tables import Figure, PowerMode
 from edgelm.planning import Estimate
 
 

@@ -200,7 +200,7 @@ def test_harmony_reasons_before_a_required_call(tmp_path: Any) -> None:
         ("x", None, None, "expected a list of functions"),
         ([{"type": "function"}], None, None, "bad tool"),
         ([{"name": "a b"}], None, None, "bad tool"),
-        ([{"name": "a", "parameters": []}], None, None, "not a JSON schema"),
+        ([{"name": "a", "parameters": []}], None, None, "expected a JSON schema"),
         (None, "required", None, "there are no tools"),
         (TOOLS, "always", None, "expected none, auto, required or"),
         (TOOLS, {"type": "function", "function": {"name": "x"}}, None, "tools are: get_weather"),

@@ -1,0 +1,110 @@
+"""The tables of a device profile: one record each."""
+
+from typing import Literal
+
+import msgspec
+
+from edgelm.quantize.precision import KvType
+
+Status = Literal["given", "derived", "measured", "assumed", "unverified"]
+Form = Literal["cpu", "jetson", "laptop", "desktop", "desktop-unified", "datacenter"]
+
+
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A number and its origin.
+
+    value: the number, in the unit that the field names
+    source: its key in `[sources]`
+    status: see the table above
+    """
+
+    value: float
+    source: str
+    status: Status = "given"
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Total memory, and the part that the system, the desktop and the display use.
+
+    kind: `shared` by CPU and GPU, `dedicated` to a GPU, or `host`: this machine, whose size is read
+        when it is needed
+    reserved_bytes: what firmware, system and desktop take
+    bytes: total size; not for `host`
+    """
+
+    kind: Literal["shared", "dedicated", "host"]
+    reserved_bytes: Figure
+    bytes: Figure | None = None
+
+
+class PowerMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Speeds in one power mode; a device without modes has one, `default`.
+
+    name: as the device calls it, e.g. `15W`
+    bandwidth_gb_s: memory bandwidth, in 10⁹ bytes per second
+    dense_tflops: peak rates of dense matrix products (no sparsity) by arithmetic type, on a GPU
+        with 16-bit or wider accumulation
+    clock_ghz: the GPU's clock
+    sm_count: multiprocessors in use
+    watts: power limit
+    """
+
+    name: str
+    bandwidth_gb_s: Figure
+    dense_tflops: dict[str, Figure]
+    clock_ghz: Figure | None = None
+    sm_count: Figure | None = None
+    watts: Figure | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Coefficients of the cost model measured on the device itself with this engine.
+
+    bandwidth: share of the read bandwidth for weights, by precision
+    cache_bandwidth: the same for the cache, by its type
+    compute: share of the dense peak that long prompts reach, by precision
+    attention: the same for attention
+    layer_us: overhead of a layer in a decoded token, in microseconds
+    step_us: fixed time of a decoding step, in microseconds
+    prompt_layers: ratio of a prompt's overhead per layer to that of a token
+    band: relative error that 80% of cases do not exceed
+    source: how it was measured
+    """
+
+    bandwidth: dict[str, float]
+    cache_bandwidth: dict[str, float]
+    compute: dict[str, float]
+    attention: float
+    layer_us: float
+    step_us: float
+    prompt_layers: float
+    band: float
+    source: str
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to run a decoder on the device; the first of a profile is the default.
+
+    name: e.g. `onnxruntime`, or `tensorrt-10.3` for a version
+    dialect: of its graphs: `ort`, `standard` or `decomposed`
+    precisions: of weights
+    kv: types of the key-value cache, the default first
+    runtime_bytes: memory that its libraries take beside weights, cache and workspace
+    source: key in `[sources]` of its versions and precisions
+    weight_copies: copies of the weights in memory at the peak; a mapped file and a packed copy
+        count as two
+    version: the version that the device has
+    requires: packages that it needs, for a reader
+    measured: coefficients of the cost model, if they were measured
+    """
+
+    name: str
+    dialect: str
+    precisions: tuple[str, ...]
+    kv: tuple[KvType, ...]
+    runtime_bytes: Figure
+    source: str
+    weight_copies: float = 1.0
+    version: str = ""
+    requires: str = ""
+    measured: Measured | None = None
