@@ -66,7 +66,7 @@ def _check_spec(spec: DecoderSpec) -> None:
             f"{spec.num_hidden_layers}"
         )
     for index, layer in enumerate(spec.layers):
-        if not 0 <= spec.mlp_size(layer) <= spec.intermediate_size:
+        if not 0 <= (layer.intermediate_size or 0) <= spec.intermediate_size:
             raise ValueError(
                 f"spec.layers[{index}].intermediate_size is {layer.intermediate_size}, expected 0 "
                 f"to spec.intermediate_size, {spec.intermediate_size}"
@@ -110,9 +110,9 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
         )
     pairs = {
         "graph.cache.layers": (
-            len(cache.layers),
-            "the layers of spec with attention",
-            len(spec.attention_layers),
+            [cache.heads(layer) for layer in cache.layers],
+            "the heads of the layers of spec with keys and values",
+            [spec.heads(spec.layers[index])[1:] for index in spec.cache_layers],
         ),
         "graph.cache.states": (
             [(one.layer, one.kind, one.shape) for one in cache.states],

@@ -15,7 +15,7 @@ from edgelm.quantize.precision import (
     Nvfp4,
     WeightPrecision,
 )
-from edgelm.spec.groups import EMBEDDING, HEAD, expert_pair
+from edgelm.spec.groups import HEAD, TABLES, expert_pair
 
 Assignment = dict[str, WeightPrecision]
 
@@ -100,4 +100,4 @@ def _legalize(
 
 
 def _is_table(group: str) -> bool:
-    return group in (EMBEDDING, HEAD)
+    return group in (*TABLES, HEAD)

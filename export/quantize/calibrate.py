@@ -121,11 +121,8 @@ def _absmax_cache(reference: Reference) -> Any:
         def __init__(self) -> None:
             super().__init__()
             spec = reference.spec
-            shape = (spec.num_key_value_heads, spec.head_dim)
-            self.absmax = [
-                (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
-                for _ in range(spec.num_hidden_layers)
-            ]
+            shapes = [spec.heads(layer)[1:] for layer in spec.layers]
+            self.absmax = [(torch.full(shape, 1e-6), torch.full(shape, 1e-6)) for shape in shapes]
 
         def update(
             self,

@@ -22,7 +22,7 @@ from edgelm.quantize.gptq import Compensation
 from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import Quantized, joined
-from edgelm.spec.groups import EMBEDDING
+from edgelm.spec.groups import TABLES
 
 ReadMatrix = Callable[[], torch.Tensor]
 
@@ -163,7 +163,7 @@ class Quantizer:
 
     def _hessian(self, group: str) -> ReadHessian | None:
         stats = self.stats
-        if group == EMBEDDING or stats is None or stats.hessians is None:
+        if group in TABLES or stats is None or stats.hessians is None:
             return None
         if self.weights.experts(group):
             return None  # rounded to nearest: see Hessians
