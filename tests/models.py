@@ -273,6 +273,16 @@ def decide_clearly(model: Any) -> None:
                 buffer += 2.0 * torch.arange(len(buffer))
 
 
+def soften_attention(model: Any) -> None:
+    """Give Gemma 4's queries the size that others have after their scale, 1 / sqrt(head_dim)."""
+    if model.config.model_type != "gemma4_text":
+        return
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight"):
+                parameter /= len(parameter) ** 0.5
+
+
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:
     """Save a tiny model as a Hugging Face folder (without tokenizer) and return it."""
     model = tiny_model(name, **over)

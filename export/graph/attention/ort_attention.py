@@ -163,12 +163,13 @@ class OrtAttention:
 
         if self.kv != "int8":
             return dequantized()[0]
-        return self.graph.branch(  # type: ignore[no-any-return]
+        [out] = self.graph.branch(
             self._is_prefill(),
             dequantized,
             lambda: self._attend(operands, scales)[:1],
             name=f"layers.{operands.number}.attention",
         )
+        return out
 
     def _no_rows(self, layer: LayerSpec) -> Value:
         """Keys, or values, of no token: [1, 0, kv_size]."""
