@@ -39,6 +39,22 @@ _GLM: Any = {
     },
 }
 
+_GEMMA_4: Any = {
+    "norms": "sandwich",
+    "qk_norm": "head",
+    "windows": "sixth",
+    "local_rope": True,
+    "rope_types": ("default", "linear", "proportional"),
+    "attention_scale": 1.0,
+    "value_norm": True,
+    "layer_scalars": True,
+    "global_heads": True,
+    "shares_kv": True,
+    "logits_softcap": True,
+    "scales_embedding": True,
+    "activation_field": "hidden_activation",
+}
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(mlp_bias="mlp_bias", even_heads=True),
     "mistral": Family(windows="all", **_UNBIASED, defaults=_MISTRAL),
@@ -97,22 +113,11 @@ FAMILIES: dict[str, Family] = {
         defaults=_GEMMA
         | {"sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0},
     ),
-    "gemma4_text": Family(
-        norms="sandwich",
-        qk_norm="head",
-        windows="sixth",
-        local_rope=True,
-        rope_types=("default", "linear", "proportional"),
-        attention_scale=1.0,
-        value_norm=True,
-        layer_scalars=True,
-        global_heads=True,
-        shares_kv=True,
-        per_layer_inputs=True,
-        logits_softcap=True,
-        scales_embedding=True,
-        activation_field="hidden_activation",
-        defaults=GEMMA_4,
+    "gemma4_text": Family(**_GEMMA_4, per_layer_inputs=True, defaults=GEMMA_4),
+    # The decoder of Gemma 4 12B, which takes images and sound without towers.
+    "gemma4_unified_text": Family(
+        **_GEMMA_4,
+        defaults=GEMMA_4 | {"sliding_window": 1024, "max_position_embeddings": 262_144},
     ),
     "gemma": Family(
         norm_plus_one=True,
