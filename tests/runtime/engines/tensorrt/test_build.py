@@ -31,6 +31,8 @@ FAMILIES = [
         "apertus",
         "arcee",
         "exaone4",
+        "gemma4",
+        "gemma4-dense",
         "glm4",
         "granite-swa",
         "hunyuan",
@@ -47,6 +49,12 @@ LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4": {
+        "num_hidden_layers": 3,
+        "num_kv_shared_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
+    "gemma4-dense": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
     "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
 }
@@ -97,7 +105,10 @@ def job(
     ("name", "dialect"),
     [
         *((name, "standard") for name in FAMILIES),
-        *((name, "decomposed") for name in ("gemma2", "qwen3", "granite-swa", "lfm2", "qwen3.5")),
+        *(
+            (name, "decomposed")
+            for name in ("gemma2", "gemma4", "qwen3", "granite-swa", "lfm2", "qwen3.5")
+        ),
     ],
 )
 def test_every_family_compiles(name: str, dialect: str, tiny: TinyFactory, tmp_path: Path) -> None:
