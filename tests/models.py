@@ -225,7 +225,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
 # Those that can be pruned.
-DENSE = tuple(name for name in TINY if name not in MIXTURES)
+DENSE = tuple(name for name in TINY if name not in (*MIXTURES, "gemma4", "gemma4-dense"))
 
 
 def tiny_config(name: str, **over: Any) -> Any:

@@ -65,9 +65,11 @@ _WRAPPERS = {
 }
 # Decoders that compute on text what another family does.
 _SAME_AS = {"qwen3_vl_text": "qwen3"}
+_ALTUP = "its layers predict and correct four streams (AltUp) and leave out activations"
 _REFUSED = {
+    "gemma3n": _ALTUP,
+    "gemma3n_text": _ALTUP,
     "llama4": "its experts scale their inputs, and its layers attend in chunks",
-    "gemma3n": "its layers predict and correct four streams (AltUp) and leave out activations",
     "mllama": "its decoder attends to images in layers of its own",
 }
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")

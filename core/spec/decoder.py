@@ -325,6 +325,14 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         )
 
     @property
+    def entangles_layers(self) -> bool:
+        """Whether layers differ in their heads, or read what was made for them elsewhere (Gemma 4).
+
+        No layer, head or channel can then be removed by itself.
+        """
+        return self.has_layer_heads or self.per_layer_inputs is not None
+
+    @property
     def executed_layers(self) -> float:
         """Layers that run; one without attention, or without an MLP, is half of a layer."""
         halves = (
