@@ -398,8 +398,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Bytes of all weights, from bits per matrix element, scales included."""
         head_bits = linear_bits if head_bits is None else head_bits
         heads = 1 if self.tie_word_embeddings else 2
-        tables = heads * self.embedding_parameters + self.per_layer_embedding_parameters
-        bits = self.linear_parameters * linear_bits + tables * head_bits
+        linear = self.linear_parameters + self.per_layer_embedding_parameters
+        bits = linear * linear_bits + heads * self.embedding_parameters * head_bits
         return math.ceil(bits / 8) + 4 * self.vector_parameters
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:

@@ -19,7 +19,9 @@ def workspace_bytes(
     """
     rows = min(chunk, context)
     widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.mlp_width
-    elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
+    widest += 3 * spec.per_layer_width  # those of all layers, normed and summed
+    widths = [spec.heads(layer).kv_size for layer in spec.layers if layer.attends]
+    elements = context * max(widths) if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
     scores = spec.num_attention_heads * context
@@ -65,5 +67,6 @@ def export_bytes(spec: DecoderSpec, total: int) -> int:
     # Several fp32 copies of the largest matrix, and the gate's rows of logits.
     experts = (2 * one.experts * one.size * spec.hidden_size for one in spec.mixtures)
     dense = spec.hidden_size * 2 * spec.intermediate_size
-    largest = max(spec.embedding_parameters, dense, *experts)
+    table = max(spec.embedding_parameters, spec.per_layer_embedding_parameters)
+    largest = max(table, dense, *experts)
     return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total

@@ -1,4 +1,5 @@
-"""Hybrids on TensorRT: what layers without attention remember stays on the GPU."""
+"""Layers that differ on TensorRT: what those without attention remember stays on the GPU, and
+caches may have shapes of their own and several readers."""
 
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ SOURCES: list[tuple[str, DialectName, int]] = [
     ("lfm2", "standard", 3),
     ("qwen3.5", "standard", 1),
     ("qwen3.5", "decomposed", 3),
+    ("gemma4", "standard", 1),
+    ("gemma4", "decomposed", 1),
+    ("gemma4-dense", "decomposed", 1),
 ]
 
 
