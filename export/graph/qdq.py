@@ -138,10 +138,9 @@ class QdqDialect:
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
 
     def embed_per_layer(self) -> Value:
-        precision = self._unquantized(self.precision[PER_LAYER_EMBEDDING])
-        matrix = self.weights.matrix(PER_LAYER_EMBEDDING)
-        table = self.matrices.plain("per_layer_embedding.weight", matrix, precision)
-        return self.graph.op("Gather", table, self.tokens, name="embed_per_layer", axis=0)  # type: ignore[no-any-return]
+        return self.matrices.gather(
+            self.tokens, PER_LAYER_EMBEDDING, self.precision[PER_LAYER_EMBEDDING]
+        )
 
     def _unquantized(self, precision: WeightPrecision) -> Unquantized:
         """A group's precision, or that of the activations where it is quantized."""

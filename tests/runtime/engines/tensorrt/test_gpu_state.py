@@ -71,6 +71,6 @@ def test_the_state_moves_to_another_engine(machine: Device) -> None:
 
 def test_it_is_part_of_the_memory(machine: Device) -> None:
     with machine.open() as session:
-        attention = len(machine.spec.attention_layers) / machine.spec.num_hidden_layers
-        least = CONTEXT * machine.token_bytes * attention + 2 * machine.spec.state_bytes(4)
+        rows = CONTEXT * machine.spec.kv_bytes_per_token(4)
+        least = rows + 2 * machine.spec.state_bytes(4)
         assert session.cache_bytes >= least
