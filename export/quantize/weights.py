@@ -109,6 +109,11 @@ class Weights:
         rows = self.row_factors(group)
         return matrix if rows is None else matrix * rows[:, None]
 
+    def rows(self, group: str, start: int, end: int) -> torch.Tensor:
+        """A part of the rows of a table that nothing is folded into, in fp32."""
+        [name] = self.tensor_names(group)
+        return self.checkpoint.tensor(name)[start:end].float()
+
     def unfold(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors, by name, that `matrix` would be made of: its inverse."""
         if (rows := self.row_factors(group)) is not None:

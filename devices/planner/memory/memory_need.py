@@ -5,6 +5,7 @@ from edgelm.devices.profile import Engine, load_profile
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import PER_LAYER_EMBEDDING
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
 
@@ -29,6 +30,11 @@ def workspace_bytes(
     return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
 
 
+def packed_bytes(engine: Engine, total: int, looked_up: float) -> int:
+    """What an engine's own copies of matrices take; it has none of tables that it looks up in."""
+    return int((engine.weight_copies - 1) * max(0.0, total - looked_up))
+
+
 def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
     """Estimated peak memory of a bundle: a cache of `context` tokens for each of its sequences.
 
@@ -40,7 +46,11 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     workspace = workspace_bytes(
         spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
     )
-    weights = int(engine.weight_copies * manifest.weight_bytes)
+    looked_up = 0.0
+    if (precision := manifest.precision.get(PER_LAYER_EMBEDDING)) is not None:
+        looked_up = spec.per_layer_embedding_parameters * precision.bits_per_weight / 8
+    packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
+    weights = manifest.weight_bytes + packed
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
     cache += spec.state_bytes(4) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
@@ -67,6 +77,7 @@ def export_bytes(spec: DecoderSpec, total: int) -> int:
     # Several fp32 copies of the largest matrix, and the gate's rows of logits.
     experts = (2 * one.experts * one.size * spec.hidden_size for one in spec.mixtures)
     dense = spec.hidden_size * 2 * spec.intermediate_size
-    table = max(spec.embedding_parameters, spec.per_layer_embedding_parameters)
-    largest = max(table, dense, *experts)
-    return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
+    largest = max(spec.embedding_parameters, dense, *experts)
+    # A per-layer embedding is read in parts; its levels are in memory twice or three times.
+    table = 4 * spec.per_layer_embedding_parameters
+    return 12 * largest + table + 4 * _GATE_ROWS * spec.vocab_size + total

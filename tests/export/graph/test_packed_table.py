@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from edgelm.export.graph.packed_table import fits_words, packed_words
+from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import quantize
+from edgelm.spec.groups import PER_LAYER_EMBEDDING
 from tests.conftest import TinyFactory
 from tests.export.graphs import DialectName, build_session
 
@@ -53,3 +56,15 @@ def test_the_graph_is_that_of_the_dequantized_table(
     )
     assert packed < 0.6 * wide
     assert np.abs(logits[0] - logits[1]).max() <= 1e-4 * np.abs(logits[1]).max()
+
+
+@pytest.mark.parametrize("precision", [Int4(32), Int8(32)], ids=str)
+def test_a_table_in_parts_is_quantized_as_a_whole(
+    tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch, precision: Int4 | Int8
+) -> None:
+    weights = Weights(tiny("gemma4").checkpoint)
+    matrix = weights.matrix(PER_LAYER_EMBEDDING)
+    monkeypatch.setattr("edgelm.export.quantize.quantizer._PART", 5 * matrix.shape[1])
+    parts = Quantizer(weights).quantize(PER_LAYER_EMBEDDING, lambda: matrix, precision)
+    whole = quantize(matrix, precision)
+    assert torch.equal(parts.dequantize(matrix.shape[1]), whole.dequantize(matrix.shape[1]))

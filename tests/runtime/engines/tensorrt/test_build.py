@@ -135,6 +135,14 @@ def test_quantized_weights_compile(
     assert compile_engine(job(tmp_path, contract, 80, 120), lambda _: None).content.nbytes > 1000
 
 
+@pytest.mark.parametrize("precision", [Int8(group_size=0), Int4(group_size=32, symmetric=True)])
+def test_a_quantized_table_for_every_layer_compiles(
+    precision: WeightPrecision, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    contract = graph(tiny, tmp_path, "gemma4", precision=precision)
+    assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
+
+
 def test_turing_has_no_int4(tiny: TinyFactory, tmp_path: Path) -> None:
     contract = graph(tiny, tmp_path, precision=Int4(group_size=32, symmetric=True))
     with pytest.raises(UnknownName, match=r"sm75.*int4.*; choose another --precision"):
