@@ -73,8 +73,10 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     """Under canonical names."""
     shapes: Shapes = {}
     mixer = layer.mixer
-    attends = mixer is None
-    matrices = _attention_matrices(spec, layer) if attends else mixer.modules(spec.hidden_size)
+    if mixer is None:
+        matrices, vectors = _attention_matrices(spec, layer), _attention_vectors(spec, layer)
+    else:
+        matrices, vectors = mixer.modules(spec.hidden_size), mixer.vectors(spec.hidden_size)
     ffn = spec.mlp_size(layer)
     mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
     for name, shape in (matrices | mlp | _per_layer_matrices(spec)).items():
@@ -82,7 +84,7 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
     shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
-    shapes |= _attention_vectors(spec, layer) if attends else mixer.vectors(spec.hidden_size)
+    shapes |= vectors
     if spec.layer_scalars:
         shapes["layer_scalar"] = (1,)
     if spec.per_layer_inputs is not None:

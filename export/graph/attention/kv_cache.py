@@ -65,7 +65,8 @@ class KvCacheIO:
             self.graph.output(tensor, f"present.{index}.{kind}", self.dtype, shape)
         names = (f"{when}.{index}.{kind}" for when in ("past", "present") for kind in _KINDS)
         own = self.spec.layers[index]
-        self.layers.append(CacheLayer(*names, own.num_key_value_heads, own.head_dim))
+        heads = {"num_key_value_heads": own.num_key_value_heads, "head_dim": own.head_dim}
+        self.layers.append(CacheLayer(*names, **heads))
 
     def past_state(self, index: int, kind: StateKind = "conv") -> Value:
         """Declare what a layer without attention remembers as an input, [1, *shape]."""

@@ -90,11 +90,11 @@ class DecomposedDialect(QdqDialect):
         joined = self.graph.op("Concat", *both, axis=-1)
         sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
         shares = masked_softmax(self, joined, self._mask(layer.window), sinks, index)
-        old, new = (
+        before, after = (
             self.graph.op("MatMul", by_key_head(self, part, heads), values)
             for part, values in zip(self._cut(shares), (past_value, value), strict=True)
         )
-        return by_query_head(self, self.add(old, new))
+        return by_query_head(self, self.add(before, after))
 
     def _cut(self, shares: Value) -> tuple[Value, Value]:
         """The shares of cached keys and those of new ones."""

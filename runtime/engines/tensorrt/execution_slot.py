@@ -135,6 +135,11 @@ class ExecutionSlot:
         sizes = {"T": inputs["tokens"].size, "P": rows}
         for link in self._graph.links:
             self._set_shape(link.name, resolve(link.shape, sizes))
+        if self.new is not None:  # whose rows a later part may read
+            for (_, present), (heads, dim) in zip(
+                _cache_names(self._graph), self.new.shapes, strict=True
+            ):
+                self._set_shape(present, (1, heads, sizes["T"], dim))
         if 4 * self._vocab_size * rows > self.logits.size:
             self.logits.free()
             self.logits = Memory(4 * self._vocab_size * rows, f"{rows} rows of logits")

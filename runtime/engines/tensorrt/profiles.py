@@ -48,6 +48,9 @@ def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
         heads, dim = cache.heads(layer)
         for name in (layer.past_key, layer.past_value):
             shapes[name] = (1, heads, rows, dim)
+        # Which a later segment may read.
+        for name in (layer.present_key, layer.present_value):
+            shapes[name] = (1, heads, "T" if cache.update == "append" else rows, dim)
     for state in cache.states:
         shapes[state.past] = (1, *state.shape)
     return {name: shapes[name] for name in part.inputs}

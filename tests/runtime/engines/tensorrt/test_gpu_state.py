@@ -20,6 +20,8 @@ SOURCES: list[tuple[str, DialectName, int]] = [
     ("gemma4", "standard", 1),
     ("gemma4", "decomposed", 1),
     ("gemma4-dense", "decomposed", 1),
+    ("gemma4", "standard", 3),
+    ("gemma4", "decomposed", 3),
 ]
 
 
