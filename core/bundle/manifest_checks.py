@@ -110,9 +110,9 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
         )
     pairs = {
         "graph.cache.layers": (
-            [cache.heads(layer) for layer in cache.layers],
-            "the heads of the layers of spec with keys and values",
-            [spec.heads(spec.layers[index])[1:] for index in spec.cache_layers],
+            len(cache.layers),
+            "the layers of spec with keys and values",
+            len(spec.cache_layers),
         ),
         "graph.cache.states": (
             [(one.layer, one.kind, one.shape) for one in cache.states],
@@ -130,6 +130,13 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     for name, (value, other, expected) in pairs.items():
         if value != expected:
             raise ValueError(f"{name} is {value}, expected {expected}, the value of {other}")
+    for layer, index in zip(cache.layers, spec.cache_layers, strict=True):
+        heads, expected = cache.heads(layer), spec.heads(spec.layers[index])[1:]
+        if heads != expected:
+            raise ValueError(
+                f"graph.cache.layers: {layer.past_key!r} has {heads[0]} heads of {heads[1]} "
+                f"channels, expected {expected[0]} of {expected[1]}, those of spec.layers[{index}]"
+            )
 
 
 def _check_engines(manifest: Manifest) -> None:

@@ -7,13 +7,15 @@ parameter count, weight bytes, KV bytes per token and FLOPs per token for every 
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
+from edgelm.spec.heads import HeadSizes
 from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.per_layer_inputs import PerLayerInputs
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -69,35 +71,6 @@ class LayerSpec(msgspec.Struct, frozen=True):
     def has_cache(self) -> bool:
         """Whether the layer has rows of keys and values of its own."""
         return self.mixer is None and self.shares_kv_of is None
-
-
-class HeadSizes(NamedTuple):
-    """The heads of one layer's attention: of queries, of keys, and channels of each."""
-
-    queries: int
-    keys: int
-    dim: int
-
-    @property
-    def q_size(self) -> int:
-        """Width of all query heads together."""
-        return self.queries * self.dim
-
-    @property
-    def kv_size(self) -> int:
-        """Width of all key (or value) heads together."""
-        return self.keys * self.dim
-
-
-class PerLayerInputs(msgspec.Struct, frozen=True):
-    """A second embedding that gives every layer `size` channels of each token (Gemma 4).
-
-    Its table is [vocab_size, layers * size]. A projection of the first embedding is added, and a
-    layer adds `norm(projection(activation(gate(x)) * channels))` to its output.
-    """
-
-    size: int
-    vocab_size: int
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):

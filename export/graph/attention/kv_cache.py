@@ -63,10 +63,20 @@ class KvCacheIO:
         shape = self._shape(index, self.present_rows)
         for kind, tensor in zip(_KINDS, (key, value), strict=True):
             self.graph.output(tensor, f"present.{index}.{kind}", self.dtype, shape)
-        names = (f"{when}.{index}.{kind}" for when in ("past", "present") for kind in _KINDS)
         own = self.spec.layers[index]
-        heads = {"num_key_value_heads": own.num_key_value_heads, "head_dim": own.head_dim}
-        self.layers.append(CacheLayer(*names, **heads))
+        key_names, value_names = (
+            tuple(f"{when}.{index}.{kind}" for when in ("past", "present")) for kind in _KINDS
+        )
+        self.layers.append(
+            CacheLayer(
+                past_key=key_names[0],
+                past_value=value_names[0],
+                present_key=key_names[1],
+                present_value=value_names[1],
+                num_key_value_heads=own.num_key_value_heads,
+                head_dim=own.head_dim,
+            )
+        )
 
     def past_state(self, index: int, kind: StateKind = "conv") -> Value:
         """Declare what a layer without attention remembers as an input, [1, *shape]."""
