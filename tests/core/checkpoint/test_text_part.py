@@ -169,6 +169,13 @@ def test_llama_4_is_refused_with_the_reason(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["gemma3n", "gemma3n_text"])
+def test_gemma_3n_is_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UnknownName, match=rf"{kind} is not supported: .*AltUp"):
+        read_spec(tmp_path)
+
+
 def test_a_wrapper_without_its_decoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
     with pytest.raises(BadCheckpoint, match="text_config is None, expected the configuration"):
