@@ -32,7 +32,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         DoesNotFit: no shape meets the budget; the closest one is named.
     """
     recipe.check()
-    _check_experts(recipe, spec)
+    _check_family(recipe, spec)
     _check_names_and_files(recipe)
     for table in filter(None, (recipe.correct, recipe.distill, recipe.qad)):
         recipe.training(table, bf16=False).check(processes)
@@ -54,9 +54,15 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
 
 
-def _check_experts(recipe: Recipe, spec: DecoderSpec) -> None:
+def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
     tables = ("search", "prune", "puzzle", "draft", "qad")
     asked = next((name for name in tables if getattr(recipe, name) is not None), None)
+    if spec.entangles_layers and asked is not None:
+        raise BadInput(
+            f"[{asked}] cannot be used with {spec.family}: its layers differ in their heads, share "
+            "keys and values or have inputs of their own, so that no part can be removed or "
+            "quantized alike in all of them; [correct] and [distill] can"
+        )
     if spec.mixtures and asked is not None:
         raise BadInput(
             f"[{asked}] cannot be used with {spec.family}: importance, pruning and fake "

@@ -1,6 +1,6 @@
 """What the kernels of each engine support: facts that pruning, export and plans rely on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -275,29 +275,40 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
             "values only, not what other layers remember; onnxruntime (--target cpu) and "
             "TensorRT can"
         )
+    if engine == "onnxruntime-cuda" and spec.has_layer_heads:
+        raise BadInput(
+            f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
+            "values of one shape for every layer; onnxruntime (--target cpu) and TensorRT can"
+        )
     if spec.mixtures and not rules.has_zero_points:
         raise BadInput(
             f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
             "experts, and without one each token would read all of them; choose a target with "
             "onnxruntime or onnxruntime-cuda (edge-devices list)"
         )
-    rotated = {layer.rope.dim for layer in spec.layers if layer.rope}
-    multiple = rules.head_multiple
-    if spec.head_dim in rotated:  # the whole head is rotated
-        multiple = max(multiple, rules.rotary_multiple)
-    wrong = []
-    if spec.head_dim % multiple:
-        wrong.append(f"a head_dim of {spec.head_dim} (expected a multiple of {multiple})")
-    for dim in sorted(rotated - {spec.head_dim}):
-        if dim % rules.rotary_multiple:
-            part = f"{dim} rotated of {spec.head_dim} channels of a head"
-            wrong.append(f"{part} (expected a multiple of {rules.rotary_multiple})")
+    wrong = list(dict.fromkeys(_wrong_heads(spec, rules)))
     if wrong:
         raise BadInput(
             f"{rules.engine}'s attention kernel does not support {' and '.join(wrong)}: this "
             f"{spec.family} cannot run with {engine}; choose a target whose engine is TensorRT "
             "(edge-devices list), or a model with other heads"
         )
+
+
+def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
+    """What the attention kernel does not support of any layer's heads."""
+    for layer in spec.layers:
+        if not layer.attends:
+            continue
+        dim, rotated = spec.heads(layer).dim, layer.rope.dim if layer.rope else None
+        multiple = rules.head_multiple
+        if rotated == dim:  # the whole head is rotated
+            multiple = max(multiple, rules.rotary_multiple)
+        if dim % multiple:
+            yield f"a head_dim of {dim} (expected a multiple of {multiple})"
+        if rotated is not None and rotated != dim and rotated % rules.rotary_multiple:
+            part = f"{rotated} rotated of {dim} channels of a head"
+            yield f"{part} (expected a multiple of {rules.rotary_multiple})"
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
 from edgelm.planning import SOURCE, Plan
 from edgelm.quantize.precision import PRECISIONS, Int4
-from edgelm.spec.groups import EMBEDDING
+from edgelm.spec.groups import TABLES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,7 +35,7 @@ def work_need(checkpoint: Checkpoint, request: ExportRequest, *, durable: bool) 
     kind = Int4 if precision in ("auto", SOURCE) else type(PRECISIONS[precision])
     if METHODS[request.method].needs_hessian({kind}):
         weights = Weights(checkpoint)
-        groups = [g for g in weights.groups() if g != EMBEDDING and not weights.experts(g)]
+        groups = [g for g in weights.groups() if g not in TABLES and not weights.experts(g)]
         need += sum(4 * weights.columns(g) ** 2 for g in groups)
     if precision == "auto":
         # A byte a level: everything in groups of 32, and much of it at another precision.

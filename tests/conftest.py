@@ -127,7 +127,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     logits; here it stays what it was, and can be told from a fault. Likewise routers choose experts
     by a wide margin: a choice that a rounding error changes is another model for that token.
     """
-    from tests.models import decide_clearly, tiny_model
+    from tests.models import decide_clearly, soften_attention, tiny_model
 
     def make(name: str) -> Tiny:
         model = tiny_model(name)
@@ -136,6 +136,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
                 if parameter.ndim > 1:
                     parameter *= 0.3
             decide_clearly(model)
+            soften_attention(model)
         return _saved(tmp_path_factory.mktemp(f"calm-{name}"), model)
 
     return cache(make)

@@ -33,6 +33,15 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+_GEMMA_4 = {
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    + ["full_attention"],
+    "sliding_window": 8,
+    "global_head_dim": 32,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 128,
+}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -77,6 +86,17 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
     "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
+    "gemma4": ("gemma4_text", _GEMMA_4 | {"num_kv_shared_layers": 4, "use_double_wide_mlp": True}),
+    "gemma4-dense": (
+        "gemma4_text",
+        _GEMMA_4
+        | {
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
     "gemma": ("gemma", {"hidden_act": "gelu"}),
     "ministral3": (
         "ministral3",
@@ -205,7 +225,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
 # Those that can be pruned.
-DENSE = tuple(name for name in TINY if name not in MIXTURES)
+DENSE = tuple(name for name in TINY if name not in (*MIXTURES, "gemma4", "gemma4-dense"))
 
 
 def tiny_config(name: str, **over: Any) -> Any:
@@ -236,6 +256,8 @@ def randomize(model: Any, *, seed: int = 0) -> None:
         for key, buffer in model.named_buffers():
             if key.endswith("act_fn.beta"):  # of xIELU
                 buffer += 0.2
+            elif key.endswith("layer_scalar"):
+                buffer += torch.randn(buffer.shape, generator=generator) * 0.2
             elif key.endswith("expert_bias"):
                 buffer += torch.randn(buffer.shape, generator=generator) * 0.3
 
@@ -249,6 +271,16 @@ def decide_clearly(model: Any) -> None:
         for name, buffer in model.named_buffers():
             if name.endswith("expert_bias"):
                 buffer += 2.0 * torch.arange(len(buffer))
+
+
+def soften_attention(model: Any) -> None:
+    """Give Gemma 4's queries the size that others have after their scale, 1 / sqrt(head_dim)."""
+    if model.config.model_type != "gemma4_text":
+        return
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight"):
+                parameter /= len(parameter) ** 0.5
 
 
 def save_tiny(name: str, folder: Path, **over: Any) -> Any:

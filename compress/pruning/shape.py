@@ -40,6 +40,11 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 "the layers of this model have different sizes ([puzzle] made it), and pruning "
                 "removes the same of all layers; prune its teacher"
             )
+        if spec.entangles_layers:
+            raise BadInput(
+                f"cannot prune {spec.family}: its layers differ in their heads, share keys and "
+                "values or have inputs of their own"
+            )
         if spec.is_hybrid and self.hidden_size != spec.hidden_size:
             raise BadInput(
                 f"cannot prune hidden_size of {spec.family}: its other layers are as wide as the "

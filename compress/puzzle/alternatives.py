@@ -92,6 +92,11 @@ def _check_teacher(spec: DecoderSpec) -> None:
             "[puzzle]: the layers of this teacher already have different sizes; use the teacher "
             "that it was made from"
         )
+    if spec.entangles_layers:
+        raise BadInput(
+            f"[puzzle] cannot replace layers of {spec.family}, which differ in their heads, share "
+            "keys and values or have inputs of their own; use another teacher"
+        )
     if spec.mixtures:
         raise BadInput(
             f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use a "

@@ -37,12 +37,14 @@ class TensorContract(msgspec.Struct, frozen=True):
 
 
 class CacheLayer(msgspec.Struct, frozen=True):
-    """The four tensor names of one layer's cache."""
+    """The four tensor names of one layer's cache, and its heads if they are not the decoder's."""
 
     past_key: TensorName
     past_value: TensorName
     present_key: TensorName
     present_value: TensorName
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
 
 
 class StateTensor(msgspec.Struct, frozen=True):
@@ -66,8 +68,8 @@ class CacheContract(msgspec.Struct, frozen=True):
     With `update` in_place the graph writes the new rows, and present is bound to the memory of
     past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
     copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open, so that
-    the cache can grow. `layers` are those with attention, in their order; `states` belong to the
-    others.
+    the cache can grow. `layers` are those with keys and values of their own, in their order;
+    `states` belong to those without attention.
     """
 
     dtype: KvType
@@ -77,6 +79,16 @@ class CacheContract(msgspec.Struct, frozen=True):
     update: Literal["in_place", "append"] = "in_place"
     capacity: Tokens | None = None
     states: tuple[StateTensor, ...] = ()
+
+    def heads(self, layer: CacheLayer) -> tuple[int, int]:
+        """A layer's key heads, and their channels."""
+        keys = layer.num_key_value_heads or self.num_key_value_heads
+        return keys, layer.head_dim or self.head_dim
+
+    @property
+    def layers_differ(self) -> bool:
+        """Whether some layers have heads of other sizes than the decoder's."""
+        return any(layer.num_key_value_heads or layer.head_dim for layer in self.layers)
 
 
 class GraphSegment(msgspec.Struct, frozen=True):

@@ -66,7 +66,7 @@ def _check_spec(spec: DecoderSpec) -> None:
             f"{spec.num_hidden_layers}"
         )
     for index, layer in enumerate(spec.layers):
-        if not 0 <= spec.mlp_size(layer) <= spec.intermediate_size:
+        if not 0 <= (layer.intermediate_size or 0) <= spec.intermediate_size:
             raise ValueError(
                 f"spec.layers[{index}].intermediate_size is {layer.intermediate_size}, expected 0 "
                 f"to spec.intermediate_size, {spec.intermediate_size}"
@@ -111,8 +111,8 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     pairs = {
         "graph.cache.layers": (
             len(cache.layers),
-            "the layers of spec with attention",
-            len(spec.attention_layers),
+            "the layers of spec with keys and values",
+            len(spec.cache_layers),
         ),
         "graph.cache.states": (
             [(one.layer, one.kind, one.shape) for one in cache.states],
@@ -130,6 +130,13 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     for name, (value, other, expected) in pairs.items():
         if value != expected:
             raise ValueError(f"{name} is {value}, expected {expected}, the value of {other}")
+    for layer, index in zip(cache.layers, spec.cache_layers, strict=True):
+        heads, expected = cache.heads(layer), spec.heads(spec.layers[index])[1:]
+        if heads != expected:
+            raise ValueError(
+                f"graph.cache.layers: {layer.past_key!r} has {heads[0]} heads of {heads[1]} "
+                f"channels, expected {expected[0]} of {expected[1]}, those of spec.layers[{index}]"
+            )
 
 
 def _check_engines(manifest: Manifest) -> None:

@@ -12,7 +12,9 @@ from torch import nn
 from edgelm.checkpoint.own_modules import fit_layers
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
+from edgelm.spec.config.layer_sizes import listed_heads
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
 from edgelm.spec.own_sizes import FIELD as OWN_SIZES
 from edgelm.spec.own_sizes import own_sizes
 
@@ -48,6 +50,8 @@ def hf_config(checkpoint: Checkpoint) -> Any:
         values["architectures"] = names  # for the record: the family's class is built
     if (own := own_sizes(spec)) is not None:
         values[OWN_SIZES] = own
+    if FAMILIES[spec.family].global_heads:
+        values["per_layer_config"] = listed_heads(spec.layers)
     values |= {"head_dim": spec.head_dim, "tie_word_embeddings": spec.tie_word_embeddings}
     try:
         # A copy, because the class changes nested values in place.

@@ -350,7 +350,7 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
-    stored = without_leftovers(named_as_hugging_face(folder, stored, expected))
+    stored = without_leftovers(named_as_hugging_face(folder, stored, expected), spec)
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)
     stored = with_stacked_experts(folder, stored, expected)

@@ -40,6 +40,24 @@ _WRAPPERS = {
             "max_position_embeddings": 131_072,
         },
     ),
+    "gemma4": _Wrapper(
+        "gemma4_text",
+        True,
+        {
+            "num_attention_heads": 8,
+            "vocab_size": 262_144,
+            "max_position_embeddings": 131_072,
+        },
+    ),
+    "gemma4_unified": _Wrapper(
+        "gemma4_unified_text",
+        True,
+        {
+            "num_attention_heads": 8,
+            "vocab_size": 262_144,
+            "max_position_embeddings": 262_144,
+        },
+    ),
     "mistral3": _Wrapper("mistral", True),
     "qwen3_5": _Wrapper("qwen3_5_text", False),
     "qwen3_5_moe": _Wrapper("qwen3_5_moe_text", False),
@@ -47,19 +65,22 @@ _WRAPPERS = {
 }
 # Decoders that compute on text what another family does.
 _SAME_AS = {"qwen3_vl_text": "qwen3"}
+_ALTUP = "its layers predict and correct four streams (AltUp) and leave out activations"
 _REFUSED = {
+    "gemma3n": _ALTUP,
+    "gemma3n_text": _ALTUP,
     "llama4": "its experts scale their inputs, and its layers attend in chunks",
-    "gemma3n": "its decoder has embeddings for every layer",
-    "gemma4": "its decoder has embeddings for every layer",
     "mllama": "its decoder attends to images in layers of its own",
 }
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _DECODER = re.compile(
-    r"^(?:model\.)?language_model\.(?:model\.)?(?=layers\.|norm\.|embed_tokens\.)"
+    r"^(?:model\.)?language_model\.(?:model\.)?"
+    r"(?=layers\.|norm\.|embed_tokens\.|embed_tokens_per_layer\.|per_layer_)"
 )
 _HEAD = re.compile(r"^language_model\.(?=lm_head\.)")
 _TOWERS = re.compile(
-    r"^(?:model\.)?(mtp|vision_tower|multi_modal_projector|visual|vision_model|audio_tower|embed_vision)\."
+    r"^(?:model\.)?(mtp|vision_tower|multi_modal_projector|visual|vision_model|audio_tower"
+    r"|embed_vision|vision_embedder|embed_audio)\."
 )
 
 

@@ -12,6 +12,7 @@ from edgelm.checkpoint.quantized_marks import check_names, check_types
 from edgelm.checkpoint.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
+from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes
 
 _PREFIX = "model."
@@ -24,6 +25,7 @@ _LEFTOVERS = re.compile(
     r"|(self_attn|attn|attention)\.masked_bias$"
     r"|self_attn\.([kv]_proj\.|attn\.)?[kv]_scale$"
 )
+_KEYS = re.compile(r"^(?:model\.)?layers\.(\d+)\.self_attn\.(?:k_proj|v_proj|k_norm|v_norm)\.")
 _MASKS = re.compile(r"(self_attn|attn|attention)\.(bias|causal_mask)$")
 
 Stored = Mapping[str, StoredTensor]
@@ -70,9 +72,15 @@ def tied_to_embedding(stored: Stored) -> Stored:
     return tied if matrix is None else tied | {EMBEDDING_WEIGHT: matrix}
 
 
-def without_leftovers(stored: Stored) -> Stored:
-    """The tensors without unused ones."""
-    return {name: tensor for name, tensor in stored.items() if not _is_leftover(name, tensor)}
+def without_leftovers(stored: Stored, spec: DecoderSpec) -> Stored:
+    """The tensors without unused ones, such as keys of layers that share another's (Gemma 4)."""
+    shared = {str(at) for at, one in enumerate(spec.layers) if one.shares_kv_of is not None}
+    return {
+        name: tensor
+        for name, tensor in stored.items()
+        if not _is_leftover(name, tensor)
+        and not ((found := _KEYS.match(name)) and found[1] in shared)
+    }
 
 
 def check_stored(path: Path, stored: Stored, expected: Shapes) -> None:

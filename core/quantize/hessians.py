@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import EMBEDDING, HEAD, experts_in, groups, tensor_names
+from edgelm.spec.groups import HEAD, TABLES, experts_in, groups, tensor_names
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
 
@@ -43,7 +43,8 @@ class Hessians:
             if not parts or group.endswith(tuple(f".{part}" for part in parts))
             if not experts_in(spec, group)
         }
-        first.pop(EMBEDDING, None)
+        for table in TABLES:
+            first.pop(table, None)
         self._last_norm = stored_name(spec.family, "model.norm")
         self._modules = {group: name.removesuffix(".weight") for group, name in first.items()}
         self._channels = {group: shapes[name][1] for group, name in first.items()}

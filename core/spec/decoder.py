@@ -13,7 +13,9 @@ import msgspec
 
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
+from edgelm.spec.heads import HeadSizes
 from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.per_layer_inputs import PerLayerInputs
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 
@@ -49,11 +51,26 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
     mlp: MixtureOfExperts | None = None
     """What the layer has in place of an MLP."""
+    head_dim: int | None = None
+    """Channels of the layer's heads, if they are not the decoder's (Gemma 4)."""
+    num_key_value_heads: int | None = None
+    """The layer's key heads, if they are not the decoder's (Gemma 4)."""
+    shares_kv_of: int | None = None
+    """The earlier layer whose keys and values the layer reads; it projects queries only."""
+    values_are_keys: bool = False
+    """Values are the keys' projection, before its norm and rotation (Gemma 4)."""
+    double_mlp: bool = False
+    """The layer's MLP has twice the decoder's intermediate size (Gemma 4)."""
 
     @property
     def attends(self) -> bool:
-        """Whether the layer has attention, and with it rows of keys and values."""
+        """Whether the layer has attention."""
         return self.mixer is None
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the layer has rows of keys and values of its own."""
+        return self.mixer is None and self.shares_kv_of is None
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
@@ -91,6 +108,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     fused_gate_up: bool = False
     attention_gate: bool = False
     """The query projection also gives a gate, whose sigmoid scales the heads' outputs (Qwen3.5)."""
+    value_norm: bool = False
+    """Values have an RMS norm without weight, per head (Gemma 4)."""
+    layer_scalars: bool = False
+    """Every layer's output is multiplied by a number of its own (Gemma 4)."""
+    per_layer_inputs: PerLayerInputs | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -116,14 +138,22 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Width of all key (or value) heads together."""
         return self.num_key_value_heads * self.head_dim
 
+    def heads(self, layer: LayerSpec) -> HeadSizes:
+        """The heads of a layer's attention."""
+        return HeadSizes(
+            self.num_attention_heads,
+            layer.num_key_value_heads or self.num_key_value_heads,
+            layer.head_dim or self.head_dim,
+        )
+
     @property
     def linear_parameters(self) -> int:
-        """Parameters in the matrices of all layers, which weight quantization affects."""
+        """Parameters in the matrices that weight quantization affects, but embedding and head."""
         return sum(
             count * outputs * inputs
             for layer, count in self._kinds.items()
             for outputs, inputs in self._layer_matrices(layer)
-        )
+        ) + sum(outputs * inputs for outputs, inputs in self._shared_matrices)
 
     @property
     def active_parameters(self) -> int:
@@ -135,25 +165,41 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        return tuple(shape for layer in self.layers for shape in self._layer_matrices(layer))
+        layers = (shape for layer in self.layers for shape in self._layer_matrices(layer))
+        return (*self._shared_matrices, *layers)
+
+    @property
+    def _shared_matrices(self) -> tuple[tuple[int, int], ...]:
+        """Those beside the layers: the projection of the embedding to every layer's inputs."""
+        if self.per_layer_inputs is None:
+            return ()
+        return ((self.per_layer_width, self.hidden_size),)
+
+    @property
+    def per_layer_width(self) -> int:
+        """Channels of the per-layer embedding, of all layers together; 0 without one."""
+        inputs = self.per_layer_inputs
+        return self.num_hidden_layers * inputs.size if inputs else 0
+
+    @property
+    def per_layer_embedding_parameters(self) -> int:
+        """Parameters of the per-layer embedding, of which a token reads one row."""
+        inputs = self.per_layer_inputs
+        return inputs.vocab_size * self.per_layer_width if inputs else 0
 
     @property
     def _kinds(self) -> Counter[LayerSpec]:
         """How many layers have each mixer and each MLP: few kinds, many layers."""
         return Counter(
-            LayerSpec(
-                None,
-                mixer=layer.mixer,
-                intermediate_size=layer.intermediate_size,
-                mlp=layer.mlp,
-            )
+            msgspec.structs.replace(layer, rope=None, window=None, query_growth=None)
             for layer in self.layers
         )
 
     def mlp_size(self, layer: LayerSpec) -> int:
         """The intermediate size of a layer's MLP; 0 where it has none."""
         own = layer.intermediate_size
-        return self.intermediate_size if own is None else own
+        size = self.intermediate_size if own is None else own
+        return size * (2 if layer.double_mlp else 1)
 
     def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
         hidden, ffn = self.hidden_size, self.mlp_size(layer)
@@ -161,23 +207,33 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             mlp = layer.mlp.matrices(hidden)
         else:
             mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
-        return (*self._mixer_matrices(layer.mixer), *mlp)
+        inputs = self.per_layer_inputs
+        own = ((inputs.size, hidden), (hidden, inputs.size)) if inputs else ()
+        return (*self._mixer_matrices(layer), *mlp, *own)
 
-    def _mixer_matrices(self, mixer: Mixer | None) -> list[tuple[int, int]]:
-        hidden = self.hidden_size
+    def _mixer_matrices(self, layer: LayerSpec) -> list[tuple[int, int]]:
+        hidden, mixer = self.hidden_size, layer.mixer
         if mixer is None:
-            width = self.q_size * (1 + self.attention_gate) + 2 * self.kv_size
-            return [(width, hidden), (hidden, self.q_size)]
+            heads = self.heads(layer)
+            width = sum(self.projected_sizes(layer)) + heads.q_size * self.attention_gate
+            return [(width, hidden), (hidden, heads.q_size)]
         sizes = mixer.modules(hidden)
         return [
             (sum(sizes[name][0] for name in names), sizes[names[0]][1])
             for names in mixer.groups.values()
         ]
 
+    def projected_sizes(self, layer: LayerSpec) -> tuple[int, ...]:
+        """Widths of queries, keys and values, of those that the layer projects."""
+        heads = self.heads(layer)
+        if layer.shares_kv_of is not None:
+            return (heads.q_size,)
+        return (heads.q_size, *(heads.kv_size,) * (1 if layer.values_are_keys else 2))
+
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        first = (self._mixer_matrices(layer.mixer)[:1] for layer in self._kinds)
+        first = (self._mixer_matrices(layer)[:1] for layer in self._kinds)
         return max((shape[0] for shapes in first for shape in shapes), default=0)
 
     @property
@@ -197,8 +253,21 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
-        """The layers with rows of keys and values."""
+        """The layers with attention."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.attends)
+
+    @property
+    def cache_layers(self) -> tuple[int, ...]:
+        """The layers with rows of keys and values of their own."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer.has_cache)
+
+    @property
+    def has_layer_heads(self) -> bool:
+        """Whether heads differ between layers, or layers share keys and values (Gemma 4)."""
+        return any(
+            layer.head_dim or layer.num_key_value_heads or layer.shares_kv_of is not None
+            for layer in self._kinds
+        )
 
     @property
     def states(self) -> tuple[StateShape, ...]:
@@ -229,6 +298,14 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         )
 
     @property
+    def entangles_layers(self) -> bool:
+        """Whether layers differ in their heads, or read what was made for them elsewhere (Gemma 4).
+
+        No layer, head or channel can then be removed by itself.
+        """
+        return self.has_layer_heads or self.per_layer_inputs is not None
+
+    @property
     def executed_layers(self) -> float:
         """Layers that run; one without attention, or without an MLP, is half of a layer."""
         halves = (
@@ -250,7 +327,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def exceeds_fp16(self) -> bool:
         """Whether activations may leave the range of fp16 (Gemma's stream, squared ReLU)."""
-        return self.norm_plus_one or self.hidden_act in ("relu2", "xielu")
+        return self.norm_plus_one or self.layer_scalars or self.hidden_act in ("relu2", "xielu")
 
     @property
     def embedding_parameters(self) -> int:
@@ -259,14 +336,17 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def vector_parameters(self) -> int:
-        """Norm weights, biases and routers, which are stored in fp32."""
+        """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         kinds = self._kinds.items()
-        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + self.hidden_size
+        inputs = self.per_layer_inputs
+        shared = self.hidden_size + (inputs.size if inputs else 0)
+        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + shared
 
     def _layer_vectors(self, layer: LayerSpec) -> int:
-        h, q, kv = self.hidden_size, self.q_size, self.kv_size
+        h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
         mixer, ffn = layer.mixer, self.mlp_size(layer)
         total = (4 if self.norms == "sandwich" else 2) * h
+        total += h * (self.per_layer_inputs is not None)
         if layer.mlp is not None:
             total += layer.mlp.vector_parameters(h)
         else:
@@ -274,26 +354,31 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             total += 2 * (self.hidden_act == "xielu" and ffn > 0)
         if mixer is not None:
             return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
-        total += {"none": 0, "head": 2 * self.head_dim, "full": q + kv}[self.qk_norm]
-        total += (q * (1 + self.attention_gate) + 2 * kv) * self.qkv_bias + h * self.o_bias
+        normed = len(projected[:2])  # queries, and keys where the layer has its own
+        total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[self.qk_norm]
+        width = sum(projected) + heads.q_size * self.attention_gate
+        total += width * self.qkv_bias + h * self.o_bias
         return total + self.num_attention_heads * self.attention_sinks
 
     @property
     def parameters(self) -> int:
         """Parameters as Hugging Face counts them: a tied head is counted once."""
         heads = 1 if self.tie_word_embeddings else 2
-        return self.linear_parameters + heads * self.embedding_parameters + self.vector_parameters
+        tables = heads * self.embedding_parameters + self.per_layer_embedding_parameters
+        return self.linear_parameters + tables + self.vector_parameters
 
     def weight_bytes(self, linear_bits: float, head_bits: float | None = None) -> int:
         """Bytes of all weights, from bits per matrix element, scales included."""
         head_bits = linear_bits if head_bits is None else head_bits
         heads = 1 if self.tie_word_embeddings else 2
-        bits = self.linear_parameters * linear_bits + heads * self.embedding_parameters * head_bits
+        linear = self.linear_parameters + self.per_layer_embedding_parameters
+        bits = linear * linear_bits + heads * self.embedding_parameters * head_bits
         return math.ceil(bits / 8) + 4 * self.vector_parameters
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:
         """Bytes of the KV cache per token of one sequence."""
-        return math.ceil(2 * len(self.attention_layers) * self.kv_size * element_bytes)
+        own = (layer for layer in self.layers if layer.has_cache)
+        return math.ceil(2 * sum(self.heads(layer).kv_size for layer in own) * element_bytes)
 
     def state_bytes(self, element_bytes: float) -> int:
         """Bytes of what layers without attention remember of one sequence, however long."""
@@ -303,5 +388,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Floating-point operations for one token after `context` earlier ones."""
         matmuls = 2 * (self.active_parameters + self.embedding_parameters)
         attending = (layer for layer in self.layers if layer.attends)
-        seen = sum(min(context + 1, layer.window or context + 1) for layer in attending)
-        return matmuls + 4 * self.q_size * seen
+        pairs = sum(
+            self.heads(layer).q_size * min(context + 1, layer.window or context + 1)
+            for layer in attending
+        )
+        return matmuls + 4 * pairs

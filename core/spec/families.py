@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.spec.family import Family
 from edgelm.spec.mixture_families import MIXTURES
-from edgelm.spec.shared_rows import LFM2_NAMES, QWEN_3_5
+from edgelm.spec.shared_rows import GEMMA_4, LFM2_NAMES, QWEN_3_5
 
 _GEMMA = {
     "head_dim": 256,
@@ -37,6 +37,22 @@ _GLM: Any = {
         "head_dim": 128,
         "rms_norm_eps": 1.5625e-7,
     },
+}
+
+_GEMMA_4: Any = {
+    "norms": "sandwich",
+    "qk_norm": "head",
+    "windows": "sixth",
+    "local_rope": True,
+    "rope_types": ("default", "linear", "proportional"),
+    "attention_scale": 1.0,
+    "value_norm": True,
+    "layer_scalars": True,
+    "global_heads": True,
+    "shares_kv": True,
+    "logits_softcap": True,
+    "scales_embedding": True,
+    "activation_field": "hidden_activation",
 }
 
 FAMILIES: dict[str, Family] = {
@@ -96,6 +112,12 @@ FAMILIES: dict[str, Family] = {
         activation_field="hidden_activation",
         defaults=_GEMMA
         | {"sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0},
+    ),
+    "gemma4_text": Family(**_GEMMA_4, per_layer_inputs=True, defaults=GEMMA_4),
+    # The decoder of Gemma 4 12B, which takes images and sound without towers.
+    "gemma4_unified_text": Family(
+        **_GEMMA_4,
+        defaults=GEMMA_4 | {"sliding_window": 1024, "max_position_embeddings": 262_144},
     ),
     "gemma": Family(
         norm_plus_one=True,

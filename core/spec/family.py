@@ -25,6 +25,7 @@ Windows = Literal[
     "upper",
     "unrotated",
     "fourth",
+    "sixth",
     "first",
 ]
 """Which layers see only `sliding_window` keys (edgelm.spec.config.layer_fields):
@@ -36,6 +37,7 @@ listed       those of `layer_types`, by default all (Ministral)
 alternating  those of `layer_types`, by default every other one (Gemma 2)
 pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3)
 fourth       those of `layer_types`, by default all but every fourth (OLMo 3)
+sixth        those of `layer_types`, by default all but every sixth (Gemma 4)
 first        those of `layer_types`, by default all but the first of every four (Granite SWA)
 upper        with `use_sliding_window` those of `layer_types`, by default from
              `max_window_layers` on (Qwen 2 and 3)
@@ -132,6 +134,19 @@ class Family:
     """Some layers have a mixture of experts in place of one MLP."""
     adjusted_ffn: bool = False
     """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
+    attention_scale: float | None = None
+    """The attention scale, where neither a field nor the size of a head gives it (Gemma 4: 1)."""
+    value_norm: bool = False
+    """Values have an RMS norm without weight (Gemma 4)."""
+    layer_scalars: bool = False
+    """A layer's output is multiplied by its `layer_scalar` (Gemma 4)."""
+    global_heads: bool = False
+    """Layers without a window have heads of `global_head_dim` channels, and their keys are also
+    their values with `attention_k_eq_v`; the last layer has no window (Gemma 4)."""
+    shares_kv: bool = False
+    """The last `num_kv_shared_layers` layers read keys and values of earlier ones (Gemma 4)."""
+    per_layer_inputs: bool = False
+    """`hidden_size_per_layer_input` is the size of an embedding for every layer (Gemma 4)."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

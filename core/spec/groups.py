@@ -4,10 +4,23 @@ from collections.abc import Mapping
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import stacked_by_input, tensor_shapes, weight_name
+from edgelm.spec.tensor_shapes import (
+    EMBEDDING_WEIGHT,
+    HEAD_WEIGHT,
+    PER_LAYER_EMBEDDING_WEIGHT,
+    PER_LAYER_MODEL_WEIGHT,
+    QKV,
+    stacked_by_input,
+    tensor_shapes,
+    weight_name,
+)
 
 HEAD = "lm_head"
 EMBEDDING = "embedding"
+PER_LAYER_EMBEDDING = "per_layer_embedding"
+PER_LAYER_MODEL = "per_layer_model"
+TABLES = (EMBEDDING, PER_LAYER_EMBEDDING)
+"""Groups of which each token reads a row, and that nothing is multiplied with."""
 
 
 def groups(spec: DecoderSpec) -> list[str]:
@@ -17,15 +30,18 @@ def groups(spec: DecoderSpec) -> list[str]:
         for index, layer in enumerate(spec.layers)
         for part in _parts(spec, layer)
     ]
-    return ([] if spec.tie_word_embeddings else [EMBEDDING]) + [*layers, HEAD]
+    tables = [] if spec.tie_word_embeddings else [EMBEDDING]
+    if spec.per_layer_inputs is not None:
+        tables += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
+    return [*tables, *layers, HEAD]
 
 
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     """The checkpoint's tensors that make up a group's matrix, in order of rows."""
     if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
-        return ["model.embed_tokens.weight"]
-    if group == HEAD:
-        return ["lm_head.weight"]
+        return [EMBEDDING_WEIGHT]
+    if group in _OUTSIDE:
+        return [_OUTSIDE[group]]
     layer, part = split_group(group)
     modules = _parts(spec, spec.layers[layer])[part]
     names = [f"model.layers.{layer}.{weight_name(name)}" for name in modules]
@@ -45,12 +61,17 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     elif spec.fused_projections:
         parts |= {"attention.qkv": ("self_attn.qkv_proj",), "attention.o": ("self_attn.o_proj",)}
     else:
-        qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        qkv = QKV[: len(spec.projected_sizes(layer))]
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    return parts | _mlp_parts(spec, layer) | (_PER_LAYER if spec.per_layer_inputs else {})
+
+
+def _mlp_parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     if layer.mlp is not None:
-        return parts | layer.mlp.groups
+        return layer.mlp.groups
     if not spec.mlp_size(layer):
-        return parts
+        return {}
+    parts: dict[str, tuple[str, ...]] = {}
     if not spec.gated_mlp:
         parts["mlp.up"] = ("mlp.up_proj",)
     elif spec.fuses_gate_up:
@@ -58,6 +79,17 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         parts["mlp.gate_up"] = ("mlp.gate_proj", "mlp.up_proj")
     return parts | {"mlp.down": ("mlp.down_proj",)}
+
+
+_PER_LAYER = {
+    "per_layer.gate": ("per_layer_input_gate",),
+    "per_layer.projection": ("per_layer_projection",),
+}
+_OUTSIDE = {
+    HEAD: HEAD_WEIGHT,
+    PER_LAYER_EMBEDDING: PER_LAYER_EMBEDDING_WEIGHT,
+    PER_LAYER_MODEL: PER_LAYER_MODEL_WEIGHT,
+}
 
 
 def experts_in(spec: DecoderSpec, group: str) -> int:

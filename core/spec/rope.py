@@ -2,7 +2,7 @@
 
 Formulas follow Hugging Face `modeling_rope_utils` and its sources: linear (position
 interpolation, arXiv 2306.15595), llama3 (Llama 3.1 release), yarn (arXiv 2309.00071), longrope
-(arXiv 2402.13753). `dynamic` is plain RoPE up to the original context.
+(arXiv 2402.13753), proportional (Gemma 4). `dynamic` is plain RoPE up to the original context.
 """
 
 import math
@@ -141,6 +141,14 @@ def _longrope(
     return base / np.asarray(factors, dtype=np.float64), float(attention)
 
 
+def _proportional(base: Frequencies, rope: Rope, *_: Any) -> tuple[Frequencies, float]:
+    """The first share of the pairs rotates, at the frequencies of the whole head (Gemma 4)."""
+    scaling = rope.scaling
+    pairs = int(float(scaling.get("partial_rotary_factor", 1.0)) * rope.dim // 2)
+    turning = np.arange(rope.dim // 2) < pairs
+    return np.where(turning, base, 0.0) / float(scaling.get("factor", 1.0)), 1.0
+
+
 _SCALINGS: dict[str, Callable[..., tuple[Frequencies, float]]] = {
     "default": _default,
     "dynamic": _default,
@@ -148,4 +156,5 @@ _SCALINGS: dict[str, Callable[..., tuple[Frequencies, float]]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }

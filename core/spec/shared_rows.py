@@ -14,6 +14,26 @@ LFM2_NAMES = {
     "mlp.down_proj": "feed_forward.w2",
 }
 
+GEMMA_4: dict[str, Any] = {
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 512,
+    "hidden_size_per_layer_input": 256,
+    "vocab_size_per_layer_input": 262_144,
+    "num_kv_shared_layers": 0,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        "full_attention": {
+            "rope_type": "proportional",
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1e6,
+        },
+    },
+}
+
 QWEN_3_5: dict[str, Any] = {
     "num_key_value_heads": 4,
     "head_dim": 256,

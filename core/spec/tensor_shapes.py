@@ -1,5 +1,7 @@
 """The tensors of a checkpoint, under Hugging Face's names, from the decoder's spec."""
 
+import msgspec
+
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.experts import DOWN, GATE_UP, MixtureOfExperts
 from edgelm.spec.families import FAMILIES
@@ -9,6 +11,9 @@ from edgelm.spec.tensor_names import canonical_name, stored_name
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING_WEIGHT = "model.embed_tokens.weight"
 HEAD_WEIGHT = "lm_head.weight"
+PER_LAYER_EMBEDDING_WEIGHT = "model.embed_tokens_per_layer.weight"
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+PER_LAYER_MODEL_WEIGHT = "model.per_layer_model_projection.weight"
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
@@ -20,10 +25,14 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    kinds = {(layer.mixer, layer.intermediate_size, layer.mlp): layer for layer in spec.layers}
-    layers = {kind: _layer_shapes(spec, layer) for kind, layer in kinds.items()}
-    for index, layer in enumerate(spec.layers):
-        own = layers[layer.mixer, layer.intermediate_size, layer.mlp].items()
+    if (inputs := spec.per_layer_inputs) is not None:
+        shapes[PER_LAYER_EMBEDDING_WEIGHT] = (inputs.vocab_size, spec.per_layer_width)
+        shapes[PER_LAYER_MODEL_WEIGHT] = (spec.per_layer_width, hidden)
+        shapes["model.per_layer_projection_norm.weight"] = (inputs.size,)
+    kinds = [msgspec.structs.replace(layer, rope=None, window=None) for layer in spec.layers]
+    layers = {kind: _layer_shapes(spec, kind) for kind in dict.fromkeys(kinds)}
+    for index, kind in enumerate(kinds):
+        own = layers[kind].items()
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
     return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
 
@@ -48,7 +57,7 @@ def has_bias(spec: DecoderSpec, name: str) -> bool:
 
 
 def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
-    kind, name = module.split(".")[:2]
+    kind, name = [*module.split("."), ""][:2]
     if layer.mlp is not None and kind == "mlp":
         return name == "experts" and layer.mlp.biases
     if layer.mixer is not None and kind != "mlp":
@@ -64,15 +73,22 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     """Under canonical names."""
     shapes: Shapes = {}
     mixer = layer.mixer
-    matrices = _attention_matrices(spec) if mixer is None else mixer.modules(spec.hidden_size)
+    if mixer is None:
+        matrices, vectors = _attention_matrices(spec, layer), _attention_vectors(spec, layer)
+    else:
+        matrices, vectors = mixer.modules(spec.hidden_size), mixer.vectors(spec.hidden_size)
     ffn = spec.mlp_size(layer)
     mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
-    for name, shape in (matrices | mlp).items():
+    for name, shape in (matrices | mlp | _per_layer_matrices(spec)).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
     shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
-    shapes |= _attention_vectors(spec) if mixer is None else mixer.vectors(spec.hidden_size)
+    shapes |= vectors
+    if spec.layer_scalars:
+        shapes["layer_scalar"] = (1,)
+    if spec.per_layer_inputs is not None:
+        shapes["post_per_layer_input_norm.weight"] = (spec.hidden_size,)
     if layer.mlp is not None:
         return shapes | _stacks(spec, layer.mlp) | layer.mlp.vectors(spec.hidden_size)
     if spec.hidden_act == "xielu" and ffn:
@@ -88,21 +104,35 @@ def _stacks(spec: DecoderSpec, mixture: MixtureOfExperts) -> Shapes:
     return {name: (shape[0], shape[2], shape[1]) for name, shape in stacks.items()}
 
 
-def _attention_matrices(spec: DecoderSpec) -> Shapes:
-    hidden, q, kv = spec.hidden_size, spec.q_size, spec.kv_size
+def _attention_matrices(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
+    hidden, projected = spec.hidden_size, spec.projected_sizes(layer)
+    q = projected[0]
     output: Shapes = {"self_attn.o_proj": (hidden, q)}
     if spec.fused_projections:
-        return {"self_attn.qkv_proj": (q + 2 * kv, hidden)} | output
-    sizes = {"q_proj": q * (1 + spec.attention_gate), "k_proj": kv, "v_proj": kv}
-    return {f"self_attn.{name}": (rows, hidden) for name, rows in sizes.items()} | output
+        return {"self_attn.qkv_proj": (sum(projected), hidden)} | output
+    rows = (q * (1 + spec.attention_gate), *projected[1:])
+    names = zip(QKV, rows, strict=False)  # a layer may lack values, or keys and values
+    return {name: (size, hidden) for name, size in names} | output
 
 
-def _attention_vectors(spec: DecoderSpec) -> Shapes:
+def _per_layer_matrices(spec: DecoderSpec) -> Shapes:
+    if (inputs := spec.per_layer_inputs) is None:
+        return {}
+    return {
+        "per_layer_input_gate": (inputs.size, spec.hidden_size),
+        "per_layer_projection": (spec.hidden_size, inputs.size),
+    }
+
+
+def _attention_vectors(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
     shapes: Shapes = {}
     if spec.qk_norm != "none":
-        full = spec.qk_norm == "full"
-        shapes["self_attn.q_norm.weight"] = (spec.q_size if full else spec.head_dim,)
-        shapes["self_attn.k_norm.weight"] = (spec.kv_size if full else spec.head_dim,)
+        heads = spec.heads(layer)
+        widths = zip(("q_norm", "k_norm"), spec.projected_sizes(layer), strict=False)
+        shapes |= {
+            f"self_attn.{name}.weight": (size if spec.qk_norm == "full" else heads.dim,)
+            for name, size in widths
+        }
     if spec.attention_sinks:
         shapes["self_attn.sinks"] = (spec.num_attention_heads,)
     return shapes

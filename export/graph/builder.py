@@ -20,6 +20,7 @@ _DTYPES = {
     np.dtype(np.float16): ir.DataType.FLOAT16,
     np.dtype(np.uint8): ir.DataType.UINT8,
     np.dtype(np.int8): ir.DataType.INT8,
+    np.dtype(np.int32): ir.DataType.INT32,
     np.dtype(np.int64): ir.DataType.INT64,
 }
 

@@ -10,11 +10,13 @@ from typing import NamedTuple, Protocol
 import onnx_ir as ir
 import torch
 
+from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import DeltaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.groups import HEAD, mixer_output
+from edgelm.spec.groups import HEAD, PER_LAYER_MODEL, mixer_output
 from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
 
 Value = ir.Value
@@ -23,11 +25,16 @@ Value = ir.Value
 class Dialect(Protocol):
     """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
 
+    graph: Graph
+
     def start_part(self) -> None:
         """A layer begins, or what follows the last one: the graph may be cut here."""
 
     def embed(self) -> Value:
         """The rows of the embedding for the input tokens, before any multiplier."""
+
+    def embed_per_layer(self) -> Value:
+        """Those of the per-layer embedding: [1, T, layers * size]."""
 
     def linear(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
@@ -58,7 +65,11 @@ class Dialect(Protocol):
         layer: LayerSpec,
         qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Value:
-        """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q]."""
+        """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q].
+
+        `qkv` lacks values, or keys and values, where the layer takes them from elsewhere; and
+        `qk_norm` has two equal weights then. Values are normed if the spec says so.
+        """
 
     def split_gate(self, qkv: Value) -> tuple[Value, Value]:
         """What attention takes, and the gate of its output: [1, T, 2 q + 2 kv]."""
@@ -108,6 +119,7 @@ class _Decoder(NamedTuple):
     dialect: Dialect
     spec: DecoderSpec
     weights: Weights
+    per_layer: Value | None = None
 
     def linear(self, x: Value, group: str) -> Value:
         inputs = self.weights.inputs(group)
@@ -140,10 +152,14 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
     hidden = dialect.embed()
     if spec.embedding_multiplier != 1.0:
         hidden = dialect.scale(hidden, spec.embedding_multiplier)
+    if spec.per_layer_inputs is not None:
+        projected = decoder.linear(hidden, PER_LAYER_MODEL)
+        decoder = decoder._replace(per_layer=join_inputs(dialect, weights, projected))
     residual = _Residual(hidden, None)
     for index in range(spec.num_hidden_layers):
         dialect.start_part()
         residual = block(decoder, index, residual)
+        residual = after_block(decoder, index, residual)
     dialect.start_part()
     normed, _ = decoder.sum_and_norm(residual, "norm")
     dialect.finish(decoder.linear(normed, HEAD))
@@ -171,6 +187,25 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
     return feed_forward(decoder, index, _Residual(stream, delta))
+
+
+def after_block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
+    """What Gemma 4's layers end with: the token's own channels, and a factor."""
+    spec, dialect = decoder.spec, decoder.dialect
+    if decoder.per_layer is not None:
+        stream = decoder.sum(residual)
+        channels = layer_part(dialect, spec, decoder.per_layer, index)
+        if index == spec.num_hidden_layers - 1:
+            channels = dialect.select_positions(channels)
+        gate = dialect.activate(decoder.linear(stream, f"layers.{index}.per_layer.gate"), None)
+        gated = dialect.graph.op("Mul", gate, channels)
+        delta = decoder.linear(gated, f"layers.{index}.per_layer.projection")
+        delta = decoder.norm(delta, f"layers.{index}.post_per_layer_input_norm")
+        residual = _Residual(stream, delta)
+    if spec.layer_scalars:
+        scaled = dialect.scale(decoder.sum(residual), decoder.weights.layer_scalar(index))
+        residual = _Residual(scaled, None)
+    return residual
 
 
 def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
@@ -208,12 +243,12 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
     prefix = f"layers.{index}"
     qkv = decoder.linear(x, f"{prefix}.attention.qkv")
     norms = None
-    if decoder.spec.qk_norm != "none":
-        norms = (
-            decoder.weights.norm(f"{prefix}.self_attn.q_norm"),
-            decoder.weights.norm(f"{prefix}.self_attn.k_norm"),
-        )
     layer = decoder.spec.layers[index]
+    shared = layer.shares_kv_of is not None
+    if decoder.spec.qk_norm != "none":
+        query = decoder.weights.norm(f"{prefix}.self_attn.q_norm")
+        key = query if shared else decoder.weights.norm(f"{prefix}.self_attn.k_norm")
+        norms = query, key
     if not decoder.spec.attention_gate:
         return decoder.dialect.attention(qkv, index, layer, norms)
     qkv, gate = decoder.dialect.split_gate(qkv)

@@ -16,6 +16,7 @@ from edgelm.bundle import CacheContract, GraphContract, TensorContract
 from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.projected import split_projected
 from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations
@@ -29,7 +30,7 @@ from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
 from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
@@ -99,11 +100,16 @@ class QdqDialect:
         """RMS norm over the last axis."""
         raise NotImplementedError
 
-    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
-        """Append to the cache and attend; all [1, heads, T, head_dim], rotated."""
+    def attend(
+        self, query: Value, new: tuple[Value, Value] | None, index: int, layer: LayerSpec
+    ) -> Value:
+        """Append new keys and values to the cache and attend; all [1, heads, T, head_dim], rotated.
+
+        Without new ones, over those of the layer whose keys and values this one shares.
+        """
         raise NotImplementedError
 
-    def rotate(self, x: Value, rope: Rope) -> Value:
+    def rotate(self, x: Value, rope: Rope, layer: LayerSpec) -> Value:
         """Rotary embedding of [1, heads, T, head_dim]."""
         raise NotImplementedError
 
@@ -130,6 +136,11 @@ class QdqDialect:
         if self.spec.tie_word_embeddings and isinstance(self.precision[HEAD], Unquantized):
             self._table = table
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
+
+    def embed_per_layer(self) -> Value:
+        return self.matrices.gather(
+            self.tokens, PER_LAYER_EMBEDDING, self.precision[PER_LAYER_EMBEDDING]
+        )
 
     def _unquantized(self, precision: WeightPrecision) -> Unquantized:
         """A group's precision, or that of the activations where it is quantized."""
@@ -178,25 +189,53 @@ class QdqDialect:
         layer: LayerSpec,
         qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Value:
+        if layer.shares_kv_of is None:
+            query, *new = self._rotated(qkv, index, layer, qk_norm)
+            attended = self.attend(self._grown(query, layer), (new[0], new[1]), index, layer)
+        else:
+            query = self._rotated_query(qkv, index, layer, qk_norm)
+            attended = self.attend(self._grown(query, layer), None, index, layer)
+        rows = self.graph.op("Transpose", attended, perm=[0, 2, 1, 3])
+        width = self.spec.heads(layer).q_size
+        flat = self.graph.constant(f"shape.flat.{width}", np.array([1, -1, width], dtype=np.int64))
+        return self.graph.op("Reshape", rows, flat)  # type: ignore[no-any-return]
+
+    def _rotated_query(
+        self,
+        query: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Value:
+        """Queries of a layer that has no keys of its own (Gemma 4)."""
+        query = self._heads(query, layer)
+        if qk_norm:
+            query = self.norm(query, f"layers.{index}.self_attn.q_norm", qk_norm[0])
+        return self.rotate(query, layer.rope, layer) if layer.rope else query
+
+    def _rotated(
+        self,
+        qkv: Value,
+        index: int,
+        layer: LayerSpec,
+        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[Value, Value, Value]:
+        """Queries, keys and values as attention takes them, [1, heads, T, head_dim]."""
         spec = self.spec
-        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
-        query, key, value = self.graph.op(
-            "Split", qkv, self.graph.constant("qkv_sizes", sizes), outputs=3, axis=-1
-        )
+        query, key, value = split_projected(self.graph, spec, layer, qkv)
         if qk_norm and spec.qk_norm == "full":
             query, key = self._norm_both(query, key, index, qk_norm)
-        query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        query, key, value = (self._heads(one, layer) for one in (query, key, value))
+        if spec.value_norm:
+            weight = self.weights.value_norm(index)
+            value = self.norm(value, f"layers.{index}.self_attn.v_norm", weight)
         if qk_norm and spec.qk_norm == "head" and not spec.qk_norm_after_rope:
             query, key = self._norm_both(query, key, index, qk_norm)
         if layer.rope:
-            query, key = self.rotate(query, layer.rope), self.rotate(key, layer.rope)
+            query, key = (self.rotate(one, layer.rope, layer) for one in (query, key))
         if qk_norm and spec.qk_norm_after_rope:
             query, key = self._norm_both(query, key, index, qk_norm)
-        query = self._grown(query, layer)
-        attended = self.attend(query, key, value, index, layer)
-        rows = self.graph.op("Transpose", attended, perm=[0, 2, 1, 3])
-        flat = self.graph.constant("shape.flat", np.array([1, -1, spec.q_size], dtype=np.int64))
-        return self.graph.op("Reshape", rows, flat)  # type: ignore[no-any-return]
+        return query, key, value
 
     def _norm_both(
         self, query: Value, key: Value, index: int, weights: tuple[torch.Tensor, torch.Tensor]
@@ -214,10 +253,11 @@ class QdqDialect:
         rows = self.graph.op("Gather", table, self.positions, axis=0)
         return self.graph.op("Mul", query, self.graph.op("Reshape", rows, shape))  # type: ignore[no-any-return]
 
-    def _heads(self, x: Value) -> Value:
+    def _heads(self, x: Value, layer: LayerSpec) -> Value:
         """[1, T, heads * head_dim] -> [1, heads, T, head_dim]."""
-        shape = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
-        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", shape))
+        dim = self.spec.heads(layer).dim
+        shape = np.array([0, 0, -1, dim], dtype=np.int64)
+        split = self.graph.op("Reshape", x, self.graph.constant(f"shape.heads.{dim}", shape))
         return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
     def gated_delta(

@@ -13,6 +13,7 @@ import torch
 
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, pack_nibbles, write_floats
+from edgelm.export.graph.packed_table import fits_words, gather_rows
 from edgelm.export.quantize.float_formats import FP8_MAX
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.quantize.precision import (
@@ -74,6 +75,21 @@ class QdqWeights:
             assert isinstance(precision, Unquantized), f"{group}: {describe(precision)}"
             stored = self.plain(f"{group}.weight", matrix().T, precision)
         return self.graph.op("MatMul", x, stored, name=group)  # type: ignore[no-any-return]
+
+    def gather(self, tokens: Value, group: str, precision: WeightPrecision) -> Value:
+        """The tokens' rows of a table [1, T, columns], which is stored as quantized."""
+        if not isinstance(precision, Int4 | Int8):
+            assert isinstance(precision, Unquantized), f"{group}: {describe(precision)}"
+            table = self.plain(f"{group}.weight", self.weights.matrix(group), precision)
+            return self.graph.op("Gather", table, tokens, name=group, axis=0)  # type: ignore[no-any-return]
+        columns = self.weights.columns(group)
+        if not precision.group_size:
+            precision = Int8(group_size=columns)
+        quantized = self.quantizer.quantize(group, lambda: self.weights.matrix(group), precision)
+        if self.dequantized or not fits_words(columns, quantized.bits):
+            table = self.floats(f"{group}.weight", quantized.dequantize(columns))
+            return self.graph.op("Gather", table, tokens, name=group, axis=0)  # type: ignore[no-any-return]
+        return gather_rows(self.graph, group, quantized, columns, tokens, self.activations)
 
     def plain(self, name: str, tensor: torch.Tensor, precision: Unquantized) -> Value:
         """A tensor in the type of the activations, first rounded to its own precision."""

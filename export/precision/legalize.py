@@ -15,7 +15,7 @@ from edgelm.quantize.precision import (
     Nvfp4,
     WeightPrecision,
 )
-from edgelm.spec.groups import EMBEDDING, HEAD, expert_pair
+from edgelm.spec.groups import HEAD, PER_LAYER_EMBEDDING, TABLES, expert_pair
 
 Assignment = dict[str, WeightPrecision]
 
@@ -93,11 +93,12 @@ def _legalize(
         wanted = msgspec.structs.replace(nearest, symmetric=symmetric is not False)
         kernels.check(wanted, group, columns)
         return Int8(group_size=0) if isinstance(wanted, Int8) else wanted
-    if isinstance(precision, W8A8 | Fp8 | Nvfp4) and group == HEAD and not kernels.has_zero_points:
+    takes_no_inputs = group in (HEAD, PER_LAYER_EMBEDDING) and not kernels.has_zero_points
+    if isinstance(precision, W8A8 | Fp8 | Nvfp4) and takes_no_inputs:
         return Int8(group_size=0)  # the gate compares logits: their inputs stay unquantized
     kernels.check(precision, group, columns)
     return precision
 
 
 def _is_table(group: str) -> bool:
-    return group in (EMBEDDING, HEAD)
+    return group in (*TABLES, HEAD)

@@ -6,19 +6,20 @@ shares the unquantized layers after it with all others. Weights are therefore re
 memory is one layer and `groups × tokens × hidden` activations.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
-from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, PER_LAYER_MODEL
 from edgelm.spec.tensor_names import stored_name
 
 Progress = Callable[[int, int], None]
+_SHARED = "shared_kv_states"  # the argument of Gemma 4's layers
 _BATCH = 8  # runs that pass a layer together
 
 
@@ -50,6 +51,44 @@ def _first_row(value: Any) -> Any:
     return tuple(map(_first_row, value)) if isinstance(value, tuple) else value
 
 
+# Keys and values by kind of layer, which later layers read in place of their own (Gemma 4).
+_Shared = dict[str, tuple[torch.Tensor, ...]]
+
+
+class _Run(NamedTuple):
+    """The source with one group quantized: hidden states [B, T, H] so far, and shared keys."""
+
+    states: torch.Tensor
+    shared: _Shared
+
+
+def _joined(runs: Sequence[_Run]) -> _Run:
+    """Several runs as one of a larger batch."""
+    shared = {
+        kind: tuple(
+            torch.cat(parts) for parts in zip(*(run.shared[kind] for run in runs), strict=True)
+        )
+        for kind in runs[0].shared
+    }
+    return _Run(torch.cat([run.states for run in runs]), shared)
+
+
+def _parted(run: _Run, count: int) -> list[_Run]:
+    """What `_joined` joined."""
+    parts = [
+        {kind: tuple(one.chunk(count)[at] for one in both) for kind, both in run.shared.items()}
+        for at in range(count)
+    ]
+    return [_Run(*one) for one in zip(run.states.chunk(count), parts, strict=True)]
+
+
+def _repeated(own: Any, batch: int) -> Any:
+    """What belongs to the sequences [B, ...], for each of the runs in a batch."""
+    if not isinstance(own, torch.Tensor) or own.ndim < 2 or len(own) == batch:
+        return own
+    return own.repeat(batch // len(own), *[1] * (own.ndim - 1))
+
+
 class _PerturbedRuns:
     def __init__(
         self,
@@ -63,7 +102,7 @@ class _PerturbedRuns:
         self.weights = quantizer.weights
         self.precision = precision
         self.progress = progress
-        self.states: dict[str, torch.Tensor] = {}  # group -> hidden states [B, T, H] so far
+        self.runs: dict[str, _Run] = {}  # by group
 
     @contextmanager
     def batched_perturbations(self) -> Iterator[None]:
@@ -83,30 +122,34 @@ class _PerturbedRuns:
             # Mask and rotation are the same for all sequences; one row serves any batch.
             rest = {key: _first_row(value) for key, value in kwargs.items()}
             rest.pop("hidden_states", None)
+            shared = kwargs.get(_SHARED)
 
-            def run(states: torch.Tensor) -> torch.Tensor:
+            def run(before: _Run) -> _Run:
+                # A sequence's own inputs of the layer (Gemma 4) follow it into every batch.
+                own = [_repeated(one, len(before.states)) for one in args[1:]]
+                if shared is not None:  # which the layer may add to
+                    rest[_SHARED] = type(shared)(before.shared)
                 # forward, not __call__: this hook must not run again.
-                out = layer.forward(states, *args[1:], **rest)
+                out = layer.forward(before.states, *own, **rest)
                 after: torch.Tensor = out[0] if isinstance(out, tuple) else out
-                return after
+                return _Run(after, {} if shared is None else dict(rest[_SHARED]))
 
             with self.reference.cached_reads():
                 self._advance(run)
                 for group in self.weights.groups():
                     if group.startswith(f"layers.{index}."):
                         with self._quantized(group):
-                            self.states[group] = run(hidden)
+                            self.runs[group] = run(_Run(hidden, dict(shared or {})))
             self.progress(index + 1, len(self.reference.layers))
 
         return enter
 
-    def _advance(self, run: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        names = list(self.states)
+    def _advance(self, run: Callable[[_Run], _Run]) -> None:
+        names = list(self.runs)
         for at in range(0, len(names), _BATCH):
             batch = names[at : at + _BATCH]
-            states = run(torch.cat([self.states[name] for name in batch]))
-            for name, part in zip(batch, states.chunk(len(batch)), strict=True):
-                self.states[name] = part
+            after = run(_joined([self.runs[name] for name in batch]))
+            self.runs |= zip(batch, _parted(after, len(batch)), strict=True)
 
     @contextmanager
     def _quantized(self, group: str) -> Iterator[None]:
@@ -126,15 +169,18 @@ class _PerturbedRuns:
             return source.kl(self.reference.logits(hidden.flatten(0, 1), matrix))
 
         with torch.inference_mode():
-            result = {group: kl(norm(states), head) for group, states in self.states.items()}
+            result = {group: kl(norm(run.states), head) for group, run in self.runs.items()}
         [name] = self.weights.tensor_names(HEAD)
         result[HEAD] = kl(clean, self.quantizer.dequantized(HEAD, self.precision)[name])
         # The embedding changes the first layer's input, which takes a pass of its own. A tied
         # table is one group: its cost at the input and its cost at the output add up.
-        entry = HEAD if spec.tie_word_embeddings else EMBEDDING
-        with self._quantized(entry):
-            hidden = self.reference.hidden_states(tokens)
-        result[entry] = result.get(entry, 0.0) + kl(hidden, head)
+        entries = [HEAD if spec.tie_word_embeddings else EMBEDDING]
+        if spec.per_layer_inputs is not None:  # likewise what feeds every layer
+            entries += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
+        for entry in entries:
+            with self._quantized(entry):
+                hidden = self.reference.hidden_states(tokens)
+            result[entry] = result.get(entry, 0.0) + kl(hidden, head)
         return result
 
 

@@ -34,17 +34,22 @@ class Calibration:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name."""
-        keys, values = zip(*self.kv_absmax, strict=True)
+        keys, values = (
+            {f"{at:04}": layer[which] for at, layer in enumerate(self.kv_absmax)}
+            for which in (0, 1)
+        )
         named = {
+            "keys": keys,
+            "values": values,
             "mean_square": self.mean_square,
             "absmax": self.absmax,
             "expert_tokens": self.expert_tokens,
         }
-        inputs = {
-            f"{kind} {name}": one for kind, each in named.items() for name, one in each.items()
+        return {
+            f"{kind} {name}": one.contiguous()
+            for kind, each in named.items()
+            for name, one in each.items()
         }
-        tensors = inputs | {"keys": torch.stack(keys), "values": torch.stack(values)}
-        return {name: one.contiguous() for name, one in tensors.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Calibration":
@@ -54,7 +59,8 @@ class Calibration:
             chosen = {name: one for name, one in tensors.items() if name.startswith(f"{kind} ")}
             return {name.removeprefix(f"{kind} "): one for name, one in chosen.items()}
 
-        pairs = zip(tensors["keys"], tensors["values"], strict=True)
+        keys, values = named("keys"), named("values")
+        pairs = ((keys[at], values[at]) for at in sorted(keys))
         inputs = (named(kind) for kind in ("mean_square", "absmax", "expert_tokens"))
         return cls(tuple(pairs), *inputs)
 
@@ -121,11 +127,8 @@ def _absmax_cache(reference: Reference) -> Any:
         def __init__(self) -> None:
             super().__init__()
             spec = reference.spec
-            shape = (spec.num_key_value_heads, spec.head_dim)
-            self.absmax = [
-                (torch.full(shape, 1e-6), torch.full(shape, 1e-6))
-                for _ in range(spec.num_hidden_layers)
-            ]
+            shapes = [spec.heads(layer)[1:] for layer in spec.layers]
+            self.absmax = [(torch.full(shape, 1e-6), torch.full(shape, 1e-6)) for shape in shapes]
 
         def update(
             self,

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from edgelm.export.quantize.weights import Weights
-from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.groups import HEAD, TABLES
 
 
 class HessianReader(Protocol):
@@ -39,7 +39,7 @@ class InputStats:
 
         Of stacked experts [experts, in_features]: each sees tokens of its own.
         """
-        if group == EMBEDDING:
+        if group in TABLES:
             return None
         mean_square = self.mean_square[input_name(self.weights, group)]
         columns = self.weights.column_factors(group)

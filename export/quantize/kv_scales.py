@@ -89,10 +89,12 @@ def _equalize(
     powers_of_two: bool,
 ) -> LayerKvScaling:
     if layer.rope is not None and layer.rope.interleaved:  # executed in the other order
-        keys = keys[:, torch.from_numpy(half_rotated_order(layer.rope, spec.head_dim))]
+        keys = keys[:, torch.from_numpy(half_rotated_order(layer.rope, spec.heads(layer).dim))]
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)
+    if spec.value_norm:  # likewise
+        values = values.amax(0, keepdim=True).expand_as(values)
     keys = _pairwise(keys, layer).clamp(min=_MIN_ABSMAX * float(keys.max()))
     values = values.clamp(min=_MIN_ABSMAX * float(values.max()))
     # Geometric means keep factors around one, and folded weights in the range of fp16 scales.

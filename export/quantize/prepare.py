@@ -27,7 +27,7 @@ from edgelm.quantize.precision import (
     KvType,
     WeightPrecision,
 )
-from edgelm.spec.groups import EMBEDDING
+from edgelm.spec.groups import TABLES
 
 _PLAIN = "calibration"
 _HESSIANS = "hessians"  # the hashes of their files
@@ -136,7 +136,7 @@ def _smoothing(
         return smooth_quant(weights, observed.absmax)
     if method.scaling == "none" or not has_coarse(kinds):
         return None
-    groups = [group for group in weights.groups() if group != EMBEDDING]
+    groups = [group for group in weights.groups() if group not in TABLES]
     mean_square = {group: observed.mean_square[input_name(weights, group)] for group in groups}
     return Smoothing.from_mean_squares(weights.checkpoint.spec, mean_square)
 

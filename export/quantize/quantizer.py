@@ -22,8 +22,9 @@ from edgelm.quantize.gptq import Compensation
 from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import Quantized, joined
-from edgelm.spec.groups import EMBEDDING
+from edgelm.spec.groups import PER_LAYER_EMBEDDING, TABLES
 
+_PART = 2**25  # elements of a table that are quantized together
 ReadMatrix = Callable[[], torch.Tensor]
 
 
@@ -72,7 +73,10 @@ class Quantizer:
         name = f"{group} {self.grid(precision)}"
         found = self._load(name)
         if found is None:
-            quantized = self._quantize(group, _read(matrix), precision)
+            if group == PER_LAYER_EMBEDDING:
+                quantized = self._quantize_rows(group, precision)
+            else:
+                quantized = self._quantize(group, _read(matrix), precision)
             tensors = {key: one for key, one in vars(quantized).items() if torch.is_tensor(one)}
             found = self._save(name, tensors)
         return Quantized(
@@ -81,6 +85,17 @@ class Quantizer:
             found["levels"],
             found["scales"],
             found.get("zero_points"),
+        )
+
+    def _quantize_rows(self, group: str, precision: Int4 | Int8) -> Quantized:
+        """A table a part at a time: in fp32 it can be larger than the whole model."""
+        rows, columns = self.weights.shape(group)
+        step = max(1, _PART // columns)
+        return joined(
+            [
+                self._quantize(group, self.weights.rows(group, at, at + step), precision)
+                for at in range(0, rows, step)
+            ]
         )
 
     def _quantize(self, group: str, matrix: torch.Tensor, precision: Int4 | Int8) -> Quantized:
@@ -163,7 +178,7 @@ class Quantizer:
 
     def _hessian(self, group: str) -> ReadHessian | None:
         stats = self.stats
-        if group == EMBEDDING or stats is None or stats.hessians is None:
+        if group in TABLES or stats is None or stats.hessians is None:
             return None
         if self.weights.experts(group):
             return None  # rounded to nearest: see Hessians

@@ -12,7 +12,7 @@ from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.precision import W8A8, WeightPrecision
-from edgelm.spec.groups import EMBEDDING
+from edgelm.spec.groups import TABLES
 
 _MAX_LEVEL = 127
 _MAX_NOISE = 0.01  # of the mean square of inputs
@@ -27,7 +27,7 @@ def smooth_quant(weights: Weights, absmax: Mapping[str, torch.Tensor]) -> Smooth
     """
     spread = {}
     for group in weights.groups():
-        if group != EMBEDDING:
+        if group not in TABLES:
             columns = weights.matrix(group).abs().amax(0)
             spread[group] = absmax[input_name(weights, group)] / columns.clamp(min=1e-6)
     squares = {name: x**2 for name, x in spread.items()}

@@ -15,8 +15,8 @@ from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.groups import (
-    EMBEDDING,
     HEAD,
+    TABLES,
     executed_shape,
     experts_in,
     groups,
@@ -109,6 +109,11 @@ class Weights:
         rows = self.row_factors(group)
         return matrix if rows is None else matrix * rows[:, None]
 
+    def rows(self, group: str, start: int, end: int) -> torch.Tensor:
+        """A part of the rows of a table that nothing is folded into, in fp32."""
+        [name] = self.tensor_names(group)
+        return self.checkpoint.tensor(name)[start:end].float()
+
     def unfold(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors, by name, that `matrix` would be made of: its inverse."""
         if (rows := self.row_factors(group)) is not None:
@@ -150,11 +155,23 @@ class Weights:
             weight = weight / spec.logits_divisor
         if self.kv_scaling and name.endswith(("q_norm", "k_norm")):
             factors = self.layer_kv_scaling(name).key
-            factors = 1 / self._per_query_head(factors) if name.endswith("q_norm") else factors
+            if name.endswith("q_norm"):
+                factors = 1 / self._per_query_head(factors)
             weight = weight * (factors.flatten() if spec.qk_norm == "full" else factors[0])
         if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
             weight = weight / divisor
         return weight
+
+    def value_norm(self, layer: int) -> torch.Tensor:
+        """The weight of a layer's norm on values, which the checkpoint lacks, [head_dim]."""
+        spec = self.checkpoint.spec
+        if self.kv_scaling:
+            return self.layer_kv_scaling(f"layers.{layer}.attention").value[0]
+        return torch.ones(spec.heads(spec.layers[layer]).dim)
+
+    def layer_scalar(self, layer: int) -> float:
+        """What a layer's output is multiplied by."""
+        return float(self._tensor(f"model.layers.{layer}.layer_scalar"))
 
     def sinks(self, layer: int) -> torch.Tensor:
         """The sinks of a layer's query heads [num_attention_heads]."""
@@ -243,9 +260,11 @@ class Weights:
         return torch.cat([heads[:, 0].flatten(), keys_values, heads[:, 1].flatten()])
 
     def layer_kv_scaling(self, name: str) -> LayerKvScaling:
-        """The cache scaling of the layer that a group or norm belongs to."""
+        """The cache scaling of the layer that a group or norm belongs to, or shares keys of."""
         assert self.kv_scaling is not None
-        return self.kv_scaling.layers[split_group(name)[0]]
+        index = split_group(name)[0]
+        source = self.checkpoint.spec.layers[index].shares_kv_of
+        return self.kv_scaling.layers[index if source is None else source]
 
     def inputs(self, group: str) -> Inputs | None:
         """What the graph does to a group's inputs, for the levels of a quantized source.
@@ -261,7 +280,7 @@ class Weights:
 
     def _is_looked_up(self, group: str) -> bool:
         """Whether rows of a group's matrix are the inputs of the first layer."""
-        return group == EMBEDDING or (group == HEAD and self.checkpoint.spec.tie_word_embeddings)
+        return group in TABLES or (group == HEAD and self.checkpoint.spec.tie_word_embeddings)
 
     def packed(self, group: str) -> list[PackedMatrix] | None:
         """The quantized matrices that a group consists of; None unless all of them are."""
@@ -293,7 +312,7 @@ class Weights:
         spec = self.checkpoint.spec
         if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:
             return 1 / divisor
-        if self.kv_scaling and group.endswith("attention.qkv"):
+        if self.kv_scaling and group.endswith("attention.qkv") and not spec.value_norm:
             scaling = self.layer_kv_scaling(group)
             query, key = 1 / self._per_query_head(scaling.key), scaling.key
             if spec.qk_norm != "none":  # the norms after the projection carry the factors
@@ -307,8 +326,8 @@ class Weights:
 
     def _per_query_head(self, factors: torch.Tensor) -> torch.Tensor:
         """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
-        spec = self.checkpoint.spec
-        return factors.repeat_interleave(spec.num_attention_heads // spec.num_key_value_heads, 0)
+        heads = self.checkpoint.spec.num_attention_heads
+        return factors.repeat_interleave(heads // len(factors), 0)
 
 
 def _bias_name(weight: str) -> str:

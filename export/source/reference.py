@@ -113,6 +113,13 @@ class Reference:
                 tensor = self._read(f"{name}.{parameter}")
                 module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
 
+        def read_rows(_: nn.Module, arguments: Any) -> tuple[torch.Tensor, ...]:
+            # Of a table only what is looked up: Gemma 4's for every layer has billions of values.
+            ids, places = torch.unique(arguments[0], return_inverse=True)
+            rows = self._table(f"{name}.weight")[ids].float()
+            module._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+            return places, *arguments[1:]
+
         large = sum(parameter.numel() for parameter in empty.values() if parameter is not None)
 
         def drop(_: nn.Module, __: Any, ___: Any) -> None:
@@ -120,8 +127,16 @@ class Reference:
             if large > LARGE:
                 give_back()
 
-        user.register_forward_pre_hook(read)
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # only training reads it
+            module.register_forward_pre_hook(read_rows)
+        else:
+            user.register_forward_pre_hook(read)
         user.register_forward_hook(drop)
+
+    def _table(self, name: str) -> torch.Tensor:
+        """A tensor in its stored type, mapped from the file."""
+        return self.overrides[name] if name in self.overrides else self.checkpoint.tensor(name)
 
     def _read(self, name: str) -> torch.Tensor:
         if name in self.overrides:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import CacheContract, GraphContract, GraphSegment
+from edgelm.bundle import CacheContract, CacheLayer, GraphContract, GraphSegment
 from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
@@ -77,20 +77,21 @@ def _only(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def _expected_inputs(graph: GraphContract) -> dict[str, Tensor]:
     given = (*graph.inputs.values(), *graph.links)
     expected = {one.name: _contract(one.dtype, one.shape) for one in given}
-    cache = _cache(graph, graph.cache.capacity)
     for layer in graph.cache.layers:
+        cache = _cache(graph, layer, graph.cache.capacity)
         expected[layer.past_key] = expected[layer.past_value] = cache
     for state in graph.cache.states:
         expected[state.past] = Tensor(state.dtype, (1, *state.shape))
-    return expected
+    # A segment may read the rows that an earlier one has written (Gemma 4).
+    return _expected_outputs(graph) | expected
 
 
 def _expected_outputs(graph: GraphContract) -> dict[str, Tensor]:
     given = (*graph.outputs.values(), *graph.links)
     expected = {one.name: _contract(one.dtype, one.shape) for one in given}
     in_place = graph.cache.update == "in_place"
-    cache = _cache(graph, graph.cache.capacity if in_place else None)
     for layer in graph.cache.layers:
+        cache = _cache(graph, layer, graph.cache.capacity if in_place else None)
         expected[layer.present_key] = expected[layer.present_value] = cache
     for state in graph.cache.states:
         expected[state.present] = Tensor(state.dtype, (1, *state.shape))
@@ -101,9 +102,9 @@ def _contract(dtype: str, shape: tuple[int | str, ...]) -> Tensor:
     return Tensor(dtype, tuple(size if isinstance(size, int) else None for size in shape))
 
 
-def _cache(graph: GraphContract, rows: int | None) -> Tensor:
-    cache = graph.cache
-    return Tensor(_CACHE_TYPES[cache.dtype], (1, cache.num_key_value_heads, rows, cache.head_dim))
+def _cache(graph: GraphContract, layer: CacheLayer, rows: int | None) -> Tensor:
+    heads, dim = graph.cache.heads(layer)
+    return Tensor(_CACHE_TYPES[graph.cache.dtype], (1, heads, rows, dim))
 
 
 def _compare(

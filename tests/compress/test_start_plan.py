@@ -99,6 +99,12 @@ def test_experts_are_not_pruned(bench: Path, table: str) -> None:
         preflight(recipe_of(bench, table, DISTILL), spec)
 
 
+def test_layers_that_share_are_not_pruned(bench: Path) -> None:
+    spec = DecoderSpec.from_hf(tiny_config("gemma4").to_dict())
+    with pytest.raises(BadInput, match=r"\[prune\] cannot be used with gemma4_text: its layers"):
+        preflight(recipe_of(bench, PRUNE, DISTILL), spec)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "1 s"), (89.5, "90 s"), (600, "10 min"), (7200, "2.0 h"), (9 * 86400, "9 days")],

@@ -17,6 +17,7 @@ from edgelm.spec.config.config_fields import (
 )
 from edgelm.spec.config.expert_fields import layer_experts
 from edgelm.spec.config.layer_fields import layer_thetas, layer_windows, rotated_layers
+from edgelm.spec.config.layer_sizes import layer_heads, per_layer_inputs, with_shared_keys
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
@@ -46,6 +47,7 @@ _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "is_causal": (True, "models that see later tokens"),
     "use_bidirectional_attention": (False, "models that see later tokens"),
     "per_layer_config": (None, "layers that differ in their sizes"),
+    "enable_moe_block": (False, "layers with both an MLP and experts (Gemma 4 26B-A4B)"),
     "is_encoder_decoder": (False, "models with an encoder"),
     "clip_qkv": (None, "clipped queries, keys and values"),
 }
@@ -98,6 +100,9 @@ class _Reader:
             attention_gate=family.attention_gate,
             attention_scale=self.attention_scale(head_dim),
             layers=self.layers(head_dim),
+            value_norm=family.value_norm,
+            layer_scalars=family.layer_scalars,
+            per_layer_inputs=per_layer_inputs(fields, family),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
             logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
             **self.multipliers(hidden),
@@ -111,6 +116,10 @@ class _Reader:
         """
         for field, (harmless, meaning) in _UNSUPPORTED.items():
             value = self.fields.values.get(field, harmless)
+            if field == "per_layer_config" and self.family.global_heads:
+                continue
+            if field == "use_bidirectional_attention" and value == "vision":
+                continue  # of the tokens of images alone
             if value is not None and value is not harmless:
                 raise BadCheckpoint(
                     f"config.json: {field} is {shown(value)}: {meaning} are not supported"
@@ -183,6 +192,8 @@ class _Reader:
     def attention_scale(self, head_dim: int) -> float:
         if self.family.multipliers:
             return self.number("attention_multiplier")
+        if self.family.attention_scale is not None:
+            return self.family.attention_scale
         scalar = self.number("query_pre_attn_scalar") if self.family.query_scalar else head_dim
         return 1.0 / math.sqrt(scalar)
 
@@ -207,30 +218,38 @@ class _Reader:
         windows = layer_windows(fields, family, rotated)
         if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:
             rotated = [window is not None for window in windows]
+        if family.global_heads:
+            windows[-1] = None  # whatever `layer_types` says
+        heads = layer_heads(fields, family, windows)
+        kinds = {
+            (window is not None, own.get("head_dim") or head_dim)
+            for window, own in zip(windows, heads, strict=True)
+        }
         ropes = {
-            local: Rope(
-                *read_rope(fields, family, head_dim, local=local),
+            (local, dim): Rope(
+                *read_rope(fields, family, dim, local=local),
                 interleaved=family.interleaved_rope,
             )
-            for local in {window is not None for window in windows}
+            for local, dim in kinds
         }
         thetas = layer_thetas(fields, family, count)
         mixers = layer_mixers(fields, family, count)
         growth = read_query_growth(fields) if family.scaled_queries else None
         mlps = layer_experts(fields, family, count)
         layers = []
-        for window, rotates, theta, mixer, mlp in zip(
-            windows, rotated, thetas, mixers, mlps, strict=True
+        for window, rotates, theta, mixer, mlp, own in zip(
+            windows, rotated, thetas, mixers, mlps, heads, strict=True
         ):
             if mixer is not None:
                 layers.append(LayerSpec(None, mixer=mixer, mlp=mlp))
                 continue
-            rope = ropes[window is not None]
+            rope = ropes[window is not None, own.get("head_dim") or head_dim]
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)
-            layers.append(LayerSpec(rope if rotates else None, window, growth, mlp=mlp))
+            rope_of_layer = rope if rotates else None
+            layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, **own))
         size = feed_forward_size(fields, family)
-        return with_own_sizes(fields, tuple(layers), size)
+        return with_shared_keys(fields, family, with_own_sizes(fields, tuple(layers), size))
 
 
 def _family_name(config: Mapping[str, Any]) -> str:

@@ -110,6 +110,10 @@ def _fourth(fields: Fields, window: int | None, rotated: list[bool]) -> list[boo
     return [layer % 4 != 3 for layer in range(len(rotated))]
 
 
+def _sixth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [layer % 6 != 5 for layer in range(len(rotated))]
+
+
 def _first(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
     return [layer % 4 != 0 for layer in range(len(rotated))]
 
@@ -133,6 +137,7 @@ _DEFAULTS: dict[Windows, Default] = {
     "alternating": _alternating,
     "pattern": _pattern,
     "fourth": _fourth,
+    "sixth": _sixth,
     "first": _first,
     "upper": _upper,
     "unrotated": _unrotated,

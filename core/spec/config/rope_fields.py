@@ -72,6 +72,8 @@ def read_query_growth(fields: Fields) -> tuple[float, int]:
 def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
     """The parameters of one layer type, with top-level fields as defaults."""
     scaling, given = fields.nested("rope_scaling"), fields.nested("rope_parameters")
+    if not given and family.local_rope:  # null too means the class's default
+        given = family.defaults.get("rope_parameters", given)
     nested = any(kind in {**scaling, **given} for kind in _KINDS)
     positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
     defaults = {"partial_rotary_factor": fields.values.get("partial_rotary_factor", 1.0)}
@@ -115,8 +117,8 @@ def _rotated_channels(inner: Fields, family: Family, kind: str, head_dim: int) -
     partial = inner.number("partial_rotary_factor", most=1.0)
     if partial is None:
         raise inner.wrong("partial_rotary_factor", "a number above 0, up to 1")
-    if kind == "default" and not family.partial_rotation:
-        partial = 1.0  # not read
+    if kind == "proportional" or (kind == "default" and not family.partial_rotation):
+        partial = 1.0  # the table has the whole head, or the field is not read
     dim = int(head_dim * partial)
     if dim != head_dim and not family.partial_rotation:
         raise inner.wrong("partial_rotary_factor", "1: this architecture rotates whole heads")
@@ -174,6 +176,11 @@ def _longrope(inner: Fields, dim: int) -> Names:
     return ("short_factor", "long_factor", _ORIGINAL, "factor", "attention_factor")
 
 
+def _proportional(inner: Fields, dim: int) -> Names:
+    inner.number("factor")
+    return ("partial_rotary_factor", "factor")
+
+
 def _needed(inner: Fields, name: str) -> float:
     value = inner.number(name)
     if value is None:
@@ -192,4 +199,5 @@ _SCALINGS: dict[str, Callable[[Fields, int], Names]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }

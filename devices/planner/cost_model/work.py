@@ -78,13 +78,18 @@ def work_of(
 
     Without `windows`, layers with a sliding window read as much as the others.
     """
-    per_layer = 2 * spec.kv_size * kv_bytes
-    seen = [layer.window if windows else None for layer in spec.layers if layer.attends]
-    caches = tuple(Cache(per_layer * seen.count(window), window) for window in dict.fromkeys(seen))
+    attending = [layer for layer in spec.layers if layer.attends]
+    # A layer that shares another's keys and values reads them as if they were its own.
+    read: dict[int | None, float] = {}
+    for layer in attending:
+        window = layer.window if windows else None
+        read[window] = read.get(window, 0.0) + 2 * spec.heads(layer).kv_size * kv_bytes
+    caches = tuple(Cache(size, window) for window, size in read.items())
     head = spec.embedding_parameters
     active, idle = spec.active_parameters, spec.linear_parameters - spec.active_parameters
     mixtures = spec.mixtures
     every_expert = sum(one.expert_parameters(spec.hidden_size) for one in mixtures)
+    rows = spec.per_layer_embedding_parameters  # of which a token reads one, next to nothing
     copies = 1 if spec.tie_word_embeddings else 2
     return Work(
         layers=spec.executed_layers,
@@ -92,10 +97,10 @@ def work_of(
         head_parameters=head,
         linear_bytes=active * linear_bits / 8,
         head_bytes=head * head_bits / 8,
-        resident_bytes=((active + idle) * linear_bits + copies * head * head_bits) / 8,
+        resident_bytes=((active + idle + rows) * linear_bits + copies * head * head_bits) / 8,
         caches=caches,
-        attention_width=spec.q_size * len(seen),
-        attention_layers=len(seen),
+        attention_width=sum(spec.heads(layer).q_size for layer in attending),
+        attention_layers=len(attending),
         active_experts=mixtures[0].top_k if mixtures else 0,
         experts=mixtures[0].experts if mixtures else 0,
         expert_bytes=every_expert * linear_bits / 8,

@@ -6,6 +6,7 @@ from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import PER_LAYER_EMBEDDING
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
 
@@ -20,12 +21,19 @@ def workspace_bytes(
     """
     rows = min(chunk, context)
     widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.mlp_width
-    elements = context * spec.kv_size if kv in EIGHT_BIT_KV else 0  # of keys, and of values
+    widest += 3 * spec.per_layer_width  # those of all layers, normed and summed
+    widths = [spec.heads(layer).kv_size for layer in spec.layers if layer.attends]
+    elements = context * max(widths) if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
     scores = spec.num_attention_heads * context
     dequantized = 4 * elements
     return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
+
+
+def packed_bytes(engine: Engine, total: int, looked_up: float) -> int:
+    """What an engine's own copies of matrices take; it has none of tables that it looks up in."""
+    return int((engine.weight_copies - 1) * max(0.0, total - looked_up))
 
 
 def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
@@ -39,7 +47,11 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     workspace = workspace_bytes(
         spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
     )
-    weights = int(engine.weight_copies * manifest.weight_bytes)
+    looked_up = 0.0
+    if (precision := manifest.precision.get(PER_LAYER_EMBEDDING)) is not None:
+        looked_up = spec.per_layer_embedding_parameters * precision.bits_per_weight / 8
+    packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
+    weights = manifest.weight_bytes + packed
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
     cache += spec.state_bytes(4) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
@@ -67,4 +79,6 @@ def export_bytes(spec: DecoderSpec, total: int) -> int:
     experts = (2 * one.experts * one.size * spec.hidden_size for one in spec.mixtures)
     dense = spec.hidden_size * 2 * spec.intermediate_size
     largest = max(spec.embedding_parameters, dense, *experts)
-    return 12 * largest + 4 * _GATE_ROWS * spec.vocab_size + total
+    # A per-layer embedding is read in parts; its levels are in memory twice or three times.
+    table = 4 * spec.per_layer_embedding_parameters
+    return 12 * largest + table + 4 * _GATE_ROWS * spec.vocab_size + total

@@ -32,8 +32,8 @@ class SmallerModel(msgspec.Struct, frozen=True):
 def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
     """The largest model along each axis that meets the request, largest first; empty if none."""
     found: list[SmallerModel] = []
-    if spec.mixtures:
-        return found  # edge-compress does not prune experts
+    if spec.mixtures or spec.entangles_layers:
+        return found  # which edge-compress does not prune
     for axis, candidates in _AXES.items():
         model = _largest(axis, list(candidates(spec)), profile, request)
         if model is not None:

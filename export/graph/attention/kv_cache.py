@@ -53,18 +53,30 @@ class KvCacheIO:
     def past(self, index: int) -> tuple[Value, Value]:
         """Declare a layer's keys and values as inputs."""
         key, value = (
-            self.graph.input(f"past.{index}.{kind}", self.dtype, self._shape(self.past_rows))
+            self.graph.input(f"past.{index}.{kind}", self.dtype, self._shape(index, self.past_rows))
             for kind in _KINDS
         )
         return key, value
 
     def present(self, index: int, key: Value, value: Value) -> None:
         """Declare what follows `past` as outputs."""
-        shape = self._shape(self.present_rows)
+        shape = self._shape(index, self.present_rows)
         for kind, tensor in zip(_KINDS, (key, value), strict=True):
             self.graph.output(tensor, f"present.{index}.{kind}", self.dtype, shape)
-        names = (f"{when}.{index}.{kind}" for when in ("past", "present") for kind in _KINDS)
-        self.layers.append(CacheLayer(*names))
+        own = self.spec.layers[index]
+        key_names, value_names = (
+            tuple(f"{when}.{index}.{kind}" for when in ("past", "present")) for kind in _KINDS
+        )
+        self.layers.append(
+            CacheLayer(
+                past_key=key_names[0],
+                past_value=value_names[0],
+                present_key=key_names[1],
+                present_value=value_names[1],
+                num_key_value_heads=own.num_key_value_heads,
+                head_dim=own.head_dim,
+            )
+        )
 
     def past_state(self, index: int, kind: StateKind = "conv") -> Value:
         """Declare what a layer without attention remembers as an input, [1, *shape]."""
@@ -82,5 +94,6 @@ class KvCacheIO:
         # A matrix state sums over all tokens: 16 bits would lose what later ones add.
         return ir.DataType.FLOAT if kind == "matrix" else self.state_dtype
 
-    def _shape(self, rows: int | str) -> tuple[int | str, ...]:
-        return (1, self.spec.num_key_value_heads, rows, self.spec.head_dim)
+    def _shape(self, index: int, rows: int | str) -> tuple[int | str, ...]:
+        heads = self.spec.heads(self.spec.layers[index])
+        return (1, heads.keys, rows, heads.dim)

@@ -13,6 +13,7 @@ import torch
 
 from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
 from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.projected import split_projected
 from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
@@ -33,7 +34,10 @@ _MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
 class _Attention(NamedTuple):
-    """The operands of one layer's attention; key and value are None if packed into query."""
+    """The operands of one layer's attention; key and value are None if packed into query.
+
+    Of a layer that shares keys and values they have no rows, and past is the other's present.
+    """
 
     query: Value
     key: Value | None
@@ -79,8 +83,10 @@ class OrtAttention:
             state_dtype=DTYPES[activations],
         )
         self.query_factors = QueryFactors(self.graph, context, activations)
+        self._presents: dict[int, tuple[Value, Value]] = {}
         self._prefill: Value | None = None
         self._position_rows: Value | None = None
+        self._total: Value | None = None
 
     def split_gate(self, qkv: Value) -> tuple[Value, Value]:
         """See Dialect."""
@@ -105,13 +111,20 @@ class OrtAttention:
         layer: LayerSpec,
         qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> Value:
-        past_key, past_value = self.cache.past(index)
         query, key, value = qkv, None, None
-        if qk_norm is not None:
-            query, key, value = self._normed_heads(qkv, index, layer, qk_norm)
+        if layer.shares_kv_of is not None:
+            past_key, past_value = self._presents[layer.shares_kv_of]
+            key = value = self._no_rows(layer)
+            if qk_norm is not None:
+                name = f"layers.{index}.self_attn.q_norm"
+                query = self._norm_per_head(qkv, name, qk_norm[0], self.spec.heads(layer).dim)
+        else:
+            past_key, past_value = self.cache.past(index)
+            if qk_norm is not None:
+                query, key, value = self._normed_heads(qkv, index, layer, qk_norm)
         if (factors := self.query_factors[layer.query_growth]) is not None:
             if key is None:
-                query, key, value = self._split(qkv)
+                query, key, value = self._split(qkv, layer)
             rows = self.graph.op("Gather", factors, self._positions(), axis=0)
             query = self.graph.op("Mul", query, rows)
         sinks = None
@@ -120,6 +133,8 @@ class OrtAttention:
             sinks = write_floats(self.graph, name, self.weights.sinks(index), self.activations)
         operands = _Attention(query, key, value, past_key, past_value, layer, index, sinks)
         scales = self._cache_scales(index) if self.kv in _CACHE_TYPES else None
+        if layer.shares_kv_of is not None:
+            return self._attend_shared(operands, scales)
         if scales is None or self.activations != "fp32":
             out, present_key, present_value = self._attend(operands, scales)
         elif self.kv == "int8":
@@ -132,17 +147,55 @@ class OrtAttention:
         else:
             out, present_key, present_value = self._attend_dequantized(operands, scales)
         self.cache.present(index, present_key, present_value)
+        self._presents[index] = present_key, present_value
         return out
+
+    def _attend_shared(self, operands: "_Attention", scales: tuple[Value, Value] | None) -> Value:
+        """Over the rows of another layer, to which nothing is appended."""
+        if scales is None or self.activations != "fp32":
+            return self._attend(operands, scales)[0]
+        rows = self._total_rows()
+
+        def dequantized() -> tuple[Value, ...]:
+            caches = zip((operands.past_key, operands.past_value), scales, strict=True)
+            key, value = (self._dequantize(*one, rows) for one in caches)
+            return self._attend(operands._replace(past_key=key, past_value=value), None)[:1]
+
+        if self.kv != "int8":
+            return dequantized()[0]
+        [out] = self.graph.branch(
+            self._is_prefill(),
+            dequantized,
+            lambda: self._attend(operands, scales)[:1],
+            name=f"layers.{operands.number}.attention",
+        )
+        return out
+
+    def _no_rows(self, layer: LayerSpec) -> Value:
+        """Keys, or values, of no token: [1, 0, kv_size]."""
+        width = self.spec.heads(layer).kv_size
+        empty = np.zeros((1, 0, width), dtype=DTYPES[self.activations].numpy())
+        return self.graph.constant(f"no_rows.{width}", empty)
+
+    def _total_rows(self) -> Value:
+        """Tokens in the cache after this run, int64 [1]; one node for all layers."""
+        if self._total is None:
+            count = self.graph.op("Shape", self.tokens, start=1, end=2)
+            self._total = self.graph.op("Add", self.past_length, count)
+        return self._total
 
     def _attend(
         self, operands: "_Attention", scales: tuple[Value, Value] | None
     ) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
-        layer = operands.layer
+        layer, heads = operands.layer, self.spec.heads(operands.layer)
         rope = None if self.spec.qk_norm_after_rope else layer.rope  # else rotated already
         cos, sin = self.rotary[rope] if rope else (None, None)
         quantized = scales is not None
-        return self.graph.op(  # type: ignore[no-any-return]
+        # Nothing is appended to a shared cache, and without outputs for it nothing is copied; the
+        # kernel for int8 caches demands them.
+        shared = layer.shares_kv_of is not None and not quantized
+        found = self.graph.op(
             "GroupQueryAttention",
             operands.query,
             operands.key,
@@ -156,10 +209,10 @@ class OrtAttention:
             *((None, None, operands.sinks) if operands.sinks or scales else ()),
             *(scales or ()),
             domain=MICROSOFT,
-            outputs=3,
+            outputs=1 if shared else 3,
             name=f"layers.{operands.number}.attention",
-            num_heads=self.spec.num_attention_heads,
-            kv_num_heads=self.spec.num_key_value_heads,
+            num_heads=heads.queries,
+            kv_num_heads=heads.keys,
             scale=self.spec.attention_scale,
             do_rotary=int(rope is not None),
             local_window_size=layer.window,
@@ -168,6 +221,7 @@ class OrtAttention:
             v_quant_type="PER_TENSOR" if quantized else None,
             kv_cache_bit_width=8 if quantized else None,
         )
+        return found if isinstance(found, tuple) else (found,)
 
     def _attend_dequantized(
         self, operands: "_Attention", scales: tuple[Value, Value]
@@ -179,7 +233,8 @@ class OrtAttention:
         """
         caches = (operands.past_key, operands.past_value)
         dequantized = [
-            self._dequantize(cache, scale) for cache, scale in zip(caches, scales, strict=True)
+            self._dequantize(cache, scale, self.past_length)
+            for cache, scale in zip(caches, scales, strict=True)
         ]
         operands = operands._replace(past_key=dequantized[0], past_value=dequantized[1])
         out, *grown = self._attend(operands, None)
@@ -189,10 +244,10 @@ class OrtAttention:
         ]
         return (out, *presents)
 
-    def _dequantize(self, cache: Value, scale: Value) -> Value:
-        """The filled part of the cache as fp32 [1, heads, past_length, head_dim]."""
+    def _dequantize(self, cache: Value, scale: Value, rows: Value) -> Value:
+        """The filled part of the cache as fp32 [1, heads, rows, head_dim]."""
         zero = self.graph.constant("zero", np.array([0], dtype=np.int64))
-        filled = self.graph.op("Slice", cache, zero, self.past_length, self._position_axis())
+        filled = self.graph.op("Slice", cache, zero, rows, self._position_axis())
         if self.stored == "fp32":
             return filled  # type: ignore[no-any-return]
         return self.graph.op("DequantizeLinear", filled, scale)  # type: ignore[no-any-return]
@@ -242,8 +297,12 @@ class OrtAttention:
         weights: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[Value, Value, Value]:
         # The CPU kernel ignores q_norm_weight and k_norm_weight: the norms are nodes of their own.
-        spec = self.spec
-        query, key, value = self._split(qkv)
+        spec, dim = self.spec, self.spec.heads(layer).dim
+        query, key, value = self._split(qkv, layer)
+        if spec.value_norm:
+            weight = self.weights.value_norm(index)
+            name = f"layers.{index}.self_attn.v_norm"
+            value = self._norm_per_head(value, name, weight, dim)
         if spec.qk_norm_after_rope and layer.rope:
             query = self._rotate(query, layer.rope, spec.num_attention_heads)
             key = self._rotate(key, layer.rope, spec.num_key_value_heads)
@@ -252,15 +311,12 @@ class OrtAttention:
             query = self.norm(query, f"{prefix}.q_norm", weights[0])
             key = self.norm(key, f"{prefix}.k_norm", weights[1])
             return query, key, value
-        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0])
-        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1])
+        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0], dim)
+        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1], dim)
         return query, key, value
 
-    def _split(self, qkv: Value) -> tuple[Value, Value, Value]:
-        spec = self.spec
-        sizes = np.array([spec.q_size, spec.kv_size, spec.kv_size], dtype=np.int64)
-        constant = self.graph.constant("qkv_sizes", sizes)
-        return self.graph.op("Split", qkv, constant, outputs=3, axis=-1)  # type: ignore[no-any-return]
+    def _split(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value, Value]:
+        return split_projected(self.graph, self.spec, layer, qkv)
 
     def _rotate(self, x: Value, rope: Rope, heads: int) -> Value:
         """Rotary embedding of [1, T, heads * head_dim], before a norm that follows it."""
@@ -288,9 +344,9 @@ class OrtAttention:
             self._position_rows = self.graph.op("Unsqueeze", row, first)
         return self._position_rows
 
-    def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor) -> Value:
-        heads = np.array([0, 0, -1, self.spec.head_dim], dtype=np.int64)
+    def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor, dim: int) -> Value:
+        heads = np.array([0, 0, -1, dim], dtype=np.int64)
         flat = np.array([0, 0, -1], dtype=np.int64)
-        split = self.graph.op("Reshape", x, self.graph.constant("shape.heads", heads))
+        split = self.graph.op("Reshape", x, self.graph.constant(f"shape.heads.{dim}", heads))
         normed = self.norm(split, name, weight)
         return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.qdq import QdqDialect
+from edgelm.spec.heads import HeadSizes
 
 Value = ir.Value
 _MASKED = -1e9  # the score of a key that a query does not see
@@ -59,10 +60,10 @@ def _softmax_with_sinks(
     return op("Slice", shares, zero, last, last)  # type: ignore[no-any-return]
 
 
-def by_key_head(dialect: QdqDialect, x: Value) -> Value:
+def by_key_head(dialect: QdqDialect, x: Value, heads: HeadSizes) -> Value:
     """[1, heads, T, n] -> [1, kv_heads, heads / kv_heads * T, n]; a view, nothing moves."""
-    shape = np.array([1, dialect.spec.num_key_value_heads, -1, 0], dtype=np.int64)
-    constant = dialect.graph.constant("shape.by_key_head", shape)
+    shape = np.array([1, heads.keys, -1, 0], dtype=np.int64)
+    constant = dialect.graph.constant(f"shape.by_key_head.{heads.keys}", shape)
     return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]
 
 

@@ -39,6 +39,8 @@ class DecomposedDialect(QdqDialect):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._masks: dict[int | None, Value] = {}
+        # Old keys and values of a layer, then its new ones, which other layers may read.
+        self._rows_of: dict[int, tuple[Value, Value, Value, Value]] = {}
         self._angles: dict[str, tuple[Value, Value]] = {}
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
@@ -57,9 +59,9 @@ class DecomposedDialect(QdqDialect):
             "Mul", normed, self.matrices.floats(f"{name}.weight", weight), name=name
         )
 
-    def rotate(self, x: Value, rope: Rope) -> Value:
+    def rotate(self, x: Value, rope: Rope, layer: LayerSpec) -> Value:
         cos, sin = self._rows_of_tables(rope)
-        half, head = rope.dim // 2, self.spec.head_dim
+        half, head = rope.dim // 2, self.spec.heads(layer).dim
         sizes = [half, half, head - rope.dim][: 3 if rope.dim < head else 2]
         split = self.graph.constant(f"rotary.{sizes}", np.array(sizes, dtype=np.int64))
         first, second, *rest = self.graph.op("Split", x, split, outputs=len(sizes), axis=-1)
@@ -70,20 +72,29 @@ class DecomposedDialect(QdqDialect):
         )
         return op("Concat", *rotated, *rest, axis=-1)  # type: ignore[no-any-return]
 
-    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
-        past_key, past_value = self.cache.past(index)
-        # A graph's output needs a node of its own.
-        self.cache.present(index, self.graph.op("Identity", key), self.graph.op("Identity", value))
-        query = by_key_head(self, self.scale(query, self.spec.attention_scale))
+    def attend(
+        self, query: Value, new: tuple[Value, Value] | None, index: int, layer: LayerSpec
+    ) -> Value:
+        if new is not None:
+            # A graph's output needs a node of its own.
+            key, value = (self.graph.op("Identity", rows) for rows in new)
+            self._rows_of[index] = (*self.cache.past(index), key, value)
+            self.cache.present(index, key, value)
+        source = index if layer.shares_kv_of is None else layer.shares_kv_of
+        past_key, past_value, key, value = self._rows_of[source]
+        if new is not None:
+            key, value = new
+        heads = self.spec.heads(layer)
+        query = by_key_head(self, self.scale(query, self.spec.attention_scale), heads)
         both = [scores(self, query, keys) for keys in (past_key, key)]
         joined = self.graph.op("Concat", *both, axis=-1)
         sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
         shares = masked_softmax(self, joined, self._mask(layer.window), sinks, index)
-        old, new = (
-            self.graph.op("MatMul", by_key_head(self, part), values)
+        before, after = (
+            self.graph.op("MatMul", by_key_head(self, part, heads), values)
             for part, values in zip(self._cut(shares), (past_value, value), strict=True)
         )
-        return by_query_head(self, self.add(old, new))
+        return by_query_head(self, self.add(before, after))
 
     def _cut(self, shares: Value) -> tuple[Value, Value]:
         """The shares of cached keys and those of new ones."""

@@ -29,10 +29,11 @@ from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.groups import EMBEDDING, HEAD
+from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
 from edgelm.spec.mixers import GatedDelta
 
 Value = ir.Value
+_TABLE_NAMES = {"embed": "embedding", "embed_per_layer": "per_layer_embedding"}
 _SCATTERING = ("int8", "fp8")  # caches that TensorScatter, of opset 24, writes
 
 
@@ -67,45 +68,48 @@ class OrtDialect(OrtAttention):
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings
-        group = HEAD if tied else EMBEDDING
+        rows, stored = self._look_up(HEAD if tied else EMBEDDING, "embed")
+        if tied:
+            self._tied = stored
+        return rows
+
+    def embed_per_layer(self) -> Value:
+        return self._look_up(PER_LAYER_EMBEDDING, "embed_per_layer")[0]
+
+    def _look_up(self, group: str, name: str) -> tuple[Value, dict[str, Value]]:
+        """The tokens' rows of a table, and what a head that is tied to it can use."""
         precision = self.precision[group]
+        rows, columns = self.weights.shape(group)
         if isinstance(precision, Unquantized):
-            return self._embed_unquantized(shared=tied)
+            return self._look_up_unquantized(group, name)
         precision = _grouped(precision, group)
-        if self.spec.hidden_size % precision.group_size:
-            return self._embed_unquantized(shared=False)
+        if columns % precision.group_size:
+            return self._look_up_unquantized(group, name)[0], {}
         packed = self._packed(group, lambda: self.weights.matrix(group), precision)
         bits = 4 if isinstance(precision, Int4) else 8
-        rows = self.spec.vocab_size
-        data = self.graph.view(
-            "embedding.rows", packed["levels"], (rows, self.spec.hidden_size * bits // 8)
-        )
-        if tied:
-            self._tied = packed
-        return self.graph.op(  # type: ignore[no-any-return]
+        table = _TABLE_NAMES[name]
+        data = self.graph.view(f"{table}.rows", packed["levels"], (rows, columns * bits // 8))
+        gathered = self.graph.op(
             "GatherBlockQuantized",
             data,
             self.tokens,
             self._cast_scales(packed["scales"]),
             packed.get("zero_points"),
             domain=MICROSOFT,
-            name="embed",
+            name=name,
             bits=bits,
             block_size=precision.group_size,
             gather_axis=0,
             quantize_axis=1,
         )
+        return gathered, packed
 
-    def _embed_unquantized(self, *, shared: bool) -> Value:
-        group = HEAD if self.spec.tie_word_embeddings else EMBEDDING
-        matrix = self.weights.matrix(group)
-        precision = self.precision[group]
+    def _look_up_unquantized(self, group: str, name: str) -> tuple[Value, dict[str, Value]]:
+        matrix, precision = self.weights.matrix(group), self.precision[group]
         if isinstance(precision, Unquantized):
             matrix = as_precision(matrix, precision)
-        table = self._floats("embedding.weight", matrix)
-        if shared:
-            self._tied = {"weight": table}
-        return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
+        table = self._floats(f"{_TABLE_NAMES[name]}.weight", matrix)
+        return self.graph.op("Gather", table, self.tokens, name=name, axis=0), {"weight": table}
 
     def linear(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None

@@ -38,6 +38,7 @@ class StandardDialect(QdqDialect):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._masks: dict[int | None, Value] = {}
+        self._presents: dict[int, tuple[Value, Value]] = {}
         # TensorRT's importer refuses the attribute of the soft cap; the op has no sinks; and beside
         # a Scan, as of TensorRT-RTX 1.7, the compiler finds no kernel for it.
         spec = self.spec
@@ -54,26 +55,32 @@ class StandardDialect(QdqDialect):
             epsilon=self.spec.rms_norm_eps,
         )
 
-    def rotate(self, x: Value, rope: Rope) -> Value:
+    def rotate(self, x: Value, rope: Rope, layer: LayerSpec) -> Value:
         cos, sin = self.rotary[rope]
-        partial = rope.dim if rope.dim != self.spec.head_dim else None
+        partial = rope.dim if rope.dim != self.spec.heads(layer).dim else None
         return self.graph.op(  # type: ignore[no-any-return]
             "RotaryEmbedding", x, cos, sin, self.positions, rotary_embedding_dim=partial
         )
 
-    def attend(self, query: Value, key: Value, value: Value, index: int, layer: LayerSpec) -> Value:
-        keys, values = (
-            self.graph.op("TensorScatter", past, new, self.past_length, axis=2)
-            for past, new in zip(self.cache.past(index), (key, value), strict=True)
-        )
-        self.cache.present(index, keys, values)
-        keys, values = self._filled(keys), self._filled(values)
+    def attend(
+        self, query: Value, new: tuple[Value, Value] | None, index: int, layer: LayerSpec
+    ) -> Value:
+        if new is not None:
+            keys, values = (
+                self.graph.op("TensorScatter", past, rows, self.past_length, axis=2)
+                for past, rows in zip(self.cache.past(index), new, strict=True)
+            )
+            self.cache.present(index, keys, values)
+            self._presents[index] = keys, values
+        source = index if layer.shares_kv_of is None else layer.shares_kv_of
+        keys, values = (self._filled(rows) for rows in self._presents[source])
         mask = self._mask(layer.window)
         if self._plain_attention:
-            query = by_key_head(self, self.scale(query, self.spec.attention_scale))
+            heads = self.spec.heads(layer)
+            query = by_key_head(self, self.scale(query, self.spec.attention_scale), heads)
             sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
             shares = masked_softmax(self, scores(self, query, keys), mask, sinks, index)
-            weighted = self.graph.op("MatMul", by_key_head(self, shares), values)
+            weighted = self.graph.op("MatMul", by_key_head(self, shares, heads), values)
             return by_query_head(self, weighted)
         return self.graph.op(  # type: ignore[no-any-return]
             "Attention",

@@ -250,11 +250,12 @@ class OrtEngine:
 
     def _allocate(self, rows: int) -> _Cache:
         cache = self._graph.cache
-        shape = (1, cache.num_key_value_heads, rows, cache.head_dim)
+        heads = [cache.heads(layer) for layer in cache.layers]
+        shapes = [(1, count, rows, dim) for count, dim in heads]
         dtype = _CACHE_DTYPES[cache.dtype]
         try:
             # zeros, not empty: untouched pages of a large cache then cost no memory.
-            return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in cache.layers]
+            return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for shape in shapes]
         except (MemoryError, ValueError):  # ValueError: beyond what an array can have
             raise DoesNotFit(
                 f"there is no memory for a cache of {rows} tokens; load it with max_memory, or "

@@ -4,6 +4,7 @@ There is a context for each part of the graph: one, or one for each segment, whi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,18 +25,23 @@ _ALIGNMENT = 256  # of addresses, required by TensorRT
 class GpuCache:
     """Keys and values of all layers in one piece of memory, [1, heads, rows, head_dim] each.
 
-    `addresses` has them layer by layer, alternating key and value.
+    `addresses` has them layer by layer, alternating key and value, and `shapes` their heads and
+    channels.
     """
 
     def __init__(self, graph: GraphContract, rows: int, what: str) -> None:
         cache = graph.cache
         self.rows = rows
-        self.heads = cache.num_key_value_heads
-        self.row_bytes = cache.head_dim * ITEM_BYTES[cache.dtype]
-        stride = _aligned(self.heads * rows * self.row_bytes)
-        count = 2 * len(cache.layers)
-        self.memory = Memory(count * stride, what)
-        self.addresses = [self.memory.address + stride * number for number in range(count)]
+        self._item_bytes = ITEM_BYTES[cache.dtype]
+        self.shapes = [cache.heads(layer) for layer in cache.layers for _ in ("key", "value")]
+        sizes = [_aligned(heads * rows * self.row_bytes(dim)) for heads, dim in self.shapes]
+        self.memory = Memory(sum(sizes), what)
+        starts = accumulate(sizes[:-1], initial=self.memory.address)
+        self.addresses = list(starts)[: len(sizes)]
+
+    def row_bytes(self, dim: int) -> int:
+        """Bytes of one head's row."""
+        return dim * self._item_bytes
 
     def copy_rows(
         self, stream: Stream, source: "GpuCache", count: int, *, pitch: int, to: int = 0
@@ -44,10 +50,12 @@ class GpuCache:
 
         `pitch`: rows from one head to the next in the source, which may be filled in part.
         """
-        width, behind = count * self.row_bytes, to * self.row_bytes
-        pitches = (self.rows * self.row_bytes, pitch * self.row_bytes)
-        for old, new in zip(source.addresses, self.addresses, strict=True):
-            stream.copy_rows(new + behind, old, pitches=pitches, width=width, rows=self.heads)
+        for old, new, (heads, dim) in zip(
+            source.addresses, self.addresses, self.shapes, strict=True
+        ):
+            row = self.row_bytes(dim)
+            pitches = (self.rows * row, pitch * row)
+            stream.copy_rows(new + to * row, old, pitches=pitches, width=count * row, rows=heads)
 
 
 class PartContext(NamedTuple):
@@ -102,14 +110,13 @@ class ExecutionSlot:
         """Bind a cache, of which attention reads `rows` rows; their positions are at an address."""
         graph = self._graph
         written = self.new or cache
-        for (past, present), old, new in zip(
-            _cache_names(graph), cache.addresses, written.addresses, strict=True
+        for (past, present), old, new, (heads, dim) in zip(
+            _cache_names(graph), cache.addresses, written.addresses, cache.shapes, strict=True
         ):
             self._bind(past, old)
             self._bind(present, new)
             if graph.cache.capacity is None:
-                shape = (1, cache.heads, cache.rows, graph.cache.head_dim)
-                self._set_shape(past, shape)
+                self._set_shape(past, (1, heads, cache.rows, dim))
         if "cache_positions" in graph.inputs:
             name = graph.inputs["cache_positions"].name
             self._bind(name, positions)
@@ -128,6 +135,11 @@ class ExecutionSlot:
         sizes = {"T": inputs["tokens"].size, "P": rows}
         for link in self._graph.links:
             self._set_shape(link.name, resolve(link.shape, sizes))
+        if self.new is not None:  # whose rows a later part may read
+            for (_, present), (heads, dim) in zip(
+                _cache_names(self._graph), self.new.shapes, strict=True
+            ):
+                self._set_shape(present, (1, heads, sizes["T"], dim))
         if 4 * self._vocab_size * rows > self.logits.size:
             self.logits.free()
             self.logits = Memory(4 * self._vocab_size * rows, f"{rows} rows of logits")

@@ -45,8 +45,12 @@ def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
     cache = graph.cache
     rows = cache.capacity or "capacity"
     for layer in cache.layers:
+        heads, dim = cache.heads(layer)
         for name in (layer.past_key, layer.past_value):
-            shapes[name] = (1, cache.num_key_value_heads, rows, cache.head_dim)
+            shapes[name] = (1, heads, rows, dim)
+        # Which a later segment may read.
+        for name in (layer.present_key, layer.present_value):
+            shapes[name] = (1, heads, "T" if cache.update == "append" else rows, dim)
     for state in cache.states:
         shapes[state.past] = (1, *state.shape)
     return {name: shapes[name] for name in part.inputs}

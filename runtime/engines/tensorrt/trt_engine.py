@@ -135,11 +135,11 @@ class TrtEngine:
     def read_rows(self, count: int) -> CacheRows:
         """The first `count` rows of the cache, copied to the host."""
         cache = self._cache
-        shape = (1, cache.heads, count, cache.row_bytes)
-        rows = [np.empty(shape, dtype=np.uint8) for _ in cache.addresses]
+        shapes = [(1, heads, count, cache.row_bytes(dim)) for heads, dim in cache.shapes]
+        rows = [np.empty(shape, dtype=np.uint8) for shape in shapes]
         for address, array in zip(cache.addresses, rows, strict=True):
-            for head in range(cache.heads):
-                start = address + head * cache.rows * cache.row_bytes
+            for head in range(array.shape[1]):
+                start = address + head * cache.rows * array.shape[3]
                 self._stream.to_host(array[0, head].ctypes.data, start, array[0, head].nbytes)
         self._stream.synchronize()
         return list(rows)
@@ -150,8 +150,8 @@ class TrtEngine:
         cache = self._cache
         whole = [np.ascontiguousarray(array) for array in rows]
         for address, array in zip(cache.addresses, whole, strict=True):
-            for head in range(cache.heads):
-                start = address + head * cache.rows * cache.row_bytes
+            for head in range(array.shape[1]):
+                start = address + head * cache.rows * array.shape[3]
                 self._stream.to_gpu(start, array[0, head].ctypes.data, array[0, head].nbytes)
         self._stream.synchronize()
 

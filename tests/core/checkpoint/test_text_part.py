@@ -36,11 +36,25 @@ VISION: dict[str, Any] = {
     "image_size": 8,
     "patch_size": 4,
 }
+_GEMMA_4 = TEXT | {
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "sliding_window": 8,
+    "global_head_dim": 32,
+    "vocab_size_per_layer_input": 128,
+}
+_PATCHES = VISION | {"num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 64}
+_RAW_PATCHES: dict[str, Any] = {"mm_embed_dim": 16, "mm_posemb_size": 8, "output_proj_dims": 64}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 TOKENS = torch.randint(3, 100, (1, 24), generator=torch.Generator().manual_seed(1))
 # model_type -> text_config, vision_config, other fields
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gemma3": (TEXT | {"sliding_window": 8}, VISION, {"image_token_index": 120}),
+    "gemma4": (
+        _GEMMA_4 | {"hidden_size_per_layer_input": 16, "num_kv_shared_layers": 1},
+        _PATCHES,
+        {},
+    ),
+    "gemma4_unified": (_GEMMA_4 | {"attention_k_eq_v": True}, _RAW_PATCHES, {}),
     "mistral3": (
         TEXT
         | {
@@ -80,6 +94,8 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
 }
 TOWERS = {
+    "gemma4": {"vision_tower", "embed_vision"},
+    "gemma4_unified": {"embed_vision", "vision_embedder"},
     "gemma3": {"vision_tower", "multi_modal_projector"},
     "mistral3": {"vision_tower", "multi_modal_projector"},
     "qwen3_5": {"visual"},
@@ -153,7 +169,44 @@ def test_llama_4_is_refused_with_the_reason(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["gemma3n", "gemma3n_text"])
+def test_gemma_3n_is_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UnknownName, match=rf"{kind} is not supported: .*AltUp"):
+        read_spec(tmp_path)
+
+
 def test_a_wrapper_without_its_decoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
     with pytest.raises(BadCheckpoint, match="text_config is None, expected the configuration"):
+        read_spec(tmp_path)
+
+
+def test_keys_of_layers_that_share_others_are_not_read(multimodal: Any, tmp_path: Path) -> None:
+    kind, folder, _ = multimodal
+    if kind != "gemma4":
+        pytest.skip("only Gemma 4 shares keys and values")
+    tensors = load_file(folder / "model.safetensors")
+    first = "model.language_model.layers.1.self_attn."
+    unused = {name: tensor for name, tensor in tensors.items() if name.startswith(first)}
+    shared = {
+        name.replace("layers.1.", "layers.2."): tensor.clone()
+        for name, tensor in unused.items()
+        if "k_" in name or "v_" in name
+    }
+    assert len(shared) == 3
+    assert not shared.keys() & tensors.keys()
+    save_file(tensors | shared, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert open_checkpoint(tmp_path).shapes == open_checkpoint(folder).shapes
+
+
+def test_a_mixture_beside_an_mlp_is_refused(multimodal: Any, tmp_path: Path) -> None:
+    kind, folder, _ = multimodal
+    if kind != "gemma4":
+        pytest.skip("Gemma 4 26B-A4B")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadCheckpoint, match=r"enable_moe_block is True: .*26B-A4B"):
         read_spec(tmp_path)

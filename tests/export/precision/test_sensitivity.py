@@ -17,7 +17,7 @@ from tests.conftest import Tiny, TinyFactory
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
 FAMILIES = ["llama", "llama-untied", "mistral", "smollm3", "granite", "olmo2", "phi3"]
-FAMILIES += ["gemma2", "gemma3"]
+FAMILIES += ["gemma2", "gemma3", "gemma4", "gemma4-dense"]
 
 
 def logits_of(model: Any) -> torch.Tensor:
@@ -64,6 +64,23 @@ def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str
         expected = separate_run(source, group, precision)
         assert expected > 1e-5
         assert measured[group] == pytest.approx(expected, rel=2e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        *("per_layer_embedding", "per_layer_model", "layers.2.per_layer.gate"),
+        *("layers.2.attention.qkv", "layers.3.attention.qkv", "layers.6.per_layer.projection"),
+    ],
+)
+def test_inputs_of_every_layer_and_shared_keys(calm: TinyFactory, group: str) -> None:
+    source = calm("gemma4")
+    measured = measure_sensitivity(
+        Reference(source.checkpoint), Quantizer(Weights(source.checkpoint)), TOKENS, Int4(32)
+    )
+    expected = separate_run(source, group, Int4(32))
+    assert expected > 1e-5
+    assert measured[group] == pytest.approx(expected, rel=2e-2, abs=1e-6)
 
 
 def test_two_ends_of_an_untied_model(calm: TinyFactory) -> None:

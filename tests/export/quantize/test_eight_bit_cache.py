@@ -129,15 +129,14 @@ def test_calibration_is_the_largest_of_hugging_faces_cache(
     cache: Any = DynamicCache(config=source.hf.config if spec.is_hybrid else None)
     with torch.inference_mode():
         source.hf(torch.from_numpy(TOKENS)[None], past_key_values=cache)
-    unused = torch.ones(spec.num_key_value_heads, spec.head_dim)
     largest = [
-        (layer.keys.abs().amax((0, 2)), layer.values.abs().amax((0, 2)))
-        if spec.layers[index].attends
-        else (unused, unused)
-        for index, layer in enumerate(cache.layers)
+        tuple(rows.abs().amax((0, 2)) for rows in (cache.layers[at].keys, cache.layers[at].values))
+        if layer.has_cache
+        else (torch.ones(spec.heads(layer)[1:]),) * 2
+        for at, layer in enumerate(spec.layers)
     ]
     expected = KvScaling.from_calibration(spec, largest)
-    for index in spec.attention_layers:
+    for index in spec.cache_layers:
         ours, theirs = scaling.layers[index], expected.layers[index]
         torch.testing.assert_close(ours.key, theirs.key, rtol=1e-4, atol=0)
         torch.testing.assert_close(ours.value, theirs.value, rtol=1e-4, atol=0)

@@ -31,6 +31,8 @@ FAMILIES = [
         "apertus",
         "arcee",
         "exaone4",
+        "gemma4",
+        "gemma4-dense",
         "glm4",
         "granite-swa",
         "hunyuan",
@@ -47,6 +49,12 @@ LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4": {
+        "num_hidden_layers": 3,
+        "num_kv_shared_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
+    "gemma4-dense": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
     "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
 }
@@ -97,7 +105,10 @@ def job(
     ("name", "dialect"),
     [
         *((name, "standard") for name in FAMILIES),
-        *((name, "decomposed") for name in ("gemma2", "qwen3", "granite-swa", "lfm2", "qwen3.5")),
+        *(
+            (name, "decomposed")
+            for name in ("gemma2", "gemma4", "qwen3", "granite-swa", "lfm2", "qwen3.5")
+        ),
     ],
 )
 def test_every_family_compiles(name: str, dialect: str, tiny: TinyFactory, tmp_path: Path) -> None:
@@ -122,6 +133,14 @@ def test_quantized_weights_compile(
 ) -> None:
     contract = graph(tiny, tmp_path, precision=precision)
     assert compile_engine(job(tmp_path, contract, 80, 120), lambda _: None).content.nbytes > 1000
+
+
+@pytest.mark.parametrize("precision", [Int8(group_size=0), Int4(group_size=32, symmetric=True)])
+def test_a_quantized_table_for_every_layer_compiles(
+    precision: WeightPrecision, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    contract = graph(tiny, tmp_path, "gemma4", precision=precision)
+    assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
 
 
 def test_turing_has_no_int4(tiny: TinyFactory, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Hybrids on TensorRT: what layers without attention remember stays on the GPU."""
+"""Layers that differ on TensorRT: what those without attention remember stays on the GPU, and
+caches may have shapes of their own and several readers."""
 
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ SOURCES: list[tuple[str, DialectName, int]] = [
     ("lfm2", "standard", 3),
     ("qwen3.5", "standard", 1),
     ("qwen3.5", "decomposed", 3),
+    ("gemma4", "standard", 1),
+    ("gemma4", "decomposed", 1),
+    ("gemma4-dense", "decomposed", 1),
+    ("gemma4", "standard", 3),
+    ("gemma4", "decomposed", 3),
 ]
 
 
@@ -67,6 +73,6 @@ def test_the_state_moves_to_another_engine(machine: Device) -> None:
 
 def test_it_is_part_of_the_memory(machine: Device) -> None:
     with machine.open() as session:
-        attention = len(machine.spec.attention_layers) / machine.spec.num_hidden_layers
-        least = CONTEXT * machine.token_bytes * attention + 2 * machine.spec.state_bytes(4)
+        rows = CONTEXT * machine.spec.kv_bytes_per_token(4)
+        least = rows + 2 * machine.spec.state_bytes(4)
         assert session.cache_bytes >= least

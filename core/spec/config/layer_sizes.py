@@ -1,0 +1,127 @@
+"""Heads, shared keys and values, and MLPs that differ between layers: Gemma 4's fields.
+
+Published checkpoints have `global_head_dim` and `num_global_key_value_heads`; transformers saves
+`per_layer_config` instead, an object for each layer that differs.
+"""
+
+from typing import Any
+
+import msgspec
+
+from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import shown
+from edgelm.spec.config.config_fields import Fields
+from edgelm.spec.decoder import LayerSpec
+from edgelm.spec.family import Family
+from edgelm.spec.per_layer_inputs import PerLayerInputs
+
+_SIZES = ("head_dim", "num_key_value_heads")
+Sizes = dict[str, int | None]
+
+
+def layer_heads(fields: Fields, family: Family, windows: list[int | None]) -> list[Sizes]:
+    """For each layer the sizes of its heads that are not the decoder's.
+
+    Raises:
+        BadCheckpoint: a size is out of range, or `per_layer_config` has other fields.
+    """
+    if not family.global_heads:
+        return [{} for _ in windows]
+    if "per_layer_config" in fields:
+        listed = fields.nested("per_layer_config")
+        return [_listed(fields, listed, index) for index in range(len(windows))]
+    heads = None
+    if fields.flag("attention_k_eq_v"):
+        heads = fields.integer("num_global_key_value_heads")
+    whole: Sizes = {"head_dim": fields.required("global_head_dim"), "num_key_value_heads": heads}
+    own: list[Sizes] = [{} if window else whole for window in windows]
+    return [_checked(fields, sizes, index) for index, sizes in enumerate(own)]
+
+
+def listed_heads(layers: tuple[LayerSpec, ...]) -> dict[str, dict[str, int]]:
+    """The value of `per_layer_config` for a decoder: `layer_heads` the other way."""
+    found = {
+        str(index): {name: size for name in _SIZES if (size := getattr(layer, name)) is not None}
+        for index, layer in enumerate(layers)
+    }
+    return {index: sizes for index, sizes in found.items() if sizes}
+
+
+def _listed(fields: Fields, listed: dict[str, Any], index: int) -> Sizes:
+    where = f"{fields.where}: per_layer_config[{index}]"
+    own = listed.get(str(index), {})
+    if not isinstance(own, dict) or not own.keys() <= set(_SIZES):
+        raise BadCheckpoint(
+            f"{where} is {shown(own)}, expected an object of {' and '.join(_SIZES)}: other fields "
+            "of single layers are not supported"
+        )
+    inner = Fields(own, where=where)
+    return _checked(fields, {name: inner.integer(name) for name in own}, index)
+
+
+def _checked(fields: Fields, own: Sizes, index: int) -> Sizes:
+    """The sizes that differ from the decoder's."""
+    heads = fields.required("num_attention_heads")
+    dim, keys = own.get("head_dim"), own.get("num_key_value_heads")
+    if dim is not None and dim % 2:
+        raise BadCheckpoint(
+            f"{fields.where}: head_dim of layer {index} is {dim}, expected an even number"
+        )
+    if keys is not None and heads % keys:
+        raise BadCheckpoint(
+            f"{fields.where}: num_attention_heads {heads} is not a multiple of the "
+            f"{keys} key heads of layer {index}"
+        )
+    return {name: size for name, size in own.items() if size != fields.values.get(name)}
+
+
+def with_shared_keys(
+    fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
+) -> tuple[LayerSpec, ...]:
+    """The layers, of which the last `num_kv_shared_layers` read an earlier one's keys and values.
+
+    Raises:
+        BadCheckpoint: no earlier layer is of the same kind.
+    """
+    if family.global_heads and fields.flag("attention_k_eq_v"):
+        layers = tuple(
+            layer if layer.window else msgspec.structs.replace(layer, values_are_keys=True)
+            for layer in layers
+        )
+    count = fields.integer("num_kv_shared_layers", least=0) if family.shares_kv else 0
+    if not count:
+        return layers
+    first, double = len(layers) - count, fields.flag("use_double_wide_mlp")
+    own = layers[: max(0, first)]
+    shared = []
+    for layer in layers[len(own) :]:
+        source = max((at for at, one in enumerate(own) if _same_kind(one, layer)), default=None)
+        if source is None:
+            raise BadCheckpoint(
+                f"{fields.where}: num_kv_shared_layers is {count}, and none of the first "
+                f"{len(own)} layers is of the same kind as one that shares its keys and values"
+            )
+        shared.append(msgspec.structs.replace(layer, shares_kv_of=source, double_mlp=double))
+    return (*own, *shared)
+
+
+def _same_kind(one: LayerSpec, other: LayerSpec) -> bool:
+    same = ("window", "head_dim", "num_key_value_heads")
+    return all(getattr(one, name) == getattr(other, name) for name in same)
+
+
+def per_layer_inputs(fields: Fields, family: Family) -> PerLayerInputs | None:
+    """The embedding for every layer, if `hidden_size_per_layer_input` gives it a size.
+
+    Raises:
+        BadCheckpoint: its vocabulary is smaller than the decoder's.
+    """
+    if not family.per_layer_inputs:
+        return None
+    size = fields.integer("hidden_size_per_layer_input", least=0)
+    if not size:
+        return None
+    vocab = fields.required("vocab_size_per_layer_input")
+    if vocab < fields.required("vocab_size"):
+        raise fields.wrong("vocab_size_per_layer_input", "at least vocab_size")
+    return PerLayerInputs(size, vocab)

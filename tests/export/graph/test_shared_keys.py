@@ -1,0 +1,62 @@
+"""Layers that read another's keys and values: greedy text, and segments that both read a cache."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgelm.runtime.engines.session import Session
+from tests.conftest import TinyFactory
+from tests.export.graphs import DialectName, build_session
+
+PROMPT = np.random.default_rng(3).integers(3, 128, 20)
+NEW = 100
+
+
+def greedy(session: Session, count: int) -> list[int]:
+    token, found = int(session.advance(PROMPT)[-1].argmax()), list[int]()
+    for _ in range(count):
+        found.append(token)
+        token = int(session.advance(np.array([token]))[-1].argmax())
+    return found
+
+
+@pytest.mark.parametrize("dialect", ["ort", "standard", "decomposed"])
+@pytest.mark.parametrize("name", ["gemma4", "gemma4-dense"])
+def test_greedy_text_is_hugging_faces(
+    tiny: TinyFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dialect: DialectName,
+) -> None:
+    monkeypatch.setattr("tests.export.graphs.CONTEXT", 128)
+    source = tiny(name)
+    with torch.inference_mode():
+        whole = source.hf.generate(
+            torch.from_numpy(PROMPT)[None],
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=None,
+        )
+    with build_session(source.checkpoint, tmp_path, dialect=dialect) as session:
+        assert greedy(session, NEW) == whole[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize("dialect", ["standard", "decomposed"])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_segments_share_a_cache(
+    tiny: TinyFactory, tmp_path: Path, dialect: DialectName, count: int
+) -> None:
+    source = tiny("gemma4")
+    logits = []
+    for segments in (1, count):
+        with build_session(
+            source.checkpoint, tmp_path / str(segments), dialect=dialect, segments=segments
+        ) as session:
+            prefilled = session.advance(PROMPT, logits=len(PROMPT)).copy()
+            stepped = session.advance(PROMPT[:1]).copy()
+            logits.append(np.concatenate([prefilled, stepped]))
+    assert np.array_equal(logits[0], logits[1])
