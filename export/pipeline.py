@@ -29,7 +29,12 @@ from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
 from edgelm.export.bundle.write import write_bundle
 from edgelm.export.cached_steps import evaluator_for
 from edgelm.export.calibration import calibrated, passage_for
-from edgelm.export.choose import deliver_auto, deliver_requested, requested_assignment
+from edgelm.export.choose import (
+    deliver_auto,
+    deliver_requested,
+    requested_assignment,
+    requested_limits,
+)
 from edgelm.export.delivery import Delivery, Writer
 from edgelm.export.disk import (
     bundle_need,
@@ -197,7 +202,8 @@ def _deliver(
     """
     requested = requested_assignment(request, target, reference.checkpoint)
     quantizer, calibration = calibrated(workspace, request, target, reference, requested)
-    writer = Writer(workspace, request, target, quantizer)
+    limits = requested_limits(request, target, requested)
+    writer = Writer(workspace, request, target, quantizer, limits)
     gate = evaluator_for(reference, text, "the gate text", workspace.cache, workspace.progress)
     if requested or calibration is None:
         return deliver_requested(writer, requested, gate), gate, calibration
@@ -271,7 +277,7 @@ def _enforce(delivery: Delivery) -> None:
     unquantized = all(isinstance(one, Unquantized) for one in delivery.assignment.values())
     only_cache = unquantized and target.plan.kv in EIGHT_BIT_KV
     wider = target.engine.kv[0] if only_cache else None
-    enforce(gate.figures, gate.gate_class, behavior=gate.behavior, wider_cache=wider)
+    enforce(gate, wider_cache=wider)
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:
