@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from edgelm.bundle import read_manifest
-from edgelm.bundle.gates import GATES
 
 
 def main(bundle: str) -> int:
@@ -18,13 +17,12 @@ def main(bundle: str) -> int:
     if gate is None:
         print("the manifest has no quality figures")
         return 1
-    figures, limit = gate.figures, GATES[gate.gate_class]
+    figures, limit = gate.figures, gate.threshold
     print(f"{gate.gate_class} class, {figures.tokens:,} tokens of {gate.text}")
-    print(f"KL divergence    {figures.kl:.4f} (at most {limit.max_kl})")
+    print(f"KL divergence    {figures.kl:.4f} (at most {limit.max_kl:.6g})")
     print(f"top-1 agreement  {figures.top1:.1%} (at least {limit.min_top1:.0%})")
-    print(
-        f"perplexity       ×{figures.perplexity_ratio:.3f} (at most ×{limit.max_perplexity_ratio})"
-    )
+    most = f"{limit.max_perplexity_ratio:.6g}"
+    print(f"perplexity       ×{figures.perplexity_ratio:.3f} (at most ×{most})")
     print("passed" if gate.passed else "not passed")
     return 0 if gate.passed else 1
 

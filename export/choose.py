@@ -12,6 +12,7 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.export.cached_steps import evaluator_for, frontier_for
 from edgelm.export.delivery import Delivery, Writer
+from edgelm.export.gate.limits import GateLimits, limits_of_auto, limits_of_mixture
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.graph.write import data_bytes
 from edgelm.export.precision.bisect import smallest_passing
@@ -48,6 +49,17 @@ def requested_assignment(
         found = assign_source(checkpoint, target.kernels, target.engine.precisions, plain)
         source = found.assignment
     return target.legalize(request.assignment(target.columns, target.kernels, source))
+
+
+def requested_limits(request: ExportRequest, target: Target, requested: Assignment) -> GateLimits:
+    """The gate's limits; `requested` is the assignment that was requested, empty for `auto`."""
+    if not requested:
+        return limits_of_auto(has_4_bit="int4" in target.engine.precisions)
+    named = {
+        group: requested[group] if name == SOURCE else PRECISIONS[name]
+        for group, name in request.names(requested).items()
+    }
+    return limits_of_mixture(named, target.weights, target.plan.kv)
 
 
 def deliver_requested(writer: Writer, assignment: Assignment, gate: Evaluator) -> Delivery:

@@ -137,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
     add("--list-targets", action="store_true", help="print the known targets")
     add("--verify", type=Path, metavar="BUNDLE", help="check every hash of a bundle")
+    add("--sign", nargs=2, metavar=("BUNDLE", "KEY"), help="sign a bundle with an Ed25519 key")
     add(
         "--finalize",
         type=Path,
@@ -165,6 +166,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return _list_targets()
     if arguments.verify:
         return _verify(arguments.verify)
+    if arguments.sign:
+        return _sign(*map(Path, arguments.sign))
     if arguments.finalize:
         return _finalize(arguments.finalize)
     if arguments.trust:
@@ -190,15 +193,27 @@ def _list_targets() -> None:
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
     from edgelm.bundle.evaluation_record import check_evaluation
+    from edgelm.bundle.signature import check_signature
 
     manifest = read_manifest(folder)
     verify(folder, manifest)
     evaluation = check_evaluation(folder, manifest)
+    signer = check_signature(folder, manifest)
     total = sum(entry.bytes for entry in manifest.files.values())
     print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
     if evaluation is not None:
         engine = f"{evaluation.subject.engine} {evaluation.subject.engine_version}"
         print(f"evaluated on {engine}, {evaluation.created}: {len(evaluation.tasks)} tasks")
+    who = f"signed by {signer.name or 'a trusted key'}, {signer.fingerprint}" if signer else ""
+    print(who or "not signed: hashes detect damage, not who made the bundle")
+
+
+def _sign(folder: Path, key: Path) -> None:
+    from edgelm.export.bundle.sign import sign_bundle
+
+    public = sign_bundle(folder, key)
+    print(f"{folder}: signed by {public.name}, {public.fingerprint}")
+    print(f"who trusts this key adds to ~/.config/edgelm/trusted-keys: {public.line}")
 
 
 def _finalize(folder: Path) -> None:

@@ -29,7 +29,12 @@ from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
 from edgelm.export.bundle.write import write_bundle
 from edgelm.export.cached_steps import evaluator_for
 from edgelm.export.calibration import calibrated, passage_for
-from edgelm.export.choose import deliver_auto, deliver_requested, requested_assignment
+from edgelm.export.choose import (
+    deliver_auto,
+    deliver_requested,
+    requested_assignment,
+    requested_limits,
+)
 from edgelm.export.delivery import Delivery, Writer
 from edgelm.export.disk import (
     bundle_need,
@@ -173,14 +178,15 @@ def _export(
     text = passage_for(request.gate_text, folder, target, SEQUENCES)
     with open_workspace(folder, work, source, reference, context, progress) as workspace:
         check = source_check(reference, text, context, workspace, enforced=request.gate == "on")
-        delivery, gate = _deliver(workspace, request, target, reference, text)
+        delivery, gate, calibration = _deliver(workspace, request, target, reference, text)
         _enforce(delivery)
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
     if delivery.self_test is not None:
         write_self_test(folder, delivery.self_test)
-    return _finish(folder, source, delivery, check, msgspec.structs.replace(draft, engines=engines))
+    draft = msgspec.structs.replace(draft, engines=engines)
+    return _finish(folder, source, delivery, check, draft, calibration)
 
 
 def _deliver(
@@ -189,15 +195,19 @@ def _deliver(
     target: Target,
     reference: Reference,
     text: Passage,
-) -> tuple[Delivery, Evaluator]:
-    """Calibrate, choose, write and measure; the graph is in the bundle's folder then."""
+) -> tuple[Delivery, Evaluator, Passage | None]:
+    """Calibrate, choose, write and measure; the graph is in the bundle's folder then.
+
+    Returns what was written, its evaluator on the gate's text, and the calibration text.
+    """
     requested = requested_assignment(request, target, reference.checkpoint)
     quantizer, calibration = calibrated(workspace, request, target, reference, requested)
-    writer = Writer(workspace, request, target, quantizer)
+    limits = requested_limits(request, target, requested)
+    writer = Writer(workspace, request, target, quantizer, limits)
     gate = evaluator_for(reference, text, "the gate text", workspace.cache, workspace.progress)
     if requested or calibration is None:
-        return deliver_requested(writer, requested, gate), gate
-    return deliver_auto(writer, calibration, gate), gate
+        return deliver_requested(writer, requested, gate), gate, calibration
+    return deliver_auto(writer, calibration, gate), gate, calibration
 
 
 def _finish(
@@ -206,6 +216,7 @@ def _finish(
     delivery: Delivery,
     check: SourceCheck | None,
     draft: Manifest,
+    calibration: Passage | None,
 ) -> Manifest:
     """Write the manifest."""
     manifest = msgspec.structs.replace(
@@ -215,7 +226,8 @@ def _finish(
         check=delivery.check,
         source=check,
     )
-    return write_bundle(folder, source, manifest)
+    used = calibration.sha256 if calibration else None
+    return write_bundle(folder, source, manifest, calibration=used)
 
 
 def _for_source(
@@ -265,7 +277,7 @@ def _enforce(delivery: Delivery) -> None:
     unquantized = all(isinstance(one, Unquantized) for one in delivery.assignment.values())
     only_cache = unquantized and target.plan.kv in EIGHT_BIT_KV
     wider = target.engine.kv[0] if only_cache else None
-    enforce(gate.figures, gate.gate_class, behavior=gate.behavior, wider_cache=wider)
+    enforce(gate, wider_cache=wider)
 
 
 def _inputs(request: ExportRequest, source: Path) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """The options of one export."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -72,6 +72,16 @@ class ExportRequest:
         """Whether an exception's pattern matches the group."""
         return any(fnmatchcase(group, pattern) for pattern in self.exceptions)
 
+    def names(self, groups: Iterable[str]) -> dict[str, str]:
+        """The name of every group's precision; of patterns that match, the last one's."""
+        named = {}
+        for group in groups:
+            named[group] = self.plan.precision
+            for pattern, other in self.exceptions.items():
+                if fnmatchcase(group, pattern):
+                    named[group] = other
+        return named
+
     def assignment(
         self,
         columns: Mapping[str, int],
@@ -86,14 +96,14 @@ class ExportRequest:
             source: every group's, for the precision `source`.
         """
         requested, assignment = self.plan, {}
-        for group, inputs in columns.items():
-            name = requested.precision
-            for pattern, other in self.exceptions.items():
-                name = other if fnmatchcase(group, pattern) else name
+        for group, name in self.names(columns).items():
             if name == SOURCE:
                 assignment[group] = source[group]
                 continue
             assignment[group] = rules.precision(
-                name, inputs, group_size=requested.group_size, symmetric=requested.symmetric
+                name,
+                columns[group],
+                group_size=requested.group_size,
+                symmetric=requested.symmetric,
             )
         return assignment

@@ -3,6 +3,7 @@
 Made once, before any weight is read; every stage asks this record.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -155,6 +156,15 @@ class Target:
         """Inputs of every group's matrix."""
         shapes = tensor_shapes(self.spec)
         return {group: executed_shape(self.spec, group, shapes)[1] for group in groups(self.spec)}
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """How many weights every group's matrix has."""
+        shapes = tensor_shapes(self.spec)
+        return {
+            group: math.prod(executed_shape(self.spec, group, shapes))
+            for group in groups(self.spec)
+        }
 
     def legalize(self, assignment: Mapping[str, WeightPrecision]) -> Assignment:
         """The assignment as the engine can run it; see edgelm.export.precision.legalize."""

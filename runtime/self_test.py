@@ -19,7 +19,7 @@ from edgelm.bundle.gate_sample import (
     read_sample,
     sequence_logprobs,
 )
-from edgelm.bundle.gates import GATES, GateClass, gate_class, passes
+from edgelm.bundle.gates import GATES, Threshold, gate_class, passes
 from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord, read_self_test
 from edgelm.devices.detection.cpu import read_cpu
 from edgelm.devices.detection.probes import Probes
@@ -182,7 +182,7 @@ def _mean(values: list[float]) -> tuple[float, float]:
 
 def _limits(model: LanguageModel, record: SelfTestRecord) -> _Limits:
     """The gate's limits where other kernels run than were measured at export."""
-    gate = GATES[_gate_class(model)]
+    _, gate = _gate(model)
     if record.dequantized or record.engine != model.manifest.engine.name:
         kl = max(gate.max_kl, _SAME_GRAPH_KL)
         return _Limits(kl, min(gate.min_top1, _SAME_GRAPH_TOP1), kl)
@@ -191,22 +191,22 @@ def _limits(model: LanguageModel, record: SelfTestRecord) -> _Limits:
     return _Limits(_SAME_GRAPH_KL, _SAME_GRAPH_TOP1, max(_SAME_GRAPH_LOSS * gate.max_kl, 1e-5))
 
 
-def _gate_class(model: LanguageModel) -> GateClass:
-    gate = model.manifest.gate
-    return (
-        gate.gate_class
-        if gate
-        else gate_class(model.manifest.precision.values(), model.manifest.kv)
-    )
+def _gate(model: LanguageModel) -> tuple[str, Threshold]:
+    """Class and limits of the gate, or those of the bundle's precisions without one."""
+    manifest = model.manifest
+    if manifest.gate is not None:
+        return manifest.gate.gate_class, manifest.gate.threshold
+    name = gate_class(manifest.precision.values(), manifest.kv)
+    return name, GATES[name]
 
 
 def _against_source(model: LanguageModel, sample: GateSample) -> SelfTestCheck:
     """For a bundle of an older edgelm: within the gate's limits of the source."""
     figures = measure_sample(sample, model.session)
-    name = _gate_class(model)
+    name, limits = _gate(model)
     return SelfTestCheck(
         "logits",
-        passes(figures, name),
+        passes(figures, limits),
         f"KL {figures.kl:.4f} nats per token from the source, same top token {figures.top1:.1%} "
         f"(the {name} gate); the bundle does not say what its exporting machine computed",
     )

@@ -119,7 +119,12 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     if arguments.record:
         from edgelm.bench.evaluation.record import record_in_bundle
 
-        record_in_bundle(Path(arguments.model), evaluation)
+        if record_in_bundle(Path(arguments.model), evaluation):
+            print(
+                "the bundle changed, so its signature was removed; sign it again: edge-export "
+                f"--sign {arguments.model} KEY",
+                file=sys.stderr,
+            )
     print(text_table(evaluation))
     print(f"written to {arguments.out}/", file=sys.stderr)
 

@@ -12,7 +12,8 @@ class Subject(msgspec.Struct, frozen=True):
     """A model that was evaluated.
 
     `kind` is bundle or checkpoint, `sha256` that of the bundle's graph or of the checkpoint,
-    `engine` with its version what ran it.
+    `engine` with its version what ran it. Of a bundle, `source_sha256` is that of the checkpoint
+    that it was exported from, and `calibration_sha256` that of the text that it was calibrated on.
     """
 
     name: str
@@ -21,6 +22,8 @@ class Subject(msgspec.Struct, frozen=True):
     engine: str
     engine_version: str
     precision: str = ""
+    source_sha256: str = ""
+    calibration_sha256: str = ""
 
 
 class TaskResult(msgspec.Struct, frozen=True):

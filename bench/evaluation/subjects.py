@@ -60,6 +60,8 @@ def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None
         engine=manifest.engine.name,
         engine_version=engine_version(manifest),
         precision=", ".join(f"{count} × {name}" for name, count in counts.most_common()),
+        source_sha256=manifest.lineage.sha256,
+        calibration_sha256=manifest.lineage.calibration_sha256 or "",
     )
     return OpenSubject(BundleBackend(model, agreement), record)
 

@@ -11,7 +11,6 @@ from edgelm.bench.report.selection import (
 )
 from edgelm.bench.report.statistics import outliers
 from edgelm.bench.report.verdict import READING_TOKENS_PER_SECOND
-from edgelm.bundle.gates import GATES
 from edgelm.page.axes import Axis
 from edgelm.page.bar_chart import Bar, horizontal_bars
 from edgelm.page.svg import Plot
@@ -43,7 +42,7 @@ def _speed_by_quality(report: Report) -> Plot | None:
         return None
     guides = []
     if report.gate:
-        limit = GATES[report.gate.gate_class].max_kl
+        limit = report.gate.threshold.max_kl
         guides = [Guide(f"gate limit {limit:g}", x=limit)]
     return xy_plot(
         "Speed against quality",

@@ -11,7 +11,6 @@ from edgelm.bench.report.selection import (
     typical_prompt,
 )
 from edgelm.bench.report.statistics import outliers
-from edgelm.bundle.gates import GATES
 from edgelm.page.page import Statement
 from edgelm.planning import Estimate, short
 
@@ -58,7 +57,7 @@ def _headline(report: Report, own: list[Result]) -> str:
         parts.append(rate + _peers(report, decode))
     parts.append(f"{own[0].weight_bytes / 1e6:.0f} MB of weights")
     if report.gate:
-        limit = GATES[report.gate.gate_class].max_kl
+        limit = report.gate.threshold.max_kl
         outcome = "passed" if report.gate.passed else "failed"
         parts.append(f"quality gate {outcome} (KL {report.gate.figures.kl:.3g}, limit {limit:g})")
     return f"{report.source} on {_where(report, own[0])}: {', '.join(parts)}."
@@ -147,7 +146,7 @@ def _quality(report: Report, own: list[Result]) -> Statement:
     if gate is None:
         unknown = "There is no result of a quality gate."
         return Statement(question, "Not checked.", " ".join(filter(None, [unknown, here])))
-    limit, figures = GATES[gate.gate_class], gate.figures
+    limit, figures = gate.threshold, gate.figures
     reason = (
         f"Quality gate of the {gate.gate_class} class, at export: KL {figures.kl:.3g} (limit "
         f"{limit.max_kl:g}), top-1 {figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "

@@ -18,13 +18,19 @@ _MAX_BYTES = 8 << 20
 
 
 class EvaluatedModel(msgspec.Struct, frozen=True):
-    """What was evaluated: `sha256` is that of a bundle's graph, or of a checkpoint."""
+    """What was evaluated: `sha256` is that of a bundle's graph, or of a checkpoint.
+
+    Of a bundle, the other two are those of its source and of its calibration text, "" where there
+    was none or an older edgelm wrote the record.
+    """
 
     name: str
     kind: str
     sha256: str
     engine: str
     engine_version: str
+    source_sha256: str = ""
+    calibration_sha256: str = ""
 
 
 class RecordedTask(msgspec.Struct, frozen=True):
@@ -65,6 +71,7 @@ def check_evaluation(folder: Path, manifest: Manifest) -> RecordedEvaluation | N
             f"{path} was measured on another graph (SHA-256 {record.subject.sha256[:16]}...); run "
             "edge-eval --record again"
         )
+    _check_origin(path, record.subject, manifest)
     against = record.against
     if against and against.kind == "checkpoint" and against.sha256 != manifest.lineage.sha256:
         raise BadBundle(
@@ -72,3 +79,17 @@ def check_evaluation(folder: Path, manifest: Manifest) -> RecordedEvaluation | N
             "was exported from; run edge-eval --against its source --record again"
         )
     return record
+
+
+def _check_origin(path: Path, subject: EvaluatedModel, manifest: Manifest) -> None:
+    lineage = manifest.lineage
+    pairs = {
+        "source": (subject.source_sha256, lineage.sha256),
+        "calibration text": (subject.calibration_sha256, lineage.calibration_sha256 or ""),
+    }
+    for name, (recorded, own) in pairs.items():
+        if recorded and recorded != own:
+            raise BadBundle(
+                f"{path} names another {name} (SHA-256 {recorded[:16]}...) than the manifest "
+                f"({own[:16] or 'none'}); run edge-eval --record again"
+            )

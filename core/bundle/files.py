@@ -19,6 +19,7 @@ from edgelm.files.hashing import file_sha256, stream_sha256
 from edgelm.reasons import reason
 
 TOKENIZER = "tokenizer.json"
+SIGNATURE = "signature.json"
 # Files that readers open by these names if they exist.
 _OPTIONAL = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json")
 
@@ -26,11 +27,11 @@ States = dict[str, FileState | None]
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Entries for every file below `folder` except the manifest, by relative path."""
+    """Entries for every file below `folder`, by relative path, but the manifest and signature."""
     return {
         path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, file_sha256(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, SIGNATURE)
     }
 
 

@@ -5,7 +5,8 @@ rank the same token first; the ratio is export perplexity over source perplexity
 docs/decisions/gates.md explains the limits.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -30,7 +31,7 @@ GateClass = Literal["fp32", "16-bit", "8-bit", "4-bit"]
 
 
 class Threshold(msgspec.Struct, frozen=True):
-    """The limits of one precision class."""
+    """The limits of one precision class, or of a mixture that was requested."""
 
     max_kl: float
     min_top1: float
@@ -88,7 +89,9 @@ class SourceCheck(msgspec.Struct, frozen=True):
 class GateResult(msgspec.Struct, frozen=True):
     """The measured figures, the text they refer to, and whether the gate was enforced.
 
-    `behavior` is that of sampled answers; None where it was not measured.
+    `gate_class` is that of the smallest precision that was requested. `limits` are those of a
+    requested mixture; None for a class's own. `behavior` is that of sampled answers; None where it
+    was not measured.
     """
 
     gate_class: GateClass
@@ -98,6 +101,12 @@ class GateResult(msgspec.Struct, frozen=True):
     text: str
     text_sha256: str
     behavior: Behavior | None = None
+    limits: Threshold | None = None
+
+    @property
+    def threshold(self) -> Threshold:
+        """What the figures were compared with."""
+        return self.limits or GATES[self.gate_class]
 
 
 def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
@@ -110,9 +119,35 @@ def gate_class(weights: Iterable[WeightPrecision], kv: KvType) -> GateClass:
     return "16-bit" if kinds & {Fp16, Bf16} or kv in ("fp16", "bf16") else "fp32"
 
 
-def passes(figures: Figures, name: GateClass) -> bool:
-    """Whether the figures are within the limits of a class."""
-    limit = GATES[name]
+def blended(shares: Mapping[GateClass, float]) -> Threshold:
+    """The limits of a mixture, by the share of weights in each class; the shares sum to 1.
+
+    To first order, the KL that each matrix adds is independent of the others, and the logarithm of
+    perplexity follows it. Disagreement about the top token grows with the root of KL.
+    """
+    limits = [(share, GATES[name]) for name, share in shares.items() if share]
+    if len(limits) == 1:
+        return limits[0][1]
+    disagreement = math.sqrt(sum(share * (1 - one.min_top1) ** 2 for share, one in limits))
+    loss = sum(share * math.log(one.max_perplexity_ratio) for share, one in limits)
+    return Threshold(
+        max_kl=sum(share * one.max_kl for share, one in limits),
+        min_top1=1 - disagreement,
+        max_perplexity_ratio=math.exp(loss),
+    )
+
+
+def looser(one: Threshold, other: Threshold) -> Threshold:
+    """The looser of two in each figure."""
+    return Threshold(
+        max_kl=max(one.max_kl, other.max_kl),
+        min_top1=min(one.min_top1, other.min_top1),
+        max_perplexity_ratio=max(one.max_perplexity_ratio, other.max_perplexity_ratio),
+    )
+
+
+def passes(figures: Figures, limit: Threshold) -> bool:
+    """Whether the figures are within the limits."""
     return (
         figures.kl <= limit.max_kl
         and figures.top1 >= limit.min_top1
@@ -120,18 +155,13 @@ def passes(figures: Figures, name: GateClass) -> bool:
     )
 
 
-def enforce(
-    figures: Figures,
-    name: GateClass,
-    *,
-    behavior: Behavior | None = None,
-    wider_cache: KvType | None = None,
-) -> None:
+def enforce(gate: GateResult, *, wider_cache: KvType | None = None) -> None:
     """Raise GateFailed with the missed limits and a remedy, unless figures and behavior pass.
 
     `wider_cache` is the remedy if no weight is quantized, so that only the cache is the cause.
     """
-    if passes(figures, name):
+    figures, name, limit, behavior = gate.figures, gate.gate_class, gate.threshold, gate.behavior
+    if passes(figures, limit):
         if behavior is not None and not behavior.passed:
             raise GateFailed(
                 f"the {name} quality gate failed: the bundle's sampled answers are not like its "
@@ -139,12 +169,11 @@ def enforce(
                 "to write the bundle anyway"
             )
         return
-    limit = GATES[name]
     more = "auto, more bits, a smaller --group-size"
     remedy = f"--kv {wider_cache}" if wider_cache else f"--precision {more}"
     raise GateFailed(
-        f"the {name} quality gate failed: KL {figures.kl:.4f} (limit {limit.max_kl}), top-1 "
+        f"the {name} quality gate failed: KL {figures.kl:.4f} (limit {limit.max_kl:.6g}), top-1 "
         f"{figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
-        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio}); use {remedy}, "
+        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio:.6g}); use {remedy}, "
         "or --gate off to write the bundle anyway"
     )

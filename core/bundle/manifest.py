@@ -173,7 +173,8 @@ class Lineage(msgspec.Struct, frozen=True):
 
     `source` names the model. `path` is its location at export, for tools that need it again on the
     same machine (they check the hash); None for a hub id. `adapter` is the name of a LoRA that was
-    merged into the weights; the hash then covers both.
+    merged into the weights; the hash then covers both. `calibration_sha256` is the hash of the text
+    that quantization was calibrated on; None where nothing was.
     """
 
     source: str
@@ -183,6 +184,7 @@ class Lineage(msgspec.Struct, frozen=True):
     license: str | None = None
     compress: StudentRecord | None = None
     adapter: str | None = None
+    calibration_sha256: str | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True):

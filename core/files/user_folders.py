@@ -15,3 +15,10 @@ def cache_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("edgelm", appauthor=False)
+
+
+def config_folder() -> Path:
+    """What the user writes: keys that are trusted."""
+    import platformdirs
+
+    return platformdirs.user_config_path("edgelm", appauthor=False)

@@ -5,8 +5,14 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.checkpoint.student import StudentRecord, read_student_record
 
 
-def lineage_of(checkpoint: Checkpoint, sha256: str) -> Lineage:
-    """The lineage of a bundle; `sha256` is that of the weights that it was made of."""
+def lineage_of(checkpoint: Checkpoint, sha256: str, calibration: str | None = None) -> Lineage:
+    """The lineage of a bundle.
+
+    Args:
+        checkpoint: its source.
+        sha256: of the weights that it was made of.
+        calibration: SHA-256 of the calibration text.
+    """
     return Lineage(
         source=_portable_name(checkpoint),
         sha256=sha256,
@@ -15,6 +21,7 @@ def lineage_of(checkpoint: Checkpoint, sha256: str) -> Lineage:
         license=checkpoint.license,
         compress=_compress_record(checkpoint),
         adapter=checkpoint.adapter,
+        calibration_sha256=calibration,
     )
 
 

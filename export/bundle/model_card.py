@@ -8,10 +8,12 @@ from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import describe
 
+CARD = "README.md"
+
 
 def write_card(folder: Path, manifest: Manifest) -> None:
     """Write `README.md`."""
-    (folder / "README.md").write_text(card(manifest))
+    (folder / CARD).write_text(card(manifest))
 
 
 _HOW = {
@@ -90,6 +92,14 @@ def card(manifest: Manifest) -> str:
     if lineage.compress:
         lines += _student(lineage.compress)
     return "\n".join([*lines, ""])
+
+
+def with_section(text: str, title: str, body: str) -> str:
+    """A card with a section at its end in place of its older one; without it if `body` is empty."""
+    start, heading, rest = text.partition(f"\n## {title}\n")
+    _, following, after = rest.partition("\n## ") if heading else ("", "", "")
+    kept = start + following + after
+    return kept if not body else f"{kept.rstrip()}\n\n## {title}\n\n{body}\n"
 
 
 def _error(error: float | None, digits: int) -> str:

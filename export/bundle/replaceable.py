@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from edgelm.bundle import MANIFEST
+from edgelm.bundle.files import SIGNATURE
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
 
@@ -42,4 +43,4 @@ def bundle_files(folder: Path) -> set[str]:
         for path in (folder / _ENGINES).glob("*.engine")
         if path.is_file()
     }
-    return {MANIFEST, *written.files, *caches, *engines}
+    return {MANIFEST, SIGNATURE, *written.files, *caches, *engines}

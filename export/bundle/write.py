@@ -11,14 +11,22 @@ from edgelm.export.bundle.model_card import write_card
 from edgelm.export.source.files import SourceFiles
 
 
-def write_bundle(folder: Path, source: SourceFiles, manifest: Manifest) -> Manifest:
+def write_bundle(
+    folder: Path, source: SourceFiles, manifest: Manifest, *, calibration: str | None = None
+) -> Manifest:
     """Write the card and the manifest, with the hashes of all files; return the manifest.
+
+    Args:
+        folder: the bundle.
+        source: what it was made of.
+        manifest: all but card, lineage and hashes.
+        calibration: SHA-256 of the calibration text, if there was one.
 
     Raises:
         BadCheckpoint: the source has changed since the export began.
     """
     write_card(folder, manifest)
-    lineage = lineage_of(source.checkpoint, source.sha256)
+    lineage = lineage_of(source.checkpoint, source.sha256, calibration)
     manifest = msgspec.structs.replace(
         manifest,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

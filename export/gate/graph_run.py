@@ -15,13 +15,8 @@ from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord
 from edgelm.errors import BadInput
 from edgelm.export.cache import ArtifactCache, key
 from edgelm.export.gate import prompts as asked
-from edgelm.export.gate.answers import (
-    SampledAnswer,
-    bundle_answers,
-    can_sample,
-    sampling_of,
-    source_answers,
-)
+from edgelm.export.gate.answers import SampledAnswer, bundle_answers, sampling_of
+from edgelm.export.gate.source_answers import can_sample, source_answers
 from edgelm.export.gate.traits import compare_behavior
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config

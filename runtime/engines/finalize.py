@@ -222,7 +222,7 @@ def _check_quality(
         figures = measure_sample(sample, session)
     gate = manifest.gate
     _check_finite(figures, gate)
-    passed = passes(figures, gate.gate_class)
+    passed = passes(figures, gate.threshold)
     progress(
         f"gate {gate.gate_class} on the engine: KL {figures.kl:.4f}, top-1 {figures.top1:.1%}: "
         f"{'passed' if passed else 'missed'}"
@@ -234,7 +234,13 @@ def _check_quality(
             f"TensorRT than {engine.version} may compile it right"
         )
     result = GateResult(
-        gate.gate_class, figures, passed, gate.enforced, gate.text, gate.text_sha256
+        gate.gate_class,
+        figures,
+        passed,
+        gate.enforced,
+        gate.text,
+        gate.text_sha256,
+        limits=gate.limits,
     )
     return msgspec.structs.replace(engine, gate=result)
 

@@ -84,7 +84,7 @@ def manifest_of(files: dict[str, FileEntry]) -> Manifest:
                 spec.num_key_value_heads,
                 spec.head_dim,
                 tuple(
-                    CacheLayer(*(f"{name}.{layer}" for name in ("pk", "pv", "k", "v")))
+                    CacheLayer(f"pk.{layer}", f"pv.{layer}", f"k.{layer}", f"v.{layer}")
                     for layer in range(spec.num_hidden_layers)
                 ),
             ),

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edgelm.bundle import FileEntry, Manifest
 from edgelm.bundle.gate_sample import FILE, GateSample, measure_sample, read_sample, write_sample
-from edgelm.bundle.gates import passes
+from edgelm.bundle.gates import GATES, passes
 from edgelm.errors import BadBundle
 from tests.devices.checks.recorded import manifest
 
@@ -147,7 +147,7 @@ def test_an_archive_that_unpacks_to_more_than_memory(tmp_path: Path) -> None:
 def test_nan_logits_are_no_distance_of_zero() -> None:
     figures = measure_sample(sample(), Replay(np.full_like(LOGITS, np.nan)), tail=5)
     assert np.isnan(figures.kl)
-    assert not passes(figures, "4-bit")
+    assert not passes(figures, GATES["4-bit"])
 
 
 def test_the_file_names_its_arrays_as_it_always_has(tmp_path: Path) -> None:

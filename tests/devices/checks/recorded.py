@@ -147,7 +147,7 @@ def manifest(
         for role in DIALECTS[dialect] | (set() if dialect == "ort" else {"cache_positions"})
     }
     layers = tuple(
-        CacheLayer(*(f"{name}.{layer}" for name in ("pk", "pv", "k", "v")))
+        CacheLayer(f"pk.{layer}", f"pv.{layer}", f"k.{layer}", f"v.{layer}")
         for layer in range(spec.num_hidden_layers)
     )
     whole = Manifest(

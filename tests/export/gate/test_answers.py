@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edgelm.export.gate import prompts
-from edgelm.export.gate.answers import SEED, SampledAnswer, sampling_of, source_answers
+from edgelm.export.gate.answers import SEED, SampledAnswer, sampling_of
+from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.sampler import Sampler, Sampling
 from tests.conftest import Tiny, TinyFactory
@@ -37,13 +38,27 @@ def _alone(model: Tiny, prompt: list[int], seed: int) -> SampledAnswer:
     return SampledAnswer(tuple(ids[len(prompt) :]), False)
 
 
+@pytest.mark.parametrize("beginning", [0, 7], ids=["different", "alike"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_answers_as_single_prompts_do(calm: TinyFactory, name: str) -> None:
+def test_a_batch_answers_as_single_prompts_do(calm: TinyFactory, name: str, beginning: int) -> None:
     model = calm(name)
-    found = source_answers(Reference(model.checkpoint), _prompts(), SAMPLING, ENDS)
-    expected = [_alone(model, one, SEED + at) for at, one in enumerate(_prompts())]
+    asked = [[*range(30, 30 + beginning), *one] for one in _prompts()]
+    found = source_answers(Reference(model.checkpoint), asked, SAMPLING, ENDS)
+    expected = [_alone(model, one, SEED + at) for at, one in enumerate(asked)]
     assert found == expected
-    assert len({answer.tokens for answer in found}) == len(found)
+    assert len({answer.tokens for answer in found}) > 2
+
+
+def test_a_common_beginning_is_run_once(calm: TinyFactory) -> None:
+    model = calm("llama")
+    reference = Reference(model.checkpoint)
+    seen = list[tuple[int, ...]]()
+    reference.model.model.embed_tokens.register_forward_pre_hook(
+        lambda _, given: seen.append(tuple(given[0].shape))
+    )
+    asked = [[*range(30, 40), 50 + number] for number in range(4)]
+    source_answers(reference, asked, SAMPLING, ENDS)
+    assert seen[:2] == [(1, 10), (4, 1)]
 
 
 def test_sampling_is_that_of_the_generation_config() -> None:
