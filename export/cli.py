@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--method",
         default="auto",
-        help="quantization method: auto, rtn, gptq, awq, hqq (default: auto)",
+        help="auto, rtn, gptq, awq or hqq (default: auto)",
     )
     add("--kv", choices=list(KV_BYTES), help="cache type (default: int8 on a CPU, else 16 bits)")
     add(
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         metavar="DIR",
-        help="cache intermediate results in DIR; later exports resume from them",
+        help="cache results in DIR; later exports resume from it",
     )
     add(
         "--draft-for",
