@@ -1,7 +1,7 @@
 """Ed25519 keys in OpenSSH's form: private keys of `ssh-keygen -t ed25519`, public ones as lines.
 
 The keys that a user trusts are in `~/.config/edgelm/trusted-keys` (the folder for settings on other
-systems), one a line as in `authorized_keys`: `ssh-ed25519 BASE64 NAME`.
+systems), one per line as in `authorized_keys`: `ssh-ed25519 BASE64 NAME`.
 """
 
 import base64
