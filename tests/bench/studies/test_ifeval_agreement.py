@@ -7,7 +7,9 @@ import pytest
 from bench.studies.ifeval_agreement import compare, forms
 from edgelm.compress.evaluation.tasks.ifeval import evaluate_answer, read_row
 
-TEXT = "The miller rose early. He saw a fox, and it ran.\n\nThen it rained. All day long.\nIt ended."
+TEXT = (
+    "The miller rose early. He saw a fox, and it ran.\n\nThen it rained. All day long.\nIt ended."
+)
 INSTRUCTIONS: dict[str, dict[str, Any]] = {
     "punctuation:no_comma": {},
     "change_case:english_lowercase": {},
