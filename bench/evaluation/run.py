@@ -25,7 +25,7 @@ from edgelm.bench.evaluation.records import (
 )
 from edgelm.bench.evaluation.subjects import OpenSubject, open_subject
 from edgelm.compress.evaluation.metrics import Metric
-from edgelm.compress.evaluation.run_tasks import run_task
+from edgelm.compress.evaluation.run_tasks import check_tasks, run_task
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.mt_bench import dialogs, read_turns
 from edgelm.compress.evaluation.tasks.scores import Score
@@ -78,9 +78,11 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
     """Evaluate the model, and what it is compared with.
 
     Raises:
-        BadInput: a task that cannot run on this model; the message says which.
+        BadInput: a task that cannot run on this model; the message says which. A mistake in the
+            rows of any task is found before a model is loaded.
     """
     request.check()
+    check_tasks(request.tasks, request.limit)
     subject, ours = _evaluate(request, request.model, request.against, progress)
     against: Subject | None = None
     theirs: Sequence[TaskItems | None] = [None] * len(ours)

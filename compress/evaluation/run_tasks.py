@@ -16,11 +16,12 @@ A task is `KIND:FILE`, or `KIND` alone where it has rows of its own:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from edgelm.compress.data.documents import read_documents
-from edgelm.compress.evaluation.backend import MAX_NEW_TOKENS, Backend
+from edgelm.compress.evaluation.backend import MAX_NEW_TOKENS, Backend, no_progress
 from edgelm.compress.evaluation.backend import Progress as Count
 from edgelm.compress.evaluation.metrics import Metric, perplexity_of
 from edgelm.compress.evaluation.rows import task_rows
@@ -39,6 +40,8 @@ from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 
 _LENGTH = 512  # tokens per row of text
+_TEXT_KINDS = ("perplexity", "kl")
+_OWN_ROWS = ("lm-eval", "mt_bench")  # read by lm-evaluation-harness, by edge-eval
 Figures = Mapping[str, Metric | Score]
 """By name; a Score where the items are not known (lm-evaluation-harness)."""
 
@@ -75,12 +78,43 @@ def run_tasks(
     """
     if limit is not None and limit < 1:
         raise BadInput(f"limit is {limit}, expected 1 or more rows per task")
+    check_tasks(tasks, limit)
     return {
         str(task): run_task(
             backend, task, limit=limit, max_new_tokens=max_new_tokens, progress=progress
         )
         for task in tasks
     }
+
+
+def check_tasks(tasks: Sequence[Task], limit: int | None) -> None:
+    """Read the rows of all tasks, so that a mistake in the last is found before the first runs.
+
+    Args:
+        tasks: of `parse_tasks`.
+        limit: as in `run_tasks`.
+
+    Raises:
+        BadInput, UnknownName, MissingPackage: as the task itself would.
+    """
+    context = EvalContext(cast(Backend, _NoModel()), limit, MAX_NEW_TOKENS, no_progress)
+    for task in tasks:
+        if task.kind in _TEXT_KINDS:
+            next(iter(read_documents(task.name)), None)
+        elif task.kind not in _OWN_ROWS:
+            with suppress(_ModelNeeded):
+                TASKS[task.kind](context, task.name)
+
+
+class _ModelNeeded(Exception):
+    """A task has read and checked its rows, and asks for the model."""
+
+
+class _NoModel:
+    """A backend for tasks that are only checked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _ModelNeeded
 
 
 def run_task(
