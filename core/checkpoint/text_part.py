@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from edgelm.checkpoint.refused_models import REFUSED
 from edgelm.checkpoint.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
@@ -65,13 +66,6 @@ _WRAPPERS = {
 }
 # Decoders that compute on text what another family does.
 _SAME_AS = {"qwen3_vl_text": "qwen3"}
-_ALTUP = "its layers predict and correct four streams (AltUp) and leave out activations"
-_REFUSED = {
-    "gemma3n": _ALTUP,
-    "gemma3n_text": _ALTUP,
-    "llama4": "its experts scale their inputs, and its layers attend in chunks",
-    "mllama": "its decoder attends to images in layers of its own",
-}
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _DECODER = re.compile(
     r"^(?:model\.)?language_model\.(?:model\.)?"
@@ -92,8 +86,8 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
         BadCheckpoint: `text_config` is not an object.
     """
     kind = config.get("model_type")
-    if isinstance(kind, str) and kind in _REFUSED:
-        raise UnknownName(f"config.json: {kind} is not supported: {_REFUSED[kind]}")
+    if isinstance(kind, str) and kind in REFUSED:
+        raise UnknownName(f"config.json: {kind} is not supported: {REFUSED[kind]}")
     wrapper = _WRAPPERS.get(kind) if isinstance(kind, str) else None
     if wrapper is None:
         return dict(config)

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from edgelm.checkpoint.refused_models import REFUSED
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.export.source.reference import Reference
 from edgelm.export.source_check.second_opinion import check_source
+from edgelm.spec.families import FAMILIES
 from tests.export.graphs import build_session
 from tests.models import randomize
 
@@ -163,17 +165,26 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
     assert set(open_checkpoint(tmp_path).left_out) == TOWERS[kind] | {"mtp"}
 
 
-def test_llama_4_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama4", "text_config": {}}))
-    with pytest.raises(UnknownName, match="llama4 is not supported: its experts scale"):
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("llama4", "its experts scale"),
+        ("gemma3n", "AltUp"),
+        ("gemma3n_text", "AltUp"),
+        ("nemotron_h", "Mamba"),
+        ("granitemoehybrid", "Mamba"),
+        ("stablelm", "LayerNorm"),
+        ("deepseek_v3", "MLA"),
+    ],
+)
+def test_other_models_are_refused_with_the_reason(tmp_path: Path, kind: str, reason: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "text_config": {}}))
+    with pytest.raises(UnknownName, match=rf"{kind} is not supported: .*{reason}"):
         read_spec(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["gemma3n", "gemma3n_text"])
-def test_gemma_3n_is_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(UnknownName, match=rf"{kind} is not supported: .*AltUp"):
-        read_spec(tmp_path)
+def test_no_supported_model_is_refused() -> None:
+    assert not REFUSED.keys() & FAMILIES.keys()
 
 
 def test_a_wrapper_without_its_decoder(tmp_path: Path) -> None:
