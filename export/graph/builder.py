@@ -111,6 +111,11 @@ class Graph:
         self._nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
+    def reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """A value in another shape; 0 keeps a size, -1 is what remains."""
+        constant = self.constant(f"shape.{list(shape)}", np.array(shape, dtype=np.int64))
+        return self.op("Reshape", x, constant)  # type: ignore[no-any-return]
+
     def branch(
         self,
         condition: ir.Value,

@@ -34,9 +34,9 @@ def gather_rows(
     levels = graph.op("Cast", _levels(graph, rows, table.bits), to=DTYPES[activations].value)
     middle = np.array(table.middle, dtype=DTYPES[activations].numpy())
     centered = graph.op("Sub", levels, graph.constant(f"{name}.middle", middle))
-    blocks = _reshaped(graph, centered, (0, 0, -1, table.group_size))
-    scaled = graph.op("Mul", blocks, _reshaped(graph, factors, (0, 0, -1, 1)))
-    return _reshaped(graph, scaled, (0, 0, columns))
+    blocks = graph.reshape(centered, (0, 0, -1, table.group_size))
+    scaled = graph.op("Mul", blocks, graph.reshape(factors, (0, 0, -1, 1)))
+    return graph.reshape(scaled, (0, 0, columns))
 
 
 def packed_words(table: Quantized, columns: int) -> npt.NDArray[np.int32]:
@@ -57,7 +57,7 @@ def _levels(graph: Graph, words: Value, bits: int) -> Value:
     powers = np.array([1 << (bits * at) for at in range(count)], dtype=np.int32)
     sign = np.array([0] * (count - 1) + [1 << (bits - 1)], dtype=np.int32)
     half, zero = _integer(graph, 1 << 30), _integer(graph, 0)
-    words = _reshaped(graph, words, (0, 0, -1, 1))
+    words = graph.reshape(words, (0, 0, -1, 1))
     negative = op("Less", words, zero)
     positive = op("Where", negative, op("Add", op("Add", words, half), half), words)
     quotients = op("Div", positive, graph.constant(f"words.powers.{bits}", powers))
@@ -68,9 +68,3 @@ def _levels(graph: Graph, words: Value, bits: int) -> Value:
 
 def _integer(graph: Graph, value: int) -> Value:
     return graph.constant(f"int32.{value}", np.array(value, dtype=np.int32))
-
-
-def _reshaped(graph: Graph, x: Value, shape: tuple[int, ...]) -> Value:
-    name = f"words.shape.{'x'.join(map(str, shape))}"
-    constant = graph.constant(name, np.array(shape, dtype=np.int64))
-    return graph.op("Reshape", x, constant)  # type: ignore[no-any-return]

@@ -35,11 +35,11 @@ def join_inputs(dialect: _Dialect, weights: Weights, projected: Value) -> Value:
     spec = weights.checkpoint.spec
     inputs = spec.per_layer_inputs
     assert inputs is not None
-    by_layer = _reshaped(dialect.graph, projected, (0, 0, -1, inputs.size))
+    by_layer = dialect.graph.reshape(projected, (0, 0, -1, inputs.size))
     by_layer = dialect.scale(by_layer, spec.hidden_size**-0.5)
     name = "per_layer_projection_norm"
     normed = dialect.norm(by_layer, name, weights.norm(name) * math.sqrt(0.5))
-    flat = _reshaped(dialect.graph, normed, (0, 0, -1))
+    flat = dialect.graph.reshape(normed, (0, 0, -1))
     row = dialect.scale(dialect.embed_per_layer(), math.sqrt(inputs.size / 2))
     return dialect.add(flat, row)
 
@@ -53,9 +53,3 @@ def layer_part(dialect: _Dialect, spec: DecoderSpec, joined: Value, index: int) 
         for number in (index * size, (index + 1) * size, 2)
     )
     return graph.op("Slice", joined, start, end, axis)  # type: ignore[no-any-return]
-
-
-def _reshaped(graph: Graph, x: Value, shape: tuple[int, ...]) -> Value:
-    name = f"per_layer.shape.{len(shape)}"
-    constant = graph.constant(name, np.array(shape, dtype=np.int64))
-    return graph.op("Reshape", x, constant)  # type: ignore[no-any-return]

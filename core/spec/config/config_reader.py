@@ -17,7 +17,12 @@ from edgelm.spec.config.config_fields import (
 )
 from edgelm.spec.config.expert_fields import layer_experts
 from edgelm.spec.config.layer_fields import layer_thetas, layer_windows, rotated_layers
-from edgelm.spec.config.layer_sizes import layer_heads, per_layer_inputs, with_shared_keys
+from edgelm.spec.config.layer_sizes import (
+    layer_heads,
+    per_layer_inputs,
+    with_keys_as_values,
+    with_shared_keys,
+)
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
@@ -249,7 +254,8 @@ class _Reader:
             rope_of_layer = rope if rotates else None
             layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, **own))
         size = feed_forward_size(fields, family)
-        return with_shared_keys(fields, family, with_own_sizes(fields, tuple(layers), size))
+        sized = with_own_sizes(fields, tuple(layers), size)
+        return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))
 
 
 def _family_name(config: Mapping[str, Any]) -> str:

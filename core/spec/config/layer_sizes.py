@@ -75,6 +75,18 @@ def _checked(fields: Fields, own: Sizes, index: int) -> Sizes:
     return {name: size for name, size in own.items() if size != fields.values.get(name)}
 
 
+def with_keys_as_values(
+    fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
+) -> tuple[LayerSpec, ...]:
+    """The layers, of which those without a window take keys for values (`attention_k_eq_v`)."""
+    if not family.global_heads or not fields.flag("attention_k_eq_v"):
+        return layers
+    return tuple(
+        layer if layer.window else msgspec.structs.replace(layer, values_are_keys=True)
+        for layer in layers
+    )
+
+
 def with_shared_keys(
     fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
 ) -> tuple[LayerSpec, ...]:
@@ -83,11 +95,6 @@ def with_shared_keys(
     Raises:
         BadCheckpoint: no earlier layer is of the same kind.
     """
-    if family.global_heads and fields.flag("attention_k_eq_v"):
-        layers = tuple(
-            layer if layer.window else msgspec.structs.replace(layer, values_are_keys=True)
-            for layer in layers
-        )
     count = fields.integer("num_kv_shared_layers", least=0) if family.shares_kv else 0
     if not count:
         return layers

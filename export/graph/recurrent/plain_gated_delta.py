@@ -65,7 +65,7 @@ class PlainGatedDelta:
         normed = self.dialect.norm(attended, f"{self.name}.norm", weights.norm)
         gate = self._heads(z, mixer.value_heads, mixer.value_dim)
         silu = op("Mul", gate, op("Sigmoid", gate))
-        return self._reshape(op("Mul", normed, silu), [1, -1, mixer.value_size])
+        return self.graph.reshape(op("Mul", normed, silu), [1, -1, mixer.value_size])
 
     def _chunks(
         self, parts: tuple[Value, ...], a: Value, b: Value, weights: DeltaWeights
@@ -86,10 +86,10 @@ class PlainGatedDelta:
     def _attended(self, chunks: _Chunks) -> Value:
         """Outputs [1, T, heads, value_dim], and the state after them."""
         cache = self.dialect.cache
-        state = self._reshape(cache.past_state(self.index, "matrix"), self._state_shape[1:])
+        state = self.graph.reshape(cache.past_state(self.index, "matrix"), self._state_shape[1:])
         name = f"{self.name}.chunks"
         state, outputs = self.graph.scan(state, self._scanned(chunks), self._step, name=name)
-        cache.present_state(self.index, self._reshape(state, self._state_shape), "matrix")
+        cache.present_state(self.index, self.graph.reshape(state, self._state_shape), "matrix")
         return self._in_tokens(outputs)
 
     def _scanned(self, chunks: _Chunks) -> tuple[Value, ...]:
@@ -142,14 +142,14 @@ class PlainGatedDelta:
         """[1, T, heads, dim] -> [chunks, heads, 32, dim], filled up with zeros."""
         op = self.graph.op
         rows = op("Pad", x, self._filling())
-        split = self._reshape(rows, [-1, _CHUNK, self.mixer.value_heads, width])
+        split = self.graph.reshape(rows, [-1, _CHUNK, self.mixer.value_heads, width])
         return op("Transpose", split, perm=[0, 2, 1, 3])  # type: ignore[no-any-return]
 
     def _in_tokens(self, x: Value) -> Value:
         """The inverse of `_in_chunks`."""
         op, mixer = self.graph.op, self.mixer
         turned = op("Transpose", x, perm=[0, 2, 1, 3])
-        rows = self._reshape(turned, [1, -1, mixer.value_heads, mixer.value_dim])
+        rows = self.graph.reshape(turned, [1, -1, mixer.value_heads, mixer.value_dim])
         start, axis, one = (self._index(at) for at in (0, 1, 1))
         return op("Slice", rows, start, self._count(), axis, one)  # type: ignore[no-any-return]
 
@@ -186,9 +186,9 @@ class PlainGatedDelta:
         times = mixer.value_heads // mixer.key_heads
         if times == 1:
             return x
-        single = self._reshape(x, [1, -1, mixer.key_heads, 1, mixer.key_dim])
+        single = self.graph.reshape(x, [1, -1, mixer.key_heads, 1, mixer.key_dim])
         repeated = self.graph.op("Concat", *[single] * times, axis=3)
-        return self._reshape(repeated, [1, -1, mixer.value_heads, mixer.key_dim])
+        return self.graph.reshape(repeated, [1, -1, mixer.value_heads, mixer.key_dim])
 
     def _triangle(self) -> Value:
         """A product with it sums over the tokens of a chunk up to each."""
@@ -196,11 +196,7 @@ class PlainGatedDelta:
         return self.graph.constant("delta.triangle", ones)
 
     def _heads(self, x: Value, heads: int, width: int) -> Value:
-        return self._reshape(x, [1, -1, heads, width])
-
-    def _reshape(self, x: Value, shape: list[int]) -> Value:
-        constant = self.graph.constant(f"shape.{shape}", np.array(shape, dtype=np.int64))
-        return self.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]
+        return self.graph.reshape(x, [1, -1, heads, width])
 
     def _split(self, x: Value, sizes: list[int]) -> tuple[Value, ...]:
         constant = self.graph.constant(f"delta_sizes.{sizes}", np.array(sizes, dtype=np.int64))
