@@ -16,6 +16,8 @@ from edgelm.bundle.manifest import FileEntry
 from edgelm.bundle.manifest_file import encode_manifest
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadInput
+from edgelm.export.bundle.model_card import CARD
+from edgelm.export.bundle.sign import remove_signature
 from edgelm.export.bundle.text_files import text_files
 from edgelm.export.pipeline import export_model
 from edgelm.export.progress import Progress
@@ -38,7 +40,7 @@ def export_draft(
 ) -> Manifest:
     """Export a small model as the draft model of a bundle; an earlier one is replaced.
 
-    Target, engine and context are the bundle's.
+    Target, engine and context are the bundle's. A signature of the bundle is removed.
 
     Args:
         source: a Hugging Face folder, a hub id or a `.gguf` file.
@@ -70,7 +72,8 @@ def export_draft(
     own = {name: one for name, one in manifest.files.items() if not name.startswith(f"{DRAFT}/")}
     if len(own) < len(manifest.files):
         # While the draft is replaced the bundle has none, so that it can be loaded all the time.
-        manifest = _write(folder, manifest, own)
+        manifest = _write(folder, manifest, own, progress)
+        own = manifest.files
     draft = export_model(
         source,
         folder / DRAFT,
@@ -85,7 +88,7 @@ def export_draft(
         work=work,
         progress=progress,
     )
-    _write(folder, manifest, own | _entries(folder / DRAFT))
+    _write(folder, manifest, own | _entries(folder / DRAFT), progress)
     return draft
 
 
@@ -115,7 +118,13 @@ def _entries(draft: Path) -> dict[str, FileEntry]:
     return {f"{DRAFT}/{name}": one for name, one in {**hash_files(draft), MANIFEST: own}.items()}
 
 
-def _write(folder: Path, manifest: Manifest, files: dict[str, FileEntry]) -> Manifest:
+def _write(
+    folder: Path, manifest: Manifest, files: dict[str, FileEntry], progress: Progress
+) -> Manifest:
+    """List these files; a signature of the bundle as it was is removed."""
+    if remove_signature(folder):
+        progress("the bundle changes, so its signature was removed; sign it again: --sign")
+        files = files | {CARD: read_manifest(folder).files[CARD]}
     changed = msgspec.structs.replace(manifest, files=files)
     replace_file(folder / MANIFEST, encode_manifest(changed))
     return changed

@@ -15,8 +15,7 @@ from edgelm.bundle import signed_statement as statements
 from edgelm.bundle.manifest import CompiledEngine, Manifest
 from edgelm.bundle.signed_statement import statement_of
 from edgelm.export import cli as export_cli
-
-WITH_CRYPTOGRAPHY = "cryptography"
+from tests.signing import new_key
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +42,6 @@ def evaluated(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recorded(evaluated: Path, tmp_path: Path) -> Path:
     return shutil.copytree(evaluated, tmp_path / "bundle")
-
-
-def new_key(path: Path) -> str:
-    """A private key in a file, and its public line."""
-    pytest.importorskip(WITH_CRYPTOGRAPHY, reason="needs edgelm[sign]")
-    from cryptography.hazmat.primitives import serialization as form
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption())
-    path.write_bytes(pem)
-    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
-    line = f"{public.decode()} maker of bundles"
-    path.with_name(f"{path.name}.pub").write_text(f"{line}\n")
-    return line
 
 
 @pytest.fixture
@@ -170,7 +154,7 @@ def test_a_new_record_removes_the_signature(
 def test_what_is_not_a_key_does_not_sign(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    pytest.importorskip(WITH_CRYPTOGRAPHY, reason="needs edgelm[sign]")
+    pytest.importorskip("cryptography", reason="needs edgelm[sign]")
     (tmp_path / "key").write_text(text)
     assert export_cli.main(["--sign", str(recorded), str(tmp_path / "key")]) == 2
     assert "ssh-keygen -t ed25519" in capsys.readouterr().err

@@ -12,7 +12,9 @@ from edgelm.bundle import MANIFEST, read_manifest, verify
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.export.bundle.draft_model import export_draft
+from edgelm.export.bundle.sign import sign_bundle
 from edgelm.export.pipeline import export_model
+from tests.signing import new_key
 from tests.tiny_chat import save_tiny_chat
 
 CONTEXT = 256
@@ -38,6 +40,21 @@ def test_the_manifest_lists_the_draft(bundle: Path) -> None:
     assert {"draft/bundle.json", "draft/model.onnx", "draft/tokenizer.json"} <= set(manifest.files)
     verify(bundle, manifest)
     assert read_manifest(bundle / "draft").limits.context == CONTEXT
+
+
+def test_a_signature_of_the_bundle_as_it_was_is_removed(
+    source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    new_key(tmp_path / "key")
+    sign_bundle(copy, tmp_path / "key")
+    assert "## Signature" in (copy / "README.md").read_text()
+    lines: list[str] = []
+    export_draft(source, copy, progress=lines.append)
+    assert any("its signature was removed" in line for line in lines)
+    assert not (copy / "signature.json").exists()
+    assert "## Signature" not in (copy / "README.md").read_text()
+    verify(copy, read_manifest(copy))
 
 
 def test_its_tokens_are_accepted_and_change_nothing(bundle: Path) -> None:
