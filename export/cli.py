@@ -135,16 +135,17 @@ def parser() -> argparse.ArgumentParser:
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
-    add("--list-targets", action="store_true", help="print the known targets")
-    add("--verify", type=Path, metavar="BUNDLE", help="check every hash of a bundle")
-    add("--sign", nargs=2, metavar=("BUNDLE", "KEY"), help="sign a bundle with an Ed25519 key")
-    add(
+    mode = parser.add_mutually_exclusive_group().add_argument
+    mode("--list-targets", action="store_true", help="print the known targets")
+    mode("--verify", type=Path, metavar="BUNDLE", help="check every hash of a bundle")
+    mode("--sign", nargs=2, metavar=("BUNDLE", "KEY"), help="sign a bundle with an Ed25519 key")
+    mode(
         "--finalize",
         type=Path,
         metavar="BUNDLE",
         help="compile a bundle's engine, on its own device",
     )
-    add(
+    mode(
         "--trust",
         type=Path,
         metavar="BUNDLE",
@@ -162,6 +163,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    modes = ("list_targets", "verify", "sign", "finalize", "trust")
+    chosen = [mode for mode in modes if getattr(arguments, mode)]
+    if chosen and (arguments.model or arguments.output):
+        raise BadInput(
+            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or give "
+            "two commands"
+        )
     if arguments.list_targets:
         return _list_targets()
     if arguments.verify:

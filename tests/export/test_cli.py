@@ -254,6 +254,22 @@ def test_sigterm_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [["--list-targets"], ["--verify", "b"], ["--finalize", "b"]])
+@pytest.mark.parametrize("export", [["model"], ["-o", "out"]])
+def test_a_command_that_exports_nothing_takes_no_model(
+    capsys: pytest.CaptureFixture[str], mode: list[str], export: list[str]
+) -> None:
+    assert main([*export, *mode]) == 2
+    assert f"{mode[0]} exports nothing; leave out the model and -o" in capsys.readouterr().err
+
+
+def test_two_commands_in_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--sign", "bundle", "key", "--verify", "bundle"])
+    assert caught.value.code == 2
+    assert "not allowed with argument --sign" in capsys.readouterr().err
+
+
 def test_help_has_an_example_and_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
