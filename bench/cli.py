@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
+    _check_alone(arguments)
     if arguments.setup_peers:
         _set_up_peers(_peer_names(arguments))
     if arguments.check_plan:
@@ -114,6 +115,19 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         _measure(arguments, command)
     elif not arguments.setup_peers:
         raise BadInput("give at least one bundle, or --setup-peers, or --check-plan")
+
+
+def _check_alone(arguments: argparse.Namespace) -> None:
+    """Raise BadInput for options of two measurements, of which only one would run."""
+    if arguments.check_plan and (arguments.bundle or arguments.speculation):
+        raise BadInput(
+            "--check-plan measures layers of its own; leave out the bundle and --speculation"
+        )
+    if arguments.speculation and arguments.peers and not arguments.setup_peers:
+        raise BadInput(
+            "--speculation compares a bundle with itself; leave out --peers, or measure them in "
+            "another command"
+        )
 
 
 def _set_up_peers(names: list[str]) -> None:

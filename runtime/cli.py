@@ -134,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int | None:
     _print_anything()
     if arguments.self_test:
+        if arguments.prompt or arguments.chat:
+            raise BadInput("--self-test asks its own questions; leave out the prompt and --chat")
         return _self_test(arguments)
     prompt = _prompt(arguments)
     settings = _settings(arguments)

@@ -243,6 +243,21 @@ def test_bundles_of_different_sources_are_not_compared(
     assert "the bundles come from different sources" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["bundle", "--check-plan"], "--check-plan measures layers of its own"),
+        (["bundle", "--speculation", "auto", "--check-plan"], "leave out the bundle"),
+        (["bundle", "--speculation", "auto", "--peers", "llama.cpp"], "compares a bundle with its"),
+    ],
+)
+def test_two_measurements_in_one_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert (

@@ -276,3 +276,11 @@ def test_a_closed_pipe_is_no_error(bundle: Path) -> None:
     command = f"{' '.join(EDGE_RUN)} {bundle} a --raw -n 100 | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("also", [["Why?"], ["--chat"]])
+def test_a_self_test_answers_no_prompt(
+    bundle: Path, capsys: pytest.CaptureFixture[str], also: list[str]
+) -> None:
+    assert main([str(bundle), *also, "--self-test"]) == 2
+    assert "--self-test asks its own questions" in capsys.readouterr().err
