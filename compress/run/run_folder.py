@@ -128,6 +128,8 @@ class RunFolder:
             content = {"key": key, "inputs": inputs}
             replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
         else:
+            # Otherwise a partial file would count as one of the results.
+            remove_abandoned_files(folder)
             self.report(f"{name}: resuming")
         begun = time.monotonic()
         record = work(folder)

@@ -1,8 +1,9 @@
 """Write a file atomically: after a kill there is the old or the new one, never a partial one.
 
 The content is written to a hidden file beside it, `.NAME.partial-edgelm-` and a random part, which
-is locked meanwhile. Such a file without a lock was left by a killed process. Windows moves no open
-file, so that the lock ends before the move: there, only an old file counts as abandoned.
+is locked meanwhile. Such a file without a lock was left by a killed process, and the next writer
+of the same file removes it. Windows moves no open file, so that the lock ends before the move:
+there, only an old file counts as abandoned.
 """
 
 import os
@@ -21,6 +22,7 @@ from edgelm.files.locks import try_lock
 _TAG = "partial-edgelm-"
 _HIDDEN = re.compile(rf"\..+\.{_TAG}[0-9a-f]{{16}}", re.DOTALL)
 _MAX_NAME_BYTES = 255  # of common file systems
+_RANDOM_BYTES = 8
 # Does not follow an existing link or write to an existing file. Windows has no O_NOFOLLOW.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -74,9 +76,7 @@ def remove_abandoned_files(folder: Path) -> None:
 
 def hidden_sibling(target: Path) -> Path:
     """A new hidden name beside a file or folder."""
-    end = f".{_TAG}{secrets.token_hex(8)}"
-    name = os.fsencode(target.name)[: _MAX_NAME_BYTES - len(end) - 1]
-    return target.with_name("." + name.decode(errors="ignore") + end)
+    return target.with_name(_hidden_start(target.name) + secrets.token_hex(_RANDOM_BYTES))
 
 
 def is_hidden_name(name: str) -> bool:
@@ -114,6 +114,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _writing(target: Path, mode: int) -> Iterator[IO[bytes]]:
+    _remove_abandoned_of(target)
     staging, handle, locked = _new_file(target, mode)
     while_open = locked and moves_open_files()  # otherwise it would look abandoned
     try:
@@ -128,6 +129,25 @@ def _writing(target: Path, mode: int) -> Iterator[IO[bytes]]:
     finally:
         staging.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+def _hidden_start(name: str) -> str:
+    """The start of the hidden names of a file or folder, all but their random part."""
+    end = f".{_TAG}"
+    name_bytes = _MAX_NAME_BYTES - len(end) - 1 - 2 * _RANDOM_BYTES
+    return "." + os.fsencode(name)[:name_bytes].decode(errors="ignore") + end
+
+
+def _remove_abandoned_of(target: Path) -> None:
+    """Remove what killed writers of the same file left."""
+    start, names = _hidden_start(target.name), list[str]()
+    with suppress(PermissionError):  # a folder may be writable but not readable
+        names = [name for name in os.listdir(target.parent) if name.startswith(start)]
+    for name in filter(is_hidden_name, names):
+        path = target.with_name(name)
+        with suppress(FileNotFoundError):  # its writer has ended meanwhile
+            if stat.S_ISREG(path.lstat().st_mode):
+                _remove_unlocked(path)
 
 
 def _new_file(target: Path, mode: int) -> tuple[Path, int, bool]:

@@ -134,6 +134,18 @@ def test_killed_while_the_inputs_were_written(run: Run) -> None:
     assert not list(run.folder.rglob(".*partial*"))
 
 
+def test_killed_while_the_result_was_written(run: Run) -> None:
+    run()
+    (run.folder / "second" / "done.json").rename(
+        run.folder / "second" / ".done.json.partial-edgelm-0123456789abcdef"
+    )
+    run()
+    assert run.worked == ["first", "second", "third", "second"]
+    assert not list(run.folder.rglob(".*partial*"))
+    run()
+    assert run.worked == ["first", "second", "third", "second"]
+
+
 @pytest.mark.parametrize("collective", [False, True], ids=["alone", "collective"])
 def test_a_second_process_waits_and_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collective: bool

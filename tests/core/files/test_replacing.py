@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.files.locks import try_lock
-from edgelm.files.replacing import remove_abandoned_files, replace_file
+from edgelm.files.replacing import hidden_sibling, remove_abandoned_files, replace_file
 from tests.folders import contents
 
 _KILLED_FILE = """
@@ -68,8 +68,9 @@ def test_kill_leaves_the_old_file(tmp_path: Path, moment: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert target.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
     replace_file(target, b"next")
-    assert target.read_bytes() == b"next"
+    assert contents(tmp_path) == {"table.toml": b"next"}
 
 
 def test_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
@@ -103,6 +104,37 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     link.unlink()
     folder.rmdir()
     assert contents(tmp_path) == kept
+
+
+def test_a_writer_removes_only_what_killed_writers_of_its_own_file_left(tmp_path: Path) -> None:
+    name = "ü" * 120  # so long that the hidden name holds only a part of it
+    target = tmp_path / name
+    own = hidden_sibling(target)
+    kept = {
+        ".table.partial-edgelm-0123456789abcdef": b"of another file",
+        f"{own.name[:-1]}g": b"somebody's",
+        own.name[1:]: b"somebody's",
+    }
+    for path, content in {own.name: b"left", **kept}.items():
+        (tmp_path / path).write_bytes(content)
+    living = hidden_sibling(target)
+    with living.open("wb") as file:
+        assert try_lock(file.fileno())
+        replace_file(target, b"new")
+        assert living.exists()
+        living.unlink()
+    assert contents(tmp_path) == {**kept, name: b"new"}
+
+
+def test_a_folder_may_be_writable_but_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.listdir", unreadable)
+    replace_file(tmp_path / "table", b"new")
+    assert (tmp_path / "table").read_bytes() == b"new"
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
