@@ -1,5 +1,6 @@
 """Kill a case's process again and again, at random moments, and look at what is left."""
 
+import faulthandler
 import os
 import random
 import signal
@@ -107,7 +108,7 @@ def run_whole(run: Callable[[], object], log: Path) -> None:
 
 def run_to_failure(run: Callable[[], object], log: Path) -> str:
     """Run in a process that is left alone and must end with an exception; what it wrote."""
-    status = wait_for(start(run, log))
+    status = wait_for(start(run, log), log)
     said = log.read_text(errors="replace")
     assert status == 1 << 8, f"ended with {status}, not with an exception:\n{said[-3000:]}"
     return said
@@ -115,11 +116,11 @@ def run_to_failure(run: Callable[[], object], log: Path) -> str:
 
 def wait_for_success(child: int, log: Path) -> None:
     """Wait until a process ends, which must be well."""
-    status = wait_for(child)
+    status = wait_for(child, log)
     assert status == 0, f"ended with {status}:\n{log.read_text(errors='replace')[-3000:]}"
 
 
-def wait_for(child: int) -> int:
+def wait_for(child: int, log: Path) -> int:
     """The status with which a process ends, within the time that a run may take."""
     deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
@@ -129,7 +130,8 @@ def wait_for(child: int) -> int:
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    raise AssertionError(f"did not end within {_TIMEOUT:.0f} s")
+    said = log.read_text(errors="replace")
+    raise AssertionError(f"did not end within {_TIMEOUT:.0f} s:\n{said[-3000:]}")
 
 
 def start(run: Callable[[], object], log: Path) -> int:
@@ -144,6 +146,7 @@ def start(run: Callable[[], object], log: Path) -> int:
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout = sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - pytest has its own
+        faulthandler.dump_traceback_later(0.9 * _TIMEOUT, file=sys.stderr)
         run()
         code = 0
     except BaseException:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _F32, _F16 = 0, 1  # ggml types that need no dequantizing
 _FLOATS = (_F32, _F16, 28, 30)  # with F64 and BF16
+_VALUES_AT_ONCE = 1 << 17
 _T = TypeVar("_T", np.float32, np.uint8)
 
 
@@ -94,10 +95,10 @@ class GgufFile:
         shape, kind = stored.info.shape, stored.info.ggml_type
         if kind in (_F32, _F16):
             raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start)
-            values = raw.view("<f4" if kind == _F32 else "<f2")
+            values = raw.view("<f4" if kind == _F32 else "<f2").astype(np.float32)
         else:
             values = _dequantize(_rows(stored), kind)
-        return self._from_ggml(name, values.astype(np.float32).reshape(shape))
+        return self._from_ggml(name, values.reshape(shape))
 
     def packed(self) -> dict[str, PackedMatrix]:
         """The quantized matrices."""
@@ -273,9 +274,23 @@ def _can_dequantize(number: int) -> bool:
     return True
 
 
-def _dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[Any]:
+def _dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[np.float32]:
+    """The values of whole blocks, in order.
+
+    The gguf package converts 16 rows at a time, which takes up to twice as long for short rows:
+    it is given one long row of blocks at a time, whose arrays still fit into a cache.
+    """
     from gguf import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES
     from gguf.quants import dequantize
 
+    kind = GGMLQuantizationType(number)
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    blocks = rows.reshape(-1, block_bytes)
+    values = np.empty((len(blocks), block), dtype=np.float32)
+    step = _VALUES_AT_ONCE // block
     with np.errstate(all="ignore"):  # scales of zero, or a damaged file
-        return dequantize(rows, GGMLQuantizationType(number))
+        for first in range(0, len(blocks), step):
+            part = blocks[first : first + step]
+            values[first : first + step] = dequantize(part.reshape(1, -1), kind).reshape(-1, block)
+    return values

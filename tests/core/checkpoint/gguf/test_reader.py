@@ -72,6 +72,17 @@ def test_tensors_are_those_of_transformers_reader(
         torch.testing.assert_close(checkpoint.tensor(tensor), values.float(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("values", [32, 96, 1000])
+def test_tensors_do_not_depend_on_how_many_values_are_dequantized_at_once(
+    file: Path, monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    whole = open_checkpoint(file)
+    monkeypatch.setattr("edgelm.checkpoint.gguf.reader._VALUES_AT_ONCE", values)
+    in_parts = open_checkpoint(file)
+    for tensor in whole.shapes:
+        assert torch.equal(in_parts.tensor(tensor), whole.tensor(tensor))
+
+
 def test_what_is_known_of_the_file(tiny: TinyFactory, tmp_path: Path) -> None:
     path = write_gguf(tiny("llama").hf, tmp_path / "m.gguf", metadata={"general.license": "mit"})
     checkpoint = open_checkpoint(path)
