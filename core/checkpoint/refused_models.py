@@ -11,7 +11,6 @@ REFUSED = {
             "bamba",
             "falcon_h1",
             "falcon_mamba",
-            "granitemoehybrid",
             "jamba",
             "mamba",
             "mamba2",

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.spec.family import Family
 from edgelm.spec.mixture_families import MIXTURES
-from edgelm.spec.shared_rows import GEMMA_4, LFM2_NAMES, QWEN_3_5
+from edgelm.spec.shared_rows import GEMMA_4, GRANITE_4, LFM2_NAMES, QWEN_3_5
 
 _GEMMA = {
     "head_dim": 256,
@@ -275,6 +275,18 @@ FAMILIES: dict[str, Family] = {
             "sliding_window": 128,
             "rms_norm_eps": 1e-5,
         },
+    ),
+    "granitemoehybrid": Family(
+        fused_gate_up=True,
+        multipliers=True,
+        mixer="mamba2",
+        rotation="typed",
+        ffn_field="shared_intermediate_size",
+        names={
+            "mlp.gate_up_proj": "shared_mlp.input_linear",
+            "mlp.down_proj": "shared_mlp.output_linear",
+        },
+        defaults=GRANITE_4,
     ),
     **MIXTURES,
 }

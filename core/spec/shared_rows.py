@@ -45,3 +45,17 @@ QWEN_3_5: dict[str, Any] = {
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
 }
+
+GRANITE_4: dict[str, Any] = {
+    "attention_multiplier": 1.0,
+    "shared_intermediate_size": 1024,
+    "num_local_experts": 8,
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_head": "auto",
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+}

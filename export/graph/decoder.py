@@ -12,12 +12,12 @@ import torch
 
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
-from edgelm.export.quantize.weights import DeltaWeights, Router, Weights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import HEAD, PER_LAYER_MODEL, mixer_output
-from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
+from edgelm.spec.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
 
 Value = ir.Value
 
@@ -81,6 +81,9 @@ class Dialect(Protocol):
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
         """See GatedDelta; `inputs` are qkv, z, b and a side by side -> [1, T, value_size]."""
+
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
+        """See Mamba2; `inputs` are z, x, B, C and dt side by side -> [1, T, size]."""
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
@@ -235,6 +238,10 @@ def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
             inputs = decoder.linear(x, f"layers.{index}.delta.in")
             weights = decoder.weights.delta(index)
             return decoder.dialect.gated_delta(inputs, index, delta, weights)
+        case Mamba2() as mamba:
+            inputs = decoder.linear(x, f"layers.{index}.mamba.in")
+            weights = decoder.weights.mamba(index)
+            return decoder.dialect.mamba2(inputs, index, mamba, weights)
     return attention(decoder, index, x)
 
 

@@ -23,12 +23,20 @@ from edgelm.spec.groups import (
     split_group,
     tensor_names,
 )
-from edgelm.spec.mixers import ShortConv
+from edgelm.spec.mixers import Mamba2, ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias, stacked_by_input
 
-_RESIDUAL = ("attention.o", "conv.out", "delta.out", "mlp.down", "experts.down", "shared.down")
+_RESIDUAL = (
+    "attention.o",
+    "conv.out",
+    "delta.out",
+    "mamba.out",
+    "mlp.down",
+    "experts.down",
+    "shared.down",
+)
 
 
 class DeltaWeights(NamedTuple):
@@ -37,6 +45,17 @@ class DeltaWeights(NamedTuple):
     kernel: torch.Tensor
     dt_bias: torch.Tensor
     decay_scale: torch.Tensor
+    norm: torch.Tensor
+
+
+class MambaWeights(NamedTuple):
+    """Kernel [channels, 1, kernel], its bias [channels]; dt bias, -exp(A) and D [heads]; norm."""
+
+    kernel: torch.Tensor
+    conv_bias: torch.Tensor | None
+    dt_bias: torch.Tensor
+    decay_scale: torch.Tensor
+    skip: torch.Tensor
     norm: torch.Tensor
 
 
@@ -204,6 +223,20 @@ class Weights:
             self._tensor(f"{name}.conv1d.weight"),
             self._tensor(f"{name}.dt_bias"),
             -self._tensor(f"{name}.A_log").exp(),
+            self._tensor(f"{name}.norm.weight"),
+        )
+
+    def mamba(self, layer: int) -> MambaWeights:
+        """What a Mamba-2 layer has beside its projections."""
+        name = f"model.layers.{layer}.mamba"
+        mixer = self.checkpoint.spec.layers[layer].mixer
+        assert isinstance(mixer, Mamba2)
+        return MambaWeights(
+            self._tensor(f"{name}.conv1d.weight"),
+            self._tensor(f"{name}.conv1d.bias") if mixer.conv_bias else None,
+            self._tensor(f"{name}.dt_bias"),
+            -self._tensor(f"{name}.A_log").exp(),
+            self._tensor(f"{name}.D"),
             self._tensor(f"{name}.norm.weight"),
         )
 

@@ -41,6 +41,8 @@ def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
     flags = fields.each_layer("no_rope_layers", count)
     if family.rotation == "theta":
         return [theta != 0 for theta in layer_thetas(fields, family, count)]
+    if family.rotation == "typed":
+        return [fields.values.get("position_embedding_type") == "rope"] * count
     if family.rotation != "listed":
         return [True] * count
     if flags is not None:

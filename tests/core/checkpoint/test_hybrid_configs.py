@@ -24,6 +24,20 @@ SPELLINGS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     ),
     "lfm2-both-sizes": ("lfm2", (), {"block_ff_dim": 132, "intermediate_size": 999}),
     "qwen3.5-interval": ("qwen3.5", ("layer_types",), {"full_attention_interval": 2}),
+    "granite-older": (
+        "granite-hybrid",
+        ("mamba_d_head", "time_step_limit"),
+        {
+            "layer_types": ["mamba", "mamba", "attention", "mamba", "mamba"],
+            "position_embedding_type": "nope",
+        },
+    ),
+    "granite-block-types": (
+        "granite-hybrid",
+        ("layer_types",),
+        {"layers_block_type": ["mamba", "mamba", "attention", "mamba", "mamba"]},
+    ),
+    "granite-limits": ("granite-hybrid", (), {"time_step_limit": [0.0, float("inf")]}),
 }
 
 
@@ -69,6 +83,42 @@ CONFIG: dict[str, Any] = {
 def test_wrong_values(over: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
         DecoderSpec.from_hf(CONFIG | over)
+
+
+GRANITE = CONFIG | {
+    "model_type": "granitemoehybrid",
+    "layer_types": ["mamba", "attention"],
+    "num_local_experts": 0,
+    "mamba_n_heads": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"layer_types": None}, "no layer has attention"),
+        ({"mamba_n_heads": 3}, "mamba_n_heads 3 times mamba_d_head 5 is not mamba_expand"),
+        ({"mamba_d_head": 8}, "mamba_n_heads 4 times mamba_d_head 8 is not mamba_expand"),
+        ({"mamba_n_groups": 3}, "mamba_n_heads 4 is not a multiple of mamba_n_groups 3"),
+        ({"mamba_d_conv": 1}, "mamba_d_conv is 1, expected an integer of at least 2"),
+        ({"mamba_d_state": "128"}, "mamba_d_state is '128', expected"),
+        ({"mamba_conv_bias": 1}, "mamba_conv_bias is 1, expected true or false"),
+        ({"time_step_limit": [0.001, 0.1]}, "time_step_limit is .*limited time steps are not"),
+        ({"time_step_limit": 3}, "time_step_limit is 3, expected"),
+        ({"num_local_experts": 8}, "num_local_experts is 8, expected 0: .* not supported"),
+        ({"num_local_experts": "many"}, "num_local_experts is 'many', expected"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected silu"),
+    ],
+)
+def test_wrong_values_of_mamba(over: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCheckpoint, match=message):
+        DecoderSpec.from_hf(GRANITE | over)
+
+
+def test_experts_are_refused_where_the_field_is_missing() -> None:
+    config = {name: value for name, value in GRANITE.items() if name != "num_local_experts"}
+    with pytest.raises(BadCheckpoint, match="num_local_experts is 8, expected 0"):
+        DecoderSpec.from_hf(config)
 
 
 def test_value_heads_are_shared_evenly() -> None:

@@ -172,7 +172,7 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
         ("gemma3n", "AltUp"),
         ("gemma3n_text", "AltUp"),
         ("nemotron_h", "Mamba"),
-        ("granitemoehybrid", "Mamba"),
+        ("falcon_h1", "Mamba"),
         ("stablelm", "LayerNorm"),
         ("deepseek_v3", "MLA"),
     ],

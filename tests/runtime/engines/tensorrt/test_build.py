@@ -34,6 +34,7 @@ FAMILIES = [
         "gemma4",
         "gemma4-dense",
         "glm4",
+        "granite-hybrid",
         "granite-swa",
         "hunyuan",
         "lfm2",
@@ -56,6 +57,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     },
     "gemma4-dense": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
+    "granite-hybrid": TWO | {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
 }
 
@@ -107,7 +109,15 @@ def job(
         *((name, "standard") for name in FAMILIES),
         *(
             (name, "decomposed")
-            for name in ("gemma2", "gemma4", "qwen3", "granite-swa", "lfm2", "qwen3.5")
+            for name in (
+                "gemma2",
+                "gemma4",
+                "qwen3",
+                "granite-hybrid",
+                "granite-swa",
+                "lfm2",
+                "qwen3.5",
+            )
         ),
     ],
 )
