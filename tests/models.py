@@ -153,8 +153,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-hybrid": (
         "granitemoehybrid",
         {
-            "num_hidden_layers": 5,
-            "layer_types": ["linear_attention"] * 2 + ["full_attention"] + ["linear_attention"] * 2,
+            "num_hidden_layers": 6,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"] * 2,
             "head_dim": None,
             "intermediate_size": 32,
             "shared_intermediate_size": 96,

@@ -28,14 +28,14 @@ SPELLINGS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         "granite-hybrid",
         ("mamba_d_head", "time_step_limit"),
         {
-            "layer_types": ["mamba", "mamba", "attention", "mamba", "mamba"],
+            "layer_types": ["mamba", "attention", "mamba"] * 2,
             "position_embedding_type": "nope",
         },
     ),
     "granite-block-types": (
         "granite-hybrid",
         ("layer_types",),
-        {"layers_block_type": ["mamba", "mamba", "attention", "mamba", "mamba"]},
+        {"layers_block_type": ["mamba", "attention", "mamba"] * 2},
     ),
     "granite-limits": ("granite-hybrid", (), {"time_step_limit": [0.0, float("inf")]}),
 }
