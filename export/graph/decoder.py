@@ -240,8 +240,7 @@ def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
             return decoder.dialect.gated_delta(inputs, index, delta, weights)
         case Mamba2() as mamba:
             inputs = decoder.linear(x, f"layers.{index}.mamba.in")
-            weights = decoder.weights.mamba(index)
-            return decoder.dialect.mamba2(inputs, index, mamba, weights)
+            return decoder.dialect.mamba2(inputs, index, mamba, decoder.weights.mamba(index))
     return attention(decoder, index, x)
 
 

@@ -68,7 +68,7 @@ class FusedMamba2:
             channels_last=1,
         )
         self.cache.present_state(self.index, state, "conv")
-        return mixed  # type: ignore[no-any-return]
+        return mixed
 
     def _attended(self, query: Value, key: Value, value: Value, decay: Value) -> Value:
         attended, state = self.graph.op(
