@@ -169,6 +169,24 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "logits_scaling": 4.0,
         },
     ),
+    "nemotron-h": (
+        "nemotron_h",
+        {
+            "num_hidden_layers": None,
+            "layers_block_type": [
+                *("linear_attention", "mlp", "full_attention", "linear_attention"),
+                *("full_attention", "mlp", "mlp", "linear_attention"),
+            ],
+            "mlp_bias": True,
+            "use_bias": True,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 12,
+            "n_groups": 4,
+            "ssm_state_size": 24,
+            # The class limits dt by it in prompts only; and initial values are drawn above it.
+            "time_step_min": 1e-30,
+        },
+    ),
     "qwen3-moe": (
         "qwen3_moe",
         _EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True},
@@ -244,7 +262,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
 # Those that can be pruned.
-DENSE = tuple(name for name in TINY if name not in (*MIXTURES, "gemma4", "gemma4-dense"))
+DENSE = tuple(
+    name for name in TINY if name not in (*MIXTURES, "gemma4", "gemma4-dense", "nemotron-h")
+)
 
 
 def tiny_config(name: str, **over: Any) -> Any:

@@ -24,6 +24,7 @@ _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
     *("original_max_position_embeddings", "sliding_window_pattern", "block_ff_dim"),
     "full_attention_interval",
+    "hybrid_override_pattern",
 }
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
 # Classes that build a window's mask even if no layer has a window.
@@ -112,7 +113,18 @@ def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> An
         )
         if getattr(config, OWN_SIZES, None):
             fit_layers(model, DecoderSpec.from_hf(config.to_dict()))
+    remove_step_limits(model)
     return model
+
+
+def remove_step_limits(model: nn.Module) -> None:
+    """Compute time steps of prompts like those of single tokens.
+
+    Nemotron-H's class limits dt to `time_step_min` in prompts only, and its training had no limit.
+    """
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = (0.0, math.inf)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ REFUSED = {
             "jamba",
             "mamba",
             "mamba2",
-            "nemotron_h",
             "zamba",
             "zamba2",
         ),

@@ -110,6 +110,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     """The query projection also gives a gate, whose sigmoid scales the heads' outputs (Qwen3.5)."""
     value_norm: bool = False
     """Values have an RMS norm without weight, per head (Gemma 4)."""
+    single_sublayers: bool = False
+    """Every layer is a mixer or an MLP, after one norm (Nemotron-H)."""
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None
@@ -292,18 +294,19 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def has_own_sizes(self) -> bool:
         """Whether some layers have sizes of their own (edgelm.spec.own_sizes)."""
-        return any(
+        return not self.single_sublayers and any(
             layer.intermediate_size is not None or isinstance(layer.mixer, NoMixer)
             for layer in self.layers
         )
 
     @property
     def entangles_layers(self) -> bool:
-        """Whether layers differ in their heads, or read what was made for them elsewhere (Gemma 4).
+        """Whether layers differ in their heads or sublayers, or read what was made elsewhere.
 
-        No layer, head or channel can then be removed by itself.
+        No layer, head or channel can then be removed by itself (Gemma 4, Nemotron-H).
         """
-        return self.has_layer_heads or self.per_layer_inputs is not None
+        differ = self.has_layer_heads or self.single_sublayers
+        return differ or self.per_layer_inputs is not None
 
     @property
     def executed_layers(self) -> float:
@@ -345,7 +348,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def _layer_vectors(self, layer: LayerSpec) -> int:
         h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
         mixer, ffn = layer.mixer, self.mlp_size(layer)
-        total = (4 if self.norms == "sandwich" else 2) * h
+        norms = {"pre": 1 if self.single_sublayers else 2, "post": 2, "sandwich": 4}
+        total = norms[self.norms] * h
         total += h * (self.per_layer_inputs is not None)
         if layer.mlp is not None:
             total += layer.mlp.vector_parameters(h)

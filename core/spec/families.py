@@ -10,7 +10,14 @@ from typing import Any
 
 from edgelm.spec.family import Family
 from edgelm.spec.mixture_families import MIXTURES
-from edgelm.spec.shared_rows import GEMMA_4, GRANITE_4, LFM2_NAMES, QWEN_3_5
+from edgelm.spec.shared_rows import (
+    GEMMA_4,
+    GRANITE_4,
+    LFM2_NAMES,
+    NEMOTRON_H,
+    NEMOTRON_H_NAMES,
+    QWEN_3_5,
+)
 
 _GEMMA = {
     "head_dim": 256,
@@ -287,6 +294,17 @@ FAMILIES: dict[str, Family] = {
             "mlp.down_proj": "shared_mlp.output_linear",
         },
         defaults=GRANITE_4,
+    ),
+    "nemotron_h": Family(
+        single_sublayers=True,
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias="mlp_bias",
+        gated_mlp=False,
+        eps_field="layer_norm_epsilon",
+        activation_field="mlp_hidden_act",
+        names=NEMOTRON_H_NAMES,
+        defaults=NEMOTRON_H,
     ),
     **MIXTURES,
 }

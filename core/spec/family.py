@@ -133,6 +133,9 @@ class Family:
     """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
     experts: Experts | None = None
     """Some layers have a mixture of experts in place of one MLP."""
+    single_sublayers: bool = False
+    """Every layer is a mixer or an MLP, after one norm, as `layers_block_type` says
+    (edgelm.spec.config.single_sublayers; Nemotron-H)."""
     ffn_field: str = "intermediate_size"
     """The field with the intermediate size of the MLP."""
     adjusted_ffn: bool = False

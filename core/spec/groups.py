@@ -39,7 +39,7 @@ def groups(spec: DecoderSpec) -> list[str]:
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     """The checkpoint's tensors that make up a group's matrix, in order of rows."""
     if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
-        return [EMBEDDING_WEIGHT]
+        return [stored_name(spec.family, EMBEDDING_WEIGHT)]
     if group in _OUTSIDE:
         return [_OUTSIDE[group]]
     layer, part = split_group(group)

@@ -83,7 +83,8 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
-    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
+    norms = _NORMS[spec.norms][: 1 if spec.single_sublayers else None]
+    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in norms}
     shapes |= vectors
     if spec.layer_scalars:
         shapes["layer_scalar"] = (1,)

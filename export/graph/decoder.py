@@ -215,12 +215,14 @@ def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residua
     """The second half of a layer, if it has one."""
     spec, prefix = decoder.spec, f"layers.{index}"
     if not spec.mlp_size(spec.layers[index]):
-        return _Residual(decoder.sum(residual), None)
+        return residual
     if spec.norms == "post":
         stream = decoder.sum(residual)
         delta = mlp(decoder, index, stream)
     else:
         before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+        if spec.single_sublayers:
+            before = "input"
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)
     if spec.norms != "pre":

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from edgelm.bundle.gates import MAX_SOURCE_KL, SourceCheck
-from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.meta_model import empty_model, hf_config, remove_step_limits
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
@@ -188,6 +188,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 "in all) and would initialize it at random; is a shard missing, or config.json "
                 "from another model?"
             )
+        remove_step_limits(model)
         yield _TextOnly(model.eval()) if multimodal else model.eval()
 
 

@@ -25,6 +25,7 @@ from edgelm.spec.config.layer_sizes import (
 )
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
+from edgelm.spec.config.single_sublayers import sublayer_kinds, sublayers
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
@@ -73,6 +74,10 @@ class _Reader:
         self.name = _family_name(config)
         self.family = FAMILIES[self.name]
         self.fields = Fields(config, _DEFAULTS | self.family.defaults)
+        if self.family.single_sublayers:
+            self.count = len(sublayer_kinds(self.fields))
+        else:
+            self.count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
 
     def spec(self) -> DecoderSpec:
         self.refuse_unsupported()
@@ -80,7 +85,7 @@ class _Reader:
         hidden, heads, kv_heads, head_dim = self.widths()
         return DecoderSpec(
             family=self.name,
-            num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
+            num_hidden_layers=self.count,
             hidden_size=hidden,
             intermediate_size=feed_forward_size(fields, family),
             num_attention_heads=heads,
@@ -107,6 +112,7 @@ class _Reader:
             layers=self.layers(head_dim),
             value_norm=family.value_norm,
             layer_scalars=family.layer_scalars,
+            single_sublayers=family.single_sublayers,
             per_layer_inputs=per_layer_inputs(fields, family),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
             logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
@@ -217,8 +223,9 @@ class _Reader:
         }
 
     def layers(self, head_dim: int) -> tuple[LayerSpec, ...]:
-        count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
-        fields, family = self.fields, self.family
+        fields, family, count = self.fields, self.family, self.count
+        if family.single_sublayers:
+            return sublayers(fields)
         rotated = rotated_layers(fields, family, count)
         windows = layer_windows(fields, family, rotated)
         if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:

@@ -69,7 +69,7 @@ def _no_attention(fields: Fields, count: int) -> list[bool]:
 
 
 def _short_conv(fields: Fields) -> ShortConv:
-    return ShortConv(_kernel(fields, "conv_L_cache"), fields.flag("conv_bias"))
+    return ShortConv(conv_kernel(fields, "conv_L_cache"), fields.flag("conv_bias"))
 
 
 def _gated_delta(fields: Fields) -> GatedDelta:
@@ -84,7 +84,7 @@ def _gated_delta(fields: Fields) -> GatedDelta:
         values,
         fields.required("linear_key_head_dim"),
         fields.required("linear_value_head_dim"),
-        _kernel(fields, "linear_conv_kernel_dim"),
+        conv_kernel(fields, "linear_conv_kernel_dim"),
     )
 
 
@@ -110,7 +110,7 @@ def _mamba2(fields: Fields) -> Mamba2:
         head_dim,
         n_groups,
         fields.required("mamba_d_state"),
-        _kernel(fields, "mamba_d_conv"),
+        conv_kernel(fields, "mamba_d_conv"),
         fields.flag("mamba_conv_bias"),
         fields.flag("mamba_proj_bias"),
     )
@@ -145,7 +145,8 @@ def _check_steps_and_activation(fields: Fields) -> None:
         )
 
 
-def _kernel(fields: Fields, name: str) -> int:
+def conv_kernel(fields: Fields, name: str) -> int:
+    """The length of a causal convolution's kernel."""
     kernel = fields.integer(name, least=2, most=_MAX_KERNEL)
     if kernel is None:
         raise fields.wrong(name, "an integer of at least 2")

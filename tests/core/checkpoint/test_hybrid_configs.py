@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
@@ -36,6 +37,21 @@ SPELLINGS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         "granite-hybrid",
         ("layer_types",),
         {"layers_block_type": ["mamba", "attention", "mamba"] * 2},
+    ),
+    "nemotron-pattern": (
+        "nemotron-h",
+        ("layers_block_type",),
+        {"hybrid_override_pattern": "M-*M*--M", "num_hidden_layers": 8},
+    ),
+    "nemotron-older-kinds": (
+        "nemotron-h",
+        (),
+        {
+            "layers_block_type": [
+                *("mamba", "mlp", "attention", "mamba"),
+                *("attention", "mlp", "mlp", "mamba"),
+            ]
+        },
     ),
     "granite-limits": ("granite-hybrid", (), {"time_step_limit": [0.0, float("inf")]}),
 }
@@ -113,6 +129,64 @@ GRANITE = CONFIG | {
 def test_wrong_values_of_mamba(over: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
         DecoderSpec.from_hf(GRANITE | over)
+
+
+NEMOTRON: dict[str, Any] = {
+    "model_type": "nemotron_h",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_attention_heads": 8,
+    "head_dim": 4,
+    "vocab_size": 32,
+    "hybrid_override_pattern": "M-*",
+}
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"hybrid_override_pattern": None}, "hybrid_override_pattern is None, expected the kind"),
+        ({"hybrid_override_pattern": "M-*E"}, "layers with a mixture of experts"),
+        ({"layers_block_type": ["mlp", "moe"]}, "layers with a mixture of experts"),
+        ({"hybrid_override_pattern": "M-*X"}, "has the kind 'X', expected"),
+        ({"hybrid_override_pattern": "M-"}, "no layer has attention"),
+        ({"hybrid_override_pattern": ""}, "no layer has attention|expected the kind"),
+        ({"layers_block_type": "M-*"}, "layers_block_type is 'M-\\*', expected the kind of each"),
+        ({"layers_block_type": [1, 2]}, "layers_block_type is .*, expected the kind of each"),
+        ({"hybrid_override_pattern": "*" * 5000}, "more than 4096 layers"),
+        ({"n_groups": 3}, "mamba_num_heads 128 is not a multiple of n_groups 3"),
+        ({"mamba_n_groups": 2}, "mamba_n_groups is an older name"),
+        ({"mamba_hidden_act": "relu"}, "mamba_hidden_act is 'relu', expected silu"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, expected false"),
+        ({"conv_kernel": 1}, "conv_kernel is 1, expected an integer of at least 2"),
+    ],
+)
+def test_wrong_values_of_nemotron(over: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCheckpoint, match=message):
+        DecoderSpec.from_hf(NEMOTRON | over)
+
+
+def test_every_layer_of_nemotron_is_half_a_layer() -> None:
+    spec = DecoderSpec.from_hf(NEMOTRON | {"hybrid_override_pattern": "M-M*-"})
+    assert spec.num_hidden_layers == 5
+    assert spec.executed_layers == 2.5
+    assert spec.attention_layers == (3,)
+    assert [spec.mlp_size(layer) for layer in spec.layers] == [0, 16, 0, 0, 16]
+    assert [one.layer for one in spec.states] == [0, 0, 2, 2]
+    assert not spec.has_own_sizes
+
+
+def test_older_names_of_nemotron_s_tensors(tmp_path: Path) -> None:
+    """Its published checkpoints have `backbone.` in place of `model.`."""
+    model = save_tiny("nemotron-h", tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    older = {name.replace("model.", "backbone.", 1): one for name, one in stored.items()}
+    save_file(older, tmp_path / "model.safetensors", {"format": "pt"})
+    reference = Reference(open_checkpoint(tmp_path))
+    ours = reference.logits(reference.hidden_states(TOKENS)[0], reference.head())
+    with torch.inference_mode():
+        expected = model(input_ids=TOKENS).logits[0]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_experts_are_refused_where_the_field_is_missing() -> None:

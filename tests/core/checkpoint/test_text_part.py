@@ -171,7 +171,7 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
         ("llama4", "its experts scale"),
         ("gemma3n", "AltUp"),
         ("gemma3n_text", "AltUp"),
-        ("nemotron_h", "Mamba"),
+        ("zamba2", "Mamba"),
         ("falcon_h1", "Mamba"),
         ("stablelm", "LayerNorm"),
         ("deepseek_v3", "MLA"),

@@ -24,7 +24,8 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "layer_types": ["mamba", "attention"] * 4,
         "num_local_experts": 0,
         "mamba_n_heads": 8,
-    }
+    },
+    "nemotron_h": {"hybrid_override_pattern": "M-M*-M*-"},
 }
 _LINEAR = {"type": "linear", "factor": 2.0}
 _LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}

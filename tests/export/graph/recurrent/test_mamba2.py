@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from transformers import DynamicCache
 
 from edgelm.checkpoint.source import open_checkpoint
+from edgelm.export.source.reference import Reference
 from edgelm.runtime.engines.session import Session
 from tests.conftest import Tiny
 from tests.export import graphs
@@ -90,6 +92,32 @@ def test_a_hundred_tokens_are_chosen_alike(source: Tiny, loaded: Session) -> Non
             eos_token_id=None,
         )
     assert ours == theirs[0, 20:].tolist()
+
+
+@pytest.mark.parametrize("first", [1, 20, 64])
+def test_steps_of_prompts_are_those_of_single_tokens(tmp_path: Path, first: int) -> None:
+    """Nemotron-H's class limits dt in prompts only; the graph and the reference never do."""
+    model = save_tiny("nemotron-h", tmp_path / "model", time_step_min=0.001)
+    tokens, cache = torch.from_numpy(TOKENS[:64])[None], DynamicCache(config=model.config)
+    limited = [one for one in model.modules() if hasattr(one, "time_step_limit")]
+    with torch.inference_mode():
+        prompt, single = model(tokens).logits[0].numpy(), []
+        for at in range(64):  # the class takes the first token for a prompt
+            for module in limited:
+                module.time_step_limit = (0.001 if at else 0.0, float("inf"))
+            logits = model(tokens[:, at : at + 1], past_key_values=cache).logits
+            single.append(logits[0, 0].numpy())
+    expected = np.stack(single)
+    assert np.abs(prompt - expected).max() > 1e-3 * np.abs(expected).max(), "the limit is reached"
+    checkpoint = open_checkpoint(tmp_path / "model")
+    reference = Reference(checkpoint)
+    hidden = reference.hidden_states(tokens)[0]
+    assert_close(reference.logits(hidden, reference.head()).numpy(), expected)
+    with build_session(checkpoint, tmp_path / "graph", chunk=64) as session:
+        rows = [session.advance(TOKENS[:first], logits=first).copy()]
+        if first < 64:
+            rows.append(session.advance(TOKENS[first:64], logits=64 - first).copy())
+    assert_close(np.concatenate(rows), expected)
 
 
 def test_large_and_tiny_time_steps(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ FAMILIES = [
         "hunyuan",
         "lfm2",
         "ministral3",
+        "nemotron-h",
         "qwen3.5",
     ),
 ]
@@ -58,6 +59,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "gemma4-dense": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
     "granite-hybrid": TWO | {"layer_types": ["linear_attention", "full_attention"]},
+    "nemotron-h": {"layers_block_type": ["linear_attention", "full_attention", "mlp"]},
     "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
 }
 
@@ -116,6 +118,7 @@ def job(
                 "granite-hybrid",
                 "granite-swa",
                 "lfm2",
+                "nemotron-h",
                 "qwen3.5",
             )
         ),
