@@ -18,7 +18,7 @@ _RENAMED = ("mamba_n_groups", "mamba_d_conv", "mamba_conv_bias", "mamba_expand",
 def sublayer_kinds(fields: Fields) -> list[str]:
     """What each layer is, from `layers_block_type` or the letters of `hybrid_override_pattern`.
 
-    The pattern comes second, as in the class.
+    The pattern comes last, as in the class.
 
     Raises:
         BadCheckpoint: unknown kinds, experts, no attention, or too many layers.
@@ -96,4 +96,4 @@ def _mamba2(fields: Fields) -> Mamba2:
     )
 
 
-_LISTS = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+_LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern")
