@@ -124,7 +124,7 @@ def remove_step_limits(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "time_step_limit"):
-            module.time_step_limit = (0.0, math.inf)
+            module.__dict__["time_step_limit"] = (0.0, math.inf)
 
 
 @contextmanager

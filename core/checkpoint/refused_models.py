@@ -9,7 +9,6 @@ REFUSED = {
     **dict.fromkeys(
         (
             "bamba",
-            "falcon_h1",
             "falcon_mamba",
             "jamba",
             "mamba",

@@ -59,7 +59,10 @@ class Smoothing:
         norms = {
             group: f"layers.{split_group(group)[0]}.{before[split_group(group)[1]]}"
             for group in groups(spec)
-            if group.startswith("layers.") and split_group(group)[1] in before
+            if group.startswith("layers.")
+            and split_group(group)[1] in before
+            # Attention and what is beside it read one norm, and have factors of their own.
+            and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(

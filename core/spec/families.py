@@ -11,6 +11,7 @@ from typing import Any
 from edgelm.spec.family import Family
 from edgelm.spec.mixture_families import MIXTURES
 from edgelm.spec.shared_rows import (
+    FALCON_H1,
     GEMMA_4,
     GRANITE_4,
     LFM2_NAMES,
@@ -294,6 +295,18 @@ FAMILIES: dict[str, Family] = {
             "mlp.down_proj": "shared_mlp.output_linear",
         },
         defaults=GRANITE_4,
+    ),
+    "falcon_h1": Family(
+        parallel_mamba=True,
+        mlp_bias="mlp_bias",
+        names={
+            "norm": "final_layernorm",
+            "post_attention_layernorm": "pre_ff_layernorm",
+            "mlp.gate_proj": "feed_forward.gate_proj",
+            "mlp.up_proj": "feed_forward.up_proj",
+            "mlp.down_proj": "feed_forward.down_proj",
+        },
+        defaults=FALCON_H1,
     ),
     "nemotron_h": Family(
         single_sublayers=True,

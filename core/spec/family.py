@@ -129,6 +129,8 @@ class Family:
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
+    parallel_mamba: bool = False
+    """Every layer has Mamba-2 beside attention, and constants of its own (Falcon-H1)."""
     mixer: Literal["short_conv", "gated_delta", "mamba2"] | None = None
     """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
     experts: Experts | None = None

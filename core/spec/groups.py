@@ -63,6 +63,8 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         qkv = QKV[: len(spec.projected_sizes(layer))]
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if layer.beside is not None:
+        parts |= layer.beside.groups
     return parts | _mlp_parts(spec, layer) | (_PER_LAYER if spec.per_layer_inputs else {})
 
 

@@ -119,12 +119,12 @@ class GatedDelta(msgspec.Struct, frozen=True, tag="gated_delta"):
 
 
 class Mamba2(msgspec.Struct, frozen=True, tag="mamba2"):
-    """The state space layer of Granite 4 H (Dao and Gu, arXiv 2405.21060).
+    """The state space layer of Granite 4 H and others (Dao and Gu, arXiv 2405.21060).
 
     x, B and C pass a causal convolution and SiLU. Of each head the state S [state_size, head_dim]
     becomes exp(dt a) S + B (dt x)^T with a = -exp(A) and dt = softplus(dt + bias); the output is
-    S^T C + D x, scaled by SiLU(z) and then normed over the channels of a group. Consecutive heads
-    share the B and C of their group.
+    S^T C + D x, scaled by SiLU(z) and then normed over the channels of a group, unless `norm` says
+    otherwise. Consecutive heads share the B and C of their group.
     """
 
     heads: int
@@ -133,7 +133,9 @@ class Mamba2(msgspec.Struct, frozen=True, tag="mamba2"):
     state_size: int
     kernel: int
     conv_bias: bool = True
-    proj_bias: bool = False
+    in_bias: bool = False
+    out_bias: bool = False
+    norm: Literal["after_gate", "before_gate", "none"] = "after_gate"
 
     @property
     def size(self) -> int:
@@ -144,6 +146,11 @@ class Mamba2(msgspec.Struct, frozen=True, tag="mamba2"):
     def group_size(self) -> int:
         """Width of all B (or C) together."""
         return self.n_groups * self.state_size
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Widths of z, x, B, C and dt, which the input projection gives side by side."""
+        return self.size, self.size, self.group_size, self.group_size, self.heads
 
     @property
     def channels(self) -> int:
@@ -169,12 +176,15 @@ class Mamba2(msgspec.Struct, frozen=True, tag="mamba2"):
             "mamba.dt_bias": (self.heads,),
             "mamba.A_log": (self.heads,),
             "mamba.D": (self.heads,),
-            "mamba.norm.weight": (self.size,),
         }
+        if self.norm != "none":
+            shapes["mamba.norm.weight"] = (self.size,)
         if self.conv_bias:
             shapes["mamba.conv1d.bias"] = (self.channels,)
-        if self.proj_bias:
-            shapes |= {f"{name}.bias": rows[:1] for name, rows in self.modules(hidden).items()}
+        modules = self.modules(hidden).items()
+        for (name, rows), biased in zip(modules, (self.in_bias, self.out_bias), strict=True):
+            if biased:
+                shapes[f"{name}.bias"] = rows[:1]
         return shapes
 
     def states(self, hidden: int) -> dict[StateKind, tuple[int, ...]]:

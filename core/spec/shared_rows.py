@@ -87,3 +87,17 @@ NEMOTRON_H: dict[str, Any] = {
     "conv_kernel": 4,
     "use_conv_bias": True,
 }
+
+FALCON_H1: dict[str, Any] = {
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "lm_head_multiplier": 1.0,
+    "mamba_d_ssm": 1024,
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_conv_bias": True,
+    "mamba_norm_before_gate": True,
+}

@@ -178,15 +178,19 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
             residual = _Residual(decoder.dialect.select_positions(decoder.sum(residual)), None)
         return feed_forward(decoder, index, residual)
     if spec.norms == "post":
-        stream = decoder.sum(residual)
-        mixed = mixer(decoder, index, stream)
+        normed = stream = decoder.sum(residual)
     else:
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.input_layernorm")
-        mixed = mixer(decoder, index, normed)
+    mixed = mixer(decoder, index, normed)
+    beside = None if spec.layers[index].beside is None else mamba2(decoder, index, normed)
     if last:
         stream = decoder.dialect.select_positions(stream)
         mixed = decoder.dialect.select_positions(mixed)
     delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
+    if beside is not None:
+        if last:
+            beside = decoder.dialect.select_positions(beside)
+        delta = decoder.dialect.add(delta, decoder.linear(beside, f"{prefix}.mamba.out"))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
     return feed_forward(decoder, index, _Residual(stream, delta))
@@ -240,10 +244,17 @@ def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
             inputs = decoder.linear(x, f"layers.{index}.delta.in")
             weights = decoder.weights.delta(index)
             return decoder.dialect.gated_delta(inputs, index, delta, weights)
-        case Mamba2() as mamba:
-            inputs = decoder.linear(x, f"layers.{index}.mamba.in")
-            return decoder.dialect.mamba2(inputs, index, mamba, decoder.weights.mamba(index))
+        case Mamba2():
+            return mamba2(decoder, index, x)
     return attention(decoder, index, x)
+
+
+def mamba2(decoder: _Decoder, index: int, x: Value) -> Value:
+    """A state space mixer in place of attention or beside it, before its output projection."""
+    mixer = decoder.spec.layers[index].recurrent
+    assert isinstance(mixer, Mamba2)
+    inputs = decoder.linear(x, f"layers.{index}.mamba.in")
+    return decoder.dialect.mamba2(inputs, index, mixer, decoder.weights.mamba(index))
 
 
 def attention(decoder: _Decoder, index: int, x: Value) -> Value:

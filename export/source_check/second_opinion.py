@@ -250,7 +250,8 @@ def _shorten(config: Any, depth: int) -> None:
         return
     config.num_hidden_layers = depth
     for name in ("layer_types", "no_rope_layers", "layer_rope_theta"):
-        if getattr(config, name, None):
+        # Falcon-H1's class derives the list from the number of layers.
+        if len(getattr(config, name, None) or ()) > depth:
             setattr(config, name, getattr(config, name)[:depth])
 
 

@@ -24,6 +24,7 @@ from edgelm.spec.config.layer_sizes import (
     with_shared_keys,
 )
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
+from edgelm.spec.config.parallel_mamba import multipliers, parallel_mamba
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
 from edgelm.spec.config.single_sublayers import sublayer_kinds, sublayers
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
@@ -113,6 +114,7 @@ class _Reader:
             value_norm=family.value_norm,
             layer_scalars=family.layer_scalars,
             single_sublayers=family.single_sublayers,
+            multipliers=multipliers(fields) if family.parallel_mamba else None,
             per_layer_inputs=per_layer_inputs(fields, family),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
             logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
@@ -214,6 +216,11 @@ class _Reader:
     def multipliers(self, hidden: int) -> dict[str, float]:
         if self.family.scales_embedding:
             return {"embedding_multiplier": math.sqrt(hidden)}
+        if self.family.parallel_mamba:
+            return {
+                "embedding_multiplier": self.number("embedding_multiplier"),
+                "logits_divisor": 1 / self.number("lm_head_multiplier"),
+            }
         if not self.family.multipliers:
             return {}
         return {
@@ -246,6 +253,7 @@ class _Reader:
         }
         thetas = layer_thetas(fields, family, count)
         mixers = layer_mixers(fields, family, count)
+        beside = parallel_mamba(fields) if family.parallel_mamba else None
         growth = read_query_growth(fields) if family.scaled_queries else None
         mlps = layer_experts(fields, family, count)
         layers = []
@@ -259,7 +267,7 @@ class _Reader:
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)
             rope_of_layer = rope if rotates else None
-            layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, **own))
+            layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, beside=beside, **own))
         size = feed_forward_size(fields, family)
         sized = with_own_sizes(fields, tuple(layers), size)
         return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))

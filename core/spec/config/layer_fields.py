@@ -16,7 +16,7 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
     Raises:
         BadCheckpoint: a list of the wrong length or with unknown types, or a missing window.
     """
-    listed = None if family.mixer else _listed(fields, len(rotated))
+    listed = None if family.mixer or family.parallel_mamba else _listed(fields, len(rotated))
     if family.windows == "none":
         return [None] * len(rotated)
     window = _window(fields, family.windows)

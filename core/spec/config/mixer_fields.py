@@ -104,7 +104,7 @@ def _mamba2(fields: Fields) -> Mamba2:
             f"{fields.where}: mamba_n_heads {heads} is not a multiple of mamba_n_groups {n_groups}"
         )
     _refuse_experts(fields)
-    _check_steps_and_activation(fields)
+    check_steps_and_activation(fields)
     return Mamba2(
         heads,
         head_dim,
@@ -112,6 +112,7 @@ def _mamba2(fields: Fields) -> Mamba2:
         fields.required("mamba_d_state"),
         conv_kernel(fields, "mamba_d_conv"),
         fields.flag("mamba_conv_bias"),
+        fields.flag("mamba_proj_bias"),
         fields.flag("mamba_proj_bias"),
     )
 
@@ -124,7 +125,7 @@ def _refuse_experts(fields: Fields) -> None:
         )
 
 
-def _check_steps_and_activation(fields: Fields) -> None:
+def check_steps_and_activation(fields: Fields) -> None:
     """Refuse limits of dt, which Transformers applies to prompts and not to single tokens.
 
     And another activation than SiLU, which the gate has whatever the configuration says.

@@ -28,7 +28,7 @@ def sublayer_kinds(fields: Fields) -> list[str]:
     if isinstance(listed, str) and name == "hybrid_override_pattern":
         kinds = [_LETTERS.get(one, one) for one in listed]
     elif isinstance(listed, list | tuple) and all(isinstance(one, str) for one in listed):
-        kinds = [_OLDER.get(one, one) for one in listed]
+        kinds = [_OLDER.get(str(one), str(one)) for one in listed]
     else:
         raise fields.wrong(name, "the kind of each layer")
     unknown = next((one for one in kinds if one not in _LETTERS.values()), None)
@@ -92,6 +92,7 @@ def _mamba2(fields: Fields) -> Mamba2:
         fields.required("ssm_state_size"),
         conv_kernel(fields, "conv_kernel"),
         fields.flag("use_conv_bias"),
+        fields.flag("use_bias"),
         fields.flag("use_bias"),
     )
 

@@ -50,8 +50,10 @@ class FusedMamba2:
         attended = self._attended(c, b, self._flat(value), decay)
         skip = self._floats("D", weights.skip.repeat_interleave(mixer.head_dim))
         summed = op("Add", attended, op("Mul", x, skip))
-        gated = op("Mul", summed, op("QuickGelu", z, domain=_MICROSOFT, alpha=1.0))
-        return self._normed(gated, weights.norm)
+        gate = op("QuickGelu", z, domain=_MICROSOFT, alpha=1.0)
+        if mixer.norm == "before_gate":
+            return op("Mul", self._normed(summed, weights.norm), gate)  # type: ignore[no-any-return]
+        return self._normed(op("Mul", summed, gate), weights.norm)
 
     def _convolved(self, mixed: Value, weights: MambaWeights) -> Value:
         bias = weights.conv_bias
@@ -89,8 +91,10 @@ class FusedMamba2:
         self.cache.present_state(self.index, state, "matrix")
         return attended  # type: ignore[no-any-return]
 
-    def _normed(self, x: Value, weight: torch.Tensor) -> Value:
-        """RMS norm over the channels of each group."""
+    def _normed(self, x: Value, weight: torch.Tensor | None) -> Value:
+        """RMS norm over the channels of each group, if there is one."""
+        if weight is None:
+            return x
         groups = self.mixer.n_groups
         factors = self._floats("norm.weight", weight)
         if groups == 1:

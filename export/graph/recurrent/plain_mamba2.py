@@ -76,9 +76,10 @@ class PlainMamba2:
         skip = self._vector("D", weights.skip.repeat_interleave(mixer.head_dim))
         summed = op("Add", attended, op("Mul", x, skip))
         z = self._wide(z)
-        normed = self._normed(op("Mul", summed, op("Mul", z, op("Sigmoid", z))))
-        factors = self.dialect.matrices.floats(f"{self.name}.norm.weight", weights.norm)
-        return op("Mul", self._narrow(normed), factors)  # type: ignore[no-any-return]
+        gate = op("Mul", z, op("Sigmoid", z))
+        if mixer.norm == "before_gate":
+            return self._narrow(op("Mul", self._normed(summed, weights.norm), gate))
+        return self._narrow(self._normed(op("Mul", summed, gate), weights.norm))
 
     def _convolved(self, mixed: Value, weights: MambaWeights) -> Value:
         """The convolution and SiLU."""
@@ -160,14 +161,17 @@ class PlainMamba2:
         gaps = op("Sub", until, since)
         return op("Exp", op("Where", mask, gaps, self._number(_NEVER)))  # type: ignore[no-any-return]
 
-    def _normed(self, x: Value) -> Value:
-        """RMS norm over the channels of each group, without a weight."""
+    def _normed(self, x: Value, weight: torch.Tensor | None) -> Value:
+        """RMS norm over the channels of each group, if there is one."""
+        if weight is None:
+            return x
         op, mixer = self.graph.op, self.mixer
         groups = self.graph.reshape(x, [1, -1, mixer.n_groups, mixer.size // mixer.n_groups])
         squares = op("ReduceSum", op("Mul", groups, groups), self._index(3), keepdims=1)
         mean = op("Mul", squares, self._number(mixer.n_groups / mixer.size))
         root = op("Sqrt", op("Add", mean, self._number(self.dialect.spec.rms_norm_eps)))
-        return self.graph.reshape(op("Div", groups, root), [1, -1, mixer.size])
+        normed = self.graph.reshape(op("Div", groups, root), [1, -1, mixer.size])
+        return op("Mul", normed, self._vector("norm.weight", weight))  # type: ignore[no-any-return]
 
     def _in_chunks(self, x: Value, heads: int, width: int) -> Value:
         """[1, T, channels] -> [groups, heads, chunks, rows, width], filled up with zeros."""

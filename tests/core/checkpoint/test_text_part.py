@@ -172,7 +172,7 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
         ("gemma3n", "AltUp"),
         ("gemma3n_text", "AltUp"),
         ("zamba2", "Mamba"),
-        ("falcon_h1", "Mamba"),
+        ("bamba", "Mamba"),
         ("stablelm", "LayerNorm"),
         ("deepseek_v3", "MLA"),
     ],

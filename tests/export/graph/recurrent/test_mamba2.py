@@ -132,7 +132,7 @@ def test_large_and_tiny_time_steps(tmp_path: Path) -> None:
         expected = model(torch.from_numpy(TOKENS[:64])[None]).logits[0].numpy()
     checkpoint = open_checkpoint(tmp_path / "model")
     for dialect in ("ort", "standard"):
-        with build_session(checkpoint, tmp_path / dialect, dialect=dialect) as session:  # type: ignore[arg-type]
+        with build_session(checkpoint, tmp_path / dialect, dialect=dialect) as session:
             assert_close(session.advance(TOKENS[:50], logits=50).copy(), expected[:50])
             rows = [session.advance(TOKENS[at : at + 1])[0].copy() for at in range(50, 64)]
             assert_close(np.stack(rows), expected[50:])
