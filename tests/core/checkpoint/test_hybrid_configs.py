@@ -166,6 +166,40 @@ def test_wrong_values_of_nemotron(over: dict[str, Any], message: str) -> None:
         DecoderSpec.from_hf(NEMOTRON | over)
 
 
+FALCON: dict[str, Any] = CONFIG | {"model_type": "falcon_h1", "mamba_n_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"mamba_d_head": 8}, "mamba_n_heads 4 times mamba_d_head 8 is not the size .* 1024"),
+        ({"mamba_n_heads": 2048}, "mamba_n_heads 2048 times mamba_d_head 0 is not the size"),
+        ({"mamba_n_groups": 3}, "mamba_n_heads 4 is not a multiple of mamba_n_groups 3"),
+        ({"ssm_multipliers": [1.0]}, "ssm_multipliers is .*, expected a list of 5 numbers"),
+        ({"mlp_multipliers": 2.0}, "mlp_multipliers is 2.0, expected a list of 2 numbers"),
+        ({"mlp_multipliers": [1.0, "x"]}, "mlp_multipliers is .*, expected numbers other than 0"),
+        ({"key_multiplier": 0}, "key_multiplier is 0, expected numbers other than 0"),
+        ({"key_multiplier": float("nan")}, "key_multiplier is nan, expected numbers other than"),
+        ({"lm_head_multiplier": None}, "lm_head_multiplier is None, expected a number"),
+        ({"time_step_limit": [0.1, 1.0]}, "limited time steps are not supported"),
+        ({"hidden_act": "relu2"}, "hidden_act is 'relu2', expected silu"),
+    ],
+)
+def test_wrong_values_of_falcon(over: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCheckpoint, match=message):
+        DecoderSpec.from_hf(FALCON | over)
+
+
+def test_falcon_attends_beside_mamba() -> None:
+    spec = DecoderSpec.from_hf(FALCON | {"mamba_d_ssm": None})
+    assert spec.attention_layers == spec.cache_layers == (0, 1)
+    assert [(one.layer, one.kind) for one in spec.states] == [
+        *((0, "conv"), (0, "matrix"), (1, "conv"), (1, "matrix"))
+    ]
+    assert spec.is_hybrid
+    assert spec.executed_layers == 2
+
+
 def test_every_layer_of_nemotron_is_half_a_layer() -> None:
     spec = DecoderSpec.from_hf(NEMOTRON | {"hybrid_override_pattern": "M-M*-"})
     assert spec.num_hidden_layers == 5
