@@ -43,6 +43,7 @@ from edgelm.export.disk import (
     nearest_existing,
     work_need,
 )
+from edgelm.export.embedding.pipeline import embedding_plan, export_embedding
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
@@ -159,7 +160,8 @@ def export_model(
         disk_full_as_error(output, space, work=work),
         staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
     ):
-        return _export(files, made_for, request, folder, work, Timed(progress))
+        export = _export if checkpoint.embedding is None else export_embedding
+        return export(files, made_for, request, folder, work, Timed(progress))
 
 
 def _export(
@@ -239,6 +241,8 @@ def _for_source(
         plan = msgspec.structs.replace(plan, precision=checkpoint.default_precision)
     if plan.precision == SOURCE:
         plan = with_source(plan, checkpoint, device)
+    if checkpoint.embedding is not None:
+        plan = embedding_plan(plan, device.engine(plan.engine).kv[0])
     return replace(request, plan=plan)
 
 
