@@ -43,7 +43,7 @@ from edgelm.export.disk import (
     nearest_existing,
     work_need,
 )
-from edgelm.export.embedding.pipeline import embedding_plan, export_embedding
+from edgelm.export.embedding.pipeline import export_embedding
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
@@ -241,8 +241,6 @@ def _for_source(
         plan = msgspec.structs.replace(plan, precision=checkpoint.default_precision)
     if plan.precision == SOURCE:
         plan = with_source(plan, checkpoint, device)
-    if checkpoint.embedding is not None:
-        plan = embedding_plan(plan, device.engine(plan.engine).kv[0])
     return replace(request, plan=plan)
 
 

@@ -155,7 +155,7 @@ def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
         raise BadCheckpoint(f"{path}: prompts is {shown(prompts)}, expected texts by name")
-    if default is not None and default not in prompts:
+    if default is not None and default not in [*prompts]:  # it may be a list
         raise BadCheckpoint(
             f"{path}: default_prompt_name is {shown(default)}, but prompts has "
             f"{', '.join(map(shown, prompts)) or 'none'}"

@@ -25,20 +25,10 @@ from edgelm.export.source.reference import Reference
 from edgelm.export.source_check.check import source_check
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace, open_workspace
-from edgelm.planning import PlanRequest
-from edgelm.quantize.precision import KvType
 from edgelm.runtime.embedding.encoding import TextEncoder
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 _CHAT_TEMPLATE = "chat_template.jinja"
-
-
-def embedding_plan(plan: PlanRequest, widest_cache: KvType) -> PlanRequest:
-    """The plan of an embedding model, which reads its cache in the prompt only.
-
-    Eight bits would make no step faster: the cache has the engine's widest type unless requested.
-    """
-    return plan if plan.kv is not None else msgspec.structs.replace(plan, kv=widest_cache)
 
 
 def export_embedding(

@@ -1,13 +1,18 @@
 """Folders of sentence-transformers: what is read, and what is refused."""
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgelm.checkpoint.sentence_transformers import embedding_settings
 from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.embedding import EmbeddingSettings
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.groups import groups
 from tests.sentence_folders import QUERY, change, module, save_sentence_model, write
@@ -144,3 +149,45 @@ def test_a_causal_language_model_cannot_say_that_it_is_bidirectional(tmp_path: P
     change(folder, "config.json", use_bidirectional_attention=True)
     with pytest.raises(BadCheckpoint, match="attend to later ones"):
         open_checkpoint(folder)
+
+
+PROMPTS = "config_sentence_transformers.json"
+JUNK: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1e300,
+    "",
+    "x" * 5000,
+    [],
+    [[]],
+    {},
+    {"a": [None]},
+    "\0",
+)
+
+
+def test_any_value_of_any_field_is_read_or_refused(folder: Path) -> None:
+    names = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", PROMPTS)
+    spec = read_spec(folder)
+    for name in names:
+        good = (folder / name).read_text()
+        for changed in _mutations(json.loads(good)):
+            write(folder, name, changed)
+            with suppress(BadCheckpoint):  # and no other error
+                settings = embedding_settings(folder, spec)
+                assert settings is not None
+                assert msgspec.json.decode(msgspec.json.encode(settings), type=EmbeddingSettings)
+        (folder / name).write_text(good)
+
+
+def _mutations(value: Any) -> Iterator[Any]:
+    """A value with junk in place of each of its parts."""
+    yield from JUNK
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: other} for other in _mutations(inner))
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield from ([*value[:at], other, *value[at + 1 :]] for other in _mutations(inner))

@@ -9,9 +9,12 @@ import pytest
 import edgelm
 from edgelm.bundle import read_manifest
 from edgelm.bundle.embedding_record import MAX_DISTANCE
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadBundle, BadInput, GateFailed
+from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.embedding.vectors import compare_vectors
 from edgelm.export.pipeline import export_model
+from tests.adapters import modules_of, random_factors, save_adapter
 from tests.sentence_folders import save_sentence_model
 
 TEXTS = ["The miller waits until the level drops.", "Garnets are common.", "blue"]
@@ -121,3 +124,23 @@ def test_distances_are_of_directions() -> None:
     turned = compare_vectors(vectors, np.roll(vectors, 1, axis=1))
     assert turned.mean == pytest.approx(1 - (0.21 + 0.01 + 0.01 + 0.01) / 1.23, abs=0.2)
     assert turned.texts == 3
+
+
+def test_no_draft_model_is_or_has_an_embedding_model(source: Path, tmp_path: Path) -> None:
+    bundle = _plain(source, tmp_path)
+    with pytest.raises(BadInput, match="embedding models draft nothing"):
+        export_draft(source, bundle)
+
+
+def test_an_adapter_of_the_table_leaves_the_model_without_head(
+    source: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(source)
+    table = checkpoint.tensor("model.embed_tokens.weight").flip(0)
+    tensors = random_factors(checkpoint, modules_of(checkpoint))
+    tensors["model.embed_tokens.weight"] = table
+    lora = save_adapter(tmp_path / "lora", tensors, modules_to_save=["embed_tokens"])
+    manifest = export_model(source, tmp_path / "bundle", precision="fp32", gate="off", adapter=lora)
+    assert "lm_head" not in manifest.precision
+    with edgelm.load(tmp_path / "bundle") as lm, edgelm.load(_plain(source, tmp_path)) as plain:
+        assert not np.allclose(lm.embed(TEXTS), plain.embed(TEXTS), atol=1e-3)
