@@ -1,8 +1,7 @@
 """Open a source model: configuration, tensors and license, from any kind of source.
 
 A source is a local Hugging Face folder (safetensors only), a hub id or a `.gguf` file. Opening
-loads no weights; `Checkpoint.tensor` maps one tensor. torch is imported on the first read, so that
-planning does not need it.
+loads no weights; `Checkpoint.tensor` maps one. torch is imported then: planning does not need it.
 """
 
 import hashlib
@@ -128,7 +127,9 @@ class Checkpoint:
     @property
     def loads_elsewhere(self) -> bool:
         """Whether transformers alone loads the same fp32 weights from its files."""
-        return self.adapter is None and (self.is_gguf or not self.packed)
+        if isinstance(self.read, GgufTensors):
+            return self.read.read_by_transformers
+        return self.adapter is None and not self.packed
 
     @property
     def keeps_levels(self) -> bool:
