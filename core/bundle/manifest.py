@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgelm.bundle.embedding_record import EmbeddingRecord
 from edgelm.bundle.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
@@ -117,7 +118,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache_positions   int64 [rows]   0, 1, ...: attention reads this many rows of the cache, where
                                      all tokens are; a graph without this role reads them all
 
-    and of outputs: logits float32 [1, P, vocab_size].
+    and of outputs: logits float32 [1, P, vocab_size], or, of an embedding model, hidden float32
+    [1, P, hidden_size].
 
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;
@@ -282,6 +284,7 @@ class Manifest(msgspec.Struct, frozen=True):
     engines: tuple[CompiledEngine, ...] = ()
     check: GraphCheck | None = None
     source: SourceCheck | None = None
+    embedding: EmbeddingRecord | None = None
 
     @property
     def compiles(self) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from edgelm.bundle.manifest import GraphContract, TensorContract
+from edgelm.spec.decoder import DecoderSpec
 
 
 class Role(NamedTuple):
@@ -32,7 +33,16 @@ _OPTIONAL = {
 }
 
 
-def check_roles(graph: GraphContract, vocab_size: int) -> None:
+def output_role(spec: DecoderSpec) -> tuple[str, int]:
+    """The role of a graph's output, and how many numbers it has for each token.
+
+    A decoder with a head gives `logits`, an embedding model `hidden`: its states behind the final
+    norm. Versions of edgelm that know no embedding models find no logits, and say so.
+    """
+    return ("logits", spec.vocab_size) if spec.has_head else ("hidden", spec.hidden_size)
+
+
+def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     """Raise ValueError unless a graph has exactly the roles of its dialect, of the right shapes."""
     if graph.dialect not in DIALECTS:
         raise ValueError(
@@ -42,7 +52,8 @@ def check_roles(graph: GraphContract, vocab_size: int) -> None:
     optional = _OPTIONAL.get(graph.dialect, frozenset()) & graph.inputs.keys()
     inputs = {role: ROLES[role] for role in DIALECTS[graph.dialect] | optional}
     _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
-    _check(graph.outputs, {"logits": Role("float32", (1, "P", vocab_size))}, "graph.outputs")
+    name, width = output_role(spec)
+    _check(graph.outputs, {name: Role("float32", (1, "P", width))}, "graph.outputs")
 
 
 def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:

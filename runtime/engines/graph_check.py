@@ -9,7 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import CacheContract, CacheLayer, GraphContract, GraphSegment
+from edgelm.bundle import (
+    CacheContract,
+    CacheLayer,
+    GraphContract,
+    GraphSegment,
+    TensorContract,
+)
 from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
@@ -31,8 +37,14 @@ class Tensor(NamedTuple):
 
 
 def vocab_size(graph: GraphContract) -> int:
-    """Logits per token; manifests are read only if it is a number there."""
-    return int(graph.outputs["logits"].shape[-1])
+    """Logits (or hidden states) per token; manifests are read only if it is a number there."""
+    return int(output(graph).shape[-1])
+
+
+def output(graph: GraphContract) -> TensorContract:
+    """The graph's only output beside its cache: logits, or an embedding model's hidden states."""
+    [tensor] = graph.outputs.values()
+    return tensor
 
 
 def check_capacity(cache: CacheContract, capacity: int) -> None:

@@ -17,7 +17,12 @@ from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.reasons import reason
-from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.graph_check import (
+    check_capacity,
+    check_ort_graph,
+    output,
+    vocab_size,
+)
 from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
@@ -214,7 +219,7 @@ class OrtEngine:
         }
         if "cache_positions" in graph.inputs:
             arrays[graph.inputs["cache_positions"].name] = np.arange(self._rows, dtype=np.int64)
-        arrays[graph.outputs["logits"].name] = logits
+        arrays[output(graph).name] = logits
         for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
             arrays[layer.past_key], arrays[layer.past_value] = past
             arrays[layer.present_key], arrays[layer.present_value] = present
