@@ -22,16 +22,17 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
+from edgelm.export.graph.recurrent.mamba2 import FusedMamba2
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _TABLE_NAMES = {"embed": "embedding", "embed_per_layer": "per_layer_embedding"}
@@ -190,6 +191,17 @@ class OrtDialect(OrtAttention):
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
         writer = FusedGatedDelta(
+            self.graph,
+            self.cache,
+            index,
+            mixer,
+            epsilon=self.spec.rms_norm_eps,
+            activations=self.activations,
+        )
+        return writer.write(inputs, weights)
+
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
+        writer = FusedMamba2(
             self.graph,
             self.cache,
             index,
