@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Cancelled, Logits, Session
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.sequences import Sequences, Slot
@@ -105,7 +106,7 @@ class Steps:
 
     def _drafts(self, slot: Slot) -> list[int] | None:
         """Tokens to check with the next run, or None."""
-        if self._speculator is None:
+        if self._speculator is None or self._decodes_with_others(slot.session):
             return None
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
@@ -114,6 +115,11 @@ class Steps:
             return self._speculator.propose(most, None) or None
         with self._sequences.turn(self._stop):  # the draft model runs, too
             return self._speculator.propose(most, slot.draft) or None
+
+    def _decodes_with_others(self, session: Session) -> bool:
+        """Whether a run is shared with other generations, which drafted tokens would not be."""
+        shared = self._sequences.shared_steps
+        return shared is not None and shared.is_shared(session)
 
     def _room(self, session: Session) -> int:
         """Drafted tokens that the context and the request leave room for."""
@@ -185,7 +191,16 @@ class Steps:
         return row
 
     def _advance(self, session: Session, tokens: Sequence[int]) -> Logits:
-        """Run one chunk of a prompt, or one token; other generations have turns in between."""
+        """Run one chunk of a prompt, or one token; other generations have turns in between.
+
+        A token runs together with those of other generations where the graph takes several.
+        """
+        shared = self._sequences.shared_steps
+        if len(tokens) == 1 and shared is not None and isinstance(session, EngineSession):
+            step = shared.run(session, tokens[0], self._stop)
+            if self._speculator is not None and step.size == 1:
+                self._speculator.state.costs.single(step.seconds)
+            return step.logits
         with self._sequences.turn(self._stop):
             session.cancel_when(self._stop)
             started = time.perf_counter()

@@ -238,7 +238,9 @@ class OrtDialect(OrtAttention):
             logits = self.scale(self.graph.op("Tanh", self.scale(logits, 1 / cap)), cap)
         if self.activations != "fp32":
             logits = self.graph.op("Cast", logits, to=ir.DataType.FLOAT.value)
-        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+        self.graph.output(
+            logits, "logits", ir.DataType.FLOAT, (self.batch, "P", self.spec.vocab_size)
+        )
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
@@ -250,13 +252,13 @@ class OrtDialect(OrtAttention):
             dialect="ort",
             opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
             inputs={
-                "tokens": TensorContract("tokens", "int64", (1, "T")),
-                "past_length": TensorContract("past_length", "int64", (1,)),
-                "last_position": TensorContract("last_position", "int32", (1,)),
+                "tokens": TensorContract("tokens", "int64", (self.batch, "T")),
+                "past_length": TensorContract("past_length", "int64", (self.batch,)),
+                "last_position": TensorContract("last_position", "int32", (self.batch,)),
                 "total_length": TensorContract("total_length", "int32", ()),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
             },
-            outputs={"logits": TensorContract("logits", "float32", (1, "P", vocab))},
+            outputs={"logits": TensorContract("logits", "float32", (self.batch, "P", vocab))},
             cache=CacheContract(
                 dtype=self.stored,
                 num_key_value_heads=self.spec.num_key_value_heads,
