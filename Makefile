@@ -11,6 +11,7 @@ REPORT := build/report
 MODEL = "$$($(BIN)/python tests/smollm2.py)"
 # Test processes of one thread each; one takes up to 2 GB.
 WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 # Rounds of `make report`: two minutes each on two cores; ROUNDS=3 shows how far figures vary.
 ROUNDS ?= 1
 # Engines of `make report`. transformers, which is slow, can be added: PEERS=...,transformers
@@ -20,7 +21,7 @@ export EDGELM_PEERS ?= $(CURDIR)/build/peers
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report test lint types check setup peers docs site coverage clean
+.PHONY: help demo report test lint types check slow setup peers docs site coverage clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,7 +45,7 @@ report: peers  ## measure a mixture of 4 and 8 bits beside other engines (25 min
 	$(BIN)/edge-bench $(REPORT)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
 	  --peers $(PEERS) --cache build/bench --out $(REPORT)
 
-test: setup lint types check  ## every check: ruff, mypy, all tests
+test: setup lint types check  ## ruff, mypy and the tests (10 minutes)
 
 lint:  ## ruff
 	$(BIN)/ruff check .
@@ -54,7 +55,10 @@ types:  ## mypy --strict
 	$(BIN)/mypy
 
 check:  ## the tests alone (WORKERS=2)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 10
+	$(PYTEST) -m "not slow" --durations 10
+
+slow: setup  ## the tests that `make test` leaves out (3 minutes)
+	$(PYTEST) -m slow
 
 setup: $(VENV)/.installed  ## create .venv and install edgelm into it
 
@@ -71,7 +75,7 @@ site: setup  ## build the documentation into build/site
 
 # A figure for people to read; no threshold, so that nobody writes a test for the figure's sake.
 coverage: setup  ## the tests with a coverage report
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term --cov-report=html:build/coverage
+	$(PYTEST) --cov --cov-report=term --cov-report=html:build/coverage
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -74,31 +74,18 @@ def _no_spinning() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _few_answers() -> Iterator[None]:
-    """The gate asks a tiny model two prompts in place of 24; tests of the gate ask their own."""
-    if not find_spec("torch"):
-        yield
-        return
-    from edgelm.export.gate import prompts
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts, "PROMPTS", prompts.PROMPTS[:2])
-        patch.setattr(prompts, "MAX_TOKENS", 8)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _short_texts() -> Iterator[None]:
+def _short_exports() -> Iterator[None]:
     """Exports run two sequences of a text, as those of large models do, in place of eight.
 
-    They are most of what a tiny export costs. `whole_texts` gives a test all eight.
+    Their gate is short as well. `whole_texts` gives a test all eight sequences; tests of the gate
+    ask their own prompts.
     """
     if not find_spec("torch"):
         yield
         return
-    from tests.short_texts import sequences
+    from tests.short_texts import sequences, short_gate
 
-    with sequences(2):
+    with sequences(2), short_gate():
         yield
 
 

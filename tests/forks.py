@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.progress_lock import own_progress_lock
+
 # What takes long and starts no thread, as onnxruntime does.
 _IMPORTED = (
     "torch",
@@ -85,6 +87,7 @@ def main() -> None:
     gc.disable()
     for name in _IMPORTED:
         importlib.import_module(name)
+    own_progress_lock()
     gc.freeze()  # children share it
     gc.enable()
     replies = os.fdopen(os.dup(1), "w", buffering=1)

@@ -16,6 +16,7 @@ import msgspec
 
 from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.gguf.tensors import GgufTensors
 from edgelm.checkpoint.own_sizes import (
     check_left_out,
     left_out_outputs,
@@ -97,6 +98,14 @@ class Checkpoint:
             check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
             self._finite.add(name)
         return tensor
+
+    def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
+        """`tensor(name)[rows]` for rows int64 [R], reading only these where that is possible."""
+        if name not in self._finite or not isinstance(self.read, GgufTensors):
+            return self.tensor(name)[rows]
+        for path in self._paths(name):
+            check_unchanged(path, self._stamps.get(path))
+        return self.read.rows(name, rows)
 
     def _paths(self, name: str) -> tuple[Path, ...]:
         if name in self.packed:
@@ -234,12 +243,6 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
     file = GgufFile(path)
     config = file.config()
     file.check_tensors()
-
-    def read(tensor: str) -> "torch.Tensor":
-        import torch
-
-        return torch.from_numpy(file.read(tensor))
-
     spec = DecoderSpec.from_hf(config)
     checkpoint = Checkpoint(
         name,
@@ -247,7 +250,7 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
         config,
         spec,
         file.shapes,
-        read,
+        GgufTensors(file),
         file.paths,
         license=file.metadata.text("general.license"),
         packed=file.packed(),

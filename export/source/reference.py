@@ -116,7 +116,7 @@ class Reference:
         def read_rows(_: nn.Module, arguments: Any) -> tuple[torch.Tensor, ...]:
             # Of a table only what is looked up: Gemma 4's for every layer has billions of values.
             ids, places = torch.unique(arguments[0], return_inverse=True)
-            rows = self._table(f"{name}.weight")[ids].float()
+            rows = self._table_rows(f"{name}.weight", ids).float()
             module._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
             return places, *arguments[1:]
 
@@ -134,9 +134,11 @@ class Reference:
             user.register_forward_pre_hook(read)
         user.register_forward_hook(drop)
 
-    def _table(self, name: str) -> torch.Tensor:
-        """A tensor in its stored type, mapped from the file."""
-        return self.overrides[name] if name in self.overrides else self.checkpoint.tensor(name)
+    def _table_rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of a table in its stored type."""
+        if name in self.overrides:
+            return self.overrides[name][ids]
+        return self.checkpoint.rows(name, ids)
 
     def _read(self, name: str) -> torch.Tensor:
         if name in self.overrides:

@@ -158,6 +158,7 @@ def test_a_damaged_bundle_is_reported_beside_a_whole_one(
     assert {r.engine for r in read(tmp_path / "report").results} == {"edgelm int8 tiny-int8"}
 
 
+@pytest.mark.slow
 def test_transformers_in_an_environment_of_its_own(
     bundle: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_kill_9_and_resume(
         assert stage(record, name).figures == stage(expected, name).figures
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_student_of_one(folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(folder, TEACHER, *EVERYTHING, name="two")
     assert run(str(recipe), str(tmp_path / "two"), processes=2) == 0

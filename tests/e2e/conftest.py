@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from edgelm.export.gate import measure
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import CALIBRATION, GATE
 from tests.built_once import built_once
@@ -61,8 +60,7 @@ def bundles(
     def bundle(precision: str) -> Path:
         def export(folder: Path) -> None:
             given: dict[str, Any] = {"calibration": texts[0], "gate_text": texts[1]}
-            with sequences(1), pytest.MonkeyPatch.context() as patch:
-                patch.setattr(measure, "_TAIL", 24)
+            with sequences(1):
                 export_model(smollm2, folder, precision=precision, context=CONTEXT, **given)
 
         return built_once(tmp_path_factory, f"smollm2-{precision}", export)

@@ -12,6 +12,8 @@ from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings, Prun
 from edgelm.export.pipeline import export_model
 from tests.short_texts import sequences
 
+pytestmark = pytest.mark.slow
+
 LAYERS, NEURONS = 12, 768
 
 

@@ -1,12 +1,15 @@
 """Every program in examples/ runs as its header says, on a tiny model."""
 
 import json
+import runpy
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,22 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_chat(tmp_path_factory.mktemp("examples-source"))
 
 
+def export(*arguments: object) -> tuple[int, str]:
+    """Run examples/export_model.py in this process, where exports run short texts."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(sys, "argv", ["export_model.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(EXAMPLES / "export_model.py"), run_name="__main__")
+    return int(str(end.value.code)), printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bundle that examples/export_model.py wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("examples") / "bundle"
-    done = run("export_model.py", source, folder, "int8")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    code, printed = export(source, folder, "int8")
+    assert code == 0
+    return folder, printed
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +71,9 @@ def test_export_prints_size_and_quality(exported: tuple[Path, str]) -> None:
 
 
 def test_export_says_why_a_result_is_refused(source: Path, tmp_path: Path) -> None:
-    done = run("export_model.py", source, tmp_path / "bundle", "int4")
-    assert done.returncode == 1
-    assert "KL" in done.stdout
+    code, printed = export(source, tmp_path / "bundle", "int4")
+    assert code == 1
+    assert "KL" in printed
     assert not (tmp_path / "bundle").exists()
 
 

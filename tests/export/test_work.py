@@ -150,6 +150,7 @@ def test_lost_moments_are_collected_again(
     assert graphs(tmp_path / "first") == graphs(tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_devices_with_other_kernels_share_what_the_source_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from tests.faults.cases import CASES
 from tests.faults.kills import kill_often
+from tests.short_texts import short_gate
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
             continue
         kills = int(asked.get(case.name) or options.kills)
         begun = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, short_gate():
             try:
                 tally = kill_often(case, Path(folder), kills, options.seed)
                 verdict = f"good; {tally.killed} died, output old {tally.old}, new {tally.new}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.faults.cases import Case, check_theirs, check_tidy, copy_of, prepare
 from tests.folders import contents
+from tests.progress_lock import own_progress_lock
 
 _GROUP = 5  # kills before a start that is left alone
 _TIMEOUT = 120.0  # seconds of one run
@@ -142,6 +143,7 @@ def start(run: Callable[[], object], log: Path) -> int:
         return child
     code = 1
     try:
+        own_progress_lock()
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -100,6 +100,17 @@ class GgufFile:
             values = _dequantize(_rows(stored), kind)
         return self._from_ggml(name, values.reshape(shape))
 
+    def read_rows(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Some rows of a matrix in Hugging Face's layout, such as the embeddings of tokens.
+
+        Only these rows are dequantized.
+        """
+        stored = self._tensors[name]
+        if stored.info.ggml_type in (_F32, _F16) or self._rows_move(name):
+            return self.read(name)[rows]
+        values = _dequantize(_rows(stored)[rows], stored.info.ggml_type)
+        return self._from_ggml(name, values.reshape(len(rows), *stored.info.shape[1:]))
+
     def packed(self) -> dict[str, PackedMatrix]:
         """The quantized matrices."""
         return {
@@ -171,11 +182,15 @@ class GgufFile:
 
     def _reordered(self, name: str, tensor: npt.NDArray[_T]) -> npt.NDArray[_T]:
         """Rows in Hugging Face's order."""
-        if self.architecture == "llama" and ".self_attn.q_proj." in name:
-            return self._unpermute(name, tensor, "head_count")
-        if self.architecture == "llama" and ".self_attn.k_proj." in name:
-            return self._unpermute(name, tensor, "head_count_kv")
-        return tensor
+        if not self._rows_move(name):
+            return tensor
+        queries = ".self_attn.q_proj." in name
+        return self._unpermute(name, tensor, "head_count" if queries else "head_count_kv")
+
+    def _rows_move(self, name: str) -> bool:
+        """Whether llama.cpp stores the rows in another order."""
+        moved = (".self_attn.q_proj.", ".self_attn.k_proj.")
+        return self.architecture == "llama" and any(part in name for part in moved)
 
     def _unpermute(self, name: str, tensor: npt.NDArray[_T], key: str) -> npt.NDArray[_T]:
         # llama.cpp interleaves the two rotary halves of a head; Hugging Face separates them.

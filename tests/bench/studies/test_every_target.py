@@ -25,6 +25,7 @@ def run_here(command: list[str], **_: Any) -> SimpleNamespace:
     return SimpleNamespace(returncode=code, stderr=said.getvalue())
 
 
+@pytest.mark.slow
 def test_targets_with_the_same_result_share_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

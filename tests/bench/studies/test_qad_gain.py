@@ -10,6 +10,8 @@ from bench.studies.qad_gain import main
 from edgelm.export.source.text import CALIBRATION, GATE
 from tests.tiny_chat import save_tiny_chat
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_method_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

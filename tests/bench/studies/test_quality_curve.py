@@ -11,6 +11,8 @@ from bench.studies.quality_curve import Curve, main
 from edgelm.export.source.text import GATE
 from tests.tiny_chat import save_tiny_chat
 
+pytestmark = pytest.mark.slow
+
 
 def test_speed_of_every_precision(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

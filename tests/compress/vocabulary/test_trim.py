@@ -258,6 +258,7 @@ def test_saved_folder_loads_in_transformers(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_smollm2_on_articles_it_was_and_was_not_trimmed_for(tmp_path: Path) -> None:
     path = smollm2_path()
     if path is None:

@@ -51,6 +51,9 @@ def test_each_tensor_is_read_once_a_pass(tiny: TinyFactory) -> None:
             read.append(name)
             return source.checkpoint.tensor(name)
 
+        def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+            return self.tensor(name)[rows]
+
     Reference(Counting()).hidden_states(TOKENS)  # type: ignore[arg-type]
     expected = set(source.checkpoint.shapes) - {"lm_head.weight"}
     assert sorted(read) == sorted(expected)

@@ -83,6 +83,21 @@ def test_tensors_do_not_depend_on_how_many_values_are_dequantized_at_once(
         assert torch.equal(in_parts.tensor(tensor), whole.tensor(tensor))
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_rows_are_those_of_the_matrix(
+    tiny: TinyFactory, tmp_path: Path, name: str, kind: str
+) -> None:
+    checkpoint = open_checkpoint(write_gguf(tiny(name).hf, tmp_path / "m.gguf", kind))
+    for tensor in (name for name, shape in checkpoint.shapes.items() if len(shape) == 2):
+        rows = torch.tensor([3, 0, 3, checkpoint.shapes[tensor][0] - 1])
+        expected = checkpoint.tensor(tensor)[rows]
+        assert torch.equal(checkpoint.rows(tensor, rows), expected)
+        assert torch.equal(open_checkpoint(checkpoint.path).rows(tensor, rows), expected)
+    none = checkpoint.rows("model.embed_tokens.weight", torch.tensor([], dtype=torch.int64))
+    assert none.shape == (0, checkpoint.shapes["model.embed_tokens.weight"][1])
+
+
 def test_what_is_known_of_the_file(tiny: TinyFactory, tmp_path: Path) -> None:
     path = write_gguf(tiny("llama").hf, tmp_path / "m.gguf", metadata={"general.license": "mit"})
     checkpoint = open_checkpoint(path)
