@@ -57,6 +57,7 @@ class Sequences:
         sessions: one or more over the same weights; they are closed with this.
         prompt_cache: where states of beginnings are stored; None: nowhere.
         drafts: a draft model's session for each, or none; they are closed with this, too.
+        batching: whether tokens of several sequences run together, where the graph can.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Sequences:
         sessions: Sequence[Session],
         prompt_cache: PromptCache | None = None,
         drafts: Sequence[Session] = (),
+        *,
+        batching: bool = True,
     ) -> None:
         self.prompt_cache = prompt_cache
         models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
@@ -72,7 +75,9 @@ class Sequences:
         self.closed = False
         self._turns = Turns()
         # Where one run takes tokens of several sequences; None: each step is of one.
-        self.shared_steps = SharedSteps(self._turns) if run_together(sessions) else None
+        self.shared_steps = (
+            SharedSteps(self._turns) if batching and run_together(sessions) else None
+        )
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 

@@ -7,9 +7,12 @@ choosing their next tokens. Without that, the first thread to return would run a
 others.
 """
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
@@ -23,6 +26,7 @@ _WAIT_SECONDS = 0.05  # between two questions of a waiting thread whether it is 
 # Share of a run's time for which the next one waits for tokens. A run of two costs far less than
 # twice a run of one, so waiting for half a run does not lose more than it gains.
 _PATIENCE = 0.5
+_TIMES = 9
 _MAX_PATIENCE = 0.05  # seconds; a generation that takes longer to choose a token is not waited for
 
 
@@ -60,6 +64,7 @@ class SharedSteps:
         # When each got its last logits, and who then took too long to be waited for.
         self._given: dict[EngineSession, float] = {}
         self._slow: set[EngineSession] = set()
+        self._times: dict[int, deque[float]] = {}  # seconds of the last runs, by their size
 
     def run(self, session: EngineSession, token: int, cancelled: Callable[[], bool]) -> StepResult:
         """Append a token to a sequence, together with those of other threads.
@@ -96,11 +101,20 @@ class SharedSteps:
                 self._slow.discard(session)
                 self._changed.notify_all()
 
-    def is_shared(self, session: Session) -> bool:
-        """Whether other sequences than this one are decoding now."""
+    def gain(self, session: Session) -> float:
+        """Tokens per time of a run with those that decode now, over that of a run of one token.
+
+        1 where no other sequence decodes; infinite while it has not been measured.
+        """
         with self._changed:
             others = {*self._expected, *(one.session for one in self._pending)} - self._slow
-            return any(one is not session for one in others)
+            size = 1 + sum(one is not session for one in others)
+            if size == 1:
+                return 1.0
+            single, shared = (self._times.get(count) for count in (1, size))
+            if not single or not shared:
+                return math.inf
+            return size * median(single) / median(shared)
 
     def _submit(self, own: "_Token") -> None:
         with self._changed:
@@ -178,6 +192,7 @@ class SharedSteps:
             _advance(taken[0])
         with self._changed:
             self._seconds = time.perf_counter() - started
+            self._times.setdefault(len(taken), deque(maxlen=_TIMES)).append(self._seconds)
             self._ended = time.monotonic()
             self._expected = {one.session: one.thread for one in taken}
             self._given.update(dict.fromkeys(self._expected, self._ended))

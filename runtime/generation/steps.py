@@ -106,20 +106,18 @@ class Steps:
 
     def _drafts(self, slot: Slot) -> list[int] | None:
         """Tokens to check with the next run, or None."""
-        if self._speculator is None or self._decodes_with_others(slot.session):
+        if self._speculator is None:
             return None
+        # Drafted tokens run without the tokens of other generations: they have to gain more.
+        shared = self._sequences.shared_steps
+        instead = 1.0 if shared is None else shared.gain(slot.session)
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
             return None
         if slot.draft is None:
-            return self._speculator.propose(most, None) or None
+            return self._speculator.propose(most, None, instead=instead) or None
         with self._sequences.turn(self._stop):  # the draft model runs, too
-            return self._speculator.propose(most, slot.draft) or None
-
-    def _decodes_with_others(self, session: Session) -> bool:
-        """Whether a run is shared with other generations, which drafted tokens would not be."""
-        shared = self._sequences.shared_steps
-        return shared is not None and shared.is_shared(session)
+            return self._speculator.propose(most, slot.draft, instead=instead) or None
 
     def _room(self, session: Session) -> int:
         """Drafted tokens that the context and the request leave room for."""
