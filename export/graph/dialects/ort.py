@@ -252,7 +252,7 @@ class OrtDialect(OrtAttention):
         if self.activations != "fp32":
             logits = self.graph.op("Cast", logits, to=ir.DataType.FLOAT.value)
         name, width = output_role(self.spec)
-        self.graph.output(logits, name, ir.DataType.FLOAT, (1, "P", width))
+        self.graph.output(logits, name, ir.DataType.FLOAT, (self.batch, "P", width))
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
@@ -264,13 +264,13 @@ class OrtDialect(OrtAttention):
             dialect="ort",
             opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
             inputs={
-                "tokens": TensorContract("tokens", "int64", (1, "T")),
-                "past_length": TensorContract("past_length", "int64", (1,)),
-                "last_position": TensorContract("last_position", "int32", (1,)),
+                "tokens": TensorContract("tokens", "int64", (self.batch, "T")),
+                "past_length": TensorContract("past_length", "int64", (self.batch,)),
+                "last_position": TensorContract("last_position", "int32", (self.batch,)),
                 "total_length": TensorContract("total_length", "int32", ()),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
             },
-            outputs={output: TensorContract(output, "float32", (1, "P", width))},
+            outputs={output: TensorContract(output, "float32", (self.batch, "P", width))},
             cache=CacheContract(
                 dtype=self.stored,
                 num_key_value_heads=self.spec.num_key_value_heads,

@@ -83,6 +83,7 @@ class OrtCudaEngine:
         check_capacity(graph.cache, capacity)
         self.capacity, self.chunk = capacity, prefill_chunk
         self.recurrent = None  # devices.kernels.check_shape refuses hybrids
+        self.batch = None  # not built: no graph for it has a batch axis
         self.vocab_size = vocab_size(graph)
         self._folder, self._graph = folder, graph
         self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
