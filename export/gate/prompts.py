@@ -27,6 +27,6 @@ PROMPTS = (
     "What is the opposite of hot? One word.",
     "What is a good name for a cat?",
 )
-MAX_TOKENS = 24  # of an answer
+MAX_TOKENS = 16  # of an answer
 # Asked first. The others follow where the verdict depends on them: docs/decisions/gates.md.
 FIRST = 16
