@@ -76,6 +76,11 @@ def release_of(family: str, version: str) -> Release:
     return rows[-1]
 
 
+def oldest_with(family: str, dialect: str) -> tuple[int, int]:
+    """The first version that compiles a dialect."""
+    return next(row.since for row in _RELEASES[family] if dialect in row.dialects)
+
+
 def version_number(version: str) -> tuple[int, int]:
     """(10, 16) of 10.16.1.11."""
     major, minor, *_ = [*version.split("."), "0"]

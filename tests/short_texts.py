@@ -20,13 +20,20 @@ def sequences(most: int | None) -> Iterator[None]:
 
 
 @contextmanager
+def decoded(tokens: int) -> Iterator[None]:
+    """In this block the gate decodes that many tokens of each sequence one by one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_TAIL", tokens)
+        yield
+
+
+@contextmanager
 def short_gate() -> Iterator[None]:
     """In this block the gate asks 2 prompts in place of 24, for at most 8 tokens each.
 
     Of each sequence of its text it decodes 16 tokens in place of 64 one by one.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with decoded(16), pytest.MonkeyPatch.context() as patch:
         patch.setattr(prompts, "PROMPTS", prompts.PROMPTS[:2])
         patch.setattr(prompts, "MAX_TOKENS", 8)
-        patch.setattr(measure, "_TAIL", 16)
         yield

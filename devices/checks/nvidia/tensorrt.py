@@ -2,8 +2,6 @@
 
 import re
 
-import msgspec
-
 from edgelm.devices.checks.bundle_target import runs_here
 from edgelm.devices.checks.context import Context
 from edgelm.devices.checks.numbers import numbers
@@ -11,7 +9,7 @@ from edgelm.devices.checks.packages.onnxruntimes import folder
 from edgelm.devices.checks.verdict import Verdict, error, ok, unknown, warning
 from edgelm.devices.detection.jetpack import jetpack_of
 from edgelm.devices.detection.modules import unsupported
-from edgelm.devices.tensorrt_versions import RTX
+from edgelm.devices.tensorrt_versions import RTX, TENSORRT, oldest_with
 
 _PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _RTX_PACKAGES = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
@@ -26,19 +24,6 @@ _NO_TENSORRT = (
 _REBUILD = "export it again for a target with the {} dialect (edge-export --list-targets)"
 
 
-class _Dialect(msgspec.Struct, frozen=True):
-    oldest: tuple[int, ...]
-    before: tuple[int, ...] | None  # the first version that has operators for it
-    other: str  # the dialect for versions outside this range
-
-
-# 10.16 has the attention and cache operators of ONNX opset 24; JetPack went from 10.13 to 10.16.
-_DIALECTS = {
-    "decomposed": _Dialect(oldest=(10, 3), before=(10, 16), other="standard"),
-    "standard": _Dialect(oldest=(10, 16), before=None, other="decomposed"),
-}
-
-
 def dialect(context: Context) -> Verdict | None:
     """Whether the bundle's engine, TensorRT or TensorRT-RTX, is installed and builds its graph."""
     manifest = context.manifest
@@ -47,22 +32,22 @@ def dialect(context: Context) -> Verdict | None:
     if manifest.engine.name == RTX:
         return _rtx(context)
     name = manifest.graph.dialect
-    wanted = _DIALECTS[name]
+    oldest, newer = oldest_with(TENSORRT, name), oldest_with(TENSORRT, "standard")
     version = _first(context, _PACKAGES)
     if version is None:
         return _absent(context, name)
     found = f"TensorRT {version}, the bundle's {name} dialect needs "
-    if numbers(version) < wanted.oldest:
+    if numbers(version) < oldest:
         return error(
-            f"{found}{_text(wanted.oldest)} or newer",
+            f"{found}{_text(oldest)} or newer",
             why="it does not know the graph's operators",
-            fix=_REBUILD.format(wanted.other),
+            fix=_REBUILD.format("decomposed" if name == "standard" else "standard"),
         )
-    if wanted.before and numbers(version) >= wanted.before:
+    if name == "decomposed" and numbers(version) >= newer:
         return warning(
-            f"{found}a version before {_text(wanted.before)}",
+            f"{found}a version before {_text(newer)}",
             why="its graph uses basic operators for older versions; newer ones are faster",
-            fix=_REBUILD.format(wanted.other),
+            fix=_REBUILD.format("standard"),
         )
     return ok(f"TensorRT {version} builds the {name} dialect")
 
@@ -177,8 +162,9 @@ def _how_to_get(context: Context, name: str) -> str:
             "sudo apt install tensorrt python3-libnvinfer, and create the environment with the "
             f"system's Python: {_ENVIRONMENT}"
         )
-    version = ">=10.16" if name == "standard" else ">=10.3,<10.16"
-    return f"pip install 'tensorrt-cu13{version}'"
+    oldest, newer = oldest_with(TENSORRT, name), oldest_with(TENSORRT, "standard")
+    before = f",<{_text(newer)}" if name == "decomposed" else ""
+    return f"pip install 'tensorrt-cu13>={_text(oldest)}{before}'"
 
 
 def _is_too_old(context: Context) -> bool:

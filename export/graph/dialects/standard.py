@@ -1,4 +1,4 @@
-"""The `standard` dialect: plugin-free ONNX of opset 24, for TensorRT 10.16 on and TensorRT-RTX.
+"""The `standard` dialect: plugin-free ONNX of opset 24, for TensorRT 10.15 on and TensorRT-RTX.
 
 RMSNormalization, RotaryEmbedding, TensorScatter (which TensorRT turns into an update of the cache
 in place) and Attention with an explicit mask and one output. TensorRT rejects Attention with

@@ -106,7 +106,7 @@ def test_the_source_itself_is_at_no_distance(tiny: TinyFactory, name: str) -> No
 
 def test_every_row_of_every_sequence_counts(source: Tiny, evaluator: Evaluator) -> None:
     session = Replaying(source, same, same)
-    assert evaluator.measure(session).tokens == TOKENS.numel()
+    assert evaluator.measure(session, tail=64).tokens == TOKENS.numel()
     # Half of a sequence of 100 is prefilled, the other half decoded.
     assert session.steps == ([50] + [1] * 50) * 3
 
@@ -124,7 +124,7 @@ def test_perplexity_is_the_models_own(source: Tiny, evaluator: Evaluator) -> Non
 def test_fault_in_one_path_shows(
     source: Tiny, evaluator: Evaluator, prefill: Change, decode: Change
 ) -> None:
-    figures = evaluator.measure(Replaying(source, prefill, decode))
+    figures = evaluator.measure(Replaying(source, prefill, decode), tail=64)
     assert figures.kl > 1.0
     assert 0.49 <= figures.top1 <= 0.53  # the other half is right
 

@@ -15,6 +15,7 @@ from edgelm.quantize.precision import Fp32, Int4
 from tests.core.spec.test_rope import SCALINGS
 from tests.export.graphs import cpu_session
 from tests.gguf_files import write_gguf
+from tests.short_texts import decoded
 from tests.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 
 TOKENS = np.random.default_rng(0).integers(3, VOCAB, 40)
@@ -100,7 +101,7 @@ def test_auto_leaves_a_fragile_model_as_it_is(fragile: Path, tmp_path: Path) -> 
 
 def test_failure_of_the_cache_alone_names_the_cache(fragile: Path, tmp_path: Path) -> None:
     # Neither `--precision auto`, which was requested, nor more bits of weights would help here.
-    with pytest.raises(GateFailed, match="--kv fp32") as caught:
+    with decoded(64), pytest.raises(GateFailed, match="--kv fp32") as caught:
         export_model(fragile, tmp_path / "bundle", kv="int8")
     assert "--precision auto" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -110,7 +111,8 @@ def test_a_cache_that_was_not_requested_is_widened_before_an_export_fails(
     fragile: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    manifest = export_model(fragile, tmp_path / "bundle", progress=lines.append)
+    with decoded(64):
+        manifest = export_model(fragile, tmp_path / "bundle", progress=lines.append)
     assert manifest.kv == "fp32"
     assert manifest.gate is not None
     assert manifest.gate.passed

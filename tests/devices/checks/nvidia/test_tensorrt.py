@@ -29,9 +29,11 @@ PROVIDER = f"{FOLDER}/capi/libonnxruntime_providers_tensorrt.so"
         ("decomposed", "10.3", "ok"),
         ("decomposed", "10.3.0", "ok"),
         ("decomposed", "10.13.3.9", "ok"),
-        ("decomposed", "10.16", "warning"),
+        ("decomposed", "10.14.1", "ok"),
+        ("decomposed", "10.15", "warning"),
         ("decomposed", "10.16.1.11", "warning"),
         ("standard", "10.13.3.9", "error"),
+        ("standard", "10.15.1.29", "ok"),
         ("standard", "10.16.1.11", "ok"),
         ("standard", "11.4.0.106", "ok"),
     ],
@@ -54,7 +56,7 @@ def test_message_names_what_is_expected(tmp_path: Path) -> None:
     verdict = dialect(context(machine, tmp_path, manifest=manifest("standard")))
     assert verdict
     assert verdict.what == (
-        "TensorRT 10.13.3.9, the bundle's standard dialect needs 10.16 or newer"
+        "TensorRT 10.13.3.9, the bundle's standard dialect needs 10.15 or newer"
     )
 
 
@@ -81,10 +83,10 @@ def test_no_tensorrt(tmp_path: Path) -> None:
     laptop = dialect(context(LAPTOP, tmp_path, manifest=manifest("standard")))
     assert laptop
     assert laptop.what == "TensorRT is not installed; the bundle's standard dialect needs it"
-    assert laptop.fix == "pip install 'tensorrt-cu13>=10.16'"
+    assert laptop.fix == "pip install 'tensorrt-cu13>=10.15'"
     older = dialect(context(LAPTOP, tmp_path, manifest=manifest("decomposed")))
     assert older
-    assert older.fix == "pip install 'tensorrt-cu13>=10.3,<10.16'"
+    assert older.fix == "pip install 'tensorrt-cu13>=10.3,<10.15'"
     jetson = dialect(context(ORIN_NANO, tmp_path, manifest=manifest("decomposed")))
     assert jetson
     assert jetson.fix == (
