@@ -54,9 +54,7 @@ def measure_promise(bundle: Path, source: str, sequences: int = SEQUENCES) -> Pr
     with load(bundle) as model:
         gate = model.manifest.gate
         if gate is None or gate.text_sha256 != file_sha256(GATE):
-            raise BadInput(
-                f"{bundle} was not gated on the text that edgelm brings; export it again"
-            )
+            raise BadInput(f"{bundle} was not gated on edgelm's own text; export it again")
         same, other = gate_rows(bundle, model, sequences)
         agreement = SourceAgreement(open_checkpoint(source), model.session)
         found = [agreement(rows, lambda done, of: None)["kl"] for rows in (same, other)]
