@@ -67,6 +67,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None
+    has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -295,6 +296,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return self.vocab_size * self.hidden_size
 
     @property
+    def head_parameters(self) -> int:
+        """Parameters that a token whose logits are computed is multiplied with."""
+        return self.embedding_parameters if self.has_head else 0
+
+    @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         kinds = self._kinds.items()
@@ -340,8 +346,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:
         """Bytes of the KV cache per token of one sequence."""
-        own = (layer for layer in self.layers if layer.has_cache)
-        return math.ceil(2 * sum(self.heads(layer).kv_size for layer in own) * element_bytes)
+        own = (self.heads(one).kv_size for one in self.layers if one.has_cache)
+        return math.ceil(2 * sum(own) * element_bytes)
 
     def state_bytes(self, element_bytes: float) -> int:
         """Bytes of what layers without attention remember of one sequence, however long."""
@@ -349,10 +355,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
-        matmuls = 2 * (self.active_parameters + self.embedding_parameters)
-        attending = (layer for layer in self.layers if layer.attends)
+        matmuls = 2 * (self.active_parameters + self.head_parameters)
         pairs = sum(
             self.heads(layer).q_size * min(context + 1, layer.window or context + 1)
-            for layer in attending
+            for layer in self.layers
+            if layer.attends
         )
         return matmuls + 4 * pairs

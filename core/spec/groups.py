@@ -30,10 +30,11 @@ def groups(spec: DecoderSpec) -> list[str]:
         for index, layer in enumerate(spec.layers)
         for part in _parts(spec, layer)
     ]
-    tables = [] if spec.tie_word_embeddings else [EMBEDDING]
+    head = [HEAD] if spec.has_head else []
+    tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
         tables += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
-    return [*tables, *layers, HEAD]
+    return [*tables, *layers, *head]
 
 
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:

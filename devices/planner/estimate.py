@@ -113,6 +113,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         fast_enough=floor is None or rate.value >= floor,
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
+        embeds=not spec.has_head,
         basis=times.basis,
         notes=(
             *(request.source.notes if request.source else ()),
@@ -196,6 +197,8 @@ def _notes(
     batch: int,
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
+    if not spec.has_head:
+        notes.append("an embedding model: it decodes nothing, and keeps no cache between texts")
     if batch not in (1, _PUBLISHED_BATCH):
         notes.append(
             f"speeds of several sequences follow from published rows of {_PUBLISHED_BATCH}; for "

@@ -165,7 +165,7 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
         residual = after_block(decoder, index, residual)
     dialect.start_part()
     normed, _ = decoder.sum_and_norm(residual, "norm")
-    dialect.finish(decoder.linear(normed, HEAD))
+    dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
 
 
 def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:

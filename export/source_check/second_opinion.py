@@ -162,6 +162,8 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
             )
             if checkpoint.is_gguf:
                 _complete(config, checkpoint)
+            if not checkpoint.spec.has_head:
+                config.get_text_config().tie_word_embeddings = True  # it stores no head
             _shorten(config.get_text_config(), depth)
             multimodal = config.get_text_config() is not config
             cls = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM

@@ -213,7 +213,7 @@ class _Reader:
     def softcap(self, field: str, *, read: bool) -> float | None:
         return self.fields.number(field) if read else None
 
-    def multipliers(self, hidden: int) -> dict[str, float]:
+    def multipliers(self, hidden: int) -> dict[str, Any]:
         if self.family.scales_embedding:
             return {"embedding_multiplier": math.sqrt(hidden)}
         if self.family.parallel_mamba:

@@ -87,7 +87,7 @@ def work_of(
         window = layer.window if windows else None
         read[window] = read.get(window, 0.0) + 2 * spec.heads(layer).kv_size * kv_bytes
     caches = tuple(Cache(size, window) for window, size in read.items())
-    head = spec.embedding_parameters
+    head, table = spec.head_parameters, spec.embedding_parameters
     active, idle = spec.active_parameters, spec.linear_parameters - spec.active_parameters
     mixtures = spec.mixtures
     every_expert = sum(one.expert_parameters(spec.hidden_size) for one in mixtures)
@@ -99,7 +99,7 @@ def work_of(
         head_parameters=head,
         linear_bytes=active * linear_bits / 8,
         head_bytes=head * head_bits / 8,
-        resident_bytes=((active + idle + rows) * linear_bits + copies * head * head_bits) / 8,
+        resident_bytes=((active + idle + rows) * linear_bits + copies * table * head_bits) / 8,
         caches=caches,
         attention_width=sum(spec.heads(layer).q_size for layer in attending),
         attention_layers=len(attending),

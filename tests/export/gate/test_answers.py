@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from edgelm.export.gate import prompts
-from edgelm.export.gate.answers import SEED, SampledAnswer, sampling_of
+from edgelm.export.gate.answers import SEED, CoupledSampler, SampledAnswer, sampling_of
 from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampler, Sampling
+from edgelm.runtime.generation.sampler import Sampling
 from tests.conftest import Tiny, TinyFactory
 
 # Windows, caps, sinks, partial rotation, experts; the last two have layers that are not attention.
@@ -26,7 +26,7 @@ def _prompts() -> list[list[int]]:
 
 
 def _alone(model: Tiny, prompt: list[int], seed: int) -> SampledAnswer:
-    sampler = Sampler(replace(SAMPLING, seed=seed), prompt_length=len(prompt))
+    sampler = CoupledSampler(replace(SAMPLING, seed=seed), prompt_length=len(prompt))
     ids = list(prompt)
     for _ in range(prompts.MAX_TOKENS):
         with torch.inference_mode():

@@ -101,11 +101,11 @@ def test_quantized_matrices_keep_their_levels(tmp_path: Path, name: str) -> None
         assert torch.equal(packed.read().dequantize(), checkpoint.tensor(tensor))
 
 
-def test_transformers_reads_only_some_architectures(tmp_path: Path) -> None:
+def test_transformers_reads_only_some_architectures() -> None:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    for name, row in ARCHITECTURES.items():
-        assert row.by_transformers == (name in GGUF_SUPPORTED_ARCHITECTURES), name
+    read = {name for name, row in ARCHITECTURES.items() if row.by_transformers}
+    assert read == set(ARCHITECTURES) & set(GGUF_SUPPORTED_ARCHITECTURES) - {"lfm2"}
 
 
 def test_mistral_small_is_a_llama(tmp_path: Path) -> None:
