@@ -187,6 +187,26 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "time_step_min": 1e-30,
         },
     ),
+    "granite-hybrid-moe": (
+        "granitemoehybrid",
+        _EXPERTS
+        | {
+            "num_experts": None,
+            "num_local_experts": 6,
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "head_dim": None,
+            "intermediate_size": 32,
+            "shared_intermediate_size": 64,
+            "mamba_n_heads": 8,
+            "mamba_n_groups": 2,
+            "mamba_d_state": 24,
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
     "falcon-h1": (
         "falcon_h1",
         {
@@ -294,7 +314,15 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
+MIXTURES = (
+    "gpt-oss",
+    "granite-hybrid-moe",
+    "granite-moe",
+    "lfm2-moe",
+    "olmoe",
+    "qwen3-moe",
+    "qwen3.5-moe",
+)
 # Those that can be pruned.
 _ENTANGLED = ("gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
 DENSE = tuple(name for name in TINY if name not in (*MIXTURES, *_ENTANGLED))

@@ -63,6 +63,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     single_sublayers: bool = False
     """Every layer is a mixer or an MLP, after one norm (Nemotron-H)."""
     multipliers: Multipliers | None = None
+    """Constants around the matrices of every layer, folded into them (Falcon-H1)."""
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None

@@ -43,6 +43,8 @@ class MixtureOfExperts(msgspec.Struct, frozen=True, tag="mixture"):
     limit: float | None = None
     shared: int = 0
     """Intermediate size of an expert that runs for every token; 0 for none."""
+    shared_fused: bool = False
+    """Its gate and up are stored as one matrix (Granite 4 H)."""
     shared_gate: bool = False
     """The shared expert's output is scaled by the sigmoid of one more logit (Qwen)."""
 
@@ -54,7 +56,9 @@ class MixtureOfExperts(msgspec.Struct, frozen=True, tag="mixture"):
             "mlp.experts.down": (DOWN,),
         }
         if self.shared:
-            pair = (f"{_SHARED}.gate_proj", f"{_SHARED}.up_proj")
+            pair: tuple[str, ...] = (f"{_SHARED}.gate_proj", f"{_SHARED}.up_proj")
+            if self.shared_fused:
+                pair = (f"{_SHARED}.gate_up_proj",)
             groups |= {"mlp.shared.gate_up": pair, "mlp.shared.down": (f"{_SHARED}.down_proj",)}
         return groups
 
@@ -70,6 +74,8 @@ class MixtureOfExperts(msgspec.Struct, frozen=True, tag="mixture"):
         if not self.shared:
             return {}
         inputs = dict.fromkeys(("gate_proj", "up_proj"), (self.shared, hidden))
+        if self.shared_fused:
+            inputs = {"gate_up_proj": (2 * self.shared, hidden)}
         shapes = inputs | {"down_proj": (hidden, self.shared)}
         return {f"{_SHARED}.{name}": shape for name, shape in shapes.items()}
 

@@ -13,7 +13,6 @@ from edgelm.spec.mixture_families import MIXTURES
 from edgelm.spec.shared_rows import (
     FALCON_H1,
     GEMMA_4,
-    GRANITE_4,
     LFM2_NAMES,
     NEMOTRON_H,
     NEMOTRON_H_NAMES,
@@ -283,18 +282,6 @@ FAMILIES: dict[str, Family] = {
             "sliding_window": 128,
             "rms_norm_eps": 1e-5,
         },
-    ),
-    "granitemoehybrid": Family(
-        fused_gate_up=True,
-        multipliers=True,
-        mixer="mamba2",
-        rotation="typed",
-        ffn_field="shared_intermediate_size",
-        names={
-            "mlp.gate_up_proj": "shared_mlp.input_linear",
-            "mlp.down_proj": "shared_mlp.output_linear",
-        },
-        defaults=GRANITE_4,
     ),
     "falcon_h1": Family(
         parallel_mamba=True,

@@ -71,6 +71,8 @@ class Experts:
     """Stored [experts, inputs, outputs], rows of gate and up alternating (gpt-oss)."""
     shared_field: str | None = None
     """The field with the intermediate size of an expert that always runs."""
+    shared_fused: bool = False
+    """Its gate and up are stored as one matrix."""
     shared_gate: bool = False
 
 

@@ -1,7 +1,7 @@
 """The families with mixtures of experts; a part of `FAMILIES` (edgelm.spec.families)."""
 
 from edgelm.spec.family import Experts, Family
-from edgelm.spec.shared_rows import LFM2_NAMES, QWEN_3_5
+from edgelm.spec.shared_rows import GRANITE_4, LFM2_NAMES, QWEN_3_5
 
 MIXTURES: dict[str, Family] = {
     "qwen3_moe": Family(
@@ -83,6 +83,30 @@ MIXTURES: dict[str, Family] = {
             "mlp.experts.down_proj": "block_sparse_moe.experts.down_proj",
         },
         defaults={"attention_multiplier": 1.0, "num_experts": 8, "num_experts_per_tok": 2},
+    ),
+    # Granite 4 H; without experts, the expert that always runs is the MLP.
+    "granitemoehybrid": Family(
+        fused_gate_up=True,
+        multipliers=True,
+        mixer="mamba2",
+        rotation="typed",
+        ffn_field="shared_intermediate_size",
+        experts=Experts(
+            size_field="intermediate_size",
+            normalized=True,
+            shared_field="shared_intermediate_size",
+            shared_fused=True,
+        ),
+        names={
+            "mlp.router": "block_sparse_moe.router",
+            "mlp.experts.gate_up_proj": "block_sparse_moe.experts.gate_up_proj",
+            "mlp.experts.down_proj": "block_sparse_moe.experts.down_proj",
+            "mlp.shared_expert.gate_up_proj": "shared_mlp.input_linear",
+            "mlp.shared_expert.down_proj": "shared_mlp.output_linear",
+            "mlp.gate_up_proj": "shared_mlp.input_linear",
+            "mlp.down_proj": "shared_mlp.output_linear",
+        },
+        defaults=GRANITE_4,
     ),
     "lfm2_moe": Family(
         qk_norm="head",

@@ -50,6 +50,7 @@ GRANITE_4: dict[str, Any] = {
     "attention_multiplier": 1.0,
     "shared_intermediate_size": 1024,
     "num_local_experts": 8,
+    "num_experts_per_tok": 2,
     "mamba_n_heads": 128,
     "mamba_n_groups": 1,
     "mamba_d_state": 256,

@@ -58,6 +58,7 @@ def _mixture(fields: Fields, family: Family, rule: Experts, experts: int) -> Mix
         beta=1.0 if rule.clamped else 0.0,
         limit=fields.number("swiglu_limit") if rule.clamped else None,
         shared=(fields.integer(rule.shared_field, least=0) or 0) if rule.shared_field else 0,
+        shared_fused=rule.shared_fused,
         shared_gate=rule.shared_gate,
     )
 

@@ -103,7 +103,6 @@ def _mamba2(fields: Fields) -> Mamba2:
         raise BadCheckpoint(
             f"{fields.where}: mamba_n_heads {heads} is not a multiple of mamba_n_groups {n_groups}"
         )
-    _refuse_experts(fields)
     check_steps_and_activation(fields)
     return Mamba2(
         heads,
@@ -115,14 +114,6 @@ def _mamba2(fields: Fields) -> Mamba2:
         fields.flag("mamba_proj_bias"),
         fields.flag("mamba_proj_bias"),
     )
-
-
-def _refuse_experts(fields: Fields) -> None:
-    if fields.values.get("num_local_experts"):
-        raise BadCheckpoint(
-            f"{fields.where}: num_local_experts is {shown(fields.values['num_local_experts'])}, "
-            "expected 0: layers of Mamba-2 with a mixture of experts are not supported"
-        )
 
 
 def check_steps_and_activation(fields: Fields) -> None:

@@ -27,7 +27,9 @@ def folder(tiny: TinyFactory, tmp_path: Path) -> Path:
     return shutil.copytree(tiny("qwen3-moe").folder, tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", "olmoe", "lfm2-moe", "qwen3.5-moe", "granite-moe"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-moe", "olmoe", "lfm2-moe", "qwen3.5-moe", "granite-moe", "granite-hybrid-moe"]
+)
 def test_single_matrices_are_what_transformers_stacks(name: str, tiny: TinyFactory) -> None:
     source = tiny(name)
     assert source.checkpoint.shapes.keys() != tensors_of(source.folder).keys()

@@ -121,7 +121,6 @@ GRANITE = CONFIG | {
         ({"mamba_conv_bias": 1}, "mamba_conv_bias is 1, expected true or false"),
         ({"time_step_limit": [0.001, 0.1]}, "time_step_limit is .*limited time steps are not"),
         ({"time_step_limit": 3}, "time_step_limit is 3, expected"),
-        ({"num_local_experts": 8}, "num_local_experts is 8, expected 0: .* not supported"),
         ({"num_local_experts": "many"}, "num_local_experts is 'many', expected"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected silu"),
     ],
@@ -223,10 +222,10 @@ def test_older_names_of_nemotron_s_tensors(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_experts_are_refused_where_the_field_is_missing() -> None:
+def test_granite_has_eight_experts_where_the_field_is_missing() -> None:
     config = {name: value for name, value in GRANITE.items() if name != "num_local_experts"}
-    with pytest.raises(BadCheckpoint, match="num_local_experts is 8, expected 0"):
-        DecoderSpec.from_hf(config)
+    assert [one.experts for one in DecoderSpec.from_hf(config).mixtures] == [8, 8]
+    assert DecoderSpec.from_hf(GRANITE).mixtures == ()
 
 
 def test_value_heads_are_shared_evenly() -> None:
