@@ -94,7 +94,7 @@ ARCHITECTURES = {
         windows="all",
         by_transformers=True,
     ),
-    # SmolLM3 rotates three layers of four, as transformers does unless told otherwise.
+    # SmolLM3 rotates three layers of four, which is the default of transformers, too.
     "smollm3": Architecture("smollm3", permuted=True, biases=_LLAMA_BIASES),
     "granite": Architecture("granite", permuted=True, scales=_GRANITE, biases=_LLAMA_BIASES),
     "arcee": Architecture("arcee", permuted=True, biases=_LLAMA_BIASES),
