@@ -19,6 +19,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.mixers import NoMixer
 from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -67,7 +68,7 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     Raises:
         BadCheckpoint: tensors that do not match the configuration.
     """
-    embedding = state["model.embed_tokens.weight"]
+    embedding = state[stored_name(config.model_type, EMBEDDING_WEIGHT)]
     # All but eager attention leave out Gemma 2's soft cap and Granite's sinks.
     capped = getattr(config, "attn_logit_softcapping", None)
     eager = capped or FAMILIES[config.model_type].attention_sinks

@@ -71,6 +71,7 @@ class LanguageModel(Embeds):
         prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
         drafts: a draft model's session for each; they are closed with the model, too.
         speculation: the default of generations; see `load`.
+        batching: whether tokens of several generations run together; see `load`.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class LanguageModel(Embeds):
         prompt_cache: PromptCache | None = None,
         drafts: Sequence[Session] = (),
         speculation: SpeculationMode = "auto",
+        batching: bool = True,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         listed = list(sessions) if isinstance(sessions, Sequence) else [sessions]
-        self._sequences = Sequences(listed, prompt_cache, drafts)
+        self._sequences = Sequences(listed, prompt_cache, drafts, batching=batching)
         self.speculation = speculation
         # All that is read is read now, while the files are known to be those that were checked.
         try:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.bundle_requests import continuation_requests
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load
@@ -94,15 +95,11 @@ class HarnessRequests:
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        found: dict[int, tuple[float, bool]] = {}
-        rows = [
-            [*context, *continuation][-(self.max_length + 1) :]
-            for _, context, continuation in requests
-        ]
-        for index in sorted(range(len(rows)), key=rows.__getitem__):
-            one = self.backend_model.continuation(rows[index], len(requests[index][2]))
-            found[index] = (one.log_probability, one.greedy)
-        return [found[index] for index in range(len(rows))]
+        # One token more than a context holds: the last one is only predicted.
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        asked = continuation_requests(pairs, self.max_length + 1)
+        found = self.backend_model.run(asked)
+        return [(one.log_probability, one.greedy) for one in found]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.bundle_workers import BundleWorkers, process_count
 from edgelm.bench.evaluation.records import Subject
 from edgelm.bundle import MANIFEST
 from edgelm.bundle.files import listed_graph_sha256
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.backend import Backend
+from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import describe
 from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.loading import load
+from edgelm.runtime.model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,18 @@ def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None
         source_sha256=manifest.lineage.sha256,
         calibration_sha256=manifest.lineage.calibration_sha256 or "",
     )
-    return OpenSubject(BundleBackend(model, agreement), record)
+    return OpenSubject(BundleBackend(model, agreement, _workers(model, stack, threads)), record)
+
+
+def _workers(model: LanguageModel, stack: ExitStack, threads: int | None) -> BundleWorkers | None:
+    """Processes that share the threads; None where there is room or use for only one."""
+    total = threads or physical_cores()
+    count = process_count(model.manifest, total)
+    if count < 2:
+        return None
+    workers = BundleWorkers(model.folder, count, total // count)
+    stack.callback(workers.close)
+    return workers
 
 
 def _checkpoint(path: str) -> OpenSubject:

@@ -40,6 +40,10 @@ class TraitShares(msgspec.Struct, frozen=True):
         """Whether chance explains the losses."""
         return self.chance >= MAX_CHANCE
 
+    def can_fail_after(self, more: int) -> bool:
+        """Whether `more` prompts could still make it fail, or hold again."""
+        return not self.holds or sign_test(self.lost + more, self.gained) < MAX_CHANCE
+
 
 class Behavior(msgspec.Struct, frozen=True):
     """Sampled answers to `prompts` prompts of at most `max_tokens` tokens each."""
@@ -54,6 +58,10 @@ class Behavior(msgspec.Struct, frozen=True):
     def passed(self) -> bool:
         """Whether no trait is lost beyond chance."""
         return all(trait.holds for trait in self.traits)
+
+    def is_decided(self, more: int) -> bool:
+        """Whether answers to `more` prompts could not change that it passes."""
+        return more == 0 or not any(trait.can_fail_after(more) for trait in self.traits)
 
     @property
     def failure(self) -> str:

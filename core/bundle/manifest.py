@@ -121,6 +121,10 @@ class GraphContract(msgspec.Struct, frozen=True):
     and of outputs: logits float32 [1, P, vocab_size], or, of an embedding model, hidden float32
     [1, P, hidden_size].
 
+    Where the first size of `tokens` is "B", a run takes B sequences: that is then also the first
+    size of past_length, last_position, logits and the cache, and total_length is that of the
+    longest sequence. Runs of several sequences are of at most 16 tokens each.
+
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;
     every other input and output of a segment is one of the graph's.
@@ -135,6 +139,12 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache: CacheContract
     segments: tuple[GraphSegment, ...] = ()
     links: tuple[TensorContract, ...] = ()
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether a run takes tokens of several sequences."""
+        tokens = self.inputs.get("tokens")
+        return tokens is not None and tokens.shape[:1] == ("B",)
 
     @property
     def parts(self) -> tuple[GraphSegment, ...]:

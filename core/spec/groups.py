@@ -40,7 +40,7 @@ def groups(spec: DecoderSpec) -> list[str]:
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     """The checkpoint's tensors that make up a group's matrix, in order of rows."""
     if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
-        return [EMBEDDING_WEIGHT]
+        return [stored_name(spec.family, EMBEDDING_WEIGHT)]
     if group in _OUTSIDE:
         return [_OUTSIDE[group]]
     layer, part = split_group(group)
@@ -64,6 +64,8 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         qkv = QKV[: len(spec.projected_sizes(layer))]
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if layer.beside is not None:
+        parts |= layer.beside.groups
     return parts | _mlp_parts(spec, layer) | (_PER_LAYER if spec.per_layer_inputs else {})
 
 

@@ -10,7 +10,12 @@ from edgelm.devices.planner.cost_model.coefficients import coefficients_for
 from edgelm.devices.planner.cost_model.work import Work, work_of
 from edgelm.devices.planner.device_notes import device_notes, unsupported
 from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
-from edgelm.devices.planner.memory.memory_need import export_bytes, packed_bytes, workspace_bytes
+from edgelm.devices.planner.memory.memory_need import (
+    export_bytes,
+    packed_bytes,
+    sequence_state_bytes,
+    workspace_bytes,
+)
 from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine, PowerMode
@@ -164,7 +169,8 @@ def _sizes(
     looked_up = spec.per_layer_embedding_parameters * weights.linear_bits / 8
     return _Sizes(
         packed=packed_bytes(engine, weights.total_bytes, looked_up),
-        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + spec.state_bytes(4)) * batch,
+        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + sequence_state_bytes(spec))
+        * batch,
         workspace=workspace_bytes(
             spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
         ),

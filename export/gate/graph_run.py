@@ -1,6 +1,7 @@
 """One run of an exported graph: its figures, its behavior, and its self-test record."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from edgelm.export.gate.traits import compare_behavior
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
 from edgelm.runtime.generation.options import GREEDY, Options
+from edgelm.runtime.generation.sampler import Sampling
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.self_test import processor, prompt_tokens
 from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
@@ -72,18 +74,46 @@ def measure_behavior(
     path = bundle_file(model.folder, model.manifest, GENERATION_CONFIG)
     sampling = sampling_of(read_generation_config(path).values, model.session.vocab_size)
     ends = model.eos_token_ids | turn_end(model)
-    name = f"answers {key(prompts, sampling.temperature, sampling.top_p, sorted(ends))}"
-    source = cache.load_record(name, list[SampledAnswer])
-    if source is None:
-        progress(f"sampling {len(prompts)} answers of the source")
-        source = source_answers(reference, prompts, sampling, ends)
-        cache.save_record(name, source)
-    bundle = bundle_answers(model, prompts, sampling)
+    pair = _Pair(model, reference, cache, sampling, ends)
 
     def decode(tokens: Sequence[int]) -> str:
         return model.tokenizer.decode(list(tokens))
 
-    return compare_behavior(source, bundle, decode, sampling.temperature)
+    source, bundle = list[SampledAnswer](), list[SampledAnswer]()
+    for part in (prompts[: asked.FIRST], prompts[asked.FIRST :]):
+        progress(f"sampling {len(part)} answers of the source and of the graph")
+        theirs, ours = pair.answers(part, first=len(source))
+        source, bundle = source + theirs, bundle + ours
+        found = compare_behavior(source, bundle, decode, sampling.temperature)
+        if found.is_decided(len(prompts) - len(source)):
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A graph and its source, sampled alike; answers of the source are stored."""
+
+    model: LanguageModel
+    reference: Reference
+    cache: ArtifactCache
+    sampling: Sampling
+    ends: frozenset[int]
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], first: int
+    ) -> tuple[list[SampledAnswer], list[SampledAnswer]]:
+        """Answers of the source and of the graph; `first` is the number of the first prompt."""
+        sampling = self.sampling
+        name = (
+            f"coupled answers {key(prompts, sampling.temperature, sampling.top_p)} "
+            f"{key(sorted(self.ends), first)}"
+        )
+        source = self.cache.load_record(name, list[SampledAnswer])
+        if source is None:
+            source = source_answers(self.reference, prompts, sampling, self.ends, first)
+            self.cache.save_record(name, source)
+        return source, bundle_answers(self.model, prompts, sampling, source, first)
 
 
 def turn_end(model: LanguageModel) -> frozenset[int]:

@@ -13,9 +13,9 @@ import torch
 
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.export.gate import prompts as asked
-from edgelm.export.gate.answers import SEED, SampledAnswer
+from edgelm.export.gate.answers import SEED, CoupledSampler, SampledAnswer
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampler, Sampling
+from edgelm.runtime.generation.sampler import Sampling
 from edgelm.runtime.sequences import common_prefix
 
 _MEMORY_SHARE = 0.4  # of what is free, for the source's weights in fp32
@@ -31,6 +31,7 @@ def source_answers(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     ends: frozenset[int],
+    first: int = 0,
 ) -> list[SampledAnswer]:
     """The answers of the source.
 
@@ -39,6 +40,7 @@ def source_answers(
         prompts: token ids.
         sampling: as the bundle's.
         ends: tokens that end an answer.
+        first: the number of the first prompt, which its seed depends on.
     """
     # Padding would enter the state of layers that are not attention.
     size = 1 if reference.spec.is_hybrid else len(prompts)
@@ -46,7 +48,9 @@ def source_answers(
         return [
             answer
             for at in range(0, len(prompts), size)
-            for answer in _answers(reference, prompts[at : at + size], sampling, ends, SEED + at)
+            for answer in _answers(
+                reference, prompts[at : at + size], sampling, ends, SEED + first + at
+            )
         ]
 
 
@@ -58,7 +62,7 @@ def _answers(
     seed: int,
 ) -> list[SampledAnswer]:
     samplers = [
-        Sampler(replace(sampling, seed=seed + row), prompt_length=len(prompt))
+        CoupledSampler(replace(sampling, seed=seed + row), prompt_length=len(prompt))
         for row, prompt in enumerate(prompts)
     ]
     history = [list(map(int, prompt)) for prompt in prompts]

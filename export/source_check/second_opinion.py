@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from edgelm.bundle.gates import MAX_SOURCE_KL, SourceCheck
-from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.meta_model import empty_model, hf_config, remove_step_limits
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
@@ -190,6 +190,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 "in all) and would initialize it at random; is a shard missing, or config.json "
                 "from another model?"
             )
+        remove_step_limits(model)
         yield _TextOnly(model.eval()) if multimodal else model.eval()
 
 
@@ -251,7 +252,8 @@ def _shorten(config: Any, depth: int) -> None:
         return
     config.num_hidden_layers = depth
     for name in ("layer_types", "no_rope_layers", "layer_rope_theta"):
-        if getattr(config, name, None):
+        # Falcon-H1's class derives the list from the number of layers.
+        if len(getattr(config, name, None) or ()) > depth:
             setattr(config, name, getattr(config, name)[:depth])
 
 

@@ -79,6 +79,7 @@ def check_tensors(
         BadBundle: a name, type, rank or fixed size differs; the message begins with `where`.
     """
     _compare("input", inputs, _only(part.inputs, _expected_inputs(graph)), where)
+    _check_batch(graph, inputs, where)
     _compare("output", outputs, _only(part.outputs, _expected_outputs(graph)), where)
 
 
@@ -116,7 +117,23 @@ def _contract(dtype: str, shape: tuple[int | str, ...]) -> Tensor:
 
 def _cache(graph: GraphContract, layer: CacheLayer, rows: int | None) -> Tensor:
     heads, dim = graph.cache.heads(layer)
-    return Tensor(_CACHE_TYPES[graph.cache.dtype], (1, heads, rows, dim))
+    batch = None if graph.takes_batches else 1
+    return Tensor(_CACHE_TYPES[graph.cache.dtype], (batch, heads, rows, dim))
+
+
+def _check_batch(graph: GraphContract, inputs: Mapping[str, Tensor], where: str) -> None:
+    """A graph whose manifest says that it takes several sequences must have open sizes there."""
+    if not graph.takes_batches:
+        return
+    names = [graph.inputs[role].name for role in ("tokens", "past_length", "last_position")]
+    names += [name for one in graph.cache.layers for name in (one.past_key, one.past_value)]
+    for name in names:
+        tensor = inputs.get(name)
+        if tensor is not None and tensor.shape[0] is not None:
+            raise BadBundle(
+                f"{where} has the input {name!r} of {_described(tensor)}, the manifest says that "
+                f"it takes any number of sequences; {_AGAIN}"
+            )
 
 
 def _compare(

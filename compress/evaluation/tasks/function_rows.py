@@ -3,7 +3,8 @@
 import random
 from typing import Any, NamedTuple
 
-from edgelm.compress.evaluation.tasks.functions import Expected, FunctionRow, openai_tool
+from edgelm.compress.evaluation.tasks.call_matching import Expected
+from edgelm.compress.evaluation.tasks.functions import FunctionRow, openai_tool
 
 ROWS = 120
 _SEED = 11

@@ -8,7 +8,6 @@ is compared without case, spaces and punctuation, parallel calls in any order.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,15 @@ from edgelm.compress.data.jsonl import read_jsonl
 from edgelm.compress.evaluation.backend import Backend, Call, Conversation, Progress, no_progress
 from edgelm.compress.evaluation.encoding import loglikelihood
 from edgelm.compress.evaluation.metrics import Metric, perplexity_of, share_of
+from edgelm.compress.evaluation.tasks.call_matching import (
+    Expected,
+    calls_match,
+    first_accepted,
+    function_name,
+)
 from edgelm.errors import BadInput
 
 _MAX_TOKENS = 160  # of calls
-_IGNORED = re.compile(r"[ ,./\-_*^()']")
 # BFCL's names of types; OpenAI's and JSON schema's are others.
 _TYPES = {
     "dict": "object",
@@ -39,15 +43,6 @@ _TYPES = {
     "Boolean": "boolean",
     "bool": "boolean",
 }
-_CHECKS: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-}
-Expected = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,7 @@ class FunctionRow:
     """A request, the functions that are offered, and the right calls.
 
     `wrong` are calls that are not right, as (name, arguments), for comparison by likelihood.
+    `any_call`: any call is right (BFCL's relevance).
     """
 
     category: str
@@ -62,6 +58,7 @@ class FunctionRow:
     tools: tuple[Mapping[str, Any], ...]
     expected: tuple[Expected, ...]
     wrong: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    any_call: bool = False
 
 
 def read_rows(path: Path, limit: int | None) -> list[FunctionRow]:
@@ -74,19 +71,24 @@ def read_rows(path: Path, limit: int | None) -> list[FunctionRow]:
     category = path.name.split(".")[0].removeprefix("BFCL_").partition("_")[2] or path.stem
     found = []
     for where, row in read_jsonl(path):
-        truth = row.get("ground_truth", answers.get(str(row.get("id")), []))
+        named = str(row.get("category", category))
+        # BFCL states no calls where none is right, or any.
+        without: list[Any] | None = [] if named.endswith("relevance") else None
+        truth = row.get("ground_truth", answers.get(str(row.get("id")), without))
         if not _is_row(row, truth):
             raise BadInput(
                 f"{where}: expected BFCL's fields `question` (conversations), `function` (schemas "
-                "with `name` and `parameters`) and `ground_truth` (calls)"
+                "with `name` and `parameters`) and `ground_truth` (calls; an empty list where none "
+                "is right)"
             )
         question = row["question"]
         found.append(
             FunctionRow(
-                category=str(row.get("category", category)),
+                category=named,
                 messages=tuple(question[0] if isinstance(question[0], list) else question),
                 tools=tuple(openai_tool(one) for one in row["function"]),
-                expected=tuple(truth),
+                expected=tuple(truth or ()),
+                any_call=named.endswith("relevance") and not named.endswith("irrelevance"),
             )
         )
         if len(found) == limit:
@@ -112,7 +114,7 @@ def _is_row(row: Mapping[str, Any], truth: Any) -> bool:
 
 def openai_tool(function: Mapping[str, Any]) -> dict[str, Any]:
     """A function's schema as OpenAI has it."""
-    schema = {**function, "name": _name(function["name"])}
+    schema = {**function, "name": function_name(function["name"])}
     schema["parameters"] = _schema(function["parameters"])
     return {"type": "function", "function": schema}
 
@@ -147,7 +149,9 @@ def function_choice(
     chosen = [row for row in rows if len(row.expected) == 1 and row.wrong]
     if not chosen:
         raise BadInput("no row has one right call and `wrong` ones; function_choice needs both")
-    texts = [[call_text(*one) for one in (_first(row.expected[0]), *row.wrong)] for row in chosen]
+    texts = [
+        [call_text(*one) for one in (first_accepted(row.expected[0]), *row.wrong)] for row in chosen
+    ]
     pairs = [
         (plain_prompt(row), f" {text}")
         for row, calls in zip(chosen, texts, strict=True)
@@ -174,69 +178,14 @@ def call_text(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def matches(calls: Sequence[Call], row: FunctionRow) -> bool:
-    """Whether the calls are the right ones, in any order; without right calls, whether none is."""
-    if len(calls) != len(row.expected):
-        return False
+    """Whether the calls are the right ones.
+
+    Without right calls, whether none is made; of a row of relevance, whether any is.
+    """
+    if row.any_call:
+        return bool(calls)
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row.tools}
-    rest = list(row.expected)
-    for call in calls:
-        fitting = next((one for one in rest if _call_matches(call, one, schemas)), None)
-        if fitting is None:
-            return False
-        rest.remove(fitting)
-    return True
-
-
-def _call_matches(call: Call, expected: Expected, schemas: Mapping[str, Any]) -> bool:
-    ((name, values),) = expected.items()
-    name = _name(name)
-    if call.name != name or name not in schemas:
-        return False
-    properties = schemas[name].get("properties", {})
-    required = set(schemas[name].get("required", ()))
-    if not required <= call.arguments.keys() or not call.arguments.keys() <= properties.keys():
-        return False
-    for argument, accepted in values.items():
-        if argument not in call.arguments:
-            if "" not in accepted:
-                return False
-        elif not _value_matches(call.arguments[argument], accepted, properties.get(argument, {})):
-            return False
-    return call.arguments.keys() <= values.keys()
-
-
-def _value_matches(value: Any, accepted: Sequence[Any], schema: Mapping[str, Any]) -> bool:
-    kind = schema.get("type")
-    types = _CHECKS.get(kind, ()) if isinstance(kind, str) else ()
-    if types and (not isinstance(value, types) or isinstance(value, bool) != (bool in types)):
-        return False
-    return any(_standard(value) == _standard(one) for one in accepted)
-
-
-def _standard(value: Any) -> Any:
-    """Texts without case, spaces and punctuation, also inside lists and objects."""
-    if isinstance(value, str):
-        return _IGNORED.sub("", value).lower().replace('"', "")
-    if isinstance(value, list | tuple):
-        return [_standard(one) for one in value]
-    if isinstance(value, dict):
-        # BFCL lists the values that each field of an object accepts.
-        return {key: _standard(one[0] if _is_choice(one) else one) for key, one in value.items()}
-    return value
-
-
-def _is_choice(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 1
-
-
-def _first(expected: Expected) -> tuple[str, dict[str, Any]]:
-    ((name, values),) = expected.items()
-    return _name(name), {key: accepted[0] for key, accepted in values.items() if accepted[0] != ""}
-
-
-def _name(name: str) -> str:
-    """OpenAI allows no dots in names."""
-    return name.replace(".", "_")
+    return calls_match(calls, row.expected, schemas)
 
 
 def _schema(schema: Any) -> Any:

@@ -39,7 +39,7 @@ def hf_name(architecture: str, name: str) -> str:
         return name
     _, layer, rest = name.split(".", 2)
     part, _, kind = rest.rpartition(".")
-    names = _LAYER_NAMES | ARCHITECTURES[architecture].names
+    names = {**_LAYER_NAMES, **ARCHITECTURES[architecture].names}
     if part not in names:
         return name
     return f"model.layers.{layer}.{names[part]}.{kind}"

@@ -40,10 +40,12 @@ class Work(msgspec.Struct, frozen=True):
     experts: int = 0
     expert_bytes: float = 0.0
     recurrent_layers: int = 0
+    state_bytes: float = 0.0
+    """What layers without attention read and write of their states for every token."""
 
     def cache_bytes(self, depth: float) -> float:
-        """Bytes read from all caches for one new token after `depth` others."""
-        return sum(cache.bytes(depth) for cache in self.caches)
+        """Bytes of all caches and states for one new token after `depth` others."""
+        return self.state_bytes + sum(cache.bytes(depth) for cache in self.caches)
 
     def prompt_bytes(self, tokens: float) -> float:
         """Weights read for a prompt: more tokens touch more experts."""
@@ -104,4 +106,5 @@ def work_of(
         active_experts=mixtures[0].top_k if mixtures else 0,
         experts=mixtures[0].experts if mixtures else 0,
         expert_bytes=every_expert * linear_bits / 8,
+        state_bytes=2 * spec.state_bytes(4),
     )

@@ -60,7 +60,7 @@ def test_a_shared_context_is_computed_once(ours: BundleBackend, monkeypatch: Any
 
     monkeypatch.setattr(ours.model.session, "advance", counted)
     loglikelihood(ours, [(context, f" {word}") for word in ("a", "b", "c", "d")])
-    assert len(steps) == 4
+    assert len(steps) == 5  # the context but for its last token, then the four words
     assert all(step <= 3 for step in steps[1:])
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from edgelm.export.gate import prompts
-from edgelm.export.gate.answers import SEED, SampledAnswer, sampling_of
+from edgelm.export.gate.answers import SEED, CoupledSampler, SampledAnswer, sampling_of
 from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampler, Sampling
+from edgelm.runtime.generation.sampler import Sampling
 from tests.conftest import Tiny, TinyFactory
 
 # Windows, caps, sinks, partial rotation, experts; the last two have layers that are not attention.
 FAMILIES = ["llama", "mistral", "gemma2", "gemma3", "phi3-partial", "gpt-oss", "olmoe", "lfm2"]
-FAMILIES += ["qwen3.5"]
+FAMILIES += ["qwen3.5", "granite-hybrid", "nemotron-h", "falcon-h1"]
 ENDS = frozenset(range(3, 15))
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
@@ -26,7 +26,7 @@ def _prompts() -> list[list[int]]:
 
 
 def _alone(model: Tiny, prompt: list[int], seed: int) -> SampledAnswer:
-    sampler = Sampler(replace(SAMPLING, seed=seed), prompt_length=len(prompt))
+    sampler = CoupledSampler(replace(SAMPLING, seed=seed), prompt_length=len(prompt))
     ids = list(prompt)
     for _ in range(prompts.MAX_TOKENS):
         with torch.inference_mode():
