@@ -24,6 +24,7 @@ from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord, read_
 from edgelm.devices.detection.cpu import read_cpu
 from edgelm.devices.detection.probes import Probes
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.embedding.self_test import check_vectors
 from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load
@@ -96,6 +97,10 @@ def self_test_model(model: LanguageModel, *, seconds: float = SECONDS) -> SelfTe
     """The same for a loaded model that nothing else uses meanwhile."""
     started = time.perf_counter()
     manifest = model.manifest
+    if manifest.embedding is not None:
+        checks = [SelfTestCheck(*check_vectors(model, manifest.embedding.sample))]
+        engine = f"{manifest.engine.name} {engine_version(manifest)}"
+        return SelfTestResult(engine, "", time.perf_counter() - started, tuple(checks))
     sample = read_sample(model.folder, manifest)
     record = read_self_test(model.folder, manifest)
     checks = []

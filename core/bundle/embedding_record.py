@@ -45,12 +45,23 @@ class EmbeddingGate(msgspec.Struct, frozen=True):
     text_sha256: str
 
 
+class EmbeddingSample(msgspec.Struct, frozen=True):
+    """Tokens of a text, and the vector that the graph gave for them when it was exported."""
+
+    tokens: tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 24)], ...]
+    vector: tuple[float, ...]
+
+
 class EmbeddingRecord(msgspec.Struct, frozen=True):
-    """How texts become vectors of `dimensions` numbers, and what the gate measured."""
+    """How texts become vectors of `dimensions` numbers, and what the gate measured.
+
+    `sample` is what a self-test computes again on the machine that runs the bundle.
+    """
 
     settings: EmbeddingSettings
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     gate: EmbeddingGate | None = None
+    sample: tuple[EmbeddingSample, ...] = ()
 
 
 def enforce_embedding(gate: EmbeddingGate) -> None:

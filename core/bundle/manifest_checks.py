@@ -117,6 +117,13 @@ def _check_embedding(manifest: Manifest) -> None:
             f"embedding.dimensions is {record.dimensions}, expected spec.hidden_size, "
             f"{spec.hidden_size}"
         )
+    for number, one in enumerate(record.sample):
+        width, known = len(one.vector), max(one.tokens, default=-1) < spec.vocab_size
+        if width != spec.hidden_size or not one.tokens or not known:
+            raise ValueError(
+                f"embedding.sample[{number}] has {len(one.tokens)} tokens and {width} numbers, "
+                f"expected tokens below {spec.vocab_size} and {spec.hidden_size} numbers"
+            )
     default, prompts = record.settings.default_prompt, record.settings.prompts
     if default is not None and default not in prompts:
         raise ValueError(f"embedding.settings.default_prompt {default!r} is not in prompts")

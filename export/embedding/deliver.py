@@ -12,6 +12,7 @@ from edgelm.bundle.embedding_record import (
     EmbeddingClass,
     EmbeddingFigures,
     EmbeddingGate,
+    EmbeddingSample,
 )
 from edgelm.embedding import EmbeddingSettings
 from edgelm.errors import BadInput
@@ -43,6 +44,7 @@ class EmbeddingDelivery:
     graph: WrittenGraph
     check: GraphCheck | None
     gate: EmbeddingGate
+    sample: tuple[EmbeddingSample, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class EmbeddingWriter:
         progress, folder = self.workspace.progress, self.workspace.bundle
         progress(f"writing the {self.target.plan.dialect} graph: {summary(assignment)}")
         graph = write_graph(folder, self.quantizer, assignment, self.target.format)
-        figures, check = self._measure(folder, graph, assignment)
+        vectors, check = self._run(folder, graph, assignment)
+        figures = compare_vectors(self.source, vectors)
         limit = MAX_DISTANCE[named]
         gate = EmbeddingGate(
             gate_class=named,
@@ -100,30 +103,35 @@ class EmbeddingWriter:
             text_sha256=self.texts.sha256,
         )
         progress(f"gate {named}: {distance_text(figures)}: {'passed' if gate.passed else 'failed'}")
-        return EmbeddingDelivery(assignment, graph, check, gate)
+        return EmbeddingDelivery(assignment, graph, check, gate, self._sample(vectors))
 
-    def _measure(
+    def _sample(self, vectors: Vectors) -> tuple[EmbeddingSample, ...]:
+        """The first passage and the last sentence."""
+        return tuple(
+            EmbeddingSample(tuple(self.texts.tokens[at].tolist()), tuple(vectors[at].tolist()))
+            for at in (0, -1)
+        )
+
+    def _run(
         self, folder: Path, graph: WrittenGraph, assignment: Assignment
-    ) -> tuple[EmbeddingFigures, GraphCheck | None]:
-        """Figures of the graph, or of the same with dequantized weights; and which of the two."""
+    ) -> tuple[Vectors, GraphCheck | None]:
+        """Vectors by the graph, or of the same with dequantized weights; and which of the two."""
         target, own = self.target, graph_sha256(folder, graph.contract)
         if target.runs_on_cpu(assignment.values()):
             check = None if target.is_cpu else GraphCheck(own, own)
-            return self._compare(folder, graph), check
+            return self._vectors(folder, graph), check
         with self.workspace.temporary() as other:
             plain = write_graph(other, self.quantizer, assignment, target.check_format)
             checked = graph_sha256(other, plain.contract)
-            return self._compare(other, plain), GraphCheck(own, checked, dequantized=True)
+            return self._vectors(other, plain), GraphCheck(own, checked, dequantized=True)
 
-    def _compare(self, folder: Path, graph: WrittenGraph) -> EmbeddingFigures:
+    def _vectors(self, folder: Path, graph: WrittenGraph) -> Vectors:
         longest = max(map(len, self.texts.tokens))
         capacity = graph.contract.cache.capacity or longest
         chunk = self.target.prefill_chunk
         engine = OrtEngine(folder, graph.contract, capacity=capacity, prefill_chunk=chunk)
         with EngineSession(engine) as session:
-            return compare_vectors(
-                self.source, session_vectors(session, self.texts.tokens, self.settings)
-            )
+            return session_vectors(session, self.texts.tokens, self.settings)
 
 
 def gate_class(precisions: Iterable[WeightPrecision]) -> EmbeddingClass:

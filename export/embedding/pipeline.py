@@ -64,7 +64,9 @@ def export_embedding(
         precision=delivery.assignment,
         check=delivery.check,
         source=check,
-        embedding=EmbeddingRecord(settings, checkpoint.spec.hidden_size, delivery.gate),
+        embedding=EmbeddingRecord(
+            settings, checkpoint.spec.hidden_size, delivery.gate, delivery.sample
+        ),
     )
     return write_bundle(folder, source, manifest, calibration=calibration)
 

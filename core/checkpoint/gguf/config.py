@@ -172,6 +172,13 @@ class _Reader:
                 f"{self.metadata.path} is an encoder ({self.key('attention.causal')} is false); "
                 "only decoders are supported"
             )
+        # 0 is none; llama.cpp writes others for embedding models and rerankers.
+        if self.metadata.integer(self.key("pooling_type"), 0):
+            raise BadCheckpoint(
+                f"{self.metadata.path} is an embedding model or a reranker "
+                f"({self.key('pooling_type')} is set); export an embedding model from its folder "
+                "of sentence-transformers"
+            )
 
     def layer_count(self) -> int:
         layers = self.size("block_count")

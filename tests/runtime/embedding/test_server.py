@@ -103,7 +103,7 @@ def test_dimensions_prompt_and_truncation(client: openai.OpenAI, lm: LanguageMod
         ({"input": "a", "prompt": "passage"}, "no prompt 'passage'"),
     ],
 )
-def test_bad_requests_are_told(http: httpx.Client, fields: dict[str, Any], error: str) -> None:
+def test_bad_requests_are_explained(http: httpx.Client, fields: dict[str, Any], error: str) -> None:
     answer = http.post("/v1/embeddings", json={"model": "tiny"} | fields)
     assert answer.status_code == 400
     assert error in answer.json()["error"]["message"]

@@ -110,6 +110,7 @@ REFUSED = {
         r"rms_epsilon is nan, expected a number above 0",
     ),
     "theta": ({"rope.freq_base": word("x")}, r"rope\.freq_base is 'x', expected a number above"),
+    "pooling": ({"pooling_type": number(3)}, r"an embedding model or a reranker"),
     "experts": ({"expert_count": number(8)}, r"expert_count is set, and mixture-of-experts models"),
     "odd-heads": ({"attention.key_length": number(5)}, r"values? of \d channels|heads of 5 chan"),
     "values": (
