@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,7 @@ def run_benchmark(job: Benchmark) -> None:
     """
     _check_paths(job)
     manifests = {folder: read_manifest(folder) for folder in job.bundles}
+    _check_generate(manifests)
     _check_context(manifests, job.tests)
     report = _measured(job, manifests)
     job.out.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,16 @@ def run_benchmark(job: Benchmark) -> None:
     print(f"report: {job.out / 'report.html'}")
     if report.throttled:
         print(f"warning: {why_invalid(report)}", file=sys.stderr)
+
+
+def _check_generate(manifests: Mapping[Path, Manifest]) -> None:
+    """Raise BadInput for embedding models, which decode nothing."""
+    for folder, manifest in manifests.items():
+        if manifest.embedding is not None:
+            raise BadInput(
+                f"{folder} is an embedding model, and edge-bench measures prompts and answers; "
+                "edge-run BUNDLE --json TEXT prints how long a text takes"
+            )
 
 
 def _measured(job: Benchmark, manifests: dict[Path, Manifest]) -> Report:

@@ -13,12 +13,13 @@ from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.own_sizes import padded_tensors
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.run.distributed import is_main_process
-from edgelm.errors import BadCheckpoint
+from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.mixers import NoMixer
 from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT
 
 Model = Any  # a causal language model of transformers, which ships no types
 Tokenizer = Any
@@ -44,11 +45,21 @@ def load_model(
         BadInput, BadCheckpoint, UnknownName: as `edgelm.checkpoint.source.open_checkpoint`.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    check_has_head(checkpoint.spec)
     config = hf_config(checkpoint)
     state = {
         name: checkpoint.tensor(name).to(device, dtype, copy=True) for name in checkpoint.shapes
     }
     return build_model(config, state)
+
+
+def check_has_head(spec: DecoderSpec) -> None:
+    """Raise BadInput for an embedding model: it has no next token to learn from."""
+    if not spec.has_head:
+        raise BadInput(
+            "an embedding model cannot be compressed: importance and distillation compare next "
+            "tokens, and it predicts none; edge-export quantizes it"
+        )
 
 
 def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
@@ -57,7 +68,7 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Model:
     Raises:
         BadCheckpoint: tensors that do not match the configuration.
     """
-    embedding = state["model.embed_tokens.weight"]
+    embedding = state[stored_name(config.model_type, EMBEDDING_WEIGHT)]
     # All but eager attention leave out Gemma 2's soft cap and Granite's sinks.
     capped = getattr(config, "attn_logit_softcapping", None)
     eager = capped or FAMILIES[config.model_type].attention_sinks

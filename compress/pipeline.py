@@ -10,7 +10,7 @@ import torch
 from edgelm import __version__
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
-from edgelm.compress.model import load_model, save_model
+from edgelm.compress.model import check_has_head, load_model, save_model
 from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
@@ -47,7 +47,9 @@ def compress_model(
         DoesNotFit: no shape meets the budget, or the disk is full.
         Diverged: a training diverged; its last checkpoint remains.
     """
-    preflight(recipe, read_spec(recipe.teacher), processes=world_size())
+    spec = read_spec(recipe.teacher)
+    check_has_head(spec)
+    preflight(recipe, spec, processes=world_size())
     check_replaceable(output, marker=STUDENT_RECORD, listing=student_files)
     output = output.resolve()
     run = run or output.with_name(f"{output.name}.run")

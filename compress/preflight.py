@@ -60,8 +60,8 @@ def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
     if spec.entangles_layers and asked is not None:
         raise BadInput(
             f"[{asked}] cannot be used with {spec.family}: its layers differ in their heads, share "
-            "keys and values or have inputs of their own, so that no part can be removed or "
-            "quantized alike in all of them; [correct] and [distill] can"
+            "keys and values, have inputs of their own or are half a layer each, so that no part "
+            "can be removed or quantized alike in all of them; [correct] and [distill] can"
         )
     if spec.mixtures and asked is not None:
         raise BadInput(

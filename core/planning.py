@@ -114,6 +114,8 @@ class Plan(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    embeds: bool = False
+    """An embedding model: `prefill_ms` is the time of one text, and nothing is decoded."""
 
     @property
     def total_bytes(self) -> int:
@@ -185,10 +187,9 @@ class Plan(msgspec.Struct, frozen=True):
             ("runtime", format_bytes(self.runtime_bytes)),
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
             *self._building(),
-            ("first token", f"{range_text(self.prefill_ms)} ms, {self._prompts()}"),
-            ("decode", f"{range_text(self.tokens_per_second)} tokens/s{self._bound}"),
+            *self._speeds(),
         ]
-        if self.joules_per_token or self.engine != "onnxruntime":
+        if not self.embeds and (self.joules_per_token or self.engine != "onnxruntime"):
             rows.append(("energy", self._energy))
         rows.append(("verdict", self.verdict))
         rows += [("missing", one) for one in self.missing]
@@ -209,6 +210,13 @@ class Plan(msgspec.Struct, frozen=True):
         if self.build_segments > 1:
             peak += f", in {self.build_segments} segments"
         return [("to build", peak)]
+
+    def _speeds(self) -> list[tuple[str, str]]:
+        prompt = f"{range_text(self.prefill_ms)} ms, {self._prompts()}"
+        if self.embeds:
+            return [("vector", prompt)]
+        decode = f"{range_text(self.tokens_per_second)} tokens/s{self._bound}"
+        return [("first token", prompt), ("decode", decode)]
 
     def _prompts(self) -> str:
         if self.batch == 1:

@@ -269,6 +269,11 @@ def kernels_of(engine: str) -> Kernels:
 def check_shape(spec: DecoderSpec, engine: str) -> None:
     """Raise BadInput for a decoder that the engine's kernels or sessions cannot run."""
     rules = kernels_of(engine)
+    if not spec.has_head and not rules.has_zero_points:
+        raise BadInput(
+            f"{engine} cannot run embedding models yet; onnxruntime (--target cpu) and "
+            "onnxruntime-cuda can"
+        )
     if engine == "onnxruntime-cuda" and spec.is_hybrid:
         raise BadInput(
             f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "

@@ -43,6 +43,7 @@ from edgelm.export.disk import (
     nearest_existing,
     work_need,
 )
+from edgelm.export.embedding.pipeline import export_embedding
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
@@ -159,7 +160,8 @@ def export_model(
         disk_full_as_error(output, space, work=work),
         staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
     ):
-        return _export(files, made_for, request, folder, work, Timed(progress))
+        export = _export if checkpoint.embedding is None else export_embedding
+        return export(files, made_for, request, folder, work, Timed(progress))
 
 
 def _export(

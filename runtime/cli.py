@@ -24,6 +24,7 @@ from edgelm.runtime.terminal.settings import (
     sampling_type,
     settings_of,
 )
+from edgelm.runtime.terminal.vectors import print_vector
 
 _EPILOG = """\
 Without a prompt and on a terminal, edge-run starts a conversation: /help lists its commands,
@@ -147,6 +148,9 @@ def _run(arguments: argparse.Namespace) -> int | None:
         speculation=arguments.speculation,
         compile_engine=True,
     ) as model:
+        if model.embeds:
+            print_vector(model, prompt, as_json=arguments.json)
+            return None
         printer = Printer(as_json=arguments.json)
         with Interrupts() as interrupts:
             if arguments.chat or prompt is None:

@@ -31,6 +31,7 @@ def load(
     max_memory: int | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
+    batching: bool = True,
     prompt_cache: str | Path | None = None,
     prompt_cache_size: int | str = DEFAULT_BYTES,
     speculation: SpeculationMode = "auto",
@@ -46,6 +47,9 @@ def load(
         threads: threads for matrix products; by default the physical cores.
         sequences: generations that can run at a time; each has a cache of its own over one copy of
             the weights.
+        batching: run the next tokens of several generations together where the bundle's graph can.
+            With 4-bit and fp32 weights the logits of a token may then differ in their last digits
+            with how many run together; False computes each token alone.
         prompt_cache: a folder for the states of long system messages, so that the next start of the
             program reads them instead of computing them; None stores nothing.
         prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
@@ -109,6 +113,7 @@ def load(
                 prompt_cache=cache(manifest),
                 drafts=sessions[sequences:],
                 speculation=mode,
+                batching=batching,
             )
         except BaseException:
             for session in sessions:

@@ -1,7 +1,7 @@
 """A loaded bundle: prompts and conversations in, text out."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from edgelm.bundle import Manifest, bundle_file
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
+from edgelm.runtime.embedding.embeds import Embeds, embedder_of
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.generation_config import (
@@ -35,7 +36,7 @@ from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
-from edgelm.runtime.text.messages import Message, normalized
+from edgelm.runtime.text.messages import Message, are_messages, normalized
 from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.speculation import SpeculationMode
 
@@ -55,7 +56,7 @@ _OF_MESSAGES: tuple[
 Prompt = str | Sequence[Message] | Sequence[int] | Tokens
 
 
-class LanguageModel:
+class LanguageModel(Embeds):
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
@@ -70,6 +71,7 @@ class LanguageModel:
         prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
         drafts: a draft model's session for each; they are closed with the model, too.
         speculation: the default of generations; see `load`.
+        batching: whether tokens of several generations run together; see `load`.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class LanguageModel:
         prompt_cache: PromptCache | None = None,
         drafts: Sequence[Session] = (),
         speculation: SpeculationMode = "auto",
+        batching: bool = True,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         listed = list(sessions) if isinstance(sessions, Sequence) else [sessions]
-        self._sequences = Sequences(listed, prompt_cache, drafts)
+        self._sequences = Sequences(listed, prompt_cache, drafts, batching=batching)
         self.speculation = speculation
         # All that is read is read now, while the files are known to be those that were checked.
         try:
@@ -94,6 +97,7 @@ class LanguageModel:
             self.tokenizer_seconds = time.perf_counter() - started
             config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
             self.eos_token_ids = config.eos_token_ids
+            self._embedder = embedder_of(self._sequences, self.tokenizer, manifest)
             self._defaults = config.sampling(listed[0].vocab_size)
             self._template = read_template(folder, manifest, config, self.tokenizer)
             self._grammars = GrammarCompiler(
@@ -179,7 +183,7 @@ class LanguageModel:
         """
         if isinstance(prompt, str):
             return self._open(self.tokenizer.encode(prompt), options)
-        if not isinstance(prompt, np.ndarray) and _are_messages(prompt):
+        if not isinstance(prompt, np.ndarray) and are_messages(prompt):
             return self.answer(prompt, {}, options)  # type: ignore[arg-type]
         return self._open(prompt, options)  # type: ignore[arg-type]
 
@@ -336,6 +340,7 @@ class LanguageModel:
             speculation=self._speculation(options),
         )
         self._sequences.check_open()
+        self.check_generates()
         request.check(capacity=self.context, vocab_size=self._sequences.vocab_size)
         return Stream(self._sequences, self, request, ended=ended)
 
@@ -386,13 +391,10 @@ class LanguageModel:
         )
 
     def _chat_template(self) -> ChatTemplate:
+        self.check_generates()
         if self._template is None:
             raise BadInput(
                 f"{self.folder} has no chat template: this model was not trained to chat; use "
                 "generate or stream with a plain prompt"
             )
         return self._template
-
-
-def _are_messages(prompt: object) -> bool:
-    return isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt)

@@ -19,6 +19,7 @@ from itertools import zip_longest
 from edgelm.errors import BadInput, Busy
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
+from edgelm.runtime.shared_steps import SharedSteps, run_together
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.runtime.turns import Turns
@@ -56,6 +57,7 @@ class Sequences:
         sessions: one or more over the same weights; they are closed with this.
         prompt_cache: where states of beginnings are stored; None: nowhere.
         drafts: a draft model's session for each, or none; they are closed with this, too.
+        batching: whether tokens of several sequences run together, where the graph can.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Sequences:
         sessions: Sequence[Session],
         prompt_cache: PromptCache | None = None,
         drafts: Sequence[Session] = (),
+        *,
+        batching: bool = True,
     ) -> None:
         self.prompt_cache = prompt_cache
         models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
@@ -70,6 +74,10 @@ class Sequences:
         self.speculation = SpeculationState()
         self.closed = False
         self._turns = Turns()
+        # Where one run takes tokens of several sequences; None: each step is of one.
+        self.shared_steps = (
+            SharedSteps(self._turns) if batching and run_together(sessions) else None
+        )
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
@@ -149,6 +157,8 @@ class Sequences:
             if done:
                 slot.owner = None
                 self._changed.notify_all()
+        if done:
+            self._ended([slot])
 
     def release(self, owner: object) -> None:
         """Give back the sequence of a generation that ends between two steps."""
@@ -157,6 +167,8 @@ class Sequences:
             if slot is not None and not slot.running:
                 slot.owner = None
                 self._changed.notify_all()
+        if slot is not None:
+            self._ended([slot])
 
     def place(self, slot: Slot, tokens: Sequence[int]) -> int:
         """Make a sequence hold as much of `tokens` as is known, all but the last at most.
@@ -249,6 +261,13 @@ class Sequences:
         """A generation was dropped: its sequence is free."""
         with self._changed:
             self._changed.notify_all()
+        self._ended([slot for slot in self.slots if slot.is_free()])
+
+    def _ended(self, slots: "list[Slot]") -> None:
+        """Do not wait for the next tokens of generations that gave these back."""
+        if self.shared_steps is not None:  # without the lock: its own may be held by a run
+            for slot in slots:
+                self.shared_steps.ended(slot.session)
 
     def _slot_of(self, owner: object) -> Slot | None:
         owned = (slot for slot in self.slots if slot.owner is not None)

@@ -24,7 +24,21 @@ ARCHITECTURES = {
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "arcee": gguf.MODEL_ARCH.ARCEE,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "glm4": gguf.MODEL_ARCH.GLM4,
+    "lfm2": gguf.MODEL_ARCH.LFM2,
 }
+_PERMUTED = ("llama", "smollm3", "granite", "arcee", "ministral3")
 
 
 def write_gguf(
@@ -35,9 +49,14 @@ def write_gguf(
     tokenizer: Any = None,
     metadata: Mapping[str, str | float] | None = None,
     integers: Mapping[str, int] | None = None,
+    arrays: Mapping[str, list[int]] | None = None,
+    without: tuple[str, ...] = (),
     tensors: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> Path:
-    """Write a Hugging Face model, with more metadata and more tensors if asked."""
+    """Write a Hugging Face model, with more metadata and more tensors if asked.
+
+    `arrays` replace metadata; `without` are ends of keys that are left out.
+    """
     config = model.config
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
@@ -45,22 +64,22 @@ def write_gguf(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    rope = config.rope_parameters
-    theta = rope.get("rope_theta") or rope.get("full_attention", {}).get("rope_theta")
-    if theta:
-        writer.add_rope_freq_base(theta)
+    _add_feed_forward(writer, model)
+    _add_key_value_heads(writer, config)
+    _add_rope(writer, config)
+    _add_scales(writer, config)
+    if config.model_type in ("olmo3", "exaone4"):
+        writer.add_sliding_window(config.sliding_window)
+        kinds = config.layer_types
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
     if config.model_type == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if config.model_type.startswith("gemma"):
+    if config.model_type in ("gemma2", "gemma3_text"):
         writer.add_sliding_window(config.sliding_window)
     for key, value in (metadata or {}).items():
         if isinstance(value, str):
@@ -70,6 +89,7 @@ def write_gguf(
     for key, integer in (integers or {}).items():
         writer.add_uint32(key, integer)
     _add_tokenizer(writer, config, tokenizer)
+    _replace(writer, arrays or {}, without)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -87,13 +107,69 @@ def write_gguf(
     return path
 
 
+def _replace(
+    writer: gguf.GGUFWriter, arrays: Mapping[str, list[int]], without: tuple[str, ...]
+) -> None:
+    keys = writer.kv_data[0]
+    for key in list(keys):
+        if key in arrays or key.endswith(without):
+            del keys[key]
+    for key, values in arrays.items():
+        writer.add_array(key, values)
+
+
+def _add_feed_forward(writer: gguf.GGUFWriter, model: Any) -> None:
+    config = model.config
+    size = config.intermediate_size
+    if config.model_type == "lfm2":  # rounded there
+        size = model.model.layers[0].feed_forward.w1.out_features
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    writer.add_feed_forward_length(size)
+    writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
+
+
+def _add_key_value_heads(writer: gguf.GGUFWriter, config: Any) -> None:
+    heads = config.num_key_value_heads
+    if config.model_type == "lfm2":
+        heads = [0 if kind == "conv" else heads for kind in config.layer_types]
+    writer.add_head_count_kv(heads)
+
+
+def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    theta, dim = rope.get("rope_theta"), config.head_dim
+    if config.model_type == "hunyuan_v1_dense":
+        theta *= rope["alpha"] ** (dim / (dim - 2))
+    writer.add_rope_dimension_count(int(dim * (rope.get("partial_rotary_factor") or 1)))
+    if theta:
+        writer.add_rope_freq_base(theta)
+    if config.model_type in ("olmo3", "ministral3"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if config.model_type == "ministral3":
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+
+
+def _add_scales(writer: gguf.GGUFWriter, config: Any) -> None:
+    if config.model_type == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+
+
 def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> npt.NDArray[Any]:
     heads = {
         "q_proj": config.num_attention_heads,
         "k_proj": config.num_key_value_heads,
     }
     part = name.split(".")[-2]
-    if config.model_type == "llama" and part in heads:
+    if part == "conv":
+        return values.squeeze(1) if values.ndim == 3 else values
+    if config.model_type in _PERMUTED and part in heads:
         # LlamaModel.permute of convert_hf_to_gguf.py: the halves of a head are interleaved.
         count = heads[part]
         split = values.reshape(count, 2, values.shape[0] // count // 2, *values.shape[1:])
@@ -109,7 +185,7 @@ def _add(
     values: npt.NDArray[Any],
     kind: gguf.GGMLQuantizationType,
 ) -> None:
-    if values.ndim == 1:  # norms and biases stay in fp32, as llama.cpp keeps them
+    if values.ndim == 1 or "shortconv.conv" in name:  # as llama.cpp keeps norms and biases
         kind = gguf.GGMLQuantizationType.F32
     writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 

@@ -150,6 +150,77 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["linear_attention", "full_attention"] * 2,
         },
     ),
+    "granite-hybrid": (
+        "granitemoehybrid",
+        {
+            "num_hidden_layers": 6,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"] * 2,
+            "head_dim": None,
+            "intermediate_size": 32,
+            "shared_intermediate_size": 96,
+            "num_local_experts": 0,
+            "mamba_n_heads": 8,
+            "mamba_n_groups": 2,
+            "mamba_d_state": 24,
+            "mamba_proj_bias": True,
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.11,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "nemotron-h": (
+        "nemotron_h",
+        {
+            "num_hidden_layers": None,
+            "layers_block_type": [
+                *("linear_attention", "mlp", "full_attention", "linear_attention"),
+                *("full_attention", "mlp", "mlp", "linear_attention"),
+            ],
+            "mlp_bias": True,
+            "use_bias": True,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 12,
+            "n_groups": 4,
+            "ssm_state_size": 24,
+            # The class limits dt by it in prompts only; and initial values are drawn above it.
+            "time_step_min": 1e-30,
+        },
+    ),
+    "falcon-h1": (
+        "falcon_h1",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "projectors_bias": True,
+            "mamba_proj_bias": True,
+            "mamba_d_ssm": 96,
+            "mamba_n_heads": 8,
+            "mamba_n_groups": 2,
+            "mamba_d_state": 24,
+            "embedding_multiplier": 5.0,
+            "lm_head_multiplier": 0.04,
+            "key_multiplier": 0.4,
+            "attention_in_multiplier": 0.8,
+            "attention_out_multiplier": 0.6,
+            "ssm_in_multiplier": 1.3,
+            "ssm_out_multiplier": 0.25,
+            "ssm_multipliers": [0.35, 0.5, 1.4, 0.7, 0.3],
+            "mlp_multipliers": [0.8, 0.3],
+        },
+    ),
+    "falcon-h1-norm": (
+        "falcon_h1",
+        {
+            "num_hidden_layers": 2,
+            "mamba_d_ssm": None,
+            "mamba_n_heads": 4,
+            "mamba_n_groups": 2,
+            "mamba_d_state": 24,
+            "mamba_rms_norm": True,
+            "mamba_conv_bias": False,
+        },
+    ),
     "qwen3-moe": (
         "qwen3_moe",
         _EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True},
@@ -225,7 +296,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 MIXTURES = ("gpt-oss", "granite-moe", "lfm2-moe", "olmoe", "qwen3-moe", "qwen3.5-moe")
 # Those that can be pruned.
-DENSE = tuple(name for name in TINY if name not in (*MIXTURES, "gemma4", "gemma4-dense"))
+_ENTANGLED = ("gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
+DENSE = tuple(name for name in TINY if name not in (*MIXTURES, *_ENTANGLED))
 
 
 def tiny_config(name: str, **over: Any) -> Any:

@@ -46,7 +46,9 @@ class HarnessRequests:
         if backend is None:
             if not bundle:
                 raise BadInput("give the bundle's folder: --model_args bundle=DIR")
-            backend = BundleBackend(load(bundle, threads=threads))
+            model = load(bundle, threads=threads)
+            model.check_generates()
+            backend = BundleBackend(model)
         self.backend_model = backend
         self.ids = backend.tokenizer
         # The harness asks it for a chat template and a name.

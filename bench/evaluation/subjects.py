@@ -49,6 +49,7 @@ def open_subject(
 
 def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None) -> OpenSubject:
     model = stack.enter_context(load(path, threads=threads))
+    model.check_generates()
     manifest = model.manifest
     agreement = None
     if source is not None and not is_bundle(source):

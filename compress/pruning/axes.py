@@ -18,8 +18,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return (FIXED, (HIDDEN,))
     module, _, kind = canonical_name(spec.family, name).rpartition(".")
-    if ".conv" in module or ".linear_attn" in module:
-        return (FIXED,)  # as wide as the residual stream, which hybrids keep
+    if ".conv" in module or ".linear_attn" in module or ".mamba" in module:
+        return (FIXED,)  # as wide as the residual stream, which hybrids keep, or as their heads
     if kind == "sinks":
         return ((HEADS,),)
     module = module.rpartition(".")[2]

@@ -292,7 +292,8 @@ def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object
         if values := getattr(pruned, field, None):
             setattr(pruned, field, [values[layer] for layer in layers])
     for field in shape.__struct_fields__:
-        setattr(pruned, field, getattr(shape, field))
+        name = FAMILIES[spec.family].ffn_field if field == "intermediate_size" else field
+        setattr(pruned, name, getattr(shape, field))
     if hasattr(pruned, "block_auto_adjust_ff_dim"):
         pruned.block_auto_adjust_ff_dim = False  # the size is that of the matrices
     return pruned

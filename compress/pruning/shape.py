@@ -43,7 +43,7 @@ class Shape(msgspec.Struct, frozen=True, order=True):
         if spec.entangles_layers:
             raise BadInput(
                 f"cannot prune {spec.family}: its layers differ in their heads, share keys and "
-                "values or have inputs of their own"
+                "values, have inputs of their own or are half a layer each"
             )
         if spec.is_hybrid and self.hidden_size != spec.hidden_size:
             raise BadInput(

@@ -95,7 +95,8 @@ def _check_teacher(spec: DecoderSpec) -> None:
     if spec.entangles_layers:
         raise BadInput(
             f"[puzzle] cannot replace layers of {spec.family}, which differ in their heads, share "
-            "keys and values or have inputs of their own; use another teacher"
+            "keys and values, have inputs of their own or are half a layer each; use another "
+            "teacher"
         )
     if spec.mixtures:
         raise BadInput(

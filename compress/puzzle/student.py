@@ -12,6 +12,7 @@ from edgelm.compress.model import Model, build_model
 from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
 from edgelm.compress.puzzle.library import read_mlp
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
 from edgelm.spec.own_sizes import FIELD, own_sizes
 from edgelm.spec.tensor_shapes import tensor_shapes
 
@@ -46,7 +47,7 @@ def assemble(
 def _config(teacher: Model, student: DecoderSpec) -> Any:
     config = copy.deepcopy(teacher.config)
     config.head_dim = student.head_dim
-    config.intermediate_size = student.intermediate_size
+    setattr(config, FAMILIES[student.family].ffn_field, student.intermediate_size)
     if hasattr(config, "block_auto_adjust_ff_dim"):
         config.block_auto_adjust_ff_dim = False  # the size is that of the matrices
     if (sizes := own_sizes(student)) is not None:

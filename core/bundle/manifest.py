@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgelm.bundle.embedding_record import EmbeddingRecord
 from edgelm.bundle.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
@@ -117,7 +118,12 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache_positions   int64 [rows]   0, 1, ...: attention reads this many rows of the cache, where
                                      all tokens are; a graph without this role reads them all
 
-    and of outputs: logits float32 [1, P, vocab_size].
+    and of outputs: logits float32 [1, P, vocab_size], or, of an embedding model, hidden float32
+    [1, P, hidden_size].
+
+    Where the first size of `tokens` is "B", a run takes B sequences: that is then also the first
+    size of past_length, last_position, logits and the cache, and total_length is that of the
+    longest sequence. Runs of several sequences are of at most 16 tokens each.
 
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;
@@ -133,6 +139,12 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache: CacheContract
     segments: tuple[GraphSegment, ...] = ()
     links: tuple[TensorContract, ...] = ()
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether a run takes tokens of several sequences."""
+        tokens = self.inputs.get("tokens")
+        return tokens is not None and tokens.shape[:1] == ("B",)
 
     @property
     def parts(self) -> tuple[GraphSegment, ...]:
@@ -282,6 +294,7 @@ class Manifest(msgspec.Struct, frozen=True):
     engines: tuple[CompiledEngine, ...] = ()
     check: GraphCheck | None = None
     source: SourceCheck | None = None
+    embedding: EmbeddingRecord | None = None
 
     @property
     def compiles(self) -> bool:

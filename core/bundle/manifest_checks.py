@@ -36,7 +36,8 @@ def check_manifest(manifest: Manifest) -> None:
     _check_spec(manifest.spec)
     _check_precision(manifest)
     _check_limits(manifest)
-    check_roles(manifest.graph, manifest.spec.vocab_size)
+    check_roles(manifest.graph, manifest.spec)
+    _check_embedding(manifest)
     check_segments(manifest.graph)
     _check_cache(manifest.graph.cache, manifest)
     _check_unique(_tensor_names(manifest.graph), "two tensors of the graph are named")
@@ -100,6 +101,25 @@ def _check_limits(manifest: Manifest) -> None:
         raise ValueError(
             f"graph.cache.capacity is {capacity}, expected limits.context, {limits.context}"
         )
+
+
+def _check_embedding(manifest: Manifest) -> None:
+    record, spec = manifest.embedding, manifest.spec
+    if (record is None) is not spec.has_head:
+        raise ValueError(
+            f"spec.has_head is {spec.has_head}, but the field embedding is "
+            f"{'missing' if record is None else 'given'}"
+        )
+    if record is None:
+        return
+    if record.dimensions != spec.hidden_size:
+        raise ValueError(
+            f"embedding.dimensions is {record.dimensions}, expected spec.hidden_size, "
+            f"{spec.hidden_size}"
+        )
+    default, prompts = record.settings.default_prompt, record.settings.prompts
+    if default is not None and default not in prompts:
+        raise ValueError(f"embedding.settings.default_prompt {default!r} is not in prompts")
 
 
 def _check_cache(cache: CacheContract, manifest: Manifest) -> None:

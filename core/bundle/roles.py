@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from edgelm.bundle.manifest import GraphContract, TensorContract
+from edgelm.spec.decoder import DecoderSpec
 
 
 class Role(NamedTuple):
@@ -22,6 +23,12 @@ ROLES = {
     "logits_positions": Role("int64", ("P",)),
     "cache_positions": Role("int64", ("capacity",)),
 }
+# The same of a graph that takes several sequences per run.
+_BATCHED = {
+    "tokens": Role("int64", ("B", "T")),
+    "past_length": Role("int64", ("B",)),
+    "last_position": Role("int32", ("B",)),
+}
 _PLAIN = frozenset({"tokens", "positions", "past_length", "logits_positions"})
 _FUSED = frozenset({"tokens", "past_length", "last_position", "total_length", "logits_positions"})
 DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
@@ -32,7 +39,16 @@ _OPTIONAL = {
 }
 
 
-def check_roles(graph: GraphContract, vocab_size: int) -> None:
+def output_role(spec: DecoderSpec) -> tuple[str, int]:
+    """The role of a graph's output, and how many numbers it has for each token.
+
+    A decoder with a head gives `logits`, an embedding model `hidden`: its states behind the final
+    norm. Versions of edgelm that know no embedding models find no logits, and say so.
+    """
+    return ("logits", spec.vocab_size) if spec.has_head else ("hidden", spec.hidden_size)
+
+
+def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     """Raise ValueError unless a graph has exactly the roles of its dialect, of the right shapes."""
     if graph.dialect not in DIALECTS:
         raise ValueError(
@@ -40,9 +56,16 @@ def check_roles(graph: GraphContract, vocab_size: int) -> None:
             "(pip install -U edgelm)"
         )
     optional = _OPTIONAL.get(graph.dialect, frozenset()) & graph.inputs.keys()
-    inputs = {role: ROLES[role] for role in DIALECTS[graph.dialect] | optional}
+    roles = ROLES | (_BATCHED if graph.dialect == "ort" and graph.takes_batches else {})
+    inputs = {role: roles[role] for role in DIALECTS[graph.dialect] | optional}
     _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
-    _check(graph.outputs, {"logits": Role("float32", (1, "P", vocab_size))}, "graph.outputs")
+    name, width = output_role(spec)
+    rows = roles["tokens"].shape[0]
+    _check(graph.outputs, {name: Role("float32", (rows, "P", width))}, "graph.outputs")
+    if rows == "B" and (graph.cache.states or graph.cache.capacity is not None):
+        raise ValueError(
+            "graph.inputs has a batch axis; expected a cache that grows, and no graph.cache.states"
+        )
 
 
 def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:

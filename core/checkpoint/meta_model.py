@@ -1,6 +1,7 @@
 """The `transformers` model of a checkpoint, built without memory for its weights."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +24,9 @@ _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
     *("original_max_position_embeddings", "sliding_window_pattern", "block_ff_dim"),
     "full_attention_interval",
+    "hybrid_override_pattern",
 }
+_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
 # Classes that build a window's mask even if no layer has a window.
 _ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral", "olmo3", "granite_swa"}
 
@@ -42,7 +45,7 @@ def hf_config(checkpoint: Checkpoint) -> Any:
 
     spec = checkpoint.spec
     read = _fields_read(spec.family)
-    values = {key: value for key, value in checkpoint.config.items() if key in read}
+    values = {key: _plain(value) for key, value in checkpoint.config.items() if key in read}
     if values.get("sliding_window", 0) is None and spec.family in _ALWAYS_MASK:
         del values["sliding_window"]  # no layer uses the mask, but the class would build it
     names = checkpoint.config.get("architectures")
@@ -61,6 +64,15 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     if config.pad_token_id is not None and not -1 <= config.pad_token_id < spec.vocab_size:
         config.pad_token_id = None  # outside the embedding; only training reads it
     return config
+
+
+def _plain(value: Any) -> Any:
+    """A value whose infinities are written as Transformers writes them: `{"__float__": ...}`."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict) and value.keys() == {"__float__"}:
+        return _FLOATS.get(str(value["__float__"]), value)
+    return value
 
 
 def _fields_read(family: str) -> set[str]:
@@ -101,7 +113,18 @@ def empty_model(config: Any, dtype: torch.dtype, attention: str = "eager") -> An
         )
         if getattr(config, OWN_SIZES, None):
             fit_layers(model, DecoderSpec.from_hf(config.to_dict()))
+    remove_step_limits(model)
     return model
+
+
+def remove_step_limits(model: nn.Module) -> None:
+    """Compute time steps of prompts like those of single tokens.
+
+    Nemotron-H's class limits dt to `time_step_min` in prompts only, and its training had no limit.
+    """
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.__dict__["time_step_limit"] = (0.0, math.inf)
 
 
 @contextmanager

@@ -9,13 +9,10 @@ REFUSED = {
     **dict.fromkeys(
         (
             "bamba",
-            "falcon_h1",
             "falcon_mamba",
-            "granitemoehybrid",
             "jamba",
             "mamba",
             "mamba2",
-            "nemotron_h",
             "zamba",
             "zamba2",
         ),

@@ -1,8 +1,7 @@
 """Open a source model: configuration, tensors and license, from any kind of source.
 
 A source is a local Hugging Face folder (safetensors only), a hub id or a `.gguf` file. Opening
-loads no weights; `Checkpoint.tensor` maps one tensor. torch is imported on the first read, so that
-planning does not need it.
+loads no weights; `Checkpoint.tensor` maps one. torch is imported then: planning does not need it.
 """
 
 import hashlib
@@ -17,6 +16,8 @@ import msgspec
 from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tensors import GgufTensors
+from edgelm.checkpoint.hub import fetch
+from edgelm.checkpoint.license import read_license
 from edgelm.checkpoint.own_sizes import (
     check_left_out,
     left_out_outputs,
@@ -28,6 +29,12 @@ from edgelm.checkpoint.quantized.method import Quantization, Reader, quantizatio
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.quantized.stacks import with_stacks
 from edgelm.checkpoint.quantized_marks import check_config, check_folder
+from edgelm.checkpoint.sentence_transformers import (
+    MODULES,
+    check_causal,
+    embedding_settings,
+    without_head,
+)
 from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.checkpoint.text_part import text_config, text_tensors
 from edgelm.checkpoint.weight_files import has_weights, stored_tensors, weight_files
@@ -40,18 +47,17 @@ from edgelm.checkpoint.weight_names import (
     tied_to_embedding,
     without_leftovers,
 )
-from edgelm.errors import BadCheckpoint, BadInput, MissingPackage
+from edgelm.embedding import EmbeddingSettings
+from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.files.hashing import file_sha256
-from edgelm.files.json_files import read_file, read_json_object, shown
+from edgelm.files.json_files import read_json_object, shown
 from edgelm.planning import SOURCE
-from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.tensor_shapes import Shapes, tensor_shapes
+from edgelm.spec.tensor_shapes import HEAD_WEIGHT, Shapes, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
 
-_MAX_CARD_BYTES = 4 * 1024**2
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 
 
@@ -62,7 +68,8 @@ class Checkpoint:
     `path` is a folder or a GGUF file; `name` is the source as the user gave it; `revision` is the
     commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
-    that are quantized already; `adapter` is the name of the adapter that is merged.
+    that are quantized already; `adapter` is the name of the adapter that is merged; `embedding` is
+    how an embedding model makes vectors.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict, repr=False)
     adapter: str | None = None
+    embedding: EmbeddingSettings | None = None
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -119,7 +127,9 @@ class Checkpoint:
     @property
     def loads_elsewhere(self) -> bool:
         """Whether transformers alone loads the same fp32 weights from its files."""
-        return self.adapter is None and (self.is_gguf or not self.packed)
+        if isinstance(self.read, GgufTensors):
+            return self.read.read_by_transformers
+        return self.adapter is None and not self.packed
 
     @property
     def keeps_levels(self) -> bool:
@@ -198,7 +208,7 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
         if path.suffix == ".gguf" and path.is_file():
             return DecoderSpec.from_hf(GgufFile(path).config())
         if not path.exists() and _looks_like_hub_id(str(source)):
-            path = _fetch(str(source), revision, ["config.json"])
+            path = fetch(str(source), revision, ["config.json", MODULES])
         if path.is_dir():
             return _read_folder_spec(path)
     return open_checkpoint(source, revision=revision).spec  # raises the right error
@@ -208,7 +218,7 @@ def quantization_reader(source: str | Path, *, revision: str | None = None) -> R
     """How a folder's or a hub id's configuration says that it is quantized; reads no weights."""
     path = Path(source)
     if not path.exists() and _looks_like_hub_id(str(source)):
-        path = _fetch(str(source), revision, ["config.json", "*quant*config.json"])
+        path = fetch(str(source), revision, ["config.json", "*quant*config.json"])
     quantization = _read_config(path)[1] if path.is_dir() else None
     return None if quantization is None else quantization.reader()
 
@@ -216,6 +226,8 @@ def quantization_reader(source: str | Path, *, revision: str | None = None) -> R
 def _read_folder_spec(folder: Path) -> DecoderSpec:
     config, quantization = _read_config(folder)
     spec = DecoderSpec.from_hf(config)
+    if (folder / MODULES).exists():
+        return without_head(spec)
     if spec.tie_word_embeddings and has_weights(folder):
         # A separate head in the file overrides the configuration.
         tensors = _named_tensors(folder, weight_files(folder, config), spec, quantization)
@@ -260,42 +272,16 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
 
 
 def _open_hub(name: str, revision: str | None) -> Checkpoint:
-    folder = _fetch(name, revision, _HUB_FILES)
+    folder = fetch(name, revision, _HUB_FILES)
     return _open_folder(name, folder, revision=folder.name)
-
-
-def _fetch(name: str, revision: str | None, files: list[str]) -> Path:
-    """Download files that are not in the local cache; return the folder of the snapshot."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError:
-        raise MissingPackage(
-            f"{name} is not a local folder, and fetching it needs huggingface_hub: "
-            "pip install 'edgelm[export]'"
-        ) from None
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except HFValidationError as error:
-        raise BadInput(
-            f"{name!r} is neither a file or folder nor a hub id: {reason(error)}"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        at = f" at revision {revision}" if revision else ""
-        raise BadInput(
-            f"cannot fetch {name}{at} from the Hugging Face hub ({type(error).__name__}), and it "
-            "is not in the local cache; check the name and the connection (gated models need "
-            "`hf auth login`), or download it elsewhere and pass the folder"
-        ) from None
 
 
 def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
     config, quantization = _read_config(folder)
     configured = DecoderSpec.from_hf(config)
+    embedding = embedding_settings(folder, configured)
+    if embedding is not None:
+        configured = without_head(configured)
     files = weight_files(folder, config)
     tensors = _named_tensors(folder, files, configured, quantization)
     spec, stored = _resolve_head(configured, tensors.stored)
@@ -328,11 +314,12 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         read,
         tuple(files),
         revision,
-        _license(folder),
+        read_license(folder),
         {tensor: entry.path for tensor, entry in stored.items() if not entry.parts},
         tensors.left_out,
         # Levels of padded matrices are read as weights.
         {name: one for name, one in quantized.items() if one.shape == shapes[name]},
+        embedding=embedding,
     )
 
 
@@ -362,20 +349,11 @@ def _named_tensors(
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
     """The spec and the tensors, after checking whether the head is the embedding."""
+    if not spec.has_head:
+        return spec, {name: one for name, one in stored.items() if name != HEAD_WEIGHT}
     tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
     spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
     return spec, tied_to_embedding(stored) if tied else stored
-
-
-def _license(folder: Path) -> str | None:
-    """The `license:` line of a model card's front matter."""
-    try:
-        card = read_file(folder / "README.md", max_bytes=_MAX_CARD_BYTES).decode("utf-8")
-    except (OSError, UnicodeDecodeError, BadCheckpoint):
-        return None
-    front = card.split("---")[1] if card.startswith("---") else ""
-    lines = (line.partition(":") for line in front.splitlines())
-    return next((value.strip() for key, _, value in lines if key == "license"), None)
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:
@@ -393,6 +371,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:
             f"{folder} has no config.json; expected a Hugging Face model folder"
         ) from None
     check_config(folder, config)
+    check_causal(folder, config)
     quantization = quantization_of(folder, config)
     if quantization is not None:
         quantization.reader()  # raises for those that are not supported

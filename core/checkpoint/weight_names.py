@@ -16,6 +16,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes
 
 _PREFIX = "model."
+_OLDER_PREFIX = "backbone."
 _CHUNK = 16 * 1024**2
 # Unused tensors that older versions and other programs write: constants that follow from the
 # configuration, and scales of a quantized cache.
@@ -34,7 +35,8 @@ Stored = Mapping[str, StoredTensor]
 def named_as_hugging_face(folder: Path, stored: Stored, expected: Iterable[str]) -> Stored:
     """The tensors under the names of a causal language model.
 
-    A base model is saved without the prefix `model.`, and read with it.
+    A base model is saved without the prefix `model.`, and read with it. Nemotron-H's checkpoints
+    have the prefix `backbone.` in its place.
 
     Raises:
         BadCheckpoint: a tensor exists under both names.
@@ -113,6 +115,8 @@ def _is_leftover(name: str, tensor: StoredTensor) -> bool:
 
 
 def _hugging_face_name(name: str, known: set[str]) -> str:
+    if name.startswith(_OLDER_PREFIX) and _PREFIX + name.removeprefix(_OLDER_PREFIX) in known:
+        return _PREFIX + name.removeprefix(_OLDER_PREFIX)
     if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in known:
         return name.removeprefix(_PREFIX)
     return _PREFIX + name if _PREFIX + name in known else name

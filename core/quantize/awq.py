@@ -52,12 +52,17 @@ class Smoothing:
         before = dict(_NORMS_BEFORE[spec.norms])
         if not spec.gated_mlp and before:
             before["mlp.up"] = before.pop("mlp.gate_up")
+        if spec.single_sublayers:
+            before["mlp.up"] = before["attention.qkv"]
         if "attention.qkv" in before:
-            before |= dict.fromkeys(("conv.in", "delta.in"), before["attention.qkv"])
+            before |= dict.fromkeys(("conv.in", "delta.in", "mamba.in"), before["attention.qkv"])
         norms = {
             group: f"layers.{split_group(group)[0]}.{before[split_group(group)[1]]}"
             for group in groups(spec)
-            if group.startswith("layers.") and split_group(group)[1] in before
+            if group.startswith("layers.")
+            and split_group(group)[1] in before
+            # Attention and what is beside it read one norm, and have factors of their own.
+            and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(

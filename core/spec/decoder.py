@@ -14,63 +14,13 @@ import msgspec
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.family import NormPlacement, QKNorm
 from edgelm.spec.heads import HeadSizes
+from edgelm.spec.layer import LayerSpec as LayerSpec
+from edgelm.spec.layer import Rope as Rope
 from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.multipliers import Multipliers
 from edgelm.spec.per_layer_inputs import PerLayerInputs
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
-
-
-class Rope(msgspec.Struct, frozen=True):
-    """Rotary position embedding of one layer kind (Su et al. 2021, arXiv 2104.09864).
-
-    `scaling` is Hugging Face's `rope_parameters` without the base, e.g.
-    `{"rope_type": "llama3", "factor": 8.0, ...}`; empty means unscaled. With `interleaved`, the
-    checkpoint's rows of queries and keys pair channels 2i and 2i + 1, otherwise i and i + dim / 2.
-    """
-
-    theta: float
-    dim: int
-    scaling: dict[str, Any] = {}
-    interleaved: bool = False
-
-
-class LayerSpec(msgspec.Struct, frozen=True):
-    """What differs between the layers of one decoder.
-
-    Without a `mixer` of its own, a layer attends with the decoder's heads, as the other fields say.
-    Without an `mlp` of its own, it has the decoder's feed-forward network.
-    """
-
-    rope: Rope | None
-    window: int | None = None
-    """Number of keys that a query sees, including the current one; None means all."""
-    query_growth: tuple[float, int] | None = None
-    """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
-    mixer: Mixer | None = None
-    intermediate_size: int | None = None
-    """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
-    mlp: MixtureOfExperts | None = None
-    """What the layer has in place of an MLP."""
-    head_dim: int | None = None
-    """Channels of the layer's heads, if they are not the decoder's (Gemma 4)."""
-    num_key_value_heads: int | None = None
-    """The layer's key heads, if they are not the decoder's (Gemma 4)."""
-    shares_kv_of: int | None = None
-    """The earlier layer whose keys and values the layer reads; it projects queries only."""
-    values_are_keys: bool = False
-    """Values are the keys' projection, before its norm and rotation (Gemma 4)."""
-    double_mlp: bool = False
-    """The layer's MLP has twice the decoder's intermediate size (Gemma 4)."""
-
-    @property
-    def attends(self) -> bool:
-        """Whether the layer has attention."""
-        return self.mixer is None
-
-    @property
-    def has_cache(self) -> bool:
-        """Whether the layer has rows of keys and values of its own."""
-        return self.mixer is None and self.shares_kv_of is None
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
@@ -110,9 +60,13 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     """The query projection also gives a gate, whose sigmoid scales the heads' outputs (Qwen3.5)."""
     value_norm: bool = False
     """Values have an RMS norm without weight, per head (Gemma 4)."""
+    single_sublayers: bool = False
+    """Every layer is a mixer or an MLP, after one norm (Nemotron-H)."""
+    multipliers: Multipliers | None = None
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None
+    has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -216,8 +170,12 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         if mixer is None:
             heads = self.heads(layer)
             width = sum(self.projected_sizes(layer)) + heads.q_size * self.attention_gate
-            return [(width, hidden), (hidden, heads.q_size)]
-        sizes = mixer.modules(hidden)
+            own = [(width, hidden), (hidden, heads.q_size)]
+            return own + self._groups_of(layer.beside) if layer.beside else own
+        return self._groups_of(mixer)
+
+    def _groups_of(self, mixer: Mixer) -> list[tuple[int, int]]:
+        sizes = mixer.modules(self.hidden_size)
         return [
             (sum(sizes[name][0] for name in names), sizes[names[0]][1])
             for names in mixer.groups.values()
@@ -275,8 +233,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return tuple(
             StateShape(index, kind, shape)
             for index, layer in enumerate(self.layers)
-            if layer.mixer is not None
-            for kind, shape in layer.mixer.states(self.hidden_size).items()
+            if layer.recurrent is not None
+            for kind, shape in layer.recurrent.states(self.hidden_size).items()
         )
 
     @property
@@ -286,24 +244,26 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether some layers have another mixer in place of attention."""
-        return any(layer.mixer is not None and layer.mixer.groups for layer in self._kinds)
+        """Whether some layers have another mixer in place of attention, or beside it."""
+        return any(one.recurrent is not None and one.recurrent.groups for one in self._kinds)
 
     @property
     def has_own_sizes(self) -> bool:
         """Whether some layers have sizes of their own (edgelm.spec.own_sizes)."""
-        return any(
+        return not self.single_sublayers and any(
             layer.intermediate_size is not None or isinstance(layer.mixer, NoMixer)
             for layer in self.layers
         )
 
     @property
     def entangles_layers(self) -> bool:
-        """Whether layers differ in their heads, or read what was made for them elsewhere (Gemma 4).
+        """Whether layers differ in their heads or sublayers, or read what was made elsewhere.
 
-        No layer, head or channel can then be removed by itself.
+        No layer, head or channel can then be removed by itself (Gemma 4, Nemotron-H, Falcon-H1).
         """
-        return self.has_layer_heads or self.per_layer_inputs is not None
+        differ = self.has_layer_heads or self.single_sublayers
+        differ = differ or any(layer.beside is not None for layer in self._kinds)
+        return differ or self.per_layer_inputs is not None
 
     @property
     def executed_layers(self) -> float:
@@ -335,6 +295,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return self.vocab_size * self.hidden_size
 
     @property
+    def head_parameters(self) -> int:
+        """Parameters that a token whose logits are computed is multiplied with."""
+        return self.embedding_parameters if self.has_head else 0
+
+    @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         kinds = self._kinds.items()
@@ -345,15 +310,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def _layer_vectors(self, layer: LayerSpec) -> int:
         h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
         mixer, ffn = layer.mixer, self.mlp_size(layer)
-        total = (4 if self.norms == "sandwich" else 2) * h
+        norms = {"pre": 1 if self.single_sublayers else 2, "post": 2, "sandwich": 4}
+        total = norms[self.norms] * h
         total += h * (self.per_layer_inputs is not None)
         if layer.mlp is not None:
             total += layer.mlp.vector_parameters(h)
         else:
             total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
             total += 2 * (self.hidden_act == "xielu" and ffn > 0)
+        if layer.recurrent is not None:
+            total += sum(math.prod(shape) for shape in layer.recurrent.vectors(h).values())
         if mixer is not None:
-            return total + sum(math.prod(shape) for shape in mixer.vectors(h).values())
+            return total
         normed = len(projected[:2])  # queries, and keys where the layer has its own
         total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[self.qk_norm]
         width = sum(projected) + heads.q_size * self.attention_gate
@@ -377,8 +345,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:
         """Bytes of the KV cache per token of one sequence."""
-        own = (layer for layer in self.layers if layer.has_cache)
-        return math.ceil(2 * sum(self.heads(layer).kv_size for layer in own) * element_bytes)
+        own = (self.heads(one).kv_size for one in self.layers if one.has_cache)
+        return math.ceil(2 * sum(own) * element_bytes)
 
     def state_bytes(self, element_bytes: float) -> int:
         """Bytes of what layers without attention remember of one sequence, however long."""
@@ -386,10 +354,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def flops_per_token(self, context: int = 0) -> int:
         """Floating-point operations for one token after `context` earlier ones."""
-        matmuls = 2 * (self.active_parameters + self.embedding_parameters)
-        attending = (layer for layer in self.layers if layer.attends)
+        matmuls = 2 * (self.active_parameters + self.head_parameters)
         pairs = sum(
             self.heads(layer).q_size * min(context + 1, layer.window or context + 1)
-            for layer in attending
+            for layer in self.layers
+            if layer.attends
         )
         return matmuls + 4 * pairs

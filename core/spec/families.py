@@ -10,7 +10,15 @@ from typing import Any
 
 from edgelm.spec.family import Family
 from edgelm.spec.mixture_families import MIXTURES
-from edgelm.spec.shared_rows import GEMMA_4, LFM2_NAMES, QWEN_3_5
+from edgelm.spec.shared_rows import (
+    FALCON_H1,
+    GEMMA_4,
+    GRANITE_4,
+    LFM2_NAMES,
+    NEMOTRON_H,
+    NEMOTRON_H_NAMES,
+    QWEN_3_5,
+)
 
 _GEMMA = {
     "head_dim": 256,
@@ -275,6 +283,41 @@ FAMILIES: dict[str, Family] = {
             "sliding_window": 128,
             "rms_norm_eps": 1e-5,
         },
+    ),
+    "granitemoehybrid": Family(
+        fused_gate_up=True,
+        multipliers=True,
+        mixer="mamba2",
+        rotation="typed",
+        ffn_field="shared_intermediate_size",
+        names={
+            "mlp.gate_up_proj": "shared_mlp.input_linear",
+            "mlp.down_proj": "shared_mlp.output_linear",
+        },
+        defaults=GRANITE_4,
+    ),
+    "falcon_h1": Family(
+        parallel_mamba=True,
+        mlp_bias="mlp_bias",
+        names={
+            "norm": "final_layernorm",
+            "post_attention_layernorm": "pre_ff_layernorm",
+            "mlp.gate_proj": "feed_forward.gate_proj",
+            "mlp.up_proj": "feed_forward.up_proj",
+            "mlp.down_proj": "feed_forward.down_proj",
+        },
+        defaults=FALCON_H1,
+    ),
+    "nemotron_h": Family(
+        single_sublayers=True,
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias="mlp_bias",
+        gated_mlp=False,
+        eps_field="layer_norm_epsilon",
+        activation_field="mlp_hidden_act",
+        names=NEMOTRON_H_NAMES,
+        defaults=NEMOTRON_H,
     ),
     **MIXTURES,
 }

@@ -7,13 +7,14 @@ NormPlacement = Literal["pre", "post", "sandwich"]
 QKNorm = Literal["none", "head", "full"]
 Bias = bool | str
 """Always, never, or as the configuration's field of this name says."""
-Rotation = Literal["all", "listed", "windowed", "theta"]
+Rotation = Literal["all", "listed", "windowed", "theta", "typed"]
 """Which layers rotate queries and keys (edgelm.spec.config.layer_fields):
 
 all       every layer
 listed    all but those of `no_rope_layers`, or every `no_rope_layer_interval`th (SmolLM3)
 windowed  with `sliding_window` only the layers that have a window (EXAONE 4)
 theta     those whose base in `layer_rope_theta` is not 0 (Granite SWA)
+typed     every layer if `position_embedding_type` is `rope`, otherwise none (Granite 4 H)
 """
 Windows = Literal[
     "none",
@@ -128,10 +129,17 @@ class Family:
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
-    mixer: Literal["short_conv", "gated_delta"] | None = None
+    parallel_mamba: bool = False
+    """Every layer has Mamba-2 beside attention, and constants of its own (Falcon-H1)."""
+    mixer: Literal["short_conv", "gated_delta", "mamba2"] | None = None
     """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
     experts: Experts | None = None
     """Some layers have a mixture of experts in place of one MLP."""
+    single_sublayers: bool = False
+    """Every layer is a mixer or an MLP, after one norm, as `layers_block_type` says
+    (edgelm.spec.config.single_sublayers; Nemotron-H)."""
+    ffn_field: str = "intermediate_size"
+    """The field with the intermediate size of the MLP."""
     adjusted_ffn: bool = False
     """`block_auto_adjust_ff_dim` derives the size of the MLP (LFM2)."""
     attention_scale: float | None = None

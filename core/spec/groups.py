@@ -30,16 +30,17 @@ def groups(spec: DecoderSpec) -> list[str]:
         for index, layer in enumerate(spec.layers)
         for part in _parts(spec, layer)
     ]
-    tables = [] if spec.tie_word_embeddings else [EMBEDDING]
+    head = [HEAD] if spec.has_head else []
+    tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
         tables += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
-    return [*tables, *layers, HEAD]
+    return [*tables, *layers, *head]
 
 
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
     """The checkpoint's tensors that make up a group's matrix, in order of rows."""
     if group == EMBEDDING or (group == HEAD and spec.tie_word_embeddings):
-        return [EMBEDDING_WEIGHT]
+        return [stored_name(spec.family, EMBEDDING_WEIGHT)]
     if group in _OUTSIDE:
         return [_OUTSIDE[group]]
     layer, part = split_group(group)
@@ -63,6 +64,8 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     else:
         qkv = QKV[: len(spec.projected_sizes(layer))]
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
+    if layer.beside is not None:
+        parts |= layer.beside.groups
     return parts | _mlp_parts(spec, layer) | (_PER_LAYER if spec.per_layer_inputs else {})
 
 

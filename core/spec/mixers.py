@@ -118,6 +118,83 @@ class GatedDelta(msgspec.Struct, frozen=True, tag="gated_delta"):
         }
 
 
+class Mamba2(msgspec.Struct, frozen=True, tag="mamba2"):
+    """The state space layer of Granite 4 H and others (Dao and Gu, arXiv 2405.21060).
+
+    x, B and C pass a causal convolution and SiLU. Of each head the state S [state_size, head_dim]
+    becomes exp(dt a) S + B (dt x)^T with a = -exp(A) and dt = softplus(dt + bias); the output is
+    S^T C + D x, scaled by SiLU(z) and then normed over the channels of a group, unless `norm` says
+    otherwise. Consecutive heads share the B and C of their group.
+    """
+
+    heads: int
+    head_dim: int
+    n_groups: int
+    state_size: int
+    kernel: int
+    conv_bias: bool = True
+    in_bias: bool = False
+    out_bias: bool = False
+    norm: Literal["after_gate", "before_gate", "none"] = "after_gate"
+
+    @property
+    def size(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def group_size(self) -> int:
+        """Width of all B (or C) together."""
+        return self.n_groups * self.state_size
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Widths of z, x, B, C and dt, which the input projection gives side by side."""
+        return self.size, self.size, self.group_size, self.group_size, self.heads
+
+    @property
+    def channels(self) -> int:
+        """Channels of the convolution: x, B and C."""
+        return self.size + 2 * self.group_size
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """See ShortConv."""
+        return {"mamba.in": ("mamba.in_proj",), "mamba.out": ("mamba.out_proj",)}
+
+    def modules(self, hidden: int) -> Shapes:
+        """See ShortConv. The rows of the input are those of z, x, B, C and dt."""
+        return {
+            "mamba.in_proj": (self.size + self.channels + self.heads, hidden),
+            "mamba.out_proj": (hidden, self.size),
+        }
+
+    def vectors(self, hidden: int) -> Shapes:
+        """See ShortConv."""
+        shapes: Shapes = {
+            "mamba.conv1d.weight": (self.channels, 1, self.kernel),
+            "mamba.dt_bias": (self.heads,),
+            "mamba.A_log": (self.heads,),
+            "mamba.D": (self.heads,),
+        }
+        if self.norm != "none":
+            shapes["mamba.norm.weight"] = (self.size,)
+        if self.conv_bias:
+            shapes["mamba.conv1d.bias"] = (self.channels,)
+        modules = self.modules(hidden).items()
+        for (name, rows), biased in zip(modules, (self.in_bias, self.out_bias), strict=True):
+            if biased:
+                shapes[f"{name}.bias"] = rows[:1]
+        return shapes
+
+    def states(self, hidden: int) -> dict[StateKind, tuple[int, ...]]:
+        """See ShortConv."""
+        return {
+            "conv": (self.kernel - 1, self.channels),
+            "matrix": (self.heads, self.state_size, self.head_dim),
+        }
+
+
 class NoMixer(msgspec.Struct, frozen=True, tag="none"):
     """Nothing: the layer is its MLP alone (a student without this layer's attention)."""
 
@@ -139,4 +216,4 @@ class NoMixer(msgspec.Struct, frozen=True, tag="none"):
         return {}
 
 
-Mixer = ShortConv | GatedDelta | NoMixer
+Mixer = ShortConv | GatedDelta | Mamba2 | NoMixer

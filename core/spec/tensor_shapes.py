@@ -60,8 +60,9 @@ def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
     kind, name = [*module.split("."), ""][:2]
     if layer.mlp is not None and kind == "mlp":
         return name == "experts" and layer.mlp.biases
-    if layer.mixer is not None and kind != "mlp":
-        return f"{module}.bias" in layer.mixer.vectors(spec.hidden_size)
+    own = layer.mixer or (layer.beside if kind == "mamba" else None)
+    if own is not None and kind != "mlp":
+        return f"{module}.bias" in own.vectors(spec.hidden_size)
     if name in ("q_proj", "k_proj", "v_proj"):
         return spec.qkv_bias
     if name == "o_proj":
@@ -77,13 +78,17 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         matrices, vectors = _attention_matrices(spec, layer), _attention_vectors(spec, layer)
     else:
         matrices, vectors = mixer.modules(spec.hidden_size), mixer.vectors(spec.hidden_size)
+    if layer.beside is not None:
+        matrices |= layer.beside.modules(spec.hidden_size)
+        vectors |= layer.beside.vectors(spec.hidden_size)
     ffn = spec.mlp_size(layer)
     mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
     for name, shape in (matrices | mlp | _per_layer_matrices(spec)).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
-    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in _NORMS[spec.norms]}
+    norms = _NORMS[spec.norms][: 1 if spec.single_sublayers else None]
+    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in norms}
     shapes |= vectors
     if spec.layer_scalars:
         shapes["layer_scalar"] = (1,)

@@ -45,12 +45,14 @@ def choose_context(
 def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest) -> KvType:
     """The requested cache type; by default the engine's first, on a CPU int8 (fp32 with fp32).
 
+    An embedding model reads its cache while it processes a text, where fewer bits save no time.
+
     Raises:
         UnknownName: the engine has no such cache.
     """
     if request.kv is None:
         wanted = engine.kv[0]
-        if engine.name == "onnxruntime":
+        if engine.name == "onnxruntime" and spec.has_head:
             wanted = "fp32" if request.kind == "fp32" else "int8"
         # Gemma's residual stream exceeds the range of fp16, and a 16-bit cache has its type.
         if request.precision == "bf16" or (spec.exceeds_fp16 and wanted == "fp16"):

@@ -10,7 +10,12 @@ from edgelm.devices.planner.cost_model.coefficients import coefficients_for
 from edgelm.devices.planner.cost_model.work import Work, work_of
 from edgelm.devices.planner.device_notes import device_notes, unsupported
 from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
-from edgelm.devices.planner.memory.memory_need import export_bytes, packed_bytes, workspace_bytes
+from edgelm.devices.planner.memory.memory_need import (
+    export_bytes,
+    packed_bytes,
+    sequence_state_bytes,
+    workspace_bytes,
+)
 from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine, PowerMode
@@ -108,6 +113,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         fast_enough=floor is None or rate.value >= floor,
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
+        embeds=not spec.has_head,
         basis=times.basis,
         notes=(
             *(request.source.notes if request.source else ()),
@@ -163,7 +169,8 @@ def _sizes(
     looked_up = spec.per_layer_embedding_parameters * weights.linear_bits / 8
     return _Sizes(
         packed=packed_bytes(engine, weights.total_bytes, looked_up),
-        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + spec.state_bytes(4)) * batch,
+        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + sequence_state_bytes(spec))
+        * batch,
         workspace=workspace_bytes(
             spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
         ),
@@ -190,6 +197,8 @@ def _notes(
     batch: int,
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
+    if not spec.has_head:
+        notes.append("an embedding model: it decodes nothing, and keeps no cache between texts")
     if batch not in (1, _PUBLISHED_BATCH):
         notes.append(
             f"speeds of several sequences follow from published rows of {_PUBLISHED_BATCH}; for "

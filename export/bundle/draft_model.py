@@ -14,7 +14,7 @@ from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest, verify
 from edgelm.bundle.files import TOKENIZER, hash_files
 from edgelm.bundle.manifest import FileEntry
 from edgelm.bundle.manifest_file import encode_manifest
-from edgelm.checkpoint.source import open_checkpoint
+from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadInput
 from edgelm.export.bundle.model_card import CARD
 from edgelm.export.bundle.sign import remove_signature
@@ -67,6 +67,8 @@ def export_draft(
             f"{folder} is for {manifest.engine.name}, whose engines are compiled; draft models are "
             "for bundles that run on ONNX Runtime"
         )
+    if manifest.embedding is not None or not read_spec(source, revision=revision).has_head:
+        raise BadInput("embedding models draft nothing, and nothing is drafted for them")
     verify(folder, manifest)
     check_same_tokens(source, folder, revision=revision)
     own = {name: one for name, one in manifest.files.items() if not name.startswith(f"{DRAFT}/")}

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from edgelm.bundle import Manifest
+from edgelm.bundle.embedding_record import EmbeddingRecord
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import describe
@@ -54,8 +55,9 @@ def card(manifest: Manifest) -> str:
         "",
         "```",
         *_HOW.get(manifest.engine.name, ()),
-        "edge-run . --chat",
+        *([] if manifest.embedding else ["edge-run . --chat"]),
         "```",
+        *_embedding_use(manifest),
         "",
         "| | |",
         "|---|---|",
@@ -89,9 +91,46 @@ def card(manifest: Manifest) -> str:
                 f"(± {100 * one.error:.0f} points; {gate.behavior.prompts} prompts) |"
                 for one in gate.behavior.traits
             ]
+    if manifest.embedding is not None:
+        lines += _embedding(manifest.embedding)
     if lineage.compress:
         lines += _student(lineage.compress)
     return "\n".join([*lines, ""])
+
+
+def _embedding_use(manifest: Manifest) -> list[str]:
+    if manifest.embedding is None:
+        return []
+    prompts = manifest.embedding.settings.prompts
+    option = ', prompt="query"' if "query" in prompts else ""
+    return [
+        "",
+        "```python",
+        "import edgelm",
+        "",
+        f'vectors = edgelm.load(".").embed(["Why is the sky blue?"]{option})',
+        "```",
+    ]
+
+
+def _embedding(record: EmbeddingRecord) -> list[str]:
+    settings, gate = record.settings, record.gate
+    normalized = ", normalized" if settings.normalize else ""
+    lines = [
+        f"| vectors | {record.dimensions} dimensions, pooled by {settings.pooling}{normalized} |",
+        f"| prompts | {', '.join(settings.prompts) or 'none'} |",
+        f"| longest text | {settings.max_tokens:,} tokens |",
+    ]
+    if gate is None:
+        return lines
+    verdict = "passed" if gate.passed else "FAILED"
+    return [
+        *lines,
+        f"| gate ({gate.gate_class}) | {verdict}{'' if gate.enforced else ', not enforced'} |",
+        f"| cosine distance to the source | {gate.figures.mean:.5f}, worst "
+        f"{gate.figures.worst:.5f}, of {gate.figures.texts} texts of {gate.text} |",
+        f"| same nearest text | {gate.figures.neighbors:.0%} |",
+    ]
 
 
 def with_section(text: str, title: str, body: str) -> str:

@@ -12,12 +12,12 @@ import torch
 
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
-from edgelm.export.quantize.weights import DeltaWeights, Router, Weights, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import HEAD, PER_LAYER_MODEL, mixer_output
-from edgelm.spec.mixers import GatedDelta, NoMixer, ShortConv
+from edgelm.spec.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
 
 Value = ir.Value
 
@@ -81,6 +81,9 @@ class Dialect(Protocol):
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
         """See GatedDelta; `inputs` are qkv, z, b and a side by side -> [1, T, value_size]."""
+
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
+        """See Mamba2; `inputs` are z, x, B, C and dt side by side -> [1, T, size]."""
 
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
@@ -162,7 +165,7 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
         residual = after_block(decoder, index, residual)
     dialect.start_part()
     normed, _ = decoder.sum_and_norm(residual, "norm")
-    dialect.finish(decoder.linear(normed, HEAD))
+    dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
 
 
 def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
@@ -175,15 +178,19 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
             residual = _Residual(decoder.dialect.select_positions(decoder.sum(residual)), None)
         return feed_forward(decoder, index, residual)
     if spec.norms == "post":
-        stream = decoder.sum(residual)
-        mixed = mixer(decoder, index, stream)
+        normed = stream = decoder.sum(residual)
     else:
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.input_layernorm")
-        mixed = mixer(decoder, index, normed)
+    mixed = mixer(decoder, index, normed)
+    beside = None if spec.layers[index].beside is None else mamba2(decoder, index, normed)
     if last:
         stream = decoder.dialect.select_positions(stream)
         mixed = decoder.dialect.select_positions(mixed)
     delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
+    if beside is not None:
+        if last:
+            beside = decoder.dialect.select_positions(beside)
+        delta = decoder.dialect.add(delta, decoder.linear(beside, f"{prefix}.mamba.out"))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
     return feed_forward(decoder, index, _Residual(stream, delta))
@@ -212,12 +219,14 @@ def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residua
     """The second half of a layer, if it has one."""
     spec, prefix = decoder.spec, f"layers.{index}"
     if not spec.mlp_size(spec.layers[index]):
-        return _Residual(decoder.sum(residual), None)
+        return residual
     if spec.norms == "post":
         stream = decoder.sum(residual)
         delta = mlp(decoder, index, stream)
     else:
         before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
+        if spec.single_sublayers:
+            before = "input"
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)
     if spec.norms != "pre":
@@ -235,7 +244,17 @@ def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
             inputs = decoder.linear(x, f"layers.{index}.delta.in")
             weights = decoder.weights.delta(index)
             return decoder.dialect.gated_delta(inputs, index, delta, weights)
+        case Mamba2():
+            return mamba2(decoder, index, x)
     return attention(decoder, index, x)
+
+
+def mamba2(decoder: _Decoder, index: int, x: Value) -> Value:
+    """A state space mixer in place of attention or beside it, before its output projection."""
+    mixer = decoder.spec.layers[index].recurrent
+    assert isinstance(mixer, Mamba2)
+    inputs = decoder.linear(x, f"layers.{index}.mamba.in")
+    return decoder.dialect.mamba2(inputs, index, mixer, decoder.weights.mamba(index))
 
 
 def attention(decoder: _Decoder, index: int, x: Value) -> Value:

@@ -25,13 +25,13 @@ from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_co
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _INT64 = ir.DataType.INT64
@@ -263,6 +263,9 @@ class QdqDialect:
     def gated_delta(
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
+        raise NotImplementedError
+
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
         raise NotImplementedError
 
     def short_conv(

@@ -23,12 +23,20 @@ from edgelm.spec.groups import (
     split_group,
     tensor_names,
 )
-from edgelm.spec.mixers import ShortConv
+from edgelm.spec.mixers import Mamba2, ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias, stacked_by_input
 
-_RESIDUAL = ("attention.o", "conv.out", "delta.out", "mlp.down", "experts.down", "shared.down")
+_RESIDUAL = (
+    "attention.o",
+    "conv.out",
+    "delta.out",
+    "mamba.out",
+    "mlp.down",
+    "experts.down",
+    "shared.down",
+)
 
 
 class DeltaWeights(NamedTuple):
@@ -38,6 +46,17 @@ class DeltaWeights(NamedTuple):
     dt_bias: torch.Tensor
     decay_scale: torch.Tensor
     norm: torch.Tensor
+
+
+class MambaWeights(NamedTuple):
+    """Kernel [channels, 1, kernel], its bias [channels]; dt bias, -exp(A) and D [heads]; norm."""
+
+    kernel: torch.Tensor
+    conv_bias: torch.Tensor | None
+    dt_bias: torch.Tensor
+    decay_scale: torch.Tensor
+    skip: torch.Tensor
+    norm: torch.Tensor | None
 
 
 class Router(NamedTuple):
@@ -139,7 +158,11 @@ class Weights:
         bias, rows = torch.cat(tensors), self.row_factors(group)
         if (order := self.row_order(group)) is not None:
             bias = bias[order]
-        return bias if rows is None else bias * rows
+        if rows is not None:
+            bias = bias * rows
+        if (multipliers := self.checkpoint.spec.multipliers) and group.startswith("layers."):
+            bias = bias / multipliers.of_inputs(split_group(group)[1])
+        return bias
 
     def has_bias(self, group: str) -> bool:
         """Whether the spec gives all parts of a group a bias."""
@@ -205,6 +228,20 @@ class Weights:
             self._tensor(f"{name}.dt_bias"),
             -self._tensor(f"{name}.A_log").exp(),
             self._tensor(f"{name}.norm.weight"),
+        )
+
+    def mamba(self, layer: int) -> MambaWeights:
+        """What a Mamba-2 layer has beside its projections."""
+        name = f"model.layers.{layer}.mamba"
+        mixer = self.checkpoint.spec.layers[layer].recurrent
+        assert isinstance(mixer, Mamba2)
+        return MambaWeights(
+            self._tensor(f"{name}.conv1d.weight"),
+            self._tensor(f"{name}.conv1d.bias") if mixer.conv_bias else None,
+            self._tensor(f"{name}.dt_bias"),
+            -self._tensor(f"{name}.A_log").exp(),
+            self._tensor(f"{name}.D"),
+            self._tensor(f"{name}.norm.weight") if mixer.norm != "none" else None,
         )
 
     def router(self, layer: int) -> Router:
@@ -308,7 +345,28 @@ class Weights:
         return values if factors is None else factors * values
 
     def row_factors(self, group: str) -> torch.Tensor | None:
-        """What rows, and the bias, are multiplied by, [out_features]."""
+        """What rows are multiplied by, [out_features]; and the bias, but for factors of inputs."""
+        folded, multipliers = self._folded_rows(group), self._multipliers(group)
+        if folded is None or multipliers is None:
+            return multipliers if folded is None else folded
+        return folded * multipliers
+
+    def _multipliers(self, group: str) -> torch.Tensor | None:
+        """Falcon-H1's constants of a group's rows, [out_features]."""
+        spec = self.checkpoint.spec
+        if spec.multipliers is None or not group.startswith("layers."):
+            return None
+        index, part = split_group(group)
+        factors = torch.tensor(spec.multipliers.of_outputs(part)) * spec.multipliers.of_inputs(part)
+        if bool((factors == 1).all()):
+            return None
+        sizes = [self.checkpoint.shapes[name][0] for name in self.tensor_names(group)]
+        mixer = spec.layers[index].beside
+        if part == "mamba.in" and mixer is not None:
+            sizes = list(mixer.sections)
+        return factors.repeat_interleave(torch.tensor(sizes))
+
+    def _folded_rows(self, group: str) -> torch.Tensor | None:
         spec = self.checkpoint.spec
         if self.smoothing and (divisor := self.smoothing.rows(group)) is not None:
             return 1 / divisor

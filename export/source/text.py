@@ -66,7 +66,7 @@ def read_passage(
     Raises:
         BadInput: the file is missing, empty, of the wrong form or too short for one sequence.
     """
-    text = "\n\n".join(_documents(path))
+    text = "\n\n".join(read_documents(path))
     length = min(SEQUENCE, context)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     count = min(sequences, len(ids) // length)
@@ -99,7 +99,12 @@ def _read(path: Path) -> str:
     return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _documents(path: Path) -> list[str]:
+def read_documents(path: Path) -> list[str]:
+    """The texts of a file: of every line of JSONL, or one.
+
+    Raises:
+        BadInput: the file is missing, unreadable or of the wrong form.
+    """
     try:
         content = _read(path)
     except FileNotFoundError:

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from edgelm.bundle.gates import MAX_SOURCE_KL, SourceCheck
-from edgelm.checkpoint.meta_model import empty_model, hf_config
+from edgelm.checkpoint.meta_model import empty_model, hf_config, remove_step_limits
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
@@ -162,6 +162,8 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
             )
             if checkpoint.is_gguf:
                 _complete(config, checkpoint)
+            if not checkpoint.spec.has_head:
+                config.get_text_config().tie_word_embeddings = True  # it stores no head
             _shorten(config.get_text_config(), depth)
             multimodal = config.get_text_config() is not config
             cls = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
@@ -188,6 +190,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
                 "in all) and would initialize it at random; is a shard missing, or config.json "
                 "from another model?"
             )
+        remove_step_limits(model)
         yield _TextOnly(model.eval()) if multimodal else model.eval()
 
 
@@ -249,7 +252,8 @@ def _shorten(config: Any, depth: int) -> None:
         return
     config.num_hidden_layers = depth
     for name in ("layer_types", "no_rope_layers", "layer_rope_theta"):
-        if getattr(config, name, None):
+        # Falcon-H1's class derives the list from the number of layers.
+        if len(getattr(config, name, None) or ()) > depth:
             setattr(config, name, getattr(config, name)[:depth])
 
 

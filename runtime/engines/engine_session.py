@@ -5,7 +5,8 @@ fails or is interrupted leaves the cache as it was, and closing waits for the en
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import NoReturn
 
@@ -14,7 +15,14 @@ import numpy as np
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
 from edgelm.runtime.engines.recurrent_state import SnapshotHistory
-from edgelm.runtime.engines.session import CacheRows, Cancelled, Engine, Logits, Tokens
+from edgelm.runtime.engines.session import (
+    BatchPlace,
+    CacheRows,
+    Cancelled,
+    Engine,
+    Logits,
+    Tokens,
+)
 
 
 def _never() -> bool:
@@ -86,6 +94,33 @@ class EngineSession:
         with self._lock:
             return self._append(tokens, len(tokens), lambda: self._verify(tokens))
 
+    @staticmethod
+    def advance_each(sessions: Sequence["EngineSession"], tokens: Sequence[int]) -> list[Logits]:
+        """Append a token to each of several siblings, in one run; their logits [1, vocab_size].
+
+        Unlike those of `advance`, the arrays stay valid.
+
+        Raises:
+            ContextFull, BadInput, DoesNotFit: one of them cannot take it; all are as they were.
+        """
+        with ExitStack() as stack:
+            for session in sorted(sessions, key=id):  # one order, for threads that do the same
+                stack.enter_context(session._lock)
+                stack.enter_context(session._appending(1, 1))
+            batches = [session._batch() for session in sessions]
+            places = [batch.place for batch in batches]
+            rows = batches[0].runs.run(places, tokens, [session.length for session in sessions])
+            for session, token in zip(sessions, tokens, strict=True):
+                session._tokens.append(int(token))
+                session.length += 1
+        return rows
+
+    def _batch(self) -> BatchPlace:
+        batch = self.engine.batch
+        if batch is None:
+            raise BadInput("this bundle's graph takes one sequence per run")
+        return batch
+
     def keep(self, length: int) -> None:
         """End what `verify` began: forget all tokens after the first `length`.
 
@@ -107,12 +142,18 @@ class EngineSession:
             self._history.forget_after(length)
 
     def _append(self, tokens: Tokens, logits: int, run: Callable[[], Logits]) -> Logits:
-        self._check(len(tokens), logits)
+        with self._appending(len(tokens), logits):
+            return run()
+
+    @contextmanager
+    def _appending(self, count: int, logits: int) -> Iterator[None]:
+        """Around a run of `count` tokens; the lock is held."""
+        self._check(count, logits)
         # A token that is not known here (an interrupt came between two lines) equals no other.
         self._tokens[self.length :] = [-1] * max(0, self.length - len(self._tokens))
         self._advancing = True
         try:
-            return run()
+            yield
         finally:
             self._advancing = False
             if self._closing:

@@ -9,7 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgelm.bundle import CacheContract, CacheLayer, GraphContract, GraphSegment
+from edgelm.bundle import (
+    CacheContract,
+    CacheLayer,
+    GraphContract,
+    GraphSegment,
+    TensorContract,
+)
 from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
@@ -31,8 +37,14 @@ class Tensor(NamedTuple):
 
 
 def vocab_size(graph: GraphContract) -> int:
-    """Logits per token; manifests are read only if it is a number there."""
-    return int(graph.outputs["logits"].shape[-1])
+    """Logits (or hidden states) per token; manifests are read only if it is a number there."""
+    return int(output(graph).shape[-1])
+
+
+def output(graph: GraphContract) -> TensorContract:
+    """The graph's only output beside its cache: logits, or an embedding model's hidden states."""
+    [tensor] = graph.outputs.values()
+    return tensor
 
 
 def check_capacity(cache: CacheContract, capacity: int) -> None:
@@ -67,6 +79,7 @@ def check_tensors(
         BadBundle: a name, type, rank or fixed size differs; the message begins with `where`.
     """
     _compare("input", inputs, _only(part.inputs, _expected_inputs(graph)), where)
+    _check_batch(graph, inputs, where)
     _compare("output", outputs, _only(part.outputs, _expected_outputs(graph)), where)
 
 
@@ -104,7 +117,23 @@ def _contract(dtype: str, shape: tuple[int | str, ...]) -> Tensor:
 
 def _cache(graph: GraphContract, layer: CacheLayer, rows: int | None) -> Tensor:
     heads, dim = graph.cache.heads(layer)
-    return Tensor(_CACHE_TYPES[graph.cache.dtype], (1, heads, rows, dim))
+    batch = None if graph.takes_batches else 1
+    return Tensor(_CACHE_TYPES[graph.cache.dtype], (batch, heads, rows, dim))
+
+
+def _check_batch(graph: GraphContract, inputs: Mapping[str, Tensor], where: str) -> None:
+    """A graph whose manifest says that it takes several sequences must have open sizes there."""
+    if not graph.takes_batches:
+        return
+    names = [graph.inputs[role].name for role in ("tokens", "past_length", "last_position")]
+    names += [name for one in graph.cache.layers for name in (one.past_key, one.past_value)]
+    for name in names:
+        tensor = inputs.get(name)
+        if tensor is not None and tensor.shape[0] is not None:
+            raise BadBundle(
+                f"{where} has the input {name!r} of {_described(tensor)}, the manifest says that "
+                f"it takes any number of sequences; {_AGAIN}"
+            )
 
 
 def _compare(

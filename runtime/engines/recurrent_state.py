@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import StateTensor
+from edgelm.devices.planner.memory.memory_need import SNAPSHOTS
 
 Arrays = list[npt.NDArray[Any]]
 STATE_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-_MAX_BYTES = 64 << 20  # of snapshots; at least _MIN_COUNT are kept
-_MIN_COUNT = 8
+_MAX_BYTES = 64 << 20  # of snapshots; at least SNAPSHOTS are kept
 _DECODED = 64  # tokens between two snapshots while decoding
 
 
@@ -131,7 +131,7 @@ class SnapshotHistory:
 
     def _thin_out(self) -> None:
         size = sum(array.nbytes for array in next(iter(self._taken.values())))
-        most = max(_MIN_COUNT, _MAX_BYTES // max(1, size))
+        most = max(SNAPSHOTS, _MAX_BYTES // max(1, size))
         if len(self._taken) <= most:
             return
         lengths = sorted(self._taken)

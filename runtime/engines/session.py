@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,34 @@ class Cancelled(Exception):
     """A run was stopped because its result is no longer wanted."""
 
 
+class BatchedRuns(Protocol):
+    """Runs that take a token of each of several sequences over the same weights."""
+
+    def run(
+        self, places: Sequence[int], tokens: Sequence[int], pasts: Sequence[int]
+    ) -> list[Logits]:
+        """Write a token into each of several caches, behind what comes before it there.
+
+        Args:
+            places: of the sequences' engines, all different.
+            tokens: one for each.
+            pasts: tokens of each cache that come before it.
+
+        Returns:
+            Logits [1, vocab_size] for each, which stay valid.
+
+        Raises:
+            DoesNotFit: there is no memory for it; nothing has changed.
+        """
+
+
+class BatchPlace(NamedTuple):
+    """How an engine's sequence takes part in runs with others: their common runs, and its place."""
+
+    runs: BatchedRuns
+    place: int
+
+
 class Engine(Protocol):
     """A loaded graph and the memory of its key-value cache.
 
@@ -35,6 +63,10 @@ class Engine(Protocol):
     @property
     def recurrent(self) -> RecurrentState | None:
         """What layers without attention remember; None where all layers have attention."""
+
+    @property
+    def batch(self) -> BatchPlace | None:
+        """How it runs together with its siblings; None where it cannot."""
 
     @property
     def cache_bytes(self) -> int:

@@ -34,6 +34,17 @@ def step_inputs(tokens: Tokens, past: int, logits: int) -> StepInputs:
     }
 
 
+def batch_inputs(count: int) -> StepInputs:
+    """The inputs of a step of one token of each of `count` sequences, by role; zeros."""
+    return {
+        "tokens": np.zeros((count, 1), dtype=np.int64),
+        "past_length": np.zeros(count, dtype=np.int64),
+        "last_position": np.zeros(count, dtype=np.int32),
+        "total_length": np.array(0, dtype=np.int32),
+        "logits_positions": np.zeros(1, dtype=np.int64),
+    }
+
+
 def update_step(inputs: StepInputs, token: int, past: int) -> None:
     """Change the inputs of one token into those of another, in place.
 

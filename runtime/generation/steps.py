@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Cancelled, Logits, Session
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.sequences import Sequences, Slot
@@ -107,13 +108,16 @@ class Steps:
         """Tokens to check with the next run, or None."""
         if self._speculator is None:
             return None
+        # Drafted tokens run without the tokens of other generations: they have to gain more.
+        shared = self._sequences.shared_steps
+        instead = 1.0 if shared is None else shared.gain(slot.session)
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
             return None
         if slot.draft is None:
-            return self._speculator.propose(most, None) or None
+            return self._speculator.propose(most, None, instead=instead) or None
         with self._sequences.turn(self._stop):  # the draft model runs, too
-            return self._speculator.propose(most, slot.draft) or None
+            return self._speculator.propose(most, slot.draft, instead=instead) or None
 
     def _room(self, session: Session) -> int:
         """Drafted tokens that the context and the request leave room for."""
@@ -185,7 +189,16 @@ class Steps:
         return row
 
     def _advance(self, session: Session, tokens: Sequence[int]) -> Logits:
-        """Run one chunk of a prompt, or one token; other generations have turns in between."""
+        """Run one chunk of a prompt, or one token; other generations have turns in between.
+
+        A token runs together with those of other generations where the graph takes several.
+        """
+        shared = self._sequences.shared_steps
+        if len(tokens) == 1 and shared is not None and isinstance(session, EngineSession):
+            step = shared.run(session, tokens[0], self._stop)
+            if self._speculator is not None and step.size == 1:
+                self._speculator.state.costs.single(step.seconds)
+            return step.logits
         with self._sequences.turn(self._stop):
             session.cancel_when(self._stop)
             started = time.perf_counter()

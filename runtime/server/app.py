@@ -17,6 +17,7 @@ from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.server.context import ServerContext, endpoint, json_response, now
 from edgelm.runtime.server.endpoints.chat_completions import chat_completions
 from edgelm.runtime.server.endpoints.completions import completions
+from edgelm.runtime.server.endpoints.embeddings import embeddings
 from edgelm.runtime.server.endpoints.generations import Generations
 from edgelm.runtime.server.endpoints.responses import responses
 from edgelm.runtime.server.errors import ApiError, as_api_error
@@ -71,7 +72,7 @@ def make_app(lm: LanguageModel, settings: ServerSettings) -> Starlette:
 
 
 def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
-    page = (files("edgelm.runtime.server") / "chat.html").read_text(encoding="utf-8")
+    page = _page(context)
     headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
 
     async def show_page(_: Request) -> Response:
@@ -96,7 +97,7 @@ def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
         ("/v1/chat/completions", endpoint(context, ChatRequest, chat_completions)),
         ("/v1/completions", endpoint(context, CompletionRequest, completions)),
         ("/v1/responses", endpoint(context, ResponsesRequest, responses)),
-        ("/v1/embeddings", endpoint(context, EmbeddingsRequest, _no_embeddings)),
+        ("/v1/embeddings", endpoint(context, EmbeddingsRequest, embeddings)),
     ]
     return [
         Route("/", show_page),
@@ -108,8 +109,21 @@ def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
     ]
 
 
+def _page(context: ServerContext) -> str:
+    """The chat page; of an embedding model, how it is used."""
+    name = "embeddings.html" if context.lm.embeds else "chat.html"
+    return (files("edgelm.runtime.server") / name).read_text(encoding="utf-8")
+
+
 def _model(context: ServerContext) -> dict[str, object]:
     lm = context.lm
+    vectors: dict[str, object] = {}
+    if lm.embeds:
+        vectors = {
+            "dimensions": lm.embedder.dimensions,
+            "max_tokens": lm.embedder.encoder.max_tokens,
+            "prompts": [*lm.embedder.settings.prompts],
+        }
     return {
         "id": context.settings.model,
         "object": "model",
@@ -118,15 +132,8 @@ def _model(context: ServerContext) -> dict[str, object]:
         "context_length": lm.context,
         "sequences": lm.sequences,
         "source": lm.manifest.lineage.source,
+        **vectors,
     }
-
-
-async def _no_embeddings(_: Request, __: EmbeddingsRequest, context: ServerContext) -> Response:
-    raise ApiError(
-        400,
-        f"{context.settings.model!r} has no embeddings: its graph ends in logits, without pooling",
-        param="model",
-    )
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -46,6 +46,13 @@ class Metrics:
         self._accepted = Counter(
             "edgelm_accepted_tokens", "Drafted tokens that were accepted", registry=registry
         )
+        self._texts = Counter("edgelm_embedded_texts", "Texts with a vector", registry=registry)
+        self._embedding = Histogram(
+            "edgelm_embedding_seconds",
+            "Of requests for vectors",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.first_token = Histogram(
             "edgelm_first_token_seconds",
             "From a request to its first token",
@@ -81,6 +88,12 @@ class Metrics:
         self._accepted.inc(reply.timings.accepted)
         if reply.timings.tokens_per_second is not None:
             self._rate.observe(reply.timings.tokens_per_second)
+
+    def count_texts(self, texts: int, tokens: int, seconds: float) -> None:
+        """Count a request for vectors."""
+        self._texts.inc(texts)
+        self._prompt.inc(tokens)
+        self._embedding.observe(seconds)
 
     def text(self) -> bytes:
         """All metrics in the format of Prometheus."""

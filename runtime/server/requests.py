@@ -3,7 +3,7 @@
 Fields that change nothing here (`user`, `store`, `metadata`) are ignored.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -91,7 +91,11 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):
-    """/v1/embeddings."""
+    """/v1/embeddings; `prompt` and `truncate` are those of `lm.embed`."""
 
     model: str
-    input: Any
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    prompt: str | None = None
+    truncate: bool | None = None

@@ -11,6 +11,7 @@ tokens that is the rejection rule of speculative sampling (arXiv 2211.17192): a 
 with its probability under the model, and what replaces it has the rest of the distribution.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,14 +77,18 @@ class Speculator:
             if right is not None:
                 self._matches.observe(matched, right)
 
-    def propose(self, most: int, draft: DraftModel | None) -> list[int]:
-        """The tokens to check with the next run, at most `most`; none where it is not faster."""
-        if most < 1 or not self.allowed or not self.state.costs.known:
+    def propose(self, most: int, draft: DraftModel | None, *, instead: float = 1.0) -> list[int]:
+        """The tokens to check with the next run, at most `most`; none where it is not faster.
+
+        `instead` is what a run without drafted tokens gives per time, in runs of one token: more
+        than 1 where it takes tokens of other generations, too.
+        """
+        if most < 1 or not self.allowed or not self.state.costs.known or instead == math.inf:
             return []
         found, model = self._plan_lookup(most), self._plan_draft(most, draft)
         self._from_model = model.gain > found.gain
         plan = model if self._from_model else found
-        if plan.gain < _MIN_GAIN:
+        if plan.gain < _MIN_GAIN * instead:
             return []
         if self._from_model:
             assert draft is not None

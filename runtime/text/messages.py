@@ -155,3 +155,8 @@ def _parsed(name: str, arguments: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"the arguments of the call of {name} are not a JSON object")
     return value
+
+
+def are_messages(prompt: object) -> bool:
+    """Whether a prompt is a list of messages, not a text or tokens."""
+    return isinstance(prompt, Iterable) and any(isinstance(one, Mapping) for one in prompt)

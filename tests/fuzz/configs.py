@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.devices.planner.plan import choices, plan
@@ -15,6 +15,7 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families import FAMILIES
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
@@ -60,7 +61,7 @@ class Configs(Kind):
         self.profile = load_profile("cpu")
         for config in self.configs:
             DecoderSpec.from_hf(config)
-            AutoConfig.for_model(**config)
+            AutoConfig.for_model(**PretrainedConfig._decode_special_floats(config))
 
     def make(self, rng: Random, folder: Path) -> Case:
         model = folder / "model"
@@ -119,14 +120,16 @@ def _compare(spec: DecoderSpec, theirs: Any) -> None:
     """Raise Wrong for what both read and read differently."""
     for name in _SIZES:
         ours, other = getattr(spec, name), getattr(theirs, name, None)
-        if name == "intermediate_size" and hasattr(theirs, "block_auto_adjust_ff_dim"):
-            other = _adjusted_size(theirs)
+        if name == "intermediate_size":
+            other = getattr(theirs, FAMILIES[spec.family].ffn_field, None)
+            if hasattr(theirs, "block_auto_adjust_ff_dim"):
+                other = _adjusted_size(theirs)
         if other is not None and ours != other:
             raise Wrong(f"{name} is {ours}, transformers reads {other!r}")
     head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     if spec.head_dim != head_dim:
         raise Wrong(f"head_dim is {spec.head_dim}, transformers reads {head_dim!r}")
-    epsilon = getattr(theirs, "rms_norm_eps", getattr(theirs, "norm_eps", None))
+    epsilon = getattr(theirs, FAMILIES[spec.family].eps_field)
     if spec.rms_norm_eps != epsilon:
         raise Wrong(f"rms_norm_eps is {spec.rms_norm_eps}, transformers reads {epsilon!r}")
     if spec.tie_word_embeddings != bool(theirs.tie_word_embeddings):

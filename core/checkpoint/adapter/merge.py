@@ -27,7 +27,8 @@ def merged(checkpoint: Checkpoint, lora: Lora) -> Checkpoint:
     """
     changed = {*lora.factors, *lora.replaced}
     base = checkpoint
-    if checkpoint.spec.tie_word_embeddings and changed & {EMBEDDING_WEIGHT, HEAD_WEIGHT}:
+    tied = checkpoint.spec.tie_word_embeddings and checkpoint.spec.has_head
+    if tied and changed & {EMBEDDING_WEIGHT, HEAD_WEIGHT}:
         checkpoint = _untied(checkpoint)
     _check(checkpoint, lora)
 

@@ -4,17 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edgelm.checkpoint.gguf.architectures import ARCHITECTURES
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
-from edgelm.checkpoint.gguf.names import MODEL_TYPES
 from edgelm.checkpoint.gguf.rope import Factors, rope_scaling
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.tensor_shapes import Shapes
 
 _MAX_SIZE = 2**24
+_GROWTH = "llama_4_scaling_beta"
 # Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. There is no key
 # for it: llama.cpp uses the number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
-_GEMMA_PATTERN = {"gemma2": 2, "gemma3": 6}
+# Which layer of how many has no window, in files without flags.
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "olmo2": 4, "exaone4": 4}
 # Keys that change the computation and are not supported.
 _UNSUPPORTED = (
     "expert_count",
@@ -35,7 +37,7 @@ def read_config(
 
     Args:
         metadata: the file's (of a split file, the first part's).
-        architecture: one of `MODEL_TYPES`.
+        architecture: one of `ARCHITECTURES`.
         shapes: of all tensors, under Hugging Face's names.
         factors: tensors that scale RoPE, under llama.cpp's names.
 
@@ -57,7 +59,7 @@ class _Reader:
         self.architecture = architecture
         self.shapes = shapes
         self.factors = factors
-        self.gemma = architecture.startswith("gemma")
+        self.row = ARCHITECTURES[architecture]
 
     def config(self) -> dict[str, Any]:
         self.refuse_unsupported()
@@ -65,29 +67,76 @@ class _Reader:
         hidden, heads = self.size("embedding_length"), self.size("attention.head_count")
         head_dim = self.head_dim(hidden, heads)
         context = self.size("context_length", most=2**31 - 1)
-        first = "model.layers.0"
         config = {
-            "model_type": MODEL_TYPES[self.architecture],
+            "model_type": self.row.model_type,
             "num_hidden_layers": layers,
             "hidden_size": hidden,
             "intermediate_size": self.size("feed_forward_length"),
             "num_attention_heads": heads,
-            "num_key_value_heads": self.size("attention.head_count_kv", heads),
             "head_dim": head_dim,
             "vocab_size": self.vocab_size(),
             "max_position_embeddings": context,
             "rms_norm_eps": self.number("attention.layer_norm_rms_epsilon"),
             "tie_word_embeddings": "lm_head.weight" not in self.shapes,
-            "mlp_bias": f"{first}.mlp.down_proj.bias" in self.shapes,
-            "attention_bias": self.architecture == "llama"
-            and f"{first}.self_attn.q_proj.bias" in self.shapes,
+            "attention_bias": False,
+            "mlp_bias": self.has("mlp.down_proj.bias"),
+            **{field: self.has(bias) for field, bias in self.row.biases.items()},
+            **self.row.fields,
+            **self.key_value_heads(layers, heads),
             **self.rope(head_dim, context),
             **self.windows(layers),
+            **self.scales(),
             **self.token_ids(),
         }
-        if self.gemma:
-            config |= self.gemma_scales(layers, hidden, heads, head_dim)
-        return {key: value for key, value in config.items() if value is not None}
+        config |= self.variant(config, layers, hidden, heads, head_dim)
+        # Elsewhere null and a missing field are the same.
+        return {
+            key: value
+            for key, value in config.items()
+            if value is not None or key == "sliding_window"
+        }
+
+    def has(self, bias: str) -> bool:
+        """Whether any layer has a bias."""
+        return any(name.endswith(f".{bias}") for name in self.shapes)
+
+    def variant(
+        self, config: dict[str, Any], layers: int, hidden: int, heads: int, head_dim: int
+    ) -> dict[str, Any]:
+        """What only files of one architecture have."""
+        if self.architecture in _GEMMA_27B:
+            return self.gemma_scales(layers, hidden, heads, head_dim)
+        if self.architecture == "olmo2" and config["sliding_window"]:
+            return olmo3(config)
+        if self.architecture == "mistral3":
+            return ministral3(config)
+        if self.architecture == "lfm2":
+            return {
+                "norm_eps": config["rms_norm_eps"],
+                "conv_L_cache": self.size("shortconv.l_cache"),
+            }
+        return {}
+
+    def scales(self) -> dict[str, float]:
+        values = {
+            field: self.metadata.number(self.key(key)) for key, field in self.row.scales.items()
+        }
+        return {field: value for field, value in values.items() if value is not None}
+
+    def key_value_heads(self, layers: int, heads: int) -> dict[str, Any]:
+        """Their number; LFM2's files have one for each layer, 0 for convolutions."""
+        name = "attention.head_count_kv"
+        if self.architecture != "lfm2":
+            return {"num_key_value_heads": self.size(name, heads)}
+        counts = self.metadata.numbers(self.key(name), "iu") or []
+        attention = set(counts) - {0}
+        if len(counts) != layers or len(attention) != 1 or min(counts) < 0:
+            expected = f"one number for each of {layers} layers, of two: 0 and that of key heads"
+            raise self.metadata.wrong(self.key(name), expected) if counts else self.missing(name)
+        return {
+            "num_key_value_heads": attention.pop(),
+            "layer_types": ["full_attention" if count else "conv" for count in counts],
+        }
 
     def key(self, name: str) -> str:
         return f"{self.architecture}.{name}"
@@ -111,7 +160,7 @@ class _Reader:
         )
 
     def refuse_unsupported(self) -> None:
-        for name in _UNSUPPORTED:
+        for name in set(_UNSUPPORTED) - set(self.row.scales):
             value = self.metadata.values.get(self.key(name))
             if value is not None and not (isinstance(value, int | float) and value == 0):
                 what = "mixture-of-experts models are" if "expert" in name else "it is"
@@ -166,7 +215,7 @@ class _Reader:
     def rope(self, head_dim: int, context: int) -> dict[str, Any]:
         theta = self.metadata.number(self.key("rope.freq_base"), 10_000.0) or 10_000.0
         rotated = self.size("rope.dimension_count", head_dim)
-        partial = self.architecture == "phi3"
+        partial = self.row.partial_rotation
         if rotated % 2 or rotated > head_dim or (rotated != head_dim and not partial):
             raise BadCheckpoint(
                 f"{self.metadata.path}: {self.key('rope.dimension_count')} is {rotated}, expected "
@@ -192,17 +241,19 @@ class _Reader:
         return values
 
     def windows(self, layers: int) -> dict[str, Any]:
-        """Windows of Gemma and Phi-3; llama.cpp ignores those of other architectures."""
-        key = self.key("attention.sliding_window")
-        if self.architecture == "phi3":
-            return {"sliding_window": self.metadata.integer(key) or None}
-        if not self.gemma:
+        """Windows, where llama.cpp computes with them."""
+        if self.row.windows == "none":
             return {}
+        key = self.key("attention.sliding_window")
         window = self.metadata.integer(key, 4096 if self.architecture == "gemma2" else None)
-        if window is None:
+        if self.row.windows == "all":
+            return {"sliding_window": window or None}
+        if window is None and self.row.windows == "pattern":
             raise self.missing("attention.sliding_window")
         slides = self.sliding_layers(layers) if window else [False] * layers
         kinds = ["sliding_attention" if local else "full_attention" for local in slides]
+        if self.row.windows == "flags" and not any(slides):
+            window = None  # EXAONE 4 then rotates every layer
         return {"sliding_window": window or None, "layer_types": kinds}
 
     def sliding_layers(self, layers: int) -> list[bool]:
@@ -213,7 +264,7 @@ class _Reader:
             if len(flags) != layers:
                 raise self.metadata.wrong(name, f"one flag for each of {layers} layers")
             return flags
-        pattern = self.metadata.integer(name, _GEMMA_PATTERN[self.architecture])
+        pattern = self.metadata.integer(name, _PATTERNS[self.architecture])
         return [not pattern or layer % pattern < pattern - 1 for layer in range(layers)]
 
     def gemma_scales(self, layers: int, hidden: int, heads: int, head_dim: int) -> dict[str, Any]:
@@ -229,6 +280,26 @@ class _Reader:
         return {
             f"{ours}_token_id": token_id(self.metadata, theirs) for ours, theirs in names.items()
         }
+
+
+def olmo3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """OLMo 3, which is OLMo 2 with windows; layers with a window have RoPE without scaling."""
+    plain = {"rope_type": "default", "rope_theta": config["rope_theta"]}
+    scaled = plain | (config["rope_scaling"] or {})
+    return {
+        "model_type": "olmo3",
+        "rope_parameters": {"full_attention": scaled, "sliding_attention": plain},
+        "rope_theta": None,
+        "rope_scaling": None,
+    }
+
+
+def ministral3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Ministral 3 if queries grow with their position, else Mistral Small 3: a Llama."""
+    growth = config.get(_GROWTH)
+    if growth is None:
+        return {"model_type": "llama"}
+    return {"rope_scaling": {**(config["rope_scaling"] or {}), _GROWTH: growth}, _GROWTH: None}
 
 
 def token_id(metadata: GgufMetadata, name: str) -> int | None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.checkpoint.gguf.architectures import ARCHITECTURES
 from edgelm.checkpoint.gguf.blocks import GRIDS, level_bits, read_levels
 from edgelm.checkpoint.gguf.config import read_config
 from edgelm.checkpoint.gguf.header import TensorInfo
-from edgelm.checkpoint.gguf.names import MODEL_TYPES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, hf_name
+from edgelm.checkpoint.gguf.names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT, hf_name
 from edgelm.checkpoint.gguf.parts import GgufPart, open_parts
 from edgelm.checkpoint.quantized.packed import Levels, PackedMatrix
 from edgelm.errors import BadCheckpoint, UnknownName
@@ -56,11 +57,12 @@ class GgufFile:
         if kind != "model":
             raise BadCheckpoint(f"{path} is a GGUF {kind} (general.type), expected a model")
         self.architecture = self.metadata.text("general.architecture") or ""
-        if self.architecture not in MODEL_TYPES:
+        if self.architecture not in ARCHITECTURES:
             raise UnknownName(
                 f"unknown architecture {self.architecture!r} in {path.name}; known in GGUF files: "
-                f"{', '.join(sorted(MODEL_TYPES))}; for other families use the safetensors folder"
+                f"{', '.join(sorted(ARCHITECTURES))}; for other families use the safetensors folder"
             )
+        self._row = ARCHITECTURES[self.architecture]
         self._tensors: dict[str, _Stored] = {}
         self._factors: dict[str, _Stored] = {}
         for part in parts:
@@ -72,6 +74,11 @@ class GgufFile:
         """The equivalent `config.json`."""
         factors = {name: self._read_factors(stored) for name, stored in self._factors.items()}
         return read_config(self.metadata, self.architecture, self.shapes, factors)
+
+    @property
+    def read_by_transformers(self) -> bool:
+        """Whether transformers itself reads files of this architecture."""
+        return self._row.by_transformers
 
     def check_tensors(self) -> None:
         """Raise BadCheckpoint unless every tensor is inside its file and can be dequantized."""
@@ -161,6 +168,9 @@ class GgufFile:
                 f"{part.path}: {name} and {self._tensors[ours].name} are the same tensor; "
                 "convert the model again"
             )
+        if ours.endswith(".conv.conv.weight") and len(info.shape) == 2:
+            channels, taps = info.shape
+            info = info._replace(shape=(channels, 1, taps))
         title = name if ours == name else f"{ours} ({name})"
         self._tensors[ours] = _Stored(title, part, info)
 
@@ -176,8 +186,8 @@ class GgufFile:
 
     def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         tensor = self._reordered(name, tensor)
-        if self.architecture.startswith("gemma") and "norm" in name:
-            return tensor - 1.0  # llama.cpp stores 1 + weight
+        if self._row.norm_plus_one and "norm" in name:
+            return tensor - 1.0
         return tensor
 
     def _reordered(self, name: str, tensor: npt.NDArray[_T]) -> npt.NDArray[_T]:
@@ -190,12 +200,13 @@ class GgufFile:
     def _rows_move(self, name: str) -> bool:
         """Whether llama.cpp stores the rows in another order."""
         moved = (".self_attn.q_proj.", ".self_attn.k_proj.")
-        return self.architecture == "llama" and any(part in name for part in moved)
+        return self._row.permuted and any(part in name for part in moved)
 
     def _unpermute(self, name: str, tensor: npt.NDArray[_T], key: str) -> npt.NDArray[_T]:
         # llama.cpp interleaves the two rotary halves of a head; Hugging Face separates them.
-        heads = self.metadata.integer("llama.attention.head_count", least=1)
-        heads = self.metadata.integer(f"llama.attention.{key}", heads, least=1)
+        prefix = f"{self.architecture}.attention."
+        heads = self.metadata.integer(f"{prefix}head_count", least=1)
+        heads = self.metadata.integer(f"{prefix}{key}", heads, least=1)
         if heads is None or tensor.shape[0] % (2 * heads):
             raise BadCheckpoint(
                 f"{self.path}: {name} has {tensor.shape[0]} rows, which are not {heads} heads of "

@@ -92,6 +92,8 @@ def _yarn(
             f"{metadata.path}: {prefix}scaling.yarn_ext_factor is {extrapolation}, but only 1 is "
             "supported; use the model's safetensors folder"
         )
+    if log := metadata.number(f"{prefix}scaling.yarn_log_multiplier"):
+        return _yarn_by_log(metadata, prefix, log, context)
     # llama.cpp multiplies YaRN's own factor by the stored one; Hugging Face replaces it.
     stored = metadata.number(f"{prefix}scaling.attn_factor", 1.0) or 1.0
     own = 1.0 if factor <= 1 else 0.1 * float(np.log(factor)) + 1.0
@@ -100,6 +102,27 @@ def _yarn(
             f"{prefix}scaling.original_context_length", context, least=1
         ),
         "attention_factor": None if stored == 1.0 else stored * own,
+        "beta_fast": metadata.number(f"{prefix}scaling.yarn_beta_fast"),
+        "beta_slow": metadata.number(f"{prefix}scaling.yarn_beta_slow"),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _yarn_by_log(
+    metadata: GgufMetadata, prefix: str, log: float, context: int
+) -> dict[str, float | int | None]:
+    """Files with DeepSeek's factors of the logarithm, of which llama.cpp stores one for both."""
+    if metadata.number(f"{prefix}scaling.attn_factor", 1.0) != 1.0:
+        raise BadCheckpoint(
+            f"{metadata.path} scales attention by {prefix}scaling.attn_factor and by "
+            "yarn_log_multiplier, which is not supported; use the model's safetensors folder"
+        )
+    values = {
+        "original_max_position_embeddings": metadata.integer(
+            f"{prefix}scaling.original_context_length", context, least=1
+        ),
+        "mscale": log,
+        "mscale_all_dim": log,
         "beta_fast": metadata.number(f"{prefix}scaling.yarn_beta_fast"),
         "beta_slow": metadata.number(f"{prefix}scaling.yarn_beta_slow"),
     }

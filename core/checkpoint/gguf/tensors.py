@@ -14,6 +14,11 @@ class GgufTensors:
     def __init__(self, file: GgufFile) -> None:
         self._file = file
 
+    @property
+    def read_by_transformers(self) -> bool:
+        """Whether transformers itself reads the file."""
+        return self._file.read_by_transformers
+
     def __call__(self, name: str) -> "torch.Tensor":
         """One tensor in fp32, in Hugging Face's layout."""
         import torch

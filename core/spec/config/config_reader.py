@@ -24,7 +24,9 @@ from edgelm.spec.config.layer_sizes import (
     with_shared_keys,
 )
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
+from edgelm.spec.config.parallel_mamba import multipliers, parallel_mamba
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
+from edgelm.spec.config.single_sublayers import sublayer_kinds, sublayers
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
 from edgelm.spec.families import FAMILIES
 from edgelm.spec.family import Bias
@@ -73,6 +75,10 @@ class _Reader:
         self.name = _family_name(config)
         self.family = FAMILIES[self.name]
         self.fields = Fields(config, _DEFAULTS | self.family.defaults)
+        if self.family.single_sublayers:
+            self.count = len(sublayer_kinds(self.fields))
+        else:
+            self.count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
 
     def spec(self) -> DecoderSpec:
         self.refuse_unsupported()
@@ -80,7 +86,7 @@ class _Reader:
         hidden, heads, kv_heads, head_dim = self.widths()
         return DecoderSpec(
             family=self.name,
-            num_hidden_layers=fields.required("num_hidden_layers", most=MAX_LAYERS),
+            num_hidden_layers=self.count,
             hidden_size=hidden,
             intermediate_size=feed_forward_size(fields, family),
             num_attention_heads=heads,
@@ -107,6 +113,8 @@ class _Reader:
             layers=self.layers(head_dim),
             value_norm=family.value_norm,
             layer_scalars=family.layer_scalars,
+            single_sublayers=family.single_sublayers,
+            multipliers=multipliers(fields) if family.parallel_mamba else None,
             per_layer_inputs=per_layer_inputs(fields, family),
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
             logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
@@ -205,9 +213,14 @@ class _Reader:
     def softcap(self, field: str, *, read: bool) -> float | None:
         return self.fields.number(field) if read else None
 
-    def multipliers(self, hidden: int) -> dict[str, float]:
+    def multipliers(self, hidden: int) -> dict[str, Any]:
         if self.family.scales_embedding:
             return {"embedding_multiplier": math.sqrt(hidden)}
+        if self.family.parallel_mamba:
+            return {
+                "embedding_multiplier": self.number("embedding_multiplier"),
+                "logits_divisor": 1 / self.number("lm_head_multiplier"),
+            }
         if not self.family.multipliers:
             return {}
         return {
@@ -217,8 +230,9 @@ class _Reader:
         }
 
     def layers(self, head_dim: int) -> tuple[LayerSpec, ...]:
-        count = self.fields.required("num_hidden_layers", most=MAX_LAYERS)
-        fields, family = self.fields, self.family
+        fields, family, count = self.fields, self.family, self.count
+        if family.single_sublayers:
+            return sublayers(fields)
         rotated = rotated_layers(fields, family, count)
         windows = layer_windows(fields, family, rotated)
         if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:
@@ -239,6 +253,7 @@ class _Reader:
         }
         thetas = layer_thetas(fields, family, count)
         mixers = layer_mixers(fields, family, count)
+        beside = parallel_mamba(fields) if family.parallel_mamba else None
         growth = read_query_growth(fields) if family.scaled_queries else None
         mlps = layer_experts(fields, family, count)
         layers = []
@@ -252,7 +267,7 @@ class _Reader:
             if theta is not None:
                 rope = msgspec.structs.replace(rope, theta=theta)
             rope_of_layer = rope if rotates else None
-            layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, **own))
+            layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, beside=beside, **own))
         size = feed_forward_size(fields, family)
         sized = with_own_sizes(fields, tuple(layers), size)
         return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))

@@ -16,7 +16,7 @@ def layer_windows(fields: Fields, family: Family, rotated: list[bool]) -> list[i
     Raises:
         BadCheckpoint: a list of the wrong length or with unknown types, or a missing window.
     """
-    listed = None if family.mixer else _listed(fields, len(rotated))
+    listed = None if family.mixer or family.parallel_mamba else _listed(fields, len(rotated))
     if family.windows == "none":
         return [None] * len(rotated)
     window = _window(fields, family.windows)
@@ -41,6 +41,8 @@ def rotated_layers(fields: Fields, family: Family, count: int) -> list[bool]:
     flags = fields.each_layer("no_rope_layers", count)
     if family.rotation == "theta":
         return [theta != 0 for theta in layer_thetas(fields, family, count)]
+    if family.rotation == "typed":
+        return [fields.values.get("position_embedding_type") == "rope"] * count
     if family.rotation != "listed":
         return [True] * count
     if flags is not None:

@@ -1,5 +1,6 @@
 """Mixers other than attention, and the sizes of a family's own rules, from its configuration."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,11 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.family import Family
-from edgelm.spec.mixers import GatedDelta, Mixer, ShortConv
+from edgelm.spec.mixers import GatedDelta, Mamba2, Mixer, ShortConv
 
 _MAX_KERNEL = 64
-_FFN = "intermediate_size"
+# What older checkpoints call these layers.
+_OLDER_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
 def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | None]:
@@ -23,7 +25,9 @@ def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | Non
         return [None] * count
     read, kind, default = _READERS[family.mixer]
     mixer = read(fields)
-    kinds = fields.each_layer("layer_types", count)
+    # Granite's class reads both.
+    older = family.mixer == "mamba2" and "layer_types" not in fields
+    kinds = fields.each_layer("layers_block_type" if older else "layer_types", count)
     attends = default(fields, count) if kinds is None else _attending(fields, kinds, kind)
     if not any(attends):
         raise BadCheckpoint(
@@ -33,13 +37,14 @@ def layer_mixers(fields: Fields, family: Family, count: int) -> list[Mixer | Non
 
 
 def _attending(fields: Fields, kinds: list[Any], other: str) -> list[bool]:
-    for kind in kinds:
-        if kind not in ("full_attention", other):
+    current = [_OLDER_KINDS.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
+    for kind, name in zip(kinds, current, strict=True):
+        if name not in ("full_attention", other):
             raise BadCheckpoint(
                 f"{fields.where}: layer_types has the kind {shown(kind)}, expected "
                 f"full_attention or {other}; other kinds of layers are not supported"
             )
-    return [kind == "full_attention" for kind in kinds]
+    return [name == "full_attention" for name in current]
 
 
 def _listed_attention(fields: Fields, count: int) -> list[bool]:
@@ -59,8 +64,12 @@ def _every_interval(fields: Fields, count: int) -> list[bool]:
     return [(layer + 1) % interval == 0 for layer in range(count)]
 
 
+def _no_attention(fields: Fields, count: int) -> list[bool]:
+    return [False] * count
+
+
 def _short_conv(fields: Fields) -> ShortConv:
-    return ShortConv(_kernel(fields, "conv_L_cache"), fields.flag("conv_bias"))
+    return ShortConv(conv_kernel(fields, "conv_L_cache"), fields.flag("conv_bias"))
 
 
 def _gated_delta(fields: Fields) -> GatedDelta:
@@ -75,11 +84,70 @@ def _gated_delta(fields: Fields) -> GatedDelta:
         values,
         fields.required("linear_key_head_dim"),
         fields.required("linear_value_head_dim"),
-        _kernel(fields, "linear_conv_kernel_dim"),
+        conv_kernel(fields, "linear_conv_kernel_dim"),
     )
 
 
-def _kernel(fields: Fields, name: str) -> int:
+def _mamba2(fields: Fields) -> Mamba2:
+    hidden, heads = fields.required("hidden_size"), fields.required("mamba_n_heads")
+    size = fields.required("mamba_expand") * hidden
+    if fields.values.get("mamba_d_head") in (None, "auto"):
+        fields = Fields({**fields.values, "mamba_d_head": size // heads}, where=fields.where)
+    head_dim, n_groups = fields.required("mamba_d_head"), fields.required("mamba_n_groups")
+    if heads * head_dim != size:
+        raise BadCheckpoint(
+            f"{fields.where}: mamba_n_heads {heads} times mamba_d_head {head_dim} is not "
+            f"mamba_expand times hidden_size, {size}"
+        )
+    if heads % n_groups:
+        raise BadCheckpoint(
+            f"{fields.where}: mamba_n_heads {heads} is not a multiple of mamba_n_groups {n_groups}"
+        )
+    _refuse_experts(fields)
+    check_steps_and_activation(fields)
+    return Mamba2(
+        heads,
+        head_dim,
+        n_groups,
+        fields.required("mamba_d_state"),
+        conv_kernel(fields, "mamba_d_conv"),
+        fields.flag("mamba_conv_bias"),
+        fields.flag("mamba_proj_bias"),
+        fields.flag("mamba_proj_bias"),
+    )
+
+
+def _refuse_experts(fields: Fields) -> None:
+    if fields.values.get("num_local_experts"):
+        raise BadCheckpoint(
+            f"{fields.where}: num_local_experts is {shown(fields.values['num_local_experts'])}, "
+            "expected 0: layers of Mamba-2 with a mixture of experts are not supported"
+        )
+
+
+def check_steps_and_activation(fields: Fields) -> None:
+    """Refuse limits of dt, which Transformers applies to prompts and not to single tokens.
+
+    And another activation than SiLU, which the gate has whatever the configuration says.
+    """
+    activation = fields.values.get("hidden_act")
+    if activation not in ("silu", "swish"):
+        raise fields.wrong("hidden_act", "silu: layers of Mamba-2 have no other activation")
+    limits = fields.values.get("time_step_limit")
+    if limits is None:
+        return
+    lower, upper = limits if isinstance(limits, list | tuple) and len(limits) == 2 else (None, None)
+    if isinstance(upper, dict):  # how Transformers writes what JSON lacks
+        upper = upper.get("__float__")
+    if lower != 0 or upper not in (math.inf, "Infinity", "inf"):
+        raise BadCheckpoint(
+            f"{fields.where}: time_step_limit is {shown(limits)}, expected 0 and infinity: limited "
+            "time steps are not supported"
+        )
+
+
+def conv_kernel(fields: Fields, name: str) -> int:
+    """The length of a causal convolution's kernel."""
     kernel = fields.integer(name, least=2, most=_MAX_KERNEL)
     if kernel is None:
         raise fields.wrong(name, "an integer of at least 2")
@@ -92,7 +160,7 @@ def feed_forward_size(fields: Fields, family: Family) -> int:
     Raises:
         BadCheckpoint: the size is below 1.
     """
-    name = "block_ff_dim" if family.adjusted_ffn and "block_ff_dim" in fields else _FFN
+    name = "block_ff_dim" if family.adjusted_ffn and "block_ff_dim" in fields else family.ffn_field
     if family.experts is not None and name not in fields:
         name = family.experts.size_field  # every layer has experts, and no field a dense size
     size = fields.required(name)
@@ -112,4 +180,5 @@ def feed_forward_size(fields: Fields, family: Family) -> int:
 _READERS: dict[str, tuple[Callable[[Fields], Mixer], str, Callable[[Fields, int], list[bool]]]] = {
     "short_conv": (_short_conv, "conv", _listed_attention),
     "gated_delta": (_gated_delta, "linear_attention", _every_interval),
+    "mamba2": (_mamba2, "linear_attention", _no_attention),
 }

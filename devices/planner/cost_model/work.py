@@ -40,10 +40,12 @@ class Work(msgspec.Struct, frozen=True):
     experts: int = 0
     expert_bytes: float = 0.0
     recurrent_layers: int = 0
+    state_bytes: float = 0.0
+    """What layers without attention read and write of their states for every token."""
 
     def cache_bytes(self, depth: float) -> float:
-        """Bytes read from all caches for one new token after `depth` others."""
-        return sum(cache.bytes(depth) for cache in self.caches)
+        """Bytes of all caches and states for one new token after `depth` others."""
+        return self.state_bytes + sum(cache.bytes(depth) for cache in self.caches)
 
     def prompt_bytes(self, tokens: float) -> float:
         """Weights read for a prompt: more tokens touch more experts."""
@@ -85,7 +87,7 @@ def work_of(
         window = layer.window if windows else None
         read[window] = read.get(window, 0.0) + 2 * spec.heads(layer).kv_size * kv_bytes
     caches = tuple(Cache(size, window) for window, size in read.items())
-    head = spec.embedding_parameters
+    head, table = spec.head_parameters, spec.embedding_parameters
     active, idle = spec.active_parameters, spec.linear_parameters - spec.active_parameters
     mixtures = spec.mixtures
     every_expert = sum(one.expert_parameters(spec.hidden_size) for one in mixtures)
@@ -97,11 +99,12 @@ def work_of(
         head_parameters=head,
         linear_bytes=active * linear_bits / 8,
         head_bytes=head * head_bits / 8,
-        resident_bytes=((active + idle + rows) * linear_bits + copies * head * head_bits) / 8,
+        resident_bytes=((active + idle + rows) * linear_bits + copies * table * head_bits) / 8,
         caches=caches,
         attention_width=sum(spec.heads(layer).q_size for layer in attending),
         attention_layers=len(attending),
         active_experts=mixtures[0].top_k if mixtures else 0,
         experts=mixtures[0].experts if mixtures else 0,
         expert_bytes=every_expert * linear_bits / 8,
+        state_bytes=2 * spec.state_bytes(4),
     )

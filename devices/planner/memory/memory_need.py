@@ -9,6 +9,8 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import PER_LAYER_EMBEDDING
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
+SNAPSHOTS = 4
+"""How many snapshots of a large state a session keeps (edgelm.runtime.engines.recurrent_state)."""
 
 
 def workspace_bytes(
@@ -36,6 +38,14 @@ def packed_bytes(engine: Engine, total: int, looked_up: float) -> int:
     return int((engine.weight_copies - 1) * max(0.0, total - looked_up))
 
 
+def sequence_state_bytes(spec: DecoderSpec) -> int:
+    """What a session holds of one sequence's layers without attention, however long it is.
+
+    The state that a run reads, the one that it writes, and snapshots to return to.
+    """
+    return (2 + SNAPSHOTS) * spec.state_bytes(4)
+
+
 def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
     """Estimated peak memory of a bundle: a cache of `context` tokens for each of its sequences.
 
@@ -53,7 +63,7 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
     weights = manifest.weight_bytes + packed
     cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
-    cache += spec.state_bytes(4) * sequences
+    cache += sequence_state_bytes(spec) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 

@@ -19,7 +19,7 @@ _STATE_DTYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
 
 
 class KvCacheIO:
-    """Past as inputs and present as outputs, [1, kv_heads, rows, head_dim] a layer.
+    """Past as inputs and present as outputs, [batch, kv_heads, rows, head_dim] a layer.
 
     Args:
         graph: the graph that declares them.
@@ -28,6 +28,7 @@ class KvCacheIO:
         past_rows: rows of past; a string leaves them open.
         present_rows: rows of present: the same, or only the new ones.
         state_dtype: type of the states of layers without attention.
+        batch: sequences per run; a string leaves their number open.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class KvCacheIO:
         past_rows: int | str,
         present_rows: int | str,
         state_dtype: ir.DataType,
+        batch: int | str = 1,
     ) -> None:
         self.graph = graph
         self.spec = spec
@@ -46,6 +48,7 @@ class KvCacheIO:
         self.past_rows = past_rows
         self.present_rows = present_rows
         self.state_dtype = state_dtype
+        self.batch = batch
         self.layers: list[CacheLayer] = []
         self.states: list[StateTensor] = []
         self._states = {(one.layer, one.kind): one.shape for one in spec.states}
@@ -96,4 +99,4 @@ class KvCacheIO:
 
     def _shape(self, index: int, rows: int | str) -> tuple[int | str, ...]:
         heads = self.spec.heads(self.spec.layers[index])
-        return (1, heads.keys, rows, heads.dim)
+        return (self.batch, heads.keys, rows, heads.dim)

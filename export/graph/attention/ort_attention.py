@@ -19,7 +19,7 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import KvType
-from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
@@ -68,9 +68,10 @@ class OrtAttention:
         # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
         self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
-        self.tokens = self.graph.input("tokens", ir.DataType.INT64, (1, "T"))
-        self.past_length = self.graph.input("past_length", ir.DataType.INT64, (1,))
-        self.last_position = self.graph.input("last_position", ir.DataType.INT32, (1,))
+        self.batch = _batch(self.spec, kv, activations)
+        self.tokens = self.graph.input("tokens", ir.DataType.INT64, (self.batch, "T"))
+        self.past_length = self.graph.input("past_length", ir.DataType.INT64, (self.batch,))
+        self.last_position = self.graph.input("last_position", ir.DataType.INT32, (self.batch,))
         self.total_length = self.graph.input("total_length", ir.DataType.INT32, ())
         self.logits_positions = self.graph.input("logits_positions", ir.DataType.INT64, ("P",))
         self.rotary = RotaryTables(self.graph, self.spec, context, activations)
@@ -81,6 +82,7 @@ class OrtAttention:
             past_rows="capacity",
             present_rows="capacity",
             state_dtype=DTYPES[activations],
+            batch=self.batch,
         )
         self.query_factors = QueryFactors(self.graph, context, activations)
         self._presents: dict[int, tuple[Value, Value]] = {}
@@ -324,7 +326,7 @@ class OrtAttention:
         return self.graph.op(  # type: ignore[no-any-return]
             "RotaryEmbedding",
             x,
-            self.past_length,  # the position of the first token
+            self._positions(),
             cos,
             sin,
             domain=MICROSOFT,
@@ -333,15 +335,18 @@ class OrtAttention:
         )
 
     def _positions(self) -> Value:
-        """Positions of the tokens [1, T]; one node for all layers."""
+        """Positions of the tokens [batch, T]; one node for all layers."""
         if self._position_rows is None:
-            count = self.graph.op("Shape", self.tokens, start=1, end=2)
-            start, end = self.past_length, self.graph.op("Add", self.past_length, count)
-            scalars = [self.graph.op("Squeeze", one) for one in (start, end)]
-            one = self.graph.constant("position.one", np.array(1, dtype=np.int64))
-            row = self.graph.op("Range", *scalars, one)
-            first = self.graph.constant("axis.first", np.array([0], dtype=np.int64))
-            self._position_rows = self.graph.op("Unsqueeze", row, first)
+            count = self.graph.op("Squeeze", self.graph.op("Shape", self.tokens, start=1, end=2))
+            zero, one = (
+                self.graph.constant(f"position.{number}", np.array(number, dtype=np.int64))
+                for number in (0, 1)
+            )
+            last = self.graph.constant("axis.last", np.array([1], dtype=np.int64))
+            starts = self.graph.op("Unsqueeze", self.past_length, last)
+            self._position_rows = self.graph.op(
+                "Add", starts, self.graph.op("Range", zero, count, one)
+            )
         return self._position_rows
 
     def _norm_per_head(self, x: Value, name: str, weight: torch.Tensor, dim: int) -> Value:
@@ -350,3 +355,15 @@ class OrtAttention:
         split = self.graph.op("Reshape", x, self.graph.constant(f"shape.heads.{dim}", heads))
         normed = self.norm(split, name, weight)
         return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]
+
+
+def _batch(spec: DecoderSpec, kv: KvType, activations: Activations) -> int | str:
+    """Sequences per run: any number, where each layer has keys and values of its own.
+
+    Runs of more tokens than a speculative step has are of one sequence, since the way over the
+    dequantized cache takes one length. In 16 bits, the GPU's, the runtime has no such runs.
+    """
+    shared = any(layer.shares_kv_of is not None for layer in spec.layers)
+    if spec.states or shared or kv == "fp8" or activations != "fp32":
+        return 1
+    return "B"

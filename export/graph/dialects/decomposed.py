@@ -22,9 +22,10 @@ from edgelm.export.graph.attention.plain_attention import (
 )
 from edgelm.export.graph.qdq import QdqDialect
 from edgelm.export.graph.recurrent.plain_gated_delta import PlainGatedDelta
-from edgelm.export.quantize.weights import DeltaWeights
+from edgelm.export.graph.recurrent.plain_mamba2 import PlainMamba2
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights
 from edgelm.spec.decoder import LayerSpec, Rope
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 
@@ -143,6 +144,9 @@ class DecomposedDialect(QdqDialect):
         self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
     ) -> Value:
         return PlainGatedDelta(self, index, mixer).write(inputs, weights)
+
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
+        return PlainMamba2(self, index, mixer).write(inputs, weights)
 
     def gelu(self, x: Value, *, tanh: bool) -> Value:
         number, op = self.number, self.graph.op

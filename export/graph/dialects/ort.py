@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.bundle.roles import output_role
 from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate
 from edgelm.export.graph.attention.ort_attention import MICROSOFT, OrtAttention
@@ -21,16 +22,17 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
+from edgelm.export.graph.recurrent.mamba2 import FusedMamba2
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, fused_short_conv
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
-from edgelm.export.quantize.weights import DeltaWeights, Router, Xielu
+from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
 from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _TABLE_NAMES = {"embed": "embedding", "embed_per_layer": "per_layer_embedding"}
@@ -67,7 +69,7 @@ class OrtDialect(OrtAttention):
         self._tied: dict[str, Value] = {}
 
     def embed(self) -> Value:
-        tied = self.spec.tie_word_embeddings
+        tied = self.spec.tie_word_embeddings and self.spec.has_head
         rows, stored = self._look_up(HEAD if tied else EMBEDDING, "embed")
         if tied:
             self._tied = stored
@@ -198,6 +200,17 @@ class OrtDialect(OrtAttention):
         )
         return writer.write(inputs, weights)
 
+    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
+        writer = FusedMamba2(
+            self.graph,
+            self.cache,
+            index,
+            mixer,
+            epsilon=self.spec.rms_norm_eps,
+            activations=self.activations,
+        )
+        return writer.write(inputs, weights)
+
     def short_conv(
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
     ) -> Value:
@@ -238,25 +251,26 @@ class OrtDialect(OrtAttention):
             logits = self.scale(self.graph.op("Tanh", self.scale(logits, 1 / cap)), cap)
         if self.activations != "fp32":
             logits = self.graph.op("Cast", logits, to=ir.DataType.FLOAT.value)
-        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+        name, width = output_role(self.spec)
+        self.graph.output(logits, name, ir.DataType.FLOAT, (self.batch, "P", width))
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
         self.graph.save()
-        vocab = self.spec.vocab_size
+        output, width = output_role(self.spec)
         return GraphContract(
             file="model.onnx",
             data=self.graph.data_name,
             dialect="ort",
             opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
             inputs={
-                "tokens": TensorContract("tokens", "int64", (1, "T")),
-                "past_length": TensorContract("past_length", "int64", (1,)),
-                "last_position": TensorContract("last_position", "int32", (1,)),
+                "tokens": TensorContract("tokens", "int64", (self.batch, "T")),
+                "past_length": TensorContract("past_length", "int64", (self.batch,)),
+                "last_position": TensorContract("last_position", "int32", (self.batch,)),
                 "total_length": TensorContract("total_length", "int32", ()),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
             },
-            outputs={"logits": TensorContract("logits", "float32", (1, "P", vocab))},
+            outputs={output: TensorContract(output, "float32", (self.batch, "P", width))},
             cache=CacheContract(
                 dtype=self.stored,
                 num_key_value_heads=self.spec.num_key_value_heads,

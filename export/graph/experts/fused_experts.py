@@ -55,7 +55,7 @@ class FusedExperts:
     def write(
         self, x: Value, router: Router, precision: tuple[WeightPrecision, WeightPrecision]
     ) -> Value:
-        """[1, T, H] -> [1, T, H]; `precision` is that of both groups."""
+        """[B, T, H] -> [B, T, H]; `precision` is that of both groups."""
         op, hidden = self.graph.op, self.weights.columns(self.gate_up)
         rows = op("Reshape", x, self._shape("rows", (-1, hidden)))
         writer = RoutingWriter(self.graph, self.layer, self.mixture, self.activations)
@@ -73,7 +73,9 @@ class FusedExperts:
             mixed = self._unquantized(rows, routing.logits, precision, attributes)
         if routing.factor is not None:
             mixed = op("Mul", mixed, routing.factor)
-        return op("Reshape", mixed, self._shape("batch", (1, -1, hidden)))  # type: ignore[no-any-return]
+        # On a GPU a run is of one sequence, and its size needs no node.
+        whole = self._shape("batch", (1, -1, hidden)) if self.activations != "fp32" else None
+        return op("Reshape", mixed, op("Shape", x) if whole is None else whole)  # type: ignore[no-any-return]
 
     def _quantized(
         self,

@@ -1,1 +1,1 @@
-"""Mixers that carry a state: gated delta rule, short convolution."""
+"""Mixers that carry a state: gated delta rule, Mamba-2, short convolution."""

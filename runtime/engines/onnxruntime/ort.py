@@ -6,7 +6,7 @@ speculative steps, with a binding for each number of tokens. The cache grows wit
 binds it again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,24 +15,42 @@ import numpy as np
 
 from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.detection.threads import physical_cores
-from edgelm.errors import BadBundle, DoesNotFit
+from edgelm.errors import BadBundle
 from edgelm.reasons import reason
-from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.graph_check import (
+    check_capacity,
+    check_ort_graph,
+    output,
+    vocab_size,
+)
 from edgelm.runtime.engines.growth import first_rows, rows_for
+from edgelm.runtime.engines.onnxruntime.batched_steps import BatchedSteps
+from edgelm.runtime.engines.onnxruntime.bindings import (
+    Bindings,
+    bind,
+    cache_arrays,
+    input_arrays,
+    run_bound,
+)
+from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CacheMemory, CachePool
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
 from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
-from edgelm.runtime.engines.session import CacheRows, Cancelled, Logits, Tokens
+from edgelm.runtime.engines.session import (
+    BatchedRuns,
+    BatchPlace,
+    CacheRows,
+    Cancelled,
+    Logits,
+    Tokens,
+)
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
 )
 
-# numpy has no bfloat16: its bits travel as uint16.
-_CACHE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int8": np.int8}
-_Cache = list[tuple[Any, Any]]
 _CPU = "CPUExecutionProvider"
 # Long enough to bridge the sampling between two tokens, short enough to leave an idle device cool.
 _SPIN_MICROSECONDS = "2000"
@@ -51,7 +69,7 @@ class OrtEngine:
         capacity: tokens that the cache may grow to hold; at most the bundle's context.
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
-        loaded: the graph as another engine of this bundle has loaded it; None: load it.
+        sibling_of: another engine of this bundle, whose loaded graph it uses; None: load it.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -69,18 +87,34 @@ class OrtEngine:
         capacity: int,
         prefill_chunk: int,
         threads: int | None = None,
-        loaded: Any = None,
+        sibling_of: "OrtEngine | None" = None,
     ) -> None:
-        _check_cache_type(graph.cache.dtype)
         check_capacity(graph.cache, capacity)
         self.capacity = capacity
         self.chunk = prefill_chunk
         self.vocab_size = vocab_size(graph)
         self._folder, self._graph = folder, graph
-        self._sessions: list[Any] = loaded or _load(folder, graph, threads)
         # Rows that attention reads; also those of the cache, unless the graph fixes these.
         self._rows = first_rows(graph, capacity)
-        self._cache = self._allocate(graph.cache.capacity or self._rows)
+        self._pool: CachePool = (
+            sibling_of._pool
+            if sibling_of is not None and graph.takes_batches
+            else CachePool(graph.cache, graph.cache.capacity or self._rows)
+        )
+        self._sessions: list[Any] = (
+            _load(folder, graph, threads) if sibling_of is None else sibling_of._sessions
+        )
+        self._place = self._pool.join()
+        self._memory, self._cache = self._pool.memory, self._pool.view(self._place)
+        self.batch: BatchPlace | None = None
+        if graph.takes_batches:
+            if sibling_of is None or sibling_of.batch is None:
+                runs: BatchedRuns = BatchedSteps(
+                    self._sessions, graph, self._pool, capacity=capacity
+                )
+            else:
+                runs = sibling_of.batch.runs
+            self.batch = BatchPlace(runs, self._place)
         self._state = HostState(graph.cache.states) if graph.cache.states else None
         self.recurrent: RecurrentState | None = self._state
         # Logits of the bound steps, which share them.
@@ -98,7 +132,11 @@ class OrtEngine:
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
-        self._reserve(past, past + len(tokens))
+        with self._pool.lock:
+            return self._run(tokens, past, logits, cancelled)
+
+    def _run(self, tokens: Tokens, past: int, logits: int, cancelled: Callable[[], bool]) -> Logits:
+        self._reserve(past + len(tokens))
         if len(tokens) == 1 or logits == len(tokens) <= _MAX_BOUND:
             return self._run_step(tokens, past)[:logits]
         inputs = step_inputs(tokens, past, logits)
@@ -106,7 +144,7 @@ class OrtEngine:
         new = self._new_rows(len(tokens))
         bindings = self._bind(inputs, rows, new)
         if len(tokens) < _LONG_RUN:
-            self._execute(bindings, None)
+            run_bound(self._sessions, bindings)
         else:
             self._execute_interruptible(bindings, cancelled)
         self._append(new, past, len(tokens))
@@ -122,41 +160,54 @@ class OrtEngine:
             self._graph,
             capacity=self.capacity,
             prefill_chunk=self.chunk,
-            loaded=self._sessions,
+            sibling_of=self,
         )
 
     def read_rows(self, count: int) -> CacheRows:
         """The first `count` rows of the cache: views of it."""
-        return [array[:, :, :count] for pair in self._cache for array in pair]
+        with self._pool.lock:
+            self._follow_memory()
+            return [array[:, :, :count] for pair in self._cache for array in pair]
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows over the first ones of the cache."""
-        self._reserve(0, max((given.shape[2] for given in rows), default=0))
-        own = [array for pair in self._cache for array in pair]
-        for array, given in zip(own, rows, strict=True):
-            array[:, :, : given.shape[2]] = given
+        with self._pool.lock:
+            self._reserve(max((given.shape[2] for given in rows), default=0))
+            own = [array for pair in self._cache for array in pair]
+            for array, given in zip(own, rows, strict=True):
+                array[:, :, : given.shape[2]] = given
 
     def close(self) -> None:
         """Release the graph and the cache."""
-        self._sessions, self._cache = [], []
+        self._sessions, self._cache, self.batch = [], [], None
         self._steps.clear()
+        self._pool.leave(self._place)
+        self._memory = CacheMemory([], 0, ())
 
-    def _reserve(self, past: int, tokens: int) -> None:
-        """Make room for `tokens`, of which the first `past` are there.
+    def _reserve(self, tokens: int) -> None:
+        """Make room for `tokens`; what is in the cache stays there.
 
         Where there is no memory for it, the session stays as it is.
         """
-        if tokens <= self._rows:
-            return
-        rows = rows_for(tokens, self.capacity)
-        if self._graph.cache.capacity is None:
-            grown = self._allocate(rows)
-            for old, new in zip(self._cache, grown, strict=True):
-                for one, other in zip(old, new, strict=True):
-                    other[:, :, :past] = one[:, :, :past]
-            self._cache = grown
-        self._rows = rows
-        self._steps = {1: self._bind_step(1)}
+        self._follow_memory()
+        if tokens > self._rows:
+            rows = rows_for(tokens, self.capacity)
+            if self._graph.cache.capacity is None:
+                self._pool.grow(rows)
+                self._follow_memory()
+            self._rows = rows
+            self._steps = {1: self._bind_step(1)}
+        self._pool.wrote(self._place, tokens)
+
+    def _follow_memory(self) -> None:
+        """Bind the cache where it is now: a sibling that grew has moved it."""
+        memory = self._pool.memory
+        if memory is not self._memory:
+            self._cache = self._pool.view(self._place)
+            if self._graph.cache.capacity is None:
+                self._rows = memory.rows
+            self._steps = {1: self._bind_step(1)}
+            self._memory = memory
 
     def _run_step(self, tokens: Tokens, past: int) -> Logits:
         """Run one token, or a few with the logits of each, by a binding that was made before."""
@@ -171,7 +222,7 @@ class OrtEngine:
             update_step(step.inputs, int(tokens[0]), past)
         else:
             update_steps(step.inputs, tokens, past)
-        self._execute(step.bindings, None)
+        run_bound(self._sessions, step.bindings)
         self._append(step.new, past, count)
         if self._state:
             self._state.advance()
@@ -182,65 +233,38 @@ class OrtEngine:
         logits, new = self._rows_out[:count], self._new_rows(count)
         return _Step(inputs, logits, new, self._bind(inputs, logits[None], new))
 
-    def _execute(self, bindings: "_Bindings", options: Any) -> None:
-        try:
-            for session, binding in zip(self._sessions, bindings, strict=True):
-                session.run_with_iobinding(binding.io, options)
-        except Exception as error:  # the base of what ONNX Runtime raises
-            if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                raise DoesNotFit(f"not enough memory to run this bundle: {reason(error)}") from None
-            raise BadBundle(
-                f"ONNX Runtime cannot run this bundle's graph: {reason(error)}; check "
-                "its files (edge-export --verify), then export it again"
-            ) from None
-
-    def _execute_interruptible(self, bindings: "_Bindings", cancelled: Callable[[], bool]) -> None:
+    def _execute_interruptible(self, bindings: Bindings, cancelled: Callable[[], bool]) -> None:
         options = onnxruntime.RunOptions()
 
         def stop() -> None:
             options.terminate = True
 
-        if run_interruptible(partial(self._execute, bindings, options), stop, cancelled):
+        run = partial(run_bound, self._sessions, bindings, options)
+        if run_interruptible(run, stop, cancelled):
             raise Cancelled
 
-    def _bind(self, inputs: StepInputs, logits: Logits, new: _Cache) -> "_Bindings":
-        """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows.
-
-        What passes from one segment to the next lives as long as the bindings.
-        """
+    def _bind(self, inputs: StepInputs, logits: Logits, new: CacheArrays) -> Bindings:
+        """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows."""
         graph = self._graph
-        arrays: dict[str, Any] = {
-            tensor.name: inputs[role] for role, tensor in graph.inputs.items() if role in inputs
-        }
+        arrays = input_arrays(graph, inputs)
         if "cache_positions" in graph.inputs:
             arrays[graph.inputs["cache_positions"].name] = np.arange(self._rows, dtype=np.int64)
-        arrays[graph.outputs["logits"].name] = logits
-        for layer, past, present in zip(graph.cache.layers, self._cache, new, strict=True):
-            arrays[layer.past_key], arrays[layer.past_value] = past
-            arrays[layer.present_key], arrays[layer.present_value] = present
+        arrays[output(graph).name] = logits
+        arrays |= cache_arrays(graph, self._cache, new)
         if self._state:
             pairs = zip(self._state.past, self._state.present, strict=True)
             for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
                 arrays[state.past], arrays[state.present] = before, after
         sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
-        arrays |= _new_links(graph, sizes)
-        bindings = []
-        for session, part in zip(self._sessions, graph.parts, strict=True):
-            binding = session.io_binding()
-            for name in part.inputs:
-                _bind_input(binding, name, arrays[name])
-            for name in part.outputs:
-                _bind_output(binding, name, arrays[name])
-            bindings.append(_Binding(binding, arrays))
-        return bindings
+        return bind(self._sessions, graph, arrays, sizes)
 
-    def _new_rows(self, count: int) -> _Cache:
+    def _new_rows(self, count: int) -> CacheArrays:
         """Where the graph writes the rows of `count` tokens: the cache, or memory of their own."""
         if self._graph.cache.update == "in_place":
             return self._cache
-        return self._allocate(count)
+        return self._pool.allocate(1, count)
 
-    def _append(self, new: _Cache, past: int, count: int) -> None:
+    def _append(self, new: CacheArrays, past: int, count: int) -> None:
         if new is self._cache:
             return
         rows = slice(past, past + count)
@@ -248,57 +272,14 @@ class OrtEngine:
             old[0][:, :, rows] = present[0]
             old[1][:, :, rows] = present[1]
 
-    def _allocate(self, rows: int) -> _Cache:
-        cache = self._graph.cache
-        heads = [cache.heads(layer) for layer in cache.layers]
-        shapes = [(1, count, rows, dim) for count, dim in heads]
-        dtype = _CACHE_DTYPES[cache.dtype]
-        try:
-            # zeros, not empty: untouched pages of a large cache then cost no memory.
-            return [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for shape in shapes]
-        except (MemoryError, ValueError):  # ValueError: beyond what an array can have
-            raise DoesNotFit(
-                f"there is no memory for a cache of {rows} tokens; load it with max_memory, or "
-                "export with a shorter --context"
-            ) from None
-
-
-def _check_cache_type(dtype: str) -> None:
-    if dtype not in _CACHE_DTYPES:
-        raise BadBundle(
-            f"the cache is of type {dtype}, ONNX Runtime's CPU provider has "
-            f"{', '.join(_CACHE_DTYPES)}; export the bundle again"
-        )
-
-
-class _Binding(NamedTuple):
-    """A binding of ONNX Runtime, which holds addresses only, and the arrays at them."""
-
-    io: Any
-    arrays: dict[str, Any]
-
-
-_Bindings = list[_Binding]
-
 
 class _Step(NamedTuple):
     """A run that is repeated with other tokens: its bindings, and the memory that they name."""
 
     inputs: StepInputs
     logits: Logits
-    new: _Cache
-    bindings: _Bindings
-
-
-def _new_links(graph: GraphContract, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Memory for what passes between segments, by name."""
-    return {
-        link.name: np.empty(
-            [size if isinstance(size, int) else sizes[size] for size in link.shape],
-            np.uint16 if link.dtype == "bfloat16" else link.dtype,
-        )
-        for link in graph.links
-    }
+    new: CacheArrays
+    bindings: Bindings
 
 
 def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
@@ -337,11 +318,3 @@ def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
     if session.get_providers() != [_CPU]:
         raise BadBundle(f"{path} was placed on {session.get_providers()}, expected {[_CPU]}")
     return session
-
-
-def _bind_input(binding: Any, name: str, array: Any) -> None:
-    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: Any, name: str, array: Any) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -25,7 +25,12 @@ from edgelm.devices.detection.probes import Probes
 from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
-from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, vocab_size
+from edgelm.runtime.engines.graph_check import (
+    check_capacity,
+    check_ort_graph,
+    output,
+    vocab_size,
+)
 from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
@@ -78,6 +83,7 @@ class OrtCudaEngine:
         check_capacity(graph.cache, capacity)
         self.capacity, self.chunk = capacity, prefill_chunk
         self.recurrent = None  # devices.kernels.check_shape refuses hybrids
+        self.batch = None  # not built: no graph for it has a batch axis
         self.vocab_size = vocab_size(graph)
         self._folder, self._graph = folder, graph
         self._loaded: _Loaded | None = loaded or _load_checked(folder, graph)
@@ -300,7 +306,7 @@ class _Step:
         for role, tensor in graph.inputs.items():
             binding.bind_ortvalue_input(tensor.name, self._inputs[role])
         self.logits = _value(np.zeros(logits, np.float32))
-        binding.bind_ortvalue_output(graph.outputs["logits"].name, self.logits)
+        binding.bind_ortvalue_output(output(graph).name, self.logits)
         for layer, past, present in zip(graph.cache.layers, cache, new, strict=True):
             binding.bind_ortvalue_input(layer.past_key, past[0])
             binding.bind_ortvalue_input(layer.past_value, past[1])

@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -94,6 +95,22 @@ class Generations:
                 generation.close()
             raise
         return generation
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A request that generates nothing, among those that run or wait.
+
+        Raises:
+            ApiError: the server stops, or too many requests wait.
+        """
+        self._check_room()
+        self._active += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._active -= 1
+            self._seconds += 0.1 * (time.monotonic() - started - self._seconds)
 
     def ended(self, stream: AsyncStream, seconds: float) -> None:
         """Count a generation that has ended."""

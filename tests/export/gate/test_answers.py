@@ -15,7 +15,7 @@ from tests.conftest import Tiny, TinyFactory
 
 # Windows, caps, sinks, partial rotation, experts; the last two have layers that are not attention.
 FAMILIES = ["llama", "mistral", "gemma2", "gemma3", "phi3-partial", "gpt-oss", "olmoe", "lfm2"]
-FAMILIES += ["qwen3.5"]
+FAMILIES += ["qwen3.5", "granite-hybrid", "nemotron-h", "falcon-h1"]
 ENDS = frozenset(range(3, 15))
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 

@@ -39,6 +39,26 @@ def test_gguf_file(tiny_chat: Path, tmp_path: Path, kind: str) -> None:
     assert np.abs(ours - expected).max() <= limit * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("lfm2", "F32"), ("granite", "Q8_0")])
+def test_gguf_files_of_other_families(tmp_path: Path, name: str, kind: str) -> None:
+    over = {"block_multiple_of": 32} if name == "lfm2" else {}
+    source = save_tiny_chat(tmp_path / "source", name, context=512, **over)
+    model = AutoModelForCausalLM.from_pretrained(source).eval()
+    path = write_gguf(model, tmp_path / "m.gguf", kind, tokenizer=tiny_tokenizer())
+    lines: list[str] = []
+    precision = "source" if kind == "Q8_0" else "fp32"
+    manifest = export_model(path, tmp_path / "bundle", precision=precision, progress=lines.append)
+    assert any("it computes with what edgelm reads of them" in line for line in lines)
+    assert manifest.gate is not None
+    assert manifest.gate.figures.kl < (1e-6 if kind == "F32" else 1e-3)
+    if kind == "F32":
+        with cpu_session(tmp_path / "bundle", manifest.graph, capacity=64, threads=1) as session:
+            ours = session.advance(TOKENS, logits=40)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(TOKENS)[None]).logits[0].numpy()
+        assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
 @pytest.mark.usefixtures("whole_texts")
 def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_chat).eval()

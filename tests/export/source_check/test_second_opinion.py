@@ -43,6 +43,12 @@ def test_every_family_is_read_as_transformers_reads_it(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_limited_time_steps_of_prompts_are_no_difference(tmp_path: Path) -> None:
+    """Neither model applies `time_step_min` (edgelm.checkpoint.meta_model)."""
+    save_tiny("nemotron-h", tmp_path / "model", time_step_min=0.1)
+    assert opinion(open_checkpoint(tmp_path / "model"), tmp_path).agrees
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
 def test_a_gguf_file_is_compared_apart_from_its_neighbours(name: str, tmp_path: Path) -> None:
     model = save_tiny(name, tmp_path / "model")

@@ -17,7 +17,9 @@ TOKENS = np.random.default_rng(0).integers(3, 128, 60)
 ONE = StateTensor(0, "conv", "float32", (2, 4), "past", "present")
 
 
-@pytest.fixture(scope="module", params=["lfm2", "qwen3.5"])
+@pytest.fixture(
+    scope="module", params=["lfm2", "qwen3.5", "granite-hybrid", "nemotron-h", "falcon-h1"]
+)
 def source(request: pytest.FixtureRequest, tiny: TinyFactory) -> Tiny:
     return tiny(request.param)
 

@@ -16,6 +16,7 @@ from edgelm.bundle import read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.onnxruntime.bindings import run_bound
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Cancelled
@@ -103,7 +104,7 @@ def test_onnxruntime_obeys_the_flag(lm: LanguageModel) -> None:
     options.terminate = True
     engine = engine_of(lm)
     with pytest.raises(Exception, match="terminate flag"):
-        engine._execute(engine._steps[1].bindings, options)
+        run_bound(engine._sessions, engine._steps[1].bindings, options)
 
 
 @pytest.fixture

@@ -31,13 +31,17 @@ FAMILIES = [
         "apertus",
         "arcee",
         "exaone4",
+        "falcon-h1",
+        "falcon-h1-norm",
         "gemma4",
         "gemma4-dense",
         "glm4",
+        "granite-hybrid",
         "granite-swa",
         "hunyuan",
         "lfm2",
         "ministral3",
+        "nemotron-h",
         "qwen3.5",
     ),
 ]
@@ -56,6 +60,10 @@ LAYERS: dict[str, dict[str, Any]] = {
     },
     "gemma4-dense": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "lfm2": TWO | {"layer_types": ["conv", "full_attention"]},
+    "falcon-h1": TWO,
+    "falcon-h1-norm": TWO,
+    "granite-hybrid": TWO | {"layer_types": ["linear_attention", "full_attention"]},
+    "nemotron-h": {"layers_block_type": ["linear_attention", "full_attention", "mlp"]},
     "qwen3.5": TWO | {"layer_types": ["linear_attention", "full_attention"]},
 }
 
@@ -107,7 +115,17 @@ def job(
         *((name, "standard") for name in FAMILIES),
         *(
             (name, "decomposed")
-            for name in ("gemma2", "gemma4", "qwen3", "granite-swa", "lfm2", "qwen3.5")
+            for name in (
+                "gemma2",
+                "falcon-h1",
+                "gemma4",
+                "qwen3",
+                "granite-hybrid",
+                "granite-swa",
+                "lfm2",
+                "nemotron-h",
+                "qwen3.5",
+            )
         ),
     ],
 )

@@ -1,0 +1,96 @@
+"""The vectors of texts, on the sequences of a model."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.bundle import Manifest
+from edgelm.errors import BadInput
+from edgelm.runtime.embedding.encoding import Text, TextEncoder
+from edgelm.runtime.embedding.pooling import Vector, finish, text_vector
+from edgelm.runtime.engines.session import Tokens
+from edgelm.runtime.sequences import Sequences
+from edgelm.runtime.text.tokenizer import Tokenizer
+
+
+def _never() -> bool:
+    return False
+
+
+class Embedder:
+    """Runs the texts of one call one after the other; those of several callers alternate.
+
+    Args:
+        sequences: of the model.
+        tokenizer: of the model.
+        manifest: of a bundle of an embedding model.
+    """
+
+    def __init__(self, sequences: Sequences, tokenizer: Tokenizer, manifest: Manifest) -> None:
+        assert manifest.embedding is not None
+        self.settings = manifest.embedding.settings
+        self.dimensions = manifest.embedding.dimensions
+        limit = min(self.settings.max_tokens, sequences.capacity)
+        self.encoder = TextEncoder(tokenizer, self.settings, limit, manifest.spec.vocab_size)
+        self._sequences = sequences
+
+    def encode(
+        self, texts: str | Sequence[Text], *, prompt: str | None = None, truncate: bool = False
+    ) -> list[Tokens]:
+        """Tokens of every text, all of them checked before anything runs.
+
+        Raises:
+            BadInput, ContextFull, UnknownName: see LanguageModel.embed.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        if not isinstance(texts, Sequence) and not isinstance(texts, np.ndarray):
+            raise BadInput(f"texts is {type(texts).__name__}, expected a text or a list of texts")
+        if not len(texts):
+            raise BadInput("there are no texts; expected at least one")
+        before = self.encoder.prompt_text(prompt)
+        found = []
+        for number, text in enumerate(texts):
+            try:
+                found.append(self.encoder.encode(text, before, truncate=truncate))
+            except BadInput as error:
+                raise type(error)(f"texts[{number}]: {error}") from None
+        return found
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """Raise BadInput unless vectors can have this many numbers."""
+        if dimensions is None:
+            return
+        whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
+        if not whole or not 1 <= dimensions <= self.dimensions:
+            raise BadInput(f"dimensions is {dimensions!r}, expected 1 to {self.dimensions}")
+
+    def vectors(
+        self,
+        texts: Sequence[Tokens],
+        dimensions: int | None = None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors [n, dimensions] of the tokens of texts.
+
+        Raises:
+            Cancelled: `cancelled` returned true.
+            BadInput: the model is closed.
+        """
+        self.check_dimensions(dimensions)
+        rows = [self._vector(tokens, cancelled) for tokens in texts]
+        return finish(np.stack(rows), self.settings, dimensions)
+
+    def _vector(self, tokens: Tokens, cancelled: Callable[[], bool]) -> Vector:
+        sequences, owner = self._sequences, threading.Event()  # any object that can be referenced
+        slot, _ = sequences.enter(owner, tokens.tolist(), cancelled)
+        slot.session.cancel_when(cancelled)
+        try:
+            turn = partial(sequences.turn, cancelled)
+            return text_vector(slot.session, tokens, self.settings.pooling, turn=turn)
+        finally:
+            slot.session.cancel_when(None)
+            sequences.leave(slot, done=True)
