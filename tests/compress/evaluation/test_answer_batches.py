@@ -9,6 +9,7 @@ from edgelm.compress.evaluation import student_generation
 from edgelm.compress.evaluation.backend import Conversation
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.model import load_model, load_tokenizer
+from edgelm.compress.synthesis.sampling import sample
 from tests.tiny_chat import save_tiny_chat
 
 ASKED = [Conversation.of_user("Why is the sky blue? " * (1 + number % 3)) for number in range(26)]
@@ -24,7 +25,6 @@ def test_more_at_a_time_where_the_cache_is_small(
     model_and_tokenizer: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = list[int]()
-    sample = student_generation.sample
 
     def counted(model: Any, prompts: Sequence[Any], *rest: Any, **options: Any) -> Any:
         sizes.append(len(prompts))
