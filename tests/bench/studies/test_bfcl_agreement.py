@@ -18,7 +18,7 @@ SCHEMA = {
     "name": "weather.get",
     "parameters": {"type": "dict", "properties": PROPERTIES, "required": ["city"]},
 }
-RIGHT = {
+RIGHT: dict[str, dict[str, list[Any]]] = {
     "weather.get": {
         "city": ["Paris", "Paris, France"],
         "days": [3, ""],
