@@ -2,8 +2,7 @@
 
 ONNX Runtime falls back to the CPU without an error where its CUDA provider does not load, or has
 no kernel; here both are errors. A CUDA graph holds the addresses it was recorded with, so decoding
-has one binding, whose values change in place. When the cache grows it gets another binding, and
-another graph.
+has one binding, whose values change in place, and another binding and graph when the cache grows.
 """
 
 import itertools
@@ -25,12 +24,7 @@ from edgelm.devices.detection.probes import Probes
 from edgelm.errors import BadBundle, DoesNotFit, MissingPackage
 from edgelm.reasons import reason
 from edgelm.runtime.engines.cuda import Gpu, Stream, find_gpu, out_of_memory
-from edgelm.runtime.engines.graph_check import (
-    check_capacity,
-    check_ort_graph,
-    output,
-    vocab_size,
-)
+from edgelm.runtime.engines.graph_check import check_capacity, check_ort_graph, output, vocab_size
 from edgelm.runtime.engines.growth import first_rows, rows_for
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
