@@ -35,7 +35,7 @@ class StudentBackend:
         tokenizer: the model's.
         teacher: what `agreement` compares with.
         tools: how functions are offered and their calls are read.
-        batch_size: answers generated at a time.
+        batch_size: answers generated at a time; None: as many as `respond` chooses.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StudentBackend:
         *,
         teacher: Model | None = None,
         tools: ToolFormat | None = None,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -117,5 +117,5 @@ class StudentBackend:
         return import_module("lm_eval.models.huggingface").HFLM(
             pretrained=self.model,
             tokenizer=copy.deepcopy(self.tokenizer),
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or BATCH,
         )

@@ -7,12 +7,14 @@ from typing import Protocol
 import torch
 
 from edgelm.compress.evaluation.backend import Answer, Call, Conversation, Progress
-from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.model import Model, Tokenizer, spec_of
 from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
 from edgelm.errors import BadInput
 
 _log = logging.getLogger(__name__)
 BATCH = 8
+_LARGE_BATCH = 24  # where its cache is small: each step reads all weights once, whatever the batch
+_LARGE_BATCH_BYTES = 1 << 30
 
 
 class ToolFormat(Protocol):
@@ -33,11 +35,13 @@ def respond(
     tokenizer: Tokenizer,
     conversations: Sequence[Conversation],
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress,
     tools: ToolFormat | None = None,
 ) -> list[Answer]:
     """Answers in the conversations' order; similar lengths share a batch, longest first.
+
+    Without a batch size it is 8, or 24 where the cache of 24 answers takes at most 1 GiB.
 
     Raises:
         BadInput: a prompt that does not fit into the context.
@@ -50,6 +54,8 @@ def respond(
             f"a prompt has {len(ids[order[0]])} tokens, the model's context {room}; remove longer "
             "prompts"
         )
+    if batch_size is None:
+        batch_size = _batch_size(model, len(ids[order[0]]) + max_new_tokens) if ids else BATCH
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -72,6 +78,12 @@ def respond(
     if truncated:
         _log.warning("%d of %d answers reached the limit of new tokens", truncated, len(order))
     return [answers[index] for index in range(len(ids))]
+
+
+def _batch_size(model: Model, tokens: int) -> int:
+    """How many answers to generate at a time, each of at most `tokens` with its prompt."""
+    per_token = spec_of(model).kv_bytes_per_token(model.dtype.itemsize)
+    return _LARGE_BATCH if _LARGE_BATCH * tokens * per_token <= _LARGE_BATCH_BYTES else BATCH
 
 
 def prompt_ids(
