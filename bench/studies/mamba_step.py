@@ -70,7 +70,8 @@ def measure(name: str, folder: Path, precision: str) -> str:
     kind, values = _MODELS[name]
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **values)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model.save_pretrained(folder / "model")
     checkpoint = open_checkpoint(folder / "model")
     tokens = np.random.default_rng(0).integers(3, 1000, _PROMPT)
     graph = folder / "graph"
