@@ -37,6 +37,7 @@ def read(out: Path) -> Report:
     return msgspec.json.decode((out / "report.json").read_bytes(), type=Report)
 
 
+@pytest.mark.slow
 def test_three_files(
     bundle: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_what_the_sensors_saw_is_reported(bundle: Path, tmp_path: Path) -> None:
     assert "| memory in use | MB |" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_throttled_run_is_written_with_a_warning(
     bundle: Path,
     tmp_path: Path,
@@ -103,6 +105,7 @@ def test_without_quality_no_source_is_needed(bundle: Path, tmp_path: Path) -> No
     assert not (tmp_path / "cache" / "edgelm").exists()
 
 
+@pytest.mark.slow
 def test_a_quality_text_of_one_s_own(bundle: Path, source: Path, tmp_path: Path) -> None:
     text = tmp_path / "own.txt"
     text.write_text("Garnets up to a centimetre across are common. " * 4)
@@ -113,6 +116,7 @@ def test_a_quality_text_of_one_s_own(bundle: Path, source: Path, tmp_path: Path)
     assert report.quality_tokens % 18 == 0
 
 
+@pytest.mark.slow
 def test_bundles_side_by_side(
     bundle: Path, int8_bundle: Path, source: Path, tmp_path: Path
 ) -> None:

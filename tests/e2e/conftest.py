@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from edgelm.export.pipeline import export_model
+from edgelm.export.source import text
 from edgelm.export.source.text import CALIBRATION, GATE
 from tests.built_once import built_once
 from tests.short_texts import sequences
@@ -60,7 +61,9 @@ def bundles(
     def bundle(precision: str) -> Path:
         def export(folder: Path) -> None:
             given: dict[str, Any] = {"calibration": texts[0], "gate_text": texts[1]}
-            with sequences(1):
+            # Half as long as usual: what is run on them is most of what a test export costs.
+            with sequences(1), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(text, "SEQUENCE", 256)
                 export_model(smollm2, folder, precision=precision, context=CONTEXT, **given)
 
         return built_once(tmp_path_factory, f"smollm2-{precision}", export)

@@ -12,6 +12,7 @@ from edgelm.export.pipeline import export_model
 from edgelm.spec.mixers import NoMixer
 from tests.export.graphs import cpu_session
 from tests.own_sizes import cut
+from tests.slow import slow_but
 from tests.tiny_chat import CONTEXT, save_tiny_chat
 
 
@@ -23,7 +24,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "auto"])
+@pytest.mark.parametrize("precision", slow_but(("fp32", "int8", "auto"), ("fp32", "int8")))
 def test_the_bundle_is_compact_and_passes_its_gate(
     student: Path, tmp_path: Path, precision: str
 ) -> None:

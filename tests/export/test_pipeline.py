@@ -58,6 +58,7 @@ def test_bundle_verifies_and_runs(
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_smaller_precisions_make_smaller_bundles_and_auto_lies_between(
     tiny_chat: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from edgelm.bundle.gate_sample import read_sample
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8
+from tests.slow import slow_but
 from tests.tiny_chat import save_tiny_chat
 
 FP16: dict[str, Any] = {"precision": "fp16"}
@@ -25,15 +26,23 @@ def exported(source: Path, folder: Path, target: str, **options: Any) -> Manifes
 
 @pytest.mark.parametrize(
     ("target", "engine", "expected"),
-    [
-        ("jetson-orin", None, ("tensorrt", "standard", (87,))),
-        ("jetson-orin", "tensorrt-10.3", ("tensorrt", "decomposed", (87,))),
-        ("jetson-thor", None, ("tensorrt", "standard", (110,))),
-        ("jetson-thor", "tensorrt-10.13", ("tensorrt", "decomposed", (110,))),
-        ("jetson-agx-xavier", None, ("tensorrt", "decomposed", (72,))),
-        ("laptop-rtx-4060", None, ("tensorrt-rtx", "standard", (89,))),
-        ("laptop-rtx-4060", "onnxruntime-cuda", ("onnxruntime-cuda", "ort", (89,))),
-    ],
+    slow_but(
+        [
+            ("jetson-orin", None, ("tensorrt", "standard", (87,))),
+            ("jetson-orin", "tensorrt-10.3", ("tensorrt", "decomposed", (87,))),
+            ("jetson-thor", None, ("tensorrt", "standard", (110,))),
+            ("jetson-thor", "tensorrt-10.13", ("tensorrt", "decomposed", (110,))),
+            ("jetson-agx-xavier", None, ("tensorrt", "decomposed", (72,))),
+            ("laptop-rtx-4060", None, ("tensorrt-rtx", "standard", (89,))),
+            ("laptop-rtx-4060", "onnxruntime-cuda", ("onnxruntime-cuda", "ort", (89,))),
+        ],
+        [
+            ("jetson-orin", None, ("tensorrt", "standard", (87,))),
+            ("jetson-thor", "tensorrt-10.13", ("tensorrt", "decomposed", (110,))),
+            ("laptop-rtx-4060", None, ("tensorrt-rtx", "standard", (89,))),
+            ("laptop-rtx-4060", "onnxruntime-cuda", ("onnxruntime-cuda", "ort", (89,))),
+        ],
+    ),
 )
 def test_every_kind_of_target(
     target: str,
@@ -74,18 +83,29 @@ ON_CUDA = {"engine": "onnxruntime-cuda"}
 
 @pytest.mark.parametrize(
     ("target", "options", "widened"),
-    [
-        ("laptop-rtx-4060", {"precision": "fp16"}, False),
-        ("laptop-rtx-4060", {"precision": "bf16"}, True),
-        ("laptop-rtx-4060", {"precision": "bf16", **ON_CUDA}, True),
-        ("laptop-rtx-4060", {"precision": "int8"}, False),
-        ("laptop-rtx-4060", {"precision": "int8", "kv": "int8", **ON_CUDA}, False),
-        ("laptop-rtx-4060", {"precision": "int8", "kv": "fp8", "gate": "off", **ON_CUDA}, True),
-        ("laptop-rtx-4060", {"precision": "bf16", "kv": "int8", "gate": "off", **ON_CUDA}, True),
-        ("laptop-rtx-4060", {"precision": "fp8", "gate": "off"}, False),
-        ("laptop-rtx-4060", {"precision": "w8a8", "gate": "off"}, False),
-        ("rtx-5090-laptop", {"precision": "nvfp4", "gate": "off"}, True),
-    ],
+    slow_but(
+        [
+            ("laptop-rtx-4060", {"precision": "fp16"}, False),
+            ("laptop-rtx-4060", {"precision": "bf16"}, True),
+            ("laptop-rtx-4060", {"precision": "bf16", **ON_CUDA}, True),
+            ("laptop-rtx-4060", {"precision": "int8"}, False),
+            ("laptop-rtx-4060", {"precision": "int8", "kv": "int8", **ON_CUDA}, False),
+            ("laptop-rtx-4060", {"precision": "int8", "kv": "fp8", "gate": "off", **ON_CUDA}, True),
+            (
+                "laptop-rtx-4060",
+                {"precision": "bf16", "kv": "int8", "gate": "off", **ON_CUDA},
+                True,
+            ),
+            ("laptop-rtx-4060", {"precision": "fp8", "gate": "off"}, False),
+            ("laptop-rtx-4060", {"precision": "w8a8", "gate": "off"}, False),
+            ("rtx-5090-laptop", {"precision": "nvfp4", "gate": "off"}, True),
+        ],
+        [
+            ("laptop-rtx-4060", {"precision": "fp16"}, False),
+            ("laptop-rtx-4060", {"precision": "int8", "kv": "int8", **ON_CUDA}, False),
+            ("laptop-rtx-4060", {"precision": "w8a8", "gate": "off"}, False),
+        ],
+    ),
 )
 @pytest.mark.usefixtures("whole_texts")
 def test_every_precision(

@@ -87,6 +87,7 @@ def test_the_next_export_loads_everything(
     assert second.precision == plain.precision
 
 
+@pytest.mark.slow
 def test_another_device_with_the_same_kernels_loads_everything(
     tmp_path: Path, no_work: Forbid
 ) -> None:
@@ -177,6 +178,7 @@ def test_moments_are_collected_by_the_first_that_needs_them(
     assert graphs(tmp_path / "gptq") == graphs(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_candidates_of_another_engine_are_measured_again(tmp_path: Path) -> None:
     source, work = save_tiny_chat(tmp_path / "source", context=512), tmp_path / "work"
     export_model(source, tmp_path / "cpu", kv="fp32", gate="off", work=work)
@@ -186,6 +188,7 @@ def test_candidates_of_another_engine_are_measured_again(tmp_path: Path) -> None
     assert before < files(work, "candidate*")
 
 
+@pytest.mark.slow
 def test_what_results_depend_on_keeps_them_apart(tiny_chat: Path, tmp_path: Path) -> None:
     work, other = tmp_path / "work", save_tiny_chat(tmp_path / "other", "qwen3")
     text = tmp_path / "text.txt"

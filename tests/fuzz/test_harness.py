@@ -95,6 +95,7 @@ class Ways(Kind):
         return list(WAYS)[number](folder, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(WAYS)), ids=[way.__name__ for way in WAYS])
 def test_every_failure_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

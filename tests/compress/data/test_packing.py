@@ -174,6 +174,7 @@ def test_calibration_is_spread_over_the_data() -> None:
     assert torch.cat(everything)[:, 0].tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_several_processes_pack_the_same(tokenizer: Any, tmp_path: Path) -> None:
     documents = [Document("The wheel turns " * (index % 7)) for index in range(900)]
     whole = pack(documents, tokenizer, 16, tmp_path / "one.npy")

@@ -77,6 +77,7 @@ def test_enough_rows_can_be_compared(published: Path) -> None:
     assert len(table.batched) >= 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "crowd"), _MAX, ids=str)
 def test_unseen_device_is_predicted_this_well(
     unseen: list[Prediction], kind: str, crowd: bool
@@ -87,6 +88,7 @@ def test_unseen_device_is_predicted_this_well(
     assert score.inside >= 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "crowd"), _MAX, ids=str)
 def test_familiar_device_is_predicted_this_well(
     familiar: list[Prediction], kind: str, crowd: bool

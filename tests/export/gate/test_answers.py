@@ -12,6 +12,7 @@ from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.generation.sampler import Sampling
 from tests.conftest import Tiny, TinyFactory
+from tests.slow import slow_but
 
 # Windows, caps, sinks, partial rotation, experts; the last two have layers that are not attention.
 FAMILIES = ["llama", "mistral", "gemma2", "gemma3", "phi3-partial", "gpt-oss", "olmoe", "lfm2"]
@@ -39,7 +40,7 @@ def _alone(model: Tiny, prompt: list[int], seed: int) -> SampledAnswer:
 
 
 @pytest.mark.parametrize("beginning", [0, 7], ids=["different", "alike"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("llama", "gemma3", "qwen3.5")))
 def test_a_batch_answers_as_single_prompts_do(calm: TinyFactory, name: str, beginning: int) -> None:
     model = calm(name)
     asked = [[*range(30, 30 + beginning), *one] for one in _prompts()]

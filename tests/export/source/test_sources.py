@@ -16,6 +16,7 @@ from tests.core.spec.test_rope import SCALINGS
 from tests.export.graphs import cpu_session
 from tests.gguf_files import write_gguf
 from tests.short_texts import decoded
+from tests.slow import slow_but
 from tests.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 
 TOKENS = np.random.default_rng(0).integers(3, VOCAB, 40)
@@ -75,7 +76,7 @@ FAMILIES = (
 )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("llama-untied", "gemma3", "glm4", "lfm2")))
 def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
     exact = export_model(source, tmp_path / "fp32", precision="fp32")
@@ -86,7 +87,7 @@ def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     assert rounded.gate.figures.kl < 0.01
 
 
-@pytest.mark.parametrize("name", ["apertus", "lfm2"])
+@pytest.mark.parametrize("name", slow_but(("apertus", "lfm2"), ("lfm2",)))
 def test_families_in_a_mixture_within_the_gate(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
     mixed = export_model(source, tmp_path / "bundle")  # scaled, compensated, searched

@@ -19,12 +19,17 @@ from edgelm.quantize.precision import Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecis
 from edgelm.runtime.engines.tensorrt.build import Job, check_dialect, compile_engine
 from tests.conftest import Tiny, TinyFactory
 from tests.models import save_tiny
+from tests.slow import slow_but
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
 
 FP16 = Fp16()
 # Those that put different ops into the graph; the rest differ in numbers only.
+DECOMPOSED = (
+    *("gemma2", "falcon-h1", "gemma4", "qwen3", "granite-hybrid", "granite-swa"),
+    *("lfm2", "nemotron-h", "qwen3.5"),
+)
 FAMILIES = [
     *("gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"),
     *(
@@ -113,19 +118,9 @@ def job(
     ("name", "dialect"),
     [
         *((name, "standard") for name in FAMILIES),
-        *(
-            (name, "decomposed")
-            for name in (
-                "gemma2",
-                "falcon-h1",
-                "gemma4",
-                "qwen3",
-                "granite-hybrid",
-                "granite-swa",
-                "lfm2",
-                "nemotron-h",
-                "qwen3.5",
-            )
+        *slow_but(
+            ((name, "decomposed") for name in DECOMPOSED),
+            ((name, "decomposed") for name in ("qwen3", "qwen3.5", "granite-hybrid")),
         ),
     ],
 )
