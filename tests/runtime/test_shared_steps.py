@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,18 @@ def test_different_generations_at_once(four: LanguageModel, sizes: Sizes) -> Non
         assert [top.token for top in one.top_logprobs] == [top.token for top in other.top_logprobs]
         if one.logprob is not None:
             assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_without_batching_each_runs_alone(bundle: Path, sizes: Sizes) -> None:
+    with edgelm.load(bundle, threads=1, sequences=2, batching=False) as lm:
+
+        def answer(prompt: list[int]) -> list[int]:
+            return list(lm.generate(prompt, max_tokens=COUNT, logit_bias=OPEN).tokens)
+
+        both = together(*(partial(answer, prompt) for prompt in PROMPTS[:2]))
+        alone = [answer(prompt) for prompt in PROMPTS[:2]]
+    assert both == alone
+    assert not sizes
 
 
 def test_stop_strings_end_one_of_them(four: LanguageModel, sizes: Sizes) -> None:
