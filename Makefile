@@ -45,7 +45,7 @@ report: peers  ## measure a mixture of 4 and 8 bits beside other engines (25 min
 	$(BIN)/edge-bench $(REPORT)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
 	  --peers $(PEERS) --cache build/bench --out $(REPORT)
 
-test: setup lint types check  ## ruff, mypy and the tests (10 minutes)
+test: setup lint types check  ## ruff, mypy and the tests (14 minutes)
 
 lint:  ## ruff
 	$(BIN)/ruff check .
