@@ -7,6 +7,7 @@ import torch
 from edgelm.export.graph.attention.kv_cache import KvCacheIO
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
+from edgelm.export.graph.recurrent.short_conv import fused_causal_conv
 from edgelm.export.quantize.weights import DeltaWeights
 from edgelm.spec.mixers import GatedDelta
 
@@ -40,7 +41,10 @@ class FusedGatedDelta:
         mixer = self.mixer
         sizes = [mixer.channels, mixer.value_size, mixer.value_heads, mixer.value_heads]
         qkv, z, b, a = self._split(inputs, sizes)
-        mixed = self._convolved(qkv, weights.kernel)
+        kernel = self._floats("conv1d.weight", weights.kernel)
+        mixed = fused_causal_conv(
+            self.graph, self.cache, self.index, qkv, kernel, None, activation="silu"
+        )
         query, key, value = self._split(mixed, [mixer.key_size, mixer.key_size, mixer.value_size])
         decay, beta = self.graph.op(
             "LinearAttentionGate",
@@ -62,22 +66,6 @@ class FusedGatedDelta:
             epsilon=self.epsilon,
         )
         return self._flat(normed)
-
-    def _convolved(self, qkv: Value, kernel: torch.Tensor) -> Value:
-        mixed, state = self.graph.op(
-            "CausalConvWithState",
-            qkv,
-            self._floats("conv1d.weight", kernel),
-            None,
-            self.cache.past_state(self.index, "conv"),
-            domain=_MICROSOFT,
-            outputs=2,
-            name=f"layers.{self.index}.conv",
-            activation="silu",
-            channels_last=1,
-        )
-        self.cache.present_state(self.index, state, "conv")
-        return mixed  # type: ignore[no-any-return]
 
     def _attended(self, query: Value, key: Value, value: Value, decay: Value, beta: Value) -> Value:
         attended, state = self.graph.op(

@@ -7,6 +7,7 @@ import torch
 from edgelm.export.graph.attention.kv_cache import KvCacheIO
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
+from edgelm.export.graph.recurrent.short_conv import fused_causal_conv
 from edgelm.export.quantize.weights import MambaWeights
 from edgelm.spec.mixers import Mamba2
 
@@ -56,21 +57,16 @@ class FusedMamba2:
         return self._normed(op("Mul", summed, gate), weights.norm)
 
     def _convolved(self, mixed: Value, weights: MambaWeights) -> Value:
-        bias = weights.conv_bias
-        mixed, state = self.graph.op(
-            "CausalConvWithState",
+        kernel, bias = self._floats("conv1d.weight", weights.kernel), weights.conv_bias
+        return fused_causal_conv(
+            self.graph,
+            self.cache,
+            self.index,
             mixed,
-            self._floats("conv1d.weight", weights.kernel),
+            kernel,
             None if bias is None else self._floats("conv1d.bias", bias),
-            self.cache.past_state(self.index, "conv"),
-            domain=_MICROSOFT,
-            outputs=2,
-            name=f"layers.{self.index}.conv",
             activation="silu",
-            channels_last=1,
         )
-        self.cache.present_state(self.index, state, "conv")
-        return mixed
 
     def _attended(self, query: Value, key: Value, value: Value, decay: Value) -> Value:
         attended, state = self.graph.op(

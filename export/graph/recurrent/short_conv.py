@@ -31,20 +31,37 @@ def fused_short_conv(
     bias = None
     if weights.bias is not None:
         bias = write_floats(graph, f"{name}.bias", weights.bias, activations)
+    products = graph.op("Mul", before, x)
+    kernel = write_floats(graph, f"{name}.weight", weights.kernel, activations)
+    mixed = fused_causal_conv(graph, cache, weights.layer, products, kernel, bias)
+    return graph.op("Mul", after, mixed)  # type: ignore[no-any-return]
+
+
+def fused_causal_conv(
+    graph: Graph,
+    cache: KvCacheIO,
+    layer: int,
+    inputs: Value,
+    kernel: Value,
+    bias: Value | None,
+    *,
+    activation: str = "none",
+) -> Value:
+    """A causal convolution over [1, T, H] in one op of ONNX Runtime, with the layer's state."""
     mixed, state = graph.op(
         "CausalConvWithState",
-        graph.op("Mul", before, x),
-        write_floats(graph, f"{name}.weight", weights.kernel, activations),
+        inputs,
+        kernel,
         bias,
-        cache.past_state(weights.layer),
+        cache.past_state(layer, "conv"),
         domain=_MICROSOFT,
         outputs=2,
-        name=name,
-        activation="none",
+        name=f"layers.{layer}.conv",
+        activation=activation,
         channels_last=1,
     )
-    cache.present_state(weights.layer, state)
-    return graph.op("Mul", after, mixed)  # type: ignore[no-any-return]
+    cache.present_state(layer, state, "conv")
+    return mixed  # type: ignore[no-any-return]
 
 
 def plain_short_conv(
