@@ -10,6 +10,7 @@ import pytest
 
 import edgelm
 from edgelm.bench.cli import main as edge_bench
+from edgelm.bench.evaluation.cli import main as edge_eval
 from edgelm.checkpoint.source import read_spec
 from edgelm.compress.model import load_model
 from edgelm.devices.planner.plan import plan
@@ -44,6 +45,24 @@ def test_edge_bench_refuses(
 ) -> None:
     assert edge_bench([str(embedding_bundle), "--out", str(tmp_path / "report")]) == 2
     assert "is an embedding model, and edge-bench measures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["perplexity", "rag"])
+def test_edge_eval_refuses(
+    embedding_bundle: Path,
+    sentence_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    task: str,
+) -> None:
+    text = tmp_path / "valid.jsonl"
+    text.write_text(json.dumps({"text": "The miller waits. " * 40}) + "\n")
+    name = f"perplexity:{text}" if task == "perplexity" else task
+    for subject in (embedding_bundle, sentence_model):
+        out = tmp_path / "out"
+        assert edge_eval([str(subject), "--tasks", name, "--limit", "2", "--out", str(out)]) == 2
+        assert "embedding model" in capsys.readouterr().err
+        assert not out.exists()
 
 
 def test_compress_refuses(sentence_model: Path) -> None:
