@@ -200,8 +200,8 @@ def _list_targets() -> None:
 
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
-    from edgelm.bundle.evaluation_record import check_evaluation
-    from edgelm.bundle.signature import check_signature
+    from edgelm.bundle.records.evaluation import check_evaluation
+    from edgelm.bundle.signing.signature import check_signature
 
     manifest = read_manifest(folder)
     verify(folder, manifest)

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 
 from edgelm.bundle import MANIFEST, Manifest
-from edgelm.bundle.gate_sample import write_sample
-from edgelm.bundle.gates import SourceCheck, enforce
-from edgelm.bundle.self_test_record import write_self_test
+from edgelm.bundle.records.gate_sample import write_sample
+from edgelm.bundle.records.gates import SourceCheck, enforce
+from edgelm.bundle.records.self_test import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint

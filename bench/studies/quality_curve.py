@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from bench.studies.precision_speed import Speed, precision_speeds
 from edgelm.bench.machine import Machine, describe_machine
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import run_command
 from edgelm.errors import UnknownName

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgelm.bundle.embedding_record import EmbeddingRecord
-from edgelm.bundle.gates import GateResult, SourceCheck
+from edgelm.bundle.records.embedding import EmbeddingRecord
+from edgelm.bundle.records.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from edgelm.bundle import Manifest
-from edgelm.bundle.embedding_record import EmbeddingRecord, enforce_embedding
+from edgelm.bundle.records.embedding import EmbeddingRecord, enforce_embedding
 from edgelm.embedding import EmbeddingSettings
 from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.tokenizer_files import write_tokenizer_files

@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime
 
 from edgelm.bundle import FileEntry, Manifest, bundle_file
-from edgelm.bundle.behavior import Behavior
-from edgelm.bundle.gate_sample import GateSample, sequence_logprobs
-from edgelm.bundle.gates import Figures
-from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord
+from edgelm.bundle.records.behavior import Behavior
+from edgelm.bundle.records.gate_sample import GateSample, sequence_logprobs
+from edgelm.bundle.records.gates import Figures
+from edgelm.bundle.records.self_test import RecordedAnswer, SelfTestRecord
 from edgelm.errors import BadInput
 from edgelm.export.cache import ArtifactCache, key
 from edgelm.export.gate import prompts as asked

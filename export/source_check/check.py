@@ -1,6 +1,6 @@
 """Whether a source is read as transformers reads it: checked before an export does any work."""
 
-from edgelm.bundle.gates import SourceCheck
+from edgelm.bundle.records.gates import SourceCheck
 from edgelm.errors import GateFailed
 from edgelm.export.cache import key
 from edgelm.export.source.reference import Reference

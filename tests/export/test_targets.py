@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import Manifest, graph_sha256, verify
-from edgelm.bundle.gate_sample import read_sample
+from edgelm.bundle.records.gate_sample import read_sample
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edgelm.bench.evaluation import cli
 from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
-from edgelm.bundle.evaluation_record import check_evaluation
+from edgelm.bundle.records.evaluation import check_evaluation
 from edgelm.errors import BadBundle
 from edgelm.export import cli as export_cli
 from edgelm.export.source.text import CALIBRATION

@@ -25,7 +25,7 @@ from edgelm.bundle import (
     verify,
     write_manifest,
 )
-from edgelm.bundle.gates import Figures, GateResult
+from edgelm.bundle.records.gates import Figures, GateResult
 from edgelm.checkpoint.student import Figure, StudentRecord
 from edgelm.errors import BadBundle
 from edgelm.quantize.precision import Fp32, Int4, Int8

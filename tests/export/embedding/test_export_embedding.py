@@ -8,7 +8,7 @@ import pytest
 
 import edgelm
 from edgelm.bundle import read_manifest
-from edgelm.bundle.embedding_record import MAX_DISTANCE
+from edgelm.bundle.records.embedding import MAX_DISTANCE
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadBundle, BadInput, GateFailed
 from edgelm.export.bundle.draft_model import export_draft

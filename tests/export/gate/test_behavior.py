@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 import edgelm
 from edgelm.bundle import hash_files, read_manifest, write_manifest
-from edgelm.bundle.behavior import Behavior, compare_trait, sign_test
+from edgelm.bundle.records.behavior import Behavior, compare_trait, sign_test
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import GateFailed
 from edgelm.export import pipeline

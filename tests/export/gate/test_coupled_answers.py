@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgelm
-from edgelm.bundle.behavior import Behavior, compare_trait
+from edgelm.bundle.records.behavior import Behavior, compare_trait
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.cache import ArtifactCache
 from edgelm.export.gate import graph_run, prompts

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgelm.bundle.gates import SourceCheck
+from edgelm.bundle.records.gates import SourceCheck
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.source.reference import Reference

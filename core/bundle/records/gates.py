@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from edgelm.bundle.behavior import Behavior
+from edgelm.bundle.records.behavior import Behavior
 from edgelm.errors import GateFailed
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,

@@ -6,7 +6,7 @@ from shutil import which
 
 import pytest
 
-from edgelm.bundle.signing_keys import PublicKey, parse_public_key, read_trusted_keys
+from edgelm.bundle.signing.keys import PublicKey, parse_public_key, read_trusted_keys
 from edgelm.errors import BadInput
 
 # `ssh-keygen -t ed25519 -C maker`, and what `ssh-keygen -lf` prints of it.

@@ -10,8 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from edgelm.bundle import FileEntry, Manifest
-from edgelm.bundle.gate_sample import FILE, GateSample, measure_sample, read_sample, write_sample
-from edgelm.bundle.gates import GATES, passes
+from edgelm.bundle.records.gate_sample import (
+    FILE,
+    GateSample,
+    measure_sample,
+    read_sample,
+    write_sample,
+)
+from edgelm.bundle.records.gates import GATES, passes
 from edgelm.errors import BadBundle
 from tests.devices.checks.recorded import manifest
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import Manifest, bundle_file
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadBundle
 from edgelm.reasons import reason
 

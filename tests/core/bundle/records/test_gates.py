@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import pytest
 
-from edgelm.bundle.gates import (
+from edgelm.bundle.records.gates import (
     GATES,
     Figures,
     GateClass,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import Manifest, bundle_file
-from edgelm.bundle.gate_sample import GateSample
+from edgelm.bundle.records.gate_sample import GateSample
 from edgelm.errors import BadBundle
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason

@@ -14,14 +14,14 @@ import msgspec
 from edgelm.bundle.files import SIGNATURE
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.paths import inside
-from edgelm.bundle.signed_statement import signed_bytes, statement_of
-from edgelm.bundle.signing_keys import (
+from edgelm.bundle.signing.keys import (
     PublicKey,
     crypto,
     parse_public_key,
     read_trusted_keys,
     trusted_keys_path,
 )
+from edgelm.bundle.signing.statement import signed_bytes, statement_of
 from edgelm.errors import BadBundle
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
