@@ -281,7 +281,7 @@ def _of_source(
 ) -> "PlanRequest":
     """The request for a checkpoint that is quantized already; others as they are."""
     from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
-    from edgelm.checkpoint.weight_files import has_weights
+    from edgelm.checkpoint.weights.files import has_weights
     from edgelm.planning import SOURCE
 
     is_gguf = Path(arguments.model).suffix == ".gguf"

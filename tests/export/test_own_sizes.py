@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.model import save_model
 from edgelm.export.pipeline import export_model
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 from tests.export.graphs import cpu_session
 from tests.own_sizes import cut
 from tests.slow import slow_but

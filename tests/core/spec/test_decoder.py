@@ -6,7 +6,7 @@ import pytest
 
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.tensor_shapes import tensor_shapes
 from tests.conftest import TinyFactory
 from tests.models import TINY

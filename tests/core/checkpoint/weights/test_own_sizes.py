@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.compress.model import load_model
 from edgelm.errors import BadCheckpoint
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.own_sizes import own_sizes
 from tests.own_sizes import OWN, own_sizes_model, save_own_sizes
 

@@ -1,7 +1,7 @@
-"""The families with mixtures of experts; a part of `FAMILIES` (edgelm.spec.families)."""
+"""The families with mixtures of experts; a part of `FAMILIES` (edgelm.spec.families.table)."""
 
-from edgelm.spec.family import Experts, Family
-from edgelm.spec.shared_rows import GRANITE_4, LFM2_NAMES, QWEN_3_5
+from edgelm.spec.families.family import Experts, Family
+from edgelm.spec.families.shared_rows import GRANITE_4, LFM2_NAMES, QWEN_3_5
 
 MIXTURES: dict[str, Family] = {
     "qwen3_moe": Family(

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.mixers import Mamba2, Mixer
+from edgelm.spec.layers.experts import MixtureOfExperts
+from edgelm.spec.layers.mixers import Mamba2, Mixer
 
 
 class Rope(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Mixtures of experts: what a layer has in place of one feed-forward network.
 
 A router scores the experts for each token; the `top_k` best ones run, and their outputs are added
-with the router's weights. Like a mixer (edgelm.spec.mixers), the record knows its matrices and its
-other tensors. Matrices of all experts are stacked, and a stack is one group of precision.
+with the router's weights. Like a mixer (edgelm.spec.layers.mixers), the record knows its matrices
+and its other tensors. Matrices of all experts are stacked, and a stack is one group of precision.
 """
 
 import math

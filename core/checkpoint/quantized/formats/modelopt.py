@@ -10,8 +10,8 @@
 
 from typing import TYPE_CHECKING
 
+from edgelm.checkpoint.quantized.formats.fp8 import fp8_matrix
 from edgelm.checkpoint.quantized.fp4 import nvfp4_matrix
-from edgelm.checkpoint.quantized.fp8 import fp8_matrix
 from edgelm.checkpoint.quantized.integers import (
     declared_integers,
     integer_grid,

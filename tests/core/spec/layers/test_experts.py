@@ -10,7 +10,7 @@ from edgelm.devices.planner.cost_model.work import work_of
 from edgelm.devices.published.models import model_named
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.experts import MixtureOfExperts
+from edgelm.spec.layers.experts import MixtureOfExperts
 from tests.models import tiny_config
 
 # As published, without the fields that no reader of shapes needs.

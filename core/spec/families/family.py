@@ -1,4 +1,4 @@
-"""What sets a decoder family apart: the columns of the table in edgelm.spec.families."""
+"""What sets a decoder family apart: the columns of the table in edgelm.spec.families.table."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,7 +49,7 @@ unrotated    those of `layer_types`, by default with `use_sliding_window` those 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """The mixtures of experts of a family (edgelm.spec.experts).
+    """The mixtures of experts of a family (edgelm.spec.layers.experts).
 
     layers: which layers have one: all; `step`, every `decoder_sparse_step`th but those of
         `mlp_only_layers` (Qwen); `after_dense`, all after the first `num_dense_layers` (LFM2).

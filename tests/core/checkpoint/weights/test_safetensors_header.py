@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edgelm.checkpoint.safetensors_header import read_header
+from edgelm.checkpoint.weights.safetensors_header import read_header
 from edgelm.errors import BadCheckpoint
 from tests.weight_folders import split_header, write_header
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgelm.checkpoint.quantized_marks import check_names, check_types
-from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.decoder import DecoderSpec

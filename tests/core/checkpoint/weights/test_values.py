@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.checkpoint.stored_values import check_finite
+from edgelm.checkpoint.weights.values import check_finite
 from edgelm.errors import BadCheckpoint
 from tests.conftest import TinyFactory
 from tests.gguf_files import write_gguf

@@ -13,8 +13,8 @@ Quantized inputs are a matter of speed in its runtimes: weights alone are read h
 import struct
 from typing import TYPE_CHECKING
 
+from edgelm.checkpoint.quantized.formats.fp8 import fp8_matrix
 from edgelm.checkpoint.quantized.fp4 import MXFP4_BLOCK, mxfp4_matrix, nvfp4_matrix
-from edgelm.checkpoint.quantized.fp8 import fp8_matrix
 from edgelm.checkpoint.quantized.integers import (
     declared_integers,
     group_order,

@@ -8,9 +8,9 @@ configuration class for missing fields. `DecoderSpec.from_hf` reads everything e
 
 from typing import Any
 
-from edgelm.spec.family import Family
-from edgelm.spec.mixture_families import MIXTURES
-from edgelm.spec.shared_rows import (
+from edgelm.spec.families.family import Family
+from edgelm.spec.families.mixtures import MIXTURES
+from edgelm.spec.families.shared_rows import (
     FALCON_H1,
     GEMMA_4,
     LFM2_NAMES,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.own_sizes import padded
 from edgelm.spec.tensor_names import canonical_name, stored_name
 from edgelm.spec.tensor_shapes import Shapes, tensor_shapes

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from edgelm.checkpoint.safetensors_header import StoredTensor, read_header
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor, read_header
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 

@@ -6,7 +6,7 @@ torch is imported on the first read.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.reasons import reason
