@@ -390,7 +390,7 @@ def test_the_gain_is_that_of_the_measured_runs(
     monkeypatch.setattr(shared_steps, "_advance", slowed(shared_steps._advance, 0.02))
     several = slowed(EngineSession.advance_each, 0.04)
     monkeypatch.setattr(EngineSession, "advance_each", several)
-    monkeypatch.setattr(shared_steps.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def ask(ids: list[int], logits: Logits) -> Logits:
         gains.append((len(steps._expected), steps.gain(four.session)))
