@@ -26,9 +26,15 @@ from edgelm.compress.evaluation.backend import Progress as Count
 from edgelm.compress.evaluation.metrics import Metric, perplexity_of
 from edgelm.compress.evaluation.rows import task_rows
 from edgelm.compress.evaluation.task_names import KINDS, Task
-from edgelm.compress.evaluation.tasks.function_rows import function_rows
-from edgelm.compress.evaluation.tasks.functions import FunctionRow, function_choice, functions
-from edgelm.compress.evaluation.tasks.functions import read_rows as read_function_rows
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    FunctionRow,
+    function_choice,
+    functions,
+)
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    read_rows as read_function_rows,
+)
+from edgelm.compress.evaluation.tasks.function_calls.rows import function_rows
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.needle import needle
@@ -169,7 +175,7 @@ def _multiple_choice(context: EvalContext, name: str) -> Figures:
 
 
 def _ifeval(context: EvalContext, name: str) -> Figures:
-    from edgelm.compress.evaluation.tasks.ifeval import ifeval
+    from edgelm.compress.evaluation.tasks.ifeval.ifeval import ifeval
 
     fields = {"prompt": str, "instruction_id_list": list}
     rows = [row for _, row in task_rows(name, context.limit, fields)]

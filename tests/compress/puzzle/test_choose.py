@@ -15,7 +15,7 @@ from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.layers.mixers import NoMixer
-from tests.models import tiny_config, tiny_model
+from tests.checkpoints.models import tiny_config, tiny_model
 
 pytest.importorskip("scipy")
 

@@ -14,9 +14,9 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.grids import IntegerGrid
 from edgelm.quantize.precision import Int4
+from tests.checkpoints.quantized_folders import AWQ, Grid, awq_parts, random_grid
+from tests.checkpoints.weight_folders import Tensors, edit_config, store, tensors_of
 from tests.conftest import TinyFactory
-from tests.quantized_folders import AWQ, Grid, awq_parts, random_grid
-from tests.weight_folders import Tensors, edit_config, store, tensors_of
 
 SINGLE = re.compile(r"\.experts\.\d+\.")
 UP = "model.layers.2.mlp.experts.4.up_proj.weight"

@@ -11,9 +11,9 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.weight_folders import INDEX, edit_config, store, store_shards, tensors_of
 from tests.conftest import TinyFactory
-from tests.models import tiny_model
-from tests.weight_folders import INDEX, edit_config, store, store_shards, tensors_of
 
 
 @pytest.fixture

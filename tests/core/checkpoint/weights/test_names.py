@@ -8,8 +8,8 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
+from tests.checkpoints.weight_folders import Tensors, edit_config, store, store_shards, tensors_of
 from tests.conftest import TinyFactory
-from tests.weight_folders import Tensors, edit_config, store, store_shards, tensors_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -14,7 +14,7 @@ from edgelm.compress.model import load_model
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.own_sizes import own_sizes
-from tests.own_sizes import OWN, own_sizes_model, save_own_sizes
+from tests.checkpoints.own_sizes import OWN, own_sizes_model, save_own_sizes
 
 FAMILIES = ["llama", "llama-untied", "qwen3", "phi3", "gemma3", "olmo2", "granite", "lfm2"]
 

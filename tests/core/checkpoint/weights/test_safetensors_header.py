@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from edgelm.checkpoint.weights.safetensors_header import read_header
 from edgelm.errors import BadCheckpoint
-from tests.weight_folders import split_header, write_header
+from tests.checkpoints.weight_folders import split_header, write_header
 
 Entry = dict[str, Any]
 NAMES = ("a", "b", "c")

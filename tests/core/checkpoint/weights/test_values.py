@@ -10,9 +10,9 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.weights.values import check_finite
 from edgelm.errors import BadCheckpoint
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.weight_folders import store, store_shards, tensors_of
 from tests.conftest import TinyFactory
-from tests.gguf_files import write_gguf
-from tests.weight_folders import store, store_shards, tensors_of
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 

@@ -11,7 +11,7 @@ from edgelm.devices.published.models import model_named
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.layers.experts import MixtureOfExperts
-from tests.models import tiny_config
+from tests.checkpoints.models import tiny_config
 
 # As published, without the fields that no reader of shapes needs.
 PUBLISHED: dict[str, dict[str, Any]] = {
