@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--sequences",
         type=positive_int,
         metavar="N",
-        help="answers that each process of a bundle on a CPU writes at a time (default: 4 where "
+        help="answers that each process of a bundle on a CPU writes at a time (default: 8 where "
         "that changes no bit of the logits, as with 8-bit weights, else 1)",
     )
     add(

@@ -20,7 +20,7 @@ from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 
-_SEQUENCES = 4  # answers that a process writes at a time
+_SEQUENCES = 8  # answers that a process writes at a time
 
 
 @dataclass(frozen=True)
