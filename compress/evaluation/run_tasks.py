@@ -43,6 +43,7 @@ from edgelm.compress.evaluation.tasks.rag import RagRow, rag, rag_choice
 from edgelm.compress.evaluation.tasks.rag import read_row as read_rag_row
 from edgelm.compress.evaluation.tasks.rag_rows import rag_rows
 from edgelm.compress.evaluation.tasks.scores import Score
+from edgelm.compress.evaluation.time_left import TimeLeft
 from edgelm.errors import BadInput
 
 _LENGTH = 512  # tokens per row of text
@@ -132,9 +133,10 @@ def run_task(
     progress: Callable[[str], None],
 ) -> Figures:
     """The figures of one task."""
+    left = TimeLeft()
 
     def show(done: int, of: int) -> None:
-        progress(f"{task} {done}/{of}")
+        progress(f"{task} {done}/{of}{left.text(done, of)}")
 
     context = EvalContext(backend, limit, max_new_tokens, show)
     found = TASKS[task.kind](context, task.name)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from edgelm.compress.cli import main
+from edgelm.compress.durations import duration
 from edgelm.compress.preflight import preflight
 from edgelm.compress.recipe import read_recipe
-from edgelm.compress.start_plan import StagePlan, duration, plan_stages, plan_table
+from edgelm.compress.start_plan import StagePlan, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
 from tests.checkpoints.models import tiny_config
