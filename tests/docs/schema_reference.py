@@ -16,7 +16,7 @@ RECIPE = """# Recipe
 
 `edge-compress` takes a recipe: a TOML file with one table for every stage that is to run, in any
 order. `edge-compress MODEL ... --print-recipe` writes one to start from.
-[Compress](../compress.md) explains the stages; this page lists all tables and fields. Unknown
+[Stages](stages.md) explains how they work; this page lists all tables and fields. Unknown
 fields, wrong types and values out of range are rejected with the name of the field.
 
 Written from the source code by `make docs`.
