@@ -326,6 +326,13 @@ MIXTURES = (
 # Those that can be pruned.
 _ENTANGLED = ("gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
 DENSE = tuple(name for name in TINY if name not in (*MIXTURES, *_ENTANGLED))
+# One for each kind of layer and of scale. Tests of what is the same for all kinds (quantization,
+# evaluation, training) take these in `make test`, and the others in `make slow`; tests of reading
+# and of parity take all.
+REPRESENTATIVE = (
+    *("llama", "llama-untied", "gemma3", "gemma4", "phi3-partial", "granite", "olmo2"),
+    *("lfm2", "qwen3.5", "granite-hybrid", "nemotron-h", "qwen3-moe", "gpt-oss"),
+)
 
 
 def tiny_config(name: str, **over: Any) -> Any:

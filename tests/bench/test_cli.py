@@ -65,6 +65,7 @@ def test_three_files(
     assert "edgelm fp32 tiny-fp32" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_the_sensors_saw_is_reported(bundle: Path, tmp_path: Path) -> None:
     assert bench(tmp_path / "report", bundle, "--no-quality") == 0
     log = read(tmp_path / "report").sensors
@@ -140,6 +141,7 @@ def test_bundles_of_one_name_keep_their_own_rows(
     assert len(rows) == 2
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_not_installed_is_reported(
     bundle: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_peer_that_is_not_installed_is_reported(
     assert "llama.cpp" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_damaged_bundle_is_reported_beside_a_whole_one(
     bundle: Path, int8_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

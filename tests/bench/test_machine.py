@@ -26,6 +26,7 @@ def test_a_gpu_is_named_with_its_bandwidth() -> None:
     assert with_gpu.summary == f"{MACHINE.summary}; Fake RTX 4060, moves 256 GB/s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("found", "named"), [(None, ("", 0.0)), (MeasuredGpu("RTX", 256.4), ("RTX", 256.4))]
 )

@@ -62,6 +62,7 @@ def test_table_says_what_was_planned_and_measured() -> None:
     assert "Rank correlation of decode times 1.000; median errors: decode 10.0%" in text
 
 
+@pytest.mark.slow
 def test_two_shapes_for_real() -> None:
     lines: list[str] = []
     check = check_plan(

@@ -133,6 +133,7 @@ def test_qad_leaves_weights_on_the_grid_of_export(whole: tuple[Path, StudentReco
     assert max(len(row.unique()) for row in table) > 16, "the head keeps eight bits"
 
 
+@pytest.mark.slow
 def test_qad_runs_again_on_another_grid(
     bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +187,7 @@ def test_layers_go_as_a_block(bench: Path, tmp_path: Path) -> None:
         assert torch.equal(student[name.format(ours)], whole[name.format(theirs)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sampled", "top-k"])
 def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     cache = f'[distill.cache]\nkind = "{kind}"\nsize = 16\n'
@@ -203,6 +205,7 @@ def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     assert stage(record, "distill").figures["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_trimmed_vocabulary(bench: Path, tmp_path: Path) -> None:
     save_tiny("llama", tmp_path / "teacher", vocab_size=1202)
     content = small_tokenizer("byte-level")

@@ -61,6 +61,7 @@ def bundles(
     def bundle(precision: str) -> Path:
         def export(folder: Path) -> None:
             given: dict[str, Any] = {"calibration": texts[0], "gate_text": texts[1]}
+            given["work"] = folder.parent / "work"  # the source's part of the gate is for both
             # Half as long as usual: what is run on them is most of what a test export costs.
             with sequences(1), pytest.MonkeyPatch.context() as patch:
                 patch.setattr(text, "SEQUENCE", 256)

@@ -41,6 +41,7 @@ def test_the_bundle_has_the_merged_weights(tiny_chat: Path, tmp_path: Path) -> N
     assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_quantized_model_is_quantized_with_it(
     tiny_chat: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_auto_mixes_four_and_eight_bits(tiny_chat: Path, tmp_path: Path) -> None
     assert not any(path.name.startswith("scratch") for path in (tmp_path / "bundle").iterdir())
 
 
+@pytest.mark.slow
 def test_auto_stays_at_four_bits_where_they_pass(tmp_path: Path) -> None:
     source = save_tiny_chat(tmp_path / "source", "gemma2")
     manifest = export_model(source, tmp_path / "bundle")
@@ -100,6 +101,7 @@ def test_a_size_that_nothing_fits(tiny_chat: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "hqq"])
 def test_every_method_writes_a_bundle(method: str, tiny_chat: Path, tmp_path: Path) -> None:
     manifest = export_model(tiny_chat, tmp_path / "b", precision="int4", method=method, gate="off")

@@ -40,7 +40,6 @@ def exported(source: Path, folder: Path, target: str, **options: Any) -> Manifes
             ("jetson-orin", None, ("tensorrt", "standard", (87,))),
             ("jetson-thor", "tensorrt-10.13", ("tensorrt", "decomposed", (110,))),
             ("laptop-rtx-4060", None, ("tensorrt-rtx", "standard", (89,))),
-            ("laptop-rtx-4060", "onnxruntime-cuda", ("onnxruntime-cuda", "ort", (89,))),
         ],
     ),
 )
@@ -120,6 +119,7 @@ def test_every_precision(
     assert manifest.gate.figures.kl < limits[options["precision"]]
 
 
+@pytest.mark.slow
 def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
     manifest = export_model(
         tiny_chat,

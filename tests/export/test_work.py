@@ -133,6 +133,7 @@ def test_what_a_kill_left_of_calibration_does_not_count(tiny_chat: Path, tmp_pat
     assert not files(work, ".*")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [None, b"half"], ids=["gone", "cut"])
 def test_lost_moments_are_collected_again(
     tiny_chat: Path, tmp_path: Path, left: bytes | None

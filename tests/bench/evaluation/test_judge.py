@@ -74,6 +74,7 @@ def test_a_judge_that_does_not_answer_is_named(tmp_path: Path) -> None:
             open_judge(str(tmp_path), "", stack)
 
 
+@pytest.mark.slow
 def test_the_command_judges_a_bundle_against_another(
     bundle: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

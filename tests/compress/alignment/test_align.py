@@ -136,6 +136,7 @@ def test_the_model_comes_back_with_other_weights_only(
     assert student(torch.tensor([[1, 5]])).logits.shape == (1, 2, 320)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("request_", "rows"), [(SFT, TALKS), (DPO, PAIRS)], ids=["sft", "dpo"])
 def test_a_run_killed_while_it_saves_ends_the_same(
     tiny_chat: Path,

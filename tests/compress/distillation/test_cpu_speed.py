@@ -33,6 +33,7 @@ def compiled(model: Any) -> list[bool]:
     return [layer._compiled_call_impl is not None for layer in model.model.layers]
 
 
+@pytest.mark.slow
 def test_the_same_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     # Traced and differentiated as by default, but without the half minute of g++.
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))

@@ -266,6 +266,7 @@ def test_the_whole_vocabulary_is_a_live_teacher(family: str, tmp_path: Path) -> 
         torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-2 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_learns_from_the_cache(kind: Literal["top-k", "sampled"], tmp_path: Path) -> None:
     teacher, student = teacher_and_student()

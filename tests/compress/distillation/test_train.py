@@ -21,7 +21,8 @@ from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
 from tests.compress.training import SETTINGS, rows, same, teacher_and_student, train, weights
-from tests.models import TINY, tiny_model
+from tests.models import REPRESENTATIVE, TINY, tiny_model
+from tests.slow import slow_but
 
 QAD = (Int4(16), Int8(16))
 
@@ -47,7 +48,7 @@ def test_distillation_reduces_the_divergence(tmp_path: Path, over: dict[str, Any
     assert steps[-1].eta_seconds == 0
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_but(TINY, REPRESENTATIVE))
 def test_nothing_to_learn_from_oneself(name: str) -> None:
     teacher, student = tiny_model(name), tiny_model(name)
     losses = Distiller(student, teacher, Objective())(rows().batch(range(2)))

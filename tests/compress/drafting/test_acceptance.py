@@ -87,6 +87,7 @@ def _next(model: Any, text: list[int]) -> int:
         return int(model(torch.tensor([text])).logits[0, -1].argmax())
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_a_draft_with_the_teachers_embedding(bench: Path, tmp_path: Path) -> None:
     recipe = recipe_of(bench, DRAFT, DISTILL)
     record = compress_model(recipe, tmp_path / "draft")

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
-from tests.models import TINY, tiny_model
+from tests.models import REPRESENTATIVE, TINY, tiny_model
+from tests.slow import slow_but
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_but(TINY, REPRESENTATIVE))
 def test_equals_the_formula(name: str) -> None:
     teacher, student = tiny_model(name), tiny_model(name)
     generator = torch.Generator().manual_seed(1)

@@ -18,7 +18,8 @@ from edgelm.compress.pruning.layer_removal import (
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from tests.conftest import TinyFactory
-from tests.models import DENSE, tiny_model
+from tests.models import DENSE, REPRESENTATIVE, tiny_model
+from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(1))
 
@@ -51,7 +52,7 @@ def their_loss(model: Any) -> float:
         return float(model(TOKENS, labels=TOKENS, use_cache=False).loss)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", slow_but(DENSE, REPRESENTATIVE))
 def test_without_each_layer(calm: TinyFactory, name: str) -> None:
     model = calm(name).hf
     rises = layer_losses(model, text_loss([TOKENS]))

@@ -19,7 +19,8 @@ from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.conftest import TinyFactory
-from tests.models import DENSE, tiny_model
+from tests.models import DENSE, REPRESENTATIVE, tiny_model
+from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 
@@ -115,11 +116,12 @@ CUTS = {
 }
 
 
-def _cases() -> list[tuple[str, str]]:
+def _cases() -> list[Any]:
     """Every family with all cuts at once; one cut alone, which says where a fault is, on some."""
-    every = [(name, cut) for name in DENSE for cut in ("groups", "all")]
+    every = [(name, cut) for name in DENSE for cut in ("all", "groups")]
     alone = [(name, cut) for name in ("llama", "olmo2", "lfm2") for cut in CUTS]
-    return list(dict.fromkeys(every + alone))
+    quick = [(name, cut) for name, cut in every if cut == "all" or name in REPRESENTATIVE]
+    return slow_but(dict.fromkeys(every + alone), [*quick, *alone])
 
 
 @pytest.mark.parametrize(("name", "cut"), _cases())
@@ -138,7 +140,7 @@ def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> No
     )
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", slow_but(DENSE, REPRESENTATIVE))
 def test_full_shape_is_the_identity(tiny: TinyFactory, name: str) -> None:
     teacher = load_model(tiny(name).folder)
     student = prune(teacher, Shape.from_spec(spec_of(teacher)), random_importance(teacher))
@@ -150,7 +152,7 @@ def test_full_shape_is_the_identity(tiny: TinyFactory, name: str) -> None:
     assert torch.equal(logits(student), logits(teacher))
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", slow_but(DENSE, REPRESENTATIVE))
 def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) -> None:
     teacher = load_model(tiny(name).folder)
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}

@@ -228,6 +228,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return cache(make)
 
 
+@pytest.mark.slow
 def test_training_makes_up_for_rounding(trained: Trained) -> None:
     precision = LEARNED
     student = trained(precision, precision)
@@ -314,6 +315,7 @@ def exported_alike(
     return found
 
 
+@pytest.mark.slow
 def test_export_with_a_head_of_eight_bits(trained: Trained, tmp_path: Path) -> None:
     """The head that QAD trains by default needs to be named to export."""
     source = trained(Int4(32), Int8(32))

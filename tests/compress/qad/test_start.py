@@ -19,7 +19,8 @@ from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import quantize
 from edgelm.spec.groups import groups, tensor_names
 from tests.compress.training import SETTINGS, same, teacher_and_student, train, weights
-from tests.models import TINY, tiny_model
+from tests.models import REPRESENTATIVE, TINY, tiny_model
+from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (8, 16), generator=torch.Generator().manual_seed(1))
 QAD = (Int4(16), Int8(32))
@@ -39,7 +40,7 @@ def uneven(name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_but(TINY, REPRESENTATIVE))
 def test_evened_out_models_compute_the_same(name: str) -> None:
     model = uneven(name)
     spec = spec_of(model)

@@ -41,6 +41,7 @@ def made(bench: Path, output: Path, *parts: str, name: str = "options") -> Stude
     return compress_model(read_recipe(write_recipe(bench, TEACHER, *parts, name=name)), output)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_there_goes_on(bench: Path, tmp_path: Path) -> None:
     made(bench, tmp_path / "pruned", PRUNE)
     begun = f'student = "{tmp_path / "pruned"}"\n'
@@ -67,6 +68,7 @@ def test_a_student_is_not_cut_again(bench: Path, tmp_path: Path) -> None:
         made(bench, tmp_path / "out", 'student = "teacher"\n', PRUNE)
 
 
+@pytest.mark.slow
 def test_hidden_states_by_the_papers_map(bench: Path, tmp_path: Path) -> None:
     depth = "[prune]\nnum_hidden_layers = 3\n"
     mapped = DISTILL + "layer_map = [[-1, -1], [0, 1]]\n"
@@ -81,6 +83,7 @@ def test_hidden_states_by_the_papers_map(bench: Path, tmp_path: Path) -> None:
     assert not same(plain, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["loss", "block"])
 def test_layers_ranked_on_a_task(bench: Path, tmp_path: Path, layers: str) -> None:
     passages = [{"context": "The miller waits", "target": "until"}] * 3
@@ -153,6 +156,7 @@ def test_a_layer_task_that_is_not_there(bench: Path, tmp_path: Path) -> None:
         made(bench, tmp_path / "out", DEPTH.format(layers="loss", more=more))
 
 
+@pytest.mark.slow
 def test_another_type_of_the_student_is_evaluated_again(bench: Path, tmp_path: Path) -> None:
     """In fp32 where the student is written in fp32, whatever the arithmetic of its training."""
     said: list[str] = []

@@ -25,6 +25,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sentence_model(tmp_path_factory.mktemp("sentences") / "source")
 
 
+@pytest.mark.slow
 def test_auto_finds_the_smallest_that_passes(source: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     manifest = export_model(source, tmp_path / "bundle", progress=lines.append)

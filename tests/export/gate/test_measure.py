@@ -12,7 +12,8 @@ from edgelm.export.source.text import Passage
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from tests.conftest import Tiny, TinyFactory
-from tests.models import TINY
+from tests.models import REPRESENTATIVE, TINY
+from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (3, 100)))
 PASSAGE = Passage(TOKENS, "tokens", "00")
@@ -94,7 +95,7 @@ def evaluator(source: Tiny) -> Evaluator:
     return Evaluator.from_passage(Reference(source.checkpoint), PASSAGE)
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", slow_but(sorted(TINY), REPRESENTATIVE))
 def test_the_source_itself_is_at_no_distance(tiny: TinyFactory, name: str) -> None:
     model = tiny(name)
     evaluator = Evaluator.from_passage(Reference(model.checkpoint), SHORT)

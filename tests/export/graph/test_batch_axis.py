@@ -16,7 +16,8 @@ from edgelm.quantize.precision import PRECISIONS
 from edgelm.runtime.engines.engine_session import EngineSession
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session, cpu_engine
-from tests.models import TINY
+from tests.models import REPRESENTATIVE, TINY
+from tests.slow import slow_but
 
 TOKENS = np.random.default_rng(3).integers(3, 120, (4, 40))
 LENGTHS = (1, 30, 7, 19)
@@ -51,7 +52,7 @@ def _largest_difference(first: EngineSession) -> float:
         return worst
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", slow_but(sorted(TINY), REPRESENTATIVE))
 def test_every_family(name: str, tiny: TinyFactory, tmp_path: Path) -> None:
     checkpoint = tiny(name).checkpoint
     one_by_one = checkpoint.spec.is_hybrid or name == SHARES_ROWS

@@ -2,6 +2,7 @@
 
 from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from edgelm.quantize.precision import Fp32, Int4, Int8, WeightPrecision
 from edgelm.quantize.rtn import quantize
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import build_session
-from tests.models import TINY
+from tests.models import REPRESENTATIVE, TINY
+from tests.slow import slow_but
 
 Array = npt.NDArray[np.float32]
 Assignment = dict[str, WeightPrecision]
@@ -67,7 +69,7 @@ def assert_mostly_near(ours: Array, expected: Array, limit: float) -> None:
 PRECISIONS: tuple[Int4 | Int8, ...] = (Int8(32), Int4(32), Int4(16, symmetric=True))
 
 
-def _cases() -> list[tuple[str, Int4 | Int8]]:
+def _cases() -> list[Any]:
     """Every precision on graphs of every kind; on other families, which pack alike, one each."""
     every = (
         "llama",
@@ -79,8 +81,10 @@ def _cases() -> list[tuple[str, Int4 | Int8]]:
         "qwen3.5",
         "qwen3-moe",
     )
-    one_each = zip(sorted(TINY), cycle(PRECISIONS), strict=False)
-    return list(dict.fromkeys([*product(every, PRECISIONS), *one_each]))
+    one_each = list(zip(sorted(TINY), cycle(PRECISIONS), strict=False))
+    quick = [case for case in one_each if case[0] in REPRESENTATIVE]
+    cases = dict.fromkeys([*product(every, PRECISIONS), *one_each])
+    return slow_but(cases, [*quick, *product(["llama"], PRECISIONS)])
 
 
 @pytest.mark.parametrize(("name", "precision"), _cases(), ids=str)

@@ -14,6 +14,8 @@ from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import quantize
 from tests.conftest import Tiny, TinyFactory
+from tests.models import REPRESENTATIVE
+from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
 FAMILIES = ["llama", "llama-untied", "mistral", "smollm3", "granite", "olmo2", "phi3"]
@@ -44,7 +46,7 @@ def separate_run(source: Tiny, group: str, precision: Int4 | Int8) -> float:
     return kl(before, logits_of(model))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, REPRESENTATIVE))
 def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str) -> None:
     # Granite's own multipliers calm it enough to leave little to measure.
     source = tiny(name) if name == "granite" else calm(name)

@@ -21,7 +21,8 @@ from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
 from tests.conftest import Tiny, TinyFactory
 from tests.core.spec.test_decoder import spec_of
 from tests.export.graphs import build_session, cpu_engine
-from tests.models import TINY
+from tests.models import REPRESENTATIVE, TINY
+from tests.slow import slow_but
 
 Array = npt.NDArray[np.float32]
 LENGTH = 48
@@ -32,7 +33,7 @@ LONG = MAX_VERIFIED + 4  # a chunk that takes the branch for prompts
 ROUNDING = {"int8": 0.03, "fp8": 0.07}
 
 
-@pytest.fixture(params=sorted(TINY))
+@pytest.fixture(params=slow_but(sorted(TINY), REPRESENTATIVE))
 def source(request: pytest.FixtureRequest, calm: TinyFactory) -> Tiny:
     return calm(request.param)
 

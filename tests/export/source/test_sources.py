@@ -76,7 +76,7 @@ FAMILIES = (
 )
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES, ("llama-untied", "gemma3", "glm4", "lfm2")))
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("gemma3", "lfm2")))
 def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
     exact = export_model(source, tmp_path / "fp32", precision="fp32")

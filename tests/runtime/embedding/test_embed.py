@@ -51,6 +51,7 @@ def test_vectors_are_those_of_transformers(tmp_path: Path, name: str, pooling: s
     np.testing.assert_allclose(queries, of_transformers(folder, prompted, pooling), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_of_several_chunks_has_its_vector(tmp_path: Path) -> None:
     for pooling in ("lasttoken", "mean", "cls"):
         folder = save_sentence_model(tmp_path / pooling, pooling=pooling)

@@ -173,6 +173,7 @@ def test_a_client_that_leaves_frees_its_sequence(lm: LanguageModel, url: str) ->
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_langchain_and_litellm(url: str, lm: LanguageModel) -> None:
     langchain = pytest.importorskip("langchain_openai")
     model = langchain.OpenAIEmbeddings(

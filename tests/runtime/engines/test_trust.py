@@ -53,6 +53,7 @@ def test_only_a_hash_can_be_trusted(text: str, store: Path) -> None:
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_processes_at_once_lose_nothing(store: Path) -> None:
     children = [
         subprocess.Popen([sys.executable, "-c", CHILD, f"{number:02x}", str(EACH)])

@@ -13,6 +13,7 @@ ROW = np.log(np.array([0.4, 0.3, 0.2, 0.1])).astype(np.float32)
 DRAWS = 20_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [

@@ -13,7 +13,8 @@ from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name
 from tests.compress.training import teacher_and_student
 from tests.conftest import TinyFactory
-from tests.models import TINY, tiny_model
+from tests.models import REPRESENTATIVE, TINY, tiny_model
+from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (2, 12), generator=torch.Generator().manual_seed(1))
 
@@ -61,7 +62,7 @@ def test_the_projection_is_alike_on_every_start() -> None:
     assert HiddenLoss(((0, 0),), 64, 64).up is None
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_but(TINY, REPRESENTATIVE))
 def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: str) -> None:
     model, spec = tiny(name).hf, tiny(name).checkpoint.spec
     last = len(model.model.layers) - 1
