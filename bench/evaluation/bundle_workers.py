@@ -11,9 +11,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, NamedTuple
 
 from edgelm.bench.evaluation.bundle_requests import Request
@@ -235,8 +237,11 @@ def _serve(pipe: Connection, bundle: str, sizes: WorkerSizes) -> None:
     sending = threading.Lock()
 
     def done(number: int, ok: bool, value: Any) -> None:
-        with sending:
-            pipe.send((number, ok, value))
+        with sending, suppress(OSError):  # the other end was closed: nobody wants it
+            try:
+                pipe.send((number, ok, value))
+            except (TypeError, AttributeError, PicklingError):
+                pipe.send((number, False, RuntimeError(f"cannot be sent: {value!r}")))
 
     try:
         with load(
