@@ -136,7 +136,7 @@ def _by_profile(context: Context) -> Verdict:
     if gpu.power_limit_w and planned:
         what = f"the power limit of {gpu.name} is {gpu.power_limit_w:.0f} W"
         if gpu.power_limit_w >= _MIN_SHARE * planned:
-            return ok(f"{what}, its profile counts on {planned:.0f} W")
+            return ok(f"{what}, its profile assumes {planned:.0f} W")
         return unknown(
             f"whether {gpu.power_limit_w:.0f} W is the highest power limit of {gpu.name} here",
             why=f"the driver does not report its highest limit; plans assume the "
