@@ -66,8 +66,8 @@ peers: setup  ## install the engines that `make report` compares with; compiles 
 	$(BIN)/edge-bench --setup-peers --peers $(PEERS)
 
 docs: setup  ## write the command-line reference
-	$(BIN)/python -m tests.cli_reference > docs/reference/cli.md
-	$(BIN)/python -m tests.schema_reference docs/reference
+	$(BIN)/python -m tests.docs.cli_reference > docs/reference/cli.md
+	$(BIN)/python -m tests.docs.schema_reference docs/reference
 
 site: setup  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -12,9 +12,9 @@ from edgelm.bench.machine import describe_machine
 from edgelm.bench.measure import measure
 from edgelm.bench.peers.engines import STATIC_CACHE, bundle_engines, peer_engines
 from edgelm.bench.peers.sources import Source, Sources, find_source
-from edgelm.bench.report.html import html
-from edgelm.bench.report.markdown import markdown, table
-from edgelm.bench.report.notes import why_invalid
+from edgelm.bench.report.page.html import html
+from edgelm.bench.report.page.markdown import markdown, table
+from edgelm.bench.report.page.notes import why_invalid
 from edgelm.bench.report.records import Report
 from edgelm.bench.report.report import make_report, write_json
 from edgelm.bench.workload import Test, context_needed

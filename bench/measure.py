@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgelm.bench.peers.engines import MeasuredEngine, SkippedEngine
 from edgelm.bench.worker import Worker
 from edgelm.bench.workload import Test
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.devices.sensors import Sampler
 from edgelm.errors import EdgeLMError
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from edgelm.bench.worker import Worker
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.gate.measure import Evaluator

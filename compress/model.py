@@ -10,14 +10,14 @@ import torch
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
 from edgelm.checkpoint.meta_model import empty_model, hf_config
-from edgelm.checkpoint.own_sizes import padded_tensors
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.checkpoint.weights.own_sizes import padded_tensors
 from edgelm.compress.run.distributed import is_main_process
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.families.table import FAMILIES
+from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT
 

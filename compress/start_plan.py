@@ -4,7 +4,6 @@ Work is counted as by Kaplan et al. 2020 (arXiv 2001.08361, table 1): two operat
 token forwards, four backwards, and attention's products beside them.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.durations import duration
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import with_alternatives
@@ -192,14 +192,3 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
     each = f" on each of {processes} processes" if processes > 1 else ""
     lines.append(f"together {duration(total)} at {speed}{each}; memory is a process's")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """A time as text: `40 s`, `12 min`, `3.5 h`, `9 days`."""
-    if seconds < 90:
-        return f"{max(1, math.ceil(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 72 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"

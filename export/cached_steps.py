@@ -11,7 +11,6 @@ import transformers
 
 import edgelm
 from edgelm.checkpoint.source import Checkpoint
-from edgelm.export.cache import ArtifactCache, key
 from edgelm.export.gate.measure import EvalSettings, Evaluator
 from edgelm.export.precision.frontier import Choice, Frontier
 from edgelm.export.precision.legalize import Assignment
@@ -24,6 +23,7 @@ from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.export.target import Target
+from edgelm.export.work.cache import ArtifactCache, key
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.precision import EIGHT_BIT_KV, W8A8, Int4, KvType, WeightPrecision
 

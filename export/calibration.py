@@ -16,7 +16,7 @@ from edgelm.export.request import ExportRequest
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage, affordable, read_passage
 from edgelm.export.target import Target
-from edgelm.export.work_folder import folder_bytes
+from edgelm.export.work.folder import folder_bytes
 from edgelm.export.workspace import Workspace
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,

@@ -7,7 +7,7 @@ calibration text and moves along the frontier as the gate's own text decides.
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.cli import format_bytes
 from edgelm.export.cached_steps import evaluator_for, frontier_for

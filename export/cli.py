@@ -200,8 +200,8 @@ def _list_targets() -> None:
 
 def _verify(folder: Path) -> None:
     from edgelm.bundle import read_manifest, verify
-    from edgelm.bundle.evaluation_record import check_evaluation
-    from edgelm.bundle.signature import check_signature
+    from edgelm.bundle.records.evaluation import check_evaluation
+    from edgelm.bundle.signing.signature import check_signature
 
     manifest = read_manifest(folder)
     verify(folder, manifest)
@@ -281,7 +281,7 @@ def _of_source(
 ) -> "PlanRequest":
     """The request for a checkpoint that is quantized already; others as they are."""
     from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
-    from edgelm.checkpoint.weight_files import has_weights
+    from edgelm.checkpoint.weights.files import has_weights
     from edgelm.planning import SOURCE
 
     is_gguf = Path(arguments.model).suffix == ".gguf"

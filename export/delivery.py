@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bundle import GraphCheck, graph_sha256
-from edgelm.bundle.gates import GATES, Figures, GateResult, passes
-from edgelm.bundle.self_test_record import SelfTestRecord
+from edgelm.bundle.records.gates import GATES, Figures, GateResult, passes
+from edgelm.bundle.records.self_test import SelfTestRecord
 from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.cached_steps import candidate_name, graph_name
 from edgelm.export.gate.graph_run import (

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 
 from edgelm.bundle import MANIFEST, Manifest
-from edgelm.bundle.gate_sample import write_sample
-from edgelm.bundle.gates import SourceCheck, enforce
-from edgelm.bundle.self_test_record import write_self_test
+from edgelm.bundle.records.gate_sample import write_sample
+from edgelm.bundle.records.gates import SourceCheck, enforce
+from edgelm.bundle.records.self_test import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
@@ -25,7 +25,7 @@ from edgelm.devices.this_machine import target_profile
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.replaceable import bundle_files
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.export.bundle.write import write_bundle
 from edgelm.export.cached_steps import evaluator_for
 from edgelm.export.calibration import calibrated, passage_for
@@ -54,7 +54,7 @@ from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import CALIBRATION, GATE, SEQUENCES, Passage
 from edgelm.export.source_check.check import source_check
 from edgelm.export.target import Target
-from edgelm.export.work_folder import check_work
+from edgelm.export.work.folder import check_work
 from edgelm.export.workspace import Workspace, open_workspace
 from edgelm.files.staging import check_replaceable, check_separate, staged_folder
 from edgelm.planning import SOURCE, PlanRequest

@@ -4,8 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from edgelm.bundle.behavior import Behavior
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.behavior import Behavior
+from edgelm.bundle.records.gates import Figures
 from edgelm.quantize.precision import WeightPrecision, describe
 
 Progress = Callable[[str], None]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.cached_steps import code_key, source_key
 from edgelm.export.progress import Timed
 from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.reference import Reference
-from edgelm.export.work_folder import work_folder
+from edgelm.export.work.cache import ArtifactCache
+from edgelm.export.work.folder import work_folder
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from edgelm.runtime.conversation import Chat
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.chunk import Chunk, TokenLogprob
-from edgelm.runtime.generation.logits_processor import AdvancingProcessor, LogitsProcessor
 from edgelm.runtime.generation.options import Options
 from edgelm.runtime.generation.reply import Reply, Timings, Usage
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.logits_processor import AdvancingProcessor, LogitsProcessor
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel

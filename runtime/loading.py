@@ -74,7 +74,7 @@ def load(
     """
     folder = bundle_folder(bundle)
     check_threads(threads)
-    _check_sequences(sequences)
+    check_sequences(sequences)
     manifest = read_manifest(folder)
     if manifest.pending and compile_engine:
         from edgelm.runtime.engines.finalize import finalize
@@ -196,7 +196,8 @@ def fit_context(
     return context
 
 
-def _check_sequences(count: object) -> None:
+def check_sequences(count: object) -> None:
+    """Raise BadInput unless a model can have this number of sequences."""
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MAX_SEQUENCES:
         raise BadInput(f"sequences is {count!r}, expected an integer from 1 to {_MAX_SEQUENCES}")
 

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgelm.bundle.gate_sample import (
+from edgelm.bundle.records.gate_sample import (
     GateSample,
     coarse_divergence,
     measure_sample,
     read_sample,
     sequence_logprobs,
 )
-from edgelm.bundle.gates import GATES, Threshold, gate_class, passes
-from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord, read_self_test
+from edgelm.bundle.records.gates import GATES, Threshold, gate_class, passes
+from edgelm.bundle.records.self_test import RecordedAnswer, SelfTestRecord, read_self_test
 from edgelm.devices.detection.cpu import read_cpu
 from edgelm.devices.detection.probes import Probes
 from edgelm.errors import EdgeLMError

@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from itertools import zip_longest
 
 from edgelm.errors import BadInput, Busy
@@ -100,6 +101,16 @@ class Sequences:
     def waiting(self) -> int:
         """Requests that wait for a sequence."""
         return len(self._waiting)
+
+    def split(self) -> "list[Sequences]":
+        """Each sequence by itself: it takes nothing from the others, but shares the engine."""
+        parts = []
+        for slot in self.slots:
+            part = copy(self)
+            part.slots = [slot]
+            part._changed, part._waiting = threading.Condition(), deque()
+            parts.append(part)
+        return parts
 
     def turn(self, cancelled: Callable[[], bool] | None = None) -> AbstractContextManager[None]:
         """The engine, for one run: see Turns."""

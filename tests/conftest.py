@@ -100,8 +100,8 @@ def whole_texts() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
-    """A factory of tiny models by name of `tests.models.TINY`; read them, never change them."""
-    from tests.models import tiny_model
+    """A factory of tiny models by name of `TINY` in checkpoints/models.py; never change them."""
+    from tests.checkpoints.models import tiny_model
 
     return cache(lambda name: _saved(tmp_path_factory.mktemp(name), tiny_model(name)))
 
@@ -114,7 +114,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     logits; here it stays what it was, and can be told from a fault. Likewise routers choose experts
     by a wide margin: a choice that a rounding error changes is another model for that token.
     """
-    from tests.models import decide_clearly, soften_attention, tiny_model
+    from tests.checkpoints.models import decide_clearly, soften_attention, tiny_model
 
     def make(name: str) -> Tiny:
         model = tiny_model(name)
@@ -152,6 +152,6 @@ def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source folder with a tokenizer: int8 passes its gate, int4 does not, `auto` mixes them."""
-    from tests.tiny_chat import save_tiny_chat
+    from tests.checkpoints.tiny_chat import save_tiny_chat
 
     return save_tiny_chat(tmp_path_factory.mktemp("tiny-chat"))

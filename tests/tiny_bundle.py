@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from edgelm.export.pipeline import export_model
-from tests.models import tiny_model
-from tests.tiny_chat import CONTEXT, VOCAB, save_tiny_chat
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import CONTEXT, VOCAB, save_tiny_chat
 
 
 def save_lively(folder: Path) -> Path:

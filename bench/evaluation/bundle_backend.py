@@ -10,12 +10,12 @@ from typing import Any
 from edgelm.bench.evaluation.bundle_requests import (
     LossRequest,
     Request,
-    Start,
     answer_requests,
     continuation_requests,
 )
 from edgelm.bench.evaluation.bundle_tokenizer import BundleTokenizer, text_rows
 from edgelm.bench.evaluation.bundle_workers import BundleWorkers
+from edgelm.bench.evaluation.request_starts import Start
 from edgelm.compress.data.documents import Document
 from edgelm.compress.evaluation.backend import (
     MAX_NEW_TOKENS,
@@ -93,7 +93,7 @@ class BundleBackend:
 
     def run(self, requests: Sequence[Request], progress: Progress = no_progress) -> list[Any]:
         """Results of requests, in their order; those that begin alike run after one another."""
-        if self._workers is not None and self._workers.wants(len(requests)):
+        if self._workers is not None and self._workers.wants(requests):
             return self._workers.run(requests, progress)
         found: dict[int, Any] = {}
         start = Start(self.model)

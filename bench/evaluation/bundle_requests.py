@@ -1,24 +1,20 @@
 """What an evaluation asks of a loaded bundle, one request at a time.
 
 A request can be sent to another process, which runs it on its own copy of the bundle.
-
-A result depends on its request alone, never on what ran before it. A cache of 8 bits makes that
-less obvious than it sounds: tokens of one run see each other's keys and values unrounded, and those
-of earlier runs rounded. So what requests share is stated in them and always run by itself.
 """
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.bench.evaluation.request_starts import Start
 from edgelm.compress.evaluation.backend import Answer, Call, Continuation, Conversation
 from edgelm.errors import BadInput
-from edgelm.runtime.engines.session import Session
 from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.sequences import common_prefix
@@ -27,32 +23,16 @@ _ROWS = 128  # rows of logits that the engine computes at a time
 _CACHED_ROWS = 4  # rows of logits that stay in a core's cache while they are summed
 
 
-class Start:
-    """What a model's session holds before a request; nothing else may use the session meanwhile."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self._held: tuple[int, ...] = ()
-
-    def begin(self, shared: tuple[int, ...]) -> Session:
-        """Make the session hold these tokens, computed by themselves, and no others."""
-        session = self.model.session
-        if shared != self._held:
-            session.rewind(0)
-            self._held = ()
-            if shared:
-                session.advance(np.array(shared, dtype=np.int64))
-            self._held = shared
-        session.rewind(len(shared))
-        return session
-
-
 class Request(Protocol):
-    """One request.
+    """One request; `decodes` says whether it generates tokens, one after another.
 
     Requests whose `order` is close begin alike, so that running them after one another uses the
     cache of the one before.
     """
+
+    @property
+    def decodes(self) -> bool:
+        """See above."""
 
     @property
     def order(self) -> Any:
@@ -72,6 +52,7 @@ class ContinuationRequest:
     row: tuple[int, ...]
     count: int
     shared: int = 0
+    decodes: ClassVar[bool] = False
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -94,6 +75,7 @@ class LossRequest:
     """The mean next-token loss of a row, in nats."""
 
     row: tuple[int, ...]
+    decodes: ClassVar[bool] = False
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -121,6 +103,7 @@ class AnswerRequest:
     conversation: Conversation
     max_new_tokens: int
     shared: tuple[int, ...] = ()
+    decodes: ClassVar[bool] = True
 
     @property
     def order(self) -> str:

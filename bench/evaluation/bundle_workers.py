@@ -11,12 +11,15 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from pickle import PicklingError
+from typing import Any, NamedTuple
 
-from edgelm.bench.evaluation.bundle_requests import Request, Start
+from edgelm.bench.evaluation.bundle_requests import Request
+from edgelm.bench.evaluation.request_threads import RequestThreads
 from edgelm.bundle import Manifest
 from edgelm.compress.evaluation.backend import Progress, no_progress
 from edgelm.devices.detection.memory import available_bytes
@@ -31,19 +34,36 @@ _MIN_REQUESTS = 4  # per process; fewer are not worth its start
 _STOP_SECONDS = 5
 
 
-def process_count(manifest: Manifest, threads: int) -> int:
-    """How many copies of a bundle may run beside each other; 1: none beside the caller's.
+class WorkerSizes(NamedTuple):
+    """How many processes have a copy of a bundle, and the threads and sequences of each."""
+
+    processes: int
+    threads: int
+    sequences: int
+
+
+def worker_sizes(manifest: Manifest, threads: int, sequences: int) -> WorkerSizes | None:
+    """What threads and memory allow; None where requests should run in the caller's process.
 
     Args:
-        manifest: of the bundle.
-        threads: that all of them share.
+        manifest: of the bundle, which the caller has loaded, too.
+        threads: that all processes share.
+        sequences: of each process, at most; fewer where that leaves room for more processes.
     """
     if manifest.engine.name != "onnxruntime":
-        return 1
-    need = loaded_bytes(manifest, manifest.limits.context)
-    # The caller has one loaded already.
-    fitting = int(_MEMORY_SHARE * available_bytes()) // need
-    return max(1, min(threads, fitting, _MAX_PROCESSES))
+        return None
+    free = int(_MEMORY_SHARE * available_bytes())
+
+    def fitting(count: int) -> int:
+        need = loaded_bytes(manifest, manifest.limits.context, sequences=count)
+        return min(threads, free // need, _MAX_PROCESSES)
+
+    processes = fitting(1)
+    while sequences > 1 and fitting(sequences) < processes:
+        sequences //= 2
+    if processes < 1 or processes * sequences < 2:
+        return None
+    return WorkerSizes(processes, threads // processes, sequences)
 
 
 class BundleWorkers:
@@ -51,19 +71,19 @@ class BundleWorkers:
 
     Args:
         bundle: its folder.
-        processes: how many.
-        threads: of each.
+        sizes: of the processes.
     """
 
-    def __init__(self, bundle: Path, processes: int, threads: int) -> None:
+    def __init__(self, bundle: Path, sizes: WorkerSizes) -> None:
         self._bundle = bundle
-        self._processes = processes
-        self._threads = threads
+        self._sizes = sizes
         self._workers: list[_Worker] = []
 
-    def wants(self, count: int) -> bool:
-        """Whether as many requests are worth the start of the processes."""
-        return self._processes > 1 and count >= _MIN_REQUESTS * self._processes
+    def wants(self, requests: Sequence[Request]) -> bool:
+        """Whether requests are worth the start of the processes."""
+        sizes = self._sizes
+        several = sizes.processes > 1 or any(one.decodes for one in requests)
+        return several and len(requests) >= _MIN_REQUESTS * sizes.processes
 
     def run(self, requests: Sequence[Request], progress: Progress = no_progress) -> list[Any]:
         """The results of requests, in their order; requests that begin alike share a process.
@@ -72,11 +92,14 @@ class BundleWorkers:
             EdgeLMError: the error of a request; requests after it may not have been run.
             DoesNotFit: a process was ended, as Linux does where memory is used up.
         """
+        sizes = self._sizes
         if not self._workers:
-            self._workers = [_Worker(self._bundle, self._threads) for _ in range(self._processes)]
-        shared = _Shared(requests, self._processes * _PARTS, progress)
+            self._workers = [_Worker(self._bundle, sizes) for _ in range(sizes.processes)]
+        # Prompts run one after the other anyway, and next to each other those that begin alike.
+        at_once = sizes.sequences if any(one.decodes for one in requests) else 1
+        shared = _Shared(requests, sizes.processes * _PARTS, progress)
         lanes = [
-            threading.Thread(target=shared.drain, args=(worker,), name="edgelm-evaluate")
+            threading.Thread(target=shared.drain, args=(worker, at_once), name="edgelm-evaluate")
             for worker in self._workers
         ]
         for lane in lanes:
@@ -106,19 +129,27 @@ class _Shared:
     def __init__(self, requests: Sequence[Request], parts: int, progress: Progress) -> None:
         order = sorted(range(len(requests)), key=lambda index: requests[index].order)
         size = max(1, len(order) // parts)
-        self._parts = deque(order[at : at + size] for at in range(0, len(order), size))
+        self._parts = deque(deque(order[at : at + size]) for at in range(0, len(order), size))
         self._requests = requests
         self._found: dict[int, Any] = {}
         self._progress = progress
         self._lock = threading.Lock()
         self.failure: BaseException | None = None
 
-    def drain(self, worker: "_Worker") -> None:
-        """Give requests to a worker until none is left, or one failed."""
+    def drain(self, worker: "_Worker", at_once: int) -> None:
+        """Give requests to a worker, some at a time, until none is left, or one failed."""
+        part = deque[int]()
+        running = 0
         try:
-            while (part := self._next()) is not None:
-                for index in part:
-                    self._add(index, worker.result(self._requests[index]))
+            while True:
+                while running < at_once and (part := self._filled(part)):
+                    index = part.popleft()
+                    worker.send(index, self._requests[index])
+                    running += 1
+                if not running:
+                    return
+                self._add(*worker.receive())
+                running -= 1
         except BaseException as error:
             with self._lock:
                 self.failure = self.failure or error
@@ -132,9 +163,12 @@ class _Shared:
         """All results, in the order of the requests."""
         return [self._found[index] for index in range(len(self._requests))]
 
-    def _next(self) -> list[int] | None:
+    def _filled(self, part: "deque[int]") -> "deque[int]":
+        """A part with requests: this one, or the next; an empty one if there is none."""
         with self._lock:
-            return self._parts.popleft() if self._parts and self.failure is None else None
+            if self.failure is not None:
+                return deque()
+            return part or (self._parts.popleft() if self._parts else deque())
 
     def _add(self, index: int, result: Any) -> None:
         with self._lock:
@@ -145,31 +179,41 @@ class _Shared:
 class _Worker:
     """A process with the bundle, and our end of the pipe to it."""
 
-    def __init__(self, bundle: Path, threads: int) -> None:
+    def __init__(self, bundle: Path, sizes: WorkerSizes) -> None:
         # Not forked: the parent has threads, among them an engine's.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, str(bundle), threads), daemon=True
+            target=_serve, args=(theirs, str(bundle), sizes), daemon=True
         )
         self._process.start()
         theirs.close()
 
-    def result(self, request: Request) -> Any:
-        """A request's result."""
+    def send(self, number: int, request: Request) -> None:
+        """Give it a request, which it runs as soon as one of its threads is free.
+
+        Raises:
+            DoesNotFit: the process was ended.
+        """
         try:
-            self._pipe.send(request)
-            ok, value = self._pipe.recv()
+            self._pipe.send((number, request))
+        except OSError:
+            raise self._ended() from None
+
+    def receive(self) -> tuple[int, Any]:
+        """The number and the result of the next request that is done.
+
+        Raises:
+            EdgeLMError: the request's error.
+            DoesNotFit: the process was ended.
+        """
+        try:
+            number, ok, value = self._pipe.recv()
         except (EOFError, OSError):
-            self._process.join(_STOP_SECONDS)
-            raise DoesNotFit(
-                "a process of the evaluation was ended (exit code "
-                f"{self._process.exitcode}), probably because memory was used up; run it in one "
-                "process: --threads 1"
-            ) from None
+            raise self._ended() from None
         if not ok:
             raise value
-        return value
+        return number, value
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
@@ -177,20 +221,34 @@ class _Worker:
         self._process.terminate()
         self._process.join(_STOP_SECONDS)
 
+    def _ended(self) -> DoesNotFit:
+        self._process.join(_STOP_SECONDS)
+        return DoesNotFit(
+            "a process of the evaluation was ended (exit code "
+            f"{self._process.exitcode}), probably because memory was used up; run it in one "
+            "process: --threads 1 --sequences 1"
+        )
 
-def _serve(pipe: Connection, bundle: str, threads: int) -> None:
+
+def _serve(pipe: Connection, bundle: str, sizes: WorkerSizes) -> None:
     """Answer requests until the other end is closed."""
     # Ctrl-C reaches the whole group; the parent stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sending = threading.Lock()
+
+    def done(number: int, ok: bool, value: Any) -> None:
+        with sending, suppress(OSError):  # the other end was closed: nobody wants it
+            try:
+                pipe.send((number, ok, value))
+            except (TypeError, AttributeError, PicklingError):
+                pipe.send((number, False, RuntimeError(f"cannot be sent: {value!r}")))
+
     try:
-        with load(bundle, threads=threads, check_hashes=False) as model:
-            start = Start(model)
+        with load(
+            bundle, threads=sizes.threads, sequences=sizes.sequences, check_hashes=False
+        ) as model:
+            threads = RequestThreads(model, done)
             while True:
-                request: Request = pipe.recv()
-                try:
-                    reply = True, request.run(start)
-                except Exception as error:
-                    reply = False, error
-                pipe.send(reply)
+                threads.add(*pipe.recv())
     except (EOFError, OSError):
         return

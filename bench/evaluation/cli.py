@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: physical cores)")
     add(
+        "--sequences",
+        type=positive_int,
+        metavar="N",
+        help="answers that each process of a bundle on a CPU writes at a time (default: 8 where "
+        "that changes no bit of the logits, as with 8-bit weights, else 1)",
+    )
+    add(
         "--record",
         action="store_true",
         help="write the result into the bundle: evaluation.json and a table in its README.md",
@@ -111,6 +118,7 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         limit=arguments.limit,
         max_new_tokens=arguments.max_new_tokens,
         threads=arguments.threads,
+        sequences=arguments.sequences,
         judge=arguments.judge,
         judge_model=arguments.judge_model,
     )

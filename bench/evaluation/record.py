@@ -7,8 +7,8 @@ import msgspec
 from edgelm.bench.evaluation.records import Evaluation
 from edgelm.bench.evaluation.text_table import markdown_table
 from edgelm.bundle import FileEntry, read_manifest
-from edgelm.bundle.evaluation_record import EVALUATION
 from edgelm.bundle.files import listed_graph_sha256
+from edgelm.bundle.records.evaluation import EVALUATION
 from edgelm.errors import BadInput
 from edgelm.export.bundle.sign import remove_signature, replace_card
 from edgelm.files.hashing import file_sha256

@@ -32,6 +32,7 @@ from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
 from edgelm.files.replacing import replacing
+from edgelm.runtime.loading import check_sequences
 
 Progress = Callable[[str], None]
 _ITEMS = "items"
@@ -42,7 +43,8 @@ class EvaluationRequest:
     """What to evaluate.
 
     model and against: a bundle's folder, or a checkpoint. tasks: of `parse_tasks`. out: the folder
-    of results. machine: described for the report. judge: a URL or a bundle, for `mt_bench`, and
+    of results. machine: described for the report. sequences: answers that each process of a bundle
+    writes at a time; None: see `open_subject`. judge: a URL or a bundle, for `mt_bench`, and
     judge_model the model's name at the URL.
     """
 
@@ -55,6 +57,7 @@ class EvaluationRequest:
     limit: int | None = None
     max_new_tokens: int = 1280
     threads: int | None = None
+    sequences: int | None = None
     judge: str | None = None
     judge_model: str = "judge"
 
@@ -70,6 +73,8 @@ class EvaluationRequest:
             )
         if self.limit is not None and self.limit < 1:
             raise BadInput(f"--limit is {self.limit}, expected 1 or more rows per task")
+        if self.sequences is not None:
+            check_sequences(self.sequences)
         if self.max_new_tokens < 1:
             raise BadInput(f"--max-new-tokens is {self.max_new_tokens}, expected 1 or more")
 
@@ -112,7 +117,13 @@ def _evaluate(
 ) -> tuple[Subject, list[TaskItems]]:
     """A model's figures on all tasks."""
     with ExitStack() as stack:
-        opened = open_subject(model, stack, threads=request.threads, source=source)
+        opened = open_subject(
+            model,
+            stack,
+            threads=request.threads,
+            sequences=request.sequences,
+            source=source,
+        )
         found = [_items(request, opened, task, progress) for task in request.tasks]
     return opened.record, found
 
@@ -185,6 +196,8 @@ def _key(request: EvaluationRequest, subject: Subject, task: Task) -> str:
         request.limit,
         request.max_new_tokens,
         request.against if task.kind == "kl" else None,
+        # By default as many as change nothing.
+        request.sequences if subject.kind == "bundle" else None,
     ]
     return sha256(msgspec.json.encode(parts)).hexdigest()
 

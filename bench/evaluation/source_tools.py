@@ -11,7 +11,7 @@ from pathlib import Path
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.compress.evaluation.backend import Call, Conversation
 from edgelm.errors import BadInput
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.runtime.text.answers.formats import answer_format
 from edgelm.runtime.text.answers.parser import AnswerParser
 from edgelm.runtime.text.answers.reasoning_limit import control_tokens

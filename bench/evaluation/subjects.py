@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgelm.bench.evaluation.batch_equality import exact_batch
 from edgelm.bench.evaluation.bundle_backend import BundleBackend
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers, process_count
+from edgelm.bench.evaluation.bundle_workers import BundleWorkers, worker_sizes
 from edgelm.bench.evaluation.records import Subject
 from edgelm.bundle import MANIFEST
 from edgelm.bundle.files import listed_graph_sha256
@@ -18,6 +19,8 @@ from edgelm.quantize.precision import describe
 from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
+
+_SEQUENCES = 8  # answers that a process writes at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,12 @@ def is_bundle(path: str) -> bool:
 
 
 def open_subject(
-    path: str, stack: ExitStack, *, threads: int | None = None, source: str | None = None
+    path: str,
+    stack: ExitStack,
+    *,
+    threads: int | None = None,
+    sequences: int | None = None,
+    source: str | None = None,
 ) -> OpenSubject:
     """Load a bundle, or a checkpoint (folder, hub id, .gguf).
 
@@ -42,12 +50,18 @@ def open_subject(
         path: where it is.
         stack: closes what was opened.
         threads: of a bundle on a CPU.
+        sequences: answers that each process of such a bundle writes at a time; None: some where
+            that changes no bit of them, else one.
         source: the checkpoint that a bundle is compared with by KL.
     """
-    return _bundle(path, stack, threads, source) if is_bundle(path) else _checkpoint(path)
+    if not is_bundle(path):
+        return _checkpoint(path)
+    return _bundle(path, stack, threads, sequences, source)
 
 
-def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None) -> OpenSubject:
+def _bundle(
+    path: str, stack: ExitStack, threads: int | None, sequences: int | None, source: str | None
+) -> OpenSubject:
     model = stack.enter_context(load(path, threads=threads))
     model.check_generates()
     manifest = model.manifest
@@ -67,16 +81,22 @@ def _bundle(path: str, stack: ExitStack, threads: int | None, source: str | None
         source_sha256=manifest.lineage.sha256,
         calibration_sha256=manifest.lineage.calibration_sha256 or "",
     )
-    return OpenSubject(BundleBackend(model, agreement, _workers(model, stack, threads)), record)
+    workers = _workers(model, stack, threads or physical_cores(), sequences)
+    return OpenSubject(BundleBackend(model, agreement, workers), record)
 
 
-def _workers(model: LanguageModel, stack: ExitStack, threads: int | None) -> BundleWorkers | None:
-    """Processes that share the threads; None where there is room or use for only one."""
-    total = threads or physical_cores()
-    count = process_count(model.manifest, total)
-    if count < 2:
+def _workers(
+    model: LanguageModel, stack: ExitStack, threads: int, sequences: int | None
+) -> BundleWorkers | None:
+    """Processes that share the threads; None where there is room or use for none."""
+    if not model.manifest.graph.takes_batches:
+        sequences = 1
+    elif sequences is None:
+        sequences = exact_batch(model.session, _SEQUENCES)
+    sizes = worker_sizes(model.manifest, threads, sequences)
+    if sizes is None:
         return None
-    workers = BundleWorkers(model.folder, count, total // count)
+    workers = BundleWorkers(model.folder, sizes)
     stack.callback(workers.close)
     return workers
 

@@ -8,7 +8,7 @@ import msgspec
 
 from edgelm.bench.machine import Machine
 from edgelm.bench.report.statistics import Percentiles
-from edgelm.bundle.gates import GateResult
+from edgelm.bundle.records.gates import GateResult
 from edgelm.devices.sensors import SensorLog
 from edgelm.planning import Estimate
 

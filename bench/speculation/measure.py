@@ -14,7 +14,7 @@ import numpy as np
 
 from edgelm.bench.speculation.works import WORKS, Task
 from edgelm.runtime import LanguageModel, Reply
-from edgelm.runtime.generation.logits_processor import Row
+from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode
 
 Answers = Literal["own", "reference"]

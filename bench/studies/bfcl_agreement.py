@@ -20,8 +20,12 @@ from typing import Any
 
 from edgelm.compress.data.jsonl import read_jsonl
 from edgelm.compress.evaluation.backend import Call
-from edgelm.compress.evaluation.tasks.call_matching import first_accepted
-from edgelm.compress.evaluation.tasks.functions import FunctionRow, matches, read_rows
+from edgelm.compress.evaluation.tasks.function_calls.call_matching import first_accepted
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    FunctionRow,
+    matches,
+    read_rows,
+)
 
 _CATEGORIES = (
     *("simple_python", "multiple", "parallel", "parallel_multiple"),

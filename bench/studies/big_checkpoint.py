@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgelm.checkpoint.source import open_checkpoint
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

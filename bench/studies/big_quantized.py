@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from bench.studies.big_checkpoint import CONFIG
 from edgelm.checkpoint.source import open_checkpoint
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
 _HIDDEN, _FFN, _HEADS, _KV, _VOCAB = 3072, 9216, 32 * 128, 8 * 128, 128_256

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgelm.bench.evaluation.source_agreement import SourceAgreement
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.metrics import Metric
 from edgelm.errors import BadInput

@@ -18,7 +18,7 @@ import torch
 from edgelm.bench.peers.install import converter, interpreter
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.model import load_model
-from tests.models import tiny_model
+from tests.checkpoints.models import tiny_model
 
 _YARN: dict[str, Any] = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 _YARN |= {"original_max_position_embeddings": 32}

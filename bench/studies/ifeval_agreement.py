@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgelm.compress.evaluation.tasks.ifeval import evaluate_answer, read_row
+from edgelm.compress.evaluation.tasks.ifeval.ifeval import evaluate_answer, read_row
 
 
 def forms(text: str, prompt: str) -> Iterator[str]:

@@ -30,12 +30,12 @@ from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import Model, load_model, load_tokenizer, save_model
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.run_folder import file_hashes
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD
 

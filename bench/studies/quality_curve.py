@@ -20,12 +20,11 @@ from tokenizers import Tokenizer
 
 from bench.studies.precision_speed import Speed, precision_speeds
 from edgelm.bench.machine import Machine, describe_machine
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import run_command
 from edgelm.errors import UnknownName
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.cache import ArtifactCache
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.quantize.methods import METHODS
@@ -34,6 +33,7 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import CALIBRATION, GATE, Passage, read_passage
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.quantize.precision import Int4, Int8, describe, stored_bytes
 from edgelm.spec.groups import HEAD
 

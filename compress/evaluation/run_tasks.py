@@ -26,9 +26,15 @@ from edgelm.compress.evaluation.backend import Progress as Count
 from edgelm.compress.evaluation.metrics import Metric, perplexity_of
 from edgelm.compress.evaluation.rows import task_rows
 from edgelm.compress.evaluation.task_names import KINDS, Task
-from edgelm.compress.evaluation.tasks.function_rows import function_rows
-from edgelm.compress.evaluation.tasks.functions import FunctionRow, function_choice, functions
-from edgelm.compress.evaluation.tasks.functions import read_rows as read_function_rows
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    FunctionRow,
+    function_choice,
+    functions,
+)
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    read_rows as read_function_rows,
+)
+from edgelm.compress.evaluation.tasks.function_calls.rows import function_rows
 from edgelm.compress.evaluation.tasks.last_word import last_word
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.needle import needle
@@ -37,6 +43,7 @@ from edgelm.compress.evaluation.tasks.rag import RagRow, rag, rag_choice
 from edgelm.compress.evaluation.tasks.rag import read_row as read_rag_row
 from edgelm.compress.evaluation.tasks.rag_rows import rag_rows
 from edgelm.compress.evaluation.tasks.scores import Score
+from edgelm.compress.evaluation.time_left import TimeLeft
 from edgelm.errors import BadInput
 
 _LENGTH = 512  # tokens per row of text
@@ -126,9 +133,10 @@ def run_task(
     progress: Callable[[str], None],
 ) -> Figures:
     """The figures of one task."""
+    left = TimeLeft()
 
     def show(done: int, of: int) -> None:
-        progress(f"{task} {done}/{of}")
+        progress(f"{task} {done}/{of}{left.text(done, of)}")
 
     context = EvalContext(backend, limit, max_new_tokens, show)
     found = TASKS[task.kind](context, task.name)
@@ -169,7 +177,7 @@ def _multiple_choice(context: EvalContext, name: str) -> Figures:
 
 
 def _ifeval(context: EvalContext, name: str) -> Figures:
-    from edgelm.compress.evaluation.tasks.ifeval import ifeval
+    from edgelm.compress.evaluation.tasks.ifeval.ifeval import ifeval
 
     fields = {"prompt": str, "instruction_id_list": list}
     rows = [row for _, row in task_rows(name, context.limit, fields)]

@@ -31,7 +31,7 @@ from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.own_sizes import FIELD as OWN_SIZES
 from edgelm.spec.tensor_names import canonical_name
 

@@ -4,7 +4,7 @@ import msgspec
 
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 
 
 class Shape(msgspec.Struct, frozen=True, order=True):

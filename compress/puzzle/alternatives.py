@@ -8,7 +8,7 @@ import msgspec
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 
 Half = Literal["attention", "mlp"]
 

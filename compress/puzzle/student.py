@@ -12,7 +12,7 @@ from edgelm.compress.model import Model, build_model
 from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
 from edgelm.compress.puzzle.library import read_mlp
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.own_sizes import FIELD, own_sizes
 from edgelm.spec.tensor_shapes import tensor_shapes
 

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgelm.bundle.embedding_record import EmbeddingRecord
-from edgelm.bundle.gates import GateResult, SourceCheck
+from edgelm.bundle.records.embedding import EmbeddingRecord
+from edgelm.bundle.records.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.quantize.precision import KvType, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import StateKind
+from edgelm.spec.layers.mixers import StateKind
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 # Far above any model, and small enough that sums and products of a few stay in 64 bits.

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from edgelm.bundle.file_names import check_engine_name, check_name
-from edgelm.bundle.gates import Figures
 from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
+from edgelm.bundle.records.gates import Figures
 from edgelm.bundle.roles import check_roles
 from edgelm.bundle.segment_checks import check_segments
 from edgelm.quantize.precision import Int4, Int8

@@ -15,7 +15,7 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.config.layer_sizes import listed_heads
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.own_sizes import FIELD as OWN_SIZES
 from edgelm.spec.own_sizes import own_sizes
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
 

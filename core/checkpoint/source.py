@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from edgelm.checkpoint.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tensors import GgufTensors
 from edgelm.checkpoint.hub import fetch
 from edgelm.checkpoint.license import read_license
-from edgelm.checkpoint.own_sizes import (
-    check_left_out,
-    left_out_outputs,
-    own_part,
-    stored_shapes,
-)
 from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
@@ -35,10 +28,10 @@ from edgelm.checkpoint.sentence_transformers import (
     embedding_settings,
     without_head,
 )
-from edgelm.checkpoint.stored_values import Stamp, check_finite, check_unchanged, read_tensor, stamp
 from edgelm.checkpoint.text_part import text_config, text_tensors
-from edgelm.checkpoint.weight_files import has_weights, stored_tensors, weight_files
-from edgelm.checkpoint.weight_names import (
+from edgelm.checkpoint.weights.expert_stacks import with_stacked_experts
+from edgelm.checkpoint.weights.files import has_weights, stored_tensors, weight_files
+from edgelm.checkpoint.weights.names import (
     Stored,
     check_shapes,
     check_stored,
@@ -46,6 +39,19 @@ from edgelm.checkpoint.weight_names import (
     named_as_hugging_face,
     tied_to_embedding,
     without_leftovers,
+)
+from edgelm.checkpoint.weights.own_sizes import (
+    check_left_out,
+    left_out_outputs,
+    own_part,
+    stored_shapes,
+)
+from edgelm.checkpoint.weights.values import (
+    Stamp,
+    check_finite,
+    check_unchanged,
+    read_tensor,
+    stamp,
 )
 from edgelm.embedding import EmbeddingSettings
 from edgelm.errors import BadCheckpoint, BadInput

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from edgelm.checkpoint.refused_models import REFUSED
-from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
 

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.family import NormPlacement, QKNorm
-from edgelm.spec.heads import HeadSizes
-from edgelm.spec.layer import LayerSpec as LayerSpec
-from edgelm.spec.layer import Rope as Rope
-from edgelm.spec.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.families.family import NormPlacement, QKNorm
+from edgelm.spec.layers.experts import MixtureOfExperts
+from edgelm.spec.layers.heads import HeadSizes
+from edgelm.spec.layers.layer import LayerSpec as LayerSpec
+from edgelm.spec.layers.layer import Rope as Rope
+from edgelm.spec.layers.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 from edgelm.spec.multipliers import Multipliers
-from edgelm.spec.per_layer_inputs import PerLayerInputs
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 

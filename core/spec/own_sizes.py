@@ -13,7 +13,7 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
 
 FIELD = "edgelm_layers"
 _KNOWN = {"attention", "intermediate_size"}

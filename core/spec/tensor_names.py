@@ -6,7 +6,7 @@ A canonical name such as `model.layers.3.self_attn.q_norm.weight` belongs to the
 
 from collections.abc import Mapping
 
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 
 
 def stored_name(family: str, name: str) -> str:

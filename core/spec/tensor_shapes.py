@@ -3,9 +3,9 @@
 import msgspec
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.experts import DOWN, GATE_UP, MixtureOfExperts
-from edgelm.spec.families import FAMILIES
-from edgelm.spec.family import NormPlacement
+from edgelm.spec.families.family import NormPlacement
+from edgelm.spec.families.table import FAMILIES
+from edgelm.spec.layers.experts import DOWN, GATE_UP, MixtureOfExperts
 from edgelm.spec.tensor_names import canonical_name, stored_name
 
 Shapes = dict[str, tuple[int, ...]]

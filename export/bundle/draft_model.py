@@ -18,7 +18,7 @@ from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadInput
 from edgelm.export.bundle.model_card import CARD
 from edgelm.export.bundle.sign import remove_signature
-from edgelm.export.bundle.text_files import text_files
+from edgelm.export.bundle.text.text_files import text_files
 from edgelm.export.pipeline import export_model
 from edgelm.export.progress import Progress
 from edgelm.files.hashing import file_sha256

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from edgelm.bundle import Manifest
-from edgelm.bundle.embedding_record import EmbeddingRecord
+from edgelm.bundle.records.embedding import EmbeddingRecord
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import describe

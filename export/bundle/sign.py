@@ -6,8 +6,8 @@ import msgspec
 
 from edgelm.bundle import MANIFEST, FileEntry, Manifest, encode_manifest, read_manifest, verify
 from edgelm.bundle.files import SIGNATURE
-from edgelm.bundle.signature import public_key, sign
-from edgelm.bundle.signing_keys import PublicKey, read_private_key
+from edgelm.bundle.signing.keys import PublicKey, read_private_key
+from edgelm.bundle.signing.signature import public_key, sign
 from edgelm.export.bundle.model_card import CARD, with_section
 from edgelm.files.hashing import file_sha256
 from edgelm.files.replacing import replace_file

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from edgelm.bundle import GraphCheck, graph_sha256
-from edgelm.bundle.embedding_record import (
+from edgelm.bundle.records.embedding import (
     MAX_DISTANCE,
     EmbeddingClass,
     EmbeddingFigures,

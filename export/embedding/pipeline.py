@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 
 from edgelm.bundle import Manifest
-from edgelm.bundle.embedding_record import EmbeddingRecord, enforce_embedding
+from edgelm.bundle.records.embedding import EmbeddingRecord, enforce_embedding
 from edgelm.embedding import EmbeddingSettings
 from edgelm.export.bundle.draft import draft_manifest
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.export.bundle.write import write_bundle
 from edgelm.export.calibration import calibrated, passage_for
 from edgelm.export.choose import requested_assignment

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgelm.bundle.embedding_record import EmbeddingFigures
+from edgelm.bundle.records.embedding import EmbeddingFigures
 from edgelm.embedding import EmbeddingSettings
 from edgelm.errors import BadInput
 from edgelm.export.source.reference import Reference

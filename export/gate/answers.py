@@ -10,8 +10,9 @@ import numpy as np
 from edgelm.errors import BadInput
 from edgelm.export.gate import prompts as asked
 from edgelm.runtime.engines.session import Session
-from edgelm.runtime.generation.logits_processor import Row
-from edgelm.runtime.generation.sampler import Sampler, Sampling
+from edgelm.runtime.generation.sampling.logits_processor import Row
+from edgelm.runtime.generation.sampling.sampler import Sampler
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.sequences import common_prefix
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadCheckpoint, GateFailed
 
 

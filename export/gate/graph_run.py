@@ -9,20 +9,20 @@ import numpy as np
 import onnxruntime
 
 from edgelm.bundle import FileEntry, Manifest, bundle_file
-from edgelm.bundle.behavior import Behavior
-from edgelm.bundle.gate_sample import GateSample, sequence_logprobs
-from edgelm.bundle.gates import Figures
-from edgelm.bundle.self_test_record import RecordedAnswer, SelfTestRecord
+from edgelm.bundle.records.behavior import Behavior
+from edgelm.bundle.records.gate_sample import GateSample, sequence_logprobs
+from edgelm.bundle.records.gates import Figures
+from edgelm.bundle.records.self_test import RecordedAnswer, SelfTestRecord
 from edgelm.errors import BadInput
-from edgelm.export.cache import ArtifactCache, key
 from edgelm.export.gate import prompts as asked
 from edgelm.export.gate.answers import SampledAnswer, bundle_answers, sampling_of
 from edgelm.export.gate.source_answers import can_sample, source_answers
 from edgelm.export.gate.traits import compare_behavior
 from edgelm.export.source.reference import Reference
+from edgelm.export.work.cache import ArtifactCache, key
 from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
 from edgelm.runtime.generation.options import GREEDY, Options
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.self_test import processor, prompt_tokens
 from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE

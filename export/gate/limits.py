@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from edgelm.bundle.gates import GATES, GateClass, Threshold, blended, gate_class, looser
+from edgelm.bundle.records.gates import GATES, GateClass, Threshold, blended, gate_class, looser
 from edgelm.export.precision.legalize import Assignment
 from edgelm.quantize.precision import KvType, WeightPrecision
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from edgelm.bundle.gate_sample import OUTCOMES, GateSample
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gate_sample import OUTCOMES, GateSample
+from edgelm.bundle.records.gates import Figures
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage

@@ -15,7 +15,7 @@ from edgelm.devices.detection.memory import available_bytes
 from edgelm.export.gate import prompts as asked
 from edgelm.export.gate.answers import SEED, CoupledSampler, SampledAnswer
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.runtime.sequences import common_prefix
 
 _MEMORY_SHARE = 0.4  # of what is free, for the source's weights in fp32

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from edgelm.bundle.behavior import TRAITS, Behavior, compare_trait
+from edgelm.bundle.records.behavior import TRAITS, Behavior, compare_trait
 from edgelm.export.gate import prompts as asked
 from edgelm.export.gate.answers import SEED, SampledAnswer
 

@@ -15,9 +15,9 @@ from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import HEAD, PER_LAYER_MODEL, mixer_output
-from edgelm.spec.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
+from edgelm.spec.layers.experts import MixtureOfExperts
+from edgelm.spec.layers.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
 
 Value = ir.Value
 

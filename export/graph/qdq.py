@@ -29,9 +29,9 @@ from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, X
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import PRECISIONS, Unquantized, WeightPrecision
 from edgelm.spec.decoder import LayerSpec, Rope
-from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
-from edgelm.spec.mixers import GatedDelta, Mamba2
+from edgelm.spec.layers.experts import MixtureOfExperts
+from edgelm.spec.layers.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _INT64 = ir.DataType.INT64

@@ -8,7 +8,7 @@ KL that is expected to remain, which makes the search a matter of three or four 
 import math
 from collections.abc import Callable
 
-from edgelm.bundle.gates import GATES, Figures
+from edgelm.bundle.records.gates import GATES, Figures
 from edgelm.export.precision.frontier import Frontier
 from edgelm.export.precision.legalize import Assignment
 

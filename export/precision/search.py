@@ -3,7 +3,7 @@
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.devices.kernels import Kernels
 from edgelm.export.precision.bisect import SIZE_TOLERANCE, margin
 from edgelm.export.precision.frontier import Choice, Frontier, choices_for

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from edgelm.export.source.reference import Reference
-from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import tensor_names
+from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.tensor_shapes import stacked_by_input
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from typing import NamedTuple
 
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.calibrate import Calibration, calibrate
 from edgelm.export.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
@@ -17,6 +16,7 @@ from edgelm.export.quantize.smooth_quant import smooth_quant
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.hessians import Hessians

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.float_formats import to_fp8, to_nvfp4
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS, Method, ReadHessian, quantize_by
@@ -18,6 +17,7 @@ from edgelm.export.quantize.source_levels import (
 )
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.memory import LARGE, give_back
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.quantize.gptq import Compensation
 from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from edgelm.checkpoint.quantized.mxfp4 import Experts
+from edgelm.checkpoint.quantized.formats.mxfp4 import Experts
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.grids import Fp8Matrix, Inputs, IntegerGrid, Matrix, Nvfp4Blocks
 from edgelm.quantize.precision import (

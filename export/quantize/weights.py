@@ -23,7 +23,7 @@ from edgelm.spec.groups import (
     split_group,
     tensor_names,
 )
-from edgelm.spec.mixers import Mamba2, ShortConv
+from edgelm.spec.layers.mixers import Mamba2, ShortConv
 from edgelm.spec.rope import half_rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import has_bias, stacked_by_input

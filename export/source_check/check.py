@@ -1,12 +1,12 @@
 """Whether a source is read as transformers reads it: checked before an export does any work."""
 
-from edgelm.bundle.gates import SourceCheck
+from edgelm.bundle.records.gates import SourceCheck
 from edgelm.errors import GateFailed
-from edgelm.export.cache import key
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.export.source_check.prompts import check_prompts
 from edgelm.export.source_check.second_opinion import check_source
+from edgelm.export.work.cache import key
 from edgelm.export.workspace import Workspace
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from edgelm.bundle.gates import MAX_SOURCE_KL, SourceCheck
+from edgelm.bundle.records.gates import MAX_SOURCE_KL, SourceCheck
 from edgelm.checkpoint.meta_model import empty_model, hf_config, remove_step_limits
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgelm.bundle.embedding_record import EmbeddingSample
+from edgelm.bundle.records.embedding import EmbeddingSample
 from edgelm.runtime.embedding.embeds import Embeds
 
 _MAX_DISTANCE = 0.003  # far above what another processor's rounding changes, far below a fault

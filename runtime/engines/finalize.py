@@ -26,8 +26,8 @@ from edgelm.bundle import (
 )
 from edgelm.bundle.file_names import ENGINES
 from edgelm.bundle.files import engine_files
-from edgelm.bundle.gate_sample import measure_sample, read_sample
-from edgelm.bundle.gates import Figures, GateResult, passes
+from edgelm.bundle.records.gate_sample import measure_sample, read_sample
+from edgelm.bundle.records.gates import Figures, GateResult, passes
 from edgelm.cli import format_bytes
 from edgelm.devices.detection.detect import detect
 from edgelm.devices.detection.swap import read_swaps

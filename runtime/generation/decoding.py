@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from edgelm.runtime.generation.chunk import Chunk, StopReason, TokenLogprob
-from edgelm.runtime.generation.logits_processor import Row
 from edgelm.runtime.generation.request import GenerationRequest
-from edgelm.runtime.generation.sampler import Sampler, log_softmax
+from edgelm.runtime.generation.sampling.logits_processor import Row
+from edgelm.runtime.generation.sampling.sampler import Sampler
+from edgelm.runtime.generation.sampling.transforms import log_softmax
 from edgelm.runtime.text.stops import StopStrings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 

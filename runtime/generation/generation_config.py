@@ -8,7 +8,7 @@ from typing import Any
 from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.settings import Sampling
 
 GENERATION_CONFIG = "generation_config.json"
 _MAX_BYTES = 2**20

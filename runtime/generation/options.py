@@ -9,9 +9,9 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.request import GenerationRequest
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.logits_processor import Constraint, LogitsProcessor
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.speculation import SpeculationMode
 
 
@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     stop_tokens: ids of tokens that end the generation.
     logprobs: None, or n: the log-probability of each token and those of the n most probable.
     logits_processors: functions (tokens so far, logits) -> logits; see
-        `edgelm.runtime.generation.logits_processor`.
+        `edgelm.runtime.generation.sampling.logits_processor`.
     response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
         schema, a regular expression or a grammar; see docs/structured.md.
     tools: in answers to messages, the functions that the model may call, as OpenAI has them.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.generation.logits_processor import Constraint, LogitsProcessor
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.logits_processor import Constraint, LogitsProcessor
+from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.runtime.text.answers.parser import AnswerParser
 from edgelm.speculation import SpeculationMode
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgelm.errors import BadInput
 from edgelm.runtime.generation.options import Options
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.settings import Sampling
 
 _DEFAULTS = Sampling()
 SAMPLING = {

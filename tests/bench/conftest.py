@@ -7,7 +7,7 @@ import pytest
 
 from edgelm.bench.peers.engines import MeasuredEngine
 from edgelm.export.pipeline import export_model
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from edgelm.bench.report.records import Report
 from edgelm.bench.report.report import make_report
 from edgelm.bench.workload import Test as Job
 from edgelm.bundle import Manifest
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.devices.detection.machine import Unread
 from edgelm.devices.sensors import Part, Reader, Sampler
 

@@ -17,8 +17,8 @@ from edgelm.bundle import read_manifest, write_manifest
 from edgelm.devices.sensors import Reader, Sampler
 from edgelm.export.pipeline import export_model
 from tests.bench.fake_peers import make_peers
-from tests.models import save_tiny
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.models import save_tiny
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 SMALL = ["-p", "8", "-n", "4", "-d", "0,6", "-r", "2", "--threads", "1"]
 

@@ -10,7 +10,7 @@ from edgelm.bench.speculation import measure
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
 from edgelm.bench.speculation.works import WORKS, Task
 from edgelm.export.pipeline import export_model
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 # The tiny tokenizer has a token per byte.
 SHORT = {

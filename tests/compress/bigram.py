@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tests.models import tiny_model
-from tests.tiny_chat import CONTEXT, VOCAB
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import CONTEXT, VOCAB
 
 Follows = Mapping[tuple[int, int], float]  # (token, next token) -> probability, below 1 a token
 

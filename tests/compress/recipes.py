@@ -10,7 +10,7 @@ from edgelm.checkpoint.student import StageRecord, StudentRecord
 from edgelm.compress.model import load_model
 from edgelm.compress.recipe import read_recipe
 from edgelm.export.source.text import CALIBRATION
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 LENGTH = 32
 TEACHER = f"""\

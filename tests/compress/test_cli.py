@@ -10,8 +10,8 @@ import pytest
 from edgelm.checkpoint.student import read_student_record
 from edgelm.compress.cli import default_recipe, export_command, main, parser
 from edgelm.compress.recipe import read_recipe
+from tests.checkpoints.models import save_tiny
 from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, QAD, TEACHER, write_recipe
-from tests.models import save_tiny
 
 MODEL = ("model", "-o", "out", "--data", "train.jsonl")
 

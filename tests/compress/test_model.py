@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from edgelm.compress.model import load_model, load_tokenizer, save_model
 from edgelm.errors import BadCheckpoint
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
-from tests.tiny_chat import save_tiny_chat, tiny_tokenizer
-from tests.weight_folders import Tensors, edit_config, store, tensors_of
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import save_tiny_chat, tiny_tokenizer
+from tests.checkpoints.weight_folders import Tensors, edit_config, store, tensors_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TOKENS = torch.arange(3, 40)[None]

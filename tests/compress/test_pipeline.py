@@ -22,6 +22,8 @@ from edgelm.compress.synthesis.plan import FreeText
 from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.files.hashing import file_sha256
+from tests.checkpoints.models import save_tiny
+from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.recipes import (
     CORRECT,
     DISTILL,
@@ -39,8 +41,6 @@ from tests.compress.recipes import (
 )
 from tests.compress.small_tokenizers import small_tokenizer
 from tests.compress.training import same
-from tests.models import save_tiny
-from tests.tiny_chat import VOCAB
 
 ANYTHING = Filters(min_characters=1, max_repeated=1, max_run=1, max_unprintable=1)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from edgelm.compress.cli import main
+from edgelm.compress.durations import duration
 from edgelm.compress.preflight import preflight
 from edgelm.compress.recipe import read_recipe
-from edgelm.compress.start_plan import StagePlan, duration, plan_stages, plan_table
+from edgelm.compress.start_plan import StagePlan, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
+from tests.checkpoints.models import tiny_config
 from tests.compress.recipes import DISTILL, LENGTH, PRUNE, SEARCH, recipe_of
-from tests.models import tiny_config
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 LLAMA_8B = {

@@ -4,11 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_chat import TEMPLATE, tiny_tokenizer
+from tests.checkpoints.tiny_chat import TEMPLATE, tiny_tokenizer
 
 
 def tiny_fast_tokenizer() -> Any:
-    """The tokenizer of `tests.tiny_chat` with its special tokens and chat template."""
+    """The tokenizer of `tests.checkpoints.tiny_chat` with its special tokens and chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tiny_tokenizer(),
         bos_token="<s>",

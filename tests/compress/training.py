@@ -12,7 +12,7 @@ from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
-from tests.models import tiny_model
+from tests.checkpoints.models import tiny_model
 
 LENGTH = 16
 SETTINGS = Distillation(

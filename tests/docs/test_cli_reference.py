@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_reference import reference
+from tests.docs.cli_reference import reference
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 

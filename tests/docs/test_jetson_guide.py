@@ -15,6 +15,8 @@ from tests.devices.recorded_machines import recorded
 from tests.docs.pages import ROOT, blocks, prose
 
 PAGE = ROOT / "docs" / "jetson.md"
+CONTAINER = ROOT / "docs" / "how-to" / "jetson-container.md"
+SOURCES = ROOT / "docs" / "reference" / "jetson-sources.md"
 TABLE = re.compile(r"^\| [67]\..*\|$", re.MULTILINE)
 GPU = "/sys/class/devfreq/17000000.gpu"
 # The recorded Orin Nano Super as it comes: 15 W, floating clocks, zram and no swap file.
@@ -70,8 +72,9 @@ def test_the_table_agrees_with_detection() -> None:
 
 
 def test_every_source_is_used_and_exists() -> None:
-    text = PAGE.read_text()
-    used = {int(number) for number in re.findall(r"\[(\d+)\]\(#sources\)", text)}
-    listed = [int(number) for number in re.findall(r"^(\d+)\. ", text.split("## Sources")[1], re.M)]
+    text = "".join(page.read_text() for page in (PAGE, CONTAINER))
+    used = {int(one) for one in re.findall(r"\[(\d+)\]\([\w./-]+jetson-sources.md#sources\)", text)}
+    sources = SOURCES.read_text().split("## Sources")[1]
+    listed = [int(number) for number in re.findall(r"^(\d+)\. ", sources, re.M)]
     assert listed == list(range(1, len(listed) + 1))
     assert used == set(listed)

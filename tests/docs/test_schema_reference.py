@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import schema_reference
+from tests.docs import schema_reference
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 

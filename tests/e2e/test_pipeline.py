@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import edgelm
+from tests.checkpoints.tiny_chat import CONTEXT, save_tiny_chat, tiny_tokenizer
 from tests.forks import run_forked_command
-from tests.tiny_chat import CONTEXT, save_tiny_chat, tiny_tokenizer
 
 COMMANDS = Path(sys.executable).parent
 SHORT = ("-p", "16", "-n", "4", "-d", "0,8", "-r", "2", "--threads", "1")

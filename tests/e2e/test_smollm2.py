@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import edgelm
 from edgelm.bundle import read_manifest
-from edgelm.bundle.gates import GATES
+from edgelm.bundle.records.gates import GATES
 from edgelm.runtime import LanguageModel, Message
 
 QUESTION: list[Message] = [{"role": "user", "content": "Why is the sky blue?"}]

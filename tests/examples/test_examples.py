@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgelm.export.pipeline import export_model
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MAX_LINES = 60

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from edgelm.export.pipeline import export_model
+from tests.checkpoints.sentence_folders import save_sentence_model
 from tests.examples.test_examples import run
-from tests.sentence_folders import save_sentence_model
 
 
 def test_passages_come_nearest_first(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from edgelm.errors import BadCheckpoint
 from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.reference import Reference
-from tests.adapters import modules_of, random_factors, save_adapter
+from tests.checkpoints.adapters import modules_of, random_factors, save_adapter
+from tests.checkpoints.quantized_folders import AWQ, awq_parts, random_grid, replace_matrices
+from tests.checkpoints.tiny_chat import CONTEXT
 from tests.export.graphs import cpu_session
-from tests.quantized_folders import AWQ, awq_parts, random_grid, replace_matrices
-from tests.tiny_chat import CONTEXT
 
 TOKENS = np.arange(4, 44)
 

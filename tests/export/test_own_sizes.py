@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.model import save_model
 from edgelm.export.pipeline import export_model
-from edgelm.spec.mixers import NoMixer
+from edgelm.spec.layers.mixers import NoMixer
+from tests.checkpoints.own_sizes import cut
+from tests.checkpoints.tiny_chat import CONTEXT, save_tiny_chat
 from tests.export.graphs import cpu_session
-from tests.own_sizes import cut
 from tests.slow import slow_but
-from tests.tiny_chat import CONTEXT, save_tiny_chat
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from edgelm.errors import BadCheckpoint, BadInput, DoesNotFit
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import GATE
 from edgelm.quantize.precision import Fp32, Int4, Int8
+from tests.checkpoints.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
 from tests.export.graphs import cpu_session
 from tests.folders import contents
-from tests.tiny_chat import CONTEXT, TEMPLATE, VOCAB, save_tiny_chat
 
 Gate = Literal["on", "off"]
 

@@ -16,9 +16,7 @@ from edgelm.export.pipeline import export_model
 from edgelm.export.precision.source import assign_source
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Fp32, Int4, Int8
-from tests.conftest import TinyFactory
-from tests.export.graphs import DialectName, build_session
-from tests.quantized_folders import (
+from tests.checkpoints.quantized_folders import (
     AWQ,
     GPTQ,
     Grid,
@@ -28,7 +26,9 @@ from tests.quantized_folders import (
     random_grid,
     replace_matrices,
 )
-from tests.weight_folders import Tensors
+from tests.checkpoints.weight_folders import Tensors
+from tests.conftest import TinyFactory
+from tests.export.graphs import DialectName, build_session
 
 TOKENS = np.arange(3, 43)
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import Manifest, graph_sha256, verify
-from edgelm.bundle.gate_sample import read_sample
+from edgelm.bundle.records.gate_sample import read_sample
 from edgelm.errors import BadInput, UnknownName
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.slow import slow_but
-from tests.tiny_chat import save_tiny_chat
 
 FP16: dict[str, Any] = {"precision": "fp16"}
 

@@ -13,17 +13,17 @@ import pytest
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.export import cached_steps
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.cached_steps import source_key
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.pipeline import export_model
 from edgelm.export.quantize import quantizer
 from edgelm.export.source.reference import Reference
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.files.staging import exclusive_lock
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.core.spec.test_rope import SCALINGS
 from tests.folders import contents
 from tests.forks import run_forked
-from tests.tiny_chat import save_tiny_chat
 
 Forbid = Callable[[], None]
 

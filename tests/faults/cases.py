@@ -24,10 +24,10 @@ from edgelm.export.pipeline import export_model
 from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.runtime.engines import cuda, finalize
 from edgelm.runtime.engines.tensorrt.build import Built
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.compress.recipes import DISTILL, PRUNE, TEACHER, workshop, write_recipe
 from tests.folders import contents
 from tests.runtime.fake_gpu import TITLE, FakeCuda, FakeTensorRT
-from tests.tiny_chat import save_tiny_chat
 
 THEIRS = {
     "notes.txt": b"mine",

@@ -15,9 +15,9 @@ from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.files import SourceFiles
 from edgelm.files.hashing import file_sha256
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.faults.kills import start
 from tests.folders import contents
-from tests.tiny_chat import save_tiny_chat
 
 FAST = {"precision": "int8", "gate": "off"}
 

@@ -15,12 +15,12 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import EdgeLMError
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
+from tests.checkpoints.models import TINY, tiny_config, tiny_model
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import dump, mutate, strange
-from tests.models import TINY, tiny_config, tiny_model
 
 Tree = dict[str, Any]
 _FIELDS = (

@@ -17,14 +17,14 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint, read_spec
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.planning import PlanRequest
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.gguf_layout import ARRAY, SCALARS, STRING, Array, Entry, Layout, parsed
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import NUMBERS, TEXTS
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB, tiny_tokenizer
 
 _FAMILIES = {"llama": "F32", "qwen2": "Q8_0", "qwen3": "F16", "gemma2": "F32", "gemma3": "Q8_0"}
 _INTEGERS = [int(n) for n in NUMBERS if n == n and abs(n) != float("inf") and abs(n) < 2**80]

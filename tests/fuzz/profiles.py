@@ -12,12 +12,12 @@ from edgelm.devices.profile import profile_paths, read_profile
 from edgelm.planning import Plan, PlanRequest
 from edgelm.python310 import tomllib
 from edgelm.spec.decoder import DecoderSpec
+from tests.checkpoints.models import tiny_config
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import mutate, mutate_number, strange_flat
 from tests.fuzz.toml_text import dump_toml, toml
-from tests.models import tiny_config
 
 Tree = dict[str, Any]
 _NAMES = ("cpu", "jetson-orin-nano-8gb", "rtx-4060-laptop", "jetson-thor-t4000", "h200-sxm-141gb")

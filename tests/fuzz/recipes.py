@@ -13,12 +13,12 @@ from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.spec.decoder import DecoderSpec
+from tests.checkpoints.models import tiny_config
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import mutate, mutate_number, strange_flat
 from tests.fuzz.toml_text import dump_toml, toml
-from tests.models import tiny_config
 
 Tree = dict[str, Any]
 _RECIPES: tuple[Tree, ...] = (

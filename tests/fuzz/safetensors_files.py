@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 from edgelm.checkpoint.source import open_checkpoint
+from tests.checkpoints.models import tiny_model
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import NUMBERS, TEXTS, dump, mutate
-from tests.models import tiny_model
 
 _INDEX = "model.safetensors.index.json"
 _SHARED: list[Any] = [

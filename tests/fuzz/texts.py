@@ -11,11 +11,11 @@ from edgelm.compress.data.conversations import read_demonstrations, read_prefere
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.evaluation.rows import task_rows
 from edgelm.export.source.text import read_passage
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import dump, mutate, strange
-from tests.tiny_chat import VOCAB, tiny_tokenizer
 
 _SENTENCE = "The miller waits until the level outside has dropped below the wheel. é 🦙\u2028"
 _TURNS = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import edgelm
 from edgelm.export.pipeline import export_model
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 PROMPT = "The miller waits until the level outside has dropped below the wheel."
 CONVERSATION: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]

@@ -9,11 +9,11 @@ from typing import Any
 import tokenizers
 
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 from tests.fuzz.bytewise import mutate_bytes
 from tests.fuzz.kind import Case, Kind, Opened
 from tests.fuzz.outcome import Wrong
 from tests.fuzz.strange import dump, mutate, paths
-from tests.tiny_chat import tiny_tokenizer
 
 Tree = dict[str, Any]
 _TEXTS = (

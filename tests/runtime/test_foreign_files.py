@@ -18,7 +18,7 @@ from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer, open_tokenizer
-from tests.tiny_chat import tiny_tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 BOMBS = Path(__file__).parent / "template_bombs.py"

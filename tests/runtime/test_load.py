@@ -20,8 +20,8 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime import loading
 from edgelm.runtime.engines import unchanged_bundle
 from edgelm.runtime.engines.open import open_session
-from edgelm.runtime.generation.sampler import Sampling
-from tests.tiny_chat import CONTEXT
+from edgelm.runtime.generation.sampling.settings import Sampling
+from tests.checkpoints.tiny_chat import CONTEXT
 
 LARGE = 4096
 

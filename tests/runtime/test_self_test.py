@@ -10,9 +10,9 @@ from edgelm.export.gate import prompts
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import cli
 from edgelm.runtime.self_test import self_test
+from tests.checkpoints.tiny_chat import TEMPLATE, save_tiny_chat
 from tests.export.gate.talker import save_talker
 from tests.runtime import broken_bundles as broken
-from tests.tiny_chat import TEMPLATE, save_tiny_chat
 
 GENERATION = "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 

@@ -14,8 +14,8 @@ from edgelm.bundle import read_manifest
 from edgelm.devices.planner.memory.memory_need import loaded_bytes
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Stream
+from tests.checkpoints.tiny_chat import CONTEXT
 from tests.export.graphs import cpu_session
-from tests.tiny_chat import CONTEXT
 
 PROMPTS = [np.random.default_rng(seed).integers(4, 320, 10 + seed).tolist() for seed in range(6)]
 COUNT = 12

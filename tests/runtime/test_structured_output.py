@@ -15,8 +15,8 @@ import edgelm
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Message
 from edgelm.runtime.generation.options import Options
-from tests.json_schemas import json_schemas
-from tests.schema_study import SAMPLINGS, outcome, save_bundle
+from tests.schemas.json_schemas import json_schemas
+from tests.schemas.schema_study import SAMPLINGS, outcome, save_bundle
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 DATE = {"type": "regex", "regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}
@@ -44,7 +44,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageM
         yield lm
 
 
-# `python -m tests.schema_study 500` runs all of them.
+# `python -m tests.schemas.schema_study 500` runs all of them.
 @pytest.mark.parametrize("number", range(0, 500, 53))
 def test_schemas_of_many_kinds(random_model: LanguageModel, number: int) -> None:
     schema = json_schemas(500)[number]

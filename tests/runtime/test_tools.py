@@ -11,8 +11,8 @@ import edgelm
 from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel, Message
-from tests.json_check import is_valid
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
+from tests.schemas.json_check import is_valid
 
 TEMPLATE = (
     "{% if tools %}<s>tools: {{ tools | tojson }}<|end|>{% endif %}"

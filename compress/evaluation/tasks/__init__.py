@@ -1,1 +1,1 @@
-"""Evaluation tasks, one per file, and what they share."""
+"""Evaluation tasks, one per file or folder, and what they share."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.adapter.settings import LoraSettings, read_settings
 from edgelm.checkpoint.quantized.packed import FLOATS
-from edgelm.checkpoint.safetensors_header import StoredTensor, read_header
-from edgelm.checkpoint.stored_values import check_finite, read_tensor
 from edgelm.checkpoint.text_part import canonical_text_name
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor, read_header
+from edgelm.checkpoint.weights.values import check_finite, read_tensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 

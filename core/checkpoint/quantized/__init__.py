@@ -1,1 +1,1 @@
-"""Read checkpoints whose weights are already quantized, one file per format."""
+"""Read checkpoints whose weights are already quantized; `formats` has one file for each format."""

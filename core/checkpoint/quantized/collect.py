@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from edgelm.checkpoint.quantized.formats.mxfp4 import Mxfp4
 from edgelm.checkpoint.quantized.method import Reader
-from edgelm.checkpoint.quantized.mxfp4 import Mxfp4
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
-from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 
 _UNQUANTIZED = frozenset({"F64", "F32", "F16", "BF16"})

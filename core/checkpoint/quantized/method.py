@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from edgelm.checkpoint.quantized.awq import Awq
-from edgelm.checkpoint.quantized.compressed_tensors import CompressedTensors
-from edgelm.checkpoint.quantized.fp8 import FineGrainedFp8
-from edgelm.checkpoint.quantized.gptq import Gptq
-from edgelm.checkpoint.quantized.modelopt import ModelOpt
-from edgelm.checkpoint.quantized.mxfp4 import Mxfp4
+from edgelm.checkpoint.quantized.formats.awq import Awq
+from edgelm.checkpoint.quantized.formats.compressed_tensors import CompressedTensors
+from edgelm.checkpoint.quantized.formats.fp8 import FineGrainedFp8
+from edgelm.checkpoint.quantized.formats.gptq import Gptq
+from edgelm.checkpoint.quantized.formats.modelopt import ModelOpt
+from edgelm.checkpoint.quantized.formats.mxfp4 import Mxfp4
 from edgelm.checkpoint.quantized.packed import PackedMatrix, Parts
 from edgelm.checkpoint.quantized.settings import Settings
 from edgelm.errors import BadCheckpoint

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgelm.checkpoint.safetensors_header import StoredTensor
-from edgelm.checkpoint.stored_values import check_finite, read_tensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.values import check_finite, read_tensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.quantize.precision import WeightPrecision

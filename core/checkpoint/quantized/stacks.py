@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.quantized.packed import PackedMatrix
-from edgelm.checkpoint.safetensors_header import StoredTensor
+from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.quantize.precision import WeightPrecision
 

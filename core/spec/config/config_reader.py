@@ -28,8 +28,8 @@ from edgelm.spec.config.parallel_mamba import multipliers, parallel_mamba
 from edgelm.spec.config.rope_fields import read_query_growth, read_rope
 from edgelm.spec.config.single_sublayers import sublayer_kinds, sublayers
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
-from edgelm.spec.families import FAMILIES
-from edgelm.spec.family import Bias
+from edgelm.spec.families.family import Bias
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.own_sizes import with_own_sizes
 
 _ACTIVATIONS: dict[str, Activation] = {

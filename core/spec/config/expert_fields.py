@@ -3,8 +3,8 @@
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
-from edgelm.spec.experts import MixtureOfExperts
-from edgelm.spec.family import Experts, Family
+from edgelm.spec.families.family import Experts, Family
+from edgelm.spec.layers.experts import MixtureOfExperts
 
 _MAX_EXPERTS = 4096
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import MAX_NUMBER, MAX_POSITIONS, Fields
-from edgelm.spec.family import Family, Windows
+from edgelm.spec.families.family import Family, Windows
 
 _SLIDES = {"full_attention": False, "sliding_attention": True, "attention": False}
 

@@ -12,8 +12,8 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.decoder import LayerSpec
-from edgelm.spec.family import Family
-from edgelm.spec.per_layer_inputs import PerLayerInputs
+from edgelm.spec.families.family import Family
+from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 
 _SIZES = ("head_dim", "num_key_value_heads")
 Sizes = dict[str, int | None]

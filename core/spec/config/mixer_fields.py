@@ -7,8 +7,8 @@ from typing import Any
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
-from edgelm.spec.family import Family
-from edgelm.spec.mixers import GatedDelta, Mamba2, Mixer, ShortConv
+from edgelm.spec.families.family import Family
+from edgelm.spec.layers.mixers import GatedDelta, Mamba2, Mixer, ShortConv
 
 _MAX_KERNEL = 64
 # What older checkpoints call these layers.

@@ -7,7 +7,7 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import MAX_NUMBER, Fields
 from edgelm.spec.config.mixer_fields import check_steps_and_activation, conv_kernel
-from edgelm.spec.mixers import Mamba2
+from edgelm.spec.layers.mixers import Mamba2
 from edgelm.spec.multipliers import Multipliers
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import MAX_POSITIONS, Fields
-from edgelm.spec.family import Family
+from edgelm.spec.families.family import Family
 
 _KINDS = ("full_attention", "sliding_attention")
 _ORIGINAL = "original_max_position_embeddings"

@@ -5,7 +5,7 @@ from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import MAX_LAYERS, Fields
 from edgelm.spec.config.mixer_fields import conv_kernel
 from edgelm.spec.decoder import LayerSpec
-from edgelm.spec.mixers import Mamba2, NoMixer
+from edgelm.spec.layers.mixers import Mamba2, NoMixer
 
 _ATTENTION, _MAMBA, _MLP, _EXPERTS = "full_attention", "linear_attention", "mlp", "moe"
 _LETTERS = {"M": _MAMBA, "*": _ATTENTION, "-": _MLP, "E": _EXPERTS}

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from edgelm.bundle import CacheLayer, StateTensor
 from edgelm.export.graph.builder import Graph
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import StateKind
+from edgelm.spec.layers.mixers import StateKind
 
 Value = ir.Value
 _KINDS = ("key", "value")

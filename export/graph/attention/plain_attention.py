@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.qdq import QdqDialect
-from edgelm.spec.heads import HeadSizes
+from edgelm.spec.layers.heads import HeadSizes
 
 Value = ir.Value
 _MASKED = -1e9  # the score of a key that a query does not see

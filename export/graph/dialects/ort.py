@@ -30,9 +30,9 @@ from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, X
 from edgelm.quantize.grids import Inputs
 from edgelm.quantize.precision import Int4, Int8, KvType, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
-from edgelm.spec.experts import MixtureOfExperts
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING
-from edgelm.spec.mixers import GatedDelta, Mamba2
+from edgelm.spec.layers.experts import MixtureOfExperts
+from edgelm.spec.layers.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _TABLE_NAMES = {"embed": "embedding", "embed_per_layer": "per_layer_embedding"}

@@ -24,7 +24,7 @@ from edgelm.export.graph.recurrent.plain_gated_delta import PlainGatedDelta
 from edgelm.export.graph.recurrent.plain_mamba2 import PlainMamba2
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights
 from edgelm.spec.decoder import LayerSpec, Rope
-from edgelm.spec.mixers import GatedDelta, Mamba2
+from edgelm.spec.layers.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 

@@ -18,7 +18,7 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Router
 from edgelm.quantize.precision import Int4, Int8, Mxfp4, Unquantized, WeightPrecision, describe
 from edgelm.quantize.rtn import pack, pack_zero_points
-from edgelm.spec.experts import MixtureOfExperts
+from edgelm.spec.layers.experts import MixtureOfExperts
 
 Value = ir.Value
 _MICROSOFT = "com.microsoft"

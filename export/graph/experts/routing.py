@@ -10,7 +10,7 @@ import torch
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.quantize.weights import Router
-from edgelm.spec.experts import MixtureOfExperts
+from edgelm.spec.layers.experts import MixtureOfExperts
 
 Value = ir.Value
 _NOT_CHOSEN = -1e4  # logit of an expert that is not chosen; fp16 holds it

@@ -1,4 +1,4 @@
-"""Qwen3.5's gated delta rule in ONNX Runtime's ops; see edgelm.spec.mixers.GatedDelta."""
+"""Qwen3.5's gated delta rule in ONNX Runtime's ops; see edgelm.spec.layers.mixers.GatedDelta."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +9,7 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.graph.recurrent.short_conv import fused_causal_conv
 from edgelm.export.quantize.weights import DeltaWeights
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.layers.mixers import GatedDelta
 
 Value = ir.Value
 _MICROSOFT = "com.microsoft"

@@ -1,4 +1,4 @@
-"""Mamba-2 in ONNX Runtime's ops; see edgelm.spec.mixers.Mamba2."""
+"""Mamba-2 in ONNX Runtime's ops; see edgelm.spec.layers.mixers.Mamba2."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +9,7 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.graph.recurrent.short_conv import fused_causal_conv
 from edgelm.export.quantize.weights import MambaWeights
-from edgelm.spec.mixers import Mamba2
+from edgelm.spec.layers.mixers import Mamba2
 
 Value = ir.Value
 _MICROSOFT = "com.microsoft"

@@ -1,4 +1,4 @@
-"""Qwen3.5's gated delta rule in primitive ops, for TensorRT; see edgelm.spec.mixers.GatedDelta.
+"""Qwen3.5's gated delta rule in primitive ops, for TensorRT (`GatedDelta` in core/spec).
 
 Tokens are taken in chunks of 32, in the chunked form of the rule (Yang et al., arXiv 2406.06484 and
 2412.06464): within a chunk everything is a matrix product, for all chunks at once, and only the
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgelm.export.graph.qdq import QdqDialect
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, causal_conv
 from edgelm.export.quantize.weights import DeltaWeights
-from edgelm.spec.mixers import GatedDelta
+from edgelm.spec.layers.mixers import GatedDelta
 
 Value = ir.Value
 _CHUNK = 32

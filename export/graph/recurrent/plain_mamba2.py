@@ -1,4 +1,4 @@
-"""Mamba-2 in primitive ops, for TensorRT; see edgelm.spec.mixers.Mamba2.
+"""Mamba-2 in primitive ops, for TensorRT; see edgelm.spec.layers.mixers.Mamba2.
 
 Tokens are taken in chunks of up to 64, as in the paper (Dao and Gu, arXiv 2405.21060, section 6):
 within a chunk everything is a matrix product, and so are the states at the chunks' ends, as sums
@@ -16,7 +16,7 @@ from edgelm.export.graph.dtypes import write_floats
 from edgelm.export.graph.qdq import QdqDialect
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, causal_conv
 from edgelm.export.quantize.weights import MambaWeights
-from edgelm.spec.mixers import Mamba2
+from edgelm.spec.layers.mixers import Mamba2
 
 Value = ir.Value
 _CHUNK = 64

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from edgelm.errors import BadInput
-from edgelm.runtime.generation.logits_processor import Constraint
+from edgelm.runtime.generation.sampling.logits_processor import Constraint
 from edgelm.runtime.text.answers.calls.call_grammars import call_rules
 from edgelm.runtime.text.answers.formats import answer_format
 from edgelm.runtime.text.answers.parser import AnswerParser, starts_reasoning

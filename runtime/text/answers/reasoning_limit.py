@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelm.runtime.generation.logits_processor import Constraint, Row
+from edgelm.runtime.generation.sampling.logits_processor import Constraint, Row
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
 

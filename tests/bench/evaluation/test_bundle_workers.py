@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 
 import edgelm
-from edgelm.bench.evaluation import bundle_workers
 from edgelm.bench.evaluation.bundle_backend import BundleBackend
 from edgelm.bench.evaluation.bundle_requests import (
     ContinuationRequest,
-    Start,
     answer_requests,
     continuation_requests,
 )
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers, process_count
-from edgelm.bundle import read_manifest
+from edgelm.bench.evaluation.bundle_workers import BundleWorkers, WorkerSizes
+from edgelm.bench.evaluation.request_starts import Start
 from edgelm.compress.evaluation.backend import Conversation
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.model import LanguageModel
@@ -29,7 +27,7 @@ PAIRS = [(tuple(range(20, 20 + length)), (7, 8)) for length in (3, 5, 5, 9, 12, 
 
 @pytest.fixture(scope="module")
 def workers(int8_bundle: Path) -> Iterator[BundleWorkers]:
-    found = BundleWorkers(int8_bundle, processes=2, threads=1)
+    found = BundleWorkers(int8_bundle, WorkerSizes(processes=2, threads=1, sequences=1))
     yield found
     found.close()
 
@@ -59,24 +57,12 @@ def test_an_error_of_a_request_is_raised_here(workers: BundleWorkers) -> None:
 
 
 def test_a_process_that_was_ended_is_reported(int8_bundle: Path) -> None:
-    lost = BundleWorkers(int8_bundle, processes=2, threads=1)
+    lost = BundleWorkers(int8_bundle, WorkerSizes(processes=2, threads=1, sequences=1))
     assert lost.run(continuation_requests(PAIRS, 128))
     os.kill(lost._workers[0]._process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     with pytest.raises(DoesNotFit, match="--threads 1"):
         lost.run(continuation_requests(PAIRS, 128))
     assert not lost._workers
-
-
-def test_as_many_processes_as_threads_and_memory_allow(
-    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest = read_manifest(int8_bundle)
-    monkeypatch.setattr(bundle_workers, "available_bytes", lambda: 1 << 40)
-    assert process_count(manifest, 1) == 1
-    assert process_count(manifest, 4) == 4
-    assert process_count(manifest, 999) == 16
-    monkeypatch.setattr(bundle_workers, "available_bytes", lambda: 1 << 20)
-    assert process_count(manifest, 4) == 1
 
 
 def test_results_do_not_depend_on_what_ran_before(model: LanguageModel) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edgelm.bench.evaluation import cli
 from edgelm.bundle import hash_files, read_manifest, verify, write_manifest
-from edgelm.bundle.evaluation_record import check_evaluation
+from edgelm.bundle.records.evaluation import check_evaluation
 from edgelm.errors import BadBundle
 from edgelm.export import cli as export_cli
 from edgelm.export.source.text import CALIBRATION
@@ -90,7 +90,7 @@ def test_only_a_bundle_has_a_record(source: Path, tmp_path: Path) -> None:
 def test_a_comparison_with_another_source_is_not_recorded(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.tiny_chat import save_tiny_chat
+    from tests.checkpoints.tiny_chat import save_tiny_chat
 
     folder = shutil.copytree(bundle, tmp_path / "bundle")
     other = tmp_path / "other"

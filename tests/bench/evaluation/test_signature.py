@@ -11,16 +11,16 @@ from msgspec.structs import replace
 
 from edgelm.bench.evaluation import cli
 from edgelm.bundle import hash_files, read_manifest, write_manifest
-from edgelm.bundle import signed_statement as statements
 from edgelm.bundle.manifest import CompiledEngine, Manifest
-from edgelm.bundle.signed_statement import statement_of
+from edgelm.bundle.signing import statement as statements
+from edgelm.bundle.signing.statement import statement_of
 from edgelm.export import cli as export_cli
 from tests.signing import new_key
 
 
 @pytest.fixture(autouse=True)
 def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelm.bundle.signing_keys.config_folder", lambda: tmp_path / "config")
+    monkeypatch.setattr("edgelm.bundle.signing.keys.config_folder", lambda: tmp_path / "config")
 
 
 def record(folder: Path, out: Path) -> None:

@@ -18,8 +18,8 @@ from edgelm.bundle import read_manifest
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import UnknownName
 from tests.bench.fake_peers import make_peers
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from edgelm.checkpoint.student import StudentRecord
 from edgelm.errors import BadInput, EdgeLMError
 from edgelm.export.source.reference import Reference
 from tests.bench.fake_peers import make_peers
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import save_tiny, tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.folders import contents
-from tests.gguf_files import write_gguf
-from tests.models import save_tiny, tiny_model
-from tests.tiny_chat import VOCAB, tiny_tokenizer
 
 TOKENS = torch.arange(5, 45)[None]
 HASH = "0123456789abcdef" * 4

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgelm.bench.peers.engines import SkippedEngine
-from edgelm.bench.report.markdown import markdown
+from edgelm.bench.report.page.markdown import markdown
 from edgelm.bench.report.records import REPORT_VERSION, Report, Result
 from edgelm.bench.report.report import write_json
 from edgelm.bundle import Manifest, read_manifest

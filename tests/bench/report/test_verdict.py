@@ -12,7 +12,7 @@ from edgelm.bench.report.records import Expectation, Report
 from edgelm.bench.report.statistics import Percentiles
 from edgelm.bench.report.verdict import verdict
 from edgelm.bundle import Manifest, read_manifest
-from edgelm.bundle.gates import Figures, GateResult
+from edgelm.bundle.records.gates import Figures, GateResult
 from edgelm.planning import Estimate
 from tests.bench.records import WITH_GPU, on_gpu, report, samples, watched
 from tests.bench.records import timed as slow

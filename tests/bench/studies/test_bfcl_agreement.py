@@ -6,7 +6,11 @@ import pytest
 
 from bench.studies.bfcl_agreement import variants
 from edgelm.compress.evaluation.backend import Call
-from edgelm.compress.evaluation.tasks.functions import FunctionRow, matches, openai_tool
+from edgelm.compress.evaluation.tasks.function_calls.functions import (
+    FunctionRow,
+    matches,
+    openai_tool,
+)
 
 PROPERTIES: dict[str, Any] = {
     "city": {"type": "string"},

@@ -14,7 +14,7 @@ import pytest
 from bench.studies.every_target import Exported, _compiled_for_target, devices, main
 from edgelm.bundle.manifest import CompiledEngine, EngineRequirement, Manifest
 from edgelm.export.cli import main as export
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 
 def run_here(command: list[str], **_: Any) -> SimpleNamespace:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.studies.ifeval_agreement import compare, forms
-from edgelm.compress.evaluation.tasks.ifeval import evaluate_answer, read_row
+from edgelm.compress.evaluation.tasks.ifeval.ifeval import evaluate_answer, read_row
 
 TEXT = (
     "The miller rose early. He saw a fox, and it ran.\n\nThen it rained. All day long.\nIt ended."

@@ -7,7 +7,7 @@ import msgspec
 from bench.studies.puzzle_arms import _parser, recipe_of, table
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
 from edgelm.compress.recipe import Recipe
-from tests.models import tiny_config
+from tests.checkpoints.models import tiny_config
 
 SHAPE = {
     "num_hidden_layers": 4,

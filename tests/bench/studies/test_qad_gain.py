@@ -8,7 +8,7 @@ import pytest
 
 from bench.studies.qad_gain import main
 from edgelm.export.source.text import CALIBRATION, GATE
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 pytestmark = pytest.mark.slow
 

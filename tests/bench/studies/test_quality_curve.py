@@ -9,7 +9,7 @@ import pytest
 from bench.studies import quality_curve
 from bench.studies.quality_curve import Curve, main
 from edgelm.export.source.text import GATE
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 pytestmark = pytest.mark.slow
 

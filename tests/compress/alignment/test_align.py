@@ -14,6 +14,7 @@ from edgelm.compress.alignment.settings import Alignment
 from edgelm.compress.data.conversations import read_demonstrations
 from edgelm.compress.model import load_model
 from edgelm.errors import BadInput, Diverged
+from tests.checkpoints.own_sizes import cut
 from tests.compress.alignment.examples import (
     DPO,
     MARKED,
@@ -24,7 +25,6 @@ from tests.compress.alignment.examples import (
     Write,
     call,
 )
-from tests.own_sizes import cut
 
 
 def _answer_loss(model: Any, tokenizer: Any) -> float:

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from edgelm.compress.data.text_ends import TextEnds
-from tests.tiny_chat import tiny_tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 
 
 def with_template(single: str | None) -> Any:

@@ -12,8 +12,8 @@ from edgelm.compress.distillation.cpu_speed import compiled_layers, keep_freed_m
 from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import MissingPackage
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import rows
-from tests.models import tiny_model
 
 NO_COMPILER = (
     "compile = true needs a C\\+\\+ compiler on a CPU; install g\\+\\+, set CXX, or turn it off"

@@ -25,8 +25,8 @@ from edgelm.compress.distillation.teacher_cache import TeacherCache, build_cache
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, DoesNotFit
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import SETTINGS, rows, teacher_and_student
-from tests.models import tiny_model
 
 KINDS: tuple[Literal["top-k", "sampled"], ...] = ("top-k", "sampled")
 CPU = torch.device("cpu")

@@ -20,8 +20,8 @@ from edgelm.compress.distillation.train import distill, rows_of_step
 from edgelm.compress.evaluation.held_out import held_out_divergence
 from edgelm.errors import BadInput, Diverged, DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
+from tests.checkpoints.models import REPRESENTATIVE, TINY, tiny_model
 from tests.compress.training import SETTINGS, rows, same, teacher_and_student, train, weights
-from tests.models import REPRESENTATIVE, TINY, tiny_model
 from tests.slow import slow_but
 
 QAD = (Int4(16), Int8(16))

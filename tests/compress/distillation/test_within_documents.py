@@ -13,8 +13,8 @@ from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.compress.distillation.train import distill
 from edgelm.errors import BadInput
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import LENGTH, SETTINGS, rows, teacher_and_student
-from tests.models import tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])

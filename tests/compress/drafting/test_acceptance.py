@@ -14,10 +14,10 @@ from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.depth import with_layers
 from edgelm.errors import BadInput
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.own_sizes import own_sizes_model
 from tests.compress.recipes import DISTILL, recipe_of, stage
 from tests.compress.training import rows, teacher_and_student
-from tests.models import tiny_model
-from tests.own_sizes import own_sizes_model
 
 DRAFT = "[draft]\nnum_hidden_layers = 2\ndrafted = 3\n"
 

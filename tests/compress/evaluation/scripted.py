@@ -69,7 +69,11 @@ class Scripted:
         progress: Progress = no_progress,
     ) -> list[Answer]:
         self.asked += conversations
-        return [self.answer(one) for one in conversations]
+        answers = []
+        for one in conversations:
+            answers.append(self.answer(one))
+            progress(len(answers), len(conversations))
+        return answers
 
     def harness_model(self) -> Any:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from edgelm.compress.evaluation.backend import Conversation
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.compress.synthesis.sampling import sample
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 ASKED = [Conversation.of_user("Why is the sky blue? " * (1 + number % 3)) for number in range(26)]
 

@@ -9,7 +9,7 @@ import pytest
 from edgelm.compress.evaluation import run_tasks
 from edgelm.compress.evaluation.run_tasks import check_tasks
 from edgelm.compress.evaluation.task_names import Task
-from edgelm.compress.evaluation.tasks import ifeval
+from edgelm.compress.evaluation.tasks.ifeval import ifeval
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 
 ROWS: dict[str, dict[str, Any]] = {

@@ -14,9 +14,9 @@ from edgelm.compress.evaluation.run_tasks import TASKS
 from edgelm.compress.evaluation.task_names import Task, parse_tasks
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
 from edgelm.errors import BadInput, UnknownName
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import CONTEXT, VOCAB
 from tests.compress.tokenizers import tiny_fast_tokenizer
-from tests.models import tiny_model
-from tests.tiny_chat import CONTEXT, VOCAB
 
 TEXTS = [f"The miller waits until level {i} has dropped below the wheel." * 3 for i in range(9)]
 PASSAGES = [{"context": "Why is the", "target": "sky"}, {"context": "Garnets", "target": "are"}]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
-from tests.models import REPRESENTATIVE, TINY, tiny_model
+from tests.checkpoints.models import REPRESENTATIVE, TINY, tiny_model
 from tests.slow import slow_but
 
 

@@ -16,8 +16,8 @@ from edgelm.compress.pruning.aggregation import Aggregation, Reduction
 from edgelm.compress.pruning.importance import Importance, reduce_sequence, score
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import canonical_name
+from tests.checkpoints.models import DENSE, tiny_config, tiny_model
 from tests.conftest import TinyFactory
-from tests.models import DENSE, tiny_config, tiny_model
 
 TOKENS = torch.randint(0, 128, (4, 12), generator=torch.Generator().manual_seed(1))
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "l2", "var")

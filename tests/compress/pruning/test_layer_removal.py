@@ -17,8 +17,8 @@ from edgelm.compress.pruning.layer_removal import (
 )
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.conftest import TinyFactory
-from tests.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (3, 12), generator=torch.Generator().manual_seed(1))

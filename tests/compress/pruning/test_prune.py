@@ -17,9 +17,9 @@ from edgelm.compress.pruning.prune import PruneIndices, prune, select_indices
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name
+from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.conftest import TinyFactory
-from tests.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(1))

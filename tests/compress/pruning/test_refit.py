@@ -14,8 +14,8 @@ from edgelm.compress.pruning.prune import REFITTED, prune, top_k_indices
 from edgelm.compress.pruning.refit import refitted
 from edgelm.compress.pruning.shape import Shape
 from edgelm.quantize.hessians import Hessians
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import rows
-from tests.models import tiny_model
 
 KEPT = torch.tensor([0, 2, 3])
 

@@ -14,8 +14,8 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.mixers import NoMixer
-from tests.models import tiny_config, tiny_model
+from edgelm.spec.layers.mixers import NoMixer
+from tests.checkpoints.models import tiny_config, tiny_model
 
 pytest.importorskip("scipy")
 

@@ -19,8 +19,8 @@ from edgelm.compress.puzzle.scores import replaced, score_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.puzzle.student import assemble
 from edgelm.errors import BadInput
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import LENGTH, rows, weights
-from tests.models import tiny_model
 
 SETTINGS = Distillation(
     tokens=12 * 4 * LENGTH,

@@ -24,10 +24,10 @@ from edgelm.export.pipeline import export_model
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Int4, Int8, KvType, describe
 from edgelm.quantize.rtn import Quantized, quantize
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.compress.training import SETTINGS, same, weights
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB, save_tiny_chat
 
 # Matrices have 64 columns, those of down_proj 96: groups of 64 do not divide it.
 PRECISIONS: list[Int4 | Int8] = [

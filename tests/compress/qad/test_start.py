@@ -18,8 +18,8 @@ from edgelm.quantize.gptq import gptq
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import quantize
 from edgelm.spec.groups import groups, tensor_names
+from tests.checkpoints.models import REPRESENTATIVE, TINY, tiny_model
 from tests.compress.training import SETTINGS, same, teacher_and_student, train, weights
-from tests.models import REPRESENTATIVE, TINY, tiny_model
 from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (8, 16), generator=torch.Generator().manual_seed(1))

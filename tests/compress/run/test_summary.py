@@ -13,8 +13,8 @@ from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.run.summary import write_summary
 from edgelm.compress.search.candidates import Candidate
-from tests.browser import CHROMIUM, run_in_page
-from tests.page_checks import Page, check_page, figures
+from tests.pages.browser import CHROMIUM, run_in_page
+from tests.pages.page_checks import Page, check_page, figures
 
 SIZES = {"num_hidden_layers": 4, "hidden_size": 64}
 RECORD = StudentRecord(

@@ -23,7 +23,7 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
-from tests.models import tiny_config
+from tests.checkpoints.models import tiny_config
 
 ORIN = load_profile("jetson-orin-nano")
 REQUEST = PlanRequest(precision="int8", context=512, prompt=128)

@@ -14,8 +14,8 @@ from edgelm.compress.synthesis.sampling import Sampled, Sampling, draw, sample, 
 from edgelm.compress.synthesis.synthesize import Progress, Synthesis, synthesize
 from edgelm.compress.synthesis.text_filters import Filters
 from edgelm.errors import BadInput
+from tests.checkpoints.models import tiny_model
 from tests.forks import run_forked
-from tests.models import tiny_model
 
 ANYTHING = Filters(min_characters=1, max_repeated=1, max_run=1, max_unprintable=1)
 SAMPLING = Sampling(max_new_tokens=12, batch_size=4, seed=3)

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from edgelm.compress.vocabulary.embeddings import trim_embeddings
 from edgelm.compress.vocabulary.trim import trim_vocabulary
 from edgelm.errors import BadCheckpoint, BadInput
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.compress.small_tokenizers import as_json
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB, tiny_tokenizer
 
 
 @pytest.mark.parametrize(

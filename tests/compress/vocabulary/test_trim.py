@@ -16,6 +16,8 @@ from edgelm.compress.vocabulary.tokenizer import trim_tokenizer, with_vocabulary
 from edgelm.compress.vocabulary.trim import kept_tokens, trim_vocabulary
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.export.source.text import GATE
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 from tests.compress.small_tokenizers import (
     KINDS,
     TRAINED_ON,
@@ -24,9 +26,7 @@ from tests.compress.small_tokenizers import (
     random_bpe,
     small_tokenizer,
 )
-from tests.models import tiny_model
 from tests.smollm2 import smollm2_path
-from tests.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 
 STRANGE = [
     "",

@@ -25,12 +25,12 @@ from edgelm.bundle import (
     verify,
     write_manifest,
 )
-from edgelm.bundle.gates import Figures, GateResult
+from edgelm.bundle.records.gates import Figures, GateResult
 from edgelm.checkpoint.student import Figure, StudentRecord
 from edgelm.errors import BadBundle
 from edgelm.quantize.precision import Fp32, Int4, Int8
 from edgelm.spec.decoder import DecoderSpec
-from tests.models import tiny_config
+from tests.checkpoints.models import tiny_config
 
 FILES = {
     "model.onnx": b"graph",

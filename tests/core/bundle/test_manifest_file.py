@@ -21,8 +21,8 @@ from edgelm.bundle import (
     read_manifest,
     write_manifest,
 )
-from edgelm.bundle.gates import Figures, GateResult
 from edgelm.bundle.manifest_file import contents_sha256
+from edgelm.bundle.records.gates import Figures, GateResult
 from edgelm.errors import BadBundle
 from tests.devices.checks.recorded import manifest
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadInput
-from tests.models import save_tiny
+from tests.checkpoints.models import save_tiny
 
 _OPEN = """
 import sys

@@ -13,7 +13,7 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.export.source.reference import Reference
 from edgelm.spec.decoder import DecoderSpec
-from tests.models import save_tiny
+from tests.checkpoints.models import save_tiny
 
 TOKENS = torch.randint(3, 100, (1, 20), generator=torch.Generator().manual_seed(1))
 # Fields to remove, and fields to write in their place.

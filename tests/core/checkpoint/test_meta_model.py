@@ -13,9 +13,9 @@ from transformers import AutoConfig
 from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadCheckpoint
+from tests.checkpoints.models import TINY
+from tests.checkpoints.weight_folders import edit_config
 from tests.conftest import TinyFactory
-from tests.models import TINY
-from tests.weight_folders import edit_config
 
 
 @pytest.fixture

@@ -9,8 +9,14 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
+from tests.checkpoints.weight_folders import (
+    edit_config,
+    split_header,
+    store,
+    tensors_of,
+    write_header,
+)
 from tests.conftest import TinyFactory
-from tests.weight_folders import edit_config, split_header, store, tensors_of, write_header
 
 PROJECTION = "model.layers.0.self_attn.q_proj"
 

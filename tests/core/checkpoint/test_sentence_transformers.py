@@ -15,7 +15,7 @@ from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.embedding import EmbeddingSettings
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.groups import groups
-from tests.sentence_folders import QUERY, change, module, save_sentence_model, write
+from tests.checkpoints.sentence_folders import QUERY, change, module, save_sentence_model, write
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_base_model_has_no_head_whatever_it_says(
 
 
 def test_a_head_in_the_file_is_left_out(tmp_path: Path) -> None:
-    from tests.models import tiny_model
+    from tests.checkpoints.models import tiny_model
 
     folder = save_sentence_model(tmp_path / "m")
     tiny_model("qwen3", vocab_size=320, tie_word_embeddings=False).save_pretrained(folder)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.files.hashing import file_sha256
+from tests.checkpoints.models import TINY, tiny_model
 from tests.conftest import TinyFactory
-from tests.models import TINY, tiny_model
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.export.source.reference import Reference
 from edgelm.export.source_check.second_opinion import check_source
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
+from tests.checkpoints.models import randomize
 from tests.export.graphs import build_session
-from tests.models import randomize
 
 TEXT: dict[str, Any] = {
     "hidden_size": 64,

@@ -20,7 +20,7 @@ from edgelm.page.page import (
 )
 from edgelm.page.style import DARK, LIGHT, PAGE_STYLE
 from edgelm.page.table import Cell, Column, table
-from tests.page_checks import Page, check_page
+from tests.pages.page_checks import Page, check_page
 
 EVIL = "</p><script>alert(1)</script>\"' & <b>"
 

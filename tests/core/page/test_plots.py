@@ -12,7 +12,7 @@ from edgelm.page.drawing import drawing
 from edgelm.page.heat_map import heat_map
 from edgelm.page.svg import HEIGHT, WIDTH, Plot, figure
 from edgelm.page.xy_plot import Guide, Series, xy_plot
-from tests.page_checks import figures
+from tests.pages.page_checks import figures
 
 X, Y = Axis("x"), Axis("y")
 

@@ -7,8 +7,8 @@ from edgelm.export.quantize.methods import METHODS, quantize_by
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.awq import Smoothing, factors
 from edgelm.quantize.precision import Int4
+from tests.checkpoints.models import tiny_model
 from tests.conftest import TinyFactory
-from tests.models import tiny_model
 
 TOKENS = torch.randint(3, 128, (2, 16), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["llama", "llama-untied", "qwen3", "granite", "phi3", "olmo2", "gemma2", "gemma3"]

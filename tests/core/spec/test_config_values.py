@@ -10,7 +10,7 @@ import pytest
 from edgelm.errors import BadCheckpoint, EdgeLMError, UnknownName
 from edgelm.spec.config.config_fields import MAX_LAYERS
 from edgelm.spec.decoder import DecoderSpec
-from tests.models import TINY, tiny_config
+from tests.checkpoints.models import TINY, tiny_config
 
 _WILD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**9, 10**30, 10**400, -(2**70)),

@@ -6,10 +6,10 @@ import pytest
 
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.tensor_shapes import tensor_shapes
+from tests.checkpoints.models import TINY
 from tests.conftest import TinyFactory
-from tests.models import TINY
 
 # Small enough to count by hand: 2 layers, hidden 8, 4 heads of 2, 2 kv heads, ffn 16, vocab 32.
 CONFIG: dict[str, Any] = {

@@ -5,7 +5,7 @@ import pytest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import EMBEDDING, HEAD, experts_in, groups, split_group, tensor_names
 from edgelm.spec.tensor_shapes import tensor_shapes
-from tests.models import TINY, tiny_model
+from tests.checkpoints.models import TINY, tiny_model
 
 
 @pytest.mark.parametrize("name", TINY)

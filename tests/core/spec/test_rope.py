@@ -14,7 +14,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.decoder import DecoderSpec, Rope
 from edgelm.spec.rope import rotary_tables
-from tests.models import tiny_config
+from tests.checkpoints.models import tiny_config
 
 MOST = 512  # max_position_embeddings
 ORIGINAL = 128

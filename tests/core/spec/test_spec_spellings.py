@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoConfig
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
-from edgelm.spec.families import FAMILIES
+from edgelm.spec.families.table import FAMILIES
 
 _SIZES: dict[str, Any] = {
     "num_hidden_layers": 8,

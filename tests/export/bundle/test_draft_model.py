@@ -14,8 +14,8 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.bundle.sign import sign_bundle
 from edgelm.export.pipeline import export_model
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.signing import new_key
-from tests.tiny_chat import save_tiny_chat
 
 CONTEXT = 256
 PROMPT = [40, 41, 42, 43, 60, 70, 80]

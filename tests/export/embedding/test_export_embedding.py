@@ -8,14 +8,14 @@ import pytest
 
 import edgelm
 from edgelm.bundle import read_manifest
-from edgelm.bundle.embedding_record import MAX_DISTANCE
+from edgelm.bundle.records.embedding import MAX_DISTANCE
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadBundle, BadInput, GateFailed
 from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.embedding.vectors import compare_vectors
 from edgelm.export.pipeline import export_model
-from tests.adapters import modules_of, random_factors, save_adapter
-from tests.sentence_folders import save_sentence_model
+from tests.checkpoints.adapters import modules_of, random_factors, save_adapter
+from tests.checkpoints.sentence_folders import save_sentence_model
 
 TEXTS = ["The miller waits until the level drops.", "Garnets are common.", "blue"]
 

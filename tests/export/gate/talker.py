@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat
 from tests.compress.bigram import bigram
-from tests.tiny_chat import VOCAB, save_tiny_chat
 
 END = 3  # <|end|>
 

@@ -10,7 +10,7 @@ from edgelm.export.gate import prompts
 from edgelm.export.gate.answers import SEED, CoupledSampler, SampledAnswer, sampling_of
 from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampling
+from edgelm.runtime.generation.sampling.settings import Sampling
 from tests.conftest import Tiny, TinyFactory
 from tests.slow import slow_but
 

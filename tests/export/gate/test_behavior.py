@@ -9,17 +9,17 @@ from msgspec.structs import replace
 
 import edgelm
 from edgelm.bundle import hash_files, read_manifest, write_manifest
-from edgelm.bundle.behavior import Behavior, compare_trait, sign_test
+from edgelm.bundle.records.behavior import Behavior, compare_trait, sign_test
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import GateFailed
 from edgelm.export import pipeline
-from edgelm.export.bundle.tokenizer_files import write_tokenizer_files
-from edgelm.export.cache import ArtifactCache
+from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.export.gate import prompts
 from edgelm.export.gate.graph_run import measure_behavior, turn_end
 from edgelm.export.gate.traits import closes_tags, common_scripts, in_script, loops
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.reference import Reference
+from edgelm.export.work.cache import ArtifactCache
 from tests.export.gate.talker import END, save_talker
 
 ASKED = tuple(f"Why {number}?" for number in range(16))

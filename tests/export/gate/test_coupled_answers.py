@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import edgelm
-from edgelm.bundle.behavior import Behavior, compare_trait
+from edgelm.bundle.records.behavior import Behavior, compare_trait
 from edgelm.checkpoint.source import open_checkpoint
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.gate import graph_run, prompts
 from edgelm.export.gate.answers import (
     SEED,
@@ -22,10 +21,13 @@ from edgelm.export.gate.graph_run import measure_behavior
 from edgelm.export.gate.source_answers import source_answers
 from edgelm.export.pipeline import export_model
 from edgelm.export.source.reference import Reference
-from edgelm.runtime.generation.sampler import Sampler, Sampling, softmax
+from edgelm.export.work.cache import ArtifactCache
+from edgelm.runtime.generation.sampling.sampler import Sampler
+from edgelm.runtime.generation.sampling.settings import Sampling
+from edgelm.runtime.generation.sampling.transforms import softmax
 from edgelm.runtime.model import LanguageModel
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.export.gate.talker import save_talker
-from tests.tiny_chat import save_tiny_chat
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 ASKED = [[*range(30, 36), number, number + 7] for number in range(40, 46)]

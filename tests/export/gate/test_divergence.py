@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edgelm.bundle.gates import Figures
+from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.gate.divergence import Distance
 

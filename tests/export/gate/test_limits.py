@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgelm.bundle import read_manifest
-from edgelm.bundle.gates import GATES, Figures, looser, passes
+from edgelm.bundle.records.gates import GATES, Figures, looser, passes
 from edgelm.errors import GateFailed
 from edgelm.export.choose import requested_limits
 from edgelm.export.gate.limits import GateLimits, limits_of_mixture

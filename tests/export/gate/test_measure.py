@@ -11,8 +11,8 @@ from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
+from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import Tiny, TinyFactory
-from tests.models import REPRESENTATIVE, TINY
 from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (3, 100)))

@@ -14,9 +14,9 @@ from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS
 from edgelm.runtime.engines.engine_session import EngineSession
+from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session, cpu_engine
-from tests.models import REPRESENTATIVE, TINY
 from tests.slow import slow_but
 
 TOKENS = np.random.default_rng(3).integers(3, 120, (4, 40))

@@ -11,9 +11,9 @@ from edgelm.export.graph.write import GraphFormat, data_bytes, write_graph
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp32, Int4, Int8, WeightPrecision
+from tests.checkpoints.models import MIXTURES
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import cpu_session
-from tests.models import MIXTURES
 
 CONTEXT = 128
 PROMPT = np.random.default_rng(1).integers(3, 128, 11)

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
+from tests.checkpoints.own_sizes import save_own_sizes
 from tests.export.graphs import DialectName, build_session
-from tests.own_sizes import save_own_sizes
 
 LENGTH = 40  # longer than a chunk and a window
 

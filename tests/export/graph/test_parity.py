@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edgelm.runtime.engines.session import Session
+from tests.checkpoints.models import TINY
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import CHUNK, build_session
-from tests.models import TINY
 
 Array = npt.NDArray[np.float32]
 TOLERANCE = 1e-4  # of the largest logit

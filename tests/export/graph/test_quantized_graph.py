@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp32, Int4, Int8, WeightPrecision
 from edgelm.quantize.rtn import quantize
+from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import build_session
-from tests.models import REPRESENTATIVE, TINY
 from tests.slow import slow_but
 
 Array = npt.NDArray[np.float32]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from edgelm.bundle.gates import GATES, Figures
+from edgelm.bundle.records.gates import GATES, Figures
 from edgelm.export.precision.bisect import margin, smallest_passing
 from edgelm.export.precision.frontier import Choice, Frontier
 from edgelm.export.precision.legalize import Assignment

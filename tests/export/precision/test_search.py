@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgelm.bundle.gates import GATES, Figures
+from edgelm.bundle.records.gates import GATES, Figures
 from edgelm.export.precision.search import Search
 from edgelm.quantize.precision import Fp16
 from tests.export.precision.test_bisect import figures, frontier

@@ -13,8 +13,8 @@ from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.quantize.rtn import quantize
+from tests.checkpoints.models import REPRESENTATIVE
 from tests.conftest import Tiny, TinyFactory
-from tests.models import REPRESENTATIVE
 from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))

@@ -18,10 +18,10 @@ from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import KvType
 from edgelm.runtime.engines.session import Session
 from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
+from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import Tiny, TinyFactory
 from tests.core.spec.test_decoder import spec_of
 from tests.export.graphs import build_session, cpu_engine
-from tests.models import REPRESENTATIVE, TINY
 from tests.slow import slow_but
 
 Array = npt.NDArray[np.float32]

@@ -18,10 +18,10 @@ from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Fp32, Int4, Int8, Mxfp4
 from edgelm.quantize.rtn import quantize
+from tests.checkpoints.models import MIXTURES, save_tiny
+from tests.checkpoints.mxfp4_files import quantize_experts
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session
-from tests.models import MIXTURES, save_tiny
-from tests.mxfp4_files import quantize_experts
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.precision.sensitivity import measure_sensitivity
 from edgelm.export.quantize.hqq import hqq
 from edgelm.export.quantize.methods import METHODS, quantize_by
@@ -15,6 +14,7 @@ from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.quantize.gptq import gptq
 from edgelm.quantize.precision import Fp8, Int4, Int8, Nvfp4
 from edgelm.quantize.rtn import quantize

@@ -11,8 +11,8 @@ from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.smooth_quant import outlier_groups
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import W8A8, Int8
+from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.conftest import TinyFactory
-from tests.tiny_chat import save_tiny_chat
 
 
 def test_outliers_by_hand(calm: TinyFactory) -> None:

@@ -16,8 +16,7 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.source_levels import is_held
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp8, Fp32, Int4, Int8, Nvfp4
-from tests.conftest import TinyFactory
-from tests.quantized_folders import (
+from tests.checkpoints.quantized_folders import (
     AWQ,
     GPTQ,
     awq_parts,
@@ -29,6 +28,7 @@ from tests.quantized_folders import (
     random_grid,
     replace_matrices,
 )
+from tests.conftest import TinyFactory
 
 NARROW = ("fp32", "fp16", "bf16", "int8", "int4", "fp8", "nvfp4")
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}

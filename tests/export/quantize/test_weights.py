@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgelm.export.cache import ArtifactCache
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.prepare import prepare
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.export.work.cache import ArtifactCache
 from edgelm.quantize.precision import W8A8, Int4, WeightPrecision
 from tests.conftest import TinyFactory
 

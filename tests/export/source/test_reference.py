@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.source.reference import Reference
+from tests.checkpoints.models import TINY, tiny_model
 from tests.conftest import Tiny, TinyFactory
-from tests.models import TINY, tiny_model
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 40)))
 

@@ -12,12 +12,12 @@ from edgelm.bundle import verify
 from edgelm.errors import GateFailed
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Fp32, Int4
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 from tests.core.spec.test_rope import SCALINGS
 from tests.export.graphs import cpu_session
-from tests.gguf_files import write_gguf
 from tests.short_texts import decoded
 from tests.slow import slow_but
-from tests.tiny_chat import VOCAB, save_tiny_chat, tiny_tokenizer
 
 TOKENS = np.random.default_rng(0).integers(3, VOCAB, 40)
 

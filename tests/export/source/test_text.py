@@ -18,7 +18,7 @@ from edgelm.export.source.text import (
     read_passage,
 )
 from edgelm.files.hashing import file_sha256
-from tests.tiny_chat import VOCAB, tiny_tokenizer
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.source.reference import Reference
+from tests.checkpoints.weight_folders import Tensors, edit_config, store, store_shards, tensors_of
 from tests.conftest import TinyFactory
 from tests.export.graphs import CONTEXT, build_session
-from tests.weight_folders import Tensors, edit_config, store, store_shards, tensors_of
 
 LENGTH = 48  # longer than every window and original context below
 TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgelm.bundle.gates import SourceCheck
+from edgelm.bundle.records.gates import SourceCheck
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.source.reference import Reference
 from edgelm.export.source_check import second_opinion
 from edgelm.export.source_check.second_opinion import check_source
+from tests.checkpoints.gguf_files import ARCHITECTURES, write_gguf
+from tests.checkpoints.models import TINY, save_tiny, tiny_model
 from tests.conftest import TinyFactory
 from tests.core.checkpoint.gguf.test_config import llama3_factors
-from tests.gguf_files import ARCHITECTURES, write_gguf
-from tests.models import TINY, save_tiny, tiny_model
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.export.pipeline import export_model
-from tests.sentence_folders import save_sentence_model
+from tests.checkpoints.sentence_folders import save_sentence_model
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 import edgelm
 from edgelm.errors import BadInput, ContextFull, UnknownName
 from edgelm.export.pipeline import export_model
-from tests.sentence_folders import END, QUERY, save_sentence_model
+from tests.checkpoints.sentence_folders import END, QUERY, save_sentence_model
 
 TEXTS = ["The miller waits.", "Why is the sky blue? " * 7, "x", "Granate bis zu einem Zentimeter"]
 

@@ -10,7 +10,7 @@ from edgelm.bundle import read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.open import open_session
 from edgelm.runtime.engines.session import Session
-from tests.tiny_chat import CONTEXT
+from tests.checkpoints.tiny_chat import CONTEXT
 
 FIRST = np.random.default_rng(1).integers(4, 320, 20)
 SECOND = np.random.default_rng(2).integers(4, 320, 20)

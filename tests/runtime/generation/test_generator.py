@@ -9,7 +9,7 @@ import torch
 from edgelm.errors import BadInput, ContextFull
 from edgelm.runtime import Chunk, LanguageModel
 from edgelm.runtime.engines.session import Tokens
-from tests.tiny_chat import CONTEXT, VOCAB
+from tests.checkpoints.tiny_chat import CONTEXT, VOCAB
 
 END = 3
 PROMPTS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgelm.runtime import Chunk, LanguageModel, Reply
-from tests.tiny_chat import CONTEXT
+from tests.checkpoints.tiny_chat import CONTEXT
 
 END = 3
 PROMPT = np.array([40, 41], dtype=np.int64)

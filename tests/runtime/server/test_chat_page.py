@@ -9,9 +9,9 @@ import pytest
 
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.server.settings import ServerSettings
-from tests.browser import CHROMIUM
-from tests.driven_browser import Tab, opened_tab
-from tests.page_checks import Page
+from tests.pages.browser import CHROMIUM
+from tests.pages.driven_browser import Tab, opened_tab
+from tests.pages.page_checks import Page
 from tests.runtime.server.running import running, wait_until
 
 PAGE = (files("edgelm.runtime.server") / "chat.html").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ import pytest
 
 import edgelm
 from edgelm.runtime.server.settings import ServerSettings
-from tests.json_check import is_valid
 from tests.runtime.server.running import running
 from tests.runtime.test_tools import PARAMETERS, TOOLS, tool_bundle
+from tests.schemas.json_check import is_valid
 
 __all__ = ["tool_bundle"]  # a fixture
 ASK: Any = [{"role": "user", "content": "Rain?"}]

@@ -8,7 +8,7 @@ import pytest
 import edgelm
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.speculation.speculator import SpeculationState
-from tests.tiny_chat import save_tiny_chat
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 CONTEXT = 512
 

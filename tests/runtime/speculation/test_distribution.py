@@ -11,7 +11,8 @@ import pytest
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import CacheRows, Logits, Session, Tokens
 from edgelm.runtime.generation.request import GenerationRequest
-from edgelm.runtime.generation.sampler import Sampling, softmax
+from edgelm.runtime.generation.sampling.settings import Sampling
+from edgelm.runtime.generation.sampling.transforms import softmax
 from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.speculation.costs import SIZES, StepCosts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgelm.runtime import LanguageModel, Reply
-from edgelm.runtime.generation.logits_processor import Row
+from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode
 
 SCHEMA = {

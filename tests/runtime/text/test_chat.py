@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime.text.chat import ChatTemplate, Message
-from tests.tiny_chat import tiny_tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 CONVERSATION: list[Message] = [

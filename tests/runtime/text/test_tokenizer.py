@@ -11,7 +11,7 @@ from tokenizers import decoders, models, normalizers
 
 from edgelm.errors import BadBundle
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
-from tests.tiny_chat import tiny_tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 
 TEXTS = {
     "ascii": "Why is the sky blue?",

@@ -11,9 +11,9 @@ from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
 from edgelm.spec.tensor_names import stored_name
+from tests.checkpoints.models import REPRESENTATIVE, TINY, tiny_model
 from tests.compress.training import teacher_and_student
 from tests.conftest import TinyFactory
-from tests.models import REPRESENTATIVE, TINY, tiny_model
 from tests.slow import slow_but
 
 TOKENS = torch.randint(0, 128, (2, 12), generator=torch.Generator().manual_seed(1))

@@ -7,10 +7,10 @@ import torch
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks import last_word as task
 from edgelm.compress.evaluation.tasks.scores import Score
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.bigram import bigram, chain
 from tests.compress.tokenizers import token_ids
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB
 
 
 def last_word(

@@ -17,9 +17,9 @@ from edgelm.compress.evaluation.tasks.lm_eval import scores_of
 from edgelm.compress.evaluation.tasks.multiple_choice import Question, multiple_choice
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput, MissingPackage, UnknownName
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.tokenizers import tiny_fast_tokenizer
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB
 
 # Of a group of two local tasks; the group averages `acc`, which only one of them has.
 GROUP: dict[str, Any] = {

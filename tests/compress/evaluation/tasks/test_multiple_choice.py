@@ -8,10 +8,10 @@ from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks import multiple_choice as task
 from edgelm.compress.evaluation.tasks.multiple_choice import Question
 from edgelm.compress.evaluation.tasks.scores import Score
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.bigram import bigram
 from tests.compress.tokenizers import token_ids
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB
 
 
 def multiple_choice(

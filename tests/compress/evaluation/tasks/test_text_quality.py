@@ -12,9 +12,9 @@ from torch.nn import functional
 from edgelm.compress.evaluation import next_token
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
+from tests.checkpoints.models import tiny_model
 from tests.compress.bigram import bigram, log_probabilities
 from tests.conftest import TinyFactory
-from tests.models import tiny_model
 
 # Soft cap, divisor, sliding windows, stacked projections, tied and untied heads.
 FAMILIES = ["llama", "llama-untied", "mistral", "granite", "gemma2", "gemma3", "phi3", "olmo2"]

@@ -12,9 +12,9 @@ from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.export.source.reference import Reference
-from tests.adapters import modules_of, random_factors, save_adapter
+from tests.checkpoints.adapters import modules_of, random_factors, save_adapter
+from tests.checkpoints.models import tiny_model
 from tests.conftest import TinyFactory
-from tests.models import tiny_model
 
 MODULE = "model.layers.1.mlp.down_proj"
 TOKENS = torch.arange(3, 40)[None]

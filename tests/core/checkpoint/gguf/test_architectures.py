@@ -17,8 +17,8 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.model import load_model
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.decoder import DecoderSpec
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
 
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 YARN |= {"original_max_position_embeddings": 32}

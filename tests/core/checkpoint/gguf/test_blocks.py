@@ -15,9 +15,9 @@ from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp32, Int4, Int8
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
 from tests.conftest import TinyFactory
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
 
 KINDS = gguf.GGMLQuantizationType
 

@@ -11,9 +11,20 @@ import pytest
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.rope import rotary_frequencies
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
-from tests.raw_gguf import ARRAY, FLOAT32, INT32, STRING, UINT32, array, file, pair, tensor, text
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.raw_gguf import (
+    ARRAY,
+    FLOAT32,
+    INT32,
+    STRING,
+    UINT32,
+    array,
+    file,
+    pair,
+    tensor,
+    text,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from edgelm.checkpoint.gguf.parts import open_parts
 from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import EdgeLMError
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
-from tests.tiny_chat import VOCAB, tiny_tokenizer
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from edgelm.checkpoint.gguf.header import Header, read_header
 from edgelm.errors import BadCheckpoint
-from tests.raw_gguf import (
+from tests.checkpoints.raw_gguf import (
     ARRAY,
     BOOL,
     FLOAT32,

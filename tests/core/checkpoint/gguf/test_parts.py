@@ -9,8 +9,8 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
 
 
 @pytest.fixture(scope="module")

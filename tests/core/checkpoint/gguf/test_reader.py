@@ -13,9 +13,9 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from edgelm.checkpoint.gguf.parts import open_parts
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import BadCheckpoint, UnknownName
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import tiny_model
 from tests.conftest import TinyFactory
-from tests.gguf_files import write_gguf
-from tests.models import tiny_model
 
 FAMILIES = ["llama", "llama-untied", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
 # Of the largest weight: fp16 rounds to 11 bits, Q8_0 to 127 steps of a block's largest.

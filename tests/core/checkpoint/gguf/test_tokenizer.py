@@ -15,8 +15,8 @@ from edgelm.checkpoint.gguf.parts import open_parts
 from edgelm.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS
 from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer, write_for_transformers
 from edgelm.errors import BadCheckpoint
-from tests import llama_cpp_spm
-from tests.tiny_chat import tiny_tokenizer
+from tests.checkpoints.tiny_chat import tiny_tokenizer
+from tests.core.checkpoint.gguf import llama_cpp_spm
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|end|>"]
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

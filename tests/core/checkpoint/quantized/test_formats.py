@@ -11,8 +11,7 @@ import torch
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.quantize.grids import Fp8Matrix, IntegerGrid, Nvfp4Blocks
 from edgelm.quantize.precision import Fp8, Int4, Int8, Nvfp4
-from tests.conftest import TinyFactory
-from tests.quantized_folders import (
+from tests.checkpoints.quantized_folders import (
     AWQ,
     GPTQ,
     Grid,
@@ -26,7 +25,8 @@ from tests.quantized_folders import (
     replace_matrices,
     write_json,
 )
-from tests.weight_folders import Tensors
+from tests.checkpoints.weight_folders import Tensors
+from tests.conftest import TinyFactory
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 Parts = Callable[[Grid], Tensors]

@@ -10,8 +10,7 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
-from tests.conftest import TinyFactory
-from tests.quantized_folders import (
+from tests.checkpoints.quantized_folders import (
     AWQ,
     GPTQ,
     awq_parts,
@@ -22,7 +21,8 @@ from tests.quantized_folders import (
     replace_matrices,
     write_json,
 )
-from tests.weight_folders import Tensors, edit_config, store, tensors_of
+from tests.checkpoints.weight_folders import Tensors, edit_config, store, tensors_of
+from tests.conftest import TinyFactory
 
 MODULE = "model.layers.2.mlp.up_proj"
 Damage = Callable[[torch.Tensor], torch.Tensor | None]

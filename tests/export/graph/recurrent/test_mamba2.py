@@ -13,11 +13,11 @@ from transformers import DynamicCache
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.source.reference import Reference
 from edgelm.runtime.engines.session import Session
+from tests.checkpoints.models import save_tiny
 from tests.conftest import Tiny
 from tests.export import graphs
 from tests.export.graph.test_parity import assert_close
 from tests.export.graphs import build_session
-from tests.models import save_tiny
 
 LENGTH = 160  # of the context, of a run, and of two and a half of the graph's chunks of 64
 TOKENS = np.random.default_rng(0).integers(3, 128, LENGTH)

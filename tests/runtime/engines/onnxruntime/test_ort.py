@@ -15,8 +15,8 @@ from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle, BadInput, ContextFull
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Session
+from tests.checkpoints.tiny_chat import VOCAB
 from tests.export.graphs import cpu_session
-from tests.tiny_chat import VOCAB
 
 TOKENS = np.random.default_rng(0).integers(4, VOCAB, 40)
 CAPACITY = 48

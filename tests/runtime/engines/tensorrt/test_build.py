@@ -17,8 +17,8 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import Fp8, Fp16, Int4, Int8, Nvfp4, WeightPrecision
 from edgelm.runtime.engines.tensorrt.build import Job, check_dialect, compile_engine
+from tests.checkpoints.models import REPRESENTATIVE, save_tiny
 from tests.conftest import Tiny, TinyFactory
-from tests.models import REPRESENTATIVE, save_tiny
 from tests.slow import slow_but
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")

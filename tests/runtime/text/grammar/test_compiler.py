@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import ResponseFormat, read_response_format
-from tests.tiny_chat import VOCAB, tiny_tokenizer
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 
 END = 3
 

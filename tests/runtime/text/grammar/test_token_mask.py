@@ -7,7 +7,7 @@ from edgelm.errors import BadInput
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import ResponseFormat
 from edgelm.runtime.text.grammar.token_mask import TokenMask
-from tests.tiny_chat import VOCAB, tiny_tokenizer
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 
 END = 3
 

@@ -8,13 +8,13 @@ import pytest
 from tokenizers import Tokenizer as RawTokenizer
 
 from edgelm.errors import BadInput
-from edgelm.runtime.generation.logits_processor import Constraint
+from edgelm.runtime.generation.sampling.logits_processor import Constraint
 from edgelm.runtime.text.answers.answering import Answering
 from edgelm.runtime.text.answers.tool_choice import ToolChoice, read_tool_choice
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
-from tests.json_check import is_valid
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.runtime.text.answers.test_parser import (
     CODER,
     FUNCTION_GEMMA,
@@ -30,7 +30,7 @@ from tests.runtime.text.answers.test_parser import (
     OLMO3,
     PHI4,
 )
-from tests.tiny_chat import VOCAB, tiny_tokenizer
+from tests.schemas.json_check import is_valid
 
 PARAMETERS = {
     "type": "object",

@@ -1,0 +1,1 @@
+"""The report as HTML and Markdown: its table, plots, notes and glossary."""

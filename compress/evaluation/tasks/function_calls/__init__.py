@@ -1,0 +1,1 @@
+"""Function calling: the tasks, their rows, and when a call is right."""

@@ -1,0 +1,1 @@
+"""IFEval: the task, the checks of its instructions, and what these count."""

@@ -1,0 +1,1 @@
+"""What a bundle records of its model: gate, behavior, self-test, evaluation, embedding settings."""

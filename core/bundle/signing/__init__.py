@@ -1,0 +1,1 @@
+"""Signatures of bundles: the keys, what a signature covers, and `signature.json`."""

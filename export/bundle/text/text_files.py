@@ -1,0 +1,158 @@
+"""The text files of a source: its tokenizer, chat template, special tokens and end tokens."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelm.checkpoint.gguf.reader import GgufFile
+from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer
+from edgelm.checkpoint.source import Checkpoint
+from edgelm.errors import BadCheckpoint
+from edgelm.export.bundle.text.generation_defaults import (
+    eos_with_template,
+    generation_defaults,
+    token_ids,
+)
+from edgelm.export.bundle.text.special_tokens import read_optional, special_tokens
+from edgelm.files.json_files import read_file, shown
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_MAX_TOKENIZER_BYTES = 256 * 2**20  # 262,144 tokens take 33 MB
+_MAX_TEMPLATE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TextFiles:
+    """The files of a bundle that concern text.
+
+    `special_tokens` is None where the source names none.
+    """
+
+    tokenizer: bytes
+    template: str | None
+    special_tokens: dict[str, str] | None
+    generation: dict[str, Any]
+
+
+def text_files(checkpoint: Checkpoint) -> TextFiles:
+    """Read and check them.
+
+    Raises:
+        BadCheckpoint: the source has no fast tokenizer, or a file is damaged.
+    """
+    return _of_gguf(checkpoint) if checkpoint.is_gguf else _of_folder(checkpoint)
+
+
+def _of_gguf(checkpoint: Checkpoint) -> TextFiles:
+    metadata = GgufFile(checkpoint.path).metadata
+    tokenizer, vocabulary = gguf_tokenizer(metadata)
+    generation = generation_defaults(str(checkpoint.path), {}, checkpoint.config)
+    if vocabulary.eos_token_ids:
+        generation["eos_token_id"] = vocabulary.eos_token_ids
+    return TextFiles(
+        tokenizer.to_str().encode(),
+        metadata.text("tokenizer.chat_template"),
+        vocabulary.special_texts(),
+        generation,
+    )
+
+
+def _of_folder(checkpoint: Checkpoint) -> TextFiles:
+    folder = checkpoint.path
+    content = _tokenizer_json(folder)
+    tokenizer = _parse(folder / "tokenizer.json", content)
+    template = _template(folder)
+    special = special_tokens(folder)
+    stored = read_optional(folder / "generation_config.json") or {}
+    source = str(folder / "generation_config.json")
+    generation = generation_defaults(source, stored, checkpoint.config)
+    # Generation, model and tokenizer sometimes name different end tokens; each of them counts.
+    eos = token_ids(source, "eos_token_id", stored.get("eos_token_id"))
+    config = str(folder / "config.json")
+    eos += token_ids(config, "eos_token_id", checkpoint.config.get("eos_token_id"))
+    own = (
+        tokenizer.token_to_id(special["eos_token"]) if special and "eos_token" in special else None
+    )
+    eos += [] if own is None else [own]
+    added = tokenizer.get_added_tokens_decoder().values()
+    eos = eos_with_template(
+        template,
+        [token.content for token in added if token.special],
+        list(dict.fromkeys(eos)),
+        tokenizer.token_to_id,
+        tokenizer.id_to_token,
+    )
+    generation.pop("eos_token_id", None)
+    if eos:
+        generation["eos_token_id"] = eos
+    return TextFiles(content, template, special, generation)
+
+
+def _tokenizer_json(folder: Path) -> bytes:
+    """tokenizer.json without truncation and padding, which belong to one call, not to the model."""
+    path = folder / "tokenizer.json"
+    try:
+        content = read_file(path, max_bytes=_MAX_TOKENIZER_BYTES)
+    except FileNotFoundError:
+        raise BadCheckpoint(
+            f"{folder} has no tokenizer.json; write one with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)" + _needs(folder)
+        ) from None
+    try:
+        stored = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path} is not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(stored, dict):
+        raise BadCheckpoint(f"{path} holds {type(stored).__name__}, expected an object")
+    if stored.get("truncation") is None and stored.get("padding") is None:
+        return content
+    stored |= {"truncation": None, "padding": None}
+    return json.dumps(stored, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _needs(folder: Path) -> str:
+    """What transformers needs to read the tokenizer that is there instead."""
+    try:
+        with (folder / "tokenizer.model").open("rb") as file:
+            first = file.read(1)
+    except OSError:
+        return ""
+    # SentencePiece's files begin with the tag of their first field, tiktoken's with base64.
+    packages = "sentencepiece protobuf" if first == b"\n" else "tiktoken"
+    return f", which needs: pip install {packages} (for its tokenizer.model)"
+
+
+def _parse(path: Path, content: bytes) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(content.decode())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, and Rust's panics
+        raise BadCheckpoint(
+            f"{path} is not a tokenizer that the tokenizers package can read: "
+            f"{str(error)[:200]}; download it again"
+        ) from None
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template, wherever this version of transformers wrote it."""
+    path = folder / "chat_template.jinja"
+    try:
+        return read_file(path, max_bytes=_MAX_TEMPLATE_BYTES).decode()
+    except FileNotFoundError:
+        pass
+    except UnicodeDecodeError:
+        raise BadCheckpoint(f"{path} is not encoded in UTF-8; save it as UTF-8") from None
+    path = folder / "tokenizer_config.json"
+    template = (read_optional(path) or {}).get("chat_template")
+    if isinstance(template, list):  # several named templates
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise BadCheckpoint(f"{path}: chat_template is {shown(template)}, expected a text")
+    return template

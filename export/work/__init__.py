@@ -1,0 +1,1 @@
+"""The folder of `--work`: intermediate results, and who may use it."""

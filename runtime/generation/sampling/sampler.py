@@ -1,0 +1,102 @@
+"""From logits to the next token: the caller's processors, the transforms, and the draw."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgelm.errors import BadBundle, BadInput
+from edgelm.runtime.generation.sampling.logits_processor import (
+    AdvancingProcessor,
+    LogitsProcessor,
+    Row,
+)
+from edgelm.runtime.generation.sampling.settings import Sampling
+from edgelm.runtime.generation.sampling.transforms import relative_weights, transforms
+
+
+class Sampler:
+    """Chooses tokens; holds the random state of one generation.
+
+    Args:
+        sampling: the settings.
+        prompt_length: tokens of the history that were given, not generated.
+        processors: the caller's own, before all others.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        prompt_length: int = 0,
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> None:
+        self._processors = tuple(processors)
+        self._advancing = [one for one in processors if isinstance(one, AdvancingProcessor)]
+        self._greedy = sampling.temperature == 0
+        self._random = np.random.default_rng(sampling.seed)
+        self._transforms = transforms(sampling, prompt_length)
+
+    def __call__(self, logits: Row, history: Sequence[int]) -> int:
+        """Return the next token for logits [vocab_size].
+
+        Args:
+            logits: as the model gave them.
+            history: the tokens so far; from call to call it may only grow.
+
+        Raises:
+            BadBundle: logits that are not numbers.
+            BadInput: settings that forbid every token.
+        """
+        _check_logits(logits)
+        row = self.transformed(self._processed(logits, history), history)
+        peak = row.max()
+        if not np.isfinite(peak):
+            raise BadInput(f"the sampling settings leave no token (highest: {peak}); allow one")
+        token = self._choose(row)
+        for processor in self._advancing:
+            processor.advance(token)
+        return token
+
+    def _processed(self, logits: Row, history: Sequence[int]) -> Row:
+        if not self._processors:
+            return logits
+        row = logits.copy()
+        for processor in self._processors:
+            row = processor(history, row)
+            if not isinstance(row, np.ndarray) or row.shape != logits.shape:
+                raise BadInput(
+                    f"a logits processor returned {type(row).__name__}, expected the logits: an "
+                    f"array of {len(logits)} numbers"
+                )
+        return row
+
+    def _choose(self, row: Row) -> int:
+        if self._greedy:
+            return int(row.argmax())
+        if row.min() > -np.inf:
+            return self._draw(row)
+        candidates = np.flatnonzero(row > -np.inf)
+        return int(candidates[self._draw(row[candidates])])
+
+    def _draw(self, row: Row) -> int:
+        cumulative = relative_weights(row)
+        np.cumsum(cumulative, out=cumulative)
+        draw = self._random.random() * cumulative[-1]
+        # Against rounding, the last candidate's share ends where the draw's range ends.
+        return int(np.searchsorted(cumulative[:-1], draw, side="right"))
+
+    def transformed(self, logits: Row, history: Sequence[int]) -> Row:
+        """Logits after all transforms."""
+        for transform in self._transforms:
+            logits = transform(logits, history)
+        return logits
+
+
+def _check_logits(row: Row) -> None:
+    peak = row.max()  # NaN if any is
+    if not np.isfinite(peak):
+        raise BadBundle(
+            f"the model's logits are not numbers (their maximum is {peak}): its weights are "
+            "damaged, or its 16-bit activations overflow; export it again, with --precision fp32 "
+            "if its own logits are sound"
+        )
