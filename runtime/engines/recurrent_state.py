@@ -91,18 +91,25 @@ class SnapshotHistory:
         self.state = state
         self.at = 0
         self._taken: dict[int, Arrays] = {}
+        self._within_answers: set[int] = set()
         self._trial: int | None = None
 
     def advanced(self, length: int, *, decoded: bool) -> None:
         """The state has now seen `length` tokens; snapshots follow chunks, and a few decodes."""
         self.at = length
         if not decoded or length % _DECODED == 0:
-            self.take()
+            self.take(decoded=decoded)
 
-    def take(self) -> None:
-        """Remember the state as it is."""
-        if self.at > 0 and self.at not in self._taken:
+    def take(self, *, decoded: bool = False) -> None:
+        """Remember the state as it is; in the middle of an answer where it is `decoded`."""
+        if self.at <= 0:
+            return
+        if not decoded:
+            self._within_answers.discard(self.at)
+        if self.at not in self._taken:
             self._taken[self.at] = self.state.read(self.at)
+            if decoded:
+                self._within_answers.add(self.at)
             self._thin_out()
 
     def begin_trial(self, count: int) -> None:
@@ -162,16 +169,19 @@ class SnapshotHistory:
         self.take()
 
     def _thin_out(self) -> None:
-        size = sum(array.nbytes for array in next(iter(self._taken.values())))
+        taken = self._taken.values()
+        size = max(sum(array.nbytes for array in arrays) for arrays in taken)
         most = max(SNAPSHOTS, _MAX_BYTES // max(1, size))
         if len(self._taken) <= most:
             return
         lengths = sorted(self._taken)
-        # The one whose neighbors are nearest to each other, for how far back it is: returning to
-        # the last turn then never runs a long conversation again. The first and the last stay.
+        # One within an answer, else the one whose neighbors are nearest to each other, for how far
+        # back it is: returning to the last turns never runs a long conversation again. The first
+        # and the last stay, and the beginning of the last answer.
         gaps = {
-            lengths[number]: (lengths[number + 1] - lengths[number - 1])
-            / (lengths[-1] - lengths[number])
-            for number in range(1, len(lengths) - 1)
+            at: (after - before) / (lengths[-1] - at)
+            for before, at, after in zip(lengths, lengths[1:], lengths[2:], strict=False)
         }
-        del self._taken[min(gaps, key=gaps.__getitem__)]
+        turns = [at for at in lengths if at not in self._within_answers]
+        least = self._within_answers & gaps.keys() or set(gaps) - set(turns[-1:])
+        del self._taken[min(least, key=gaps.__getitem__)]
