@@ -50,6 +50,8 @@ class OrtDialect(OrtAttention):
         context: positions that the rotary tables cover.
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.
+        window_rows: rows of windowed layers that do not hold all tokens, by their index; the
+            CPU's kernels only.
     """
 
     def __init__(
@@ -61,9 +63,17 @@ class OrtDialect(OrtAttention):
         kv: KvType,
         context: int,
         activations: Activations = "fp32",
+        window_rows: Mapping[int, int] | None = None,
     ) -> None:
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
-        super().__init__(graph, quantizer.weights, kv=kv, context=context, activations=activations)
+        super().__init__(
+            graph,
+            quantizer.weights,
+            kv=kv,
+            context=context,
+            activations=activations,
+            window_rows=window_rows,
+        )
         self.precision = precision
         self.quantizer = quantizer
         self._tied: dict[str, Value] = {}
