@@ -31,6 +31,7 @@ class GraphFormat:
     dequantized: in fp32, with dequantized weights, for a check on a CPU without kernels of the
         types.
     segments: into how many the graph is cut, for engines that compile it.
+    adapted: groups whose products adapters may change; of the `ort` dialect alone.
     """
 
     dialect: str
@@ -40,6 +41,7 @@ class GraphFormat:
     opset: int | None = None
     dequantized: bool = False
     segments: Segments = 1
+    adapted: tuple[str, ...] = ()
 
 
 class WrittenGraph(NamedTuple):
@@ -98,8 +100,15 @@ def _writer(
         if form.dequantized:  # its CPU kernels dequantize themselves
             kv, activations = kv if kv in EIGHT_BIT_KV else "fp32", "fp32"
         return OrtDialect(
-            folder, quantizer, assignment, kv=kv, context=form.context, activations=activations
+            folder,
+            quantizer,
+            assignment,
+            kv=kv,
+            context=form.context,
+            activations=activations,
+            adapted=form.adapted,
         )
+    assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
     dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect
     return dialect(
         folder,
