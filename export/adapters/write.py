@@ -35,5 +35,11 @@ def write_adapter(folder: Path, adapter: SwitchableAdapter, weights: Weights) ->
         file,
         rank,
         source_sha256=file_sha256(adapter.lora.path),
-        base=adapter.lora.settings.base,
+        base=_public(adapter.lora.settings.base),
     )
+
+
+def _public(base: str) -> str:
+    """A model's name without the folders of whoever trained the adapter."""
+    is_path = base.startswith(("/", ".", "~")) or "\\" in base
+    return base.replace("\\", "/").rstrip("/").rpartition("/")[2] if is_path else base
