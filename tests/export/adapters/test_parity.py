@@ -18,6 +18,9 @@ PROMPT = 30
 # One with fused projections, one with biases, norms of queries, windows, convolutions, factors that
 # are folded into weights, an output gate, rows in another order.
 MODELS = ["llama-untied", "phi3", "qwen3", "gemma3", "lfm2", "granite"]
+# peft adapts no projection that a fused Mamba kernel would take.
+_PARTS = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "gate_proj", "up_proj", "down_proj"]
+EVERY = {"falcon-h1": {"target_modules": _PARTS}}
 OTHERS = [
     "qwen3.5",
     "falcon-h1",
@@ -36,7 +39,7 @@ def adapters_of(folder: Path, model: str) -> dict[str, Any]:
     """Two adapters of different ranks and modules, as peft runs them."""
     names = ["q_proj", "v_proj"] if model != "phi3" else ["qkv_proj"]
     return {
-        "all": peft_adapter(folder / "all", model),
+        "all": peft_adapter(folder / "all", model, **EVERY.get(model, {})),
         "few": peft_adapter(
             folder / "few",
             model,
