@@ -24,6 +24,7 @@ from edgelm.runtime.saved.session_file import (
     write_session,
 )
 from edgelm.runtime.text.chat import Message, check_messages
+from edgelm.runtime.text.template_arguments import check_template_arguments
 
 # What `send` takes: a text of the user, or messages such as the results of tools.
 Said = str | Message | Sequence[Message]
@@ -82,7 +83,7 @@ class Chat:
         if messages:
             check_messages(messages)
         self.model = model
-        self.template = dict(template or {})
+        self.template = check_template_arguments(template or {}, "what else the template is given")
         self.adapter = adapter
         self._messages = list(messages)
         self._beginning = len(self._messages)

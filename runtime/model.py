@@ -39,6 +39,7 @@ from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.messages import Message, are_messages, normalized
+from edgelm.runtime.text.template_arguments import check_template_arguments
 from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.speculation import SpeculationMode
 
@@ -255,7 +256,7 @@ class LanguageModel(Embeds, Occupancy):
         )
         template = {
             **template,
-            **(options.get("chat_template_kwargs") or {}),
+            **check_template_arguments(options.get("chat_template_kwargs") or {}),
             "tools": list(tools.tools) or None,
         }
         tokens = self.chat_tokens(messages, **template)

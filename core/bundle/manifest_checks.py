@@ -166,6 +166,39 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
                 f"graph.cache.layers: {layer.past_key!r} has {heads[0]} heads of {heads[1]} "
                 f"channels, expected {expected[0]} of {expected[1]}, those of spec.layers[{index}]"
             )
+    _check_rows(manifest)
+
+
+def _check_rows(manifest: Manifest) -> None:
+    cache, spec = manifest.graph.cache, manifest.spec
+    if not cache.cuts_windows:
+        return
+    if manifest.graph.dialect != "ort" or manifest.engine.name != "onnxruntime":
+        raise ValueError(
+            "graph.cache.layers has rows, which only the ort dialect has, for the engine "
+            f"onnxruntime; this is the {manifest.graph.dialect} dialect, for {manifest.engine.name}"
+        )
+    shared = {layer.shares_kv_of for layer in spec.layers}
+    for layer, index in zip(cache.layers, spec.cache_layers, strict=True):
+        window, name = spec.layers[index].window, repr(layer.past_key)
+        if layer.rows is None:
+            continue
+        if window is None or index in shared:
+            raise ValueError(
+                f"graph.cache.layers: {name} has rows, but spec.layers[{index}] has no window, or "
+                "other layers read its keys and values"
+            )
+        if layer.window != window:
+            raise ValueError(
+                f"graph.cache.layers: {name} has the window {layer.window}, expected {window}, "
+                f"that of spec.layers[{index}]"
+            )
+        if not window <= layer.rows <= manifest.limits.context:
+            raise ValueError(
+                f"graph.cache.layers: {name} has {layer.rows} rows, expected the "
+                f"window of spec.layers[{index}], {window}, to limits.context, "
+                f"{manifest.limits.context}"
+            )
 
 
 def _check_engines(manifest: Manifest) -> None:

@@ -14,7 +14,8 @@ from edgelm.runtime.engines.recurrent_state import RecurrentState
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 # The first rows of the cache, on the host: keys and values of the layers, alternating,
-# [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers).
+# [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers). Behind
+# them, in a session's state, what cannot be cut back to fewer tokens (RecurrentState).
 CacheRows = list[npt.NDArray[Any]]
 
 
@@ -68,7 +69,7 @@ class Engine(Protocol):
 
     @property
     def recurrent(self) -> RecurrentState | None:
-        """What layers without attention remember; None where all layers have attention."""
+        """What cannot be cut back to fewer tokens; None where all layers hold all tokens."""
 
     @property
     def batch(self) -> BatchPlace | None:
@@ -105,7 +106,7 @@ class Engine(Protocol):
         """
 
     def read_rows(self, count: int) -> CacheRows:
-        """The first `count` rows of the cache; valid until the next run."""
+        """The first `count` rows of the layers that hold all tokens; valid until the next run."""
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows that `read_rows` of the same bundle gave, over the first ones of the cache."""

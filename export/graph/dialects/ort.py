@@ -52,6 +52,8 @@ class OrtDialect(OrtAttention):
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.
         adapted: groups whose products adapters may change; fp32 activations only.
+        window_rows: rows of windowed layers that do not hold all tokens, by their index; the
+            CPU's kernels only.
     """
 
     def __init__(
@@ -64,10 +66,18 @@ class OrtDialect(OrtAttention):
         context: int,
         activations: Activations = "fp32",
         adapted: Collection[str] = (),
+        window_rows: Mapping[int, int] | None = None,
     ) -> None:
         assert not adapted or activations == "fp32", "adapters are bound in fp32"
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
-        super().__init__(graph, quantizer.weights, kv=kv, context=context, activations=activations)
+        super().__init__(
+            graph,
+            quantizer.weights,
+            kv=kv,
+            context=context,
+            activations=activations,
+            window_rows=window_rows,
+        )
         self.precision = precision
         self.quantizer = quantizer
         self._tied: dict[str, Value] = {}
