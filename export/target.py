@@ -13,6 +13,7 @@ from edgelm.bundle import EngineRequirement
 from edgelm.devices.kernels import KERNELS, Kernels
 from edgelm.devices.planner.memory.build_memory import compiles
 from edgelm.devices.planner.memory.build_room import room_of
+from edgelm.devices.planner.memory.window_rows import cuts_windows
 from edgelm.devices.planner.plan import plan as make_plan
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine
@@ -110,7 +111,14 @@ class Target:
         """The graph that the bundle gets."""
         plan = self.plan
         opset = _old_opset(self.requirement)
-        return GraphFormat(plan.dialect, plan.kv, self.activations, plan.context, opset)
+        return GraphFormat(
+            plan.dialect,
+            plan.kv,
+            self.activations,
+            plan.context,
+            opset,
+            cuts_windows=cuts_windows(plan.engine, plan.kv),
+        )
 
     @property
     def check_format(self) -> GraphFormat:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgelm.bundle.records.adapters import AdapterRecord, LowRankInput
 from edgelm.bundle.records.embedding import EmbeddingRecord
 from edgelm.bundle.records.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
@@ -38,7 +39,12 @@ class TensorContract(msgspec.Struct, frozen=True):
 
 
 class CacheLayer(msgspec.Struct, frozen=True):
-    """The four tensor names of one layer's cache, and its heads if they are not the decoder's."""
+    """The four tensor names of one layer's cache, and its heads if they are not the decoder's.
+
+    `rows` and `window` are given for a layer with a sliding window whose cache does not hold all
+    tokens: the graph keeps the newest of them, at least the window, in this many rows. Which ones
+    these are is a rule of ONNX Runtime's GroupQueryAttention (edgelm.runtime.engines.window_state).
+    """
 
     past_key: TensorName
     past_value: TensorName
@@ -46,6 +52,8 @@ class CacheLayer(msgspec.Struct, frozen=True):
     present_value: TensorName
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
+    rows: Tokens | None = None
+    window: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] | None = None
 
 
 class StateTensor(msgspec.Struct, frozen=True):
@@ -70,7 +78,8 @@ class CacheContract(msgspec.Struct, frozen=True):
     past. With append present has only the new rows, [1, heads, T, head_dim], and the runtime
     copies them behind the old ones. `capacity` is fixed in the graph; None leaves it open, so that
     the cache can grow. `layers` are those with keys and values of their own, in their order;
-    `states` belong to those without attention.
+    `states` belong to those without attention. Layers with `rows` have that many, whatever the
+    capacity is.
     """
 
     dtype: KvType
@@ -90,6 +99,11 @@ class CacheContract(msgspec.Struct, frozen=True):
     def layers_differ(self) -> bool:
         """Whether some layers have heads of other sizes than the decoder's."""
         return any(layer.num_key_value_heads or layer.head_dim for layer in self.layers)
+
+    @property
+    def cuts_windows(self) -> bool:
+        """Whether some layers hold a window's tokens only."""
+        return any(layer.rows is not None for layer in self.layers)
 
 
 class GraphSegment(msgspec.Struct, frozen=True):
@@ -128,6 +142,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;
     every other input and output of a segment is one of the graph's.
+
+    `low_rank` are optional inputs, which adapters are bound to; only the ort dialect has them.
     """
 
     file: str
@@ -139,6 +155,7 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache: CacheContract
     segments: tuple[GraphSegment, ...] = ()
     links: tuple[TensorContract, ...] = ()
+    low_rank: tuple[LowRankInput, ...] = ()
 
     @property
     def takes_batches(self) -> bool:
@@ -295,6 +312,7 @@ class Manifest(msgspec.Struct, frozen=True):
     check: GraphCheck | None = None
     source: SourceCheck | None = None
     embedding: EmbeddingRecord | None = None
+    adapters: tuple[AdapterRecord, ...] = ()
 
     @property
     def compiles(self) -> bool:

@@ -17,6 +17,7 @@ from edgelm.devices.planner.memory.memory_need import (
     workspace_bytes,
 )
 from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
+from edgelm.devices.planner.memory.window_rows import cache_bytes, cuts_windows, window_rows
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine, PowerMode
 from edgelm.planning import Estimate, Plan, PlanRequest
@@ -167,10 +168,10 @@ def _sizes(
     batch: int,
 ) -> _Sizes:
     looked_up = spec.per_layer_embedding_parameters * weights.linear_bits / 8
+    cut = window_rows(spec, context) if cuts_windows(engine.name, kv) else {}
     return _Sizes(
         packed=packed_bytes(engine, weights.total_bytes, looked_up),
-        cache=(spec.kv_bytes_per_token(KV_BYTES[kv]) * context + sequence_state_bytes(spec))
-        * batch,
+        cache=(cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec)) * batch,
         workspace=workspace_bytes(
             spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
         ),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgelm.bundle import GraphContract
+from edgelm.devices.planner.memory.window_rows import window_rows
 from edgelm.export.graph.decoder import build_decoder
 from edgelm.export.graph.dialects.decomposed import DecomposedDialect
 from edgelm.export.graph.dialects.ort import OrtDialect
@@ -31,6 +32,8 @@ class GraphFormat:
     dequantized: in fp32, with dequantized weights, for a check on a CPU without kernels of the
         types.
     segments: into how many the graph is cut, for engines that compile it.
+    adapted: groups whose products adapters may change; of the `ort` dialect alone.
+    cuts_windows: whether windowed layers hold a window only where that saves memory.
     """
 
     dialect: str
@@ -40,6 +43,8 @@ class GraphFormat:
     opset: int | None = None
     dequantized: bool = False
     segments: Segments = 1
+    adapted: tuple[str, ...] = ()
+    cuts_windows: bool = False
 
 
 class WrittenGraph(NamedTuple):
@@ -97,9 +102,18 @@ def _writer(
         kv, activations = form.kv, form.activations
         if form.dequantized:  # its CPU kernels dequantize themselves
             kv, activations = kv if kv in EIGHT_BIT_KV else "fp32", "fp32"
+        spec = quantizer.weights.checkpoint.spec
         return OrtDialect(
-            folder, quantizer, assignment, kv=kv, context=form.context, activations=activations
+            folder,
+            quantizer,
+            assignment,
+            kv=kv,
+            context=form.context,
+            activations=activations,
+            adapted=form.adapted,
+            window_rows=window_rows(spec, form.context) if form.cuts_windows else None,
         )
+    assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
     dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect
     return dialect(
         folder,

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
+from edgelm.runtime.engines.adapters import LoadedAdapter, SwitchesAdapters
 from edgelm.runtime.engines.recurrent_state import SnapshotHistory
 from edgelm.runtime.engines.session import (
     BatchPlace,
@@ -39,11 +40,17 @@ class EngineSession:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.length = 0
+        self._adapter: LoadedAdapter | None = None
         self._tokens: list[int] = []
         self._history = SnapshotHistory(engine.recurrent) if engine.recurrent else None
         self._lock = threading.RLock()
         self._cancelled: Callable[[], bool] = _never
         self._advancing = self._closing = self._released = False
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        """The adapter that it runs with, and that its tokens ran with."""
+        return self._adapter
 
     @property
     def capacity(self) -> int:
@@ -109,11 +116,35 @@ class EngineSession:
                 stack.enter_context(session._appending(1, 1))
             batches = [session._batch() for session in sessions]
             places = [batch.place for batch in batches]
-            rows = batches[0].runs.run(places, tokens, [session.length for session in sessions])
+            pasts = [session.length for session in sessions]
+            adapters = [session.adapter for session in sessions]
+            for session in sessions:
+                session._begin_step()
+            try:
+                rows = batches[0].runs.run(places, tokens, pasts, adapters)
+            except BaseException:
+                for session in sessions:
+                    session._fail_step()
+                raise
             for session, token in zip(sessions, tokens, strict=True):
-                session._tokens.append(int(token))
-                session.length += 1
+                session._end_step(int(token))
         return rows
+
+    def _begin_step(self) -> None:
+        """Before a token is appended: the state is that of the tokens before it."""
+        if self._history:
+            self._history.leave_trial()
+            self._catch_up(self.length)
+
+    def _fail_step(self) -> None:
+        if self._history:
+            self._history.failed()
+
+    def _end_step(self, token: int) -> None:
+        self._tokens.append(token)
+        self.length += 1
+        if self._history:
+            self._history.advanced(self.length, decoded=True)
 
     def _batch(self) -> BatchPlace:
         batch = self.engine.batch
@@ -170,6 +201,21 @@ class EngineSession:
             if self._history:
                 self._history.leave_trial()
 
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Run with another adapter, or with none: all tokens are forgotten then.
+
+        Raises:
+            BadInput: a closed session, or an engine that takes no adapters.
+        """
+        with self._lock:
+            if adapter is self._adapter:
+                return
+            if not isinstance(self.engine, SwitchesAdapters):
+                raise BadInput("this engine takes no adapters; use a bundle for ONNX Runtime's CPU")
+            self.rewind(0)
+            self._adapter = adapter
+            self.engine.use_adapter(adapter)
+
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""
         self._check_open()
@@ -185,11 +231,12 @@ class EngineSession:
             self._check_open()
             if not 0 <= length <= self.length:
                 raise BadInput(f"the cache holds {self.length} tokens, not {length}")
-            rows = self.engine.read_rows(length)
             if not self._history:
-                return rows
+                return self.engine.read_rows(length)
+            if self._history.at == self.length:
+                self._history.take()  # to return from `length` without running tokens again
             self._catch_up(length)
-            return [*rows, *self._history.state.read()]
+            return [*self.engine.read_rows(length), *self._history.state.read(length)]
 
     def restore(self, tokens: Sequence[int], state: CacheRows) -> None:
         """Hold these tokens, with the state that a session of the same bundle gave for them.
@@ -202,7 +249,7 @@ class EngineSession:
             self._check_open()
             rows, recurrent = state, []
             if self._history:
-                count = len(self._history.state.read())
+                count = self._history.state.count
                 rows, recurrent = state[: len(state) - count], state[len(state) - count :]
             if any(one.shape[2] != len(tokens) for one in rows):
                 raise BadInput(f"a state of other than its {len(tokens)} tokens")
@@ -264,23 +311,17 @@ class EngineSession:
     def _advance(self, tokens: Tokens, logits: int) -> Logits:
         start = self.length
         try:
-            if self._history:
-                self._history.leave_trial()
-                self._catch_up(start)
+            self._begin_step()
             if len(tokens) == 1:
                 row = self.engine.run(tokens, start, logits=1, cancelled=_never)
-                self._tokens.append(int(tokens[0]))
-                self.length += 1
-                if self._history:
-                    self._history.advanced(self.length, decoded=True)
+                self._end_step(int(tokens[0]))
                 return row
             if self._history:
                 self._history.take()  # a turn ends here
             rows = self._prefill(tokens, min(logits, len(tokens)))
         except BaseException:
             self.length = start
-            if self._history:
-                self._history.failed()
+            self._fail_step()
             raise
         self._tokens += [int(token) for token in tokens]
         return rows
@@ -290,11 +331,10 @@ class EngineSession:
         try:
             if self._history:
                 self._catch_up(start)
-                self._history.begin_trial()
+                self._history.begin_trial(len(tokens))
             rows = self.engine.run(tokens, start, logits=len(tokens), cancelled=_never)
         except BaseException:
-            if self._history:
-                self._history.failed()
+            self._fail_step()
             raise
         self._tokens += [int(token) for token in tokens]
         self.length = start + len(tokens)
@@ -303,7 +343,7 @@ class EngineSession:
         return rows
 
     def _catch_up(self, length: int, *, decoded: bool = False) -> None:
-        """Bring the recurrent state to `length` tokens: from a snapshot, and by running the rest.
+        """Bring the state that cannot be cut back to `length` tokens, by a snapshot and runs.
 
         The rows of keys and values of what is run again are written again, as they were.
         """

@@ -64,6 +64,9 @@ def check_ort_graph(session: Any, graph: GraphContract, part: GraphSegment, path
     """
     inputs, outputs = (_of_ort(found) for found in (session.get_inputs(), session.get_outputs()))
     check_tensors(graph, part, inputs, outputs, str(path))
+    if graph.low_rank:
+        optional = _of_ort(session.get_overridable_initializers())
+        _compare("optional input", optional, _expected_factors(graph), str(path))
 
 
 def check_tensors(
@@ -80,7 +83,16 @@ def check_tensors(
     """
     _compare("input", inputs, _only(part.inputs, _expected_inputs(graph)), where)
     _check_batch(graph, inputs, where)
+    _check_rows(graph, inputs, where)
     _compare("output", outputs, _only(part.outputs, _expected_outputs(graph)), where)
+
+
+def _expected_factors(graph: GraphContract) -> dict[str, Tensor]:
+    expected = {}
+    for one in graph.low_rank:
+        expected[one.down] = Tensor("float32", (one.inputs, None))
+        expected[one.up] = Tensor("float32", (None, one.outputs))
+    return expected
 
 
 def _only(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +103,7 @@ def _expected_inputs(graph: GraphContract) -> dict[str, Tensor]:
     given = (*graph.inputs.values(), *graph.links)
     expected = {one.name: _contract(one.dtype, one.shape) for one in given}
     for layer in graph.cache.layers:
-        cache = _cache(graph, layer, graph.cache.capacity)
+        cache = _cache(graph, layer, layer.rows or graph.cache.capacity)
         expected[layer.past_key] = expected[layer.past_value] = cache
     for state in graph.cache.states:
         expected[state.past] = Tensor(state.dtype, (1, *state.shape))
@@ -104,7 +116,7 @@ def _expected_outputs(graph: GraphContract) -> dict[str, Tensor]:
     expected = {one.name: _contract(one.dtype, one.shape) for one in given}
     in_place = graph.cache.update == "in_place"
     for layer in graph.cache.layers:
-        cache = _cache(graph, layer, graph.cache.capacity if in_place else None)
+        cache = _cache(graph, layer, layer.rows or (graph.cache.capacity if in_place else None))
         expected[layer.present_key] = expected[layer.present_value] = cache
     for state in graph.cache.states:
         expected[state.present] = Tensor(state.dtype, (1, *state.shape))
@@ -133,6 +145,20 @@ def _check_batch(graph: GraphContract, inputs: Mapping[str, Tensor], where: str)
             raise BadBundle(
                 f"{where} has the input {name!r} of {_described(tensor)}, the manifest says that "
                 f"it takes any number of sequences; {_AGAIN}"
+            )
+
+
+def _check_rows(graph: GraphContract, inputs: Mapping[str, Tensor], where: str) -> None:
+    """A cache that holds all tokens, in a graph without a capacity, must be open to grow."""
+    if graph.cache.capacity is not None:
+        return
+    whole = (one for one in graph.cache.layers if one.rows is None)
+    for name in (name for one in whole for name in (one.past_key, one.past_value)):
+        tensor = inputs.get(name)
+        if tensor is not None and tensor.shape[2] is not None:
+            raise BadBundle(
+                f"{where} has the input {name!r} of {_described(tensor)}, the manifest says that "
+                f"it grows with its tokens; {_AGAIN}"
             )
 
 

@@ -1,8 +1,8 @@
-"""What layers without attention remember, and how a sequence returns to an earlier length.
+"""What cannot be cut back to fewer tokens, and how a sequence returns to an earlier length.
 
-Rows of keys and values are cut back by forgetting a length. A convolution's tail or a matrix state
-cannot be: snapshots of it are taken where a sequence is likely to return to, at the ends of chunks
-and of turns, and the tokens after a snapshot are run again.
+Rows of keys and values are cut back by forgetting a length. A convolution's tail, a matrix state or
+a cache that holds a window only cannot be: snapshots are taken where a sequence is likely to return
+to, at the ends of chunks and of turns, and the tokens after a snapshot are run again.
 """
 
 from typing import Any, Protocol
@@ -11,25 +11,36 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import StateTensor
-from edgelm.devices.planner.memory.memory_need import SNAPSHOTS
+from edgelm.devices.planner.memory.snapshots import SNAPSHOTS
 
 Arrays = list[npt.NDArray[Any]]
 STATE_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-_MAX_BYTES = 64 << 20  # of snapshots; at least SNAPSHOTS are kept
+_MAX_BYTES = 16 << 20  # of snapshots; at least SNAPSHOTS are kept
 _DECODED = 64  # tokens between two snapshots while decoding
 
 
 class RecurrentState(Protocol):
     """The state of one sequence in an engine's memory; all zeros before the first token."""
 
-    def read(self) -> Arrays:
-        """Copies of its tensors on the host."""
+    @property
+    def count(self) -> int:
+        """How many tensors it has."""
 
-    def write(self, arrays: Arrays) -> None:
-        """Replace it by what `read` gave."""
+    def read(self, length: int) -> Arrays:
+        """Copies of its tensors on the host, after `length` tokens."""
+
+    def write(self, length: int, arrays: Arrays) -> None:
+        """Replace it by what `read` gave after `length` tokens.
+
+        Raises:
+            BadInput: tensors that are of another number of tokens; nothing has changed.
+        """
 
     def clear(self) -> None:
         """As before the first token."""
+
+    def covers(self, tokens: int, length: int) -> bool:
+        """Whether the state after `tokens` tokens is also that of the first `length` of them."""
 
 
 class HostState:
@@ -42,6 +53,10 @@ class HostState:
         )
 
     @property
+    def count(self) -> int:
+        return len(self.past)
+
+    @property
     def nbytes(self) -> int:
         """Memory that it takes."""
         return sum(array.nbytes for array in (*self.past, *self.present))
@@ -51,16 +66,19 @@ class HostState:
         for past, present in zip(self.past, self.present, strict=True):
             past[:] = present
 
-    def read(self) -> Arrays:
+    def read(self, length: int) -> Arrays:
         return [array.copy() for array in self.past]
 
-    def write(self, arrays: Arrays) -> None:
+    def write(self, length: int, arrays: Arrays) -> None:
         for own, given in zip(self.past, arrays, strict=True):
             own[:] = given
 
     def clear(self) -> None:
         for array in self.past:
             array[:] = 0
+
+    def covers(self, tokens: int, length: int) -> bool:
+        return tokens == length
 
 
 class SnapshotHistory:
@@ -73,22 +91,34 @@ class SnapshotHistory:
         self.state = state
         self.at = 0
         self._taken: dict[int, Arrays] = {}
+        self._within_answers: set[int] = set()
         self._trial: int | None = None
 
     def advanced(self, length: int, *, decoded: bool) -> None:
         """The state has now seen `length` tokens; snapshots follow chunks, and a few decodes."""
         self.at = length
         if not decoded or length % _DECODED == 0:
-            self.take()
+            self.take(decoded=decoded)
 
-    def take(self) -> None:
-        """Remember the state as it is."""
-        if self.at > 0 and self.at not in self._taken:
-            self._taken[self.at] = self.state.read()
+    def take(self, *, decoded: bool = False) -> None:
+        """Remember the state as it is; in the middle of an answer where it is `decoded`."""
+        if self.at <= 0:
+            return
+        if not decoded:
+            self._within_answers.discard(self.at)
+        if self.at not in self._taken:
+            self._taken[self.at] = self.state.read(self.at)
+            if decoded:
+                self._within_answers.add(self.at)
             self._thin_out()
 
-    def begin_trial(self) -> None:
-        """Remember the state before tokens of which some may be dropped; once for several runs."""
+    def begin_trial(self, count: int) -> None:
+        """Remember the state before `count` tokens of which some may be dropped.
+
+        Once for several runs, and only where the state after them cannot be cut back.
+        """
+        if self.state.covers(self.at + count, self.at):
+            return
         if self._trial is None and self.at > 0 and self.at not in self._taken:
             self.take()
             self._trial = self.at
@@ -113,31 +143,45 @@ class SnapshotHistory:
 
     def return_to(self, length: int) -> int:
         """Bring the state to at most `length` tokens, by the newest snapshot; returns how many."""
-        if self.at == length:
+        if self.at >= length and self.state.covers(self.at, length):
+            self.at = length
             return length
-        self.at = max((at for at in self._taken if at <= length), default=0)
-        if self.at:
-            self.state.write(self._taken[self.at])
+        # How many tokens each snapshot leaves, cut back where it is of more.
+        left = {
+            at: min(at, length)
+            for at in self._taken
+            if at <= length or self.state.covers(at, length)
+        }
+        found = max(left, key=left.__getitem__, default=0)
+        if found:
+            self.state.write(found, self._taken[found])
         else:
             self.state.clear()
+        self.at = left.get(found, 0)
         return self.at
 
     def replace(self, length: int, arrays: Arrays) -> None:
         """Hold the state that another session had after `length` tokens."""
         self._taken.clear()
-        self.state.write(arrays)
+        self.at = -1
+        self.state.write(length, arrays)
         self.at = length
         self.take()
 
     def _thin_out(self) -> None:
-        size = sum(array.nbytes for array in next(iter(self._taken.values())))
+        taken = self._taken.values()
+        size = max(sum(array.nbytes for array in arrays) for arrays in taken)
         most = max(SNAPSHOTS, _MAX_BYTES // max(1, size))
         if len(self._taken) <= most:
             return
         lengths = sorted(self._taken)
-        # The one whose neighbors are nearest to each other; the first and the last stay.
+        # One within an answer, else the one whose neighbors are nearest to each other, for how far
+        # back it is: returning to the last turns never runs a long conversation again. The first
+        # and the last stay, and the beginning of the last answer.
         gaps = {
-            lengths[number]: lengths[number + 1] - lengths[number - 1]
-            for number in range(1, len(lengths) - 1)
+            at: (after - before) / (lengths[-1] - at)
+            for before, at, after in zip(lengths, lengths[1:], lengths[2:], strict=False)
         }
-        del self._taken[min(gaps, key=gaps.__getitem__)]
+        turns = [at for at in lengths if at not in self._within_answers]
+        least = self._within_answers & gaps.keys() or set(gaps) - set(turns[-1:])
+        del self._taken[min(least, key=gaps.__getitem__)]

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.python310 import Self
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.recurrent_state import RecurrentState
 
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 # The first rows of the cache, on the host: keys and values of the layers, alternating,
-# [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers).
+# [1, heads, rows, head_dim] each, in the cache's type (bf16 and fp8 as unsigned integers). Behind
+# them, in a session's state, what cannot be cut back to fewer tokens (RecurrentState).
 CacheRows = list[npt.NDArray[Any]]
 
 
@@ -25,7 +27,11 @@ class BatchedRuns(Protocol):
     """Runs that take a token of each of several sequences over the same weights."""
 
     def run(
-        self, places: Sequence[int], tokens: Sequence[int], pasts: Sequence[int]
+        self,
+        places: Sequence[int],
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        adapters: Sequence[LoadedAdapter | None],
     ) -> list[Logits]:
         """Write a token into each of several caches, behind what comes before it there.
 
@@ -33,6 +39,7 @@ class BatchedRuns(Protocol):
             places: of the sequences' engines, all different.
             tokens: one for each.
             pasts: tokens of each cache that come before it.
+            adapters: of each sequence; None where it has none.
 
         Returns:
             Logits [1, vocab_size] for each, which stay valid.
@@ -62,7 +69,7 @@ class Engine(Protocol):
 
     @property
     def recurrent(self) -> RecurrentState | None:
-        """What layers without attention remember; None where all layers have attention."""
+        """What cannot be cut back to fewer tokens; None where all layers hold all tokens."""
 
     @property
     def batch(self) -> BatchPlace | None:
@@ -99,7 +106,7 @@ class Engine(Protocol):
         """
 
     def read_rows(self, count: int) -> CacheRows:
-        """The first `count` rows of the cache; valid until the next run."""
+        """The first `count` rows of the layers that hold all tokens; valid until the next run."""
 
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows that `read_rows` of the same bundle gave, over the first ones of the cache."""
@@ -116,6 +123,10 @@ class Session(Protocol):
     """
 
     length: int
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        """The adapter that it runs with, and that its tokens ran with."""
 
     @property
     def capacity(self) -> int:
@@ -157,6 +168,9 @@ class Session(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`."""
+
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Run with another adapter, or with none: all tokens are forgotten then."""
 
     def sibling(self) -> "Session":
         """Another, empty sequence over the same weights, closed on its own."""

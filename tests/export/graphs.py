@@ -33,6 +33,7 @@ def build_session(
     activations: Activations = "fp32",
     dequantized: bool = False,
     segments: int = 1,
+    cuts_windows: bool = False,
 ) -> EngineSession:
     """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
     weights = Weights(checkpoint, scaling)
@@ -46,6 +47,7 @@ def build_session(
         CONTEXT,
         dequantized=dequantized,
         segments=segments,
+        cuts_windows=cuts_windows,
     )
     folder.mkdir(exist_ok=True)
     written = write_graph(folder, quantizer, precision, form)

@@ -1,16 +1,18 @@
 """Memory that a decoder needs beside weights and cache: while running, and while it is built."""
 
+from collections.abc import Mapping
+
 from edgelm.bundle import Manifest
+from edgelm.devices.planner.memory.snapshots import SNAPSHOTS
+from edgelm.devices.planner.memory.window_rows import cache_bytes
 from edgelm.devices.profile import load_profile
 from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
-from edgelm.quantize.precision import EIGHT_BIT_KV, KV_BYTES, KvType
+from edgelm.quantize.precision import EIGHT_BIT_KV, KvType
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import PER_LAYER_EMBEDDING
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
-SNAPSHOTS = 4
-"""How many snapshots of a large state a session keeps (edgelm.runtime.engines.recurrent_state)."""
 
 
 def workspace_bytes(
@@ -61,10 +63,17 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     if (precision := manifest.precision.get(PER_LAYER_EMBEDDING)) is not None:
         looked_up = spec.per_layer_embedding_parameters * precision.bits_per_weight / 8
     packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
-    weights = manifest.weight_bytes + packed
-    cache = spec.kv_bytes_per_token(KV_BYTES[kv]) * context * sequences
-    cache += sequence_state_bytes(spec) * sequences
+    adapters = sum(manifest.files[one.file].bytes for one in manifest.adapters)
+    weights = manifest.weight_bytes + packed + adapters
+    cache = cache_bytes(spec, kv, context, _cut_layers(manifest))
+    cache = (cache + sequence_state_bytes(spec)) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
+
+
+def _cut_layers(manifest: Manifest) -> Mapping[int, int]:
+    """Rows of the layers whose cache holds a window only, by the layer's index."""
+    layers = zip(manifest.spec.cache_layers, manifest.graph.cache.layers, strict=True)
+    return {index: layer.rows for index, layer in layers if layer.rows is not None}
 
 
 def draft_bytes(draft: Manifest, context: int, *, sequences: int = 1) -> int:

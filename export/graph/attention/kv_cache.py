@@ -1,5 +1,6 @@
 """The key-value cache at a graph's edge: what every dialect declares alike."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import onnx_ir as ir
@@ -29,6 +30,7 @@ class KvCacheIO:
         present_rows: rows of present: the same, or only the new ones.
         state_dtype: type of the states of layers without attention.
         batch: sequences per run; a string leaves their number open.
+        window_rows: rows of the layers that hold a window only, by their index.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class KvCacheIO:
         present_rows: int | str,
         state_dtype: ir.DataType,
         batch: int | str = 1,
+        window_rows: Mapping[int, int] | None = None,
     ) -> None:
         self.graph = graph
         self.spec = spec
@@ -49,6 +52,7 @@ class KvCacheIO:
         self.present_rows = present_rows
         self.state_dtype = state_dtype
         self.batch = batch
+        self.window_rows = window_rows or {}
         self.layers: list[CacheLayer] = []
         self.states: list[StateTensor] = []
         self._states = {(one.layer, one.kind): one.shape for one in spec.states}
@@ -78,6 +82,8 @@ class KvCacheIO:
                 present_value=value_names[1],
                 num_key_value_heads=own.num_key_value_heads,
                 head_dim=own.head_dim,
+                rows=self.window_rows.get(index),
+                window=own.window if index in self.window_rows else None,
             )
         )
 
@@ -99,4 +105,4 @@ class KvCacheIO:
 
     def _shape(self, index: int, rows: int | str) -> tuple[int | str, ...]:
         heads = self.spec.heads(self.spec.layers[index])
-        return (self.batch, heads.keys, rows, heads.dim)
+        return (self.batch, heads.keys, self.window_rows.get(index, rows), heads.dim)

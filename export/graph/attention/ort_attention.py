@@ -3,8 +3,12 @@
 In fp32, the CPU's, a layer has two ways over an int8 cache, of which a run takes one: the int8
 kernel for a token or the few of a speculative step, and attention over the dequantized cache for
 more (docs/decisions/prefill-over-int8-cache.md). In 16 bits, CUDA's, its kernels see to both.
+
+A windowed layer may hold a window only; the kernel then drops older rows itself, and its inputs
+stay those of the whole sequence (docs/decisions/key-value-rings.md).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +64,7 @@ class OrtAttention:
         kv: KvType,
         context: int,
         activations: Activations,
+        window_rows: Mapping[int, int] | None = None,
     ) -> None:
         self.graph = graph
         self.weights = weights
@@ -83,6 +88,7 @@ class OrtAttention:
             present_rows="capacity",
             state_dtype=DTYPES[activations],
             batch=self.batch,
+            window_rows=window_rows,
         )
         self.query_factors = QueryFactors(self.graph, context, activations)
         self._presents: dict[int, tuple[Value, Value]] = {}
@@ -219,6 +225,7 @@ class OrtAttention:
             do_rotary=int(rope is not None),
             local_window_size=layer.window,
             softcap=self.spec.attention_softcap,
+            sliding_window_cache=1 if self._holds_window(operands) else None,
             k_quant_type="PER_TENSOR" if quantized else None,
             v_quant_type="PER_TENSOR" if quantized else None,
             kv_cache_bit_width=8 if quantized else None,
@@ -234,6 +241,8 @@ class OrtAttention:
         the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
         """
         caches = (operands.past_key, operands.past_value)
+        if self._holds_window(operands):
+            return self._attend_dequantized_window(operands, scales)
         dequantized = [
             self._dequantize(cache, scale, self.past_length)
             for cache, scale in zip(caches, scales, strict=True)
@@ -245,6 +254,25 @@ class OrtAttention:
             for cache, rows, scale in zip(caches, grown, scales, strict=True)
         ]
         return (out, *presents)
+
+    def _attend_dequantized_window(
+        self, operands: "_Attention", scales: tuple[Value, Value]
+    ) -> tuple[Value, ...]:
+        """The same where rows move: all are quantized again, which gives old ones their levels."""
+        caches = (operands.past_key, operands.past_value)
+        key, value = (
+            self.graph.op("DequantizeLinear", *one) for one in zip(caches, scales, strict=True)
+        )
+        out, *rows = self._attend(operands._replace(past_key=key, past_value=value), None)
+        dtype: Any = _CACHE_TYPES[self.kv].value
+        presents = [
+            self.graph.op("QuantizeLinear", *one, output_dtype=dtype)
+            for one in zip(rows, scales, strict=True)
+        ]
+        return (out, *presents)
+
+    def _holds_window(self, operands: "_Attention") -> bool:
+        return operands.number in self.cache.window_rows
 
     def _dequantize(self, cache: Value, scale: Value, rows: Value) -> Value:
         """The filled part of the cache as fp32 [1, heads, rows, head_dim]."""

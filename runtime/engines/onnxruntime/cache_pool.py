@@ -3,7 +3,8 @@
 Each tensor is [places, heads, rows, head_dim], and a sequence has a place. A run over one sequence
 is bound to that place, a run over several to neighboring places: both are contiguous, so that no
 run copies a cache. All places have the same number of rows; rows that were never written take no
-memory, since the system gives zeroed pages on the first write.
+memory, since the system gives zeroed pages on the first write. Layers that hold only a window have
+fewer rows, whose number does not grow.
 """
 
 import threading
@@ -117,8 +118,8 @@ class CachePool:
         Raises:
             DoesNotFit: there is none.
         """
-        heads = [self._cache.heads(layer) for layer in self._cache.layers]
-        shapes = [(places, count, rows, dim) for count, dim in heads]
+        layers = [(*self._cache.heads(layer), layer.rows) for layer in self._cache.layers]
+        shapes = [(places, heads, own or rows, dim) for heads, dim, own in layers]
         dtype = _DTYPES[self._cache.dtype]
         try:
             # zeros, not empty: untouched pages of a large cache then cost no memory.
@@ -132,7 +133,10 @@ class CachePool:
     def _moved(self, rows: int, indices: tuple[int, ...]) -> CacheMemory:
         """A copy of all that was written, in other memory and another order."""
         old, arrays = self.memory, self.allocate(len(indices), rows)
-        for pair, copies in zip(old.arrays, arrays, strict=False):
+        for number, (pair, copies) in enumerate(zip(old.arrays, arrays, strict=False)):
+            if self._cache.layers[number].rows is not None and indices == old.indices:
+                arrays[number] = pair  # nothing about it changes
+                continue
             for array, copy in zip(pair, copies, strict=True):
                 for place, written in enumerate(self._written):
                     if not written:

@@ -17,6 +17,7 @@ from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle
 from edgelm.reasons import reason
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.graph_check import (
     check_capacity,
     check_ort_graph,
@@ -36,6 +37,7 @@ from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CacheMemo
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
+from edgelm.runtime.engines.onnxruntime.pooled_windows import PooledWindows
 from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
 from edgelm.runtime.engines.session import (
     BatchedRuns,
@@ -46,6 +48,7 @@ from edgelm.runtime.engines.session import (
     Tokens,
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
+from edgelm.runtime.engines.window_state import JointState
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
@@ -115,8 +118,9 @@ class OrtEngine:
             else:
                 runs = sibling_of.batch.runs
             self.batch = BatchPlace(runs, self._place)
+        self._adapter: LoadedAdapter | None = None
         self._state = HostState(graph.cache.states) if graph.cache.states else None
-        self.recurrent: RecurrentState | None = self._state
+        self.recurrent = _state_of(graph, self._pool, self._place, self._state)
         # Logits of the bound steps, which share them.
         self._rows_out: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         # Decoding binds these once per size: a step changes five numbers in place.
@@ -153,6 +157,13 @@ class OrtEngine:
         first: Logits = rows[0, :logits]
         return first
 
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Bind an adapter to the next runs, or none. The cache's rows are then of another model."""
+        with self._pool.lock:
+            self._follow_memory()
+            self._adapter = adapter
+            self._steps = {1: self._bind_step(1)}
+
     def sibling(self) -> "OrtEngine":
         """Another cache over the same weights."""
         return OrtEngine(
@@ -164,18 +175,22 @@ class OrtEngine:
         )
 
     def read_rows(self, count: int) -> CacheRows:
-        """The first `count` rows of the cache: views of it."""
+        """The first `count` rows of the layers that hold all tokens: views of them."""
         with self._pool.lock:
             self._follow_memory()
-            return [array[:, :, :count] for pair in self._cache for array in pair]
+            return [array[:, :, :count] for array in self._growing()]
 
     def write_rows(self, rows: CacheRows) -> None:
-        """Write rows over the first ones of the cache."""
+        """Write rows that `read_rows` gave over the first ones of the cache."""
         with self._pool.lock:
             self._reserve(max((given.shape[2] for given in rows), default=0))
-            own = [array for pair in self._cache for array in pair]
-            for array, given in zip(own, rows, strict=True):
+            for array, given in zip(self._growing(), rows, strict=True):
                 array[:, :, : given.shape[2]] = given
+
+    def _growing(self) -> list[Any]:
+        """Keys and values, alternating, of the layers that hold all tokens."""
+        pairs = zip(self._graph.cache.layers, self._cache, strict=True)
+        return [array for layer, pair in pairs if layer.rows is None for array in pair]
 
     def close(self) -> None:
         """Release the graph and the cache."""
@@ -255,6 +270,8 @@ class OrtEngine:
             pairs = zip(self._state.past, self._state.present, strict=True)
             for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
                 arrays[state.past], arrays[state.present] = before, after
+        if self._adapter is not None:
+            arrays |= self._adapter.arrays
         sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
         return bind(self._sessions, graph, arrays, sizes)
 
@@ -271,6 +288,18 @@ class OrtEngine:
         for old, present in zip(self._cache, new, strict=True):
             old[0][:, :, rows] = present[0]
             old[1][:, :, rows] = present[1]
+
+
+def _state_of(
+    graph: GraphContract, pool: CachePool, place: int, host: HostState | None
+) -> RecurrentState | None:
+    """What cannot be cut back to fewer tokens: cut caches, and states of layers without them."""
+    parts: list[RecurrentState] = []
+    if graph.cache.cuts_windows:  # first: it checks what is restored
+        parts.append(PooledWindows(pool, place, graph.cache.layers))
+    if host is not None:
+        parts.append(host)
+    return JointState(parts) if len(parts) > 1 else next(iter(parts), None)
 
 
 class _Step(NamedTuple):

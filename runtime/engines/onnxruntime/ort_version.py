@@ -4,6 +4,7 @@ from edgelm.bundle import GraphContract
 from edgelm.errors import MissingPackage
 
 _OPSET_OF_1_23 = 23  # the newest of ONNX Runtime 1.23, the last one for Python 3.10
+_WINDOW_CACHE = (1, 30)  # the oldest whose `sliding_window_cache` was run
 _RECURRENT_OPS = (1, 32)  # the oldest that CausalConvWithState was run with
 
 
@@ -18,6 +19,12 @@ def check_version(version: str, graph: GraphContract) -> None:
         raise MissingPackage(
             "the bundle's graph has recurrent layers, which need ONNX Runtime 1.32, but "
             f"{version} is installed; upgrade it (Python 3.11 or newer)"
+        )
+    if graph.cache.cuts_windows and (major, minor) < _WINDOW_CACHE:
+        raise MissingPackage(
+            "the bundle's windowed layers keep only their window, which needs ONNX Runtime 1.30, "
+            f"but {version} is installed; upgrade it (Python 3.11 or newer), or export the bundle "
+            "with --kv fp32"
         )
     opset = graph.opsets.get("ai.onnx", 0)
     if opset > _OPSET_OF_1_23 and (major, minor) <= (1, 23):

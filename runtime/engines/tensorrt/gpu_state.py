@@ -32,6 +32,10 @@ class GpuState:
         self.clear()
 
     @property
+    def count(self) -> int:
+        return len(self._empty)
+
+    @property
     def nbytes(self) -> int:
         """Memory that it takes."""
         return self._past.size + self._present.size
@@ -40,7 +44,7 @@ class GpuState:
         """Queue what makes the state that a run wrote the next one's past."""
         self._stream.within_gpu(self._past.address, self._present.address, self._past.size)
 
-    def read(self) -> Arrays:
+    def read(self, length: int) -> Arrays:
         arrays: Arrays = [np.empty_like(array) for array in self._empty]
         for array, offset in zip(arrays, self._offsets, strict=True):
             source = self._past.address + offset
@@ -48,7 +52,7 @@ class GpuState:
         self._stream.synchronize()
         return arrays
 
-    def write(self, arrays: Arrays) -> None:
+    def write(self, length: int, arrays: Arrays) -> None:
         whole: list[Any] = [np.ascontiguousarray(array) for array in arrays]
         for array, offset in zip(whole, self._offsets, strict=True):
             target = self._past.address + offset
@@ -58,6 +62,9 @@ class GpuState:
     def clear(self) -> None:
         for memory in (self._past, self._present):
             self._stream.zero(memory.address, memory.size)
+
+    def covers(self, tokens: int, length: int) -> bool:
+        return tokens == length
 
     def free(self) -> None:
         """Release the memory."""
