@@ -28,6 +28,7 @@ from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
 from edgelm.files.replacing import replace_file
 from edgelm.reasons import reason
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.engines.session import CacheRows
 
@@ -38,13 +39,17 @@ _DTYPES = ("int8", "uint8", "uint16", "float16", "float32")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Whose state it is: hashes of graph and weights and of the tokenizer, engine, edgelm."""
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose state it is: hashes of graph and weights and of the tokenizer, engine, edgelm.
+
+    `adapter` is the hash of the adapter that the tokens ran with; empty without one.
+    """
 
     graph: str
     tokenizer: str
     engine: str
     edgelm: str
+    adapter: str = ""
 
 
 class ArrayEntry(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ class ArrayEntry(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a file says of itself; `messages` and `template` are those of a chat.
+    """What a file says of itself; `messages`, `template` and `adapter` are those of a chat.
 
     `sha256` is the hash of the arrays, `header_sha256` that of the header with none in its place.
     """
@@ -73,6 +78,7 @@ class Header(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]] = []
     template: dict[str, Any] = {}
     beginning: _Count = 0
+    adapter: str | None = None
     header_sha256: str = ""
 
 
@@ -98,6 +104,11 @@ def identity_of(manifest: Manifest) -> Identity:
     )
 
 
+def with_adapter(identity: Identity, adapter: LoadedAdapter | None) -> Identity:
+    """What a state depends on whose tokens ran with an adapter."""
+    return msgspec.structs.replace(identity, adapter="" if adapter is None else adapter.sha256)
+
+
 def write_session(
     path: Path,
     identity: Identity,
@@ -112,7 +123,7 @@ def write_session(
         identity: whose state it is.
         tokens: the tokens of the state.
         state: what `Session.state` gave for them.
-        chat: `messages`, `template` and `beginning` of a chat.
+        chat: `messages`, `template`, `beginning` and `adapter` of a chat.
 
     Raises:
         BadInput: messages that are not plain values.
@@ -232,6 +243,7 @@ def _check_identity(path: Path, saved: Identity, here: Identity) -> None:
         "graph": "another model (its graph or weights differ)",
         "tokenizer": "a model with another tokenizer",
         "engine": f"the engine {saved.engine}, this is {here.engine}",
+        "adapter": "another adapter, or with one of other weights",
         "edgelm": f"edgelm {saved.edgelm}, this is {here.edgelm}",
     }
     for name, what in names.items():

@@ -60,6 +60,7 @@ def _options(body: ChatRequest, context: ServerContext) -> Options:
     return options_of(
         body,
         context.settings,
+        adapter=context.adapter(body.model),
         max_tokens=body.max_tokens if given is None else given,
         stop=body.stop,
         logprobs=logprobs,
