@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
+from edgelm.error_messages import explain
 from edgelm.errors import BadInput
-from edgelm.explanations import explain
 
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})\s*([kmg]i?)?b?\s*")
 _MIN_PLAIN_SIZE = 1_000_000  # fewer bytes without a unit are taken for a forgotten unit

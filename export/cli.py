@@ -128,10 +128,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--adapter",
-        type=Path,
+        action="append",
+        default=[],
         metavar="DIR",
         help="a PEFT LoRA, merged before quantizing",
     )
+    add("--switchable", action="store_true", help="--adapter NAME=DIR, repeatable: one per request")
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -258,6 +260,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.this_machine import target_profile
+    from edgelm.export.adapters.options import check_adapters, chosen_adapters
     from edgelm.planning import SOURCE, PlanRequest
 
     request = PlanRequest(
@@ -268,8 +271,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.symmetric,
         arguments.engine,
     )
+    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
+    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
     if arguments.precision in (None, SOURCE):
         request = _of_source(arguments, request, profile)
     result = plan(spec, profile, request)
@@ -309,6 +314,8 @@ def _export_draft(arguments: argparse.Namespace) -> None:
 
     if arguments.output:
         raise BadInput("--draft-for writes into the bundle; leave out -o")
+    if arguments.adapter or arguments.switchable:
+        raise BadInput("--draft-for exports a model as it is; leave out --adapter")
     draft = export_draft(
         arguments.model,
         arguments.draft_for,
@@ -328,8 +335,10 @@ def _export_draft(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from edgelm.bundle import MANIFEST
+    from edgelm.export.adapters.options import chosen_adapters
     from edgelm.export.pipeline import export_model
 
+    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
     texts = {
         name: value
         for name in ("calibration", "gate_text")
@@ -353,7 +362,8 @@ def _export(arguments: argparse.Namespace) -> None:
         max_size=arguments.max_size,
         work=arguments.work,
         segments=arguments.segments,
-        adapter=arguments.adapter,
+        adapter=merged,
+        switchable_adapters=switchable,
         progress=_log_line,
         **texts,
     )

@@ -25,6 +25,7 @@ from edgelm.export.precision.legalize import Assignment
 from edgelm.export.precision.search import cpu_equivalent
 from edgelm.export.progress import behavior_text, figures_text
 from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
@@ -40,6 +41,7 @@ class Delivery:
     target: with the cache that the graph has.
     assignment: the precision of every group.
     graph: its files.
+    weights: those that it was written of.
     check: which graph was measured; None where it is the target's own CPU.
     gate: the result.
     self_test: what the graph computed, for the bundle's self-test; None if the gate failed.
@@ -48,6 +50,7 @@ class Delivery:
     target: Target
     assignment: Assignment
     graph: WrittenGraph
+    weights: Weights
     check: GraphCheck | None
     gate: GateResult
     self_test: SelfTestRecord | None = None
@@ -73,7 +76,8 @@ class Writer:
         progress, target = self.workspace.progress, self.target
         progress(f"quantizing and writing the {target.plan.dialect} graph")
         folder = folder or self.workspace.bundle
-        form = replace(target.format, segments=target.segments(self.request.segments))
+        segments = target.segments(self.request.segments)
+        form = replace(target.format, segments=segments, adapted=self.request.adapted)
         graph = write_graph(folder, self.quantizer, assignment, form)
         name, limits = self.limits
         run, check = self._measure(folder, graph, assignment, evaluator)
@@ -92,7 +96,9 @@ class Writer:
             behavior=run.behavior,
             limits=None if limits == GATES[name] else limits,
         )
-        return Delivery(target, assignment, graph, check, gate, run.self_test)
+        return Delivery(
+            target, assignment, graph, self.quantizer.weights, check, gate, run.self_test
+        )
 
     def evaluate_candidate(self, assignment: Assignment, evaluator: Evaluator) -> Figures:
         """Figures of an assignment, or of its equivalent on the CPU."""

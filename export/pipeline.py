@@ -22,6 +22,9 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
+from edgelm.export.adapters.gate import check_adapters
+from edgelm.export.adapters.switchable import check_engine, read_switchable
+from edgelm.export.adapters.write import write_adapter
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.replaceable import bundle_files
@@ -85,6 +88,7 @@ def export_model(
     work: str | Path | None = None,
     segments: int | None = None,
     adapter: str | Path | None = None,
+    switchable_adapters: Mapping[str, str | Path] | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -120,6 +124,8 @@ def export_model(
         segments: into how many segments the graph is cut, which are compiled one by one; by
             default the fewest with which the engine can be compiled in the device's memory.
         adapter: the folder of a PEFT LoRA, merged into the weights before anything else.
+        switchable_adapters: folders of PEFT LoRAs by name; they stay apart from the weights, and
+            each request chooses one, or none. For ONNX Runtime on a CPU.
         progress: called with one line at each stage.
 
     Raises:
@@ -151,6 +157,10 @@ def export_model(
     device = target_profile(target)
     request = _for_source(request, checkpoint, device, requested=precision)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
+    if switchable_adapters:
+        check_engine(made_for.engine.name)
+        folders = {name: Path(one) for name, one in switchable_adapters.items()}
+        request = replace(request, adapters=read_switchable(checkpoint, folders))
     request.check(Weights(checkpoint).groups())
     made_for.segments(request.segments)
     space = _check_disk(checkpoint, request, made_for, output, work)
@@ -182,12 +192,14 @@ def _export(
         check = source_check(reference, text, context, workspace, enforced=request.gate == "on")
         delivery, gate, calibration = _deliver(workspace, request, target, reference, text)
         _enforce(delivery)
+        written = [write_adapter(folder, one, delivery.weights) for one in request.adapters]
+        adapters = check_adapters(folder, delivery, written, request.adapters, gate, progress)
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
     if delivery.self_test is not None:
         write_self_test(folder, delivery.self_test)
-    draft = msgspec.structs.replace(draft, engines=engines)
+    draft = msgspec.structs.replace(draft, engines=engines, adapters=adapters)
     return _finish(folder, source, delivery, check, draft, calibration)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from edgelm.devices.kernels import Kernels
 from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
+from edgelm.export.adapters.switchable import SwitchableAdapter
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.planning import SOURCE, PlanRequest
@@ -27,6 +28,12 @@ class ExportRequest:
     method: str = "auto"
     max_size: int | None = None
     segments: int | None = None
+    adapters: tuple[SwitchableAdapter, ...] = ()
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Groups that one of the adapters changes, in the order of the first that does."""
+        return tuple(dict.fromkeys(group for one in self.adapters for group in one.groups))
 
     def check(self, groups: list[str]) -> None:
         """Check what needs no weights.

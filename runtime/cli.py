@@ -103,6 +103,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     add("--json-schema", metavar="FILE", help="answer with JSON that matches this schema")
     add("--regex", metavar="REGEX", help="answer with a text that this regular expression matches")
     add("--tools", metavar="FILE", help="JSON list of functions that the model may call")
+    add("--adapter", metavar="NAME", help="answer with this adapter of the bundle")
     add("--reasoning-budget", type=int, metavar="N", help="end the reasoning after N tokens")
     add(
         "--template-arguments",

@@ -24,6 +24,7 @@ from edgelm.runtime.saved.session_file import (
     write_session,
 )
 from edgelm.runtime.text.chat import Message, check_messages
+from edgelm.runtime.text.template_arguments import check_template_arguments
 
 # What `send` takes: a text of the user, or messages such as the results of tools.
 Said = str | Message | Sequence[Message]
@@ -36,13 +37,18 @@ class ChatModel(Protocol):
         """Tokens of a conversation."""
 
     @property
-    def identity(self) -> Identity:
-        """What a state of it depends on."""
+    def adapters(self) -> tuple[str, ...]:
+        """The names of its adapters."""
 
-    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+    def identity_with(self, adapter: str | None) -> Identity:
+        """What a state of it depends on whose tokens ran with an adapter, or with none."""
+
+    def snapshot(
+        self, tokens: Sequence[int], adapter: str | None = None
+    ) -> tuple[list[int], CacheRows]:
         """What its sequences hold of tokens."""
 
-    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+    def preload(self, tokens: Sequence[int], state: CacheRows, adapter: str | None = None) -> None:
         """Make a sequence hold tokens."""
 
     def answer(
@@ -63,6 +69,7 @@ class Chat:
         model: a model with a chat template.
         messages: how it begins, for example with a system message.
         template: what else the chat template is given, such as `enable_thinking` and `tools`.
+        adapter: the name of the adapter that answers, where `send` names no other; None for none.
     """
 
     def __init__(
@@ -70,11 +77,14 @@ class Chat:
         model: ChatModel,
         messages: Sequence[Message] = (),
         template: Mapping[str, Any] | None = None,
+        *,
+        adapter: str | None = None,
     ) -> None:
         if messages:
             check_messages(messages)
         self.model = model
-        self.template = dict(template or {})
+        self.template = check_template_arguments(template or {}, "what else the template is given")
+        self.adapter = adapter
         self._messages = list(messages)
         self._beginning = len(self._messages)
         self._unfinished: Stream | None = None
@@ -114,6 +124,8 @@ class Chat:
             if len(self._messages) == before and _was_answered(reply):
                 self._messages = [*asked, reply.message]
 
+        if self.adapter is not None and "adapter" not in options:
+            options["adapter"] = self.adapter
         self._unfinished = self.model.answer(asked, self.template, options, ended=ended)
         return self._unfinished
 
@@ -136,15 +148,16 @@ class Chat:
         tokens = (
             list(self.model.chat_tokens(self._messages, **self.template)) if self._messages else []
         )
-        held, state = self.model.snapshot(tokens)
+        held, state = self.model.snapshot(tokens, self.adapter)
         return write_session(
             Path(path),
-            self.model.identity,
+            self.model.identity_with(self.adapter),
             held,
             state,
             messages=[dict(message) for message in self._messages],
             template=self.template,
             beginning=self._beginning,
+            adapter=self.adapter,
         )
 
     @classmethod
@@ -154,26 +167,30 @@ class Chat:
         Args:
             model: the same bundle on the same engine, with the same edgelm.
             path: the file.
-            state: False takes the messages alone, which any model can continue.
+            state: False takes the messages alone, which any model can continue; without the chat's
+                adapter, if the model has none of that name.
 
         Raises:
             BadInput: no such file, a damaged one, or a state of something else.
+            UnknownName: the model lacks the adapter of the state.
         """
         path = Path(path)
+        header = read_header(path)
+        adapter = header.adapter
         if state:
-            header, arrays = read_session(path, model.identity)
+            header, arrays = read_session(path, model.identity_with(adapter))
             if header.tokens:
-                model.preload(header.tokens, arrays)
-        else:
-            header = read_header(path)
+                model.preload(header.tokens, arrays, adapter)
+        elif adapter not in model.adapters:
+            adapter = None
         messages: list[Any] = header.messages
-        chat = cls(model, messages, header.template)
+        chat = cls(model, messages, header.template, adapter=adapter)
         chat._beginning = min(header.beginning, len(messages))
         return chat
 
     def fork(self) -> "Chat":
         """Another chat that begins with the same messages; the two are then independent."""
-        copy = Chat(self.model, self._messages, self.template)
+        copy = Chat(self.model, self._messages, self.template, adapter=self.adapter)
         copy._beginning = self._beginning
         return copy
 

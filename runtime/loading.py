@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest
+from edgelm.bundle.files import check_draft
 from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
@@ -127,11 +128,13 @@ def read_draft(folder: Path, manifest: Manifest) -> Manifest | None:
     """The manifest of a bundle's draft model; None if it has none.
 
     Raises:
-        BadBundle: it cannot be read.
+        BadBundle: it cannot be read, or has files that the bundle does not list.
     """
     if f"{DRAFT}/{MANIFEST}" not in manifest.files:
         return None
-    return read_manifest(folder / DRAFT)
+    draft = read_manifest(folder / DRAFT)
+    check_draft(folder / DRAFT, manifest, draft)
+    return draft
 
 
 def _affordable(

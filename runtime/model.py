@@ -15,6 +15,7 @@ from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
 from edgelm.runtime.embedding.embeds import Embeds, embedder_of
+from edgelm.runtime.engines.adapters import Adapters
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.generation_config import (
@@ -25,8 +26,9 @@ from edgelm.runtime.generation.options import Options, make_request
 from edgelm.runtime.generation.reply import Reply
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.stream import Stream
+from edgelm.runtime.occupancy import Occupancy
 from edgelm.runtime.saved.prompt_cache import PromptCache
-from edgelm.runtime.saved.session_file import Identity, identity_of
+from edgelm.runtime.saved.session_file import Identity, identity_of, with_adapter
 from edgelm.runtime.sequences import Sequences, common_prefix
 from edgelm.runtime.speculation.mode import check_mode
 from edgelm.runtime.text.answers.answering import Answering
@@ -37,6 +39,7 @@ from edgelm.runtime.text.control_tokens import ControlTokens
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import read_response_format
 from edgelm.runtime.text.messages import Message, are_messages, normalized
+from edgelm.runtime.text.template_arguments import check_template_arguments
 from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.speculation import SpeculationMode
 
@@ -56,7 +59,7 @@ _OF_MESSAGES: tuple[
 Prompt = str | Sequence[Message] | Sequence[int] | Tokens
 
 
-class LanguageModel(Embeds):
+class LanguageModel(Embeds, Occupancy):
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
@@ -97,6 +100,7 @@ class LanguageModel(Embeds):
             self.tokenizer_seconds = time.perf_counter() - started
             config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
             self.eos_token_ids = config.eos_token_ids
+            self._adapters = Adapters(folder, manifest)
             self._embedder = embedder_of(self._sequences, self.tokenizer, manifest)
             self._defaults = config.sampling(listed[0].vocab_size)
             self._template = read_template(folder, manifest, config, self.tokenizer)
@@ -112,6 +116,11 @@ class LanguageModel(Embeds):
     def context(self) -> int:
         """Tokens that a sequence holds: the prompt and all of the answer but its last token."""
         return self._sequences.capacity
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the bundle's adapters: see the option `adapter`."""
+        return tuple(self._adapters)
 
     @property
     def has_chat_template(self) -> bool:
@@ -131,31 +140,6 @@ class LanguageModel(Embeds):
         return f"temperature {self._defaults.temperature:g} as its authors recommend"
 
     @property
-    def sequences(self) -> int:
-        """Generations that can run at a time."""
-        return len(self._sequences.slots)
-
-    @property
-    def running(self) -> int:
-        """Generations that have a sequence now."""
-        return self._sequences.running
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for a sequence now."""
-        return self._sequences.waiting
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens whose state the sequences hold now."""
-        return sum(slot.session.length for slot in self._sequences.slots)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory of the caches of all sequences."""
-        return sum(slot.session.cache_bytes for slot in self._sequences.slots)
-
-    @property
     def session(self) -> Session:
         """The first sequence's session: tokens in, logits out. For use while nothing else runs."""
         return self._sequences.slots[0].session
@@ -166,7 +150,7 @@ class LanguageModel(Embeds):
         A text is not put into the chat template: see `chat`.
 
         Raises:
-            BadInput: an empty prompt, an invalid option, or a closed model.
+            BadInput: an empty prompt, an invalid option, an unknown adapter, or a closed model.
             ContextFull: a prompt longer than the context.
             Busy: a call from within this model's own `cancel` or logits processor.
             BadBundle: the model's logits are not numbers.
@@ -202,6 +186,7 @@ class LanguageModel(Embeds):
         *,
         messages: Sequence[Message] = (),
         session: str | Path | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Chat:
         """Begin a conversation, or continue a saved one.
@@ -210,6 +195,7 @@ class LanguageModel(Embeds):
             system: the system message.
             messages: how it begins instead.
             session: a file that `Chat.save` wrote, instead of all others.
+            adapter: the name of the bundle's adapter that answers; None for none.
             template: what else the chat template is given, such as `enable_thinking=False`.
 
         Raises:
@@ -218,27 +204,34 @@ class LanguageModel(Embeds):
         """
         self._chat_template()
         if session is not None:
-            if system is not None or messages or template:
+            if system is not None or messages or template or adapter is not None:
                 raise BadInput("a session has its own messages and arguments; leave these out")
             return Chat.load(self, session)
+        self._adapters.find(adapter)
         if system is not None:
             if messages:
                 raise BadInput("give either `system` or `messages`")
             messages = [Message(role="system", content=system)]
-        return Chat(self, messages, template)
+        return Chat(self, messages, template, adapter=adapter)
 
     @cached_property
     def identity(self) -> Identity:
         """What a saved state of this model depends on."""
         return identity_of(self.manifest)
 
-    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
-        """What the sequences hold of these tokens: as many as they do, and a copy of the state."""
-        return self._sequences.snapshot(tokens)
+    def identity_with(self, adapter: str | None) -> Identity:
+        """The same for tokens that ran with an adapter, or with none."""
+        return with_adapter(self.identity, self._adapters.find(adapter))
 
-    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+    def snapshot(
+        self, tokens: Sequence[int], adapter: str | None = None
+    ) -> tuple[list[int], CacheRows]:
+        """What the sequences hold of these tokens: as many as they do, and a copy of the state."""
+        return self._sequences.snapshot(tokens, self._adapters.find(adapter))
+
+    def preload(self, tokens: Sequence[int], state: CacheRows, adapter: str | None = None) -> None:
         """Make a sequence hold tokens whose state `snapshot` gave, now or in an earlier run."""
-        self._sequences.preload(tokens, state)
+        self._sequences.preload(tokens, state, self._adapters.find(adapter))
 
     def answer(
         self,
@@ -263,7 +256,7 @@ class LanguageModel(Embeds):
         )
         template = {
             **template,
-            **(options.get("chat_template_kwargs") or {}),
+            **check_template_arguments(options.get("chat_template_kwargs") or {}),
             "tools": list(tools.tools) or None,
         }
         tokens = self.chat_tokens(messages, **template)
@@ -338,6 +331,7 @@ class LanguageModel(Embeds):
             self._request(tokens, options, tools),
             beginning=beginning,
             speculation=self._speculation(options),
+            adapter=self._adapters.find(options.get("adapter")),
         )
         self._sequences.check_open()
         self.check_generates()

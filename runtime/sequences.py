@@ -18,6 +18,7 @@ from copy import copy
 from itertools import zip_longest
 
 from edgelm.errors import BadInput, Busy
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.shared_steps import SharedSteps, run_together
@@ -73,6 +74,8 @@ class Sequences:
         models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
         self.slots = [Slot(*pair) for pair in zip_longest(sessions, models)]
         self.speculation = SpeculationState()
+        # Runs with an adapter cost more, and their rows may not be exact where others are.
+        self._adapted_speculation: dict[LoadedAdapter, SpeculationState] = {}
         self.closed = False
         self._turns = Turns()
         # Where one run takes tokens of several sequences; None: each step is of one.
@@ -112,12 +115,22 @@ class Sequences:
             parts.append(part)
         return parts
 
+    def speculation_of(self, adapter: LoadedAdapter | None) -> SpeculationState:
+        """What generations with an adapter share, or those without one."""
+        if adapter is None:
+            return self.speculation
+        return self._adapted_speculation.setdefault(adapter, SpeculationState())
+
     def turn(self, cancelled: Callable[[], bool] | None = None) -> AbstractContextManager[None]:
         """The engine, for one run: see Turns."""
         return self._turns.turn(cancelled)
 
     def enter(
-        self, owner: object, tokens: Sequence[int], cancelled: Callable[[], bool]
+        self,
+        owner: object,
+        tokens: Sequence[int],
+        cancelled: Callable[[], bool],
+        adapter: LoadedAdapter | None = None,
     ) -> tuple[Slot, bool]:
         """The sequence of a generation, for one step; it waits until there is one.
 
@@ -125,6 +138,7 @@ class Sequences:
             owner: the generation.
             tokens: what it will hold; the sequence that holds most of them already is preferred.
             cancelled: called while it waits.
+            adapter: that they run with: see `place`.
 
         Returns:
             The sequence, and whether it may hold something else than after the last step.
@@ -149,7 +163,7 @@ class Sequences:
             ticket = object()
             self._waiting.append(ticket)
             try:
-                while (slot := self._next_free(ticket, tokens)) is None:
+                while (slot := self._next_free(ticket, tokens, adapter)) is None:
                     self._changed.wait(_WAIT_SECONDS)
                     self.check_open()
                     if cancelled():
@@ -181,18 +195,20 @@ class Sequences:
         if slot is not None:
             self._ended([slot])
 
-    def place(self, slot: Slot, tokens: Sequence[int]) -> int:
+    def place(self, slot: Slot, tokens: Sequence[int], adapter: LoadedAdapter | None = None) -> int:
         """Make a sequence hold as much of `tokens` as is known, all but the last at most.
 
-        What another sequence holds of them is copied. To be called within a turn.
+        What another sequence holds of them is copied, if it ran with the same adapter. To be called
+        within a turn.
 
         Returns:
             How many of them it holds.
         """
         # At least one token must run: logits are not stored.
         most = len(tokens) - 1
+        slot.session.use_adapter(adapter)
         shared = min(common_prefix(slot.session.tokens, tokens), most)
-        others = [other.session for other in self.slots if other is not slot]
+        others = [other.session for other in self._slots_of(adapter) if other is not slot]
         known = [(min(common_prefix(one.tokens, tokens), most), one) for one in others]
         longest, source = max(known, key=lambda pair: pair[0], default=(0, slot.session))
         if longest >= shared + _WORTH_COPYING:
@@ -201,16 +217,21 @@ class Sequences:
         slot.session.rewind(shared)
         return slot.session.length
 
-    def snapshot(self, tokens: Sequence[int]) -> tuple[list[int], CacheRows]:
+    def snapshot(
+        self, tokens: Sequence[int], adapter: LoadedAdapter | None = None
+    ) -> tuple[list[int], CacheRows]:
         """What the sequences hold of these tokens, as a copy: the tokens and their state."""
         with self.turn():
             self.check_open()
-            known = [(common_prefix(one.session.tokens, tokens), one) for one in self.slots]
-            length, slot = max(known, key=lambda pair: pair[0])
+            slots = self._slots_of(adapter)
+            known = [(common_prefix(one.session.tokens, tokens), one) for one in slots]
+            length, slot = max(known, key=lambda pair: pair[0], default=(0, self.slots[0]))
             state = [array.copy() for array in slot.session.state(length)]
             return list(tokens[:length]), state
 
-    def preload(self, tokens: Sequence[int], state: CacheRows) -> None:
+    def preload(
+        self, tokens: Sequence[int], state: CacheRows, adapter: LoadedAdapter | None = None
+    ) -> None:
         """Make a sequence hold tokens whose state was computed before; it waits for one.
 
         Raises:
@@ -218,10 +239,11 @@ class Sequences:
             ContextFull: more tokens than a sequence holds.
         """
         owner = _Owner()
-        slot, _ = self.enter(owner, tokens, lambda: False)
+        slot, _ = self.enter(owner, tokens, lambda: False, adapter)
         try:
             with self.turn():
                 check_state(slot.session, state)
+                slot.session.use_adapter(adapter)
                 slot.session.restore(tokens, state)
         finally:
             self.leave(slot, done=True)
@@ -229,7 +251,11 @@ class Sequences:
     def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
         """Make a sequence hold a beginning that is stored on disk, if one is; say whether it is."""
         cache = self.prompt_cache
-        state = None if cache is None or len(tokens) < MIN_TOKENS else cache.read(tokens)
+        state = (
+            None
+            if cache is None or len(tokens) < MIN_TOKENS
+            else cache.read(tokens, slot.session.adapter)
+        )
         if state is None:
             return False
         with self.turn():
@@ -240,11 +266,11 @@ class Sequences:
     def write_beginning(self, slot: Slot, tokens: Sequence[int]) -> None:
         """Store the state after a beginning that a sequence holds, unless it is stored."""
         cache = self.prompt_cache
-        if cache is None or len(tokens) < MIN_TOKENS or cache.has(tokens):
+        if cache is None or len(tokens) < MIN_TOKENS or cache.has(tokens, slot.session.adapter):
             return
         with self.turn():
             state = [array.copy() for array in slot.session.state(len(tokens))]
-        cache.write(tokens, state)
+        cache.write(tokens, state, slot.session.adapter)
 
     def check_open(self) -> None:
         """Raise BadInput after `close`."""
@@ -284,7 +310,13 @@ class Sequences:
         owned = (slot for slot in self.slots if slot.owner is not None)
         return next((slot for slot in owned if slot.owner and slot.owner() is owner), None)
 
-    def _next_free(self, ticket: object, tokens: Sequence[int]) -> Slot | None:
+    def _slots_of(self, adapter: LoadedAdapter | None) -> list[Slot]:
+        """Those whose tokens ran with an adapter, or without one."""
+        return [slot for slot in self.slots if slot.session.adapter is adapter]
+
+    def _next_free(
+        self, ticket: object, tokens: Sequence[int], adapter: LoadedAdapter | None
+    ) -> Slot | None:
         """A free sequence for these tokens: the one that they continue, or the oldest."""
         if self._waiting[0] is not ticket:
             return None
@@ -295,7 +327,12 @@ class Sequences:
             return min(free, key=lambda slot: slot.used, default=None)
         if len(free) == 1:
             return free[0]
-        shared = {slot: common_prefix(slot.session.tokens, tokens) for slot in free}
+        shared = {
+            slot: common_prefix(slot.session.tokens, tokens)
+            if slot.session.adapter is adapter
+            else 0
+            for slot in free
+        }
         fitting = max(free, key=lambda slot: shared[slot])
         oldest = min(free, key=lambda slot: slot.used)
 

@@ -1,8 +1,10 @@
 """What `edge-eval` evaluates: a bundle on its engine, or a checkpoint by transformers."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgelm.bench.evaluation.batch_equality import exact_batch
@@ -11,12 +13,14 @@ from edgelm.bench.evaluation.bundle_workers import BundleWorkers, worker_sizes
 from edgelm.bench.evaluation.records import Subject
 from edgelm.bundle import MANIFEST
 from edgelm.bundle.files import listed_graph_sha256
-from edgelm.checkpoint.source import open_checkpoint
-from edgelm.compress.evaluation.backend import Backend
+from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.compress.evaluation.backend import Backend, Progress
+from edgelm.compress.evaluation.metrics import Metric
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import describe
 from edgelm.runtime.engines.open import engine_version
+from edgelm.runtime.engines.session import Session
 from edgelm.runtime.loading import load
 from edgelm.runtime.model import LanguageModel
 
@@ -67,9 +71,7 @@ def _bundle(
     manifest = model.manifest
     agreement = None
     if source is not None and not is_bundle(source):
-        from edgelm.bench.evaluation.source_agreement import SourceAgreement
-
-        agreement = SourceAgreement(open_checkpoint(source), model.session)
+        agreement = partial(_agreement, open_checkpoint(source), model.session)
     counts = Counter(describe(one) for one in manifest.precision.values())
     record = Subject(
         name=Path(path).resolve().name,
@@ -83,6 +85,15 @@ def _bundle(
     )
     workers = _workers(model, stack, threads or physical_cores(), sequences)
     return OpenSubject(BundleBackend(model, agreement, workers), record)
+
+
+def _agreement(
+    source: Checkpoint, session: Session, rows: Sequence[Sequence[int]], progress: Progress
+) -> dict[str, Metric]:
+    # Only here: its imports take seconds and a few hundred megabytes.
+    from edgelm.bench.evaluation.source_agreement import SourceAgreement
+
+    return SourceAgreement(source, session)(rows, progress)
 
 
 def _workers(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from edgelm.bench.speculation.works import WORKS, Task
+from edgelm.bench.speculation.tasks import WORKS, Task
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode

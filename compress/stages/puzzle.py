@@ -12,7 +12,7 @@ from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.puzzle.alternatives import Alternative, Score, with_alternatives
 from edgelm.compress.puzzle.choose import choose
 from edgelm.compress.puzzle.library import make_layers
-from edgelm.compress.puzzle.local import distill_locally
+from edgelm.compress.puzzle.local_distillation import distill_locally
 from edgelm.compress.puzzle.scores import check_finite, score_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.puzzle.student import assemble

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgelm.bundle.known_hashes import KnownHashes
 from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
-from edgelm.bundle.manifest_file import MANIFEST
+from edgelm.bundle.manifest_file import DRAFT, MANIFEST
 from edgelm.bundle.paths import FileState, file_state, inside, open_plain, open_state
 from edgelm.errors import BadBundle
 from edgelm.files.hashing import file_sha256, stream_sha256
@@ -94,6 +94,26 @@ def verify(
             _compare(path, entry, None if name in native else known)
     if known is not None:
         known.save()
+
+
+def check_draft(folder: Path, manifest: Manifest, draft: Manifest) -> None:
+    """Check that what a draft model opens is listed by the bundle that it is in, with its hash.
+
+    Args:
+        folder: of the draft model.
+        manifest: of the bundle, which is what `verify` compares files with.
+        draft: of the draft model.
+
+    Raises:
+        BadBundle: a file is not listed, or with another hash.
+    """
+    _check_listed(folder, draft)
+    for name, entry in draft.files.items():
+        if manifest.files.get(f"{DRAFT}/{name}") != entry:
+            raise BadBundle(
+                f"{folder.parent / MANIFEST} does not list {DRAFT}/{name} as {folder / MANIFEST} "
+                "does; make the draft model again (edge-export DRAFT --draft-for BUNDLE)"
+            )
 
 
 def file_states(folder: Path, manifest: Manifest) -> States:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgelm.bundle.records.adapters import AdapterRecord, LowRankInput
 from edgelm.bundle.records.embedding import EmbeddingRecord
 from edgelm.bundle.records.gates import GateResult, SourceCheck
 from edgelm.checkpoint.student import StudentRecord
@@ -141,6 +142,8 @@ class GraphContract(msgspec.Struct, frozen=True):
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;
     every other input and output of a segment is one of the graph's.
+
+    `low_rank` are optional inputs, which adapters are bound to; only the ort dialect has them.
     """
 
     file: str
@@ -152,6 +155,7 @@ class GraphContract(msgspec.Struct, frozen=True):
     cache: CacheContract
     segments: tuple[GraphSegment, ...] = ()
     links: tuple[TensorContract, ...] = ()
+    low_rank: tuple[LowRankInput, ...] = ()
 
     @property
     def takes_batches(self) -> bool:
@@ -308,6 +312,7 @@ class Manifest(msgspec.Struct, frozen=True):
     check: GraphCheck | None = None
     source: SourceCheck | None = None
     embedding: EmbeddingRecord | None = None
+    adapters: tuple[AdapterRecord, ...] = ()
 
     @property
     def compiles(self) -> bool:

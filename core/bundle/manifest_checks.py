@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from edgelm.bundle.file_names import check_engine_name, check_name
 from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
+from edgelm.bundle.records.adapters import adapter_file
 from edgelm.bundle.records.gates import Figures
 from edgelm.bundle.roles import check_roles
 from edgelm.bundle.segment_checks import check_segments
@@ -42,6 +43,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_cache(manifest.graph.cache, manifest)
     _check_unique(_tensor_names(manifest.graph), "two tensors of the graph are named")
     _check_engines(manifest)
+    _check_adapters(manifest)
     for result in (manifest.gate, *(engine.gate for engine in manifest.engines)):
         if result is not None:
             _check_figures(result.figures)
@@ -206,6 +208,28 @@ def _check_engines(manifest: Manifest) -> None:
     _check_unique(names, "two engines have the file")
 
 
+def _check_adapters(manifest: Manifest) -> None:
+    graph, adapters = manifest.graph, manifest.adapters
+    _check_unique([one.group for one in graph.low_rank], "graph.low_rank has two entries of")
+    if (graph.low_rank or adapters) and (graph.dialect != "ort" or manifest.compiles):
+        raise ValueError(
+            f"it has adapters, but its graph is of the {graph.dialect} dialect for "
+            f"{manifest.engine.name}; expected one for ONNX Runtime"
+        )
+    if adapters and not graph.low_rank:
+        raise ValueError("it has adapters, but graph.low_rank, which takes their factors, is empty")
+    # File systems may not tell names apart that differ in upper and lower case alone.
+    _check_unique([one.name.lower() for one in adapters], "two adapters are named")
+    for one in adapters:
+        if one.file != adapter_file(one.name):
+            raise ValueError(
+                f"the file of the adapter {one.name!r} is {one.file!r}, expected "
+                f"{adapter_file(one.name)!r}"
+            )
+        if one.file not in manifest.files:
+            raise ValueError(f"files does not list {one.file!r}, which an adapter names")
+
+
 def _check_figures(figures: Figures) -> None:
     # If the source's own perplexity exceeds a float, nothing can be compared.
     values = (figures.kl, figures.top1, figures.perplexity_ratio, figures.perplexity)
@@ -232,3 +256,5 @@ def _tensor_names(graph: GraphContract) -> Iterator[str]:
         yield from (layer.past_key, layer.past_value, layer.present_key, layer.present_value)
     for state in graph.cache.states:
         yield from (state.past, state.present)
+    for one in graph.low_rank:
+        yield from (one.down, one.up)

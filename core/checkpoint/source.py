@@ -21,7 +21,7 @@ from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.quantized.stacks import with_stacks
-from edgelm.checkpoint.quantized_marks import check_config, check_folder
+from edgelm.checkpoint.refused_formats import check_config, check_folder
 from edgelm.checkpoint.sentence_transformers import (
     MODULES,
     check_causal,

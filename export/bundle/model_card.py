@@ -1,9 +1,11 @@
 """The bundle's README: the model card."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgelm.bundle import Manifest
+from edgelm.bundle.records.adapters import AdapterRecord
 from edgelm.bundle.records.embedding import EmbeddingRecord
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
@@ -93,6 +95,8 @@ def card(manifest: Manifest) -> str:
             ]
     if manifest.embedding is not None:
         lines += _embedding(manifest.embedding)
+    if manifest.adapters:
+        lines += _adapters(manifest.adapters)
     if lineage.compress:
         lines += _student(lineage.compress)
     return "\n".join([*lines, ""])
@@ -131,6 +135,24 @@ def _embedding(record: EmbeddingRecord) -> list[str]:
         f"{gate.figures.worst:.5f}, of {gate.figures.texts} texts of {gate.text} |",
         f"| same nearest text | {gate.figures.neighbors:.0%} |",
     ]
+
+
+def _adapters(records: Sequence[AdapterRecord]) -> list[str]:
+    lines = [
+        "",
+        "## Adapters",
+        "",
+        f'One is chosen per request: `lm.generate(..., adapter="{records[0].name}")`, or its name '
+        "as the model of a request to `edge-serve`.",
+        "",
+        "| name | rank | trained on | KL to the source with it merged | same top token |",
+        "|---|---:|---|---:|---:|",
+    ]
+    for one in records:
+        gate = one.gate
+        kl, top1 = ("", "") if gate is None else (f"{gate.kl:.4f}", f"{gate.top1:.1%}")
+        lines.append(f"| {one.name} | {one.rank} | {one.base} | {kl} | {top1} |")
+    return lines
 
 
 def with_section(text: str, title: str, body: str) -> str:

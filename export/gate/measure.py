@@ -55,7 +55,7 @@ class Evaluator:
         for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
             session.rewind(0)
             at = 0
-            for rows in _logits(session, tokens.numpy(), tail or _TAIL):
+            for rows in session_logits(session, tokens.numpy(), tail or _TAIL):
                 end = at + len(rows)
                 source = self.reference.logits(hidden[at:end], head)
                 distance.add(source, torch.from_numpy(rows), tokens[at + 1 : end + 1])
@@ -78,7 +78,8 @@ class Evaluator:
         return GateSample(tokens.numpy(), *parts)
 
 
-def _logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[np.ndarray]:
+def session_logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[np.ndarray]:
+    """Logits of all tokens in parts, each valid until the next; the last `tail` run one by one."""
     body = len(tokens) - min(tail, len(tokens) // 2)
     for at in range(0, body, _ROWS):
         part = tokens[at : min(at + _ROWS, body)]

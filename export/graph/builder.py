@@ -81,6 +81,15 @@ class Graph:
         self._inputs.append(value)
         return value
 
+    def optional_input(self, name: str, shape: tuple[int | str, int | str]) -> ir.Value:
+        """Declare an fp32 matrix that a run may leave out; its open size, a string, is then 0."""
+        sizes = [size if isinstance(size, int) else 0 for size in shape]
+        default = ir.Tensor(np.zeros(sizes, np.float32), name=name)
+        value = self._register(name, default)
+        value.shape = ir.Shape(shape)
+        self._inputs.append(value)
+        return value
+
     def output(
         self, value: ir.Value, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]
     ) -> ir.Value:

@@ -32,6 +32,7 @@ class GraphFormat:
     dequantized: in fp32, with dequantized weights, for a check on a CPU without kernels of the
         types.
     segments: into how many the graph is cut, for engines that compile it.
+    adapted: groups whose products adapters may change; of the `ort` dialect alone.
     cuts_windows: whether windowed layers hold a window only where that saves memory.
     """
 
@@ -42,6 +43,7 @@ class GraphFormat:
     opset: int | None = None
     dequantized: bool = False
     segments: Segments = 1
+    adapted: tuple[str, ...] = ()
     cuts_windows: bool = False
 
 
@@ -108,8 +110,10 @@ def _writer(
             kv=kv,
             context=form.context,
             activations=activations,
+            adapted=form.adapted,
             window_rows=window_rows(spec, form.context) if form.cuts_windows else None,
         )
+    assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
     dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect
     return dialect(
         folder,

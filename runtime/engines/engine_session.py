@@ -14,6 +14,7 @@ import numpy as np
 
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
+from edgelm.runtime.engines.adapters import LoadedAdapter, SwitchesAdapters
 from edgelm.runtime.engines.recurrent_state import SnapshotHistory
 from edgelm.runtime.engines.session import (
     BatchPlace,
@@ -39,11 +40,17 @@ class EngineSession:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.length = 0
+        self._adapter: LoadedAdapter | None = None
         self._tokens: list[int] = []
         self._history = SnapshotHistory(engine.recurrent) if engine.recurrent else None
         self._lock = threading.RLock()
         self._cancelled: Callable[[], bool] = _never
         self._advancing = self._closing = self._released = False
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        """The adapter that it runs with, and that its tokens ran with."""
+        return self._adapter
 
     @property
     def capacity(self) -> int:
@@ -109,10 +116,12 @@ class EngineSession:
                 stack.enter_context(session._appending(1, 1))
             batches = [session._batch() for session in sessions]
             places = [batch.place for batch in batches]
+            pasts = [session.length for session in sessions]
+            adapters = [session.adapter for session in sessions]
             for session in sessions:
                 session._begin_step()
             try:
-                rows = batches[0].runs.run(places, tokens, [session.length for session in sessions])
+                rows = batches[0].runs.run(places, tokens, pasts, adapters)
             except BaseException:
                 for session in sessions:
                     session._fail_step()
@@ -191,6 +200,21 @@ class EngineSession:
             self._forget_after(length)
             if self._history:
                 self._history.leave_trial()
+
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Run with another adapter, or with none: all tokens are forgotten then.
+
+        Raises:
+            BadInput: a closed session, or an engine that takes no adapters.
+        """
+        with self._lock:
+            if adapter is self._adapter:
+                return
+            if not isinstance(self.engine, SwitchesAdapters):
+                raise BadInput("this engine takes no adapters; use a bundle for ONNX Runtime's CPU")
+            self.rewind(0)
+            self._adapter = adapter
+            self.engine.use_adapter(adapter)
 
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""

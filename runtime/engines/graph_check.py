@@ -64,6 +64,9 @@ def check_ort_graph(session: Any, graph: GraphContract, part: GraphSegment, path
     """
     inputs, outputs = (_of_ort(found) for found in (session.get_inputs(), session.get_outputs()))
     check_tensors(graph, part, inputs, outputs, str(path))
+    if graph.low_rank:
+        optional = _of_ort(session.get_overridable_initializers())
+        _compare("optional input", optional, _expected_factors(graph), str(path))
 
 
 def check_tensors(
@@ -82,6 +85,14 @@ def check_tensors(
     _check_batch(graph, inputs, where)
     _check_rows(graph, inputs, where)
     _compare("output", outputs, _only(part.outputs, _expected_outputs(graph)), where)
+
+
+def _expected_factors(graph: GraphContract) -> dict[str, Tensor]:
+    expected = {}
+    for one in graph.low_rank:
+        expected[one.down] = Tensor("float32", (one.inputs, None))
+        expected[one.up] = Tensor("float32", (None, one.outputs))
+    return expected
 
 
 def _only(names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.python310 import Self
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.recurrent_state import RecurrentState
 
 Tokens = npt.NDArray[np.int64]
@@ -26,7 +27,11 @@ class BatchedRuns(Protocol):
     """Runs that take a token of each of several sequences over the same weights."""
 
     def run(
-        self, places: Sequence[int], tokens: Sequence[int], pasts: Sequence[int]
+        self,
+        places: Sequence[int],
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        adapters: Sequence[LoadedAdapter | None],
     ) -> list[Logits]:
         """Write a token into each of several caches, behind what comes before it there.
 
@@ -34,6 +39,7 @@ class BatchedRuns(Protocol):
             places: of the sequences' engines, all different.
             tokens: one for each.
             pasts: tokens of each cache that come before it.
+            adapters: of each sequence; None where it has none.
 
         Returns:
             Logits [1, vocab_size] for each, which stay valid.
@@ -119,6 +125,10 @@ class Session(Protocol):
     length: int
 
     @property
+    def adapter(self) -> LoadedAdapter | None:
+        """The adapter that it runs with, and that its tokens ran with."""
+
+    @property
     def capacity(self) -> int:
         """Tokens that the cache holds."""
 
@@ -158,6 +168,9 @@ class Session(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`."""
+
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Run with another adapter, or with none: all tokens are forgotten then."""
 
     def sibling(self) -> "Session":
         """Another, empty sequence over the same weights, closed on its own."""

@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
         `{"enable_thinking": False}`.
     speculation: "auto", "off", "lookup" or "draft", instead of what `load` was given: where tokens
         come from that are checked together; see docs/speculation.md.
+    adapter: the name of an adapter of the bundle that the model runs with; None for none.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
     The others choose the next token: see Sampling.
@@ -59,6 +60,7 @@ class Options(TypedDict, total=False):
     reasoning_budget: int | None
     chat_template_kwargs: Mapping[str, Any] | None
     speculation: SpeculationMode | None
+    adapter: str | None
     cancel: Callable[[], bool] | Event
     temperature: float
     top_k: int

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgelm.errors import BadInput, ContextFull
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.session import Tokens
 from edgelm.runtime.generation.sampling.logits_processor import Constraint, LogitsProcessor
 from edgelm.runtime.generation.sampling.settings import Sampling
@@ -19,7 +20,7 @@ class GenerationRequest:
     before every step, while the request waits, and during a long prefill. `constraint` makes the
     processor that says which text may be generated; it is the last of them, so that none can allow
     what it forbids. The first `beginning` tokens are those that other prompts begin with, too.
-    `speculation` says where drafted tokens come from.
+    `speculation` says where drafted tokens come from. With an `adapter`, all tokens run with it.
     """
 
     tokens: Tokens
@@ -35,6 +36,7 @@ class GenerationRequest:
     cancel: Callable[[], bool] = lambda: False
     beginning: int = 0
     speculation: SpeculationMode = "off"
+    adapter: LoadedAdapter | None = None
 
     def check(self, *, capacity: int, vocab_size: int) -> None:
         """Raise BadInput or ContextFull for a request that cannot start.

@@ -175,7 +175,7 @@ class Steps:
         """Begin with what is known of the history."""
         history, beginning = self._history, self._request.beginning
         with self._sequences.turn(self._stop):
-            known = self._sequences.place(slot, history)
+            known = self._sequences.place(slot, history, self._request.adapter)
         if known < beginning:
             self._stores = not self._sequences.read_beginning(slot, history[:beginning])
         self._placed(slot.session.length)

@@ -45,7 +45,11 @@ class Stream(Iterator[Chunk]):
         self._speculator = (
             None
             if request.speculation == "off"
-            else Speculator(request.speculation, sequences.speculation, self._decoding.history)
+            else Speculator(
+                request.speculation,
+                sequences.speculation_of(request.adapter),
+                self._decoding.history,
+            )
         )
         self._steps = Steps(
             sequences,
@@ -134,7 +138,7 @@ class Stream(Iterator[Chunk]):
                     return last
             elif self._stop():
                 raise Cancelled
-            slot, moved = sequences.enter(self, decoding.history, self._stop)
+            slot, moved = sequences.enter(self, decoding.history, self._stop, self._request.adapter)
             try:
                 row = self._steps.row(slot, moved)
                 self._clock.took()

@@ -17,8 +17,9 @@ import numpy as np
 
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows
-from edgelm.runtime.saved.session_file import Identity, read_session, write_session
+from edgelm.runtime.saved.session_file import Identity, read_session, with_adapter, write_session
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +58,16 @@ class PromptCache:
                 "its permissions"
             )
 
-    def read(self, tokens: Sequence[int]) -> CacheRows | None:
-        """The state after exactly these tokens; None if it is not stored.
+    def read(self, tokens: Sequence[int], adapter: LoadedAdapter | None = None) -> CacheRows | None:
+        """The state after exactly these tokens, run with an adapter; None if it is not stored.
 
         A file that cannot be used is removed, and a warning says why.
         """
-        path = self._path(tokens)
+        path = self._path(tokens, adapter)
         if not path.exists():
             return None
         try:
-            header, state = read_session(path, self._identity)
+            header, state = read_session(path, with_adapter(self._identity, adapter))
             if header.tokens != tuple(tokens):
                 raise BadInput(f"{path} holds other tokens than its name says")
         except BadInput as error:
@@ -77,16 +78,19 @@ class PromptCache:
             os.utime(path)  # used now
         return state
 
-    def has(self, tokens: Sequence[int]) -> bool:
+    def has(self, tokens: Sequence[int], adapter: LoadedAdapter | None = None) -> bool:
         """Whether the state after exactly these tokens is stored."""
-        return self._path(tokens).exists()
+        return self._path(tokens, adapter).exists()
 
-    def write(self, tokens: Sequence[int], state: CacheRows) -> None:
+    def write(
+        self, tokens: Sequence[int], state: CacheRows, adapter: LoadedAdapter | None = None
+    ) -> None:
         """Store a state, and remove the least recently used ones beyond the limit."""
         if sum(array.nbytes for array in state) > self.max_bytes:
             return
         try:
-            saved = write_session(self._path(tokens), self._identity, tokens, state)
+            identity = with_adapter(self._identity, adapter)
+            saved = write_session(self._path(tokens, adapter), identity, tokens, state)
         except OSError as error:
             log.warning("prompt cache: %s cannot be written: %s", self.folder, reason(error))
             return
@@ -107,7 +111,7 @@ class PromptCache:
                 path.unlink()
             total -= size
 
-    def _path(self, tokens: Sequence[int]) -> Path:
-        digest = hashlib.sha256(msgspec.json.encode(self._identity))
+    def _path(self, tokens: Sequence[int], adapter: LoadedAdapter | None) -> Path:
+        digest = hashlib.sha256(msgspec.json.encode(with_adapter(self._identity, adapter)))
         digest.update(np.asarray(tokens, dtype=np.int64).data)
         return self.folder / f"{digest.hexdigest()[:32]}{_SUFFIX}"

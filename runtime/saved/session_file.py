@@ -3,15 +3,18 @@
     "edgelm-session", a line feed  8 bytes: length of the header  header (JSON)  arrays, one by one
 
 A state is useful only with the same weights, tokenizer, engine and version of edgelm. The header
-names them, and the hash of the rest; a file that does not match is refused with the reason.
+names them, and the hashes of itself and of the rest; a file that does not match is refused with the
+reason.
 """
 
 import hashlib
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,23 +28,28 @@ from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
 from edgelm.files.replacing import replace_file
 from edgelm.reasons import reason
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.open import engine_version
 from edgelm.runtime.engines.session import CacheRows
 
 _MAGIC = b"edgelm-session\n"
-_SCHEMA = 1
+_SCHEMA = 2
 _MAX_HEADER = 64 * 2**20
 _DTYPES = ("int8", "uint8", "uint16", "float16", "float32")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Whose state it is: hashes of graph and weights and of the tokenizer, engine, edgelm."""
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose state it is: hashes of graph and weights and of the tokenizer, engine, edgelm.
+
+    `adapter` is the hash of the adapter that the tokens ran with; empty without one.
+    """
 
     graph: str
     tokenizer: str
     engine: str
     edgelm: str
+    adapter: str = ""
 
 
 class ArrayEntry(msgspec.Struct, frozen=True):
@@ -57,7 +65,10 @@ class ArrayEntry(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a file says of itself; `messages` and `template` are those of a chat."""
+    """What a file says of itself; `messages`, `template` and `adapter` are those of a chat.
+
+    `sha256` is the hash of the arrays, `header_sha256` that of the header with none in its place.
+    """
 
     schema_version: int
     identity: Identity
@@ -67,6 +78,8 @@ class Header(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]] = []
     template: dict[str, Any] = {}
     beginning: _Count = 0
+    adapter: str | None = None
+    header_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,11 @@ def identity_of(manifest: Manifest) -> Identity:
     )
 
 
+def with_adapter(identity: Identity, adapter: LoadedAdapter | None) -> Identity:
+    """What a state depends on whose tokens ran with an adapter."""
+    return msgspec.structs.replace(identity, adapter="" if adapter is None else adapter.sha256)
+
+
 def write_session(
     path: Path,
     identity: Identity,
@@ -105,7 +123,7 @@ def write_session(
         identity: whose state it is.
         tokens: the tokens of the state.
         state: what `Session.state` gave for them.
-        chat: `messages`, `template` and `beginning` of a chat.
+        chat: `messages`, `template`, `beginning` and `adapter` of a chat.
 
     Raises:
         BadInput: messages that are not plain values.
@@ -124,7 +142,7 @@ def write_session(
         **chat,
     )
     try:
-        encoded = msgspec.json.encode(header)
+        encoded = msgspec.json.encode(sealed_header(header))
     except (TypeError, msgspec.MsgspecError) as error:
         raise BadInput(
             f"this chat cannot be saved: {reason(error)}; its messages must be plain values"
@@ -136,17 +154,20 @@ def write_session(
     return SavedSession(path, len(header.tokens), len(content))
 
 
+def sealed_header(header: Header) -> Header:
+    """A header with its own hash."""
+    plain = msgspec.json.encode(msgspec.structs.replace(header, header_sha256=""))
+    return msgspec.structs.replace(header, header_sha256=hashlib.sha256(plain).hexdigest())
+
+
 def read_header(path: Path) -> Header:
     """Read what a file says of itself, its messages included, whatever model it is of.
 
     Raises:
         BadInput: there is no such file, or it is not a session.
     """
-    try:
-        with path.open("rb") as file:
-            return _read_header(path, file)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    with _opened(path) as file:
+        return _read_header(path, file)
 
 
 def read_session(path: Path, identity: Identity) -> tuple[Header, CacheRows]:
@@ -155,29 +176,43 @@ def read_session(path: Path, identity: Identity) -> tuple[Header, CacheRows]:
     Raises:
         BadInput: there is no such file, it is damaged, or it is of something else.
     """
-    try:
-        with path.open("rb") as file:
-            header = _read_header(path, file)
-            _check_identity(path, header.identity, identity)
-            size = sum(array.nbytes for array in header.arrays)
-            left = os.fstat(file.fileno()).st_size - file.tell()
-            if left != size:
-                raise BadInput(
-                    f"{path} holds {left} bytes of state, its header says {size}: it is truncated "
-                    f"or changed; {_AGAIN}"
-                )
-            content = file.read()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    with _opened(path) as file:
+        header = _read_header(path, file)
+        _check_identity(path, header.identity, identity)
+        size = sum(array.nbytes for array in header.arrays)
+        left = os.fstat(file.fileno()).st_size - file.tell()
+        if left != size:
+            raise BadInput(
+                f"{path} holds {left} bytes of state, its header says {size}: it is truncated "
+                f"or changed; {_AGAIN}"
+            )
+        content = file.read()
     if hashlib.sha256(content).hexdigest() != header.sha256:
         raise BadInput(f"{path} does not match its own hash: it is damaged; {_AGAIN}")
-    return header, _arrays(header, content)
+    try:
+        return header, _arrays(header, content)
+    except ValueError as error:  # no rows, and other sizes that overflow
+        raise BadInput(f"{path} is damaged: {reason(error)}; {_AGAIN}") from None
 
 
 _AGAIN = "delete it, and save the chat again"
 
 
-def _read_header(path: Path, file: Any) -> Header:
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """An open regular file: reading a pipe or a device may never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is not a file; expected one that chat.save wrote")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL character in its name
+        raise BadInput(f"{str(path)!r} cannot be read: {reason(error)}") from None
+
+
+def _read_header(path: Path, file: BufferedReader) -> Header:
     start = file.read(len(_MAGIC) + 8)
     if len(start) != len(_MAGIC) + 8 or not start.startswith(_MAGIC):
         raise BadInput(f"{path} is not a saved session; expected a file that chat.save wrote")
@@ -195,6 +230,8 @@ def _read_header(path: Path, file: Any) -> Header:
             f"{path} has schema version {header.schema_version}, this edgelm reads {_SCHEMA}; use "
             "the edgelm that wrote it, or save the chat again"
         )
+    if sealed_header(header) != header:
+        raise BadInput(f"{path} does not match its own hash: it is damaged; {_AGAIN}")
     unknown = {array.dtype for array in header.arrays} - set(_DTYPES)
     if unknown:
         raise BadInput(f"{path} has an array of type {min(unknown)!r}; {_AGAIN}")
@@ -206,6 +243,7 @@ def _check_identity(path: Path, saved: Identity, here: Identity) -> None:
         "graph": "another model (its graph or weights differ)",
         "tokenizer": "a model with another tokenizer",
         "engine": f"the engine {saved.engine}, this is {here.engine}",
+        "adapter": "another adapter, or with one of other weights",
         "edgelm": f"edgelm {saved.edgelm}, this is {here.edgelm}",
     }
     for name, what in names.items():

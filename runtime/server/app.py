@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from edgelm.errors import EdgeLMError
+from edgelm.errors import BadInput, EdgeLMError
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.server.context import ServerContext, endpoint, json_response, now
 from edgelm.runtime.server.endpoints.chat_completions import chat_completions
@@ -45,7 +45,15 @@ def make_app(lm: LanguageModel, settings: ServerSettings) -> Starlette:
     """The server of a model as an ASGI application; the caller closes the model.
 
     `app.state.generations.stopping = True` makes it refuse new requests with 503.
+
+    Raises:
+        BadInput: the model and one of its adapters have the same name.
     """
+    if settings.model in lm.adapters:
+        raise BadInput(
+            f"the model is served as {settings.model!r}, which is also the name of one of its "
+            "adapters; give another name: --model NAME"
+        )
     metrics = Metrics(lm)
     generations = Generations(lm, settings, metrics)
     context = ServerContext(lm, settings, generations, started=now())
@@ -87,11 +95,14 @@ def _routes(context: ServerContext, metrics: Metrics) -> list[Route]:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     async def models(_: Request) -> Response:
-        return json_response({"object": "list", "data": [_model(context)]})
+        names = (context.settings.model, *context.lm.adapters)
+        data = [_model(context, name) for name in names]
+        return json_response({"object": "list", "data": data})
 
     async def model(request: Request) -> Response:
-        context.check_model(request.path_params["name"])
-        return json_response(_model(context))
+        name = request.path_params["name"]
+        context.check_model(name)
+        return json_response(_model(context, name))
 
     posts: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         ("/v1/chat/completions", endpoint(context, ChatRequest, chat_completions)),
@@ -115,24 +126,27 @@ def _page(context: ServerContext) -> str:
     return (files("edgelm.runtime.server") / name).read_text(encoding="utf-8")
 
 
-def _model(context: ServerContext) -> dict[str, object]:
+def _model(context: ServerContext, name: str) -> dict[str, object]:
+    """A model of the list; an adapter is one, whose `parent` is the bundle, as vLLM has it."""
     lm = context.lm
-    vectors: dict[str, object] = {}
+    more: dict[str, object] = {}
+    if context.adapter(name) is not None:
+        more = {"parent": context.settings.model}
     if lm.embeds:
-        vectors = {
+        more = {
             "dimensions": lm.embedder.dimensions,
             "max_tokens": lm.embedder.encoder.max_tokens,
             "prompts": [*lm.embedder.settings.prompts],
         }
     return {
-        "id": context.settings.model,
+        "id": name,
         "object": "model",
         "created": context.started,
         "owned_by": "edgelm",
         "context_length": lm.context,
         "sequences": lm.sequences,
         "source": lm.manifest.lineage.source,
-        **vectors,
+        **more,
     }
 
 

@@ -33,13 +33,18 @@ class ServerContext:
 
     def check_model(self, name: str) -> None:
         """Raise ApiError for a model that this server does not have."""
-        if name != self.settings.model:
+        if name != self.settings.model and name not in self.lm.adapters:
+            models = ", ".join(map(repr, (self.settings.model, *self.lm.adapters)))
             raise ApiError(
                 404,
-                f"the model {name!r} is unknown here; this server has {self.settings.model!r}",
+                f"the model {name!r} is unknown here; this server has {models}",
                 code="model_not_found",
                 param="model",
             )
+
+    def adapter(self, model: str) -> str | None:
+        """The adapter that a model's name stands for; None for the bundle itself."""
+        return None if model == self.settings.model else model
 
 
 Handler = Callable[[Request, Body, ServerContext], Awaitable[Response]]

@@ -190,7 +190,8 @@ class Conversation:
     def _save(self, path: str) -> None:
         if not path:
             raise BadInput("/save needs the name of a file")
-        chat = self.model.chat(messages=self.messages, **self.settings.template)
+        adapter = self.settings.values.get("adapter")
+        chat = self.model.chat(messages=self.messages, adapter=adapter, **self.settings.template)
         try:
             chat.save(Path(path))
         except OSError as error:
@@ -206,6 +207,9 @@ class Conversation:
             chat = Chat.load(self.model, Path(path), state=False)
             print(f"(only the messages are used: {error})", file=sys.stderr)
         self.messages, self._warned = chat.messages, False
+        self.settings.values.pop("adapter", None)
+        if chat.adapter is not None:
+            self.settings.values["adapter"] = chat.adapter
         first = self.messages[0] if self.messages else None
         self._system = str(first["content"]) if first and first["role"] == "system" else None
         print(f"(loaded {len(self.messages)} messages)")

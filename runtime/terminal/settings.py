@@ -52,6 +52,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "stop": str,
     "reasoning-budget": int,
     "speculation": str,
+    "adapter": str,
     "thinking": flag,
     "stats": flag,
 }
@@ -117,7 +118,7 @@ class Settings:
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings that a command line gives."""
-    names = ["max-tokens", *SAMPLING, "seed", "reasoning-budget", "stats"]
+    names = ["max-tokens", *SAMPLING, "seed", "reasoning-budget", "adapter", "stats"]
     given = {name: getattr(arguments, name.replace("-", "_")) for name in names}
     settings = Settings({name: value for name, value in given.items() if value is not None})
     if arguments.stop:

@@ -8,7 +8,7 @@ import pytest
 from edgelm.bench.cli import main
 from edgelm.bench.speculation import measure
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
-from edgelm.bench.speculation.works import WORKS, Task
+from edgelm.bench.speculation.tasks import WORKS, Task
 from edgelm.export.pipeline import export_model
 from tests.checkpoints.tiny_chat import save_tiny_chat
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edgelm.checkpoint.quantized_marks import check_names, check_types
+from edgelm.checkpoint.refused_formats import check_names, check_types
 from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown

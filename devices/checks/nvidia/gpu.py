@@ -136,11 +136,11 @@ def _by_profile(context: Context) -> Verdict:
     if gpu.power_limit_w and planned:
         what = f"the power limit of {gpu.name} is {gpu.power_limit_w:.0f} W"
         if gpu.power_limit_w >= _MIN_SHARE * planned:
-            return ok(f"{what}, its profile counts on {planned:.0f} W")
+            return ok(f"{what}, its profile assumes {planned:.0f} W")
         return unknown(
-            f"whether {gpu.power_limit_w:.0f} W is all that {gpu.name} may have here",
-            why=f"the driver does not report its highest limit; its profile counts on "
-            f"{planned:.0f} W, and plans promise what that gives",
+            f"whether {gpu.power_limit_w:.0f} W is the highest power limit of {gpu.name} here",
+            why=f"the driver does not report its highest limit; plans assume the "
+            f"{planned:.0f} W of its profile",
             fix=fix,
         )
     return unknown("the power limit of the GPU", why="its driver does not report one", fix=fix)

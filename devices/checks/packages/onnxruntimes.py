@@ -73,7 +73,7 @@ def needless_gpu_package(context: Context) -> Verdict | None:
         return ok(f"onnxruntime-gpu {version} is installed, and there is a GPU")
     return warning(
         f"onnxruntime-gpu {version} is installed, but no NVIDIA GPU was found",
-        why="it runs on the CPU as onnxruntime does, but its package has 256 MB instead of 28 MB",
+        why="it runs on the CPU as onnxruntime does, but takes 256 MB instead of 28 MB",
         fix="pip uninstall -y onnxruntime-gpu && pip install onnxruntime; or, if there is a GPU, "
         "install its driver until nvidia-smi lists it",
     )

@@ -63,7 +63,8 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     if (precision := manifest.precision.get(PER_LAYER_EMBEDDING)) is not None:
         looked_up = spec.per_layer_embedding_parameters * precision.bits_per_weight / 8
     packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
-    weights = manifest.weight_bytes + packed
+    adapters = sum(manifest.files[one.file].bytes for one in manifest.adapters)
+    weights = manifest.weight_bytes + packed + adapters
     cache = cache_bytes(spec, kv, context, _cut_layers(manifest))
     cache = (cache + sequence_state_bytes(spec)) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace

@@ -6,7 +6,7 @@ without it the CPU kernel is 4 to 240 times slower). Scales are stored in fp16; 
 widens them is folded when a session loads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.bundle import CacheContract, GraphContract, TensorContract
+from edgelm.bundle.records.adapters import LowRankInput
 from edgelm.bundle.roles import output_role
 from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate
@@ -50,6 +51,7 @@ class OrtDialect(OrtAttention):
         context: positions that the rotary tables cover.
         activations: type of the residual stream; CUDA's kernels are made for 16 bits, the CPU's
             for fp32.
+        adapted: groups whose products adapters may change; fp32 activations only.
         window_rows: rows of windowed layers that do not hold all tokens, by their index; the
             CPU's kernels only.
     """
@@ -63,8 +65,10 @@ class OrtDialect(OrtAttention):
         kv: KvType,
         context: int,
         activations: Activations = "fp32",
+        adapted: Collection[str] = (),
         window_rows: Mapping[int, int] | None = None,
     ) -> None:
+        assert not adapted or activations == "fp32", "adapters are bound in fp32"
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
         super().__init__(
             graph,
@@ -77,6 +81,8 @@ class OrtDialect(OrtAttention):
         self.precision = precision
         self.quantizer = quantizer
         self._tied: dict[str, Value] = {}
+        self._adapted = frozenset(adapted)
+        self._low_rank: list[LowRankInput] = []
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings and self.spec.has_head
@@ -124,6 +130,21 @@ class OrtDialect(OrtAttention):
         return self.graph.op("Gather", table, self.tokens, name=name, axis=0), {"weight": table}
 
     def linear(
+        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
+    ) -> Value:
+        product = self._product(x, group, matrix, bias)
+        return self._with_adapter(x, product, group) if group in self._adapted else product
+
+    def _with_adapter(self, x: Value, product: Value, group: str) -> Value:
+        """The product plus what a run's adapter adds to it; nothing without one."""
+        outputs, inputs = self.weights.shape(group)
+        names = f"{group}.adapter.down", f"{group}.adapter.up"
+        down = self.graph.optional_input(names[0], (inputs, f"{group}.rank"))
+        up = self.graph.optional_input(names[1], (f"{group}.rank", outputs))
+        self._low_rank.append(LowRankInput(group, *names, inputs, outputs))
+        return self.add(product, self.graph.op("MatMul", self.graph.op("MatMul", x, down), up))
+
+    def _product(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
     ) -> Value:
         precision = self.precision[group]
@@ -288,6 +309,7 @@ class OrtDialect(OrtAttention):
                 layers=tuple(self.cache.layers),
                 states=tuple(self.cache.states),
             ),
+            low_rank=tuple(self._low_rank),
         )
 
     def _packed(

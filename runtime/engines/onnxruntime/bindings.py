@@ -42,7 +42,7 @@ def bind(
     """Bind arrays to the parts of a graph, by name.
 
     What passes from one segment to the next gets memory, of these sizes, which lives as long as the
-    bindings.
+    bindings. Optional inputs, which adapters have, are bound where arrays are given for them.
     """
     everything = {**arrays, **_new_links(graph, sizes)}
     bindings = []
@@ -50,11 +50,22 @@ def bind(
         io = session.io_binding()
         for name in part.inputs:
             array = everything[name]
-            io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            _bind_input(io, name, array)
+        if len(sessions) == 1:
+            for name in _optional_inputs(graph) & everything.keys():
+                _bind_input(io, name, everything[name])
         for name in part.outputs:
             bind_output(io, name, everything[name])
         bindings.append(Binding(io, everything))
     return bindings
+
+
+def _optional_inputs(graph: GraphContract) -> set[str]:
+    return {name for one in graph.low_rank for name in (one.down, one.up)}
+
+
+def _bind_input(io: Any, name: str, array: Any) -> None:
+    io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def bind_output(io: Any, name: str, array: Any) -> None:

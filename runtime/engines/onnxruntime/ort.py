@@ -17,6 +17,7 @@ from edgelm.bundle import GraphContract, GraphSegment
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle
 from edgelm.reasons import reason
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.graph_check import (
     check_capacity,
     check_ort_graph,
@@ -117,6 +118,7 @@ class OrtEngine:
             else:
                 runs = sibling_of.batch.runs
             self.batch = BatchPlace(runs, self._place)
+        self._adapter: LoadedAdapter | None = None
         self._state = HostState(graph.cache.states) if graph.cache.states else None
         self.recurrent = _state_of(graph, self._pool, self._place, self._state)
         # Logits of the bound steps, which share them.
@@ -154,6 +156,13 @@ class OrtEngine:
             self._state.advance()
         first: Logits = rows[0, :logits]
         return first
+
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        """Bind an adapter to the next runs, or none. The cache's rows are then of another model."""
+        with self._pool.lock:
+            self._follow_memory()
+            self._adapter = adapter
+            self._steps = {1: self._bind_step(1)}
 
     def sibling(self) -> "OrtEngine":
         """Another cache over the same weights."""
@@ -261,6 +270,8 @@ class OrtEngine:
             pairs = zip(self._state.past, self._state.present, strict=True)
             for state, (before, after) in zip(graph.cache.states, pairs, strict=True):
                 arrays[state.past], arrays[state.present] = before, after
+        if self._adapter is not None:
+            arrays |= self._adapter.arrays
         sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
         return bind(self._sessions, graph, arrays, sizes)
 

@@ -60,6 +60,7 @@ def _options(body: ChatRequest, context: ServerContext) -> Options:
     return options_of(
         body,
         context.settings,
+        adapter=context.adapter(body.model),
         max_tokens=body.max_tokens if given is None else given,
         stop=body.stop,
         logprobs=logprobs,
@@ -68,16 +69,8 @@ def _options(body: ChatRequest, context: ServerContext) -> Options:
         tool_choice=body.tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
         reasoning_budget=body.reasoning_budget,
-        chat_template_kwargs=_template_arguments(body),
+        chat_template_kwargs=body.chat_template_kwargs,
     )
-
-
-def _template_arguments(body: ChatRequest) -> dict[str, Any] | None:
-    given = body.chat_template_kwargs or {}
-    # What a client sends is text: it may not begin a turn of another role.
-    if refused := sorted(given.keys() & {"allow_special", "messages"}):
-        raise ApiError(400, f"chat_template_kwargs may not have {refused[0]}")
-    return body.chat_template_kwargs
 
 
 Starter = Callable[[int], Any]

@@ -34,6 +34,7 @@ async def completions(
     options = options_of(
         body,
         context.settings,
+        adapter=context.adapter(body.model),
         max_tokens=body.max_tokens,
         stop=body.stop,
         logprobs=body.logprobs,

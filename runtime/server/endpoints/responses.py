@@ -30,6 +30,7 @@ async def responses(request: Request, body: ResponsesRequest, context: ServerCon
     options = options_of(
         body,
         context.settings,
+        adapter=context.adapter(body.model),
         max_tokens=body.max_output_tokens,
         response_format=_response_format(body),
         tools=_tools(body),

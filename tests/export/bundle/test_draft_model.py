@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import edgelm
 from edgelm.bundle import MANIFEST, read_manifest, verify
+from edgelm.bundle.manifest_file import write_manifest
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.export.bundle.draft_model import export_draft
@@ -96,6 +98,16 @@ def test_a_damaged_draft_is_found(bundle: Path, tmp_path: Path) -> None:
     with (copy / "draft" / "model.onnx.data").open("r+b") as file:
         file.write(b"????")
     with pytest.raises(BadBundle, match=r"draft/model\.onnx\.data"):
+        edgelm.load(copy, threads=1)
+
+
+@pytest.mark.parametrize("name", ["draft/model.onnx.data", "draft/generation_config.json"])
+def test_a_file_of_the_draft_that_no_hash_covers(bundle: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = read_manifest(copy)
+    files = {one: entry for one, entry in manifest.files.items() if one != name}
+    write_manifest(copy, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(BadBundle, match=f"does not list {name}"):
         edgelm.load(copy, threads=1)
 
 

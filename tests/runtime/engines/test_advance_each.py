@@ -10,6 +10,7 @@ import pytest
 
 from edgelm.errors import BadInput, ContextFull, DoesNotFit
 from edgelm.runtime.engines import growth
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime import batched_steps
 from tests.conftest import TinyFactory
@@ -93,10 +94,13 @@ def test_sequences_that_are_not_neighbors_are_brought_together(
     real = batched_steps.BatchedSteps._run_neighbors
 
     def count(
-        self: batched_steps.BatchedSteps, group: list[int], given: list[tuple[int, int]]
+        self: batched_steps.BatchedSteps,
+        group: list[int],
+        given: list[tuple[int, int]],
+        adapter: LoadedAdapter | None,
     ) -> Row:
         sizes.append(len(group))
-        return real(self, group, given)
+        return real(self, group, given, adapter)
 
     monkeypatch.setattr(batched_steps.BatchedSteps, "_run_neighbors", count)
     step(four, [0, 1, 2, 3], expected)

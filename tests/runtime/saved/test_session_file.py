@@ -1,11 +1,15 @@
 """Saved chats: what comes back, and that nothing comes back from a file that does not fit."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 import edgelm
@@ -69,13 +73,20 @@ def test_messages_alone(saved: Path, lm: LanguageModel) -> None:
     assert lm.running == 0
 
 
-def change_header(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+def change_header(
+    path: Path, change: Callable[[dict[str, object]], object], *, seal: bool = True
+) -> None:
     content = path.read_bytes()
     at = len(session_file._MAGIC)
     (length,) = struct.unpack("<Q", content[at : at + 8])
     header = json.loads(content[at + 8 : at + 8 + length])
     change(header)
     encoded = json.dumps(header).encode()
+    if seal:
+        # Where the change is of a type that no header has, there is nothing to seal.
+        with suppress(msgspec.MsgspecError):
+            given = msgspec.json.decode(encoded, type=session_file.Header)
+            encoded = msgspec.json.encode(session_file.sealed_header(given))
     path.write_bytes(
         content[:at] + struct.pack("<Q", len(encoded)) + encoded + content[at + 8 + length :]
     )
@@ -118,8 +129,9 @@ def test_damaged(
 
 
 HEADERS: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
-    "version": (lambda header: header.update(schema_version=2), "schema version 2"),
+    "version": (lambda header: header.update(schema_version=3), "schema version 3"),
     "dtype": (lambda header: header["arrays"][0].update(dtype="object"), "'object'"),  # type: ignore[index]
+    "control tokens": (lambda header: header.update(template={"allow_special": True}), "may not"),
     "negative": (lambda header: header["arrays"][0].update(shape=[-1]), "damaged"),  # type: ignore[index]
     "fewer tokens": (lambda header: header["tokens"].pop(), "a state of other than its"),  # type: ignore[attr-defined]
     "role": (lambda header: header["messages"][0].update(role="x"), "bad message"),  # type: ignore[index]
@@ -141,6 +153,34 @@ def test_headers_that_lie(
     with pytest.raises(BadInput, match=message):
         lm.chat(session=saved)
     assert lm.running == 0
+
+
+def test_a_header_that_was_changed(saved: Path, lm: LanguageModel) -> None:
+    change_header(saved, lambda header: header["messages"][0].update(content="!"), seal=False)  # type: ignore[index]
+    for state in (True, False):
+        with pytest.raises(BadInput, match="does not match its own hash"):
+            Chat.load(lm, saved, state=state)
+
+
+def test_a_size_of_zero_beside_sizes_that_overflow(saved: Path, lm: LanguageModel) -> None:
+    def empty(header: dict[str, object]) -> None:
+        header["arrays"] = [{"dtype": "int8", "shape": [2**32, 2**32, 0]}]
+        header["sha256"] = sha256(b"").hexdigest()
+
+    change_header(saved, empty)
+    content = saved.read_bytes()
+    at = len(session_file._MAGIC)
+    (length,) = struct.unpack("<Q", content[at : at + 8])
+    saved.write_bytes(content[: at + 8 + length])
+    with pytest.raises(BadInput, match="is damaged"):
+        lm.chat(session=saved)
+
+
+def test_not_a_file(lm: LanguageModel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "a\0b"):
+        with pytest.raises(BadInput, match=r"is not a file|cannot be read"):
+            lm.chat(session=path)
 
 
 def test_no_file(lm: LanguageModel, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class MarkovSession:
     vocab_size = VOCAB
     chunk = 64
     cache_bytes = 0
+    adapter = None
 
     def __init__(self) -> None:
         self.length = 0
@@ -54,6 +55,8 @@ class MarkovSession:
         self.length = length
 
     def cancel_when(self, cancelled: object) -> None: ...
+
+    def use_adapter(self, adapter: object) -> None: ...
 
     def sibling(self) -> Session:
         return MarkovSession()

@@ -116,8 +116,8 @@ def test_power_limit_by_nvml(
 @pytest.mark.parametrize(
     ("watts", "severity", "what"),
     [
-        (110, "ok", f"the power limit of {NAME} is 110 W, its profile counts on 115 W"),
-        (45, "unknown", f"whether 45 W is all that {NAME} may have here"),
+        (110, "ok", f"the power limit of {NAME} is 110 W, its profile assumes 115 W"),
+        (45, "unknown", f"whether 45 W is the highest power limit of {NAME} here"),
     ],
 )
 def test_power_limit_against_the_profile(

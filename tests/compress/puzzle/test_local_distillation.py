@@ -14,7 +14,7 @@ from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.library import LayerMlps, layer_file, make_layers, read_mlp
-from edgelm.compress.puzzle.local import distill_locally
+from edgelm.compress.puzzle.local_distillation import distill_locally
 from edgelm.compress.puzzle.scores import replaced, score_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.puzzle.student import assemble
