@@ -1,15 +1,18 @@
 """Layers that keep only their window compute what Hugging Face computes, far beyond the window."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from edgelm.errors import BadBundle
 from edgelm.runtime.engines.engine_session import EngineSession
 from tests.conftest import Tiny, TinyFactory
-from tests.export.graphs import build_session, cpu_engine
+from tests.export.graphs import build_session, cpu_engine, cpu_session
 
 CONTEXT = 128
 TOKENS = np.random.default_rng(11).integers(3, 120, CONTEXT)
@@ -106,3 +109,26 @@ def test_rejected_tokens(session: EngineSession, expected: Rows) -> None:
         check(rows, expected[at : at + 1 + kept])
         kept = (kept + 3) % 12
     check(session.advance(TOKENS[session.length :][:1]), expected[session.length - 1 :][:1])
+
+
+def test_a_manifest_without_the_rows_is_refused(
+    session: EngineSession, source: Tiny, tmp_path: Path
+) -> None:
+    engine = cpu_engine(session)
+    graph = engine._graph
+    bare = tuple(msgspec.structs.replace(one, rows=None, window=None) for one in graph.cache.layers)
+    wrong = msgspec.structs.replace(graph, cache=msgspec.structs.replace(graph.cache, layers=bare))
+    with pytest.raises(BadBundle, match="the manifest says that it grows with its tokens"):
+        cpu_session(engine._folder, wrong, capacity=CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_graphs_without_windows_are_the_same_bytes(
+    tiny: TinyFactory, tmp_path: Path, name: str
+) -> None:
+    files = []
+    for cuts in (False, True):
+        folder = tmp_path / str(cuts)
+        build_session(tiny(name).checkpoint, folder, cuts_windows=cuts).close()
+        files.append((folder / "model.onnx").read_bytes())
+    assert files[0] == files[1]

@@ -26,3 +26,15 @@ def test_the_error_names_both_ways_out(bundle: Path) -> None:
 
 def test_fp32_bundles_also_run_on_the_last_one_for_python_3_10(bundle: Path) -> None:
     check_version("1.23.2", read_manifest(bundle).graph)
+
+
+def test_windowed_caches_need_a_newer_one(bundle: Path) -> None:
+    graph = read_manifest(bundle).graph
+    [first, *others] = graph.cache.layers
+    cut = (msgspec.structs.replace(first, rows=24, window=8), *others)
+    windowed = msgspec.structs.replace(
+        graph, cache=msgspec.structs.replace(graph.cache, layers=cut), opsets={"ai.onnx": 24}
+    )
+    check_version("1.30.0", windowed)
+    with pytest.raises(MissingPackage, match=r"keep only their window.*1\.30, but 1\.29.*kv fp32"):
+        check_version("1.29.1", windowed)
