@@ -187,10 +187,10 @@ def test_an_int8_window_holds_what_the_whole_cache_holds(source: Tiny, tmp_path:
             cut.rewind(end)
             whole.rewind(end)
         layers = cpu_engine(cut)._graph.cache.layers
-        pairs = zip(cpu_engine(cut)._cache, cpu_engine(whole)._cache, strict=True)
-        for layer, (ours, theirs) in zip(layers, pairs, strict=True):
+        caches = zip(layers, cpu_engine(cut)._cache, cpu_engine(whole)._cache, strict=True)
+        for layer, pair, others in caches:
             first = first_held(110, layer.rows, layer.window or 0) if layer.rows else 0
-            for one, other in zip(ours, theirs, strict=True):
+            for one, other in zip(pair, others, strict=True):
                 np.testing.assert_array_equal(one[:, :, : 110 - first], other[:, :, first:110])
 
 
