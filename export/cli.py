@@ -261,7 +261,6 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.this_machine import target_profile
-    from edgelm.export.adapters.options import check_adapters, chosen_adapters
     from edgelm.planning import SOURCE, PlanRequest
 
     request = PlanRequest(
@@ -272,10 +271,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.symmetric,
         arguments.engine,
     )
-    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
-    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
+    if arguments.adapter or arguments.switchable:
+        _check_adapters(arguments, profile)
     _check_options(arguments, request, spec)
     if arguments.precision in (None, SOURCE):
         request = _of_source(arguments, request, profile)
@@ -298,6 +297,13 @@ def _check_options(
     ExportRequest(request, exceptions, method=method, max_size=max_size, segments=segments).check(
         groups(spec)
     )
+
+
+def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
+    from edgelm.export.adapters.options import check_adapters, chosen_adapters
+
+    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
+    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 
 def _of_source(
