@@ -369,38 +369,3 @@ def test_a_long_prompt_does_not_stop_the_others(four: LanguageModel, sizes: Size
     first, last = order.index("chunk", 4), len(order) - 1 - order[::-1].index("chunk")
     between = order[first:last]
     assert "chunk chunk chunk" not in " ".join(between)
-
-
-def test_the_gain_is_that_of_the_measured_runs(
-    four: LanguageModel, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run of one takes 20 ms here and a run of several 40: two tokens in the time of two."""
-    steps = four._sequences.shared_steps
-    assert steps is not None
-    gains: list[tuple[int, float]] = []
-    clock = [0.0]
-
-    def slowed(real: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def run(*given: Any, **options: Any) -> Any:
-            clock[0] += seconds
-            return real(*given, **options)
-
-        return run
-
-    monkeypatch.setattr(shared_steps, "_advance", slowed(shared_steps._advance, 0.02))
-    several = slowed(EngineSession.advance_each, 0.04)
-    monkeypatch.setattr(EngineSession, "advance_each", several)
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-
-    def ask(ids: list[int], logits: Logits) -> Logits:
-        gains.append((len(steps._expected), steps.gain(four.session)))
-        return logits
-
-    assert steps.gain(four.session) == 1.0
-    generation(four, 0, max_tokens=4)()
-    assert steps.gain(four.session) == 1.0, "nobody else decodes"
-    together(*(generation(four, n, logits_processors=[ask]) for n in range(4)))
-    found = {round(gain, 6) for size, gain in gains if size == 4}
-    assert found <= {2.0, 1.5, np.inf}  # four others beside the own sequence, or three
-    assert 2.0 in found
-    assert steps.gain(four.session) == 1.0, "all have ended"
