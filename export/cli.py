@@ -10,6 +10,7 @@ import msgspec
 
 from edgelm.cli import format_bytes, parse_bytes, positive_int, run_command
 from edgelm.errors import BadInput
+from edgelm.export.bundle_commands import list_targets, sign, trust, verify
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -174,15 +175,15 @@ def _run(arguments: argparse.Namespace) -> None:
             "two commands"
         )
     if arguments.list_targets:
-        return _list_targets()
+        return list_targets()
     if arguments.verify:
-        return _verify(arguments.verify)
+        return verify(arguments.verify)
     if arguments.sign:
-        return _sign(*map(Path, arguments.sign))
+        return sign(*map(Path, arguments.sign))
     if arguments.finalize:
         return _finalize(arguments.finalize)
     if arguments.trust:
-        return _trust(arguments.trust)
+        return trust(arguments.trust)
     if not arguments.model:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
     if arguments.plan:
@@ -194,59 +195,12 @@ def _run(arguments: argparse.Namespace) -> None:
     return _export(arguments)
 
 
-def _list_targets() -> None:
-    from edgelm.devices.profile import load_profiles
-
-    for profile in load_profiles():
-        print(f"{profile.name:<27} {profile.title}; {', '.join(profile.precisions)}")
-
-
-def _verify(folder: Path) -> None:
-    from edgelm.bundle import read_manifest, verify
-    from edgelm.bundle.records.evaluation import check_evaluation
-    from edgelm.bundle.signing.signature import check_signature
-
-    manifest = read_manifest(folder)
-    verify(folder, manifest)
-    evaluation = check_evaluation(folder, manifest)
-    signer = check_signature(folder, manifest)
-    total = sum(entry.bytes for entry in manifest.files.values())
-    print(f"{folder}: {len(manifest.files)} files, {format_bytes(total)}, all hashes match")
-    if evaluation is not None:
-        engine = f"{evaluation.subject.engine} {evaluation.subject.engine_version}"
-        print(f"evaluated on {engine}, {evaluation.created}: {len(evaluation.tasks)} tasks")
-    who = f"signed by {signer.name or 'a trusted key'}, {signer.fingerprint}" if signer else ""
-    print(who or "not signed: hashes detect damage, not who made the bundle")
-
-
-def _sign(folder: Path, key: Path) -> None:
-    from edgelm.export.bundle.sign import sign_bundle
-
-    public = sign_bundle(folder, key)
-    print(f"{folder}: signed by {public.name}, {public.fingerprint}")
-    print(f"who trusts this key adds to ~/.config/edgelm/trusted-keys: {public.line}")
-
-
 def _finalize(folder: Path) -> None:
     from edgelm.runtime.engines.finalize import finalize
 
     manifest = finalize(folder, progress=_log_line)
     print(f"{folder}: {manifest.engines[0].file} is ready")
     print(_run_hint(folder))
-
-
-def _trust(folder: Path) -> None:
-    from edgelm.bundle import read_manifest, verify
-    from edgelm.runtime.engines.trust import trust
-
-    manifest = read_manifest(folder)
-    if not manifest.engines:
-        raise BadInput(f"{folder} holds no compiled engine; nothing to trust")
-    verify(folder, manifest)  # which also checks that every engine has an entry
-    for engine in manifest.engines:
-        for file in engine.files:
-            trust(manifest.files[file].sha256)
-            print(f"{folder / file} may run on this machine (compiled {engine.machine})")
 
 
 def _log_line(line: str) -> None:
@@ -261,7 +215,6 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.checkpoint.source import read_spec
     from edgelm.devices.planner.plan import plan
     from edgelm.devices.this_machine import target_profile
-    from edgelm.export.adapters.options import check_adapters, chosen_adapters
     from edgelm.planning import SOURCE, PlanRequest
 
     request = PlanRequest(
@@ -272,10 +225,10 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.symmetric,
         arguments.engine,
     )
-    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
-    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
+    if arguments.adapter or arguments.switchable:
+        _check_adapters(arguments, profile)
     _check_options(arguments, request, spec)
     if arguments.precision in (None, SOURCE):
         request = _of_source(arguments, request, profile)
@@ -298,6 +251,13 @@ def _check_options(
     ExportRequest(request, exceptions, method=method, max_size=max_size, segments=segments).check(
         groups(spec)
     )
+
+
+def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
+    from edgelm.export.adapters.options import check_adapters, chosen_adapters
+
+    merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
+    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 
 def _of_source(
