@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgelm.cli import format_bytes, positive_int, run_command
+from edgelm.cli import format_bytes, parse_bytes, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 if TYPE_CHECKING:
     from edgelm.devices.profile import Profile
     from edgelm.planning import PlanRequest
+    from edgelm.spec.decoder import DecoderSpec
 
 _EPILOG = """\
 precisions:
@@ -275,10 +276,28 @@ def _plan(arguments: argparse.Namespace) -> None:
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
     check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
+    _check_options(arguments, request, spec)
     if arguments.precision in (None, SOURCE):
         request = _of_source(arguments, request, profile)
     result = plan(spec, profile, request)
     print(_json(result) if arguments.json else result.table())
+
+
+def _check_options(
+    arguments: argparse.Namespace, request: "PlanRequest", spec: "DecoderSpec"
+) -> None:
+    """Refuse what the export would refuse, although the plan does not depend on it."""
+    exceptions = dict(_exception(text) for text in arguments.layer)
+    max_size = None if arguments.max_size is None else parse_bytes(arguments.max_size)
+    if not exceptions and (max_size, arguments.segments, arguments.method) == (None, None, "auto"):
+        return
+    from edgelm.export.request import ExportRequest  # imports torch
+    from edgelm.spec.groups import groups
+
+    method, segments = arguments.method, arguments.segments
+    ExportRequest(request, exceptions, method=method, max_size=max_size, segments=segments).check(
+        groups(spec)
+    )
 
 
 def _of_source(

@@ -15,7 +15,7 @@ from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
 from edgelm.runtime.embedding.embeds import Embeds, embedder_of
-from edgelm.runtime.engines.adapters import Adapters
+from edgelm.runtime.engines.adapters import Adapters, LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.generation_config import (
@@ -121,6 +121,10 @@ class LanguageModel(Embeds, Occupancy):
     def adapters(self) -> tuple[str, ...]:
         """The names of the bundle's adapters: see the option `adapter`."""
         return tuple(self._adapters)
+
+    def adapter(self, name: str | None) -> LoadedAdapter | None:
+        """An adapter in memory, for a session's `use_adapter`; None for none."""
+        return self._adapters.find(name)
 
     @property
     def has_chat_template(self) -> bool:

@@ -98,10 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
-    from edgelm.bench.evaluation.report import write_report
+    from edgelm.bench.evaluation.results.report import write_report
+    from edgelm.bench.evaluation.results.text_table import text_table
     from edgelm.bench.evaluation.run import EvaluationRequest, run_evaluation
     from edgelm.bench.evaluation.subjects import is_bundle
-    from edgelm.bench.evaluation.text_table import text_table
     from edgelm.bench.machine import describe_machine
     from edgelm.compress.evaluation.task_names import parse_tasks
     from edgelm.devices.detection.threads import physical_cores
@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     evaluation = run_evaluation(request, _Progress().show)
     write_report(evaluation, arguments.out)
     if arguments.record:
-        from edgelm.bench.evaluation.record import record_in_bundle
+        from edgelm.bench.evaluation.results.bundle_record import record_in_bundle
 
         if record_in_bundle(Path(arguments.model), evaluation):
             print(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
-from edgelm.bench.evaluation.bundle_requests import continuation_requests
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
+from edgelm.bench.evaluation.bundle.requests import continuation_requests
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.runtime.generation.options import GREEDY, Options
 from edgelm.runtime.loading import load

@@ -16,7 +16,7 @@ import msgspec
 
 import edgelm
 from edgelm.bench.evaluation.judge import judge_dialogs, open_judge
-from edgelm.bench.evaluation.records import (
+from edgelm.bench.evaluation.results.records import (
     SCHEMA_VERSION,
     Evaluation,
     Subject,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgelm.bench.evaluation.batch_equality import exact_batch
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers, worker_sizes
-from edgelm.bench.evaluation.records import Subject
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
+from edgelm.bench.evaluation.bundle.batch_equality import exact_batch
+from edgelm.bench.evaluation.bundle.workers import BundleWorkers, worker_sizes
+from edgelm.bench.evaluation.results.records import Subject
 from edgelm.bundle import MANIFEST
 from edgelm.bundle.files import listed_graph_sha256
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
@@ -91,7 +91,7 @@ def _agreement(
     source: Checkpoint, session: Session, rows: Sequence[Sequence[int]], progress: Progress
 ) -> dict[str, Metric]:
     # Only here: its imports take seconds and a few hundred megabytes.
-    from edgelm.bench.evaluation.source_agreement import SourceAgreement
+    from edgelm.bench.evaluation.bundle.source_agreement import SourceAgreement
 
     return SourceAgreement(source, session)(rows, progress)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgelm.bench.evaluation.source_agreement import SourceAgreement
+from edgelm.bench.evaluation.bundle.source_agreement import SourceAgreement
 from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.metrics import Metric

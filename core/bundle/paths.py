@@ -28,7 +28,9 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     # realpath, since Path.resolve raises for circular links.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise BadBundle(f"{folder}: {name!r} lies outside the bundle; do not use this bundle")
+        raise BadBundle(
+            f"{folder}: {name!r} lies outside the bundle; do not use this bundle{_link(path)}"
+        )
     return path
 
 
@@ -67,6 +69,13 @@ def _state(found: os.stat_result) -> FileState:
     return FileState(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )
+
+
+def _link(path: Path) -> str:
+    """What to do where a download left links in place of files, as the cache of a hub has them."""
+    if not path.is_symlink():
+        return ""
+    return " as it is: the file is a link; if you made it, copy the bundle without links (cp -rL)"
 
 
 _AGAIN = "copy or export the bundle again"

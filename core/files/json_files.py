@@ -7,6 +7,7 @@ from reprlib import Repr
 from typing import Any
 
 from edgelm.errors import BadCheckpoint
+from edgelm.files.lfs_pointer import check_not_pointer
 
 MAX_BYTES = 8 * 1024**2
 _MAX_VALUES = 1_000_000  # each takes up to 100 bytes of memory
@@ -34,7 +35,7 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadCheckpoint: it is not a regular file, too large or unreadable.
+        BadCheckpoint: it is not a regular file, too large, unreadable, or a pointer of Git LFS.
     """
     try:
         status = path.stat()
@@ -46,12 +47,14 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
                 "another file under this name?"
             )
         with path.open("rb") as file:
-            return file.read(max_bytes)
+            content = file.read(max_bytes)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadCheckpoint(f"{path} cannot be read: {reason}") from None
+    check_not_pointer(path, content)
+    return content
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:

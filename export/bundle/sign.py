@@ -64,7 +64,8 @@ def replace_card(folder: Path, manifest: Manifest, title: str, text: str) -> Man
 def _name(key_file: Path) -> str:
     public = key_file.with_name(f"{key_file.name}.pub")
     try:
-        comment = public.read_text(encoding="utf-8").split(maxsplit=2)[2:]
+        text = public.read_text(encoding="utf-8") if public.is_file() else ""
+        comment = text.split(maxsplit=2)[2:]
     except (OSError, UnicodeDecodeError):
         comment = []
     return " ".join(comment[0].split()) if comment else key_file.stem

@@ -81,11 +81,11 @@ class Graph:
         self._inputs.append(value)
         return value
 
-    def optional_input(self, name: str, shape: tuple[int | str, int | str]) -> ir.Value:
-        """Declare an fp32 matrix that a run may leave out; its open size, a string, is then 0."""
-        sizes = [size if isinstance(size, int) else 0 for size in shape]
-        default = ir.Tensor(np.zeros(sizes, np.float32), name=name)
-        value = self._register(name, default)
+    def optional_input(
+        self, name: str, shape: tuple[int | str, int | str], default: npt.NDArray[np.float32]
+    ) -> ir.Value:
+        """Declare an fp32 matrix that a run may leave out: it is then the default."""
+        value = self._register(name, ir.Tensor(default, name=name))
         value.shape = ir.Shape(shape)
         self._inputs.append(value)
         return value

@@ -91,7 +91,7 @@ def _expected_factors(graph: GraphContract) -> dict[str, Tensor]:
     expected = {}
     for one in graph.low_rank:
         expected[one.down] = Tensor("float32", (one.inputs, None))
-        expected[one.up] = Tensor("float32", (None, one.outputs))
+        expected[one.up] = Tensor("float32", (None, None))
     return expected
 
 

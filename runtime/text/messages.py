@@ -133,6 +133,7 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_dict_arguments(call: Any) -> dict[str, Any]:
+    call = _with_function(call)
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadInput(
@@ -143,6 +144,19 @@ def _with_dict_arguments(call: Any) -> dict[str, Any]:
     if isinstance(arguments, str) or arguments is None:
         arguments = _parsed(function["name"], arguments or "{}")
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+def _with_function(call: Any) -> Any:
+    """A call in OpenAI's form, if it is in the flat one: name and arguments without `function`.
+
+    The flat fields stay: templates that are made for them read them, as transformers lets them.
+    """
+    if not isinstance(call, dict) or "function" in call or "arguments" not in call:
+        return call
+    name, arguments = call.get("name", ""), call["arguments"]
+    if isinstance(arguments, str):
+        arguments = _parsed(str(name), arguments)
+    return {**call, "arguments": arguments, "function": {"name": name, "arguments": arguments}}
 
 
 def _parsed(name: str, arguments: str) -> dict[str, Any]:

@@ -222,6 +222,26 @@ def test_plan_needs_the_config_only(
     assert "context 128" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "int8", "--layer", "nothing.*=int4"], "matches no group"),
+        (["--precision", "int8", "--layer", "layers.*=int3"], "int3"),
+        (["--layer", "layers.*"], "expected PATTERN=PRECISION"),
+        (["--method", "best"], "unknown method 'best'"),
+        (["--precision", "int8", "--max-size", "98MB"], "needs --precision auto"),
+        (["--max-size", "98"], "smaller than any model"),
+        (["--segments", "5000"], "segments is 5000"),
+    ],
+)
+def test_plan_refuses_what_the_export_would(
+    tiny: TinyFactory, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, tiny("qwen3").folder, "--plan", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_plan_takes_less_than_a_second(tiny: TinyFactory) -> None:
     command = [sys.executable, "-m", "edgelm.export.cli", str(tiny("gemma2").folder), "--plan"]
     seconds = []

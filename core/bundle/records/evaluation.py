@@ -1,6 +1,7 @@
 """The evaluation that travels with a bundle: `evaluation.json`, written by `edge-eval --record`.
 
-edgelm.bench.evaluation.records has all of its fields; here are those that tie it to the bundle.
+edgelm.bench.evaluation.results.records has all of its fields; here are those that tie it to the
+bundle.
 """
 
 from pathlib import Path

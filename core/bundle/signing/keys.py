@@ -96,10 +96,7 @@ def read_private_key(path: Path) -> Any:
     """
     serialization = crypto("hazmat.primitives.serialization")
     ed25519 = crypto("hazmat.primitives.asymmetric.ed25519")
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"the key {path} cannot be read: {reason(error)}") from None
+    text = _read_key(path)
     is_ssh = b"OPENSSH PRIVATE KEY" in text
     load = serialization.load_ssh_private_key if is_ssh else serialization.load_pem_private_key
     try:
@@ -112,6 +109,16 @@ def read_private_key(path: Path) -> Any:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise BadInput(f"{path} is a key of another kind; expected Ed25519: ssh-keygen -t ed25519")
     return key
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise BadInput(f"the key {path} is not a file; make one with: ssh-keygen -t ed25519")
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise BadInput(f"the key {path} cannot be read: {reason(error)}") from None
 
 
 def crypto(module: str) -> Any:

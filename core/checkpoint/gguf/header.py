@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgelm.errors import BadCheckpoint
+from edgelm.files.lfs_pointer import check_not_pointer
 from edgelm.reasons import reason
 
 _SCALARS = {
@@ -70,6 +71,7 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
     Raises:
         BadCheckpoint: it is not a GGUF file, is truncated, or has impossible values.
     """
+    check_not_pointer(path, data[:200])
     try:
         return _Parser(data).parse()
     except _Truncated:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import MAX_BYTES, parse_json_object, shown
+from edgelm.files.lfs_pointer import check_not_pointer
 
 _BITS = {
     "BOOL": 8,
@@ -37,6 +38,7 @@ _BITS = {
     "C64": 64,
 }
 _MAX_DIMENSIONS = 16
+_POINTER_BYTES = 200
 
 
 class StoredTensor(NamedTuple):
@@ -63,6 +65,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
+            check_not_pointer(path, file.read(_POINTER_BYTES))
+            file.seek(0)
             data = file.read(_header_length(file.read(8), size, path))
     except OSError as error:
         raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from None

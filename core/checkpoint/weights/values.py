@@ -52,7 +52,7 @@ def read_tensor(stored: StoredTensor) -> "torch.Tensor":
     try:
         with safe_open(stored.path, framework="pt") as opened:
             return opened.get_tensor(stored.name)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # torch's, for a file that is gone
         raise BadCheckpoint(
             f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file "
             "changed after it was opened?"

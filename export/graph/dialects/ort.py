@@ -139,8 +139,10 @@ class OrtDialect(OrtAttention):
         """The product plus what a run's adapter adds to it; nothing without one."""
         outputs, inputs = self.weights.shape(group)
         names = f"{group}.adapter.down", f"{group}.adapter.up"
-        down = self.graph.optional_input(names[0], (inputs, f"{group}.rank"))
-        up = self.graph.optional_input(names[1], (f"{group}.rank", outputs))
+        nothing = np.zeros((inputs, 0), np.float32), np.zeros((0, 1), np.float32)
+        down = self.graph.optional_input(names[0], (inputs, f"{group}.rank"), nothing[0])
+        # Without an adapter one zero is added to all outputs: a column costs less than a matrix.
+        up = self.graph.optional_input(names[1], (f"{group}.rank", f"{group}.outputs"), nothing[1])
         self._low_rank.append(LowRankInput(group, *names, inputs, outputs))
         return self.add(product, self.graph.op("MatMul", self.graph.op("MatMul", x, down), up))
 

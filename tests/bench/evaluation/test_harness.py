@@ -9,7 +9,7 @@ import pytest
 
 import edgelm
 from edgelm.bench.evaluation import harness
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.errors import BadInput, MissingPackage
 

@@ -228,7 +228,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
     outside = folder.parent / "outside.onnx"
     (folder / "model.onnx").rename(outside)
     (folder / "model.onnx").symlink_to(outside)
-    with pytest.raises(BadBundle, match=r"'model\.onnx' lies outside the bundle"):
+    with pytest.raises(BadBundle, match=r"'model\.onnx' lies outside the bundle.*cp -rL"):
         verify(folder, read_manifest(folder))
 
 

@@ -60,10 +60,11 @@ def adapted_session(
 
 
 def peft_adapter(
-    folder: Path, model: str, *, seed: int = 0, size: float = 0.05, **options: Any
+    folder: Path, model: str, *, seed: int = 0, size: float = 0.05, **given: Any
 ) -> Any:
     """Save a random adapter of a tiny model with peft; return the model that has it."""
-    options = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"} | options
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
+    options |= given
     config = peft.LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **options)
     torch.manual_seed(seed)
     base: Any = tiny_model(model)
@@ -72,5 +73,5 @@ def peft_adapter(
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.add_(torch.randn(parameter.shape) * size)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     return adapted

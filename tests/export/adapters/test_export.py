@@ -61,10 +61,10 @@ def expected(source: Path, adapter: Path | None) -> torch.Tensor:
 def test_the_bundle_computes_what_its_source_does(
     tiny_chat: Path, adapters: dict[str, Path], bundle: Path
 ) -> None:
-    chosen: dict[str | None, Path | None] = {None: None, **adapters}
+    chosen: list[tuple[str | None, Path | None]] = [(None, None), *adapters.items()]
     with edgelm.load(bundle, threads=1) as lm:
         assert lm.adapters == ("pirate", "poet.2")
-        for name, folder in chosen.items():
+        for name, folder in chosen:
             lm.session.use_adapter(lm._adapters.find(name))
             logits = torch.from_numpy(lm.session.advance(TOKENS, logits=len(TOKENS)).copy())
             wanted = expected(tiny_chat, folder)

@@ -20,7 +20,7 @@ PROMPT = 30
 MODELS = ["llama-untied", "phi3", "qwen3", "gemma3", "lfm2", "granite"]
 # peft adapts no projection that a fused Mamba kernel would take.
 _PARTS = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "gate_proj", "up_proj", "down_proj"]
-EVERY = {"falcon-h1": {"target_modules": _PARTS}}
+EVERY: dict[str, dict[str, Any]] = {"falcon-h1": {"target_modules": _PARTS}}
 OTHERS = [
     "qwen3.5",
     "falcon-h1",

@@ -24,7 +24,7 @@ def test_rows_are_those_of_each_alone(adapted: Path, monkeypatch: pytest.MonkeyP
     for session, name, tokens in zip(together, CHOICES, TOKENS, strict=True):
         session.use_adapter(adapters.find(name))
         session.advance(tokens[:10])
-    moves = []
+    moves: list[list[int]] = []
     pool = cpu_engine(first)._pool
     monkeypatch.setattr(pool, "bring_together", _counting(pool.bring_together, moves))
     found = [

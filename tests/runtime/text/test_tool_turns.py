@@ -98,9 +98,19 @@ def test_other_arguments_of_the_template(tmp_path: Path) -> None:
     assert template.render(hello, enable_thinking=False) == "False 1"
 
 
+@pytest.mark.parametrize("arguments", [{"n": 1}, '{"n": 1}'])
+def test_a_call_without_function_is_read_as_one(tmp_path: Path, arguments: Any) -> None:
+    call = {"name": "f", "arguments": arguments}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    for source in ("{{ c.arguments | tojson }}", "{{ c.function.arguments | tojson }}"):
+        loop = "{% for c in messages[0].tool_calls %}" + source + "{% endfor %}"
+        assert render(tmp_path, loop, [message], None) == '{"n": 1}'
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
+        ({"role": "assistant", "tool_calls": [{"name": 5, "arguments": {}}]}, "the tool call"),
         ({"role": "user", "content": []}, "bad message"),
         ({"role": "user", "content": ["x"]}, "a part of type 'str'"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "'image_url'"),

@@ -1,12 +1,18 @@
 """Public keys as OpenSSH writes them, and the user's list of them."""
 
+import os
 import subprocess
 from pathlib import Path
 from shutil import which
 
 import pytest
 
-from edgelm.bundle.signing.keys import PublicKey, parse_public_key, read_trusted_keys
+from edgelm.bundle.signing.keys import (
+    PublicKey,
+    parse_public_key,
+    read_private_key,
+    read_trusted_keys,
+)
 from edgelm.errors import BadInput
 
 # `ssh-keygen -t ed25519 -C maker`, and what `ssh-keygen -lf` prints of it.
@@ -53,3 +59,11 @@ def test_without_a_list_nobody_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="is not text"):
         read_trusted_keys(tmp_path / "binary")
+
+
+def test_a_private_key_is_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(BadInput, match="is not a file"):
+            read_private_key(path)

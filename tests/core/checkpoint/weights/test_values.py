@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.checkpoint.weights.values import check_finite
+from edgelm.checkpoint.weights.safetensors_header import read_header
+from edgelm.checkpoint.weights.values import check_finite, read_tensor
 from edgelm.errors import BadCheckpoint
 from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.weight_folders import store, store_shards, tensors_of
@@ -89,3 +90,10 @@ def test_a_file_that_changed_after_it_was_opened(folder: Path, change: str) -> N
     for read in (lambda: checkpoint.tensor("model.norm.weight"), checkpoint.sha256):
         with pytest.raises(BadCheckpoint, match="changed or replaced after it was opened"):
             read()
+
+
+def test_a_file_that_is_removed_while_it_is_read(folder: Path) -> None:
+    stored = read_header(folder / "model.safetensors")[NAME]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match="was the file changed after it was opened"):
+        read_tensor(stored)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.bench.evaluation.records import Evaluation, Subject
-from edgelm.bench.evaluation.text_table import table_lines, text_table
+from edgelm.bench.evaluation.results.records import Evaluation, Subject
+from edgelm.bench.evaluation.results.text_table import table_lines, text_table
 from edgelm.files.replacing import replacing
 from edgelm.page.page import page, paragraph, section
 from edgelm.page.table import Cell, Column, table

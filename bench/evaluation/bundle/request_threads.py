@@ -9,8 +9,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from edgelm.bench.evaluation.bundle_requests import Request
-from edgelm.bench.evaluation.request_starts import SharedStates, Start
+from edgelm.bench.evaluation.bundle.request_starts import SharedStates, Start
+from edgelm.bench.evaluation.bundle.requests import Request
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.split import split
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import edgelm
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
-from edgelm.bench.evaluation.bundle_requests import (
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
+from edgelm.bench.evaluation.bundle.request_starts import Start
+from edgelm.bench.evaluation.bundle.requests import (
     ContinuationRequest,
     answer_requests,
     continuation_requests,
 )
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers, WorkerSizes
-from edgelm.bench.evaluation.request_starts import Start
+from edgelm.bench.evaluation.bundle.workers import BundleWorkers, WorkerSizes
 from edgelm.compress.evaluation.backend import Conversation
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.model import LanguageModel

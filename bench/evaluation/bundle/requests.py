@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgelm.bench.evaluation.request_starts import Start
+from edgelm.bench.evaluation.bundle.request_starts import Start
 from edgelm.compress.evaluation.backend import Answer, Call, Continuation, Conversation
 from edgelm.errors import BadInput
 from edgelm.runtime.generation.options import GREEDY, Options

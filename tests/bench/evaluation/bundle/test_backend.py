@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import edgelm
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
 from edgelm.compress.data.documents import Document
 from edgelm.compress.evaluation.backend import Conversation
 from edgelm.compress.evaluation.encoding import loglikelihood
@@ -115,9 +115,9 @@ def test_the_command_compares_a_bundle_with_its_source(
 
 
 def test_a_bundle_is_evaluated_without_torch() -> None:
-    modules = ("run", "report", "record", "harness", "cli")
+    modules = ("run", "results.report", "results.bundle_record", "harness", "cli")
     names = ", ".join(f"edgelm.bench.evaluation.{name}" for name in modules)
     code = f"import sys, {names}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).split()
-    assert "edgelm.bench.evaluation.bundle_backend" in loaded
+    assert "edgelm.bench.evaluation.bundle.backend" in loaded
     assert not {"torch", "transformers", "onnx"} & set(loaded)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgelm.bench.evaluation.records import Evaluation
-from edgelm.bench.evaluation.text_table import markdown_table
+from edgelm.bench.evaluation.results.records import Evaluation
+from edgelm.bench.evaluation.results.text_table import markdown_table
 from edgelm.bundle import FileEntry, read_manifest
 from edgelm.bundle.files import listed_graph_sha256
 from edgelm.bundle.records.evaluation import EVALUATION

@@ -7,15 +7,15 @@ measured is what ships.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from edgelm.bench.evaluation.bundle_requests import (
+from edgelm.bench.evaluation.bundle.request_starts import Start
+from edgelm.bench.evaluation.bundle.requests import (
     LossRequest,
     Request,
     answer_requests,
     continuation_requests,
 )
-from edgelm.bench.evaluation.bundle_tokenizer import BundleTokenizer, text_rows
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers
-from edgelm.bench.evaluation.request_starts import Start
+from edgelm.bench.evaluation.bundle.tokenizer import BundleTokenizer, text_rows
+from edgelm.bench.evaluation.bundle.workers import BundleWorkers
 from edgelm.compress.data.documents import Document
 from edgelm.compress.evaluation.backend import (
     MAX_NEW_TOKENS,

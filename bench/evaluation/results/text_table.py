@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from edgelm.bench.evaluation.records import Evaluation
+from edgelm.bench.evaluation.results.records import Evaluation
 from edgelm.compress.evaluation.metrics import Difference
 from edgelm.compress.evaluation.tasks.scores import Score
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import edgelm
-from edgelm.bench.evaluation import bundle_workers
-from edgelm.bench.evaluation.batch_equality import exact_batch
-from edgelm.bench.evaluation.bundle_backend import BundleBackend
-from edgelm.bench.evaluation.bundle_requests import AnswerRequest, Request, answer_requests
-from edgelm.bench.evaluation.bundle_workers import BundleWorkers, WorkerSizes, worker_sizes
-from edgelm.bench.evaluation.request_starts import SharedStates, Start
-from edgelm.bench.evaluation.request_threads import RequestThreads
+from edgelm.bench.evaluation.bundle import workers
+from edgelm.bench.evaluation.bundle.backend import BundleBackend
+from edgelm.bench.evaluation.bundle.batch_equality import exact_batch
+from edgelm.bench.evaluation.bundle.request_starts import SharedStates, Start
+from edgelm.bench.evaluation.bundle.request_threads import RequestThreads
+from edgelm.bench.evaluation.bundle.requests import AnswerRequest, Request, answer_requests
+from edgelm.bench.evaluation.bundle.workers import BundleWorkers, WorkerSizes, worker_sizes
 from edgelm.bundle import read_manifest
 from edgelm.compress.evaluation.backend import Answer, Conversation
 from edgelm.devices.planner.memory.memory_need import loaded_bytes
@@ -169,7 +169,7 @@ def test_processes_come_before_sequences(
     manifest = read_manifest(int8_bundle)
 
     def free(count: float) -> None:
-        monkeypatch.setattr(bundle_workers, "available_bytes", lambda: int(count))
+        monkeypatch.setattr(workers, "available_bytes", lambda: int(count))
 
     free(1 << 40)
     assert worker_sizes(manifest, 4, 4) == (4, 1, 4)

@@ -18,8 +18,8 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Any, NamedTuple
 
-from edgelm.bench.evaluation.bundle_requests import Request
-from edgelm.bench.evaluation.request_threads import RequestThreads
+from edgelm.bench.evaluation.bundle.request_threads import RequestThreads
+from edgelm.bench.evaluation.bundle.requests import Request
 from edgelm.bundle import Manifest
 from edgelm.compress.evaluation.backend import Progress, no_progress
 from edgelm.devices.detection.memory import available_bytes

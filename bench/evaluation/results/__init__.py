@@ -1,0 +1,1 @@
+"""What an evaluation found: records, tables, a page, and the record in the bundle."""
