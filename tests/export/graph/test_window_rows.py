@@ -13,6 +13,7 @@ from edgelm.errors import BadBundle
 from edgelm.runtime.engines.engine_session import EngineSession
 from tests.conftest import Tiny, TinyFactory
 from tests.export.graphs import build_session, cpu_engine, cpu_session
+from tests.slow import slow_but
 
 CONTEXT = 128
 TOKENS = np.random.default_rng(11).integers(3, 120, CONTEXT)
@@ -24,7 +25,9 @@ ROWS = 24  # a window of 8 and 16 more
 Rows = npt.NDArray[np.float32]
 
 
-@pytest.fixture(scope="module", params=WINDOWED)
+@pytest.fixture(
+    scope="module", params=slow_but(WINDOWED, ("gemma3", "gemma4", "gpt-oss", "mistral"))
+)
 def source(request: pytest.FixtureRequest, calm: TinyFactory) -> Tiny:
     return calm(request.param)
 
