@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgelm.errors import BadCheckpoint
 
-# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+# The file format: git-lfs.github.com/spec/v1
 _START = b"version https://git-lfs.github.com/spec/"
 
 

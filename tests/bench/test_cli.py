@@ -132,6 +132,7 @@ def test_bundles_side_by_side(
     assert results[3].kl > 1e-6
 
 
+@pytest.mark.slow
 def test_bundles_of_one_name_keep_their_own_rows(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def test_everything_is_skipped(
     ],
     ids=["evaluate", "qad", "shape"],
 )
+@pytest.mark.slow
 def test_a_change_reruns_what_depends_on_it(
     folder: Path, tmp_path: Path, parts: tuple[str, ...], runs: set[str]
 ) -> None:

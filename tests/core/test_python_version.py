@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slow import slow_but
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable, "-c", "import vermin; vermin.main()"]
 VERMIN = [*PYTHON, "-t=3.10-", "--violations", "--no-tips"]
@@ -25,7 +27,13 @@ def newer_than_3_10(*paths: Path, excluding: list[str]) -> str:
     return done.stdout if done.returncode else ""
 
 
-@pytest.mark.parametrize("room", ["bench", "compress", "core", "devices", "export", "runtime"])
+@pytest.mark.parametrize(
+    "room",
+    slow_but(
+        ["bench", "compress", "core", "devices", "export", "runtime"],
+        ["core", "devices", "runtime"],
+    ),
+)
 def test_rooms_use_python_3_10(room: str) -> None:
     others = [path for path in (ROOT / room).rglob("*.py") if path.name != "python310.py"]
     assert newer_than_3_10(*others, excluding=[]) == ""

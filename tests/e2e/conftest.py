@@ -1,5 +1,6 @@
 """SmolLM2-135M-Instruct, the real model that tests can have, exported once a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def hf(smollm2: Path) -> Any:
     return model.eval()
 
 
+Export = Callable[[str], Path]
+
+
 @pytest.fixture(scope="session")
-def bundles(
+def export_smollm2(
     smollm2: Path,
     texts: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Path]:
-    """Bundles by precision; each has passed its gate, or export would have raised."""
+) -> Export:
+    """The bundle of a precision; it has passed its gate, or export would have raised."""
 
     def bundle(precision: str) -> Path:
         def export(folder: Path) -> None:
@@ -69,4 +73,16 @@ def bundles(
 
         return built_once(tmp_path_factory, f"smollm2-{precision}", export)
 
-    return {precision: bundle(precision) for precision in ("fp32", "int8")}
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(export_smollm2: Export) -> Path:
+    """The bundle that computes what the source computes."""
+    return export_smollm2("fp32")
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(export_smollm2: Export) -> Path:
+    """The bundle of `make demo`, on less text."""
+    return export_smollm2("int8")

@@ -71,6 +71,7 @@ def exact(folder: Path) -> Path:
     return (folder / "made").rename(folder / "elsewhere" / "moved")
 
 
+@pytest.mark.slow
 def test_fp32_says_what_the_source_says(folder: Path, exact: Path) -> None:
     said = command(exact.parent, "edge-run", exact.name, "The miller", "--raw", "-n", "20")
     tokenizer = tiny_tokenizer()
@@ -84,6 +85,7 @@ def test_fp32_says_what_the_source_says(folder: Path, exact: Path) -> None:
     assert said == tokenizer.decode(answer) + "\n"
 
 
+@pytest.mark.slow
 def test_a_bundle_needs_neither_its_place_nor_its_source(exact: Path) -> None:
     assert "all hashes match" in command(exact.parent, "edge-export", "--verify", exact.name)
     with edgelm.load(exact) as lm:

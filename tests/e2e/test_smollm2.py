@@ -21,8 +21,8 @@ QUESTION: list[Message] = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 @pytest.fixture(scope="module")
-def lm(bundles: dict[str, Path]) -> Iterator[LanguageModel]:
-    with edgelm.load(bundles["fp32"]) as model:
+def lm(fp32_bundle: Path) -> Iterator[LanguageModel]:
+    with edgelm.load(fp32_bundle) as model:
         yield model
 
 
@@ -33,6 +33,7 @@ def prompt_of(folder: Path) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 def test_greedy_answer_equals_transformers(
     lm: LanguageModel, hf: Any, smollm2_tokenizer: Path
 ) -> None:
@@ -46,10 +47,11 @@ def test_greedy_answer_equals_transformers(
     assert logits.argmax(-1).tolist() == said
 
 
+@pytest.mark.slow
 def test_fp32_logits_equal_transformers(
-    bundles: dict[str, Path], hf: Any, texts: tuple[Path, Path]
+    fp32_bundle: Path, hf: Any, texts: tuple[Path, Path]
 ) -> None:
-    with edgelm.load(bundles["fp32"]) as lm:
+    with edgelm.load(fp32_bundle) as lm:
         tokens = lm.tokenizer.encode(texts[1].read_text())[:300]
         ours = torch.from_numpy(lm.session.advance(tokens, logits=len(tokens)))
     with torch.inference_mode():
@@ -57,6 +59,7 @@ def test_fp32_logits_equal_transformers(
     assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_streaming_equals_generate(lm: LanguageModel) -> None:
     done = lm.generate(QUESTION, max_tokens=60)
     pieces = [chunk.text for chunk in lm.stream(QUESTION, max_tokens=60)]
@@ -64,8 +67,8 @@ def test_streaming_equals_generate(lm: LanguageModel) -> None:
     assert len(pieces) > 40
 
 
-def test_the_gate_holds(bundles: dict[str, Path]) -> None:
-    gate = read_manifest(bundles["int8"]).gate
+def test_the_gate_holds(int8_bundle: Path) -> None:
+    gate = read_manifest(int8_bundle).gate
     assert gate is not None
     assert gate.passed
     assert gate.enforced
@@ -73,10 +76,10 @@ def test_the_gate_holds(bundles: dict[str, Path]) -> None:
     assert gate.figures.tokens > 250
 
 
-def test_int8_is_a_quarter_of_fp32_and_answers(bundles: dict[str, Path]) -> None:
-    whole, small = (read_manifest(bundles[name]).weight_bytes for name in ("fp32", "int8"))
-    assert 0.25 < small / whole < 0.28
-    with edgelm.load(bundles["int8"]) as lm:
+def test_int8_is_a_quarter_of_fp32_and_answers(int8_bundle: Path) -> None:
+    manifest = read_manifest(int8_bundle)
+    assert 0.25 < manifest.weight_bytes / (4 * manifest.spec.parameters) < 0.28
+    with edgelm.load(int8_bundle) as lm:
         done = lm.generate(QUESTION, max_tokens=80)
     assert {"sky", "atmosphere", "light"} & set(re.findall("[a-z]+", done.text.lower()))
     assert len(done.text.split()) > 20
@@ -84,7 +87,7 @@ def test_int8_is_a_quarter_of_fp32_and_answers(bundles: dict[str, Path]) -> None
 
 @pytest.mark.slow
 def test_a_second_turn_equals_the_whole_conversation_afresh(
-    lm: LanguageModel, bundles: dict[str, Path]
+    lm: LanguageModel, fp32_bundle: Path
 ) -> None:
     first = lm.generate(QUESTION, max_tokens=30)
     more: list[Message] = [
@@ -93,7 +96,7 @@ def test_a_second_turn_equals_the_whole_conversation_afresh(
         {"role": "user", "content": "And red in the evening?"},
     ]
     continued = lm.generate(more, max_tokens=20)
-    with edgelm.load(bundles["fp32"]) as fresh:
+    with edgelm.load(fp32_bundle) as fresh:
         assert fresh.generate(more, max_tokens=20).tokens == continued.tokens
 
 

@@ -254,6 +254,7 @@ def test_plan_takes_less_than_a_second(tiny: TinyFactory) -> None:
     assert min(seconds) < 1.0
 
 
+@pytest.mark.slow
 def test_sigterm_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
     # SIGTERM arrives at the first line of progress: the child signals itself.
     code = (

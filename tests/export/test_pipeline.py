@@ -83,6 +83,7 @@ def test_auto_stays_at_four_bits_where_they_pass(tmp_path: Path) -> None:
     assert {type(precision) for precision in manifest.precision.values()} == {Int4}
 
 
+@pytest.mark.slow
 def test_auto_within_a_size_is_the_best_that_fits(tiny_chat: Path, tmp_path: Path) -> None:
     small, large = (
         export_model(tiny_chat, tmp_path / str(size), max_size=size, gate="off")
@@ -237,6 +238,7 @@ def test_damaged_record_of_compression(tiny_chat: Path, tmp_path: Path) -> None:
         export_model(source, tmp_path / "bundle", precision="int8")
 
 
+@pytest.mark.slow
 def test_progress_names_the_stages(tiny_chat: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     export_model(tiny_chat, tmp_path / "bundle", progress=lines.append)

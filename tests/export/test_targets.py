@@ -134,6 +134,7 @@ def test_auto_beside_a_cache_of_8_bits(tiny_chat: Path, tmp_path: Path) -> None:
     assert manifest.gate.passed
 
 
+@pytest.mark.slow
 def test_gemma_gets_the_range_of_bf16(tmp_path: Path) -> None:
     source = save_tiny_chat(tmp_path / "source", "gemma2")
     manifest = export_model(source, tmp_path / "b", target="jetson-thor", gate="off", context=64)

@@ -112,6 +112,7 @@ def test_every_failure_is_seen(
     assert (tmp_path / "saved" / "ways-5-7" / "file").is_file() == outcome.failed
 
 
+@pytest.mark.slow
 def test_a_case_is_made_of_its_seed_and_number_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

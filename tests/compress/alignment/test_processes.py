@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from edgelm.compress.pipeline import compress_model
@@ -23,6 +24,7 @@ max_length = 64
 """
 
 
+@pytest.mark.slow
 def test_two_shards_align_as_one_process(bench: Path, tmp_path: Path) -> None:
     recipe = write_recipe(bench, TEACHER, ALIGN, name="align")
     compress_model(read_recipe(recipe), tmp_path / "one")

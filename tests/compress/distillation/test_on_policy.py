@@ -83,6 +83,7 @@ def test_the_loss_covers_what_was_written(models: tuple[Any, Any]) -> None:
     assert float(losses.total.detach()) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_with_half_of_its_steps_on_policy_learns_and_repeats(
     models: tuple[Any, Any], tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def measured(folder: Path) -> dict[int, float]:
     return {row["step"]: row["divergence"] for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_held_out_rows_and_milestones_of_any_number_of_processes(
     two: Path, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_best_layers_are_those_with_the_best_figure(
     assert kept == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_cached_teacher_takes_no_memory_while_the_student_trains(
     bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

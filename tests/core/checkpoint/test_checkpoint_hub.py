@@ -46,6 +46,7 @@ def test_hub_id_offline_says_what_to_do(tmp_path: Path) -> None:
     assert "or download it elsewhere and pass the folder" in said
 
 
+@pytest.mark.slow
 def test_hub_id_in_the_cache_carries_its_commit(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--org--tiny"
     snapshot = repository / "snapshots" / _COMMIT

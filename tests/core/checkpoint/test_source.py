@@ -106,9 +106,7 @@ def test_safetensors_cut_off_in_the_data(folder: Path) -> None:
 
 
 def test_safetensors_that_is_something_else(folder: Path) -> None:
-    # What is left of a file in Git LFS that was never fetched.
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
-    (folder / "model.safetensors").write_text(pointer)
+    (folder / "model.safetensors").write_text("<html>Sign in to download this file.</html>\n")
     with pytest.raises(BadCheckpoint, match="truncated or not a safetensors file"):
         open_checkpoint(folder)
 

@@ -111,6 +111,7 @@ def test_profile_predicts_with_what_was_found(
     assert planned.decode_ms.value == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_calibrates_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,5 +39,6 @@ def test_holds_the_bytes_it_is_charged_for(precision: str) -> None:
     assert stored == pytest.approx(expected, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_memory_is_read_at_a_plausible_rate() -> None:
     assert 0.5 < read_gb_s(1) < 2000

@@ -124,7 +124,12 @@ def test_budget_is_not_more_than_the_machine_has(name: str, tmp_path: Path) -> N
         ("container-orin-nx-empty-release", "jetson.jetpack", "ok", "--engine tensorrt-10.3"),
         ("h100-mig-container", "gpu.memory", "unknown", "how much memory"),
         ("desktop-rtx-2060-and-5090", "gpu.power-limit", "warning", "is 400 W, it may have 575"),
-        ("rtx-a2000-8gb-laptop", "gpu.power-limit", "unknown", "whether 40 W is all"),
+        (
+            "rtx-a2000-8gb-laptop",
+            "gpu.power-limit",
+            "unknown",
+            "whether 40 W is the highest power limit",
+        ),
         ("laptop-nvidia-driver-missing", "gpu.readable", "warning", "Driver Not Loaded"),
     ],
 )

@@ -98,6 +98,7 @@ def test_familiar_device_is_predicted_this_well(
     assert score.inside >= 0.8
 
 
+@pytest.mark.slow
 def test_mixtures_of_experts_are_within_their_range(unseen: list[Prediction]) -> None:
     held = ranges(unseen)
     for kind in ("decode", "batch"):
@@ -110,6 +111,7 @@ def test_mixtures_of_experts_are_within_their_range(unseen: list[Prediction]) ->
         assert within(own, held) >= 0.8
 
 
+@pytest.mark.slow
 def test_ranges_hold_devices_that_had_no_part_in_them(unseen: list[Prediction]) -> None:
     families = {one.observation.row.hardware.family for one in unseen}
     held = 0.0
@@ -120,6 +122,7 @@ def test_ranges_hold_devices_that_had_no_part_in_them(unseen: list[Prediction]) 
     assert held / len(unseen) >= 0.75
 
 
+@pytest.mark.slow
 def test_delivered_coefficients_are_what_the_fit_writes_now(
     published: Path,
     times: list[Observation],

@@ -124,6 +124,7 @@ def test_memory_counts_it(bundle: Path) -> None:
         edgelm.load(bundle, threads=1, max_memory=alone // 2, speculation="draft")
 
 
+@pytest.mark.slow
 def test_again_replaces_it_and_exporting_the_bundle_again_drops_it(
     source: Path, tmp_path: Path
 ) -> None:

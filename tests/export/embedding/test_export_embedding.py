@@ -51,6 +51,7 @@ def _plain(source: Path, folder: Path) -> Path:
     return folder / "plain"
 
 
+@pytest.mark.slow
 def test_a_failed_gate_writes_nothing_unless_it_is_off(source: Path, tmp_path: Path) -> None:
     with pytest.raises(GateFailed, match=r"cosine distance .* expected at most 0.03"):
         export_model(source, tmp_path / "bundle", precision="int4")

@@ -10,6 +10,7 @@ from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.python310 import Self
+from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import Tiny, TinyFactory
@@ -36,6 +37,13 @@ class Replaying:
     @property
     def tokens(self) -> list[int]:
         return self.seen
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        return None
+
+    def use_adapter(self, adapter: LoadedAdapter | None) -> None:
+        raise NotImplementedError
 
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
         pass

@@ -9,6 +9,7 @@ import torch
 from edgelm.runtime.engines.session import Session
 from tests.conftest import TinyFactory
 from tests.export.graphs import DialectName, build_session
+from tests.slow import slow_but
 
 PROMPT = np.random.default_rng(3).integers(3, 128, 20)
 NEW = 100
@@ -23,7 +24,7 @@ def greedy(session: Session, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dialect", ["ort", "standard", "decomposed"])
-@pytest.mark.parametrize("name", ["gemma4", "gemma4-dense"])
+@pytest.mark.parametrize("name", slow_but(["gemma4", "gemma4-dense"], ["gemma4"]))
 def test_greedy_text_is_hugging_faces(
     tiny: TinyFactory,
     tmp_path: Path,

@@ -70,10 +70,13 @@ def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str
 
 @pytest.mark.parametrize(
     "group",
-    [
-        *("per_layer_embedding", "per_layer_model", "layers.2.per_layer.gate"),
-        *("layers.2.attention.qkv", "layers.3.attention.qkv", "layers.6.per_layer.projection"),
-    ],
+    slow_but(
+        [
+            *("per_layer_embedding", "per_layer_model", "layers.2.per_layer.gate"),
+            *("layers.2.attention.qkv", "layers.3.attention.qkv", "layers.6.per_layer.projection"),
+        ],
+        ["per_layer_embedding", "layers.2.attention.qkv", "layers.6.per_layer.projection"],
+    ),
 )
 def test_inputs_of_every_layer_and_shared_keys(calm: TinyFactory, group: str) -> None:
     source = calm("gemma4")

@@ -60,6 +60,7 @@ def test_gguf_files_of_other_families(tmp_path: Path, name: str, kind: str) -> N
         assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_texts")
 def test_auto_on_a_gguf_file(tiny_chat: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_chat).eval()
@@ -87,6 +88,7 @@ def test_families_pass_their_gates(tmp_path: Path, name: str) -> None:
     assert rounded.gate.figures.kl < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(("apertus", "lfm2"), ("lfm2",)))
 def test_families_in_a_mixture_within_the_gate(tmp_path: Path, name: str) -> None:
     source = save_tiny_chat(tmp_path / "source", name)
@@ -111,6 +113,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.slow
 def test_auto_leaves_a_fragile_model_as_it_is(fragile: Path, tmp_path: Path) -> None:
     manifest = export_model(fragile, tmp_path / "bundle", kv="fp32")
     assert set(manifest.precision.values()) == {Fp32()}
