@@ -8,6 +8,7 @@ from tests.fuzz.manifests import Manifests
 from tests.fuzz.profiles import Profiles
 from tests.fuzz.recipes import Recipes
 from tests.fuzz.safetensors_files import SafetensorsFiles
+from tests.fuzz.saved_sessions import SavedSessions
 from tests.fuzz.templates import Templates
 from tests.fuzz.texts import Texts
 from tests.fuzz.tokenizer_files import TokenizerFiles
@@ -25,5 +26,6 @@ KINDS: dict[str, type[Kind]] = {
         Recipes,
         Profiles,
         Texts,
+        SavedSessions,
     )
 }
