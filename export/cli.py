@@ -218,7 +218,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from edgelm.planning import SOURCE, PlanRequest
 
     request = PlanRequest(
-        arguments.precision or "auto",
+        "auto" if arguments.precision is None else arguments.precision,
         arguments.kv,
         arguments.context,
         arguments.group_size,
@@ -298,7 +298,7 @@ def _export_draft(arguments: argparse.Namespace) -> None:
     draft = export_draft(
         arguments.model,
         arguments.draft_for,
-        precision=arguments.precision or "int8",
+        precision="int8" if arguments.precision is None else arguments.precision,
         group_size=arguments.group_size,
         method=arguments.method,
         revision=arguments.revision,

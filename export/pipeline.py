@@ -134,7 +134,9 @@ def export_model(
         BadCheckpoint, BadInput, UnknownName: something given cannot be used.
     """
     request = ExportRequest(
-        PlanRequest(precision or "auto", kv, context, group_size, symmetric, engine),
+        PlanRequest(
+            "auto" if precision is None else precision, kv, context, group_size, symmetric, engine
+        ),
         exceptions or {},
         gate,
         Path(calibration),

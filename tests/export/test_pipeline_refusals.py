@@ -57,6 +57,7 @@ def test_not_enough_free_disk_is_said_before_work(
         ({"context": 129}, BadInput, r"context 129 .* expected 2 to 128"),
         ({"context": 0}, BadInput, "context 0 is not possible"),
         ({"precision": "int3"}, UnknownName, "cpu has no int3 with onnxruntime; it has auto, fp32"),
+        ({"precision": ""}, UnknownName, "cpu has no '' with onnxruntime; it has auto, fp32"),
         ({"kv": "fp8"}, UnknownName, "cpu has no fp8 cache with onnxruntime; it has fp32, int8"),
         ({"target": "cpux"}, UnknownName, "unknown target 'cpux'; did you mean cpu"),
         (

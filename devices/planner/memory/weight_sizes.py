@@ -57,8 +57,9 @@ def _bits(
     if request.precision == "auto":
         return _AUTO_BITS, max(_AUTO_BITS, fewest)
     if request.precision not in engine.precisions:
+        named = request.precision or "''"
         raise UnknownName(
-            f"{profile.name} has no {request.precision} with {engine.name}; it has auto, "
+            f"{profile.name} has no {named} with {engine.name}; it has auto, "
             f"{', '.join(engine.precisions)}"
         )
     kernels = kernels_of(engine.name)
