@@ -57,7 +57,7 @@ types:  ## mypy --strict
 check:  ## the tests alone (WORKERS=2)
 	$(PYTEST) -m "not slow" --durations 10
 
-slow: setup  ## the tests that `make test` leaves out (5 minutes)
+slow: setup  ## the tests that `make test` leaves out (9 minutes)
 	$(PYTEST) -m slow
 
 setup: $(VENV)/.installed  ## create .venv and install edgelm into it
