@@ -254,10 +254,10 @@ def _check_options(
 
 
 def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
-    from edgelm.export.adapters.options import check_adapters, chosen_adapters
+    from edgelm.export.adapters.options import check_planned, chosen_adapters
 
     merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
-    check_adapters(merged, switchable, engine=profile.engine(arguments.engine).name)
+    check_planned(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 
 def _of_source(

@@ -41,7 +41,7 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def check_adapters(merged: Path | None, switchable: Mapping[str, Path], *, engine: str) -> None:
+def check_planned(merged: Path | None, switchable: Mapping[str, Path], *, engine: str) -> None:
     """Check what needs no weights, for a plan.
 
     Raises:
