@@ -213,8 +213,8 @@ class EngineSession:
             if not isinstance(self.engine, SwitchesAdapters):
                 raise BadInput("this engine takes no adapters; use a bundle for ONNX Runtime's CPU")
             self.rewind(0)
-            self._adapter = adapter
             self.engine.use_adapter(adapter)
+            self._adapter = adapter
 
     def sibling(self) -> "EngineSession":
         """Another, empty sequence over the same weights, closed on its own."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import edgelm
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime import Chat, LanguageModel, Message
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from tests.runtime.adapters.asking import CHOICES, COUNT, OPEN, PROMPT
 
 Alone = Callable[..., str]
@@ -175,3 +176,17 @@ def test_a_saved_chat_of_another_bundles_adapter(
     lm._adapters._loaded["poet"] = pirate  # as if its weights had changed
     with pytest.raises(BadInput, match="another adapter, or with one of other weights"):
         lm.chat(session=path)
+
+
+def test_an_adapter_that_cannot_be_bound_is_not_taken_for_the_one_in_use(
+    lm: LanguageModel, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(engine: OrtEngine, adapter: object) -> None:
+        raise DoesNotFit("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OrtEngine, "use_adapter", failing)
+        with pytest.raises(DoesNotFit):
+            lm.session.use_adapter(lm.adapter("pirate"))
+    assert lm.session.adapter is None
+    assert answer(lm, "pirate") == (alone("pirate"), 0)
