@@ -161,8 +161,12 @@ class OrtEngine:
         """Bind an adapter to the next runs, or none. The cache's rows are then of another model."""
         with self._pool.lock:
             self._follow_memory()
-            self._adapter = adapter
-            self._steps = {1: self._bind_step(1)}
+            before, self._adapter = self._adapter, adapter
+            try:
+                self._steps = {1: self._bind_step(1)}
+            except BaseException:
+                self._adapter = before
+                raise
 
     def sibling(self) -> "OrtEngine":
         """Another cache over the same weights."""

@@ -181,12 +181,13 @@ def test_a_saved_chat_of_another_bundles_adapter(
 def test_an_adapter_that_cannot_be_bound_is_not_taken_for_the_one_in_use(
     lm: LanguageModel, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(engine: OrtEngine, adapter: object) -> None:
+    def failing(engine: OrtEngine, size: int) -> None:
         raise DoesNotFit("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(OrtEngine, "use_adapter", failing)
+        patch.setattr(OrtEngine, "_bind_step", failing)
         with pytest.raises(DoesNotFit):
             lm.session.use_adapter(lm.adapter("pirate"))
     assert lm.session.adapter is None
+    assert answer(lm, None) == (alone(None), 0)
     assert answer(lm, "pirate") == (alone("pirate"), 0)
