@@ -59,9 +59,11 @@ def check_adapters(
         gate = _gate(folder, delivery, record, adapter, base)
         progress(f"gate of {adapter.name}: {_text(gate)}: {'passed' if gate.passed else 'failed'}")
         if gate.enforced and not gate.passed:
+            limits = delivery.gate.threshold
             raise GateFailed(
-                f"the adapter {adapter.name} failed its gate: {_text(gate)}, expected KL up to "
-                f"{delivery.gate.threshold.max_kl:.6g} and an effect of {1 - _TOLERANCE:g} to "
+                f"the adapter {adapter.name} failed its gate: {_text(gate)}; expected KL up to "
+                f"{limits.max_kl:.6g}, top-1 of at least {limits.min_top1:.1%}, perplexity up to "
+                f"×{limits.max_perplexity_ratio:g} and an effect of {1 - _TOLERANCE:g} to "
                 f"{1 + _TOLERANCE:g}; use more bits, merge it (--adapter DIR without "
                 "--switchable), or --gate off to write the bundle anyway"
             )
@@ -71,7 +73,7 @@ def check_adapters(
 
 def _text(gate: AdapterGate) -> str:
     effect = "no effect" if gate.effect is None else f"effect {gate.effect:.3f}"
-    return f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, {effect}"
+    return f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, perplexity ×{gate.perplexity_ratio:.3f}, {effect}"
 
 
 def _gate(
@@ -132,7 +134,15 @@ class _Found:
         figures, strength = self.distance.figures(), self.effect.strength
         acts = strength is None or abs(strength - 1) <= _TOLERANCE
         passed = acts and passes(figures, limits)
-        return AdapterGate(figures.kl, figures.top1, figures.tokens, strength, passed, enforced)
+        return AdapterGate(
+            figures.kl,
+            figures.top1,
+            figures.perplexity_ratio,
+            figures.tokens,
+            strength,
+            passed,
+            enforced,
+        )
 
 
 @dataclass(frozen=True)

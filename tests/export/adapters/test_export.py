@@ -131,7 +131,8 @@ def test_a_wrong_scale_or_sign_fails_the_gate(
     faint = tmp_path / "faint"  # an effect far below what the gate's KL shows
     source = open_checkpoint(tiny_chat)
     save_adapter(faint, random_factors(source, ["model.layers.1.mlp.down_proj"]), lora_alpha=0.5)
-    with pytest.raises(GateFailed, match="the adapter faint failed its gate"):
+    message = "the adapter faint failed its gate.* top-1 of at least 94.0%, perplexity up to ×1.02"
+    with pytest.raises(GateFailed, match=message):
         export_model(
             tiny_chat, tmp_path / "bundle", precision="int8", switchable_adapters={"faint": faint}
         )
