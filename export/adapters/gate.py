@@ -73,7 +73,8 @@ def check_adapters(
 
 def _text(gate: AdapterGate) -> str:
     effect = "no effect" if gate.effect is None else f"effect {gate.effect:.3f}"
-    return f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, perplexity ×{gate.perplexity_ratio:.3f}, {effect}"
+    figures = f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, perplexity ×{gate.perplexity_ratio:.3f}"
+    return f"{figures}, {effect}"
 
 
 def _gate(

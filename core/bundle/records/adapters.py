@@ -29,9 +29,10 @@ class LowRankInput(msgspec.Struct, frozen=True):
 class AdapterGate(msgspec.Struct, frozen=True):
     """Difference between the bundle with an adapter and its source with the adapter merged.
 
-    KL, top-1 and perplexity as those of the bundle's own gate, of `tokens` tokens. `effect` is how strongly the
-    adapter acts: the factor by which the change of the source's logits has to be multiplied to fit
-    the bundle's change best (1 is right, -1 a wrong sign); None where the adapter changes nothing.
+    KL, top-1 and perplexity as those of the bundle's own gate, of `tokens` tokens. `effect` is how
+    strongly the adapter acts: the factor by which the change of the source's logits has to be
+    multiplied to fit the bundle's change best (1 is right, -1 a wrong sign); None where the adapter
+    changes nothing.
     """
 
     kl: Annotated[float, msgspec.Meta(ge=0)]
