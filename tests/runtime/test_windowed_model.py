@@ -81,6 +81,7 @@ def test_sequences_share_a_beginning(windowed: Path) -> None:
         assert tokens == fresh(windowed, ids)[: len(tokens)]
 
 
+@pytest.mark.usefixtures("drafts_pay")
 def test_speculation_changes_nothing(windowed: Path) -> None:
     ids = (WORDS[:10] * 12)[:110]
     expected = fresh(windowed, ids, 100)

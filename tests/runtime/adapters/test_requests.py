@@ -100,6 +100,7 @@ def test_async(lm: LanguageModel, alone: Alone) -> None:
     assert asyncio.run(work).text == alone("poet")
 
 
+@pytest.mark.usefixtures("drafts_pay")
 def test_drafted_tokens_are_checked_with_the_adapter(lm: LanguageModel) -> None:
     repeating = list(PROMPT[:6]) * 5
     for adapter in CHOICES:

@@ -30,8 +30,8 @@ def _loaded(int8_bundle: Path) -> Iterator[LanguageModel]:
 
 
 @pytest.fixture
-def int8_lm(_loaded: LanguageModel) -> LanguageModel:
-    """Nothing of an earlier test is in its caches."""
+def int8_lm(_loaded: LanguageModel, drafts_pay: None) -> LanguageModel:
+    """Nothing of an earlier test is in its caches, and what can be drafted is."""
     _forget(_loaded)
     return _loaded
 
