@@ -231,7 +231,9 @@ def test_the_last_micro_batch_may_be_smaller(tmp_path: Path, micro_batch: int) -
     (loss, whole), (other, parts) = results
     assert other == pytest.approx(loss, rel=1e-5)
     for key, tensor in whole.items():
-        torch.testing.assert_close(parts[key], tensor, rtol=0, atol=2e-5)
+        # Adam divides by the size of a gradient, so the rounding of small ones grows; a row that
+        # counted more than another would differ by a learning rate, 3e-3.
+        torch.testing.assert_close(parts[key], tensor, rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize(
