@@ -25,9 +25,11 @@ from edgelm.runtime.generation.options import Options
 
 VOCAB = 151_936  # Qwen's
 _ROUNDS, _BLOCKS, _BLOCK_STEPS = 3, 8, 8
+# It does not end; and a token is a step: none is drafted.
+_ALL: Options = {"logit_bias": {VOCAB - 1: -math.inf}, "speculation": "off"}
 _SAMPLINGS: dict[str, Options] = {
-    "greedy": {"logit_bias": {VOCAB - 1: -math.inf}},  # it does not end
-    "top-p": {"temperature": 1.0, "top_p": 0.9, "logit_bias": {VOCAB - 1: -math.inf}},
+    "greedy": {**_ALL},
+    "top-p": {**_ALL, "temperature": 1.0, "top_p": 0.9},
 }
 _SCHEMA = {
     "type": "object",

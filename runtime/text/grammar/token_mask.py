@@ -16,7 +16,7 @@ from edgelm.errors import BadInput
 from edgelm.reasons import one_line
 
 Row = npt.NDArray[np.float32]
-_Mask = npt.NDArray[np.bool_]
+_MINUS_INFINITY = np.float32(-np.inf).view(np.int32)  # the bits of it
 
 
 class TokenMask:
@@ -44,7 +44,7 @@ class TokenMask:
         Raises:
             BadInput: the grammar is too complex at this place, or no token can continue the text.
         """
-        return np.where(self._next.result(), logits, np.float32(-np.inf))
+        return logits + self._next.result()
 
     def advance(self, token: int) -> None:
         """Add the token that was chosen, and begin with the next mask.
@@ -59,10 +59,11 @@ class TokenMask:
         if not self._complete:
             self._next = self._submit()
 
-    def _submit(self) -> "Future[_Mask]":
+    def _submit(self) -> "Future[Row]":
         return _workers().submit(self._mask)
 
-    def _mask(self) -> _Mask:
+    def _mask(self) -> Row:
+        """What to add to logits [vocab_size]: 0 where a token is allowed, else minus infinity."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
             raise self._failure("it failed")
@@ -72,7 +73,12 @@ class TokenMask:
                 "no token of this model's vocabulary can continue the text as response_format "
                 "requires; change the schema or the grammar"
             )
-        return allowed
+        # 0 and -1, and all bits of -1 select minus infinity. For 152,000 tokens, allowed in no
+        # order, this takes 0.03 ms and the sum 0.02 ms; np.where(allowed, ...) takes 0.6 ms.
+        mask = allowed.astype(np.int32)
+        mask -= 1
+        mask &= _MINUS_INFINITY
+        return mask.view(np.float32)
 
     def _failure(self, otherwise: str) -> BadInput:
         error = one_line(self._matcher.get_error()) or otherwise
