@@ -18,8 +18,8 @@ CONTEXT = 256
 WORDS = np.random.default_rng(3).integers(4, VOCAB, CONTEXT).tolist()
 
 
-@pytest.fixture(scope="module")
-def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["int8", "fp32"])
+def windowed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgelm.export.pipeline import export_model
 
     source = tmp_path_factory.mktemp("gemma3")
@@ -28,7 +28,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lively.save_pretrained(source)
     (source / "generation_config.json").write_text('{"eos_token_id": 3, "bos_token_id": 1}')
     folder = tmp_path_factory.mktemp("windowed") / "bundle"
-    export_model(source, folder, precision="int8", gate="off")
+    export_model(source, folder, precision="int8", kv=request.param, gate="off")
     return folder
 
 
@@ -52,9 +52,9 @@ def test_the_manifest_says_so(windowed: Path) -> None:
     manifest = read_manifest(windowed)
     rows = [layer.rows for layer in manifest.graph.cache.layers]
     assert rows == [24, 24, 24, 24, 24, None, 24]
-    assert manifest.graph.cache.dtype == "int8"
+    width = {"int8": 1, "fp32": 4}[manifest.graph.cache.dtype]
     one, two = (loaded_bytes(manifest, CONTEXT, sequences=count) for count in (1, 2))
-    row = 2 * 2 * 16
+    row = 2 * 2 * 16 * width
     assert two - one == row * (CONTEXT + 6 * 5 * 24), "rows, and four snapshots of windows"
 
 

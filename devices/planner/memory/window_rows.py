@@ -19,12 +19,8 @@ _MOST_SLACK, _LEAST_SLACK = 128, 16
 
 
 def cuts_windows(engine: str, kv: KvType) -> bool:
-    """Whether an engine's cache of this type keeps windows only.
-
-    Not in fp32: such a graph also runs on ONNX Runtime 1.23, the last one for Python 3.10, whose
-    kernel keeps all tokens.
-    """
-    return engine == "onnxruntime" and kv == "int8"
+    """Whether an engine's cache of this type keeps windows only; int8 and fp32 were run."""
+    return engine == "onnxruntime" and kv in ("int8", "fp32")
 
 
 def window_rows(spec: DecoderSpec, context: int) -> dict[int, int]:

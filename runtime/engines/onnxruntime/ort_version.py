@@ -20,11 +20,13 @@ def check_version(version: str, graph: GraphContract) -> None:
             "the bundle's graph has recurrent layers, which need ONNX Runtime 1.32, but "
             f"{version} is installed; upgrade it (Python 3.11 or newer)"
         )
-    if graph.cache.cuts_windows and (major, minor) < _WINDOW_CACHE:
+    rows = [layer.rows for layer in graph.cache.layers if layer.rows is not None]
+    if rows and (major, minor) < _WINDOW_CACHE:
+        # Layers keep all tokens of a context this short: less than five times their rows.
         raise MissingPackage(
             "the bundle's windowed layers keep only their window, which needs ONNX Runtime 1.30, "
             f"but {version} is installed; upgrade it (Python 3.11 or newer), or export the bundle "
-            "with --kv fp32"
+            f"with --kv fp32 --context {4 * min(rows)}"
         )
     opset = graph.opsets.get("ai.onnx", 0)
     if opset > _OPSET_OF_1_23 and (major, minor) <= (1, 23):

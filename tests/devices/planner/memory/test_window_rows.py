@@ -63,7 +63,7 @@ def test_a_cpu_keeps_windows_and_other_engines_all_tokens() -> None:
     assert whole / windows > 4
     assert planned(SPEC, "cpu", context=CONTEXT) == windows
     assert planned(SPEC, "cpu", kv="int8", context=CONTEXT) == windows
-    assert planned(SPEC, "cpu", kv="fp32", context=CONTEXT) == 4 * whole
+    assert planned(SPEC, "cpu", kv="fp32", context=CONTEXT) == 4 * windows
     assert planned(SPEC, "jetson-orin-nano-super", context=CONTEXT) == 2 * whole
     assert planned(SPEC, "cpu", context=2048) == 26 * ROW * 2048
 

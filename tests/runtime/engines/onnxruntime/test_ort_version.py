@@ -36,5 +36,6 @@ def test_windowed_caches_need_a_newer_one(bundle: Path) -> None:
         graph, cache=msgspec.structs.replace(graph.cache, layers=cut), opsets={"ai.onnx": 24}
     )
     check_version("1.30.0", windowed)
-    with pytest.raises(MissingPackage, match=r"keep only their window.*1\.30, but 1\.29.*kv fp32"):
+    message = r"keep only their window.*1\.30, but 1\.29.*--kv fp32 --context 96"
+    with pytest.raises(MissingPackage, match=message):
         check_version("1.29.1", windowed)
