@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
     logits_processors: functions (tokens so far, logits) -> logits; see
         `edgelm.runtime.generation.sampling.logits_processor`.
     response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
-        schema, a regular expression or a grammar; see docs/structured.md.
+        schema, a regular expression or a grammar; see docs/how-to/structured.md.
     tools: in answers to messages, the functions that the model may call, as OpenAI has them.
     tool_choice: "auto", "none", "required" or the function to call, as OpenAI has it.
     parallel_tool_calls: False allows at most one call where `tool_choice` requires any.
@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     chat_template_kwargs: in answers to messages, what else the chat template is given, such as
         `{"enable_thinking": False}`.
     speculation: "auto", "off", "lookup" or "draft", instead of what `load` was given: where tokens
-        come from that are checked together; see docs/speculation.md.
+        come from that are checked together; see docs/how-to/speculation.md.
     adapter: the name of an adapter of the bundle that the model runs with; None for none.
     cancel: a function that is called before every token and during a long prefill, or an event.
 
