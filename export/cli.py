@@ -171,7 +171,7 @@ def _run(arguments: argparse.Namespace) -> None:
     chosen = [mode for mode in modes if getattr(arguments, mode)]
     if chosen and (arguments.model or arguments.output):
         raise BadInput(
-            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or give "
+            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or run "
             "two commands"
         )
     if arguments.list_targets:

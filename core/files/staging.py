@@ -138,12 +138,12 @@ def check_separate(output: Path, inputs: dict[str, Path]) -> None:
         if real.is_relative_to(output):
             raise BadInput(
                 f"the {what} {path} is inside the output {output}, which is replaced as a whole; "
-                "choose an output folder beside it"
+                "choose an output folder next to it"
             )
         if output.is_relative_to(real):
             raise BadInput(
                 f"the output {output} is inside the {what} {path}; choose an output folder "
-                "beside it"
+                "next to it"
             )
 
 

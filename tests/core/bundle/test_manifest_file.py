@@ -229,7 +229,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     ),
     "open-capacity": (
         lambda v: v["graph"]["inputs"].pop("cache_positions"),
-        "cache.capacity is open, but graph.inputs has no cache_positions",
+        "cache.capacity is null and graph.inputs has no cache_positions",
     ),
     "role-missing": (lambda v: v["graph"]["inputs"].pop("tokens"), "has the roles .*, expected"),
     "role-unknown": (
