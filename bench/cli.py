@@ -1,4 +1,4 @@
-"""`edge-bench`: measure a bundle, beside other engines if requested, and write the report."""
+"""`edge-bench`: measure a bundle, and other engines if requested, and write the report."""
 
 import argparse
 import os

@@ -37,7 +37,7 @@ def compress_model(
     Args:
         recipe: what to do.
         output: the student's folder: a plain Hugging Face checkpoint and `compress.json`.
-        run: folder for the stages' results; beside `output` by default. Another call with the
+        run: folder for the stages' results; next to `output` by default. Another call with the
             same folder reruns only what changed, and resumes what was interrupted.
         progress: called often, with one line of progress.
         report: called rarely, with lines for a log.

@@ -1,4 +1,4 @@
-"""`edge-eval`: tasks on a bundle's own engine, beside its source."""
+"""`edge-eval`: tasks on a bundle's own engine, compared with its source."""
 
 import argparse
 import shlex
