@@ -50,10 +50,10 @@ def test_the_bundle_page_has_every_field_of_the_manifest() -> None:
     assert fields <= named, fields - named
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/how-to/devices.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_number_of_devices_is_right(page: str) -> None:
-    counts = re.findall(r"\b(\d+) (?:devices|targets)\b", (ROOT / page).read_text())
-    assert counts == [str(len(load_profiles()))]
+    [least] = re.findall(r"\bmore than (\d+) devices\b", (ROOT / page).read_text())
+    assert 0 < len(load_profiles()) - int(least) <= 20
 
 
 def test_a_wrong_place_is_found() -> None:
