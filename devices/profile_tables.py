@@ -94,7 +94,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_copies: copies of the weights in memory at the peak; a mapped file and a packed copy
         count as two
     version: the version that the device has
-    requires: packages that it needs, for a reader
+    requires: packages that it needs, as text
     measured: coefficients of the cost model, if they were measured
     """
 

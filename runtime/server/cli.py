@@ -110,7 +110,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=_DEFAULTS.grace_seconds,
         metavar="SECONDS",
-        help="seconds that running answers have to end when the server is stopped (default: "
+        help="when the server is stopped, seconds for running answers to end (default: "
         f"{_DEFAULTS.grace_seconds})",
     )
 
