@@ -107,5 +107,5 @@ def _copy_card(state: State, folder: Path) -> None:
     name = state.source.name if state.source.revision else state.source.path.name
     (folder / "README.md").write_text(
         f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
-        f"{__version__}; `{STUDENT_RECORD}` lists the stages, and figures beside the teacher's.\n"
+        f"{__version__}; `{STUDENT_RECORD}` lists the stages, and its figures and the teacher's.\n"
     )

@@ -83,7 +83,7 @@ class Chat:
         if messages:
             check_messages(messages)
         self.model = model
-        self.template = check_template_arguments(template or {}, "what else the template is given")
+        self.template = check_template_arguments(template or {}, "template")
         self.adapter = adapter
         self._messages = list(messages)
         self._beginning = len(self._messages)

@@ -134,7 +134,9 @@ def _check_logits(
     try:
         known, top1 = record.arrays(sample)
     except ValueError:
-        return SelfTestCheck(name, False, "the record of the self-test is not of this sample")
+        return SelfTestCheck(
+            name, False, "the record of the self-test does not belong to this sample"
+        )
     drift, worse, agreed = list[float](), list[float](), 0
     for number, tokens in enumerate(sample.tokens):
         if drift and time.perf_counter() > until:

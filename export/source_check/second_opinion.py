@@ -78,8 +78,7 @@ def check_source(
     if not checkpoint.loads_elsewhere:
         worst = msgspec.structs.replace(worst, weights="edgelm")
         progress(
-            "transformers does not load these weights by itself: it computes with what edgelm "
-            "reads of them"
+            "transformers cannot load these weights: it computes with the weights that edgelm reads"
         )
     with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
         stretches = [*_ends(reference, tokens, context)]
