@@ -1,7 +1,7 @@
 """The weight files of a model's folder, chosen as transformers does.
 
 `model.safetensors` first, then the shards in `model.safetensors.index.json`. Other files, such as a
-backup beside the model, are not read.
+backup next to the model, are not read.
 """
 
 import re
