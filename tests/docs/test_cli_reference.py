@@ -45,11 +45,11 @@ def _entries(path: Path, table: str) -> list[str]:
     Names in place of strings are left out.
     """
     for node in ast.parse(path.read_text()).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign):
-            target = node.targets[0]
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Name) and target.id == table:
-            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+            value = node.value
             listed = value.keys if isinstance(value, ast.Dict) else getattr(value, "elts", [])
             return [str(one.value) for one in listed if isinstance(one, ast.Constant)]
     raise AssertionError(f"{path} has no {table}")
