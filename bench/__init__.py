@@ -1,0 +1,1 @@
+"""Measuring bundles: speed, memory, quality and tasks, compared with other engines."""

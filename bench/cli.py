@@ -1,4 +1,4 @@
-"""`edge-bench`: measure a bundle, beside other engines if requested, and write the report."""
+"""`edge-bench`: measure a bundle, and other engines if requested, and write the report."""
 
 import argparse
 import os
@@ -80,13 +80,13 @@ def parser() -> argparse.ArgumentParser:
         "--speculation",
         choices=[mode for mode in SPECULATION_MODES if mode != "off"],
         metavar="MODE",
-        help="instead: speed with and without speculation (auto, lookup, draft) on four kinds of "
-        "work",
+        help="instead of the tests, measure speed with and without speculation (auto, lookup, "
+        "draft) on four kinds of tasks",
     )
     add(
         "--check-plan",
         action="store_true",
-        help="instead: measure how well the planner predicts ten random models on this CPU",
+        help="instead of the tests, measure how well the planner predicts ten random models",
     )
     add(
         "--setup-peers",

@@ -38,7 +38,7 @@ SHAPES = (
 _PROMPT = Test("pp", 512)
 _DECODE = Test("tg", 32, 512)
 # What random weights are calibrated and measured on does not matter: short, to be quick.
-_TEXT = "Speed and memory depend on shapes and precisions, not on what the weights say. " * 12
+_TEXT = "Speed and memory depend on shapes and precisions, not on the values of weights. " * 12
 
 
 class Checked(msgspec.Struct, frozen=True):

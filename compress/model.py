@@ -129,7 +129,7 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
     except Exception as error:  # tokenizers raises plain ones
         raise BadCheckpoint(
             f"{path} has no tokenizer that transformers can load ({reason(error)}); a folder "
-            "needs tokenizer.json beside its weights"
+            "needs tokenizer.json next to its weights"
         ) from None
 
 

@@ -37,7 +37,7 @@ def compress_model(
     Args:
         recipe: what to do.
         output: the student's folder: a plain Hugging Face checkpoint and `compress.json`.
-        run: folder for the stages' results; beside `output` by default. Another call with the
+        run: folder for the stages' results; next to `output` by default. Another call with the
             same folder reruns only what changed, and resumes what was interrupted.
         progress: called often, with one line of progress.
         report: called rarely, with lines for a log.
@@ -107,5 +107,5 @@ def _copy_card(state: State, folder: Path) -> None:
     name = state.source.name if state.source.revision else state.source.path.name
     (folder / "README.md").write_text(
         f"---\n{license_line}---\n# A student of {name}\n\nPruned and distilled by edgelm "
-        f"{__version__}; `{STUDENT_RECORD}` lists the stages, and figures beside the teacher's.\n"
+        f"{__version__}; `{STUDENT_RECORD}` lists the stages, and its figures and the teacher's.\n"
     )

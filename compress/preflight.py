@@ -59,9 +59,10 @@ def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
     asked = next((name for name in tables if getattr(recipe, name) is not None), None)
     if spec.entangles_layers and asked is not None:
         raise BadInput(
-            f"[{asked}] cannot be used with {spec.family}: its layers differ in their heads, share "
-            "keys and values, have inputs of their own or are half a layer each, so that no part "
-            "can be removed or quantized alike in all of them; [correct] and [distill] can"
+            f"[{asked}] cannot be used with {spec.family}: its layers are not built alike (they "
+            "have different heads, shared keys and values, additional inputs or only one "
+            "sublayer), so that no part can be removed or quantized in all of them; [correct] and "
+            "[distill] can be used"
         )
     if spec.mixtures and asked is not None:
         raise BadInput(

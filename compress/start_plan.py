@@ -1,7 +1,7 @@
 """What a recipe is going to do: tokens, work, memory and disk of every stage, without weights.
 
 Work is counted as by Kaplan et al. 2020 (arXiv 2001.08361, table 1): two operations per weight and
-token forwards, four backwards, and attention's products beside them.
+token forwards, four backwards, and attention's products in addition.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 _TRAINED_BYTES = 16  # of a weight in training: itself, its gradient, two moments, each in fp32
 _CHECKPOINT_BYTES = 12  # of a weight in a checkpoint: itself and the moments
-_ACTIVATION_WIDTHS = 14  # of hidden_size that a layer keeps for its gradient, beside 3 of the FFN's
+_ACTIVATION_WIDTHS = 14  # of hidden_size that a layer keeps for its gradient, and 3 of the FFN's
 _CALIBRATION_BATCH = 4
 
 
@@ -150,7 +150,7 @@ class _Stages:
         if teacher is not None:
             work += settings.trained_tokens * self._forward(teacher)
             memory += self._resident(teacher)
-        # The last checkpoint beside the one that replaces it, and the result.
+        # The last checkpoint, the one that replaces it, and the result.
         disk = (2 * _CHECKPOINT_BYTES + 4) * model.parameters
         return StagePlan(name, settings.trained_tokens, work, memory, disk)
 

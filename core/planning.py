@@ -72,7 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
     `prefill_ms` is the time until every one of `batch` prompts of `prompt` tokens has its first
     token, `decode_ms` the time of one step after it, `joules_per_token` the energy of a token if
     the power is known. `binds` is the bottleneck of decoding: memory bandwidth or per-layer
-    overhead. `packed_bytes` are copies of weights that an engine holds beside the mapped file.
+    overhead. `packed_bytes` are copies of weights that an engine holds besides the mapped file.
 
     `build_bytes` is the peak memory to compile the engine, in `build_segments` segments, on a
     machine that has `build_room_bytes` for it; all are 0, 1 and 0 where nothing is compiled.

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-# Where drafted tokens come from: see docs/speculation.md.
+# Where drafted tokens come from: see docs/how-to/speculation.md.
 SpeculationMode = Literal["auto", "off", "lookup", "draft"]
 SPECULATION_MODES: tuple[SpeculationMode, ...] = get_args(SpeculationMode)
 

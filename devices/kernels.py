@@ -277,7 +277,7 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
     if engine == "onnxruntime-cuda" and spec.is_hybrid:
         raise BadInput(
             f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
-            "values only, not what other layers remember; onnxruntime (--target cpu) and "
+            "values only, not the states of other layers; onnxruntime (--target cpu) and "
             "TensorRT can"
         )
     if engine == "onnxruntime-cuda" and spec.has_layer_heads:
@@ -288,7 +288,7 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
     if spec.mixtures and not rules.has_zero_points:
         raise BadInput(
             f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
-            "experts, and without one each token would read all of them; choose a target with "
+            "experts, and without one every token would read all experts; choose a target with "
             "onnxruntime or onnxruntime-cuda (edge-devices list)"
         )
     wrong = list(dict.fromkeys(_wrong_heads(spec, rules)))

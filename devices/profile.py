@@ -37,7 +37,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     schema_version: 1
     name: the target's name, as the file's
-    title: name for a reader
+    title: name to display
     form: kind of machine
     architecture: of the GPU or CPU, e.g. `ampere`
     memory: size and kind
@@ -53,7 +53,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     parts: part numbers of the module, by which it is detected
     jetson: `xavier`, `orin` or `thor`: the family of its JetPack
     measured_tflops: rates of matrix products that others measured; not used by plans
-    notes: for a reader
+    notes: comments
     """
 
     schema_version: int

@@ -69,8 +69,8 @@ def fit_memory(profile: Profile, machine: Machine) -> Profile:
     gpu = gpu_of_profile(profile, machine)
     if gpu is None or not gpu.memory_bytes:
         raise BadInput(
-            f"the memory of this machine's {gpu.name if gpu else 'GPU'} is not known; name the "
-            f"target and what may be used of it: --target {profile.name} --max-memory SIZE"
+            f"the memory size of this machine's {gpu.name if gpu else 'GPU'} cannot be read; give "
+            f"the target and the memory to use: --target {profile.name} --max-memory SIZE"
         )
     if _alike(gpu.memory_bytes, profile.memory.bytes.value):
         return profile

@@ -39,7 +39,7 @@ def sign(folder: Path, key: Path) -> None:
 
     public = sign_bundle(folder, key)
     print(f"{folder}: signed by {public.name}, {public.fingerprint}")
-    print(f"who trusts this key adds to ~/.config/edgelm/trusted-keys: {public.line}")
+    print(f"to trust this key, add to ~/.config/edgelm/trusted-keys: {public.line}")
 
 
 def trust(folder: Path) -> None:

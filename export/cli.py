@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 precisions:
   auto   the smallest mixture of int4 and int8 that stays close enough to the source
-  int8   nearly lossless, half the size of fp16; int4: half of that, small models suffer
+  int8   nearly lossless, half the size of fp16; int4 is half of that, but hurts small models
 
 example:
   edge-export HuggingFaceTB/SmolLM2-135M-Instruct --target cpu -o bundle/
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--max-size",
         metavar="SIZE",
-        help="best mixture of at most this size of weights, e.g. 98MB (default: the smallest)",
+        help="best mixture of at most this size, e.g. 98MB (default: the smallest that passes)",
     )
     add(
         "--method",
@@ -135,7 +135,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a PEFT LoRA, merged before quantizing",
     )
-    add("--switchable", action="store_true", help="--adapter NAME=DIR, repeatable: one per request")
+    add(
+        "--switchable",
+        action="store_true",
+        help="do not merge; requests choose among --adapter NAME=DIR",
+    )
     add("--revision", help="commit, tag or branch of a hub id")
     add("--plan", action="store_true", help="only predict size, memory and speed; no weights read")
     add("--json", action="store_true", help="print the plan or the manifest as JSON")
@@ -171,7 +175,7 @@ def _run(arguments: argparse.Namespace) -> None:
     chosen = [mode for mode in modes if getattr(arguments, mode)]
     if chosen and (arguments.model or arguments.output):
         raise BadInput(
-            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or give "
+            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or run "
             "two commands"
         )
     if arguments.list_targets:

@@ -1,6 +1,6 @@
 """From a checkpoint to a bundle: plan, calibrate, choose precisions, write, measure, compile.
 
-Everything is written to a hidden folder beside the output and moved there at the end; an error, an
+Everything is written to a hidden folder next to the output and moved there at the end; an error, an
 interrupt or a kill leaves what was there before.
 """
 
@@ -101,7 +101,7 @@ def export_model(
             checkpoint, where the target's kernels can hold them), or a name of
             `edgelm.quantize.precision.PRECISIONS` that the target has. By default `source` for a
             quantized checkpoint, else `auto`.
-        kv: type of the key-value cache; by default int8 on a CPU (fp32 beside fp32 weights), else
+        kv: type of the key-value cache; by default int8 on a CPU (fp32 with fp32 weights), else
             16 bits.
         context: maximum tokens in the cache; by default the device's, at most the model's.
         group_size: weights that share a scale.
@@ -109,7 +109,7 @@ def export_model(
         exceptions: group pattern to precision, e.g. `{"layers.0.*": "int8"}`.
         gate: `off` also writes a bundle that fails the gate, and says so in its manifest.
         calibration: text for cache scales and sensitivities, JSONL or plain.
-        gate_text: text that the result is measured on, held apart from calibration.
+        gate_text: text that the result is measured on, different from the calibration text.
         revision: commit, tag or branch for a hub id.
         engine: one of the target's engines; its first by default.
         compute_capabilities: times ten; the GPUs that an engine is compiled for ahead of time, by
@@ -117,15 +117,15 @@ def export_model(
         method: how 4- and 8-bit weights are quantized, a name of
             `edgelm.export.quantize.methods.METHODS`.
         max_size: bytes of weights, or a size such as `"98MB"`: `auto` then takes the best mixture
-            of at most that size, in place of the smallest that passes the gate.
+            of at most that size, instead of the smallest one that passes the gate.
         work: a folder for intermediate results (calibration, sensitivities, quantized matrices,
             candidates): an interrupted export resumes from them, and later exports of this model,
-            for whatever device, use what applies. Several models may share it.
+            for any device, reuse what applies. Several models may share it.
         segments: into how many segments the graph is cut, which are compiled one by one; by
             default the fewest with which the engine can be compiled in the device's memory.
         adapter: the folder of a PEFT LoRA, merged into the weights before anything else.
-        switchable_adapters: folders of PEFT LoRAs by name; they stay apart from the weights, and
-            each request chooses one, or none. For ONNX Runtime on a CPU.
+        switchable_adapters: folders of PEFT LoRAs by name; they are stored separately from the
+            weights, and each request chooses one, or none. For ONNX Runtime on a CPU.
         progress: called with one line at each stage.
 
     Raises:

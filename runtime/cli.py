@@ -31,8 +31,8 @@ Without a prompt and on a terminal, edge-run starts a conversation: /help lists 
 Ctrl-C stops an answer, Ctrl-D ends. Piped text is the prompt. A model without a chat template
 continues the prompt as it is.
 
-Sampling options that are left out are the bundle's own (generation_config.json); the defaults above
-apply where it has none.
+Sampling options that are not given come from the bundle (generation_config.json); the defaults
+above apply if it has none.
 
 examples:
   edge-run bundle/ "Why is the sky blue?"

@@ -1,8 +1,8 @@
 """A conversation: its messages, and answers to them.
 
-A chat owns its messages. The state of the model after them is in one of the model's sequences for
-as long as no other request needs that sequence; then it is computed again. So any number of chats
-can share a model, and what one says never enters another.
+A chat owns its messages. The model's state after them stays in one of the model's sequences until
+another request needs that sequence; it is then recomputed with the next answer. Any number of chats
+can share a model, and none sees the messages of another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,9 +67,9 @@ class Chat:
 
     Args:
         model: a model with a chat template.
-        messages: how it begins, for example with a system message.
-        template: what else the chat template is given, such as `enable_thinking` and `tools`.
-        adapter: the name of the adapter that answers, where `send` names no other; None for none.
+        messages: the first messages, for example a system message.
+        template: further arguments of the chat template, such as `enable_thinking` and `tools`.
+        adapter: name of the adapter for all answers, unless `send` names another; None for none.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Chat:
         if messages:
             check_messages(messages)
         self.model = model
-        self.template = check_template_arguments(template or {}, "what else the template is given")
+        self.template = check_template_arguments(template or {}, "template")
         self.adapter = adapter
         self._messages = list(messages)
         self._beginning = len(self._messages)
@@ -100,10 +100,10 @@ class Chat:
         return len(self.model.chat_tokens(self._messages, **self.template)) if self._messages else 0
 
     def send(self, said: Said, **options: Unpack[Options]) -> Stream:
-        """Add a message; the stream is the answer, which joins the messages when it ends.
+        """Add a message and stream the answer, which is added to the messages when it ends.
 
-        If an answer is cancelled, closed or ended by the next `send`, its part so far joins them.
-        After an error the messages are as before.
+        If an answer is cancelled, closed or ended by the next `send`, the part generated so far is
+        added. After an error, the messages are as before.
 
         Args:
             said: the user's text, a message (such as a tool's result), or a list of messages.
@@ -136,8 +136,8 @@ class Chat:
     def save(self, path: str | Path) -> SavedSession:
         """Save messages and the model's state, to continue later where the chat is now.
 
-        The state is saved as far as a sequence of the model still holds it; the rest is computed
-        again after loading. Returns how many tokens that are, and the size of the file.
+        Only what a sequence of the model still holds of the state is saved; the rest is computed
+        again after loading. Returns the number of saved tokens and the size of the file.
 
         Raises:
             BadInput: messages that are not plain values.
@@ -167,11 +167,11 @@ class Chat:
         Args:
             model: the same bundle on the same engine, with the same edgelm.
             path: the file.
-            state: False takes the messages alone, which any model can continue; without the chat's
-                adapter, if the model has none of that name.
+            state: False loads only the messages, which any model can continue; the chat's adapter
+                is dropped if the model has none of that name.
 
         Raises:
-            BadInput: no such file, a damaged one, or a state of something else.
+            BadInput: no such file, a damaged one, or a state of another model or version.
             UnknownName: the model lacks the adapter of the state.
         """
         path = Path(path)

@@ -46,17 +46,17 @@ def load(
         max_memory: bytes, or a size such as `"1.5GB"`: the context is reduced until weights,
             cache, workspace and runtime fit, and a warning is logged.
         threads: threads for matrix products; by default the physical cores.
-        sequences: generations that can run at a time; each has a cache of its own over one copy of
-            the weights.
+        sequences: number of generations that can run at the same time; each has its own cache, and
+            all share one copy of the weights.
         batching: run the next tokens of several generations together where the bundle's graph can.
-            With 4-bit and fp32 weights the logits of a token may then differ in their last digits
-            with how many run together; False computes each token alone.
+            With 4-bit and fp32 weights, the last digits of a token's logits may then depend on how
+            many sequences run together; False runs each sequence alone.
         prompt_cache: a folder for the states of long system messages, so that the next start of the
             program reads them instead of computing them; None stores nothing.
         prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
             states are removed.
-        speculation: where tokens come from that are drafted and then checked together, several in
-            one run: "lookup" (what followed the same tokens before in prompt and answer), "draft"
+        speculation: how tokens are drafted, several of which are then checked in one run:
+            "lookup" (what followed the same tokens earlier in prompt and answer), "draft"
             (the bundle's draft model), "auto" (whichever is faster, and only while each token's
             logits stay the same bit for bit), or "off".
         check_hashes: compare every file with its hash first. A file that has not changed since it
@@ -67,11 +67,11 @@ def load(
     Raises:
         BadBundle: not a bundle, a damaged one, one that does not match its hashes, or one that was
             replaced while it was loaded.
-        BadInput: `bundle`, `threads`, `sequences` or `max_memory` that cannot be used.
+        BadInput: an invalid `bundle`, `threads`, `sequences` or `max_memory`.
         DoesNotFit: even the smallest context needs more than `max_memory`.
         MissingPackage: no engine is installed.
 
-    The hash of a compiled engine is always compared, `check_hashes` or not: it is native code.
+    The hash of a compiled engine is compared in any case, because it is native code.
     """
     folder = bundle_folder(bundle)
     check_threads(threads)

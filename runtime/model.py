@@ -63,16 +63,16 @@ class LanguageModel(Embeds, Occupancy):
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):
-    each runs one generation, and their steps alternate; others wait in order. A stream that
-    nobody reads gives its sequence to a request that waits, and gets one again when it is read.
-    `close` may be called from any thread; a generation that is running there ends with BadInput.
+    each runs one generation at a time; further ones wait in order. A stream that is not read gives
+    its sequence to a waiting request, and gets one again when it is read. `close` may be called
+    from any thread; running generations then end with BadInput.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
         sessions: a session, or several over the same weights; they are closed with the model.
-        prompt_cache: where the states of long prompt beginnings are stored; None: nowhere.
-        drafts: a draft model's session for each; they are closed with the model, too.
+        prompt_cache: stores the states of long prompt beginnings; None: they are not stored.
+        drafts: sessions of a draft model, one for each; they are closed with the model, too.
         speculation: the default of generations; see `load`.
         batching: whether tokens of several generations run together; see `load`.
     """
@@ -133,12 +133,12 @@ class LanguageModel(Embeds, Occupancy):
 
     @property
     def step_ratios(self) -> dict[int, float]:
-        """Times of runs of several tokens in runs of one, by size; those measured so far."""
+        """Time of a run of n tokens relative to a run of one, by n, as far as it was measured."""
         return self._sequences.speculation.costs.measured()
 
     @property
     def sampling_words(self) -> str:
-        """How tokens are chosen where the caller says nothing."""
+        """A description of the default sampling."""
         if self._defaults.temperature == 0:
             return "greedy decoding"
         return f"temperature {self._defaults.temperature:g} as its authors recommend"
@@ -151,7 +151,7 @@ class LanguageModel(Embeds, Occupancy):
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """Continue a text or tokens, or answer messages; return the whole answer.
 
-        A text is not put into the chat template: see `chat`.
+        A text is continued without the chat template; see `chat`.
 
         Raises:
             BadInput: an empty prompt, an invalid option, an unknown adapter, or a closed model.
@@ -163,11 +163,11 @@ class LanguageModel(Embeds, Occupancy):
             return stream.read()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
-        """`generate` as a stream: a chunk per token, never with half a character.
+        """`generate` as a stream: one chunk per token, which never ends within a character.
 
         Raises:
-            BadInput, ContextFull, Busy, BadBundle: as `generate`; what needs the engine is raised
-                by the stream.
+            BadInput, ContextFull, Busy, BadBundle: as `generate`; errors of the engine are raised
+                while the stream is read.
         """
         if isinstance(prompt, str):
             return self._open(self.tokenizer.encode(prompt), options)
@@ -197,10 +197,10 @@ class LanguageModel(Embeds, Occupancy):
 
         Args:
             system: the system message.
-            messages: how it begins instead.
-            session: a file that `Chat.save` wrote, instead of all others.
-            adapter: the name of the bundle's adapter that answers; None for none.
-            template: what else the chat template is given, such as `enable_thinking=False`.
+            messages: the first messages, instead of `system`.
+            session: a file that `Chat.save` wrote, instead of all other arguments.
+            adapter: the name of the bundle's adapter to use; None for none.
+            template: further arguments of the chat template, such as `enable_thinking=False`.
 
         Raises:
             BadInput: no chat template, more than one of `system`, `messages` and `session`, or a
@@ -230,11 +230,11 @@ class LanguageModel(Embeds, Occupancy):
     def snapshot(
         self, tokens: Sequence[int], adapter: str | None = None
     ) -> tuple[list[int], CacheRows]:
-        """What the sequences hold of these tokens: as many as they do, and a copy of the state."""
+        """The longest beginning of the tokens that a sequence holds, and a copy of its state."""
         return self._sequences.snapshot(tokens, self._adapters.find(adapter))
 
     def preload(self, tokens: Sequence[int], state: CacheRows, adapter: str | None = None) -> None:
-        """Make a sequence hold tokens whose state `snapshot` gave, now or in an earlier run."""
+        """Load the state of tokens that `snapshot` returned, now or in an earlier process."""
         self._sequences.preload(tokens, state, self._adapters.find(adapter))
 
     def answer(
@@ -249,7 +249,7 @@ class LanguageModel(Embeds, Occupancy):
 
         Args:
             messages: the conversation.
-            template: what else the chat template is given.
+            template: further arguments of the chat template.
             options: of the generation.
             ended: called with the reply when the stream ends.
         """
@@ -281,13 +281,13 @@ class LanguageModel(Embeds, Occupancy):
         Args:
             messages: the turns so far; a string is one message of the user.
             allow_special: whether control tokens in a message (`<|im_end|>`) are encoded as such,
-                as transformers does by default. Say yes only to messages that you wrote: else they
-                are plain text, and cannot begin a turn of another role.
-            template: what else the chat template is given.
+                as transformers does by default. Use it only for messages that you wrote; by default
+                control tokens are plain text and cannot begin a turn of another role.
+            template: further arguments of the chat template.
 
         Raises:
-            BadInput: no chat template, a conversation that it refuses, or, where control tokens
-                are not allowed, a message that this tokenizer cannot encode as text.
+            BadInput: no chat template, a conversation that it rejects, or, if control tokens are
+                not allowed, a message that this tokenizer cannot encode as plain text.
         """
         self._sequences.check_open()
         source = self._chat_template()

@@ -1,8 +1,8 @@
 """The self-test: whether this machine's engine computes what was computed at export.
 
-The gate's sample is replayed through the engine and compared with what the exporting machine
-wrote, and a few greedy answers are written again. A driver, a library or a kernel that changes
-the numbers shows, and so does a bundle whose template, end-of-turn tokens or weights are wrong.
+The engine runs the gate's sample and generates a few greedy answers; both are compared with what
+the exporting machine recorded. This detects a driver, library or kernel that changes the results,
+and a bundle whose template, end-of-turn tokens or weights are wrong.
 """
 
 import time
@@ -84,7 +84,7 @@ class SelfTestResult:
 def self_test(
     bundle: str | Path, *, threads: int | None = None, seconds: float = SECONDS
 ) -> SelfTestResult:
-    """Replay what export wrote on this machine's engine; takes at most some `seconds`.
+    """Compare this machine's engine with what export recorded; takes at most about `seconds`.
 
     Raises:
         BadBundle, MissingPackage, DoesNotFit: the bundle cannot be loaded.
@@ -134,7 +134,9 @@ def _check_logits(
     try:
         known, top1 = record.arrays(sample)
     except ValueError:
-        return SelfTestCheck(name, False, "the record of the self-test is not of this sample")
+        return SelfTestCheck(
+            name, False, "the record of the self-test does not belong to this sample"
+        )
     drift, worse, agreed = list[float](), list[float](), 0
     for number, tokens in enumerate(sample.tokens):
         if drift and time.perf_counter() > until:

@@ -10,7 +10,7 @@ def split(model: LanguageModel) -> list[LanguageModel]:
 
     A part continues only what it computed itself, so that with greedy decoding an answer does not
     depend on what other threads generate. Tokens of all parts still run together. Close the whole
-    model, not the parts, and do not use it beside them.
+    model, not the parts, and do not use the parts at the same time.
     """
     parts = []
     for sequences in model._sequences.split():

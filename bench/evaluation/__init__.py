@@ -1,1 +1,1 @@
-"""Evaluation tasks on the engine that ships: a bundle beside the model that it was made from."""
+"""Evaluation tasks on the engine that ships: a bundle compared with its source model."""

@@ -1,4 +1,4 @@
-"""`edge-eval`: tasks on a bundle's own engine, beside its source."""
+"""`edge-eval`: tasks on a bundle's own engine, compared with its source."""
 
 import argparse
 import shlex
@@ -72,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
         "--sequences",
         type=positive_int,
         metavar="N",
-        help="answers that each process of a bundle on a CPU writes at a time (default: 8 where "
-        "that changes no bit of the logits, as with 8-bit weights, else 1)",
+        help="answers that each process generates at a time, for a bundle on a CPU (default: 8 if "
+        "the logits then stay the same bit for bit, as with 8-bit weights; else 1)",
     )
     add(
         "--record",

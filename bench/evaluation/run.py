@@ -1,4 +1,4 @@
-"""Run tasks on a model, and on its source beside it; finished tasks are kept in the output folder.
+"""Run tasks on a model and on its source; finished tasks are kept in the output folder.
 
 One model is loaded at a time: the subject and then its source, so that a source that fills the
 memory can be used.

@@ -1,6 +1,6 @@
 """The peers' own environments: one command installs them, measurements find them.
 
-Peers pin what they need (another onnxruntime, another torch) and are never installed beside
+Peers pin what they need (another onnxruntime, another torch) and are never installed next to
 edgelm. optimum-onnx needs a transformers below 4.58 and has an environment of its own.
 llama.cpp is compiled for this machine from llama-cpp-python's source archive, which takes some
 minutes; its checkpoint converter comes from there too. On CPUs with AMX it is compiled without:
@@ -25,7 +25,7 @@ _WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 class Environment:
     """Packages that are pinned together, in a virtual environment of their own.
 
-    requirements: a file beside this one.
+    requirements: a file next to this one.
     folder: below `peers_folder()`; empty for that folder itself.
     modules: what must be importable when it is complete.
     """
@@ -126,7 +126,7 @@ def _download(pip: list[str], requirement: str, folder: Path) -> Path:
 
 
 def _extract_converter(archive: Path, folder: Path) -> None:
-    """The converter script with the packages beside it that it imports."""
+    """The converter script with the packages next to it that it imports."""
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             _, _, inner = member.name.partition("vendor/llama.cpp/")

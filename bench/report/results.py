@@ -11,7 +11,7 @@ from edgelm.bundle import Manifest
 from edgelm.devices.sensors import Part, Sampler
 from edgelm.spec.decoder import DecoderSpec
 
-# Where an engine computes on the processor, a GPU beside it idles, and its power is not theirs.
+# Where an engine computes on the processor, the GPU idles, and its power is not theirs.
 _PARTS: dict[str, tuple[Part, ...]] = {"cpu": ("cpu",), "gpu": ("cpu", "gpu")}
 
 

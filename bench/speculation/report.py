@@ -1,4 +1,4 @@
-"""The table of `edge-bench --speculation`, and the file beside it."""
+"""The table of `edge-bench --speculation`, and the file for it."""
 
 import statistics
 from pathlib import Path

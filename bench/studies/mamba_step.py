@@ -1,4 +1,4 @@
-"""The time of a Mamba-2 decoder beside one with attention of the same size.
+"""The time of a Mamba-2 decoder, compared with one with attention of the same size.
 
     python -m bench.studies.mamba_step [--precision int8]
 

@@ -1,4 +1,4 @@
-"""What it costs to verify several tokens in one run, beside decoding one.
+"""The time to verify several tokens in one run, compared with decoding one.
 
     python -m bench.studies.verification_cost BUNDLE [--depth 512] [--threads 2]
 

@@ -10,7 +10,7 @@ Messages = tuple[Message, ...]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _EXAMPLE = '[{"role": "user", "content": "Why?"}]'
 _CALL = '{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}'
-# Fields that templates read beside role and content.
+# Fields that templates read besides role and content.
 _TEXTS = ("name", "tool_call_id", "reasoning_content")
 
 

@@ -167,7 +167,7 @@ def pack(
 
 
 def _starts_of(path: Path) -> Path:
-    """The file with the documents' beginnings, beside the one with the rows."""
+    """The file with the documents' beginnings, next to the one with the rows."""
     return path.with_name(f"{path.stem}.starts.npy")
 
 

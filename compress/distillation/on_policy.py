@@ -31,7 +31,7 @@ def continued(
 ) -> torch.Tensor:
     """Rows whose second half is the student's own, at temperature 1.
 
-    A row's text depends on seed, step, row and student, and not on the rows beside it: it is the
+    A row's text depends on seed, step, row and student, and not on the other rows: it is the
     same however they are divided over processes.
 
     Args:

@@ -19,9 +19,9 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     micro_batch: rows per forward pass on one process
     final_learning_rate: learning rate of the last step
     warmup: share of the steps in which the learning rate rises
-    schedule: how the learning rate then falls: by a cosine over all steps, in a straight line over
-        the last `decay` share of the steps (`wsd`: warmup, stable, decay; arXiv 2404.06395), so
-        that one long run can be ended at several lengths, or not at all (`constant`)
+    schedule: learning rate after the warmup: `cosine` falls over all steps; `constant` stays;
+        `wsd` (warmup, stable, decay; arXiv 2404.06395) falls linearly over the last `decay` share
+        of the steps, so that one long run can be ended at several lengths
     decay: share of the steps in which the learning rate falls with `wsd`
     weight_decay: weight decay of AdamW
     gradient_clip: maximum norm of the gradient

@@ -37,13 +37,13 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 )
         if spec.has_own_sizes:
             raise BadInput(
-                "the layers of this model have different sizes ([puzzle] made it), and pruning "
-                "removes the same of all layers; prune its teacher"
+                "the layers of this model have different sizes ([puzzle] made it), but pruning "
+                "removes the same parts from all layers; prune its teacher"
             )
         if spec.entangles_layers:
             raise BadInput(
-                f"cannot prune {spec.family}: its layers differ in their heads, share keys and "
-                "values, have inputs of their own or are half a layer each"
+                f"cannot prune {spec.family}: its layers are not built alike (they have different "
+                "heads, shared keys and values, additional inputs or only one sublayer)"
             )
         if spec.is_hybrid and self.hidden_size != spec.hidden_size:
             raise BadInput(

@@ -94,9 +94,9 @@ def _check_teacher(spec: DecoderSpec) -> None:
         )
     if spec.entangles_layers:
         raise BadInput(
-            f"[puzzle] cannot replace layers of {spec.family}, which differ in their heads, share "
-            "keys and values, have inputs of their own or are half a layer each; use another "
-            "teacher"
+            f"[puzzle] cannot replace layers of {spec.family}: they are not built alike (they have "
+            "different heads, shared keys and values, additional inputs or only one sublayer); use "
+            "another teacher"
         )
     if spec.mixtures:
         raise BadInput(

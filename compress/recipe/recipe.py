@@ -142,8 +142,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.puzzle.check()
         if self.draft and (self.vocabulary or self.correct or self.align):
             raise BadInput(
-                "[draft] drafts for the teacher as it is: remove [vocabulary], [correct] and "
-                "[align], which change the tokens or the target"
+                "[draft] makes a draft model for the unchanged teacher: remove [vocabulary], "
+                "[correct] and [align], which change its tokens or its answers"
             )
 
     def _check_milestones(self) -> None:

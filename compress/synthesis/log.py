@@ -1,6 +1,6 @@
 """A JSONL file that grows by batches and can be interrupted at any moment.
 
-The manifest beside it records how the texts are made and how many bytes are valid. A batch is
+The manifest next to it records how the texts are made and how many bytes are valid. A batch is
 first appended and synced, then counted; bytes beyond the count (a partial line or a whole batch)
 are truncated and written again. A batch depends only on its number and on the texts accepted
 before, so the file ends up the same.
@@ -117,7 +117,7 @@ class SynthesisLog:
 
 
 def manifest_path(path: Path) -> Path:
-    """The manifest beside a file of texts."""
+    """The manifest next to a file of texts."""
     return path.with_name(f"{path.name}.manifest.json")
 
 

@@ -93,8 +93,8 @@ def _plan_free_text(kind: FreeText, sampling: Sampling, model: Model, tokenizer:
     usable = [start for start in starts if 0 < len(start.ids) <= _room(model, sampling)]
     if starts and not usable:
         raise BadInput(
-            f"none of {len(starts)} starts fits the context beside {sampling.max_new_tokens} new "
-            "tokens; lower max_new_tokens or use shorter starts"
+            f"none of {len(starts)} starts fits the context together with "
+            f"{sampling.max_new_tokens} new tokens; lower max_new_tokens or use shorter starts"
         )
     usable = usable or [Prompt((_beginning(model, tokenizer),))]
 
@@ -131,7 +131,7 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
     fitting = [one for one in questions if len(one.ids) <= _room(model, sampling)]
     if not fitting:
         raise BadInput(
-            f"none of {len(questions)} prompts fits the context beside "
+            f"none of {len(questions)} prompts fits the context together with "
             f"{sampling.max_new_tokens} new tokens; lower max_new_tokens"
         )
     queue = [one for one in fitting for _ in range(kind.per_prompt)]

@@ -118,7 +118,7 @@ def synthesize(
         model: the teacher.
         tokenizer: the teacher's; answers need its chat template.
         request: what to generate.
-        out: the file; its manifest lies beside it.
+        out: the file; its manifest is next to it.
         progress: called after each batch.
 
     Raises:

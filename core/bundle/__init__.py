@@ -1,8 +1,8 @@
 """The bundle: the folder that export writes and that runtime and bench read.
 
 `bundle.json` is the manifest. It lists every file with its SHA-256 and maps roles to the inputs and
-outputs of the graph: readers look up roles and never rely on tensor names. docs/bundle.md has the
-format.
+outputs of the graph: readers look up roles and never rely on tensor names. The format is described
+in docs/reference/bundle.md.
 """
 
 from edgelm.bundle.files import bundle_file, graph_sha256, hash_files, verify

@@ -135,7 +135,7 @@ def _check_cache(cache: CacheContract, manifest: Manifest) -> None:
     spec, graph = manifest.spec, manifest.graph
     if cache.capacity is None and graph.dialect != "ort" and "cache_positions" not in graph.inputs:
         raise ValueError(
-            "graph.cache.capacity is open, but graph.inputs has no cache_positions, which gives it"
+            "graph.cache.capacity is null and graph.inputs has no cache_positions; expected one"
         )
     pairs = {
         "graph.cache.layers": (

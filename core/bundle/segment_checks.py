@@ -51,12 +51,15 @@ def _check_order(graph: GraphContract) -> None:
     for segment in graph.segments:
         for name in segment.inputs:
             if name not in inputs and name not in given:
-                raise ValueError(f"{segment.file} takes {name!r}, which nothing before it gives")
+                raise ValueError(
+                    f"{segment.file} has the input {name!r}, which is neither an input of the "
+                    "graph nor an output of an earlier segment"
+                )
         for name in segment.outputs:
             if name not in outputs or name in given:
                 raise ValueError(
-                    f"{segment.file} gives {name!r}, which is not an output of the graph or a "
-                    "link, or which an earlier segment gives"
+                    f"{segment.file} has the output {name!r}, which is not an output or a link of "
+                    "the graph, or is also an output of an earlier segment"
                 )
         taken |= set(segment.inputs)
         given |= set(segment.outputs)

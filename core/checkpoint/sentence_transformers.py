@@ -32,12 +32,11 @@ _FLAGS = {
 
 
 def check_causal(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise BadCheckpoint for a model whose tokens also see later ones (EmbeddingGemma)."""
+    """Raise BadCheckpoint for a model with bidirectional attention (EmbeddingGemma)."""
     if config.get("use_bidirectional_attention") is True or config.get("is_causal") is False:
         raise BadCheckpoint(
-            f"{folder}: config.json says that tokens attend to later ones, too (as those of "
-            "EmbeddingGemma do); edgelm runs decoders whose tokens see only earlier ones, such as "
-            "Qwen3-Embedding"
+            f"{folder}: config.json describes bidirectional attention (as in EmbeddingGemma); "
+            "edgelm runs decoders with causal attention only, such as Qwen3-Embedding"
         )
 
 
@@ -57,13 +56,13 @@ def embedding_settings(folder: Path, spec: DecoderSpec) -> EmbeddingSettings | N
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise BadCheckpoint(
             f"{folder / MODULES} lists the modules {', '.join(map(shown, kinds)) or 'none'}; "
-            "edgelm runs Transformer, Pooling and, behind them, Normalize, and no others (such as "
-            "Dense)"
+            "edgelm supports Transformer and Pooling, optionally followed by Normalize, and no "
+            "others (such as Dense)"
         )
     if modules[0][1] not in ("", "."):
         raise BadCheckpoint(
             f"{folder / MODULES}: the model is in the folder {shown(modules[0][1])}; edgelm "
-            "expects its config.json and weights beside modules.json: save it again with the "
+            "expects its config.json and weights next to modules.json: save it again with the "
             "current sentence-transformers"
         )
     prompts, default = _prompts(folder)
@@ -106,7 +105,7 @@ def _pooling(folder: Path, inner: str, spec: DecoderSpec) -> Pooling:
         config = read_json_object(path)
     except FileNotFoundError:
         raise BadCheckpoint(
-            f"{path} is missing, which says how hidden states are pooled; download it again"
+            f"{path}, which states how hidden states are pooled, is missing; download it again"
         ) from None
     modes = _modes(config)
     if len(modes) != 1 or modes[0] not in _POOLING:
@@ -129,8 +128,8 @@ def _pooling(folder: Path, inner: str, spec: DecoderSpec) -> Pooling:
         )
     if _POOLING[modes[0]] != "last" and config.get("include_prompt", True) is not True:
         raise BadCheckpoint(
-            f"{path}: include_prompt is {shown(config['include_prompt'])}; edgelm pools the tokens "
-            "of prompts, too"
+            f"{path}: include_prompt is {shown(config['include_prompt'])}; edgelm always includes "
+            "the tokens of prompts when it pools"
         )
     return _POOLING[modes[0]]
 

@@ -1,4 +1,4 @@
-"""The record of a student: `compress.json` beside its weights.
+"""The record of a student: `compress.json` next to its weights.
 
 It has the teacher, the stages and the measured quality. compress writes it, export copies it into
 the bundle's lineage and model card.

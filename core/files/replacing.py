@@ -1,6 +1,6 @@
 """Write a file atomically: after a kill there is the old or the new one, never a partial one.
 
-The content is written to a hidden file beside it, `.NAME.partial-edgelm-` and a random part, which
+The content is written to a hidden file next to it, `.NAME.partial-edgelm-` and a random part, which
 is locked meanwhile. Such a file without a lock was left by a killed process, and the next writer
 of the same file removes it. Windows moves no open file, so that the lock ends before the move:
 there, only an old file counts as abandoned.
@@ -75,7 +75,7 @@ def remove_abandoned_files(folder: Path) -> None:
 
 
 def hidden_sibling(target: Path) -> Path:
-    """A new hidden name beside a file or folder."""
+    """A new hidden name next to a file or folder."""
     return target.with_name(_hidden_start(target.name) + secrets.token_hex(_RANDOM_BYTES))
 
 
@@ -151,7 +151,7 @@ def _remove_abandoned_of(target: Path) -> None:
 
 
 def _new_file(target: Path, mode: int) -> tuple[Path, int, bool]:
-    """A new hidden file beside a target, open for writing, and whether it is locked."""
+    """A new hidden file next to a target, open for writing, and whether it is locked."""
     while True:
         staging = hidden_sibling(target)
         handle = os.open(staging, _NEW | _BINARY, mode)

@@ -1,6 +1,6 @@
 """Write a folder atomically: after a kill there is the old one or none, never a partial one.
 
-The new contents are written to a hidden folder beside the target and moved into place at the end:
+The new contents are written to a hidden folder next to the target and moved into place at the end:
 
     .NAME.partial-edgelm-3f9a0c1d22b7e854/    a different name for every writer
         edgelm-staging                        names the target; locked while its writer runs
@@ -63,7 +63,7 @@ def staged_folder(target: Path, *, marker: str, listing: Listing) -> Iterator[Pa
         marker: a file that an existing `target` must contain to be replaced, so that a wrong path
             never deletes other data.
         listing: returns the files of an earlier output in a folder. Other files there are an error
-            before the block; files that appear during the block are kept beside the target.
+            before the block; files that appear during the block are kept next to the target.
 
     Raises:
         BadInput: `target` must not be replaced.
@@ -138,12 +138,12 @@ def check_separate(output: Path, inputs: dict[str, Path]) -> None:
         if real.is_relative_to(output):
             raise BadInput(
                 f"the {what} {path} is inside the output {output}, which is replaced as a whole; "
-                "choose an output folder beside it"
+                "choose an output folder next to it"
             )
         if output.is_relative_to(real):
             raise BadInput(
                 f"the output {output} is inside the {what} {path}; choose an output folder "
-                "beside it"
+                "next to it"
             )
 
 

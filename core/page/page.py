@@ -130,5 +130,5 @@ def glossary(terms: Mapping[str, str]) -> str:
 
 
 def figures(plots: Sequence[Plot]) -> str:
-    """Plots beside each other where the page is wide enough."""
+    """Plots next to each other where the page is wide enough."""
     return f'<div class="plots">{"".join(figure(plot) for plot in plots)}</div>' if plots else ""

@@ -19,7 +19,7 @@ class Series:
 
     titles: shown when the pointer rests on a point; one for each point, or none.
     spread: the lowest and highest y at each point, or none.
-    outliers: points beside the series, drawn as crosses.
+    outliers: points in addition to the series, drawn as crosses.
     """
 
     name: str

@@ -61,7 +61,7 @@ class Smoothing:
             for group in groups(spec)
             if group.startswith("layers.")
             and split_group(group)[1] in before
-            # Attention and what is beside it read one norm, and have factors of their own.
+            # Attention and the mixer parallel to it read one norm, and have factors of their own.
             and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]

@@ -125,7 +125,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def _shared_matrices(self) -> tuple[tuple[int, int], ...]:
-        """Those beside the layers: the projection of the embedding to every layer's inputs."""
+        """Those outside the layers: the projection of the embedding to every layer's inputs."""
         if self.per_layer_inputs is None:
             return ()
         return ((self.per_layer_width, self.hidden_size),)
@@ -245,7 +245,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether some layers have another mixer in place of attention, or beside it."""
+        """Whether some layers have another mixer in place of attention, or parallel to it."""
         return any(one.recurrent is not None and one.recurrent.groups for one in self._kinds)
 
     @property

@@ -3,7 +3,7 @@
     "edgelm_layers": [{}, {"intermediate_size": 512}, {"attention": false, "intermediate_size": 0}]
 
 has one object for each layer. What is left out is as in every other layer. A layer may have a
-narrower MLP, no MLP, or no attention. transformers ignores the field: the weights beside it are
+narrower MLP, no MLP, or no attention. transformers ignores the field: the weights next to it are
 padded with zeros to the sizes of the configuration, and compute the same.
 """
 

@@ -36,7 +36,7 @@ _PACKAGES = (
 _APT_TENSORRT = r"(?m)^(libnvinfer\d+|python3-libnvinfer) (\d[\d.]*)"
 _OTHER_WAYS = (
     "plan with --target and the name of a similar device (edge-devices list) and --max-memory, or "
-    "write a profile: docs/devices.md"
+    "write a profile: docs/how-to/devices.md"
 )
 _HERE = Probes()
 

@@ -17,7 +17,7 @@ def choose_context(
     """The requested context, or the device's default, at most the model's.
 
     The default is shorter with TensorRT: up to twice what was seen is read for every token, and a
-    full cache must fit beside the rest.
+    full cache must fit together with the rest.
 
     Raises:
         BadInput: a context outside of the model's limits.
@@ -74,7 +74,7 @@ def listed_caches(
     """The cache types to list for a request: those that differ in size, the default one first."""
     if request.kv is not None:
         return (request.kv,)
-    # A quantized cache beside unquantized weights is never a default.
+    # A quantized cache with unquantized weights is never a default.
     if request.precision == "fp32" and "fp32" in engine.kv:
         return ("fp32",)
     unquantized = request.precision in ("fp32", "fp16", "bf16")

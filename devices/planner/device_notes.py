@@ -1,4 +1,4 @@
-"""What a plan says about its device beside the figures."""
+"""What a plan says about its device besides the figures."""
 
 from edgelm.devices.detection.modules import UNSUPPORTED
 from edgelm.devices.profile import Profile

@@ -199,7 +199,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = list(cache_notes(spec, engine.name, kv))
     if not spec.has_head:
-        notes.append("an embedding model: it decodes nothing, and keeps no cache between texts")
+        notes.append("an embedding model decodes nothing, and keeps no cache between texts")
     if batch not in (1, _PUBLISHED_BATCH):
         notes.append(
             f"speeds of several sequences follow from published rows of {_PUBLISHED_BATCH}; for "

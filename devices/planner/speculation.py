@@ -53,7 +53,7 @@ class SpeculationPlan(msgspec.Struct, frozen=True):
         ratios = ", ".join(f"{size} tokens {ratio:.2f}" for size, ratio in self.run_ratios.items())
         lines = [
             f"speculation with {self.draft} (estimate)",
-            f"  a run that checks, in runs of one token: {ratios}",
+            f"  checking run, relative to a run of one token: {ratios}",
         ]
         if self.draft_bytes:
             fits = "fits" if self.fits else "does not fit"

@@ -1,4 +1,4 @@
-"""Rows of several sequences: what each further one costs, fitted beside the rest of the model.
+"""Rows of several sequences: what each further one costs, fitted after the rest of the model.
 
 The time of a step with one sequence follows from the fit to rows of one sequence; what is left
 is fitted here, so that these rows do not change the others. Rows whose rate includes the prompts
@@ -92,11 +92,11 @@ def leave_models_out(rows: Sequence[Row], seen: Sequence[Observation]) -> list[P
 
 
 def predicted(held: Sequence[Row], others: Sequence[Row], single: Fit) -> list[Prediction]:
-    """Predict `held` rows by a fit to `others`, beside a fit to rows of one sequence."""
+    """Predict `held` rows by a fit to `others`, given a fit to rows of one sequence."""
     fit = fit_batches(others, single)
     return [Prediction(item, fit.predict_ms(item)) for item in batch_observations(held, single)]
 
 
 def fit_batches(rows: Sequence[Row], single: Fit) -> Fit:
-    """The factors of rows of several sequences beside a fit to rows of one."""
+    """The factors of rows of several sequences, given a fit to rows of one."""
     return Fit(batch_observations(rows, single), PRIORS)

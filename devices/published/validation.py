@@ -17,7 +17,8 @@ from edgelm.errors import BadInput
 
 _FOLDS = 5
 _MIN_GROUPS = 2
-# Of the errors seen here, so that the range holds 80% of later ones (docs/cost-model.md).
+# Of the errors seen here, so that the range holds 80% of later ones
+# (docs/explanation/cost-model.md).
 _INSIDE = {"decode": 0.9, "batch": 0.9, "prefill": 0.92}
 KINDS = ("decode", "batch", "prefill")
 _MIXTURES = "mixtures"

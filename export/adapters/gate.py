@@ -55,7 +55,7 @@ def check_adapters(
     """
     checked = []
     for record, adapter in zip(records, adapters, strict=True):
-        progress(f"comparing the adapter {adapter.name} with the source that has it merged")
+        progress(f"comparing the adapter {adapter.name} with the source with it merged")
         gate = _gate(folder, delivery, record, adapter, base)
         progress(f"gate of {adapter.name}: {_text(gate)}: {'passed' if gate.passed else 'failed'}")
         if gate.enforced and not gate.passed:

@@ -23,8 +23,8 @@ def chosen_adapters(
     if not switchable:
         if len(given) > 1:
             raise BadInput(
-                f"{len(given)} adapters were given, but only one can be merged; keep them apart "
-                "with --switchable --adapter NAME=DIR"
+                f"{len(given)} adapters were given, but only one can be merged; to choose among "
+                "several per request, use --switchable --adapter NAME=DIR"
             )
         return (Path(given[0]) if given else None), {}
     if not given:

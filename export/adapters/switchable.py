@@ -96,11 +96,11 @@ def _groups(spec: DecoderSpec, lora: Lora) -> tuple[str, ...]:
         if not names:
             continue
         if group in TABLES or experts_in(spec, group):
-            raise _refused(lora, f"it changes {min(names)}, which no matrix product of its own has")
+            raise _refused(lora, f"it changes {min(names)}, an embedding or experts")
         left -= names
         found.append(group)
     if left:
-        raise _refused(lora, f"it changes {min(left)}, which the graph does not multiply by")
+        raise _refused(lora, f"it changes {min(left)}, which is in no matrix product")
     return tuple(found)
 
 

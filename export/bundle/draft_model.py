@@ -68,7 +68,10 @@ def export_draft(
             "for bundles that run on ONNX Runtime"
         )
     if manifest.embedding is not None or not read_spec(source, revision=revision).has_head:
-        raise BadInput("embedding models draft nothing, and nothing is drafted for them")
+        raise BadInput(
+            "an embedding model does not generate text, so it neither drafts tokens nor uses a "
+            "draft model; use language models for both"
+        )
     verify(folder, manifest)
     check_same_tokens(source, folder, revision=revision)
     own = {name: one for name, one in manifest.files.items() if not name.startswith(f"{DRAFT}/")}

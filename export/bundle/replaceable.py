@@ -33,8 +33,8 @@ def bundle_files(folder: Path) -> set[str]:
         written = msgspec.json.decode(path.read_bytes(), type=_Written)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{path} is damaged ({reason(error)}), so which files of the folder are the bundle's "
-            "is unknown; remove the folder or choose another"
+            f"{path} is damaged ({reason(error)}), so it is unknown which files of the folder "
+            "belong to the bundle; remove the folder or choose another one"
         ) from None
     caches = {str(engine.get("runtime_cache")) for engine in written.engines}
     # Complete engines that no manifest names: a killed `edge-export --finalize` left them.

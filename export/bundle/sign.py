@@ -18,7 +18,7 @@ _TITLE = "Signature"
 def sign_bundle(folder: Path, key_file: Path) -> PublicKey:
     """Write `signature.json` and a section of the model card; an older signature is replaced.
 
-    The key's name is the comment in the `.pub` file beside it, or the name of its file.
+    The key's name is the comment in the `.pub` file next to it, or the name of its file.
 
     Raises:
         BadBundle: its files are not those of its manifest.

@@ -250,7 +250,7 @@ def mixer(decoder: _Decoder, index: int, x: Value) -> Value:
 
 
 def mamba2(decoder: _Decoder, index: int, x: Value) -> Value:
-    """A state space mixer in place of attention or beside it, before its output projection."""
+    """A state space mixer in place of attention or parallel to it, before its output projection."""
     mixer = decoder.spec.layers[index].recurrent
     assert isinstance(mixer, Mamba2)
     inputs = decoder.linear(x, f"layers.{index}.mamba.in")

@@ -100,6 +100,6 @@ def unseen_experts(tokens: Mapping[str, torch.Tensor]) -> str | None:
         return None
     total = sum(len(each) for each in counts)
     return (
-        f"{unseen:,} of {total:,} experts run for no token of the calibration text; their weights "
-        "are rounded by the statistics of the others in their layer"
+        f"{unseen:,} of {total:,} experts get no token of the calibration text; their weights are "
+        "rounded with the statistics of the other experts in their layer"
     )

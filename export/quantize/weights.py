@@ -221,7 +221,7 @@ class Weights:
         return self._tensor(f"{name}.weight"), bias
 
     def delta(self, layer: int) -> DeltaWeights:
-        """What a layer's gated delta rule has beside its projections."""
+        """What a layer's gated delta rule has besides its projections."""
         name = f"model.layers.{layer}.linear_attn"
         return DeltaWeights(
             self._tensor(f"{name}.conv1d.weight"),
@@ -231,7 +231,7 @@ class Weights:
         )
 
     def mamba(self, layer: int) -> MambaWeights:
-        """What a Mamba-2 layer has beside its projections."""
+        """What a Mamba-2 layer has besides its projections."""
         name = f"model.layers.{layer}.mamba"
         mixer = self.checkpoint.spec.layers[layer].recurrent
         assert isinstance(mixer, Mamba2)
@@ -245,7 +245,7 @@ class Weights:
         )
 
     def router(self, layer: int) -> Router:
-        """What a layer's mixture of experts has beside its matrices."""
+        """What a layer's mixture of experts has besides its matrices."""
         mixture = self.checkpoint.spec.layers[layer].mlp
         assert mixture is not None
         name = f"model.layers.{layer}.mlp"

@@ -9,7 +9,7 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.files.hashing import file_sha256
 
-# What is read beside the weights.
+# What is read besides the weights.
 _SMALL = ("*.json", "*.jinja", "tokenizer.model")
 
 

@@ -42,7 +42,7 @@ def _compare_logits(
     name = f"source {key(passage.tokens_sha256, context)}"
     check = workspace.cache.load_record(name, SourceCheck)
     if check is None:
-        workspace.progress("comparing the source with what transformers loads of it")
+        workspace.progress("comparing the source with the model that transformers loads")
         check = check_source(
             reference,
             passage.tokens,

@@ -78,8 +78,7 @@ def check_source(
     if not checkpoint.loads_elsewhere:
         worst = msgspec.structs.replace(worst, weights="edgelm")
         progress(
-            "transformers does not load these weights by itself: it computes with what edgelm "
-            "reads of them"
+            "transformers cannot load these weights: it computes with the weights that edgelm reads"
         )
     with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
         stretches = [*_ends(reference, tokens, context)]
@@ -90,7 +89,7 @@ def check_source(
             worst = _worse(worst, stretch, *_compare(reference, head, other, stretch, depth))
     if not worst.agrees:
         raise GateFailed(
-            f"{checkpoint.name} computes something else when transformers loads it: KL "
+            f"{checkpoint.name} has other logits when transformers loads it: KL "
             f"{worst.kl:.2g} (limit {MAX_SOURCE_KL:g}), top-1 {worst.top1:.1%} over {worst.tokens} "
             f"tokens, {worst.layers} of {checkpoint.spec.num_hidden_layers} layers. edgelm reads "
             "its weights or its configuration differently: every bundle of it would be wrong; "

@@ -25,7 +25,7 @@ def check_work(root: Path, output: Path) -> None:
     if root.resolve().is_relative_to(output.resolve()):
         raise BadInput(
             f"{root} is inside the output {output}, which is replaced as a whole; choose a folder "
-            "beside it"
+            "next to it"
         )
     if root.is_file():
         raise BadInput(f"{root} is a file; expected a folder for intermediate results")

@@ -65,7 +65,7 @@ class TextEncoder:
         if not truncate:
             raise ContextFull(
                 f"a text has {len(tokens):,} tokens, this model takes at most "
-                f"{self.max_tokens:,}; split it, or cut its end with truncate=True"
+                f"{self.max_tokens:,}; split it, or pass truncate=True to cut off its end"
             )
         return self._cut(tokens, *added)
 

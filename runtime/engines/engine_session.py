@@ -252,7 +252,7 @@ class EngineSession:
                 count = self._history.state.count
                 rows, recurrent = state[: len(state) - count], state[len(state) - count :]
             if any(one.shape[2] != len(tokens) for one in rows):
-                raise BadInput(f"a state of other than its {len(tokens)} tokens")
+                raise BadInput(f"the state was not saved after these {len(tokens)} tokens")
             if len(tokens) > self.capacity:
                 raise ContextFull(
                     f"{len(tokens)} tokens do not fit in a context of {self.capacity}"

@@ -109,7 +109,7 @@ def _check_engines_folder(folder: Path) -> None:
         return
     if not stat.S_ISDIR(engines.lstat().st_mode):
         raise BadBundle(
-            f"{engines} is not a folder of its own (a link, or a file); remove it and run "
+            f"{engines} is a link or a file, expected a folder; remove it and run "
             f"edge-export --finalize {folder} again"
         )
 
@@ -231,7 +231,7 @@ def _check_quality(
         raise GateFailed(
             f"the engine misses the {gate.gate_class} gate that its graph passed: KL "
             f"{figures.kl:.4f}, the graph had {gate.figures.kl:.4f}; it is discarded. Another "
-            f"TensorRT than {engine.version} may compile it right"
+            f"version of TensorRT than {engine.version} may compile it correctly"
         )
     result = GateResult(
         gate.gate_class,
@@ -249,8 +249,8 @@ def _check_finite(figures: Figures, gate: GateResult) -> None:
     if not all(math.isfinite(one) for one in (figures.kl, figures.top1, figures.perplexity)):
         raise GateFailed(
             f"the engine misses the {gate.gate_class} gate that its graph passed: its logits are "
-            "not numbers (NaN or infinity); it is discarded. Another TensorRT may compile it "
-            "right, or export with bf16"
+            "not numbers (NaN or infinity); it is discarded. Use another version of TensorRT, or "
+            "export with --precision bf16"
         )
 
 

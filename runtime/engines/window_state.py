@@ -74,6 +74,6 @@ def check_held(arrays: Arrays, held: Sequence[int], length: int) -> None:
     for number, array in enumerate(arrays):
         if array.shape[2] != held[number // 2]:
             raise BadInput(
-                f"a state with {array.shape[2]} rows of a windowed layer; after {length} tokens it "
-                f"has {held[number // 2]}; delete it"
+                f"the state has {array.shape[2]} rows of a windowed layer, expected "
+                f"{held[number // 2]} after {length} tokens; delete it"
             )

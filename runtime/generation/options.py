@@ -31,20 +31,21 @@ class Options(TypedDict, total=False):
     logprobs: None, or n: the log-probability of each token and those of the n most probable.
     logits_processors: functions (tokens so far, logits) -> logits; see
         `edgelm.runtime.generation.sampling.logits_processor`.
-    response_format: the form of the text, as OpenAI has it: `{"type": "json_object"}`, a JSON
-        schema, a regular expression or a grammar; see docs/structured.md.
-    tools: in answers to messages, the functions that the model may call, as OpenAI has them.
-    tool_choice: "auto", "none", "required" or the function to call, as OpenAI has it.
+    response_format: the form of the text, as in OpenAI's API: `{"type": "json_object"}`, a JSON
+        schema, a regular expression or a grammar; see docs/how-to/structured.md.
+    tools: in answers to messages, the functions that the model may call, as in OpenAI's API.
+    tool_choice: "auto", "none", "required" or the function to call, as in OpenAI's API.
     parallel_tool_calls: False allows at most one call where `tool_choice` requires any.
     reasoning_budget: in answers to messages, the maximum number of tokens of reasoning.
-    chat_template_kwargs: in answers to messages, what else the chat template is given, such as
+    chat_template_kwargs: in answers to messages, further arguments of the chat template, such as
         `{"enable_thinking": False}`.
-    speculation: "auto", "off", "lookup" or "draft", instead of what `load` was given: where tokens
-        come from that are checked together; see docs/speculation.md.
+    speculation: "auto", "off", "lookup" or "draft": how tokens are drafted; by default as `load`
+        was called. See docs/how-to/speculation.md.
     adapter: the name of an adapter of the bundle that the model runs with; None for none.
-    cancel: a function that is called before every token and during a long prefill, or an event.
+    cancel: an event, or a function that returns whether to stop; checked before every token and
+        during a long prefill.
 
-    The others choose the next token: see Sampling.
+    The other options choose the next token: see Sampling.
     """
 
     max_tokens: int | None

@@ -1,4 +1,4 @@
-"""What is left of a generation when it has ended: the text, why it ended, counts and times."""
+"""The result of a generation: the text, why it ended, counts and times."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from edgelm.runtime.text.messages import Message
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Numbers of tokens; `cached_tokens` of the prompt were in a cache and not computed again."""
+    """Numbers of tokens; `cached_tokens` of the prompt were in the cache, and not computed."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -31,10 +31,10 @@ class Usage:
 class Timings:
     """Milliseconds of a generation, from when its first chunk was requested.
 
-    `queued_ms` passed before a sequence was free, `first_token_ms` until the first token was chosen
-    (so it includes both), `decode_ms` between the first token and the last. `prefilled` tokens of
-    the prompt were computed and `decoded` tokens generated after the first. Of `drafted` tokens,
-    checked in runs with others, `accepted` were the ones that were chosen.
+    `queued_ms` passed until a sequence was free, `first_token_ms` until the first token was chosen
+    (including `queued_ms`), and `decode_ms` between the first token and the last. `prefilled`
+    tokens of the prompt were computed, and `decoded` tokens were generated after the first.
+    `drafted` tokens were checked in runs of several tokens; `accepted` of them were chosen.
     """
 
     queued_ms: float

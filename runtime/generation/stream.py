@@ -19,10 +19,10 @@ from edgelm.runtime.speculation.speculator import Speculator
 
 
 class Stream(Iterator[Chunk]):
-    """The chunks of one generation, made as they are requested; the first request begins it.
+    """The chunks of one generation, computed as they are requested; the first request starts it.
 
-    `cancel` may be called from any thread. Dropping the stream, or `close`, ends it, too; what it
-    has read stays in its sequence's cache.
+    `cancel` may be called from any thread. Closing or discarding the stream also ends the
+    generation; the tokens that it has computed stay in the cache of its sequence.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Stream(Iterator[Chunk]):
         return self.reply
 
     def cancel(self) -> None:
-        """End it with the finish reason `cancelled`, also while it waits or reads a long prompt.
+        """End the generation as `cancelled`, even while it waits or processes a long prompt.
 
         May be called from any thread; the next chunk is the last one.
         """

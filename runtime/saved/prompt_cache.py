@@ -69,7 +69,7 @@ class PromptCache:
         try:
             header, state = read_session(path, with_adapter(self._identity, adapter))
             if header.tokens != tuple(tokens):
-                raise BadInput(f"{path} holds other tokens than its name says")
+                raise BadInput(f"{path} does not hold the tokens that its name states")
         except BadInput as error:
             log.warning("prompt cache: %s", error)
             path.unlink(missing_ok=True)

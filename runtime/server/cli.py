@@ -110,7 +110,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=_DEFAULTS.grace_seconds,
         metavar="SECONDS",
-        help="seconds that running answers have to end when the server is stopped (default: "
+        help="when the server is stopped, seconds for running answers to end (default: "
         f"{_DEFAULTS.grace_seconds})",
     )
 
@@ -154,7 +154,7 @@ def _check_engine(lm: LanguageModel) -> None:
     logging.getLogger(__name__).info("%s", "\n".join(result.lines()))
     if not result.passed:
         raise GateFailed(
-            f"the self-test of {lm.folder} failed, so that it is not served; update or restore the "
+            f"the self-test of {lm.folder} failed, so it is not served; update or restore the "
             "driver and packages of this machine, or copy or export the bundle again"
         )
 

@@ -15,7 +15,7 @@ log = logging.getLogger("edgelm.serve")
 
 
 def log_fields(request: Request) -> dict[str, Any]:
-    """What the log says of a request beside its path and status; endpoints add to it."""
+    """What the log says of a request besides its path and status; endpoints add to it."""
     fields: dict[str, Any] = request.scope.setdefault("edgelm.log", {})
     return fields
 

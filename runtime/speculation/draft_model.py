@@ -10,7 +10,7 @@ from edgelm.runtime.speculation.costs import StepCosts
 
 
 class DraftModel:
-    """A draft model's sequence beside one of the model's.
+    """A draft model's sequence, for one of the model's.
 
     It is brought up to date when tokens are requested, and then continues greedily.
 

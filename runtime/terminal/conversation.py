@@ -78,7 +78,10 @@ class Conversation:
             return
         name, _, rest = text.strip().partition(" ")
         if name not in COMMANDS:
-            raise BadInput(f"unknown command {name}; /help lists them, // sends a text with a /")
+            raise BadInput(
+                f"unknown command {name}; /help lists the commands; a message that begins with / "
+                "is typed with //"
+            )
         COMMANDS[name](self, rest.strip())
 
     def _answer(self, text: str) -> None:

@@ -100,7 +100,7 @@ class ChatTemplate:
             return self._render(given)
         except OutOfBudget as error:
             raise BadInput(
-                f"the chat template does too much: {error}; use a bundle from a source "
+                f"the chat template exceeds its limits: {error}; use a bundle from a source "
                 "that you trust, or a shorter conversation"
             ) from None
         except Exception as error:  # a template is a program: it can fail in any way

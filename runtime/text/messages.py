@@ -120,7 +120,7 @@ def _part_text(part: Any) -> str:
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise BadInput(
-        f"a message has a part of type {str(kind)[:40]!r}; this model reads texts alone: expected "
+        f"a message has a part of type {str(kind)[:40]!r}; this model reads only text: expected "
         '{"type": "text", "text": ...}'
     )
 

@@ -1,4 +1,4 @@
-"""What else a chat template is given, beside the messages, such as `enable_thinking`."""
+"""What else a chat template is given, besides the messages, such as `enable_thinking`."""
 
 from collections.abc import Mapping
 from typing import Any

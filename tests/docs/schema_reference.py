@@ -25,8 +25,8 @@ PROFILE = """# Device profile
 
 A profile is a TOML file of facts about one device. `edge-devices list` names all profiles,
 `edge-devices show NAME` prints one with the source of every number, and
-[Devices](../devices.md#profiles) explains how to add your own. A figure is a table: its value, the
-key of its source in `[sources]`, and, unless it was simply given, a status.
+[Plan and inspect devices](../how-to/devices.md#profiles) explains how to add your own. A figure is
+a table: its value, the key of its source in `[sources]`, and, unless it was simply given, a status.
 
 ```toml
 bandwidth_gb_s = { value = 102.4, source = "rule", status = "derived" }

@@ -43,16 +43,17 @@ def test_names_of_recipes_are_in_their_files() -> None:
 
 
 def test_the_bundle_page_has_every_field_of_the_manifest() -> None:
-    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "bundle.md").read_text(), re.MULTILINE)
+    page = ROOT / "docs" / "reference" / "bundle.md"
+    rows = re.findall(r"^\| (`.+?) \|", page.read_text(), re.MULTILINE)
     named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
     fields = {field.encode_name for field in msgspec.structs.fields(Manifest)}
     assert fields <= named, fields - named
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/devices.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_number_of_devices_is_right(page: str) -> None:
-    counts = re.findall(r"\b(\d+) (?:devices|targets)\b", (ROOT / page).read_text())
-    assert counts == [str(len(load_profiles()))]
+    [least] = re.findall(r"\bmore than (\d+) devices\b", (ROOT / page).read_text())
+    assert 0 < len(load_profiles()) - int(least) <= 20
 
 
 def test_a_wrong_place_is_found() -> None:

@@ -44,7 +44,7 @@ def record_in_bundle(folder: Path, evaluation: Evaluation) -> bool:
 
 def _section(evaluation: Evaluation) -> str:
     subject = evaluation.subject
-    source = "" if evaluation.against is None else f" beside {evaluation.against.name}"
+    source = "" if evaluation.against is None else f", compared with {evaluation.against.name}"
     return (
         f"Measured on {subject.engine} {subject.engine_version} by edgelm "
         f"{evaluation.edgelm_version}{source}, {evaluation.created}; values with standard errors."

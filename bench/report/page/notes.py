@@ -1,4 +1,4 @@
-"""What stands beside the table: how it was measured, what is missing, what the sensors read."""
+"""The notes on the table: how it was measured, what is missing, what the sensors read."""
 
 from edgelm.bench.report.page.table import has_energy
 from edgelm.bench.report.records import Report, Result

@@ -1,4 +1,4 @@
-"""How a model behaves when its answers are sampled, beside its source's behavior.
+"""How a model behaves when its answers are sampled, compared with its source's.
 
 A mean KL hides what is rare and matters most: an answer that never ends, or repeats itself.
 Both models answer the same prompts with the same random numbers. What one does and the other does

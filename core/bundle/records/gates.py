@@ -69,8 +69,8 @@ class SourceCheck(msgspec.Struct, frozen=True):
     """Difference between the gate's reference and the model that transformers loads.
 
     `layers` of the model were compared on `tokens` tokens, the last one at position `reach` - 1.
-    The figures are those of the worst segment. `weights` is who read them: of a quantized
-    checkpoint or one with an adapter edgelm, so that only the computation was compared.
+    The figures are those of the worst segment. `weights` states which code read them: edgelm for
+    a quantized checkpoint or one with an adapter, so that only the computation was compared.
     """
 
     layers: int

@@ -1,6 +1,6 @@
 """The signature of a bundle, `signature.json`: whose files these are (Ed25519, RFC 8032).
 
-It lies beside the manifest, which does not list it, and names the hash of every file: the graph,
+It is next to the manifest, which does not list it, and names the hash of every file: the graph,
 the evaluation, the model card. A bundle without it runs; so does one that is signed by a stranger.
 `edge-export --verify` says which of them it is.
 """

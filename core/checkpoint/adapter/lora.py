@@ -1,6 +1,6 @@
 """The tensors of a PEFT LoRA, by the tensor of the model that each changes.
 
-DoRA (arXiv 2402.09353) has a magnitude for every output beside the two factors.
+DoRA (arXiv 2402.09353) has a magnitude for every output in addition to the two factors.
 """
 
 import re

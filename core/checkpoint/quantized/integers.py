@@ -80,5 +80,5 @@ def group_order(
     if bool((order < 0).all()):
         return in_order, True
     if int(order.min()) < 0 or int(order.max()) >= groups:
-        raise ValueError(f"{int(order.max())} beside {groups} groups")
+        raise ValueError(f"{int(order.max())}, expected indices of {groups} groups")
     return order, torch.equal(order, in_order)

@@ -21,7 +21,7 @@ class Reader(Protocol):
     """Reads the matrices that one method quantized.
 
     name: of the method.
-    parts: the last names of the tensors that it stores for a matrix, beside `weight`.
+    parts: the last names of the tensors that it stores for a matrix, besides `weight`.
     declared: the format of its matrices as its configuration describes them, for a plan without
         weights; None where none of edgelm's formats holds them.
     """
@@ -110,7 +110,7 @@ def _from_field(folder: Path, field: str, value: Any) -> Quantization | None:
         raise Settings(folder, "config.json", {}).wrong(field, value, "an object")
     method = value.get("quant_method")
     if value.get("config_groups") == {}:
-        return None  # a quantized cache beside unquantized weights
+        return None  # a quantized cache with unquantized weights
     if field == "compression_config" or (method is None and "config_groups" in value):
         method = "compressed-tensors"
     if not isinstance(method, str):
@@ -130,6 +130,6 @@ def _from_file(folder: Path, name: str, method: str) -> Quantization | None:
             "again"
         )
     if method == "modelopt" and inner.get("quant_algo", "") is None:
-        return None  # a quantized cache beside unquantized weights
+        return None  # a quantized cache with unquantized weights
     method = inner.get("quant_method", "awq" if "w_bit" in inner else method)
     return Quantization(str(method), Settings(folder, name, inner))

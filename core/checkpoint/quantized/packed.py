@@ -98,7 +98,7 @@ class Parts:
             raise self.wrong(part, f"is stored as {stored.dtype}, expected {' or '.join(dtypes)}")
         if shape is not None and stored.shape != shape:
             raise self.wrong(
-                part, f"has shape {list(stored.shape)}, expected {list(shape)} beside its levels"
+                part, f"has shape {list(stored.shape)}, expected {list(shape)} to match its levels"
             )
         return stored.shape
 

@@ -1,7 +1,7 @@
 """The weight files of a model's folder, chosen as transformers does.
 
 `model.safetensors` first, then the shards in `model.safetensors.index.json`. Other files, such as a
-backup beside the model, are not read.
+backup next to the model, are not read.
 """
 
 import re
@@ -107,8 +107,8 @@ def _inside(folder: Path, name: str, source: str) -> Path:
     outside = ".." in windows.parts or windows.drive or windows.root or "\0" in name
     if outside or PurePosixPath(name).is_absolute():
         raise BadCheckpoint(
-            f"{folder}: {source} names {shown(name)}, which is not in the folder; expected a file "
-            "beside it"
+            f"{folder}: {source} names {shown(name)}, which is outside of the folder; expected a "
+            "file in it"
         )
     return folder / name
 

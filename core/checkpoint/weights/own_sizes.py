@@ -83,8 +83,8 @@ def check_left_out(name: str, tensor: "torch.Tensor") -> None:
 def _check_zero(name: str, part: "torch.Tensor") -> None:
     if bool(part.any()):
         raise BadCheckpoint(
-            f"{name} has weights in what edgelm_layers of config.json leaves out, expected zeros; "
-            "remove edgelm_layers to use all of them"
+            f"{name} has nonzero weights in a part that edgelm_layers of config.json leaves out, "
+            "expected zeros there; remove edgelm_layers to use all weights"
         )
 
 

@@ -1,4 +1,4 @@
-"""Mamba-2 beside attention, and the constants around them, as Falcon-H1's class reads them."""
+"""Mamba-2 parallel to attention, and the constants around them, as Falcon-H1's class reads them."""
 
 import math
 from typing import Any, Literal

@@ -132,7 +132,7 @@ class Family:
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
     parallel_mamba: bool = False
-    """Every layer has Mamba-2 beside attention, and constants of its own (Falcon-H1)."""
+    """Every layer has Mamba-2 parallel to attention, and constants of its own (Falcon-H1)."""
     mixer: Literal["short_conv", "gated_delta", "mamba2"] | None = None
     """What layers of the type `conv` (LFM2) or `linear_attention` have in place of attention."""
     experts: Experts | None = None

@@ -36,7 +36,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Beta and period of the factor 1 + beta * log(1 + position // period) on queries (Llama 4)."""
     mixer: Mixer | None = None
     beside: Mamba2 | None = None
-    """A mixer beside attention, with the same inputs; their outputs are added (Falcon-H1)."""
+    """A mixer parallel to attention, with the same inputs; their outputs are added (Falcon-H1)."""
     intermediate_size: int | None = None
     """Of the layer's MLP, if it is not the decoder's; 0: the layer has none."""
     mlp: MixtureOfExperts | None = None
@@ -59,7 +59,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
     @property
     def recurrent(self) -> Mixer | None:
-        """What the layer has in place of attention, or beside it."""
+        """What the layer has in place of attention, or parallel to it."""
         return self.mixer or self.beside
 
     @property

@@ -65,7 +65,7 @@ def _free_disk(context: Context) -> tuple[int, str]:
 
 
 def _room(machine: Machine, manifest: Manifest) -> tuple[int, str]:
-    # A card beside a module's own GPU holds no bundle for that, nor the other way around.
+    # A card in addition to a module's own GPU holds no bundle for that, nor the other way around.
     for_gpus = manifest.engine.compute_capabilities
     own = [
         gpu.memory_bytes

@@ -105,7 +105,7 @@ def decode_parts(
 def batch_parts(
     work: Work, mode: PowerMode, how: Coefficients, *, batch: int, arithmetic: str
 ) -> dict[str, float]:
-    """The parts of a step's time that further sequences add, beside their caches."""
+    """The parts of a step's time that further sequences add, besides their caches."""
     more = batch - 1
     products = 2.0 * more * (work.linear_parameters + work.head_parameters)
     vector = matrix = 0.0

@@ -1,4 +1,4 @@
-"""Memory that a decoder needs beside weights and cache: while running, and while it is built."""
+"""Memory that a decoder needs besides weights and cache: while running, and while it is built."""
 
 from collections.abc import Mapping
 

@@ -109,6 +109,6 @@ def _table_bytes(spec: DecoderSpec, engine: Engine, linear: float, head: float) 
     """Bytes of all weights, and of the table in which tokens are looked up."""
     if engine.dialect == "ort" or (spec.tie_word_embeddings and linear >= 16):
         return spec.weight_bytes(linear, head), math.ceil(spec.embedding_parameters * head / 8)
-    # The embedding keeps 16 bits, beside a quantized head even where the two are tied.
+    # The embedding keeps 16 bits, with a quantized head, even where the two are tied.
     tables = int(spec.embedding_parameters * (16 + head) / 8)
     return spec.weight_bytes(linear, 0) + tables, 2 * spec.embedding_parameters

@@ -1,6 +1,6 @@
 """The rows that layers with a sliding window keep in ONNX Runtime's cache on a CPU.
 
-Its GroupQueryAttention can keep a window and some rows beside it instead of all tokens
+Its GroupQueryAttention can keep a window and some additional rows instead of all tokens
 (`sliding_window_cache`). Rows that it drops cannot be had back, so that a session also holds
 snapshots of what is left: a layer's cache is cut only where both together take no more memory than
 all tokens would. Other engines read a cache of all tokens: they have no such kernel, or, CUDA's,

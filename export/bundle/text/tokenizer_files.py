@@ -1,4 +1,4 @@
-"""Write what the runtime needs beside the graph: tokenizer, chat template, generation defaults."""
+"""Write what the runtime needs besides the graph: tokenizer, chat template, generation defaults."""
 
 import json
 from pathlib import Path

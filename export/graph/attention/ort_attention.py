@@ -238,7 +238,7 @@ class OrtAttention:
         """Over an 8-bit cache: attend in fp32, then quantize and append the new rows.
 
         The kernel for int8 caches is made for one query: over 512 it is four times slower than
-        the fp32 one, and dequantizing what lies in the cache costs next to nothing beside that.
+        the fp32 one, and dequantizing what lies in the cache takes little time in comparison.
         """
         caches = (operands.past_key, operands.past_value)
         if self._holds_window(operands):

@@ -256,8 +256,8 @@ def _check(graph: GraphContract, capacity: int) -> None:
     for role, tensor in graph.inputs.items():
         if role not in ROLES or tensor.dtype != "int64":
             raise BadBundle(
-                f"the graph has an input {role!r} of type {tensor.dtype}; an engine's are int64: "
-                f"{', '.join(sorted(ROLES))}; upgrade edgelm (pip install -U edgelm)"
+                f"the graph has an input {role!r} of type {tensor.dtype}, expected int64 inputs "
+                f"among {', '.join(sorted(ROLES))}; upgrade edgelm (pip install -U edgelm)"
             )
     if graph.cache.dtype not in ITEM_BYTES:
         raise BadBundle(

@@ -98,5 +98,5 @@ def _check_logits(row: Row) -> None:
         raise BadBundle(
             f"the model's logits are not numbers (their maximum is {peak}): its weights are "
             "damaged, or its 16-bit activations overflow; export it again, with --precision fp32 "
-            "if its own logits are sound"
+            "if the source model's logits are finite"
         )

@@ -6,7 +6,7 @@ r"""`response_format`, as OpenAI's API has it: what the generated text must look
     {"type": "regex", "regex": "[0-9]{4}-[0-9]{2}"}               a regular expression
     {"type": "grammar", "grammar": "start: \"yes\" | \"no\""}     a grammar in Lark's syntax
 
-The last two are not OpenAI's. A schema may also be given beside `type`, as in the Responses API.
+The last two are not OpenAI's. A schema may also be given next to `type`, as in the Responses API.
 Without `strict`, keywords of a schema that cannot be enforced are ignored, with a warning.
 """
 

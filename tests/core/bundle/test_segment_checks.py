@@ -74,13 +74,19 @@ Change = Callable[[GraphContract], GraphContract]
 WRONG: dict[str, tuple[Change, str]] = {
     "order": (
         lambda g: replace(g, segments=g.segments[::-1], file="model-2.onnx"),
-        "takes 'stream', which nothing before it gives",
+        "has the input 'stream', which is neither an input of the graph nor an output",
     ),
     "file": (lambda g: replace(g, file="model.onnx"), "graph.file is 'model.onnx', expected"),
     "same file": (lambda g: change(g, 1, file="model-1.onnx"), "have the same file"),
     "outside": (lambda g: change(g, 1, file="../model.onnx"), "lies outside the bundle"),
-    "unknown output": (lambda g: change(g, 1, outputs=("logits", "extra")), "gives 'extra'"),
-    "given twice": (lambda g: change(g, 1, outputs=("logits", "stream")), "gives 'stream'"),
+    "unknown output": (
+        lambda g: change(g, 1, outputs=("logits", "extra")),
+        "has the output 'extra'",
+    ),
+    "given twice": (
+        lambda g: change(g, 1, outputs=("logits", "stream")),
+        "has the output 'stream'",
+    ),
     "no logits": (lambda g: change(g, 1, outputs=()), "no segment has the tensor 'logits'"),
     "input not taken": (
         lambda g: change(g, 0, inputs=[one for one in g.segments[0].inputs if one != "tokens"]),

@@ -126,7 +126,7 @@ def test_other_modules_are_refused(folder: Path, modules: Any, error: str) -> No
         ("sentence_bert_config.json", {"max_seq_length": True}, "True"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
         ("config.json", {"use_bidirectional_attention": True}, "EmbeddingGemma"),
-        ("config.json", {"is_causal": False}, "see only earlier ones"),
+        ("config.json", {"is_causal": False}, "causal attention only"),
     ],
 )
 def test_what_is_not_computed_is_refused(
@@ -147,7 +147,7 @@ def test_a_causal_language_model_cannot_say_that_it_is_bidirectional(tmp_path: P
     folder = save_sentence_model(tmp_path / "m", tie_word_embeddings=True)
     (folder / "modules.json").unlink()
     change(folder, "config.json", use_bidirectional_attention=True)
-    with pytest.raises(BadCheckpoint, match="attend to later ones"):
+    with pytest.raises(BadCheckpoint, match="bidirectional attention"):
         open_checkpoint(folder)
 
 

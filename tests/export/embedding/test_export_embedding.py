@@ -130,7 +130,7 @@ def test_distances_are_of_directions() -> None:
 
 def test_no_draft_model_is_or_has_an_embedding_model(source: Path, tmp_path: Path) -> None:
     bundle = _plain(source, tmp_path)
-    with pytest.raises(BadInput, match="embedding models draft nothing"):
+    with pytest.raises(BadInput, match="neither drafts tokens nor uses a draft model"):
         export_draft(source, bundle)
 
 

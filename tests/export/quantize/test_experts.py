@@ -81,7 +81,7 @@ def test_experts_without_tokens_get_the_mean_of_the_others() -> None:
     torch.testing.assert_close(means, torch.tensor([[1.0, 4.0], [19 / 3, 4 / 3], [9.0, 0.0]]))
     message = unseen_experts(sums.tokens)
     assert message is not None
-    assert message.startswith("1 of 3 experts run for no token of the calibration text")
+    assert message.startswith("1 of 3 experts get no token of the calibration text")
     assert unseen_experts({"gate_up": torch.ones(3)}) is None
 
 

@@ -74,7 +74,7 @@ def test_a_tensor_that_is_read_otherwise_fails(tiny: TinyFactory, tmp_path: Path
         found = checkpoint.read(tensor)
         return found * 1.02 if tensor == name else found
 
-    with pytest.raises(GateFailed, match="computes something else when transformers loads it"):
+    with pytest.raises(GateFailed, match="has other logits when transformers loads it"):
         opinion(_replaced(checkpoint, read=read), tmp_path)
 
 

@@ -58,7 +58,7 @@ def _after(
 def test_states_that_do_not_fit(session: Session) -> None:
     session.advance(FIRST)
     state = session.state(12)
-    with pytest.raises(BadInput, match="a state of other than its 11 tokens"):
+    with pytest.raises(BadInput, match="was not saved after these 11 tokens"):
         session.restore(FIRST[:11].tolist(), state)
     with pytest.raises(BadInput, match="the cache holds 20 tokens, not 21"):
         session.state(21)

@@ -133,7 +133,7 @@ HEADERS: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     "dtype": (lambda header: header["arrays"][0].update(dtype="object"), "'object'"),  # type: ignore[index]
     "control tokens": (lambda header: header.update(template={"allow_special": True}), "may not"),
     "negative": (lambda header: header["arrays"][0].update(shape=[-1]), "damaged"),  # type: ignore[index]
-    "fewer tokens": (lambda header: header["tokens"].pop(), "a state of other than its"),  # type: ignore[attr-defined]
+    "fewer tokens": (lambda header: header["tokens"].pop(), "was not saved after these"),  # type: ignore[attr-defined]
     "role": (lambda header: header["messages"][0].update(role="x"), "bad message"),  # type: ignore[index]
     "heads": (lambda header: _move_axis(header), "does not have this model's shapes"),
 }

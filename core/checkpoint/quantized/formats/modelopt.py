@@ -64,8 +64,9 @@ class ModelOpt:
     def _without_factors(self, parts: Parts, matrix: PackedMatrix) -> PackedMatrix:
         if "pre_quant_scale" in parts:
             raise BadCheckpoint(
-                f"{parts.paths[0]}: {parts.module} has a pre_quant_scale beside {matrix.format}, "
-                "which is not supported; quantize the model again with plain NVFP4 or FP8"
+                f"{parts.paths[0]}: {parts.module} has a pre_quant_scale and the format "
+                f"{matrix.format}, a combination that is not supported; quantize the model again "
+                "with plain NVFP4 or FP8"
             )
         return matrix
 
@@ -100,7 +101,7 @@ class ModelOpt:
         half, columns = parts.matrix("weight", ("U8",))
         rows = 2 * half
         if "weight_scale_2" in parts:
-            raise parts.wrong("weight_scale_2", "is beside four-bit integers (W4A8)")
+            raise parts.wrong("weight_scale_2", "is used with four-bit integers (W4A8)")
         _, groups = parts.matrix("weight_scale", FLOATS)
         parts.expect("weight_scale", FLOATS, (rows, groups))
         if columns % groups:

@@ -60,7 +60,7 @@ INT4 = compressed(num_bits=4, type="int", strategy="group", group_size=32)
         (awq_parts, AWQ, "qweight", lambda one: one[:32], "2 groups of 32 inputs, expected"),
         (awq_parts, AWQ, "qweight", lambda one: one[0], "expected two dimensions"),
         (gptq_parts, GPTQ, "qzeros", lambda one: one[:, :5], "has 5 words per group, expected 4"),
-        (gptq_parts, GPTQ, "g_idx", lambda one: one + 1, "g_idx' holds 2 beside 2 groups"),
+        (gptq_parts, GPTQ, "g_idx", lambda one: one + 1, "g_idx' holds 2, expected indices of"),
         (gptq_parts, GPTQ, "g_idx", lambda one: one[:7], r"shape \[7\], expected \[64\]"),
         (packed, INT4, "weight_shape", lambda _: None, "but no weight_shape"),
         (packed, INT4, "weight_shape", lambda one: one * 3, "not 96 rows"),

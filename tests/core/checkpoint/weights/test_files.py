@@ -126,7 +126,7 @@ def tensors_in(path: Path) -> dict[str, torch.Tensor]:
 def test_a_shard_outside_the_folder(shards: Path, name: str) -> None:
     store(shards.parent, TENSORS, "outside")
     _point(shards, name)
-    with pytest.raises(BadCheckpoint, match="which is not in the folder"):
+    with pytest.raises(BadCheckpoint, match="which is outside of the folder"):
         open_checkpoint(shards)
 
 
