@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edgelm.checkpoint.gguf.config import token_id
+from edgelm.checkpoint.gguf.config.config_reader import token_id
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from edgelm.errors import BadCheckpoint
