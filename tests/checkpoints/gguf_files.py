@@ -9,7 +9,12 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from tests.checkpoints.gguf_layout.keys import add_keys, feed_forward_length, key_value_heads
+from tests.checkpoints.gguf_layout.keys import (
+    add_keys,
+    feed_forward_length,
+    global_config,
+    key_value_heads,
+)
 from tests.checkpoints.gguf_layout.tensors import converted, permuted, rope_factors
 
 KINDS = {
@@ -53,6 +58,7 @@ ARCHITECTURES = {
     "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
     "nemotron_h": gguf.MODEL_ARCH.NEMOTRON_H,
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
+    "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "apertus": gguf.MODEL_ARCH.APERTUS,
 }
 _PERMUTED = ("llama", "smollm3", "granite", "arcee", "ministral3")
@@ -76,7 +82,7 @@ def write_gguf(
     `arrays` replace metadata; `without` are ends of keys that are left out, and `without_tensors`
     parts of the names of tensors.
     """
-    config = model.config
+    config = global_config(model.config)
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name("tiny")
@@ -88,10 +94,10 @@ def write_gguf(
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
-    _add_feed_forward(writer, model)
+    _add_feed_forward(writer, model, config)
     writer.add_head_count_kv(key_value_heads(config))
-    add_keys(writer, model)
     _add_rope(writer, config)
+    add_keys(writer, model)
     _add_scales(writer, config)
     if config.model_type in ("olmo3", "exaone4"):
         writer.add_sliding_window(config.sliding_window)
@@ -121,7 +127,8 @@ def write_gguf(
             if not any(part in stored for part in without_tensors):
                 _add(writer, stored, values, KINDS[kind])
     for name, extra in {**rope_factors(config), **(tensors or {})}.items():
-        writer.add_tensor(name, extra)
+        if name in (tensors or {}) or not any(part in name for part in without_tensors):
+            writer.add_tensor(name, extra)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -140,8 +147,7 @@ def _replace(
         writer.add_array(key, values)
 
 
-def _add_feed_forward(writer: gguf.GGUFWriter, model: Any) -> None:
-    config = model.config
+def _add_feed_forward(writer: gguf.GGUFWriter, model: Any, config: Any) -> None:
     size = feed_forward_length(config)
     if config.model_type == "lfm2":  # rounded there
         size = model.model.layers[0].feed_forward.w1.out_features
@@ -192,7 +198,8 @@ def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> dict[str,
         return {name: values.squeeze(1) if values.ndim == 3 else values}
     if config.model_type in _PERMUTED and part in heads:
         return {name: permuted(values, heads[part])}
-    if config.model_type.startswith("gemma") and part.endswith("norm"):
+    gemma = config.model_type.startswith("gemma") and config.model_type != "gemma4_text"
+    if gemma and part.endswith("norm"):
         return {name: values + 1}
     return converted(name, values, config)
 

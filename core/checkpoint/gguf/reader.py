@@ -38,6 +38,8 @@ from edgelm.errors import BadCheckpoint, UnknownName
 if TYPE_CHECKING:
     import torch
 
+_KEYS_AND_VALUES = ("attn_k", "attn_v", "attn_k_norm")
+
 
 class GgufFile:
     """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names.
@@ -64,8 +66,7 @@ class GgufFile:
                 f"{', '.join(sorted(ARCHITECTURES))}; for other families use the safetensors folder"
             )
         self._row = ARCHITECTURES[self.architecture]
-        keys = Keys(self.metadata, self.architecture, {})
-        self._after = keys.layers if keys.count("nextn_predict_layers") else None
+        self._unused_layers = _unused_layers(Keys(self.metadata, self.architecture, {}))
         self._factors: dict[str, Stored] = {}
         self._unused: list[Stored] = []
         self._tensors = self._collect(parts)
@@ -150,7 +151,7 @@ class GgufFile:
         place = hf_place(self.architecture, name)
         title = name if place.name == name else f"{place.name} ({name})"
         stored = Stored(title, part, info)
-        if self._predicts(name):
+        if self._is_unused(name):
             self._unused.append(stored)
             return
         others = found[place.name]
@@ -161,15 +162,17 @@ class GgufFile:
             )
         others[place.index] = place, stored
 
-    def _predicts(self, name: str) -> bool:
-        """Whether a tensor belongs to a layer that predicts further tokens, after the decoder's."""
-        blk, layer, *_ = [*name.split("."), ""]
-        return (
-            self._after is not None
-            and blk == "blk"
-            and layer.isdecimal()
-            and int(layer) >= self._after
-        )
+    def _is_unused(self, name: str) -> bool:
+        """Whether nothing reads a tensor.
+
+        It is of a layer that predicts further tokens, after the decoder's, or keys and values of
+        one that reads another's (Gemma 4).
+        """
+        blk, layer, part, *_ = [*name.split("."), "", ""]
+        if blk != "blk" or not layer.isdecimal() or self._unused_layers is None:
+            return False
+        after, shared = self._unused_layers
+        return int(layer) >= after or (int(layer) >= shared and part in _KEYS_AND_VALUES)
 
     def _from_ggml(self, name: str, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if name.endswith(".A_log"):
@@ -187,6 +190,14 @@ class GgufFile:
                 "convert the model again"
             )
         return np.log(-tensor.astype(np.float64)).astype(np.float32)
+
+
+def _unused_layers(keys: Keys) -> tuple[int, int] | None:
+    """The first layer after the decoder's, and the first one that reads another's keys."""
+    shared = keys.count("attention.shared_kv_layers")
+    if not shared and not keys.count("nextn_predict_layers"):
+        return None
+    return keys.layers, keys.layers - shared
 
 
 class _Values(NamedTuple):

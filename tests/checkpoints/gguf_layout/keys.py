@@ -1,9 +1,19 @@
 """Keys of metadata as llama.cpp's converter writes them for hybrids and mixtures of experts."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
+
+
+def global_config(config: Any) -> Any:
+    """A configuration whose sizes can be read although layers differ (Gemma 4)."""
+    if config.model_type != "gemma4_text":
+        return config
+    values = config.to_dict()
+    own = next(iter(values["per_layer_config"].values()))
+    return SimpleNamespace(**values, global_head_dim=own["head_dim"])
 
 
 def key_value_heads(config: Any) -> int | list[int]:
@@ -12,6 +22,10 @@ def key_value_heads(config: Any) -> int | list[int]:
     kinds = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None)
     if config.model_type in ("lfm2", "lfm2_moe", "granitemoehybrid", "nemotron_h"):
         return [heads if kind == "full_attention" else 0 for kind in kinds]
+    if config.model_type == "gemma4_text":
+        own = getattr(config, "per_layer_config", None) or {}
+        layers = range(config.num_hidden_layers)
+        return [own.get(str(layer), {}).get("num_key_value_heads", heads) for layer in layers]
     return heads
 
 
@@ -20,6 +34,11 @@ def feed_forward_length(config: Any) -> int | list[int] | None:
     size: int | None = getattr(config, "intermediate_size", None)
     if config.model_type == "nemotron_h":
         return [size or 0 if kind == "mlp" else 0 for kind in config.layers_block_type]
+    if config.model_type == "gemma4_text" and config.use_double_wide_mlp:
+        own = config.num_hidden_layers - config.num_kv_shared_layers
+        return [config.intermediate_size] * own + [
+            2 * config.intermediate_size
+        ] * config.num_kv_shared_layers
     if config.model_type == "granitemoehybrid" and not config.num_local_experts:
         return config.shared_intermediate_size  # type: ignore[no-any-return]
     return size
@@ -121,6 +140,24 @@ def _falcon_h1(writer: gguf.GGUFWriter, model: Any) -> None:
     _mamba2(writer, (config.mamba_d_conv, *sizes))
 
 
+def _gemma4(writer: gguf.GGUFWriter, model: Any) -> None:
+    config = global_config(model.config)
+    dim = config.global_head_dim
+    for name in ("key_length", "value_length", "rope.dimension_count"):
+        prefix = "gemma4." if name.startswith("rope") else "gemma4.attention."
+        writer.kv_data[0].pop(f"{prefix}{name}", None)
+        writer.add_uint32(f"{prefix}{name}", dim)
+        writer.add_uint32(f"{prefix}{name}_swa", config.head_dim)
+    writer.add_shared_kv_layers(config.num_kv_shared_layers)
+    writer.add_embedding_length_per_layer_input(config.hidden_size_per_layer_input)
+    writer.add_sliding_window(config.sliding_window)
+    kinds = config.layer_types
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
+    writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+    if config.final_logit_softcapping:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
 def _apertus(writer: gguf.GGUFWriter, model: Any) -> None:
     shapes = [layer.mlp.act_fn for layer in model.model.layers]
     writer.add_xielu_alpha_p([shape.alpha_p.item() for shape in shapes])
@@ -140,5 +177,6 @@ _WRITERS: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "granitemoehybrid": _granite_hybrid,
     "nemotron_h": _nemotron_h,
     "falcon_h1": _falcon_h1,
+    "gemma4_text": _gemma4,
     "apertus": _apertus,
 }

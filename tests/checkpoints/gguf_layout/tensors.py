@@ -25,6 +25,11 @@ def permuted(values: Array, heads: int) -> Array:
 def rope_factors(config: Any) -> Tensors:
     """LlamaModel.generate_extra_tensors, of models that have this scaling by default."""
     rope = getattr(config, "rope_parameters", None) or {}
+    if config.model_type == "gemma4_text":
+        half = config.global_head_dim // 2
+        factors = np.full(half, 1e30, np.float32)
+        factors[: int(half * rope["full_attention"]["partial_rotary_factor"])] = 1
+        return {"rope_freqs.weight": factors}
     if config.model_type != "apertus" or rope["rope_type"] != "llama3":
         return {}
     waves = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, config.head_dim, 2) / config.head_dim)
@@ -175,6 +180,10 @@ def _falcon_h1(name: str, values: Array, config: Any) -> Tensors:
     return _mamba2(name, values, config.mamba_n_groups)
 
 
+def _gemma4(name: str, values: Array, config: Any) -> Tensors:
+    return {f"{name}.weight" if name.endswith("layer_scalar") else name: values}
+
+
 def _apertus(name: str, values: Array, config: Any) -> Tensors:
     return {} if ".act_fn." in name else {name: values}
 
@@ -190,5 +199,6 @@ _CONVERTERS: dict[str, Callable[[str, Array, Any], Tensors]] = {
     "qwen3_5_moe_text": _qwen3_5,
     "nemotron_h": _nemotron_h,
     "falcon_h1": _falcon_h1,
+    "gemma4_text": _gemma4,
     "apertus": _apertus,
 }

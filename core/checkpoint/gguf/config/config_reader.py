@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgelm.checkpoint.gguf.config import experts, mixers
+from edgelm.checkpoint.gguf.config.gemma4 import gemma4
 from edgelm.checkpoint.gguf.config.keys import Keys
 from edgelm.checkpoint.gguf.config.rope import Factors, rope_scaling
 from edgelm.checkpoint.gguf.layout.architectures import ARCHITECTURES
@@ -78,6 +79,8 @@ class _Reader:
         more: dict[str, Any] = {}
         for read in _MORE.get(self.architecture, ()):
             more |= read(self.keys)
+        if self.architecture == "gemma4":
+            more = gemma4(self.keys, self.factors)
         config = {
             "model_type": self.row.model_type,
             "num_hidden_layers": layers,

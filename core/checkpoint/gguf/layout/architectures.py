@@ -28,6 +28,17 @@ _HUNYUAN = {
     "attn_q_norm": "self_attn.query_layernorm",
     "attn_k_norm": "self_attn.key_layernorm",
 }
+_GEMMA_4 = SANDWICH | {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+    "layer_output_scale.weight": "layer_scalar",
+}
+_GEMMA_4_TOP = {
+    "per_layer_token_embd.weight": "model.embed_tokens_per_layer.weight",
+    "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
+    "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
+}
 _APERTUS = {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
 _XIELU: dict[str, tuple[str, tuple[int, ...]]] = {
     "xielu.alpha_p": ("mlp.act_fn.alpha_p", (1,)),
@@ -48,6 +59,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3": Architecture(
         "gemma3_text", SANDWICH, norm_plus_one=True, windows="pattern", by_transformers=True
     ),
+    # Its rotation is that of its kinds of layers.
+    "gemma4": Architecture("gemma4_text", _GEMMA_4, _GEMMA_4_TOP, rotates=False),
     "phi3": Architecture(
         "phi3",
         {"ffn_up": "mlp.gate_up_proj"},

@@ -49,6 +49,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "glm4": {},
     "lfm2": {},
     "apertus": {"rope_parameters": LLAMA3},
+    "gemma4": {},
+    "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
     "olmoe": {},
     "gpt-oss": {"swiglu_limit": 7.0},
@@ -172,7 +174,7 @@ def test_transformers_reads_only_some_architectures() -> None:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     read = {name for name, row in ARCHITECTURES.items() if row.by_transformers}
-    assert read == set(ARCHITECTURES) & set(GGUF_SUPPORTED_ARCHITECTURES) - {"lfm2"}
+    assert read == set(ARCHITECTURES) & set(GGUF_SUPPORTED_ARCHITECTURES) - {"lfm2", "gemma4"}
 
 
 def test_mistral_small_is_a_llama(tmp_path: Path) -> None:
@@ -289,3 +291,29 @@ def test_decay_must_be_negative(tmp_path: Path) -> None:
     )
     with pytest.raises(BadCheckpoint, match=r"ssm_a.* must hold numbers below 0"):
         open_checkpoint(path).tensor("model.layers.0.mamba.A_log")
+
+
+def test_keys_that_gemma_4_does_not_read_are_left_out(tmp_path: Path) -> None:
+    model = tiny_model("gemma4")
+    extra = {"blk.6.attn_k.weight": np.ones((64, 64), np.float32)}
+    extra |= {"blk.6.attn_k_norm.weight": np.ones(32, np.float32)}
+    checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", tensors=extra))
+    assert_same_logits(model, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"without": (".sliding_window_pattern",)}, r"lacks the key .*sliding_window_pattern"),
+        ({"without_tensors": ("rope_freqs",)}, r"rope_freqs\.weight must hold 16 numbers"),
+        ({"arrays": {"gemma4.feed_forward_length": [96] * 6 + [128]}}, "must be one size, or"),
+        ({"arrays": {"gemma4.attention.head_count_kv": [2, 1, 2, 2, 2, 2, 2]}}, "one number for"),
+        ({"integers": {"gemma4.expert_count": 8}}, "mixture-of-experts models"),
+    ],
+)
+def test_gemma_4_that_is_not_supported(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write_gguf(tiny_model("gemma4"), tmp_path / "model.gguf", **changes)
+    with pytest.raises(BadCheckpoint, match=message):
+        open_checkpoint(path)
