@@ -9,6 +9,14 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests.checkpoints.gguf_layout.keys import (
+    add_keys,
+    feed_forward_length,
+    global_config,
+    key_value_heads,
+)
+from tests.checkpoints.gguf_layout.tensors import converted, permuted, rope_factors
+
 KINDS = {
     "F32": gguf.GGMLQuantizationType.F32,
     "F16": gguf.GGMLQuantizationType.F16,
@@ -16,7 +24,10 @@ KINDS = {
     "Q4_0": gguf.GGMLQuantizationType.Q4_0,
     "Q4_1": gguf.GGMLQuantizationType.Q4_1,
     "Q5_0": gguf.GGMLQuantizationType.Q5_0,
+    "MXFP4": gguf.GGMLQuantizationType.MXFP4,
 }
+# What llama.cpp keeps in fp32 besides vectors.
+_FP32 = ("shortconv.conv", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "ffn_gate_inp", "_exps.bias")
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
@@ -37,6 +48,18 @@ ARCHITECTURES = {
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "lfm2": gguf.MODEL_ARCH.LFM2,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "lfm2_moe": gguf.MODEL_ARCH.LFM2MOE,
+    "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
+    "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
+    "granitemoe": gguf.MODEL_ARCH.GRANITE_MOE,
+    "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
+    "nemotron_h": gguf.MODEL_ARCH.NEMOTRON_H,
+    "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
+    "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
+    "apertus": gguf.MODEL_ARCH.APERTUS,
 }
 _PERMUTED = ("llama", "smollm3", "granite", "arcee", "ministral3")
 
@@ -52,12 +75,14 @@ def write_gguf(
     arrays: Mapping[str, list[int]] | None = None,
     without: tuple[str, ...] = (),
     tensors: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    without_tensors: tuple[str, ...] = (),
 ) -> Path:
     """Write a Hugging Face model, with more metadata and more tensors if asked.
 
-    `arrays` replace metadata; `without` are ends of keys that are left out.
+    `arrays` replace metadata; `without` are ends of keys that are left out, and `without_tensors`
+    parts of the names of tensors.
     """
-    config = model.config
+    config = global_config(model.config)
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name("tiny")
@@ -65,12 +90,14 @@ def write_gguf(
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    head_dim = _head_dim(config)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
-    _add_feed_forward(writer, model)
-    _add_key_value_heads(writer, config)
+    _add_feed_forward(writer, model, config)
+    writer.add_head_count_kv(key_value_heads(config))
     _add_rope(writer, config)
+    add_keys(writer, model)
     _add_scales(writer, config)
     if config.model_type in ("olmo3", "exaone4"):
         writer.add_sliding_window(config.sliding_window)
@@ -86,20 +113,22 @@ def write_gguf(
             writer.add_string(key, value)
         else:
             writer.add_float32(key, value)
-    for key, integer in (integers or {}).items():
-        writer.add_uint32(key, integer)
     _add_tokenizer(writer, config, tokenizer)
     _replace(writer, arrays or {}, without)
+    for key, integer in (integers or {}).items():
+        writer.add_uint32(key, integer)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        values = _as_llama_cpp(name, tensor.float().numpy(), config)
-        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert stored is not None
-        _add(writer, stored, values, KINDS[kind])
-    for name, extra in (tensors or {}).items():
-        writer.add_tensor(name, extra)
+        for found, values in _as_llama_cpp(name, tensor.float().numpy(), config).items():
+            stored = names.get_name(found, try_suffixes=(".weight", ".bias")) or found
+            assert "layers" not in stored, stored
+            if not any(part in stored for part in without_tensors):
+                _add(writer, stored, values, KINDS[kind])
+    for name, extra in {**rope_factors(config), **(tensors or {})}.items():
+        if name in (tensors or {}) or not any(part in name for part in without_tensors):
+            writer.add_tensor(name, extra)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -118,33 +147,31 @@ def _replace(
         writer.add_array(key, values)
 
 
-def _add_feed_forward(writer: gguf.GGUFWriter, model: Any) -> None:
-    config = model.config
-    size = config.intermediate_size
+def _add_feed_forward(writer: gguf.GGUFWriter, model: Any, config: Any) -> None:
+    size = feed_forward_length(config)
     if config.model_type == "lfm2":  # rounded there
         size = model.model.layers[0].feed_forward.w1.out_features
         writer.add_shortconv_l_cache(config.conv_L_cache)
-    writer.add_feed_forward_length(size)
-    writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
+    if size is not None:
+        writer.add_feed_forward_length(size)
+    if config.model_type != "nemotron_h":
+        writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
 
 
-def _add_key_value_heads(writer: gguf.GGUFWriter, config: Any) -> None:
-    heads = config.num_key_value_heads
-    if config.model_type == "lfm2":
-        heads = [0 if kind == "conv" else heads for kind in config.layer_types]
-    writer.add_head_count_kv(heads)
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", None) or {}
     rope = rope.get("full_attention", rope)
-    theta, dim = rope.get("rope_theta"), config.head_dim
+    theta, dim = rope.get("rope_theta"), _head_dim(config)
     if config.model_type == "hunyuan_v1_dense":
         theta *= rope["alpha"] ** (dim / (dim - 2))
     writer.add_rope_dimension_count(int(dim * (rope.get("partial_rotary_factor") or 1)))
     if theta:
         writer.add_rope_freq_base(theta)
-    if config.model_type in ("olmo3", "ministral3"):
+    if config.model_type in ("olmo3", "ministral3", "gpt_oss"):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
@@ -154,29 +181,27 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _add_scales(writer: gguf.GGUFWriter, config: Any) -> None:
-    if config.model_type == "granite":
+    if config.model_type.startswith("granite"):
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
 
 
-def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> npt.NDArray[Any]:
+def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> dict[str, npt.NDArray[Any]]:
     heads = {
         "q_proj": config.num_attention_heads,
         "k_proj": config.num_key_value_heads,
     }
     part = name.split(".")[-2]
-    if part == "conv":
-        return values.squeeze(1) if values.ndim == 3 else values
+    if part == "conv" and config.model_type == "lfm2":
+        return {name: values.squeeze(1) if values.ndim == 3 else values}
     if config.model_type in _PERMUTED and part in heads:
-        # LlamaModel.permute of convert_hf_to_gguf.py: the halves of a head are interleaved.
-        count = heads[part]
-        split = values.reshape(count, 2, values.shape[0] // count // 2, *values.shape[1:])
-        return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(values.shape)
-    if config.model_type.startswith("gemma") and part.endswith("norm"):
-        return values + 1
-    return values
+        return {name: permuted(values, heads[part])}
+    gemma = config.model_type.startswith("gemma") and config.model_type != "gemma4_text"
+    if gemma and part.endswith("norm"):
+        return {name: values + 1}
+    return converted(name, values, config)
 
 
 def _add(
@@ -185,7 +210,8 @@ def _add(
     values: npt.NDArray[Any],
     kind: gguf.GGMLQuantizationType,
 ) -> None:
-    if values.ndim == 1 or "shortconv.conv" in name:  # as llama.cpp keeps norms and biases
+    values = np.ascontiguousarray(values, np.float32)
+    if values.ndim == 1 or any(part in name for part in _FP32):
         kind = gguf.GGMLQuantizationType.F32
     writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 

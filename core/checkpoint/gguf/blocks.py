@@ -4,6 +4,7 @@
 |---|---|---|
 | Q4_0, Q5_0, Q8_0 | 32 | `(level - middle) * d`, d in fp16 |
 | Q6_K | 16 of 256 | `(level - 32) * scale * d`, scale in eight bits |
+| MXFP4 | 32 | `E2M1 * 2**(e - 127)`, which are levels of half of that step |
 
 The others have minima that are fractions of a step (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K), or code books:
 their values are read, and converted where they are written.
@@ -18,6 +19,9 @@ from edgelm.quantize.precision import Int4, Int8
 
 _Bytes = npt.NDArray[np.uint8]
 _Q4_0, _Q5_0, _Q8_0, _Q6_K = 2, 6, 8, 14
+MXFP4 = 39
+_MXFP4_BYTES = 17  # the exponent and 32 codes
+_TWICE_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.int16)
 _BYTE_MIDDLE = np.uint8(128)
 _FEW_BITS = 5.0  # a weight, up to which a format counts as one of four bits
 
@@ -26,6 +30,7 @@ GRIDS: dict[int, Int4 | Int8] = {
     _Q5_0: Int8(32),
     _Q8_0: Int8(32),
     _Q6_K: Int8(16),
+    MXFP4: Int8(32),
 }
 
 
@@ -98,4 +103,31 @@ def _q6_k(rows: _Bytes) -> BlockLevels:
     return BlockLevels(levels.reshape(len(rows), -1), scales.reshape(len(rows), -1))
 
 
-_READERS = {_Q4_0: _q4_0, _Q5_0: _q5_0, _Q8_0: _q8_0, _Q6_K: _q6_k}
+class Mxfp4Codes(NamedTuple):
+    """Two codes a byte uint8 [rows, K / 32, 16], the even column low; exponents [rows, K / 32]."""
+
+    codes: _Bytes
+    exponents: _Bytes
+
+
+def mxfp4_codes(rows: _Bytes) -> Mxfp4Codes:
+    """The codes of a matrix in MXFP4, in the order in which gpt-oss is published.
+
+    Args:
+        rows: uint8 [rows, bytes of a row].
+    """
+    blocks = rows.reshape(len(rows), -1, _MXFP4_BYTES)
+    codes = _halves(blocks[..., 1:])
+    return Mxfp4Codes(codes[..., ::2] | codes[..., 1::2] << 4, blocks[..., 0])
+
+
+def _mxfp4(rows: _Bytes) -> BlockLevels:
+    blocks = rows.reshape(len(rows), -1, _MXFP4_BYTES)
+    codes = _halves(blocks[..., 1:])
+    magnitudes = _TWICE_E2M1[codes & 7]
+    levels = _BYTE_MIDDLE + np.where(codes & 8, -magnitudes, magnitudes)
+    scales = np.ldexp(np.float32(1), blocks[..., 0].astype(np.int32) - 128)
+    return BlockLevels(levels.astype(np.uint8).reshape(len(rows), -1), scales)
+
+
+_READERS = {_Q4_0: _q4_0, _Q5_0: _q5_0, _Q8_0: _q8_0, _Q6_K: _q6_k, MXFP4: _mxfp4}

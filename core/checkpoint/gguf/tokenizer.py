@@ -1,9 +1,10 @@
 """Build the tokenizer of a GGUF file from its own vocabulary, by llama.cpp's rules.
 
-Only the file itself is read. Two kinds are supported: byte-level BPE, and SentencePiece, whose
-merges are not stored: llama.cpp merges the neighbors whose joined token has the highest score,
-which is BPE with merges ranked by score. (Tokens of equal score are ranked by id, while llama.cpp
-works from left to right; in practice only tokens that text never merges have equal scores.)
+Only the file itself is read. Three kinds are supported: byte-level BPE; SentencePiece, whose merges
+are not stored; and Gemma 4's, which has SentencePiece's words and stores its merges. Without merges
+llama.cpp merges the neighbors whose joined token has the highest score, which is BPE with merges
+ranked by score. (Tokens of equal score are ranked by id, while llama.cpp works from left to right;
+in practice only tokens that text never merges have equal scores.)
 """
 
 import json
@@ -116,13 +117,13 @@ def _known_merges(merges: list[str], ids: dict[str, int]) -> list[tuple[str, str
 
 
 def _sentencepiece(vocabulary: GgufVocabulary) -> "Tokenizer":
-    from tokenizers import Tokenizer, decoders, models, normalizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    unknown = vocabulary.special.get("unk_token")
+    unknown, merges = vocabulary.special.get("unk_token"), vocabulary.merges
     model = models.BPE(
         ids,
-        _merges_by_score(vocabulary, ids),
+        _known_merges(merges, ids) if merges else _merges_by_score(vocabulary, ids),
         unk_token=None if unknown is None else vocabulary.tokens[unknown],
         fuse_unk=True,
         byte_fallback=True,
@@ -131,6 +132,8 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> "Tokenizer":
     escape = normalizers.Replace(" ", _SPACE)
     prefix = [normalizers.Prepend(_SPACE)] if vocabulary.space_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*prefix, escape])
+    if merges:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), "isolated")
     strip = [decoders.Strip(" ", 1, 0)] if vocabulary.space_prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edgelm.checkpoint.gguf.config import token_id
+from edgelm.checkpoint.gguf.config.config_reader import token_id
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from edgelm.errors import BadCheckpoint
@@ -55,6 +55,7 @@ END_OF_TURN = frozenset(
         "_<EOT>",
         "<|end_of_text|>",
         "<end_of_utterance>",
+        "<|tool_response>",  # Gemma 4: what comes after it is not the model's
         "<｜end▁of▁sentence｜>",
     }
 )
@@ -67,7 +68,8 @@ class GgufVocabulary:
     """The input of `gguf_tokenizer`.
 
     `special` maps Hugging Face's names (`bos_token`, ...) to ids; `eos_token_ids` end an answer.
-    `merges` belong to byte-level BPE, whose `pre` is set; `scores` to SentencePiece.
+    `pre` is set for byte-level BPE; without it, words are SentencePiece's, which are merged by
+    `scores`, or (Gemma 4) in the order of `merges`.
     """
 
     tokens: list[str]
@@ -109,27 +111,29 @@ class _Reader:
                 f"{self.path} has no tokenizer (no key {_KEY}model); convert the model again "
                 "with its tokenizer, or use its safetensors folder"
             )
-        if model not in ("gpt2", "llama"):
+        if model not in ("gpt2", "llama", "gemma4"):
             raise BadCheckpoint(
                 f"{self.path}: a tokenizer of kind {model!r} is not supported; known: gpt2 "
-                "(byte-level BPE), llama (SentencePiece); use the model's safetensors folder"
+                "(byte-level BPE), llama (SentencePiece), gemma4; use the model's safetensors "
+                "folder"
             )
-        byte_level = model == "gpt2"
+        byte_level, scored = model == "gpt2", model == "llama"
         tokens = self.tokens()
         types = self.types(tokens)
-        special = self.special(tokens, {} if byte_level else _SENTENCEPIECE_DEFAULTS)
+        special = self.special(tokens, _SENTENCEPIECE_DEFAULTS if scored else {})
         pre = self.pre_tokenizer() if byte_level else None
         return GgufVocabulary(
             tokens=tokens,
             types=types,
             special=special,
             eos_token_ids=self.ends(tokens, types, special),
-            add_bos=self.adds("bos", special, default=pre.add_bos if pre else True),
+            add_bos=model == "gemma4"  # whatever the file says, as in llama.cpp
+            or self.adds("bos", special, default=pre.add_bos if pre else True),
             add_eos=self.adds("eos", special, default=False),
             pre=pre,
-            merges=self.merges() if byte_level else [],
-            scores=[] if byte_level else self.scores(tokens),
-            space_prefix=self.metadata.flag(f"{_KEY}add_space_prefix", not byte_level) or False,
+            merges=[] if scored else self.merges(),
+            scores=self.scores(tokens) if scored else [],
+            space_prefix=self.metadata.flag(f"{_KEY}add_space_prefix", scored) or False,
             strips_right=self.is_phi3(),
         )
 

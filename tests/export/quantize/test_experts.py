@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgelm.checkpoint.quantized.fp4 import mxfp4_values
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.kernels import kernels_of
 from edgelm.export.precision.source import assign_source
@@ -14,11 +15,13 @@ from edgelm.export.quantize.expert_sums import ExpertSums, unseen_experts
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.quantize.source_levels import mxfp4_from_source
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Fp32, Int4, Int8, Mxfp4
 from edgelm.quantize.rtn import quantize
-from tests.checkpoints.models import MIXTURES, save_tiny
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.models import MIXTURES, save_tiny, tiny_model
 from tests.checkpoints.mxfp4_files import quantize_experts
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session
@@ -129,6 +132,18 @@ def test_mxfp4_experts_are_kept(microscaled: Path, tmp_path: Path) -> None:
     size = (tmp_path / "kept" / "model.onnx.data").stat().st_size
     experts = checkpoint.spec.mixtures[0].expert_parameters(64) * 4
     assert (tmp_path / "plain" / "model.onnx.data").stat().st_size - size > 0.85 * 4 * experts
+
+
+def test_mxfp4_of_a_gguf_file_is_kept(tmp_path: Path) -> None:
+    """Codes and exponents for the kernel are those of the file, in the order of the model."""
+    model = tiny_model("gpt-oss", swiglu_limit=7.0)
+    checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", "MXFP4"))
+    weights = Weights(checkpoint)
+    for module in ("gate_up", "down"):
+        codes, exponents = mxfp4_from_source(weights, f"layers.1.mlp.experts.{module}")
+        values = mxfp4_values(codes.unflatten(2, (-1, 16)), exponents)
+        stack = checkpoint.tensor(f"model.layers.1.mlp.experts.{module}_proj")
+        assert torch.equal(values, stack.mT)
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("onnxruntime", Mxfp4), ("onnxruntime-cuda", Int8)])

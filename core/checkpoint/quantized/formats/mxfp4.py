@@ -4,6 +4,7 @@
 parameter `NAME` [experts, K, N], which transformers keeps transposed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,39 +32,39 @@ class Mxfp4:
 
     def matrix(self, parts: Parts) -> PackedMatrix:
         """A parameter of all experts of a layer."""
-        return PackedMatrix(
-            expert_shape(parts), self.name, parts.paths, lambda: Experts(parts), Mxfp4Precision
-        )
+        shape = expert_shape(parts)
+
+        def codes() -> "tuple[torch.Tensor, torch.Tensor]":
+            import torch
+
+            return parts.tensor("blocks"), parts.tensor("scales").view(torch.uint8)
+
+        experts = Experts(shape, codes)
+        return PackedMatrix(shape, self.name, parts.paths, lambda: experts, Mxfp4Precision)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """One parameter of all experts of a layer, read one expert at a time."""
+    """One parameter of all experts of a layer.
 
-    parts: Parts
+    shape: [experts, K, N].
+    codes: reads codes uint8 [experts, N, K/32, 16] and exponents uint8 [experts, N, K/32].
+    """
+
+    shape: tuple[int, int, int]
+    codes: "Callable[[], tuple[torch.Tensor, torch.Tensor]]"
 
     def dequantize(self) -> "torch.Tensor":
-        """The parameter, fp32 [experts, K, N]."""
+        """The parameter, fp32 [experts, K, N]; one expert is unpacked at a time."""
         import torch
 
-        experts, columns, rows = expert_shape(self.parts)
-        values = torch.empty(experts, columns, rows)
-        for index in range(experts):
-            values[index] = self.expert(index).T
-        return values
-
-    def expert(self, index: int) -> "torch.Tensor":
-        """The matrix of one expert, fp32 [N, K]."""
         from edgelm.checkpoint.quantized.fp4 import mxfp4_values
 
         codes, exponents = self.codes()
-        return mxfp4_values(codes[index], exponents[index])
-
-    def codes(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """As stored: codes uint8 [experts, N, K/32, 16], exponents uint8 [experts, N, K/32]."""
-        import torch
-
-        return self.parts.tensor("blocks"), self.parts.tensor("scales").view(torch.uint8)
+        values = torch.empty(self.shape)
+        for index, expert in enumerate(values):
+            expert.copy_(mxfp4_values(codes[index], exponents[index]).T)
+        return values
 
 
 def expert_shape(parts: Parts) -> tuple[int, int, int]:

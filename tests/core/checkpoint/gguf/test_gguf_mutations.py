@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.models import tiny_model
 from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 
+LAYERS = ["linear_attention", "full_attention"]
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model("llama", vocab_size=VOCAB, num_hidden_layers=1)
-    path = tmp_path_factory.mktemp("whole") / "m.gguf"
-    return write_gguf(model, path, "Q8_0", tokenizer=tiny_tokenizer())
+
+def whole(folder: Path, name: str, kind: str, **over: Any) -> Path:
+    model = tiny_model(name, vocab_size=VOCAB, **over)
+    return write_gguf(model, folder / "whole.gguf", kind, tokenizer=tiny_tokenizer())
 
 
 def read_all(path: Path) -> None:
@@ -49,14 +50,34 @@ def changed(content: bytes, end: int, random: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_changed_headers(whole: Path, tmp_path: Path, seed: int) -> None:
+def test_changed_headers(tmp_path: Path, seed: int) -> None:
+    check_changes(whole(tmp_path, "llama", "Q8_0", num_hidden_layers=1), seed, 75)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "over"),
+    [
+        ("gpt-oss", "MXFP4", {"num_hidden_layers": 1}),
+        ("qwen3.5", "Q8_0", {"num_hidden_layers": 2, "layer_types": LAYERS}),
+        ("granite-hybrid-moe", "F32", {"num_hidden_layers": 2, "layer_types": LAYERS}),
+        ("gemma4", "Q8_0", {"vocab_size_per_layer_input": VOCAB}),
+    ],
+)
+def test_changed_headers_of_rearranged_tensors(
+    tmp_path: Path, name: str, kind: str, over: dict[str, Any]
+) -> None:
+    check_changes(whole(tmp_path, name, kind, **over), 0, 50)
+
+
+def check_changes(whole: Path, seed: int, count: int) -> None:
+    """Change a file's header again and again, and read it."""
     content = whole.read_bytes()
     header = open_parts(whole)[0].header
     # Half of the changes go to what comes before and after the long lists of tokens.
     ends = (header.data_offset, 1200)
     random = np.random.default_rng(seed)
-    path = tmp_path / "m.gguf"
-    for number in range(75):
+    path = whole.with_name("m.gguf")
+    for number in range(count):
         begin = 0 if number % 4 else header.data_offset - 900
         part = content[:begin], content[begin:]
         end = ends[number % 2] - begin if begin == 0 else 900

@@ -7,7 +7,7 @@ from typing import Any
 
 import gguf
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
@@ -138,6 +138,7 @@ def test_ids_of_the_published_pipeline(tmp_path: Path, pre: str, splits: list[An
     [
         ("llama-bpe", "it's 12345 a\n\n b", ["it", "'s", " ", "123", "45", " a", "\n\n", " b"]),
         ("qwen2", "it'S 123 a\n\n b", ["it", "'S", " ", "1", "2", "3", " a", "\n\n", " b"]),
+        ("qwen35", "नमस्ते 12!\n", ["नमस्ते", " ", "1", "2", "!\n"]),
         ("tekken", "camelCase IT", ["camel", "Case", " IT"]),
         ("gpt-4o", "Don't 1234 a/b", ["Don't", " ", "123", "4", " a", "/b"]),
         ("default", "a, 1234", ["a", ",", " ", "123", "4"]),
@@ -199,6 +200,59 @@ def test_sentencepiece_gives_llama_cpps_ids(tmp_path: Path, space_prefix: bool) 
             text, values["tokens"], values["scores"], cut_out, space_prefix=space_prefix
         )
         assert tokenizer.encode(text, add_special_tokens=False).ids == expected
+
+
+GEMMA_4_MERGES = ["▁ t", "h e", "▁t he", "i n", "in g", "▁ in", "1 2", "▁ 12", "日 本", "▁ ▁"]
+GEMMA_4_MERGES += ["▁▁ ▁▁", "\n \n", "▁▁ the", "t h"]
+
+
+def gemma_4() -> dict[str, Any]:
+    """Metadata of Gemma 4's kind of vocabulary: SentencePiece's words, and merges."""
+    values = sentencepiece(model="gemma4", merges=GEMMA_4_MERGES, add_bos_token=False)
+    values["tokens"] = ["\n\n" if token == "\n\n\n" else token for token in values["tokens"]]
+    values["token_type"][-1] = NORMAL
+    return values | {"unknown_token_id": 0, "add_space_prefix": False}
+
+
+def test_gemma_4_gives_the_ids_of_its_published_pipeline(tmp_path: Path) -> None:
+    values = gemma_4()
+    ours = build(tmp_path, values)
+    vocabulary = {token: index for index, token in enumerate(values["tokens"])}
+    pairs = [tuple(merge.split(" ")) for merge in GEMMA_4_MERGES]
+    model = models.BPE(vocabulary, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    theirs = Tokenizer(model)
+    theirs.normalizer = normalizers.Replace(" ", "▁")
+    theirs.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    parts = [
+        "the",
+        " ",
+        "  ",
+        "     ",
+        "in",
+        "ing",
+        "12",
+        "é",
+        "日本",
+        "\n",
+        "\n\n",
+        "x",
+        "🦙",
+        "th",
+    ]
+    generator = random.Random(0)
+    for _ in range(400):
+        text = "".join(generator.choices(parts, k=6))
+        found = ours.encode(text, add_special_tokens=False).ids
+        assert found == theirs.encode(text, add_special_tokens=False).ids
+        assert ours.decode(found, skip_special_tokens=False) == text
+    assert ours.encode("the").ids[0] == 1  # whatever the file says, as in llama.cpp
+
+
+def test_gemma_4_needs_its_merges(tmp_path: Path) -> None:
+    values = gemma_4()
+    del values["merges"]
+    with pytest.raises(BadCheckpoint, match=r"without tokenizer\.ggml\.merges"):
+        build(tmp_path, values)
 
 
 def test_a_space_goes_before_each_text_after_a_special_token(tmp_path: Path) -> None:

@@ -1,22 +1,23 @@
 """Convert a GGUF file's metadata to a `config.json`, read as llama.cpp reads it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgelm.checkpoint.gguf.architectures import ARCHITECTURES
+from edgelm.checkpoint.gguf.config import experts, mixers
+from edgelm.checkpoint.gguf.config.gemma4 import gemma4
+from edgelm.checkpoint.gguf.config.keys import Keys
+from edgelm.checkpoint.gguf.config.rope import Factors, rope_scaling
+from edgelm.checkpoint.gguf.layout.architectures import ARCHITECTURES
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
-from edgelm.checkpoint.gguf.rope import Factors, rope_scaling
 from edgelm.errors import BadCheckpoint
-from edgelm.spec.tensor_shapes import Shapes
 
-_MAX_SIZE = 2**24
 _GROWTH = "llama_4_scaling_beta"
 # Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. There is no key
 # for it: llama.cpp uses the number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 # Which layer of how many has no window, in files without flags.
-_PATTERNS = {"gemma2": 2, "gemma3": 6, "olmo2": 4, "exaone4": 4}
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "olmo2": 4, "exaone4": 4, "gpt-oss": 2}
 # Keys that change the computation and are not supported.
 _UNSUPPORTED = (
     "expert_count",
@@ -28,66 +29,83 @@ _UNSUPPORTED = (
     "residual_scale",
     "logit_scale",
 )
+# What files of some architectures have besides.
+_MORE: dict[str, tuple[Callable[[Keys], dict[str, Any]], ...]] = {
+    "qwen3moe": (experts.qwen3moe,),
+    "olmoe": (experts.olmoe,),
+    "gpt-oss": (experts.gpt_oss,),
+    "granitemoe": (experts.granite,),
+    "lfm2": (mixers.lfm2,),
+    "lfm2moe": (mixers.lfm2, experts.lfm2moe),
+    "qwen35": (mixers.qwen35,),
+    "qwen35moe": (mixers.qwen35, experts.qwen35moe),
+    "granitehybrid": (mixers.granite_hybrid, experts.granite),
+    "nemotron_h": (mixers.nemotron_h,),
+    "falcon-h1": (mixers.falcon_h1,),
+}
+# Whose configuration in Hugging Face has a scaling of RoPE where none is given.
+_SCALED_BY_DEFAULT = ("apertus", "gpt-oss")
 
 
-def read_config(
-    metadata: GgufMetadata, architecture: str, shapes: Shapes, factors: Mapping[str, Factors]
-) -> dict[str, Any]:
+def read_config(keys: Keys, factors: Mapping[str, Factors]) -> dict[str, Any]:
     """Read the configuration.
 
     Args:
-        metadata: the file's (of a split file, the first part's).
-        architecture: one of `ARCHITECTURES`.
-        shapes: of all tensors, under Hugging Face's names.
+        keys: of the file (of a split file, the first part's); its shapes are of all tensors, under
+            Hugging Face's names.
         factors: tensors that scale RoPE, under llama.cpp's names.
 
     Raises:
         BadCheckpoint: a value is missing, of the wrong type or not supported.
     """
-    return _Reader(metadata, architecture, shapes, factors).config()
+    return _Reader(keys, factors).config()
 
 
 class _Reader:
-    def __init__(
-        self,
-        metadata: GgufMetadata,
-        architecture: str,
-        shapes: Shapes,
-        factors: Mapping[str, Factors],
-    ) -> None:
-        self.metadata = metadata
-        self.architecture = architecture
-        self.shapes = shapes
+    def __init__(self, keys: Keys, factors: Mapping[str, Factors]) -> None:
+        self.keys = keys
+        self.metadata = keys.metadata
+        self.architecture = keys.architecture
+        self.shapes = keys.shapes
         self.factors = factors
-        self.row = ARCHITECTURES[architecture]
+        self.row = ARCHITECTURES[keys.architecture]
 
     def config(self) -> dict[str, Any]:
         self.refuse_unsupported()
         layers = self.layer_count()
-        hidden, heads = self.size("embedding_length"), self.size("attention.head_count")
+        hidden, heads = self.keys.size("embedding_length"), self.keys.size("attention.head_count")
         head_dim = self.head_dim(hidden, heads)
-        context = self.size("context_length", most=2**31 - 1)
+        context = self.keys.size("context_length", most=2**31 - 1)
+        more: dict[str, Any] = {}
+        for read in _MORE.get(self.architecture, ()):
+            more |= read(self.keys)
+        if self.architecture == "gemma4":
+            more = gemma4(self.keys, self.factors)
         config = {
             "model_type": self.row.model_type,
             "num_hidden_layers": layers,
             "hidden_size": hidden,
-            "intermediate_size": self.size("feed_forward_length"),
             "num_attention_heads": heads,
             "head_dim": head_dim,
             "vocab_size": self.vocab_size(),
             "max_position_embeddings": context,
-            "rms_norm_eps": self.number("attention.layer_norm_rms_epsilon"),
+            "rms_norm_eps": self.epsilon(),
             "tie_word_embeddings": "lm_head.weight" not in self.shapes,
             "attention_bias": False,
-            "mlp_bias": self.has("mlp.down_proj.bias"),
-            **{field: self.has(bias) for field, bias in self.row.biases.items()},
+            "mlp_bias": self.keys.has("mlp.down_proj.bias"),
+            **{field: self.keys.has(bias) for field, bias in self.row.biases.items()},
             **self.row.fields,
-            **self.key_value_heads(layers, heads),
             **self.rope(head_dim, context),
             **self.windows(layers),
-            **self.scales(),
+            **self.scales(head_dim),
             **self.token_ids(),
+            **more,
         }
+        # Hybrids have arrays of these.
+        if "intermediate_size" not in config:
+            config["intermediate_size"] = self.keys.size("feed_forward_length")
+        if "num_key_value_heads" not in config:
+            config["num_key_value_heads"] = self.keys.size("attention.head_count_kv", heads)
         config |= self.variant(config, layers, hidden, heads, head_dim)
         # Elsewhere null and a missing field are the same.
         return {
@@ -95,10 +113,6 @@ class _Reader:
             for key, value in config.items()
             if value is not None or key == "sliding_window"
         }
-
-    def has(self, bias: str) -> bool:
-        """Whether any layer has a bias."""
-        return any(name.endswith(f".{bias}") for name in self.shapes)
 
     def variant(
         self, config: dict[str, Any], layers: int, hidden: int, heads: int, head_dim: int
@@ -110,78 +124,50 @@ class _Reader:
             return olmo3(config)
         if self.architecture == "mistral3":
             return ministral3(config)
-        if self.architecture == "lfm2":
-            return {
-                "norm_eps": config["rms_norm_eps"],
-                "conv_L_cache": self.size("shortconv.l_cache"),
-            }
         return {}
 
-    def scales(self) -> dict[str, float]:
+    def epsilon(self) -> float:
+        """The norms'; Nemotron-H's files have the key of layer norms."""
+        rms, other = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
+        if self.architecture == "nemotron_h" and rms not in self.keys:
+            return self.keys.number(other)
+        return self.keys.number(rms)
+
+    def scales(self, head_dim: int) -> dict[str, float]:
         values = {
-            field: self.metadata.number(self.key(key)) for key, field in self.row.scales.items()
+            field: self.metadata.number(self.keys.key(key))
+            for key, field in self.row.scales.items()
         }
+        if values.get("attention_multiplier", 1.0) is None:  # as in llama.cpp
+            values["attention_multiplier"] = head_dim**-0.5
         return {field: value for field, value in values.items() if value is not None}
 
-    def key_value_heads(self, layers: int, heads: int) -> dict[str, Any]:
-        """Their number; LFM2's files have one for each layer, 0 for convolutions."""
-        name = "attention.head_count_kv"
-        if self.architecture != "lfm2":
-            return {"num_key_value_heads": self.size(name, heads)}
-        counts = self.metadata.numbers(self.key(name), "iu") or []
-        attention = set(counts) - {0}
-        if len(counts) != layers or len(attention) != 1 or min(counts) < 0:
-            expected = f"one number for each of {layers} layers, of two: 0 and that of key heads"
-            raise self.metadata.wrong(self.key(name), expected) if counts else self.missing(name)
-        return {
-            "num_key_value_heads": attention.pop(),
-            "layer_types": ["full_attention" if count else "conv" for count in counts],
-        }
-
-    def key(self, name: str) -> str:
-        return f"{self.architecture}.{name}"
-
-    def size(self, name: str, default: int | None = None, *, most: int = _MAX_SIZE) -> int:
-        value = self.metadata.integer(self.key(name), default, least=1, most=most)
-        if value is None:
-            raise self.missing(name)
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.metadata.number(self.key(name))
-        if value is None:
-            raise self.missing(name)
-        return value
-
-    def missing(self, name: str) -> BadCheckpoint:
-        return BadCheckpoint(
-            f"{self.metadata.path} lacks the key {self.key(name)}, which every "
-            f"{self.architecture} model has; convert the model again"
-        )
-
     def refuse_unsupported(self) -> None:
-        for name in set(_UNSUPPORTED) - set(self.row.scales):
-            value = self.metadata.values.get(self.key(name))
+        experts = ("expert_count", "expert_used_count")
+        supported = experts if "ffn_gate_exps.weight" in self.row.joined else ()
+        for name in set(_UNSUPPORTED) - {*self.row.scales, *supported}:
+            value = self.metadata.values.get(self.keys.key(name))
             if value is not None and not (isinstance(value, int | float) and value == 0):
-                what = "mixture-of-experts models are" if "expert" in name else "it is"
+                models = "mixture-of-experts models of this architecture are"
+                what = models if "expert" in name else "it is"
                 raise BadCheckpoint(
-                    f"{self.metadata.path}: {self.key(name)} is set, and {what} not supported"
+                    f"{self.metadata.path}: {self.keys.key(name)} is set, and {what} not supported"
                 )
-        if self.metadata.flag(self.key("attention.causal")) is False:
+        causal, pooling = self.keys.key("attention.causal"), self.keys.key("pooling_type")
+        if self.metadata.flag(causal) is False:
             raise BadCheckpoint(
-                f"{self.metadata.path} is an encoder ({self.key('attention.causal')} is false); "
-                "only decoders are supported"
+                f"{self.metadata.path} is an encoder ({causal} is false); only decoders are "
+                "supported"
             )
         # 0 is none; llama.cpp writes others for embedding models and rerankers.
-        if self.metadata.integer(self.key("pooling_type"), 0):
+        if self.metadata.integer(pooling, 0):
             raise BadCheckpoint(
-                f"{self.metadata.path} is an embedding model or a reranker "
-                f"({self.key('pooling_type')} is set); export an embedding model from its folder "
-                "of sentence-transformers"
+                f"{self.metadata.path} is an embedding model or a reranker ({pooling} is set); "
+                "export an embedding model from its folder of sentence-transformers"
             )
 
     def layer_count(self) -> int:
-        layers = self.size("block_count")
+        layers = self.keys.layers
         # Checked before anything is built per layer.
         present = {name.split(".")[2] for name in self.shapes if name.startswith("model.layers.")}
         if not self.shapes:
@@ -190,13 +176,14 @@ class _Reader:
             )
         if layers > len(present):
             raise BadCheckpoint(
-                f"{self.metadata.path}: {self.key('block_count')} is {layers}, the file has "
+                f"{self.metadata.path}: {self.keys.key('block_count')} is {layers}, the file has "
                 f"tensors of {len(present)} layers; download it again"
             )
         return layers
 
     def vocab_size(self) -> int:
-        shape = self.shapes.get("model.embed_tokens.weight", ())
+        name = self.row.top.get("token_embd.weight", "model.embed_tokens.weight")
+        shape = self.shapes.get(name, ())
         if len(shape) != 2:
             found = f"has shape {list(shape)}, expected two dimensions" if shape else "is missing"
             raise BadCheckpoint(
@@ -206,8 +193,8 @@ class _Reader:
         return shape[0]
 
     def head_dim(self, hidden: int, heads: int) -> int:
-        head_dim = self.size("attention.key_length", max(1, hidden // heads))
-        value_dim = self.size("attention.value_length", head_dim)
+        head_dim = self.keys.size("attention.key_length", max(1, hidden // heads))
+        value_dim = self.keys.size("attention.value_length", head_dim)
         if value_dim != head_dim:
             raise BadCheckpoint(
                 f"{self.metadata.path}: heads with {head_dim} key channels and {value_dim} value "
@@ -220,13 +207,16 @@ class _Reader:
         return head_dim
 
     def rope(self, head_dim: int, context: int) -> dict[str, Any]:
-        theta = self.metadata.number(self.key("rope.freq_base"), 10_000.0) or 10_000.0
-        rotated = self.size("rope.dimension_count", head_dim)
+        if not self.row.rotates:
+            return {}
+        theta = self.metadata.number(self.keys.key("rope.freq_base"), 10_000.0) or 10_000.0
+        rotated = self.keys.size("rope.dimension_count", head_dim)
         partial = self.row.partial_rotation
         if rotated % 2 or rotated > head_dim or (rotated != head_dim and not partial):
+            expected = "an even number up to" if partial else "the size of a head,"
             raise BadCheckpoint(
-                f"{self.metadata.path}: {self.key('rope.dimension_count')} is {rotated}, expected "
-                f"{'an even number up to' if partial else 'the size of a head,'} {head_dim}"
+                f"{self.metadata.path}: {self.keys.key('rope.dimension_count')} is {rotated}, "
+                f"expected {expected} {head_dim}"
             )
         scaling = rope_scaling(
             self.metadata,
@@ -236,6 +226,10 @@ class _Reader:
             dim=rotated,
             context=context,
         )
+        if self.architecture in _SCALED_BY_DEFAULT and scaling is None:
+            scaling = {"rope_type": "default"}
+        if self.architecture == "gpt-oss" and scaling and scaling["rope_type"] == "yarn":
+            scaling["truncate"] = False  # no key says so; all published models have it
         values: dict[str, Any] = {"rope_theta": theta, "rope_scaling": scaling}
         if rotated != head_dim:
             values["partial_rotary_factor"] = _ratio(rotated, head_dim)
@@ -243,7 +237,7 @@ class _Reader:
             original = scaling["original_max_position_embeddings"]
             values["original_max_position_embeddings"] = original
         if self.architecture == "gemma3":
-            base = self.metadata.number(self.key("rope.freq_base_swa"), 10_000.0)
+            base = self.metadata.number(self.keys.key("rope.freq_base_swa"), 10_000.0)
             values["rope_local_base_freq"] = base
         return values
 
@@ -251,12 +245,12 @@ class _Reader:
         """Windows, where llama.cpp computes with them."""
         if self.row.windows == "none":
             return {}
-        key = self.key("attention.sliding_window")
+        key = self.keys.key("attention.sliding_window")
         window = self.metadata.integer(key, 4096 if self.architecture == "gemma2" else None)
         if self.row.windows == "all":
             return {"sliding_window": window or None}
         if window is None and self.row.windows == "pattern":
-            raise self.missing("attention.sliding_window")
+            raise self.keys.missing("attention.sliding_window")
         slides = self.sliding_layers(layers) if window else [False] * layers
         kinds = ["sliding_attention" if local else "full_attention" for local in slides]
         if self.row.windows == "flags" and not any(slides):
@@ -264,7 +258,7 @@ class _Reader:
         return {"sliding_window": window or None, "layer_types": kinds}
 
     def sliding_layers(self, layers: int) -> list[bool]:
-        name = self.key("attention.sliding_window_pattern")
+        name = self.keys.key("attention.sliding_window_pattern")
         stored = self.metadata.values.get(name)
         if stored is not None and not isinstance(stored, int):
             flags = self.metadata.numbers(name, "b") or []
@@ -279,7 +273,7 @@ class _Reader:
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         return {
             "query_pre_attn_scalar": hidden // heads if large else head_dim,
-            **{cap: self.metadata.number(self.key(cap)) for cap in caps},
+            **{cap: self.metadata.number(self.keys.key(cap)) for cap in caps},
         }
 
     def token_ids(self) -> dict[str, int | None]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.checkpoint.gguf.layout.names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
-from edgelm.checkpoint.gguf.names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies

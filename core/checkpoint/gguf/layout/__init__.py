@@ -1,0 +1,1 @@
+"""How files of each architecture store the tensors of a Hugging Face checkpoint."""

@@ -1,0 +1,112 @@
+"""How llama.cpp writes the models of each architecture (its `conversion/*.py`, llama-model.cpp).
+
+An architecture is a row. Everything else is written alike: the sizes, the norms' epsilon, RoPE, the
+special tokens.
+"""
+
+from edgelm.checkpoint.gguf.layout.architecture import Architecture
+from edgelm.checkpoint.gguf.layout.mixtures import MIXTURES
+from edgelm.checkpoint.gguf.layout.recurrent import RECURRENT
+from edgelm.checkpoint.gguf.layout.shared_names import (
+    GRANITE,
+    LFM_2,
+    LFM_2_TOP,
+    LLAMA_BIASES,
+    SANDWICH,
+)
+
+_POST_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_GLM_4 = {
+    "ffn_up": "mlp.gate_up_proj",
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+}
+_HUNYUAN = {
+    "attn_q_norm": "self_attn.query_layernorm",
+    "attn_k_norm": "self_attn.key_layernorm",
+}
+_GEMMA_4 = SANDWICH | {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+    "layer_output_scale.weight": "layer_scalar",
+}
+_GEMMA_4_TOP = {
+    "per_layer_token_embd.weight": "model.embed_tokens_per_layer.weight",
+    "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
+    "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
+}
+_APERTUS = {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
+_XIELU: dict[str, tuple[str, tuple[int, ...]]] = {
+    "xielu.alpha_p": ("mlp.act_fn.alpha_p", (1,)),
+    "xielu.alpha_n": ("mlp.act_fn.alpha_n", (1,)),
+    "xielu.beta": ("mlp.act_fn.beta", ()),
+    "xielu.eps": ("mlp.act_fn.eps", ()),
+}
+
+# Mistral files carry the architecture `llama`.
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture("llama", permuted=True, biases=LLAMA_BIASES, by_transformers=True),
+    "qwen2": Architecture("qwen2", by_transformers=True),
+    "qwen3": Architecture("qwen3", by_transformers=True),
+    "gemma": Architecture("gemma", norm_plus_one=True),
+    "gemma2": Architecture(
+        "gemma2", SANDWICH, norm_plus_one=True, windows="pattern", by_transformers=True
+    ),
+    "gemma3": Architecture(
+        "gemma3_text", SANDWICH, norm_plus_one=True, windows="pattern", by_transformers=True
+    ),
+    # Its rotation is that of its kinds of layers.
+    "gemma4": Architecture("gemma4_text", _GEMMA_4, _GEMMA_4_TOP, rotates=False),
+    "phi3": Architecture(
+        "phi3",
+        {"ffn_up": "mlp.gate_up_proj"},
+        partial_rotation=True,
+        windows="all",
+        by_transformers=True,
+    ),
+    # SmolLM3 rotates three layers of four, which is the default of transformers, too.
+    "smollm3": Architecture("smollm3", permuted=True, biases=LLAMA_BIASES),
+    "granite": Architecture("granite", permuted=True, scales=GRANITE, biases=LLAMA_BIASES),
+    "arcee": Architecture("arcee", permuted=True, biases=LLAMA_BIASES),
+    "mistral3": Architecture(
+        "ministral3",
+        permuted=True,
+        scales={"attention.temperature_scale": "llama_4_scaling_beta"},
+        fields={"sliding_window": None},
+    ),
+    "olmo2": Architecture("olmo2", _POST_NORMS, windows="flags"),
+    "exaone4": Architecture("exaone4", _POST_NORMS, windows="flags"),
+    "seed_oss": Architecture(
+        "seed_oss",
+        {"post_attention_norm": "post_attention_layernorm"},
+        biases=LLAMA_BIASES | {"attention_out_bias": "self_attn.o_proj.bias"},
+    ),
+    "hunyuan-dense": Architecture(
+        "hunyuan_v1_dense", _HUNYUAN, biases={"attention_bias": "self_attn.q_proj.bias"}
+    ),
+    "ernie4_5": Architecture("ernie4_5", biases={"use_bias": "self_attn.q_proj.bias"}),
+    "glm4": Architecture(
+        "glm4", _GLM_4, partial_rotation=True, biases={"attention_bias": "self_attn.q_proj.bias"}
+    ),
+    "lfm2": Architecture(
+        "lfm2",
+        LFM_2,
+        LFM_2_TOP,
+        biases={"conv_bias": "conv.conv.bias"},
+        fields={"block_auto_adjust_ff_dim": False},
+        # transformers 5.23 takes the epsilon of its norms from elsewhere.
+    ),
+    "apertus": Architecture(
+        "apertus",
+        _APERTUS,
+        biases={"attention_bias": "self_attn.q_proj.bias"},
+        fields={"hidden_act": "xielu"},
+        constants=_XIELU,
+    ),
+    **MIXTURES,
+    **RECURRENT,
+}
