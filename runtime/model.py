@@ -14,7 +14,7 @@ from edgelm.bundle import Manifest, bundle_file
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
-from edgelm.runtime.embedding.embeds import Embeds, embedder_of
+from edgelm.runtime.embedding.embedding_model import Embeds, embedder_of
 from edgelm.runtime.engines.adapters import Adapters, LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgelm.bundle.records.embedding import EmbeddingSample
-from edgelm.runtime.embedding.embeds import Embeds
+from edgelm.runtime.embedding.embedding_model import Embeds
 
 _MAX_DISTANCE = 0.003  # far above what another processor's rounding changes, far below a fault
 

@@ -18,7 +18,7 @@ from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS, KvType
 from edgelm.runtime.engines.cuda import Gpu
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime import ort_cuda
+from edgelm.runtime.engines.onnxruntime.cuda import bound_step
 from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from edgelm.runtime.engines.session import Session
 from tests.export.graphs import CHUNK, DialectName, cpu_session
@@ -172,12 +172,12 @@ def test_a_cuda_graph_changes_nothing(case: Written, monkeypatch: pytest.MonkeyP
             return steps(session, case.tokens[10:40])
 
     replayed = decode()
-    options = ort_cuda._run_options
-    monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: options("-1"))
+    options = bound_step.run_options
+    monkeypatch.setattr(bound_step, "run_options", lambda graph_id: options("-1"))
     assert divergence(replayed, decode()) <= KL_16_BIT / 10
 
 
 def test_nothing_is_left_to_the_cpu(case: Written) -> None:
     engine = case.engine()
-    assert engine._session.get_providers()[0] == "CUDAExecutionProvider"
+    assert engine._loaded.session.get_providers()[0] == "CUDAExecutionProvider"
     engine.close()
