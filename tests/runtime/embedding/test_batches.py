@@ -55,8 +55,9 @@ def test_vectors_are_those_of_single_texts(
         assert sum(sizes) == len(TEXTS)
         assert len(sizes) < 15
         alone = np.concatenate([lm.embed(text) for text in TEXTS])
-    # The kernel for 4 bits adds in another order for one row than for several.
-    np.testing.assert_allclose(together, alone, atol=1e-3 if precision == "int4" else 1e-6)
+    # The kernel for 4 bits adds in another order for one row than for several, by which an
+    # activation may be rounded to the next level of 8 bits.
+    np.testing.assert_allclose(together, alone, atol=1e-2 if precision == "int4" else 1e-6)
 
 
 def test_without_batching_texts_run_alone(embedding_bundle: Path, sizes: list[int]) -> None:
