@@ -77,6 +77,20 @@ def test_quantized(name: str, precision: str, tiny: TinyFactory, tmp_path: Path)
         assert _largest_difference(session) <= (0.03 if precision == "int4" else 1e-5)
 
 
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 5e-3), ("int8", 1e-4), ("int4", 0.03)])
+@pytest.mark.parametrize("name", slow_but(["llama", "qwen3", "gemma2"], ["qwen3"]))
+def test_in_16_bits(
+    name: str, precision: str, limit: float, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    """The graph for CUDA: the CPU provider has its operators in fp16, too."""
+    with build_session(
+        tiny(name).checkpoint, tmp_path, PRECISIONS[precision], activations="fp16"
+    ) as session:
+        assert _contract(session).takes_batches
+        assert _contract(session).cache.dtype == "fp16"
+        assert _largest_difference(session) <= limit
+
+
 # Those without a mixture of experts, which the dialect lacks.
 STANDARD_FAMILIES = sorted(set(TINY) - set(MIXTURES))
 
