@@ -14,7 +14,7 @@ from edgelm.bundle import Manifest, bundle_file
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
-from edgelm.runtime.embedding.embeds import Embeds, embedder_of
+from edgelm.runtime.embedding.embedding_methods import EmbeddingMethods, embedder_of
 from edgelm.runtime.engines.adapters import Adapters, LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Session, Tokens
 from edgelm.runtime.generation.async_stream import AsyncStream
@@ -59,7 +59,7 @@ _OF_MESSAGES: tuple[
 Prompt = str | Sequence[Message] | Sequence[int] | Tokens
 
 
-class LanguageModel(Embeds, Occupancy):
+class LanguageModel(EmbeddingMethods, Occupancy):
     """A bundle on its engine. Use it as a context manager, or call `close`.
 
     All methods may be called from several threads. A model has one or more sequences (see `load`):

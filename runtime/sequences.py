@@ -70,7 +70,7 @@ class Sequences:
         *,
         batching: bool = True,
     ) -> None:
-        self.prompt_cache = prompt_cache
+        self.prompt_cache, self.batching = prompt_cache, batching
         models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
         self.slots = [Slot(*pair) for pair in zip_longest(sessions, models)]
         self.speculation = SpeculationState()

@@ -136,8 +136,10 @@ class GraphContract(msgspec.Struct, frozen=True):
     [1, P, hidden_size].
 
     Where the first size of `tokens` is "B", a run takes B sequences: that is then also the first
-    size of past_length, last_position, logits and the cache, and total_length is that of the
-    longest sequence. Runs of several sequences are of at most 16 tokens each.
+    size of positions, past_length, last_position, logits and the cache, and total_length is that of
+    the longest sequence. The ort and the standard dialect have such graphs. A run of several
+    sequences takes one token of each, or, where no tokens come before, the same number of each: in
+    the ort dialect with an int8 cache and fp32 activations at most 16.
 
     A graph may be cut into `segments`, which run one after the other and share the file `data`;
     `file` is then the first of them. `links` are the tensors that pass from one to a later one;

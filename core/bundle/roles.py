@@ -26,9 +26,11 @@ ROLES = {
 # The same of a graph that takes several sequences per run.
 _BATCHED = {
     "tokens": Role("int64", ("B", "T")),
+    "positions": Role("int64", ("B", "T")),
     "past_length": Role("int64", ("B",)),
     "last_position": Role("int32", ("B",)),
 }
+_BATCHING = frozenset({"ort", "standard"})  # dialects with such graphs
 _PLAIN = frozenset({"tokens", "positions", "past_length", "logits_positions"})
 _FUSED = frozenset({"tokens", "past_length", "last_position", "total_length", "logits_positions"})
 DIALECTS = {"ort": _FUSED, "standard": _PLAIN, "decomposed": _PLAIN}
@@ -56,16 +58,17 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
             "(pip install -U edgelm)"
         )
     optional = _OPTIONAL.get(graph.dialect, frozenset()) & graph.inputs.keys()
-    roles = ROLES | (_BATCHED if graph.dialect == "ort" and graph.takes_batches else {})
+    batched = graph.takes_batches and graph.dialect in _BATCHING
+    roles = ROLES | (_BATCHED if batched else {})
     inputs = {role: roles[role] for role in DIALECTS[graph.dialect] | optional}
     _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
     name, width = output_role(spec)
     rows = roles["tokens"].shape[0]
     _check(graph.outputs, {name: Role("float32", (rows, "P", width))}, "graph.outputs")
-    if rows == "B" and (graph.cache.states or graph.cache.capacity is not None):
-        raise ValueError(
-            "graph.inputs has a batch axis; expected a cache that grows, and no graph.cache.states"
-        )
+    if rows == "B" and graph.cache.states:
+        raise ValueError("graph.inputs has a batch axis; expected no graph.cache.states")
+    if rows == "B" and graph.dialect == "ort" and graph.cache.capacity is not None:
+        raise ValueError("graph.inputs has a batch axis; expected a cache that grows")
 
 
 def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:

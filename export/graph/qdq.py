@@ -49,11 +49,13 @@ class QdqDialect:
         opset: an older one than `newest`, for an engine that needs it.
         dequantized: see QdqWeights.
         segments: into how many the graph is cut.
+        batch: whether a run takes any number of sequences; only where `takes_batches`.
     """
 
     name: ClassVar[str]
     newest: ClassVar[int]
     update: ClassVar[Literal["in_place", "append"]]
+    takes_batches: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class QdqDialect:
         opset: int | None = None,
         dequantized: bool = False,
         segments: Segments = 1,
+        batch: bool = False,
     ) -> None:
         self.opset = opset or self.newest
         self.graph = Graph(folder, opsets={"": self.opset})
@@ -75,10 +78,13 @@ class QdqDialect:
         self.activations = activations
         self.context = context
         self.segments = segments
+        self.batch = self._batch() if batch else 1
+        # In a Reshape: 0 keeps the number of sequences.
+        self.kept_batch = 1 if self.batch == 1 else 0
         self.matrices = QdqWeights(self.graph, quantizer, activations, dequantized=dequantized)
-        self.tokens = self.graph.input("tokens", _INT64, (1, "T"))
-        self.positions = self.graph.input("positions", _INT64, (1, "T"))
-        self.past_length = self.graph.input("past_length", _INT64, (1,))
+        self.tokens = self.graph.input("tokens", _INT64, (self.batch, "T"))
+        self.positions = self.graph.input("positions", _INT64, (self.batch, "T"))
+        self.past_length = self.graph.input("past_length", _INT64, (self.batch,))
         self.logits_positions = self.graph.input("logits_positions", _INT64, ("P",))
         self.cache_positions = self.graph.input("cache_positions", _INT64, ("capacity",))
         self._table: Value | None = None
@@ -94,7 +100,13 @@ class QdqDialect:
             past_rows=context if self.update == "in_place" else "capacity",
             present_rows=context if self.update == "in_place" else "T",
             state_dtype=DTYPES[activations],
+            batch=self.batch,
         )
+
+    def _batch(self) -> int | str:
+        """Sequences per run: any number, where layers remember keys and values only."""
+        assert self.takes_batches, f"the {self.name} dialect takes one sequence per run"
+        return 1 if self.spec.states else "B"
 
     def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
         """RMS norm over the last axis."""
@@ -197,7 +209,8 @@ class QdqDialect:
             attended = self.attend(self._grown(query, layer), None, index, layer)
         rows = self.graph.op("Transpose", attended, perm=[0, 2, 1, 3])
         width = self.spec.heads(layer).q_size
-        flat = self.graph.constant(f"shape.flat.{width}", np.array([1, -1, width], dtype=np.int64))
+        shape = np.array([self.kept_batch, -1, width], dtype=np.int64)
+        flat = self.graph.constant(f"shape.flat.{width}", shape)
         return self.graph.op("Reshape", rows, flat)  # type: ignore[no-any-return]
 
     def _rotated_query(
@@ -249,7 +262,8 @@ class QdqDialect:
         table = self.query_factors[layer.query_growth]
         if table is None:
             return query
-        shape = self.graph.constant("shape.factors", np.array([1, 1, -1, 1], dtype=np.int64))
+        sizes = np.array([self.kept_batch, 1, -1, 1], dtype=np.int64)
+        shape = self.graph.constant("shape.factors", sizes)
         rows = self.graph.op("Gather", table, self.positions, axis=0)
         return self.graph.op("Mul", query, self.graph.op("Reshape", rows, shape))  # type: ignore[no-any-return]
 
@@ -305,7 +319,9 @@ class QdqDialect:
         if cap := self.spec.logits_softcap:
             small = self.graph.op("Mul", logits, self.number(1 / cap, "fp32"))
             logits = self.graph.op("Mul", self.graph.op("Tanh", small), self.number(cap, "fp32"))
-        self.graph.output(logits, "logits", ir.DataType.FLOAT, (1, "P", self.spec.vocab_size))
+        self.graph.output(
+            logits, "logits", ir.DataType.FLOAT, (self.batch, "P", self.spec.vocab_size)
+        )
 
     def cast(self, x: Value, to: Activations) -> Value:
         """The same values in another type."""
@@ -325,9 +341,9 @@ class QdqDialect:
         return self._cache_rows
 
     def query_index(self) -> Value:
-        """Positions of the queries as [1, 1, T, 1]; one node for all layers."""
+        """Positions of the queries as [batch, 1, T, 1]; one node for all layers."""
         if self._query_index is None:
-            shape = np.array([1, 1, -1, 1], dtype=np.int64)
+            shape = np.array([self.kept_batch, 1, -1, 1], dtype=np.int64)
             self._query_index = self.graph.op(
                 "Reshape", self.positions, self.graph.constant("shape.queries", shape)
             )
@@ -349,13 +365,15 @@ class QdqDialect:
             dialect=self.name,
             opsets={"ai.onnx": self.opset},
             inputs={
-                "tokens": TensorContract("tokens", "int64", (1, "T")),
-                "positions": TensorContract("positions", "int64", (1, "T")),
-                "past_length": TensorContract("past_length", "int64", (1,)),
+                "tokens": TensorContract("tokens", "int64", (self.batch, "T")),
+                "positions": TensorContract("positions", "int64", (self.batch, "T")),
+                "past_length": TensorContract("past_length", "int64", (self.batch,)),
                 "logits_positions": TensorContract("logits_positions", "int64", ("P",)),
                 "cache_positions": TensorContract("cache_positions", "int64", ("capacity",)),
             },
-            outputs={"logits": TensorContract("logits", "float32", (1, "P", spec.vocab_size))},
+            outputs={
+                "logits": TensorContract("logits", "float32", (self.batch, "P", spec.vocab_size))
+            },
             cache=CacheContract(
                 dtype=self.activations,
                 num_key_value_heads=spec.num_key_value_heads,

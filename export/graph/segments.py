@@ -21,7 +21,10 @@ _WHOLE = "model.onnx"
 # Inputs that every segment may have; tokens and the layers' state belong to one segment each.
 _SHARED_INPUTS = frozenset({"positions", "past_length", "logits_positions", "cache_positions"})
 # Two sets of numbers for the named sizes of inputs and outputs.
-_SIZES = ({"T": 11, "P": 7, "capacity": 101}, {"T": 13, "P": 5, "capacity": 103})
+_SIZES = (
+    {"B": 17, "T": 11, "P": 7, "capacity": 101},
+    {"B": 19, "T": 13, "P": 5, "capacity": 103},
+)
 _DTYPES = {
     "float32": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,

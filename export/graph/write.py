@@ -34,6 +34,8 @@ class GraphFormat:
     segments: into how many the graph is cut, for engines that compile it.
     adapted: groups whose products adapters may change; of the `ort` dialect alone.
     cuts_windows: whether windowed layers hold a window only where that saves memory.
+    batch: whether runs of the `standard` dialect take several sequences; in the `ort` dialect they
+        do wherever they can.
     """
 
     dialect: str
@@ -45,6 +47,7 @@ class GraphFormat:
     segments: Segments = 1
     adapted: tuple[str, ...] = ()
     cuts_windows: bool = False
+    batch: bool = False
 
 
 class WrittenGraph(NamedTuple):
@@ -124,4 +127,5 @@ def _writer(
         opset=form.opset,
         dequantized=form.dequantized,
         segments=form.segments,
+        batch=form.batch,
     )

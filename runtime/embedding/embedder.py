@@ -10,8 +10,10 @@ import numpy.typing as npt
 from edgelm.bundle import Manifest
 from edgelm.errors import BadInput
 from edgelm.runtime.embedding.encoding import Text, TextEncoder
-from edgelm.runtime.embedding.pooling import Vector, finish, text_vector
-from edgelm.runtime.engines.session import Tokens
+from edgelm.runtime.embedding.pooling import Vector, batch_vectors, finish, text_vector
+from edgelm.runtime.embedding.text_groups import group_texts
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.session import Session, TextRuns, Tokens
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -21,7 +23,9 @@ def _never() -> bool:
 
 
 class Embedder:
-    """Runs the texts of one call one after the other; those of several callers alternate.
+    """Runs the texts of a call, several short ones at once where the engine can.
+
+    The runs of several callers alternate.
 
     Args:
         sequences: of the model.
@@ -81,16 +85,37 @@ class Embedder:
             BadInput: the model is closed.
         """
         self.check_dimensions(dimensions)
-        rows = [self._vector(tokens, cancelled) for tokens in texts]
-        return finish(np.stack(rows), self.settings, dimensions)
+        rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        lengths = [len(tokens) for tokens in texts]
+        for group in group_texts(lengths, self._tokens_together()):
+            rows[group] = self._group_vectors([texts[index] for index in group], cancelled)
+        return finish(rows, self.settings, dimensions)
 
-    def _vector(self, tokens: Tokens, cancelled: Callable[[], bool]) -> Vector:
+    def _tokens_together(self) -> int:
+        """Tokens that a run over several texts takes; 0 where each text runs alone."""
+        session = self._sequences.slots[0].session
+        return session.chunk if self._sequences.batching and _text_runs(session) else 0
+
+    def _group_vectors(self, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:
+        """The pooled states [n, hidden_size] of texts that run together, or of a single one."""
         sequences, owner = self._sequences, threading.Event()  # any object that can be referenced
-        slot, _ = sequences.enter(owner, tokens.tolist(), cancelled)
-        slot.session.cancel_when(cancelled)
+        slot, _ = sequences.enter(owner, texts[0].tolist(), cancelled)
+        session, pooling = slot.session, self.settings.pooling
+        session.cancel_when(cancelled)
         try:
-            turn = partial(sequences.turn, cancelled)
-            return text_vector(slot.session, tokens, self.settings.pooling, turn=turn)
+            if len(texts) == 1:
+                turn = partial(sequences.turn, cancelled)
+                return text_vector(session, texts[0], pooling, turn=turn)[None]
+            with sequences.turn(cancelled):
+                sequences.check_open()
+                runs = _text_runs(session)
+                assert runs is not None, "groups are of one text without it"
+                return batch_vectors(runs, texts, pooling)
         finally:
-            slot.session.cancel_when(None)
+            session.cancel_when(None)
             sequences.leave(slot, done=True)
+
+
+def _text_runs(session: Session) -> TextRuns | None:
+    """How a session's engine runs several texts at once; None where it cannot."""
+    return session.engine.texts if isinstance(session, EngineSession) else None

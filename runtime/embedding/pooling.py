@@ -1,6 +1,6 @@
 """From a session's hidden states to a vector."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from edgelm.embedding import EmbeddingSettings, Pooling
 from edgelm.errors import BadBundle
-from edgelm.runtime.engines.session import Session, Tokens
+from edgelm.runtime.engines.session import Session, TextRuns, Tokens
 
 Vector = npt.NDArray[np.float32]
 Turn = Callable[[], AbstractContextManager[object]]
@@ -39,6 +39,27 @@ def text_vector(
         total += rows.sum(0, dtype=np.float64)
     assert first is not None, "a text has tokens"
     return first if pooling == "first" else (total / len(tokens)).astype(np.float32)
+
+
+def batch_vectors(runs: TextRuns, texts: Sequence[Tokens], pooling: Pooling) -> Vector:
+    """The pooled hidden states [n, hidden_size] of several texts, which run at once.
+
+    Args:
+        runs: of an embedding model's engine.
+        texts: their tokens; see TextRuns.
+        pooling: which hidden states are the vector.
+    """
+    ends = [len(tokens) - 1 for tokens in texts]
+    if pooling == "mean":
+        hidden = runs.run(texts, range(max(ends) + 1))
+        pairs = zip(hidden, ends, strict=True)
+        means = [rows[: end + 1].sum(0, dtype=np.float64) / (end + 1) for rows, end in pairs]
+        return np.stack(means).astype(np.float32)
+    wanted = sorted(set(ends)) if pooling == "last" else [0]
+    hidden = runs.run(texts, wanted)
+    at = [wanted.index(end) if pooling == "last" else 0 for end in ends]
+    vectors: Vector = hidden[np.arange(len(texts)), at]
+    return vectors
 
 
 def _chunks(session: Session, tokens: Tokens, most: int, turn: Turn) -> Iterator[Vector]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgelm.bundle.records.embedding import EmbeddingSample
-from edgelm.runtime.embedding.embeds import Embeds
+from edgelm.runtime.embedding.embedding_methods import EmbeddingMethods
 
 _MAX_DISTANCE = 0.003  # far above what another processor's rounding changes, far below a fault
 
@@ -19,7 +19,7 @@ class VectorCheck(NamedTuple):
     detail: str
 
 
-def check_vectors(model: Embeds, sample: Sequence[EmbeddingSample]) -> VectorCheck:
+def check_vectors(model: EmbeddingMethods, sample: Sequence[EmbeddingSample]) -> VectorCheck:
     """Compare this machine's vectors with those in the bundle."""
     if not sample:
         return VectorCheck("vectors", None, "the bundle has no sample; export it again")

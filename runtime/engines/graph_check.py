@@ -137,7 +137,8 @@ def _check_batch(graph: GraphContract, inputs: Mapping[str, Tensor], where: str)
     """A graph whose manifest says that it takes several sequences must have open sizes there."""
     if not graph.takes_batches:
         return
-    names = [graph.inputs[role].name for role in ("tokens", "past_length", "last_position")]
+    roles = ("tokens", "positions", "past_length", "last_position")
+    names = [graph.inputs[role].name for role in roles if role in graph.inputs]
     names += [name for one in graph.cache.layers for name in (one.past_key, one.past_value)]
     for name in names:
         tensor = inputs.get(name)

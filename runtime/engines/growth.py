@@ -19,3 +19,11 @@ def first_rows(graph: GraphContract, capacity: int) -> int:
     """Rows that attention reads at first: all of them in a graph that cannot read fewer."""
     grows = graph.cache.capacity is None or "cache_positions" in graph.inputs
     return rows_for(1, capacity) if grows else capacity
+
+
+def rows_read(graph: GraphContract, tokens: int, capacity: int) -> int:
+    """Rows that attention is given to read for this many tokens; 0 where the kernel knows itself.
+
+    Those of a graph with `cache_positions`, which has the size of a cache that grew so far.
+    """
+    return rows_for(tokens, capacity) if "cache_positions" in graph.inputs else 0

@@ -49,6 +49,25 @@ class BatchedRuns(Protocol):
         """
 
 
+class TextRuns(Protocol):
+    """Runs over several whole texts, whose keys and values nobody needs afterwards."""
+
+    def run(self, texts: Sequence[Tokens], positions: Sequence[int]) -> Logits:
+        """Run texts from their first tokens on, in one run; no cache of a sequence changes.
+
+        Args:
+            texts: their tokens, together with what fills shorter ones at most `chunk`.
+            positions: of which tokens outputs are returned, the same of every text; what a position
+                behind a text's end gives has no meaning.
+
+        Returns:
+            Outputs [len(texts), len(positions), width], which stay valid.
+
+        Raises:
+            DoesNotFit: there is no memory for it.
+        """
+
+
 class BatchPlace(NamedTuple):
     """How an engine's sequence takes part in runs with others: their common runs, and its place."""
 
@@ -74,6 +93,10 @@ class Engine(Protocol):
     @property
     def batch(self) -> BatchPlace | None:
         """How it runs together with its siblings; None where it cannot."""
+
+    @property
+    def texts(self) -> TextRuns | None:
+        """How it runs several texts at once; None where it cannot, or for a language model."""
 
     @property
     def cache_bytes(self) -> int:

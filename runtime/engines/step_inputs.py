@@ -3,6 +3,7 @@
 Roles, types and shapes are those of `edgelm.bundle.roles`; a graph takes the roles that it has.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,40 @@ def batch_inputs(count: int) -> StepInputs:
     """The inputs of a step of one token of each of `count` sequences, by role; zeros."""
     return {
         "tokens": np.zeros((count, 1), dtype=np.int64),
+        "positions": np.zeros((count, 1), dtype=np.int64),
         "past_length": np.zeros(count, dtype=np.int64),
         "last_position": np.zeros(count, dtype=np.int32),
         "total_length": np.array(0, dtype=np.int32),
         "logits_positions": np.zeros(1, dtype=np.int64),
     }
+
+
+def text_inputs(texts: Sequence[Tokens], positions: Sequence[int]) -> StepInputs:
+    """The inputs of a run over several texts from their first tokens on, by role.
+
+    All have the length of the longest: behind shorter ones are zeros, which no token of them sees.
+    """
+    longest = max(map(len, texts))
+    tokens = np.zeros((len(texts), longest), dtype=np.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = text
+    return {
+        "tokens": tokens,
+        "positions": np.tile(np.arange(longest, dtype=np.int64), (len(texts), 1)),
+        "past_length": np.zeros(len(texts), dtype=np.int64),
+        "last_position": np.full(len(texts), longest - 1, dtype=np.int32),
+        "total_length": np.array(longest, dtype=np.int32),
+        "logits_positions": np.array(positions, dtype=np.int64),
+    }
+
+
+def update_batch(inputs: StepInputs, tokens: Sequence[int], pasts: Sequence[int]) -> None:
+    """Change the inputs of `batch_inputs` into those of these tokens, in place."""
+    inputs["tokens"][:, 0] = tokens
+    inputs["positions"][:, 0] = pasts
+    inputs["past_length"][:] = pasts
+    inputs["last_position"][:] = pasts
+    inputs["total_length"][()] = max(pasts) + 1
 
 
 def update_step(inputs: StepInputs, token: int, past: int) -> None:

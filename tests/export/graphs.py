@@ -34,6 +34,7 @@ def build_session(
     dequantized: bool = False,
     segments: int = 1,
     cuts_windows: bool = False,
+    batch: bool = False,
 ) -> EngineSession:
     """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
     weights = Weights(checkpoint, scaling)
@@ -48,6 +49,7 @@ def build_session(
         dequantized=dequantized,
         segments=segments,
         cuts_windows=cuts_windows,
+        batch=batch,
     )
     folder.mkdir(exist_ok=True)
     written = write_graph(folder, quantizer, precision, form)

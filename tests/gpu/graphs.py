@@ -49,13 +49,16 @@ def write_graph(
     kv: KvType | None = None,
     scaling: KvScaling | None = None,
     segments: int = 1,
+    batch: bool = False,
 ) -> Bundle:
     """Write a graph; its cache has the type of the activations where none is given."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights(checkpoint, scaling)
     quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     each = dict.fromkeys(weights.groups(), precision)
-    form = writer.GraphFormat(dialect, kv or activations, activations, context, segments=segments)
+    form = writer.GraphFormat(
+        dialect, kv or activations, activations, context, segments=segments, batch=batch
+    )
     written = writer.write_graph(folder, quantizer, each, form)
     limits = Limits(context, CHUNK)
     return Bundle(folder, bare_manifest(checkpoint.spec, written.contract, limits=limits))

@@ -18,8 +18,10 @@ from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS, KvType
 from edgelm.runtime.engines.cuda import Gpu
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime import ort_cuda
+from edgelm.runtime.engines.onnxruntime.cuda import bound_step
+from edgelm.runtime.engines.onnxruntime.cuda.gpu_texts import GpuTexts
 from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
+from edgelm.runtime.engines.onnxruntime.run_times import RunTimes
 from edgelm.runtime.engines.session import Session
 from tests.export.graphs import CHUNK, DialectName, cpu_session
 from tests.gpu.conftest import SMOLLM2, Source
@@ -43,6 +45,7 @@ class Case(NamedTuple):
     precision: str = "fp16"
     activations: Activations = "fp16"
     kv: KvType = "fp16"
+    batch: bool = False
 
     @property
     def most(self) -> float:
@@ -55,6 +58,7 @@ CASES = [
     Case("qwen3"),
     Case("gemma2"),
     Case("qwen3", "standard"),
+    Case("qwen3", "standard", batch=True),
     Case("qwen3", "decomposed"),
     Case(SMOLLM2),
     Case(SMOLLM2, precision="int4"),
@@ -110,6 +114,7 @@ def written(
                 context=CONTEXT,
                 kv=kv,
                 scaling=scaling,
+                batch=case.batch,
             )
 
         exact = compute_in_fp32(write("cpu", "fp32", "fp32"))
@@ -120,7 +125,7 @@ def written(
     return make
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
 def case(request: pytest.FixtureRequest, written: Callable[[Case], Written]) -> Written:
     return written(request.param)
 
@@ -172,12 +177,72 @@ def test_a_cuda_graph_changes_nothing(case: Written, monkeypatch: pytest.MonkeyP
             return steps(session, case.tokens[10:40])
 
     replayed = decode()
-    options = ort_cuda._run_options
-    monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: options("-1"))
+    options = bound_step.run_options
+    monkeypatch.setattr(bound_step, "run_options", lambda graph_id: options("-1"))
     assert divergence(replayed, decode()) <= KL_16_BIT / 10
 
 
 def test_nothing_is_left_to_the_cpu(case: Written) -> None:
     engine = case.engine()
-    assert engine._session.get_providers()[0] == "CUDAExecutionProvider"
+    assert engine._loaded.session.get_providers()[0] == "CUDAExecutionProvider"
+    engine.close()
+
+
+LENGTHS = (1, 30, 7, 19)  # of sequences that decode together
+STEPS = 8
+
+
+def together(case: Written, session: EngineSession) -> list[npt.NDArray[np.float32]]:
+    """Logits of steps of four sequences, which begin at different places of the tokens."""
+    others = [session.sibling() for _ in LENGTHS[1:]]
+    sessions = [session, *others]
+    for one, length in zip(sessions, LENGTHS, strict=True):
+        one.advance(case.tokens[:length])
+    rows: list[list[npt.NDArray[np.float32]]] = [[] for _ in sessions]
+    for step in range(STEPS):
+        given = [int(case.tokens[length + step]) for length in LENGTHS]
+        for row, found in zip(rows, EngineSession.advance_each(sessions, given), strict=True):
+            row.append(found)
+    for one in others:
+        one.close()
+    return [np.concatenate(row) for row in rows]
+
+
+def test_sequences_that_decode_together_are_those_of_the_cpu(
+    case: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunTimes, "pays", lambda self, size: True)
+    with EngineSession(case.engine()) as session:
+        if session.engine.batch is None:
+            pytest.skip("this graph takes one sequence per run")
+        for length, ours in zip(LENGTHS, together(case, session), strict=True):
+            assert divergence(ours, case.expected[length : length + STEPS]) <= case.most
+
+
+def test_a_cuda_graph_of_a_batch_changes_nothing(
+    case: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunTimes, "pays", lambda self, size: True)
+    with EngineSession(case.engine()) as session:
+        if session.engine.batch is None:
+            pytest.skip("this graph takes one sequence per run")
+        replayed = together(case, session)
+    options = bound_step.run_options
+    monkeypatch.setattr(bound_step, "run_options", lambda graph_id: options("-1"))
+    with EngineSession(case.engine()) as session:
+        plainly = together(case, session)
+    for ours, theirs in zip(replayed, plainly, strict=True):
+        assert divergence(ours, theirs) <= KL_16_BIT / 10
+
+
+def test_whole_texts_at_once_are_those_of_the_cpu(case: Written) -> None:
+    """As an embedding model runs them, here with logits in place of hidden states."""
+    engine = case.engine()
+    graph = case.bundle.manifest.graph
+    if not graph.takes_batches or graph.dialect != "ort":
+        pytest.skip("this graph takes one text per run")
+    texts = [case.tokens[:12], case.tokens[:5], case.tokens[:9]]
+    rows = GpuTexts(engine._loaded.session, graph, engine._pool).run(texts, range(12))
+    for text, ours in zip(texts, rows, strict=True):
+        assert divergence(ours[: len(text)], case.expected[: len(text)]) <= case.most
     engine.close()

@@ -276,6 +276,9 @@ class _Context:
         cuda = self.engine.module.cuda
         if cuda.recording is not None and not self.ran:
             return self.complain(False, "not run before")
+        for tensor in self.engine.graph.get_inputs():
+            if tensor.name not in self.shapes and any(isinstance(one, str) for one in tensor.shape):
+                return self.complain(False, f"{tensor.name} has no shape")
         self.ran = True
         addresses, shapes = dict(self.addresses), dict(self.shapes)
         assert cuda.within(self.device_memory, 1000)

@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import edgelm
@@ -18,8 +19,13 @@ THREADS = 4
 PROMPTS = [f"{number} The miller waits" for number in range(50)]
 
 
-def soak(lm: LanguageModel, generations: int) -> list[float]:
-    """Generate in four threads; return the process's memory in MB, twenty times."""
+def soak(
+    lm: LanguageModel, generations: int, report: Callable[[int, float], None] = lambda *_: None
+) -> list[float]:
+    """Generate in four threads; return the process's memory in MB, twenty times.
+
+    `report` is called with each of them, and about how many generations were made before it.
+    """
     sizes: list[float] = []
     failed: list[BaseException] = []
 
@@ -33,6 +39,7 @@ def soak(lm: LanguageModel, generations: int) -> list[float]:
                 return
             if number == 0 and done % (generations // THREADS // 20) == 0:
                 sizes.append(_rss_mb())
+                report(done * THREADS, sizes[-1])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
     for thread in threads:
@@ -70,8 +77,13 @@ def _rss_mb() -> float:
 def main(bundle: str, generations: int) -> None:
     """Print the time and the memory on the way."""
     started = time.perf_counter()
+
+    def report(done: int, size: float) -> None:
+        print(f"{done:7,} after {time.perf_counter() - started:5.0f} s: {size:.1f} MB", flush=True)
+
     with edgelm.load(bundle, threads=1, sequences=2) as lm:
-        sizes = soak(lm, generations)
+        sizes = soak(lm, generations, report)
+        sizes.append(_rss_mb())
         assert (lm.running, lm.waiting) == (0, 0)
     print(f"{generations} generations in {time.perf_counter() - started:.0f} s")
     print("memory (MB):", " ".join(f"{size:.1f}" for size in sizes))

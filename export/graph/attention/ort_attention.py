@@ -388,10 +388,10 @@ class OrtAttention:
 def _batch(spec: DecoderSpec, kv: KvType, activations: Activations) -> int | str:
     """Sequences per run: any number, where each layer has keys and values of its own.
 
-    Runs of more tokens than a speculative step has are of one sequence, since the way over the
-    dequantized cache takes one length. In 16 bits, the GPU's, the runtime has no such runs.
+    In fp32, the CPU's, runs over an 8-bit cache of more tokens than a speculative step has are of
+    one sequence, since the way over the dequantized cache takes one length; with fp8 all runs are.
     """
     shared = any(layer.shares_kv_of is not None for layer in spec.layers)
-    if spec.states or shared or kv == "fp8" or activations != "fp32":
+    if spec.states or shared or (kv == "fp8" and activations == "fp32"):
         return 1
     return "B"

@@ -62,13 +62,14 @@ def _softmax_with_sinks(
 
 def by_key_head(dialect: QdqDialect, x: Value, heads: HeadSizes) -> Value:
     """[1, heads, T, n] -> [1, kv_heads, heads / kv_heads * T, n]; a view, nothing moves."""
-    shape = np.array([1, heads.keys, -1, 0], dtype=np.int64)
+    shape = np.array([dialect.kept_batch, heads.keys, -1, 0], dtype=np.int64)
     constant = dialect.graph.constant(f"shape.by_key_head.{heads.keys}", shape)
     return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]
 
 
 def by_query_head(dialect: QdqDialect, x: Value) -> Value:
     """What `by_key_head` did, undone."""
-    shape = np.array([1, dialect.spec.num_attention_heads, -1, 0], dtype=np.int64)
+    heads = dialect.spec.num_attention_heads
+    shape = np.array([dialect.kept_batch, heads, -1, 0], dtype=np.int64)
     constant = dialect.graph.constant("shape.by_query_head", shape)
     return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]

@@ -35,6 +35,7 @@ class StandardDialect(QdqDialect):
     name = "standard"
     newest = 24
     update = "in_place"
+    takes_batches = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -94,7 +95,7 @@ class StandardDialect(QdqDialect):
         )
 
     def _filled(self, rows: Value) -> Value:
-        """The rows of the cache that attention reads: [1, kv_heads, capacity, head_dim]."""
+        """The rows of the cache that attention reads: [batch, kv_heads, rows, head_dim]."""
         start, axis = (
             self.graph.constant(f"rows.{name}", np.array([number], dtype=np.int64))
             for name, number in (("start", 0), ("axis", 2))
@@ -113,7 +114,7 @@ class StandardDialect(QdqDialect):
         return self.graph.op("Gelu", x, approximate="tanh" if tanh else "none")  # type: ignore[no-any-return]
 
     def _mask(self, window: int | None) -> Value:
-        """Which keys a query sees, bool [1, 1, T, capacity]; one for all layers alike."""
+        """Which keys a query sees, bool [batch, 1, T, rows]; one for all layers alike."""
         if window not in self._masks:
             keys, queries = self.key_index(), self.query_index()
             visible = self.graph.op("LessOrEqual", keys, queries)

@@ -1,30 +1,42 @@
 """Decode steps of several sequences in one run: weights are read once for all of them."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Protocol
 
-import numpy as np
-
-from edgelm.bundle import GraphContract
 from edgelm.errors import DoesNotFit
 from edgelm.runtime.engines.adapters import LoadedAdapter
-from edgelm.runtime.engines.graph_check import vocab_size
 from edgelm.runtime.engines.growth import rows_for
-from edgelm.runtime.engines.onnxruntime.bindings import (
-    Bindings,
-    bind,
-    bind_output,
-    cache_arrays,
-    input_arrays,
-    run_bound,
-)
-from edgelm.runtime.engines.onnxruntime.cache_pool import CachePool
+from edgelm.runtime.engines.onnxruntime.place_pool import PlacePool
+from edgelm.runtime.engines.onnxruntime.run_times import RunTimes
 from edgelm.runtime.engines.session import Logits
-from edgelm.runtime.engines.step_inputs import StepInputs, batch_inputs
 
 # Runs of the same sequences, scattered in memory, after which they are brought together.
 _PATIENCE = 16
+
+
+class NeighborRuns(Protocol):
+    """Runs over sequences whose caches are neighbors in a pool."""
+
+    def run(
+        self,
+        first: int,
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        adapter: LoadedAdapter | None,
+    ) -> Logits:
+        """Append a token to each cache.
+
+        Args:
+            first: index of the first cache in the pool's memory.
+            tokens: one for each.
+            pasts: tokens that come before it.
+            adapter: that all of them run with.
+
+        Returns:
+            Logits [len(tokens), 1, vocab_size], in memory of their own: several threads read them.
+        """
 
 
 class BatchedSteps:
@@ -34,20 +46,22 @@ class BatchedSteps:
     the same ones run together again and again, their caches are moved.
 
     Args:
-        sessions: the graph's parts, loaded.
-        graph: the graph, which has a batch axis.
+        runs: what runs neighbors.
         pool: the caches.
         capacity: tokens that a cache may grow to hold.
+        times: what decides whether neighbors run together; None: they always do.
     """
 
     def __init__(
-        self, sessions: list[Any], graph: GraphContract, pool: CachePool, *, capacity: int
+        self,
+        runs: NeighborRuns,
+        pool: PlacePool,
+        *,
+        capacity: int,
+        times: RunTimes | None = None,
     ) -> None:
-        self._sessions, self._graph, self._pool = sessions, graph, pool
+        self._runs, self._pool, self._times = runs, pool, times
         self._capacity = capacity
-        self._vocab_size = vocab_size(graph)
-        self._memory = pool.memory
-        self._bound: dict[tuple[int, int, LoadedAdapter | None], _Bound] = {}
         self._scattered: frozenset[int] = frozenset()
         self._scattered_runs = 0
 
@@ -70,9 +84,16 @@ class BatchedSteps:
             chosen = dict(zip(places, adapters, strict=True))
             for group in self._groups(chosen):
                 adapter = chosen[group[0]]
-                found = self._run_neighbors(group, [given[place] for place in group], adapter)
-                rows.update(zip(group, found, strict=True))
+                for part in self._parts(group):
+                    found = self._run_neighbors(part, [given[place] for place in part], adapter)
+                    rows.update(zip(part, found, strict=True))
             return [rows[place] for place in places]
+
+    def _parts(self, group: list[int]) -> list[list[int]]:
+        """A group as one run, or as a run of each of its sequences where that is faster."""
+        if self._times is None or self._times.pays(len(group)):
+            return [group]
+        return [[place] for place in group]
 
     def _groups(self, places: Mapping[int, LoadedAdapter | None]) -> list[list[int]]:
         """Places that are neighbors with the same adapter, in the order of memory."""
@@ -108,41 +129,10 @@ class BatchedSteps:
     def _run_neighbors(
         self, group: list[int], given: list[tuple[int, int]], adapter: LoadedAdapter | None
     ) -> Logits:
-        """Logits [places, 1, vocab_size], in memory of their own: several threads read them."""
-        bound = self._binding(self._pool.memory.indices[group[0]], len(group), adapter)
-        inputs = bound.inputs
-        inputs["tokens"][:, 0] = [token for token, _ in given]
-        pasts = [past for _, past in given]
-        inputs["past_length"][:] = pasts
-        inputs["last_position"][:] = pasts
-        inputs["total_length"][()] = max(pasts) + 1
-        logits: Logits = np.empty((len(group), 1, self._vocab_size), dtype=np.float32)
-        bind_output(bound.bindings[-1].io, self._graph.outputs["logits"].name, logits)
-        run_bound(self._sessions, bound.bindings)
+        tokens, pasts = [token for token, _ in given], [past for _, past in given]
+        first = self._pool.memory.indices[group[0]]
+        started = time.perf_counter()
+        logits = self._runs.run(first, tokens, pasts, adapter)
+        if self._times is not None:
+            self._times.add(len(group), time.perf_counter() - started)
         return logits
-
-    def _binding(self, first: int, count: int, adapter: LoadedAdapter | None) -> "_Bound":
-        memory = self._pool.memory
-        if memory is not self._memory:
-            self._bound.clear()
-            self._memory = memory
-        key = first, count, adapter
-        if key not in self._bound:
-            graph, cache = self._graph, memory.views(first, count)
-            inputs = batch_inputs(count)
-            arrays = input_arrays(graph, inputs) | cache_arrays(graph, cache, cache)
-            arrays[graph.outputs["logits"].name] = np.empty(
-                (count, 1, self._vocab_size), dtype=np.float32
-            )
-            if adapter is not None:
-                arrays |= adapter.arrays
-            bindings = bind(self._sessions, graph, arrays, {})
-            self._bound[key] = _Bound(inputs, bindings)
-        return self._bound[key]
-
-
-class _Bound(NamedTuple):
-    """A run of a number of neighbors, to be repeated with other tokens."""
-
-    inputs: StepInputs
-    bindings: Bindings

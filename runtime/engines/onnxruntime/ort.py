@@ -33,10 +33,13 @@ from edgelm.runtime.engines.onnxruntime.bindings import (
     input_arrays,
     run_bound,
 )
-from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CacheMemory, CachePool
+from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CachePool
+from edgelm.runtime.engines.onnxruntime.host_neighbors import HostNeighbors
+from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
+from edgelm.runtime.engines.onnxruntime.place_pool import CacheMemory
 from edgelm.runtime.engines.onnxruntime.pooled_windows import PooledWindows
 from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
 from edgelm.runtime.engines.session import (
@@ -45,6 +48,7 @@ from edgelm.runtime.engines.session import (
     CacheRows,
     Cancelled,
     Logits,
+    TextRuns,
     Tokens,
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
@@ -112,12 +116,18 @@ class OrtEngine:
         self.batch: BatchPlace | None = None
         if graph.takes_batches:
             if sibling_of is None or sibling_of.batch is None:
-                runs: BatchedRuns = BatchedSteps(
-                    self._sessions, graph, self._pool, capacity=capacity
-                )
+                neighbors = HostNeighbors(self._sessions, graph, self._pool, capacity=capacity)
+                runs: BatchedRuns = BatchedSteps(neighbors, self._pool, capacity=capacity)
             else:
                 runs = sibling_of.batch.runs
             self.batch = BatchPlace(runs, self._place)
+        self.texts: TextRuns | None = None
+        if runs_texts(graph):
+            self.texts = (
+                HostTexts(self._sessions, graph, self._pool)
+                if sibling_of is None
+                else sibling_of.texts
+            )
         self._adapter: LoadedAdapter | None = None
         self._state = HostState(graph.cache.states) if graph.cache.states else None
         self.recurrent = _state_of(graph, self._pool, self._place, self._state)
@@ -198,7 +208,7 @@ class OrtEngine:
 
     def close(self) -> None:
         """Release the graph and the cache."""
-        self._sessions, self._cache, self.batch = [], [], None
+        self._sessions, self._cache, self.batch, self.texts = [], [], None, None
         self._steps.clear()
         self._pool.leave(self._place)
         self._memory = CacheMemory([], 0, ())
@@ -276,7 +286,7 @@ class OrtEngine:
                 arrays[state.past], arrays[state.present] = before, after
         if self._adapter is not None:
             arrays |= self._adapter.arrays
-        sizes = {"T": inputs["tokens"].size, "P": logits.shape[1]}
+        sizes = {"B": 1, "T": inputs["tokens"].size, "P": logits.shape[1]}
         return bind(self._sessions, graph, arrays, sizes)
 
     def _new_rows(self, count: int) -> CacheArrays:

@@ -101,7 +101,7 @@ class ExecutionSlot:
             self._bind(name, self._inputs.address + number * stride)
         self.logits = Memory(4 * vocab_size, "logits")
         self._bind(self._logits_name, self.logits.address)
-        self._links = LinkMemory(graph, {"T": rows, "P": rows})
+        self._links = LinkMemory(graph, {"B": 1, "T": rows, "P": rows})
         for name, address in self._links.addresses.items():
             self._bind(name, address)
         self.new = GpuCache(graph, rows, "new rows") if graph.cache.update == "append" else None
@@ -115,7 +115,7 @@ class ExecutionSlot:
         ):
             self._bind(past, old)
             self._bind(present, new)
-            if graph.cache.capacity is None:
+            if graph.cache.capacity is None or graph.takes_batches:
                 self._set_shape(past, (1, heads, cache.rows, dim))
         if "cache_positions" in graph.inputs:
             name = graph.inputs["cache_positions"].name
@@ -129,10 +129,11 @@ class ExecutionSlot:
 
     def set_shape(self, inputs: StepInputs) -> None:
         """Announce how many tokens come, and of how many logits are computed."""
-        for role in ("tokens", "positions", "logits_positions"):
+        roles = ("tokens", "positions", "logits_positions")
+        for role in (*roles, "past_length") if self._graph.takes_batches else roles:
             self._set_shape(self._names[role], inputs[role].shape)
         rows = inputs["logits_positions"].size
-        sizes = {"T": inputs["tokens"].size, "P": rows}
+        sizes = {"B": 1, "T": inputs["tokens"].size, "P": rows}
         for link in self._graph.links:
             self._set_shape(link.name, resolve(link.shape, sizes))
         if self.new is not None:  # whose rows a later part may read

@@ -30,6 +30,7 @@ def add_profile(
     """
     rows = Sizes(*(rows_for(count, context) for count in (1, _USUAL_ROWS, context)))
     sizes = {"T": Sizes(1, tokens, tokens), "P": Sizes(1, 1, tokens), "capacity": rows}
+    sizes["B"] = Sizes(1, 1, 1)  # sessions run one sequence at a time
     profile = builder.create_optimization_profile()
     for name, shape in input_shapes(graph, part).items():
         if not all(isinstance(size, int) for size in shape):
@@ -44,13 +45,14 @@ def input_shapes(graph: GraphContract, part: GraphSegment) -> dict[str, Shape]:
     }
     cache = graph.cache
     rows = cache.capacity or "capacity"
+    batch: int | str = "B" if graph.takes_batches else 1
     for layer in cache.layers:
         heads, dim = cache.heads(layer)
         for name in (layer.past_key, layer.past_value):
-            shapes[name] = (1, heads, rows, dim)
+            shapes[name] = (batch, heads, rows, dim)
         # Which a later segment may read.
         for name in (layer.present_key, layer.present_value):
-            shapes[name] = (1, heads, "T" if cache.update == "append" else rows, dim)
+            shapes[name] = (batch, heads, "T" if cache.update == "append" else rows, dim)
     for state in cache.states:
         shapes[state.past] = (1, *state.shape)
     return {name: shapes[name] for name in part.inputs}

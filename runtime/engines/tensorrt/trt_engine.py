@@ -84,7 +84,7 @@ class TrtEngine:
         states = graph.cache.states
         self._state = GpuState(states, self._stream) if states else None
         self.recurrent: RecurrentState | None = self._state
-        self.batch = None
+        self.batch = self.texts = None
         self._prefill_slot, self._decode_slot = (
             ExecutionSlot(graph, parts, rows, self.vocab_size)
             for parts, rows in zip(_contexts(graph, self._engines), (self.chunk, 1), strict=True)

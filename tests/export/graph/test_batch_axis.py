@@ -14,7 +14,7 @@ from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import PRECISIONS
 from edgelm.runtime.engines.engine_session import EngineSession
-from tests.checkpoints.models import REPRESENTATIVE, TINY
+from tests.checkpoints.models import MIXTURES, REPRESENTATIVE, TINY
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session, cpu_engine
 from tests.slow import slow_but
@@ -77,7 +77,44 @@ def test_quantized(name: str, precision: str, tiny: TinyFactory, tmp_path: Path)
         assert _largest_difference(session) <= (0.03 if precision == "int4" else 1e-5)
 
 
-def test_graphs_for_gpus_take_one_sequence(tiny: TinyFactory, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 5e-3), ("int8", 1e-4), ("int4", 0.03)])
+@pytest.mark.parametrize("name", slow_but(["llama", "qwen3", "gemma2"], ["qwen3"]))
+def test_in_16_bits(
+    name: str, precision: str, limit: float, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    """The graph for CUDA: the CPU provider has its operators in fp16, too."""
+    with build_session(
+        tiny(name).checkpoint, tmp_path, PRECISIONS[precision], activations="fp16"
+    ) as session:
+        assert _contract(session).takes_batches
+        assert _contract(session).cache.dtype == "fp16"
+        assert _largest_difference(session) <= limit
+
+
+# Those without a mixture of experts, which the dialect lacks.
+STANDARD_FAMILIES = sorted(set(TINY) - set(MIXTURES))
+
+
+@pytest.mark.parametrize("name", slow_but(STANDARD_FAMILIES, ("gemma2", "gemma4", "qwen3")))
+def test_every_family_in_the_standard_dialect(name: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny(name).checkpoint
+    with build_session(checkpoint, tmp_path, dialect="standard", batch=True) as session:
+        assert _contract(session).takes_batches != bool(checkpoint.spec.states)
+        if _contract(session).takes_batches:
+            assert _largest_difference(session) <= 1e-5
+
+
+def test_segments_of_the_standard_dialect(tiny: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = tiny("qwen3").checkpoint
+    with build_session(checkpoint, tmp_path, dialect="standard", batch=True, segments=3) as session:
+        graph = _contract(session)
+        assert {link.shape[0] for link in graph.links if len(link.shape) == 3} == {"B"}
+        assert _largest_difference(session) <= 1e-5
+
+
+def test_a_graph_for_tensorrt_takes_one_sequence_by_default(
+    tiny: TinyFactory, tmp_path: Path
+) -> None:
     for dialect in ("standard", "decomposed"):
         with build_session(
             tiny("llama").checkpoint, tmp_path / dialect, dialect=dialect

@@ -1,7 +1,7 @@
 """/v1/embeddings, as the official client and plain HTTP use it."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import pytest
 
 import edgelm
 from edgelm.runtime import LanguageModel
+from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts
+from edgelm.runtime.engines.session import Logits, Tokens
 from edgelm.runtime.server.settings import ServerSettings
 from tests.runtime.server.running import running
 
@@ -57,6 +59,24 @@ def test_texts_have_the_vectors_of_the_library(client: openai.OpenAI, lm: Langua
     assert answer.object == "list"
     one = client.embeddings.create(model="tiny", input=TEXTS[0], encoding_format="float")
     np.testing.assert_allclose(vectors(one), lm.embed(TEXTS[0]), atol=1e-7)
+
+
+def test_short_texts_of_a_request_run_together(
+    client: openai.OpenAI, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = HostTexts.run
+
+    def run(self: HostTexts, texts: Sequence[Tokens], positions: Sequence[int]) -> Logits:
+        sizes.append(len(texts))
+        return real(self, texts, positions)
+
+    monkeypatch.setattr(HostTexts, "run", run)
+    texts = [f"text {number}" for number in range(9)]
+    answer = client.embeddings.create(model="tiny", input=texts)
+    assert sizes == [9]
+    alone = np.concatenate([lm.embed(text) for text in texts])
+    np.testing.assert_allclose(vectors(answer), alone, atol=1e-6)
 
 
 def test_tokens_are_taken_as_they_are(client: openai.OpenAI, lm: LanguageModel) -> None:

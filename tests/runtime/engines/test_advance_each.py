@@ -1,36 +1,80 @@
-"""Runs over several sequences: who takes part, growing, moving, errors."""
+"""Runs over several sequences: who takes part, growing, moving, errors.
+
+On ONNX Runtime's CPU provider, and on the engine for CUDA with the CPU in the GPU's place.
+"""
 
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
 
+from edgelm.bundle import GraphContract
 from edgelm.errors import BadInput, ContextFull, DoesNotFit
 from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime import batched_steps
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
+from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from tests.conftest import TinyFactory
-from tests.export.graphs import CONTEXT, build_session, cpu_engine
+from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session, cpu_engine, cpu_session
+from tests.runtime.cpu_as_cuda import use_cpu_as_cuda
 
 TOKENS = np.random.default_rng(7).integers(3, 128, (4, CONTEXT))
 Row = npt.NDArray[np.float32]
 
 
+class Graph(NamedTuple):
+    """A graph that takes batches, and the engine that is to run it."""
+
+    folder: Path
+    contract: GraphContract
+    engine: str
+
+    def open(self, monkeypatch: pytest.MonkeyPatch) -> EngineSession:
+        if self.engine == "cpu":
+            return cpu_session(self.folder, self.contract, capacity=CONTEXT, threads=1)
+        use_cpu_as_cuda(monkeypatch)
+        return EngineSession(
+            OrtCudaEngine(self.folder, self.contract, capacity=CONTEXT, prefill_chunk=CHUNK)
+        )
+
+
+ENGINES = [("ort", "cpu"), ("standard", "cpu"), ("ort", "cuda"), ("standard", "cuda")]
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
+def graph(
+    request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
+) -> Graph:
+    dialect: DialectName
+    dialect, engine = request.param
+    folder = tmp_path_factory.mktemp("batches")
+    checkpoint = tiny("llama").checkpoint
+    with build_session(checkpoint, folder, dialect=dialect, batch=True) as session:
+        return Graph(folder, cpu_engine(session)._graph, engine)
+
+
 @pytest.fixture
-def four(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[list[EngineSession]]:
-    """Sequences whose caches begin with 4 rows."""
+def four(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EngineSession]]:
+    """Sequences whose caches begin with 4 rows, where they can grow."""
     monkeypatch.setattr(growth, "MIN_ROWS", 4)
-    with build_session(tiny("llama").checkpoint, tmp_path) as first:
+    with graph.open(monkeypatch) as first:
         sessions = [first, *(first.sibling() for _ in range(3))]
         yield sessions
         for session in sessions[1:]:
             session.close()
+
+
+def engine_of(session: EngineSession) -> OrtEngine | OrtCudaEngine:
+    """The engine, whose pool tests look at."""
+    assert isinstance(session.engine, OrtEngine | OrtCudaEngine)
+    return session.engine
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +185,24 @@ def test_one_that_cannot_go_on_stops_the_run_and_changes_nobody(
 
 
 def test_without_memory_to_grow_all_stay_as_they_were(
-    four: list[EngineSession], expected: list[list[Row]], monkeypatch: pytest.MonkeyPatch
+    graph: Graph,
+    four: list[EngineSession],
+    expected: list[list[Row]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = cpu_engine(four[0])._pool.memory.rows
+    if graph.contract.cache.capacity is not None:
+        pytest.skip("its cache has its full size from the start")
+    rows = engine_of(four[0])._pool.memory.rows
     four[0].advance(TOKENS[0, :rows])
     four[1].advance(TOKENS[1, :2])
 
     def no_memory(*_: object) -> None:
-        raise MemoryError
+        raise MemoryError("out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "zeros", no_memory)
-        with pytest.raises(DoesNotFit, match="no memory for a cache"):
+        patch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", no_memory)
+        with pytest.raises(DoesNotFit, match=r"no memory for a cache|cache needs .* of GPU memory"):
             EngineSession.advance_each(four[:2], [int(TOKENS[0, rows]), int(TOKENS[1, 2])])
     assert [session.length for session in four[:2]] == [rows, 2]
     step(four, [0, 1], expected)
@@ -163,17 +213,17 @@ def test_a_place_that_was_given_back_is_used_again(
 ) -> None:
     four[1].advance(TOKENS[0, :30])
     four[1].close()
-    before = cpu_engine(four[0])._pool.memory
+    before = engine_of(four[0])._pool.memory
     four[1] = four[0].sibling()
-    assert cpu_engine(four[0])._pool.memory is before
+    assert engine_of(four[0])._pool.memory is before
     assert four[1].length == 0
     step(four, [0, 1, 2], expected)
 
 
 def test_the_first_may_be_closed_before_the_others(
-    tiny: TinyFactory, tmp_path: Path, expected: list[list[Row]]
+    graph: Graph, expected: list[list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = build_session(tiny("llama").checkpoint, tmp_path)
+    first = graph.open(monkeypatch)
     others = [first.sibling() for _ in range(2)]
     first.close()
     step(others, [0, 1], expected)
@@ -186,8 +236,10 @@ def test_a_sequence_that_holds_nan_spoils_no_other(
 ) -> None:
     for n in range(3):
         four[n].advance(TOKENS[n, :3])
-    for pair in cpu_engine(four[1])._cache:
-        pair[0][:, :, 1] = np.nan
+    state = [array.copy() for array in four[1].state(3)]
+    for keys in state[::2]:
+        keys.view(np.float32)[:, :, 1] = np.nan
+    four[1].restore(TOKENS[1, :3].tolist(), state)
     rows = EngineSession.advance_each(four[:3], [int(TOKENS[n, 3]) for n in range(3)])
     assert np.isnan(rows[1]).any()
     check(rows[0][0], expected[0][3])

@@ -14,16 +14,19 @@ from msgspec.structs import replace
 from edgelm.bundle import GraphContract
 from edgelm.devices.checks.packages.providers import CUDA_LIBRARY
 from edgelm.errors import BadBundle, BadInput, ContextFull, DoesNotFit, MissingPackage
-from edgelm.runtime.engines import cuda, growth
+from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.cuda import Gpu
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime import ort_cuda
-from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine, check_onnxruntime
+from edgelm.runtime.engines.onnxruntime.cuda import bound_step
+from edgelm.runtime.engines.onnxruntime.cuda.gpu_pool import GpuPool
+from edgelm.runtime.engines.onnxruntime.cuda.provider import check_onnxruntime, load_graph
+from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from edgelm.runtime.engines.session import Session
 from edgelm.spec.decoder import DecoderSpec
 from tests.conftest import TinyFactory
 from tests.devices.checks.nvidia.test_fatbin import SASS, entry, fat_binary
 from tests.export.graphs import CHUNK, CONTEXT, DialectName, build_session, cpu_engine, cpu_session
+from tests.runtime.cpu_as_cuda import use_cpu_as_cuda, use_fake_driver
 from tests.runtime.fake_gpu import FakeCuda
 
 TOKENS = np.random.default_rng(0).integers(3, 128, 50)
@@ -39,31 +42,29 @@ class Graph(NamedTuple):
         return OrtCudaEngine(self.folder, self.contract, capacity=capacity, prefill_chunk=CHUNK)
 
 
-@pytest.fixture(scope="module", params=["ort", "standard", "decomposed"])
+DIALECTS = [("ort", False), ("standard", False), ("standard", True), ("decomposed", False)]
+
+
+@pytest.fixture(scope="module", params=DIALECTS, ids=["ort", "standard", "batch", "decomposed"])
 def graph(
     request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> Graph:
-    dialect: DialectName = request.param
+    dialect: DialectName
+    dialect, batch = request.param
     folder = tmp_path_factory.mktemp(f"cuda-{dialect}")
     checkpoint = tiny("qwen3").checkpoint
-    with build_session(checkpoint, folder, dialect=dialect) as session:
+    with build_session(checkpoint, folder, dialect=dialect, batch=batch) as session:
         return Graph(folder, cpu_engine(session)._graph, checkpoint.spec)
 
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A GPU of our own. ONNX Runtime's memory is not its, and so is not checked."""
-    fake = FakeCuda()
-    fake.within = lambda address, size: True  # type: ignore[method-assign]
-    monkeypatch.setattr(cuda, "_binding", lambda: fake)
-    return fake
+    return use_fake_driver(monkeypatch)
 
 
 @pytest.fixture
-def engine(graph: Graph, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> OrtCudaEngine:
-    monkeypatch.setattr(ort_cuda, "_DEVICE", "cpu")
-    monkeypatch.setattr(ort_cuda, "check_onnxruntime", lambda gpu: None)
-    monkeypatch.setattr(ort_cuda, "_load", _load_on_cpu)
+def engine(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> OrtCudaEngine:
+    use_cpu_as_cuda(monkeypatch)
     return graph.load()
 
 
@@ -71,10 +72,6 @@ def engine(graph: Graph, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> O
 def session(engine: OrtCudaEngine) -> Iterator[Session]:
     with EngineSession(engine) as session:
         yield session
-
-
-def _load_on_cpu(path: Path) -> Any:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture
@@ -130,7 +127,7 @@ def test_decoding_is_one_cuda_graph(
     engine: OrtCudaEngine, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    inner = engine._session
+    inner = engine._loaded.session
 
     class Spy:
         def __getattr__(self, name: str) -> Any:
@@ -140,7 +137,7 @@ def test_decoding_is_one_cuda_graph(
             runs.append((binding, options.get_run_config_entry("gpu_graph_id")))
             inner.run_with_iobinding(binding, options)
 
-    monkeypatch.setattr(engine, "_session", Spy())
+    monkeypatch.setattr(engine, "_loaded", engine._loaded._replace(session=Spy()))
     session.advance(TOKENS[:20])
     session.advance(TOKENS[20:21])
     session.advance(TOKENS[21:22])
@@ -195,7 +192,7 @@ def test_a_provider_that_does_not_load(graph: Graph, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **named: _OnCpu())
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     with pytest.raises(MissingPackage, match=r"did not load \(Failed to load libcudnn\.so\.9\)"):
-        ort_cuda._load(graph.folder / graph.contract.file)
+        load_graph(graph.folder / graph.contract.file)
 
 
 class _OnCpu:
@@ -208,7 +205,7 @@ def test_the_real_library_does_not_fall_back(graph: Graph) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this is the package for the GPU")
     with pytest.raises(BadBundle, match=r"cannot load .* with CUDA: .*fallback"):
-        ort_cuda._load(graph.folder / graph.contract.file)
+        load_graph(graph.folder / graph.contract.file)
 
 
 def test_too_little_memory_for_the_weights(
@@ -219,7 +216,7 @@ def test_too_little_memory_for_the_weights(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(DoesNotFit, match=r"model\.onnx needs .* of GPU memory, 1\.07 GB of 1"):
-        ort_cuda._load(graph.folder / graph.contract.file)
+        load_graph(graph.folder / graph.contract.file)
 
 
 def test_too_little_memory_for_the_cache(
@@ -230,21 +227,28 @@ def test_too_little_memory_for_the_cache(
 
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fail)
     with pytest.raises(DoesNotFit, match=r"a cache needs 0\.1 MB of GPU memory"):
-        engine._allocate(CONTEXT, "a cache")
+        engine._pool.reserve(1, CONTEXT, "a cache")
 
 
-def test_a_bf16_cache_is_made(engine: OrtCudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = replace(engine._graph, cache=replace(engine._graph.cache, dtype="bf16"))
-    monkeypatch.setattr(engine, "_graph", graph)
-    key, _ = engine._allocate(8, "a cache")[0]
-    assert key.data_type() == "tensor(bfloat16)"
+def test_a_bf16_cache_is_made(engine: OrtCudaEngine) -> None:
+    pool = GpuPool(replace(engine._graph.cache, dtype="bf16"), 8, engine._stream)
+    key, _ = pool.reserve(1, 8, "a cache")[0]
+    assert key.owner.data_type() == "tensor(bfloat16)"
+    assert key.shape[2:] == (8, engine._graph.cache.head_dim)
+
+
+def test_a_cache_of_an_unknown_type(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cpu_as_cuda(monkeypatch)
+    cache = replace(graph.contract.cache, dtype="int4")
+    with pytest.raises(BadBundle, match="of type int4, the CUDA provider has fp32, fp16, bf16"):
+        GpuPool(cache, 8, graph.load()._stream)
 
 
 def test_without_onnxruntime() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None; "
         "from edgelm.runtime.engines.onnxruntime import ort_cuda; "
-        "print('imported'); ort_cuda.onnxruntime.SessionOptions"
+        "print('imported'); ort_cuda.provider.onnxruntime.SessionOptions"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "imported\n"
@@ -261,7 +265,13 @@ def test_a_growing_cache_computes_the_same(
     """Each size of the cache has a binding and a CUDA graph of its own."""
     monkeypatch.setattr(growth, "MIN_ROWS", 4)
     used: list[str] = []
-    monkeypatch.setattr(ort_cuda, "_run_options", lambda graph_id: used.append(graph_id))
+    options = bound_step.run_options
+
+    def count(graph_id: str) -> Any:
+        used.append(graph_id)
+        return options(graph_id)
+
+    monkeypatch.setattr(bound_step, "run_options", count)
     with EngineSession(graph.load()) as session:
         assert session.capacity == CONTEXT
         for length, count in ((0, 3), (3, 1), (4, 1), (5, 1), (6, 20), (26, 1), (10, 50), (60, 1)):
@@ -270,7 +280,8 @@ def test_a_growing_cache_computes_the_same(
             tokens = TOKENS[:count]
             assert_same(session.advance(tokens), reference.advance(tokens))
         full = session.cache_bytes
-    assert used == ["1", "-1", "2", "3", "4"], "4, 8, 32 and 64 rows"
+    recorded = [graph_id for graph_id in used if graph_id != "-1"]
+    assert recorded == ["1", "2", "3", "4"], "4, 8, 32 and 64 rows"
     if graph.contract.cache.capacity is None:
         assert full == 2 * 4 * CONTEXT * (
             graph.spec.num_hidden_layers * graph.spec.num_key_value_heads * graph.spec.head_dim

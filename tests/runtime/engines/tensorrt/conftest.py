@@ -24,10 +24,17 @@ SOURCES = [("standard", 1), ("decomposed", 1), ("standard", 3), ("decomposed", 6
 
 
 def build_source(
-    checkpoint: Checkpoint, folder: Path, dialect: DialectName, segments: int
+    checkpoint: Checkpoint,
+    folder: Path,
+    dialect: DialectName,
+    segments: int,
+    *,
+    batch: bool = False,
 ) -> Source:
     """A bundle's graph and an engine for each of its parts."""
-    with build_session(checkpoint, folder, dialect=dialect, segments=segments) as session:
+    with build_session(
+        checkpoint, folder, dialect=dialect, segments=segments, batch=batch
+    ) as session:
         graph = cpu_engine(session)._graph
     (folder / ENGINES).mkdir()
     files = [ENGINE.file, *(f"{ENGINES}/{number}.engine" for number in range(1, len(graph.parts)))]

@@ -93,12 +93,13 @@ def graph(
     name: str = "llama",
     precision: WeightPrecision = FP16,
     dialect: str = "standard",
+    batch: bool = False,
 ) -> GraphContract:
     source = tiny(name)
     weights = Weights(source.checkpoint)
     quantizer = Quantizer(weights, positive_scales=dialect != "ort")
     assignment = dict.fromkeys(weights.groups(), precision)
-    form = GraphFormat(dialect, kv="fp16", activations="fp16", context=64)
+    form = GraphFormat(dialect, kv="fp16", activations="fp16", context=64, batch=batch)
     return write_graph(folder, quantizer, assignment, form).contract
 
 
@@ -200,6 +201,12 @@ def test_an_old_version_gets_a_word_on_dialects(tiny: TinyFactory, tmp_path: Pat
     contract = graph(tiny, tmp_path)
     with pytest.raises(BadBundle, match=r"tensorrt 10\.3\.0 compiles the decomposed dialect, this"):
         check_dialect(TENSORRT, "10.3.0", contract)
+
+
+def test_a_batch_axis_compiles(tiny: TinyFactory, tmp_path: Path) -> None:
+    contract = graph(tiny, tmp_path, "gemma3", batch=True)
+    assert contract.takes_batches
+    assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
 
 
 def test_fp8_needs_ada(tiny: TinyFactory, tmp_path: Path) -> None:

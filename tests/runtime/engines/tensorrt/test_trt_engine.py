@@ -1,5 +1,6 @@
 """The TensorRT engine: its bookkeeping on a GPU of our own."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from edgelm.errors import BadInput, ContextFull, DoesNotFit, EdgeLMError
 from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.growth import rows_for
 from edgelm.runtime.engines.session import Session
+from tests.conftest import TinyFactory
 from tests.export.graphs import CONTEXT
+from tests.runtime.engines.tensorrt.conftest import build_source, open_device
 from tests.runtime.engines.tensorrt.device import (
     TOKENS,
     Device,
@@ -223,3 +226,19 @@ def test_a_profile_that_is_smaller_than_the_manifest_s_chunk(device: Device) -> 
     device.tensorrt.chunk = 8  # the engine's, the manifest says 16
     with device.open() as session:
         assert_same(session.advance(TOKENS[:20]), after_20_tokens(device.reference))
+
+
+def test_a_graph_with_a_batch_axis_runs_one_sequence(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "MIN_ROWS", 4)
+    for segments in (1, 3):
+        folder = tmp_path / str(segments)
+        source = build_source(tiny("qwen3").checkpoint, folder, "standard", segments, batch=True)
+        assert source.graph.takes_batches
+        with open_device(source, monkeypatch) as device, device.open() as session:
+            for length, count in ((0, 3), (3, 1), (4, 1), (5, 20), (25, 1)):
+                for one in (session, device.reference):
+                    one.rewind(length)
+                ours, theirs = (one.advance(TOKENS[:count]) for one in (session, device.reference))
+                assert_same(ours, theirs)

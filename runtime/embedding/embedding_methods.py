@@ -21,7 +21,7 @@ def embedder_of(sequences: Sequences, tokenizer: Tokenizer, manifest: Manifest) 
     return Embedder(sequences, tokenizer, manifest) if manifest.embedding else None
 
 
-class Embeds:
+class EmbeddingMethods:
     """`embed`, for bundles of embedding models."""
 
     folder: Path

@@ -1,0 +1,1 @@
+"""What the engine of ONNX Runtime's CUDA provider consists of."""
