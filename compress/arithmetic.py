@@ -5,7 +5,8 @@ slower than in fp32 forwards, and 47 times forwards and backwards. So the layers
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ TORCH_TYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "fp32": to
 
 _ROWS = 64
 _MOST_INPUTS, _MOST_OUTPUTS = 1024, 4096  # enough to leave the caches' regime, a few ms each
-_ROUNDS = 3
+_ROUNDS = 9  # the best one counts: other work on the machine disturbs most of them
 _SPEED_ROWS = 512  # a common number of tokens in a micro-batch
 
 
@@ -46,7 +47,7 @@ class MeasuredArithmetic:
 def measure_arithmetic(
     device: torch.device, hidden_size: int, intermediate_size: int
 ) -> MeasuredArithmetic:
-    """The faster type for layers [hidden_size -> intermediate_size]; takes some milliseconds.
+    """The faster type for layers [hidden_size -> intermediate_size]; takes a tenth of a second.
 
     bf16 is chosen on a CPU if a linear layer is no slower in it, both forwards and with gradients;
     on an NVIDIA GPU if it has bf16 units. Other accelerators compute in fp32.
@@ -57,10 +58,11 @@ def measure_arithmetic(
     if device.type != "cpu":
         return MeasuredArithmetic("fp32")
     sizes = min(hidden_size, _MOST_INPUTS), min(intermediate_size, _MOST_OUTPUTS)
-    forward = _ratio(sizes, _forward)
-    if forward > 1:
-        return MeasuredArithmetic("fp32", forward)
-    training = _ratio(sizes, _training)
+    with _one_thread():
+        forward = _ratio(sizes, _forward)
+        if forward > 1:
+            return MeasuredArithmetic("fp32", forward)
+        training = _ratio(sizes, _training)
     return MeasuredArithmetic("fp32" if training > 1 else "bf16", forward, training)
 
 
@@ -109,6 +111,21 @@ def _ratio(sizes: tuple[int, int], run: "Callable[[torch.nn.Linear, torch.Tensor
             seconds.append(time.perf_counter() - begun)
     bf16, fp32 = (min(seconds[1:]) for seconds in times)
     return bf16 / fp32
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within the context, products run on one thread.
+
+    Several wait for each other. If other programs keep one of them from running, a product of half
+    a millisecond takes fifty, in one type as in the other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _forward(layer: torch.nn.Linear, inputs: torch.Tensor) -> None:

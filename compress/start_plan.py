@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edgelm.cli import format_bytes
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
@@ -32,7 +33,7 @@ _CALIBRATION_BATCH = 4
 class StagePlan:
     """A stage: tokens that pass through it, operations, bytes of memory a process, bytes of disk.
 
-    tokens is None where the data decides.
+    tokens is None where the data decides. alone: one process does the work, the others wait.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StagePlan:
     operations: float
     memory_bytes: int
     disk_bytes: int = 0
+    alone: bool = False
 
 
 def plan_stages(
@@ -73,7 +75,7 @@ class _Stages:
             rows = recipe.importance.samples
             tokens = rows * self.length
             work = tokens * self._forward(teacher)
-            yield StagePlan("importance", tokens, work, self._resident(teacher))
+            yield StagePlan("importance", tokens, work, self._resident(teacher), alone=True)
         if recipe.search:
             yield self._search()
         if recipe.puzzle:
@@ -82,8 +84,10 @@ class _Stages:
             memory = 4 * (teacher.parameters + self.student.parameters)
             yield StagePlan("prune", 0, 0, memory, 4 * self.student.parameters)
         if recipe.distill:
-            settings = recipe.training(recipe.distill, bf16=self.bf16)
-            yield self._training("distill", settings, self.student, teacher)
+            settings, cache = recipe.training(recipe.distill, bf16=self.bf16), recipe.distill.cache
+            if cache:
+                yield self._cache(cache)
+            yield self._training("distill", settings, self.student, None if cache else teacher)
         if recipe.qad:
             settings = recipe.training(recipe.qad, bf16=self.bf16)
             yield self._training("qad", settings, self.student, teacher)
@@ -141,6 +145,19 @@ class _Stages:
             search.finalists * _CHECKPOINT_BYTES * self.student.parameters,
         )
 
+    def _cache(self, settings: CacheSettings) -> StagePlan:
+        """The teacher's pass over all of the data; without a limit, its size is not known here."""
+        tokens, teacher = self.recipe.max_tokens, self.teacher
+        positions = (tokens or 0) // self.length * (self.length - 1)
+        return StagePlan(
+            "cache",
+            tokens,
+            (tokens or 0) * self._forward(teacher),
+            self._resident(teacher),
+            positions * settings.bytes_per_position(teacher.vocab_size),
+            alone=True,
+        )
+
     def _training(
         self, name: str, settings: Distillation, model: DecoderSpec, teacher: DecoderSpec | None
     ) -> StagePlan:
@@ -179,7 +196,7 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
     lines = [head]
     total = 0.0
     for one in stages:
-        seconds = one.operations / (operations_per_second * processes)
+        seconds = one.operations / (operations_per_second * (1 if one.alone else processes))
         total += seconds
         tokens = "the data's" if one.tokens is None else f"{one.tokens / 1e6:,.1f} M"
         memory = format_bytes(one.memory_bytes) if one.memory_bytes else "-"

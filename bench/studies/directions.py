@@ -375,9 +375,11 @@ def _row(claim: Claim, figures: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def verdict(gains: list[float], mean: float, error: float) -> str:
-    """The verdict over all seeds; one alone has no standard error."""
+    """The verdict over all seeds; one alone has no standard error, nor do seeds without effect."""
     if len(gains) < 2:
         return "one seed"
+    if len(set(gains)) == 1:
+        return "one measurement: seeds change nothing"
     if all(gain > 0 for gain in gains) and mean > 2 * error:
         return "holds"
     if all(gain < 0 for gain in gains) and -mean > 2 * error:

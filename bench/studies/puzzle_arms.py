@@ -7,7 +7,8 @@ r"""Homogeneous search against Puzzle, at equal predicted decode time and equal 
 `--ratio` is the decode time of the student relative to the teacher's, as the planner predicts it
 for the target. Both arms distill on the same tokens in the same order; what an arm spends before
 (finalists of the search, local distillation of Puzzle) is listed beside. A run resumes where it was
-interrupted; all share data and importance, and those of Puzzle their alternatives and scores.
+interrupted; all share data and importance, runs of one ratio that follow each other their search,
+and those of Puzzle their alternatives and scores.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import msgspec
 from edgelm.checkpoint.source import read_spec
 from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.cli import size_argument
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
@@ -54,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--sequence-length", type=int, default=512)
     add("--mlp-ratios", type=float, nargs="+", default=PuzzleSettings().mlp_ratios)
     add("--rounds", type=int, default=2, help="of the search's finalists (default: 2); 0: none")
+    add("--max-tokens", type=size_argument, help="of the data (default: all)")
+    add("--cached", action="store_true", help="compute the teacher's predictions once for all arms")
     add("--no-distill", action="store_true", help="compare before training only")
     add("--score-rows", type=int, default=8)
     add("--samples", type=int, default=64, help="rows for importance (default: 64)")
@@ -65,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compress by one arm into `OUT/ARM-RATIO`."""
+    """Compress by one arm into `OUT/ARM-RATIO-TOKENS`."""
     from edgelm.compress.pipeline import compress_model
 
-    name = f"{options.arm}-{options.ratio:g}"
+    name = f"{options.arm}-{options.ratio:g}-{0 if options.no_distill else options.tokens}"
     record = compress_model(
         recipe_of(options),
         options.out / name,
@@ -89,6 +93,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         tokens=options.tokens,
         micro_batch=options.micro_batch,
         learning_rate=options.learning_rate,
+        cache=CacheSettings() if options.cached else None,
     )
     step = distill.batch_size * options.sequence_length
     finalists, rounds = 2, options.rounds
@@ -112,7 +117,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         data=(options.data,),
         held_out=options.held_out,
         sequence_length=options.sequence_length,
-        max_tokens=4 * (options.tokens + options.before),
+        max_tokens=options.max_tokens,
         target=target,
         importance=ImportanceSettings(samples=options.samples),
         search=search if options.arm == "search" else None,
@@ -124,19 +129,18 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 def table(out: Path) -> str:
     """All finished arms as a Markdown table."""
     lines = [
-        "| decode time | arm | layers | parameters | KL before training | KL after "
-        "| tokens before | tokens | minutes |",
-        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+        "| decode time | arm | layers | parameters | tokens/s, predicted | KL before training "
+        "| KL after | tokens before | tokens | minutes |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    found = (
-        (float(path.name.rpartition("-")[2]), path.name.rpartition("-")[0], path)
-        for path in out.iterdir()
-        if path.name.rpartition("-")[0] in ARMS
-    )
-    for ratio, arm, path in sorted(found, key=lambda one: (-one[0], one[1])):
-        record = read_student_record(path)
-        if record is not None:
-            lines.append(_row(ratio, arm, record))
+    found = []
+    for path in out.iterdir():
+        arm, _, rest = path.name.partition("-")
+        if arm in ARMS and (record := read_student_record(path)) is not None:
+            ratio, _, tokens = rest.partition("-")
+            found.append((-float(ratio), int(tokens), arm, record))
+    found.sort(key=lambda one: one[:3])
+    lines += [_row(-ratio, arm, record) for ratio, _, arm, record in found]
     return "\n".join(lines)
 
 
@@ -146,10 +150,11 @@ def _row(ratio: float, arm: str, record: StudentRecord) -> str:
     distilled = stages.get("distill")
     after = f"{distilled.figures['held_out_divergence']:.3f}" if distilled else "–"
     before = stages["search" if arm == "search" else "puzzle-library"].tokens
+    speed = stages["search" if arm == "search" else "puzzle"].figures["tokens_per_second"]
     minutes = sum(one.seconds for one in record.stages) / 60
     return (
         f"| ×{ratio:g} | {arm} | {_layers(record)} | {record.parameters / 1e6:.1f} M "
-        f"| {cut.figures['held_out_divergence']:.3f} "
+        f"| {speed:.1f} | {cut.figures['held_out_divergence']:.3f} "
         f"| {after} | {before:,} | {distilled.tokens if distilled else 0:,} | {minutes:.0f} |"
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from edgelm.compress.alignment.run import AlignRun
+from edgelm.compress.run.distributed import wait_for_all
 from edgelm.errors import Diverged
 
 
@@ -48,5 +49,6 @@ class MetricsCallback(TrainerCallback):
                 self.progress(AlignStep(state.global_step, state.max_steps, loss, metrics))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait_for_all()  # each process writes its random state, and its shards
         if state.is_world_process_zero:
             self.run.complete(state.global_step)

@@ -6,6 +6,8 @@ import msgspec
 
 from edgelm.compress.ranges import Count, Seed
 
+MOST_SHORT_IDS = 1 << 16  # tokens whose ids fit in 16 bits
+
 CacheKind = Literal["top-k", "sampled"]
 
 
@@ -20,3 +22,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: CacheKind = "sampled"
     size: Count = 64
     seed: Seed = 0
+
+    def bytes_per_position(self, vocab_size: int) -> int:
+        """Bytes that are stored for one position: ids, and probabilities of the likely tokens."""
+        ids = 2 if vocab_size <= MOST_SHORT_IDS else 4
+        return self.size * (ids + (2 if self.kind == "top-k" else 0))

@@ -16,7 +16,7 @@ import torch
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.cache_settings import CacheSettings
+from edgelm.compress.distillation.cache_settings import MOST_SHORT_IDS, CacheSettings
 from edgelm.compress.distillation.loss.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
@@ -65,8 +65,7 @@ class TeacherCache:
 
 def cache_bytes(data: PackedTokens, vocab_size: int, settings: CacheSettings) -> int:
     """Bytes that a cache of this data will have."""
-    each = np.dtype(_id_type(vocab_size)).itemsize + (2 if settings.kind == "top-k" else 0)
-    return len(data) * (data.length - 1) * settings.size * each
+    return len(data) * (data.length - 1) * settings.bytes_per_position(vocab_size)
 
 
 def build_cache(
@@ -157,7 +156,7 @@ def _predict(
 
 
 def _id_type(vocab_size: int) -> str:
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+    return "uint16" if vocab_size <= MOST_SHORT_IDS else "uint32"
 
 
 def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:

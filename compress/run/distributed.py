@@ -23,6 +23,15 @@ def process_index() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
+
+
 def sum_over_processes(values: Sequence[float]) -> list[float]:
     """Sums of values over all processes, each of which has to call this."""
     if world_size() == 1:

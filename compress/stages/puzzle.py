@@ -16,7 +16,12 @@ from edgelm.compress.puzzle.local_distillation import distill_locally
 from edgelm.compress.puzzle.scores import check_finite, score_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.puzzle.student import assemble
-from edgelm.compress.run.distributed import is_main_process, process_index, world_size
+from edgelm.compress.run.distributed import (
+    is_main_process,
+    process_index,
+    wait_for_all,
+    world_size,
+)
 from edgelm.compress.stages.state import State, plain, stage_record
 from edgelm.files.staging import replace_file
 from edgelm.spec.own_sizes import own_sizes
@@ -75,7 +80,7 @@ def _train(state: State, settings: PuzzleSettings, found: list[Alternative]) -> 
                 f"puzzle: step {step.step}/{step.steps}, relative error {step.loss:.4f}, "
                 f"{step.tokens_per_second:.0f} tokens/s"
             )
-        _wait_for_all()
+        wait_for_all()  # until every process has written its layers
         figures = {"alternatives": len(found), "relative_error": loss}
         tokens = training.trained_tokens if layers else 0
         return stage_record("puzzle-library", settings, figures, tokens=tokens)
@@ -111,11 +116,3 @@ def _score(
     folder, key = state.run.stage("puzzle-scores", inputs, work, collective=True)
     content = (folder / _SCORES).read_bytes()
     return msgspec.json.decode(content, type=list[Score]), key
-
-
-def _wait_for_all() -> None:
-    """Until every process has written its layers."""
-    if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()

@@ -129,7 +129,9 @@ def search_shape(state: State) -> Shape:
         state.run.report(table(found))
         rounds = sum(len(one.distilled) for one in found)
         tokens = rounds * schedule.tokens // max(1, settings.kd_rounds)
-        return stage_record("search", settings, {"shape": str(found[0].shape)}, tokens=tokens)
+        best = found[0]
+        figures = {"shape": str(best.shape), "tokens_per_second": best.tokens_per_second}
+        return stage_record("search", settings, figures, tokens=tokens)
 
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
     inputs["profile"] = plain(cost.profile)["settings"]

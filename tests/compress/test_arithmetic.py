@@ -42,6 +42,32 @@ def test_measured_on_this_machine() -> None:
     assert found.chosen == ("fp32" if slow else "bf16")
 
 
+def test_other_work_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type is as fast as its best round, on one thread, which waits for no other."""
+    clock, calls, threads = [0.0], {torch.bfloat16: 0, torch.float32: 0}, set()
+
+    def run(layer: torch.nn.Linear, _: torch.Tensor) -> None:
+        dtype = layer.weight.dtype
+        calls[dtype] += 1
+        threads.add(torch.get_num_threads())
+        clock[0] += 1 if dtype == torch.bfloat16 else 2
+        if dtype == torch.bfloat16 and calls[dtype] % 10 != 6:
+            clock[0] += 50  # others had the processor
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    for name in ("_forward", "_training"):
+        monkeypatch.setattr(module, name, run)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = measure_arithmetic(CPU, 96, 256)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == MeasuredArithmetic("bf16", 0.5, 0.5)
+    assert threads == {1}
+
+
 @pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "fp32")])
 def test_a_gpu_has_units_or_has_not(
     monkeypatch: pytest.MonkeyPatch, native: bool, chosen: str

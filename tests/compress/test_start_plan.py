@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgelm.compress.cli import main
@@ -53,6 +54,28 @@ def test_a_training_by_hand(bench: Path) -> None:
     assert distill.operations == 1024 * (3 * forward(3, 48) + forward(4, 64))
 
 
+def test_a_cached_teacher_by_hand(bench: Path) -> None:
+    live = stages_of(PRUNE, DISTILL, bench=bench)["distill"]
+    recipe = recipe_of(bench, PRUNE, DISTILL, '[distill.cache]\nkind = "top-k"\nsize = 8\n')
+    recipe = msgspec.structs.replace(recipe, max_tokens=100 * LENGTH + 7)
+    found = plan_stages(recipe, TINY, bf16=False)
+    assert [one.name for one in found] == ["data", "importance", "prune", "cache", "distill"]
+    cache, distill = found[-2:]
+    assert cache.disk_bytes == 100 * (LENGTH - 1) * 8 * (2 + 2), "an id and a probability"
+    assert cache.operations / (100 * LENGTH + 7) == (live.operations - distill.operations) / 1024
+    assert live.memory_bytes - distill.memory_bytes == cache.memory_bytes == 4 * TINY.parameters
+    endless = msgspec.structs.replace(recipe, max_tokens=None)
+    unknown = plan_stages(endless, TINY, bf16=False)[-2]
+    assert (unknown.tokens, unknown.operations, unknown.disk_bytes) == (None, 0, 0)
+
+
+def test_what_one_process_does_is_not_divided() -> None:
+    stages = [StagePlan("importance", 1, 36e12, 0, alone=True), StagePlan("distill", 1, 72e12, 0)]
+    lines = plan_table(stages, operations_per_second=1e9, processes=8).splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:3]] == ["10.0 h", "2.5 h"]
+    assert lines[3].startswith("together 12.5 h at")
+
+
 def test_the_search_counts_all_finalists(bench: Path) -> None:
     search = stages_of(SEARCH, DISTILL, bench=bench)["search"]
     scored, trained = 6 * 4 * 32, 2 * 2 * 2 * 4 * 32
@@ -79,6 +102,7 @@ def test_the_papers_job(name: str, parameters: float) -> None:
     assert distill.memory_bytes < 80e9, "what a GPU has"
     table = plan_table(list(stages.values()), operations_per_second=400e12, processes=256)
     assert "93,9" in table
+    assert "6 min" in table, "importance, which one process scores"
     assert "at 400 TFLOP/s on each of 256 processes" in table
 
 

@@ -14,6 +14,7 @@ from edgelm.compress.pruning.shape import Shape
         ([0.3, -0.1, 0.2], "too small to tell"),
         ([0.9, 0.01, 0.01], "too small to tell"),
         ([0.3], "one seed"),
+        ([0.3, 0.3, 0.3], "one measurement: seeds change nothing"),
     ],
 )
 def test_verdict_needs_every_seed_and_two_errors(gains: list[float], expected: str) -> None:
@@ -27,16 +28,21 @@ def test_every_claim_is_about_arms_that_there_are() -> None:
 
 
 def test_rows_by_hand() -> None:
-    each = {"0": {"loss": 3.0, "kl": 0.5, "accuracy": 0.3}}
-    figures = {name: {seed: dict(each["0"]) for seed in "01"} for name in ARMS}
+    each = {"loss": 3.0, "kl": 0.5, "accuracy": 0.3}
+    figures = {name: {seed: dict(each) for seed in "01"} for name in ARMS}
     del figures["top-32"]
-    figures["ce"] = {seed: {"loss": 3.1, "kl": 0.4, "accuracy": 0.3} for seed in "01"}
+    figures["ce"] = {
+        seed: {"loss": loss, "kl": kl, "accuracy": 0.3}
+        for seed, loss, kl in (("0", 3.1, 0.4), ("1", 3.12, 0.39))
+    }
+    for name, spread in (("corrected", 0.1), ("cut-in-4", 0.001)):
+        figures[name] = {"0": each | {"loss": 3 + spread}, "1": each | {"loss": 3 - spread}}
     rows = table(figures).splitlines()
     assert (
-        "| R4 | KD beats cross-entropy | loss 3.0000 | 3.1000 | -0.1000 ± 0.0000 | holds |" in rows
+        "| R4 | KD beats cross-entropy | loss 3.0000 | 3.1100 | -0.1100 ± 0.0100 | holds |" in rows
     )
     kl = next(row for row in rows if row.startswith("| R4 | ... in KL"))
-    assert kl.endswith("| kl 0.5000 | 0.4000 | +0.1000 ± 0.0000 | does not hold |")
+    assert kl.endswith("| kl 0.5000 | 0.3950 | +0.1050 ± 0.0050 | does not hold |")
     assert any(row.startswith("| R7") and row.endswith("| not run |") for row in rows)
     # Equal figures are within a margin, and no difference without one.
     assert any(row.startswith("| R2") and row.endswith("| holds |") for row in rows)

@@ -41,10 +41,14 @@ def test_arms_differ_in_what_finds_the_shape(tmp_path: Path) -> None:
 def test_the_table(tmp_path: Path) -> None:
     distilled = StageRecord("distill", {}, 64_000, 60.0, {"held_out_divergence": 0.25})
     layers = [{"attention": False}, {}, {"intermediate_size": 0}, {"intermediate_size": 48}]
-    cut = {"held_out_divergence": 1.5}
+    cut, speed = {"held_out_divergence": 1.5}, {"tokens_per_second": 120.0}
+    puzzle = [("puzzle-library", 16_000, {}), ("puzzle", 0, cut | speed | {"layers": layers})]
+    search = [("search", 12_000, speed), ("prune", 0, cut)]
     for name, stages in (
-        ("puzzle-0.5", [("puzzle-library", 16_000, {}), ("puzzle", 0, cut | {"layers": layers})]),
-        ("search-0.7", [("search", 12_000, {}), ("prune", 0, cut)]),
+        ("puzzle-0.5-64000", puzzle),
+        ("search-0.5-64000", search),
+        ("search-0.5-8000", search),
+        ("search-0.7-64000", search),
     ):
         records = [StageRecord(one, {}, tokens, 30.0, figures) for one, tokens, figures in stages]
         record = StudentRecord("t", "", 10, 2_000_000, SHAPE, SHAPE, (*records, distilled))
@@ -52,10 +56,12 @@ def test_the_table(tmp_path: Path) -> None:
         write_student_record(tmp_path / name, record)
     (tmp_path / "run").mkdir()
     lines = table(tmp_path).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert lines[2] == (
-        "| ×0.7 | search | 4 layers, hidden 64, MLP 96, 4 heads | 2.0 M | 1.500 | 0.250 | 12,000 "
-        "| 64,000 | 2 |"
+        "| ×0.7 | search | 4 layers, hidden 64, MLP 96, 4 heads | 2.0 M | 120.0 | 1.500 | 0.250 "
+        "| 12,000 | 64,000 | 2 |"
     )
-    assert "| ×0.5 | puzzle | 3 of 4 attend, MLP 0 to 96 (mean 60) |" in lines[3]
-    assert "| 16,000 | 64,000 |" in lines[3]
+    # Of one ratio, the shorter runs come first, and arms of the same tokens beside each other.
+    assert [line.split(" | ")[1] for line in lines[3:]] == ["search", "puzzle", "search"]
+    assert "| ×0.5 | puzzle | 3 of 4 attend, MLP 0 to 96 (mean 60) |" in lines[4]
+    assert "| 16,000 | 64,000 |" in lines[4]

@@ -1,5 +1,6 @@
 """[align] with a student that FSDP2 shards over two processes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_two_shards_align_as_one_process(bench: Path, tmp_path: Path) -> None:
     (stage / "done.json").unlink()
     compress_model(read_recipe(recipe), tmp_path / "two")
     _check_near(weights_of(tmp_path / "two"), whole)
+
+
+def test_a_checkpoint_is_complete_when_all_processes_have_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run_forked("tests.compress.alignment.slow_rank", str(folder), processes=2) == 0
+    mark = json.loads((folder / "checkpoints" / "checkpoint-2" / "complete").read_bytes())
+    assert sorted(mark) == ["rng_state_0.pth", "rng_state_1.pth"]
 
 
 def _check_near(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
