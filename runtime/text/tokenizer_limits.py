@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgelm.errors import BadBundle
-from edgelm.files.json_files import shown
+from edgelm.files.json_files import shown, value_count
 
+MAX_BYTES = 256 * 2**20  # Gemma 3's has 33 MB
+MAX_VALUES = 8_000_000  # Gemma 3's has 2 million
 _MAX_GROWTH = 256  # of a text; NFKC's longest expansion is 18 characters for one
 _MAX_ADDED_TOKENS = 1000  # that a template puts around a text
 _MAX_STEPS = 1000  # of a pipeline
@@ -23,6 +25,12 @@ _MAX_PIECE = 4096  # characters; the library keeps up to 340 bytes for each in i
 _MAX_ADDED_CHARACTERS = 2**20  # of all added tokens; Gemma 3's 6,415 have 64 thousand
 T = TypeVar("T")
 _NESTED = ("normalizers", "decoders", "pretokenizers", "processors")
+
+
+def check_values(data: bytes) -> None:
+    """Raise BadBundle for a file of so many values that reading it would exhaust the memory."""
+    if (count := value_count(data)) > MAX_VALUES:
+        raise BadBundle(f"it has about {count:,} values, expected at most {MAX_VALUES:,}")
 
 
 def check_pipeline(name: str, component: Any) -> None:

@@ -6,7 +6,12 @@ import msgspec
 import pytest
 
 from edgelm.errors import BadBundle
-from edgelm.runtime.text.tokenizer_limits import check_pieces, check_pipeline
+from edgelm.runtime.text.tokenizer_limits import (
+    MAX_VALUES,
+    check_pieces,
+    check_pipeline,
+    check_values,
+)
 
 TEMPLATE: dict[str, Any] = {
     "type": "TemplateProcessing",
@@ -79,3 +84,9 @@ def test_tokens_of_another_type(value: Any) -> None:
 
 def test_long_tokens_of_a_hash_table() -> None:
     check_pieces(raw([]), raw({"type": "BPE", "vocab": {"x" * 5_000_000: 0}}))
+
+
+def test_a_file_of_brackets() -> None:
+    with pytest.raises(BadBundle, match="it has about 8,000,001 values, expected at most 8,000,0"):
+        check_values(b"[" * (MAX_VALUES + 1))
+    check_values(b"[" * MAX_VALUES)

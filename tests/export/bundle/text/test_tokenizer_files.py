@@ -210,6 +210,26 @@ def test_damaged_file_is_named(source: Path, output: Path, name: str) -> None:
         write(source, output)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 8_000_001, r"has about 8,000,001 values, expected at most 8,000,000"),
+        (b"[" * 100_000, r"tokenizer\.json is not valid JSON of a tokenizer"),
+        (b"[1]", "is not valid JSON of a tokenizer: Expected `object`, got `array`"),
+        ("{}".encode("utf-16"), r"tokenizer\.json is not valid JSON of a tokenizer"),
+        (b'{"truncation": {}, "x": "\xff"}', r"tokenizer\.json is not "),
+        (b'{"truncation": {}, "x": "\\ud800"}', r"tokenizer\.json is not "),
+    ],
+    ids=["brackets", "deep", "list", "utf-16", "bytes", "surrogate"],
+)
+def test_a_tokenizer_that_cannot_be_read(
+    source: Path, output: Path, content: bytes, message: str
+) -> None:
+    (source / "tokenizer.json").write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=message):
+        write(source, output)
+
+
 def test_gguf_carries_its_tokenizer(tmp_path: Path, output: Path) -> None:
     ours = tiny_tokenizer()
     model = tiny_model("llama", vocab_size=VOCAB)
