@@ -20,7 +20,8 @@ from tests.progress_lock import own_progress_lock
 
 _GROUP = 5  # kills before a start that is left alone
 _TIMEOUT = 120.0  # seconds of one run
-_LATEST = 1.05  # of a run's measured time, so that its last moments are hit as well
+# Of a run's measured time: every other kill comes late, when the output is replaced.
+_LATE, _LATEST = 0.85, 1.05
 _ATTEMPTS = 20  # runs in a row that end before their moment
 
 
@@ -58,8 +59,9 @@ def kill_often(case: Case, folder: Path, kills: int, seed: int) -> Tally:
     for first in range(0, kills, _GROUP):
         place, seconds = copy_of(folder / "before", folder / f"round-{first}"), undisturbed
         old = contents(place / "output") if (place / "output").exists() else None
-        for _ in range(min(_GROUP, kills - first)):
-            ended, seconds = kill_running(case, place, seconds, moments)
+        for number in range(first, min(first + _GROUP, kills)):
+            earliest = _LATE if number % 2 else 0.0
+            ended, seconds = kill_running(case, place, seconds, moments, earliest)
             tally.ended += ended
             tally.killed += 1
             check_theirs(place)
@@ -76,7 +78,7 @@ def kill_often(case: Case, folder: Path, kills: int, seed: int) -> Tally:
 
 
 def kill_running(
-    case: Case, place: Path, seconds: float, moments: random.Random
+    case: Case, place: Path, seconds: float, moments: random.Random, earliest: float = 0.0
 ) -> tuple[int, float]:
     """Kill a case in a prepared folder, at a moment at which it runs.
 
@@ -85,6 +87,7 @@ def kill_running(
 
     Args:
         seconds: about what a run takes.
+        earliest: the first moment, as a share of that time.
 
     Returns:
         How many runs had ended, and about what a run takes now.
@@ -93,7 +96,7 @@ def kill_running(
     log = place.with_name("log-killed")
     for ended in range(_ATTEMPTS):
         with alongside(case, place, place.with_name("log-beside")):
-            moment = moments.uniform(0, _LATEST * seconds)
+            moment = moments.uniform(earliest * seconds, _LATEST * seconds)
             took = kill_once(partial(case.run, place), moment, log)
         if took is None:
             shutil.rmtree(before)
