@@ -55,8 +55,9 @@ def _without_bombs(data: bytes) -> bytes:
         for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             check_pipeline(name, msgspec.json.decode(parts.get(name, b"null")))
         model = parts.get("model", msgspec.Raw(b"null"))
-        check_ids(model)
-        check_pieces(parts.get("added_tokens", msgspec.Raw(b"null")), model)
+        added = parts.get("added_tokens", msgspec.Raw(b"null"))
+        check_ids(added, model)
+        check_pieces(added, model)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadBundle(reason(error)) from None
     for name in ("truncation", "padding"):

@@ -155,7 +155,7 @@ def _template(folder: Path) -> str | None:
     template = (read_optional(path) or {}).get("chat_template")
     if isinstance(template, list):  # several named templates
         named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-        template = named[0].get("template") if named else None
+        template = named[-1].get("template") if named else None  # of two, transformers' choice
     if template is not None and not isinstance(template, str):
         raise BadCheckpoint(f"{path}: chat_template is {shown(template)}, expected a text")
     return template

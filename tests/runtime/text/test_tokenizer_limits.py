@@ -8,6 +8,7 @@ import pytest
 from edgelm.errors import BadBundle
 from edgelm.runtime.text.tokenizer_limits import (
     MAX_VALUES,
+    check_ids,
     check_pieces,
     check_pipeline,
     check_values,
@@ -76,10 +77,21 @@ def test_added_tokens_that_are_a_book_together() -> None:
         check_pieces(raw([{"content": "x" * 4000}] * 300), raw({}))
 
 
+@pytest.mark.parametrize(
+    ("added", "model"),
+    [([{"id": 4_000_000_000, "content": "z"}], {}), ([], {"vocab": {"a": 1, "z": 4_000_000_000}})],
+    ids=["added token", "vocabulary"],
+)
+def test_a_token_with_a_very_large_id(added: Any, model: Any) -> None:
+    with pytest.raises(BadBundle, match="token 'z' has the id 4000000000, expected at most 167772"):
+        check_ids(raw(added), raw(model))
+
+
 @pytest.mark.parametrize("value", WRONG, ids=str)
 def test_tokens_of_another_type(value: Any) -> None:
     check_pieces(raw(value), raw({"vocab": value}))
     check_pieces(raw([value]), raw({"vocab": [value]}))
+    check_ids(raw([value]), raw({"vocab": [value]}))
 
 
 def test_long_tokens_of_a_hash_table() -> None:
