@@ -11,6 +11,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ _MEGABYTES = 200
 # With 1,000,000 units of fuel, llguidance's own limit, a lexer can take 250 MB. FHIR, one of the
 # largest schemas, needs 500,000.
 LIMITS: Mapping[str, Any] = {"initial_lexer_fuel": 600_000, "verbose_errors": False}
+_OUT_OF_TIME = int(getattr(signal, "SIGPROF", 27))
+# One process at a time, however many requests bring a grammar.
+_lock = threading.Lock()
 
 
 def why_not(module: Any, grammar: str, special: Mapping[str, int], size: int) -> str | None:
@@ -35,24 +39,9 @@ def why_not(module: Any, grammar: str, special: Mapping[str, int], size: int) ->
         special: the vocabulary's special tokens by text.
         size: of the vocabulary.
     """
-    folder = str(Path(module.__file__).parents[1])
-    options = (folder, str(_SECONDS), str(_MEGABYTES))
     request = {"grammar": grammar, "limits": dict(LIMITS), "special": dict(special), "size": size}
-    try:
-        code = subprocess.run(
-            [sys.executable, "-I", "-S", str(_PROGRAM), *options],
-            input=json.dumps(request).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_MAX_SECONDS,
-            start_new_session=True,  # Ctrl-C is for this process
-            check=False,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        code = -_OUT_OF_TIME
-    except OSError as error:
-        code = 1
-        log.debug("%s", error)
+    with _lock:
+        code = _run(str(Path(module.__file__).parents[1]), json.dumps(request).encode())
     if code == 1:  # an error of Python, which no grammar causes
         _warn()
     if code in (0, 1):
@@ -62,7 +51,23 @@ def why_not(module: Any, grammar: str, special: Mapping[str, int], size: int) ->
     return f"compiling it takes more than {_MEGABYTES} MB, or it is nested too deeply"
 
 
-_OUT_OF_TIME = int(getattr(signal, "SIGPROF", 27))
+def _run(folder: str, request: bytes) -> int:
+    """The exit code of the program; 1 if it cannot be started."""
+    try:
+        return subprocess.run(
+            [sys.executable, "-I", "-S", str(_PROGRAM), folder, str(_SECONDS), str(_MEGABYTES)],
+            input=request,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_MAX_SECONDS,
+            start_new_session=True,  # Ctrl-C is for this process
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return -_OUT_OF_TIME
+    except OSError as error:
+        log.debug("%s", error)
+        return 1
 
 
 @functools.cache

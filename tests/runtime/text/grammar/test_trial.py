@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +12,8 @@ from edgelm.runtime.text.grammar import trial
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import ResponseFormat
 from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
+from tests.runtime.text.grammar.bombs import CHAIN, MULTIPLES
 from tests.runtime.text.grammar.test_compiler import compiler, schema
-
-CHAIN: Any = {
-    "$ref": "#/$defs/a0",
-    "$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(3000)} | {"a3000": {}},
-}
-MULTIPLES: Any = {"allOf": [{"type": "integer", "multipleOf": prime} for prime in (997, 991)]}
 
 
 def test_a_schema_that_overflows_the_stack() -> None:
