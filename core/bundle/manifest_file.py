@@ -17,7 +17,7 @@ from edgelm.bundle.manifest_checks import check_manifest
 from edgelm.bundle.paths import inside
 from edgelm.errors import BadBundle
 from edgelm.files.bounded_read import read_bounded
-from edgelm.files.json_files import unique_fields
+from edgelm.files.json_files import unique_fields, value_count
 from edgelm.reasons import reason
 
 SCHEMA_VERSION = 1
@@ -117,7 +117,7 @@ def _check_version(raw: bytes, name: str) -> None:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    if sum(raw.count(mark) for mark in (b"[", b"{", b",")) > _MAX_VALUES:
+    if value_count(raw) > _MAX_VALUES:
         raise ValueError(f"it has more than {_MAX_VALUES} values")
     values = json.loads(raw.decode(), object_pairs_hook=unique_fields, parse_constant=_no_number)
     return values if isinstance(values, dict) else {}

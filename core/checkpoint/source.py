@@ -58,6 +58,7 @@ from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.files.hashing import file_sha256
 from edgelm.files.json_files import read_json_object, shown
 from edgelm.planning import SOURCE
+from edgelm.spec.config.config_fields import check_labels
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_shapes import HEAD_WEIGHT, Shapes, tensor_shapes
 
@@ -378,6 +379,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:
         ) from None
     check_config(folder, config)
     check_causal(folder, config)
+    check_labels(config)
     quantization = quantization_of(folder, config)
     if quantization is not None:
         quantization.reader()  # raises for those that are not supported

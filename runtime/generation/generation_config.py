@@ -7,6 +7,7 @@ from typing import Any
 
 from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
+from edgelm.files.json_files import unique_fields
 from edgelm.reasons import reason
 from edgelm.runtime.generation.sampling.settings import Sampling
 
@@ -60,7 +61,8 @@ def read_generation_config(path: Path | None) -> GenerationConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_bounded(path, at_most=_MAX_BYTES).decode())
+        text = read_bounded(path, at_most=_MAX_BYTES).decode()
+        values = json.loads(text, object_pairs_hook=unique_fields)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
         raise BadBundle(
             f"{path} is not valid JSON: {reason(error)}; export the model again"

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from edgelm.errors import BadBundle
+from edgelm.files.bounded_read import read_bounded
+from edgelm.files.json_files import unique_fields
 from edgelm.reasons import reason
 
 _MAX_BYTES = 2**20
@@ -21,12 +23,14 @@ def read_special_tokens(path: Path | None) -> dict[str, str] | None:
     Raises:
         BadBundle: the file is damaged.
     """
-    if path is None or not path.is_file():
+    if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            tokens = json.loads(file.read(_MAX_BYTES).decode())
-    except (OSError, ValueError, RecursionError) as error:
+        text = read_bounded(path, at_most=_MAX_BYTES).decode()
+        tokens = json.loads(text, object_pairs_hook=unique_fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
         raise BadBundle(
             f"{path} is not valid JSON: {reason(error)}; export the model again"
         ) from None

@@ -12,11 +12,16 @@ from edgelm.errors import BadBundle, BadInput
 from edgelm.files.bounded_read import read_bounded
 from edgelm.reasons import reason
 from edgelm.runtime.engines.session import Tokens
-from edgelm.runtime.text.tokenizer_limits import check_ids, check_pieces, check_pipeline
+from edgelm.runtime.text.tokenizer_limits import (
+    MAX_BYTES,
+    check_ids,
+    check_pieces,
+    check_pipeline,
+    check_values,
+)
 
 T = TypeVar("T")
 
-_MAX_BYTES = 256 * 2**20  # Gemma 3's has 33 MB
 _LONG_WAIT = 32  # tokens without a whole character: the bytes are broken
 _LONGEST_WAIT = 256
 _REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are not a complete character yet
@@ -33,7 +38,7 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
             which an id stands for two tokens.
     """
     try:
-        data = _without_bombs(read_bounded(path, at_most=_MAX_BYTES))
+        data = _without_bombs(read_bounded(path, at_most=MAX_BYTES))
         return _guarded(lambda: tokenizers.Tokenizer.from_buffer(data), BadBundle, "")
     except FileNotFoundError:
         raise BadBundle(f"{path} is missing; export the model again") from None
@@ -44,13 +49,15 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 
 def _without_bombs(data: bytes) -> bytes:
+    check_values(data)
     try:
         parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             check_pipeline(name, msgspec.json.decode(parts.get(name, b"null")))
         model = parts.get("model", msgspec.Raw(b"null"))
-        check_ids(model)
-        check_pieces(parts.get("added_tokens", msgspec.Raw(b"null")), model)
+        added = parts.get("added_tokens", msgspec.Raw(b"null"))
+        check_ids(added, model)
+        check_pieces(added, model)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadBundle(reason(error)) from None
     for name in ("truncation", "padding"):

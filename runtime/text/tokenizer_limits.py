@@ -14,15 +14,24 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgelm.errors import BadBundle
-from edgelm.files.json_files import shown
+from edgelm.files.json_files import shown, value_count
 
+MAX_BYTES = 256 * 2**20  # Gemma 3's has 33 MB
+MAX_VALUES = 8_000_000  # Gemma 3's has 2 million
 _MAX_GROWTH = 256  # of a text; NFKC's longest expansion is 18 characters for one
 _MAX_ADDED_TOKENS = 1000  # that a template puts around a text
 _MAX_STEPS = 1000  # of a pipeline
+_MAX_ID = 2**24 - 1  # the most that a configuration may have
 _MAX_PIECE = 4096  # characters; the library keeps up to 340 bytes for each in its search trees
 _MAX_ADDED_CHARACTERS = 2**20  # of all added tokens; Gemma 3's 6,415 have 64 thousand
 T = TypeVar("T")
 _NESTED = ("normalizers", "decoders", "pretokenizers", "processors")
+
+
+def check_values(data: bytes) -> None:
+    """Raise BadBundle for a file of so many values that reading it would exhaust the memory."""
+    if (count := value_count(data)) > MAX_VALUES:
+        raise BadBundle(f"it has about {count:,} values, expected at most {MAX_VALUES:,}")
 
 
 def check_pipeline(name: str, component: Any) -> None:
@@ -37,16 +46,20 @@ def check_pipeline(name: str, component: Any) -> None:
             )
 
 
-def check_ids(model: msgspec.Raw) -> None:
-    """Raise BadBundle if two tokens of the vocabulary have one id.
+def check_ids(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:
+    """Raise BadBundle if two tokens of the vocabulary have one id, or one a very large id.
 
-    The library keeps either of them, another one each time that it opens the file, so that the
-    same ids would decode to different texts.
+    Of two tokens the library keeps either, another one each time that it opens the file, so that
+    the same ids would decode to different texts. Tables of all ids are as long as the largest.
     """
+    for token in _decoded(added_tokens, list[_AddedToken]):
+        _check_id(token.content, token.id)
     try:
         ids = msgspec.json.decode(model, type=_Model).vocab
     except msgspec.ValidationError:  # a list of pieces, whose places are their ids; or damaged
         return
+    if ids:
+        _check_id(*max(ids.items(), key=lambda item: item[1]))
     if len(set(ids.values())) == len(ids):
         return
     first: dict[int, str] = {}
@@ -56,6 +69,13 @@ def check_ids(model: msgspec.Raw) -> None:
                 f"its vocabulary gives {shown(other)} and {shown(token)} the same id {number}, "
                 "expected an id of its own for each"
             )
+
+
+def _check_id(token: str, number: int) -> None:
+    if number > _MAX_ID:
+        raise BadBundle(
+            f"its token {shown(token)} has the id {number}, expected at most {_MAX_ID}"
+        )
 
 
 def check_pieces(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:
@@ -92,6 +112,7 @@ class _Model(msgspec.Struct):
 
 class _AddedToken(msgspec.Struct):
     content: str
+    id: int = 0
 
 
 class _Unigram(msgspec.Struct):

@@ -34,7 +34,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, short_gate():
             try:
                 tally = kill_often(case, Path(folder), kills, options.seed)
-                verdict = f"good; {tally.killed} died, output old {tally.old}, new {tally.new}"
+                verdict = (
+                    f"good; {tally.killed} died, output old {tally.old}, new {tally.new}; "
+                    f"{tally.ended} runs ended before their kill"
+                )
             except Exception as error:
                 failed, verdict = 1, f"FAILED: {error}"
         outcome = f"{case.name}: {kills} kills in {time.monotonic() - begun:.0f} s: {verdict}"

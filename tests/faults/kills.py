@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -19,18 +20,23 @@ from tests.progress_lock import own_progress_lock
 
 _GROUP = 5  # kills before a start that is left alone
 _TIMEOUT = 120.0  # seconds of one run
+# Of a run's measured time: every other kill comes late, when the output is replaced.
+_LATE, _LATEST = 0.85, 1.05
+_ATTEMPTS = 20  # runs in a row that end before their moment
 
 
 @dataclass(slots=True)
 class Tally:
     """What came of the kills.
 
-    killed: processes that were still running at their moment; the others had ended by then.
-    old: times that the output was afterwards what it had been at first, or still absent.
+    killed: processes that were running when they were killed.
+    ended: runs that had ended before their moment; each was undone, and the kill tried again.
+    old: times that the output was after a kill what it had been at first, or still absent.
     new: times that it was a whole new one.
     """
 
     killed: int = 0
+    ended: int = 0
     old: int = 0
     new: int = 0
 
@@ -38,23 +44,26 @@ class Tally:
 def kill_often(case: Case, folder: Path, kills: int, seed: int) -> Tally:
     """Kill a case; every few kills it is started again and must end well.
 
+    Every kill hits a process that is running.
+
     Raises:
         AssertionError: an output is damaged, something is left, or something of others is gone.
     """
     prepare(case, folder / "before")
     moments, tally = random.Random(f"{seed} {case.name}"), Tally()
-    begun = time.monotonic()
     done = copy_of(folder / "before", folder / "undisturbed")
     with alongside(case, done, folder / "log-beside"):
+        begun = time.monotonic()
         run_whole(partial(case.run, done), folder / "log")
-    seconds = time.monotonic() - begun
+        undisturbed = time.monotonic() - begun
     for first in range(0, kills, _GROUP):
-        place = copy_of(folder / "before", folder / f"round-{first}")
+        place, seconds = copy_of(folder / "before", folder / f"round-{first}"), undisturbed
         old = contents(place / "output") if (place / "output").exists() else None
-        for _ in range(min(_GROUP, kills - first)):
-            with alongside(case, place, folder / "log-beside"):
-                moment = moments.uniform(0, 1.05 * seconds)
-                tally.killed += kill_once(partial(case.run, place), moment)
+        for number in range(first, min(first + _GROUP, kills)):
+            earliest = _LATE if number % 2 else 0.0
+            ended, seconds = kill_running(case, place, seconds, moments, earliest)
+            tally.ended += ended
+            tally.killed += 1
             check_theirs(place)
             if is_the_old(place, old):
                 tally.old += 1
@@ -66,6 +75,38 @@ def kill_often(case: Case, folder: Path, kills: int, seed: int) -> Tally:
         check_theirs(place)
         check_tidy(case, place)
     return tally
+
+
+def kill_running(
+    case: Case, place: Path, seconds: float, moments: random.Random, earliest: float = 0.0
+) -> tuple[int, float]:
+    """Kill a case in a prepared folder, at a moment at which it runs.
+
+    A run that has ended by its moment must have ended well. It is undone, and the next moment is
+    chosen within the time that it took: what earlier runs left can make a run shorter.
+
+    Args:
+        seconds: about what a run takes.
+        earliest: the first moment, as a share of that time.
+
+    Returns:
+        How many runs had ended, and about what a run takes now.
+    """
+    before = copy_of(place, place.with_name(f"{place.name}-before"))
+    log = place.with_name("log-killed")
+    for ended in range(_ATTEMPTS):
+        with alongside(case, place, place.with_name("log-beside")):
+            moment = moments.uniform(earliest * seconds, _LATEST * seconds)
+            took = kill_once(partial(case.run, place), moment, log)
+        if took is None:
+            shutil.rmtree(before)
+            return ended, seconds
+        case.check(place)
+        check_theirs(place)
+        seconds = took
+        shutil.rmtree(place)
+        copy_of(before, place)
+    raise AssertionError(f"{_ATTEMPTS} runs in a row ended before their moment")
 
 
 @contextmanager
@@ -90,16 +131,25 @@ def is_the_old(place: Path, old: dict[str, bytes] | None) -> bool:
     return contents(output) == old if output.exists() else old is None
 
 
-def kill_once(run: Callable[[], object], after: float) -> bool:
-    """Run in a process that is killed after some seconds; False if it has ended by then."""
-    child = start(run, Path(os.devnull))
-    deadline = time.monotonic() + after
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
+def kill_once(run: Callable[[], object], after: float, log: Path) -> float | None:
+    """Run in a process that is killed after some seconds.
+
+    Returns:
+        None if it was running then; else the seconds after which it had ended, which must be well.
+    """
+    child, begun = start(run, log), time.monotonic()
+    ended, status = 0, 0
+    while not ended and time.monotonic() - begun < after:
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        ended, status = os.waitpid(child, os.WNOHANG)
+    took = time.monotonic() - begun
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            return None
+    check_success(status, log)
+    return took
 
 
 def run_whole(run: Callable[[], object], log: Path) -> None:
@@ -117,7 +167,11 @@ def run_to_failure(run: Callable[[], object], log: Path) -> str:
 
 def wait_for_success(child: int, log: Path) -> None:
     """Wait until a process ends, which must be well."""
-    status = wait_for(child, log)
+    check_success(wait_for(child, log), log)
+
+
+def check_success(status: int, log: Path) -> None:
+    """Raise AssertionError, with what a process wrote, if it did not end well."""
     assert status == 0, f"ended with {status}:\n{log.read_text(errors='replace')[-3000:]}"
 
 

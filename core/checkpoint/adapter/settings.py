@@ -1,17 +1,16 @@
 """adapter_config.json of a PEFT LoRA: what it applies to, and how strongly."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgelm.checkpoint.adapter.patterns import ModulePatterns
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 
 CONFIG = "adapter_config.json"
-# Matching a repeated group can take time exponential in the length of a name.
-_SLOW = re.compile(r"\)[*+{]")
+_MAX_NUMBER = 2**20  # of a rank; alphas are some times the rank
 # Options with which an adapter is not a sum of a matrix and two low-rank factors.
 _REFUSED = {
     "target_parameters": "it adapts the parameters of experts",
@@ -40,18 +39,18 @@ class LoraSettings:
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: ModulePatterns
+    alpha_pattern: ModulePatterns
     rslora: bool
     base: str
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's factors."""
-        return int(_matched(self.rank_pattern, module, self.rank))
+        return int(self.rank_pattern.value(module, self.rank))
 
     def scale_of(self, module: str) -> float:
         """What the product of a module's factors is multiplied by."""
-        rank, alpha = self.rank_of(module), _matched(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank_of(module), self.alpha_pattern.value(module, self.alpha)
         return float(alpha / (rank**0.5 if self.rslora else rank))
 
 
@@ -89,29 +88,15 @@ def read_settings(folder: Path) -> LoraSettings:
     )
 
 
-def _matched(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that a module's name ends in, as PEFT matches them."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
-
-
 def _pattern(
     folder: Path, config: Mapping[str, Any], name: str, *, whole: bool = False
-) -> dict[str, Any]:
+) -> ModulePatterns:
     values = config.get(name) or {}
     if not isinstance(values, dict):
         raise _wrong(folder, name, values, "an object")
     for pattern in values:
         _number(folder, values, pattern, 0, whole=whole)
-        try:
-            re.compile(pattern)
-        except re.error:
-            raise _wrong(folder, name, pattern, "regular expressions") from None
-        if _SLOW.search(pattern):
-            raise _wrong(folder, name, pattern, "patterns without repeated groups")
-    return values
+    return ModulePatterns(values, lambda pattern, expected: _wrong(folder, name, pattern, expected))
 
 
 def _number(
@@ -119,8 +104,10 @@ def _number(
 ) -> Any:
     value = config.get(name, default)
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < whole:
-        raise _wrong(folder, name, value, "a whole number above zero" if whole else "a number")
+    # Comparisons are false for NaN.
+    if isinstance(value, bool) or not isinstance(value, kinds) or not whole <= value <= _MAX_NUMBER:
+        least = "a whole number from 1" if whole else "a number from 0"
+        raise _wrong(folder, name, value, f"{least} to {_MAX_NUMBER}")
     return value
 
 

@@ -13,6 +13,7 @@ from edgelm.files.json_files import shown
 MAX_LAYERS = 4096
 MAX_WIDTH = 2**24  # hidden and intermediate size, heads, head size, vocabulary
 MAX_POSITIONS = 2**31 - 1
+_MAX_LABELS = 2**20
 MAX_NUMBER = 1e15
 
 
@@ -119,3 +120,11 @@ class Fields:
         return BadCheckpoint(
             f"{self.where}: {name} is {shown(self.values.get(name))}, expected {expected}"
         )
+
+
+def check_labels(config: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint for a classifier of so many classes that transformers cannot read it.
+
+    It makes a name for each class when it reads the file, whatever the model is.
+    """
+    Fields(config, {}).integer("num_labels", least=0, most=_MAX_LABELS)

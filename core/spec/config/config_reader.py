@@ -14,6 +14,7 @@ from edgelm.spec.config.config_fields import (
     MAX_POSITIONS,
     MAX_WIDTH,
     Fields,
+    check_labels,
 )
 from edgelm.spec.config.expert_fields import layer_experts
 from edgelm.spec.config.layer_fields import layer_thetas, layer_windows, rotated_layers
@@ -139,6 +140,7 @@ class _Reader:
                 )
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             self.check_token_ids(field)
+        check_labels(self.fields.values)
 
     def check_token_ids(self, field: str) -> None:
         value = self.fields.values.get(field)

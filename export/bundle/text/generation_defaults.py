@@ -6,6 +6,7 @@ from typing import Any
 from edgelm.checkpoint.gguf.vocabulary import END_OF_TURN, without_channels
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
+from edgelm.spec.config.config_fields import MAX_WIDTH
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What the runtime's sampler takes.
@@ -48,7 +49,8 @@ def token_ids(source: str, key: str, value: Any) -> list[int]:
         BadCheckpoint: it is neither.
     """
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+    whole = all(isinstance(token, int) and not isinstance(token, bool) for token in ids)
+    if not whole or any(token >= MAX_WIDTH for token in ids):
         raise BadCheckpoint(f"{source}: {key} is {shown(value)}, expected a token id or a list")
     return list(dict.fromkeys(token for token in ids if token >= 0))
 

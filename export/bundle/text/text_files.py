@@ -1,9 +1,10 @@
 """The text files of a source: its tokenizer, chat template, special tokens and end tokens."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer
@@ -15,13 +16,15 @@ from edgelm.export.bundle.text.generation_defaults import (
     token_ids,
 )
 from edgelm.export.bundle.text.special_tokens import read_optional, special_tokens
-from edgelm.files.json_files import read_file, shown
+from edgelm.files.json_files import read_file, shown, value_count
+from edgelm.reasons import reason
+from edgelm.runtime.text.tokenizer_limits import MAX_BYTES, MAX_VALUES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_MAX_TOKENIZER_BYTES = 256 * 2**20  # 262,144 tokens take 33 MB
 _MAX_TEMPLATE_BYTES = 2**20
+_OF_ONE_CALL = ("truncation", "padding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +95,25 @@ def _of_folder(checkpoint: Checkpoint) -> TextFiles:
 
 
 def _tokenizer_json(folder: Path) -> bytes:
-    """tokenizer.json without truncation and padding, which belong to one call, not to the model."""
+    """tokenizer.json without what belongs to one call, not to the model."""
     path = folder / "tokenizer.json"
     try:
-        content = read_file(path, max_bytes=_MAX_TOKENIZER_BYTES)
+        content = read_file(path, max_bytes=MAX_BYTES)
     except FileNotFoundError:
         raise BadCheckpoint(
             f"{folder} has no tokenizer.json; write one with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)" + _needs(folder)
         ) from None
+    if (count := value_count(content)) > MAX_VALUES:
+        raise BadCheckpoint(f"{path} has about {count:,} values, expected at most {MAX_VALUES:,}")
     try:
-        stored = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} is not valid JSON: {str(error)[:200]}") from None
-    if not isinstance(stored, dict):
-        raise BadCheckpoint(f"{path} holds {type(stored).__name__}, expected an object")
-    if stored.get("truncation") is None and stored.get("padding") is None:
+        stored = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadCheckpoint(f"{path} is not valid JSON of a tokenizer: {reason(error)}") from None
+    null = msgspec.Raw(b"null")
+    if all(stored.get(name, null) == null for name in _OF_ONE_CALL):
         return content
-    stored |= {"truncation": None, "padding": None}
-    return json.dumps(stored, ensure_ascii=False, separators=(",", ":")).encode()
+    return msgspec.json.encode({**stored, **dict.fromkeys(_OF_ONE_CALL, null)})
 
 
 def _needs(folder: Path) -> str:
@@ -152,7 +155,7 @@ def _template(folder: Path) -> str | None:
     template = (read_optional(path) or {}).get("chat_template")
     if isinstance(template, list):  # several named templates
         named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-        template = named[0].get("template") if named else None
+        template = named[-1].get("template") if named else None  # of two, transformers' choice
     if template is not None and not isinstance(template, str):
         raise BadCheckpoint(f"{path}: chat_template is {shown(template)}, expected a text")
     return template

@@ -18,6 +18,7 @@ from edgelm.errors import BadInput, MissingPackage
 from edgelm.reasons import one_line, reason
 from edgelm.runtime.text.grammar.response_format import ResponseFormat
 from edgelm.runtime.text.grammar.token_mask import TokenMask
+from edgelm.runtime.text.grammar.trial import LIMITS, why_not
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ class GrammarCompiler:
         self._read_tokenizer = read_tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = sorted(eos_token_ids)
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._vocabulary: Any = None
+        self._special: dict[str, int] = {}
         self._matchers: OrderedDict[ResponseFormat, Any] = OrderedDict()
 
     def check(self, response_format: ResponseFormat) -> None:
@@ -76,38 +78,42 @@ class GrammarCompiler:
         with self._lock:
             if response_format in self._matchers:
                 self._matchers.move_to_end(response_format)
-            else:
-                self._matchers[response_format] = self._compile(response_format)
+                return self._matchers[response_format]
+        matcher = self._compile(response_format)  # meanwhile others use what is compiled
+        with self._lock:
+            self._matchers[response_format] = matcher
             if len(self._matchers) > _CACHED:
                 self._matchers.popitem(last=False)
-            return self._matchers[response_format]
+        return matcher
 
     def _compile(self, response_format: ResponseFormat) -> Any:
         module = _llguidance()
         name, advice = _ADVICE[response_format.kind]
-        if self._vocabulary is None:
-            self._vocabulary = self._read_vocabulary(module)
+        with self._reading:
+            if self._vocabulary is None:
+                self._vocabulary = self._read_vocabulary(module)
         try:
             grammar = _grammar_text(module, response_format)
         except ValueError as error:
             raise BadInput(f"{name} cannot be used: {reason(error)}; {advice}") from None
-        failed, messages = module.LLMatcher.validate_grammar_with_warnings(
-            grammar, self._vocabulary
-        )
-        if failed:
-            raise BadInput(f"{name} cannot be used: {one_line(messages[0])}; {advice}")
-        for message in messages:
-            log.warning("%s is not enforced in full: %s", name, one_line(message))
-        matcher = module.LLMatcher(self._vocabulary, grammar, log_level=0)
+        if problem := why_not(module, grammar, self._special, self._vocab_size):
+            raise BadInput(f"{name} cannot be used: {problem}; simplify it")
+        limits = module.LLParserLimits(**LIMITS)
+        matcher = module.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise BadInput(f"{name} cannot be used: {one_line(matcher.get_error())}; {advice}")
+        for message in matcher.get_grammar_warnings():
+            log.warning("%s is not enforced in full: %s", name, one_line(message))
         return matcher
 
     def _read_vocabulary(self, module: Any) -> Any:
-        text, eos = self._read_tokenizer(), self._eos_token_ids
+        text = self._read_tokenizer()
         try:
             inner = tokenizers.Tokenizer.from_str(text)
             size = max(self._vocab_size, inner.get_vocab_size())
+            eos = [token for token in self._eos_token_ids if token < size]  # others cannot come
+            added = inner.get_added_tokens_decoder().items()
+            self._special = {token.content: number for number, token in added if token.special}
             if not eos:  # llguidance needs one: a token that the logits do not have
                 inner.add_special_tokens([_NO_TOKEN])
                 text, eos = inner.to_str(), [inner.get_vocab_size() - 1]

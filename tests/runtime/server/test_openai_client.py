@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from edgelm.runtime import LanguageModel, Message
+from tests.runtime.text.grammar.bombs import CHAIN
 
 ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
 COUNT = 8
@@ -239,6 +240,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str]] = {
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
         openai.BadRequestError,
         "schema",
+    ),
+    "schema that overflows the stack": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": CHAIN}}},
+        openai.BadRequestError,
+        "nested too deeply",
     ),
     "logprobs": ({"top_logprobs": 3}, openai.BadRequestError, "needs logprobs"),
 }

@@ -28,8 +28,11 @@ def test_the_file_maps_names_to_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"[]", b'{"bos_token": 1}', b'{"bos_token": null}', b"\xff", b"[" * 100_000],
-    ids=["cut", "list", "number", "null", "not-utf-8", "deep"],
+    [
+        *(b"{", b"[]", b'{"bos_token": 1}', b'{"bos_token": null}', b"\xff", b"[" * 100_000),
+        b'{"bos_token": "a", "bos_token": "b"}',
+    ],
+    ids=["cut", "list", "number", "null", "not-utf-8", "deep", "twice"],
 )
 def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)

@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from edgelm.errors import BadBundle
-from edgelm.runtime.text.tokenizer_limits import check_pieces, check_pipeline
+from edgelm.runtime.text.tokenizer_limits import (
+    MAX_VALUES,
+    check_ids,
+    check_pieces,
+    check_pipeline,
+    check_values,
+)
 
 TEMPLATE: dict[str, Any] = {
     "type": "TemplateProcessing",
@@ -71,11 +77,28 @@ def test_added_tokens_that_are_a_book_together() -> None:
         check_pieces(raw([{"content": "x" * 4000}] * 300), raw({}))
 
 
+@pytest.mark.parametrize(
+    ("added", "model"),
+    [([{"id": 4_000_000_000, "content": "z"}], {}), ([], {"vocab": {"a": 1, "z": 4_000_000_000}})],
+    ids=["added token", "vocabulary"],
+)
+def test_a_token_with_a_very_large_id(added: Any, model: Any) -> None:
+    with pytest.raises(BadBundle, match="token 'z' has the id 4000000000, expected at most 167772"):
+        check_ids(raw(added), raw(model))
+
+
 @pytest.mark.parametrize("value", WRONG, ids=str)
 def test_tokens_of_another_type(value: Any) -> None:
     check_pieces(raw(value), raw({"vocab": value}))
     check_pieces(raw([value]), raw({"vocab": [value]}))
+    check_ids(raw([value]), raw({"vocab": [value]}))
 
 
 def test_long_tokens_of_a_hash_table() -> None:
     check_pieces(raw([]), raw({"type": "BPE", "vocab": {"x" * 5_000_000: 0}}))
+
+
+def test_a_file_of_brackets() -> None:
+    with pytest.raises(BadBundle, match="it has about 8,000,001 values, expected at most 8,000,0"):
+        check_values(b"[" * (MAX_VALUES + 1))
+    check_values(b"[" * MAX_VALUES)

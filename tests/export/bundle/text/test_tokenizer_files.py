@@ -61,10 +61,14 @@ def test_template_in_a_file_of_its_own_wins(source: Path, output: Path) -> None:
             [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE}],
             TEMPLATE,
         ),
+        (
+            [{"name": "default", "template": "no"}, {"name": "default", "template": TEMPLATE}],
+            TEMPLATE,
+        ),
         ([{"name": "rag", "template": "no"}], None),
         (None, None),
     ],
-    ids=["text", "named", "no-default", "null"],
+    ids=["text", "named", "twice", "no-default", "null"],
 )
 def test_template_in_the_tokenizer_config(
     source: Path, output: Path, template: Any, expected: str | None
@@ -207,6 +211,32 @@ def test_a_gguf_without_a_tokenizer(tmp_path: Path, output: Path) -> None:
 def test_damaged_file_is_named(source: Path, output: Path, name: str) -> None:
     (source / name).write_text('{"a": ')
     with pytest.raises(BadCheckpoint, match=f"{name} is not valid JSON"):
+        write(source, output)
+
+
+def test_an_end_token_beyond_any_vocabulary(source: Path, output: Path) -> None:
+    configure(source, "generation_config.json", {"eos_token_id": [3, 10**400]})
+    with pytest.raises(BadCheckpoint, match="eos_token_id is .*expected a token id or a list"):
+        write(source, output)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 8_000_001, r"has about 8,000,001 values, expected at most 8,000,000"),
+        (b"[" * 100_000, r"tokenizer\.json is not valid JSON of a tokenizer"),
+        (b"[1]", "is not valid JSON of a tokenizer: Expected `object`, got `array`"),
+        ("{}".encode("utf-16"), r"tokenizer\.json is not valid JSON of a tokenizer"),
+        (b'{"truncation": {}, "x": "\xff"}', r"tokenizer\.json is not "),
+        (b'{"truncation": {}, "x": "\\ud800"}', r"tokenizer\.json is not "),
+    ],
+    ids=["brackets", "deep", "list", "utf-16", "bytes", "surrogate"],
+)
+def test_a_tokenizer_that_cannot_be_read(
+    source: Path, output: Path, content: bytes, message: str
+) -> None:
+    (source / "tokenizer.json").write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=message):
         write(source, output)
 
 

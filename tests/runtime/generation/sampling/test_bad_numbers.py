@@ -171,8 +171,9 @@ def test_tokens_that_are_not_ids(lm: LanguageModel, tokens: Any) -> None:
         ("{", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
         ("\udcff", "is not valid JSON"),
+        ('{"eos_token_id": 3, "eos_token_id": 2}', "the key 'eos_token_id' appears twice"),
     ],
-    ids=["temperature", "eos", "list", "cut", "deep", "bytes"],
+    ids=["temperature", "eos", "list", "cut", "deep", "bytes", "twice"],
 )
 def test_generation_configs_that_cannot_be(
     bundle: Path, tmp_path: Path, text: str, message: str

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from edgelm.errors import BadInput, MissingPackage
+from edgelm.runtime.text.grammar import compiler as module
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import ResponseFormat, read_response_format
 from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
@@ -67,9 +68,9 @@ def test_a_tokenizer_without_bytes_is_refused() -> None:
         compiler(words).check(ResponseFormat("regex", "a"))
 
 
-def test_an_eos_token_beyond_the_vocabulary_is_refused() -> None:
-    with pytest.raises(BadInput, match="tokenizer cannot be used"):
-        compiler(eos_token_ids={10**6}).check(ResponseFormat("regex", "a"))
+def test_an_eos_token_beyond_the_vocabulary_is_ignored() -> None:
+    compiler(eos_token_ids={END, 10**6, 10**400}).check(ResponseFormat("regex", "a"))
+    compiler(eos_token_ids={10**6}).check(ResponseFormat("regex", "a"))
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,10 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         compiler().check(ResponseFormat("regex", "a"))
 
 
-def test_the_vocabulary_is_read_once_and_grammars_are_compiled_once() -> None:
+def test_the_vocabulary_is_read_once_and_few_grammars_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_CACHED", 2)
     reads = []
 
     def read() -> str:
@@ -90,6 +94,14 @@ def test_the_vocabulary_is_read_once_and_grammars_are_compiled_once() -> None:
 
     grammars = GrammarCompiler(read, VOCAB, {END})
     for _ in range(2):
-        for number in range(40):
+        for number in range(3):
             grammars.check(ResponseFormat("regex", f"a{number}"))
     assert len(reads) == 1
+    assert len(grammars._matchers) == 2
+
+
+def test_large_schemas_compile() -> None:
+    fields: dict[str, Any] = {f"field_{n}": {"type": "string"} for n in range(300)}
+    fields["kind"] = {"enum": [f"kind {n}" for n in range(5000)]}
+    closed = {"required": [*fields], "additionalProperties": False}
+    compiler().start(schema({"type": "object", "properties": fields, **closed}))

@@ -1,0 +1,70 @@
+"""Grammars that would exhaust the stack, the memory or anybody's patience are refused."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+from edgelm.errors import BadInput
+from edgelm.runtime.text.answers.rule_writer import RuleWriter
+from edgelm.runtime.text.grammar import trial
+from edgelm.runtime.text.grammar.compiler import GrammarCompiler
+from edgelm.runtime.text.grammar.response_format import ResponseFormat
+from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
+from tests.runtime.text.grammar.bombs import CHAIN, MULTIPLES
+from tests.runtime.text.grammar.test_compiler import compiler, schema
+
+
+def test_a_schema_that_overflows_the_stack() -> None:
+    with pytest.raises(BadInput, match="the JSON schema .* MB, or it is nested too deeply; simpl"):
+        compiler().check(schema(CHAIN))
+
+
+def test_the_parameters_of_a_tool_that_overflow_the_stack() -> None:
+    rules = RuleWriter({"<s>": 1})
+    text = f"start: {rules.literal('<s>a')} {rules.json(CHAIN)}"
+    with pytest.raises(BadInput, match="the schema of a tool's parameters .* nested too deeply"):
+        compiler().check(ResponseFormat("tool_calls", text))
+
+
+def test_a_schema_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 0.25)
+    with pytest.raises(BadInput, match="compiling it takes more than 0.25 seconds; simplify it"):
+        compiler().check(schema(MULTIPLES))
+
+
+def test_an_expression_that_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_MEGABYTES", 32)
+    with pytest.raises(BadInput, match="compiling it takes more than 32 MB"):
+        compiler().check(ResponseFormat("regex", r"\w" * 20_000))
+
+
+def test_nested_repetitions_end_within_the_first_tokens() -> None:
+    mask = compiler().start(ResponseFormat("regex", "(a{1000}){1000}"))
+    with pytest.raises(BadInput, match="response_format cannot be followed: .*too many") as failed:
+        for _ in range(5):
+            row = mask([], np.zeros(VOCAB, dtype=np.float32))
+            mask.advance(int(np.argmax(row)))
+    assert len(str(failed.value)) < 200
+
+
+def test_without_a_process_formats_still_compile(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    trial._warn.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
+    assert len(caplog.messages) == 1
+    assert "cannot be tried in a process of their own" in caplog.messages[0]
+
+
+def test_control_tokens_have_their_ids() -> None:
+    """Else the trial would end at one of them, before the rest of the grammar."""
+    text = RuleWriter({"<|end|>": 3}).literal("<|end|>")
+    compiler().check(ResponseFormat("tool_calls", f"start: <s> {text} A\nA: /[a-z]/"))
+    grammars = GrammarCompiler(tiny_tokenizer().to_str, VOCAB, {3})
+    with pytest.raises(BadInput, match="nested too deeply"):
+        rules = RuleWriter({})
+        grammars.check(ResponseFormat("grammar", f"start: <s> <|end|> {rules.json(CHAIN)}"))
