@@ -1,4 +1,4 @@
-"""The planner's question and answer: what a deployment will cost, before any work is done."""
+"""Requests to the planner and its predictions: memory, speed and energy of a model on a device."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Speed = Literal["fast enough", "probably fast enough", "probably too slow", "too
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A predicted value, and the range that holds the true one in about 80% of cases."""
+    """A predicted value, and a range that contains the true value in about 80% of cases."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class SourceWeights(msgspec.Struct, frozen=True):
-    """What keeping the levels of a quantized checkpoint means for an engine.
+    """The precision that an engine gets if the levels of a quantized checkpoint are kept.
 
     `kind` is the precision of most matrices; `linear_bits` and `head_bits` are bits per weight of
     the layers and of the head.
@@ -37,14 +37,12 @@ class SourceWeights(msgspec.Struct, frozen=True):
 
 
 class PlanRequest(msgspec.Struct, frozen=True):
-    """What a deployment should be.
+    """The deployment to plan.
 
     `precision` is a name of edgelm.quantize.precision, `auto`, or `source` for the levels of a
-    quantized checkpoint, which `source` then describes.
-
-    With None, `engine` is the first of the profile and `power_mode` its default. `prompt` is the
-    length in tokens for which the time to the first token is predicted, and the depth at which
-    decoding is timed.
+    quantized checkpoint, which the field `source` then describes. `engine` is by default the first
+    one of the profile, and `power_mode` the profile's default. `prompt` is the length in tokens for
+    which the time to the first token is predicted, and the depth at which decoding is timed.
     """
 
     precision: str = "auto"
@@ -75,11 +73,11 @@ class Plan(msgspec.Struct, frozen=True):
     overhead. `packed_bytes` are copies of weights that an engine holds besides the mapped file.
 
     `build_bytes` is the peak memory to compile the engine, in `build_segments` segments, on a
-    machine that has `build_room_bytes` for it; all are 0, 1 and 0 where nothing is compiled.
+    machine that has `build_room_bytes` for it; they are 0, 1 and 0 if nothing is compiled.
     `export_bytes` is the peak of the export, on the machine that runs it. `unsupported` says why
-    edgelm cannot run on the device. `missing` lists what the request lacks; each line of
-    `advice` is a change that is enough by itself. `basis` is the source of the speeds; `notes` are
-    warnings that the figures do not show.
+    edgelm cannot run on the device. `missing` lists the requirements that are not met; each line
+    of `advice` is a change that would be sufficient. `basis` is the source of the predicted speeds;
+    `notes` are further warnings.
     """
 
     target: str
@@ -140,7 +138,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def speed(self) -> Speed:
-        """The required speed, compared with the range: sure where all of it is on one side."""
+        """How the required speed compares with the predicted range."""
         required, rate = self.required_tokens_per_second, self.tokens_per_second
         if required is None:
             return "fast enough" if self.fast_enough else "too slow"
@@ -175,7 +173,7 @@ class Plan(msgspec.Struct, frozen=True):
         return f"{range_text(self.joules_per_token)} J per token"
 
     def table(self) -> str:
-        """The plan as text, one figure a line."""
+        """The plan as text, one figure per line."""
         rows = [
             ("target", f"{self.target}, {self.power_mode} ({self.engine}, {self.dialect} dialect)"),
             ("precision", f"{self.precision}, {self.kv} cache, context {self.context:,}"),
