@@ -70,7 +70,7 @@ class OrtCudaEngine:
         self._folder, self._graph = folder, graph
         # Rows that attention reads; also those of the cache, unless the graph fixes these.
         self._rows = first_rows(graph, capacity)
-        self._loaded = sibling_of._loaded if sibling_of else _load_checked(folder, graph)
+        self._loaded: _Loaded = sibling_of._loaded if sibling_of else _load_checked(folder, graph)
         self._stream = Stream()
         self._pool: GpuPool = (
             sibling_of._pool

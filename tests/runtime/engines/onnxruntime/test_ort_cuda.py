@@ -267,11 +267,11 @@ def test_a_growing_cache_computes_the_same(
     used: list[str] = []
     options = bound_step.run_options
 
-    def count(graph_id: str) -> Any:
+    def note(graph_id: str) -> Any:
         used.append(graph_id)
         return options(graph_id)
 
-    monkeypatch.setattr(bound_step, "run_options", count)
+    monkeypatch.setattr(bound_step, "run_options", note)
     with EngineSession(graph.load()) as session:
         assert session.capacity == CONTEXT
         for length, count in ((0, 3), (3, 1), (4, 1), (5, 1), (6, 20), (26, 1), (10, 50), (60, 1)):
