@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgelm.errors import BadInput
 from edgelm.reasons import one_line
 
+_NO_DETAILS = "<non-verbose/>"  # in llguidance's messages
 Row = npt.NDArray[np.float32]
 _Mask = npt.NDArray[np.bool_]
 
@@ -75,7 +76,9 @@ class TokenMask:
         return allowed
 
     def _failure(self, otherwise: str) -> BadInput:
-        error = one_line(self._matcher.get_error()) or otherwise
+        error = one_line(self._matcher.get_error().partition(_NO_DETAILS)[0]) or otherwise
+        if error.startswith("NoExtension"):
+            error = "no text of this model's tokens matches it"
         return BadInput(f"response_format cannot be followed: {error}")
 
 

@@ -49,6 +49,12 @@ def test_nested_repetitions_end_within_the_first_tokens() -> None:
     assert len(str(failed.value)) < 200
 
 
+def test_a_schema_that_no_text_matches() -> None:
+    mask = compiler().start(schema({"$ref": "#"}))
+    with pytest.raises(BadInput, match="no text of this model's tokens matches it$"):
+        mask([], np.zeros(VOCAB, dtype=np.float32))
+
+
 def test_without_a_process_formats_still_compile(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
