@@ -213,7 +213,7 @@ def test_a_pipe_that_is_named_like_a_model(folder: Path, tmp_path: Path) -> None
 def test_a_link_to_missing_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(folder / "gone")
-    with pytest.raises(BadCheckpoint, match=r"model\.safetensors is not .* a link to a missing one"):
+    with pytest.raises(BadCheckpoint, match=r"safetensors is not .* a link to a missing one"):
         open_checkpoint(folder)
 
 

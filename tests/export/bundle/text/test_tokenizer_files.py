@@ -216,7 +216,7 @@ def test_damaged_file_is_named(source: Path, output: Path, name: str) -> None:
 
 def test_an_end_token_beyond_any_vocabulary(source: Path, output: Path) -> None:
     configure(source, "generation_config.json", {"eos_token_id": [3, 10**400]})
-    with pytest.raises(BadCheckpoint, match="eos_token_id is .*expected a token id or a list"):
+    with pytest.raises(BadCheckpoint, match=r"eos_token_id is .*expected a token id or a list"):
         write(source, output)
 
 
