@@ -268,13 +268,17 @@ def _of_source(
     arguments: argparse.Namespace, request: "PlanRequest", profile: "Profile"
 ) -> "PlanRequest":
     """The request for a checkpoint that is quantized already; others as they are."""
-    from edgelm.checkpoint.source import open_checkpoint, quantization_reader, read_spec
+    from edgelm.checkpoint.source import (
+        is_gguf,
+        open_checkpoint,
+        quantization_reader,
+        read_spec,
+    )
     from edgelm.checkpoint.weights.files import has_weights
     from edgelm.planning import SOURCE
 
-    is_gguf = Path(arguments.model).suffix == ".gguf"
     reader = quantization_reader(arguments.model, revision=arguments.revision)
-    if request.precision != SOURCE and not is_gguf and reader is None:
+    if request.precision != SOURCE and not is_gguf(Path(arguments.model)) and reader is None:
         return request
     if reader is not None and not has_weights(Path(arguments.model)):
         spec = read_spec(arguments.model, revision=arguments.revision)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from edgelm.errors import BadInput
+from edgelm.files.json_files import NOT_TEXT, is_text
 from edgelm.reasons import reason
 
 MAX_CHARACTERS = 64_000_000  # of one document: tokenizing it takes about ten times that in bytes
@@ -31,6 +32,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             ) from None
         except RecursionError:
             raise BadInput(f"{where} is nested too deeply to be read") from None
+        if "\\ud" in line.lower() and not is_text(json.dumps(row, ensure_ascii=False)):
+            raise BadInput(f"{where}: {NOT_TEXT}")
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
         yield where, row
@@ -39,7 +42,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def open_text(path: Path) -> IO[str]:
     """Open a text file, gzip or not."""
     opener = gzip.open if path.suffix == ".gz" else open
-    return cast(IO[str], opener(path, "rt", encoding="utf-8"))
+    return cast(IO[str], opener(path, "rt", encoding="utf-8-sig"))
 
 
 def unreadable(path: Path, error: Exception) -> BadInput:

@@ -6,6 +6,7 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_file
 
 _MAX_CARD_BYTES = 4 * 1024**2
+_MAX_NAME = 200  # characters
 
 
 def read_license(folder: Path) -> str | None:
@@ -16,4 +17,5 @@ def read_license(folder: Path) -> str | None:
         return None
     front = card.split("---")[1] if card.startswith("---") else ""
     lines = (line.partition(":") for line in front.splitlines())
-    return next((value.strip() for key, _, value in lines if key == "license"), None)
+    name = next((value.strip() for key, _, value in lines if key == "license"), "")
+    return name if 0 < len(name) <= _MAX_NAME else None

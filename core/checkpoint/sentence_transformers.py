@@ -93,7 +93,7 @@ def _modules(folder: Path, listed: object) -> list[tuple[str, str]]:
                 f"{path}: a module has the type {shown(kind)} and the path {shown(inner)}, "
                 "expected two texts"
             )
-        if Path(inner).is_absolute() or ".." in Path(inner).parts:
+        if Path(inner).is_absolute() or ".." in Path(inner).parts or "\0" in inner:
             raise BadCheckpoint(f"{path}: the path {shown(inner)} is outside of the folder")
         found.append((kind.rpartition(".")[2], inner))
     return found

@@ -188,13 +188,14 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     """
     path = Path(source)
     with _readable(path):
-        if path.suffix == ".gguf" and path.is_file():
+        if is_gguf(path) and path.is_file():
             return _open_gguf(str(source), path)
         if path.is_dir():
             return _open_folder(str(source), path)
         if path.exists():
+            what = "a file" if path.is_file() else "not a regular file"
             raise BadInput(
-                f"{path} is a file; expected a Hugging Face folder, a .gguf file or a hub id"
+                f"{path} is {what}; expected a Hugging Face folder, a .gguf file or a hub id"
             )
         if _looks_like_hub_id(str(source)):
             return _open_hub(str(source), revision)
@@ -212,7 +213,7 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
     """
     path = Path(source)
     with _readable(path):
-        if path.suffix == ".gguf" and path.is_file():
+        if is_gguf(path) and path.is_file():
             return DecoderSpec.from_hf(GgufFile(path).config())
         if not path.exists() and _looks_like_hub_id(str(source)):
             path = fetch(str(source), revision, ["config.json", MODULES])
@@ -240,6 +241,11 @@ def _read_folder_spec(folder: Path) -> DecoderSpec:
         tensors = _named_tensors(folder, weight_files(folder, config), spec, quantization)
         spec, _ = _resolve_head(spec, tensors.stored)
     return spec
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a name is that of a GGUF file; other systems write `.GGUF`, too."""
+    return path.suffix.lower() == ".gguf"
 
 
 @contextmanager

@@ -10,6 +10,10 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.lfs_pointer import check_not_pointer
 
 MAX_BYTES = 8 * 1024**2
+NOT_TEXT = (
+    "a text has half of a surrogate pair (such as \\ud83d alone), which is not a character; write "
+    "the file again as UTF-8"
+)
 _MAX_VALUES = 1_000_000  # each takes up to 100 bytes of memory
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 60, 60, 30
@@ -83,6 +87,15 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise BadCheckpoint(f"{what} contains {type(parsed).__name__}, expected an object")
     return parsed
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can name halves of surrogate pairs alone."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def value_count(data: bytes) -> int:

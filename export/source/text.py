@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
+from edgelm.files.json_files import NOT_TEXT, is_text
 
 _FOLDER = Path(__file__).with_name("text")
 CALIBRATION = _FOLDER / "calibration.jsonl"
@@ -96,7 +97,8 @@ def _read(path: Path) -> str:
             f"{path} holds more than {_MAX_BYTES / 1e6:.0f} MB of text, and a few thousand words "
             "are used; give a part of it"
         )
-    return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    # Some editors put a byte order mark before the text.
+    return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_documents(path: Path) -> list[str]:
@@ -130,5 +132,7 @@ def read_documents(path: Path) -> list[str]:
             text = None
         if not isinstance(text, str):
             raise BadInput(f'{path}, line {number}: expected a JSON object with a "text" field')
+        if not is_text(text):
+            raise BadInput(f"{path}, line {number}: {NOT_TEXT}")
         documents.append(text)
     return documents

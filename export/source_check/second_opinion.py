@@ -68,7 +68,7 @@ def check_source(
 
     Raises:
         GateFailed: they differ.
-        BadCheckpoint: transformers cannot load the source.
+        BadCheckpoint: transformers cannot load the source, or it computes NaN.
     """
     checkpoint = reference.checkpoint
     depth = _affordable_depth(checkpoint.spec)
@@ -264,6 +264,11 @@ def _compare(
     theirs = _rows(
         stretch, hybrid, lambda ids, at, cache: _theirs(other, ids, at, cache, stretch.rows)
     )
+    if not bool(theirs.isfinite().all()):
+        raise BadCheckpoint(
+            f"{reference.checkpoint.name} computes NaN or infinity in fp32, in transformers as "
+            "well: its weights are too large; download or convert it again"
+        )
     with _depth(reference, depth):
         hidden = _rows(stretch, hybrid, lambda ids, at, cache: _states(reference, ids, at, cache))
         ours = reference.logits(hidden, head)

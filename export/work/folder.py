@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
+from edgelm.files.replacing import is_hidden_name
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _MARK = "edgelm-work.txt"
@@ -29,7 +30,9 @@ def check_work(root: Path, output: Path) -> None:
         )
     if root.is_file():
         raise BadInput(f"{root} is a file; expected a folder for intermediate results")
-    if root.is_dir() and any(root.iterdir()) and not (root / _MARK).exists():
+    # A killed process may have left no more than a hidden file, before there was a mark.
+    others = root.is_dir() and any(not is_hidden_name(path.name) for path in root.iterdir())
+    if others and not (root / _MARK).exists():
         raise BadInput(
             f"{root} holds other files than edgelm's intermediate results; choose an empty or a "
             "new folder"
@@ -54,6 +57,7 @@ def work_folder(
     folder = root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_files(root)
         if not (root / _MARK).is_file():
             replace_file(root / _MARK, _NOTE.encode())
         folder.mkdir(exist_ok=True)

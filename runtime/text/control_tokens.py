@@ -10,7 +10,7 @@ builds from parts of a text.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 
 # Noncharacters: Unicode keeps them for a program's own use, no text has them.
 _START, _END = "\ufdd0", "\ufdd1"
+_LONG = 64  # characters; published control tokens are shorter
 
 
 class ControlTokens:
@@ -40,6 +41,10 @@ class ControlTokens:
         }
         longest_first = sorted(self._ids, key=len, reverse=True)
         found = "|".join(map(re.escape, longest_first)) or "(?!)"
+        short = [name for name in self._ids if len(name) <= _LONG]
+        self._beginnings = _by_character((name[:n] for name in short for n in _inner(name)), -1)
+        self._endings = _by_character((name[n:] for name in short for n in _inner(name)), 0)
+        self._has_long = len(short) < len(self._ids)
         self._control = re.compile(found)
         self._marks = re.compile(f"{_START}({found}){_END}|[{_START}{_END}]")
 
@@ -81,8 +86,8 @@ class ControlTokens:
         text = text.replace(_START, "").replace(_END, "")
         # A mark alone: the end of this text does not join with what the template puts next to it.
         bare = text.strip()
-        opens = any(bare.endswith(name[:n]) for name in self._ids for n in range(1, len(name)))
-        closes = any(bare.startswith(name[n:]) for name in self._ids for n in range(1, len(name)))
+        opens = self._has_long or bare.endswith(self._beginnings.get(bare[-1:], ()))
+        closes = self._has_long or bare.startswith(self._endings.get(bare[:1], ()))
         text = self._control.sub(f"{_START}\\g<0>{_END}", text)
         return (_END if closes else "") + text + (_START if opens else "")
 
@@ -109,3 +114,16 @@ class ControlTokens:
         if plain:
             return self._tokenizer.encode_plain(text)
         return self._tokenizer.encode(text, special=False)
+
+
+def _inner(name: str) -> range:
+    """Where a name can be cut into two parts."""
+    return range(1, len(name))
+
+
+def _by_character(parts: Iterable[str], at: int) -> dict[str, tuple[str, ...]]:
+    """Texts by their first or last character: a message is compared with few of them."""
+    found: dict[str, list[str]] = {}
+    for part in dict.fromkeys(parts):
+        found.setdefault(part[at], []).append(part)
+    return {character: tuple(texts) for character, texts in found.items()}

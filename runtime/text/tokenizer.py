@@ -22,6 +22,7 @@ from edgelm.runtime.text.tokenizer_limits import (
 
 T = TypeVar("T")
 
+OF_ONE_CALL = ("truncation", "padding")
 _LONG_WAIT = 32  # tokens without a whole character: the bytes are broken
 _LONGEST_WAIT = 256
 _REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are not a complete character yet
@@ -38,7 +39,7 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
             which an id stands for two tokens.
     """
     try:
-        data = _without_bombs(read_bounded(path, at_most=MAX_BYTES))
+        data = without_limits(read_parts(read_bounded(path, at_most=MAX_BYTES)))
         return _guarded(lambda: tokenizers.Tokenizer.from_buffer(data), BadBundle, "")
     except FileNotFoundError:
         raise BadBundle(f"{path} is missing; export the model again") from None
@@ -48,7 +49,12 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
         raise BadBundle(f"{path} is not a tokenizer: {error}; export the model again") from None
 
 
-def _without_bombs(data: bytes) -> bytes:
+def read_parts(data: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a tokenizer.json, checked so that the library can read it.
+
+    Raises:
+        BadBundle: not JSON, or a file that would make the library exhaust the memory.
+    """
     check_values(data)
     try:
         parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
@@ -60,9 +66,12 @@ def _without_bombs(data: bytes) -> bytes:
         check_pieces(added, model)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadBundle(reason(error)) from None
-    for name in ("truncation", "padding"):
-        parts[name] = msgspec.Raw(b"null")
-    return msgspec.json.encode(parts)
+    return parts
+
+
+def without_limits(parts: dict[str, msgspec.Raw]) -> bytes:
+    """A tokenizer.json without truncation and padding, which belong to one call of it."""
+    return msgspec.json.encode(parts | dict.fromkeys(OF_ONE_CALL, msgspec.Raw(b"null")))
 
 
 class Tokenizer:

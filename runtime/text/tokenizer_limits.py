@@ -29,7 +29,7 @@ _NESTED = ("normalizers", "decoders", "pretokenizers", "processors")
 
 
 def check_values(data: bytes) -> None:
-    """Raise BadBundle for a file of so many values that reading it would exhaust the memory."""
+    """Raise BadBundle for a file whose number of values would exhaust the memory."""
     if (count := value_count(data)) > MAX_VALUES:
         raise BadBundle(f"it has about {count:,} values, expected at most {MAX_VALUES:,}")
 
@@ -73,9 +73,7 @@ def check_ids(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:
 
 def _check_id(token: str, number: int) -> None:
     if number > _MAX_ID:
-        raise BadBundle(
-            f"its token {shown(token)} has the id {number}, expected at most {_MAX_ID}"
-        )
+        raise BadBundle(f"its token {shown(token)} has the id {number}, expected at most {_MAX_ID}")
 
 
 def check_pieces(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:

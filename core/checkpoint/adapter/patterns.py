@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from edgelm.errors import BadCheckpoint
-from edgelm.files.json_files import shown
 
 # The error for a pattern, given what was expected of it.
 Wrong: TypeAlias = Callable[[str, str], BadCheckpoint]

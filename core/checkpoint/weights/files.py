@@ -4,6 +4,7 @@
 backup next to the model, are not read.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -131,6 +132,11 @@ def _nothing(folder: Path) -> BadCheckpoint:
     gguf = next((path.name for path in folder.glob("*.gguf")), None)
     if gguf:
         return BadCheckpoint(f"{folder} holds no {_SINGLE}, but {gguf}; pass that file itself")
+    named = [folder / name for name in (_SINGLE, _INDEX) if os.path.lexists(folder / name)]
+    if named:
+        return BadCheckpoint(
+            f"{named[0]} is not a regular file, or a link to a missing one; download it again"
+        )
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
         return BadCheckpoint(

@@ -123,7 +123,7 @@ class Fields:
 
 
 def check_labels(config: Mapping[str, Any]) -> None:
-    """Raise BadCheckpoint for a classifier of so many classes that transformers cannot read it.
+    """Raise BadCheckpoint for a classifier with more classes than transformers can read.
 
     It makes a name for each class when it reads the file, whatever the model is.
     """

@@ -9,22 +9,21 @@ import msgspec
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import gguf_tokenizer
 from edgelm.checkpoint.source import Checkpoint
-from edgelm.errors import BadCheckpoint
+from edgelm.errors import BadBundle, BadCheckpoint
 from edgelm.export.bundle.text.generation_defaults import (
     eos_with_template,
     generation_defaults,
     token_ids,
 )
 from edgelm.export.bundle.text.special_tokens import read_optional, special_tokens
-from edgelm.files.json_files import read_file, shown, value_count
-from edgelm.reasons import reason
-from edgelm.runtime.text.tokenizer_limits import MAX_BYTES, MAX_VALUES
+from edgelm.files.json_files import read_file, shown
+from edgelm.runtime.text.tokenizer import OF_ONE_CALL, read_parts, without_limits
+from edgelm.runtime.text.tokenizer_limits import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _MAX_TEMPLATE_BYTES = 2**20
-_OF_ONE_CALL = ("truncation", "padding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,12 @@ def text_files(checkpoint: Checkpoint) -> TextFiles:
 def _of_gguf(checkpoint: Checkpoint) -> TextFiles:
     metadata = GgufFile(checkpoint.path).metadata
     tokenizer, vocabulary = gguf_tokenizer(metadata)
+    rows = checkpoint.spec.vocab_size
+    if len(vocabulary.tokens) > rows:
+        raise BadCheckpoint(
+            f"{checkpoint.path}: tokenizer.ggml.tokens has {len(vocabulary.tokens)} tokens, the "
+            f"model has embeddings of {rows}; convert the model again"
+        )
     generation = generation_defaults(str(checkpoint.path), {}, checkpoint.config)
     if vocabulary.eos_token_ids:
         generation["eos_token_id"] = vocabulary.eos_token_ids
@@ -104,16 +109,14 @@ def _tokenizer_json(folder: Path) -> bytes:
             f"{folder} has no tokenizer.json; write one with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)" + _needs(folder)
         ) from None
-    if (count := value_count(content)) > MAX_VALUES:
-        raise BadCheckpoint(f"{path} has about {count:,} values, expected at most {MAX_VALUES:,}")
     try:
-        stored = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadCheckpoint(f"{path} is not valid JSON of a tokenizer: {reason(error)}") from None
+        parts = read_parts(content)
+    except BadBundle as error:
+        raise BadCheckpoint(f"{path} is not a tokenizer: {error}; download it again") from None
     null = msgspec.Raw(b"null")
-    if all(stored.get(name, null) == null for name in _OF_ONE_CALL):
+    if all(parts.get(name, null) == null for name in OF_ONE_CALL):
         return content
-    return msgspec.json.encode({**stored, **dict.fromkeys(_OF_ONE_CALL, null)})
+    return without_limits(parts)
 
 
 def _needs(folder: Path) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgelm.errors import BadInput
 from edgelm.reasons import one_line
 
+_NO_DETAILS = "<non-verbose/>"  # in llguidance's messages
 Row = npt.NDArray[np.float32]
 _MINUS_INFINITY = np.float32(-np.inf).view(np.int32)  # the bits of it
 
@@ -81,7 +82,9 @@ class TokenMask:
         return mask.view(np.float32)
 
     def _failure(self, otherwise: str) -> BadInput:
-        error = one_line(self._matcher.get_error()) or otherwise
+        error = one_line(self._matcher.get_error().partition(_NO_DETAILS)[0]) or otherwise
+        if error.startswith("NoExtension"):
+            error = "no text of this model's tokens matches it"
         return BadInput(f"response_format cannot be followed: {error}")
 
 

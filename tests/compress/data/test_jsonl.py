@@ -16,6 +16,12 @@ def test_blank_lines_count_but_are_not_rows(tmp_path: Path) -> None:
     assert list(read_jsonl(path)) == [(f"{path}:1", {"n": 1}), (f"{path}:4", separator)]
 
 
+def test_escaped_characters_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"n": "\\ud83d\\ude00"}\n', "utf-8-sig")
+    assert list(read_jsonl(path)) == [(f"{path}:1", {"n": "\N{GRINNING FACE}"})]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -24,8 +30,9 @@ def test_blank_lines_count_but_are_not_rows(tmp_path: Path) -> None:
         (b'"n"', r"a\.jsonl:1: expected a JSON object, found str"),
         (b"[" * 100_000, r"a\.jsonl:1 is nested too deeply to be read"),
         (b"\xff\xfe", r"a\.jsonl cannot be read: it is not UTF-8 text"),
+        (b'{"n": ["\\uD83d"]}', r"a\.jsonl:1: a text has half of a surrogate pair"),
     ],
-    ids=["not JSON", "list", "text", "deep", "encoding"],
+    ids=["not JSON", "list", "text", "deep", "encoding", "surrogate"],
 )
 def test_what_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.jsonl"

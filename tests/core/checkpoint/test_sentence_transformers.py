@@ -100,6 +100,7 @@ DENSE = [module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module
         ([{"type": 3}], "expected two texts"),
         ([module(0, "0_Transformer", "Transformer"), module(1, "1", "Pooling")], "0_Transformer"),
         ([module(0, "", "Transformer"), module(1, "../1", "Pooling")], "outside"),
+        ([module(0, "", "Transformer"), module(1, "1\0", "Pooling")], "outside"),
         ([module(0, "", "Transformer"), module(1, "other", "Pooling")], "is missing"),
         ([module(0, "", "StaticEmbedding"), module(1, "", "Normalize")], "StaticEmbedding"),
     ],

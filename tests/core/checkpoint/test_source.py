@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.files.hashing import file_sha256
+from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.models import TINY, tiny_model
 from tests.conftest import TinyFactory
 
@@ -197,6 +198,36 @@ def test_nothing_there(
 def test_a_file_that_is_no_gguf(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"is a file; expected a Hugging Face folder, a \.gguf file"):
         open_checkpoint(folder / "model.safetensors")
+
+
+def test_a_pipe_that_is_named_like_a_model(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(BadInput, match=r"m\.gguf is not a regular file; expected a Hugging Face"):
+        open_checkpoint(tmp_path / "m.gguf")
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors is not a regular file, or a link"):
+        open_checkpoint(folder)
+
+
+def test_a_link_to_missing_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "gone")
+    with pytest.raises(BadCheckpoint, match=r"safetensors is not .* a link to a missing one"):
+        open_checkpoint(folder)
+
+
+def test_a_gguf_file_with_a_name_in_capitals(tiny: TinyFactory, tmp_path: Path) -> None:
+    path = write_gguf(tiny("llama").hf, tmp_path / "M.GGUF")
+    assert open_checkpoint(path).spec == read_spec(path)
+    assert read_spec(path).hidden_size == tiny("llama").checkpoint.spec.hidden_size
+
+
+def test_a_license_as_long_as_a_book(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert open_checkpoint(folder).license == "mit"
+    (folder / "README.md").write_text("---\nlicense: " + "[" * 100_000)
+    assert open_checkpoint(folder).license is None
 
 
 @pytest.mark.parametrize("source", ["x" * 5000, f"{'x' * 300}/y", "a\0b"])

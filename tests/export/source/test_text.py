@@ -116,6 +116,7 @@ def test_built_in_text_is_long_enough_for_every_sequence(path: Path) -> None:
         ("t.jsonl", b"plain", r't\.jsonl, line 1: expected a JSON object with a "text" field'),
         ("t.jsonl", b'["text"]', "line 1: expected"),
         ("t.jsonl", b'{"text": 5}', "line 1: expected"),
+        ("t.jsonl", b'{"text": "\\ud83d"}', "line 1: a text has half of a surrogate pair"),
     ],
     ids=[
         "empty",
@@ -126,6 +127,7 @@ def test_built_in_text_is_long_enough_for_every_sequence(path: Path) -> None:
         "no-json",
         "list",
         "number",
+        "surrogate",
     ],
 )
 def test_unusable_text(
@@ -135,6 +137,16 @@ def test_unusable_text(
     path.write_bytes(content)
     with pytest.raises(BadInput, match=message):
         read_passage(path, tokenizer, vocab_size=VOCAB, context=64)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    line = json.dumps({"text": "The wheel turns until the level has dropped. " * 9})
+    found = []
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "t.jsonl").write_text(line, encoding)
+        passage = read_passage(tmp_path / "t.jsonl", tokenizer, vocab_size=VOCAB, context=64)
+        found.append(passage.tokens.tolist())
+    assert found[0] == found[1]
 
 
 def test_missing_text(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -104,6 +104,15 @@ def test_nan_is_a_difference(tiny: TinyFactory, tmp_path: Path) -> None:
         opinion(_replaced(checkpoint, read=read), tmp_path)
 
 
+def test_weights_with_which_every_reader_computes_nan(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(3e38)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(BadCheckpoint, match="computes NaN or infinity in fp32, in transformers as"):
+        opinion(open_checkpoint(tmp_path / "model"), tmp_path)
+
+
 def test_a_tensor_that_only_we_find_is_an_error(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path / "model")
     checkpoint = open_checkpoint(tmp_path / "model")

@@ -216,21 +216,25 @@ def test_damaged_file_is_named(source: Path, output: Path, name: str) -> None:
 
 def test_an_end_token_beyond_any_vocabulary(source: Path, output: Path) -> None:
     configure(source, "generation_config.json", {"eos_token_id": [3, 10**400]})
-    with pytest.raises(BadCheckpoint, match="eos_token_id is .*expected a token id or a list"):
+    with pytest.raises(BadCheckpoint, match=r"eos_token_id is .*expected a token id or a list"):
         write(source, output)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[" * 8_000_001, r"has about 8,000,001 values, expected at most 8,000,000"),
-        (b"[" * 100_000, r"tokenizer\.json is not valid JSON of a tokenizer"),
-        (b"[1]", "is not valid JSON of a tokenizer: Expected `object`, got `array`"),
-        ("{}".encode("utf-16"), r"tokenizer\.json is not valid JSON of a tokenizer"),
+        (b"[" * 8_000_001, "is not a tokenizer: it has about 8,000,001 values, expected"),
+        (b"[" * 100_000, r"tokenizer\.json is not a tokenizer"),
+        (b"[1]", "is not a tokenizer: Expected `object`, got `array`"),
+        ("{}".encode("utf-16"), r"tokenizer\.json is not a tokenizer"),
+        (
+            b'{"model": {"vocab": {"a": 4000000000}}}',
+            r"source/tokenizer\.json is not a tokenizer: its token 'a' has the id 4000000000",
+        ),
         (b'{"truncation": {}, "x": "\xff"}', r"tokenizer\.json is not "),
         (b'{"truncation": {}, "x": "\\ud800"}', r"tokenizer\.json is not "),
     ],
-    ids=["brackets", "deep", "list", "utf-16", "bytes", "surrogate"],
+    ids=["brackets", "deep", "list", "utf-16", "id", "bytes", "surrogate"],
 )
 def test_a_tokenizer_that_cannot_be_read(
     source: Path, output: Path, content: bytes, message: str
@@ -238,6 +242,13 @@ def test_a_tokenizer_that_cannot_be_read(
     (source / "tokenizer.json").write_bytes(content)
     with pytest.raises(BadCheckpoint, match=message):
         write(source, output)
+
+
+def test_a_gguf_with_more_tokens_than_embeddings(tmp_path: Path, output: Path) -> None:
+    model = tiny_model("llama", vocab_size=VOCAB - 10)
+    path = write_gguf(model, tmp_path / "tiny.gguf", tokenizer=tiny_tokenizer())
+    with pytest.raises(BadCheckpoint, match="has 320 tokens, the model has embeddings of 310"):
+        write_tokenizer_files(open_checkpoint(path), output)
 
 
 def test_gguf_carries_its_tokenizer(tmp_path: Path, output: Path) -> None:

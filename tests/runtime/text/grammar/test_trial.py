@@ -11,26 +11,27 @@ from edgelm.runtime.text.answers.rule_writer import RuleWriter
 from edgelm.runtime.text.grammar import trial
 from edgelm.runtime.text.grammar.compiler import GrammarCompiler
 from edgelm.runtime.text.grammar.response_format import ResponseFormat
+from edgelm.runtime.text.grammar.token_mask import TokenMask
 from tests.checkpoints.tiny_chat import VOCAB, tiny_tokenizer
 from tests.runtime.text.grammar.bombs import CHAIN, MULTIPLES
 from tests.runtime.text.grammar.test_compiler import compiler, schema
 
 
 def test_a_schema_that_overflows_the_stack() -> None:
-    with pytest.raises(BadInput, match="the JSON schema .* MB, or it is nested too deeply; simpl"):
+    with pytest.raises(BadInput, match=r"the JSON schema .* MB, or it is nested too deeply; simpl"):
         compiler().check(schema(CHAIN))
 
 
 def test_the_parameters_of_a_tool_that_overflow_the_stack() -> None:
     rules = RuleWriter({"<s>": 1})
     text = f"start: {rules.literal('<s>a')} {rules.json(CHAIN)}"
-    with pytest.raises(BadInput, match="the schema of a tool's parameters .* nested too deeply"):
+    with pytest.raises(BadInput, match=r"the schema of a tool's parameters .* nested too deeply"):
         compiler().check(ResponseFormat("tool_calls", text))
 
 
 def test_a_schema_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_SECONDS", 0.25)
-    with pytest.raises(BadInput, match="compiling it takes more than 0.25 seconds; simplify it"):
+    with pytest.raises(BadInput, match=r"compiling it takes more than 0\.25 seconds; simplify it"):
         compiler().check(schema(MULTIPLES))
 
 
@@ -42,11 +43,22 @@ def test_an_expression_that_takes_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_nested_repetitions_end_within_the_first_tokens() -> None:
     mask = compiler().start(ResponseFormat("regex", "(a{1000}){1000}"))
-    with pytest.raises(BadInput, match="response_format cannot be followed: .*too many") as failed:
-        for _ in range(5):
-            row = mask([], np.zeros(VOCAB, dtype=np.float32))
-            mask.advance(int(np.argmax(row)))
+    with pytest.raises(BadInput, match=r"cannot be followed: .*too many") as failed:
+        generate(mask, 5)
     assert len(str(failed.value)) < 200
+
+
+def generate(mask: TokenMask, count: int) -> None:
+    """The first token that is allowed, each time."""
+    for _ in range(count):
+        row = mask([], np.zeros(VOCAB, dtype=np.float32))
+        mask.advance(int(np.argmax(row)))
+
+
+def test_a_schema_that_no_text_matches() -> None:
+    mask = compiler().start(schema({"$ref": "#"}))
+    with pytest.raises(BadInput, match=r"no text of this model's tokens matches it$"):
+        mask([], np.zeros(VOCAB, dtype=np.float32))
 
 
 def test_without_a_process_formats_still_compile(
@@ -65,6 +77,6 @@ def test_control_tokens_have_their_ids() -> None:
     text = RuleWriter({"<|end|>": 3}).literal("<|end|>")
     compiler().check(ResponseFormat("tool_calls", f"start: <s> {text} A\nA: /[a-z]/"))
     grammars = GrammarCompiler(tiny_tokenizer().to_str, VOCAB, {3})
+    bomb = f"start: <s> <|end|> {RuleWriter({}).json(CHAIN)}"
     with pytest.raises(BadInput, match="nested too deeply"):
-        rules = RuleWriter({})
-        grammars.check(ResponseFormat("grammar", f"start: <s> <|end|> {rules.json(CHAIN)}"))
+        grammars.check(ResponseFormat("grammar", bomb))
