@@ -53,6 +53,8 @@ def why_not(module: Any, grammar: str, special: Mapping[str, int], size: int) ->
 
 def _run(folder: str, request: bytes) -> int:
     """The exit code of the program; 1 if it cannot be started."""
+    if not sys.executable or getattr(sys, "frozen", False):  # embedded: it is not an interpreter
+        return 1
     try:
         return subprocess.run(
             [sys.executable, "-I", "-S", str(_PROGRAM), folder, str(_SECONDS), str(_MEGABYTES)],

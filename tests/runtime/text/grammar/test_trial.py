@@ -1,6 +1,7 @@
 """Grammars that would exhaust the stack, the memory or anybody's patience are refused."""
 
 import logging
+import subprocess
 import sys
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_without_a_process_formats_still_compile(
         compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
     assert len(caplog.messages) == 1
     assert "cannot be tried in a process of their own" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("frozen", True), ("executable", None)])
+def test_an_application_that_embeds_python_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.delattr(subprocess, "run")
+    compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
 
 
 def test_control_tokens_have_their_ids() -> None:
