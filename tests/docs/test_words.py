@@ -38,7 +38,6 @@ INSTEAD = {
     r"\blicences?\b": "license",
     r"\bwhoever\b": "anyone who",
     r"\brefused are\b": "... are not supported",
-    r"\bbeside (their|other|the source)\b": "compared with, next to, besides",
     r"\b(asked|reached):": "target, measured",
 }
 
