@@ -7,7 +7,9 @@ Runs in the peers' environment, without edgelm. Each FOLDER holds a Hugging Face
 vocabulary], are written into it.
 """
 
+import copy
 import importlib
+import json
 import pkgutil
 import sys
 from contextlib import suppress
@@ -29,12 +31,15 @@ def _no_vocabulary(model: Any) -> None:
 def convert(conversion: Any, folder: Path) -> None:
     """Write model.gguf."""
     base = conversion.ModelBase
-    architecture = base.load_hparams(folder, False)["architectures"][0]
+    # Some classes of transformers add fields, such as experts, to configurations without any.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    base.load_hparams = staticmethod(lambda *_, **__: copy.deepcopy(config))
+    architecture = config["architectures"][0]
     found = conversion.get_model_class(architecture, mmproj=False)
     inner = getattr(found, "Ministral3Model", None)  # it hands everything to another class
     if inner is not None:
         inner.set_vocab = _no_vocabulary
-    fields = {"set_vocab": _no_vocabulary, "model_arch": found.model_arch}
+    fields = {"set_vocab": _no_vocabulary, "model_arch": found.model_arch, "no_mtp": True}
     fp32 = importlib.import_module("gguf").LlamaFileType.ALL_F32
     type(found.__name__, (found,), fields)(folder, fp32, folder / "model.gguf").write()
 

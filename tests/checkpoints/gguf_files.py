@@ -159,7 +159,8 @@ def _add_feed_forward(writer: gguf.GGUFWriter, model: Any, config: Any) -> None:
 
 
 def _head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dim: int | None = getattr(config, "head_dim", None)
+    return dim or config.hidden_size // config.num_attention_heads
 
 
 def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -118,7 +118,8 @@ def mxfp4_codes(rows: _Bytes) -> Mxfp4Codes:
     """
     blocks = rows.reshape(len(rows), -1, _MXFP4_BYTES)
     codes = _halves(blocks[..., 1:])
-    return Mxfp4Codes(codes[..., ::2] | codes[..., 1::2] << 4, blocks[..., 0])
+    pairs = (codes[..., ::2] | codes[..., 1::2] << 4).astype(np.uint8)
+    return Mxfp4Codes(pairs, blocks[..., 0])
 
 
 def _mxfp4(rows: _Bytes) -> BlockLevels:

@@ -155,12 +155,12 @@ class GgufFile:
             self._unused.append(stored)
             return
         others = found[place.name]
-        if place.index in others:
+        if place.part in others:
             raise BadCheckpoint(
-                f"{part.path}: {name} and {others[place.index][1].name} are the same tensor; "
+                f"{part.path}: {name} and {others[place.part][1].name} are the same tensor; "
                 "convert the model again"
             )
-        others[place.index] = place, stored
+        others[place.part] = place, stored
 
     def _is_unused(self, name: str) -> bool:
         """Whether nothing reads a tensor.

@@ -19,7 +19,7 @@ def global_config(config: Any) -> Any:
 def key_value_heads(config: Any) -> int | list[int]:
     """Their number, or one for each layer of a hybrid."""
     heads: int = config.num_key_value_heads
-    kinds = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None)
+    kinds = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", [])
     if config.model_type in ("lfm2", "lfm2_moe", "granitemoehybrid", "nemotron_h"):
         return [heads if kind == "full_attention" else 0 for kind in kinds]
     if config.model_type == "gemma4_text":

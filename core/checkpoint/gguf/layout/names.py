@@ -31,11 +31,11 @@ _TOP_NAMES = {
 class Place(NamedTuple):
     """A tensor of a Hugging Face checkpoint, and which part of it a stored one is.
 
-    `parts` are 1, or 2 for one that is stored in two.
+    `parts` are 1, or 2 for one that is stored in two; `part` counts from 0.
     """
 
     name: str
-    index: int = 0
+    part: int = 0
     parts: int = 1
 
 
@@ -55,7 +55,6 @@ def hf_place(architecture: str, name: str) -> Place:
         if end in row.joined:
             ours, index = row.joined[end]
             return Place(f"{prefix}.{ours}{suffix}", index, 2)
-        ours = row.names.get(end) or _LAYER_NAMES.get(end)
-        if ours:
-            return Place(f"{prefix}.{ours}{suffix}")
+        if (single := row.names.get(end) or _LAYER_NAMES.get(end)) is not None:
+            return Place(f"{prefix}.{single}{suffix}")
     return Place(name)

@@ -214,11 +214,11 @@ def test_two_factors_for_one_attention(tmp_path: Path) -> None:
 
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
     model = tiny_model("qwen3.5")
-    options = {"integers": {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}}
-    extra = {"blk.4.attn_norm.weight": np.ones(64, np.float32)}
+    layers = {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}
+    extra: dict[str, Any] = {"blk.4.attn_norm.weight": np.ones(64, np.float32)}
     extra |= {"blk.4.nextn.eh_proj.weight": np.ones((64, 128), np.float32)}
     path = write_gguf(
-        model, tmp_path / "model.gguf", tensors=extra, without=(".block_count",), **options
+        model, tmp_path / "m.gguf", tensors=extra, without=(".block_count",), integers=layers
     )
     checkpoint = open_checkpoint(path)
     assert checkpoint.spec.num_hidden_layers == 4
@@ -226,7 +226,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
 
 
 def test_recurrent_layers_without_flags_follow_the_interval(tmp_path: Path) -> None:
-    options = {"integers": {"qwen35.full_attention_interval": 2}}
+    options: dict[str, Any] = {"integers": {"qwen35.full_attention_interval": 2}}
     options |= {"without": (".recurrent_layers", ".full_attention_interval")}
     model, checkpoint = written("qwen3.5", tmp_path, **options)
     assert_same_logits(model, checkpoint)
@@ -295,7 +295,7 @@ def test_decay_must_be_negative(tmp_path: Path) -> None:
 
 def test_keys_that_gemma_4_does_not_read_are_left_out(tmp_path: Path) -> None:
     model = tiny_model("gemma4")
-    extra = {"blk.6.attn_k.weight": np.ones((64, 64), np.float32)}
+    extra: dict[str, Any] = {"blk.6.attn_k.weight": np.ones((64, 64), np.float32)}
     extra |= {"blk.6.attn_k_norm.weight": np.ones(32, np.float32)}
     checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", tensors=extra))
     assert_same_logits(model, checkpoint)

@@ -218,7 +218,7 @@ def test_gemma_4_gives_the_ids_of_its_published_pipeline(tmp_path: Path) -> None
     values = gemma_4()
     ours = build(tmp_path, values)
     vocabulary = {token: index for index, token in enumerate(values["tokens"])}
-    pairs = [tuple(merge.split(" ")) for merge in GEMMA_4_MERGES]
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in GEMMA_4_MERGES)]
     model = models.BPE(vocabulary, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     theirs = Tokenizer(model)
     theirs.normalizer = normalizers.Replace(" ", "▁")
