@@ -1,7 +1,7 @@
 """Run tasks on a model and on its source; finished tasks are kept in the output folder.
 
 One model is loaded at a time: the subject and then its source, so that a source that fills the
-memory can be used.
+memory can be used. Only KL between two checkpoints needs both at once.
 """
 
 import time
@@ -23,7 +23,7 @@ from edgelm.bench.evaluation.results.records import (
     TaskItems,
     TaskResult,
 )
-from edgelm.bench.evaluation.subjects import OpenSubject, open_subject
+from edgelm.bench.evaluation.subjects import OpenSubject, is_bundle, open_subject
 from edgelm.compress.evaluation.metrics import Metric
 from edgelm.compress.evaluation.run_tasks import check_tasks, run_task
 from edgelm.compress.evaluation.task_names import Task
@@ -61,6 +61,11 @@ class EvaluationRequest:
     judge: str | None = None
     judge_model: str = "judge"
 
+    @property
+    def compares(self) -> bool:
+        """Whether a task compares the model's logits with those of `against`."""
+        return any(task.kind == "kl" for task in self.tasks)
+
     def check(self) -> None:
         """Raise BadInput for numbers that make no evaluation."""
         if not self.tasks:
@@ -70,6 +75,11 @@ class EvaluationRequest:
             raise BadInput(
                 "mt_bench compares two models' answers: give --against and --judge (a URL or a "
                 "bundle); persona checks role play without a judge"
+            )
+        if self.compares and (self.against is None or is_bundle(self.against)):
+            raise BadInput(
+                "kl compares the logits with those of a checkpoint: give it with --against (a "
+                "folder, a hub id or a .gguf file; not a bundle)"
             )
         if self.limit is not None and self.limit < 1:
             raise BadInput(f"--limit is {self.limit}, expected 1 or more rows per task")
@@ -88,7 +98,8 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
     """
     request.check()
     check_tasks(request.tasks, request.limit)
-    subject, ours = _evaluate(request, request.model, request.against, progress)
+    source = request.against if request.compares else None
+    subject, ours = _evaluate(request, request.model, source, progress)
     against: Subject | None = None
     theirs: Sequence[TaskItems | None] = [None] * len(ours)
     if request.against is not None:

@@ -56,10 +56,13 @@ def open_subject(
         threads: of a bundle on a CPU.
         sequences: answers that each process of such a bundle writes at a time; None: some where
             that changes no bit of them, else one.
-        source: the checkpoint that a bundle is compared with by KL.
+        source: the checkpoint that it is compared with by KL. With a checkpoint, both are loaded.
+
+    Raises:
+        BadCheckpoint: the two checkpoints have different tokens.
     """
     if not is_bundle(path):
-        return _checkpoint(path)
+        return _checkpoint(path, source)
     return _bundle(path, stack, threads, sequences, source)
 
 
@@ -112,20 +115,24 @@ def _workers(
     return workers
 
 
-def _checkpoint(path: str) -> OpenSubject:
+def _checkpoint(path: str, source: str | None) -> OpenSubject:
     import torch
     import transformers
 
     from edgelm.bench.evaluation.source_tools import SourceTools
     from edgelm.compress.evaluation.student_backend import StudentBackend
-    from edgelm.compress.model import load_model, load_tokenizer
+    from edgelm.compress.model import check_same_tokenizer, load_model, load_tokenizer
 
     checkpoint = open_checkpoint(path)
     try:
         tools = SourceTools(checkpoint)
     except BadInput:  # no chat template: tasks that need one will say so
         tools = None
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    model, tokenizer, teacher = load_model(checkpoint), load_tokenizer(checkpoint), None
+    if source is not None:
+        compared = open_checkpoint(source)
+        check_same_tokenizer(load_tokenizer(compared), tokenizer)
+        teacher = load_model(compared)
     record = Subject(
         name=Path(checkpoint.name).name,  # of a hub id, too
         kind="checkpoint",
@@ -134,4 +141,4 @@ def _checkpoint(path: str) -> OpenSubject:
         engine_version=f"{transformers.__version__}, torch {torch.__version__}",
         precision=str(model.dtype).removeprefix("torch."),
     )
-    return OpenSubject(StudentBackend(model, tokenizer, tools=tools), record)
+    return OpenSubject(StudentBackend(model, tokenizer, teacher=teacher, tools=tools), record)
