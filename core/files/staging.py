@@ -182,7 +182,11 @@ def _locked(parent: Path) -> Iterator[None]:
 def _new_staging(target: Path) -> tuple[Path, int]:
     """A new staging folder, and its locked file."""
     staging = hidden_sibling(target)
-    staging.mkdir(mode=0o700)
+    try:
+        staging.mkdir(mode=0o700)
+    except OSError as error:
+        error.filename = str(target)  # not the hidden name
+        raise
     handle = os.open(staging / _MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
     try_lock(handle)
     os.write(handle, _note(target))

@@ -14,6 +14,8 @@ from edgelm.runtime.generation.sampling.logits_processor import Constraint, Logi
 from edgelm.runtime.generation.sampling.settings import Sampling
 from edgelm.speculation import SpeculationMode
 
+_MAX_STOPS, _MAX_STOP_CHARACTERS = 1000, 100_000
+
 
 class Event(Protocol):
     """What `threading.Event` has, and others like it."""
@@ -159,6 +161,12 @@ def _stop_strings(stop: object) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else _listed(stop)
     if strings is None or not all(isinstance(string, str) for string in strings):
         raise BadInput(f"stop is {_shown(stop)}, expected a string or a list of strings")
+    total = sum(map(len, strings))
+    if len(strings) > _MAX_STOPS or total > _MAX_STOP_CHARACTERS:  # each is sought at every token
+        raise BadInput(
+            f"stop has {len(strings)} strings of {total} characters in all, expected at most "
+            f"{_MAX_STOPS} of {_MAX_STOP_CHARACTERS}"
+        )
     return tuple(str(string) for string in strings)
 
 

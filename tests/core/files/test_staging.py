@@ -1,6 +1,7 @@
 """A folder is written atomically: a kill at any moment leaves the old one or none."""
 
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,13 @@ def test_links_in_a_circle_and_names_that_are_none(tmp_path: Path) -> None:
         write(tmp_path / "a\0b", "new")
     with pytest.raises(OSError, match="File name too long"):
         write(tmp_path / ("a" * 300), "new")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can fill")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"'/proc/edgelm-output'$"), write_to_proc():
+        pass
+
+
+def write_to_proc() -> AbstractContextManager[Path]:
+    return staged_folder(Path("/proc/edgelm-output"), marker=MARKER, listing=listing)

@@ -105,6 +105,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": "x"}, "seed is 'x', expected an integer"),
     "stop": ({"stop": 5}, "stop is 5, expected a string or a list of strings"),
     "stop list": ({"stop": ["a", 5]}, "expected a string or a list of strings"),
+    "many stops": ({"stop": ["a"] * 1001}, "stop has 1001 strings of 1001 characters in all"),
+    "long stop": ({"stop": "a" * 100_001}, "expected at most 1000 of 100000"),
     "stop bytes": ({"stop": b"a"}, "expected a string or a list of strings"),
     "stop_tokens": ({"stop_tokens": ["a"]}, r"stop_tokens is \['a'\], expected a list of token"),
     "stop_tokens int": ({"stop_tokens": 5}, "stop_tokens is 5, expected a list of token ids"),
