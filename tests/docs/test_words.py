@@ -43,6 +43,11 @@ INSTEAD = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_conflict_markers(page: Path) -> None:
+    assert not re.search(r"^(<{7}|>{7}) ", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_words_are_the_fields(page: Path) -> None:
     text = page.read_text().lower()
     found = {m[0]: new for old, new in INSTEAD.items() if (m := re.search(old, text))}
