@@ -3,6 +3,7 @@ r"""Homogeneous search against Puzzle, at equal predicted decode time and equal 
     python -m bench.studies.puzzle_arms run TEACHER --data train.jsonl --held-out valid.jsonl \
         --arm puzzle --ratio 0.7 --tokens 2M --out runs/
     python -m bench.studies.puzzle_arms table runs/
+    python -m bench.studies.puzzle_arms compare runs/ TEACHER --text valid.jsonl --rows 32
 
 `--ratio` is the decode time of the student relative to the teacher's, as the planner predicts it
 for the target. Both arms distill on the same tokens in the same order; what an arm spends before
@@ -15,6 +16,7 @@ import argparse
 from pathlib import Path
 
 import msgspec
+import torch
 
 from edgelm.checkpoint.source import read_spec
 from edgelm.checkpoint.student import StudentRecord, read_student_record
@@ -35,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "table":
         print(table(options.out))
+    elif options.command == "compare":
+        print(compare(options.out, options.teacher, options.text, options.length, options.rows))
     else:
         run(options)
     return 0
@@ -65,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float, default=5e-4)
     add("--out", type=Path, required=True)
     commands.add_parser("table").add_argument("out", type=Path)
+    pairs = commands.add_parser("compare")
+    pairs.add_argument("out", type=Path)
+    pairs.add_argument("teacher")
+    pairs.add_argument("--text", required=True)
+    pairs.add_argument("--rows", type=int, default=32, help="of the text (default: 32)")
+    pairs.add_argument("--length", type=int, default=512, help="tokens per row (default: 512)")
     return parser
 
 
@@ -133,15 +143,54 @@ def table(out: Path) -> str:
         "| KL after | tokens before | tokens | minutes |",
         "|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    lines += [_row(ratio, arm, record) for ratio, _, arm, record, _ in _finished(out)]
+    return "\n".join(lines)
+
+
+def compare(out: Path, teacher: str, text: str, length: int, count: int) -> str:
+    """KL of all arms from the teacher on the same rows of a text, and the difference per pair."""
+    from edgelm.compress.arithmetic import faster_type
+    from edgelm.compress.data.documents import read_documents
+    from edgelm.compress.evaluation.metrics import Metric
+    from edgelm.compress.evaluation.student_backend import StudentBackend
+    from edgelm.compress.evaluation.tasks.text_quality import agreement_metrics
+    from edgelm.compress.model import load_model, load_tokenizer
+    from edgelm.compress.run.distributed import device
+
+    dtype = faster_type(read_spec(teacher), device())
+    full = load_model(teacher, dtype=dtype)
+    texts = StudentBackend(full, load_tokenizer(teacher))
+    rows = torch.tensor(texts.text_rows(read_documents(text), length, count))
+    lines = [
+        f"| decode time | tokens | arm | KL on {len(rows)} rows of {length} | top-1 "
+        "| Puzzle minus search |",
+        "|---:|---:|---|---:|---:|---:|",
+    ]
+    of_puzzle: dict[tuple[float, int], Metric] = {}
+    for ratio, tokens, arm, _, path in _finished(out):
+        found = agreement_metrics(load_model(path, dtype=dtype), full, rows)
+        kl, top1, gap = found["kl"].score(), found["top1"].score(), ""
+        if arm == "puzzle":
+            of_puzzle[ratio, tokens] = found["kl"]
+        elif (puzzle := of_puzzle.get((ratio, tokens))) is not None:
+            pair = puzzle.difference(found["kl"])
+            gap = f"{pair.value:+.3f} ± {pair.error:.3f} ({pair.value / kl.value:+.0%})"
+        lines.append(
+            f"| ×{ratio:g} | {tokens:,} | {arm} | {kl.value:.3f} ± {kl.error:.3f} "
+            f"| {top1.value:.1%} | {gap} |"
+        )
+    return "\n".join(lines)
+
+
+def _finished(out: Path) -> list[tuple[float, int, str, StudentRecord, Path]]:
+    """Ratio, tokens, arm, record and folder of all finished runs, largest ratio first."""
     found = []
     for path in out.iterdir():
         arm, _, rest = path.name.partition("-")
         if arm in ARMS and (record := read_student_record(path)) is not None:
             ratio, _, tokens = rest.partition("-")
-            found.append((-float(ratio), int(tokens), arm, record))
-    found.sort(key=lambda one: one[:3])
-    lines += [_row(-ratio, arm, record) for ratio, _, arm, record in found]
-    return "\n".join(lines)
+            found.append((float(ratio), int(tokens), arm, record, path))
+    return sorted(found, key=lambda one: (-one[0], one[1], one[2]))
 
 
 def _row(ratio: float, arm: str, record: StudentRecord) -> str:

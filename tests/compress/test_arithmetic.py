@@ -54,7 +54,7 @@ def test_other_work_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         if dtype == torch.bfloat16 and calls[dtype] % 10 != 6:
             clock[0] += 50  # others had the processor
 
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("edgelm.compress.arithmetic.time.perf_counter", lambda: clock[0])
     for name in ("_forward", "_training"):
         monkeypatch.setattr(module, name, run)
     before = torch.get_num_threads()

@@ -1,13 +1,17 @@
 """The study of Puzzle's arms: recipes that differ in one thing, and a table of what came out."""
 
+import json
 from pathlib import Path
 
 import msgspec
+import torch
 
-from bench.studies.puzzle_arms import _parser, recipe_of, table
+from bench.studies.puzzle_arms import _parser, compare, recipe_of, table
 from edgelm.checkpoint.student import StageRecord, StudentRecord, write_student_record
+from edgelm.compress.model import load_model
 from edgelm.compress.recipe import Recipe
 from tests.checkpoints.models import tiny_config
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 SHAPE = {
     "num_hidden_layers": 4,
@@ -65,3 +69,25 @@ def test_the_table(tmp_path: Path) -> None:
     assert [line.split(" | ")[1] for line in lines[3:]] == ["search", "puzzle", "search"]
     assert "| ×0.5 | puzzle | 3 of 4 attend, MLP 0 to 96 (mean 60) |" in lines[4]
     assert "| 16,000 | 64,000 |" in lines[4]
+
+
+def test_pairs_are_compared_on_the_same_rows(tmp_path: Path) -> None:
+    teacher = save_tiny_chat(tmp_path / "teacher")
+    text = tmp_path / "text.jsonl"
+    lines = [f"The miller waits until level {i} has dropped below the wheel." for i in range(20)]
+    text.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    for name, factor in (("puzzle-0.5-64", 1.0), ("search-0.5-64", -2.0), ("search-0.7-64", 1.0)):
+        folder = save_tiny_chat(tmp_path / "runs" / name)
+        student = load_model(folder)
+        with torch.no_grad():
+            student.model.layers[1].mlp.down_proj.weight.mul_(factor)
+        student.save_pretrained(folder)
+        write_student_record(folder, StudentRecord("t", "", 10, 10, SHAPE, SHAPE, ()))
+    rows = compare(tmp_path / "runs", str(teacher), str(text), 32, 4).splitlines()
+    assert rows[0].startswith("| decode time | tokens | arm | KL on 4 rows of 32 |")
+    # Two students are the teacher itself; one without a pair has no difference.
+    assert rows[2] == "| ×0.7 | 64 | search | 0.000 ± 0.000 | 100.0% |  |"
+    assert rows[3] == "| ×0.5 | 64 | puzzle | 0.000 ± 0.000 | 100.0% |  |"
+    kl, _, gap = (cell.strip() for cell in rows[4].split("|")[4:7])
+    assert float(kl.split()[0]) > 0.01
+    assert gap == f"-{kl} (-100%)"
