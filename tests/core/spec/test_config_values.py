@@ -73,10 +73,10 @@ def test_pairs_of_fields() -> None:
 
 @pytest.mark.parametrize("count", [MAX_LAYERS + 1, 10**9, 2**63])
 def test_too_many_layers_are_refused_before_any_is_built(count: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(BadCheckpoint, match=r"num_hidden_layers is .*up to 4,096"):
         DecoderSpec.from_hf(config_of("llama", num_hidden_layers=count))
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
