@@ -76,15 +76,38 @@ def test_runs_of_any_length(loaded: Session, expected: npt.NDArray[np.float32], 
 
 
 def test_a_hundred_tokens_are_chosen_alike(source: Tiny, loaded: Session) -> None:
-    """Greedily, after a prompt of 20 tokens."""
+    assert_same_choices(source.hf, loaded)
+
+
+@pytest.mark.parametrize("name", ["nemotron-h", "falcon-h1", "falcon-h1-norm"])
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        "ort",
+        pytest.param("standard", marks=pytest.mark.slow),
+        pytest.param("decomposed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_hundred_tokens_of_other_families(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dialect: Any
+) -> None:
+    model = save_tiny(name, tmp_path / "model", max_position_embeddings=2 * LENGTH)
+    monkeypatch.setattr(graphs, "CONTEXT", LENGTH)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    with build_session(checkpoint, tmp_path / "graph", dialect=dialect, chunk=LENGTH) as session:
+        assert_same_choices(model, session)
+
+
+def assert_same_choices(model: Any, session: Session) -> None:
+    """A hundred tokens chosen greedily after a prompt of 20."""
     prompt = TOKENS[:20]
-    loaded.rewind(0)
-    logits, ours = loaded.advance(prompt)[0], []
+    session.rewind(0)
+    logits, ours = session.advance(prompt)[0], []
     for _ in range(100):
         ours.append(int(logits.argmax()))
-        logits = loaded.advance(np.array(ours[-1:]))[0]
+        logits = session.advance(np.array(ours[-1:]))[0]
     with torch.inference_mode():
-        theirs = source.hf.generate(
+        theirs = model.generate(
             torch.from_numpy(prompt)[None],
             max_new_tokens=100,
             min_new_tokens=100,
