@@ -52,8 +52,8 @@ def check_ids(added_tokens: msgspec.Raw, model: msgspec.Raw) -> None:
     Of two tokens the library keeps either, another one each time that it opens the file, so that
     the same ids would decode to different texts. Tables of all ids are as long as the largest.
     """
-    for token in _decoded(added_tokens, list[_AddedToken]):
-        _check_id(token.content, token.id)
+    for added in _decoded(added_tokens, list[_AddedToken]):
+        _check_id(added.content, added.id)
     try:
         ids = msgspec.json.decode(model, type=_Model).vocab
     except msgspec.ValidationError:  # a list of pieces, whose places are their ids; or damaged
