@@ -6,9 +6,9 @@ A stack of experts is one matrix of all rows; both parts of a gate and up must h
 from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.gguf.blocks import GRIDS, MXFP4, level_bits, mxfp4_codes, read_levels
-from edgelm.checkpoint.gguf.layout.made import Made, in_places
+from edgelm.checkpoint.gguf.layout.made_tensor import Made, in_places
 from edgelm.checkpoint.gguf.layout.orders import Orders
-from edgelm.checkpoint.gguf.stored import quantized_rows
+from edgelm.checkpoint.gguf.stored_tensor import quantized_rows
 from edgelm.checkpoint.quantized.packed import Levels, PackedMatrix
 from edgelm.quantize.precision import Int4, Int8, Mxfp4
 

@@ -17,12 +17,12 @@ from edgelm.checkpoint.gguf.config.keys import Keys
 from edgelm.checkpoint.gguf.header import TensorInfo
 from edgelm.checkpoint.gguf.layer_constants import read_constants
 from edgelm.checkpoint.gguf.layout.architectures import ARCHITECTURES
-from edgelm.checkpoint.gguf.layout.made import Made, collect
+from edgelm.checkpoint.gguf.layout.made_tensor import Made, collect
 from edgelm.checkpoint.gguf.layout.names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT, Place, hf_place
 from edgelm.checkpoint.gguf.layout.orders import Orders
 from edgelm.checkpoint.gguf.packed import packed_matrix
 from edgelm.checkpoint.gguf.parts import GgufPart, open_parts
-from edgelm.checkpoint.gguf.stored import (
+from edgelm.checkpoint.gguf.stored_tensor import (
     F16,
     F32,
     Stored,

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgelm.checkpoint.gguf.config.keys import Keys
 from edgelm.checkpoint.gguf.layout.architecture import Architecture
-from edgelm.checkpoint.gguf.layout.made import Indices, Made
+from edgelm.checkpoint.gguf.layout.made_tensor import Indices, Made
 from edgelm.errors import BadCheckpoint
 
 _ROTATED = {

@@ -77,7 +77,7 @@ def test_tensors_do_not_depend_on_how_many_values_are_dequantized_at_once(
     file: Path, monkeypatch: pytest.MonkeyPatch, values: int
 ) -> None:
     whole = open_checkpoint(file)
-    monkeypatch.setattr("edgelm.checkpoint.gguf.stored._VALUES_AT_ONCE", values)
+    monkeypatch.setattr("edgelm.checkpoint.gguf.stored_tensor._VALUES_AT_ONCE", values)
     in_parts = open_checkpoint(file)
     for tensor in whole.shapes:
         assert torch.equal(in_parts.tensor(tensor), whole.tensor(tensor))

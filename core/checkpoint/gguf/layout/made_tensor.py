@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.checkpoint.gguf.layout.names import Place
-from edgelm.checkpoint.gguf.stored import FLOATS, Stored, values
+from edgelm.checkpoint.gguf.stored_tensor import FLOATS, Stored, values
 from edgelm.errors import BadCheckpoint
 
 Indices = npt.NDArray[np.int64]
