@@ -5,7 +5,7 @@ token forwards, four backwards, and attention's products in addition.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -87,7 +87,10 @@ class _Stages:
             settings, cache = recipe.training(recipe.distill, bf16=self.bf16), recipe.distill.cache
             if cache:
                 yield self._cache(cache)
-            yield self._training("distill", settings, self.student, None if cache else teacher)
+            plan = self._training("distill", settings, self.student, None if cache else teacher)
+            if cache and recipe.distill.evaluate_every:  # held-out text is not in the cache
+                plan = replace(plan, memory_bytes=plan.memory_bytes + self._resident(teacher))
+            yield plan
         if recipe.qad:
             settings = recipe.training(recipe.qad, bf16=self.bf16)
             yield self._training("qad", settings, self.student, teacher)

@@ -24,6 +24,7 @@ from edgelm.bench.evaluation.results.records import (
     TaskResult,
 )
 from edgelm.bench.evaluation.subjects import OpenSubject, is_bundle, open_subject
+from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.metrics import Metric
 from edgelm.compress.evaluation.run_tasks import check_tasks, run_task
 from edgelm.compress.evaluation.task_names import Task
@@ -206,11 +207,16 @@ def _key(request: EvaluationRequest, subject: Subject, task: Task) -> str:
         rows_sha256(task),
         request.limit,
         request.max_new_tokens,
-        request.against if task.kind == "kl" else None,
+        _weights_sha256(request.against) if task.kind == "kl" else None,
         # By default as many as change nothing.
         request.sequences if subject.kind == "bundle" else None,
     ]
     return sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _weights_sha256(name: str | None) -> str | None:
+    """Of the checkpoint whose logits a task compares with."""
+    return None if name is None else open_checkpoint(name).sha256()
 
 
 def rows_sha256(task: Task) -> str:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgelm.bench.evaluation.bundle.backend import BundleBackend
 from edgelm.bench.evaluation.bundle.batch_equality import exact_batch
@@ -115,13 +116,33 @@ def _workers(
     return workers
 
 
+def _check_same_vocabulary(name: str, ours: Any, theirs: Any) -> None:
+    """Raise BadInput unless two tokenizers have the same ids: kl compares logits by id.
+
+    The tokens that llama.cpp's converter fills a vocabulary up with do not count.
+    """
+    own, other = (
+        {token: number for token, number in one.get_vocab().items() if token != f"[PAD{number}]"}
+        for one in (ours, theirs)
+    )
+    if own == other:
+        return
+    differing = sorted(own.items() ^ other.items(), key=lambda pair: (pair[1], pair[0]))
+    token, number = differing[0]
+    raise BadInput(
+        f"--against {name} has another vocabulary ({len(own):,} and {len(other):,} tokens; "
+        f"{token!r}, id {number}, is in one of them only), and kl compares predictions token by "
+        "token; compare a model with its source, or with a student of the same tokenizer"
+    )
+
+
 def _checkpoint(path: str, source: str | None) -> OpenSubject:
     import torch
     import transformers
 
     from edgelm.bench.evaluation.source_tools import SourceTools
     from edgelm.compress.evaluation.student_backend import StudentBackend
-    from edgelm.compress.model import check_same_tokenizer, load_model, load_tokenizer
+    from edgelm.compress.model import load_model, load_tokenizer
 
     checkpoint = open_checkpoint(path)
     try:
@@ -131,7 +152,7 @@ def _checkpoint(path: str, source: str | None) -> OpenSubject:
     model, tokenizer, teacher = load_model(checkpoint), load_tokenizer(checkpoint), None
     if source is not None:
         compared = open_checkpoint(source)
-        check_same_tokenizer(load_tokenizer(compared), tokenizer)
+        _check_same_vocabulary(compared.name, load_tokenizer(compared), tokenizer)
         teacher = load_model(compared)
     record = Subject(
         name=Path(checkpoint.name).name,  # of a hub id, too

@@ -70,8 +70,11 @@ def remove_abandoned_files(folder: Path) -> None:
     Nothing is removed where files cannot be locked: they may still be in use.
     """
     for path in folder.iterdir():
-        if is_hidden_name(path.name) and stat.S_ISREG(path.lstat().st_mode):
-            _remove_unlocked(path)
+        if not is_hidden_name(path.name):
+            continue
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            if stat.S_ISREG(path.lstat().st_mode):
+                _remove_unlocked(path)
 
 
 def hidden_sibling(target: Path) -> Path:

@@ -34,8 +34,8 @@ class GraphFormat:
     segments: into how many the graph is cut, for engines that compile it.
     adapted: groups whose products adapters may change; of the `ort` dialect alone.
     cuts_windows: whether windowed layers hold a window only where that saves memory.
-    batch: whether runs of the `standard` dialect take several sequences; in the `ort` dialect they
-        do wherever they can.
+    batch: whether runs take several sequences; in the `ort` dialect with fp32 activations they do
+        wherever they can.
     """
 
     dialect: str
@@ -115,6 +115,7 @@ def _writer(
             activations=activations,
             adapted=form.adapted,
             window_rows=window_rows(spec, form.context) if form.cuts_windows else None,
+            batch=form.batch,
         )
     assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
     dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect

@@ -13,7 +13,7 @@ from edgelm.runtime.embedding.encoding import Text, TextEncoder
 from edgelm.runtime.embedding.pooling import Vector, batch_vectors, finish, text_vector
 from edgelm.runtime.embedding.text_groups import group_texts
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.session import Session, TextRuns, Tokens
+from edgelm.runtime.engines.session import Cancelled, Session, TextRuns, Tokens
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -88,6 +88,8 @@ class Embedder:
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         lengths = [len(tokens) for tokens in texts]
         for group in group_texts(lengths, self._tokens_together()):
+            if cancelled():  # a run of several texts cannot be interrupted
+                raise Cancelled
             rows[group] = self._group_vectors([texts[index] for index in group], cancelled)
         return finish(rows, self.settings, dimensions)
 

@@ -64,6 +64,13 @@ def test_a_cached_teacher_by_hand(bench: Path) -> None:
     assert cache.disk_bytes == 100 * (LENGTH - 1) * 8 * (2 + 2), "an id and a probability"
     assert cache.operations / (100 * LENGTH + 7) == (live.operations - distill.operations) / 1024
     assert live.memory_bytes - distill.memory_bytes == cache.memory_bytes == 4 * TINY.parameters
+    assert recipe.distill is not None
+    measured = msgspec.structs.replace(
+        recipe, distill=msgspec.structs.replace(recipe.distill, evaluate_every=512)
+    )
+    watched = plan_stages(measured, TINY, bf16=False)[-1]
+    assert watched.memory_bytes == live.memory_bytes, "the teacher, for held-out text"
+    assert watched.operations == distill.operations
     endless = msgspec.structs.replace(recipe, max_tokens=None)
     unknown = plan_stages(endless, TINY, bf16=False)[-2]
     assert (unknown.tokens, unknown.operations, unknown.disk_bytes) == (None, 0, 0)

@@ -24,6 +24,8 @@ PROMPTS = [np.random.default_rng(seed).integers(4, 320, 10 + seed).tolist() for 
 COUNT = 24
 OPEN = {2: -np.inf, 3: -np.inf}  # no answer ends by itself
 Sizes = Counter[int]
+# On a busy machine a generation may end before another one has begun.
+_ATTEMPTS = 10
 
 
 @pytest.fixture
@@ -49,10 +51,12 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> Sizes:
 
 
 def together(*work: Callable[[], Any]) -> list[Any]:
-    """What functions return, or raise, in threads of their own."""
+    """What functions return, or raise, in threads of their own that begin at the same moment."""
     results: list[Any] = [None] * len(work)
+    start = threading.Barrier(len(work))
 
     def run(n: int) -> None:
+        start.wait(60)
         try:
             results[n] = work[n]()
         except Exception as error:
@@ -84,7 +88,10 @@ def test_different_generations_at_once(four: LanguageModel, sizes: Sizes) -> Non
     work = [generation(four, n, **kind) for n, kind in enumerate(KINDS)]
     alone = [one() for one in work]
     assert not sizes
-    replies = together(*work)
+    for _ in range(_ATTEMPTS):
+        replies = together(*work)
+        if sizes[4]:
+            break
     assert sizes[4] > 0
     for reply, expected in zip(replies, alone, strict=True):
         assert reply.text == expected.text

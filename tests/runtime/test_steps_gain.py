@@ -43,7 +43,10 @@ def test_the_gain_is_that_of_the_measured_runs(
     assert steps.gain(four.session) == 1.0
     generation(four, 0, max_tokens=4)()
     assert steps.gain(four.session) == 1.0, "nobody else decodes"
-    together(*(generation(four, n, logits_processors=[ask]) for n in range(4)))
+    for _ in range(10):  # on a busy machine a generation may end before another one has begun
+        together(*(generation(four, n, logits_processors=[ask]) for n in range(4)))
+        if 2.0 in gains:
+            break
     # With four, three and two sequences at that moment; infinite where it was not measured yet.
     assert set(gains) <= {2.0, 1.5, 1.0, np.inf}
     assert 2.0 in gains

@@ -7,6 +7,7 @@ longer than anybody waits. Such patterns are refused, by what they repeat and ho
 import re
 import time
 from collections.abc import Callable, Mapping
+from math import comb
 from typing import NamedTuple, TypeAlias
 
 from edgelm.errors import BadCheckpoint
@@ -14,13 +15,14 @@ from edgelm.errors import BadCheckpoint
 # The error for a pattern, given what was expected of it.
 Wrong: TypeAlias = Callable[[str, str], BadCheckpoint]
 
-_MAX_CHARACTERS = 200  # of a pattern, and of a module's name
+_MAX_CHARACTERS = 200  # of a pattern
+_LONGEST_NAME = 100  # characters of a module's name; published models have up to 60
 _MAX_STEPS = 2e7  # of one match
 _MAX_SECONDS = 5.0  # of computing, for all modules
-_USUAL_NAME = 60  # characters
 # Matching a repeated group can take time exponential in the length of a name.
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 _REPEAT, _OPTIONAL = re.compile(r"[*+{]"), re.compile(r"(?<!\()\?")
+_GROUP = re.compile(r"\([^()]*\)")  # without groups in it
 
 
 class ModulePatterns:
@@ -47,18 +49,22 @@ class ModulePatterns:
         Raises:
             BadCheckpoint: the patterns take too long.
         """
-        if self._patterns and len(module) > _MAX_CHARACTERS:
+        if self._patterns and len(module) > _LONGEST_NAME:
             raise self._wrong(
-                self._patterns[0].text, f"modules of at most {_MAX_CHARACTERS} characters"
+                self._patterns[0].text, f"modules of at most {_LONGEST_NAME} characters"
             )
-        began = time.thread_time()
         for pattern in self._patterns:
-            if pattern.compiled.match(module):
+            if self._matches(pattern, module):
                 return pattern.value
-            if self._seconds + time.thread_time() - began > _MAX_SECONDS:
-                raise self._wrong(pattern.text, "patterns that are matched within seconds")
-        self._seconds += time.thread_time() - began
         return default
+
+    def _matches(self, pattern: "_Pattern", module: str) -> bool:
+        began = time.thread_time()
+        found = pattern.compiled.match(module) is not None
+        self._seconds += time.thread_time() - began
+        if self._seconds > _MAX_SECONDS:
+            raise self._wrong(pattern.text, "patterns that are matched within seconds")
+        return found
 
 
 class _Pattern(NamedTuple):
@@ -81,7 +87,11 @@ def _compiled(text: str, wrong: Wrong) -> re.Pattern[str]:
 
 
 def _steps(text: str) -> float:
-    """Roughly how many ways there are to match a name, at most."""
+    """Roughly how many ways there are to match the longest name."""
     repeats = 1 + len(_REPEAT.findall(text))  # with the one before the pattern
-    branches = text.count("|") + len(_OPTIONAL.findall(text))
-    return float(_USUAL_NAME) ** repeats * 2.0**branches
+    ways = comb(_LONGEST_NAME + repeats, repeats) * 2.0 ** len(_OPTIONAL.findall(text))
+    # Alternatives of one group exclude each other, those of several multiply.
+    while group := _GROUP.search(text):
+        ways *= 1 + group[0].count("|")
+        text = text[: group.start()] + text[group.end() :]
+    return ways * (1 + text.count("|"))

@@ -12,7 +12,9 @@ from edgelm.checkpoint.gguf.header import Header, read_header
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
 
-_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_PART_NAME = re.compile(
+    r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ def _part_paths(path: Path, count: int) -> list[Path]:
             f"others; expected a name such as model-00001-of-{count:05}.gguf, or one file "
             "(llama-gguf-split --merge)"
         )
-    names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    names = [
+        f"{match['stem']}-{number:05}-of-{count:05}{match['suffix']}"
+        for number in range(1, count + 1)
+    ]
     missing = [name for name in names if not path.with_name(name).is_file()]
     if missing:
         raise BadCheckpoint(

@@ -169,7 +169,7 @@ class GgufFile:
         one that reads another's (Gemma 4).
         """
         blk, layer, part, *_ = [*name.split("."), "", ""]
-        if blk != "blk" or not layer.isdecimal() or self._unused_layers is None:
+        if blk != "blk" or not layer.isdecimal() or len(layer) > 9 or self._unused_layers is None:
             return False
         after, shared = self._unused_layers
         return int(layer) >= after or (int(layer) >= shared and part in _KEYS_AND_VALUES)

@@ -129,7 +129,7 @@ def _nothing(folder: Path) -> BadCheckpoint:
             "loaded; convert them to safetensors first (transformers: "
             "model.save_pretrained(folder))"
         )
-    gguf = next((path.name for path in folder.glob("*.gguf")), None)
+    gguf = next((path.name for path in folder.iterdir() if path.suffix.lower() == ".gguf"), None)
     if gguf:
         return BadCheckpoint(f"{folder} holds no {_SINGLE}, but {gguf}; pass that file itself")
     named = [folder / name for name in (_SINGLE, _INDEX) if os.path.lexists(folder / name)]

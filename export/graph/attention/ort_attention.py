@@ -65,6 +65,7 @@ class OrtAttention:
         context: int,
         activations: Activations,
         window_rows: Mapping[int, int] | None = None,
+        batch: bool = False,
     ) -> None:
         self.graph = graph
         self.weights = weights
@@ -73,7 +74,7 @@ class OrtAttention:
         # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
         self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
-        self.batch = _batch(self.spec, kv, activations)
+        self.batch = _batch(self.spec, kv, activations) if activations == "fp32" or batch else 1
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (self.batch, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (self.batch,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (self.batch,))
@@ -388,8 +389,8 @@ class OrtAttention:
 def _batch(spec: DecoderSpec, kv: KvType, activations: Activations) -> int | str:
     """Sequences per run: any number, where each layer has keys and values of its own.
 
-    In fp32, the CPU's, runs over an 8-bit cache of more tokens than a speculative step has are of
-    one sequence, since the way over the dequantized cache takes one length; with fp8 all runs are.
+    In fp32, the CPU's, runs over an int8 cache of more tokens than a speculative step has are of
+    one sequence, since the way over the dequantized cache takes one length; over fp8 all runs are.
     """
     shared = any(layer.shares_kv_of is not None for layer in spec.layers)
     if spec.states or shared or (kv == "fp8" and activations == "fp32"):

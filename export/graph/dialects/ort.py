@@ -54,6 +54,7 @@ class OrtDialect(OrtAttention):
         adapted: groups whose products adapters may change; fp32 activations only.
         window_rows: rows of windowed layers that do not hold all tokens, by their index; the
             CPU's kernels only.
+        batch: whether runs in 16 bits take several sequences, too; in fp32 they do where they can.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class OrtDialect(OrtAttention):
         activations: Activations = "fp32",
         adapted: Collection[str] = (),
         window_rows: Mapping[int, int] | None = None,
+        batch: bool = False,
     ) -> None:
         assert not adapted or activations == "fp32", "adapters are bound in fp32"
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
@@ -77,6 +79,7 @@ class OrtDialect(OrtAttention):
             context=context,
             activations=activations,
             window_rows=window_rows,
+            batch=batch,
         )
         self.precision = precision
         self.quantizer = quantizer

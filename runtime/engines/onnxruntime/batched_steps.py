@@ -62,6 +62,8 @@ class BatchedSteps:
     ) -> None:
         self._runs, self._pool, self._times = runs, pool, times
         self._capacity = capacity
+        # Neighbors that ran in this memory; their first run also binds and records a CUDA graph.
+        self._memory, self._ran = pool.memory, set[tuple[int, int]]()
         self._scattered: frozenset[int] = frozenset()
         self._scattered_runs = 0
 
@@ -130,9 +132,13 @@ class BatchedSteps:
         self, group: list[int], given: list[tuple[int, int]], adapter: LoadedAdapter | None
     ) -> Logits:
         tokens, pasts = [token for token, _ in given], [past for _, past in given]
-        first = self._pool.memory.indices[group[0]]
+        memory = self._pool.memory
+        if memory is not self._memory:
+            self._memory, self._ran = memory, set()
+        first = memory.indices[group[0]]
         started = time.perf_counter()
         logits = self._runs.run(first, tokens, pasts, adapter)
-        if self._times is not None:
+        if self._times is not None and (first, len(group)) in self._ran:
             self._times.add(len(group), time.perf_counter() - started)
+        self._ran.add((first, len(group)))
         return logits

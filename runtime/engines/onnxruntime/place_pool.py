@@ -103,12 +103,13 @@ class PlacePool:
         self._written[place] = max(self._written[place] or 0, rows)
 
     def grow(self, rows: int) -> None:
-        """Give every place this many rows; without memory for it, all stays as it is.
+        """Give every place at least this many rows; without memory for it, all stays as it is.
 
         Raises:
             DoesNotFit: there is no memory for it.
         """
-        self.memory = self._moved(rows, self.memory.indices)
+        if rows > self.memory.rows:  # else a sibling has grown it already
+            self.memory = self._moved(rows, self.memory.indices)
 
     def bring_together(self, places: Sequence[int]) -> None:
         """Make places neighbors, in this order, before all others.

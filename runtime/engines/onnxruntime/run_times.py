@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from statistics import median
 
 _TIMES = 9
-_ENOUGH = 5  # the first run of a size records a graph, and takes far longer than the others
+_ENOUGH = 5  # runs, so that one that was disturbed does not decide
 _AGAIN = 64  # of the groups that are not worth a run of their own, every so often one is measured
 
 

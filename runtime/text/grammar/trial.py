@@ -26,6 +26,7 @@ _MEGABYTES = 200
 # largest schemas, needs 500,000.
 LIMITS: Mapping[str, Any] = {"initial_lexer_fuel": 600_000, "verbose_errors": False}
 _OUT_OF_TIME = int(getattr(signal, "SIGPROF", 27))
+_DEATHS = 256  # exit codes from here on, and those below 0, are of processes that were ended
 # One process at a time, however many requests bring a grammar.
 _lock = threading.Lock()
 
@@ -42,17 +43,19 @@ def why_not(module: Any, grammar: str, special: Mapping[str, int], size: int) ->
     request = {"grammar": grammar, "limits": dict(LIMITS), "special": dict(special), "size": size}
     with _lock:
         code = _run(str(Path(module.__file__).parents[1]), json.dumps(request).encode())
-    if code == 1:  # an error of Python, which no grammar causes
-        _warn()
-    if code in (0, 1):
+    if code is None:
+        return f"compiling it takes more than {_MAX_SECONDS:g} seconds on this busy machine"
+    if 0 <= code < _DEATHS:
+        if code:  # an error of Python, or another program: no grammar causes it
+            _warn()
         return None
     if code == -_OUT_OF_TIME:
         return f"compiling it takes more than {_SECONDS:g} seconds"
     return f"compiling it takes more than {_MEGABYTES} MB, or it is nested too deeply"
 
 
-def _run(folder: str, request: bytes) -> int:
-    """The exit code of the program; 1 if it cannot be started."""
+def _run(folder: str, request: bytes) -> int | None:
+    """The exit code of the program; 1 if it cannot be started, None if it did not end."""
     if not sys.executable or getattr(sys, "frozen", False):  # embedded: it is not an interpreter
         return 1
     try:
@@ -66,7 +69,7 @@ def _run(folder: str, request: bytes) -> int:
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:
-        return -_OUT_OF_TIME
+        return None
     except OSError as error:
         log.debug("%s", error)
         return 1

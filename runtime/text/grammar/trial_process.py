@@ -9,6 +9,7 @@ imported, so that it starts quickly.
 """
 
 import json
+import os
 import sys
 import threading
 from typing import Any
@@ -34,11 +35,26 @@ class _Tokens:
         return []
 
 
-def _compile(module: Any, request: dict[str, Any]) -> None:
+def _run(module: Any, request: dict[str, Any]) -> None:
+    """In a thread, whose exceptions would not end the process."""
+    try:
+        vocabulary, limits = _prepare(module, request)
+    except BaseException:
+        os._exit(1)  # not the grammar's fault
+    try:
+        _compile(module, request["grammar"], vocabulary, limits)
+    except BaseException:  # no memory, or llguidance gave up; it has no exceptions for bad grammars
+        os.abort()
+
+
+def _prepare(module: Any, request: dict[str, Any]) -> tuple[Any, Any]:
     tokens = _Tokens(request["special"], request["size"])
     vocabulary = module.LLTokenizer(module.TokenizerWrapper(tokens), n_vocab=len(tokens.tokens))
-    limits = module.LLParserLimits(**request["limits"])
-    matcher = module.LLMatcher(vocabulary, request["grammar"], log_level=0, limits=limits)
+    return vocabulary, module.LLParserLimits(**request["limits"])
+
+
+def _compile(module: Any, grammar: str, vocabulary: Any, limits: Any) -> None:
+    matcher = module.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()  # the lexer is built for the first mask
 
@@ -58,7 +74,10 @@ def _limit(seconds: float, megabytes: int) -> None:
     except OSError:  # macOS, which does not enforce this limit
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + (megabytes << 20), hard))
+    most = mapped + (megabytes << 20)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def main() -> None:
@@ -69,7 +88,7 @@ def main() -> None:
 
     _limit(float(sys.argv[2]), int(sys.argv[3]))
     threading.stack_size(_STACK_BYTES)
-    thread = threading.Thread(target=_compile, args=(llguidance, request))
+    thread = threading.Thread(target=_run, args=(llguidance, request))
     thread.start()
     thread.join()
 

@@ -1,6 +1,7 @@
 """`edge-eval` compares a checkpoint with another one by KL, or says what is missing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from edgelm.bench.evaluation import cli
+from edgelm.bench.evaluation.subjects import _check_same_vocabulary
 from edgelm.compress.data.documents import Document
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import load_model, load_tokenizer
+from edgelm.errors import BadInput
 from tests.checkpoints.tiny_chat import save_tiny_chat
 
 TEXTS = [f"The miller waits until level {i} has dropped below the wheel." * 3 for i in range(5)]
@@ -65,4 +68,30 @@ def test_other_tokens(folder: Path, tmp_path: Path, capsys: Any) -> None:
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     path.write_text(json.dumps(content))
     assert evaluate(folder, tmp_path / "out", "--against", str(other)) == 2
-    assert "different tokenizers" in capsys.readouterr().err
+    assert "has another vocabulary" in capsys.readouterr().err
+
+
+def test_the_tokens_that_fill_up_a_gguf_vocabulary_do_not_count(folder: Path) -> None:
+    plain, filled = (load_tokenizer(folder / "student") for _ in range(2))
+    start = len(plain)
+    filled.add_tokens([f"[PAD{start + number}]" for number in range(3)])
+    assert len(filled) == start + 3
+    _check_same_vocabulary("teacher", filled, plain)
+    filled.add_tokens(["<another>"])
+    with pytest.raises(BadInput, match=r"has another vocabulary .*'<another>', id \d+, is in one"):
+        _check_same_vocabulary("teacher", filled, plain)
+
+
+def test_a_checkpoint_that_was_trained_again_is_compared_again(
+    folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    teacher = Path(shutil.copytree(folder / "teacher", tmp_path / "teacher"))
+    options = ("--against", str(teacher))
+    assert evaluate(folder, tmp_path / "out", *options) == 0
+    model = load_model(teacher)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    model.save_pretrained(teacher)
+    capsys.readouterr()
+    assert evaluate(folder, tmp_path / "out", *options) == 0
+    assert "resumed" not in capsys.readouterr().err

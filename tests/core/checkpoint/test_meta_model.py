@@ -46,7 +46,7 @@ def test_a_mistral_with_kinds_of_layers_is_a_ministral(tiny: TinyFactory, tmp_pa
 @pytest.mark.parametrize(
     "over",
     [
-        {"num_labels": 10**12},
+        {"num_labels": 10**6},
         {"return_dict": False, "output_hidden_states": True, "output_attentions": True},
         {"auto_map": {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "x.X"}},
         {"dtype": "no_such_type", "torch_dtype": 5},

@@ -161,3 +161,11 @@ def test_permissions_are_the_requested_ones(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "open").stat().st_mode & 0o777 == 0o666
+
+
+def test_a_hidden_file_that_another_process_renames_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = hidden_sibling(tmp_path / "table")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
+    remove_abandoned_files(tmp_path)

@@ -84,7 +84,7 @@ def test_in_16_bits(
 ) -> None:
     """The graph for CUDA: the CPU provider has its operators in fp16, too."""
     with build_session(
-        tiny(name).checkpoint, tmp_path, PRECISIONS[precision], activations="fp16"
+        tiny(name).checkpoint, tmp_path, PRECISIONS[precision], activations="fp16", batch=True
     ) as session:
         assert _contract(session).takes_batches
         assert _contract(session).cache.dtype == "fp16"

@@ -49,7 +49,7 @@ def test_gguf_files_of_other_families(tmp_path: Path, name: str, kind: str) -> N
     lines: list[str] = []
     precision = "source" if kind == "Q8_0" else "fp32"
     manifest = export_model(path, tmp_path / "bundle", precision=precision, progress=lines.append)
-    assert any("it computes with what edgelm reads of them" in line for line in lines)
+    assert any("it computes with the weights that edgelm reads" in line for line in lines)
     assert manifest.gate is not None
     assert manifest.gate.figures.kl < (1e-6 if kind == "F32" else 1e-3)
     if kind == "F32":

@@ -15,7 +15,7 @@ from edgelm.runtime.embedding.pooling import batch_vectors
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
 from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
-from edgelm.runtime.engines.session import Logits, Tokens
+from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
 from tests.checkpoints.sentence_folders import save_sentence_model
 from tests.runtime.cpu_as_cuda import use_cpu_as_cuda
 from tests.slow import slow_but
@@ -136,3 +136,15 @@ def test_closing_between_two_groups(
     monkeypatch.setattr(HostTexts, "run", run)
     with pytest.raises(BadInput, match="closed"):
         lm.embed(TEXTS)
+
+
+def test_texts_that_run_together_can_be_cancelled(tmp_path: Path, sizes: list[int]) -> None:
+    folder = save_sentence_model(tmp_path / "source")
+    export_model(folder, tmp_path / "bundle", precision="fp32", gate="off")
+    with edgelm.load(tmp_path / "bundle", threads=1) as lm:
+        embedder = lm._embedder
+        assert embedder is not None
+        tokens = embedder.encode(TEXTS)
+        with pytest.raises(Cancelled):
+            embedder.vectors(tokens, cancelled=lambda: len(sizes) == 2)
+    assert len(sizes) == 2

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from edgelm.checkpoint.gguf.config.keys import Keys
 from edgelm.errors import BadCheckpoint
 
@@ -75,6 +77,8 @@ def granite(keys: Keys) -> dict[str, Any]:
 def _experts(keys: Keys, name: str = "num_experts") -> dict[str, Any]:
     for key, expected in _EXPECTED.items():
         value = keys.metadata.values.get(keys.key(key))
+        if isinstance(value, np.ndarray):
+            raise keys.metadata.wrong(keys.key(key), str(expected[1]))
         if value is not None and value not in expected:
             raise BadCheckpoint(
                 f"{keys.path}: {keys.key(key)} is {value}, expected {expected[1]}: other values "

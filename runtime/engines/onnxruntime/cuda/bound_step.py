@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import GraphContract
+from edgelm.errors import BadBundle, DoesNotFit
+from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import output
 from edgelm.runtime.engines.onnxruntime.cuda import gpu_pool
 from edgelm.runtime.engines.onnxruntime.cuda.gpu_pool import GpuTensor, GpuTensors
-from edgelm.runtime.engines.onnxruntime.cuda.provider import onnxruntime
+from edgelm.runtime.engines.onnxruntime.cuda.provider import lacks_memory, onnxruntime
 from edgelm.runtime.engines.step_inputs import StepInputs
 
 # GroupQueryAttention reads it on the machine's side.
@@ -66,8 +68,23 @@ class BoundStep:
                 self._inputs[role].update_inplace(inputs[role])
 
     def run(self) -> npt.NDArray[np.float32]:
-        """Run it; its logits are valid until the next run."""
-        self._session.run_with_iobinding(self._binding, self._options)
+        """Run it; its logits are valid until the next run.
+
+        Raises:
+            DoesNotFit: the GPU has no memory for it.
+            BadBundle: ONNX Runtime refuses the graph.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:  # the base of what ONNX Runtime raises
+            if lacks_memory(error):
+                raise DoesNotFit(
+                    f"the GPU has not enough memory for this run: {reason(error)}"
+                ) from None
+            raise BadBundle(
+                f"ONNX Runtime cannot run this bundle's graph with CUDA: {reason(error)}; check "
+                "its files (edge-export --verify), then export it again"
+            ) from None
         rows: npt.NDArray[np.float32] = self._logits.numpy()
         return rows
 

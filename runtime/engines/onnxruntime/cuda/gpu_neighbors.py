@@ -73,15 +73,16 @@ class GpuNeighbors:
         key = first, count, rows
         if key not in self._bound:
             inputs = batch_inputs(count)
-            # Read only while the graph is recorded: so it is the largest value that it can have.
-            inputs["total_length"][()] = rows or memory.rows
+            # Read only while the graph is recorded: so it is the largest value that it can have,
+            # in memory of its own, since `update_batch` changes that of the inputs.
+            recorded = {"total_length": np.array(rows or memory.rows, dtype=np.int32)}
             if "cache_positions" in self._graph.inputs:
                 inputs["cache_positions"] = np.arange(rows, dtype=np.int64)
             cache = memory.views(first, count)
             step = BoundStep(
                 self._session,
                 self._graph,
-                inputs,
+                inputs | recorded,
                 cache,
                 cache,
                 logits=(count, 1, self._vocab_size),

@@ -26,6 +26,9 @@ def wrong(pattern: str, expected: str) -> BadCheckpoint:
         ({"(q|k|v|o|gate|up|down)_proj": 2}, 2),
         ({r"layers\.1\.mlp\.down_proj": 2, r"(?:layers\.11\.)?mlp\.down_proj": 4}, 4),
         ({"^model.layers.11.mlp.down_proj": 2}, 2),
+        ({rf"layers\.({'|'.join(map(str, range(32)))})\.mlp\.down_proj": 2}, 2),
+        ({r".*\.layers\.\d+\..*\.(gate|up|down)_proj": 2}, 2),
+        ({r".*layers\.(1|3|5|7|9|11)\..*(q_proj|k_proj|v_proj|down_proj)": 2}, 2),
         ({"^layers.11.mlp.down_proj": 2}, 8),
     ],
 )
@@ -37,7 +40,7 @@ def test_values_are_those_of_pefts_rule(values: dict[str, float], expected: floa
 
 def test_a_module_with_a_long_name() -> None:
     found = ModulePatterns({".*a.*b": 2}, wrong)
-    with pytest.raises(BadCheckpoint, match="modules of at most 200 characters"):
+    with pytest.raises(BadCheckpoint, match="modules of at most 100 characters"):
         found.value("a" * 100_000, 8)
 
 

@@ -275,6 +275,12 @@ def test_lists_of_layers_that_do_not_fit(
         written(name, tmp_path, arrays={f"{architecture}.{key}": values})
 
 
+def test_a_flag_of_experts_that_is_an_array(tmp_path: Path) -> None:
+    extra = {"qwen3moe.expert_weights_scale": [1, 1]}
+    with pytest.raises(BadCheckpoint, match=r"expert_weights_scale"):
+        written("qwen3-moe", tmp_path, arrays=extra)
+
+
 def test_half_of_the_experts_is_missing(tmp_path: Path) -> None:
     path = write_gguf(
         tiny_model("olmoe"), tmp_path / "model.gguf", without_tensors=("ffn_up_exps",)

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,16 @@ def test_without_a_process_formats_still_compile(
     with caplog.at_level(logging.WARNING):
         compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
     assert len(caplog.messages) == 1
+    assert "cannot be tried in a process of their own" in caplog.messages[0]
+
+
+def test_a_program_that_cannot_be_read_is_not_the_grammars_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trial, "_PROGRAM", tmp_path / "missing.py")  # Python ends with code 2
+    trial._warn.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
     assert "cannot be tried in a process of their own" in caplog.messages[0]
 
 
