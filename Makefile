@@ -45,7 +45,7 @@ report: peers  ## compare a mixture of 4 and 8 bits with other engines (25 minut
 	$(BIN)/edge-bench $(REPORT)/bundle -p 512 -n 128 -d 0,512,4096 -r $(ROUNDS) \
 	  --peers $(PEERS) --cache build/bench --out $(REPORT)
 
-test: setup lint types check  ## ruff, mypy and the tests (14 minutes)
+test: setup lint types check  ## ruff, mypy and the tests (7 to 15 minutes)
 
 lint:  ## ruff
 	$(BIN)/ruff check .
@@ -57,7 +57,7 @@ types:  ## mypy --strict
 check:  ## the tests alone (WORKERS=2)
 	$(PYTEST) -m "not slow" --durations 10
 
-slow: setup  ## the tests that `make test` leaves out (9 minutes)
+slow: setup  ## the tests that `make test` leaves out (6 to 9 minutes)
 	$(PYTEST) -m slow
 
 setup: $(VENV)/.installed  ## create .venv and install edgelm into it
