@@ -1,10 +1,13 @@
 """Which tokens may come next in a text that must match a grammar.
 
-The mask of a step depends on the tokens so far alone, so it is computed in a thread while the
-engine runs the step; llguidance releases the interpreter's lock.
+The mask of a step depends on the tokens so far alone. One that takes long is computed in a thread
+while the engine runs the step; llguidance releases the interpreter's lock. Most take 0.2 ms, and
+are computed before the step: a thread beside the engine's would slow the step by more than that.
 """
 
 import functools
+import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +18,7 @@ import numpy.typing as npt
 from edgelm.errors import BadInput
 from edgelm.reasons import one_line
 
+_QUICK = 0.001  # seconds of a mask that is computed before the step
 _NO_DETAILS = "<non-verbose/>"  # in llguidance's messages
 Row = npt.NDArray[np.float32]
 _MINUS_INFINITY = np.float32(-np.inf).view(np.int32)  # the bits of it
@@ -32,6 +36,7 @@ class TokenMask:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._complete = False
+        self._seconds = math.inf  # that the last mask took; the first one also builds the lexer
         self._next = self._submit()
 
     @property
@@ -61,7 +66,21 @@ class TokenMask:
             self._next = self._submit()
 
     def _submit(self) -> "Future[Row]":
-        return _workers().submit(self._mask)
+        if self._seconds > _QUICK:
+            return _workers().submit(self._timed)
+        done: Future[Row] = Future()
+        try:
+            done.set_result(self._timed())
+        except BadInput as error:  # raised where the mask is used
+            done.set_exception(error)
+        return done
+
+    def _timed(self) -> Row:
+        started = time.thread_time()
+        try:
+            return self._mask()
+        finally:
+            self._seconds = time.thread_time() - started
 
     def _mask(self) -> Row:
         """What to add to logits [vocab_size]: 0 where a token is allowed, else minus infinity."""
