@@ -1,12 +1,12 @@
-"""The packages: every folder of code below the rooms. All else is in pyproject.toml."""
+"""The packages: every folder of code in the top-level packages. The rest: pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-ROOMS = {"core": "edgelm"} | {
-    room: f"edgelm.{room}" for room in ("bench", "compress", "devices", "export", "runtime")
+PACKAGES = {"core": "edgelm"} | {
+    name: f"edgelm.{name}" for name in ("bench", "compress", "devices", "export", "runtime")
 }
 # Folders of data alone are packages to setuptools, too; it warns about those that are not listed.
 CODE_AND_DATA = {".py", ".toml", ".jsonl"}
@@ -16,11 +16,11 @@ NOT_SHIPPED = {"edgelm.bench.studies"}  # experiments, run from a checkout
 def packages() -> list[str]:
     """Dotted names of the packages of the wheel."""
     names = set()
-    for room, package in ROOMS.items():
-        for path in (ROOT / room).rglob("*.*"):
+    for folder, package in PACKAGES.items():
+        for path in (ROOT / folder).rglob("*.*"):
             if path.suffix not in CODE_AND_DATA:
                 continue
-            below = path.parent.relative_to(ROOT / room).parts
+            below = path.parent.relative_to(ROOT / folder).parts
             names.add(".".join([package, *below]))
     return sorted(names - NOT_SHIPPED)
 

@@ -1,7 +1,7 @@
 """edgelm: compress, export and run language models on edge devices.
 
 Importing `edgelm` only loads this file; each public name loads its package on first use. Type
-checkers read the names' types in `__init__.pyi`, so that no module of core imports another room.
+checkers read the names' types in `__init__.pyi`, so that no module of core imports another package.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: tiny checkpoints, saved once a session.
+"""Fixtures that several packages share: tiny checkpoints, saved once a session.
 
 torch and what imports it are loaded by fixtures: environments that only run bundles have neither
 (tests/without_torch.py).

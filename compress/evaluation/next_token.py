@@ -1,4 +1,4 @@
-"""Next-token loss, and KL divergence from a teacher: one implementation for every room.
+"""Next-token loss, and KL divergence from a teacher: one implementation for every package.
 
 The search, layer removal, training's held-out figures and the evaluation all measure with it.
 Logits exist for a few positions at a time, whatever the vocabulary.

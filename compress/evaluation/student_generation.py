@@ -20,7 +20,7 @@ _LARGE_BATCH_BYTES = 1 << 30
 class ToolFormat(Protocol):
     """How functions are put into a prompt, and how a model's calls are read.
 
-    The runtime has both (edgelm.bench.evaluation passes them); this room does not import it.
+    The runtime has both (edgelm.bench.evaluation passes them); this package does not import it.
     """
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:

@@ -18,6 +18,11 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType, WeightPrecision
 
 _Writer = OrtDialect | StandardDialect | DecomposedDialect
+# Dialects of engines that compile a graph; `ort` is written by other rules.
+_COMPILED: dict[str, type[StandardDialect] | type[DecomposedDialect]] = {
+    "standard": StandardDialect,
+    "decomposed": DecomposedDialect,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,7 @@ def _writer(
             batch=form.batch,
         )
     assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
-    dialect = StandardDialect if form.dialect == "standard" else DecomposedDialect
-    return dialect(
+    return _COMPILED[form.dialect](
         folder,
         quantizer,
         assignment,

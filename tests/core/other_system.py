@@ -40,7 +40,7 @@ _PACKAGES += ("onnxruntime", "platform", "platformdirs", "subprocess", "tempfile
 _PACKAGES += ("http.client", "urllib.request", "urllib.parse", "uuid", "webbrowser", "zipfile")
 # What runs bundles needs none of these.
 _LEFT_OUT = ("torch", "transformers", "onnx", "onnx_ir", "gguf", "safetensors", "huggingface_hub")
-_ROOMS = ("files", "bundle", "spec", "quantize", "devices", "runtime")
+_IMPORTED = ("files", "bundle", "spec", "quantize", "devices", "runtime")
 # An optional package, or a program that starts when it is imported.
 _OPTIONAL: tuple[str, ...] = (*_LEFT_OUT, "fastapi", "uvicorn", "starlette", "pydantic")
 _OPTIONAL += ("cuda", "tensorrt", "tensorrt_rtx")
@@ -118,9 +118,9 @@ def _msvcrt() -> ModuleType:
 def import_everything() -> int:
     """Import every module of core, devices and runtime; returns how many."""
     count = 0
-    for room in _ROOMS:
-        package = importlib.import_module(f"edgelm.{room}")
-        for module in pkgutil.walk_packages(package.__path__, f"edgelm.{room}."):
+    for name in _IMPORTED:
+        package = importlib.import_module(f"edgelm.{name}")
+        for module in pkgutil.walk_packages(package.__path__, f"edgelm.{name}."):
             if module.name.endswith("__main__"):
                 continue
             count += _import(module.name)

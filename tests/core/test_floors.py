@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("core", "devices", "runtime", "export", "compress", "bench", "examples")
+PACKAGES = ("core", "devices", "runtime", "export", "compress", "bench", "examples")
 MAX_LINES = 400
 MAX_FILES = 13
 # Flat lists, which one more level would only make longer to read.
@@ -17,9 +17,9 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "tests"])
-def test_files_are_short(room: str) -> None:
-    lines = {path: len(path.read_text().splitlines()) for path in sources(room)}
+@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+def test_files_are_short(package: str) -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in sources(package)}
     assert lines
     long = {str(path.relative_to(ROOT)): count for path, count in lines.items()}
     assert {name: count for name, count in long.items() if count > MAX_LINES} == {}
@@ -32,7 +32,7 @@ def test_folders_have_few_files() -> None:
     """
     counts = Counter(
         str(path.parent.relative_to(ROOT))
-        for path in sources(*ROOMS)
+        for path in sources(*PACKAGES)
         if path.name not in ("__init__.py", "__main__.py")
     )
     crowded = {name for name, count in counts.items() if count > MAX_FILES}

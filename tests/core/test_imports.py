@@ -10,7 +10,7 @@ import pytest
 import edgelm
 
 ROOT = Path(__file__).resolve().parents[2]
-# room -> rooms it may import, besides itself
+# package -> packages it may import, besides itself
 ARROWS = {
     "core": set(),
     "devices": {"core"},
@@ -46,24 +46,24 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in ARROWS else "core"
 
 
-def edges(room: str) -> set[tuple[str, str]]:
-    """(file, module) for every import of another room."""
+def edges(package: str) -> set[tuple[str, str]]:
+    """(file, module) for every import of another package."""
     return {
         (path.relative_to(ROOT).as_posix(), module)
-        for path in (ROOT / room).rglob("*.py")
+        for path in (ROOT / package).rglob("*.py")
         for module in imported(path)
-        if module.split(".")[0] == "edgelm" and room_of(module) != room
+        if module.split(".")[0] == "edgelm" and package_of(module) != package
     }
 
 
-@pytest.mark.parametrize("room", list(ARROWS))
-def test_arrows(room: str) -> None:
-    wrong = {edge for edge in edges(room) if room_of(edge[1]) not in ARROWS[room]}
+@pytest.mark.parametrize("package", list(ARROWS))
+def test_arrows(package: str) -> None:
+    wrong = {edge for edge in edges(package) if package_of(edge[1]) not in ARROWS[package]}
     assert wrong == set()
 
 
@@ -91,12 +91,12 @@ def modules_after(*names: str) -> set[str]:
     return set(says(f"import sys, {', '.join(names)}; print(*sys.modules)").split())
 
 
-def modules_of(room: str) -> list[str]:
-    """Every module of a room, `edgelm.runtime.engines.onnxruntime.ort` and so on."""
+def modules_of(package: str) -> list[str]:
+    """Every module of a package, `edgelm.runtime.engines.onnxruntime.ort` and so on."""
     names = []
-    for path in sorted((ROOT / room).rglob("*.py")):
+    for path in sorted((ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        parts = parts[1:] if room == "core" else parts  # the package itself
+        parts = parts[1:] if package == "core" else parts  # the package itself
         names.append(".".join(["edgelm", *(part for part in parts if part != "__init__")]))
     return names
 

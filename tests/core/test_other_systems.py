@@ -15,7 +15,9 @@ import pytest
 from edgelm.python310 import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for room in ("core", "devices", "runtime") for path in (ROOT / room).rglob("*.py")]
+SOURCES = [
+    path for package in ("core", "devices", "runtime") for path in (ROOT / package).rglob("*.py")
+]
 POSIX_ONLY = {"fcntl", "termios", "tty", "pty", "pwd", "grp", "resource", "syslog"}
 
 

@@ -12,7 +12,7 @@ import edgelm
 from edgelm.python310 import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ["bench", "compress", "devices", "export", "runtime"]
+PACKAGES = ["bench", "compress", "devices", "export", "runtime"]
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +24,32 @@ def test_every_package_is_built(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     built = {path.relative_to(tmp_path / "edgelm") for path in tmp_path.rglob("*.py")}
-    rooms = [*((ROOT / room, ROOT) for room in ROOMS), (ROOT / "core", ROOT / "core")]
-    on_disk = {path.relative_to(top) for room, top in rooms for path in room.rglob("*.py")}
+    folders = [*((ROOT / name, ROOT) for name in PACKAGES), (ROOT / "core", ROOT / "core")]
+    on_disk = {path.relative_to(top) for folder, top in folders for path in folder.rglob("*.py")}
     assert built == {path for path in on_disk if path.parts[:2] != ("bench", "studies")}
 
 
 def test_core_hides_no_room() -> None:
-    # `edgelm.x` of a folder or file core/x would hide the room x.
-    assert not {path.stem for path in (ROOT / "core").iterdir()} & set(ROOMS)
+    # `edgelm.x` of a folder or file core/x would hide the package x.
+    assert not {path.stem for path in (ROOT / "core").iterdir()} & set(PACKAGES)
 
 
 def test_every_room_is_mapped(project: dict[str, Any]) -> None:
-    expected = {"edgelm": "core"} | {f"edgelm.{room}": room for room in ROOMS}
+    expected = {"edgelm": "core"} | {f"edgelm.{name}": name for name in PACKAGES}
     assert project["tool"]["setuptools"]["package-dir"] == expected
 
 
 def test_data_files_are_listed(project: dict[str, Any]) -> None:
     listed = set()
     for package, patterns in project["tool"]["setuptools"]["package-data"].items():
-        room, *below = package.split(".")[1:] or ["core"]
-        folder = ROOT.joinpath(room, *below)
+        name, *below = package.split(".")[1:] or ["core"]
+        folder = ROOT.joinpath(name, *below)
         for pattern in patterns:
             files = set(folder.glob(pattern))
             assert files, (package, pattern)
             listed |= files
     kinds = {".toml", ".jsonl", ".json", ".txt", ".html", ".typed", ".pyi"}
-    files = {path for room in ["core", *ROOMS] for path in (ROOT / room).rglob("*")}
+    files = {path for name in ["core", *PACKAGES] for path in (ROOT / name).rglob("*")}
     assert listed == {path for path in files if path.suffix in kinds}
 
 

@@ -1,6 +1,6 @@
 """The code uses nothing that Python 3.10, JetPack 6's, does not have.
 
-All rooms: a Jetson also finalizes (`edge-export --finalize`) and measures (`edge-bench`).
+All packages: a Jetson also finalizes (`edge-export --finalize`) and measures (`edge-bench`).
 The suite itself may run on a newer Python: vermin finds names and syntax of newer ones.
 """
 
@@ -28,14 +28,14 @@ def newer_than_3_10(*paths: Path, excluding: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "room",
+    "package",
     slow_but(
         ["bench", "compress", "core", "devices", "export", "runtime"],
         ["core", "devices", "runtime"],
     ),
 )
-def test_rooms_use_python_3_10(room: str) -> None:
-    others = [path for path in (ROOT / room).rglob("*.py") if path.name != "python310.py"]
+def test_packages_use_python_3_10(package: str) -> None:
+    others = [path for path in (ROOT / package).rglob("*.py") if path.name != "python310.py"]
     assert newer_than_3_10(*others, excluding=[]) == ""
 
 

@@ -1,4 +1,4 @@
-"""The rooms speak plain technical English: no private words in strings, docstrings or comments."""
+"""The packages are in plain technical English: no private words in strings or comments."""
 
 import re
 import tokenize
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Rooms without any of these words. Add a room once it is clean.
-CLEAN_ROOMS = ["core", "devices", "runtime", "export", "compress", "bench", "examples"]
+# Packages without any of these words. Add a package once it is clean.
+CLEAN_PACKAGES = ["core", "devices", "runtime", "export", "compress", "bench", "examples"]
 _UNITS = "nats|rows|tokens|bytes|bits|operations|cycles|joules|J|ms|milliseconds|levels|values"
 _THINGS = "token|step|position|weight|second|layer|group|channel|row|millisecond|block|clock|matrix"
 # Pattern -> what to write instead.
@@ -60,12 +60,12 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
                 yield token.start[0], token.string
 
 
-@pytest.mark.parametrize("room", CLEAN_ROOMS)
-def test_no_private_words(room: str) -> None:
+@pytest.mark.parametrize("package", CLEAN_PACKAGES)
+def test_no_private_words(package: str) -> None:
     patterns = [(re.compile(rf"\b({word})\b"), better) for word, better in FORBIDDEN.items()]
     found = [
         f"{path.relative_to(ROOT)}:{line}: {match[0]!r}; write: {better}"
-        for path in sorted((ROOT / room).rglob("*.py"))
+        for path in sorted((ROOT / package).rglob("*.py"))
         for line, text in texts(path)
         for pattern, better in patterns
         for match in pattern.finditer(text)

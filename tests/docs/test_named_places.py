@@ -10,8 +10,8 @@ from edgelm.bundle import Manifest
 from edgelm.devices.profile import load_profiles
 from tests.docs.pages import PAGES, ROOT, name
 
-ROOMS = "core|devices|runtime|export|compress|bench|tests|docs|examples|deploy|docker"
-_PATH = re.compile(rf"`((?:{ROOMS})/[\w./-]+)`")
+PACKAGES = "core|devices|runtime|export|compress|bench|tests|docs|examples|deploy|docker"
+_PATH = re.compile(rf"`((?:{PACKAGES})/[\w./-]+)`")
 _NAME_IN_FILE = re.compile(r"`(\w+)(?:\(\))?` (?:in|of) `([\w./-]+\.py)`")
 # Dated results name what was there on their day.
 READ = [page for page in PAGES if page.parent != ROOT / "docs" / "results"]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import edgelm
 
-ROOMS = ("bench", "compress", "devices", "export", "runtime")
+PACKAGES = ("bench", "compress", "devices", "export", "runtime")
 LOADERS = {"from_pretrained", "from_config"}
 
 
 def sources() -> Iterator[Path]:
     core = Path(edgelm.__file__).resolve().parent
     yield from core.rglob("*.py")
-    for room in ROOMS:
-        yield from (core.parent / room).rglob("*.py")
+    for package in PACKAGES:
+        yield from (core.parent / package).rglob("*.py")
 
 
 def loading_calls(path: Path) -> Iterator[ast.Call]:
