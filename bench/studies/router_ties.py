@@ -248,7 +248,7 @@ def main() -> None:
         checkpoint = open_checkpoint(path)
         passage = read_passage(
             arguments.text,
-            load_tokenizer(checkpoint),
+            load_tokenizer(checkpoint).backend_tokenizer,
             vocab_size=checkpoint.spec.vocab_size,
             context=LENGTH,
             sequences=ROWS,
