@@ -23,7 +23,9 @@ import onnxruntime
 import torch
 from tokenizers import Tokenizer
 
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.compress.model import load_tokenizer
 from edgelm.devices.kernels import KERNELS
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.graph.write import GraphFormat, write_graph
@@ -34,12 +36,14 @@ from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import read_documents, read_passage
 from edgelm.quantize.precision import PRECISIONS, Fp32
-from edgelm.compress.model import load_tokenizer
 from edgelm.spec.groups import split_group
 
 LENGTH, ROWS = 64, 64  # of the sequences, which are run from their start
 _NOT_CHOSEN = -1e4
 _FLOAT = onnx.TensorProto.FLOAT
+_TITLES = """
+| model | as exported | with the source's experts | in fp32 | other experts | margin there / all |
+|---|---|---|---|---:|---:|"""
 
 
 class Arm(NamedTuple):
@@ -49,8 +53,29 @@ class Arm(NamedTuple):
     logits: list[torch.Tensor]
 
 
-def measure(checkpoint: Checkpoint, tokens: torch.Tensor) -> dict[str, str]:
-    """A row of the table; `tokens` [sequences, length] start at position 0."""
+class Ties(NamedTuple):
+    """A row of the table.
+
+    changed: the share of tokens with other experts in some layer.
+    tie: the median margin between the last chosen expert and the next one where they first differ.
+    margin: that of all tokens and layers.
+    """
+
+    exported: Figures
+    steered: Figures
+    exact: Figures
+    changed: float
+    tie: float
+    margin: float
+
+    def __str__(self) -> str:
+        arms = (self.exported, self.steered, self.exact)
+        figures = " | ".join(f"KL {one.kl:.4f}, {one.top1:.1%}" for one in arms)
+        return f"{figures} | {self.changed:.1%} | {self.tie:.3f} / {self.margin:.3f}"
+
+
+def measure(checkpoint: Checkpoint, tokens: torch.Tensor) -> Ties:
+    """Compare a checkpoint's graph with it; `tokens` [sequences, length] start at position 0."""
     kernels, weights = KERNELS["onnxruntime"], Weights(checkpoint)
     columns = {group: weights.columns(group) for group in weights.groups()}
     assignment: Assignment = dict.fromkeys(columns, PRECISIONS["int8"])
@@ -69,14 +94,8 @@ def measure(checkpoint: Checkpoint, tokens: torch.Tensor) -> dict[str, str]:
         plain = run(None, accuracy=4)
         masks = [_mask(one, k) for one, k in zip(theirs, top_k, strict=True)]
         steered, exact = run(masks, accuracy=4), run(None, accuracy=0)
-    changed, ties, margins = _changes(theirs, plain.logits, top_k)
-    return {
-        "as exported": _figures(plain),
-        "with the source's experts": _figures(steered),
-        "multiplied in fp32": _figures(exact),
-        "tokens with other experts": f"{changed:.1%}",
-        "margin there / everywhere": f"{ties:.3f} / {margins:.3f}",
-    }
+    figures = [one.distance.figures() for one in (plain, steered, exact)]
+    return Ties(*figures, *_changes(theirs, plain.logits, top_k))
 
 
 class _Runner:
@@ -98,7 +117,9 @@ class _Runner:
                     attribute.i = accuracy
         path = self.folder / "arm.onnx"
         onnx.save(graph, path)
-        session = onnxruntime.InferenceSession(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options)
         names = {one.name for one in session.get_inputs()}
         past = {
             one.name: np.zeros([_size(size) for size in one.shape], np.float32)
@@ -183,11 +204,6 @@ def _changes(
     return 1 - float(same.float().mean()), float(tied.median()), float(every.median())
 
 
-def _figures(arm: Arm) -> str:
-    found = arm.distance.figures()
-    return f"KL {found.kl:.4f}, top-1 {found.top1:.1%}"
-
-
 def train(text: Path, folder: Path, *, minutes: float) -> None:
     """Train a small Qwen3-MoE, 16 experts of which 4 are chosen, and save it with its tokenizer."""
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -206,11 +222,22 @@ def train(text: Path, folder: Path, *, minutes: float) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "qwen3_moe",
-        **{"vocab_size": 2048, "hidden_size": 128, "num_hidden_layers": 4, "head_dim": 32},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 16},
-        **{"num_experts_per_tok": 4, "moe_intermediate_size": 128, "norm_topk_prob": True},
-        **{"output_router_logits": True, "router_aux_loss_coef": 0.01, "eos_token_id": 0},
-        **{"max_position_embeddings": 512, "bos_token_id": None, "pad_token_id": None},
+        vocab_size=2048,
+        hidden_size=128,
+        num_hidden_layers=4,
+        head_dim=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=128,
+        norm_topk_prob=True,
+        output_router_logits=True,
+        router_aux_loss_coef=0.01,
+        eos_token_id=0,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        pad_token_id=None,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
@@ -244,6 +271,7 @@ def main() -> None:
     if arguments.train is not None:
         train(arguments.text, arguments.train, minutes=arguments.minutes)
         return
+    print(_TITLES)
     for path in arguments.checkpoints:
         checkpoint = open_checkpoint(path)
         passage = read_passage(
@@ -253,8 +281,7 @@ def main() -> None:
             context=LENGTH,
             sequences=ROWS,
         )
-        for what, value in measure(checkpoint, passage.tokens).items():
-            print(f"{path.name} | {what} | {value}", flush=True)
+        print(f"| {path.name} | {measure(checkpoint, passage.tokens)} |", flush=True)
 
 
 if __name__ == "__main__":
