@@ -158,6 +158,9 @@ class OrtDialect(OrtAttention):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
                 weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
+            if group == HEAD and self.activations == "fp32" and not self._adapted:
+                # The copy of a large vocabulary would take gigabytes, and one row is no faster.
+                self.graph.keep_unpacked(weight)
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
         precision = _grouped(precision, group)

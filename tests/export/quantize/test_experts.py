@@ -186,7 +186,7 @@ GGUF_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "tolerance"), [("gpt-oss", "MXFP4", 1e-5), ("qwen3-moe", "Q8_0", 0.02)]
+    ("name", "kind", "tolerance"), [("gpt-oss", "MXFP4", 1e-5), ("qwen3-moe", "Q8_0", 0.03)]
 )
 def test_the_graph_computes_with_the_experts_of_a_gguf_file(
     tmp_path: Path, name: str, kind: str, tolerance: float
