@@ -95,8 +95,8 @@ def _unused_norms(spec: DecoderSpec) -> list[str]:
 
     They get no gradients, for which several processes would wait.
     """
-    if not spec.has_own_sizes or spec.norms == "post":
-        return []
+    if not spec.has_own_sizes or spec.norms == "post" or spec.parallel_mlp:
+        return []  # with one norm for both halves, it is read
     before_mlp = "post_attention" if spec.norms == "pre" else "pre_feedforward"
     unused = [
         f"model.layers.{index}.{name}_layernorm"

@@ -23,6 +23,7 @@ from edgelm.quantize.precision import (
     parse_precision,
 )
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.rope import table_width
 
 
 class Kernels(NamedTuple):
@@ -305,7 +306,8 @@ def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
     for layer in spec.layers:
         if not layer.attends:
             continue
-        dim, rotated = spec.heads(layer).dim, layer.rope.dim if layer.rope else None
+        dim = spec.heads(layer).dim
+        rotated = 2 * table_width(layer.rope, dim) if layer.rope else None
         multiple = rules.head_multiple
         if rotated == dim:  # the whole head is rotated
             multiple = max(multiple, rules.rotary_multiple)

@@ -63,6 +63,9 @@ _MODELS: dict[str, dict[str, Any]] = {
     "glm4": {},
     "lfm2": {"conv_bias": False},
     "apertus": {"rope_parameters": _LLAMA3},
+    "starcoder2": {"sliding_window": None},
+    "stablelm": {},
+    "stablelm-parallel": {},
     "gemma4": {"final_logit_softcapping": 30.0},  # which llama.cpp computes with if there is no key
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},

@@ -45,7 +45,7 @@ def layer_of(name: str) -> int | None:
 def is_hidden_norm(spec: DecoderSpec, name: str) -> bool:
     """Whether a tensor is the weight of a norm over the residual stream."""
     axes = tensor_axes(spec, name)
-    return axes == ((HIDDEN,),) and "norm" in name
+    return axes == ((HIDDEN,),) and "norm" in name and name.endswith(".weight")
 
 
 # [rows, columns] of every projection.

@@ -56,7 +56,13 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 f"{self.num_attention_heads} heads do not divide into {groups} KV groups; every "
                 "group needs the same number of query heads"
             )
-        if not self.has_even_heads(spec):
+        if FAMILIES[spec.family].derived_heads and not self.fits_heads(spec):
+            raise BadInput(
+                f"hidden_size {self.hidden_size} is not that of {self.num_attention_heads} heads "
+                f"of {spec.head_dim} channels, which transformers requires of {spec.family}; "
+                "change one of them"
+            )
+        if not self.fits_heads(spec):
             raise BadInput(
                 f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} "
                 f"heads, which transformers requires of {spec.family}; change one of them"
@@ -68,10 +74,12 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 f"group, the model has {limit}; keep more groups or fewer heads"
             )
 
-    def has_even_heads(self, spec: DecoderSpec) -> bool:
-        """Whether heads divide the hidden size, if the family's configuration class requires it."""
-        required = FAMILIES[spec.family].even_heads
-        return not required or self.hidden_size % self.num_attention_heads == 0
+    def fits_heads(self, spec: DecoderSpec) -> bool:
+        """Whether heads divide the hidden size as the family's classes require it."""
+        family = FAMILIES[spec.family]
+        if family.derived_heads:
+            return self.hidden_size == self.num_attention_heads * spec.head_dim
+        return not family.even_heads or self.hidden_size % self.num_attention_heads == 0
 
     @property
     def heads_per_group(self) -> int:

@@ -32,7 +32,7 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
                     if small or heads * spec.head_dim % multiple:
                         continue
                     shape = Shape(layers, hidden, ffn, heads, groups)
-                    if shape.has_even_heads(spec):
+                    if shape.fits_heads(spec):
                         yield shape
 
 

@@ -61,8 +61,9 @@ class Smoothing:
             for group in groups(spec)
             if group.startswith("layers.")
             and split_group(group)[1] in before
-            # Attention and the mixer parallel to it read one norm, and have factors of their own.
+            # What is parallel to attention reads the same norm, and has factors of its own.
             and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
+            and not spec.parallel_mlp
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(

@@ -21,6 +21,16 @@ from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 from edgelm.spec.multipliers import Multipliers
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
+_NORMS: dict[NormPlacement, tuple[str, ...]] = {
+    "pre": ("input_layernorm", "post_attention_layernorm"),
+    "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "sandwich": (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+}
 
 
 class DecoderSpec(msgspec.Struct, frozen=True):
@@ -67,6 +77,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None
+    layer_norm: bool = False
+    """Norms subtract the mean and have a bias; RMS norms otherwise."""
+    parallel_mlp: bool = False
+    """The MLP is parallel to attention, and has its normed inputs (StableLM)."""
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
@@ -276,6 +290,12 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return sum(halves) / 2
 
     @property
+    def norm_names(self) -> tuple[str, ...]:
+        """The norms over the residual stream that a layer has."""
+        names = _NORMS[self.norms]
+        return names[:1] if self.single_sublayers or self.parallel_mlp else names
+
+    @property
     def mlp_inputs(self) -> int:
         """Matrices that read the input of an MLP: gate and up, or up alone."""
         return 2 if self.gated_mlp else 1
@@ -305,14 +325,13 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         kinds = self._kinds.items()
         inputs = self.per_layer_inputs
-        shared = self.hidden_size + (inputs.size if inputs else 0)
+        shared = self.hidden_size * (1 + self.layer_norm) + (inputs.size if inputs else 0)
         return sum(n * self._layer_vectors(layer) for layer, n in kinds) + shared
 
     def _layer_vectors(self, layer: LayerSpec) -> int:
         h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
         mixer, ffn = layer.mixer, self.mlp_size(layer)
-        norms = {"pre": 1 if self.single_sublayers else 2, "post": 2, "sandwich": 4}
-        total = norms[self.norms] * h
+        total = len(self.norm_names) * h * (1 + self.layer_norm)
         total += h * (self.per_layer_inputs is not None)
         if layer.mlp is not None:
             total += layer.mlp.vector_parameters(h)

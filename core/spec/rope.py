@@ -16,12 +16,16 @@ from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.decoder import Rope
 
 Frequencies = npt.NDArray[np.float64]
+_TABLE_MULTIPLE = 8
 
 
 def rotary_tables(
     rope: Rope, positions: int, max_position_embeddings: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Cosine and sine tables, each [positions, rope.dim / 2], attention factor included."""
+    """Cosine and sine tables, each [positions, rope.dim / 2], attention factor included.
+
+    `padded_tables` has them as wide as a graph needs them.
+    """
     frequencies, factor = _scaled(rope, positions, max_position_embeddings)
     # Hugging Face rounds frequencies and angles to fp32 before the cosine; at position 8,000 the
     # rounding of the angle is 5e-4, so parity needs the same rounding here.
@@ -52,17 +56,42 @@ def query_factors(
     return (1 + np.float32(beta) * np.log1p(steps)).astype(np.float32)
 
 
-def half_rotated_order(rope: Rope, head_dim: int) -> npt.NDArray[np.int64]:
-    """Channels of a head [head_dim] in the order in which i and i + dim / 2 are rotated together.
+def table_width(rope: Rope, head_dim: int) -> int:
+    """Columns of the tables: ONNX Runtime's attention takes multiples of 8.
 
-    A checkpoint with interleaved rotation pairs 2i and 2i + 1. Scores are sums over channels, so
-    reordering those of queries and keys alike changes nothing else.
+    The first of the channels that are not rotated fill the rest, rotated by zero. Where a head
+    has too few of them, the width is that of the rotated channels.
     """
-    channels = np.arange(head_dim)
-    if not rope.interleaved:
-        return channels
+    width = rope.dim // 2
+    padded = -(-width // _TABLE_MULTIPLE) * _TABLE_MULTIPLE
+    return padded if 2 * padded <= head_dim else width
+
+
+def padded_tables(
+    tables: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], width: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The tables of `rotary_tables` with `width` columns, the last of which rotate nothing."""
+    more = ((0, 0), (0, width - tables[0].shape[1]))
+    return np.pad(tables[0], more, constant_values=1), np.pad(tables[1], more)
+
+
+def rotated_order(rope: Rope, head_dim: int) -> npt.NDArray[np.int64] | None:
+    """Channels of a head [head_dim] in an order in which i and i + width are rotated together.
+
+    `width` is that of the tables. A checkpoint pairs i and i + dim / 2 or, interleaved, 2i and
+    2i + 1. Scores are sums over channels, so reordering those of queries and keys alike changes
+    nothing else. None for a checkpoint's own order.
+    """
+    channels, dim = np.arange(head_dim), rope.dim
+    added = table_width(rope, head_dim) - dim // 2
+    if not rope.interleaved and not added:
+        return None
+    halves = channels[: dim // 2], channels[dim // 2 : dim]
+    if rope.interleaved:
+        halves = channels[0:dim:2], channels[1:dim:2]
+    rest = channels[dim:]
     return np.concatenate(
-        [channels[0 : rope.dim : 2], channels[1 : rope.dim : 2], channels[rope.dim :]]
+        [halves[0], rest[:added], halves[1], rest[added : 2 * added], rest[2 * added :]]
     )
 
 

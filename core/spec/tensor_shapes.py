@@ -3,7 +3,6 @@
 import msgspec
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.families.family import NormPlacement
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.layers.experts import DOWN, GATE_UP, MixtureOfExperts
 from edgelm.spec.tensor_names import canonical_name, stored_name
@@ -21,7 +20,7 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     hidden = spec.hidden_size
     shapes: Shapes = {
         EMBEDDING_WEIGHT: (spec.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
+        **_norm(spec, "model.norm"),
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
@@ -40,6 +39,13 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
 def weight_name(module: str) -> str:
     """The tensor of a module's weight; stacked matrices of experts are tensors themselves."""
     return module if module in (GATE_UP, DOWN) else f"{module}.weight"
+
+
+def bias_name(weight: str) -> str:
+    """The tensor of a matrix's bias, from that of the matrix."""
+    if weight.endswith(".weight"):
+        return weight.removesuffix("weight") + "bias"
+    return f"{weight}_bias"  # of stacked experts
 
 
 def stacked_by_input(family: str) -> bool:
@@ -87,8 +93,8 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
-    norms = _NORMS[spec.norms][: 1 if spec.single_sublayers else None]
-    shapes |= {f"{norm}.weight": (spec.hidden_size,) for norm in norms}
+    for norm in spec.norm_names:
+        shapes |= _norm(spec, norm)
     shapes |= vectors
     if spec.layer_scalars:
         shapes["layer_scalar"] = (1,)
@@ -100,6 +106,12 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         shapes |= dict.fromkeys(("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n"), (1,))
         shapes |= dict.fromkeys(("mlp.act_fn.beta", "mlp.act_fn.eps"), ())
     return shapes
+
+
+def _norm(spec: DecoderSpec, name: str) -> Shapes:
+    """The tensors of a norm over the residual stream."""
+    kinds = ("weight", "bias") if spec.layer_norm else ("weight",)
+    return {f"{name}.{kind}": (spec.hidden_size,) for kind in kinds}
 
 
 def _stacks(spec: DecoderSpec, mixture: MixtureOfExperts) -> Shapes:
@@ -152,15 +164,3 @@ def _mlp_matrices(spec: DecoderSpec, ffn: int) -> Shapes:
         return {"mlp.gate_up_proj": (2 * ffn, hidden)} | output
     names = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
     return {f"mlp.{name}": (ffn, hidden) for name in names} | output
-
-
-_NORMS: dict[NormPlacement, tuple[str, ...]] = {
-    "pre": ("input_layernorm", "post_attention_layernorm"),
-    "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
-    "sandwich": (
-        "input_layernorm",
-        "post_attention_layernorm",
-        "pre_feedforward_layernorm",
-        "post_feedforward_layernorm",
-    ),
-}

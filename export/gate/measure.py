@@ -20,7 +20,8 @@ from edgelm.runtime.engines.session import Session
 
 _TAIL = 64  # tokens of each sequence that are decoded one by one
 _SAMPLES, _SAMPLE_LENGTH = 4, 256  # of the passage, that travel with the bundle
-_ROWS = 256  # rows of logits compared at a time: 50 MB per tensor at a vocabulary of 49,152
+_ROWS = 256  # rows of logits that are computed at a time
+_COMPARED = _ROWS * 49_152  # logits compared at a time: 50 MB per tensor
 
 
 class EvalSettings(NamedTuple):
@@ -55,11 +56,12 @@ class Evaluator:
         for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
             session.rewind(0)
             at = 0
-            for rows in session_logits(session, tokens.numpy(), tail or _TAIL):
-                end = at + len(rows)
-                source = self.reference.logits(hidden[at:end], head)
-                distance.add(source, torch.from_numpy(rows), tokens[at + 1 : end + 1])
-                at = end
+            for whole in session_logits(session, tokens.numpy(), tail or _TAIL):
+                for rows in torch.from_numpy(whole).split(max(1, _COMPARED // whole.shape[1])):
+                    end = at + len(rows)
+                    source = self.reference.logits(hidden[at:end], head)
+                    distance.add(source, rows, tokens[at + 1 : end + 1])
+                    at = end
         return distance.figures()
 
     def sample(self) -> GateSample:

@@ -209,6 +209,14 @@ class Graph:
         dtype = _DTYPES[array.dtype] if dtype is None else dtype
         return self._external(name, dtype, shape or array.shape, offset, array.nbytes)
 
+    def keep_unpacked(self, weight: ir.Value) -> None:
+        """Let ONNX Runtime read a weight from its mapped file, not from a packed copy.
+
+        It packs constants only, and a weight that a run may replace is none.
+        """
+        if weight not in self._inputs:
+            self._inputs.append(weight)
+
     def view(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """The bytes of an earlier `weight` under another shape."""
         tensor = value.const_value

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import Bias
 from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
@@ -44,11 +45,11 @@ class Dialect(Protocol):
     def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
         """Scale and reorder a group's inputs for the levels of a quantized source."""
 
-    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
-        """RMS norm over the last axis."""
+    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
+        """RMS norm over the last axis; with a bias, LayerNorm."""
 
     def add_norm(
-        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor, bias: Bias = None
     ) -> tuple[Value, Value]:
         """`(norm(stream + delta), stream + delta)`."""
 
@@ -133,14 +134,14 @@ class _Decoder(NamedTuple):
         )
 
     def norm(self, x: Value, name: str) -> Value:
-        return self.dialect.norm(x, name, self.weights.norm(name))
+        return self.dialect.norm(x, name, self.weights.norm(name), self.weights.norm_bias(name))
 
     def sum_and_norm(self, residual: _Residual, name: str) -> tuple[Value, Value]:
         """`(norm(stream), stream)` with the delta added."""
         if residual.delta is None:
             return self.norm(residual.stream, name), residual.stream
-        weight = self.weights.norm(name)
-        return self.dialect.add_norm(residual.stream, residual.delta, name, weight)
+        weight, bias = self.weights.norm(name), self.weights.norm_bias(name)
+        return self.dialect.add_norm(residual.stream, residual.delta, name, weight, bias)
 
     def sum(self, residual: _Residual) -> Value:
         if residual.delta is None:
@@ -191,6 +192,9 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
         if last:
             beside = decoder.dialect.select_positions(beside)
         delta = decoder.dialect.add(delta, decoder.linear(beside, f"{prefix}.mamba.out"))
+    if spec.parallel_mlp and spec.mlp_size(spec.layers[index]):
+        inputs = decoder.dialect.select_positions(normed) if last else normed
+        return _Residual(stream, decoder.dialect.add(delta, mlp(decoder, index, inputs)))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
     return feed_forward(decoder, index, _Residual(stream, delta))
@@ -225,7 +229,7 @@ def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residua
         delta = mlp(decoder, index, stream)
     else:
         before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
-        if spec.single_sublayers:
+        if spec.single_sublayers or spec.parallel_mlp:
             before = "input"
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)

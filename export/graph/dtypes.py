@@ -11,6 +11,7 @@ from edgelm.export.graph.builder import Graph
 from edgelm.quantize.precision import Bf16, Fp16, Fp32, Unquantized
 
 Activations = Literal["fp32", "fp16", "bf16"]
+Bias = torch.Tensor | None
 
 DTYPES: dict[Activations, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,

@@ -19,7 +19,7 @@ from edgelm.export.graph.attention.kv_cache import KvCacheIO
 from edgelm.export.graph.attention.projected import split_projected
 from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations
+from edgelm.export.graph.dtypes import DTYPES, Activations, Bias
 from edgelm.export.graph.qdq_weights import QdqWeights
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
 from edgelm.export.graph.segments import Segments, save_graph
@@ -108,9 +108,16 @@ class QdqDialect:
         assert self.takes_batches, f"the {self.name} dialect takes one sequence per run"
         return 1 if self.spec.states else "B"
 
-    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
-        """RMS norm over the last axis."""
+    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
+        """See Dialect."""
         raise NotImplementedError
+
+    def layer_norm(self, x: Value, name: str, weight: torch.Tensor, bias: torch.Tensor) -> Value:
+        """LayerNorm over the last axis, an operator since opset 17."""
+        parts = {"weight": weight, "bias": bias}
+        values = [self.matrices.floats(f"{name}.{part}", one) for part, one in parts.items()]
+        epsilon = self.spec.rms_norm_eps
+        return self.graph.op("LayerNormalization", x, *values, name=name, epsilon=epsilon)  # type: ignore[no-any-return]
 
     def attend(
         self, query: Value, new: tuple[Value, Value] | None, index: int, layer: LayerSpec
@@ -176,10 +183,10 @@ class QdqDialect:
         return prepare_inputs(self.graph, x, group, inputs, self.activations)
 
     def add_norm(
-        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor, bias: Bias = None
     ) -> tuple[Value, Value]:
         total = self.add(stream, delta)
-        return self.norm(total, name, weight), total
+        return self.norm(total, name, weight, bias), total
 
     def add(self, x: Value, y: Value) -> Value:
         return self.graph.op("Add", x, y)  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.rope import half_rotated_order
+from edgelm.spec.rope import rotated_order, table_width
 
 ValueFactors = Literal["channel", "head", "layer"]
 _MIN_ABSMAX = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
@@ -88,8 +88,9 @@ def _equalize(
     shared: bool,
     powers_of_two: bool,
 ) -> LayerKvScaling:
-    if layer.rope is not None and layer.rope.interleaved:  # executed in the other order
-        keys = keys[:, torch.from_numpy(half_rotated_order(layer.rope, spec.heads(layer).dim))]
+    dim = spec.heads(layer).dim
+    if layer.rope and (order := rotated_order(layer.rope, dim)) is not None:
+        keys = keys[:, torch.from_numpy(order)]  # in which the graph has them
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)
@@ -115,7 +116,7 @@ def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:
     """The larger of each two channels that the rotation mixes, in both their places."""
     if layer.rope is None:
         return keys
-    half = layer.rope.dim // 2
+    half = table_width(layer.rope, keys.shape[1])
     first, second, rest = keys.split([half, half, keys.shape[1] - 2 * half], dim=1)
     larger = torch.maximum(first, second)
     return torch.cat([larger, larger, rest], dim=1)

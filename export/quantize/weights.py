@@ -24,9 +24,9 @@ from edgelm.spec.groups import (
     tensor_names,
 )
 from edgelm.spec.layers.mixers import Mamba2, ShortConv
-from edgelm.spec.rope import half_rotated_order
+from edgelm.spec.rope import rotated_order
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import has_bias, stacked_by_input
+from edgelm.spec.tensor_shapes import bias_name, has_bias, stacked_by_input
 
 _RESIDUAL = (
     "attention.o",
@@ -153,7 +153,7 @@ class Weights:
         """A group's bias [out_features], if the spec gives its parts one."""
         if not self.has_bias(group):
             return None
-        names = [_bias_name(name) for name in self.tensor_names(group)]
+        names = [bias_name(name) for name in self.tensor_names(group)]
         tensors = [self.checkpoint.tensor(name).float().flatten() for name in names]
         bias, rows = torch.cat(tensors), self.row_factors(group)
         if (order := self.row_order(group)) is not None:
@@ -184,6 +184,17 @@ class Weights:
         if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
             weight = weight / divisor
         return weight
+
+    def norm_bias(self, name: str) -> torch.Tensor | None:
+        """The bias of a LayerNorm over the residual stream; None of an RMS norm."""
+        spec = self.checkpoint.spec
+        if not spec.layer_norm:
+            return None
+        bias = self._tensor(f"model.{name}.bias")
+        if name == "norm":
+            bias = bias / spec.logits_divisor
+        divisor = self.smoothing.norm(name) if self.smoothing else None
+        return bias if divisor is None else bias / divisor
 
     def value_norm(self, layer: int) -> torch.Tensor:
         """The weight of a layer's norm on values, which the checkpoint lacks, [head_dim]."""
@@ -274,9 +285,10 @@ class Weights:
         if spec.attention_gate:
             return self._gated_row_order()
         rope = spec.layers[split_group(group)[0]].rope
-        if rope is None or not rope.interleaved:
+        channels = rope and rotated_order(rope, spec.head_dim)
+        if channels is None:
             return None
-        head = torch.from_numpy(half_rotated_order(rope, spec.head_dim))
+        head = torch.from_numpy(channels)
         heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
         rotated = (heads[:, None] * spec.head_dim + head).flatten()
         values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
@@ -386,9 +398,3 @@ class Weights:
         """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
         heads = self.checkpoint.spec.num_attention_heads
         return factors.repeat_interleave(heads // len(factors), 0)
-
-
-def _bias_name(weight: str) -> str:
-    if weight.endswith(".weight"):
-        return weight.removesuffix("weight") + "bias"
-    return f"{weight}_bias"  # of stacked experts

@@ -1,9 +1,8 @@
 """The source model as the gate's reference: Hugging Face's own modules, streamed.
 
-The model is built without memory for its weights; each leaf module reads its weights when it is
-called and drops them when it returns. A pass over a batch thus needs memory for one matrix and
-the activations, whatever the size of the model. Logits are never stored: any rows of them follow
-with one product from the final hidden states.
+The model is built without memory for its weights, which its modules read when they are called
+(edgelm.export.source.streaming). Logits are never stored: any rows of them follow with one product
+from the final hidden states.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from torch import nn
 
 from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint
-from edgelm.export.source.memory import LARGE, give_back
+from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
 
@@ -35,17 +34,9 @@ class Reference:
         self.overrides: dict[str, torch.Tensor] = {}
         self._cached: dict[str, torch.Tensor] | None = None
         self.model = empty_model(hf_config(checkpoint), torch.float32).eval()
-        for name, module in self.model.named_modules():
-            for buffer in module._buffers.keys() - module._non_persistent_buffers_set:
-                if checkpoint.has(f"{name}.{buffer}"):  # xIELU's constants
-                    module._buffers[buffer] = checkpoint.tensor(f"{name}.{buffer}").float()
         if context is not None and self.depends_on_context:
             self._fix_frequencies(context)
-        for name, module in self.model.named_modules():
-            if any(True for _ in module.parameters(recurse=False)):
-                # A short convolution is never called: its parent reads its weight.
-                parent = self.model.get_submodule(name.rpartition(".")[0])
-                self._stream(name, module, parent if isinstance(module, nn.Conv1d) else module)
+        stream_weights(self.model, checkpoint, self._read, self._table_rows)
 
     @property
     def depends_on_context(self) -> bool:
@@ -102,37 +93,6 @@ class Reference:
             yield
         finally:
             self._cached = None
-
-    def _stream(self, name: str, module: nn.Module, user: nn.Module) -> None:
-        """Let a module have its own weights while `user` runs."""
-        names = [parameter for parameter, _ in module.named_parameters(recurse=False)]
-        empty = {parameter: module._parameters[parameter] for parameter in names}
-
-        def read(_: nn.Module, __: Any) -> None:
-            for parameter in names:
-                tensor = self._read(f"{name}.{parameter}")
-                module._parameters[parameter] = nn.Parameter(tensor, requires_grad=False)
-
-        def read_rows(_: nn.Module, arguments: Any) -> tuple[torch.Tensor, ...]:
-            # Of a table only what is looked up: Gemma 4's for every layer has billions of values.
-            ids, places = torch.unique(arguments[0], return_inverse=True)
-            rows = self._table_rows(f"{name}.weight", ids).float()
-            module._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
-            return places, *arguments[1:]
-
-        large = sum(parameter.numel() for parameter in empty.values() if parameter is not None)
-
-        def drop(_: nn.Module, __: Any, ___: Any) -> None:
-            module._parameters.update(empty)
-            if large > LARGE:
-                give_back()
-
-        if isinstance(module, nn.Embedding):
-            module.padding_idx = None  # only training reads it
-            module.register_forward_pre_hook(read_rows)
-        else:
-            user.register_forward_pre_hook(read)
-        user.register_forward_hook(drop)
 
     def _table_rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows of a table in its stored type."""

@@ -8,11 +8,12 @@ beginning of the context: its end, where scaled rotary embeddings differ, and th
 from which a layer's window no longer reaches back to the start.
 
 Where memory is short, and of long GGUF files, the model is loaded with its first layers only, and
-the reference is run to the same depth.
+the reference is run to the same depth. Weights that transformers cannot load come from edgelm's
+readers anyway: of a large model they are streamed, through all layers.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,11 +29,15 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.source.reference import Reference
+from edgelm.export.source.streaming import stream_weights
 from edgelm.export.source_check.gguf_copy import copy_weights
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT
 
 _MEMORY_SHARE = 0.3  # of what is free, for each model's weights
+_MAX_KEPT_BYTES = 1e9  # of weights that transformers cannot load itself
 # transformers' reader of GGUF files takes time with the square of the layers, half a minute for 30.
 _GGUF_LAYERS = 12
 _TOKENS = 96
@@ -72,6 +77,9 @@ def check_source(
     """
     checkpoint = reference.checkpoint
     depth = _affordable_depth(checkpoint.spec)
+    streamed = not checkpoint.loads_elsewhere and _exceeds_memory(checkpoint.spec)
+    if streamed:
+        depth = checkpoint.spec.num_hidden_layers
     if checkpoint.is_gguf:
         depth = min(depth, _GGUF_LAYERS)
     worst = SourceCheck(layers=depth, tokens=0, reach=0, kl=0.0, top1=1.0)
@@ -80,7 +88,8 @@ def check_source(
         progress(
             "transformers cannot load these weights: it computes with the weights that edgelm reads"
         )
-    with _loaded(checkpoint, depth, scratch) as other, reference.cached_reads():
+    kept = nullcontext() if streamed else reference.cached_reads()
+    with _loaded(checkpoint, depth, scratch, streamed=streamed) as other, kept:
         stretches = [*_ends(reference, tokens, context)]
         if not reference.depends_on_context:
             stretches += _windows(other, tokens, context, progress)
@@ -96,6 +105,11 @@ def check_source(
             "please report it with its config.json (--gate off exports it anyway)"
         )
     return worst
+
+
+def _exceeds_memory(spec: DecoderSpec) -> bool:
+    """Whether weights that edgelm reads are streamed, since they would take too much memory."""
+    return 4 * spec.parameters > min(_MEMORY_SHARE * available_bytes(), _MAX_KEPT_BYTES)
 
 
 def _affordable_depth(spec: DecoderSpec) -> int:
@@ -139,13 +153,13 @@ def _windows(
 
 
 @contextmanager
-def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
+def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path, *, streamed: bool) -> Iterator[Any]:
     """The model as transformers loads it, in fp32, with its first `depth` layers."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     if not checkpoint.loads_elsewhere:
         with _quiet():
-            model = _assembled(checkpoint, depth)
+            model = _assembled(checkpoint, depth, streamed=streamed)
         yield model
         return
     gguf: dict[str, Any] = {}
@@ -193,7 +207,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path) -> Iterator[Any]:
         yield _TextOnly(model.eval()) if multimodal else model.eval()
 
 
-def _assembled(checkpoint: Checkpoint, depth: int) -> Any:
+def _assembled(checkpoint: Checkpoint, depth: int, *, streamed: bool) -> Any:
     """The model that transformers builds from its own configuration, with edgelm's weights."""
     from transformers import AutoConfig
 
@@ -205,6 +219,8 @@ def _assembled(checkpoint: Checkpoint, depth: int) -> Any:
     _shorten(config, depth)
     config.tie_word_embeddings = checkpoint.spec.tie_word_embeddings
     model = empty_model(config, torch.float32)
+    if streamed:
+        return _with_streamed_weights(model, checkpoint)
     wanted = model.state_dict().keys() & checkpoint.shapes.keys()
     tensors = {name: checkpoint.tensor(name).float() for name in sorted(wanted)}
     missing = model.load_state_dict(tensors, strict=False, assign=True).missing_keys
@@ -212,6 +228,20 @@ def _assembled(checkpoint: Checkpoint, depth: int) -> Any:
     left = [name for name, one in model.named_parameters() if one.is_meta]
     if left:
         raise BadCheckpoint(f"no weights for {left[0]} ({len(missing)} missing in all)")
+    return model.eval()
+
+
+def _with_streamed_weights(model: Any, checkpoint: Checkpoint) -> Any:
+    embedding = stored_name(checkpoint.spec.family, EMBEDDING_WEIGHT)
+    tied = checkpoint.spec.tie_word_embeddings
+
+    def read(name: str) -> torch.Tensor:
+        return checkpoint.tensor(embedding if tied and name == HEAD_WEIGHT else name).float()
+
+    names = {name for name, _ in model.named_parameters()}
+    if missing := sorted(names - checkpoint.shapes.keys() - {HEAD_WEIGHT if tied else ""}):
+        raise BadCheckpoint(f"no weights for {missing[0]} ({len(missing)} missing in all)")
+    stream_weights(model, checkpoint, read, checkpoint.rows)
     return model.eval()
 
 

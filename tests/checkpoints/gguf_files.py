@@ -60,6 +60,13 @@ ARCHITECTURES = {
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
     "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "apertus": gguf.MODEL_ARCH.APERTUS,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+}
+_LAYER_NORMS = {
+    "nemotron_h": "layer_norm_epsilon",
+    "starcoder2": "norm_epsilon",
+    "stablelm": "layer_norm_eps",
 }
 _PERMUTED = ("llama", "smollm3", "granite", "arcee", "ministral3")
 
@@ -154,7 +161,9 @@ def _add_feed_forward(writer: gguf.GGUFWriter, model: Any, config: Any) -> None:
         writer.add_shortconv_l_cache(config.conv_L_cache)
     if size is not None:
         writer.add_feed_forward_length(size)
-    if config.model_type != "nemotron_h":
+    if config.model_type in _LAYER_NORMS:
+        writer.add_layer_norm_eps(getattr(config, _LAYER_NORMS[config.model_type]))
+    else:
         writer.add_layer_norm_rms_eps(getattr(config, "norm_eps", None) or config.rms_norm_eps)
 
 

@@ -42,6 +42,14 @@ _GEMMA_4 = {
     "hidden_size_per_layer_input": 32,
     "vocab_size_per_layer_input": 128,
 }
+_PARTIAL: dict[str, Any] = {
+    "head_dim": None,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.25,
+    },
+}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -127,6 +135,9 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 32}),
     "glm4": ("glm4", {"head_dim": 32}),
     "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
+    "starcoder2": ("starcoder2", {"sliding_window": 8, "head_dim": None}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True} | _PARTIAL),
+    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True} | _PARTIAL),
     "lfm2": (
         "lfm2",
         {

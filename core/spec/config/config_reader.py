@@ -100,6 +100,8 @@ class _Reader:
             rms_norm_eps=self.number(family.eps_field, most=1.0, zero=True),
             norms=family.norms,
             norm_plus_one=family.norm_plus_one,
+            layer_norm=family.layer_norm,
+            parallel_mlp=self.bias(family.parallel_mlp),
             qk_norm=family.qk_norm,
             qkv_bias=self.bias(family.qkv_bias),
             o_bias=self.bias(family.o_bias),
@@ -138,6 +140,9 @@ class _Reader:
                 raise BadCheckpoint(
                     f"config.json: {field} is {shown(value)}: {meaning} are not supported"
                 )
+        for field, meaning in self.family.unsupported.items():
+            if self.fields.flag(field):
+                raise BadCheckpoint(f"config.json: {field} is true: {meaning} are not supported")
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             self.check_token_ids(field)
         check_labels(self.fields.values)
@@ -169,7 +174,8 @@ class _Reader:
                 f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads "
                 f"{heads}, which the {self.name} architecture requires"
             )
-        head_dim = fields.integer("head_dim") or hidden // heads
+        own = None if self.family.derived_heads else fields.integer("head_dim")
+        head_dim = own or hidden // heads
         if head_dim % 2 or not head_dim:
             raise BadCheckpoint(
                 f"config.json: head_dim is {head_dim}, expected an even number (without the field "

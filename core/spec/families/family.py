@@ -82,6 +82,8 @@ class Family:
 
     norms: NormPlacement = "pre"
     """pre: norm before each sublayer; post: after it (OLMo 2); sandwich: both (Gemma 2, 3)."""
+    layer_norm: bool = False
+    """Norms also subtract the mean, and have a bias (LayerNorm; StarCoder2, StableLM)."""
     norm_plus_one: bool = False
     """The stored norm weight is an offset from one (Gemma)."""
     qk_norm: QKNorm = "none"
@@ -99,6 +101,8 @@ class Family:
     mlp_bias: Bias = False
     gated_mlp: bool = True
     """`down(activation(gate) * up)`; else `down(activation(up))` (Arcee, Apertus)."""
+    parallel_mlp: Bias = False
+    """The MLP has the inputs of attention, in parallel to it (StableLM)."""
     attention_sinks: bool = False
     """Every query head has a sink, a logit of its own in the softmax (Granite SWA)."""
     attention_gate: bool = False
@@ -129,6 +133,8 @@ class Family:
     """Reads `final_logit_softcapping` (Gemma)."""
     scales_embedding: bool = False
     """The embedding is multiplied by sqrt(hidden_size) (Gemma)."""
+    derived_heads: bool = False
+    """Heads have `hidden_size / num_attention_heads` channels; `head_dim` is not read."""
     even_heads: bool = False
     """The configuration class requires hidden_size to be a multiple of num_attention_heads."""
     parallel_mamba: bool = False
@@ -157,6 +163,8 @@ class Family:
     """The last `num_kv_shared_layers` layers read keys and values of earlier ones (Gemma 4)."""
     per_layer_inputs: bool = False
     """`hidden_size_per_layer_input` is the size of an embedding for every layer (Gemma 4)."""
+    unsupported: dict[str, str] = field(default_factory=dict)
+    """Fields that have to be false, and what they mean otherwise."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

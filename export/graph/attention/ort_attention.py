@@ -360,7 +360,7 @@ class OrtAttention:
             sin,
             domain=MICROSOFT,
             num_heads=heads,
-            rotary_embedding_dim=rope.dim,
+            rotary_embedding_dim=2 * self.rotary.width(rope),
         )
 
     def _positions(self) -> Value:

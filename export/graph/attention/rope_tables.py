@@ -7,13 +7,13 @@ import torch
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import Activations, write_floats
 from edgelm.spec.decoder import DecoderSpec, Rope
-from edgelm.spec.rope import query_factors, rotary_tables
+from edgelm.spec.rope import padded_tables, query_factors, rotary_tables, table_width
 
 Value = ir.Value
 
 
 class RotaryTables:
-    """Cosines and sines [context, rope.dim / 2] in the type of the activations."""
+    """Cosines and sines [context, width] in the type of the activations."""
 
     def __init__(
         self, graph: Graph, spec: DecoderSpec, context: int, activations: Activations
@@ -24,11 +24,18 @@ class RotaryTables:
         self.activations = activations
         self._written: dict[bytes, tuple[Value, Value]] = {}
 
+    def width(self, rope: Rope) -> int:
+        """Columns of the tables: half of the channels that the graph rotates."""
+        return table_width(rope, max(rope.dim, self.spec.head_dim))
+
     def __getitem__(self, rope: Rope) -> tuple[Value, Value]:
         """The tables of one kind of rotation."""
         key = msgspec.json.encode(rope)
         if key not in self._written:
-            tables = rotary_tables(rope, self.context, self.spec.max_position_embeddings)
+            tables = padded_tables(
+                rotary_tables(rope, self.context, self.spec.max_position_embeddings),
+                self.width(rope),
+            )
             number = len(self._written)
             cos, sin = (
                 write_floats(

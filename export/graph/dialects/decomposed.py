@@ -20,6 +20,7 @@ from edgelm.export.graph.attention.plain_attention import (
     masked_softmax,
     scores,
 )
+from edgelm.export.graph.dtypes import Bias
 from edgelm.export.graph.qdq import QdqDialect
 from edgelm.export.graph.recurrent.plain_gated_delta import PlainGatedDelta
 from edgelm.export.graph.recurrent.plain_mamba2 import PlainMamba2
@@ -44,7 +45,9 @@ class DecomposedDialect(QdqDialect):
         self._rows_of: dict[int, tuple[Value, Value, Value, Value]] = {}
         self._angles: dict[str, tuple[Value, Value]] = {}
 
-    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
+        if bias is not None:
+            return self.layer_norm(x, name, weight, bias)
         wide = self.cast(x, "fp32") if self.activations != "fp32" else x
         squares = self.graph.op("Mul", wide, wide)
         if self.opset < 18:
@@ -62,8 +65,8 @@ class DecomposedDialect(QdqDialect):
 
     def rotate(self, x: Value, rope: Rope, layer: LayerSpec) -> Value:
         cos, sin = self._rows_of_tables(rope)
-        half, head = rope.dim // 2, self.spec.heads(layer).dim
-        sizes = [half, half, head - rope.dim][: 3 if rope.dim < head else 2]
+        half, head = self.rotary.width(rope), self.spec.heads(layer).dim
+        sizes = [half, half, head - 2 * half][: 3 if 2 * half < head else 2]
         split = self.graph.constant(f"rotary.{sizes}", np.array(sizes, dtype=np.int64))
         first, second, *rest = self.graph.op("Split", x, split, outputs=len(sizes), axis=-1)
         op = self.graph.op

@@ -20,7 +20,7 @@ from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate
 from edgelm.export.graph.attention.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import DTYPES, Activations, as_precision, write_floats
+from edgelm.export.graph.dtypes import DTYPES, Activations, Bias, as_precision, write_floats
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
 from edgelm.export.graph.recurrent.mamba2 import FusedMamba2
@@ -158,6 +158,9 @@ class OrtDialect(OrtAttention):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
                 weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
+            if group == HEAD and self.activations == "fp32" and not self._adapted:
+                # The copy of a large vocabulary would take gigabytes, and one row is no faster.
+                self.graph.keep_unpacked(weight)
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)
             return y if offset is None else self.add(y, offset)
         precision = _grouped(precision, group)
@@ -182,11 +185,11 @@ class OrtDialect(OrtAttention):
             accuracy_level=4,
         )
 
-    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
         return self.graph.op(  # type: ignore[no-any-return]
-            "SimplifiedLayerNormalization",
+            "SimplifiedLayerNormalization" if bias is None else "LayerNormalization",
             x,
-            self._norm_weight(name, weight),
+            *self._norm_parameters(name, weight, bias),
             name=name,
             axis=-1,
             epsilon=self.spec.rms_norm_eps,
@@ -197,13 +200,14 @@ class OrtDialect(OrtAttention):
         return prepare_inputs(self.graph, x, group, inputs, self.activations)
 
     def add_norm(
-        self, stream: Value, delta: Value, name: str, weight: torch.Tensor
+        self, stream: Value, delta: Value, name: str, weight: torch.Tensor, bias: Bias = None
     ) -> tuple[Value, Value]:
+        kind = "SimplifiedLayerNormalization" if bias is None else "LayerNormalization"
         normed, _, _, total = self.graph.op(
-            "SkipSimplifiedLayerNormalization",
+            f"Skip{kind}",
             stream,
             delta,
-            self._norm_weight(name, weight),
+            *self._norm_parameters(name, weight, bias),
             domain=MICROSOFT,
             outputs=4,
             name=name,
@@ -336,8 +340,9 @@ class OrtDialect(OrtAttention):
             return scales
         return self.graph.op("Cast", scales, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
 
-    def _norm_weight(self, name: str, weight: torch.Tensor) -> Value:
-        return self._floats(f"{name}.weight", weight)
+    def _norm_parameters(self, name: str, weight: torch.Tensor, bias: Bias) -> list[Value]:
+        given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        return [self._floats(f"{name}.{kind}", tensor) for kind, tensor in given.items()]
 
     def _floats(self, name: str, tensor: torch.Tensor) -> Value:
         """A tensor in the type of the activations."""

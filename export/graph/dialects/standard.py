@@ -19,6 +19,7 @@ from edgelm.export.graph.attention.plain_attention import (
     masked_softmax,
     scores,
 )
+from edgelm.export.graph.dtypes import Bias
 from edgelm.export.graph.qdq import QdqDialect
 from edgelm.export.graph.recurrent.plain_gated_delta import PlainGatedDelta
 from edgelm.export.graph.recurrent.plain_mamba2 import PlainMamba2
@@ -47,7 +48,9 @@ class StandardDialect(QdqDialect):
         capped = spec.attention_softcap is not None
         self._plain_attention = capped or spec.attention_sinks or spec.has_gated_delta
 
-    def norm(self, x: Value, name: str, weight: torch.Tensor) -> Value:
+    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
+        if bias is not None:
+            return self.layer_norm(x, name, weight, bias)
         return self.graph.op(  # type: ignore[no-any-return]
             "RMSNormalization",
             x,
@@ -59,7 +62,8 @@ class StandardDialect(QdqDialect):
 
     def rotate(self, x: Value, rope: Rope, layer: LayerSpec) -> Value:
         cos, sin = self.rotary[rope]
-        partial = rope.dim if rope.dim != self.spec.heads(layer).dim else None
+        rotated = 2 * self.rotary.width(rope)
+        partial = rotated if rotated != self.spec.heads(layer).dim else None
         return self.graph.op(  # type: ignore[no-any-return]
             "RotaryEmbedding", x, cos, sin, self.positions, rotary_embedding_dim=partial
         )

@@ -130,7 +130,6 @@ def _nemotron_h(writer: gguf.GGUFWriter, model: Any) -> None:
     inner = config.mamba_num_heads * config.mamba_head_dim
     sizes = (config.ssm_state_size, config.n_groups, config.mamba_num_heads, inner)
     _mamba2(writer, (config.conv_kernel, *sizes))
-    writer.add_layer_norm_eps(config.layer_norm_epsilon)
 
 
 def _falcon_h1(writer: gguf.GGUFWriter, model: Any) -> None:
@@ -158,6 +157,10 @@ def _gemma4(writer: gguf.GGUFWriter, model: Any) -> None:
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
 
 
+def _stablelm(writer: gguf.GGUFWriter, model: Any) -> None:
+    writer.add_parallel_residual(model.config.use_parallel_residual)
+
+
 def _apertus(writer: gguf.GGUFWriter, model: Any) -> None:
     shapes = [layer.mlp.act_fn for layer in model.model.layers]
     writer.add_xielu_alpha_p([shape.alpha_p.item() for shape in shapes])
@@ -179,4 +182,5 @@ _WRITERS: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "falcon_h1": _falcon_h1,
     "gemma4_text": _gemma4,
     "apertus": _apertus,
+    "stablelm": _stablelm,
 }

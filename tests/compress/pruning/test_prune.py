@@ -16,6 +16,8 @@ from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.prune import PruneIndices, prune, select_indices
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.tensor_names import stored_name
 from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.compress.tokenizers import tiny_fast_tokenizer
@@ -124,12 +126,28 @@ def _cases() -> list[Any]:
     return slow_but(dict.fromkeys(every + alone), [*quick, *alone])
 
 
+def with_heads(shape: Shape, spec: DecoderSpec, count: int | None = None) -> Shape:
+    """A shape with `count` heads of the model's size, by default all, as wide as they are."""
+    heads = count or spec.num_attention_heads
+    groups = spec.num_key_value_heads if count is None else shape.num_key_value_heads
+    return msgspec.structs.replace(
+        shape,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        hidden_size=heads * spec.head_dim,
+    )
+
+
 @pytest.mark.parametrize(("name", "cut"), _cases())
 def test_equals_the_masked_teacher(calm: TinyFactory, name: str, cut: str) -> None:
     teacher = load_model(calm(name).folder)
     shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS[cut])
-    if spec_of(teacher).is_hybrid:  # convolutions are as wide as the residual stream
-        shape = msgspec.structs.replace(shape, hidden_size=spec_of(teacher).hidden_size)
+    spec = spec_of(teacher)
+    # Convolutions are as wide as the residual stream, and a mean over fewer channels differs.
+    if spec.is_hybrid or spec.layer_norm:
+        shape = msgspec.structs.replace(shape, hidden_size=spec.hidden_size)
+    if FAMILIES[spec.family].derived_heads:
+        shape = with_heads(shape, spec)
     importance = random_importance(teacher)
     student = prune(teacher, shape, importance, merge_pruned_heads=False)
     kept = select_indices(spec_of(teacher), shape, importance, merge_pruned_heads=False)
@@ -159,6 +177,8 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **CUTS["all"])
     if spec_of(teacher).is_hybrid:
         shape = msgspec.structs.replace(shape, hidden_size=spec_of(teacher).hidden_size)
+    if FAMILIES[spec_of(teacher).family].derived_heads:
+        shape = with_heads(shape, spec_of(teacher), 2)
     student = prune(teacher, shape, random_importance(teacher))
     save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -167,6 +187,27 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
     assert open_checkpoint(tmp_path).config["head_dim"] == spec_of(teacher).head_dim
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_biases_of_norms_are_cut_and_not_scaled() -> None:
+    """A norm's weight corrects for the width; what is added to it does not depend on that."""
+    teacher = tiny_model("starcoder2")
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), hidden_size=48)
+    importance = random_importance(teacher)
+    kept = select_indices(spec_of(teacher), shape, importance).channels
+    student = prune(teacher, shape, importance).model.norm
+    norm = teacher.model.norm
+    assert torch.equal(student.bias, norm.bias[kept])
+    torch.testing.assert_close(student.weight, norm.weight[kept] * (64 / 48) ** 0.5)
+
+
+def test_heads_that_are_as_wide_as_the_stream() -> None:
+    teacher = tiny_model("stablelm")
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_attention_heads=2)
+    with pytest.raises(BadInput, match="hidden_size 64 is not that of 2 heads of 16 channels"):
+        prune(teacher, shape, random_importance(teacher))
+    shape = with_heads(shape, spec_of(teacher), 2)
+    assert Shape.from_spec(spec_of(prune(teacher, shape, random_importance(teacher)))) == shape
 
 
 def test_a_layer_with_attention_stays() -> None:

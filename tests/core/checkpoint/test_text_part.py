@@ -175,7 +175,8 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
         ("gemma3n_text", "AltUp"),
         ("zamba2", "Mamba"),
         ("bamba", "Mamba"),
-        ("stablelm", "LayerNorm"),
+        ("cohere", "LayerNorm"),
+        ("gpt_neox", "head by head"),
         ("deepseek_v3", "MLA"),
     ],
 )

@@ -1,19 +1,24 @@
 """The gate: no distance for the source itself, and a fault in any path shows."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from edgelm.export.gate import measure
+from edgelm.export.gate.divergence import Distance
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
 from edgelm.python310 import Self
+from edgelm.quantize.precision import Int8
 from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.session import CacheRows, Logits, Tokens
 from tests.checkpoints.models import REPRESENTATIVE, TINY
 from tests.conftest import Tiny, TinyFactory
+from tests.export.graphs import build_session
 from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (3, 100)))
@@ -143,3 +148,29 @@ def test_sequences_start_afresh(source: Tiny, evaluator: Evaluator) -> None:
     session.advance(np.array([5, 6, 7]))
     assert evaluator.measure(session).kl <= 1e-6
     assert session.length == 100
+
+
+def test_wide_rows_are_compared_a_few_at_a_time(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny("llama").checkpoint
+    evaluator = Evaluator.from_passage(Reference(checkpoint), SHORT)
+    counts = list[int]()
+    add = Distance.add
+
+    def counted(self: Distance, source: torch.Tensor, *others: torch.Tensor) -> None:
+        counts.append(len(source))
+        add(self, source, *others)
+
+    monkeypatch.setattr(Distance, "add", counted)
+    with build_session(checkpoint, tmp_path, Int8(32)) as session:
+        whole = evaluator.measure(session)
+        assert max(counts) > 7
+        counts.clear()
+        monkeypatch.setattr(measure, "_COMPARED", 7 * checkpoint.spec.vocab_size + 1)
+        parts = evaluator.measure(session)
+    assert max(counts) == 7
+    assert parts.tokens == whole.tokens
+    assert parts.top1 == whole.top1
+    assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
+    assert parts.perplexity == pytest.approx(whole.perplexity, rel=1e-5)

@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 
 from edgelm.export.graph.builder import Graph
+from tests.conftest import TinyFactory
+from tests.export.graphs import build_session, cpu_engine
 
 Array = npt.NDArray[Any]
 FLOAT = ir.DataType.FLOAT
@@ -127,3 +129,30 @@ def test_every_value_has_a_name_of_its_own(graph: Graph, tmp_path: Path) -> None
     graph.output(x, "y", FLOAT, (1,))
     graph.save()
     assert run(tmp_path, x=np.ones(1, dtype=np.float32))[0].tolist() == [8.0]
+
+
+def test_a_weight_that_is_not_packed(graph: Graph, tmp_path: Path) -> None:
+    """ONNX Runtime copies constants into packed form; what a run may replace is not constant."""
+    x = graph.input("x", FLOAT, ("B", 3))
+    matrix = RNG.normal(size=(3, 4)).astype(np.float32)
+    weight = graph.weight("w", matrix)
+    for _ in range(2):
+        graph.keep_unpacked(weight)
+    graph.output(graph.op("MatMul", x, weight), "y", FLOAT, ("B", 4))
+    graph.save()
+    rows = RNG.normal(size=(2, 3)).astype(np.float32)
+    [y] = run(tmp_path, x=rows)
+    np.testing.assert_allclose(y, rows @ matrix, rtol=1e-6)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert [one.name for one in session.get_overridable_initializers()] == ["w"]
+    assert [one.name for one in session.get_inputs()] == ["x"]
+
+
+@pytest.mark.parametrize(("name", "head"), [("llama", "embedding"), ("llama-untied", "lm_head")])
+def test_an_unquantized_head_is_not_packed(
+    tiny: TinyFactory, tmp_path: Path, name: str, head: str
+) -> None:
+    with build_session(tiny(name).checkpoint, tmp_path) as session:
+        [loaded] = cpu_engine(session)._sessions
+        unpacked = [one.name for one in loaded.get_overridable_initializers()]
+    assert unpacked == [f"{head}.weight"]

@@ -19,6 +19,7 @@ LENGTH = 40  # longer than a chunk and a window
     [
         *(("llama", dialect) for dialect in ("ort", "standard", "decomposed")),
         *((family, "ort") for family in ("llama-untied", "phi3", "gemma3", "olmo2", "apertus")),
+        *((family, "ort") for family in ("starcoder2", "stablelm-parallel")),
         ("lfm2", "standard"),
     ],
 )

@@ -1,6 +1,7 @@
 """Statistics of each expert, and experts in a graph as their source quantized them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from edgelm.checkpoint.quantized.fp4 import mxfp4_values
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.devices.kernels import kernels_of
+from edgelm.export.precision.legalize import legalize
 from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.calibrate import calibrate
 from edgelm.export.quantize.expert_sums import ExpertSums, unseen_experts
@@ -175,3 +177,32 @@ def test_a_group_size_that_experts_lack() -> None:
     assert legal(Mxfp4(), Int4(32), 64) == Int4(32)
     with pytest.raises(UnknownName, match="experts have 64 and 40 inputs, which are not multiples"):
         legal(Int4(64), Int4(64), 40)
+
+
+GGUF_OPTIONS: dict[str, dict[str, Any]] = {
+    "gpt-oss": {"swiglu_limit": 7.0},
+    "qwen3-moe": {"mlp_only_layers": [], "num_hidden_layers": 1},  # its router's inputs are exact
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "tolerance"), [("gpt-oss", "MXFP4", 1e-5), ("qwen3-moe", "Q8_0", 0.03)]
+)
+def test_the_graph_computes_with_the_experts_of_a_gguf_file(
+    tmp_path: Path, name: str, kind: str, tolerance: float
+) -> None:
+    """The tolerance of QMoE over 8 bits is that of its int8 arithmetic."""
+    model = tiny_model(name, **GGUF_OPTIONS[name])
+    checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", kind))
+    found = assign_source(checkpoint, kernels_of("onnxruntime"), ("fp32", "int8", "int4"), Fp32())
+    assert not found.converted
+    columns = {group: Weights(checkpoint).columns(group) for group in found.assignment}
+    kept = legalize(found.assignment, columns, kernels_of("onnxruntime"))
+    # Other matrices are multiplied in int8 arithmetic, too.
+    kept = {group: one if ".experts." in group else Fp32() for group, one in kept.items()}
+    tokens = TOKENS[0].numpy()
+    with build_session(checkpoint, tmp_path / "kept", kept) as session:
+        ours = session.advance(tokens, logits=24).copy()
+    with build_session(checkpoint, tmp_path / "plain") as session:
+        plain = session.advance(tokens, logits=24).copy()
+    assert np.abs(ours - plain).max() <= tolerance * np.abs(plain).max()

@@ -19,6 +19,7 @@ from tests.conftest import TinyFactory
 
 TEXT = Passage(torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24))), "text", "0")
 FAMILIES = ["llama", "llama-untied", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3"]
+FAMILIES += ["stablelm", "starcoder2"]
 
 
 @pytest.mark.parametrize("kind", [Int4, W8A8])
@@ -39,6 +40,24 @@ def test_unfold_is_the_inverse_of_matrix(
         for name, tensor in weights.unfold(group, matrix).items():
             torch.testing.assert_close(tensor, checkpoint.tensor(name).float())
     assert folded >= checkpoint.spec.num_hidden_layers
+
+
+def test_norms_are_divided_with_their_biases(calm: TinyFactory, tmp_path: Path) -> None:
+    checkpoint = calm("starcoder2").checkpoint
+    cache, awq = ArtifactCache(tmp_path), METHODS["awq"]
+    weights, _ = prepare(Reference(checkpoint), TEXT, awq, {Int4}, kv="fp32", cache=cache)
+    plain, smoothing = Weights(checkpoint), weights.smoothing
+    assert smoothing is not None
+    assert len(smoothing.norms) == 2 * checkpoint.spec.num_hidden_layers
+    for name in smoothing.norms.values():
+        divisor, bias, before = smoothing.norm(name), weights.norm_bias(name), plain.norm_bias(name)
+        assert divisor is not None
+        assert bias is not None
+        assert before is not None
+        torch.testing.assert_close(weights.norm(name) * divisor, plain.norm(name))
+        torch.testing.assert_close(bias * divisor, before)
+        assert not torch.allclose(bias, before)
+    assert Weights(calm("llama").checkpoint).norm_bias("norm") is None
 
 
 def test_biases_go_by_the_spec(tiny: TinyFactory) -> None:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,41 @@ def test_remote_code_is_not_run(tmp_path: Path) -> None:
 
 def _replaced(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return replace(checkpoint, **changes)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-untied", "apertus", "gemma4", "lfm2", "olmoe"])
+def test_large_weights_that_transformers_cannot_load_are_streamed(
+    name: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny(name).checkpoint
+    monkeypatch.setattr(Checkpoint, "loads_elsewhere", False)
+    monkeypatch.setattr(second_opinion, "_MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr(second_opinion, "available_bytes", lambda: 1)
+    reads: Counter[str] = Counter()
+
+    def read(tensor: str) -> torch.Tensor:
+        reads[tensor] += 1
+        return checkpoint.read(tensor)
+
+    found = opinion(_replaced(checkpoint, read=read), tmp_path)
+    assert found.agrees
+    assert found.weights == "edgelm"
+    assert found.layers == checkpoint.spec.num_hidden_layers  # whatever memory there is
+    # By two models, at both ends of the context at least: nothing was kept in between.
+    assert reads[_a_matrix(checkpoint)] >= 4
+
+
+def _a_matrix(checkpoint: Checkpoint) -> str:
+    shapes = checkpoint.shapes.items()
+    return next(name for name, shape in shapes if ".layers.0." in name and len(shape) > 1)
+
+
+def test_a_difference_shows_where_weights_are_streamed(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny("yarn-rope").checkpoint
+    monkeypatch.setattr(Checkpoint, "loads_elsewhere", False)
+    monkeypatch.setattr(second_opinion, "_MAX_KEPT_BYTES", 0)
+    config = {key: value for key, value in checkpoint.config.items() if "rope" not in key}
+    with pytest.raises(GateFailed):
+        opinion(_replaced(checkpoint, config={**config, "rope_theta": 10_000.0}), tmp_path)

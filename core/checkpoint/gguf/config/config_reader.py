@@ -43,6 +43,7 @@ _MORE: dict[str, tuple[Callable[[Keys], dict[str, Any]], ...]] = {
     "nemotron_h": (mixers.nemotron_h,),
     "falcon-h1": (mixers.falcon_h1,),
 }
+_LAYER_NORMS = ("nemotron_h", "stablelm", "starcoder2")
 # Whose configuration in Hugging Face has a scaling of RoPE where none is given.
 _SCALED_BY_DEFAULT = ("apertus", "gpt-oss")
 
@@ -124,12 +125,17 @@ class _Reader:
             return olmo3(config)
         if self.architecture == "mistral3":
             return ministral3(config)
+        if self.architecture == "starcoder2":
+            return {"norm_epsilon": config["rms_norm_eps"]}
+        if self.architecture == "stablelm":
+            parallel = not self.keys.has("post_attention_layernorm.weight")  # as in llama.cpp
+            return {"layer_norm_eps": config["rms_norm_eps"], "use_parallel_residual": parallel}
         return {}
 
     def epsilon(self) -> float:
-        """The norms'; Nemotron-H's files have the key of layer norms."""
+        """The norms'; Nemotron-H's files, too, have the key of layer norms."""
         rms, other = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
-        if self.architecture == "nemotron_h" and rms not in self.keys:
+        if self.architecture in _LAYER_NORMS and rms not in self.keys:
             return self.keys.number(other)
         return self.keys.number(rms)
 

@@ -39,6 +39,7 @@ _GEMMA_4_TOP = {
     "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
     "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
 }
+_LAYER_NORM_TOP = {"output_norm.bias": "model.norm.bias"}
 _APERTUS = {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
 _XIELU: dict[str, tuple[str, tuple[int, ...]]] = {
     "xielu.alpha_p": ("mlp.act_fn.alpha_p", (1,)),
@@ -99,6 +100,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         biases={"conv_bias": "conv.conv.bias"},
         fields={"block_auto_adjust_ff_dim": False},
         # transformers 5.23 takes the epsilon of its norms from elsewhere.
+    ),
+    # transformers 5.23 reads neither the biases nor the rotation of these two.
+    "starcoder2": Architecture(
+        "starcoder2",
+        {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+        _LAYER_NORM_TOP,
+        biases={"use_bias": "self_attn.q_proj.bias"},
+    ),
+    "stablelm": Architecture(
+        "stablelm",
+        top=_LAYER_NORM_TOP,
+        partial_rotation=True,
+        biases={"use_qkv_bias": "self_attn.q_proj.bias"},
     ),
     "apertus": Architecture(
         "apertus",

@@ -28,7 +28,7 @@ FP16 = Fp16()
 # Those that put different ops into the graph; the rest differ in numbers only.
 DECOMPOSED = (
     *("gemma2", "falcon-h1", "gemma4", "qwen3", "granite-hybrid", "granite-swa"),
-    *("lfm2", "nemotron-h", "qwen3.5"),
+    *("lfm2", "nemotron-h", "qwen3.5", "starcoder2"),
 )
 FAMILIES = [
     *("gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"),
@@ -48,6 +48,8 @@ FAMILIES = [
         "ministral3",
         "nemotron-h",
         "qwen3.5",
+        "stablelm-parallel",
+        "starcoder2",
     ),
 ]
 # In `make test`: one of each kind of layer.
@@ -59,6 +61,7 @@ TWO: dict[str, Any] = {"num_hidden_layers": 2}
 LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
+    **dict.fromkeys(("stablelm-parallel", "starcoder2"), TWO),
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma4": {
         "num_hidden_layers": 3,
