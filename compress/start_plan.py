@@ -111,7 +111,7 @@ class _Stages:
             yield self._acceptance(recipe.draft)
 
     def _synthesis(self, settings: Synthesize) -> StagePlan:
-        """The most that the teacher may write; it also reads prompts, and some texts are rejected."""
+        """The most that the teacher may write; it reads prompts, too, and texts are rejected."""
         tokens, teacher = _written_tokens(settings), self.teacher
         cached = 2 * self.item * teacher.num_hidden_layers * teacher.kv_size
         memory = self._resident(teacher) + _TEXTS_AT_A_TIME * settings.max_new_tokens * cached

@@ -3,10 +3,10 @@
     python -m bench.studies.bundle_answers BUNDLE PROMPTS.jsonl --out ANSWERS.jsonl
         [--sequences 8] [--tokens 160] [--minutes 10]
 
-`[synthesize]` writes the same with the checkpoint; here the quantized bundle itself answers, so that
-the draft learns from text of the model that it will draft for. Each line of PROMPTS has a `prompt`.
-Each line of ANSWERS is a conversation (`messages`). Sampled at temperature 1, top-p 0.95, several
-prompts at a time. An existing file is continued after the prompts that it answers.
+`[synthesize]` writes the same with the checkpoint; here the quantized bundle itself answers, so
+that the draft learns from text of the model that it will draft for. Each line of PROMPTS has a
+`prompt`. Each line of ANSWERS is a conversation (`messages`). Sampled at temperature 1, top-p 0.95,
+several prompts at a time. An existing file is continued after the prompts that it answers.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""What a draft model would gain on chat prompts: what is accepted, what a run costs, what is needed.
+"""What a draft model would gain on chat prompts: what is accepted, and what would be needed.
 
     python -m bench.studies.draft_acceptance BUNDLE PROMPTS.jsonl [--drafts FOLDER...]
         [--answers 160] [--frequent ANSWERS.jsonl --sizes 2048,4096,8192]
 
 BUNDLE answers each `prompt` greedily. Each draft (a bundle; BUNDLE/draft by default) reads the same
-answers, and its most likely tokens are compared with them. Since a drafted token counts only behind
-others that were right, that gives exactly the tokens that a run of BUNDLE with k drafted ones would
-give, for any k, without running it. `--frequent` does the same for drafts that only propose the most
-frequent tokens of some answers, whose head would be that much smaller (arXiv 2502.14856).
+answers, and its most likely tokens are compared with them. Since a drafted token counts only
+behind others that were right, that gives exactly the tokens that a run of BUNDLE with k drafted
+ones would give, for any k, without running it. `--frequent` does the same for drafts that only
+propose the most frequent tokens of some answers, whose head would be that much smaller (arXiv
+2502.14856).
 
 `--costs` instead measures times, which needs a machine that does nothing else: runs of BUNDLE over
 1 to 8 tokens and a run of each draft, in turn, at several depths.
@@ -158,9 +159,7 @@ def print_acceptance(options: argparse.Namespace, drafts: Sequence[Path]) -> Non
                 _print_row(f"{folder.name}, {size} frequent tokens", cut, theirs, texts)
 
 
-def _only(
-    rows: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
+def _only(rows: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Logits of these tokens alone; the others are impossible."""
     found = np.full_like(rows, -np.inf)
     found[:, tokens] = rows[:, tokens]
