@@ -151,12 +151,21 @@ def print_acceptance(options: argparse.Namespace, drafts: Sequence[Path]) -> Non
         vocab = target.vocab_size
         theirs = [rows_of(target, text, vocab) for text in texts]
         for folder in drafts:
+            found: dict[str, list[Agreement]] = {}
             with session_of(folder, options.threads) as draft:
-                ours = [rows_of(draft, text, vocab) for text in texts]
-            _print_row(folder.name, ours, theirs, texts)
-            for size in options.sizes if ranked is not None else ():
-                cut = [_only(rows, ranked[:size]) for rows in ours]
-                _print_row(f"{folder.name}, {size} frequent tokens", cut, theirs, texts)
+                for text, target_rows in zip(texts, theirs, strict=True):
+                    rows = rows_of(draft, text, vocab)
+                    cuts = {folder.name: rows}
+                    if ranked is not None:
+                        cuts |= {
+                            f"{folder.name}, {size} frequent tokens": _only(rows, ranked[:size])
+                            for size in options.sizes
+                        }
+                    for name, cut in cuts.items():
+                        one = agreement(cut, target_rows, text.answer)
+                        found.setdefault(name, []).append(one)
+            for name, agreements in found.items():
+                _print_row(name, agreements)
 
 
 def _only(rows: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -166,14 +175,7 @@ def _only(rows: npt.NDArray[np.float32], tokens: npt.NDArray[np.int64]) -> npt.N
     return found
 
 
-def _print_row(
-    name: str,
-    ours: Sequence[npt.NDArray[np.float32]],
-    theirs: Sequence[npt.NDArray[np.float32]],
-    texts: Sequence[Text],
-) -> None:
-    triples = zip(ours, theirs, texts, strict=True)
-    found = [agreement(a, b, text.answer) for a, b, text in triples]
+def _print_row(name: str, found: Sequence[Agreement]) -> None:
     right = np.concatenate([one.right for one in found])
     overlap = np.concatenate([one.overlap for one in found])
     lengths = "".join(f" {tokens_per_run([one.right for one in found], k):.2f} |" for k in _DRAFTED)
@@ -213,12 +215,12 @@ def _times(
     work += [(number, draft, 1) for number, draft in enumerate(drafts, 1)]
     for session in (target, *drafts):
         session.rewind(0)
-        session.advance(tokens[:depth])
+        session.advance(tokens[:depth] % session.vocab_size)
     seconds: dict[tuple[int, int], list[float]] = {(number, size): [] for number, _, size in work}
     for turn in range(_WARM_UP + _ROUNDS):
         for number, session, size in work:
             begun = time.perf_counter()
-            session.advance(tokens[depth : depth + size], logits=size)
+            session.advance(tokens[depth : depth + size] % session.vocab_size, logits=size)
             if turn >= _WARM_UP:
                 seconds[number, size].append(time.perf_counter() - begun)
             session.rewind(depth)
