@@ -187,10 +187,21 @@ def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
 
 
 def export_command(recipe: "Recipe", student: Path) -> str:
-    """The command that exports the student; after QAD, to the grid that it was trained on."""
+    """The command that exports the student; after QAD, to the grid that it was trained on.
+
+    A draft model goes into the bundle that it drafts for.
+    """
     from edgelm.checkpoint.source import open_checkpoint
 
-    words = ["edge-export", str(student), "--target", recipe.target.name]
+    words = ["edge-export", str(student)]
+    if recipe.draft:  # target and engine are the bundle's
+        words += ["--draft-for", "bundle/"]
+        if recipe.qad:
+            words += ["--precision", recipe.qad.precision, "--method", "rtn"]
+            if recipe.qad_group_size is not None:
+                words += ["--group-size", str(recipe.qad_group_size)]
+        return shlex.join(words)
+    words += ["--target", recipe.target.name]
     if recipe.target.engine:
         words += ["--engine", recipe.target.engine]
     if recipe.qad and not recipe.align:

@@ -6,18 +6,22 @@ token forwards, four backwards, and attention's products in addition.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 
 from edgelm.cli import format_bytes
+from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.drafting.settings import STARTS, DraftSettings
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import with_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
+from edgelm.compress.recipe.tables import REPORTED_ROWS, Synthesize
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
 from edgelm.devices.profile import load_profile
@@ -26,14 +30,17 @@ from edgelm.spec.decoder import DecoderSpec
 _TRAINED_BYTES = 16  # of a weight in training: itself, its gradient, two moments, each in fp32
 _CHECKPOINT_BYTES = 12  # of a weight in a checkpoint: itself and the moments
 _ACTIVATION_WIDTHS = 14  # of hidden_size that a layer keeps for its gradient, and 3 of the FFN's
-_CALIBRATION_BATCH = 4
+_TEXTS_AT_A_TIME = 16  # that a teacher writes
+_BYTES_PER_TOKEN = 4  # of text; English has a little more
+_TEXT_SUFFIXES = (".jsonl", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
     """A stage: tokens that pass through it, operations, bytes of memory a process, bytes of disk.
 
-    tokens is None where the data decides. alone: one process does the work, the others wait.
+    tokens is None where the data decides, and an estimate if `about` is set. alone: one process
+    does the work, the others wait.
     """
 
     name: str
@@ -42,6 +49,7 @@ class StagePlan:
     memory_bytes: int
     disk_bytes: int = 0
     alone: bool = False
+    about: bool = False
 
 
 def plan_stages(
@@ -64,10 +72,14 @@ class _Stages:
         self.length = recipe.sequence_length
         self.item = 2 if bf16 else 4
         self.student = self._student()
+        self.about = recipe.max_tokens is None
+        self.tokens = _data_tokens(recipe) if self.about else recipe.max_tokens
 
     def __iter__(self) -> Iterator[StagePlan]:
         recipe, teacher = self.recipe, self.teacher
-        yield StagePlan("data", recipe.max_tokens, 0, 0, 2 * (recipe.max_tokens or 0))
+        if recipe.synthesize:
+            yield self._synthesis(recipe.synthesize)
+        yield StagePlan("data", self.tokens, 0, 0, 2 * (self.tokens or 0), about=self.about)
         if recipe.correct:
             settings = recipe.training(recipe.correct, bf16=self.bf16)
             yield self._training("correct", settings, teacher, None)
@@ -80,9 +92,10 @@ class _Stages:
             yield self._search()
         if recipe.puzzle:
             yield from self._puzzle(recipe.puzzle)
-        if recipe.search or recipe.prune:
+        if recipe.search or recipe.prune or recipe.draft:
             memory = 4 * (teacher.parameters + self.student.parameters)
-            yield StagePlan("prune", 0, 0, memory, 4 * self.student.parameters)
+            name = "draft" if recipe.draft else "prune"
+            yield StagePlan(name, 0, 0, memory, 4 * self.student.parameters)
         if recipe.distill:
             settings, cache = recipe.training(recipe.distill, bf16=self.bf16), recipe.distill.cache
             if cache:
@@ -94,6 +107,23 @@ class _Stages:
         if recipe.qad:
             settings = recipe.training(recipe.qad, bf16=self.bf16)
             yield self._training("qad", settings, self.student, teacher)
+        if recipe.draft:
+            yield self._acceptance(recipe.draft)
+
+    def _synthesis(self, settings: Synthesize) -> StagePlan:
+        """The most that the teacher may write; it reads prompts, too, and texts are rejected."""
+        tokens, teacher = _written_tokens(settings), self.teacher
+        cached = 2 * self.item * teacher.num_hidden_layers * teacher.kv_size
+        memory = self._resident(teacher) + _TEXTS_AT_A_TIME * settings.max_new_tokens * cached
+        return StagePlan("synthesize", tokens, tokens * self._forward(teacher), memory, alone=True)
+
+    def _acceptance(self, settings: DraftSettings) -> StagePlan:
+        """Both models on held-out rows, with the draft before training and after it."""
+        row = 2 * self.length + STARTS * settings.drafted
+        tokens = 2 * REPORTED_ROWS * row
+        work = tokens * (self._forward(self.student) + self._forward(self.teacher))
+        memory = self._resident(self.student) + self._resident(self.teacher)
+        return StagePlan("acceptance", tokens, work, memory, alone=True)
 
     def _student(self) -> DecoderSpec:
         """The requested shape, or the largest one within the budget."""
@@ -149,8 +179,8 @@ class _Stages:
         )
 
     def _cache(self, settings: CacheSettings) -> StagePlan:
-        """The teacher's pass over all of the data; without a limit, its size is not known here."""
-        tokens, teacher = self.recipe.max_tokens, self.teacher
+        """The teacher's pass over all of the data."""
+        tokens, teacher = self.tokens, self.teacher
         positions = (tokens or 0) // self.length * (self.length - 1)
         return StagePlan(
             "cache",
@@ -159,6 +189,7 @@ class _Stages:
             self._resident(teacher),
             positions * settings.bytes_per_position(teacher.vocab_size),
             alone=True,
+            about=self.about,
         )
 
     def _training(
@@ -167,11 +198,18 @@ class _Stages:
         passes = 4 if settings.gradient_checkpointing else 3
         work = settings.trained_tokens * passes * self._forward(model)
         memory = self._trained(model, settings)
+        trained = model.parameters
+        if self.recipe.draft and name == "distill":  # the teacher's embedding and head are frozen
+            frozen = model.embedding_parameters * (1 if model.tie_word_embeddings else 2)
+            work -= settings.trained_tokens * 2.0 * model.vocab_size * model.hidden_size
+            memory -= (_TRAINED_BYTES - 4) * frozen // self.shards
+            trained -= frozen
         if teacher is not None:
             work += settings.trained_tokens * self._forward(teacher)
             memory += self._resident(teacher)
         # The last checkpoint, the one that replaces it, and the result.
-        disk = (2 * _CHECKPOINT_BYTES + 4) * model.parameters
+        frozen_bytes = 4 * (model.parameters - trained)
+        disk = 2 * (_CHECKPOINT_BYTES * trained + frozen_bytes) + 4 * model.parameters
         return StagePlan(name, settings.trained_tokens, work, memory, disk)
 
     def _forward(self, spec: DecoderSpec) -> float:
@@ -201,7 +239,7 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
     for one in stages:
         seconds = one.operations / (operations_per_second * (1 if one.alone else processes))
         total += seconds
-        tokens = "the data's" if one.tokens is None else f"{one.tokens / 1e6:,.1f} M"
+        tokens = _count(one)
         memory = format_bytes(one.memory_bytes) if one.memory_bytes else "-"
         disk = format_bytes(one.disk_bytes) if one.disk_bytes else "-"
         lines.append(
@@ -212,3 +250,35 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
     each = f" on each of {processes} processes" if processes > 1 else ""
     lines.append(f"together {duration(total)} at {speed}{each}; memory is a process's")
     return "\n".join(lines)
+
+
+def _count(stage: StagePlan) -> str:
+    if stage.tokens is None:
+        return "the data's"
+    about = "~" if stage.about else ""
+    return about + (f"{stage.tokens / 1e6:,.1f} M" if stage.tokens >= 1e5 else f"{stage.tokens:,}")
+
+
+def _data_tokens(recipe: Recipe) -> int | None:
+    """About how many tokens the data has, by the size of its files; None for names of data sets.
+
+    Fields other than the text, and JSON's own characters, make it too high; long words and other
+    scripts, too low.
+    """
+    size = 0
+    for source in map(Path, recipe.data):
+        files = sorted(source.iterdir()) if source.is_dir() else [source]
+        if not all(file.is_file() and file.suffix in _TEXT_SUFFIXES for file in files):
+            return None  # a name, or compressed
+        size += sum(file.stat().st_size for file in files)
+    return size // _BYTES_PER_TOKEN + _written_tokens(recipe.synthesize)
+
+
+def _written_tokens(settings: Synthesize | None) -> int:
+    """The most that the teacher may write."""
+    if settings is None:
+        return 0
+    texts = settings.documents
+    if settings.prompts:
+        texts = len(read_prompts(Path(settings.prompts)))
+    return texts * settings.max_new_tokens

@@ -1,20 +1,43 @@
 """How often an answer with speculation differs from the one without.
 
     python -m bench.studies.speculation_exact BUNDLE... [--generations 250] [--tokens 60]
+        [--mode auto] [--prompts PROMPTS.jsonl] [--always]
 
-Prompts are random tokens with parts that occur again, so that drafts are tried and often rejected.
+Prompts are random tokens with parts that occur again, so that drafts are tried and often rejected;
+with `--prompts`, the `prompt` of each line of a file. `--always` drafts whether it pays or not.
 Each is answered greedily from an empty cache, with and without speculation; where an answer
 differs, the probabilities of the two tokens at the first difference are printed.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import edgelm
 from edgelm.runtime import LanguageModel, Reply
+from edgelm.runtime.speculation.costs import SIZES, StepCosts
 from edgelm.speculation import SpeculationMode
+
+Prompt = list[int] | list[dict[str, str]]
+
+
+class FreeDrafts(StepCosts):
+    """Costs by which drafting always pays, whatever is accepted."""
+
+    def ratio(self, size: int) -> float:
+        """Less than a run of one token, for all sizes."""
+        return 0.5
+
+    def usable(self) -> list[int]:
+        """All sizes."""
+        return list(SIZES)
+
+    def draft_ratio(self) -> float:
+        """Nothing."""
+        return 0.0
 
 
 def prompt(lm: LanguageModel, seed: int) -> list[int]:
@@ -26,19 +49,32 @@ def prompt(lm: LanguageModel, seed: int) -> list[int]:
     return [*part, *middle, *part, *middle[:1], *part[: int(rng.integers(2, 8))]]
 
 
-def answer(lm: LanguageModel, mode: SpeculationMode, tokens: list[int], count: int) -> Reply:
+def answer(lm: LanguageModel, mode: SpeculationMode, question: Prompt, count: int) -> Reply:
     """A greedy answer from an empty cache."""
     lm.session.rewind(0)
-    return lm.generate(tokens, temperature=0, speculation=mode, max_tokens=count, logprobs=2)
+    options: Any = {"temperature": 0, "speculation": mode, "max_tokens": count, "logprobs": 2}
+    return lm.generate(question, **options)
 
 
-def compare(folder: Path, mode: SpeculationMode, generations: int, count: int) -> str:
+def compare(
+    folder: Path,
+    mode: SpeculationMode,
+    generations: int,
+    count: int,
+    *,
+    prompts: Path | None = None,
+    always: bool = False,
+) -> str:
     """One line about a bundle."""
     different = drafted = accepted = tokens = 0
-    with edgelm.load(folder, threads=1) as lm:
+    questions = None if prompts is None else _questions(prompts)[:generations]
+    generations = generations if questions is None else len(questions)
+    with edgelm.load(folder, threads=1, speculation=mode) as lm:
+        if always:
+            lm._sequences.speculation.costs = FreeDrafts()
         for seed in range(generations):
-            ids = prompt(lm, seed)
-            plain, other = answer(lm, "off", ids, count), answer(lm, mode, ids, count)
+            question: Prompt = prompt(lm, seed) if questions is None else questions[seed]
+            plain, other = answer(lm, "off", question, count), answer(lm, mode, question, count)
             drafted += other.timings.drafted
             accepted += other.timings.accepted
             tokens += len(other.tokens)
@@ -49,6 +85,11 @@ def compare(folder: Path, mode: SpeculationMode, generations: int, count: int) -
         f"{folder.name}: {different} of {generations} answers differ; {tokens} tokens, "
         f"{drafted} drafted, {accepted} accepted"
     )
+
+
+def _questions(path: Path) -> list[Prompt]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [[{"role": "user", "content": json.loads(line)["prompt"]}] for line in lines]
 
 
 def _print_difference(seed: int, plain: Reply, other: Reply) -> None:
@@ -66,10 +107,20 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--generations", type=int, default=250)
     parser.add_argument("--tokens", type=int, default=60)
-    parser.add_argument("--mode", default="auto", choices=["auto", "lookup"])
+    parser.add_argument("--mode", default="auto", choices=["auto", "lookup", "draft"])
+    parser.add_argument("--prompts", type=Path, help="instead of random tokens")
+    parser.add_argument("--always", action="store_true", help="draft whether it pays or not")
     arguments = parser.parse_args()
     for folder in arguments.bundles:
-        print(compare(folder, arguments.mode, arguments.generations, arguments.tokens), flush=True)
+        line = compare(
+            folder,
+            arguments.mode,
+            arguments.generations,
+            arguments.tokens,
+            prompts=arguments.prompts,
+            always=arguments.always,
+        )
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ the first that the target would not have chosen; with one more of its own, a ver
 `accepted + 1` tokens.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from edgelm.checkpoint.student import Figure
+from edgelm.compress.drafting.settings import STARTS
 from edgelm.compress.evaluation.next_token import ROWS, hidden_states
 from edgelm.compress.head import Head
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, spec_of
 
-_STARTS = 8  # places of a row where drafting starts
 _CHUNK = 128  # positions whose logits exist at a time
 
 
@@ -64,28 +66,70 @@ def _chances(draft: Model, target: Model, tokens: torch.Tensor) -> list[float]:
 
 def _accepted(draft: Model, target: Model, tokens: torch.Tensor, drafted: int) -> list[float]:
     """The mean number of greedily drafted tokens that the target accepts, for each row."""
-    length = tokens.shape[1]
+    ours, theirs = _Reader(draft), _Reader(target)
     counts = []
-    for start in starts(length, drafted):
+    for start in starts(tokens.shape[1], drafted):
         text = tokens[:, :start].to(target.device)
-        for _ in range(drafted):
-            text = torch.cat([text, _greedy(draft, text, 1)], 1)
-        wanted = _greedy(target, text[:, :-1], drafted)
-        same = (text[:, start:] == wanted).long()
-        counts.append(same.cumprod(1).sum(1).double())
+        guess = ours.read(text).greedy(drafted)
+        wanted = theirs.read(text).choices(guess)
+        counts.append((guess == wanted).long().cumprod(1).sum(1).double())
     return torch.stack(counts).mean(0).tolist()
+
+
+class _Reader:
+    """A model that has read the beginning of rows of tokens, which may grow.
+
+    What it read is kept in its cache, which a continuation copies. Layers with a recurrent state
+    read everything again: transformers starts several tokens from an empty state.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._head = model, Head.from_model(model)
+        self._again = spec_of(model).is_hybrid
+        self._cache: Any = None
+        self._text = torch.empty(0, 0, dtype=torch.long)
+
+    def read(self, text: torch.Tensor) -> "_Reader":
+        """Read int64 tokens [B, T] that begin with those read before."""
+        new = text[:, max(0, self._text.shape[1] - 1) : -1]
+        if new.shape[1] and not self._again:
+            self._cache = self._run(new, self._cache).past_key_values
+        self._text = text
+        return self
+
+    def greedy(self, count: int) -> torch.Tensor:
+        """The most likely continuation [B, count]."""
+        cache = copy.deepcopy(self._cache)
+        tokens = self._text[:, -1:]
+        for _ in range(count):
+            run = self._run(self._text_and(tokens) if self._again else tokens[:, -1:], cache)
+            cache = run.past_key_values
+            tokens = torch.cat([tokens, self._best(run.last_hidden_state[:, -1:])], 1)
+        return tokens[:, 1:]
+
+    def choices(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The most likely token at the place of each of the next tokens [B, N]."""
+        before = torch.cat([self._text[:, -1:], tokens[:, :-1]], 1)
+        before = self._text_and(before) if self._again else before
+        states = self._run(before, copy.deepcopy(self._cache)).last_hidden_state
+        return self._best(states[:, -tokens.shape[1] :])
+
+    def _text_and(self, tokens: torch.Tensor) -> torch.Tensor:
+        """All tokens, where `tokens` begin with the last one that was read."""
+        return torch.cat([self._text[:, :-1], tokens], 1)
+
+    def _run(self, tokens: torch.Tensor, cache: Any) -> Any:
+        over = {} if self._again else {"past_key_values": cache}
+        return self._model.model(input_ids=tokens, use_cache=not self._again, **over)
+
+    def _best(self, states: torch.Tensor) -> torch.Tensor:
+        return self._head.logits(states).argmax(-1)
 
 
 def starts(length: int, drafted: int) -> list[int]:
     """Up to eight places of a row where drafting starts, spread evenly."""
     last = max(1, length - drafted)
-    return sorted({max(1, last * (index + 1) // _STARTS) for index in range(_STARTS)})
-
-
-def _greedy(model: Model, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """The most likely next tokens [B, count] behind the last positions of int64 tokens [B, T]."""
-    states = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, -count:]
-    return Head.from_model(model).logits(states).argmax(-1)
+    return sorted({max(1, last * (index + 1) // STARTS) for index in range(STARTS)})
 
 
 def _figure(values: Sequence[float]) -> Figure:

@@ -4,6 +4,8 @@ import msgspec
 
 from edgelm.compress.ranges import Count
 
+STARTS = 8  # places of a held-out row where drafting starts
+
 
 class DraftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A student that drafts tokens for its teacher, the target of speculative decoding.

@@ -17,6 +17,8 @@ from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
 
+REPORTED_ROWS = 64  # held-out rows, at most, behind the figures of a run
+
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every stage's table."""

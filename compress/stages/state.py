@@ -29,6 +29,7 @@ from edgelm.compress.model import (
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.prune import REFITTED
 from edgelm.compress.recipe import Recipe
+from edgelm.compress.recipe.tables import REPORTED_ROWS
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import RunFolder, file_hashes
@@ -37,7 +38,6 @@ from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows per forward pass where nothing is trained
-_REPORTED_ROWS = 64  # held-out rows behind the figures of a run
 _MOST_HELD_OUT = 512
 DATA_FILE = "tokens.npy"
 HELD_OUT_FILE = "held_out.npy"
@@ -128,7 +128,7 @@ class State:
 
     def held_out(self) -> torch.Tensor:
         """Held-out rows whose figures are reported, int64 [B, T]."""
-        return self._held_out(_REPORTED_ROWS, offset=1)
+        return self._held_out(REPORTED_ROWS, offset=1)
 
     def selection_rows(self, count: int) -> torch.Tensor:
         """Up to `count` held-out rows that decide between candidates, int64 [B, T].

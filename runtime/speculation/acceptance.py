@@ -38,10 +38,19 @@ class MatchAcceptance:
 
 
 class DraftAcceptance:
-    """The share of a draft model's tokens that are accepted."""
+    """The share of a draft model's tokens that are accepted; recent ones count most.
 
-    def __init__(self) -> None:
-        self._right, self._seen = 0.6 * _WEIGHT, _WEIGHT
+    Args:
+        share: what is assumed before any was seen.
+    """
+
+    def __init__(self, share: float = 0.6) -> None:
+        self._right, self._seen = share * _WEIGHT, _WEIGHT
+
+    @property
+    def share(self) -> float:
+        """The share of right ones."""
+        return self._right / self._seen
 
     def observe(self, right: bool) -> None:
         """Count a drafted token whose predecessors were all accepted."""
@@ -50,8 +59,7 @@ class DraftAcceptance:
 
     def expected(self, count: int) -> list[float]:
         """Tokens that a run gives with 0 to `count` drafted ones, its own included."""
-        share = self._right / self._seen
         tokens = [1.0]
         for number in range(1, count + 1):
-            tokens.append(tokens[-1] + share**number)
+            tokens.append(tokens[-1] + self.share**number)
         return tokens

@@ -20,24 +20,29 @@ from edgelm.runtime.speculation.costs import StepCosts
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
+from edgelm.runtime.speculation.trials import DraftTrials
 from edgelm.speculation import SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
-# Tokens after which a draft model that was not faster is tried again.
-_RETRY = 128
 
 
 class SpeculationState:
-    """What the generations of a model share: measured costs, and whether rows are exact."""
+    """What the generations of a model share.
+
+    Measured costs, whether rows are exact, and how good its draft model was.
+    """
 
     def __init__(self) -> None:
         self.costs = StepCosts()
+        self.drafts = DraftAcceptance()
+        self.trials = DraftTrials()
         self.exactness = Exactness()
 
 
 class _Plan(NamedTuple):
     drafts: int
     gain: float  # tokens per time, over that of single runs
+    trial: bool = False
 
 
 class Speculator:
@@ -57,10 +62,9 @@ class Speculator:
         self._history = history
         self._lookup = PromptLookup(history) if mode in ("auto", "lookup") else None
         self._matches = MatchAcceptance()
-        self._drafts = DraftAcceptance()
+        self._drafts = DraftAcceptance(state.drafts.share)
         self._from_model = False
         self._size, self._seconds = 0, 0.0  # the last run, until what it costs is known
-        self._waits = 0  # tokens until a draft model that was not faster is tried again
         self.drafted = self.accepted = 0
 
     @property
@@ -70,7 +74,7 @@ class Speculator:
 
     def update(self) -> None:
         """Take note of one more token of the history."""
-        self._waits = max(0, self._waits - 1)
+        self.state.trials.passed()
         if self._lookup is not None:
             matched = self._lookup.matched
             right = self._lookup.update()
@@ -92,7 +96,10 @@ class Speculator:
             return []
         if self._from_model:
             assert draft is not None
-            self._waits = _RETRY
+            if model.trial:
+                self.state.trials.tried()
+            else:
+                self.state.trials.paid()
             return draft.propose(self._history, plan.drafts, self.state.costs)
         assert self._lookup is not None
         return self._lookup.draft(plan.drafts)
@@ -112,6 +119,7 @@ class Speculator:
         self.accepted += right
         if self._from_model:
             self._drafts.observe(right)
+            self.state.drafts.observe(right)
 
     def _plan_lookup(self, most: int) -> _Plan:
         if self._lookup is None or not self._lookup.matched:
@@ -123,8 +131,8 @@ class Speculator:
         if draft is None or self.mode not in ("auto", "draft"):
             return _Plan(0, 0.0)
         plan = self._best(most, self._drafts.expected(most), self.state.costs.draft_ratio())
-        if plan.gain < _MIN_GAIN and not self._waits:
-            return _Plan(min(2, most), _MIN_GAIN)  # a short trial
+        if plan.gain < _MIN_GAIN and self.state.trials.due:
+            return _Plan(min(2, most), _MIN_GAIN, trial=True)
         return plan
 
     def _best(self, most: int, expected: list[float], each: float) -> _Plan:

@@ -1,6 +1,7 @@
 """The command line: what options mean, what is refused, what is printed."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from edgelm.checkpoint.student import read_student_record
 from edgelm.compress.cli import default_recipe, export_command, main, parser
 from edgelm.compress.recipe import read_recipe
+from edgelm.export.cli import parser as export_parser
 from tests.checkpoints.models import save_tiny
 from tests.compress.recipes import DISTILL, EVALUATE, PRUNE, QAD, TEACHER, write_recipe
 
@@ -198,6 +200,18 @@ def test_after_qad_the_export_has_the_targets_defaults(
     assert export_command(recipe, bench / "teacher") == (
         f"edge-export {bench / 'teacher'} --target {words} --layer lm_head=int8 -o bundle/"
     )
+
+
+def test_a_draft_is_exported_into_the_bundle_of_its_target(bench: Path) -> None:
+    draft = "[draft]\nnum_hidden_layers = 2\n"
+    recipe = read_recipe(write_recipe(bench, TEACHER, draft, name="draft"))
+    command = export_command(recipe, bench / "teacher")
+    assert command == f"edge-export {bench / 'teacher'} --draft-for bundle/"
+    recipe = read_recipe(write_recipe(bench, TEACHER, draft, QAD, name="draft-qad"))
+    assert export_command(recipe, bench / "teacher") == (
+        f"{command} --precision int4 --method rtn --group-size 32"
+    )
+    assert export_parser().parse_args(shlex.split(command)[1:]).draft_for == Path("bundle")
 
 
 def test_a_recipe_from_end_to_end(

@@ -72,7 +72,14 @@ def test_a_cached_teacher_by_hand(bench: Path) -> None:
     assert watched.memory_bytes == live.memory_bytes, "the teacher, for held-out text"
     assert watched.operations == distill.operations
     endless = msgspec.structs.replace(recipe, max_tokens=None)
-    unknown = plan_stages(endless, TINY, bf16=False)[-2]
+    about = plan_stages(endless, TINY, bf16=False)[-2]
+    size = (bench / "train.jsonl").stat().st_size // 4
+    assert about.tokens == size
+    assert about.disk_bytes == size // LENGTH * (LENGTH - 1) * 8 * 4
+    table = plan_table([about], operations_per_second=1e9)
+    assert f"~{size:,}" in table, "an estimate by the size of the file"
+    named = msgspec.structs.replace(endless, data=("c4",))
+    unknown = plan_stages(named, TINY, bf16=False)[-2]
     assert (unknown.tokens, unknown.operations, unknown.disk_bytes) == (None, 0, 0)
 
 
@@ -199,4 +206,31 @@ def test_the_plan_of_puzzle_and_of_a_draft(bench: Path) -> None:
     assert stages["puzzle-scores"].tokens == (1 + 3 * layers) * 2 * LENGTH
     assert stages["distill"].memory_bytes < 20 * TINY.parameters + 4 * TINY.parameters
     draft = recipe_of(bench, "[draft]\nnum_hidden_layers = 2\n", DISTILL)
-    assert [one.name for one in plan_stages(draft, TINY, bf16=False)] == ["data", "distill"]
+    stages = {one.name: one for one in plan_stages(draft, TINY, bf16=False)}
+    assert list(stages) == ["data", "draft", "distill", "acceptance"]
+    # Held-out rows are read twice, and four tokens drafted at each of eight places; two drafts.
+    assert stages["acceptance"].tokens == 2 * 64 * (2 * LENGTH + 8 * 4)
+
+
+def test_a_draft_trains_neither_embedding_nor_head(bench: Path) -> None:
+    draft = stages_of("[draft]\nnum_hidden_layers = 3\n", DISTILL, bench=bench)
+    whole = stages_of(PRUNE.replace("hidden_size = 48", ""), DISTILL, bench=bench)
+    table, tied = TINY.vocab_size * TINY.hidden_size, TINY.tie_word_embeddings
+    frozen = table if tied else 2 * table
+    one, other = draft["distill"], whole["distill"]
+    assert other.operations - one.operations == 1024 * 2 * table
+    assert other.memory_bytes - one.memory_bytes == 12 * frozen, "no gradient, no moments"
+    assert other.disk_bytes - one.disk_bytes == 2 * 8 * frozen
+
+
+def test_what_the_teacher_writes(bench: Path) -> None:
+    written = "[synthesize]\ndocuments = 30\nmax_new_tokens = 20\n"
+    stages = stages_of(written, PRUNE, DISTILL, bench=bench)
+    assert list(stages)[:2] == ["synthesize", "data"]
+    assert stages["synthesize"].tokens == 600
+    text = stages_of(PRUNE, DISTILL, bench=bench)["data"].tokens
+    assert text == (bench / "train.jsonl").stat().st_size // 4
+    assert stages["data"].tokens == text + 600
+    (bench / "questions.jsonl").write_text('{"prompt": "Why?"}\n' * 7)
+    asked = f'{written}prompts = "questions.jsonl"\n'
+    assert stages_of(asked, PRUNE, DISTILL, bench=bench)["synthesize"].tokens == 7 * 20

@@ -66,6 +66,7 @@ def head_loss(
 
     Returns:
         The mixed loss, and without gradient its parts in nats per row: divergence, cross-entropy.
+        A head whose weight needs no gradient costs no product for it.
     """
     loss, divergence, entropy = _HeadLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head, target, labels, objective, compute
@@ -88,9 +89,11 @@ class _HeadLoss(torch.autograd.Function):
         rows, vocab = len(hidden), len(weight)
         head = Head(weight.to(compute), head.divisor, head.softcap)
         hidden_gradient = torch.empty_like(hidden)
-        # Summed in fp32, whatever type the weight was gathered in.
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
-        product = torch.empty_like(weight, dtype=compute)
+        weight_gradient = product = None
+        if ctx.needs_input_grad[1]:  # a draft's head is its teacher's and stays as it is
+            # Summed in fp32, whatever type the weight was gathered in.
+            weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+            product = torch.empty_like(weight, dtype=compute)
         totals = torch.zeros(2, device=hidden.device, dtype=total_type(hidden.device))
         on_cpu = hidden.device.type == "cpu"
         elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
@@ -106,8 +109,9 @@ class _HeadLoss(torch.autograd.Function):
                 totals += sums
                 products[part] = gradient.div_(rows)
             hidden_gradient[chunk] = products @ head.weight
-            # Reuse the memory: a new block of this size costs a page fault per page.
-            weight_gradient += torch.mm(products.T, inputs, out=product)
+            if weight_gradient is not None:
+                # Reuse the memory: a new block of this size costs a page fault per page.
+                weight_gradient += torch.mm(products.T, inputs, out=product)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         divergence, entropy = (totals / rows).float()
         ctx.mark_non_differentiable(divergence, entropy)
@@ -117,7 +121,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        weight_gradient.mul_(upstream)
+        if weight_gradient is not None:
+            weight_gradient.mul_(upstream)
         return hidden_gradient.mul_(upstream), weight_gradient, *(None,) * 5
 
 

@@ -57,9 +57,32 @@ def test_the_same_model_accepts_everything() -> None:
     assert found["tokens per verification, 3 drafted"].value == 4
 
 
-def test_acceptance_counted_by_hand() -> None:
+class _Positions:
+    """Counts the positions that a model computes."""
+
+    def __init__(self, model: Any) -> None:
+        self.count = 0
+        model.model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, _: Any, __: Any, arguments: dict[str, Any]) -> None:
+        self.count += arguments["input_ids"].numel()
+
+
+def test_a_row_is_read_once() -> None:
     teacher, student = teacher_and_student()
-    tokens = rows(2).batch(range(2))
+    tokens = rows(1, length=200).batch(range(1))
+    counted = _Positions(teacher), _Positions(student)
+    acceptance(student, teacher, tokens, 3)
+    # Once for sum(min(p, q)), once for all starts, and what is drafted at each of eight.
+    assert all(one.count <= 2 * 200 + 8 * 3 for one in counted)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "lfm2", "qwen3.5"])
+def test_acceptance_counted_by_hand(family: str) -> None:
+    teacher = tiny_model(family)
+    layers = spaced_layers(spec_of(teacher), 3)
+    student = with_layers(teacher, layers).eval()
+    tokens = rows(2, length=24).batch(range(2))
     found = acceptance(student, teacher, tokens, 2)
     with torch.no_grad():
         p, q = (model(tokens).logits[:, :-1].softmax(-1) for model in (student, teacher))

@@ -1,10 +1,12 @@
 """Generations on a simulated clock: no text is slower with speculation than 0.97 of without."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edgelm.runtime.speculation.costs import StepCosts
 from edgelm.runtime.speculation.speculator import SpeculationState, Speculator
 
 SINGLE = 0.01
@@ -95,3 +97,62 @@ def test_nor_where_times_vary(text: Callable[[int], list[int]]) -> None:
 @pytest.mark.parametrize(("per_token", "least"), [(0.05, 3.0), (0.15, 2.0), (0.3, 1.5)])
 def test_a_copied_half_is_quick(per_token: float, least: float) -> None:
     assert gain(copied(1), per_token, start=LENGTH // 2) >= least
+
+
+class _SimulatedDraft:
+    """A draft model on the simulated clock: it reads new text, and is right or always wrong."""
+
+    def __init__(self) -> None:
+        self.elapsed, self.read, self.right = 0.0, 0, False
+        self.text: list[int] = []
+        self.proposals = 0
+
+    def propose(self, history: list[int], count: int, costs: StepCosts) -> list[int]:
+        self.proposals += 1
+        seconds = [0.02 * SINGLE * (len(history) - self.read)] + [0.3 * SINGLE] * (count - 1)
+        for one in seconds[1:]:
+            costs.drafted(one)
+        self.elapsed += sum(seconds)
+        self.read = len(history)
+        expected = self.text[len(history) : len(history) + count]
+        return expected if self.right else [-1] * len(expected)
+
+
+def _generation(state: SpeculationState, draft: Any, prompt: int, answer: int) -> float:
+    """Time of one answer without speculation over that with it."""
+    draft.text = fresh(prompt)[: prompt + answer]
+    history, before = draft.text[:prompt], draft.elapsed
+    draft.read = 0
+    speculator = Speculator("draft", state, history)
+    elapsed = 0.0
+    while len(history) < len(draft.text):
+        drafts = speculator.propose(min(15, len(draft.text) - len(history) - 1), draft)
+        seconds = SINGLE * (1 + 0.12 * len(drafts))
+        elapsed += seconds
+        if drafts:
+            speculator.ran(1 + len(drafts), seconds)
+            speculator.settled(0.0)
+        else:
+            state.costs.single(seconds)
+        taken = len(drafts) + 1 if draft.right else 1
+        for number in range(taken):
+            if number < len(drafts):
+                speculator.compared(draft.right)
+            history.append(draft.text[len(history)])
+            speculator.update()
+    return answer * SINGLE / (elapsed + draft.elapsed - before)
+
+
+def test_a_draft_model_that_is_never_right_costs_nothing_in_the_long_run() -> None:
+    """Each answer is short and its prompt long, so that one trial per answer would be a loss."""
+    state, draft = SpeculationState(), _SimulatedDraft()
+    gains = [_generation(state, draft, prompt=300, answer=150) for _ in range(40)]
+    assert np.mean(gains[:10]) >= 0.96
+    assert np.mean(gains) >= 0.985
+    assert min(gains[-30:]) >= 0.93, "an answer in which it was tried"
+    draft.right = True
+    gains = [_generation(state, draft, prompt=300, answer=150) for _ in range(40)]
+    assert gains[-1] > 1.5, "it was tried again"
+    draft.right, draft.proposals = False, 0
+    gains = [_generation(state, draft, prompt=300, answer=150) for _ in range(3)]
+    assert draft.proposals < 40, "what was right before is given up within an answer"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgelm.compress.distillation.loss import head_loss as module
 from edgelm.compress.distillation.loss.head_loss import LiveTeacher, Target, head_loss
@@ -68,6 +69,22 @@ def test_student_that_is_its_teacher() -> None:
     assert table.grad is not None
     assert float(ours.grad.abs().max()) == 0.0
     assert float(table.grad.abs().max()) == 0.0
+
+
+def test_a_frozen_head_costs_no_product_for_its_gradient() -> None:
+    hidden, weight = rand(ROWS, HIDDEN), rand(VOCAB, HIDDEN, seed=1)
+    target = LiveTeacher(rand(ROWS, HIDDEN, seed=2), Head(rand(VOCAB, HIDDEN, seed=3)))
+    labels = torch.zeros(ROWS, dtype=torch.long)
+    operations, gradients = [], []
+    for trained in (True, False):
+        ours, table = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trained)
+        with FlopCounterMode(display=False) as counter:
+            head_loss(ours, Head(table), target, labels)[0].backward()
+        operations.append(counter.get_total_flops())
+        gradients.append(ours.grad)
+        assert (table.grad is not None) == trained
+    assert torch.equal(*gradients)
+    assert operations[0] - operations[1] == 2 * ROWS * VOCAB * HIDDEN
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""When a draft model that was not faster is tried again.
+
+A trial costs more than its runs: the draft model first reads the whole text. What one generation
+found is therefore known to the next, and trials that do not pay become ever rarer.
+"""
+
+_INTERVAL, _MAX_INTERVAL = 128, 2048  # tokens
+
+
+class DraftTrials:
+    """Tokens until the next trial, over all generations of a model."""
+
+    def __init__(self) -> None:
+        self._waits, self._interval = 0, _INTERVAL
+
+    @property
+    def due(self) -> bool:
+        """Whether the draft model should be tried."""
+        return self._waits == 0
+
+    def passed(self) -> None:
+        """Count a token."""
+        self._waits = max(0, self._waits - 1)
+
+    def paid(self) -> None:
+        """The draft model is used because it is faster: the next trial comes soon after it is not."""
+        self._waits = self._interval = _INTERVAL
+
+    def tried(self) -> None:
+        """A trial began: the next one comes later, and the one after that later still."""
+        self._waits = self._interval
+        self._interval = min(2 * self._interval, _MAX_INTERVAL)
