@@ -322,7 +322,7 @@ def _figures(profile: Profile) -> Iterator[tuple[str, Figure]]:
         yield "l2_mb", profile.l2_mb
     for mode in profile.power_modes:
         where = f"power_modes[{mode.name}]"
-        for name in ("bandwidth_gb_s", "clock_ghz", "sm_count", "watts"):
+        for name in ("bandwidth_gb_s", "measured_gb_s", "clock_ghz", "sm_count", "watts"):
             figure = getattr(mode, name)
             if figure is not None:
                 yield f"{where}.{name}", figure

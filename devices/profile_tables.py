@@ -10,6 +10,11 @@ Status = Literal["given", "derived", "measured", "assumed", "unverified"]
 Form = Literal["cpu", "jetson", "laptop", "desktop", "desktop-unified", "datacenter"]
 
 
+# Of the bandwidth by specification, what a kernel that only reads reaches on a Jetson Thor:
+# 257 of 273 GB/s (infinigence/ApxInf#74).
+_USUAL_SHARE = 0.94
+
+
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A number and its origin.
 
@@ -47,6 +52,8 @@ class PowerMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock_ghz: the GPU's clock
     sm_count: multiprocessors in use
     watts: power limit
+    measured_gb_s: bandwidth that a kernel that only reads was measured to reach, where that is
+        less than usual
     """
 
     name: str
@@ -55,6 +62,18 @@ class PowerMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock_ghz: Figure | None = None
     sm_count: Figure | None = None
     watts: Figure | None = None
+    measured_gb_s: Figure | None = None
+
+    @property
+    def attainable_gb_s(self) -> float:
+        """The bandwidth of which engines reach their usual share.
+
+        It is the bandwidth itself, unless not even a kernel that only reads reaches the usual
+        share of it: the GPU of a GB10 reads memory through a link to the CPU's die.
+        """
+        if self.measured_gb_s is None:
+            return self.bandwidth_gb_s.value
+        return min(self.bandwidth_gb_s.value, self.measured_gb_s.value / _USUAL_SHARE)
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,6 +67,8 @@ def describe(profile: Profile) -> str:
 def _mode(mode: PowerMode, *, default: bool) -> list[str]:
     lines = [_row("power mode", mode.name + (" (default for plans)" if default else ""))]
     lines.append(_row("  bandwidth", _figure(mode.bandwidth_gb_s, 1, "GB/s")))
+    if mode.measured_gb_s:
+        lines.append(_row("    measured", _figure(mode.measured_gb_s, 1, "GB/s")))
     for name, figure in mode.dense_tflops.items():
         lines.append(_row(f"  dense {name}", _figure(figure, 1, "T operations/s")))
     if mode.clock_ghz:

@@ -61,10 +61,12 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         # The hybrids here gate the attention's output: a second query projection.
         attention = attending * self.hidden * ((3 if recurrent else 2) * q + 2 * kv)
+        recurrence = 0
         if self.recurrent:
             keys = self.recurrent.key_heads * self.recurrent.head_dim
             values = self.recurrent.value_heads * self.recurrent.head_dim
-            attention += recurrent * self.hidden * (2 * keys + 3 * values)
+            recurrence = recurrent * self.hidden * (2 * keys + 3 * values)
+        attention += recurrence
         active = everything = attention + self.layers * 3 * self.hidden * self.ffn
         if self.experts:
             one = 3 * self.hidden * self.experts.ffn
@@ -87,11 +89,17 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             experts=self.experts,
             tied=self.tied,
             window=self.window,
+            attention_parameters=attention,
+            recurrent_parameters=recurrence,
         )
 
 
 class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A decoder by its totals; embeddings are counted in `parameters` and `active_parameters`."""
+    """A decoder by its totals; embeddings are counted in `parameters` and `active_parameters`.
+
+    `attention_parameters` are those of all layers' attention, of which `recurrent_parameters`
+    belong to linear attention; 0 where they are not known.
+    """
 
     name: str
     matches: tuple[str, ...]
@@ -107,13 +115,22 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experts: Experts | None = None
     tied: bool = False
     window: Window | None = None
+    attention_parameters: float = 0.0
+    recurrent_parameters: float = 0.0
 
-    def work(self, linear_bits: float, head_bits: float) -> Work:
-        """Its work at these bits per weight."""
+    @property
+    def shared_expert_parameters(self) -> float:
+        """Parameters of the experts that run for every token."""
+        shared = self.experts.shared_ffn if self.experts else 0
+        return self.layers * 3.0 * self.hidden * shared
+
+    def work(self, linear_bits: float, head_bits: float, wide: float = 0.0) -> Work:
+        """Its work at these bits per weight; `wide` linear parameters stay in 16 bits."""
         head = self.vocabulary * self.hidden
         embeddings = head * (1 if self.tied else 2)
         linear = self.active_parameters - embeddings
         every_linear = self.parameters - embeddings
+        wider = wide * (16 - linear_bits) / 8
         experts = self.experts or Experts(0, 0)
         idle = every_linear - linear
         # A layer has count - active idle experts, which give the size of all of them.
@@ -122,9 +139,9 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             layers=self.layers,
             linear_parameters=linear,
             head_parameters=head,
-            linear_bytes=linear * linear_bits / 8,
+            linear_bytes=linear * linear_bits / 8 + wider,
             head_bytes=head * head_bits / 8,
-            resident_bytes=every_linear * linear_bits / 8 + embeddings * head_bits / 8,
+            resident_bytes=every_linear * linear_bits / 8 + wider + embeddings * head_bits / 8,
             caches=self._caches(),
             attention_width=self.q_width * self.attention_layers,
             attention_layers=self.attention_layers,

@@ -218,11 +218,12 @@ def _row(record: _Record) -> Row | str:
         prompt /= batch
     # The rate of several prompts is one prompt's in some tables, and that of all in others.
     prefill = _number(record["prefill_tok_s"]) if prompt and batch == 1 else None
+    wide = _wide_parameters(record["quantization"], engine, model)
     return Row(
         device=record["device"],
         hardware=hardware,
         model=model,
-        work=model.work(linear_bits, head_bits),
+        work=model.work(linear_bits, head_bits, wide),
         engine=engine,
         arithmetic=arithmetic,
         prompt=prompt,
@@ -246,6 +247,24 @@ def _quantization(name: str, model: str, engine: str) -> tuple[float, float, str
         if re.search(pattern, lowered):
             return linear, head, arithmetic
     return None
+
+
+def _wide_parameters(quantization: str, engine: str, model: Total) -> float:
+    """Linear parameters that a 4-bit integer checkpoint keeps in 16 bits.
+
+    Published checkpoints of models with linear attention leave it out of the quantization: Qwen's
+    GPTQ files all attention and shared experts (`dynamic` in their quantization_config), those
+    for vLLM the linear attention (`ignore` in llm-compressor's recipes of these models).
+    TensorRT-Edge-LLM quantizes AWQ itself, all layers.
+    """
+    lowered = quantization.lower()
+    if not model.recurrent_parameters:
+        return 0.0
+    if "gptq" in lowered:
+        return model.attention_parameters + model.shared_expert_parameters
+    if engine == "vllm" and re.search(r"awq|w4a16", lowered.replace("nvfp4a16", "")):
+        return model.recurrent_parameters
+    return 0.0
 
 
 def _first(table: tuple[tuple[str, str], ...], name: str) -> str | None:

@@ -307,3 +307,15 @@ def test_modes_and_engines_by_name() -> None:
         match=r"^jetson-orin-nano-8gb-super has no engine 'vllm'; it has tensorrt, tensorrt-10\.3",
     ):
         orin.engine("vllm")
+
+
+def test_bandwidth_that_no_kernel_reaches_is_not_planned_with() -> None:
+    spark = DELIVERED["dgx-spark-gb10"].mode()
+    assert spark.measured_gb_s is not None
+    assert spark.measured_gb_s.status == "measured"
+    # A read-only kernel reaches 85% there, and 94% of Thor's equal bandwidth.
+    assert spark.attainable_gb_s == pytest.approx(232 / 0.94)
+    thor = DELIVERED["jetson-thor-t5000"].mode()
+    assert thor.attainable_gb_s == thor.bandwidth_gb_s.value == spark.bandwidth_gb_s.value
+    nearly = msgspec.structs.replace(spark, measured_gb_s=thor.bandwidth_gb_s)
+    assert nearly.attainable_gb_s == spark.bandwidth_gb_s.value

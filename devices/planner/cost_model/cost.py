@@ -87,7 +87,7 @@ def decode_parts(
     arithmetic: str = WEIGHT_ONLY,
 ) -> dict[str, float]:
     """The parts of a decoding step's time, in milliseconds."""
-    bandwidth = mode.bandwidth_gb_s.value * 1e6  # bytes per millisecond
+    bandwidth = mode.attainable_gb_s * 1e6  # bytes per millisecond
     weights = work.linear_bytes + work.head_bytes
     if work.experts:
         weights = work.prompt_bytes(batch)
@@ -163,7 +163,7 @@ def prefill_parts(
     dense = peak_tflops(mode, arithmetic) * 1e9  # operations per millisecond
     wide = mode.dense_tflops["fp16"].value * 1e9 if "fp16" in mode.dense_tflops else dense
     linear = 2 * (work.linear_parameters * tokens + work.head_parameters)
-    bandwidth = mode.bandwidth_gb_s.value * 1e6
+    bandwidth = mode.attainable_gb_s * 1e6
     read = work.prompt_bytes(tokens)
     multiplied = work.attention_pairs(tokens) if pairs is None else pairs
     return {

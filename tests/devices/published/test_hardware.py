@@ -11,6 +11,12 @@ _JETSONS = [
     ("Jetson AGX Thor (T5000)", _NOT_STATED, "jetson-thor-t5000", "MAXN"),
     ("Jetson AGX Thor", "120W", "jetson-thor-t5000", "120W"),
     ("Jetson T4000", "", "jetson-thor-t4000", "MAXN"),
+    ("Jetson AGX Orin 64GB", _NOT_STATED, "jetson-agx-orin-64gb", "MAXN"),
+    # Mode 0 of the configuration that current JetPacks install.
+    ("Jetson Orin NX 16GB", _NOT_STATED, "jetson-orin-nx-16gb-super", "MAXN_SUPER"),
+    ("Jetson Orin NX 16GB", "nvpmodel 0", "jetson-orin-nx-16gb-super", "MAXN_SUPER"),
+    ("Jetson Orin NX 16GB", "MAXN (nvpmodel -m 0)", "jetson-orin-nx-16gb", "MAXN"),
+    ("Jetson Orin Nano 8GB", _NOT_STATED, "jetson-orin-nano-8gb-super", "15W"),
     ("Jetson AGX Orin 64GB", "MAXN (tutorial)", "jetson-agx-orin-64gb", "MAXN"),
     ("Jetson AGX Orin 64GB", "MODE_30W", "jetson-agx-orin-64gb", "MODE_30W"),
     ("Jetson AGX Orin", "MAXN, devfreq verified (JP 7.2)", "jetson-agx-orin-64gb", "MAXN"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.devices.planner.cost_model.cost import WEIGHT_ONLY
+from edgelm.devices.published.models import model_named
 from edgelm.devices.published.rows import read_rows
 from tests.devices.published.synthetic import write_csv
 
@@ -76,3 +77,50 @@ def test_quantization_in_the_files_name(
 def test_unknown_quantization(tmp_path: Path, name: str) -> None:
     table = read_rows(write_csv(tmp_path / "rows.csv", [_THOR | {"quantization": name}]))
     assert table.left_out == {"the quantization is not known": 1}
+
+
+_HYBRID = {"device": "Jetson AGX Thor (T5000)", "model": "Qwen3.5-9B", "decode_tok_s": "12"}
+_MIXTURE = _HYBRID | {"model": "Qwen3.5-35B-A3B"}
+
+
+@pytest.mark.parametrize(
+    ("record", "quantization", "engine", "kept"),
+    [
+        (_HYBRID, "W4A16", "vLLM", "linear attention"),
+        (_HYBRID, "AWQ", "vLLM", "linear attention"),
+        (_HYBRID, "INT4 GPTQ", "TensorRT-Edge-LLM", "attention"),
+        (_MIXTURE, "INT4 GPTQ / FP16", "TensorRT-Edge-LLM", "attention"),
+        (_HYBRID, "INT4 AWQ", "TensorRT-Edge-LLM", ""),
+        (_HYBRID, "NVFP4A16", "vLLM", ""),
+        (_HYBRID, "NVFP4", "vLLM", ""),
+        (_THOR, "INT4 GPTQ", "vLLM", ""),
+    ],
+)
+def test_attention_that_checkpoints_keep_in_16_bits(
+    tmp_path: Path, record: dict[str, str], quantization: str, engine: str, kept: str
+) -> None:
+    over = record | {"quantization": quantization, "engine": engine}
+    (row,) = read_rows(write_csv(tmp_path / "rows.csv", [over])).rows
+    model = row.model
+    wide = {
+        "": 0.0,
+        "linear attention": model.recurrent_parameters,
+        "attention": model.attention_parameters + model.shared_expert_parameters,
+    }[kept]
+    bits = 4.5 if "NVFP4" in quantization else 4.156
+    assert row.work == model.work(bits, 16, wide)
+    narrow = model.work(bits, 16)
+    more = wide * (16 - bits) / 8
+    assert row.work.linear_bytes == pytest.approx(narrow.linear_bytes + more)
+    assert row.work.resident_bytes == pytest.approx(narrow.resident_bytes + more)
+    assert (wide > 0) == bool(kept)
+
+
+def test_parameters_of_attention_by_hand() -> None:
+    mixture = model_named("Qwen3.5-35B-A3B")
+    assert mixture is not None
+    full = 10 * 2048 * (3 * 16 * 256 + 2 * 2 * 256)
+    linear = 30 * 2048 * (2 * 16 * 128 + 3 * 32 * 128)
+    assert mixture.recurrent_parameters == linear
+    assert mixture.attention_parameters == full + linear
+    assert mixture.shared_expert_parameters == 40 * 3 * 2048 * 512
