@@ -26,10 +26,12 @@ import torch
 from edgelm.bundle.records.gates import MAX_SOURCE_KL, SourceCheck
 from edgelm.checkpoint.meta_model import empty_model, hf_config, remove_step_limits
 from edgelm.checkpoint.source import Checkpoint
+from edgelm.checkpoint.weights.files import incomplete_index
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.streaming import stream_weights
+from edgelm.export.source_check.completed_index import link_with_index
 from edgelm.export.source_check.gguf_copy import copy_weights
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec
@@ -169,6 +171,9 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path, *, streamed: bool
             # Apart from its neighbors, which transformers would take for the model's own.
             folder, gguf = Path(empty), {"gguf_file": "model.gguf"}
             copy_weights(checkpoint.path, folder / "model.gguf", depth=depth)
+        elif index := incomplete_index(folder, checkpoint.config):
+            folder = Path(empty)
+            link_with_index(checkpoint.path, index, folder)
         try:
             config = AutoConfig.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True, **gguf
@@ -178,6 +183,8 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path, *, streamed: bool
             if not checkpoint.spec.has_head:
                 config.get_text_config().tie_word_embeddings = True  # it stores no head
             _shorten(config.get_text_config(), depth)
+            config.return_dict, config.output_hidden_states = True, False
+            config.output_attentions = False
             multimodal = config.get_text_config() is not config
             cls = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
             loaded: Any = cls.from_pretrained(
@@ -192,6 +199,7 @@ def _loaded(checkpoint: Checkpoint, depth: int, scratch: Path, *, streamed: bool
                 **gguf,
             )
         except Exception as error:
+            _check_generation(folder)
             raise BadCheckpoint(
                 f"transformers cannot load {checkpoint.name}, so that nothing can be compared with "
                 f"it: {type(error).__name__}: {reason(error)}"
@@ -243,6 +251,21 @@ def _with_streamed_weights(model: Any, checkpoint: Checkpoint) -> Any:
         raise BadCheckpoint(f"no weights for {missing[0]} ({len(missing)} missing in all)")
     stream_weights(model, checkpoint, read, checkpoint.rows)
     return model.eval()
+
+
+def _check_generation(folder: Path) -> None:
+    """Name generation_config.json where it is what transformers cannot load."""
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:  # there is none
+        return
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{folder / 'generation_config.json'}: transformers cannot load it ({reason(error)}); "
+            "correct or remove it"
+        ) from None
 
 
 class _TextOnly:

@@ -53,6 +53,9 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_budget: _Count | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    functions: Any = None
+    modalities: list[str] | None = None
+    web_search_options: Any = None
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
@@ -88,6 +91,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     background: bool | None = None
+    conversation: Any = None
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):

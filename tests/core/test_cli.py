@@ -221,6 +221,9 @@ def body():
     with open({str(tmp_path / "x")!r}, "w") as file:
         assert file.fileno() > 2
         os.write(1, b"noise of a library")
+    assert not sys.stdin.isatty() and sys.stdin.read() == ""
+    print("an answer", flush=True)
+    print("a line of the log", file=sys.stderr, flush=True)
 raise SystemExit(run_command(body))
 """
     command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]

@@ -147,6 +147,12 @@ def _factors(
             raise _wrong(
                 tensor, f"has shape {list(tensor.shape)}, expected two dimensions, one of {rank}"
             )
+    if settings.dora != ("magnitude" in found):
+        stored = "is stored" if "magnitude" in found else "is missing"
+        raise BadCheckpoint(
+            f"{folder / WEIGHTS}: use_dora is {str(settings.dora).lower()}, but the magnitude "
+            f"(lora_magnitude_vector) of {module} {stored}; save the adapter again"
+        )
     made = Factors(settings.scale_of(module), down, up, found.get("magnitude"), embedding)
     if made.magnitude is not None and max(made.magnitude.shape, default=0) != up.shape[0]:
         raise _wrong(made.magnitude, f"has shape {list(made.magnitude.shape)}")

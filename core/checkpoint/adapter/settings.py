@@ -10,6 +10,9 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 
 CONFIG = "adapter_config.json"
+# Initializations after which peft also changes the model's own weights, again when it loads the
+# adapter: without that, the factors belong to other weights.
+_CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 _MAX_NUMBER = 2**20  # of a rank; alphas are some times the rank
 # Options with which an adapter is not a sum of a matrix and two low-rank factors.
 _REFUSED = {
@@ -34,6 +37,7 @@ class LoraSettings:
     rank, alpha: of modules without a pattern of their own.
     rank_pattern, alpha_pattern: of modules whose names end in a match.
     rslora: the scale is alpha over the square root of the rank (arXiv 2312.03732).
+    dora: every module has a magnitude, too (arXiv 2402.09353).
     base: the model that it was trained on, as PEFT knew it.
     """
 
@@ -42,6 +46,7 @@ class LoraSettings:
     rank_pattern: ModulePatterns
     alpha_pattern: ModulePatterns
     rslora: bool
+    dora: bool
     base: str
 
     def rank_of(self, module: str) -> int:
@@ -78,12 +83,20 @@ def read_settings(folder: Path) -> LoraSettings:
                 f"{folder / CONFIG}: {name} is not supported: {why}; merge the adapter with peft, "
                 "if it can be merged, and export the result"
             )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise BadCheckpoint(
+            f"{folder / CONFIG}: init_lora_weights is {shown(start)}, with which peft changes the "
+            "model's own weights as well; merge the adapter with peft, or convert it to a plain "
+            "LoRA (model.save_pretrained(folder, path_initial_model_for_weight_conversion=...))"
+        )
     return LoraSettings(
         rank=_number(folder, config, "r", 8, whole=True),
         alpha=_number(folder, config, "lora_alpha", 8),
         rank_pattern=_pattern(folder, config, "rank_pattern", whole=True),
         alpha_pattern=_pattern(folder, config, "alpha_pattern"),
-        rslora=config.get("use_rslora") is True,
+        rslora=_flag(folder, config, "use_rslora"),
+        dora=_flag(folder, config, "use_dora"),
         base=str(config.get("base_model_name_or_path") or ""),
     )
 
@@ -97,6 +110,13 @@ def _pattern(
     for pattern in values:
         _number(folder, values, pattern, 0, whole=whole)
     return ModulePatterns(values, lambda pattern, expected: _wrong(folder, name, pattern, expected))
+
+
+def _flag(folder: Path, config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(folder, name, value, "true or false")
+    return bool(value)
 
 
 def _number(

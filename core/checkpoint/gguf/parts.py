@@ -13,7 +13,7 @@ from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
 
 _PART_NAME = re.compile(
-    r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE
+    r"(?P<stem>.*)-(?P<number>\d{5})(?P<of>-of-)(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE
 )
 
 
@@ -62,7 +62,7 @@ def _part_paths(path: Path, count: int) -> list[Path]:
             "(llama-gguf-split --merge)"
         )
     names = [
-        f"{match['stem']}-{number:05}-of-{count:05}{match['suffix']}"
+        f"{match['stem']}-{number:05}{match['of']}{count:05}{match['suffix']}"
         for number in range(1, count + 1)
     ]
     missing = [name for name in names if not path.with_name(name).is_file()]

@@ -121,6 +121,10 @@ def dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[np.float
 
 def _check_end(stored: Stored, end: int) -> None:
     size = len(stored.part.data)
+    if stored.part.data.size() < size:  # reading a page that the file has lost is a fatal SIGBUS
+        raise BadCheckpoint(
+            f"{stored.part.path} was truncated after it was opened; retry when it is complete"
+        )
     if end > size:
         raise BadCheckpoint(
             f"{stored.part.path} is truncated: {stored.name} ends at byte {end}, the file has "

@@ -96,7 +96,7 @@ def quantization_of(folder: Path, config: Mapping[str, Any]) -> Quantization | N
         BadCheckpoint: the configuration of the quantization is damaged.
     """
     for field in ("quantization_config", "compression_config"):
-        if value := config.get(field):
+        if (value := config.get(field)) is not None:
             return _from_field(folder, field, value)
     for name, method in _FILES.items():
         if (folder / name).is_file():

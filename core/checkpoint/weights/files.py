@@ -46,6 +46,19 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (_SINGLE, _INDEX))
 
 
+def incomplete_index(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The index that transformers cannot read, since its `metadata` is missing or not an object.
+
+    Nothing in it is needed to load the shards.
+    """
+    if config.get("transformers_weights") is not None or (folder / _SINGLE).is_file():
+        return None
+    index = folder / _INDEX
+    if not index.is_file() or isinstance(read_json_object(index).get("metadata"), dict):
+        return None
+    return index
+
+
 def stored_tensors(files: list[Path]) -> dict[str, StoredTensor]:
     """All tensors of a model's files by their stored names.
 

@@ -156,9 +156,26 @@ def _template(folder: Path) -> str | None:
         raise BadCheckpoint(f"{path} is not encoded in UTF-8; save it as UTF-8") from None
     path = folder / "tokenizer_config.json"
     template = (read_optional(path) or {}).get("chat_template")
-    if isinstance(template, list):  # several named templates
-        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-        template = named[-1].get("template") if named else None  # of two, transformers' choice
+    if isinstance(template, list | dict) and template:
+        template = _default_template(path, template)
     if template is not None and not isinstance(template, str):
         raise BadCheckpoint(f"{path}: chat_template is {shown(template)}, expected a text")
     return template
+
+
+def _default_template(path: Path, templates: list[Any] | dict[str, Any]) -> Any:
+    """Of several templates with names the one that transformers uses for conversations."""
+    if isinstance(templates, list):
+        wrong = [one for one in templates if not isinstance(one, dict) or "template" not in one]
+        if wrong:
+            raise BadCheckpoint(
+                f"{path}: chat_template contains {shown(wrong[0])}, expected a name and a template"
+            )
+        # Of two with one name transformers uses the last.
+        templates = {str(one.get("name")): one["template"] for one in templates}
+    if "default" not in templates:
+        raise BadCheckpoint(
+            f"{path}: chat_template has no template named default, only {shown([*templates])}; "
+            "rename the one for conversations, or remove chat_template to export without one"
+        )
+    return templates["default"]

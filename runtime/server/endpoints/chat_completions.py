@@ -50,7 +50,18 @@ async def chat_completions(request: Request, body: ChatRequest, context: ServerC
     )
 
 
+def _check_supported(body: ChatRequest) -> None:
+    """Refuse what would change the answer and is not done, rather than ignore it."""
+    if body.functions:
+        raise ApiError(400, "functions is not supported: use tools", param="functions")
+    if other := sorted({*(body.modalities or ())} - {"text"}):
+        raise ApiError(400, f"modalities: {other[0]!r} is not supported", param="modalities")
+    if body.web_search_options is not None:
+        raise ApiError(400, "web_search_options is not supported", param="web_search_options")
+
+
 def _options(body: ChatRequest, context: ServerContext) -> Options:
+    _check_supported(body)
     logprobs = None
     if body.logprobs:
         logprobs = body.top_logprobs or 0

@@ -22,7 +22,8 @@ _TEXTS = ("input_text", "output_text", "text")
 
 async def responses(request: Request, body: ResponsesRequest, context: ServerContext) -> Response:
     """Answer a conversation, whole or as events."""
-    if body.previous_response_id is not None or body.background:
+    stored = (body.previous_response_id, body.conversation)
+    if body.background or any(one is not None for one in stored):
         raise ApiError(
             400, "this server stores no responses: send the whole conversation as `input`"
         )

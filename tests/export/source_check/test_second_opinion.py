@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgelm.export.source_check import second_opinion
 from edgelm.export.source_check.second_opinion import check_source
 from tests.checkpoints.gguf_files import ARCHITECTURES, write_gguf
 from tests.checkpoints.models import TINY, save_tiny, tiny_model
+from tests.checkpoints.weight_folders import INDEX, store_shards, tensors_of
 from tests.conftest import TinyFactory
 from tests.core.checkpoint.gguf.test_config import llama3_factors
 
@@ -42,6 +44,24 @@ def test_every_family_is_read_as_transformers_reads_it(
     assert found.layers == tiny(name).checkpoint.spec.num_hidden_layers
     assert found.reach == 128
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("metadata", [..., None, [], "all"])
+def test_an_index_without_metadata_is_completed(
+    metadata: Any, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    folder, scratch = tmp_path / "model", tmp_path / "scratch"
+    shutil.copytree(tiny("llama").checkpoint.path, folder)
+    scratch.mkdir()
+    tensors = tensors_of(folder)
+    names = sorted(tensors)
+    store_shards(folder, *({name: tensors[name] for name in names[i::2]} for i in range(2)))
+    index = json.loads((folder / INDEX).read_text()) | {"metadata": metadata}
+    if metadata is ...:
+        del index["metadata"]
+    (folder / INDEX).write_text(json.dumps(index))
+    assert opinion(open_checkpoint(folder), scratch).agrees
+    assert list(scratch.iterdir()) == []
 
 
 def test_limited_time_steps_of_prompts_are_no_difference(tmp_path: Path) -> None:

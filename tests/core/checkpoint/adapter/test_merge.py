@@ -112,6 +112,27 @@ def test_logits_are_those_of_peft(
     assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
+def test_adapters_whose_base_peft_changes(tiny: TinyFactory, tmp_path: Path, start: str) -> None:
+    """The factors of such a file belong to other weights than the model's."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(r=4, init_lora_weights=start, target_modules=["down_proj"])
+    adapted = peft.get_peft_model(tiny_model("llama"), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    name = "base_model.model.model.layers.1.mlp.down_proj.base_layer.weight"
+    own = tiny("llama").checkpoint.tensor(f"{MODULE}.weight")
+    assert not torch.allclose(adapted.state_dict()[name], own)
+    with pytest.raises(BadCheckpoint, match=f"init_lora_weights is '{start}'"):
+        read_lora(tmp_path / "adapter")
+
+
+def test_a_magnitude_without_dora(tiny: TinyFactory, tmp_path: Path) -> None:
+    factors = random_factors(tiny("llama").checkpoint, [MODULE])
+    factors[f"{MODULE}.lora_magnitude_vector"] = torch.ones(64)
+    with pytest.raises(BadCheckpoint, match=r"use_dora is false, but the magnitude .* is stored"):
+        read_lora(save_adapter(tmp_path / "adapter", factors))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -121,6 +142,10 @@ def test_logits_are_those_of_peft(
         ({"r": 0}, "r is 0, expected a whole number from 1 to"),
         ({"r": 10**400}, "r is 10000.*, expected a whole number from 1 to"),
         ({"r": 8}, r"has shape \[4, 96\], expected two dimensions, one of 8"),
+        ({"use_rslora": 1}, "use_rslora is 1, expected true or false"),
+        ({"use_rslora": "true"}, "use_rslora is 'true', expected true or false"),
+        ({"use_dora": True}, r"use_dora is true, but the magnitude .* is missing"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights is 'corda', with which peft changes"),
         ({"lora_alpha": "8"}, "lora_alpha is '8', expected a number"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number from 0 to"),
         ({"lora_alpha": float("inf")}, "lora_alpha is inf, expected a number from 0 to"),

@@ -1,5 +1,6 @@
 """A model in several GGUF files is read whole, whichever part is given."""
 
+import os
 from pathlib import Path
 
 import gguf
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.errors import BadCheckpoint
 from tests.checkpoints.gguf_files import write_gguf
@@ -63,6 +65,13 @@ def test_any_part_opens_the_model(whole: Path, tmp_path: Path, first: int) -> No
             torch.testing.assert_close(checkpoint.tensor(name), expected.tensor(name))
 
 
+def test_names_in_capitals(whole: Path, tmp_path: Path) -> None:
+    for path in write_parts(whole, tmp_path, [10, count(whole) - 10]):
+        path.rename(path.with_name(path.name.upper()))
+    checkpoint = open_checkpoint(tmp_path / "M-00002-OF-00002.GGUF")
+    assert checkpoint.shapes == open_checkpoint(whole).shapes
+
+
 def test_the_hash_covers_every_part(whole: Path, tmp_path: Path) -> None:
     paths = write_parts(whole, tmp_path, [10, count(whole) - 10])
     before = open_checkpoint(paths[0]).sha256()
@@ -71,6 +80,16 @@ def test_the_hash_covers_every_part(whole: Path, tmp_path: Path) -> None:
     data[-1] ^= 1
     paths[1].write_bytes(data)
     assert open_checkpoint(paths[0]).sha256() != before
+
+
+def test_a_file_truncated_after_opening_is_an_error(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(whole.read_bytes())
+    opened = GgufFile(path)
+    os.truncate(path, path.stat().st_size // 2)
+    name = "lm_head.weight"  # reading the pages that are gone would end the process
+    with pytest.raises(BadCheckpoint, match=r"m\.gguf was truncated after it was opened"):
+        opened.read(name)
 
 
 def test_a_missing_part_is_named(whole: Path, tmp_path: Path) -> None:

@@ -72,9 +72,10 @@ def test_one_file_alone_under_another_name(folder: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_only_a_gguf_file(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
-    with pytest.raises(BadCheckpoint, match=r"but model-q4\.gguf; pass that file itself"):
+@pytest.mark.parametrize("suffix", [".gguf", ".GGUF"])
+def test_only_a_gguf_file(folder: Path, suffix: str) -> None:
+    (folder / "model.safetensors").rename(folder / f"model-q4{suffix}")
+    with pytest.raises(BadCheckpoint, match=rf"but model-q4\{suffix}; pass that file itself"):
         open_checkpoint(folder)
 
 

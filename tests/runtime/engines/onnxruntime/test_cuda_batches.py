@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgelm.errors import BadBundle, DoesNotFit
 from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.engine_session import EngineSession
@@ -81,6 +82,17 @@ def test_a_graph_is_recorded_for_the_whole_cache(three: list[EngineSession]) -> 
     [bound] = neighbors._bound.values()
     assert bound.step._inputs["total_length"].numpy() == neighbors._pool.memory.rows == 4
     assert bound.inputs["total_length"] == 2
+
+
+def test_errors_of_a_run_are_edgelms(
+    three: list[EngineSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beyond = 10**6  # the vocabulary
+    with pytest.raises(BadBundle, match="ONNX Runtime cannot run this bundle's graph with CUDA: "):
+        EngineSession.advance_each(three[:2], [beyond, beyond])
+    monkeypatch.setattr(bound_step, "lacks_memory", lambda error: "indices" in str(error))
+    with pytest.raises(DoesNotFit, match=r"the GPU has not enough memory for this run: .*ind"):
+        EngineSession.advance_each(three[:2], [beyond, beyond])
 
 
 def test_the_first_run_of_neighbors_is_not_measured(

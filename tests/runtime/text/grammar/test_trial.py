@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llguidance
 import numpy as np
 import pytest
 
@@ -101,3 +102,19 @@ def test_control_tokens_have_their_ids() -> None:
     bomb = f"start: <s> <|end|> {RuleWriter({}).json(CHAIN)}"
     with pytest.raises(BadInput, match="nested too deeply"):
         grammars.check(ResponseFormat("grammar", bomb))
+
+
+def test_a_process_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_MAX_SECONDS", 0.001)
+    with pytest.raises(BadInput, match=r"more than 0\.001 seconds on this busy machine"):
+        compiler().check(ResponseFormat("regex", "[0-2]{1,2}"))
+
+
+def test_an_error_before_the_grammar_is_read_is_not_its_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trial, "LIMITS", {"unknown": 1})
+    trial._warn.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert trial.why_not(llguidance, '{"grammars": []}', {}, VOCAB) is None
+    assert "cannot be tried in a process of their own" in caplog.messages[0]
