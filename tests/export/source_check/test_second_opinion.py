@@ -1,6 +1,6 @@
 import json
-from collections import Counter
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
