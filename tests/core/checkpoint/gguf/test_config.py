@@ -156,7 +156,7 @@ def test_token_ids_that_are_arrays(tmp_path: Path, ids: tuple[int, ...]) -> None
         assert read_spec(path).vocab_size == 4
         return
     with pytest.raises(
-        BadCheckpoint, match="eos_token_id is an array of . items, expected a whole"
+        BadCheckpoint, match=r"eos_token_id is an array of . items, expected a whole"
     ):
         read_spec(path)
 
