@@ -326,12 +326,6 @@ def test_context(asked: int | None, default: int, given: int) -> None:
     assert plan(SPEC, profile, PlanRequest(context=asked)).context == given
 
 
-def test_a_model_of_a_single_position() -> None:
-    single = msgspec.structs.replace(SPEC, max_position_embeddings=1)
-    with pytest.raises(BadInput, match="max_position_embeddings is 1, expected at least 2"):
-        plan(single, TOASTER, PlanRequest())
-
-
 def test_longrope_stays_within_its_original_context_unless_asked() -> None:
     rope = SPEC.layers[0].rope
     assert rope is not None
