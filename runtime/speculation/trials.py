@@ -23,7 +23,7 @@ class DraftTrials:
         self._waits = max(0, self._waits - 1)
 
     def paid(self) -> None:
-        """The draft model is used because it is faster: the next trial comes soon after it is not."""
+        """The draft model is used because it is faster; the next trial is soon after it is not."""
         self._waits = self._interval = _INTERVAL
 
     def tried(self) -> None:

@@ -50,6 +50,7 @@ def test_what_is_counted_is_what_a_run_accepts(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speculation_exact.FreeDrafts, "usable", lambda _: [2, 3, 4])
+    monkeypatch.setattr(speculation_exact.FreeDrafts, "ratio", lambda *_: 0.5)
     words = ["study", str(bundle), str(bundle.parent / "prompts.jsonl"), "--threads", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--answers", "40", "--drafts", str(bundle / "draft")])
     draft_acceptance.main()
