@@ -1,7 +1,7 @@
 """When a draft model that was not faster is tried again.
 
 A trial costs more than its runs: the draft model first reads the whole text. What one generation
-found is therefore known to the next, and trials that do not pay become ever rarer.
+found is therefore known to the next, and trials of a slower draft become ever rarer.
 """
 
 _INTERVAL, _MAX_INTERVAL = 128, 2048  # tokens
