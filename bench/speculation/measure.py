@@ -86,7 +86,7 @@ def _measure_work(
     pairs = []
     different = loops = 0
     for task in tasks:
-        measured = [_pair(lm, mode, task, answers) for _ in range(rounds + 1)][1:]
+        measured = [_pair(lm, mode, task, answers, turn) for turn in range(rounds + 1)][1:]
         different += any(pair.on.tokens != pair.off.tokens for pair in measured)
         loops += ends_in_a_loop(measured[0].off.tokens)
         pairs += measured
@@ -104,8 +104,14 @@ def _measure_work(
     )
 
 
-def _pair(lm: LanguageModel, mode: SpeculationMode, task: Task, answers: Answers) -> _Pair:
-    return _Pair(_answer(lm, "off", task, answers), _answer(lm, mode, task, answers))
+def _pair(
+    lm: LanguageModel, mode: SpeculationMode, task: Task, answers: Answers, turn: int
+) -> _Pair:
+    """Each of the two is first in every other turn: what runs second may be slower for it."""
+    if turn % 2:
+        return _Pair(_answer(lm, "off", task, answers), _answer(lm, mode, task, answers))
+    on = _answer(lm, mode, task, answers)
+    return _Pair(_answer(lm, "off", task, answers), on)
 
 
 def _answer(lm: LanguageModel, mode: SpeculationMode, task: Task, answers: Answers) -> Reply:

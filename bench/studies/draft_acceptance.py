@@ -52,7 +52,7 @@ class Agreement(NamedTuple):
     """A draft on one answer: whether it would have chosen each token, and sum(min(p, q))."""
 
     right: Right
-    overlap: npt.NDArray[np.float64]
+    overlap: npt.NDArray[np.float32]
 
 
 def session_of(folder: Path, threads: int | None) -> EngineSession:
@@ -91,8 +91,8 @@ def agreement(
     return Agreement(draft.argmax(-1) == np.asarray(answer), np.minimum(p, q).sum(-1))
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)  # type: ignore[no-any-return]
 
 

@@ -23,6 +23,11 @@ def choose_context(
         BadInput: a context outside of the model's limits.
     """
     limit = spec.max_position_embeddings
+    if limit < _MIN_CONTEXT:
+        raise BadInput(
+            f"max_position_embeddings is {limit}, expected at least {_MIN_CONTEXT}: nothing can be "
+            "generated; correct config.json"
+        )
     default = profile.default_context
     if dialect != "ort":
         default = min(default, _COMPILED_CONTEXT)

@@ -86,5 +86,4 @@ def session_logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[
     for at in range(0, body, _ROWS):
         part = tokens[at : min(at + _ROWS, body)]
         yield session.advance(part, logits=len(part))
-    if body < len(tokens):  # not of a single token
-        yield np.concatenate([session.advance(token).copy() for token in tokens[body:, None]])
+    yield np.concatenate([session.advance(token).copy() for token in tokens[body:, None]])

@@ -1,7 +1,7 @@
 """When a draft model that was not faster is tried again.
 
 A trial costs more than its runs: the draft model first reads the whole text. What one generation
-found is therefore known to the next, and trials that do not pay become ever rarer.
+found is therefore known to the next, and trials of a slower draft become ever rarer.
 """
 
 _INTERVAL, _MAX_INTERVAL = 128, 2048  # tokens
@@ -23,7 +23,7 @@ class DraftTrials:
         self._waits = max(0, self._waits - 1)
 
     def paid(self) -> None:
-        """The draft model is used because it is faster: the next trial comes soon after it is not."""
+        """The draft model is used because it is faster; the next trial is soon after it is not."""
         self._waits = self._interval = _INTERVAL
 
     def tried(self) -> None:

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import edgelm
 from edgelm.bench.cli import main
 from edgelm.bench.speculation import measure
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
 from edgelm.bench.speculation.tasks import WORKS, Task
 from edgelm.export.pipeline import export_model
+from edgelm.runtime import LanguageModel, Reply
+from edgelm.speculation import SpeculationMode
 from tests.checkpoints.tiny_chat import save_tiny_chat
 
 # The tiny tokenizer has a token per byte.
@@ -52,6 +56,22 @@ def test_the_report(
     assert set(WORKS) == {"chat", "summarize", "edit code", "extract JSON"}
     copied = {one["work"]: one for one in record["results"] if one["answers"] == "reference"}
     assert copied["edit code"]["accepted"] > copied["chat"]["accepted"]
+
+
+def test_neither_is_always_first(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, order = measure._answer, list[str]()
+
+    def noted(lm: LanguageModel, mode: SpeculationMode, *rest: Any) -> Reply:
+        order.append(mode)
+        return answer(lm, mode, *rest)
+
+    monkeypatch.setattr(measure, "WORKS", {"chat": SHORT["chat"]})
+    monkeypatch.setattr(measure, "_MAX_TOKENS", 4)
+    monkeypatch.setattr(measure, "_answer", noted)
+    with edgelm.load(bundle, threads=1) as lm:
+        measure.measure_works(lm, "lookup", rounds=2)
+    # A warm-up, then two turns; the model's own answer, then the reference.
+    assert order == ["lookup", "off", "off", "lookup", "lookup", "off"] * 2
 
 
 def test_one_bundle_at_a_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

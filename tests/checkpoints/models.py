@@ -42,13 +42,10 @@ _GEMMA_4 = {
     "hidden_size_per_layer_input": 32,
     "vocab_size_per_layer_input": 128,
 }
+_PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
 _PARTIAL: dict[str, Any] = {
     "head_dim": None,
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 10_000.0,
-        "partial_rotary_factor": 0.25,
-    },
+    "rope_parameters": _PLAIN | {"partial_rotary_factor": 0.25},
 }
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
@@ -56,10 +53,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
     "llama-untied": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama3-rope": ("llama", {"rope_parameters": _LLAMA3}),
-    "linear-rope": (
-        "llama",
-        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}},
-    ),
+    "linear-rope": ("llama", {"rope_parameters": _PLAIN | {"rope_type": "linear", "factor": 2.0}}),
     "yarn-rope": ("llama", {"rope_parameters": _YARN}),
     "mistral": ("mistral", {"sliding_window": 8}),
     "qwen2": ("qwen2", {}),
@@ -85,11 +79,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "head_dim": None,
             "hidden_size": 128,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10_000.0,
-                "partial_rotary_factor": 0.5,
-            },
+            "rope_parameters": _PLAIN | {"partial_rotary_factor": 0.5},
         },
     ),
     "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),

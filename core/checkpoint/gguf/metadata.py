@@ -9,6 +9,7 @@ import numpy as np
 from edgelm.errors import BadCheckpoint
 
 _MAX_LAYERS = 2**16
+_OF_THE_FILE = ("general.", "split.", "tokenizer.")  # keys that are not of layers
 _MAX_NUMBERS = 2**21  # of one array: one number for each token
 
 
@@ -37,7 +38,7 @@ class GgufMetadata:
     def integer(
         self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**31 - 1
     ) -> int | None:
-        """A whole number; of an array with one entry per layer, the value of all layers."""
+        """A whole number; of an array with one for each layer, that of all layers."""
         if key not in self.values:
             return default
         value = self._shared(key)
@@ -102,6 +103,8 @@ class GgufMetadata:
         if not isinstance(value, np.ndarray) or not 0 < value.size <= _MAX_LAYERS:
             return value
         first = value[0]
+        if not (value == first).all() and key.startswith(_OF_THE_FILE):
+            return value  # which is wrong there
         if not (value == first).all():
             raise BadCheckpoint(
                 f"{self.path}: {key} differs from layer to layer, which is not supported; all "

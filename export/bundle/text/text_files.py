@@ -156,7 +156,7 @@ def _template(folder: Path) -> str | None:
         raise BadCheckpoint(f"{path} is not encoded in UTF-8; save it as UTF-8") from None
     path = folder / "tokenizer_config.json"
     template = (read_optional(path) or {}).get("chat_template")
-    if isinstance(template, list | dict) and template:
+    if isinstance(template, list | dict):
         template = _default_template(path, template)
     if template is not None and not isinstance(template, str):
         raise BadCheckpoint(f"{path}: chat_template is {shown(template)}, expected a text")
@@ -173,9 +173,4 @@ def _default_template(path: Path, templates: list[Any] | dict[str, Any]) -> Any:
             )
         # Of two with one name transformers uses the last.
         templates = {str(one.get("name")): one["template"] for one in templates}
-    if "default" not in templates:
-        raise BadCheckpoint(
-            f"{path}: chat_template has no template named default, only {shown([*templates])}; "
-            "rename the one for conversations, or remove chat_template to export without one"
-        )
-    return templates["default"]
+    return templates.get("default")

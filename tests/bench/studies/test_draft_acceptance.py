@@ -12,6 +12,7 @@ from bench.studies import bundle_answers, draft_acceptance, speculation_exact
 from bench.studies.draft_acceptance import needed_acceptance, tokens_per_run
 from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.pipeline import export_model
+from edgelm.runtime.text.messages import Message
 from edgelm.speculation import expected_tokens
 from tests.checkpoints.tiny_chat import save_tiny_chat
 
@@ -50,6 +51,7 @@ def test_what_is_counted_is_what_a_run_accepts(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speculation_exact.FreeDrafts, "usable", lambda _: [2, 3, 4])
+    monkeypatch.setattr(speculation_exact.FreeDrafts, "ratio", lambda *_: 0.5)
     words = ["study", str(bundle), str(bundle.parent / "prompts.jsonl"), "--threads", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--answers", "40", "--drafts", str(bundle / "draft")])
     draft_acceptance.main()
@@ -61,7 +63,7 @@ def test_what_is_counted_is_what_a_run_accepts(
         # Drafting begins when the time of a run of one token is known.
         speculation_exact.answer(lm, "draft", [40, 41, 42], 20)
         for prompt in PROMPTS:
-            question = [{"role": "user", "content": prompt}]
+            question = [Message(role="user", content=prompt)]
             reply = speculation_exact.answer(lm, "draft", question, 40)
             decoded += reply.timings.decoded
             accepted += reply.timings.accepted

@@ -227,3 +227,9 @@ def test_nothing_helps_but_a_smaller_model() -> None:
     result = plan(BIG, with_memory(10_000_000), PlanRequest("int4"))
     assert not result.fits
     assert result.advice == ("a smaller model",)
+
+
+def test_a_model_of_a_single_position() -> None:
+    single = msgspec.structs.replace(SPEC, max_position_embeddings=1)
+    with pytest.raises(BadInput, match="max_position_embeddings is 1, expected at least 2"):
+        plan(single, TOASTER, PlanRequest())

@@ -25,9 +25,9 @@ from edgelm.devices.published.validation import (
 from edgelm.devices.published.write import coefficient_table
 
 _MAX = {
-    ("decode", False): 0.11,
+    ("decode", False): 0.095,
     ("decode", True): 0.15,
-    ("batch", False): 0.20,
+    ("batch", False): 0.17,
     ("prefill", False): 0.20,
     ("prefill", True): 0.30,
 }

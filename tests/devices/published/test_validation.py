@@ -173,13 +173,13 @@ def test_width_is_the_engines_then_all_then_a_factor_of_two() -> None:
     assert some.band(prediction(1.0, engine="mlc").observation) == 0.3
 
 
-def test_range_is_the_smallest_that_holds_90_of_100() -> None:
-    # Errors of 1% to 20%, to both sides in turn: the 18th holds 90%.
+def test_range_is_the_smallest_that_holds_92_of_100() -> None:
+    # Errors of 1% to 20%, to both sides in turn: the 19th holds 92%.
     errors = [0.01 * (n + 1) * (-1) ** n for n in range(20)]
     found = ranges([prediction(math.exp(error)) for error in errors])
     assert found.widths == {
-        ("decode", ""): pytest.approx(0.18),
-        ("decode", "vllm"): pytest.approx(0.18),
+        ("decode", ""): pytest.approx(0.19),
+        ("decode", "vllm"): pytest.approx(0.19),
     }
 
 

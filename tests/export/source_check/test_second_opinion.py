@@ -17,7 +17,7 @@ from edgelm.export.source_check import second_opinion
 from edgelm.export.source_check.second_opinion import check_source
 from tests.checkpoints.gguf_files import ARCHITECTURES, write_gguf
 from tests.checkpoints.models import TINY, save_tiny, tiny_model
-from tests.checkpoints.weight_folders import INDEX, store_shards, tensors_of
+from tests.checkpoints.weight_folders import INDEX, edit_config, store_shards, tensors_of
 from tests.conftest import TinyFactory
 from tests.core.checkpoint.gguf.test_config import llama3_factors
 
@@ -51,7 +51,7 @@ def test_an_index_without_metadata_is_completed(
     metadata: Any, tiny: TinyFactory, tmp_path: Path
 ) -> None:
     folder, scratch = tmp_path / "model", tmp_path / "scratch"
-    shutil.copytree(tiny("llama").checkpoint.path, folder)
+    shutil.copytree(tiny("llama").folder, folder)
     scratch.mkdir()
     tensors = tensors_of(folder)
     names = sorted(tensors)
@@ -62,6 +62,23 @@ def test_an_index_without_metadata_is_completed(
     (folder / INDEX).write_text(json.dumps(index))
     assert opinion(open_checkpoint(folder), scratch).agrees
     assert list(scratch.iterdir()) == []
+
+
+def test_another_form_of_results_changes_nothing(tiny: TinyFactory, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("llama").folder, folder)
+    edit_config(folder, return_dict=False, output_hidden_states=True, output_attentions=True)
+    assert opinion(open_checkpoint(folder), tmp_path).agrees
+
+
+def test_generation_settings_that_transformers_refuses(tiny: TinyFactory, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("llama").folder, folder)
+    (folder / "generation_config.json").write_text('{"max_new_tokens": -5}')
+    with pytest.raises(
+        BadCheckpoint, match=r"generation_config\.json: transformers cannot load it"
+    ):
+        opinion(open_checkpoint(folder), tmp_path)
 
 
 def test_limited_time_steps_of_prompts_are_no_difference(tmp_path: Path) -> None:

@@ -135,6 +135,25 @@ def test_bodies_that_cannot_be_used(
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        (CHAT, "functions", [{"name": "f"}]),
+        (CHAT, "modalities", ["text", "audio"]),
+        (CHAT, "web_search_options", {}),
+        ("/v1/responses", "conversation", "conv_1"),
+        ("/v1/responses", "previous_response_id", "resp_1"),
+    ],
+)
+def test_fields_that_would_change_the_answer_are_not_ignored(
+    http: httpx.Client, path: str, field: str, value: Any
+) -> None:
+    body = {"model": "tiny", "max_tokens": 1} if path == CHAT else {"model": "tiny"}
+    body |= {"messages": HELLO["messages"]} if path == CHAT else {"input": "Hello"}
+    assert http.post(path, json=body | {field: None}).status_code == 200
+    assert http.post(path, json=body | {field: value}).status_code == 400
+
+
 def test_large_and_slow_bodies(served: LanguageModel) -> None:
     settings = ServerSettings(model="tiny", max_body_bytes=1000, body_seconds=0.2)
     with running(served, settings) as (url, _), httpx.Client(base_url=url, timeout=60) as client:

@@ -118,15 +118,16 @@ class _SimulatedDraft:
         return expected if self.right else [-1] * len(expected)
 
 
-def _generation(state: SpeculationState, draft: Any, prompt: int, answer: int) -> float:
+def _generation(state: SpeculationState, draft: _SimulatedDraft, prompt: int, answer: int) -> float:
     """Time of one answer without speculation over that with it."""
     draft.text = fresh(prompt)[: prompt + answer]
     history, before = draft.text[:prompt], draft.elapsed
     draft.read = 0
     speculator = Speculator("draft", state, history)
+    model: Any = draft
     elapsed = 0.0
     while len(history) < len(draft.text):
-        drafts = speculator.propose(min(15, len(draft.text) - len(history) - 1), draft)
+        drafts = speculator.propose(min(15, len(draft.text) - len(history) - 1), model)
         seconds = SINGLE * (1 + 0.12 * len(drafts))
         elapsed += seconds
         if drafts:

@@ -81,6 +81,7 @@ def test_a_frozen_head_costs_no_product_for_its_gradient() -> None:
         with FlopCounterMode(display=False) as counter:
             head_loss(ours, Head(table), target, labels)[0].backward()
         operations.append(counter.get_total_flops())
+        assert ours.grad is not None
         gradients.append(ours.grad)
         assert (table.grad is not None) == trained
     assert torch.equal(*gradients)

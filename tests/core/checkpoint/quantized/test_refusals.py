@@ -104,6 +104,8 @@ def test_parts_that_do_not_fit(
         ({"quant_method": "hqq"}, "zero points are fractions"),
         ({"quant_method": "new"}, r"\(new\), which is not supported; edgelm reads awq, gptq"),
         ({"bits": 4}, "quant_method is None, expected a name"),
+        ({}, "quant_method is None, expected a name"),
+        ([], r"quantization_config is \[\], expected an object"),
         ("gptq", "quantization_config is 'gptq', expected an object"),
     ],
 )

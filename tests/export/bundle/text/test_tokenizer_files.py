@@ -66,9 +66,11 @@ def test_template_in_a_file_of_its_own_wins(source: Path, output: Path) -> None:
             TEMPLATE,
         ),
         ([{"name": "rag", "template": "no"}], None),
+        ({"tool_use": "no", "default": TEMPLATE}, TEMPLATE),
+        ([], None),
         (None, None),
     ],
-    ids=["text", "named", "twice", "no-default", "null"],
+    ids=["text", "named", "twice", "no-default", "object", "empty", "null"],
 )
 def test_template_in_the_tokenizer_config(
     source: Path, output: Path, template: Any, expected: str | None
@@ -78,6 +80,13 @@ def test_template_in_the_tokenizer_config(
     assert ("chat_template.jinja" in names) is (expected is not None)
     if expected is not None:
         assert (output / "chat_template.jinja").read_text() == expected
+
+
+@pytest.mark.parametrize("template", [5, ["no name"], [{"name": "default"}], {"default": 5}])
+def test_templates_that_are_none(source: Path, output: Path, template: Any) -> None:
+    configure(source, "tokenizer_config.json", {"chat_template": template})
+    with pytest.raises(BadCheckpoint, match=r"tokenizer_config\.json: chat_template .*expected a"):
+        write(source, output)
 
 
 @pytest.mark.parametrize(
