@@ -136,9 +136,9 @@ def _prepare_streams() -> None:
         if getattr(sys, name) is None:  # as Python leaves those that were closed
             stream = os.fdopen(handle, "w" if handle else "r", encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
 
 
 def _print_error(line: str) -> None:
