@@ -94,8 +94,15 @@ def measure(checkpoint: Checkpoint, tokens: torch.Tensor) -> Ties:
         plain = run(None, accuracy=4)
         masks = [_mask(one, k) for one, k in zip(theirs, top_k, strict=True)]
         steered, exact = run(masks, accuracy=4), run(None, accuracy=0)
-    figures = [one.distance.figures() for one in (plain, steered, exact)]
-    return Ties(*figures, *_changes(theirs, plain.logits, top_k))
+    changed, tie, margin = _changes(theirs, plain.logits, top_k)
+    return Ties(
+        exported=plain.distance.figures(),
+        steered=steered.distance.figures(),
+        exact=exact.distance.figures(),
+        changed=changed,
+        tie=tie,
+        margin=margin,
+    )
 
 
 class _Runner:
