@@ -23,7 +23,6 @@ from edgelm.quantize.precision import (
     parse_precision,
 )
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.rope import table_width
 
 
 class Kernels(NamedTuple):
@@ -307,7 +306,7 @@ def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
         if not layer.attends:
             continue
         dim = spec.heads(layer).dim
-        rotated = 2 * table_width(layer.rope, dim) if layer.rope else None
+        rotated = 2 * layer.rope.table_width(dim) if layer.rope else None
         multiple = rules.head_multiple
         if rotated == dim:  # the whole head is rotated
             multiple = max(multiple, rules.rotary_multiple)

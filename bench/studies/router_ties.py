@@ -94,15 +94,9 @@ def measure(checkpoint: Checkpoint, tokens: torch.Tensor) -> Ties:
         plain = run(None, accuracy=4)
         masks = [_mask(one, k) for one, k in zip(theirs, top_k, strict=True)]
         steered, exact = run(masks, accuracy=4), run(None, accuracy=0)
+    exported, chosen, fp32 = (one.distance.figures() for one in (plain, steered, exact))
     changed, tie, margin = _changes(theirs, plain.logits, top_k)
-    return Ties(
-        exported=plain.distance.figures(),
-        steered=steered.distance.figures(),
-        exact=exact.distance.figures(),
-        changed=changed,
-        tie=tie,
-        margin=margin,
-    )
+    return Ties(exported, chosen, fp32, changed, tie, margin)
 
 
 class _Runner:

@@ -115,8 +115,8 @@ def fold_scales(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
         assert divisor is not None
         weight.copy_((weight + offset) / divisor.to(weight.device) - offset)
         if spec.layer_norm:
-            offsets = weights[stored_name(spec.family, f"model.{name}.bias")]
-            offsets.div_(divisor.to(offsets.device))
+            norm_bias = weights[stored_name(spec.family, f"model.{name}.bias")]
+            norm_bias.div_(divisor.to(weight.device))
 
 
 def write_start(path: Path, model: Model, grids: Mapping[str, Grid], fingerprint: str) -> None:

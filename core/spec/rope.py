@@ -16,7 +16,6 @@ from edgelm.errors import BadCheckpoint, UnknownName
 from edgelm.spec.decoder import Rope
 
 Frequencies = npt.NDArray[np.float64]
-_TABLE_MULTIPLE = 8
 
 
 def rotary_tables(
@@ -56,17 +55,6 @@ def query_factors(
     return (1 + np.float32(beta) * np.log1p(steps)).astype(np.float32)
 
 
-def table_width(rope: Rope, head_dim: int) -> int:
-    """Columns of the tables: ONNX Runtime's attention takes multiples of 8.
-
-    The first of the channels that are not rotated fill the rest, rotated by zero. Where a head
-    has too few of them, the width is that of the rotated channels.
-    """
-    width = rope.dim // 2
-    padded = -(-width // _TABLE_MULTIPLE) * _TABLE_MULTIPLE
-    return padded if 2 * padded <= head_dim else width
-
-
 def padded_tables(
     tables: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], width: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -83,7 +71,7 @@ def rotated_order(rope: Rope, head_dim: int) -> npt.NDArray[np.int64] | None:
     nothing else. None for a checkpoint's own order.
     """
     channels, dim = np.arange(head_dim), rope.dim
-    added = table_width(rope, head_dim) - dim // 2
+    added = rope.table_width(head_dim) - dim // 2
     if not rope.interleaved and not added:
         return None
     halves = channels[: dim // 2], channels[dim // 2 : dim]

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.rope import rotated_order, table_width
+from edgelm.spec.rope import rotated_order
 
 ValueFactors = Literal["channel", "head", "layer"]
 _MIN_ABSMAX = 1e-3  # of the largest channel: a dead channel's factor would blow up its query
@@ -116,7 +116,7 @@ def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:
     """The larger of each two channels that the rotation mixes, in both their places."""
     if layer.rope is None:
         return keys
-    half = table_width(layer.rope, keys.shape[1])
+    half = layer.rope.table_width(keys.shape[1])
     first, second, rest = keys.split([half, half, keys.shape[1] - 2 * half], dim=1)
     larger = torch.maximum(first, second)
     return torch.cat([larger, larger, rest], dim=1)

@@ -7,7 +7,7 @@ import torch
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import Activations, write_floats
 from edgelm.spec.decoder import DecoderSpec, Rope
-from edgelm.spec.rope import padded_tables, query_factors, rotary_tables, table_width
+from edgelm.spec.rope import padded_tables, query_factors, rotary_tables
 
 Value = ir.Value
 
@@ -26,7 +26,7 @@ class RotaryTables:
 
     def width(self, rope: Rope) -> int:
         """Columns of the tables: half of the channels that the graph rotates."""
-        return table_width(rope, max(rope.dim, self.spec.head_dim))
+        return rope.table_width(max(rope.dim, self.spec.head_dim))
 
     def __getitem__(self, rope: Rope) -> tuple[Value, Value]:
         """The tables of one kind of rotation."""
