@@ -6,6 +6,7 @@ without it the CPU kernel is 4 to 240 times slower). Scales are stored in fp16; 
 widens them is folded when a session loads.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from edgelm.spec.layers.mixers import GatedDelta, Mamba2
 
 Value = ir.Value
 _TABLE_NAMES = {"embed": "embedding", "embed_per_layer": "per_layer_embedding"}
+# Several rows take up to 1.6 times as long without a packed copy of the head: small ones have it.
+_MAX_PACKED_HEAD_BYTES = 2**28
 _SCATTERING = ("int8", "fp8")  # caches that TensorScatter, of opset 24, writes
 
 
@@ -158,7 +161,8 @@ class OrtDialect(OrtAttention):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
                 weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
-            if group == HEAD and self.activations == "fp32" and not self._adapted:
+            large = 4 * math.prod(weight.shape or ()) > _MAX_PACKED_HEAD_BYTES
+            if group == HEAD and large and self.activations == "fp32" and not self._adapted:
                 # The copy of a large vocabulary would take gigabytes, and one row is no faster.
                 self.graph.keep_unpacked(weight)
             y = self.graph.op("FusedMatMul", x, weight, domain=MICROSOFT, name=group, transB=1)

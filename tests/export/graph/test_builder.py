@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dialects import ort
 from tests.conftest import TinyFactory
 from tests.export.graphs import build_session, cpu_engine
 
@@ -149,9 +150,13 @@ def test_a_weight_that_is_not_packed(graph: Graph, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "head"), [("llama", "embedding"), ("llama-untied", "lm_head")])
-def test_an_unquantized_head_is_not_packed(
-    tiny: TinyFactory, tmp_path: Path, name: str, head: str
+def test_a_large_unquantized_head_is_not_packed(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, head: str
 ) -> None:
+    with build_session(tiny(name).checkpoint, tmp_path / "small") as session:
+        [loaded] = cpu_engine(session)._sessions
+        assert not loaded.get_overridable_initializers()
+    monkeypatch.setattr(ort, "_MAX_PACKED_HEAD_BYTES", 0)
     with build_session(tiny(name).checkpoint, tmp_path) as session:
         [loaded] = cpu_engine(session)._sessions
         unpacked = [one.name for one in loaded.get_overridable_initializers()]
