@@ -83,7 +83,8 @@ def transformers_model(
                 **gguf,
             )
         except Exception as error:
-            _check_generation(folder)
+            if not checkpoint.is_gguf:
+                _check_generation(checkpoint.path)
             raise BadCheckpoint(
                 f"transformers cannot load {checkpoint.name}, so that nothing can be compared with "
                 f"it: {type(error).__name__}: {reason(error)}"

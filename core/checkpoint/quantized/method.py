@@ -96,8 +96,13 @@ def quantization_of(folder: Path, config: Mapping[str, Any]) -> Quantization | N
         BadCheckpoint: the configuration of the quantization is damaged.
     """
     for field in ("quantization_config", "compression_config"):
-        if (value := config.get(field)) is not None:
+        if value := config.get(field):
             return _from_field(folder, field, value)
+        if value is not None:
+            raise BadCheckpoint(
+                f"{folder / 'config.json'}: {field} is {shown(value)}, which Transformers does not "
+                "load either; remove it if the weights are not quantized"
+            )
     for name, method in _FILES.items():
         if (folder / name).is_file():
             return _from_file(folder, name, method)

@@ -42,7 +42,7 @@ def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.toml", Path("/dev/zero")):
         with pytest.raises(BadInput, match="is not a regular file"):
             read_toml(path)
-    with pytest.raises(BadInput, match="null (byte|character)"):
+    with pytest.raises(BadInput, match=r"null (byte|character)"):
         read_toml(tmp_path / "a\x00b")
 
 

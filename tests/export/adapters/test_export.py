@@ -199,7 +199,7 @@ def test_refused_options(
 def test_adapters_that_cannot_be_switched(
     tiny_chat: Path, tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
-    adapter = save_adapter(tmp_path / "adapter", tensors)
+    adapter = save_adapter(tmp_path / "adapter", tensors, use_dora="DoRA" in message)
     with pytest.raises(BadCheckpoint, match=message):
         export_model(tiny_chat, tmp_path / "bundle", switchable_adapters={"one": adapter})
 
