@@ -72,6 +72,7 @@ def _of_folder(checkpoint: Checkpoint) -> TextFiles:
     folder = checkpoint.path
     content = _tokenizer_json(folder)
     tokenizer = _parse(folder / "tokenizer.json", content)
+    _check_added_ids(folder / "tokenizer.json", tokenizer, checkpoint.spec.vocab_size)
     template = _template(folder)
     special = special_tokens(folder)
     stored = read_optional(folder / "generation_config.json") or {}
@@ -129,6 +130,15 @@ def _needs(folder: Path) -> str:
     # SentencePiece's files begin with the tag of their first field, tiktoken's with base64.
     packages = "sentencepiece protobuf" if first == b"\n" else "tiktoken"
     return f", which needs: pip install {packages} (for its tokenizer.model)"
+
+
+def _check_added_ids(path: Path, tokenizer: "Tokenizer", rows: int) -> None:
+    """Raise BadCheckpoint where every text would begin or end with a token without embedding."""
+    if beyond := [token for token in tokenizer.encode("").ids if token >= rows]:
+        raise BadCheckpoint(
+            f"{path}: its post_processor adds token {beyond[0]} to every text, but the model has "
+            f"embeddings of {rows} tokens; use the tokenizer that the model was published with"
+        )
 
 
 def _parse(path: Path, content: bytes) -> "Tokenizer":

@@ -6,7 +6,6 @@ without it the CPU kernel is 4 to 240 times slower). Scales are stored in fp16; 
 widens them is folded when a session loads.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -161,7 +160,7 @@ class OrtDialect(OrtAttention):
             weight = self._tied.get("weight") if group == HEAD else None
             if weight is None:
                 weight = self._floats(f"{group}.weight", as_precision(matrix(), precision))
-            large = 4 * math.prod(weight.shape or ()) > _MAX_PACKED_HEAD_BYTES
+            large = 4 * self.spec.embedding_parameters > _MAX_PACKED_HEAD_BYTES
             if group == HEAD and large and self.activations == "fp32" and not self._adapted:
                 # The copy of a large vocabulary would take gigabytes, and one row is no faster.
                 self.graph.keep_unpacked(weight)

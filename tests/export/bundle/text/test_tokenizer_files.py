@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.model import load_tokenizer
@@ -214,6 +215,21 @@ def test_a_gguf_without_a_tokenizer(tmp_path: Path, output: Path) -> None:
     path = write_gguf(tiny_model("llama"), tmp_path / "tiny.gguf")
     with pytest.raises(BadCheckpoint, match=r"tiny\.gguf has no tokenizer"):
         write_tokenizer_files(open_checkpoint(path), output)
+
+
+@pytest.mark.parametrize(("token", "refused"), [(VOCAB - 1, False), (VOCAB, True), (10**6, True)])
+def test_a_token_that_is_added_to_every_text_has_an_embedding(
+    source: Path, output: Path, token: int, refused: bool
+) -> None:
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", token)])
+    tokenizer.save(str(source / "tokenizer.json"))
+    if not refused:
+        assert "tokenizer.json" in write(source, output)
+        return
+    with pytest.raises(BadCheckpoint, match=f"post_processor adds token {token} to every text"):
+        write(source, output)
+    assert not list(output.iterdir())
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
