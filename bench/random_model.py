@@ -47,13 +47,14 @@ def save_random_model(shape: RandomShape, folder: Path) -> Path:
     )
     disable_progress_bar()
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-    _byte_tokenizer().save(str(folder / "tokenizer.json"))
+    save_byte_tokenizer(folder)
     return folder
 
 
-def _byte_tokenizer() -> Tokenizer:
+def save_byte_tokenizer(folder: Path) -> None:
+    """Write a `tokenizer.json` of single bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+    tokenizer.save(str(folder / "tokenizer.json"))

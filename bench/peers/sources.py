@@ -109,7 +109,7 @@ class Sources:
         source = self.gguf("source")
         arguments = [str(_FILE_TYPES[kind])]
         return self._made(
-            f"{kind}.gguf", lambda to: _python("-c", _QUANTIZE, str(source), str(to), *arguments)
+            f"{kind}.gguf", lambda to: run_peer("-c", _QUANTIZE, str(source), str(to), *arguments)
         )
 
     def genai(self) -> Path:
@@ -159,11 +159,11 @@ class Sources:
 
     def _convert(self, target: Path) -> None:
         folder = str(self.checkpoint.path)
-        _python(str(converter()), folder, "--outfile", str(target), "--outtype", "f16")
+        run_peer(str(converter()), folder, "--outfile", str(target), "--outtype", "f16")
 
     def _build_genai(self, folder: Path) -> None:
         cache = str(self.folder / "genai-cache")
-        _python(
+        run_peer(
             *("-m", "onnxruntime_genai.models.builder"),
             *("-i", str(self.huggingface()), "-o", str(folder), "-c", cache),
             *("-p", "int4", "-e", "cpu", "--extra_options", "int4_block_size=32"),
@@ -199,10 +199,15 @@ def optimum_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _optimum(*arguments: str) -> None:
-    _python("-m", "optimum.commands.optimum_cli", *arguments, environment=OPTIMUM)
+    run_peer("-m", "optimum.commands.optimum_cli", *arguments, environment=OPTIMUM)
 
 
-def _python(*arguments: str, environment: Environment = SHARED) -> None:
+def run_peer(*arguments: str, environment: Environment = SHARED) -> None:
+    """Run a peer's Python.
+
+    Raises:
+        EdgeLMError: it failed; the message has the last lines of its output.
+    """
     command = [str(interpreter(environment)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
