@@ -5,8 +5,10 @@
     python -m bench.studies.hybrid_peers measure lfm2-350m FOLDER
 
 `prepare` writes a checkpoint in the shape of a published model, with its vocabulary, and what each
-engine reads: bundles of int4 and int8, GGUF files of Q4_0 and Q8_0 (every matrix, also the output,
-in that type), and a folder of onnxruntime-genai's builder in int4. All have a scale per 32 weights.
+engine reads: bundles of int4 (in groups of 128, and of 32) and int8, GGUF files of Q4_0 and Q8_0
+(every matrix, also the output, in that type), and a folder of onnxruntime-genai's builder in int4.
+Peers have a scale per 32 weights.
+
 A peer that cannot convert the checkpoint has its own message as its row. `measure` runs them round
 by round, so that a slow moment of the machine affects all of them, each in a process of its own.
 """
@@ -99,6 +101,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 _SCALED = 0.02  # standard deviation of the weights
 _PERIOD = 1_000_003  # a prime, so that no two rows are alike
 _TESTS = workload([512], [64], [0, 512])
+_BUNDLES = {  # `--precision` and further options; int4's own groups are of 128
+    "int4": ["int4"],
+    "int4-g32": ["int4", "--group-size", "32"],
+    "int8": ["int8", "--group-size", "32"],
+}
 _FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}  # llama.h, enum llama_ftype
 _CONVERT = """\
 import runpy, sys
@@ -169,12 +176,12 @@ def prepare(shape: str, folder: Path) -> None:
     source = folder / "checkpoint"
     if not source.exists():
         save_random_checkpoint(shape, source)
-    for precision in ("int4", "int8"):
-        if not (bundle := folder / precision).exists():
-            options = ["--precision", precision, "--group-size", "32", "--method", "rtn"]
+    for name, chosen in _BUNDLES.items():
+        if not (bundle := folder / name).exists():
+            options = ["--precision", *chosen, "--method", "rtn"]
             sizes = ["--context", str(context_needed(_TESTS)), "--gate", "off"]
             if code := export([str(source), "-o", str(bundle), *options, *sizes]):
-                raise EdgeLMError(f"the export to {precision} ended with {code}")
+                raise EdgeLMError(f"the export to {name} ended with {code}")
     half = folder / "source.gguf"
     arguments = [str(source), "--outfile", str(half), "--outtype", "bf16"]
     _try(half, lambda: run_peer("-c", _CONVERT, str(converter().parent), *arguments))
@@ -206,10 +213,10 @@ def _try(target: Path, make: Callable[[], None]) -> None:
 def engines(folder: Path) -> Iterator[MeasuredEngine]:
     """Those whose files `prepare` could make."""
     module = "edgelm.bench.engines."
-    for precision in ("int4", "int8"):
-        if (bundle := folder / precision).exists():
+    for name in _BUNDLES:
+        if (bundle := folder / name).exists():
             yield MeasuredEngine(
-                f"edgelm {precision}", f"{module}edgelm_worker", None, partial(Path, bundle)
+                f"edgelm {name}", f"{module}edgelm_worker", None, partial(Path, bundle)
             )
     peers = {f"llama.cpp {name}": (f"{name}.gguf", "llama_cpp_worker") for name in _FILE_TYPES}
     peers["onnxruntime-genai int4"] = ("genai", "genai_worker")
