@@ -37,7 +37,7 @@ from edgelm.bench.workload import context_needed, workload
 from edgelm.errors import EdgeLMError
 from edgelm.export.cli import main as export
 
-# The published config.json of LiquidAI/LFM2-350M and of Qwen/Qwen3.5-0.8B (its text part). The
+# Like LiquidAI/LFM2-350M and Qwen/Qwen3.5-0.8B (its text part), not compared with their files. The
 # mixture has the proportions of Qwen/Qwen3-30B-A3B at half its width, with half the experts.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2-350m": (
