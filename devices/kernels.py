@@ -306,7 +306,7 @@ def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
         if not layer.attends:
             continue
         dim = spec.heads(layer).dim
-        rotated = 2 * layer.rope.table_width(dim) if layer.rope else None
+        rotated = 2 * spec.rotary_width(layer.rope) if layer.rope else None
         multiple = rules.head_multiple
         if rotated == dim:  # the whole head is rotated
             multiple = max(multiple, rules.rotary_multiple)

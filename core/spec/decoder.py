@@ -20,6 +20,7 @@ from edgelm.spec.layers.mixers import GatedDelta, Mixer, NoMixer, StateShape
 from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 from edgelm.spec.multipliers import Multipliers
 
+_TABLE_MULTIPLE = 8
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
 _NORMS: dict[NormPlacement, tuple[str, ...]] = {
     "pre": ("input_layernorm", "post_attention_layernorm"),
@@ -114,6 +115,20 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             layer.num_key_value_heads or self.num_key_value_heads,
             layer.head_dim or self.head_dim,
         )
+
+    def rotary_width(self, rope: Rope) -> int:
+        """Columns of a rotation's tables in a graph: half of the channels that it rotates.
+
+        ONNX Runtime's attention takes multiples of 8: the first of the channels that are not
+        rotated fill the rest, rotated by zero. For that, rows of queries and keys are reordered.
+        Norms of heads and gates between queries are not, and small heads have too few channels:
+        the width is then that of the rotated channels.
+        """
+        width = rope.dim // 2
+        padded = -(-width // _TABLE_MULTIPLE) * _TABLE_MULTIPLE
+        dim = min(self.heads(layer).dim for layer in self.layers if layer.rope == rope)
+        ordered = self.qk_norm == "none" and not self.attention_gate
+        return padded if ordered and 2 * padded <= dim else width
 
     @property
     def linear_parameters(self) -> int:

@@ -63,15 +63,15 @@ def padded_tables(
     return np.pad(tables[0], more, constant_values=1), np.pad(tables[1], more)
 
 
-def rotated_order(rope: Rope, head_dim: int) -> npt.NDArray[np.int64] | None:
+def rotated_order(rope: Rope, width: int, head_dim: int) -> npt.NDArray[np.int64] | None:
     """Channels of a head [head_dim] in an order in which i and i + width are rotated together.
 
-    `width` is that of the tables. A checkpoint pairs i and i + dim / 2 or, interleaved, 2i and
-    2i + 1. Scores are sums over channels, so reordering those of queries and keys alike changes
-    nothing else. None for a checkpoint's own order.
+    `width` is that of the tables (`DecoderSpec.rotary_width`). A checkpoint pairs i and i + dim / 2
+    or, interleaved, 2i and 2i + 1. Scores are sums over channels, so reordering those of queries
+    and keys alike changes nothing else. None for a checkpoint's own order.
     """
     channels, dim = np.arange(head_dim), rope.dim
-    added = rope.table_width(head_dim) - dim // 2
+    added = width - dim // 2
     if not rope.interleaved and not added:
         return None
     halves = channels[: dim // 2], channels[dim // 2 : dim]

@@ -88,15 +88,17 @@ def _equalize(
     shared: bool,
     powers_of_two: bool,
 ) -> LayerKvScaling:
-    dim = spec.heads(layer).dim
-    if layer.rope and (order := rotated_order(layer.rope, dim)) is not None:
-        keys = keys[:, torch.from_numpy(order)]  # in which the graph has them
+    half = spec.rotary_width(layer.rope) if layer.rope else 0
+    if layer.rope:
+        order = rotated_order(layer.rope, half, keys.shape[1])
+        if order is not None:
+            keys = keys[:, torch.from_numpy(order)]  # in which the graph has them
     if spec.qk_norm == "head":
         # The norm's weight is where the factor goes, and all heads share it.
         keys = keys.amax(0, keepdim=True).expand_as(keys)
     if spec.value_norm:  # likewise
         values = values.amax(0, keepdim=True).expand_as(values)
-    keys = _pairwise(keys, layer).clamp(min=_MIN_ABSMAX * float(keys.max()))
+    keys = _pairwise(keys, half).clamp(min=_MIN_ABSMAX * float(keys.max()))
     values = values.clamp(min=_MIN_ABSMAX * float(values.max()))
     # Geometric means keep factors around one, and folded weights in the range of fp16 scales.
     key_range, value_range = (float(x.log().mean().exp()) for x in (keys, values))
@@ -112,11 +114,8 @@ def _equalize(
     return LayerKvScaling(key, value, key_range, value_range)
 
 
-def _pairwise(keys: torch.Tensor, layer: LayerSpec) -> torch.Tensor:
-    """The larger of each two channels that the rotation mixes, in both their places."""
-    if layer.rope is None:
-        return keys
-    half = layer.rope.table_width(keys.shape[1])
+def _pairwise(keys: torch.Tensor, half: int) -> torch.Tensor:
+    """The larger of each two channels, i and i + half, that the rotation mixes, in both places."""
     first, second, rest = keys.split([half, half, keys.shape[1] - 2 * half], dim=1)
     larger = torch.maximum(first, second)
     return torch.cat([larger, larger, rest], dim=1)

@@ -285,7 +285,7 @@ class Weights:
         if spec.attention_gate:
             return self._gated_row_order()
         rope = spec.layers[split_group(group)[0]].rope
-        channels = rope and rotated_order(rope, spec.head_dim)
+        channels = rope and rotated_order(rope, spec.rotary_width(rope), spec.head_dim)
         if channels is None:
             return None
         head = torch.from_numpy(channels)

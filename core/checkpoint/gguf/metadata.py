@@ -103,14 +103,14 @@ class GgufMetadata:
         if not isinstance(value, np.ndarray) or not 0 < value.size <= _MAX_LAYERS:
             return value
         first = value[0]
-        if not (value == first).all() and key.startswith(_OF_THE_FILE):
+        if (value == first).all():
+            return first.item()
+        if key.startswith(_OF_THE_FILE):
             return value  # which is wrong there
-        if not (value == first).all():
-            raise BadCheckpoint(
-                f"{self.path}: {key} differs from layer to layer, which is not supported; all "
-                "layers must have the same size"
-            )
-        return first.item()
+        raise BadCheckpoint(
+            f"{self.path}: {key} differs from layer to layer, which is not supported; all "
+            "layers must have the same size"
+        )
 
 
 def _is_unicode(text: str) -> bool:

@@ -57,6 +57,7 @@ _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "per_layer_config": (None, "layers that differ in their sizes"),
     "enable_moe_block": (False, "layers with both an MLP and experts (Gemma 4 26B-A4B)"),
     "is_encoder_decoder": (False, "models with an encoder"),
+    "qk_layernorm": (False, "norms with a weight for each head (StableLM 2 12B)"),
     "clip_qkv": (None, "clipped queries, keys and values"),
 }
 
@@ -140,9 +141,6 @@ class _Reader:
                 raise BadCheckpoint(
                     f"config.json: {field} is {shown(value)}: {meaning} are not supported"
                 )
-        for field, meaning in self.family.unsupported.items():
-            if self.fields.flag(field):
-                raise BadCheckpoint(f"config.json: {field} is true: {meaning} are not supported")
         for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
             self.check_token_ids(field)
         check_labels(self.fields.values)

@@ -163,8 +163,6 @@ class Family:
     """The last `num_kv_shared_layers` layers read keys and values of earlier ones (Gemma 4)."""
     per_layer_inputs: bool = False
     """`hidden_size_per_layer_input` is the size of an embedding for every layer (Gemma 4)."""
-    unsupported: dict[str, str] = field(default_factory=dict)
-    """Fields that have to be false, and what they mean otherwise."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

@@ -308,7 +308,6 @@ FAMILIES: dict[str, Family] = {
         partial_rotation=True,
         derived_heads=True,
         even_heads=True,
-        unsupported={"qk_layernorm": "norms with a weight for each head (StableLM 2 12B)"},
         eps_field="layer_norm_eps",
         defaults={
             "layer_norm_eps": 1e-5,

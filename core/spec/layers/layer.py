@@ -7,8 +7,6 @@ import msgspec
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.layers.mixers import Mamba2, Mixer
 
-_TABLE_MULTIPLE = 8
-
 
 class Rope(msgspec.Struct, frozen=True):
     """Rotary position embedding of one layer kind (Su et al. 2021, arXiv 2104.09864).
@@ -22,16 +20,6 @@ class Rope(msgspec.Struct, frozen=True):
     dim: int
     scaling: dict[str, Any] = {}
     interleaved: bool = False
-
-    def table_width(self, head_dim: int) -> int:
-        """Columns of the tables: ONNX Runtime's attention takes multiples of 8.
-
-        The first of the channels that are not rotated fill the rest, rotated by zero. Where a head
-        has too few of them, the width is that of the rotated channels.
-        """
-        width = self.dim // 2
-        padded = -(-width // _TABLE_MULTIPLE) * _TABLE_MULTIPLE
-        return padded if 2 * padded <= head_dim else width
 
 
 class LayerSpec(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ class RotaryTables:
 
     def width(self, rope: Rope) -> int:
         """Columns of the tables: half of the channels that the graph rotates."""
-        return rope.table_width(max(rope.dim, self.spec.head_dim))
+        return self.spec.rotary_width(rope)
 
     def __getitem__(self, rope: Rope) -> tuple[Value, Value]:
         """The tables of one kind of rotation."""

@@ -138,3 +138,9 @@ def test_llama3_parameters(over: dict[str, Any], message: str) -> None:
     parameters = CONFIGS["llama3-rope"]["rope_parameters"] | over
     with pytest.raises(BadCheckpoint, match=message):
         DecoderSpec.from_hf(config_of("llama3-rope", rope_parameters=parameters))
+
+
+@pytest.mark.parametrize("name", ["stablelm", "llama"])
+def test_norms_of_single_heads_are_not_supported(name: str) -> None:
+    with pytest.raises(BadCheckpoint, match=r"qk_layernorm is True: .*StableLM 2 12B"):
+        DecoderSpec.from_hf(config_of(name, qk_layernorm=True))

@@ -31,8 +31,9 @@ _MAX = {
     ("prefill", False): 0.20,
     ("prefill", True): 0.30,
 }
-# Of models that are not in the fit, on devices that are.
-_MAX_FAMILIAR = _MAX | {("decode", False): 0.08}
+# Of models that are not in the fit, on devices that are. Crowd-sourced prompts are of three models:
+# each is predicted from the two others, and the median is that of 27 rows.
+_MAX_FAMILIAR = _MAX | {("decode", False): 0.08, ("prefill", True): 0.32}
 
 
 @pytest.fixture(scope="module")

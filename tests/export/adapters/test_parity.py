@@ -31,6 +31,9 @@ OTHERS = [
     "apertus",
     "granite-hybrid",
     "qwen2",
+    "stablelm",
+    "stablelm-parallel",
+    "starcoder2",
     "llama",
 ]
 

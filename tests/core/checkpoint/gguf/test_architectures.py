@@ -327,3 +327,12 @@ def test_gemma_4_that_is_not_supported(
     path = write_gguf(tiny_model("gemma4"), tmp_path / "model.gguf", **changes)
     with pytest.raises(BadCheckpoint, match=message):
         open_checkpoint(path)
+
+
+def test_norms_of_single_heads_are_not_left_out(tmp_path: Path) -> None:
+    """StableLM 2 12B: the converter stacks the heads' norms, and stores no mark of them."""
+    norm = np.ones((4, 16), np.float32)
+    extra = {f"blk.{layer}.attn_q_norm.weight": norm for layer in range(2)}
+    path = write_gguf(tiny_model("stablelm"), tmp_path / "model.gguf", tensors=extra)
+    with pytest.raises(BadCheckpoint, match=r"do not fit .*q_norm"):
+        open_checkpoint(path)
