@@ -1,0 +1,269 @@
+"""Hybrids and mixtures beside llama.cpp and onnxruntime-genai, from one random checkpoint each.
+
+    edge-bench --setup-peers
+    python -m bench.studies.speed.hybrid_peers prepare lfm2-350m FOLDER
+    python -m bench.studies.speed.hybrid_peers measure lfm2-350m FOLDER
+
+`prepare` writes a checkpoint in the shape of a published model, with its vocabulary, and what each
+engine reads: bundles of int4 (in groups of 128, and of 32) and int8, GGUF files of Q4_0 and Q8_0
+(every matrix, also the output, in that type), and a folder of onnxruntime-genai's builder in int4.
+Peers have a scale per 32 weights.
+
+A peer that cannot convert the checkpoint has its own message as its row. `measure` runs them round
+by round, so that a slow moment of the machine affects all of them, each in a process of its own.
+"""
+
+import argparse
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgelm.bench.machine import describe_machine
+from edgelm.bench.measure import Samples, measure
+from edgelm.bench.peers.engines import MeasuredEngine
+from edgelm.bench.peers.install import converter, interpreter
+from edgelm.bench.peers.sources import run_peer
+from edgelm.bench.random_model import save_byte_tokenizer
+from edgelm.bench.workload import context_needed, workload
+from edgelm.errors import EdgeLMError
+from edgelm.export.cli import main as export
+
+# Like LiquidAI/LFM2-350M and Qwen/Qwen3.5-0.8B (its text part), not compared with their files. The
+# mixture has the proportions of Qwen/Qwen3-30B-A3B at half its width, with half the experts.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lfm2-350m": (
+        "lfm2",
+        {
+            "hidden_size": 1024,
+            "block_ff_dim": 6656,
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_multiple_of": 256,
+            "intermediate_size": 6656,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "conv_L_cache": 3,
+            "layer_types": [
+                "full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv"
+                for layer in range(16)
+            ],
+            "vocab_size": 65536,
+            "max_position_embeddings": 128000,
+        },
+    ),
+    "qwen3.5-0.8b": (
+        "qwen3_5_text",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3584,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 256,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 16,
+            "linear_conv_kernel_dim": 4,
+            "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 6,
+            "vocab_size": 248320,
+            "max_position_embeddings": 262144,
+        },
+    ),
+    "qwen3-moe-1b": (
+        "qwen3_moe",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "moe_intermediate_size": 384,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 40960,
+        },
+    ),
+}
+_SCALED = 0.02  # standard deviation of the weights
+_PERIOD = 1_000_003  # a prime, so that no two rows are alike
+_TESTS = workload([512], [64], [0, 512])
+_BUNDLES = {  # `--precision` and further options; int4's own groups are of 128
+    "int4": ["int4"],
+    "int4-g32": ["int4", "--group-size", "32"],
+    "int8": ["int8", "--group-size", "32"],
+}
+_FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}  # llama.h, enum llama_ftype
+_CONVERT = """\
+import runpy, sys
+folder, *arguments = sys.argv[1:]
+sys.path[:0] = [folder, folder + "/gguf-py"]
+from conversion import base, lfm2, qwen
+def classes(kind):
+    yield kind
+    for child in kind.__subclasses__():
+        yield from classes(child)
+for kind in classes(base.TextModel):  # random weights have no vocabulary
+    kind.set_vocab = base.TextModel._set_vocab_none
+sys.argv = ["convert_hf_to_gguf.py", *arguments]
+runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
+"""
+_QUANTIZE = """\
+import ctypes, sys, llama_cpp
+settings = llama_cpp.llama_model_quantize_default_params()
+settings.ftype = int(sys.argv[3])
+settings.pure = True
+sys.exit(llama_cpp.llama_model_quantize(
+    sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(settings)))
+"""
+
+
+def save_random_checkpoint(shape: str, folder: Path) -> None:
+    """Write random weights of this shape in bf16; norms are ones."""
+    kind, values = SHAPES[shape]
+    config = AutoConfig.for_model(kind, **values, tie_word_embeddings=True, dtype="bfloat16")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    config.architectures = [type(model).__name__]
+    torch.manual_seed(0)
+    random = (torch.randn(_PERIOD) * _SCALED).bfloat16()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, size in _stored_shapes(model.state_dict()):
+        if len(size) == 1:
+            tensors[name] = torch.ones(size, dtype=torch.bfloat16)
+            continue
+        shifted = random.roll(len(tensors) * 7919)
+        count = math.prod(size)
+        tensors[name] = shifted.repeat(-(-count // _PERIOD))[:count].view(size)
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    save_byte_tokenizer(folder)
+
+
+def _stored_shapes(state: dict[str, torch.Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes as in published files: a matrix per expert, a tied output left out."""
+    for name, tensor in state.items():
+        size = tuple(tensor.shape)
+        stem, _, last = name.rpartition(".")
+        if name == "lm_head.weight":
+            continue
+        if last not in ("gate_up_proj", "down_proj"):
+            yield name, size
+            continue
+        experts, rows, columns = size
+        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}[last]
+        for expert in range(experts):
+            for part in parts:
+                yield f"{stem}.{expert}.{part}.weight", (rows // len(parts), columns)
+
+
+def prepare(shape: str, folder: Path) -> None:
+    """Write the checkpoint and what every engine reads; files that are there stay."""
+    source = folder / "checkpoint"
+    if not source.exists():
+        save_random_checkpoint(shape, source)
+    for name, chosen in _BUNDLES.items():
+        if not (bundle := folder / name).exists():
+            options = ["--precision", *chosen, "--method", "rtn"]
+            sizes = ["--context", str(context_needed(_TESTS)), "--gate", "off"]
+            if code := export([str(source), "-o", str(bundle), *options, *sizes]):
+                raise EdgeLMError(f"the export to {name} ended with {code}")
+    half = folder / "source.gguf"
+    arguments = [str(source), "--outfile", str(half), "--outtype", "bf16"]
+    _try(half, lambda: run_peer("-c", _CONVERT, str(converter().parent), *arguments))
+    for name, number in _FILE_TYPES.items():
+        target = folder / f"{name}.gguf"
+        if half.exists():
+            arguments = [str(half), str(target), str(number)]
+            _try(target, partial(run_peer, "-c", _QUANTIZE, *arguments))
+    built, cache = folder / "genai", str(folder / "genai-cache")
+    options = ["-p", "int4", "-e", "cpu", "--extra_options", "int4_block_size=32"]
+    builder = ["-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(built)]
+    _try(built, lambda: run_peer(*builder, "-c", cache, *options))
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+def _try(target: Path, make: Callable[[], None]) -> None:
+    """Make a peer's file or folder, or print why that does not work."""
+    if target.exists():
+        return
+    try:
+        make()
+    except EdgeLMError as error:
+        if target.is_dir():
+            shutil.rmtree(target)
+        target.unlink(missing_ok=True)
+        print(f"{target.name}: {error}", flush=True)
+
+
+def engines(folder: Path) -> Iterator[MeasuredEngine]:
+    """Those whose files `prepare` could make."""
+    module = "edgelm.bench.engines."
+    for name in _BUNDLES:
+        if (bundle := folder / name).exists():
+            yield MeasuredEngine(
+                f"edgelm {name}", f"{module}edgelm_worker", None, partial(Path, bundle)
+            )
+    peers = {f"llama.cpp {name}": (f"{name}.gguf", "llama_cpp_worker") for name in _FILE_TYPES}
+    peers["onnxruntime-genai int4"] = ("genai", "genai_worker")
+    for name, (file, worker) in peers.items():
+        if (path := folder / file).exists():
+            yield MeasuredEngine(name, module + worker, interpreter(), partial(Path, path))
+
+
+def row(samples: Samples) -> str:
+    """Tokens/s: the median of the rounds; of a decode, of all its tokens."""
+    prompts = [statistics.median(times) for times in samples.prefill_ms.values()]
+    steps = [statistics.median(chain.from_iterable(runs)) for runs in samples.steps_ms.values()]
+    figures = [512e3 / ms for ms in prompts] + [1e3 / ms for ms in steps]
+    peak = samples.memory["peak_rss_bytes"] / 1e6
+    cells = [f"{figure:.1f}" for figure in figures]
+    return f"| {samples.engine.name} | {' | '.join(cells)} | {peak:,.0f} |"
+
+
+def main() -> None:
+    """Prepare the files of a shape, or measure them and print the table."""
+    parser = argparse.ArgumentParser(prog="bench.studies.speed.hybrid_peers")
+    parser.add_argument("action", choices=("prepare", "measure"))
+    parser.add_argument("shape", choices=list(SHAPES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=2, help="of each engine (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="after a warm-up (default: 3)")
+    given = parser.parse_args()
+    folder = given.folder / given.shape
+    if given.action == "prepare":
+        prepare(given.shape, folder)
+        return
+    results, failed = measure(
+        list(engines(folder)),
+        _TESTS,
+        rounds=given.rounds,
+        context=context_needed(_TESTS),
+        threads=given.threads,
+        quality=None,
+    )
+    print(describe_machine(given.threads).summary)
+    print("| engine | prompt 512 (tok/s) | decode (tok/s) | decode at 512 (tok/s) | peak MB |")
+    print("|---|---:|---:|---:|---:|")
+    for samples in results:
+        print(row(samples))
+    for one in failed:
+        print(f"{one.name}: {one.reason}")
+
+
+if __name__ == "__main__":
+    main()
