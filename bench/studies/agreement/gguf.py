@@ -7,6 +7,7 @@ computed by transformers from the checkpoint, by llama.cpp from the file, and by
 what edgelm reads of the file. Printed are the largest differences, relative to the largest logit.
 """
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -162,4 +163,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     main()

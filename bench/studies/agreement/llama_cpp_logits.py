@@ -7,6 +7,7 @@ Runs in the peers' environment, without edgelm. Each FOLDER holds a Hugging Face
 vocabulary], are written into it.
 """
 
+import argparse
 import copy
 import importlib
 import json
@@ -57,13 +58,16 @@ def logits(folder: Path) -> None:
 
 def main() -> None:
     """Convert and run every folder."""
-    source, *folders = map(Path, sys.argv[1:])
-    sys.path[:0] = [str(source), str(source / "gguf-py")]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("source", type=Path, help="the folder of llama.cpp's converter")
+    parser.add_argument("folders", type=Path, nargs="+", help="of checkpoints")
+    given = parser.parse_args()
+    sys.path[:0] = [str(given.source), str(given.source / "gguf-py")]
     conversion = importlib.import_module("conversion")
     for module in pkgutil.iter_modules(conversion.__path__):
         with suppress(ImportError):  # of a family with packages of its own
             importlib.import_module(f"conversion.{module.name}")
-    for folder in folders:
+    for folder in given.folders:
         convert(conversion, folder)
         logits(folder)
 

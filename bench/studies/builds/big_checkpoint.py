@@ -7,8 +7,8 @@ used for calibration and the gate. Tensors are written one by one: 9 GB on disk,
 memory.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -78,4 +78,8 @@ def _random(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    print(f"{write_checkpoint(Path(sys.argv[1]), Path(sys.argv[2])):,} parameters")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("source", type=Path, help="a model whose tokenizer is used")
+    parser.add_argument("out", type=Path, help="folder of the checkpoint")
+    given = parser.parse_args()
+    print(f"{write_checkpoint(given.source, given.out):,} parameters")

@@ -3,8 +3,8 @@
 It imports no torch, whose memory would be counted with the builder's.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -28,13 +28,17 @@ class Build(NamedTuple):
 
 
 def main() -> None:
-    """Print the figures of `FOLDER SM NUMBER...` as JSON."""
-    folder = Path(sys.argv[1])
-    contract = msgspec.json.decode((folder / "graph.json").read_bytes(), type=GraphContract)
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="of the graph and its graph.json")
+    parser.add_argument("sm", type=int, help="compute capability, times ten")
+    parser.add_argument("numbers", type=int, nargs="+", help="of the segments, from 0")
+    given = parser.parse_args()
+    contract = msgspec.json.decode((given.folder / "graph.json").read_bytes(), type=GraphContract)
     size, start = 0, time.monotonic()
-    for number in map(int, sys.argv[3:]):
+    for number in given.numbers:
         part = contract.parts[number]
-        job = Job(folder / part.file, contract, RTX, CHUNK, CONTEXT, (int(sys.argv[2]),), part=part)
+        job = Job(given.folder / part.file, contract, RTX, CHUNK, CONTEXT, (given.sm,), part=part)
         size += compile_engine(job, lambda _: None).content.nbytes
     print(json.dumps(Build(size, peak_rss_bytes(), time.monotonic() - start)))
 

@@ -1,12 +1,12 @@
 """What inputs for adapters cost: CPU time of a token, without an adapter and with each.
 
-python -m bench.studies.speed.adapter_cost PLAIN ADAPTED
+    python -m bench.studies.speed.adapter_cost PLAIN ADAPTED
 
 PLAIN is a bundle without adapters, ADAPTED one of the same model and precision with some. Steps
 of all of them alternate, in one thread; processor time is compared, pair by pair.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -49,4 +49,8 @@ def main(plain: Path, adapted: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("plain", type=Path, help="a bundle without adapters")
+    parser.add_argument("adapted", type=Path, help="one of the same model with some")
+    given = parser.parse_args()
+    main(given.plain, given.adapted)

@@ -7,6 +7,7 @@ int8 and generates with and without a JSON schema, in blocks of steps that alter
 larger model take longer, so its share is smaller.
 """
 
+import argparse
 import math
 import random
 import tempfile
@@ -116,4 +117,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     main()
