@@ -1,6 +1,5 @@
 """Random weights of a decoder's shape, made as they are written: no checkpoint is stored."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bench.studies.builds.random_checkpoint import tiled
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.quantizer import Quantizer, ReadMatrix
 from edgelm.export.quantize.weights import Weights
@@ -36,16 +36,10 @@ class RandomWeights(Weights):
 
     def matrix(self, group: str) -> torch.Tensor:
         # In fp16, since the embedding of a large vocabulary takes gigabytes in fp32.
-        return _tiled(torch.randn(_PERIOD).half() * _STD, self.shape(group))
+        return tiled(torch.randn(_PERIOD).half() * _STD, self.shape(group))
 
     def norm(self, name: str) -> torch.Tensor:
         return 1 + torch.randn(self.checkpoint.shapes[f"model.{name}.weight"]) * _STD
-
-
-def _tiled(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Values again and again: billions of random numbers would take longer than compiling."""
-    count = math.prod(shape)
-    return values.repeat(-(-count // len(values)))[:count].view(shape)
 
 
 class RandomQuantizer(Quantizer):
@@ -56,6 +50,6 @@ class RandomQuantizer(Quantizer):
         bits, size = 4 if isinstance(precision, Int4) else 8, precision.group_size
         blocks = -(-columns // size)
         values = torch.randint(1, 1 << bits, (_PERIOD,), dtype=torch.uint8)
-        levels = _tiled(values, (rows, blocks, size))
+        levels = tiled(values, (rows, blocks, size))
         scales = (torch.rand(rows, blocks) + 0.5) * _STD / (1 << (bits - 2))
         return Quantized(bits, size, levels, scales.half(), None)

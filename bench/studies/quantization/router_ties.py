@@ -36,7 +36,6 @@ from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import read_documents, read_passage
 from edgelm.quantize.precision import PRECISIONS, Fp32
-from edgelm.spec.groups import split_group
 
 LENGTH, ROWS = 64, 64  # of the sequences, which are run from their start
 _NOT_CHOSEN = -1e4
@@ -154,21 +153,21 @@ def _size(size: int | str) -> int:
 
 def _expose_routers(graph: Any, *, masked: bool) -> list[str]:
     """Declare what routers choose by as outputs; with `masked`, add inputs `choice.N` to it."""
-    routers = []
-    for index, node in reversed(list(enumerate(graph.graph.node))):
-        if node.op_type not in ("QMoE", "MoE"):
-            continue
-        name, layer = node.input[1], split_group(node.name)[0]
-        routers.append((layer, name, index, node))
-    routers.reverse()
-    for number, (_, name, index, node) in reversed(list(enumerate(routers))):
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, _FLOAT, None))
-        if masked:
-            choice, sum_name = f"choice.{number}", f"{name}.chosen"
-            graph.graph.input.append(onnx.helper.make_tensor_value_info(choice, _FLOAT, None))
-            node.input[1] = sum_name
-            graph.graph.node.insert(index, onnx.helper.make_node("Add", [name, choice], [sum_name]))
-    return [name for _, name, _, _ in routers]
+    routers, nodes = list[str](), []
+    for node in graph.graph.node:
+        if node.op_type in ("QMoE", "MoE"):
+            name = node.input[1]
+            graph.graph.output.append(onnx.helper.make_tensor_value_info(name, _FLOAT, None))
+            if masked:
+                choice, chosen = f"choice.{len(routers)}", f"{name}.chosen"
+                graph.graph.input.append(onnx.helper.make_tensor_value_info(choice, _FLOAT, None))
+                nodes.append(onnx.helper.make_node("Add", [name, choice], [chosen]))
+                node.input[1] = chosen
+            routers.append(name)
+        nodes.append(node)
+    graph.graph.ClearField("node")
+    graph.graph.node.extend(nodes)
+    return routers
 
 
 def _record_routers(reference: Reference) -> list[torch.Tensor]:

@@ -24,10 +24,10 @@ import onnx
 
 import edgelm
 from bench.studies.sequences.several_sequences import decode_rates
-from edgelm.bundle import GraphContract, read_manifest
+from edgelm.bundle import Manifest, read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
+from edgelm.runtime.engines.open import open_session
 
 _ROUNDS = 40
 _WARM_UP = 3
@@ -50,13 +50,12 @@ class Study:
         manifest = read_manifest(folder)
         if not manifest.graph.takes_batches:
             raise BadInput(f"the graph of {folder} has no batch axis; export the model again")
-        self.folder, self.threads = folder, threads
-        self.graph, self.limits = manifest.graph, manifest.limits
+        self.folder, self.manifest, self.threads = folder, manifest, threads
 
     def run_seconds(self, sequences: int, depth: int) -> Times:
         """Seconds of runs over 1 to `sequences` sequences that hold `depth` tokens each."""
         with ExitStack() as stack:
-            first = stack.enter_context(self._session(self.folder, self.graph))
+            first = stack.enter_context(self._session(self.folder, self.manifest))
             others = [stack.enter_context(first.sibling()) for _ in range(sequences - 1)]
             prompt = _prompt(first, depth)
             first.advance(prompt)
@@ -67,31 +66,27 @@ class Study:
 
     def axis_seconds(self, depth: int) -> Times:
         """Seconds of a run over one sequence: with the batch axis, and of a fixed size."""
-        with _fixed(self.folder, self.graph) as (fixed, graph), ExitStack() as stack:
+        with _fixed(self.folder, self.manifest) as (folder, manifest), ExitStack() as stack:
             sessions = {
-                "axis": stack.enter_context(self._session(self.folder, self.graph)),
-                "fixed": stack.enter_context(self._session(fixed, graph)),
+                "axis": stack.enter_context(self._session(self.folder, self.manifest)),
+                "fixed": stack.enter_context(self._session(folder, manifest)),
             }
             for session in sessions.values():
                 session.advance(_prompt(session, depth))
             steps = {name: _step([one], depth) for name, one in sessions.items()}
             return _alternating(steps, pause=_PAUSE)
 
-    def _session(self, folder: Path, graph: GraphContract) -> EngineSession:
-        return EngineSession(
-            OrtEngine(
-                folder,
-                graph,
-                capacity=self.limits.context,
-                prefill_chunk=self.limits.prefill_chunk,
-                threads=self.threads,
-            )
-        )
+    def _session(self, folder: Path, manifest: Manifest) -> EngineSession:
+        capacity = manifest.limits.context
+        session = open_session(folder, manifest, capacity=capacity, threads=self.threads)
+        assert isinstance(session, EngineSession)  # that runs several together
+        return session
 
 
 @contextmanager
-def _fixed(folder: Path, graph: GraphContract) -> Iterator[tuple[Path, GraphContract]]:
+def _fixed(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, Manifest]]:
     """The same graph with a batch of 1, as bundles before the batch axis had it."""
+    graph = manifest.graph
     model = onnx.load(folder / graph.file, load_external_data=False)
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
@@ -107,7 +102,7 @@ def _fixed(folder: Path, graph: GraphContract) -> Iterator[tuple[Path, GraphCont
     with tempfile.TemporaryDirectory() as name:
         onnx.save(model, Path(name) / graph.file)
         shutil.copy(folder / graph.data, name)
-        yield Path(name), contract
+        yield Path(name), msgspec.structs.replace(manifest, graph=contract)
 
 
 def _prompt(session: EngineSession, length: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":

@@ -14,7 +14,6 @@ by round, so that a slow moment of the machine affects all of them, each in a pr
 """
 
 import argparse
-import math
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -23,15 +22,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
+from bench.studies.builds.random_checkpoint import save_random_checkpoint
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.measure import Samples, measure
+from edgelm.bench.peers.conversions import build_genai, convert_to_gguf, quantize_gguf
 from edgelm.bench.peers.engines import MeasuredEngine
-from edgelm.bench.peers.install import converter, interpreter
-from edgelm.bench.peers.sources import run_peer
+from edgelm.bench.peers.install import interpreter
 from edgelm.bench.random_model import save_byte_tokenizer
 from edgelm.bench.workload import context_needed, workload
 from edgelm.errors import EdgeLMError
@@ -98,84 +96,23 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-_SCALED = 0.02  # standard deviation of the weights
-_PERIOD = 1_000_003  # a prime, so that no two rows are alike
 _TESTS = workload([512], [64], [0, 512])
 _BUNDLES = {  # `--precision` and further options; int4's own groups are of 128
     "int4": ["int4"],
     "int4-g32": ["int4", "--group-size", "32"],
     "int8": ["int8", "--group-size", "32"],
 }
-_FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}  # llama.h, enum llama_ftype
-_CONVERT = """\
-import runpy, sys
-folder, *arguments = sys.argv[1:]
-sys.path[:0] = [folder, folder + "/gguf-py"]
-from conversion import base, lfm2, qwen
-def classes(kind):
-    yield kind
-    for child in kind.__subclasses__():
-        yield from classes(child)
-for kind in classes(base.TextModel):  # random weights have no vocabulary
-    kind.set_vocab = base.TextModel._set_vocab_none
-sys.argv = ["convert_hf_to_gguf.py", *arguments]
-runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
-"""
-_QUANTIZE = """\
-import ctypes, sys, llama_cpp
-settings = llama_cpp.llama_model_quantize_default_params()
-settings.ftype = int(sys.argv[3])
-settings.pure = True
-sys.exit(llama_cpp.llama_model_quantize(
-    sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(settings)))
-"""
-
-
-def save_random_checkpoint(shape: str, folder: Path) -> None:
-    """Write random weights of this shape in bf16; norms are ones."""
-    kind, values = SHAPES[shape]
-    config = AutoConfig.for_model(kind, **values, tie_word_embeddings=True, dtype="bfloat16")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    config.architectures = [type(model).__name__]
-    torch.manual_seed(0)
-    random = (torch.randn(_PERIOD) * _SCALED).bfloat16()
-    tensors: dict[str, torch.Tensor] = {}
-    for name, size in _stored_shapes(model.state_dict()):
-        if len(size) == 1:
-            tensors[name] = torch.ones(size, dtype=torch.bfloat16)
-            continue
-        shifted = random.roll(len(tensors) * 7919)
-        count = math.prod(size)
-        tensors[name] = shifted.repeat(-(-count // _PERIOD))[:count].view(size)
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(folder)
-    save_byte_tokenizer(folder)
-
-
-def _stored_shapes(state: dict[str, torch.Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes as in published files: a matrix per expert, a tied output left out."""
-    for name, tensor in state.items():
-        size = tuple(tensor.shape)
-        stem, _, last = name.rpartition(".")
-        if name == "lm_head.weight":
-            continue
-        if last not in ("gate_up_proj", "down_proj"):
-            yield name, size
-            continue
-        experts, rows, columns = size
-        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}[last]
-        for expert in range(experts):
-            for part in parts:
-                yield f"{stem}.{expert}.{part}.weight", (rows // len(parts), columns)
+_FILE_TYPES = ("Q4_0", "Q8_0")
 
 
 def prepare(shape: str, folder: Path) -> None:
     """Write the checkpoint and what every engine reads; files that are there stay."""
     source = folder / "checkpoint"
     if not source.exists():
-        save_random_checkpoint(shape, source)
+        kind, values = SHAPES[shape]
+        config = AutoConfig.for_model(kind, **values, tie_word_embeddings=True, dtype="bfloat16")
+        save_random_checkpoint(config, source)
+        save_byte_tokenizer(source)
     for name, chosen in _BUNDLES.items():
         if not (bundle := folder / name).exists():
             options = ["--precision", *chosen, "--method", "rtn"]
@@ -183,26 +120,19 @@ def prepare(shape: str, folder: Path) -> None:
             if code := export([str(source), "-o", str(bundle), *options, *sizes]):
                 raise EdgeLMError(f"the export to {name} ended with {code}")
     half = folder / "source.gguf"
-    arguments = [str(source), "--outfile", str(half), "--outtype", "bf16"]
-    _try(half, lambda: run_peer("-c", _CONVERT, str(converter().parent), *arguments))
-    for name, number in _FILE_TYPES.items():
-        target = folder / f"{name}.gguf"
+    _try(half, lambda to: convert_to_gguf(source, to, "bf16", vocabulary=False))
+    for kind in _FILE_TYPES:
         if half.exists():
-            arguments = [str(half), str(target), str(number)]
-            _try(target, partial(run_peer, "-c", _QUANTIZE, *arguments))
-    built, cache = folder / "genai", str(folder / "genai-cache")
-    options = ["-p", "int4", "-e", "cpu", "--extra_options", "int4_block_size=32"]
-    builder = ["-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(built)]
-    _try(built, lambda: run_peer(*builder, "-c", cache, *options))
-    shutil.rmtree(cache, ignore_errors=True)
+            _try(folder / f"{kind}.gguf", partial(quantize_gguf, half, kind=kind, pure=True))
+    _try(folder / "genai", partial(build_genai, source))
 
 
-def _try(target: Path, make: Callable[[], None]) -> None:
+def _try(target: Path, make: Callable[[Path], None]) -> None:
     """Make a peer's file or folder, or print why that does not work."""
     if target.exists():
         return
     try:
-        make()
+        make(target)
     except EdgeLMError as error:
         if target.is_dir():
             shutil.rmtree(target)

@@ -9,26 +9,9 @@ import pytest
 
 import edgelm
 from bench.studies.speculation import bundle_answers, draft_acceptance, exact
-from bench.studies.speculation.draft_acceptance import needed_acceptance, tokens_per_run
-from edgelm.export.bundle.draft_model import export_draft
-from edgelm.export.pipeline import export_model
+from bench.studies.speculation.draft_acceptance import tokens_per_run
 from edgelm.runtime.text.messages import Message
-from edgelm.speculation import expected_tokens
-from tests.checkpoints.tiny_chat import save_tiny_chat
-
-PROMPTS = ("Why is the sky blue?", "Count to three.")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with another model of the same shape as its draft, which is mostly wrong."""
-    folder = tmp_path_factory.mktemp("acceptance")
-    source = save_tiny_chat(folder / "source", context=256)
-    export_model(source, folder / "bundle", precision="int8", gate="off")
-    export_draft(source, folder / "bundle", precision="int4", group_size=32)
-    lines = "".join(json.dumps({"prompt": one}) + "\n" for one in PROMPTS)
-    (folder / "prompts.jsonl").write_text(lines, encoding="utf-8")
-    return folder / "bundle"
+from tests.bench.studies.speculation.conftest import PROMPTS
 
 
 def test_tokens_per_run_by_hand() -> None:
@@ -38,13 +21,6 @@ def test_tokens_per_run_by_hand() -> None:
     assert tokens_per_run([right], 1) == 5 / 3
     assert tokens_per_run([right, np.array([True])], 4) == 5 / 2, "an answer of one token"
     assert tokens_per_run([np.zeros(9, dtype=bool)], 3) == 1
-
-
-def test_the_needed_acceptance_gives_the_gain() -> None:
-    share = needed_acceptance(2.0, 3)
-    assert share is not None
-    assert expected_tokens(share, 3) / 2.0 == pytest.approx(1.3, abs=0.005)
-    assert needed_acceptance(4.0, 3) is None, "four tokens at the most"
 
 
 def test_what_is_counted_is_what_a_run_accepts(
@@ -93,15 +69,3 @@ def test_a_draft_of_few_tokens_is_right_less_often(
     shares = {row[1].strip(): float(row[2].strip(" %")) for row in rows[1:]}
     assert shares["draft, 4 frequent tokens"] < shares["draft"]
     assert shares["draft, 128 frequent tokens"] <= shares["draft"]
-
-
-def test_costs_name_every_number_of_drafts(
-    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(draft_acceptance, "_ROUNDS", 1)
-    words = ["study", str(bundle), "--costs", "--depths", "8", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", words)
-    draft_acceptance.main()
-    shown = capsys.readouterr().out
-    assert shown.startswith("depth 8: one token ")
-    assert [line.split()[0] for line in shown.splitlines()[2:]] == ["1", "2", "3", "4", "6"]
