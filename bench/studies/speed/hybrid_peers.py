@@ -14,6 +14,7 @@ by round, so that a slow moment of the machine affects all of them, each in a pr
 """
 
 import argparse
+import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -113,11 +114,15 @@ def prepare(shape: str, folder: Path) -> None:
         config = AutoConfig.for_model(kind, **values, tie_word_embeddings=True, dtype="bfloat16")
         save_random_checkpoint(config, source)
         save_byte_tokenizer(source)
+    # One sequence of bytes, for the scales of the cache: speed does not depend on them.
+    text = folder / "calibration.jsonl"
+    text.write_text(json.dumps({"text": "The miller waits for the wind. " * 20}), encoding="utf-8")
+    same = ["--context", str(context_needed(_TESTS)), "--gate", "off", "--method", "rtn"]
+    same += ["--calibration", str(text), "--work", str(folder / "work")]
     for name, chosen in _BUNDLES.items():
         if not (bundle := folder / name).exists():
-            options = ["--precision", *chosen, "--method", "rtn"]
-            sizes = ["--context", str(context_needed(_TESTS)), "--gate", "off"]
-            if code := export([str(source), "-o", str(bundle), *options, *sizes]):
+            arguments = [str(source), "-o", str(bundle), "--precision", *chosen, *same]
+            if code := export(arguments):
                 raise EdgeLMError(f"the export to {name} ended with {code}")
     half = folder / "source.gguf"
     _try(half, lambda to: convert_to_gguf(source, to, "bf16", vocabulary=False))
