@@ -74,7 +74,6 @@ def _shards(layers: int) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
 
 def export_and_measure(folder: Path, bundle: Path) -> float:
     """Export for a CPU without running the model; the peak of anonymous memory in GB."""
-    from edgelm.checkpoint.source import open_checkpoint
     from edgelm.devices.kernels import KERNELS
     from edgelm.export.graph.write import GraphFormat, write_graph
     from edgelm.export.precision.source import assign_source

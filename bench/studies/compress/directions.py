@@ -1,4 +1,4 @@
-"""Which claims of Minitron's tables hold at a small scale, which do not, which stay unclear.
+r"""Which claims of Minitron's tables hold at a small scale, which do not, which stay unclear.
 
     python -m bench.studies.compress.directions TEACHER --data train.jsonl --held-out valid.jsonl \
       --passages lambada.jsonl -o directions/

@@ -1,4 +1,4 @@
-"""Quantization-aware distillation compared with post-training quantization, at equal tokens.
+r"""Quantization-aware distillation compared with post-training quantization, at equal tokens.
 
     python -m bench.studies.compress.qad_gain STUDENT --teacher TEACHER --data train.jsonl \
       --held-out valid.jsonl --tokens 500000 -o qad/

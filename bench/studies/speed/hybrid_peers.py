@@ -2,14 +2,14 @@
 
     edge-bench --setup-peers
     python -m bench.studies.speed.hybrid_peers prepare lfm2-350m FOLDER
-    python -m bench.studies.speed.hybrid_peers measure lfm2-350m FOLDER
+    python -m bench.studies.speed.hybrid_peers measure lfm2-350m FOLDER [--files int4 Q4_0.gguf]
 
 `prepare` writes a checkpoint in the shape of a published model, with its vocabulary, and what each
 engine reads: bundles of int4 (in groups of 128, and of 32) and int8, GGUF files of Q4_0 and Q8_0
 (every matrix, also the output, in that type), and a folder of onnxruntime-genai's builder in int4.
 Peers have a scale per 32 weights.
 
-A peer that cannot convert the checkpoint has its own message as its row. `measure` runs them round
+Where a peer cannot convert the checkpoint, `prepare` prints its message. `measure` runs them round
 by round, so that a slow moment of the machine affects all of them, each in a process of its own.
 """
 
@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -104,6 +104,11 @@ _BUNDLES = {  # `--precision` and further options; int4's own groups are of 128
     "int8": ["int8", "--group-size", "32"],
 }
 _FILE_TYPES = ("Q4_0", "Q8_0")
+FILES = {  # of each engine, in the folder of a shape: the engine's name in the table, its worker
+    **{name: (f"edgelm {name}", "edgelm_worker") for name in _BUNDLES},
+    **{f"{kind}.gguf": (f"llama.cpp {kind}", "llama_cpp_worker") for kind in _FILE_TYPES},
+    "genai": ("onnxruntime-genai int4", "genai_worker"),
+}
 
 
 def prepare(shape: str, folder: Path) -> None:
@@ -145,19 +150,15 @@ def _try(target: Path, make: Callable[[Path], None]) -> None:
         print(f"{target.name}: {error}", flush=True)
 
 
-def engines(folder: Path) -> Iterator[MeasuredEngine]:
-    """Those whose files `prepare` could make."""
-    module = "edgelm.bench.engines."
-    for name in _BUNDLES:
-        if (bundle := folder / name).exists():
-            yield MeasuredEngine(
-                f"edgelm {name}", f"{module}edgelm_worker", None, partial(Path, bundle)
-            )
-    peers = {f"llama.cpp {name}": (f"{name}.gguf", "llama_cpp_worker") for name in _FILE_TYPES}
-    peers["onnxruntime-genai int4"] = ("genai", "genai_worker")
-    for name, (file, worker) in peers.items():
+def engines(folder: Path, files: Sequence[str]) -> Iterator[MeasuredEngine]:
+    """Those of these files that `prepare` could make."""
+    for file in files:
         if (path := folder / file).exists():
-            yield MeasuredEngine(name, module + worker, interpreter(), partial(Path, path))
+            name, worker = FILES[file]
+            python = None if worker == "edgelm_worker" else interpreter()
+            yield MeasuredEngine(
+                name, f"edgelm.bench.engines.{worker}", python, partial(Path, path)
+            )
 
 
 def row(samples: Samples) -> str:
@@ -176,6 +177,9 @@ def main() -> None:
     parser.add_argument("action", choices=("prepare", "measure"))
     parser.add_argument("shape", choices=list(SHAPES))
     parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--files", nargs="+", choices=list(FILES), default=list(FILES), help="those to run"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of each engine (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="after a warm-up (default: 3)")
     given = parser.parse_args()
@@ -184,7 +188,7 @@ def main() -> None:
         prepare(given.shape, folder)
         return
     results, failed = measure(
-        list(engines(folder)),
+        list(engines(folder, given.files)),
         _TESTS,
         rounds=given.rounds,
         context=context_needed(_TESTS),
