@@ -2,12 +2,12 @@
 
     edge-bench --setup-peers
     python -m bench.studies.speed.hybrid_peers prepare lfm2-350m FOLDER
-    python -m bench.studies.speed.hybrid_peers measure lfm2-350m FOLDER [--files int4 Q4_0.gguf]
+    python -m bench.studies.speed.hybrid_peers measure lfm2-350m FOLDER
 
 `prepare` writes a checkpoint in the shape of a published model, with its vocabulary, and what each
 engine reads: bundles of int4 (in groups of 128, and of 32) and int8, GGUF files of Q4_0 and Q8_0
 (every matrix, also the output, in that type), and a folder of onnxruntime-genai's builder in int4.
-Peers have a scale per 32 weights.
+Peers have a scale per 32 weights. `--files int4 Q4_0.gguf` prepares or measures these alone.
 
 Where a peer cannot convert the checkpoint, `prepare` prints its message. `measure` runs them round
 by round, so that a slow moment of the machine affects all of them, each in a process of its own.
@@ -111,8 +111,8 @@ FILES = {  # of each engine, in the folder of a shape: the engine's name in the 
 }
 
 
-def prepare(shape: str, folder: Path) -> None:
-    """Write the checkpoint and what every engine reads; files that are there stay."""
+def prepare(shape: str, folder: Path, files: Sequence[str]) -> None:
+    """Write the checkpoint and these of the `FILES`; those that are there stay."""
     source = folder / "checkpoint"
     if not source.exists():
         kind, values = SHAPES[shape]
@@ -125,16 +125,18 @@ def prepare(shape: str, folder: Path) -> None:
     same = ["--context", str(context_needed(_TESTS)), "--gate", "off", "--method", "rtn"]
     same += ["--calibration", str(text), "--work", str(folder / "work")]
     for name, chosen in _BUNDLES.items():
-        if not (bundle := folder / name).exists():
+        if name in files and not (bundle := folder / name).exists():
             arguments = [str(source), "-o", str(bundle), "--precision", *chosen, *same]
             if code := export(arguments):
                 raise EdgeLMError(f"the export to {name} ended with {code}")
     half = folder / "source.gguf"
-    _try(half, lambda to: convert_to_gguf(source, to, "bf16", vocabulary=False))
-    for kind in _FILE_TYPES:
-        if half.exists():
-            _try(folder / f"{kind}.gguf", partial(quantize_gguf, half, kind=kind, pure=True))
-    _try(folder / "genai", partial(build_genai, source))
+    kinds = [kind for kind in _FILE_TYPES if f"{kind}.gguf" in files]
+    if kinds:
+        _try(half, lambda to: convert_to_gguf(source, to, "bf16", vocabulary=False))
+    for kind in kinds if half.exists() else ():
+        _try(folder / f"{kind}.gguf", partial(quantize_gguf, half, kind=kind, pure=True))
+    if "genai" in files:
+        _try(folder / "genai", partial(build_genai, source))
 
 
 def _try(target: Path, make: Callable[[Path], None]) -> None:
@@ -178,14 +180,14 @@ def main() -> None:
     parser.add_argument("shape", choices=list(SHAPES))
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--files", nargs="+", choices=list(FILES), default=list(FILES), help="those to run"
+        "--files", nargs="+", choices=list(FILES), default=list(FILES), help="only these"
     )
     parser.add_argument("--threads", type=int, default=2, help="of each engine (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="after a warm-up (default: 3)")
     given = parser.parse_args()
     folder = given.folder / given.shape
     if given.action == "prepare":
-        prepare(given.shape, folder)
+        prepare(given.shape, folder, given.files)
         return
     results, failed = measure(
         list(engines(folder, given.files)),
