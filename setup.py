@@ -10,7 +10,7 @@ PACKAGES = {"core": "edgelm"} | {
 }
 # Folders of data alone are packages to setuptools, too; it warns about those that are not listed.
 CODE_AND_DATA = {".py", ".toml", ".jsonl"}
-NOT_SHIPPED = {"edgelm.bench.studies"}  # experiments, run from a checkout
+NOT_SHIPPED = "edgelm.bench.studies"  # and below: experiments, run from a checkout
 
 
 def packages() -> list[str]:
@@ -22,7 +22,7 @@ def packages() -> list[str]:
                 continue
             below = path.parent.relative_to(ROOT / folder).parts
             names.add(".".join([package, *below]))
-    return sorted(names - NOT_SHIPPED)
+    return sorted(name for name in names if not f"{name}.".startswith(f"{NOT_SHIPPED}."))
 
 
 if __name__ == "__main__":

@@ -9,32 +9,21 @@ import json
 import logging
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from edgelm.bench.peers.install import OPTIMUM, SHARED, Environment, converter, interpreter
+from edgelm.bench.peers.conversions import build_genai, convert_to_gguf, quantize_gguf, run_peer
+from edgelm.bench.peers.install import OPTIMUM
 from edgelm.bench.peers.older_config import write_older_config
 from edgelm.bundle import Manifest
 from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tokenizer import write_for_transformers
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
-from edgelm.errors import BadInput, EdgeLMError
+from edgelm.errors import BadInput
 
 log = logging.getLogger(__name__)
-
-_FILE_TYPES = {"Q4_0": 2, "Q4_K_M": 15}  # llama.h, enum llama_ftype
-_QUANTIZE = """\
-import ctypes, sys, llama_cpp
-settings = llama_cpp.llama_model_quantize_default_params()
-settings.ftype = int(sys.argv[3])
-settings.allow_requantize = True
-status = llama_cpp.llama_model_quantize(
-    sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(settings))
-sys.exit(status)
-"""
 
 
 class Source(NamedTuple):
@@ -103,18 +92,16 @@ class Sources:
     def gguf(self, kind: str) -> Path:
         """A GGUF file: `source` (unquantized, or as it came), `Q4_0` or `Q4_K_M`."""
         if kind == "source":
+            path = self.checkpoint.path
             if self.checkpoint.is_gguf:
-                return self.checkpoint.path
-            return self._made("source.gguf", self._convert)
+                return path
+            return self._made("source.gguf", lambda to: convert_to_gguf(path, to, "f16"))
         source = self.gguf("source")
-        arguments = [str(_FILE_TYPES[kind])]
-        return self._made(
-            f"{kind}.gguf", lambda to: run_peer("-c", _QUANTIZE, str(source), str(to), *arguments)
-        )
+        return self._made(f"{kind}.gguf", lambda to: quantize_gguf(source, to, kind))
 
     def genai(self) -> Path:
         """A model folder of onnxruntime-genai's builder, int4 in blocks of 32."""
-        return self._made("genai-int4", self._build_genai)
+        return self._made("genai-int4", lambda to: build_genai(self.huggingface(), to))
 
     def optimum(self) -> Path:
         """A folder of optimum's exporter: fp32, with a key-value cache."""
@@ -157,19 +144,6 @@ class Sources:
         ids = {key: values[key] for key in ("bos_token_id", "eos_token_id") if key in values}
         (folder / "generation_config.json").write_text(json.dumps(ids))
 
-    def _convert(self, target: Path) -> None:
-        folder = str(self.checkpoint.path)
-        run_peer(str(converter()), folder, "--outfile", str(target), "--outtype", "f16")
-
-    def _build_genai(self, folder: Path) -> None:
-        cache = str(self.folder / "genai-cache")
-        run_peer(
-            *("-m", "onnxruntime_genai.models.builder"),
-            *("-i", str(self.huggingface()), "-o", str(folder), "-c", cache),
-            *("-p", "int4", "-e", "cpu", "--extra_options", "int4_block_size=32"),
-        )
-        shutil.rmtree(cache, ignore_errors=True)
-
     def _export_optimum(self, folder: Path) -> None:
         with TemporaryDirectory(dir=self.folder, prefix="partial-") as scratch:
             source = write_older_config(self.huggingface(), Path(scratch))
@@ -200,19 +174,6 @@ def optimum_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def _optimum(*arguments: str) -> None:
     run_peer("-m", "optimum.commands.optimum_cli", *arguments, environment=OPTIMUM)
-
-
-def run_peer(*arguments: str, environment: Environment = SHARED) -> None:
-    """Run a peer's Python.
-
-    Raises:
-        EdgeLMError: it failed; the message has the last lines of its output.
-    """
-    command = [str(interpreter(environment)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        raise EdgeLMError(f"{' '.join(arguments[:3])[:80]} failed:\n{last}")
 
 
 def _remove(path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Experiments that docs/results names. Run from a checkout; not part of the wheel."""
+"""Experiments that pages of docs/ name: see README.md. Run from a checkout; not in the wheel."""

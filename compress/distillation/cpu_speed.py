@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step.
 
     By default every tensor of more than 32 MB is mapped again, which costs a page fault and 4 KiB
-    of zeros per page: a quarter of the time of a step (`bench/studies/distill_step.py`).
+    of zeros per page: a quarter of the time of a step (`bench/studies/compress/distill_step.py`).
     """
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

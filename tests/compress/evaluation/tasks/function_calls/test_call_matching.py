@@ -1,4 +1,4 @@
-"""BFCL's rules, as its checker applies them (bench.studies.bfcl_agreement compares all rows)."""
+"""BFCL's rules, as its checker applies them (bench.studies.agreement.bfcl compares all rows)."""
 
 from typing import Any
 

@@ -1,0 +1,1 @@
+"""How often edgelm agrees with other implementations: graders, llama.cpp."""

@@ -1,0 +1,1 @@
+"""What pruning and distillation give: arms of the same tokens, speed of training."""

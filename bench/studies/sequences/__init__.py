@@ -1,0 +1,1 @@
+"""What several sequences or texts at once gain."""

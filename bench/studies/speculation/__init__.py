@@ -1,0 +1,1 @@
+"""What drafting gains, and that it changes no answer."""

@@ -1,0 +1,1 @@
+"""The time of a prompt and of a token."""
