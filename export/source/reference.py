@@ -18,7 +18,7 @@ from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
 
-_HEAD_ROWS = 16_384
+_PART = 2**24  # weights of the head that are converted at a time: 67 MB
 
 
 class Reference:
@@ -75,7 +75,8 @@ class Reference:
         The head is converted to fp32 a part at a time: it can be the largest matrix of all.
         """
         hidden = hidden / self.spec.logits_divisor
-        logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)
+        parts = head.split(max(1, _PART // head.shape[1]))
+        logits = torch.cat([hidden @ part.float().T for part in parts], -1)
         if cap := self.spec.logits_softcap:
             logits = torch.tanh(logits / cap) * cap
         return logits
