@@ -65,7 +65,7 @@ class Reference:
         return states.last_hidden_state  # type: ignore[no-any-return]
 
     def head(self) -> torch.Tensor:
-        """The head's matrix [vocab, hidden] in its stored type, mapped from the file."""
+        """The head's matrix [vocab, hidden] in its stored type."""
         tied = self.spec.tie_word_embeddings
         return self.checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
 
