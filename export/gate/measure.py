@@ -67,7 +67,7 @@ class Evaluator:
         """A part of the gate for a device without the source."""
         tokens = self.passage.tokens[:_SAMPLES, :_SAMPLE_LENGTH]
         head = self.reference.head()
-        rows = rows_of_logits(len(head))
+        rows = rows_of_logits(head.shape[0])
         top_tokens, top_logprobs, target_logprobs = [], [], []
         for row, hidden in zip(tokens, self.hidden, strict=False):
             for at in range(0, len(row), rows):

@@ -14,6 +14,7 @@ from torch import nn
 
 from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint
+from edgelm.export.source.head import Head, read_head
 from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
@@ -64,12 +65,11 @@ class Reference:
             )
         return states.last_hidden_state  # type: ignore[no-any-return]
 
-    def head(self) -> torch.Tensor:
+    def head(self) -> Head:
         """The head's matrix [vocab, hidden] in its stored type."""
-        tied = self.spec.tie_word_embeddings
-        return self.checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
+        return read_head(self.checkpoint)
 
-    def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, head: Head) -> torch.Tensor:
         """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
 
         The head is converted to fp32 a part at a time: it can be the largest matrix of all.
