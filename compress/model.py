@@ -38,7 +38,7 @@ def load_model(
 ) -> Model:
     """The causal language model of a folder, a hub id or a GGUF file, in eval mode.
 
-    Tensors are mapped and converted one by one, so that loading needs the memory of the model
+    Tensors are read and converted one by one, so that loading needs the memory of the model
     and of its largest matrix.
 
     Raises:

@@ -27,6 +27,7 @@ from edgelm.export.progress import behavior_text, figures_text
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
+from edgelm.export.source.memory import give_back
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
 from edgelm.runtime.engines.engine_session import EngineSession
@@ -187,6 +188,7 @@ class Writer:
 
 def _open(folder: Path, graph: WrittenGraph, target: Target, evaluator: Evaluator) -> EngineSession:
     capacity = graph.contract.cache.capacity or evaluator.passage.tokens.shape[1]
+    give_back()  # what quantizing left, before the engine's copy of the weights
     chunk = target.eval_settings.prefill_chunk
     return EngineSession(OrtEngine(folder, graph.contract, capacity=capacity, prefill_chunk=chunk))
 

@@ -17,7 +17,7 @@ from edgelm.bundle.records.gate_sample import (
     coarse_divergence,
     measure_sample,
     read_sample,
-    sequence_logprobs,
+    sequence_predictions,
 )
 from edgelm.bundle.records.gates import GATES, Threshold, gate_class, passes
 from edgelm.bundle.records.self_test import RecordedAnswer, SelfTestRecord, read_self_test
@@ -141,13 +141,12 @@ def _check_logits(
     for number, tokens in enumerate(sample.tokens):
         if drift and time.perf_counter() > until:
             break
-        ours = sequence_logprobs(model.session, tokens)
-        chosen = np.take_along_axis(ours, sample.top_tokens[number].astype(np.int64), 1)
-        source = sample.top_logprobs[number]
+        ours = sequence_predictions(model.session, tokens, sample.top_tokens[number])
+        source, chosen = sample.top_logprobs[number], ours.logprobs
         drift += coarse_divergence(known[number], chosen).tolist()
         gap = coarse_divergence(source, chosen) - coarse_divergence(source, known[number])
         worse += gap.tolist()
-        agreed += int((ours.argmax(1) == top1[number]).sum())
+        agreed += int((ours.top1 == top1[number]).sum())
     limits = _limits(model, record)
     found = _Drift(float(np.mean(drift)), agreed / len(drift), *_mean(worse), len(drift))
     return SelfTestCheck(name, found.within(limits), found.text(limits))

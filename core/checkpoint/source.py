@@ -31,6 +31,7 @@ from edgelm.checkpoint.sentence_transformers import (
 from edgelm.checkpoint.text_part import text_config, text_tensors
 from edgelm.checkpoint.weights.expert_stacks import with_stacked_experts
 from edgelm.checkpoint.weights.files import has_weights, stored_tensors, weight_files
+from edgelm.checkpoint.weights.folder_tensors import FolderTensors
 from edgelm.checkpoint.weights.names import (
     Stored,
     check_shapes,
@@ -43,7 +44,6 @@ from edgelm.checkpoint.weights.names import (
 from edgelm.checkpoint.weights.own_sizes import (
     check_left_out,
     left_out_outputs,
-    own_part,
     stored_shapes,
 )
 from edgelm.checkpoint.weights.values import (
@@ -101,26 +101,35 @@ class Checkpoint:
             self._stamps.setdefault(path, stamp(path))
 
     def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor in its stored type, mapped from the file; in fp32 where it is quantized.
+        """One tensor in its stored type; in fp32 where it is quantized.
 
         Raises:
             BadCheckpoint: it contains NaN or infinity, or its file was changed after opening.
         """
-        for path in self._paths(name):
-            check_unchanged(path, self._stamps.get(path))
-        tensor = self.read(name)
+        with self._unchanged(name):
+            tensor = self.read(name)
         if name not in self._finite:
             check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
             self._finite.add(name)
         return tensor
 
     def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
-        """`tensor(name)[rows]` for rows int64 [R], reading only these where that is possible."""
-        if name not in self._finite or not isinstance(self.read, GgufTensors):
+        """`tensor(name)[rows]` for rows int64 [R]; reads only these once all were checked."""
+        if name not in self._finite or not isinstance(self.read, (FolderTensors, GgufTensors)):
             return self.tensor(name)[rows]
+        with self._unchanged(name):
+            return self.read.rows(name, rows)
+
+    @contextmanager
+    def _unchanged(self, name: str) -> Iterator[None]:
+        """Check before and after reading a tensor that its files are those that were opened."""
+        self._check_unchanged(name)
+        yield
+        self._check_unchanged(name)
+
+    def _check_unchanged(self, name: str) -> None:
         for path in self._paths(name):
             check_unchanged(path, self._stamps.get(path))
-        return self.read.rows(name, rows)
 
     def _paths(self, name: str) -> tuple[Path, ...]:
         if name in self.packed:
@@ -307,12 +316,6 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         if entry.name in tensors.packed
     }
 
-    def read(tensor: str) -> "torch.Tensor":
-        whole = (
-            quantized[tensor].dequantize() if tensor in quantized else read_tensor(stored[tensor])
-        )
-        return own_part(spec, tensor, whole) if spec.has_own_sizes else whole
-
     found, shapes = {tensor: entry.shape for tensor, entry in stored.items()}, tensor_shapes(spec)
     check_stored(folder, stored, stored_shapes(spec, found))
     for left_out in left_out_outputs(spec):
@@ -324,7 +327,7 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         config,
         spec,
         tensor_shapes(spec),
-        read,
+        FolderTensors(spec, stored, quantized),
         tuple(files),
         revision,
         read_license(folder),

@@ -10,7 +10,7 @@ import onnxruntime
 
 from edgelm.bundle import FileEntry, Manifest, bundle_file
 from edgelm.bundle.records.behavior import Behavior
-from edgelm.bundle.records.gate_sample import GateSample, sequence_logprobs
+from edgelm.bundle.records.gate_sample import GateSample, sequence_predictions
 from edgelm.bundle.records.gates import Figures
 from edgelm.bundle.records.self_test import RecordedAnswer, SelfTestRecord
 from edgelm.errors import BadInput
@@ -146,10 +146,9 @@ def record_self_test(
     """What the graph computes on the gate's sample, and its first greedy answers."""
     logprobs, top1 = [], []
     for number, tokens in enumerate(sample.tokens):
-        rows = sequence_logprobs(model.session, tokens)
-        chosen = sample.top_tokens[number].astype(np.int64)
-        logprobs.append(np.take_along_axis(rows, chosen, 1).astype(np.float16))
-        top1.append(rows.argmax(1).astype(np.int32))
+        found = sequence_predictions(model.session, tokens, sample.top_tokens[number])
+        logprobs.append(found.logprobs.astype(np.float16))
+        top1.append(found.top1.astype(np.int32))
     chat = _is_chat(model)
     texts = (*asked.PROMPTS[: _RECORDED // 2], *asked.PROMPTS[-_RECORDED // 2 :])
     answers = [_recorded(model, text, chat) for text in dict.fromkeys(texts)]

@@ -20,8 +20,8 @@ from edgelm.runtime.engines.session import Session
 
 _TAIL = 64  # tokens of each sequence that are decoded one by one
 _SAMPLES, _SAMPLE_LENGTH = 4, 256  # of the passage, that travel with the bundle
-_ROWS = 256  # rows of logits that are computed at a time
-_COMPARED = _ROWS * 49_152  # logits compared at a time: 50 MB per tensor
+_ROWS = 256  # rows of logits that are computed at a time, at most
+_LOGITS = _ROWS * 49_152  # logits that are computed and compared at a time: 50 MB per tensor
 
 
 class EvalSettings(NamedTuple):
@@ -57,33 +57,45 @@ class Evaluator:
             session.rewind(0)
             at = 0
             for whole in session_logits(session, tokens.numpy(), tail or _TAIL):
-                for rows in torch.from_numpy(whole).split(max(1, _COMPARED // whole.shape[1])):
-                    end = at + len(rows)
-                    source = self.reference.logits(hidden[at:end], head)
-                    distance.add(source, rows, tokens[at + 1 : end + 1])
-                    at = end
+                end = at + len(whole)
+                source = self.reference.logits(hidden[at:end], head)
+                distance.add(source, torch.from_numpy(whole), tokens[at + 1 : end + 1])
+                at = end
         return distance.figures()
 
     def sample(self) -> GateSample:
         """A part of the gate for a device without the source."""
         tokens = self.passage.tokens[:_SAMPLES, :_SAMPLE_LENGTH]
         head = self.reference.head()
+        rows = rows_of_logits(head.shape[0])
         top_tokens, top_logprobs, target_logprobs = [], [], []
         for row, hidden in zip(tokens, self.hidden, strict=False):
-            logits = self.reference.logits(hidden[: len(row)], head)
-            logprobs = torch.log_softmax(logits, -1)
-            top = logprobs.topk(min(OUTCOMES, logprobs.shape[-1]), -1)
-            top_tokens.append(top.indices.int())
-            top_logprobs.append(top.values)
-            target_logprobs.append(logprobs[:-1].gather(1, row[1:, None])[:, 0])
-        parts = [torch.stack(each).numpy() for each in (top_tokens, top_logprobs, target_logprobs)]
-        return GateSample(tokens.numpy(), *parts)
+            for at in range(0, len(row), rows):
+                logits = self.reference.logits(hidden[at : min(at + rows, len(row))], head)
+                logprobs = torch.log_softmax(logits, -1)
+                top = logprobs.topk(min(OUTCOMES, logprobs.shape[-1]), -1)
+                top_tokens.append(top.indices.int())
+                top_logprobs.append(top.values)
+                targets = row[at + 1 : at + rows + 1, None]
+                target_logprobs.append(logprobs[: len(targets)].gather(1, targets)[:, 0])
+        parts = (torch.cat(each) for each in (top_tokens, top_logprobs, target_logprobs))
+        return GateSample(
+            tokens.numpy(), *(part.unflatten(0, (len(tokens), -1)).numpy() for part in parts)
+        )
+
+
+def rows_of_logits(vocabulary: int) -> int:
+    """How many rows of logits are computed at a time."""
+    return max(1, min(_ROWS, _LOGITS // vocabulary))
 
 
 def session_logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[np.ndarray]:
     """Logits of all tokens in parts, each valid until the next; the last `tail` run one by one."""
     body = len(tokens) - min(tail, len(tokens) // 2)
-    for at in range(0, body, _ROWS):
-        part = tokens[at : min(at + _ROWS, body)]
+    rows = rows_of_logits(session.vocab_size)
+    for at in range(0, body, rows):
+        part = tokens[at : min(at + rows, body)]
         yield session.advance(part, logits=len(part))
-    yield np.concatenate([session.advance(token).copy() for token in tokens[body:, None]])
+    for at in range(body, len(tokens), rows):
+        steps = tokens[at : at + rows, None]
+        yield np.concatenate([session.advance(token).copy() for token in steps])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from edgelm.export.quantize.quantizer import Quantizer
+from edgelm.export.source.head import Head
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, PER_LAYER_MODEL
@@ -165,7 +166,7 @@ class _PerturbedRuns:
         norm = self.reference.model.get_submodule(stored_name(spec.family, "model.norm"))
         source = _Source(self.reference.logits(clean.flatten(0, 1), head))
 
-        def kl(hidden: torch.Tensor, matrix: torch.Tensor) -> float:
+        def kl(hidden: torch.Tensor, matrix: Head) -> float:
             return source.kl(self.reference.logits(hidden.flatten(0, 1), matrix))
 
         with torch.inference_mode():

@@ -14,11 +14,12 @@ from torch import nn
 
 from edgelm.checkpoint.meta_model import empty_model, hf_config
 from edgelm.checkpoint.source import Checkpoint
+from edgelm.export.source.head import Head, read_head
 from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
 
-_HEAD_ROWS = 16_384
+_PART = 2**24  # weights of the head that are converted at a time: 67 MB
 
 
 class Reference:
@@ -64,18 +65,18 @@ class Reference:
             )
         return states.last_hidden_state  # type: ignore[no-any-return]
 
-    def head(self) -> torch.Tensor:
-        """The head's matrix [vocab, hidden] in its stored type, mapped from the file."""
-        tied = self.spec.tie_word_embeddings
-        return self.checkpoint.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")
+    def head(self) -> Head:
+        """The head's matrix [vocab, hidden] in its stored type."""
+        return read_head(self.checkpoint)
 
-    def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, head: Head) -> torch.Tensor:
         """Logits [rows, vocab] of final hidden states [rows, hidden], in fp32.
 
         The head is converted to fp32 a part at a time: it can be the largest matrix of all.
         """
         hidden = hidden / self.spec.logits_divisor
-        logits = torch.cat([hidden @ part.float().T for part in head.split(_HEAD_ROWS)], -1)
+        parts = head.split(max(1, _PART // head.shape[1]))
+        logits = torch.cat([hidden @ part.float().T for part in parts], -1)
         if cap := self.spec.logits_softcap:
             logits = torch.tanh(logits / cap) * cap
         return logits

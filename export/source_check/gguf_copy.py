@@ -35,9 +35,8 @@ def copy_weights(path: Path, target: Path, *, depth: int) -> None:
     """
     parts = open_parts(path)
     header = parts[0].header
-    entries = [
-        parts[0].data[span] for key, span in header.entries.items() if not key.startswith(_LEFT_OUT)
-    ]
+    spans = [span for key, span in header.entries.items() if not key.startswith(_LEFT_OUT)]
+    entries = [parts[0].read(span.start, span.stop - span.start) for span in spans]
     tensors = list(_tensors(parts, depth))
     with target.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries)))
@@ -51,7 +50,7 @@ def copy_weights(path: Path, target: Path, *, depth: int) -> None:
         for _, part, info, size in tensors:
             begin = part.header.data_offset + info.offset
             for at in range(begin, begin + size, _STEP):
-                file.write(part.data[at : min(at + _STEP, begin + size)])
+                file.write(part.read(at, min(_STEP, begin + size - at)))
             file.write(bytes(-size % header.alignment))
 
 

@@ -23,6 +23,7 @@ import torch
 from edgelm.bundle.records.gates import MAX_SOURCE_KL, SourceCheck
 from edgelm.devices.detection.memory import available_bytes
 from edgelm.errors import BadCheckpoint, GateFailed
+from edgelm.export.source.head import Head
 from edgelm.export.source.reference import Reference
 from edgelm.export.source_check.transformers_model import transformers_model
 from edgelm.spec.decoder import DecoderSpec
@@ -144,7 +145,7 @@ def _windows(
 
 
 def _compare(
-    reference: Reference, head: torch.Tensor, other: Any, stretch: _Stretch, depth: int
+    reference: Reference, head: Head, other: Any, stretch: _Stretch, depth: int
 ) -> tuple[float, float]:
     """KL from the other model to the reference, and the share of equal best tokens."""
     hybrid = other.config if reference.spec.is_hybrid else None

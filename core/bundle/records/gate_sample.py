@@ -5,6 +5,7 @@ one outcome. KL over such a coarse partition is a lower bound of the full KL (da
 inequality), and close to it, since a language model puts most of its mass on few tokens.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from zipfile import ZipFile
@@ -20,6 +21,7 @@ from edgelm.reasons import reason
 FILE = "gate.npz"
 OUTCOMES = 64
 _MAX_BYTES = 256 << 20  # of the arrays; a typical sample has 10 MB
+_BLOCK = 2**21  # logits that are converted to fp64 at a time: 17 MB
 
 
 class _Session(Protocol):
@@ -114,11 +116,11 @@ def measure_sample(sample: GateSample, session: _Session, *, tail: int = 32) -> 
     """
     divergence, agreed, loss, rows = 0.0, 0, 0.0, 0
     for number, tokens in enumerate(sample.tokens):
-        ours = sequence_logprobs(session, tokens, tail=tail)
         known, top = sample.top_logprobs[number], sample.top_tokens[number]
-        divergence += float(coarse_divergence(known, np.take_along_axis(ours, top, 1)).sum())
-        agreed += int((ours.argmax(1) == top[:, 0]).sum())
-        loss -= float(np.take_along_axis(ours[:-1], tokens[1:, None], 1).sum())
+        ours = sequence_predictions(session, tokens, top, tail=tail)
+        divergence += float(coarse_divergence(known, ours.logprobs).sum())
+        agreed += int((ours.top1 == top[:, 0]).sum())
+        loss -= float(ours.target_logprobs.sum())
         rows += len(tokens)
     targets = sample.target_logprobs.size
     mean, source_mean = loss / targets, -float(sample.target_logprobs.sum()) / targets
@@ -136,18 +138,60 @@ def _not_below_zero(kl: float) -> float:
     return 0.0 if kl < 0 else kl
 
 
-def sequence_logprobs(
-    session: _Session, tokens: npt.NDArray[np.int64], *, tail: int = 32
-) -> npt.NDArray[np.float64]:
-    """Log-probabilities [L, vocab] behind each token; the last `tail` are decoded one by one."""
+class Predictions(NamedTuple):
+    """What a session predicts behind each of L tokens.
+
+    logprobs: log-probabilities of N outcomes each, fp64 [L, N].
+    top1: the likeliest token, int64 [L].
+    target_logprobs: log-probabilities of the tokens that follow, fp64 [L - 1].
+    """
+
+    logprobs: npt.NDArray[np.float64]
+    top1: npt.NDArray[np.int64]
+    target_logprobs: npt.NDArray[np.float64]
+
+
+def sequence_predictions(
+    session: _Session,
+    tokens: npt.NDArray[np.int64],
+    outcomes: npt.NDArray[np.integer[Any]],
+    *,
+    tail: int = 32,
+) -> Predictions:
+    """Predictions of `outcomes` [L, N] behind each of `tokens` [L].
+
+    The last `tail` tokens are decoded one by one.
+    """
+    chosen, top1, following = [], [], []
+    at = 0
+    for logits in _blocks_of_logits(session, tokens, tail):
+        end = at + len(logits)
+        exact = logits.astype(np.float64)
+        exact -= exact.max(1, keepdims=True)
+        total = np.log(np.exp(exact).sum(1, keepdims=True))
+        chosen.append(np.take_along_axis(exact, outcomes[at:end].astype(np.int64), 1) - total)
+        top1.append(logits.argmax(1))
+        targets = tokens[at + 1 : end + 1, None]
+        known = len(targets)  # what follows the last token is not known
+        following.append(np.take_along_axis(exact[:known], targets, 1) - total[:known])
+        at = end
+    return Predictions(
+        np.concatenate(chosen), np.concatenate(top1), np.concatenate(following)[:, 0]
+    )
+
+
+def _blocks_of_logits(
+    session: _Session, tokens: npt.NDArray[np.int64], tail: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Logits behind all tokens, a few rows at a time, each valid until the next."""
     session.rewind(0)
     body = len(tokens) - min(tail, len(tokens) // 2)
-    parts = [session.advance(tokens[:body], logits=body).copy()]
-    parts += [session.advance(token).copy() for token in tokens[body:, None]]
-    logits = np.concatenate(parts).astype(np.float64)
-    logits -= logits.max(1, keepdims=True)
-    normed: npt.NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return normed
+    prefilled = session.advance(tokens[:body], logits=body)
+    rows = max(1, _BLOCK // prefilled.shape[1])
+    for start in range(0, body, rows):
+        yield prefilled[start : start + rows]
+    for token in tokens[body:, None]:
+        yield session.advance(token)
 
 
 def coarse_divergence(

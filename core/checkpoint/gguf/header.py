@@ -5,7 +5,6 @@ file is untrusted: every length and count is compared with the remaining bytes a
 limit before anything is allocated.
 """
 
-import mmap
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,9 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
-_MAX_HEADER_BYTES = 64 * 2**20  # 262,144 tokens with their merges take 15 MB
+_USUAL_BYTES = 24 * 2**20  # 262,144 tokens with their merges take 15 MB
+_MAX_HEADER_BYTES = 64 * 2**20
+_TOO_LONG = f"the header is longer than the limit of {_MAX_HEADER_BYTES // 2**20} MiB"
 _MAX_STRING_BYTES = 4 * 2**20  # the longest chat templates have some 100 kB
 _MAX_NAME_BYTES = 65_535
 _MAX_ENTRIES = 100_000  # metadata keys, and tensors
@@ -53,8 +54,8 @@ class TensorInfo(NamedTuple):
 class Header(NamedTuple):
     """The contents of a GGUF file's header.
 
-    Arrays of numbers in `metadata` are numpy views of the file, other arrays are lists. Strings
-    that are not UTF-8 keep their bytes as surrogates, so that only their users reject them.
+    Arrays of numbers in `metadata` are numpy arrays, other arrays are lists. Strings that are not
+    UTF-8 keep their bytes as surrogates, so that only their users reject them.
     `entries` are the bytes of each metadata entry, from its key to the end of its value.
     """
 
@@ -65,16 +66,30 @@ class Header(NamedTuple):
     entries: dict[str, slice] = {}  # noqa: RUF012 - never changed
 
 
-def read_header(path: Path, data: mmap.mmap) -> Header:
-    """Parse a mapped file.
+def read_header(path: Path, size: int) -> Header:
+    """Parse the header of a file.
+
+    Args:
+        path: the file.
+        size: its bytes.
 
     Raises:
         BadCheckpoint: it is not a GGUF file, is truncated, or has impossible values.
     """
-    check_not_pointer(path, data[:200])
+    if not size:
+        raise BadCheckpoint(f"{path} is empty; download it again")
     try:
-        return _Parser(data).parse()
+        with path.open("rb") as file:
+            data = file.read(_USUAL_BYTES)
+            check_not_pointer(path, data[:200])
+            try:
+                return _Parser(data, size).parse()
+            except _Truncated:
+                data += file.read(_MAX_HEADER_BYTES - len(data))
+                return _Parser(data, size).parse()
     except _Truncated:
+        if size > len(data) == _MAX_HEADER_BYTES:
+            raise BadCheckpoint(f"{path}: {_TOO_LONG}") from None
         raise BadCheckpoint(f"{path} ends inside its header; download it again") from None
     except ValueError as error:
         raise BadCheckpoint(f"{path}: {reason(error)}") from None
@@ -85,9 +100,11 @@ class _Truncated(Exception):
 
 
 class _Parser:
-    def __init__(self, data: mmap.mmap) -> None:
+    """Parses `data`, the first bytes of a file that has `size` bytes."""
+
+    def __init__(self, data: bytes, size: int) -> None:
         self.data = data
-        self.size = len(data)
+        self.size = size
         self.at = 0
         self.items = 0
 
@@ -168,9 +185,9 @@ class _Parser:
         if length > self.size - begin:
             raise _Truncated
         if begin + length > _MAX_HEADER_BYTES:
-            raise ValueError(
-                f"the header is longer than the limit of {_MAX_HEADER_BYTES // 2**20} MiB"
-            )
+            raise ValueError(_TOO_LONG)
+        if begin + length > len(self.data):
+            raise _Truncated
         self.at += length
         return begin
 
@@ -220,7 +237,7 @@ class _Parser:
     def strings(self, key: str, count: int) -> list[str]:
         # A vocabulary and its merges are half a million strings: avoid a call for each.
         unpack, data, at = struct.Struct("<Q").unpack_from, self.data, self.at
-        end = min(self.size, _MAX_HEADER_BYTES)
+        end = len(self.data)
         values = []
         for _ in range(count):
             if at + 8 > end:
@@ -240,7 +257,7 @@ class _Parser:
             raise ValueError(f"{key} is metadata of unknown type {kind}; download it again")
         form = np.dtype(_SCALARS[kind])
         begin = self.take(count * form.itemsize)
-        return np.frombuffer(self.data, form, count, begin)
+        return np.frombuffer(self.data, form, count, begin).copy()  # without all the other bytes
 
 
 def _short(value: Any) -> str:

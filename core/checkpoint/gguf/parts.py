@@ -3,14 +3,18 @@
 Each part has a complete header; the first one has the model's metadata. A part may have no tensors.
 """
 
-import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from edgelm.checkpoint.gguf.header import Header, read_header
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
+from edgelm.files.file_range import read_ranges
+from edgelm.reasons import reason
 
 _PART_NAME = re.compile(
     r"(?P<stem>.*)-(?P<number>\d{5})(?P<of>-of-)(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE
@@ -19,16 +23,33 @@ _PART_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class GgufPart:
-    """One mapped file with its header."""
+    """One file with its header; `size` is in bytes."""
 
     path: Path
-    data: mmap.mmap
+    size: int
     header: Header
 
     @property
     def metadata(self) -> GgufMetadata:
         """Its key-value pairs."""
         return GgufMetadata(self.path, self.header.metadata)
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Bytes of the file, uint8 [count].
+
+        Raises:
+            BadCheckpoint: the file has lost them since it was opened, or cannot be read.
+        """
+        return self.read_ranges([(start, count)])
+
+    def read_ranges(self, ranges: list[tuple[int, int]]) -> npt.NDArray[np.uint8]:
+        """Ranges of the file, (start, bytes) each, one after the other."""
+        data = np.empty(sum(count for _, count in ranges), np.uint8)
+        try:
+            read_ranges(self.path, ranges, memoryview(data))
+        except OSError as error:
+            raise BadCheckpoint(f"{self.path} cannot be read: {reason(error)}") from None
+        return data
 
 
 def open_parts(path: Path) -> list[GgufPart]:
@@ -93,9 +114,5 @@ def _check_tensors(parts: list[GgufPart]) -> None:
 
 
 def _open(path: Path) -> GgufPart:
-    with path.open("rb") as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise BadCheckpoint(f"{path} is empty; download it again") from None
-    return GgufPart(path, data, read_header(path, data))
+    size = path.stat().st_size
+    return GgufPart(path, size, read_header(path, size))

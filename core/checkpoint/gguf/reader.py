@@ -28,7 +28,7 @@ from edgelm.checkpoint.gguf.stored_tensor import (
     Stored,
     dequantize,
     factors,
-    quantized_rows,
+    some_quantized_rows,
     start,
     stored_bytes,
 )
@@ -42,7 +42,7 @@ _KEYS_AND_VALUES = ("attn_k", "attn_v", "attn_k_norm")
 
 
 class GgufFile:
-    """A mapped GGUF file: metadata, configuration and tensors under Hugging Face names.
+    """A GGUF file: metadata, configuration and tensors under Hugging Face names.
 
     Of a split model any part can be given; `path` is the first part, `paths` are all parts.
 
@@ -120,7 +120,7 @@ class GgufFile:
         floats = stored.info.ggml_type in (F32, F16)
         if floats or len(made.parts) > 1 or self._orders.moves(name):
             return self.read(name)[rows]
-        values = dequantize(quantized_rows(stored)[rows], stored.info.ggml_type)
+        values = dequantize(some_quantized_rows(stored, rows), stored.info.ggml_type)
         return self._from_ggml(name, values.reshape(len(rows), *made.shape[1:]))
 
     def packed(self) -> dict[str, PackedMatrix]:

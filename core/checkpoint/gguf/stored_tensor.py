@@ -24,10 +24,16 @@ class Stored(NamedTuple):
 
 def quantized_rows(stored: Stored) -> npt.NDArray[np.uint8]:
     """The bytes of a quantized tensor, uint8 [rows, bytes of a row]."""
-    raw = np.frombuffer(
-        stored.part.data, dtype=np.uint8, count=stored_bytes(stored), offset=start(stored)
-    )
+    raw = stored.part.read(start(stored), stored_bytes(stored))
     return raw.reshape(int(np.prod(stored.info.shape[:-1])), -1)
+
+
+def some_quantized_rows(stored: Stored, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """`quantized_rows(stored)[rows]`, reading only these."""
+    size = stored_bytes(stored) // int(np.prod(stored.info.shape[:-1]))
+    begin = start(stored)
+    raw = stored.part.read_ranges([(begin + row * size, size) for row in rows.tolist()])
+    return raw.reshape(len(rows), size)
 
 
 def values(stored: Stored) -> npt.NDArray[np.float32]:
@@ -35,9 +41,8 @@ def values(stored: Stored) -> npt.NDArray[np.float32]:
     kind = stored.info.ggml_type
     if kind not in (F32, F16):
         return dequantize(quantized_rows(stored), kind)
-    size = stored_bytes(stored)
-    raw = np.frombuffer(stored.part.data, dtype=np.uint8, count=size, offset=start(stored))
-    return raw.view("<f4" if kind == F32 else "<f2").astype(np.float32)
+    raw = stored.part.read(start(stored), stored_bytes(stored))
+    return raw.view("<f4" if kind == F32 else "<f2").astype(np.float32, copy=False)
 
 
 def factors(stored: Stored) -> npt.NDArray[np.float32]:
@@ -51,9 +56,7 @@ def factors(stored: Stored) -> npt.NDArray[np.float32]:
             f"{stored.part.path}: {stored.name} must be a vector of type F32; convert the "
             "model again"
         )
-    count, begin = stored.info.shape[0], start(stored)
-    _check_end(stored, begin + 4 * count)
-    return np.frombuffer(stored.part.data, "<f4", count, begin)
+    return values(stored)
 
 
 def start(stored: Stored) -> int:
@@ -120,11 +123,7 @@ def dequantize(rows: npt.NDArray[np.uint8], number: int) -> npt.NDArray[np.float
 
 
 def _check_end(stored: Stored, end: int) -> None:
-    size = len(stored.part.data)
-    if stored.part.data.size() < size:  # reading a page that the file has lost is a fatal SIGBUS
-        raise BadCheckpoint(
-            f"{stored.part.path} was truncated after it was opened; retry when it is complete"
-        )
+    size = stored.part.size
     if end > size:
         raise BadCheckpoint(
             f"{stored.part.path} is truncated: {stored.name} ends at byte {end}, the file has "

@@ -120,7 +120,7 @@ class Parts:
         return shape[0], shape[1]
 
     def tensor(self, part: str) -> "torch.Tensor":
-        """A part, mapped from its file."""
+        """A part in its stored type."""
         return read_tensor(self.tensors[part])
 
     def floats(self, part: str) -> "torch.Tensor":

@@ -3,11 +3,13 @@
 torch is imported on the first read.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
+from edgelm.files.file_range import read_ranges
 from edgelm.files.json_files import shown
 from edgelm.reasons import reason
 
@@ -15,6 +17,27 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_FLOAT32 = 3.4028234663852886e38
+_TORCH_TYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
+    "C64": "complex64",
+}
 
 
 Stamp = tuple[int, int, int, int]
@@ -38,25 +61,66 @@ def check_unchanged(path: Path, before: Stamp | None) -> None:
 
 
 def read_tensor(stored: StoredTensor) -> "torch.Tensor":
-    """A tensor of a safetensors file in its stored type, mapped from the file.
+    """A tensor of a safetensors file in its stored type.
 
     Raises:
-        BadCheckpoint: the file was removed or replaced.
+        BadCheckpoint: the file was removed, replaced or truncated, or torch has no such type.
     """
-    from safetensors import SafetensorError, safe_open
+    import torch
 
     if stored.parts:
-        import torch
-
         return torch.cat([read_tensor(part) for part in stored.parts]).view(stored.shape)
+    return _read(stored, [(stored.start, stored.end - stored.start)]).view(stored.shape)
+
+
+def read_rows(stored: StoredTensor, rows: "torch.Tensor") -> "torch.Tensor":
+    """`read_tensor(stored)[rows]` for rows int64 [R] of a matrix, reading only these.
+
+    Raises:
+        BadCheckpoint: as `read_tensor`.
+    """
+    if stored.parts or stored.shape[0] == 0:
+        return read_tensor(stored)[rows]
+    count, *others = stored.shape
+    size = (stored.end - stored.start) // count
+    ranges = [
+        (stored.start + first * size, (last - first) * size) for first, last in _runs(rows.tolist())
+    ]
+    return _read(stored, ranges).view(len(rows), *others)
+
+
+def _runs(rows: list[int]) -> list[tuple[int, int]]:
+    """Rows that follow each other, as (first, after the last)."""
+    breaks = [at for at, (one, other) in enumerate(pairwise(rows), 1) if other != one + 1]
+    return [(rows[a], rows[b - 1] + 1) for a, b in pairwise([0, *breaks, len(rows)]) if b > a]
+
+
+def _read(stored: StoredTensor, ranges: list[tuple[int, int]]) -> "torch.Tensor":
+    """Bytes of a tensor in its type, in one dimension."""
+    import torch
+
+    dtype = _torch_type(stored)
+    data = torch.empty(sum(count for _, count in ranges), dtype=torch.uint8)
     try:
-        with safe_open(stored.path, framework="pt") as opened:
-            return opened.get_tensor(stored.name)  # type: ignore[no-any-return]
-    except (SafetensorError, OSError, RuntimeError) as error:  # torch's, for a file that is gone
+        read_ranges(stored.path, ranges, memoryview(data.numpy()))
+    except OSError as error:
         raise BadCheckpoint(
             f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file "
             "changed after it was opened?"
         ) from None
+    return data.view(dtype)
+
+
+def _torch_type(stored: StoredTensor) -> "torch.dtype":
+    import torch
+
+    found = getattr(torch, _TORCH_TYPES.get(stored.dtype, ""), None)
+    if found is None:
+        raise BadCheckpoint(
+            f"{stored.path}: {shown(stored.name)} is stored as {stored.dtype}, which PyTorch "
+            f"{torch.__version__} does not have; convert the model to BF16"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def check_finite(tensor: "torch.Tensor", what: str) -> None:

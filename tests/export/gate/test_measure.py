@@ -150,7 +150,7 @@ def test_sequences_start_afresh(source: Tiny, evaluator: Evaluator) -> None:
     assert session.length == 100
 
 
-def test_wide_rows_are_compared_a_few_at_a_time(
+def test_wide_rows_are_computed_and_compared_a_few_at_a_time(
     tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tiny("llama").checkpoint
@@ -167,10 +167,31 @@ def test_wide_rows_are_compared_a_few_at_a_time(
         whole = evaluator.measure(session)
         assert max(counts) > 7
         counts.clear()
-        monkeypatch.setattr(measure, "_COMPARED", 7 * checkpoint.spec.vocab_size + 1)
+        monkeypatch.setattr(measure, "_LOGITS", 7 * checkpoint.spec.vocab_size + 1)
         parts = evaluator.measure(session)
     assert max(counts) == 7
     assert parts.tokens == whole.tokens
     assert parts.top1 == whole.top1
     assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
     assert parts.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
+
+
+def test_the_sample_is_computed_a_few_rows_at_a_time(
+    source: Tiny, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluator.sample()
+    counts = list[int]()
+    logits = Reference.logits
+
+    def counted(self: Reference, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        counts.append(len(hidden))
+        return logits(self, hidden, head)
+
+    monkeypatch.setattr(Reference, "logits", counted)
+    monkeypatch.setattr(measure, "_LOGITS", 7 * source.checkpoint.spec.vocab_size)
+    parts = evaluator.sample()
+    assert max(counts) == 7
+    assert (parts.top_tokens == whole.top_tokens).all()
+    assert parts.target_logprobs.shape == (3, 99)
+    for ours, expected in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)

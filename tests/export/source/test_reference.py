@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
+from edgelm.export.source import head
 from edgelm.export.source.reference import Reference
 from tests.checkpoints.models import TINY, tiny_model
 from tests.conftest import Tiny, TinyFactory
@@ -29,6 +30,20 @@ def test_hidden_states_and_logits_are_hugging_faces(source: Tiny) -> None:
     torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
     logits = reference.logits(hidden.flatten(0, 1), reference.head())
     torch.testing.assert_close(logits, expected.logits.flatten(0, 1), rtol=1e-5, atol=1e-4)
+
+
+def test_a_large_head_is_read_for_each_product(
+    tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = Reference(tiny("llama-untied").checkpoint)
+    hidden = reference.hidden_states(TOKENS).flatten(0, 1)
+    expected = reference.logits(hidden, reference.head())
+    monkeypatch.setattr(head, "_LARGE", 0)
+    monkeypatch.setattr("edgelm.export.source.reference._PART", 64 * 50)
+    in_file = reference.head()
+    assert isinstance(in_file, head.HeadInFile)
+    assert [len(part) for part in in_file.split(50)] == [50, 50, 28]
+    torch.testing.assert_close(reference.logits(hidden, in_file), expected)
 
 
 def test_weights_are_dropped_after_use(source: Tiny) -> None:

@@ -1,5 +1,6 @@
 """The part of the gate that travels with a bundle."""
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from edgelm.bundle import FileEntry, Manifest
+from edgelm.bundle.records import gate_sample
 from edgelm.bundle.records.gate_sample import (
     FILE,
     GateSample,
     measure_sample,
     read_sample,
+    sequence_predictions,
     write_sample,
 )
 from edgelm.bundle.records.gates import GATES, passes
@@ -148,6 +151,39 @@ def test_an_archive_that_unpacks_to_more_than_memory(tmp_path: Path) -> None:
             archive.writestr(f"{name}.npy", bytes(80 << 20))
     with pytest.raises(BadBundle, match="it unpacks to"):
         read_sample(tmp_path, listing(FILE))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_few_rows_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    other = LOGITS + RANDOM.normal(size=LOGITS.shape).astype(np.float32)
+    whole = measure_sample(sample(), Replay(other), tail=3)
+    monkeypatch.setattr(gate_sample, "_BLOCK", rows * VOCABULARY)
+    assert measure_sample(sample(), Replay(other), tail=3) == whole
+
+
+class Uniform:
+    """A session of a large vocabulary whose logits take no memory."""
+
+    vocabulary = 200_000
+
+    def rewind(self, length: int) -> None:
+        pass
+
+    def advance(self, tokens: npt.NDArray[np.int64], *, logits: int = 1) -> npt.NDArray[np.float32]:
+        return np.broadcast_to(np.float32(0), (logits, self.vocabulary))
+
+
+def test_a_large_vocabulary_does_not_take_memory_by_the_sequence() -> None:
+    tokens = np.arange(64)
+    tracemalloc.start()
+    try:
+        found = sequence_predictions(Uniform(), tokens, tokens[:, None], tail=8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.logprobs == pytest.approx(-np.log(Uniform.vocabulary))
+    assert found.target_logprobs.shape == (63,)
+    assert peak < 4 * 17e6  # three arrays of 10 rows; 300 MB if all rows were converted at once
 
 
 def test_nan_logits_are_no_distance_of_zero() -> None:

@@ -1,6 +1,5 @@
 """Headers of GGUF files that lie are refused at once, by name, without allocating for the lie."""
 
-import mmap
 import resource
 import struct
 import time
@@ -34,8 +33,7 @@ HUGE = 2**31
 def parse(folder: Path, content: bytes) -> Header:
     path = folder / "a.gguf"
     path.write_bytes(content)
-    with path.open("rb") as opened:
-        return read_header(path, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    return read_header(path, len(content))
 
 
 def test_every_kind_of_value(tmp_path: Path) -> None:

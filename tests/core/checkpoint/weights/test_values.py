@@ -1,15 +1,18 @@
 """Weights that are not numbers are refused where they are first read, by name."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.checkpoint.weights import values
 from edgelm.checkpoint.weights.safetensors_header import read_header
-from edgelm.checkpoint.weights.values import check_finite, read_tensor
+from edgelm.checkpoint.weights.values import check_finite, read_rows, read_tensor
 from edgelm.errors import BadCheckpoint
 from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.weight_folders import store, store_shards, tensors_of
@@ -97,3 +100,71 @@ def test_a_file_that_is_removed_while_it_is_read(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match="was the file changed after it was opened"):
         read_tensor(stored)
+
+
+TYPES = [
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32),
+    *(torch.int64, torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.float8_e5m2, torch.float8_e4m3fn, torch.float8_e8m0fnu, torch.float8_e4m3fnuz),
+    *(torch.float8_e5m2fnuz, torch.complex64),
+]
+
+
+def test_every_type_is_read_as_safetensors_does(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for dtype in TYPES:
+        count = 15 * dtype.itemsize
+        data = torch.randint(0, 2, (count,), dtype=torch.uint8, generator=generator)
+        tensors[str(dtype)] = data.view(dtype).view(3, 5)
+    tensors |= {"scalar": torch.tensor(1.5), "empty": torch.empty(0, 4), "none": torch.empty(3, 0)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    stored = read_header(tmp_path / "a.safetensors")
+    for name, expected in load_file(tmp_path / "a.safetensors").items():
+        found = read_tensor(stored[name])
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        flat = (one.reshape(-1).view(torch.uint8) for one in (found, expected))
+        assert torch.equal(*flat) or not expected.numel()
+
+
+def test_a_type_that_torch_does_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    header = b'{"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+    with pytest.raises(BadCheckpoint, match=r"'a' is stored as F6_E2M3, which PyTorch .* BF16"):
+        read_tensor(read_header(path)["a"])
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [3], [0, 1, 2], [5, 1, 2, 2, 9], list(range(96)), [95, 0]], ids=str
+)
+def test_only_the_rows_that_are_wanted_are_read(
+    folder: Path, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    inner = values.read_ranges
+
+    def counted(path: Path, ranges: Iterable[tuple[int, int]], out: memoryview) -> None:
+        wanted = list(ranges)
+        counts.extend(count for _, count in wanted)
+        inner(path, wanted, out)
+
+    monkeypatch.setattr(values, "read_ranges", counted)
+    stored = read_header(folder / "model.safetensors")[NAME]
+    found = read_rows(stored, torch.tensor(rows, dtype=torch.int64))
+    assert sum(counts) == 4 * found.numel()
+    assert torch.equal(found, tensors_of(folder)[NAME][rows])
+
+
+def test_rows_of_a_tensor_that_is_checked_whole(folder: Path) -> None:
+    tensors = tensors_of(folder)
+    tensors[NAME][-1, 0] = torch.nan
+    store(folder, tensors)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(BadCheckpoint, match="1 values of"):  # not in the row that is wanted
+        checkpoint.rows(NAME, torch.tensor([0]))
+    good = "model.embed_tokens.weight"
+    wanted = torch.tensor([7, 2])
+    first = checkpoint.rows(good, wanted)
+    assert torch.equal(first, checkpoint.rows(good, wanted))
+    assert torch.equal(first, tensors[good][wanted])

@@ -1,0 +1,59 @@
+"""The head of a source, a part of its rows at a time.
+
+The head of a large vocabulary would take 0.8 GB (128,256 tokens of 3,072 channels in bf16) while
+its logits are compared, besides what the engine takes. It is read from its file for each product
+instead, which the file cache makes cheap.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from edgelm.checkpoint.source import Checkpoint
+
+_LARGE = 2**28  # weights, of which smaller heads are read once and kept
+
+
+class Head(Protocol):
+    """A matrix [vocab, hidden] whose rows are used in parts; tensors are such matrices."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[vocab, hidden]."""
+
+    def split(self, rows: int, /) -> "Iterator[torch.Tensor] | tuple[torch.Tensor, ...]":
+        """The rows in order, this many at a time, in their stored type."""
+
+
+class HeadInFile:
+    """A head that stays in its file.
+
+    Args:
+        checkpoint: its checkpoint.
+        name: of the tensor [vocab, hidden].
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self._checkpoint, self._name = checkpoint, name
+        self.shape = torch.Size(checkpoint.shapes[name])
+        checkpoint.tensor(name)  # checks all of it, after which its rows can be read alone
+
+    def split(self, rows: int, /) -> Iterator[torch.Tensor]:
+        """The rows in order, this many at a time, in their stored type."""
+        for ids in torch.arange(self.shape[0]).split(rows):
+            yield self._checkpoint.rows(self._name, ids)
+
+
+def read_head(checkpoint: Checkpoint) -> Head:
+    """A checkpoint's head, in memory unless it is large.
+
+    A quantized head is in memory as well: it would be dequantized for each product.
+    """
+    tied = checkpoint.spec.tie_word_embeddings
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    vocabulary, width = checkpoint.shapes[name]
+    quantized = checkpoint.is_gguf or name in checkpoint.packed
+    if quantized or vocabulary * width < _LARGE:
+        return checkpoint.tensor(name)
+    return HeadInFile(checkpoint, name)
