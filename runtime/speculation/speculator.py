@@ -96,10 +96,10 @@ class Speculator:
             return []
         if self._from_model:
             assert draft is not None
-            if model.trial:
-                self.state.trials.tried()
-            else:
+            if not model.trial:
                 self.state.trials.paid()
+            elif not self.state.trials.begin():
+                return []
             return draft.propose(self._history, plan.drafts, self.state.costs)
         assert self._lookup is not None
         return self._lookup.draft(plan.drafts)
