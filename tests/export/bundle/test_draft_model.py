@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import edgelm
@@ -16,6 +19,7 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.bundle.sign import sign_bundle
 from edgelm.export.pipeline import export_model
+from edgelm.runtime.turns import Turns
 from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.signing import new_key
 
@@ -81,6 +85,29 @@ def test_two_sequences_have_a_draft_each(bundle: Path) -> None:
                 next(stream)
         for stream in streams:
             stream.close()
+
+
+@pytest.mark.usefixtures("drafts_pay")
+def test_other_generations_run_while_it_reads_a_long_prompt(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edgelm.load(bundle, threads=1, speculation="draft") as lm:
+        draft = lm._sequences.slots[0].draft
+        assert draft is not None
+        turn, read = Turns.turn, list[int]()
+
+        @contextmanager
+        def noted(self: Turns, *cancelled: Any) -> Iterator[None]:
+            before = draft.session.length
+            with turn(self, *cancelled):
+                yield
+            read.append(draft.session.length - before)
+
+        monkeypatch.setattr(Turns, "turn", noted)
+        prompt = np.random.default_rng(2).integers(40, 90, 200).tolist()
+        assert lm.generate(prompt, max_tokens=20, temperature=0).timings.drafted
+        assert sum(read) >= 200
+        assert max(read) <= draft.session.chunk
 
 
 def test_off_and_lookup_do_not_load_it(bundle: Path) -> None:

@@ -46,7 +46,7 @@ class _StillDue(DraftTrials):
 
 
 class _Draft:
-    def propose(self, history: list[int], count: int, costs: StepCosts) -> list[int]:
+    def propose(self, history: list[int], count: int, costs: StepCosts, _: Any = None) -> list[int]:
         return [7] * count
 
 
