@@ -26,8 +26,8 @@ _MAX_PERIOD = 16
 class WorkResult(msgspec.Struct, frozen=True):
     """One kind of work.
 
-    Rates are tokens per second of decoding, a pair per task and round; `runs` is how many runs of
-    the engine gave `decoded` tokens. `different` counts tasks whose answer was another one with
+    Rates are tokens per second of decoding, a pair per task and round, but for answers that ended
+    with their first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts tasks whose answer was another one with
     speculation, `loops` those whose answer ends in a loop.
     """
 
@@ -43,10 +43,11 @@ class WorkResult(msgspec.Struct, frozen=True):
     loops: int
 
     @property
-    def gain(self) -> float:
-        """Speed with speculation over that without: the median of pairs."""
+    def gain(self) -> float | None:
+        """Speed with speculation over that without: the median of pairs; None if there is none."""
         pairs = zip(self.rates_on, self.rates_off, strict=True)
-        return statistics.median(on / off for on, off in pairs)
+        gains = [on / off for on, off in pairs]
+        return statistics.median(gains) if gains else None
 
     @property
     def tokens_per_run(self) -> float:
@@ -90,12 +91,16 @@ def _measure_work(
         different += any(pair.on.tokens != pair.off.tokens for pair in measured)
         loops += ends_in_a_loop(measured[0].off.tokens)
         pairs += measured
+    rates = [
+        (pair.off.timings.tokens_per_second, pair.on.timings.tokens_per_second) for pair in pairs
+    ]
+    known = [(off, on) for off, on in rates if off and on]
     return WorkResult(
         work,
         answers,
         len(tasks),
-        [pair.off.timings.tokens_per_second or 0.0 for pair in pairs],
-        [pair.on.timings.tokens_per_second or 0.0 for pair in pairs],
+        [off for off, _ in known],
+        [on for _, on in known],
         sum(pair.on.timings.decoded for pair in pairs),
         sum(pair.on.timings.drafted for pair in pairs),
         sum(pair.on.timings.accepted for pair in pairs),

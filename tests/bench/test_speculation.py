@@ -10,6 +10,7 @@ import edgelm
 from edgelm.bench.cli import main
 from edgelm.bench.speculation import measure
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
+from edgelm.bench.speculation.report import _row
 from edgelm.bench.speculation.tasks import WORKS, Task
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel, Reply
@@ -72,6 +73,18 @@ def test_neither_is_always_first(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
         measure.measure_works(lm, "lookup", rounds=2)
     # A warm-up, then two turns; the model's own answer, then the reference.
     assert order == ["lookup", "off", "off", "lookup", "lookup", "off"] * 2
+
+
+def test_answers_of_a_single_token_have_no_speed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "WORKS", {"chat": SHORT["chat"]})
+    monkeypatch.setattr(measure, "_MAX_TOKENS", 1)
+    with edgelm.load(bundle, threads=1) as lm:
+        own, reference = measure.measure_works(lm, "lookup", rounds=1)
+    assert (own.rates_off, own.rates_on, own.gain) == ([], [], None)
+    assert _row(own).startswith("| chat | own | – | – | – | 0 of 0 | – |")
+    assert reference.gain is not None
 
 
 def test_one_bundle_at_a_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
