@@ -26,9 +26,9 @@ _MAX_PERIOD = 16
 class WorkResult(msgspec.Struct, frozen=True):
     """One kind of work.
 
-    Rates are tokens per second of decoding, a pair per task and round, but for answers that ended
-    with their first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts tasks whose answer was another one with
-    speculation, `loops` those whose answer ends in a loop.
+    Rates are tokens per second of decoding, a pair per task and round, without answers that ended
+    with their first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts
+    tasks whose answer was another one with speculation, `loops` those whose answer ends in a loop.
     """
 
     work: str
