@@ -209,8 +209,8 @@ def test_a_draft_is_exported_into_the_bundle_of_its_target(bench: Path) -> None:
     assert command == f"edge-export {bench / 'teacher'} --draft-for bundle/"
     recipe = read_recipe(write_recipe(bench, TEACHER, draft, QAD, name="draft-qad"))
     assert export_command(recipe, bench / "teacher") == (
-        f"{command} --precision int4 --method rtn --group-size 32"
-    )
+        f"{command} --precision int4 --method rtn --group-size 32 --layer lm_head=int8"
+    ), "the grid that QAD trained on, as of any student"
     assert export_parser().parse_args(shlex.split(command)[1:]).draft_for == Path("bundle")
 
 
