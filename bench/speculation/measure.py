@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode
@@ -67,7 +68,17 @@ def measure_works(
     rounds: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[WorkResult]:
-    """Answer all tasks of all kinds of work, `rounds` times after a warm-up."""
+    """Answer all tasks of all kinds of work, `rounds` times after a warm-up.
+
+    Raises:
+        BadInput: the context is too short for them.
+    """
+    longest = max(_length(lm, task.prompt) for tasks in WORKS.values() for task in tasks)
+    if longest > lm.context:
+        raise BadInput(
+            f"the longest task has {longest} tokens, the context holds {lm.context}; export with "
+            f"--context {2 * longest} or more"
+        )
     results = []
     for answers in ("own", "reference"):
         for work, tasks in WORKS.items():
@@ -131,6 +142,10 @@ def _answer(lm: LanguageModel, mode: SpeculationMode, task: Task, answers: Answe
         options["max_tokens"] = len(tokens)
         options["logits_processors"] = [_Dictated(tokens.tolist())]
     return lm.generate(prompt, **options)
+
+
+def _length(lm: LanguageModel, prompt: str) -> int:
+    return len(lm.chat_tokens(prompt) if lm.has_chat_template else lm.tokenizer.encode(prompt))
 
 
 class _Dictated:
