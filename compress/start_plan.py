@@ -14,7 +14,7 @@ from edgelm.cli import format_bytes
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.drafting.settings import STARTS, DraftSettings
+from edgelm.compress.drafting.settings import DraftSettings, positions
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.pruning.shape import Shape
@@ -119,11 +119,13 @@ class _Stages:
 
     def _acceptance(self, settings: DraftSettings) -> StagePlan:
         """Both models on held-out rows, with the draft before training and after it."""
-        row = 2 * self.length + STARTS * settings.drafted
-        tokens = 2 * REPORTED_ROWS * row
-        work = tokens * (self._forward(self.student) + self._forward(self.teacher))
-        memory = self._resident(self.student) + self._resident(self.teacher)
-        return StagePlan("acceptance", tokens, work, memory, alone=True)
+        student, teacher = self.student, self.teacher
+        ours, _ = positions(self.length, settings.drafted, rereads=student.is_hybrid)
+        _, theirs = positions(self.length, settings.drafted, rereads=teacher.is_hybrid)
+        row = ours * self._forward(student) + theirs * self._forward(teacher)
+        memory = self._resident(student) + self._resident(teacher)
+        rows = 2 * REPORTED_ROWS
+        return StagePlan("acceptance", rows * theirs, rows * row, memory, alone=True)
 
     def _student(self) -> DecoderSpec:
         """The requested shape, or the largest one within the budget."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from edgelm.checkpoint.student import Figure
-from edgelm.compress.drafting.settings import STARTS
+from edgelm.compress.drafting.settings import starts
 from edgelm.compress.evaluation.next_token import ROWS, hidden_states
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
@@ -124,12 +124,6 @@ class _Reader:
 
     def _best(self, states: torch.Tensor) -> torch.Tensor:
         return self._head.logits(states).argmax(-1)
-
-
-def starts(length: int, drafted: int) -> list[int]:
-    """Up to eight places of a row where drafting starts, spread evenly."""
-    last = max(1, length - drafted)
-    return sorted({max(1, last * (index + 1) // STARTS) for index in range(STARTS)})
 
 
 def _figure(values: Sequence[float]) -> Figure:
