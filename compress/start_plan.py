@@ -12,6 +12,7 @@ import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.conversations import read_prompts
+from edgelm.compress.data.documents import data_files
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.drafting.settings import DraftSettings, positions
@@ -268,9 +269,9 @@ def _data_tokens(recipe: Recipe) -> int | None:
     scripts, too low.
     """
     size = 0
-    for source in map(Path, recipe.data):
-        files = sorted(source.iterdir()) if source.is_dir() else [source]
-        if not all(file.is_file() and file.suffix in _TEXT_SUFFIXES for file in files):
+    for source in recipe.data:
+        files = data_files(source)
+        if not files or any(file.suffix not in _TEXT_SUFFIXES for file in files):
             return None  # a name, or compressed
         size += sum(file.stat().st_size for file in files)
     return size // _BYTES_PER_TOKEN + _written_tokens(recipe.synthesize)
