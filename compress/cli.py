@@ -147,7 +147,7 @@ def _compress(options: argparse.Namespace) -> None:
     size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
     print(f"{options.output}: {size}")
     for task, figures in record.evaluation.items():
-        shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
+        shown = ", ".join(f"{who} {figure.text}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
     print(f"next: {export_command(recipe, options.output)}")
 
