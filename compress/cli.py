@@ -147,7 +147,7 @@ def _compress(options: argparse.Namespace) -> None:
     size = f"{record.parameters / 1e6:,.1f} M parameters, {share:.0%} of the teacher's"
     print(f"{options.output}: {size}")
     for task, figures in record.evaluation.items():
-        shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in figures.items())
+        shown = ", ".join(f"{who} {figure.text}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
     print(f"next: {export_command(recipe, options.output)}")
 
@@ -191,31 +191,35 @@ def export_command(recipe: "Recipe", student: Path) -> str:
 
     A draft model goes into the bundle that it drafts for.
     """
-    from edgelm.checkpoint.source import open_checkpoint
-
     words = ["edge-export", str(student)]
     if recipe.draft:  # target and engine are the bundle's
         words += ["--draft-for", "bundle/"]
-        if recipe.qad:
-            words += ["--precision", recipe.qad.precision, "--method", "rtn"]
-            if recipe.qad_group_size is not None:
-                words += ["--group-size", str(recipe.qad_group_size)]
-        return shlex.join(words)
-    words += ["--target", recipe.target.name]
-    if recipe.target.engine:
-        words += ["--engine", recipe.target.engine]
-    if recipe.qad and not recipe.align:
-        layers, head = recipe.qad_precisions
-        words += ["--precision", recipe.qad.precision, "--method", "rtn"]
-        if recipe.qad_group_size is not None:
-            words += ["--group-size", str(recipe.qad_group_size)]
-        if recipe.qad.symmetric is not None:
-            words.append("--symmetric" if layers.symmetric else "--no-symmetric")
-        if head != layers:
-            words += ["--layer", f"lm_head={recipe.qad.head}"]
-            if not open_checkpoint(student).spec.tie_word_embeddings:
-                words += ["--layer", f"embedding={recipe.qad.head}"]
-    return shlex.join([*words, "-o", "bundle/"])
+    else:
+        words += ["--target", recipe.target.name]
+        if recipe.target.engine:
+            words += ["--engine", recipe.target.engine]
+    if not recipe.align:
+        words += _grid_options(recipe, student)
+    return shlex.join(words if recipe.draft else [*words, "-o", "bundle/"])
+
+
+def _grid_options(recipe: "Recipe", student: Path) -> list[str]:
+    """The options of the export for the grid that QAD trained on; none without QAD."""
+    from edgelm.checkpoint.source import open_checkpoint
+
+    if not recipe.qad:
+        return []
+    layers, head = recipe.qad_precisions
+    words = ["--precision", recipe.qad.precision, "--method", "rtn"]
+    if recipe.qad_group_size is not None:
+        words += ["--group-size", str(recipe.qad_group_size)]
+    if recipe.qad.symmetric is not None:
+        words.append("--symmetric" if layers.symmetric else "--no-symmetric")
+    if head != layers:
+        words += ["--layer", f"lm_head={recipe.qad.head}"]
+        if not open_checkpoint(student).spec.tie_word_embeddings:
+            words += ["--layer", f"embedding={recipe.qad.head}"]
+    return words
 
 
 def _silence_libraries() -> None:

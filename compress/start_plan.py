@@ -12,9 +12,10 @@ import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.conversations import read_prompts
+from edgelm.compress.data.documents import data_files
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.drafting.settings import STARTS, DraftSettings
+from edgelm.compress.drafting.settings import DraftSettings, positions
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.pruning.shape import Shape
@@ -119,11 +120,13 @@ class _Stages:
 
     def _acceptance(self, settings: DraftSettings) -> StagePlan:
         """Both models on held-out rows, with the draft before training and after it."""
-        row = 2 * self.length + STARTS * settings.drafted
-        tokens = 2 * REPORTED_ROWS * row
-        work = tokens * (self._forward(self.student) + self._forward(self.teacher))
-        memory = self._resident(self.student) + self._resident(self.teacher)
-        return StagePlan("acceptance", tokens, work, memory, alone=True)
+        student, teacher = self.student, self.teacher
+        ours, _ = positions(self.length, settings.drafted, rereads=student.is_hybrid)
+        _, theirs = positions(self.length, settings.drafted, rereads=teacher.is_hybrid)
+        row = ours * self._forward(student) + theirs * self._forward(teacher)
+        memory = self._resident(student) + self._resident(teacher)
+        rows = 2 * REPORTED_ROWS
+        return StagePlan("acceptance", rows * theirs, rows * row, memory, alone=True)
 
     def _student(self) -> DecoderSpec:
         """The requested shape, or the largest one within the budget."""
@@ -266,9 +269,9 @@ def _data_tokens(recipe: Recipe) -> int | None:
     scripts, too low.
     """
     size = 0
-    for source in map(Path, recipe.data):
-        files = sorted(source.iterdir()) if source.is_dir() else [source]
-        if not all(file.is_file() and file.suffix in _TEXT_SUFFIXES for file in files):
+    for source in recipe.data:
+        files = data_files(source)
+        if not files or any(file.suffix not in _TEXT_SUFFIXES for file in files):
             return None  # a name, or compressed
         size += sum(file.stat().st_size for file in files)
     return size // _BYTES_PER_TOKEN + _written_tokens(recipe.synthesize)

@@ -260,11 +260,12 @@ def _source(profile: Profile, where: str, source: str) -> None:
 
 def _check_mode(mode: PowerMode) -> None:
     peaks = [figure.value for figure in mode.dense_tflops.values()]
-    counts = [figure.value for figure in (mode.clock_ghz, mode.sm_count) if figure is not None]
+    optional = (mode.measured_gb_s, mode.clock_ghz, mode.sm_count)
+    counts = [figure.value for figure in optional if figure is not None]
     if min([mode.bandwidth_gb_s.value, *counts, *peaks]) < _MIN_VALUE or not peaks:
         raise ValueError(
             f"power mode {mode.name!r} needs a bandwidth and dense peaks, all above zero, "
-            "as are clock and multiprocessors"
+            "as are measured bandwidth, clock and multiprocessors"
         )
 
 

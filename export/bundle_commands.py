@@ -33,6 +33,13 @@ def verify(folder: Path) -> None:
     print(who or "not signed: hashes detect damage, not who made the bundle")
 
 
+def print_manifest(folder: Path) -> None:
+    """Print a bundle's manifest, JSON."""
+    from edgelm.bundle import MANIFEST
+
+    print((folder / MANIFEST).read_text(encoding="utf-8"), end="")
+
+
 def sign(folder: Path, key: Path) -> None:
     """Sign a bundle with a key."""
     from edgelm.export.bundle.sign import sign_bundle

@@ -63,7 +63,13 @@ def requested_limits(request: ExportRequest, target: Target, requested: Assignme
 
 
 def deliver_requested(writer: Writer, assignment: Assignment, gate: Evaluator) -> Delivery:
-    """Write a requested assignment; inputs with outliers too large for int8 stay unquantized."""
+    """Write a requested assignment and compare it with the gate."""
+    assignment = keeping_outliers(writer, assignment)
+    return _with_wider_cache_if_failed(writer, writer.write_and_gate(assignment, gate), gate)
+
+
+def keeping_outliers(writer: Writer, assignment: Assignment) -> Assignment:
+    """An assignment in which inputs with outliers too large for int8 stay unquantized."""
     progress, stats = writer.workspace.progress, writer.quantizer.stats
     kept_inputs: list[str] = []
     if stats is not None:
@@ -71,8 +77,7 @@ def deliver_requested(writer: Writer, assignment: Assignment, gate: Evaluator) -
     if kept_inputs:
         names = ", ".join(kept_inputs)
         progress(f"outliers too large for int8: the inputs of {names} stay unquantized")
-    assignment = assignment | dict.fromkeys(kept_inputs, Int8(group_size=0))
-    return _with_wider_cache_if_failed(writer, writer.write_and_gate(assignment, gate), gate)
+    return assignment | dict.fromkeys(kept_inputs, Int8(group_size=0))
 
 
 def deliver_auto(writer: Writer, calibration: Passage, gate: Evaluator) -> Delivery:

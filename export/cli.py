@@ -10,7 +10,8 @@ import msgspec
 
 from edgelm.cli import format_bytes, parse_bytes, positive_int, run_command
 from edgelm.errors import BadInput
-from edgelm.export.bundle_commands import list_targets, sign, trust, verify
+from edgelm.export.bundle_commands import list_targets, print_manifest, sign, trust, verify
+from edgelm.export.draft_command import export_draft_model
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -173,10 +174,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     modes = ("list_targets", "verify", "sign", "finalize", "trust")
     chosen = [mode for mode in modes if getattr(arguments, mode)]
-    if chosen and (arguments.model or arguments.output):
+    if chosen and (arguments.model or arguments.output or arguments.draft_for):
         raise BadInput(
-            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model and -o, or run "
-            "two commands"
+            f"--{chosen[0].replace('_', '-')} exports nothing; leave out the model, -o and "
+            "--draft-for, or run two commands"
         )
     if arguments.list_targets:
         return list_targets()
@@ -190,10 +191,12 @@ def _run(arguments: argparse.Namespace) -> None:
         return trust(arguments.trust)
     if not arguments.model:
         raise BadInput("give a model: a Hugging Face folder, a hub id or a .gguf file")
+    if arguments.draft_for:
+        exceptions = dict(_exception(text) for text in arguments.layer)
+        defaults = parser().parse_args([arguments.model])
+        return export_draft_model(arguments, defaults, exceptions, _log_line)
     if arguments.plan:
         return _plan(arguments)
-    if arguments.draft_for:
-        return _export_draft(arguments)
     if not arguments.output:
         raise BadInput("give a folder to write the bundle to: -o DIR")
     return _export(arguments)
@@ -296,32 +299,7 @@ def _of_source(
     return with_source(request, checkpoint, profile)
 
 
-def _export_draft(arguments: argparse.Namespace) -> None:
-    from edgelm.export.bundle.draft_model import export_draft
-
-    if arguments.output:
-        raise BadInput("--draft-for writes into the bundle; leave out -o")
-    if arguments.adapter or arguments.switchable:
-        raise BadInput("--draft-for exports a model as it is; leave out --adapter")
-    draft = export_draft(
-        arguments.model,
-        arguments.draft_for,
-        precision="int8" if arguments.precision is None else arguments.precision,
-        group_size=arguments.group_size,
-        method=arguments.method,
-        revision=arguments.revision,
-        work=arguments.work,
-        progress=_log_line,
-    )
-    print(
-        f"{arguments.draft_for}: has a draft model of {draft.spec.parameters / 1e6:.1f} M "
-        f"parameters, {format_bytes(draft.weight_bytes)}"
-    )
-    print(f"measure the gain: edge-bench {arguments.draft_for} --speculation draft")
-
-
 def _export(arguments: argparse.Namespace) -> None:
-    from edgelm.bundle import MANIFEST
     from edgelm.export.adapters.options import chosen_adapters
     from edgelm.export.pipeline import export_model
 
@@ -355,7 +333,7 @@ def _export(arguments: argparse.Namespace) -> None:
         **texts,
     )
     if arguments.json:
-        print((arguments.output / MANIFEST).read_text(encoding="utf-8"), end="")
+        print_manifest(arguments.output)
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     bits = 8 * manifest.weight_bytes / manifest.spec.parameters

@@ -70,16 +70,21 @@ class Writer:
     quantizer: Quantizer
     limits: GateLimits
 
+    def write(self, assignment: Assignment, folder: Path) -> WrittenGraph:
+        """Write the graph into a folder."""
+        target = self.target
+        self.workspace.progress(f"quantizing and writing the {target.plan.dialect} graph")
+        segments = target.segments(self.request.segments)
+        form = replace(target.format, segments=segments, adapted=self.request.adapted)
+        return write_graph(folder, self.quantizer, assignment, form)
+
     def write_and_gate(
         self, assignment: Assignment, evaluator: Evaluator, *, folder: Path | None = None
     ) -> Delivery:
         """Write the graph into the bundle, or another folder, and compare it with the gate."""
         progress, target = self.workspace.progress, self.target
-        progress(f"quantizing and writing the {target.plan.dialect} graph")
         folder = folder or self.workspace.bundle
-        segments = target.segments(self.request.segments)
-        form = replace(target.format, segments=segments, adapted=self.request.adapted)
-        graph = write_graph(folder, self.quantizer, assignment, form)
+        graph = self.write(assignment, folder)
         name, limits = self.limits
         run, check = self._measure(folder, graph, assignment, evaluator)
         passed = passes(run.figures, limits) and (run.behavior is None or run.behavior.passed)

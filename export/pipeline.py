@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -35,6 +34,7 @@ from edgelm.export.calibration import calibrated, passage_for
 from edgelm.export.choose import (
     deliver_auto,
     deliver_requested,
+    keeping_outliers,
     requested_assignment,
     requested_limits,
 )
@@ -48,10 +48,11 @@ from edgelm.export.disk import (
 )
 from edgelm.export.embedding.pipeline import export_embedding
 from edgelm.export.gate.measure import Evaluator
+from edgelm.export.precision.legalize import Assignment
 from edgelm.export.precision.source_plan import with_source
 from edgelm.export.progress import Progress, Timed
 from edgelm.export.quantize.weights import Weights
-from edgelm.export.request import ExportRequest
+from edgelm.export.request import ExportRequest, GateMode
 from edgelm.export.source.files import SourceFiles
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import CALIBRATION, GATE, SEQUENCES, Passage
@@ -77,7 +78,7 @@ def export_model(
     group_size: int | None = None,
     symmetric: bool | None = None,
     exceptions: Mapping[str, str] | None = None,
-    gate: Literal["on", "off"] = "on",
+    gate: GateMode = "on",
     calibration: str | Path = CALIBRATION,
     gate_text: str | Path = GATE,
     revision: str | None = None,
@@ -107,7 +108,8 @@ def export_model(
         group_size: weights that share a scale.
         symmetric: no zero points if true.
         exceptions: group pattern to precision, e.g. `{"layers.0.*": "int8"}`.
-        gate: `off` also writes a bundle that fails the gate, and says so in its manifest.
+        gate: `off` also writes a bundle that fails the gate, and says so in its manifest. `none`
+            measures nothing, not even whether the source is read as transformers reads it.
         calibration: text for cache scales and sensitivities, JSONL or plain.
         gate_text: text that the result is measured on, different from the calibration text.
         revision: commit, tag or branch for a hub id.
@@ -172,7 +174,8 @@ def export_model(
         disk_full_as_error(output, space, work=work),
         staged_folder(output, marker=MANIFEST, listing=bundle_files) as folder,
     ):
-        export = _export if checkpoint.embedding is None else export_embedding
+        plain = _export if request.gate != "none" else _export_unmeasured
+        export = plain if checkpoint.embedding is None else export_embedding
         return export(files, made_for, request, folder, work, Timed(progress))
 
 
@@ -216,14 +219,44 @@ def _deliver(
 
     Returns what was written, its evaluator on the gate's text, and the calibration text.
     """
-    requested = requested_assignment(request, target, reference.checkpoint)
-    quantizer, calibration = calibrated(workspace, request, target, reference, requested)
-    limits = requested_limits(request, target, requested)
-    writer = Writer(workspace, request, target, quantizer, limits)
+    writer, requested, calibration = _prepare(workspace, request, target, reference)
     gate = evaluator_for(reference, text, "the gate text", workspace.cache, workspace.progress)
     if requested or calibration is None:
         return deliver_requested(writer, requested, gate), gate, calibration
     return deliver_auto(writer, calibration, gate), gate, calibration
+
+
+def _prepare(
+    workspace: Workspace, request: ExportRequest, target: Target, reference: Reference
+) -> tuple[Writer, Assignment, Passage | None]:
+    """A writer of graphs, the requested assignment, and the calibration text."""
+    requested = requested_assignment(request, target, reference.checkpoint)
+    quantizer, calibration = calibrated(workspace, request, target, reference, requested)
+    limits = requested_limits(request, target, requested)
+    return Writer(workspace, request, target, quantizer, limits), requested, calibration
+
+
+def _export_unmeasured(
+    source: SourceFiles,
+    target: Target,
+    request: ExportRequest,
+    folder: Path,
+    work: Path | None,
+    progress: Timed,
+) -> Manifest:
+    """The stages of an export that compares the graph with nothing, into an empty folder."""
+    _announce(source.checkpoint, target, progress)
+    write_tokenizer_files(source.checkpoint, folder)
+    context = target.plan.context
+    reference = Reference(source.checkpoint, context=context)
+    with open_workspace(folder, work, source, reference, context, progress) as workspace:
+        writer, requested, calibration = _prepare(workspace, request, target, reference)
+        assignment = keeping_outliers(writer, requested)
+        manifest = draft_manifest(source.checkpoint, target, writer.write(assignment, folder))
+        engines = compile_ahead(folder, manifest, progress, work=workspace.durable_folder)
+    manifest = msgspec.structs.replace(manifest, engines=engines, precision=assignment)
+    used = calibration.sha256 if calibration else None
+    return write_bundle(folder, source, manifest, calibration=used)
 
 
 def _finish(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from edgelm.devices.kernels import Kernels
 from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS
@@ -15,6 +15,8 @@ from edgelm.export.source.text import CALIBRATION, GATE
 from edgelm.planning import SOURCE, PlanRequest
 from edgelm.quantize.precision import WeightPrecision, parse_precision
 
+GateMode = Literal["on", "off", "none"]
+
 
 @dataclass(frozen=True)
 class ExportRequest:
@@ -22,7 +24,7 @@ class ExportRequest:
 
     plan: PlanRequest = field(default_factory=PlanRequest)
     exceptions: Mapping[str, str] = field(default_factory=dict)
-    gate: Literal["on", "off"] = "on"
+    gate: GateMode = "on"
     calibration: Path = CALIBRATION
     gate_text: Path = GATE
     method: str = "auto"
@@ -39,8 +41,8 @@ class ExportRequest:
         """Check what needs no weights.
 
         Raises:
-            BadInput: an exception that matches no group, options that contradict each other, or
-                a number of segments below 1.
+            BadInput: an exception that matches no group, options that contradict each other, an
+                unknown gate, or a number of segments below 1.
             UnknownName: an unknown method.
         """
         if self.method not in METHODS:
@@ -49,6 +51,15 @@ class ExportRequest:
             raise BadInput(
                 f"segments is {self.segments}, expected 1 to {MAX_SEGMENTS}, or auto for the "
                 "fewest with which the engine can be compiled on the device"
+            )
+        if self.gate not in get_args(GateMode):
+            raise BadInput(
+                f"gate is {self.gate!r}, expected one of {', '.join(get_args(GateMode))}"
+            )
+        if self.gate == "none" and (self.plan.precision == "auto" or self.adapters):
+            raise BadInput(
+                "precision auto and switchable adapters need the gate's figures: name a precision, "
+                "leave out the adapters, or let the gate measure (gate on, or off to ignore it)"
             )
         if self.max_size is not None and self.plan.precision != "auto":
             raise BadInput(

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from edgelm.bench.evaluation.subjects import is_bundle
-from edgelm.compress.evaluation.metrics import Metric, mean_of, share_of
+from edgelm.compress.evaluation.metrics import Metric, fraction_of, share_of
 from edgelm.compress.evaluation.tasks.mt_bench import Dialog
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
@@ -117,7 +117,7 @@ def judge_dialogs(
         same.append(first == mirrored)
         scores.append({"A": 1.0, "B": 0.0}.get(first, 0.5) if first == mirrored else 0.5)
         progress(number, len(turns))
-    return {"preferred": mean_of(scores), "same in both orders": share_of(same)}
+    return {"preferred": fraction_of(scores), "same in both orders": share_of(same)}
 
 
 def _ask(judge: Judge, turns: Dialog, first: Dialog, second: Dialog) -> str:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode
@@ -26,9 +27,9 @@ _MAX_PERIOD = 16
 class WorkResult(msgspec.Struct, frozen=True):
     """One kind of work.
 
-    Rates are tokens per second of decoding, a pair per task and round; `runs` is how many runs of
-    the engine gave `decoded` tokens. `different` counts tasks whose answer was another one with
-    speculation, `loops` those whose answer ends in a loop.
+    Rates are tokens per second of decoding, a pair per task and round, without answers that ended
+    with their first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts
+    tasks whose answer was another one with speculation, `loops` those whose answer ends in a loop.
     """
 
     work: str
@@ -43,10 +44,11 @@ class WorkResult(msgspec.Struct, frozen=True):
     loops: int
 
     @property
-    def gain(self) -> float:
-        """Speed with speculation over that without: the median of pairs."""
+    def gain(self) -> float | None:
+        """Speed with speculation over that without: the median of pairs; None if there is none."""
         pairs = zip(self.rates_on, self.rates_off, strict=True)
-        return statistics.median(on / off for on, off in pairs)
+        gains = [on / off for on, off in pairs]
+        return statistics.median(gains) if gains else None
 
     @property
     def tokens_per_run(self) -> float:
@@ -66,7 +68,17 @@ def measure_works(
     rounds: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[WorkResult]:
-    """Answer all tasks of all kinds of work, `rounds` times after a warm-up."""
+    """Answer all tasks of all kinds of work, `rounds` times after a warm-up.
+
+    Raises:
+        BadInput: the context is too short for them.
+    """
+    longest = max(_length(lm, task.prompt) for tasks in WORKS.values() for task in tasks)
+    if longest > lm.context:
+        raise BadInput(
+            f"the longest task has {longest} tokens, the context holds {lm.context}; export with "
+            f"--context {2 * longest} or more"
+        )
     results = []
     for answers in ("own", "reference"):
         for work, tasks in WORKS.items():
@@ -90,12 +102,16 @@ def _measure_work(
         different += any(pair.on.tokens != pair.off.tokens for pair in measured)
         loops += ends_in_a_loop(measured[0].off.tokens)
         pairs += measured
+    rates = [
+        (pair.off.timings.tokens_per_second, pair.on.timings.tokens_per_second) for pair in pairs
+    ]
+    known = [(off, on) for off, on in rates if off and on]
     return WorkResult(
         work,
         answers,
         len(tasks),
-        [pair.off.timings.tokens_per_second or 0.0 for pair in pairs],
-        [pair.on.timings.tokens_per_second or 0.0 for pair in pairs],
+        [off for off, _ in known],
+        [on for _, on in known],
         sum(pair.on.timings.decoded for pair in pairs),
         sum(pair.on.timings.drafted for pair in pairs),
         sum(pair.on.timings.accepted for pair in pairs),
@@ -126,6 +142,10 @@ def _answer(lm: LanguageModel, mode: SpeculationMode, task: Task, answers: Answe
         options["max_tokens"] = len(tokens)
         options["logits_processors"] = [_Dictated(tokens.tolist())]
     return lm.generate(prompt, **options)
+
+
+def _length(lm: LanguageModel, prompt: str) -> int:
+    return len(lm.chat_tokens(prompt) if lm.has_chat_template else lm.tokenizer.encode(prompt))
 
 
 class _Dictated:

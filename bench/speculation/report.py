@@ -40,10 +40,14 @@ def speculation_table(report: SpeculationReport) -> str:
 
 
 def _row(result: WorkResult) -> str:
-    off, on = statistics.median(result.rates_off), statistics.median(result.rates_on)
+    speeds = "– | – | –"
+    if result.gain is not None:
+        off, on = statistics.median(result.rates_off), statistics.median(result.rates_on)
+        speeds = f"{off:.1f} | {on:.1f} | {result.gain:.2f}×"
+    per_run = f"{result.tokens_per_run:.2f}" if result.decoded else "–"
     return (
-        f"| {result.work} | {result.answers} | {off:.1f} | {on:.1f} | {result.gain:.2f}× "
-        f"| {result.accepted} of {result.drafted} | {result.tokens_per_run:.2f} "
+        f"| {result.work} | {result.answers} | {speeds} "
+        f"| {result.accepted} of {result.drafted} | {per_run} "
         f"| {result.different} of {result.tasks} | {result.loops} of {result.tasks} |"
     )
 

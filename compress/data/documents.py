@@ -106,14 +106,19 @@ def read_documents(source: str | Path) -> Iterator[Document]:
         BadInput: no such file, or a row without these fields; file and line are named.
     """
     check_documents(source)
+    files = data_files(source)
+    for file in files:
+        yield from _read_file(file)
+    if not files:
+        yield from _read_dataset(str(source))
+
+
+def data_files(source: str | Path) -> list[Path]:
+    """The files that are read of a file or a folder; none of a `datasets` name."""
     path = Path(source)
     if path.is_dir():
-        for file in sorted(file for file in path.iterdir() if _kind(file)):
-            yield from _read_file(file)
-    elif path.is_file():
-        yield from _read_file(path)
-    else:
-        yield from _read_dataset(str(source))
+        return sorted(file for file in path.iterdir() if _kind(file))
+    return [path] if path.is_file() else []
 
 
 def _kind(path: Path) -> str | None:

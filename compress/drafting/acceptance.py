@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from edgelm.checkpoint.student import Figure
-from edgelm.compress.drafting.settings import STARTS
+from edgelm.compress.drafting.settings import starts
 from edgelm.compress.evaluation.next_token import ROWS, hidden_states
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model, spec_of
@@ -45,7 +45,7 @@ def acceptance(
         lengths += _accepted(draft, target, part, drafted)
         progress(len(chances), len(rows))
     return {
-        "acceptance of a token": _figure(chances),
+        "acceptance of a token": _figure(chances, is_share=True),
         f"tokens per verification, {drafted} drafted": _figure([1 + one for one in lengths]),
     }
 
@@ -126,13 +126,7 @@ class _Reader:
         return self._head.logits(states).argmax(-1)
 
 
-def starts(length: int, drafted: int) -> list[int]:
-    """Up to eight places of a row where drafting starts, spread evenly."""
-    last = max(1, length - drafted)
-    return sorted({max(1, last * (index + 1) // STARTS) for index in range(STARTS)})
-
-
-def _figure(values: Sequence[float]) -> Figure:
+def _figure(values: Sequence[float], *, is_share: bool = False) -> Figure:
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-    return Figure(mean, math.sqrt(variance / len(values)), len(values), "higher")
+    return Figure(mean, math.sqrt(variance / len(values)), len(values), "higher", is_share)

@@ -4,7 +4,7 @@ import msgspec
 
 from edgelm.compress.ranges import Count
 
-STARTS = 8  # places of a held-out row where drafting starts
+_STARTS = 8
 
 
 class DraftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,3 +18,22 @@ class DraftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     num_hidden_layers: Count = 4
     drafted: Count = 4
+
+
+def starts(length: int, drafted: int) -> list[int]:
+    """Up to eight places of a held-out row where drafting starts, spread evenly."""
+    last = max(1, length - drafted)
+    return sorted({max(1, last * (index + 1) // _STARTS) for index in range(_STARTS)})
+
+
+def positions(length: int, drafted: int, *, rereads: bool) -> tuple[int, int]:
+    """About how many positions of a row the draft and its target compute, for both figures.
+
+    `rereads`: the model reads the text again for each run; others keep it in their cache.
+    """
+    places = starts(length, drafted)
+    if not rereads:
+        count = 2 * length + len(places) * drafted
+        return count, count
+    ours = sum(drafted * place + drafted * (drafted - 1) // 2 for place in places)
+    return length + ours, length + sum(place + drafted for place in places)

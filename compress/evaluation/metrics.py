@@ -14,7 +14,7 @@ from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 
 Better = Literal["lower", "higher"]
-Form = Literal["share", "mean", "exp"]
+Form = Literal["share", "fraction", "mean", "exp"]
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -32,14 +32,15 @@ class Difference(msgspec.Struct, frozen=True):
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than two standard errors."""
-        return abs(self.value) > 2 * self.error
+        """Whether it is more than two standard errors; of one item, no error is known."""
+        return self.n > 1 and abs(self.value) > 2 * self.error
 
 
 class Metric(msgspec.Struct, frozen=True):
     """One figure of a task: the sum of `sums` over the sum of `counts`, an entry per item.
 
-    form: `share` of successes, `mean`, or `exp` of a mean (perplexity from losses).
+    form: `share` of successes, `fraction` (mean of values from 0 to 1), `mean`, or `exp` of a mean
+    (perplexity from losses).
     """
 
     sums: tuple[float, ...]
@@ -62,7 +63,7 @@ class Metric(msgspec.Struct, frozen=True):
         if self.form == "exp":
             value = math.exp(value)
             error *= value
-        return Score(value, error, total, self.better)
+        return Score(value, error, total, self.better, self.form in ("share", "fraction"))
 
     def difference(self, other: "Metric") -> Difference:
         """Compare with the other's figure, item by item: ours minus theirs.
@@ -91,9 +92,9 @@ class Metric(msgspec.Struct, frozen=True):
         return [(one - mean * count) / total for one, count in pairs]
 
 
-def share_of(right: Sequence[bool]) -> Metric:
+def share_of(right: Sequence[bool], better: Better = "higher") -> Metric:
     """The share of successes, one per item."""
-    return Metric(tuple(map(float, right)), (1,) * len(right), "higher", "share")
+    return Metric(tuple(map(float, right)), (1,) * len(right), better, "share")
 
 
 def share_of_parts(parts: Sequence[Sequence[bool]]) -> Metric:
@@ -102,7 +103,12 @@ def share_of_parts(parts: Sequence[Sequence[bool]]) -> Metric:
     return Metric(tuple(float(sum(one)) for one in parts), counts, "higher", "share")
 
 
-def mean_of(values: Sequence[float], better: Better = "higher") -> Metric:
+def fraction_of(values: Sequence[float]) -> Metric:
+    """The mean of a value from 0 to 1 per item; 1 is best."""
+    return Metric(tuple(values), (1,) * len(values), "higher", "fraction")
+
+
+def mean_of(values: Sequence[float], better: Better) -> Metric:
     """The mean of a value per item."""
     return Metric(tuple(values), (1,) * len(values), better, "mean")
 

@@ -55,7 +55,7 @@ def _headline(record: StudentRecord) -> str:
         f"{record.teacher_parameters / 1e6:,.1f} M."
     )
     compared = [
-        f"{task}: {by_model['student'].value:.4g} (teacher {by_model['teacher'].value:.4g}, "
+        f"{task}: {by_model['student'].text} (teacher {by_model['teacher'].text}, "
         f"{by_model['student'].better} is better)"
         for task, by_model in record.evaluation.items()
         if {"teacher", "student"} <= set(by_model)
@@ -82,7 +82,7 @@ def _recovery(record: StudentRecord) -> list[Statement]:
         if (student.value < pruned.value) == (student.better == "lower")
     ]
     reason = "; ".join(
-        f"{task}: {pruned.value:.4g} after pruning, {student.value:.4g} after training"
+        f"{task}: {pruned.text} after pruning, {student.text} after training"
         for task, (pruned, student) in pairs.items()
     )
     holds = {len(pairs): True, 0: False}.get(len(better))
@@ -129,8 +129,11 @@ def _task(task: str, by_model: dict[str, Figure]) -> list[Cell]:
 def _figure(figure: Figure | None) -> Cell:
     if figure is None:
         return Cell("–")
-    error = f" ± {short(figure.error)}" if figure.error else ""
-    return Cell(f"{figure.value:.4g}{error}", figure.value)
+    text = figure.text
+    if figure.error:
+        error = short(100 * figure.error) if figure.is_share else short(figure.error)
+        text = f"{text.removesuffix('%')} ± {error}{'%' if figure.is_share else ''}"
+    return Cell(text, figure.value)
 
 
 def _shapes(record: StudentRecord) -> str:

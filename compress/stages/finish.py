@@ -81,7 +81,7 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
                 progress=shown,
             )
             for task, one in scores.items():
-                figure = Figure(one.value, one.error, one.n, one.better)
+                figure = Figure(one.value, one.error, one.n, one.better, one.is_share)
                 figures.setdefault(task, {})[name] = json.loads(msgspec.json.encode(figure))
         return stage_record("evaluate", settings, figures)
 

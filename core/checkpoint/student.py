@@ -19,12 +19,21 @@ _MAX_BYTES = 16 << 20
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One measured quality, with the standard error of its mean if known."""
+    """One measured quality, with the standard error of its mean if known.
+
+    `is_share`: it is a part of a whole, from 0 to 1, which tables show in percent.
+    """
 
     value: float
     error: float | None = None
     n: int = 0
     better: str = "lower"
+    is_share: bool = False
+
+    @property
+    def text(self) -> str:
+        """The value with four significant digits, or in percent."""
+        return f"{self.value:.1%}" if self.is_share else f"{self.value:.4g}"
 
 
 class StageRecord(msgspec.Struct, frozen=True):

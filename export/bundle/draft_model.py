@@ -1,10 +1,12 @@
 """A draft model inside the bundle that it drafts for: `draft/`, a bundle of its own.
 
 The bundle's manifest lists the draft's files, so that they are checked with all others. A draft
-model may be far from its source: the large model checks every token. There is no quality gate.
+model may be far from its source: the large model checks every token. There is no quality gate,
+except that precision `auto` chooses by the gate's figures.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from edgelm.export.bundle.sign import remove_signature
 from edgelm.export.bundle.text.text_files import text_files
 from edgelm.export.pipeline import export_model
 from edgelm.export.progress import Progress
+from edgelm.export.source.text import CALIBRATION
 from edgelm.files.hashing import file_sha256
 from edgelm.files.staging import replace_file
 
@@ -33,7 +36,10 @@ def export_draft(
     *,
     precision: str = "int8",
     group_size: int | None = None,
+    symmetric: bool | None = None,
+    exceptions: Mapping[str, str] | None = None,
     method: str = "auto",
+    calibration: str | Path = CALIBRATION,
     revision: str | None = None,
     work: str | Path | None = None,
     progress: Progress = log.info,
@@ -47,7 +53,10 @@ def export_draft(
         bundle: the bundle that it drafts for.
         precision: as in `export_model`.
         group_size: as in `export_model`.
+        symmetric: as in `export_model`.
+        exceptions: as in `export_model`.
         method: as in `export_model`.
+        calibration: as in `export_model`.
         revision: commit, tag or branch for a hub id.
         work: a folder for intermediate results.
         progress: called with one line at each stage.
@@ -86,8 +95,11 @@ def export_draft(
         engine=manifest.engine.name,
         precision=precision,
         group_size=group_size,
+        symmetric=symmetric,
+        exceptions=exceptions,
         method=method,
-        gate="off",
+        calibration=calibration,
+        gate="off" if precision == "auto" else "none",
         context=min(manifest.limits.context, _longest(source, revision)),
         revision=revision,
         work=work,

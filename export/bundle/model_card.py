@@ -194,7 +194,7 @@ def _student(record: StudentRecord) -> list[str]:
         lines += ["", "| unquantized | teacher | pruned | student |", "|---|---:|---:|---:|"]
         for task, figures in record.evaluation.items():
             cells = [
-                f"{figures[who].value:.4g}" if who in figures else ""
+                figures[who].text if who in figures else ""
                 for who in ("teacher", "pruned", "student")
             ]
             lines.append(f"| {task} | {' | '.join(cells)} |")

@@ -144,6 +144,8 @@ def gate_class(precisions: Iterable[WeightPrecision]) -> EmbeddingClass:
 
 def check_embedding_request(request: ExportRequest) -> None:
     """Raise BadInput for options that embedding models do not have."""
+    if request.gate == "none":
+        raise BadInput("gate none is for language models; use gate off for an embedding model")
     if request.max_size is not None:
         raise BadInput(
             "a maximum size is for language models; name the --precision of an embedding model "

@@ -7,6 +7,7 @@ of speculation.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -114,10 +115,8 @@ class Steps:
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
             return None
-        if slot.draft is None:
-            return self._speculator.propose(most, None, instead=instead) or None
-        with self._sequences.turn(self._stop):  # the draft model runs, too
-            return self._speculator.propose(most, slot.draft, instead=instead) or None
+        turn = partial(self._sequences.turn, self._stop)
+        return self._speculator.propose(most, slot.draft, instead=instead, turn=turn) or None
 
     def _room(self, session: Session) -> int:
         """Drafted tokens that the context and the request leave room for."""

@@ -92,6 +92,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     background: bool | None = None
     conversation: Any = None
+    prompt: Any = None
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """How often predicted tokens are right, by how many tokens each prediction rests on."""
 
+import threading
 from bisect import bisect_right
 
 _EDGES = (3, 5, 9, 17)  # match lengths at which a class of predictions begins
@@ -40,26 +41,31 @@ class MatchAcceptance:
 class DraftAcceptance:
     """The share of a draft model's tokens that are accepted; recent ones count most.
 
+    Methods may be called from several threads.
+
     Args:
         share: what is assumed before any was seen.
     """
 
     def __init__(self, share: float = 0.6) -> None:
+        self._lock = threading.Lock()
         self._right, self._seen = share * _WEIGHT, _WEIGHT
 
     @property
     def share(self) -> float:
         """The share of right ones."""
-        return self._right / self._seen
+        with self._lock:
+            return self._right / self._seen
 
     def observe(self, right: bool) -> None:
         """Count a drafted token whose predecessors were all accepted."""
-        self._right = self._right * _FADING + right
-        self._seen = self._seen * _FADING + 1
+        with self._lock:
+            self._right = self._right * _FADING + right
+            self._seen = self._seen * _FADING + 1
 
     def expected(self, count: int) -> list[float]:
         """Tokens that a run gives with 0 to `count` drafted ones, its own included."""
-        tokens = [1.0]
+        share, tokens = self.share, [1.0]
         for number in range(1, count + 1):
-            tokens.append(tokens[-1] + self.share**number)
+            tokens.append(tokens[-1] + share**number)
         return tokens

@@ -6,6 +6,7 @@ ever correct that: a single measurement is believed up to a limit, and what was 
 forgotten after a while. Sizes are tried from the smallest on.
 """
 
+import threading
 from collections import deque
 from statistics import median
 
@@ -21,9 +22,13 @@ _SINGLES, _SEVERAL = 9, 5
 
 
 class StepCosts:
-    """Times of runs by their number of tokens, and of a draft model's runs, in seconds."""
+    """Times of runs by their number of tokens, and of a draft model's runs, in seconds.
+
+    Methods may be called from several threads: every generation has its caller's.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._single: deque[float] = deque(maxlen=_SINGLES)
         self._drafts: deque[float] = deque(maxlen=_SINGLES)
         self._ratios: dict[int, deque[float]] = {}
@@ -37,31 +42,35 @@ class StepCosts:
 
     def single(self, seconds: float) -> None:
         """Take note of a run of one token."""
-        self._single.append(seconds)
-        self._since += 1
-        if self._since == _FORGET:
-            self._since = 0
-            self._known.clear()
-            for ratios in self._ratios.values():
-                if ratios:
-                    ratios.popleft()
+        with self._lock:
+            self._single.append(seconds)
+            self._since += 1
+            if self._since == _FORGET:
+                self._since = 0
+                self._known.clear()
+                for ratios in self._ratios.values():
+                    if ratios:
+                        ratios.popleft()
 
     def several(self, size: int, seconds: float) -> None:
         """Take note of a run of `size` tokens."""
-        ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
-        ratios.append(seconds / median(self._single))
-        self._known.clear()
+        with self._lock:
+            ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
+            ratios.append(seconds / median(self._single))
+            self._known.clear()
 
     def drafted(self, seconds: float) -> None:
         """Take note of a draft model's run of one token."""
-        self._drafts.append(seconds)
+        with self._lock:
+            self._drafts.append(seconds)
 
     def ratio(self, size: int) -> float:
         """A run of `size` tokens in runs of one."""
-        known = self._known.get(size)
-        if known is None:
-            known = self._known[size] = self._estimate(size)
-        return known
+        with self._lock:
+            known = self._known.get(size)
+            if known is None:
+                known = self._known[size] = self._estimate(size)
+            return known
 
     def _estimate(self, size: int) -> float:
         measured = self._ratios.get(size, ())
@@ -74,16 +83,20 @@ class StepCosts:
 
     def usable(self) -> list[int]:
         """Sizes up to the first that was not measured: what larger ones cost shows in smaller."""
-        new = next((one for one in SIZES if not self._ratios.get(one)), SIZES[-1])
+        with self._lock:
+            new = next((one for one in SIZES if not self._ratios.get(one)), SIZES[-1])
         return [size for size in SIZES if size <= new]
 
     def measured(self) -> dict[int, float]:
         """Ratios of the sizes that were run."""
-        return {size: self.ratio(size) for size, ratios in sorted(self._ratios.items()) if ratios}
+        with self._lock:
+            sizes = sorted(size for size, ratios in self._ratios.items() if ratios)
+            return {size: self.ratio(size) for size in sizes}
 
     def draft_ratio(self) -> float:
         """A draft model's run of one token in runs of one token of the model."""
-        return median(self._drafts) / median(self._single) if self._drafts else 0.3
+        with self._lock:
+            return median(self._drafts) / median(self._single) if self._drafts else 0.3
 
     def _assumed(self, size: int) -> float:
         """From the next smaller size that was measured."""

@@ -1,7 +1,8 @@
 """A small model that drafts tokens for a large one with the same vocabulary."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -23,18 +24,43 @@ class DraftModel:
         self.session = session
         self.vocab_size = vocab_size
 
-    def propose(self, history: Sequence[int], count: int, costs: StepCosts) -> list[int]:
-        """Continue `history` by `count` tokens; fewer where its context is full."""
+    def propose(
+        self,
+        history: Sequence[int],
+        count: int,
+        costs: StepCosts,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[int]:
+        """Continue `history` by `count` tokens; fewer where its context is full.
+
+        Args:
+            history: tokens so far.
+            count: of tokens to draft.
+            costs: where the times of its runs are noted.
+            turn: the engine's; a long text is read in chunks with a turn each, so that other
+                generations run in between, and a cancelled one ends.
+        """
         session = self.session
         count = min(count, session.capacity - len(history) + 1)
         if count < 1:
             return []
-        session.rewind(min(_common(session.tokens, history), len(history) - 1))
-        row = session.advance(np.array(history[session.length :], dtype=np.int64))
+        done = min(_common(session.tokens, history), len(history) - 1)
+        while True:
+            with turn():
+                if session.length != done:
+                    session.rewind(done)
+                part = history[done : done + session.chunk]
+                row = session.advance(np.array(part, dtype=np.int64))
+                done = session.length
+                if done == len(history):
+                    return self._greedy(row, count, costs)
+
+    def _greedy(self, row: Logits, count: int, costs: StepCosts) -> list[int]:
+        """The continuation behind the last row."""
         tokens = [self._best(row)]
         while len(tokens) < count:
             started = time.perf_counter()
-            row = session.advance(np.array(tokens[-1:], dtype=np.int64))
+            row = self.session.advance(np.array(tokens[-1:], dtype=np.int64))
             costs.drafted(time.perf_counter() - started)
             tokens.append(self._best(row))
         return tokens

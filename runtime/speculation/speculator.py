@@ -12,7 +12,8 @@ with its probability under the model, and what replaces it has the rest of the d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
@@ -81,11 +82,18 @@ class Speculator:
             if right is not None:
                 self._matches.observe(matched, right)
 
-    def propose(self, most: int, draft: DraftModel | None, *, instead: float = 1.0) -> list[int]:
+    def propose(
+        self,
+        most: int,
+        draft: DraftModel | None,
+        *,
+        instead: float = 1.0,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[int]:
         """The tokens to check with the next run, at most `most`; none where it is not faster.
 
         `instead` is what a run without drafted tokens gives per time, in runs of one token: more
-        than 1 where it takes tokens of other generations, too.
+        than 1 where it takes tokens of other generations, too. The draft model runs in `turn`s.
         """
         if most < 1 or not self.allowed or not self.state.costs.known or instead == math.inf:
             return []
@@ -96,11 +104,11 @@ class Speculator:
             return []
         if self._from_model:
             assert draft is not None
-            if model.trial:
-                self.state.trials.tried()
-            else:
+            if not model.trial:
                 self.state.trials.paid()
-            return draft.propose(self._history, plan.drafts, self.state.costs)
+            elif not self.state.trials.begin():
+                return []
+            return draft.propose(self._history, plan.drafts, self.state.costs, turn)
         assert self._lookup is not None
         return self._lookup.draft(plan.drafts)
 

@@ -10,7 +10,9 @@ import edgelm
 from edgelm.bench.cli import main
 from edgelm.bench.speculation import measure
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
+from edgelm.bench.speculation.report import _row
 from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.speculation import SpeculationMode
@@ -72,6 +74,28 @@ def test_neither_is_always_first(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
         measure.measure_works(lm, "lookup", rounds=2)
     # A warm-up, then two turns; the model's own answer, then the reference.
     assert order == ["lookup", "off", "off", "lookup", "lookup", "off"] * 2
+
+
+def test_answers_of_a_single_token_have_no_speed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "WORKS", {"chat": SHORT["chat"]})
+    monkeypatch.setattr(measure, "_MAX_TOKENS", 1)
+    with edgelm.load(bundle, threads=1) as lm:
+        own, reference = measure.measure_works(lm, "lookup", rounds=1)
+    assert (own.rates_off, own.rates_on, own.gain) == ([], [], None)
+    assert _row(own).startswith("| chat | own | – | – | – | 0 of 0 | – |")
+    assert reference.gain is not None
+
+
+def test_a_context_too_short_for_the_tasks_is_said_at_once(bundle: Path) -> None:
+    lines: list[str] = []
+    with (
+        edgelm.load(bundle, threads=1) as lm,
+        pytest.raises(BadInput, match=r"the longest task has \d+ tokens, the context holds 256"),
+    ):
+        measure.measure_works(lm, "lookup", rounds=1, progress=lines.append)
+    assert not lines
 
 
 def test_one_bundle_at_a_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

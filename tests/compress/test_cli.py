@@ -209,8 +209,8 @@ def test_a_draft_is_exported_into_the_bundle_of_its_target(bench: Path) -> None:
     assert command == f"edge-export {bench / 'teacher'} --draft-for bundle/"
     recipe = read_recipe(write_recipe(bench, TEACHER, draft, QAD, name="draft-qad"))
     assert export_command(recipe, bench / "teacher") == (
-        f"{command} --precision int4 --method rtn --group-size 32"
-    )
+        f"{command} --precision int4 --method rtn --group-size 32 --layer lm_head=int8"
+    ), "the grid that QAD trained on, as of any student"
     assert export_parser().parse_args(shlex.split(command)[1:]).draft_for == Path("bundle")
 
 
@@ -227,7 +227,7 @@ def test_a_recipe_from_end_to_end(
     lines = captured.out.splitlines()
     assert lines[0] == f"{output}: 0.1 M parameters, {share:.0%} of the teacher's"
     perplexity = record.evaluation["perplexity:valid.jsonl"]
-    shown = ", ".join(f"{who} {figure.value:.4g}" for who, figure in perplexity.items())
+    shown = ", ".join(f"{who} {figure.text}" for who, figure in perplexity.items())
     assert f"  perplexity:valid.jsonl: {shown}" in lines[1:]
     assert lines[-1] == f"next: edge-export {output} --target cpu -o bundle/"
     assert (tmp_path / "stages" / "summary.html").is_file()

@@ -78,6 +78,11 @@ def test_a_cached_teacher_by_hand(bench: Path) -> None:
     assert about.disk_bytes == size // LENGTH * (LENGTH - 1) * 8 * 4
     table = plan_table([about], operations_per_second=1e9)
     assert f"~{size:,}" in table, "an estimate by the size of the file"
+    (bench / "texts").mkdir()
+    (bench / "texts" / "README.md").write_text("No text to train on.")
+    (bench / "texts" / "train.jsonl").write_bytes((bench / "train.jsonl").read_bytes())
+    folder = msgspec.structs.replace(endless, data=(str(bench / "texts"),))
+    assert plan_stages(folder, TINY, bf16=False)[-2].tokens == size
     named = msgspec.structs.replace(endless, data=("c4",))
     unknown = plan_stages(named, TINY, bf16=False)[-2]
     assert (unknown.tokens, unknown.operations, unknown.disk_bytes) == (None, 0, 0)

@@ -288,13 +288,18 @@ def test_broken_profile_of_ones_own_hides_no_other(
     ("old", "new", "message"),
     [
         ("value = 40,", "value = 1e-320,", "needs a bandwidth and dense peaks, all above zero"),
+        (
+            "bandwidth_gb_s = {",
+            'measured_gb_s = { value = 0, source = "host" }\nbandwidth_gb_s = {',
+            "all above zero, as are measured bandwidth, clock and multiprocessors",
+        ),
         ("value = 40,", "value = 1e300,", "expected a number from 0 up to 1e+18"),
         ("context = 8192", f"context = {2**62}", "expected at most 2147483648"),
         ('name = "onnxruntime"', 'name = "x"', "engines[x].name: unknown engine; known: onnx"),
         ('dialect = "ort"', 'dialect = "x"', "dialect is 'x'; known: ort, standard, decomposed"),
         ("attention = 0.72", "attention = 1e-320", f"{ENGINE}.measured.attention is"),
     ],
-    ids=["bandwidth", "large", "context", "engine", "dialect", "attention"],
+    ids=["bandwidth", "measured", "large", "context", "engine", "dialect", "attention"],
 )
 def test_figures_that_make_no_finite_plan_are_refused(
     tmp_path: Path, old: str, new: str, message: str

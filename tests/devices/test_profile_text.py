@@ -33,6 +33,12 @@ power mode     pale
 """
 
 
+def test_a_measured_bandwidth_stands_below_the_specified_one() -> None:
+    text = describe(DELIVERED["dgx-spark-gb10"])
+    assert "\n    measured   232 GB/s  [gb10_reads, measured]\n" in text
+    assert "    measured" not in describe(DELIVERED["jetson-thor-t5000"])
+
+
 def test_every_line_of_a_small_one() -> None:
     toaster = msgspec.structs.replace(TOASTER, aliases=("bread", "crust"), sm=87, notes="Hot.")
     text = describe(toaster)

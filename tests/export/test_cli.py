@@ -270,13 +270,30 @@ def test_sigterm_cleans_up(tiny_chat: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["-o", "out"], ["--target", "jetson-orin"], ["--engine", "onnxruntime"], ["--sm", "89"]),
+        *(["--context", "64"], ["--kv", "fp32"], ["--segments", "2"], ["--gate-text", "t.txt"]),
+        *(["--max-size", "3MB"], ["--adapter", "lora"], ["--switchable"], ["--plan"]),
+    ],
+    ids=lambda words: str(words[0]),
+)
+def test_options_that_a_draft_model_does_not_have_are_refused(
+    capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    code, out, err = run(capsys, "model", "--draft-for", "bundle", *option)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: leave out {option[0]} with --draft-for: ")
+
+
 @pytest.mark.parametrize("mode", [["--list-targets"], ["--verify", "b"], ["--finalize", "b"]])
-@pytest.mark.parametrize("export", [["model"], ["-o", "out"]])
+@pytest.mark.parametrize("export", [["model"], ["-o", "out"], ["--draft-for", "bundle"]])
 def test_a_command_that_exports_nothing_takes_no_model(
     capsys: pytest.CaptureFixture[str], mode: list[str], export: list[str]
 ) -> None:
     assert main([*export, *mode]) == 2
-    assert f"{mode[0]} exports nothing; leave out the model and -o" in capsys.readouterr().err
+    assert f"{mode[0]} exports nothing; leave out the model, -o and" in capsys.readouterr().err
 
 
 def test_two_commands_in_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,10 @@ def test_record_of_compression_is_kept(tiny_chat: Path, tmp_path: Path) -> None:
         teacher_shape=sizes | {"num_hidden_layers": 8},
         shape=sizes,
         stages=(StageRecord("distill", tokens=5_000),),
-        evaluation={"perplexity:text": {"teacher": Figure(10.0), "student": Figure(12.5)}},
+        evaluation={
+            "perplexity:text": {"teacher": Figure(10.0), "student": Figure(12.5)},
+            "last_word:text": {"student": Figure(0.25, is_share=True)},
+        },
     )
     write_student_record(source, record)
     manifest: Manifest = export_model(source, tmp_path / "bundle", precision="int8")
@@ -229,6 +232,7 @@ def test_record_of_compression_is_kept(tiny_chat: Path, tmp_path: Path) -> None:
     assert "| num hidden layers | 8 | 4 |" in card
     assert "distill on 5,000 tokens" in card
     assert "| perplexity:text | 10 |  | 12.5 |" in card
+    assert "| last_word:text |  |  | 25.0% |" in card
 
 
 def test_damaged_record_of_compression(tiny_chat: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.compress.evaluation.backend import Progress
-from edgelm.compress.evaluation.metrics import Metric, mean_of
+from edgelm.compress.evaluation.metrics import Metric, fraction_of, mean_of
 from edgelm.export.gate.measure import Evaluator
 from edgelm.export.gate.source_answers import can_sample
 from edgelm.export.source.reference import Reference
@@ -33,4 +33,4 @@ class SourceAgreement:
                 divergences.append(figures.kl)
                 agreed.append(figures.top1)
                 progress(len(divergences), len(rows))
-        return {"kl": mean_of(divergences, "lower"), "top1": mean_of(agreed)}
+        return {"kl": mean_of(divergences, "lower"), "top1": fraction_of(agreed)}

@@ -1,5 +1,6 @@
 """An evaluation as lines of text, as Markdown and as rows of a page."""
 
+import math
 from typing import NamedTuple
 
 from edgelm.bench.evaluation.results.records import Evaluation
@@ -58,10 +59,12 @@ def _verdict(gap: Difference, score: Score) -> str:
 
 
 def _scale(score: Score) -> tuple[float, str, int]:
-    is_share = score.better == "higher" and 0 <= score.value <= 1
-    if is_share:
+    if score.is_share:
         return 100, "%", 1
-    return 1, "", 4 if abs(score.value) < 1 else 2
+    size = abs(score.value)
+    if not 0 < size < 1:
+        return 1, "", 2 if size else 4
+    return 1, "", max(4, 1 - math.floor(math.log10(size)))  # two significant digits
 
 
 def text_table(evaluation: Evaluation) -> str:

@@ -5,6 +5,7 @@ network: a YAML file with `dataset_path: json` and `dataset_kwargs` that name lo
 `FOLDER/TASK`, where TASK is the name in the YAML file.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,9 @@ from edgelm.compress.evaluation.backend import Backend
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput, MissingPackage, UnknownName
 from edgelm.reasons import reason
+
+# The harness's metrics that are parts of a whole.
+_SHARES = re.compile(r"(?:^|_)acc(?:_|$)|^exact_match$|^em$|^f1$|^pass@")
 
 
 def lm_eval_task(backend: Backend, name: str, *, limit: int | None = None) -> dict[str, Score]:
@@ -74,6 +78,8 @@ def scores_of(results: Mapping[str, Any], task: str) -> dict[str, Score]:
                 float(error) if isinstance(error, int | float) else None,
                 int(items),
                 "lower" if upwards.get(metric) is False else "higher",
+                # Others, such as BLEU and ROUGE, reach from 0 to 100 or have no limit.
+                is_share=0 <= value <= 1 and _SHARES.search(metric) is not None,
             )
     return found
 

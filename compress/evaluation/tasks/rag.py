@@ -14,7 +14,7 @@ from typing import Any
 
 from edgelm.compress.evaluation.backend import Backend, Conversation, Progress, no_progress
 from edgelm.compress.evaluation.encoding import loglikelihood
-from edgelm.compress.evaluation.metrics import Metric, mean_of, perplexity_of, share_of
+from edgelm.compress.evaluation.metrics import Metric, fraction_of, perplexity_of, share_of
 from edgelm.errors import BadInput
 
 # ChatRAG-Bench's own words.
@@ -84,10 +84,10 @@ def rag(
     found: dict[str, Metric] = {}
     if known:
         found |= {
-            "f1": mean_of([max(f1(text, one) for one in row.answers) for text, row in known]),
+            "f1": fraction_of([max(f1(text, one) for one in row.answers) for text, row in known]),
             "exact_match": share_of([_matches(text, row) for text, row in known]),
             "contains": share_of([contains(text, row.answers) for text, row in known]),
-            "refused_answerable": _lower(share_of([is_refusal(text) for text, _ in known])),
+            "refused_answerable": share_of([is_refusal(text) for text, _ in known], "lower"),
         }
     if unknown:
         found["refused_unanswerable"] = share_of([is_refusal(text) for text in unknown])
@@ -174,7 +174,3 @@ def is_refusal(text: str) -> bool:
 
 def _matches(text: str, row: RagRow) -> bool:
     return any(normalized(text) == normalized(answer) for answer in row.answers)
-
-
-def _lower(metric: Metric) -> Metric:
-    return Metric(metric.sums, metric.counts, "lower", metric.form)

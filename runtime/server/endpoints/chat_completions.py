@@ -1,6 +1,5 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
 from edgelm.runtime.server.endpoints.events import DONE, EventStream, event
 from edgelm.runtime.server.endpoints.fields import for_choice, options_of
-from edgelm.runtime.server.endpoints.generations import Generation, unless_disconnected
+from edgelm.runtime.server.endpoints.generations import Generation, all_or_none, unless_disconnected
 from edgelm.runtime.server.endpoints.logprobs import chat_logprobs
 from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.request_log import log_fields, log_reply
@@ -32,7 +31,7 @@ async def chat_completions(request: Request, body: ChatRequest, context: ServerC
         events = _events(request, body, context, generations, start)
         return EventStream(events, generations)
     replies = await unless_disconnected(
-        request, asyncio.gather(*(_reply(start, index) for index in range(body.n or 1)))
+        request, all_or_none(_reply(start, index) for index in range(body.n or 1))
     )
     for reply in replies:
         log_reply(request, reply)

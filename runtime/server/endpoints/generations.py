@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -130,6 +130,17 @@ class Generations:
                 code="queue_full",
                 retry_after=max(1, min(60, math.ceil(self._seconds))),
             )
+
+
+async def all_or_none(works: Iterable[Awaitable[T]]) -> list[T]:
+    """The results of works that run at a time; if one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:

@@ -22,10 +22,12 @@ _TEXTS = ("input_text", "output_text", "text")
 
 async def responses(request: Request, body: ResponsesRequest, context: ServerContext) -> Response:
     """Answer a conversation, whole or as events."""
-    stored = (body.previous_response_id, body.conversation)
+    stored = (body.previous_response_id, body.conversation, body.prompt)
     if body.background or any(one is not None for one in stored):
         raise ApiError(
-            400, "this server stores no responses: send the whole conversation as `input`"
+            400,
+            "this server stores neither responses nor prompts: send the whole conversation as "
+            "`input`",
         )
     messages = _messages(body)
     options = options_of(

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
-from edgelm.compress.drafting.acceptance import acceptance, starts
+from edgelm.compress.drafting.acceptance import acceptance
 from edgelm.compress.drafting.layers import spaced_layers
+from edgelm.compress.drafting.settings import positions, starts
 from edgelm.compress.model import load_model, spec_of
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
@@ -75,6 +76,17 @@ def test_a_row_is_read_once() -> None:
     acceptance(student, teacher, tokens, 3)
     # Once for sum(min(p, q)), once for all starts, and what is drafted at each of eight.
     assert all(one.count <= 2 * 200 + 8 * 3 for one in counted)
+
+
+@pytest.mark.parametrize(("family", "rereads"), [("llama", False), ("qwen3.5", True)])
+def test_what_a_plan_counts_is_what_is_computed(family: str, rereads: bool) -> None:
+    teacher = tiny_model(family)
+    student = with_layers(teacher, spaced_layers(spec_of(teacher), 3)).eval()
+    assert spec_of(student).is_hybrid == spec_of(teacher).is_hybrid == rereads
+    counted = _Positions(student), _Positions(teacher)
+    acceptance(student, teacher, rows(1, length=100).batch(range(1)), 4)
+    planned = positions(100, 4, rereads=rereads)
+    assert [one.count for one in counted] == pytest.approx(planned, rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "lfm2", "qwen3.5"])

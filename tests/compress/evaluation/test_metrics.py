@@ -24,10 +24,16 @@ def test_equal_answers_differ_by_nothing_without_error() -> None:
 
 def test_a_paired_difference_is_that_of_the_items() -> None:
     ours, theirs = [1.0, 4.0, 2.0, 7.0], [0.5, 4.5, 1.0, 5.0]
-    found = mean_of(ours).difference(mean_of(theirs))
+    found = mean_of(ours, "higher").difference(mean_of(theirs, "higher"))
     gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
     assert found.value == pytest.approx(statistics.mean(gaps))
     assert found.error == pytest.approx(statistics.stdev(gaps) / 2)
+
+
+def test_one_item_decides_nothing() -> None:
+    found = share_of([True]).difference(share_of([False]))
+    assert (found.value, found.significant) == (1, False)
+    assert share_of([True] * 2).difference(share_of([False] * 2)).significant
 
 
 def test_pairing_sees_what_two_errors_hide() -> None:

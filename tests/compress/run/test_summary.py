@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import torch
 
@@ -107,6 +108,15 @@ def test_size_and_quality_come_first(page: str) -> None:
     ) in text
     for tile in ("Size 25% of the teacher", "Predicted speed 20 tokens/s"):
         assert tile in text
+
+
+def test_shares_are_in_percent(tmp_path: Path) -> None:
+    by_model = {"teacher": Figure(0.4, 0.02, 50, "higher", is_share=True)}
+    by_model["student"] = Figure(0.0, 0.0, 50, "higher", is_share=True)
+    record = msgspec.structs.replace(RECORD, evaluation={"choice:arc": by_model})
+    text = Page(write_summary(tmp_path, record, []).read_text()).text
+    assert "choice:arc: 0.0% (teacher 40.0%, higher is better)" in text
+    assert "40.0 ± 2%" in text
 
 
 def test_figures_have_tables(page: str) -> None:

@@ -45,6 +45,12 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_student_record(tmp_path) == RECORD
 
 
+def test_shares_are_shown_in_percent() -> None:
+    assert Figure(0.0, is_share=True).text == "0.0%"
+    assert Figure(0.4261, is_share=True).text == "42.6%"
+    assert (Figure(12.5).text, Figure(0.0).text, Figure(1234.56).text) == ("12.5", "0", "1235")
+
+
 def test_the_file_is_for_people_and_tools(tmp_path: Path) -> None:
     write_student_record(tmp_path, RECORD)
     text = (tmp_path / STUDENT_RECORD).read_text()

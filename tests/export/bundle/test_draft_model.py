@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import edgelm
@@ -15,7 +18,10 @@ from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.bundle.sign import sign_bundle
+from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
+from edgelm.quantize.precision import Int4, Int8
+from edgelm.runtime.turns import Turns
 from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.signing import new_key
 
@@ -42,6 +48,25 @@ def test_the_manifest_lists_the_draft(bundle: Path) -> None:
     assert {"draft/bundle.json", "draft/model.onnx", "draft/tokenizer.json"} <= set(manifest.files)
     verify(bundle, manifest)
     assert read_manifest(bundle / "draft").limits.context == CONTEXT
+
+
+def test_nothing_is_measured_and_options_reach_the_export(
+    source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    options = "--gate off --precision int4 --group-size 32 --symmetric --method rtn --json"
+    command = [str(source), "--draft-for", str(copy), *options.split(), "--layer", "lm_head=int8"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "gate" not in err
+    assert "transformers" not in err
+    draft = read_manifest(copy / "draft")
+    assert json.loads(out) == json.loads((copy / "draft" / MANIFEST).read_text())
+    assert (draft.gate, draft.check, draft.source) == (None, None, None)
+    layers = [one for group, one in draft.precision.items() if group.startswith("layers.")]
+    assert set(layers) == {Int4(group_size=32, symmetric=True)}
+    assert isinstance(draft.precision["lm_head"], Int8)
+    verify(copy, read_manifest(copy))
 
 
 def test_a_signature_of_the_bundle_as_it_was_is_removed(
@@ -81,6 +106,29 @@ def test_two_sequences_have_a_draft_each(bundle: Path) -> None:
                 next(stream)
         for stream in streams:
             stream.close()
+
+
+@pytest.mark.usefixtures("drafts_pay")
+def test_other_generations_run_while_it_reads_a_long_prompt(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edgelm.load(bundle, threads=1, speculation="draft") as lm:
+        draft = lm._sequences.slots[0].draft
+        assert draft is not None
+        turn, read = Turns.turn, list[int]()
+
+        @contextmanager
+        def noted(self: Turns, *cancelled: Any) -> Iterator[None]:
+            before = draft.session.length
+            with turn(self, *cancelled):
+                yield
+            read.append(draft.session.length - before)
+
+        monkeypatch.setattr(Turns, "turn", noted)
+        prompt = np.random.default_rng(2).integers(40, 90, 200).tolist()
+        assert lm.generate(prompt, max_tokens=20, temperature=0).timings.drafted
+        assert sum(read) >= 200
+        assert max(read) <= draft.session.chunk
 
 
 def test_off_and_lookup_do_not_load_it(bundle: Path) -> None:

@@ -86,6 +86,11 @@ def test_a_maximum_size_is_refused(source: Path, tmp_path: Path) -> None:
         export_model(source, tmp_path / "bundle", max_size="1MB")
 
 
+def test_vectors_are_always_measured(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="gate none is for language models"):
+        export_model(source, tmp_path / "bundle", precision="int8", gate="none")
+
+
 def test_an_older_runtime_does_not_take_it_for_a_language_model(
     source: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,14 @@ def test_a_full_queue_says_when_to_come_again(http: httpx.Client, slowed: Langua
     assert http.post(CHAT, json={**HELLO, "max_tokens": 1}).status_code == 200
 
 
+def test_the_other_answers_of_a_refused_request_end(
+    http: httpx.Client, slowed: LanguageModel
+) -> None:
+    """Two run, three wait, and the sixth is refused, with which the request fails."""
+    assert http.post(CHAT, json={**HELLO, "logit_bias": OPEN, "n": 6}).status_code == 429
+    wait_until(lambda: slowed.running == slowed.waiting == 0, seconds=4)
+
+
 BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
     "no json": (b"hello", {}, 400),
     "another type": (json.dumps(HELLO).encode(), {"Content-Type": "text/plain"}, 415),
@@ -143,6 +151,7 @@ def test_bodies_that_cannot_be_used(
         (CHAT, "web_search_options", {}),
         ("/v1/responses", "conversation", "conv_1"),
         ("/v1/responses", "previous_response_id", "resp_1"),
+        ("/v1/responses", "prompt", {"id": "pmpt_1"}),
     ],
 )
 def test_fields_that_would_change_the_answer_are_not_ignored(

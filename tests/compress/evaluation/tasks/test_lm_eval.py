@@ -170,9 +170,22 @@ def test_scores_of_a_group_and_its_tasks() -> None:
         "acc",
     ]
     # Over the 20 items of the task that has it, not over all 40.
-    assert found["acc"] == Score(0.35, 0.1094243309804831, 20, "higher")
-    assert found["own_choice acc"] == Score(0.35, 0.1094243309804831, 20, "higher")
-    assert found["own_gen exact_match,flexible"] == Score(0.1, 0.06, 16, "higher")
+    assert found["acc"] == Score(0.35, 0.1094243309804831, 20, "higher", is_share=True)
+    assert found["own_choice acc"] == Score(0.35, 0.1094243309804831, 20, "higher", is_share=True)
+    assert found["own_gen exact_match,flexible"] == Score(0.1, 0.06, 16, "higher", is_share=True)
+
+
+def test_metrics_that_reach_to_100_are_not_shares() -> None:
+    values = {"bleu,none": 0.8, "acc_norm,none": 0.4, "f1,none": 0.3, "mcc,none": 0.2}
+    found = scores_of(
+        {
+            "results": {"own": values},
+            "higher_is_better": {"own": dict.fromkeys(("bleu", "acc_norm", "f1", "mcc"), True)},
+            "n-samples": {"own": {"effective": 9}},
+        },
+        "own",
+    )
+    assert {name for name, one in found.items() if one.is_share} == {"acc_norm", "f1"}
 
 
 def test_an_error_that_was_not_estimated_is_none_and_less_can_be_better() -> None:

@@ -99,7 +99,7 @@ def test_divergence_is_the_teachers_from_the_student_by_hand() -> None:
     found = teacher_agreement(bigram(student), bigram(teacher), torch.full((1, 9), 5))
     assert found["kl"].value == pytest.approx(forward, rel=1e-3)
     assert found["kl"].error == 0
-    assert found["top1"] == Score(0, 0, 8, "higher")
+    assert found["top1"] == Score(0, 0, 8, "higher", is_share=True)
 
 
 def test_a_model_is_at_no_distance_from_itself(calm: TinyFactory) -> None:

@@ -37,7 +37,9 @@ def test_transformers_loads_the_padded_file_and_edgelm_the_layers_own(
     assert parameters < sum(one.numel() for one in plain.parameters())
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "olmo2", "lfm2"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma3", "olmo2", "lfm2", "starcoder2", "stablelm-parallel"]
+)
 def test_what_gets_no_gradient_is_not_trained(family: str) -> None:
     """With several processes, all of them wait for every gradient."""
     model = own_sizes_model(family).train()

@@ -73,6 +73,15 @@ def test_decode_by_hand() -> None:
     assert (step.low, step.high) == pytest.approx((0.8 * 19, 1.5 * 19))
 
 
+def test_bandwidth_that_no_kernel_reaches_is_not_counted_on() -> None:
+    bandwidth = MODE.bandwidth_gb_s.value
+    slow = mode(measured_gb_s=Figure(0.47 * bandwidth, "a", "measured"))  # half of the usual share
+    half = mode(bandwidth_gb_s=Figure(bandwidth / 2, "a"))
+    assert decoded(slow) == pytest.approx(decoded(half))
+    assert prompted(slow) == pytest.approx(prompted(half))
+    assert prompted(slow) > prompted()
+
+
 def test_a_step_costs_something_whatever_the_model() -> None:
     parts = cost.decode_parts(WORK, MODE, how(step_us=500), depth=1000)
     assert parts == pytest.approx({"weights": 14, "cache": 4, "layers": 1.5})
