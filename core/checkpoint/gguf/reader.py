@@ -64,8 +64,7 @@ class GgufFile:
         if self.architecture not in ARCHITECTURES:
             raise UnknownName(
                 f"unknown architecture {shown(self.architecture)} in {path.name}; known in GGUF "
-                f"files: {', '.join(sorted(ARCHITECTURES))}; for other families use the safetensors "
-                "folder"
+                f"files: {', '.join(sorted(ARCHITECTURES))}; for others use the safetensors folder"
             )
         self._row = ARCHITECTURES[self.architecture]
         self._unused_layers = _unused_layers(Keys(self.metadata, self.architecture, {}))
