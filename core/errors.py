@@ -16,9 +16,21 @@ Commands print `error: <message>` and exit with 2; with 1 for GateFailed, where 
 but the result was not good enough.
 """
 
+_MOST_CHARACTERS = 6_000  # a path alone may have 4,096
+_LAST_CHARACTERS = 1_000
+
 
 class EdgeLMError(Exception):
-    """The base class of all errors that edgelm raises."""
+    """The base class of all errors that edgelm raises.
+
+    The middle of a long message is left out: names in a foreign file can be megabytes.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _MOST_CHARACTERS:
+            return text
+        return f"{text[: _MOST_CHARACTERS - _LAST_CHARACTERS]} [...] {text[-_LAST_CHARACTERS:]}"
 
 
 class BadInput(EdgeLMError):

@@ -4,6 +4,7 @@ from edgelm.bundle.records.gates import SourceCheck
 from edgelm.errors import GateFailed
 from edgelm.export.source.reference import Reference
 from edgelm.export.source.text import Passage
+from edgelm.export.source_check.chat_use import check_chat
 from edgelm.export.source_check.prompts import check_prompts
 from edgelm.export.source_check.second_opinion import check_source
 from edgelm.export.work.cache import key
@@ -23,10 +24,12 @@ def source_check(
         enforced: raise where they differ, rather than warn.
 
     Raises:
-        GateFailed: they differ.
+        GateFailed: they differ, or the chat template renders no conversation.
         BadCheckpoint: transformers cannot load the source.
     """
     try:
+        for warning in check_chat(reference.checkpoint, workspace.bundle):
+            workspace.progress(f"warning: {warning}")
         check_prompts(reference.checkpoint, workspace.bundle)
         return _compare_logits(reference, passage, context, workspace)
     except GateFailed as error:

@@ -26,6 +26,7 @@ from edgelm.bundle import Manifest
 from edgelm.bundle.files import TOKENIZER, listed_graph_sha256
 from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
+from edgelm.files.json_files import shown
 from edgelm.files.replacing import replace_file
 from edgelm.reasons import reason
 from edgelm.runtime.engines.adapters import LoadedAdapter
@@ -234,7 +235,7 @@ def _read_header(path: Path, file: BufferedReader) -> Header:
         raise BadInput(f"{path} does not match its own hash: it is damaged; {_AGAIN}")
     unknown = {array.dtype for array in header.arrays} - set(_DTYPES)
     if unknown:
-        raise BadInput(f"{path} has an array of type {min(unknown)!r}; {_AGAIN}")
+        raise BadInput(f"{path} has an array of type {shown(min(unknown))}; {_AGAIN}")
     return header
 
 

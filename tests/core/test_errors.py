@@ -3,6 +3,8 @@
 import inspect
 import re
 
+import pytest
+
 from edgelm import errors
 
 
@@ -20,3 +22,12 @@ def test_tree_in_the_docstring() -> None:
         for name, kind in inspect.getmembers(errors, inspect.isclass)
     }
     assert drawn == classes
+
+
+@pytest.mark.parametrize("count", [1, 5_000, 10_000_000])
+def test_long_messages_keep_their_beginning_and_their_end(count: int) -> None:
+    text = f"the name {'x' * count} is unknown; give another one"
+    message = str(errors.BadInput(text))
+    assert message.startswith("the name x")
+    assert message.endswith("x is unknown; give another one")
+    assert message == text if count <= 5_000 else len(message) < 6_100

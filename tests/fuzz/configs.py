@@ -124,9 +124,13 @@ def _compare(spec: DecoderSpec, theirs: Any) -> None:
             other = getattr(theirs, FAMILIES[spec.family].ffn_field, None)
             if hasattr(theirs, "block_auto_adjust_ff_dim"):
                 other = _adjusted_size(theirs)
+            experts = FAMILIES[spec.family].experts
+            if experts and ours == getattr(theirs, experts.size_field):
+                continue  # no layer has a dense MLP: the default of the class is for none
         if other is not None and ours != other:
             raise Wrong(f"{name} is {ours}, transformers reads {other!r}")
-    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    own = None if FAMILIES[spec.family].derived_heads else getattr(theirs, "head_dim", None)
+    head_dim = own or theirs.hidden_size // theirs.num_attention_heads
     if spec.head_dim != head_dim:
         raise Wrong(f"head_dim is {spec.head_dim}, transformers reads {head_dim!r}")
     epsilon = getattr(theirs, FAMILIES[spec.family].eps_field)

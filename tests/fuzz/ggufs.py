@@ -119,8 +119,8 @@ def _as_stored(tensor: Any, checkpoint: Checkpoint) -> Any:
 
 
 def _digest(values: Any) -> tuple[int, str]:
-    """Of the values in any order; NaN is equal to itself here."""
-    array = np.sort(np.asarray(values, np.float32).reshape(-1))
+    """Of the values' bits in any order; NaN is equal to itself here, -0 is not 0."""
+    array = np.sort(np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32))
     return len(array), str(hash(array.tobytes()))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import shown
 from edgelm.files.lfs_pointer import check_not_pointer
 from edgelm.reasons import reason
 
@@ -122,14 +123,14 @@ class _Parser:
             begin = self.at
             key = self.name("a metadata key")
             if key in metadata:
-                raise ValueError(f"the metadata key {key!r} appears twice; convert it again")
+                raise ValueError(f"the metadata key {shown(key)} appears twice; convert it again")
             metadata[key] = self.value(key, self.integer("<I"))
             entries[key] = slice(begin, self.at)
         infos: dict[str, TensorInfo] = {}
         for _ in range(tensors):
             name = self.name("a tensor's name")
             if name in infos:
-                raise ValueError(f"the tensor {name!r} appears twice; convert it again")
+                raise ValueError(f"the tensor {shown(name)} appears twice; convert it again")
             infos[name] = self.tensor(name)
         alignment = self.alignment(metadata.get("general.alignment", 32))
         data_offset = -(-self.at // alignment) * alignment

@@ -14,6 +14,7 @@ from edgelm.checkpoint.gguf.header import Header, read_header
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
 from edgelm.files.file_range import read_ranges
+from edgelm.files.json_files import shown
 from edgelm.reasons import reason
 
 _PART_NAME = re.compile(
@@ -101,8 +102,8 @@ def _check_tensors(parts: list[GgufPart]) -> None:
         for name in part.header.tensors:
             if name in seen:
                 raise BadCheckpoint(
-                    f"{part.path}: the tensor {name!r} is in {seen[name].name} as well; are the "
-                    "parts from different models?"
+                    f"{part.path}: the tensor {shown(name)} is in {seen[name].name} as well; are "
+                    "the parts from different models?"
                 )
             seen[name] = part.path
     expected = parts[0].metadata.integer("split.tensors.count")

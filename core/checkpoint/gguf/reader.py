@@ -34,6 +34,7 @@ from edgelm.checkpoint.gguf.stored_tensor import (
 )
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.errors import BadCheckpoint, UnknownName
+from edgelm.files.json_files import shown
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,8 @@ class GgufFile:
         self.architecture = self.metadata.text("general.architecture") or ""
         if self.architecture not in ARCHITECTURES:
             raise UnknownName(
-                f"unknown architecture {self.architecture!r} in {path.name}; known in GGUF files: "
-                f"{', '.join(sorted(ARCHITECTURES))}; for other families use the safetensors folder"
+                f"unknown architecture {shown(self.architecture)} in {path.name}; known in GGUF "
+                f"files: {', '.join(sorted(ARCHITECTURES))}; for others use the safetensors folder"
             )
         self._row = ARCHITECTURES[self.architecture]
         self._unused_layers = _unused_layers(Keys(self.metadata, self.architecture, {}))

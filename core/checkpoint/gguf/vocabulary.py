@@ -11,6 +11,7 @@ from edgelm.checkpoint.gguf.config.config_reader import token_id
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import shown
 
 _KEY = "tokenizer.ggml."
 _MAX_TOKEN_CHARACTERS = 4096
@@ -113,7 +114,7 @@ class _Reader:
             )
         if model not in ("gpt2", "llama", "gemma4"):
             raise BadCheckpoint(
-                f"{self.path}: a tokenizer of kind {model!r} is not supported; known: gpt2 "
+                f"{self.path}: a tokenizer of kind {shown(model)} is not supported; known: gpt2 "
                 "(byte-level BPE), llama (SentencePiece), gemma4; use the model's safetensors "
                 "folder"
             )
@@ -154,8 +155,8 @@ class _Reader:
             seen: set[str] = set()
             twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
             raise BadCheckpoint(
-                f"{self.path}: the token {twice!r} is in {_KEY}tokens more than once, so token ids "
-                "are ambiguous; convert the model again"
+                f"{self.path}: the token {shown(twice)} is in {_KEY}tokens more than once, so "
+                "token ids are ambiguous; convert the model again"
             )
         return tokens
 
@@ -247,7 +248,7 @@ class _Reader:
             )
         if name not in PRE_TOKENIZERS:
             raise BadCheckpoint(
-                f"{self.path}: unknown pre-tokenizer {name!r} ({_KEY}pre); "
+                f"{self.path}: unknown pre-tokenizer {shown(name)} ({_KEY}pre); "
                 f"known: {', '.join(sorted(PRE_TOKENIZERS))}; use the model's "
                 "safetensors folder"
             )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from edgelm.checkpoint.gguf.layout.names import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
+from edgelm.files.json_files import shown
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
 
@@ -70,8 +71,8 @@ def _from_metadata(metadata: GgufMetadata, prefix: str, context: int) -> dict[st
     kind = metadata.text(f"{prefix}scaling.type") or ("linear" if factor else "none")
     if kind not in _TYPES:
         raise BadCheckpoint(
-            f"{metadata.path}: {prefix}scaling.type is {kind!r}, known: {', '.join(_TYPES)}; use "
-            "the model's safetensors folder"
+            f"{metadata.path}: {prefix}scaling.type is {shown(kind)}, known: "
+            f"{', '.join(_TYPES)}; use the model's safetensors folder"
         )
     if kind == "none" or (kind != "longrope" and factor in (None, 1.0)):
         return None
