@@ -5,14 +5,16 @@ place of its own. A small model's own answers may run into loops, which are easi
 answers are marked.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.bench.speculation.gain import Ratios, gain_of, interval_of
+from edgelm.bench.speculation.task import Task
+from edgelm.bench.speculation.tasks import WORKS
+from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.sampling.logits_processor import Row
 from edgelm.speculation import SpeculationMode
@@ -26,9 +28,9 @@ _MAX_PERIOD = 16
 class WorkResult(msgspec.Struct, frozen=True):
     """One kind of work.
 
-    Rates are tokens per second of decoding, a pair per task and round; `runs` is how many runs of
-    the engine gave `decoded` tokens. `different` counts tasks whose answer was another one with
-    speculation, `loops` those whose answer ends in a loop.
+    Rates are tokens per second of decoding, a pair per task and round, all rounds of the first task
+    first. `different` counts tasks whose answer was another one with speculation, `loops` those
+    whose answer ends in a loop.
     """
 
     work: str
@@ -44,9 +46,22 @@ class WorkResult(msgspec.Struct, frozen=True):
 
     @property
     def gain(self) -> float:
-        """Speed with speculation over that without: the median of pairs."""
-        pairs = zip(self.rates_on, self.rates_off, strict=True)
-        return statistics.median(on / off for on, off in pairs)
+        """Speed with speculation over that without: see `gain_of`."""
+        return gain_of(self._ratios())
+
+    @property
+    def gain_interval(self) -> tuple[float, float]:
+        """The 95% interval of `gain`: see `interval_of`."""
+        return interval_of(self._ratios())
+
+    @property
+    def task_gains(self) -> list[float]:
+        """The median of each task's pairs."""
+        return [float(gain) for gain in np.median(self._ratios(), axis=1)]
+
+    def _ratios(self) -> Ratios:
+        ratios = np.array(self.rates_on) / np.array(self.rates_off)
+        return ratios.reshape(self.tasks, -1)
 
     @property
     def tokens_per_run(self) -> float:
@@ -64,14 +79,24 @@ def measure_works(
     mode: SpeculationMode,
     *,
     rounds: int,
+    works: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[WorkResult]:
-    """Answer all tasks of all kinds of work, `rounds` times after a warm-up."""
+    """Answer all tasks of all kinds of work, or of `works`, `rounds` times after a warm-up.
+
+    Raises:
+        BadInput: a kind of work that there is not.
+    """
+    chosen = tuple(WORKS) if works is None else tuple(works)
+    for work in chosen:
+        if work not in WORKS:
+            known = ", ".join(WORKS)
+            raise BadInput(f"{work!r} is not a kind of work; expected some of {known}")
     results = []
     for answers in ("own", "reference"):
-        for work, tasks in WORKS.items():
+        for work in chosen:
             progress(f"{work}, {answers} answers")
-            results.append(_measure_work(lm, mode, work, tasks, answers, rounds))
+            results.append(_measure_work(lm, mode, work, WORKS[work], answers, rounds))
     return results
 
 

@@ -25,10 +25,14 @@ def speculation_table(report: SpeculationReport) -> str:
     lines = [
         f"Speculation `{report.mode}`, {report.bundle}",
         "",
-        "| work | answers | tokens/s without | with | gain | accepted of drafted | tokens per run "
-        "| different answers | loops |",
+        "| work | answers | tokens/s without | with | gain (95% interval) | accepted of drafted "
+        "| tokens per run | different answers | loops |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(result) for result in report.results),
+        "",
+        "Gain of each task (median of its pairs):",
+        "",
+        *(_tasks_line(result) for result in report.results),
         "",
         "Time of a run of several tokens, relative to a run of one: "
         + (
@@ -40,12 +44,19 @@ def speculation_table(report: SpeculationReport) -> str:
 
 
 def _row(result: WorkResult) -> str:
+    low, high = result.gain_interval
     off, on = statistics.median(result.rates_off), statistics.median(result.rates_on)
     return (
-        f"| {result.work} | {result.answers} | {off:.1f} | {on:.1f} | {result.gain:.2f}× "
-        f"| {result.accepted} of {result.drafted} | {result.tokens_per_run:.2f} "
-        f"| {result.different} of {result.tasks} | {result.loops} of {result.tasks} |"
+        f"| {result.work} | {result.answers} | {off:.1f} | {on:.1f} "
+        f"| {result.gain:.2f}× ({low:.2f} to {high:.2f}) | {result.accepted} of {result.drafted} "
+        f"| {result.tokens_per_run:.2f} | {result.different} of {result.tasks} "
+        f"| {result.loops} of {result.tasks} |"
     )
+
+
+def _tasks_line(result: WorkResult) -> str:
+    gains = ", ".join(f"{gain:.2f}" for gain in result.task_gains)
+    return f"- {result.work}, {result.answers}: {gains}"
 
 
 def write_speculation_report(report: SpeculationReport, folder: Path) -> None:
