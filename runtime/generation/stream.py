@@ -49,6 +49,7 @@ class Stream(Iterator[Chunk]):
                 request.speculation,
                 sequences.speculation_of(request.adapter),
                 self._decoding.history,
+                vocabulary.tokenizer,
             )
         )
         self._steps = Steps(

@@ -1,0 +1,170 @@
+"""What a JSON answer that extracts data from its prompt is likely to continue with.
+
+A value was copied from the prompt, but as other tokens than there: behind a quotation mark in place
+of a space. And the records of a list resemble each other in the answer as well as in the prompt. So
+the text between two values is taken from the last record, and a value is looked for where it would
+be if the prompt described this record as it did the last one: behind the same words, up to the same
+words.
+"""
+
+import re
+
+from edgelm.runtime.speculation.json_values import JsonValue, JsonValues
+from edgelm.runtime.speculation.source_text import SourceText, Span, model_of
+
+_MAX_PIECES = 40
+# The part of a text between two values that brings a key.
+_KEY = re.compile(r'[\[{,](\s*)"[^"\n]*"(:\s*)"?$')
+# The next word of a list of keys.
+_NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
+
+
+class Extraction:
+    """Predictions for one answer.
+
+    Args:
+        prompt: its text.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self.source = SourceText(prompt)
+        self.answer = JsonValues()
+
+    def push(self, text: str) -> None:
+        """Read more of the answer."""
+        self._read(self.answer, text)
+
+    def predict(self, least: int) -> tuple[str, bool]:
+        """Text that may follow, of `least` characters if it reaches that far; and how sure it is.
+
+        Returns:
+            the text, empty where nothing is predicted, and whether it follows an earlier record.
+        """
+        if not self.answer.inside:
+            return "", False
+        ahead = self.answer.copy()
+        begin = len(ahead.text)
+        modeled = True
+        for number in range(_MAX_PIECES):
+            piece, known = self._piece(ahead)
+            if not piece:
+                break
+            if not number:
+                modeled = known
+            self._read(ahead, piece)
+            if len(ahead.text) - begin >= least or not ahead.inside:
+                break
+        return ahead.text[begin:], modeled
+
+    def _read(self, answer: JsonValues, text: str) -> None:
+        before = len(answer.values)
+        if answer.push(text):
+            for number in range(max(0, before - 1), len(answer.values)):
+                value = answer.values[number]
+                if value.end is not None and value.source is None:
+                    value.source = self.source.locate(answer.values, number)
+
+    def _piece(self, answer: JsonValues) -> tuple[str, bool]:
+        """What may follow up to the next change of kind, and whether an earlier record had it."""
+        value = answer.open_value
+        if value is not None:
+            return self._value(answer, value, answer.text[value.start :])
+        if answer.values:
+            typed = answer.text[answer.values[-1].end :]
+            gap = self._gap(answer, len(answer.values) - 1, typed)
+            if gap is not None and len(gap) > len(typed):
+                return gap[len(typed) :], True
+            if gap is None and answer.next_key is None:
+                return self._next_key(answer, typed), False
+        if answer.next_key is None:
+            return "", False
+        return self._begin(answer, answer.next_key)
+
+    def _gap(self, answer: JsonValues, number: int, typed: str) -> str | None:
+        """The text that followed an earlier value with the key of this one."""
+        values, text = answer.values, answer.text
+        key = values[number].key
+        for earlier in reversed(range(number)):
+            if values[earlier].key == key:
+                gap = text[values[earlier].end : values[earlier + 1].start]
+                if gap.startswith(typed):
+                    return gap
+        return None
+
+    def _begin(self, answer: JsonValues, key: str) -> tuple[str, bool]:
+        """A value that may begin here: an unquoted one, or one whose key is new."""
+        values = answer.values
+        new = JsonValue(key, len(answer.text), quoted=False)
+        trial = [*values, new]
+        model = model_of(trial, len(values))
+        if model is not None:
+            return self._value(answer, new, "")
+        span = self.source.labeled(key)
+        if span is None:
+            return "", False
+        text = self.source.text[span.start : span.end]
+        space = " " if answer.text.endswith(":") else ""
+        number = re.match(r"-?\d+(?:\.\d+)?(?![\w-])", text)
+        if number is not None:
+            return space + number.group(), False
+        return f'{space}"{text}"', False
+
+    def _value(self, answer: JsonValues, value: JsonValue, typed: str) -> tuple[str, bool]:
+        """The rest of a value with what ends it."""
+        values = answer.values if value is answer.open_value else [*answer.values, value]
+        number = len(values) - 1
+        model = model_of(values, number)
+        text, known = self._candidate(values, number, model, typed)
+        if text is None:
+            return "", False
+        rest = text[len(typed) :]
+        if value.quoted:
+            return rest + '"', known
+        gap = None
+        if model is not None:
+            gap = answer.text[values[model].end : values[model + 1].start]
+        return rest + (gap or ","), known
+
+    def _candidate(
+        self, values: list[JsonValue], number: int, model: int | None, typed: str
+    ) -> tuple[str | None, bool]:
+        value = values[number]
+        if model is not None:
+            text = self._text(self.source.like(values, number, model))
+            if text and text.startswith(typed):
+                return text, True
+            if values[model].source is None or self._repeats(values, model):
+                text = values[model].text
+                if text.startswith(typed):
+                    return text, True
+        elif not typed:
+            text = self._text(self.source.labeled(value.key))
+            if text:
+                return text, False
+        like = model
+        if not value.quoted and model is None:
+            values, like = [*values[:-1], value], None
+        return self._text(self.source.begun(values, number, like, typed)), False
+
+    def _repeats(self, values: list[JsonValue], model: int) -> bool:
+        before = model_of(values, model)
+        return before is not None and values[before].text == values[model].text
+
+    def _text(self, span: Span | None) -> str | None:
+        """The text of a part of the prompt, up to what JSON would escape."""
+        if span is None:
+            return None
+        return re.split(r"[\"\\\n]", self.source.text[span.start : span.end], maxsplit=1)[0]
+
+    def _next_key(self, answer: JsonValues, typed: str) -> str:
+        """What brings the next key, if the prompt lists keys in the order of the answer."""
+        last, text = answer.values[-1], answer.text
+        brought = _KEY.search(text, 0, last.start)
+        place = re.search(rf"(?<!\w){re.escape(last.key)}(?!\w)", self.source.text)
+        if brought is None or place is None:
+            return ""
+        word = _NEXT_WORD.match(self.source.text, place.end())
+        if word is None:
+            return ""
+        gap = f'{chr(34) if last.quoted else ""},{brought.group(1)}"{word.group(1)}":'
+        return gap[len(typed) :] if gap.startswith(typed) else ""
