@@ -10,13 +10,12 @@ words.
 import re
 
 from edgelm.runtime.speculation.json_values import JsonValue, JsonValues
-from edgelm.runtime.speculation.source_text import SourceText, Span, model_of
+from edgelm.runtime.speculation.source_text import NUMBER, SourceText, Span, model_of
 
 _MAX_PIECES = 40
 # The part of a text between two values that brings a key.
 _KEY = re.compile(r'[\[{,](\s*)"[^"\n]*"(:\s*)"?$')
-# The next word of a list of keys.
-_NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
+_RECENT = 8  # values whose keys show how the answer is laid out
 
 
 class Extraction:
@@ -44,10 +43,13 @@ class Extraction:
             return "", False
         ahead = self.answer.copy()
         begin = len(ahead.text)
-        modeled = True
+        modeled, piece = True, ""
         for number in range(_MAX_PIECES):
-            piece, known = self._piece(ahead)
+            last, (piece, known) = piece, self._piece(ahead)
             if not piece:
+                end = last.find("}") + 1
+                if end:  # the prompt seems to have no other record
+                    return ahead.text[begin : len(ahead.text) - len(last) + end], modeled
                 break
             if not number:
                 modeled = known
@@ -93,21 +95,21 @@ class Extraction:
 
     def _begin(self, answer: JsonValues, key: str) -> tuple[str, bool]:
         """A value that may begin here: an unquoted one, or one whose key is new."""
-        values = answer.values
+        space = " " if answer.text.endswith(":") else ""
         new = JsonValue(key, len(answer.text), quoted=False)
-        trial = [*values, new]
-        model = model_of(trial, len(values))
+        model = model_of([*answer.values, new], len(answer.values))
         if model is not None:
-            return self._value(answer, new, "")
+            if answer.values[model].quoted:
+                return f'{space}"', True
+            text, known = self._value(answer, new, "")
+            return (space + text if text else ""), known
         span = self.source.labeled(key)
         if span is None:
-            return "", False
-        text = self.source.text[span.start : span.end]
-        space = " " if answer.text.endswith(":") else ""
-        number = re.match(r"-?\d+(?:\.\d+)?(?![\w-])", text)
-        if number is not None:
+            return f'{space}"', False
+        number = NUMBER.match(self.source.text, *span)
+        if number is not None and not self.source.text[number.end()].isalnum():
             return space + number.group(), False
-        return f'{space}"{text}"', False
+        return f'{space}"{self._text(span)}"', False
 
     def _value(self, answer: JsonValues, value: JsonValue, typed: str) -> tuple[str, bool]:
         """The rest of a value with what ends it."""
@@ -141,10 +143,7 @@ class Extraction:
             text = self._text(self.source.labeled(value.key))
             if text:
                 return text, False
-        like = model
-        if not value.quoted and model is None:
-            values, like = [*values[:-1], value], None
-        return self._text(self.source.begun(values, number, like, typed)), False
+        return self._text(self.source.begun(values, number, model, typed)), False
 
     def _repeats(self, values: list[JsonValue], model: int) -> bool:
         before = model_of(values, model)
@@ -159,12 +158,15 @@ class Extraction:
     def _next_key(self, answer: JsonValues, typed: str) -> str:
         """What brings the next key, if the prompt lists keys in the order of the answer."""
         last, text = answer.values[-1], answer.text
-        brought = _KEY.search(text, 0, last.start)
-        place = re.search(rf"(?<!\w){re.escape(last.key)}(?!\w)", self.source.text)
-        if brought is None or place is None:
-            return ""
-        word = _NEXT_WORD.match(self.source.text, place.end())
+        word = self.source.word_after(last.key)
         if word is None:
             return ""
-        gap = f'{chr(34) if last.quoted else ""},{brought.group(1)}"{word.group(1)}":'
-        return gap[len(typed) :] if gap.startswith(typed) else ""
+        ends = [None, *(value.end for value in answer.values[:-1])]
+        starts = [value.start for value in answer.values]
+        for end, start in reversed(list(zip(ends, starts, strict=True))[-_RECENT:]):
+            brought = _KEY.search(text, end or 0, start)
+            if brought is not None and (end is None or "," in brought.group()):
+                quote = '"' if last.quoted else ""
+                gap = f'{quote},{brought.group(1)}"{word}":'
+                return gap[len(typed) :] if gap.startswith(typed) else ""
+        return ""

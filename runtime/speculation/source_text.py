@@ -10,8 +10,10 @@ _CONTEXT = 32  # characters before and behind a value that are compared
 _MAX_LENGTH = 300  # characters of a value
 _REACH = 4000  # characters behind the last value in which the next one is looked for
 _PARTS = re.compile(r"\w+|[^\w\s]|\s")
+# The next word of a list of keys.
+_NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
 _END = re.compile(r"[\n;()\"]|[,.:](?=\s|$)| - ")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 class Span(NamedTuple):
@@ -30,6 +32,10 @@ class SourceText:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        lower = text.lower()
+        self._lower = lower if len(lower) == len(text) else text  # some letters become two
+        self._labeled: dict[str, Span | None] = {}
+        self._words: dict[str, str | None] = {}
 
     def locate(self, values: Sequence[JsonValue], number: int) -> Span | None:
         """Where the value with this number, which has ended, is in the prompt."""
@@ -54,7 +60,7 @@ class SourceText:
         start = self._start_like(values, model, source, floor)
         if start is None:
             return None
-        return self._span(start, values[model], source)
+        return self._span(start, values[number].quoted, source)
 
     def begun(
         self, values: Sequence[JsonValue], number: int, model: int | None, beginning: str
@@ -65,24 +71,38 @@ class SourceText:
         floor = self._floor(values, number, model)
         for start in (floor, 0) if floor else (0,):
             for position in self._occurrences(beginning, start):
-                like = None if model is None else values[model]
-                return self._span(
-                    position, like, None if like is None else like.source, len(beginning)
-                )
+                source = None if model is None else values[model].source
+                return self._span(position, values[number].quoted, source, len(beginning))
         return None
 
     def labeled(self, key: str) -> Span | None:
         """What is behind a key's words and a colon."""
-        words = [re.escape(word) for word in re.findall(r"[^\W_]+", key)]
+        if key not in self._labeled:
+            self._labeled[key] = self._find_labeled(key)
+        return self._labeled[key]
+
+    def word_after(self, key: str) -> str | None:
+        """The word behind a key in a list of keys."""
+        if key not in self._words:
+            ends = (at + len(key) for at in self._occurrences(key, 0) if key)
+            end = next((end for end in ends if not self.text[end : end + 1].isalnum()), None)
+            word = None if end is None else _NEXT_WORD.match(self.text, end)
+            self._words[key] = None if word is None else word.group(1)
+        return self._words[key]
+
+    def _find_labeled(self, key: str) -> Span | None:
+        words = [re.escape(word) for word in re.findall(r"[^\W_]+", key.lower())]
         if not words:
             return None
-        label = re.compile(
-            rf"(?<!\w){'[ _-]?'.join(words)}[\"'*`]*[ \t]*[:=][ \t]*(?=\S)", re.IGNORECASE
-        )
-        found = label.search(self.text)
-        if found is None:
-            return None
-        return self._span(found.end(), None, None)
+        name = "[ _-]?".join(words)
+        label = re.compile(rf"(?<!\w){name}[\"'*`]*[ \t]*[:=][ \t]*(?=\S)")
+        start = self._lower.find(words[0])  # a search without a fixed beginning is slow
+        while start >= 0:
+            found = label.match(self._lower, start)
+            if found is not None:
+                return self._span(found.end(), True, None)
+            start = self._lower.find(words[0], start + 1)
+        return None
 
     def _occurrences(self, text: str, start: int) -> Iterator[int]:
         """Where words of the prompt begin with `text`."""
@@ -124,27 +144,24 @@ class SourceText:
         return None
 
     def _span(
-        self,
-        start: int,
-        like: JsonValue | None,
-        source: tuple[int, int] | None,
-        least: int = 1,
+        self, start: int, quoted: bool, source: tuple[int, int] | None, least: int = 1
     ) -> Span | None:
-        """From `start` to where a value like that one ends."""
+        """From `start` to where a value ends, as the one with that source did."""
         text = self.text
-        if like is not None and not like.quoted:
-            number = _NUMBER.match(text, start)
+        if not quoted:
+            number = NUMBER.match(text, start)
             return None if number is None else Span(*number.span())
         limit = start + _MAX_LENGTH
+        ending = _END.search(text, start + least, limit)
+        end = min(len(text), limit) if ending is None else ending.start()
         if source is not None:
             right = text[source[1] : source[1] + _CONTEXT]
             for part in reversed(list(_PARTS.finditer(right))):
                 found = text.find(right[: part.end()], start + least, limit)
                 if found >= 0:
-                    return Span(start, found)
-        end = _END.search(text, start + least, limit)
-        stop = min(len(text), limit) if end is None else end.start()
-        return Span(start, stop) if stop > start else None
+                    end = found if part.start() else min(found, end)
+                    break
+        return Span(start, end) if end > start else None
 
 
 def model_of(values: Sequence[JsonValue], number: int) -> int | None:

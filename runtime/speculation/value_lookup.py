@@ -80,7 +80,7 @@ class ValueLookup:
         if not text:
             return
         context = self._tokenizer.decode(list(self._history[self._length - _CONTEXT :]))
-        tokens = self._tokenizer.encode_behind(context, text)[:-1]  # the last may be cut off
+        tokens = self._tokenizer.encode_behind(context, text)
         if len(tokens) > len(self._tokens):
             self._tokens = tokens
         if new:
