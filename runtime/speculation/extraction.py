@@ -33,16 +33,19 @@ class Extraction:
         """Read more of the answer."""
         self._read(self.answer, text)
 
-    def predict(self, least: int) -> tuple[str, bool]:
+    def predict(self, least: int, forced: str = "") -> tuple[str, bool]:
         """Text that may follow, of `least` characters if it reaches that far; and how sure it is.
+
+        `forced` is what has to follow at first.
 
         Returns:
             the text, empty where nothing is predicted, and whether it follows an earlier record.
         """
         if not self.answer.inside:
-            return "", False
+            return forced, False
         ahead = self.answer.copy()
         begin = len(ahead.text)
+        self._read(ahead, forced)
         modeled, piece = True, ""
         for number in range(_MAX_PIECES):
             last, (piece, known) = piece, self._piece(ahead)
@@ -76,10 +79,10 @@ class Extraction:
             gap = self._gap(answer, len(answer.values) - 1, typed)
             if gap is not None and len(gap) > len(typed):
                 return gap[len(typed) :], True
-            if gap is None and answer.next_key is None:
+            if gap is None and not answer.expects_colon and answer.next_key is None:
                 return self._next_key(answer, typed), False
         if answer.next_key is None:
-            return "", False
+            return (":" if answer.expects_colon else ""), False
         return self._begin(answer, answer.next_key)
 
     def _gap(self, answer: JsonValues, number: int, typed: str) -> str | None:

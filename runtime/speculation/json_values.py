@@ -56,6 +56,11 @@ class JsonValues:
         return bool(self._stack)
 
     @property
+    def expects_colon(self) -> bool:
+        """Whether a key has ended and its colon is to come."""
+        return bool(self._stack) and self._expected == "colon"
+
+    @property
     def next_key(self) -> str | None:
         """The key of a value that may begin here; None where none may."""
         return self._stack[-1].key if self._stack and self._expected == "value" else None

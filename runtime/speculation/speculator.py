@@ -22,7 +22,6 @@ from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.runtime.speculation.trials import DraftTrials
 from edgelm.runtime.speculation.value_lookup import ValueLookup
-from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.speculation import SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
@@ -54,7 +53,7 @@ class Speculator:
         mode: where from; with `auto` also only where the answer stays the same bit for bit.
         state: of the model.
         history: tokens so far, those of the prompt; the list that the generation appends to.
-        tokenizer: of the model; without one, values of JSON answers are drafted less often.
+        values: predicts JSON answers from the same history; used with the modes of lookup.
     """
 
     def __init__(
@@ -62,16 +61,14 @@ class Speculator:
         mode: SpeculationMode,
         state: SpeculationState,
         history: Sequence[int],
-        tokenizer: Tokenizer | None = None,
+        values: ValueLookup | None = None,
     ) -> None:
         self.mode = mode
         self.state = state
         self._history = history
         self._lookup = PromptLookup(history) if mode in ("auto", "lookup") else None
         self._matches = MatchAcceptance()
-        self._values = (
-            None if self._lookup is None or tokenizer is None else ValueLookup(history, tokenizer)
-        )
+        self._values = None if self._lookup is None else values
         self._in_values = MatchAcceptance()
         self._drafts = DraftAcceptance(state.drafts.share)
         self._from_model = False

@@ -1,6 +1,6 @@
 """Drafts of JSON answers, from their text: what `Extraction` predicts, as tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgelm.runtime.speculation.extraction import Extraction
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
@@ -17,10 +17,16 @@ class ValueLookup:
     Args:
         history: tokens so far, those of the prompt; the list that the generation appends to.
         tokenizer: of the model.
+        forced: gives the text that has to follow the history, where a grammar leaves no choice.
     """
 
-    def __init__(self, history: Sequence[int], tokenizer: Tokenizer) -> None:
-        self._history, self._tokenizer = history, tokenizer
+    def __init__(
+        self,
+        history: Sequence[int],
+        tokenizer: Tokenizer,
+        forced: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._history, self._tokenizer, self._forced = history, tokenizer, forced
         self._prompt = self._length = len(history)
         self._text = Detokenizer(tokenizer)
         self._extraction: Extraction | None = None
@@ -74,9 +80,13 @@ class ValueLookup:
 
     def _predict(self, *, new: bool) -> None:
         """Predict what follows the history; `new`: what was predicted before was wrong."""
-        if self._extraction is None or not self._whole:
+        if not self._whole:
             return
-        text, modeled = self._extraction.predict(_CHARACTERS)
+        text = self._forced()
+        modeled = bool(text)
+        if self._extraction is not None:
+            text, known = self._extraction.predict(_CHARACTERS, text)
+            modeled = modeled or known
         if not text:
             return
         context = self._tokenizer.decode(list(self._history[self._length - _CONTEXT :]))
