@@ -15,6 +15,8 @@ from edgelm.runtime.speculation.source_text import NUMBER, SourceText, Span, mod
 _MAX_PIECES = 40
 # The part of a text between two values that brings a key.
 _KEY = re.compile(r'[\[{,](\s*)"[^"\n]*"(:\s*)"?$')
+# The beginning of a list of records.
+_FIRST_RECORD = re.compile(r'\[(\s*)(\{\s*"[^"\n]*":\s*"?)')
 _RECENT = 8  # values whose keys show how the answer is laid out
 
 
@@ -79,7 +81,11 @@ class Extraction:
             gap = self._gap(answer, len(answer.values) - 1, typed)
             if gap is not None and len(gap) > len(typed):
                 return gap[len(typed) :], True
-            if gap is None and not answer.expects_colon and answer.next_key is None:
+            if gap is None and "}" in typed:
+                rest = self._next_record(answer, typed.partition("}")[2])
+                if rest:
+                    return rest, True
+            elif gap is None and not answer.expects_colon and answer.next_key is None:
                 return self._next_key(answer, typed), False
         if answer.next_key is None:
             return (":" if answer.expects_colon else ""), False
@@ -113,6 +119,15 @@ class Extraction:
         if number is not None and not self.source.text[number.end()].isalnum():
             return space + number.group(), False
         return f'{space}"{self._text(span)}"', False
+
+    def _next_record(self, answer: JsonValues, typed: str) -> str:
+        """What is behind a first record and brings the first key of the next one."""
+        found = _FIRST_RECORD.finditer(answer.text)
+        first = max(found, key=lambda one: one.start(), default=None)
+        if first is None:
+            return ""
+        gap = f",{first.group(1) or ' '}{first.group(2)}"
+        return gap[len(typed) :] if gap.startswith(typed) else ""
 
     def _value(self, answer: JsonValues, value: JsonValue, typed: str) -> tuple[str, bool]:
         """The rest of a value with what ends it."""
@@ -170,6 +185,9 @@ class Extraction:
             brought = _KEY.search(text, end or 0, start)
             if brought is not None and (end is None or "," in brought.group()):
                 quote = '"' if last.quoted else ""
-                gap = f'{quote},{brought.group(1)}"{word}":'
+                between = brought.group(1)
+                if end is None and not between and brought.group(2).endswith(" "):
+                    between = " "  # nothing stands before the first key, but before others
+                gap = f'{quote},{between}"{word}":'
                 return gap[len(typed) :] if gap.startswith(typed) else ""
         return ""

@@ -12,6 +12,7 @@ _REACH = 4000  # characters behind the last value in which the next one is looke
 _PARTS = re.compile(r"\w+|[^\w\s]|\s")
 # The next word of a list of keys.
 _NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
+_SENTENCE = re.compile(r"(?:[.!?][\"')]*\s+|\n\s*)(?=\w)")
 _END = re.compile(r"[\n;()\"]|[,.:](?=\s|$)| - ")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -141,7 +142,10 @@ class SourceText:
             found = text.find(context, floor, floor + _REACH)
             if found >= 0:
                 return found + len(context)
-        return None
+        if left[-1:] not in ("", "\n"):
+            return None
+        sentence = _SENTENCE.search(text, floor, floor + _REACH)
+        return None if sentence is None else sentence.end()
 
     def _span(
         self, start: int, quoted: bool, source: tuple[int, int] | None, least: int = 1
