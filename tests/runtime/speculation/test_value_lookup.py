@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgelm.bench.speculation.extraction import EXTRACTION
 from edgelm.bench.speculation.task import Task
+from edgelm.runtime.speculation.speculator import SpeculationState, Speculator
 from edgelm.runtime.speculation.value_lookup import ValueLookup
 from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.speculation import SIZES
 from tests.checkpoints.tiny_chat import tiny_tokenizer
+from tests.runtime.speculation.more_extractions import MORE_EXTRACTIONS
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def spaced(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     }
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    parts = {
+    parts: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": {
@@ -105,11 +109,54 @@ def test_records_are_predicted_in_any_vocabulary(name: str, request: pytest.Fixt
     assert right > 0.75 * count
 
 
-def test_extractions_are_predicted_as_the_vocabulary_splits_them(smollm2: Tokenizer) -> None:
-    found = [predicted(smollm2, task) for task in EXTRACTION]
+@pytest.mark.parametrize("tasks", [EXTRACTION, MORE_EXTRACTIONS], ids=["bench", "more"])
+def test_extractions_are_predicted_as_the_vocabulary_splits_them(
+    smollm2: Tokenizer, tasks: tuple[Task, ...]
+) -> None:
+    found = [predicted(smollm2, task) for task in tasks]
     total, count, right = (sum(column) for column in zip(*found, strict=True))
-    assert right > 0.7 * total
-    assert right > 0.8 * count
+    assert right > 0.65 * total
+    assert right > 0.75 * count
+
+
+def _cost(size: int) -> float:
+    return float(np.interp(size, [1, 2, 4, 8, 16], [1, 1.15, 1.48, 2.3, 3.92]))
+
+
+def gain(tokenizer: Tokenizer, task: Task, *, values: bool) -> float:
+    """Speed over that without speculation, at the costs of runs that a CPU was measured to have."""
+    history = tokenizer.encode(task.prompt + "\n").tolist()
+    answer = tokenizer.encode(task.reference).tolist()
+    state, text = SpeculationState(), [*history, *answer]
+    costs = {size: _cost(size) for size in SIZES}
+    for _ in range(3):
+        state.costs.single(1.0)
+        for size, cost in costs.items():
+            state.costs.several(size, cost)
+    predictor = ValueLookup(history, tokenizer) if values else None
+    speculator = Speculator("lookup", state, history, predictor)
+    elapsed = 0.0
+    while len(history) < len(text):
+        drafts = speculator.propose(min(15, len(text) - len(history) - 1), None)
+        expected = text[len(history) : len(history) + len(drafts)]
+        wrong = (number for number, token in enumerate(drafts) if token != expected[number])
+        taken = next(wrong, len(drafts)) + 1
+        elapsed += costs.get(1 + len(drafts), 1.0)
+        for token in text[len(history) : len(history) + taken]:
+            history.append(token)
+            speculator.update()
+    return len(answer) / elapsed
+
+
+@pytest.mark.parametrize("tasks", [EXTRACTION, MORE_EXTRACTIONS], ids=["bench", "more"])
+def test_extraction_gains_what_the_index_of_tokens_does_not(
+    smollm2: Tokenizer, tasks: tuple[Task, ...]
+) -> None:
+    with_values = [gain(smollm2, task, values=True) for task in tasks]
+    without = [gain(smollm2, task, values=False) for task in tasks]
+    assert np.exp(np.mean(np.log(with_values))) >= 1.8
+    assert min(with_values) > 1.4
+    assert np.exp(np.mean(np.log(without))) < 1.4
 
 
 def test_within_a_character_the_prediction_is_followed(tiny: Tokenizer) -> None:
@@ -147,3 +194,19 @@ def test_what_a_grammar_forces_is_predicted(smollm2: Tokenizer) -> None:
         history.append(token)
         lookup.update()
     assert smollm2.decode(lookup.draft(8)).startswith('customer":')
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_json_whose_values_are_not_in_the_prompt_is_no_loss(smollm2: Tokenizer, seed: int) -> None:
+    """Words of the prompt, in any order, so that wrong places of the prompt are pointed at."""
+    rng = np.random.default_rng(seed)
+    words = [word.strip(",.") for task in MORE_EXTRACTIONS for word in task.prompt.split()]
+    prompt = " ".join(rng.permutation(words))
+
+    def value() -> object:
+        count = int(rng.integers(1, 5))
+        return int(rng.integers(500)) if rng.random() < 0.3 else " ".join(rng.choice(words, count))
+
+    keys = [[f"{word}_{number}" for word in rng.choice(words, 4)] for number in range(8)]
+    answer = json.dumps([{key: value() for key in record} for record in keys], ensure_ascii=False)
+    assert gain(smollm2, Task(prompt, answer), values=True) >= 0.97
