@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         help="instead of the tests, measure speed with and without speculation (auto, lookup, "
         "draft) on four kinds of tasks",
     )
+    add("--work", metavar="A,B", help="only these kinds of tasks of --speculation (default: all)")
     add(
         "--check-plan",
         action="store_true",
@@ -178,6 +179,7 @@ def _measure_speculation(arguments: argparse.Namespace, command: str) -> None:
             lm,
             arguments.speculation,
             rounds=arguments.rounds,
+            works=arguments.work and [one.strip() for one in arguments.work.split(",")],
             progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
         report = SpeculationReport(

@@ -5,14 +5,15 @@ place of its own. A small model's own answers may run into loops, which are easi
 answers are marked.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.bench.speculation.gain import Ratios, gain_of, interval_of
+from edgelm.bench.speculation.task import Task
+from edgelm.bench.speculation.tasks import WORKS
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel, Reply
 from edgelm.runtime.generation.sampling.logits_processor import Row
@@ -27,16 +28,16 @@ _MAX_PERIOD = 16
 class WorkResult(msgspec.Struct, frozen=True):
     """One kind of work.
 
-    Rates are tokens per second of decoding, a pair per task and round, without answers that ended
-    with their first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts
+    Rates are tokens per second of decoding by task and round, without tasks of which an answer
+    ended with its first token; `drafted` and `accepted` are of `decoded` tokens. `different` counts
     tasks whose answer was another one with speculation, `loops` those whose answer ends in a loop.
     """
 
     work: str
     answers: Answers
     tasks: int
-    rates_off: list[float]
-    rates_on: list[float]
+    rates_off: list[list[float]]
+    rates_on: list[list[float]]
     decoded: int
     drafted: int
     accepted: int
@@ -45,15 +46,29 @@ class WorkResult(msgspec.Struct, frozen=True):
 
     @property
     def gain(self) -> float | None:
-        """Speed with speculation over that without: the median of pairs; None if there is none."""
-        pairs = zip(self.rates_on, self.rates_off, strict=True)
-        gains = [on / off for on, off in pairs]
-        return statistics.median(gains) if gains else None
+        """Speed with speculation over that without: see `gain_of`; None without any speed."""
+        return gain_of(self._ratios()) if self.rates_on else None
+
+    @property
+    def gain_interval(self) -> tuple[float, float] | None:
+        """The 95% interval of `gain`: see `interval_of`."""
+        return interval_of(self._ratios()) if self.rates_on else None
+
+    @property
+    def task_gains(self) -> list[float]:
+        """The median of each task's pairs."""
+        return [float(gain) for gain in np.median(self._ratios(), axis=1)] if self.rates_on else []
+
+    def _ratios(self) -> Ratios:
+        return np.array(self.rates_on) / np.array(self.rates_off)
 
     @property
     def tokens_per_run(self) -> float:
         """Tokens that a run of the engine gave (acceptance length)."""
         return self.decoded / max(1, self.decoded - self.accepted)
+
+
+_Speeds = tuple[float, float]
 
 
 class _Pair(msgspec.Struct):
@@ -66,14 +81,20 @@ def measure_works(
     mode: SpeculationMode,
     *,
     rounds: int,
+    works: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[WorkResult]:
-    """Answer all tasks of all kinds of work, `rounds` times after a warm-up.
+    """Answer all tasks of all kinds of work, or of `works`, `rounds` times after a warm-up.
 
     Raises:
-        BadInput: the context is too short for them.
+        BadInput: a kind of work that there is not, or the context is too short for a task.
     """
-    longest = max(_length(lm, task.prompt) for tasks in WORKS.values() for task in tasks)
+    chosen = tuple(WORKS) if works is None else tuple(works)
+    for work in chosen:
+        if work not in WORKS:
+            known = ", ".join(WORKS)
+            raise BadInput(f"{work!r} is not a kind of work; expected some of {known}")
+    longest = max(_length(lm, task.prompt) for work in chosen for task in WORKS[work])
     if longest > lm.context:
         raise BadInput(
             f"the longest task has {longest} tokens, the context holds {lm.context}; export with "
@@ -81,9 +102,9 @@ def measure_works(
         )
     results = []
     for answers in ("own", "reference"):
-        for work, tasks in WORKS.items():
+        for work in chosen:
             progress(f"{work}, {answers} answers")
-            results.append(_measure_work(lm, mode, work, tasks, answers, rounds))
+            results.append(_measure_work(lm, mode, work, WORKS[work], answers, rounds))
     return results
 
 
@@ -95,29 +116,34 @@ def _measure_work(
     answers: Answers,
     rounds: int,
 ) -> WorkResult:
-    pairs = []
+    pairs, speeds = list[_Pair](), list[list[_Speeds]]()
     different = loops = 0
     for task in tasks:
         measured = [_pair(lm, mode, task, answers, turn) for turn in range(rounds + 1)][1:]
         different += any(pair.on.tokens != pair.off.tokens for pair in measured)
         loops += ends_in_a_loop(measured[0].off.tokens)
         pairs += measured
-    rates = [
-        (pair.off.timings.tokens_per_second, pair.on.timings.tokens_per_second) for pair in pairs
-    ]
-    known = [(off, on) for off, on in rates if off and on]
+        known = [_speeds(pair) for pair in measured]
+        if all(off and on for off, on in known):
+            speeds.append(known)
     return WorkResult(
         work,
         answers,
         len(tasks),
-        [off for off, _ in known],
-        [on for _, on in known],
+        [[off for off, _ in task] for task in speeds],
+        [[on for _, on in task] for task in speeds],
         sum(pair.on.timings.decoded for pair in pairs),
         sum(pair.on.timings.drafted for pair in pairs),
         sum(pair.on.timings.accepted for pair in pairs),
         different,
         loops,
     )
+
+
+def _speeds(pair: _Pair) -> _Speeds:
+    """Tokens per second without and with speculation; 0 of an answer that ended at once."""
+    off, on = pair.off.timings.tokens_per_second, pair.on.timings.tokens_per_second
+    return off or 0.0, on or 0.0
 
 
 def _pair(

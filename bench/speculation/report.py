@@ -1,6 +1,7 @@
 """The table of `edge-bench --speculation`, and the file for it."""
 
 import statistics
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -25,10 +26,14 @@ def speculation_table(report: SpeculationReport) -> str:
     lines = [
         f"Speculation `{report.mode}`, {report.bundle}",
         "",
-        "| work | answers | tokens/s without | with | gain | accepted of drafted | tokens per run "
-        "| different answers | loops |",
+        "| work | answers | tokens/s without | with | gain (95% interval) | accepted of drafted "
+        "| tokens per run | different answers | loops |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(result) for result in report.results),
+        "",
+        "Gain of each task (median of its pairs):",
+        "",
+        *(_tasks_line(result) for result in report.results),
         "",
         "Time of a run of several tokens, relative to a run of one: "
         + (
@@ -41,15 +46,23 @@ def speculation_table(report: SpeculationReport) -> str:
 
 def _row(result: WorkResult) -> str:
     speeds = "– | – | –"
-    if result.gain is not None:
-        off, on = statistics.median(result.rates_off), statistics.median(result.rates_on)
-        speeds = f"{off:.1f} | {on:.1f} | {result.gain:.2f}×"
+    if result.gain is not None and result.gain_interval is not None:
+        off, on = (
+            statistics.median(chain(*rates)) for rates in (result.rates_off, result.rates_on)
+        )
+        low, high = result.gain_interval
+        speeds = f"{off:.1f} | {on:.1f} | {result.gain:.2f}× ({low:.2f} to {high:.2f})"
     per_run = f"{result.tokens_per_run:.2f}" if result.decoded else "–"
     return (
         f"| {result.work} | {result.answers} | {speeds} "
         f"| {result.accepted} of {result.drafted} | {per_run} "
         f"| {result.different} of {result.tasks} | {result.loops} of {result.tasks} |"
     )
+
+
+def _tasks_line(result: WorkResult) -> str:
+    gains = ", ".join(f"{gain:.2f}" for gain in result.task_gains)
+    return f"- {result.work}, {result.answers}: {gains}"
 
 
 def write_speculation_report(report: SpeculationReport, folder: Path) -> None:

@@ -5,15 +5,8 @@ mostly the program, a chat answer has next to nothing of its question. The refer
 that independent of how well a small model does the work.
 """
 
-from typing import NamedTuple
-
-
-class Task(NamedTuple):
-    """A prompt and a good answer."""
-
-    prompt: str
-    reference: str
-
+from edgelm.bench.speculation.extraction import EXTRACTION
+from edgelm.bench.speculation.task import Task
 
 _REPORT = """\
 The river Lenne rises on the northern slope of the Kahler Asten at 819 meters above sea level. It \
@@ -103,32 +96,6 @@ class Readings:
             return None
         return max(self.values) - min(self.values)"""
 
-_ORDERS = """\
-Order 4711 from Anna Kowalski, Warsaw: 12 ball bearings, delivery by 3 May. Order 4712 from \
-Bernard Lefevre, Lyon: 40 meters of copper wire, delivery by 9 May. Order 4713 from Carla Rossi, \
-Milan: 3 stepper motors, delivery by 3 May. Order 4714 from David Stone, Boston: 250 spring \
-washers, delivery by 21 May."""
-
-_ORDERS_JSON = """\
-[{"order": 4711, "customer": "Anna Kowalski", "city": "Warsaw", "goods": "12 ball bearings", \
-"delivery": "3 May"}, {"order": 4712, "customer": "Bernard Lefevre", "city": "Lyon", "goods": "40 \
-meters of copper wire", "delivery": "9 May"}, {"order": 4713, "customer": "Carla Rossi", "city": \
-"Milan", "goods": "3 stepper motors", "delivery": "3 May"}, {"order": 4714, "customer": "David \
-Stone", "city": "Boston", "goods": "250 spring washers", "delivery": "21 May"}]"""
-
-_SENSORS = """\
-The station at Nordstrand reports 14.2 degrees, 71 percent humidity and wind of 8.4 meters per \
-second from the west. The station at Kap Hoorn reports 6.8 degrees, 93 percent humidity and wind \
-of 21.0 meters per second from the south. The station at Alice Springs reports 31.5 degrees, 18 \
-percent humidity and wind of 3.1 meters per second from the east."""
-
-_SENSORS_JSON = """\
-{"stations": [{"name": "Nordstrand", "degrees": 14.2, "humidity_percent": 71, \
-"wind_meters_per_second": 8.4, "wind_from": "west"}, {"name": "Kap Hoorn", "degrees": 6.8, \
-"humidity_percent": 93, "wind_meters_per_second": 21.0, "wind_from": "south"}, {"name": "Alice \
-Springs", "degrees": 31.5, "humidity_percent": 18, "wind_meters_per_second": 3.1, "wind_from": \
-"east"}]}"""
-
 WORKS: dict[str, tuple[Task, ...]] = {
     "chat": (
         Task(
@@ -164,15 +131,5 @@ WORKS: dict[str, tuple[Task, ...]] = {
             _READINGS_EDITED,
         ),
     ),
-    "extract JSON": (
-        Task(
-            f"Extract order, customer, city, goods and delivery as a JSON list.\n\n{_ORDERS}",
-            _ORDERS_JSON,
-        ),
-        Task(
-            "Extract the stations with name, degrees, humidity_percent, wind_meters_per_second and "
-            f"wind_from as JSON.\n\n{_SENSORS}",
-            _SENSORS_JSON,
-        ),
-    ),
+    "extract JSON": EXTRACTION,
 }

@@ -54,6 +54,10 @@ class Decoding:
         self.history = [int(token) for token in request.tokens]
         self.generated = 0
 
+    def forced(self) -> str:
+        """The text that has to follow `history`, where a grammar leaves no choice."""
+        return "" if self._constraint is None else self._constraint.forced()
+
     def take(self, row: Row) -> Chunk:
         """Choose a token from the logits [vocab_size] behind `history`."""
         request, stops = self._request, self._stops

@@ -16,6 +16,7 @@ from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.steps import Steps
 from edgelm.runtime.sequences import Sequences
 from edgelm.runtime.speculation.speculator import Speculator
+from edgelm.runtime.speculation.value_lookup import ValueLookup
 
 
 class Stream(Iterator[Chunk]):
@@ -49,6 +50,7 @@ class Stream(Iterator[Chunk]):
                 request.speculation,
                 sequences.speculation_of(request.adapter),
                 self._decoding.history,
+                ValueLookup(self._decoding.history, vocabulary.tokenizer, self._decoding.forced),
             )
         )
         self._steps = Steps(

@@ -22,6 +22,7 @@ from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.runtime.speculation.trials import DraftTrials
+from edgelm.runtime.speculation.value_lookup import ValueLookup
 from edgelm.speculation import SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
@@ -52,17 +53,24 @@ class Speculator:
     Args:
         mode: where from; with `auto` also only where the answer stays the same bit for bit.
         state: of the model.
-        history: tokens so far; the list that the generation appends to.
+        history: tokens so far, those of the prompt; the list that the generation appends to.
+        values: predicts JSON answers from the same history; used with the modes of lookup.
     """
 
     def __init__(
-        self, mode: SpeculationMode, state: SpeculationState, history: Sequence[int]
+        self,
+        mode: SpeculationMode,
+        state: SpeculationState,
+        history: Sequence[int],
+        values: ValueLookup | None = None,
     ) -> None:
         self.mode = mode
         self.state = state
         self._history = history
         self._lookup = PromptLookup(history) if mode in ("auto", "lookup") else None
         self._matches = MatchAcceptance()
+        self._values = None if self._lookup is None else values
+        self._in_values = MatchAcceptance()
         self._drafts = DraftAcceptance(state.drafts.share)
         self._from_model = False
         self._size, self._seconds = 0, 0.0  # the last run, until what it costs is known
@@ -81,6 +89,11 @@ class Speculator:
             right = self._lookup.update()
             if right is not None:
                 self._matches.observe(matched, right)
+        if self._values is not None:
+            matched = self._values.matched
+            right = self._values.update()
+            if right is not None:
+                self._in_values.observe(matched, right)
 
     def propose(
         self,
@@ -97,9 +110,10 @@ class Speculator:
         """
         if most < 1 or not self.allowed or not self.state.costs.known or instead == math.inf:
             return []
-        found, model = self._plan_lookup(most), self._plan_draft(most, draft)
-        self._from_model = model.gain > found.gain
-        plan = model if self._from_model else found
+        found, value = self._plan_lookup(most), self._plan_values(most)
+        model = self._plan_draft(most, draft)
+        plan = max(found, value, model, key=lambda one: one.gain)
+        self._from_model = plan is model
         if plan.gain < _MIN_GAIN * instead:
             return []
         if self._from_model:
@@ -109,8 +123,9 @@ class Speculator:
             elif not self.state.trials.begin():
                 return []
             return draft.propose(self._history, plan.drafts, self.state.costs, turn)
-        assert self._lookup is not None
-        return self._lookup.draft(plan.drafts)
+        source = self._values if plan is value else self._lookup
+        assert source is not None
+        return source.draft(plan.drafts)
 
     def ran(self, size: int, seconds: float) -> None:
         """Take note of the time of a run of `size` tokens, `settled` not included."""
@@ -133,6 +148,13 @@ class Speculator:
         if self._lookup is None or not self._lookup.matched:
             return _Plan(0, 0.0)
         expected = self._matches.expected(self._lookup.matched, most)
+        return self._best(most, expected, 0.0)
+
+    def _plan_values(self, most: int) -> _Plan:
+        if self._values is None or not self._values.matched:
+            return _Plan(0, 0.0)
+        most = min(most, self._values.ready(most))
+        expected = self._in_values.expected(self._values.matched, most)
         return self._best(most, expected, 0.0)
 
     def _plan_draft(self, most: int, draft: DraftModel | None) -> _Plan:

@@ -1,5 +1,6 @@
 """Text to tokens and back, one token at a time."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -110,6 +111,22 @@ class Tokenizer:
         if inner.pre_tokenizer is not None:
             splits = [split for split, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
         return [token.id for split in splits for token in inner.model.tokenize(split)]
+
+    def encode_behind(self, context: str, text: str) -> list[int]:
+        """Token ids of a text that follows another one.
+
+        Empty where a token covers the end of the one and the beginning of the other.
+        """
+        found = _guarded(
+            lambda: self._tokenizer.encode(context + text, add_special_tokens=False),
+            BadInput,
+            "the tokenizer cannot encode this text: ",
+        )
+        starts = [start for start, _ in found.offsets]
+        first = bisect_left(starts, len(context))
+        if first and found.offsets[first - 1][1] > len(context):
+            return []
+        return list(found.ids[first:])
 
     def decode(self, tokens: list[int], *, special: bool = False) -> str:
         """Text of token ids, without special tokens unless they are requested."""

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgelm
 from edgelm.bench.cli import main
 from edgelm.bench.speculation import measure
+from edgelm.bench.speculation.gain import interval_of
 from edgelm.bench.speculation.measure import WorkResult, ends_in_a_loop
 from edgelm.bench.speculation.report import _row
-from edgelm.bench.speculation.tasks import WORKS, Task
+from edgelm.bench.speculation.task import Task
+from edgelm.bench.speculation.tasks import WORKS
 from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel, Reply
@@ -103,10 +106,30 @@ def test_one_bundle_at_a_time(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert "one bundle" in capsys.readouterr().err
 
 
-def test_gain_is_the_median_of_pairs() -> None:
-    result = WorkResult("chat", "own", 1, [10.0, 10.0, 1.0], [15.0, 16.0, 9.0], 300, 250, 200, 0, 0)
-    assert result.gain == pytest.approx(1.6)
+def test_gain_is_the_mean_over_tasks_of_the_median_of_pairs() -> None:
+    on = [[15.0, 16.0, 9.0], [40.0, 50.0, 40.0]]
+    result = WorkResult("chat", "own", 2, [[10.0, 10.0, 1.0]] * 2, on, 300, 250, 200, 0, 0)
+    assert result.task_gains == pytest.approx([1.6, 5.0])
+    assert result.gain == pytest.approx((1.6 * 5.0) ** 0.5)
     assert result.tokens_per_run == 3
+
+
+def test_the_interval_covers_the_gain_and_shrinks_with_pairs() -> None:
+    rng = np.random.default_rng(1)
+    covered, widths = 0, {}
+    for pairs in (10, 40):
+        for _ in range(40):
+            low, high = interval_of(rng.normal(0.98, 0.04, (2, pairs)))
+            covered += low <= 0.98 <= high
+            widths[pairs] = high - low
+    assert covered >= 70  # 76 of 80 are expected
+    assert widths[40] < 0.7 * widths[10]
+    assert interval_of(np.full((3, 5), 1.5)) == pytest.approx((1.5, 1.5))
+
+
+def test_unknown_work_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--speculation", "auto", "--work", "chat, poems"]) == 2
+    assert "'poems' is not a kind of work; expected some of chat" in capsys.readouterr().err
 
 
 def test_loops_are_seen() -> None:

@@ -43,3 +43,6 @@ class Constraint(AdvancingProcessor, Protocol):
     @property
     def complete(self) -> bool:
         """Whether nothing may follow the tokens so far: the generation ends."""
+
+    def forced(self) -> str:
+        """The text that has to follow, as far as no other may; empty if that is not known yet."""

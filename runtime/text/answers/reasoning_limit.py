@@ -74,6 +74,12 @@ class ReasoningLimit:
         """Whether what follows the reasoning is complete."""
         return not self._forced and self._inner is not None and self._inner.complete
 
+    def forced(self) -> str:
+        """The text that has to follow, of the answer."""
+        if self._forced or self._thinking or self._inner is None or self._may_begin():
+            return ""
+        return self._inner.forced()
+
     def __call__(self, history: Sequence[int], logits: Row) -> Row:
         """Logits [vocab_size] with minus infinity for what may not come next."""
         if self._forced:

@@ -44,6 +44,13 @@ class TokenMask:
         """Whether the text is complete and nothing may follow."""
         return self._complete
 
+    def forced(self) -> str:
+        """The text that has to follow; empty while the next mask is being computed."""
+        if self._complete or not self._next.done():
+            return ""
+        following = bytes(self._matcher.compute_ff_bytes())
+        return following.decode("utf-8", errors="ignore")  # it may begin within a character
+
     def __call__(self, history: Sequence[int], logits: Row) -> Row:
         """Logits [vocab_size] with minus infinity for what may not come next.
 

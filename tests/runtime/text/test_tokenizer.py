@@ -186,3 +186,12 @@ def test_a_vocabulary_whose_ids_are_places(tmp_path: Path) -> None:
 def _tree() -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(tiny_tokenizer().to_str())
     return tree
+
+
+def test_a_text_is_encoded_as_behind_another(smollm2: Tokenizer) -> None:
+    context, text = '{"city": "', 'Lyon", "goods'
+    whole = smollm2.encode(context + text).tolist()
+    found = smollm2.encode_behind(context, text)
+    assert found == whole[-len(found) :]
+    assert smollm2.decode(found) == text
+    assert smollm2.encode_behind('{"city": "Lyon"', ', "') == []  # '",' is one token

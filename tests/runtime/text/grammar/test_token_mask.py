@@ -81,3 +81,16 @@ def test_a_text_that_no_token_can_continue() -> None:
     mask = start("[1]", size=size)
     with pytest.raises(BadInput, match="no token of this model's vocabulary"):
         mask([], np.zeros(size, dtype=np.float32))
+
+
+def test_forced_text_is_what_all_matches_have_in_common() -> None:
+    mask = start("(red|reddish|redan)[0-9]")
+    mask([], np.zeros(VOCAB, dtype=np.float32))  # the mask is computed in a thread
+    assert mask.forced() == "red"
+    for character in "red":
+        mask.advance(token(character))
+        mask([], np.zeros(VOCAB, dtype=np.float32))
+    assert mask.forced() == ""
+    mask.advance(token("d"))
+    mask([], np.zeros(VOCAB, dtype=np.float32))
+    assert mask.forced() == "ish"
