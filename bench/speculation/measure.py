@@ -60,7 +60,8 @@ class WorkResult(msgspec.Struct, frozen=True):
         return [float(gain) for gain in np.median(self._ratios(), axis=1)] if self.rates_on else []
 
     def _ratios(self) -> Ratios:
-        return np.array(self.rates_on) / np.array(self.rates_off)
+        ratios: Ratios = np.array(self.rates_on) / np.array(self.rates_off)
+        return ratios
 
     @property
     def tokens_per_run(self) -> float:
