@@ -24,6 +24,10 @@ class DraftModel:
         self.session = session
         self.vocab_size = vocab_size
 
+    def room(self, length: int) -> int:
+        """How many tokens it can draft behind `length`: its context may be the shorter one."""
+        return max(0, self.session.capacity - length + 1)
+
     def propose(
         self,
         history: Sequence[int],
@@ -41,7 +45,7 @@ class DraftModel:
                 generations run in between, and a cancelled one ends.
         """
         session = self.session
-        count = min(count, session.capacity - len(history) + 1)
+        count = min(count, self.room(len(history)))
         if count < 1:
             return []
         done = min(_common(session.tokens, history), len(history) - 1)

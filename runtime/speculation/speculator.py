@@ -160,6 +160,9 @@ class Speculator:
     def _plan_draft(self, most: int, draft: DraftModel | None) -> _Plan:
         if draft is None or self.mode not in ("auto", "draft"):
             return _Plan(0, 0.0)
+        most = min(most, draft.room(len(self._history)))
+        if most < 1:
+            return _Plan(0, 0.0)
         plan = self._best(most, self._drafts.expected(most), self.state.costs.draft_ratio())
         if plan.gain < _MIN_GAIN and self.state.trials.due:
             return _Plan(min(2, most), _MIN_GAIN, trial=True)

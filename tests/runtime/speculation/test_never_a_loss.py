@@ -107,6 +107,9 @@ class _SimulatedDraft:
         self.text: list[int] = []
         self.proposals = 0
 
+    def room(self, length: int) -> int:
+        return 10**6
+
     def propose(self, history: list[int], count: int, costs: StepCosts, _: Any = None) -> list[int]:
         self.proposals += 1
         seconds = [0.02 * SINGLE * (len(history) - self.read)] + [0.3 * SINGLE] * (count - 1)

@@ -1,11 +1,14 @@
 """When tokens are drafted and how many, from what runs cost and predictions were worth."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from edgelm.errors import BadInput
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
 from edgelm.runtime.speculation.costs import SIZES, StepCosts
+from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.mode import check_mode
 from edgelm.runtime.speculation.speculator import SpeculationState, Speculator
 from edgelm.speculation import SPECULATION_MODES
@@ -37,6 +40,26 @@ def test_no_more_is_drafted_than_there_is_room_for() -> None:
     speculator = Speculator("lookup", measured(0.02), [1, 2, *PART, 3, *PART[:20]])
     assert len(speculator.propose(4, None)) == 3  # 4 tokens are a size, 5 are not
     assert speculator.propose(0, None) == []
+
+
+class _FullDraft:
+    """A draft model whose context is full."""
+
+    def room(self, length: int) -> int:
+        return 0
+
+    def propose(self, *_: Any) -> list[int]:
+        return []
+
+
+@pytest.mark.parametrize("share", [0.95, 0.1], ids=["pays", "trial"])
+def test_beyond_the_draft_models_context_the_text_is_looked_up(share: float) -> None:
+    state, full = measured(0.02), cast(DraftModel, _FullDraft())
+    state.drafts = DraftAcceptance(share)
+    history = [1, 2, *PART, 3, *PART[:20]]
+    assert Speculator("auto", state, history).propose(15, full) == PART[20:35]
+    assert Speculator("draft", state, history).propose(15, full) == []
+    assert state.trials.due, "none was made"
 
 
 def test_predictions_that_fail_end_drafting_within_a_few_tokens() -> None:

@@ -1,7 +1,7 @@
 """What generations of several threads share: measured costs and trials of the draft model."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edgelm.runtime.speculation.costs import SIZES, StepCosts
@@ -25,7 +25,11 @@ class _Interrupted(dict[int, Any]):
 
 
 def test_costs_are_read_while_another_thread_measures() -> None:
-    for read in (lambda costs: costs.ratio(4), lambda costs: costs.measured()):
+    reads: list[Callable[[StepCosts], object]] = [
+        lambda costs: costs.ratio(4),
+        lambda costs: costs.measured(),
+    ]
+    for read in reads:
         costs = StepCosts()
         for _ in range(3):
             costs.single(0.01)
@@ -46,6 +50,9 @@ class _StillDue(DraftTrials):
 
 
 class _Draft:
+    def room(self, length: int) -> int:
+        return 10**6
+
     def propose(self, history: list[int], count: int, costs: StepCosts, _: Any = None) -> list[int]:
         return [7] * count
 
