@@ -129,9 +129,9 @@ def test_the_keys_of_a_schema_are_drafted(int8_lm: LanguageModel) -> None:
     tokens = int8_lm.tokenizer.encode("Yes?").tolist()
     plain, drafted = (answer(int8_lm, mode, tokens, **options) for mode in ("off", "auto"))
     assert drafted.chunks == plain.chunks
-    assert "a_long_name_of_field_1" in drafted.text
+    assert "a_long_name_of_field_0" in drafted.text
     if int8_lm._sequences.speculation.exactness.exact:
-        assert drafted.timings.accepted > 40
+        assert drafted.timings.accepted > 15
 
 
 def test_at_the_end_of_the_context(int8_lm: LanguageModel) -> None:
