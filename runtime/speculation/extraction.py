@@ -10,7 +10,7 @@ words.
 import re
 
 from edgelm.runtime.speculation.json_values import JsonValue, JsonValues
-from edgelm.runtime.speculation.source_text import NUMBER, SourceText, Span, model_of
+from edgelm.runtime.speculation.source_text import NUMBER, SourceText, Span, earlier, model_of
 
 _MAX_PIECES = 40
 # The part of a text between two values that brings a key.
@@ -95,9 +95,9 @@ class Extraction:
         """The text that followed an earlier value with the key of this one."""
         values, text = answer.values, answer.text
         key = values[number].key
-        for earlier in reversed(range(number)):
-            if values[earlier].key == key:
-                gap = text[values[earlier].end : values[earlier + 1].start]
+        for n in earlier(number):
+            if values[n].key == key:
+                gap = text[values[n].end : values[n + 1].start]
                 if gap.startswith(typed):
                     return gap
         return None

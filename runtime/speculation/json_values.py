@@ -69,7 +69,7 @@ class JsonValues:
         """One that is read on independently; values that ended are shared."""
         return replace(
             self,
-            values=[value if value.end is not None else replace(value) for value in self.values],
+            values=[*self.values[:-1], *(replace(value) for value in self.values[-1:])],
             _stack=[replace(container) for container in self._stack],
         )
 

@@ -9,6 +9,8 @@ from edgelm.runtime.speculation.json_values import JsonValue
 _CONTEXT = 32  # characters before and behind a value that are compared
 _MAX_LENGTH = 300  # characters of a value
 _REACH = 4000  # characters behind the last value in which the next one is looked for
+_MAX_PLACES = 256  # where a text occurs in the prompt: short ones occur everywhere
+_MAX_BACK = 256  # values before one, among which its model is looked for
 _PARTS = re.compile(r"\w+|[^\w\s]|\s")
 # The next word of a list of keys.
 _NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
@@ -97,21 +99,25 @@ class SourceText:
             return None
         name = "[ _-]?".join(words)
         label = re.compile(rf"(?<!\w){name}[\"'*`]*[ \t]*[:=][ \t]*(?=\S)")
-        start = self._lower.find(words[0])  # a search without a fixed beginning is slow
-        while start >= 0:
+        start = -1
+        for _ in range(_MAX_PLACES):  # a regular expression without a fixed beginning is slow
+            start = self._lower.find(words[0], start + 1)
+            if start < 0:
+                break
             found = label.match(self._lower, start)
             if found is not None:
                 return self._span(found.end(), True, None)
-            start = self._lower.find(words[0], start + 1)
         return None
 
     def _occurrences(self, text: str, start: int) -> Iterator[int]:
         """Where words of the prompt begin with `text`."""
-        position = self.text.find(text, start)
-        while position >= 0:
+        position = start - 1
+        for _ in range(_MAX_PLACES):
+            position = self.text.find(text, position + 1)
+            if position < 0:
+                return
             if position == 0 or not (self.text[position - 1].isalnum() and text[0].isalnum()):
                 yield position
-            position = self.text.find(text, position + 1)
 
     def _floor(self, values: Sequence[JsonValue], number: int, model: int | None) -> int:
         """Where to begin looking for a value: behind the last one, if its model was there, too."""
@@ -168,13 +174,18 @@ class SourceText:
         return Span(start, end) if end > start else None
 
 
+def earlier(number: int) -> Iterator[int]:
+    """Numbers of the values before that one, the last first, as far back as is looked."""
+    return reversed(range(max(0, number - _MAX_BACK), number))
+
+
 def model_of(values: Sequence[JsonValue], number: int) -> int | None:
     """The last value before that number that has its key."""
     key = values[number].key
-    return next((n for n in reversed(range(number)) if values[n].key == key), None)
+    return next((n for n in earlier(number) if values[n].key == key), None)
 
 
 def source_before(values: Sequence[JsonValue], number: int) -> tuple[int, int] | None:
     """The source of the last value before that number that has one."""
-    sources = (values[n].source for n in reversed(range(number)))
+    sources = (values[n].source for n in earlier(number))
     return next((source for source in sources if source is not None), None)

@@ -20,6 +20,7 @@ from edgelm.reasons import one_line
 
 _QUICK = 0.001  # seconds of a mask that is computed before the step
 _NO_DETAILS = "<non-verbose/>"  # in llguidance's messages
+_CONTROL = b"\xff"  # begins the number of a control token in llguidance's bytes
 Row = npt.NDArray[np.float32]
 _MINUS_INFINITY = np.float32(-np.inf).view(np.int32)  # the bits of it
 
@@ -45,10 +46,13 @@ class TokenMask:
         return self._complete
 
     def forced(self) -> str:
-        """The text that has to follow; empty while the next mask is being computed."""
+        """The text that has to follow, up to a control token.
+
+        Empty while the next mask is being computed: nothing waits for it.
+        """
         if self._complete or not self._next.done():
             return ""
-        following = bytes(self._matcher.compute_ff_bytes())
+        following = bytes(self._matcher.compute_ff_bytes()).partition(_CONTROL)[0]
         return following.decode("utf-8", errors="ignore")  # it may begin within a character
 
     def __call__(self, history: Sequence[int], logits: Row) -> Row:

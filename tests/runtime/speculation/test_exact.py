@@ -1,5 +1,6 @@
 """An answer is the same with and without speculation, whatever else it is composed of."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,44 @@ def test_copying_is_drafted_and_accepted(int8_lm: LanguageModel) -> None:
         accepted += reply.timings.accepted
         assert reply.timings.decoded == len(reply.tokens) - 1
     assert 0 < accepted <= drafted
+
+
+def test_an_extraction_is_drafted_from_the_text_of_the_prompt(int8_lm: LanguageModel) -> None:
+    """The answer is a given one; logits are compared as well."""
+    answers = [
+        [{"name": "Ann Lee", "town": "Oslo"}, {"name": "Bo Sand", "town": "Luleå"}],
+        [{"name": "Жан", "town": "Rome"}, {"name": "Cy Ray", "town": "Bern"}],
+    ]
+    for expected in answers:
+        listed = ". ".join(f"{one['name']} lives in {one['town']}" for one in expected)
+        tokens = int8_lm.tokenizer.encode(f"Name and town: {listed}.\n").tolist()
+        said = int8_lm.tokenizer.encode(json.dumps(expected, ensure_ascii=False), special=False)
+        options: dict[str, Any] = {"max_tokens": len(said), "logprobs": 0}
+        replies = {}
+        for mode in ("off", "auto"):
+            dictated = Dictated(said.tolist(), len(tokens))
+            replies[mode] = answer(int8_lm, mode, tokens, logits_processors=[dictated], **options)
+        assert json.loads(replies["auto"].text) == expected
+        assert replies["auto"].chunks == replies["off"].chunks
+        if int8_lm._sequences.speculation.exactness.exact:
+            # The second record, and more.
+            assert replies["auto"].timings.accepted > 0.5 * len(said)
+
+
+def test_the_keys_of_a_schema_are_drafted(int8_lm: LanguageModel) -> None:
+    """The prompt has none of them, and random weights choose values and white space."""
+    long = {f"a_long_name_of_field_{number}": {"type": "boolean"} for number in range(3)}
+    schema = {**SCHEMA, "properties": long, "required": list(long)}
+    options: dict[str, Any] = {
+        "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+        "max_tokens": 200,
+    }
+    tokens = int8_lm.tokenizer.encode("Yes?").tolist()
+    plain, drafted = (answer(int8_lm, mode, tokens, **options) for mode in ("off", "auto"))
+    assert drafted.chunks == plain.chunks
+    assert "a_long_name_of_field_0" in drafted.text
+    if int8_lm._sequences.speculation.exactness.exact:
+        assert drafted.timings.accepted > 15
 
 
 def test_at_the_end_of_the_context(int8_lm: LanguageModel) -> None:

@@ -101,17 +101,24 @@ class Model:
             bias[[int(i) for i in self.tokenizer.encode(text)]] = 4.0
         bias[VOCAB:] = 4.0
         bias[END] = 6.0
+        written, forced = "", list[tuple[int, str]]()
         for _ in range(2000):
             row = rng.normal(size=self.size).astype(np.float32) + bias
             token = int(constraint([], row).argmax())
+            forced.append((len(written), constraint.forced()))
             constraint.advance(token)
             if token == END:
                 break
-            parts.append(parser.push(detokenizer.push(token)))
+            text = detokenizer.push(token)
+            written += text
+            parts.append(parser.push(text))
             if constraint.complete:
                 break
         else:
             raise AssertionError("no end")
+        for start, text in forced:
+            assert written[start : start + len(text)] == text[: len(written) - start]
+        assert any(text for _, text in forced) or not tools.required
         parts += [parser.push(detokenizer.flush()), parser.finish()]
         return (
             "".join(part.reasoning for part in parts),
