@@ -93,7 +93,7 @@ class Quantizer:
         step = max(1, _PART // columns)
         return joined(
             [
-                self._quantize(group, self.weights.rows(group, at, at + step), precision)
+                self._quantize(group, self.weights.rows(group, at, min(at + step, rows)), precision)
                 for at in range(0, rows, step)
             ]
         )

@@ -131,7 +131,6 @@ class Weights:
     def rows(self, group: str, start: int, end: int) -> torch.Tensor:
         """A part of the rows of a table that nothing is folded into, in fp32."""
         [name] = self.tensor_names(group)
-        end = min(end, self.shape(group)[0])
         return self.checkpoint.rows(name, torch.arange(start, end)).float()
 
     def unfold(self, group: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from edgelm.errors import BadInput
+from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.files.hashing import file_sha256
 from edgelm.files.json_files import NOT_TEXT, is_text
+from edgelm.library_errors import library_errors
 
 _FOLDER = Path(__file__).with_name("text")
 CALIBRATION = _FOLDER / "calibration.jsonl"
@@ -66,10 +67,14 @@ def read_passage(
 
     Raises:
         BadInput: the file is missing, empty, of the wrong form or too short for one sequence.
+        BadCheckpoint: the tokenizer fails on it.
     """
     text = "\n\n".join(read_documents(path))
     length = min(SEQUENCE, context)
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    with library_errors(
+        lambda why: BadCheckpoint(f"the model's tokenizer cannot encode {path.name}: {why}")
+    ):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
     count = min(sequences, len(ids) // length)
     if count == 0:
         raise BadInput(

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgelm.bundle.files import TOKENIZER
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadInput, GateFailed
-from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
+from edgelm.runtime.generation.generation_config import GENERATION_CONFIG, read_generation_config
+from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE, special_texts
 from edgelm.runtime.text.chat import ChatTemplate, Message
 from edgelm.runtime.text.special_tokens import read_special_tokens
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 _QUESTION = "Why is the sky blue?"
 _USER = Message(role="user", content=_QUESTION)
@@ -72,8 +75,7 @@ def check_chat(checkpoint: Checkpoint, bundle: Path) -> list[str]:
     path = bundle / CHAT_TEMPLATE
     if not path.is_file():
         return []
-    special = read_special_tokens(bundle / SPECIAL_TOKENS_FILE) or {}
-    template = ChatTemplate(path, special_tokens=special)
+    template = ChatTemplate(path, special_tokens=_special_tokens(bundle))
     found = {attempt: _rendered(template, attempt) for attempt in _ATTEMPTS}
     usable = [attempt for attempt in _ATTEMPTS if isinstance(found[attempt], str)]
     name = f"the chat template of {checkpoint.name}"
@@ -85,6 +87,12 @@ def check_chat(checkpoint: Checkpoint, bundle: Path) -> list[str]:
             "exports it anyway)"
         )
     return [f"{name} {problem}" for problem in _problems(found, usable)]
+
+
+def _special_tokens(bundle: Path) -> dict[str, str]:
+    config = read_generation_config(bundle / GENERATION_CONFIG)
+    named = read_special_tokens(bundle / SPECIAL_TOKENS_FILE)
+    return special_texts(named, config, Tokenizer(bundle / TOKENIZER))
 
 
 class _Refusal(NamedTuple):

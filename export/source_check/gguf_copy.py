@@ -36,7 +36,7 @@ def copy_weights(path: Path, target: Path, *, depth: int) -> None:
     parts = open_parts(path)
     header = parts[0].header
     spans = [span for key, span in header.entries.items() if not key.startswith(_LEFT_OUT)]
-    entries = [parts[0].read(span.start, span.stop - span.start) for span in spans]
+    entries = [parts[0].read(span.start, span.stop - span.start).data for span in spans]
     tensors = list(_tensors(parts, depth))
     with target.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries)))
@@ -50,7 +50,7 @@ def copy_weights(path: Path, target: Path, *, depth: int) -> None:
         for _, part, info, size in tensors:
             begin = part.header.data_offset + info.offset
             for at in range(begin, begin + size, _STEP):
-                file.write(part.read(at, min(_STEP, begin + size - at)))
+                file.write(part.read(at, min(_STEP, begin + size - at)).data)
             file.write(bytes(-size % header.alignment))
 
 

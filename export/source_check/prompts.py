@@ -11,6 +11,7 @@ from typing import Any
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.checkpoint.special_token_names import SPECIAL_TOKENS_FILE
 from edgelm.errors import BadCheckpoint, BadInput, GateFailed
+from edgelm.library_errors import library_errors
 from edgelm.runtime.text.bundle_template import CHAT_TEMPLATE
 from edgelm.runtime.text.chat import ChatTemplate, Message
 from edgelm.runtime.text.special_tokens import read_special_tokens
@@ -76,15 +77,15 @@ def _transformers_renderer(
         return _from_text(template, special)
     from transformers import AutoTokenizer
 
-    try:
+    with library_errors(
+        lambda why: BadCheckpoint(
+            f"transformers cannot load the tokenizer of {checkpoint.name}, so that its chat "
+            f"prompts cannot be compared: {why}"
+        )
+    ):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             checkpoint.path, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # tokenizers raises plain ones
-        raise BadCheckpoint(
-            f"transformers cannot load the tokenizer of {checkpoint.name}, so that its chat "
-            f"prompts cannot be compared: {str(error)[:300]}"
-        ) from None
     return _guarded(
         lambda messages: tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True

@@ -19,9 +19,14 @@ def read_template(
     path = bundle_file(folder, manifest, CHAT_TEMPLATE)
     if path is None:
         return None
-    names = read_special_tokens(bundle_file(folder, manifest, SPECIAL_TOKENS_FILE))
-    if names is None:  # a bundle without the file
-        names = {
-            name: tokenizer.token(token) or "" for name, token in config.special_tokens().items()
-        }
-    return ChatTemplate(path, special_tokens=names)
+    named = read_special_tokens(bundle_file(folder, manifest, SPECIAL_TOKENS_FILE))
+    return ChatTemplate(path, special_tokens=special_texts(named, config, tokenizer))
+
+
+def special_texts(
+    named: dict[str, str] | None, config: GenerationConfig, tokenizer: Tokenizer
+) -> dict[str, str]:
+    """The special tokens of a bundle by name; those of its ids where no file names them."""
+    if named is not None:
+        return named
+    return {name: tokenizer.token(token) or "" for name, token in config.special_tokens().items()}

@@ -93,7 +93,7 @@ def mutate(rng: Random, tree: Any, *, value: Any = strange, among: list[Path] | 
         if not _inside(path, other):
             parent[key] = deepcopy(theirs[other[-1]])
             if way == "swap" and not _inside(other, path):
-                theirs[other[-1]] = old
+                theirs[other[-1]] = deepcopy(old)  # a tree may hold one list twice
     elif way == "wrap":
         parent[key] = [old]
     elif way == "text" and isinstance(old, int | float | bool):

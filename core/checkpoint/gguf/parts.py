@@ -47,7 +47,7 @@ class GgufPart:
         """Ranges of the file, (start, bytes) each, one after the other."""
         data = np.empty(sum(count for _, count in ranges), np.uint8)
         try:
-            read_ranges(self.path, ranges, memoryview(data))
+            read_ranges(self.path, ranges, data.data)
         except OSError as error:
             raise BadCheckpoint(f"{self.path} cannot be read: {reason(error)}") from None
         return data

@@ -72,7 +72,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from None
     first = 8 + len(data)
     entries = _parsed(data, path)
-    entries.pop("__metadata__", None)
+    _check_metadata(path, entries.pop("__metadata__", {}))
     tensors = {name: _tensor(path, name, entry, first) for name, entry in entries.items()}
     _check_ranges(path, tensors, first, size)
     return tensors
@@ -95,6 +95,15 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
         return parse_json_object(data, "its header")
     except BadCheckpoint as error:
         raise _unreadable(path, str(error)) from None
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    """As the safetensors package does, which refuses the file otherwise."""
+    if not isinstance(metadata, dict) or not all(isinstance(one, str) for one in metadata.values()):
+        raise BadCheckpoint(
+            f"{path} is damaged: __metadata__ is {shown(metadata)}, expected an object of texts; "
+            "download it again"
+        )
 
 
 def _unreadable(path: Path, reason: str) -> BadCheckpoint:

@@ -102,7 +102,7 @@ def _read(stored: StoredTensor, ranges: list[tuple[int, int]]) -> "torch.Tensor"
     dtype = _torch_type(stored)
     data = torch.empty(sum(count for _, count in ranges), dtype=torch.uint8)
     try:
-        read_ranges(stored.path, ranges, memoryview(data.numpy()))
+        read_ranges(stored.path, ranges, data.numpy().data)
     except OSError as error:
         raise BadCheckpoint(
             f"{stored.path}: {shown(stored.name)} cannot be read ({reason(error)}); was the file "

@@ -17,6 +17,7 @@ from edgelm.export.bundle.text.generation_defaults import (
 )
 from edgelm.export.bundle.text.special_tokens import read_optional, special_tokens
 from edgelm.files.json_files import read_file, shown
+from edgelm.library_errors import library_errors
 from edgelm.runtime.text.tokenizer import OF_ONE_CALL, read_parts, without_limits
 from edgelm.runtime.text.tokenizer_limits import MAX_BYTES
 
@@ -134,7 +135,11 @@ def _needs(folder: Path) -> str:
 
 def _check_added_ids(path: Path, tokenizer: "Tokenizer", rows: int) -> None:
     """Raise BadCheckpoint where every text would begin or end with a token without embedding."""
-    if beyond := [token for token in tokenizer.encode("").ids if token >= rows]:
+    with library_errors(
+        lambda why: BadCheckpoint(f"{path} cannot encode a text: {why}; download it again")
+    ):
+        ids = tokenizer.encode("").ids
+    if beyond := [token for token in ids if token >= rows]:
         raise BadCheckpoint(
             f"{path}: its post_processor adds token {beyond[0]} to every text, but the model has "
             f"embeddings of {rows} tokens; use the tokenizer that the model was published with"
@@ -144,15 +149,13 @@ def _check_added_ids(path: Path, tokenizer: "Tokenizer", rows: int) -> None:
 def _parse(path: Path, content: bytes) -> "Tokenizer":
     from tokenizers import Tokenizer
 
-    try:
+    with library_errors(
+        lambda why: BadCheckpoint(
+            f"{path} is not a tokenizer that the tokenizers package can read: {why}; download it "
+            "again"
+        )
+    ):
         return Tokenizer.from_str(content.decode())
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library raises plain Exception, and Rust's panics
-        raise BadCheckpoint(
-            f"{path} is not a tokenizer that the tokenizers package can read: "
-            f"{str(error)[:200]}; download it again"
-        ) from None
 
 
 def _template(folder: Path) -> str | None:

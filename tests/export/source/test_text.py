@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 
-from edgelm.errors import BadInput
+from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.export.source.text import (
     CALIBRATION,
     GATE,
@@ -216,3 +216,11 @@ def test_line_ends_are_those_of_text(tmp_path: Path) -> None:
         for name in ("unix.txt", "dos.txt")
     )
     assert torch.equal(unix.tokens, dos.tokens)
+
+
+def test_a_tokenizer_that_fails_on_the_text(tmp_path: Path) -> None:
+    bomb = tiny_tokenizer()
+    bomb.normalizer = normalizers.Replace(Regex("(a+)+$"), "a")
+    path = write(tmp_path / "a.txt", "a" * 50 + "b")
+    with pytest.raises(BadCheckpoint, match=r"tokenizer cannot encode a\.txt: .*retry-limit"):
+        read_passage(path, bomb, vocab_size=VOCAB, context=8)

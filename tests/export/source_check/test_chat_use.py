@@ -11,6 +11,7 @@ import pytest
 from edgelm.errors import GateFailed
 from edgelm.export.pipeline import export_model
 from edgelm.export.source_check.chat_use import check_chat
+from tests.checkpoints.tiny_chat import tiny_tokenizer
 from tests.conftest import TinyFactory
 
 EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -19,15 +20,18 @@ NEEDS_SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('be told
 ONE = "{% if messages | selectattr('role', 'equalto', 'assistant') | list %}{{ 1 / 0 }}{% endif %}"
 NEEDS_TOOLS = "{% if not tools %}{{ raise_exception('no tools') }}{% endif %}{{ tools[0].type }}"
 NEEDS_DOCUMENTS = "{{ documents[0].title.strip() }}"
+BOS = "{% if bos_token != '<s>' %}{{ raise_exception('no bos') }}{% endif %}"
 DATED = "{{ strftime_now('%Y') }}{{ date_string if date_string is defined else 'today' }}"
 
 
 def warnings(tiny: TinyFactory, folder: Path, template: str) -> list[str]:
     (folder / "chat_template.jinja").write_text(template)
+    (folder / "generation_config.json").write_text('{"bos_token_id": 1}')
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return check_chat(replace(tiny("llama").checkpoint, name="model"), folder)
 
 
-@pytest.mark.parametrize("template", [EACH, DATED + EACH, "{{ messages[-1].content }}"])
+@pytest.mark.parametrize("template", [EACH, DATED + EACH, "{{ messages[-1].content }}", BOS + EACH])
 def test_usual_templates(tiny: TinyFactory, tmp_path: Path, template: str) -> None:
     assert warnings(tiny, tmp_path, template) == []
 

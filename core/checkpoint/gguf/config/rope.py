@@ -59,10 +59,23 @@ def rope_scaling(
                 f"{metadata.path} scales RoPE by the tensor {ROPE_FREQS} and in another way, "
                 "which is not supported; use the model's safetensors folder"
             )
+        _check_unscaled(metadata, f"{architecture}.rope.")
         return _from_frequencies(factors[ROPE_FREQS], theta, dim, context)
     if factors or (scaling and scaling["rope_type"] == "longrope"):
         return _longrope(metadata, f"{architecture}.rope.", factors, scaling, context)
+    if scaling is None or scaling["rope_type"] == "linear":
+        _check_unscaled(metadata, f"{architecture}.rope.")
     return scaling
+
+
+def _check_unscaled(metadata: GgufMetadata, prefix: str) -> None:
+    """Raise BadCheckpoint for a factor of attention, which llama.cpp applies to any scaling."""
+    key = f"{prefix}scaling.attn_factor"
+    if (factor := metadata.number(key, 1.0)) != 1.0:
+        raise BadCheckpoint(
+            f"{metadata.path}: {key} is {factor}, which is supported only with "
+            f"{prefix}scaling.type yarn or longrope; use the model's safetensors folder"
+        )
 
 
 def _from_metadata(metadata: GgufMetadata, prefix: str, context: int) -> dict[str, Any] | None:

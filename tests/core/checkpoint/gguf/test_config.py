@@ -304,3 +304,27 @@ def test_a_factor_without_a_type_is_linear(tmp_path: Path) -> None:
     rope = read_spec(path).layers[0].rope
     assert rope is not None
     assert rope.scaling == {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors"),
+    [
+        ({}, {}),
+        ({"llama.rope.scaling.type": "none"}, {}),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, {}),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 1.0}, {}),
+        ({}, {"rope_freqs.weight": np.ones(8, np.float32)}),
+    ],
+    ids=["nothing", "none", "linear", "yarn-by-1", "tensor"],
+)
+def test_a_factor_of_attention_without_yarn(
+    tmp_path: Path, kind: dict[str, str | float], tensors: dict[str, Any]
+) -> None:
+    """llama.cpp multiplies queries and keys by it whatever the kind of scaling is."""
+    metadata = kind | {"llama.rope.scaling.attn_factor": 1.0}
+    path = write_gguf(tiny_model("llama"), tmp_path / "a.gguf", metadata=metadata, tensors=tensors)
+    open_checkpoint(path)
+    metadata |= {"llama.rope.scaling.attn_factor": 2.0}
+    path = write_gguf(tiny_model("llama"), tmp_path / "b.gguf", metadata=metadata, tensors=tensors)
+    with pytest.raises(BadCheckpoint, match=r"attn_factor is 2\.0, which is supported only with"):
+        open_checkpoint(path)

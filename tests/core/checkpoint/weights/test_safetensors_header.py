@@ -218,3 +218,11 @@ def _compare_with_safetensors(path: Path) -> None:
     except SafetensorError as error:
         raise AssertionError(json.dumps(split_header(path)[0])) from error
     assert {name: one.shape for name, one in ours.items()} == shapes
+
+
+@pytest.mark.parametrize("metadata", [{"format": 5}, ["pt"], "pt", None, {"format": ["pt"]}])
+def test_metadata_that_safetensors_refuses(path: Path, metadata: Any) -> None:
+    header, data = split_header(path)
+    write_header(path, header | {"__metadata__": metadata}, data)
+    with pytest.raises(BadCheckpoint, match=r"__metadata__ is .*, expected an object of texts"):
+        read_header(path)

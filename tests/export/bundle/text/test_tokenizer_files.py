@@ -301,3 +301,17 @@ def test_gguf_carries_its_tokenizer(tmp_path: Path, output: Path) -> None:
     assert generation == {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
     special = json.loads((output / "special_tokens_map.json").read_text())
     assert special == {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+
+
+def test_a_tokenizer_that_panics(source: Path, output: Path) -> None:
+    tokenizer = json.loads((source / "tokenizer.json").read_bytes())
+    missing = {"SpecialToken": {"id": "<missing>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [missing],
+        "pair": [],
+        "special_tokens": {},
+    }
+    configure(source, "tokenizer.json", tokenizer)
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json cannot encode a text: no entry"):
+        write(source, output)
