@@ -21,6 +21,7 @@ from edgelm.reasons import reason
 FILE = "gate.npz"
 OUTCOMES = 64
 _MAX_BYTES = 256 << 20  # of the arrays; a typical sample has 10 MB
+_PREFILLED = 64  # tokens of a prefill whose logits are computed at a time
 _BLOCK = 2**21  # logits that are converted to fp64 at a time: 17 MB
 
 
@@ -186,10 +187,14 @@ def _blocks_of_logits(
     """Logits behind all tokens, a few rows at a time, each valid until the next."""
     session.rewind(0)
     body = len(tokens) - min(tail, len(tokens) // 2)
-    prefilled = session.advance(tokens[:body], logits=body)
-    rows = max(1, _BLOCK // prefilled.shape[1])
-    for start in range(0, body, rows):
-        yield prefilled[start : start + rows]
+    at = 0
+    while at < body:
+        part = tokens[at : min(at + _PREFILLED, body)]
+        logits = session.advance(part, logits=len(part))
+        rows = max(1, _BLOCK // logits.shape[1])
+        for start in range(0, len(part), rows):
+            yield logits[start : start + rows]
+        at += len(part)
     for token in tokens[body:, None]:
         yield session.advance(token)
 
