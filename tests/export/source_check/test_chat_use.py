@@ -70,9 +70,10 @@ def test_conversations_that_a_template_does_not_take(
         ("{{ raise_exception('not for you') }}", "not for you"),
         ("{{ messages[7].content.strip() }}", "rejects this conversation"),
         ("{% for m in messages %}{{ m.content[0].text.strip() }}{% endfor %}", "rejects this"),
-        (
+        pytest.param(
             "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
             "limits",
+            marks=pytest.mark.slow,
         ),
         ("", "the prompt is empty"),
         ("\n {# nothing #}\n", "the prompt is empty"),
