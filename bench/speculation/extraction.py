@@ -95,7 +95,7 @@ _QUOTES = """\
 The council argued for three hours. "We cannot keep a bridge open that our own engineers would \
 not drive across," said Councillor Ruth Adeyemi. The mayor, Tom Fairbanks, disagreed: "A closed \
 bridge means forty minutes more for every ambulance." Shopkeeper Lena Marsh, who had asked for the \
-hearing, answered the council that "nobody has ever shown us the numbers". The engineer Paul Okafor \
+hearing, said to them that "nobody has ever shown us the numbers". The engineer Paul Okafor \
 promised a report by Friday. "You will have every crack in it, with a photograph," he said."""
 
 _QUOTES_JSON = [

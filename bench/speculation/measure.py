@@ -60,7 +60,7 @@ class WorkResult(msgspec.Struct, frozen=True):
         return [float(gain) for gain in np.median(self._ratios(), axis=1)]
 
     def _ratios(self) -> Ratios:
-        ratios = np.array(self.rates_on) / np.array(self.rates_off)
+        ratios: Ratios = np.array(self.rates_on) / np.array(self.rates_off)
         return ratios.reshape(self.tasks, -1)
 
     @property
