@@ -95,7 +95,7 @@ _QUOTES = """\
 The council argued for three hours. "We cannot keep a bridge open that our own engineers would \
 not drive across," said Councillor Ruth Adeyemi. The mayor, Tom Fairbanks, disagreed: "A closed \
 bridge means forty minutes more for every ambulance." Shopkeeper Lena Marsh, who had asked for the \
-hearing, told the council that "nobody has ever shown us the numbers". The engineer Paul Okafor \
+hearing, said to them that "nobody has ever shown us the numbers". The engineer Paul Okafor \
 promised a report by Friday. "You will have every crack in it, with a photograph," he said."""
 
 _QUOTES_JSON = [
@@ -167,7 +167,7 @@ _RUSSIAN_JSON = [
 _LETTER = """\
 Dear Oskar, we reached Trieste on Monday, after two nights in Ljubljana where Irina met her old \
 teacher, Professor Novak. Tomorrow Sebastian and I take the early boat to Piran; Irina stays with \
-the Cosulich family until Thursday. From Piran we go on to Rovinj by bus, and in Pula we hope to \
+the Cosulich family until Thursday. From Piran we travel to Rovinj by bus, and in Pula we hope to \
 see Marta Horvat again. Give our love to Aunt Wilhelmina. Yours, Katharina"""
 
 _LETTER_JSON = {

@@ -55,7 +55,7 @@ class SourceText:
         return None
 
     def like(self, values: Sequence[JsonValue], number: int, model: int) -> Span | None:
-        """Where a value is if the prompt goes on as it did around its model."""
+        """Where a value is if the prompt continues as it did around its model."""
         source = values[model].source
         if source is None:
             return None
