@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 
+_ROWS = 4096  # that are checked at a time
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -115,10 +117,23 @@ class Checkpoint:
 
     def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
         """`tensor(name)[rows]` for rows int64 [R]; reads only these once all were checked."""
-        if name not in self._finite or not isinstance(self.read, (FolderTensors, GgufTensors)):
+        if not (
+            self.reads_rows(name) or (isinstance(self.read, GgufTensors) and name in self._finite)
+        ):
             return self.tensor(name)[rows]
+        read: Any = self.read
         with self._unchanged(name):
-            return self.read.rows(name, rows)
+            if name not in self._finite:  # a part at a time: a table can be larger than memory
+                for part in rows.new_tensor(range(self.shapes[name][0])).split(_ROWS):
+                    what = f"{self.files.get(name, self.path)}: {name}"
+                    check_finite(read.rows(name, part), what)
+                self._finite.add(name)
+            return read.rows(name, rows)  # type: ignore[no-any-return]
+
+    def reads_rows(self, name: str) -> bool:
+        """Whether `rows` reads no others."""
+        has_rows = getattr(self.read, "has_rows", None)
+        return has_rows is not None and has_rows(name)
 
     @contextmanager
     def _unchanged(self, name: str) -> Iterator[None]:

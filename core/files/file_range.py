@@ -14,9 +14,6 @@ _MOST_AT_ONCE = 1 << 30  # bytes; systems read less than 2 GiB at a time
 class FileTruncated(OSError):
     """A file ended before the bytes that its header announced."""
 
-    def __init__(self) -> None:
-        super().__init__("it was truncated after it was opened; retry when it is complete")
-
 
 def read_ranges(path: Path, ranges: Iterable[tuple[int, int]], out: memoryview) -> None:
     """Read ranges of a file, (start, bytes) each, one after the other into a buffer of bytes.
@@ -37,5 +34,5 @@ def _fill(file: FileIO, out: memoryview) -> None:
     while len(out):
         count = file.readinto(out[:_MOST_AT_ONCE])
         if not count:
-            raise FileTruncated
+            raise FileTruncated("it was truncated after it was opened; retry when it is complete")
         out = out[count:]

@@ -93,9 +93,12 @@ def session_logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[
     """Logits of all tokens in parts, each valid until the next; the last `tail` run one by one."""
     body = len(tokens) - min(tail, len(tokens) // 2)
     rows = rows_of_logits(session.vocab_size)
-    for at in range(0, body, rows):
-        part = tokens[at : min(at + rows, body)]
-        yield session.advance(part, logits=len(part))
+    step = session.chunk * max(1, rows // session.chunk)  # as a prompt is processed
+    for at in range(0, body, step):
+        part = tokens[at : min(at + step, body)]
+        logits = session.advance(part, logits=len(part))
+        for start in range(0, len(part), rows):
+            yield logits[start : start + rows]
     for at in range(body, len(tokens), rows):
         steps = tokens[at : at + rows, None]
         yield np.concatenate([session.advance(token).copy() for token in steps])

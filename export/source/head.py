@@ -37,7 +37,6 @@ class HeadInFile:
     def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         self._checkpoint, self._name = checkpoint, name
         self.shape = torch.Size(checkpoint.shapes[name])
-        checkpoint.tensor(name)  # checks all of it, after which its rows can be read alone
 
     def split(self, rows: int, /) -> Iterator[torch.Tensor]:
         """The rows in order, this many at a time, in their stored type."""
@@ -48,12 +47,11 @@ class HeadInFile:
 def read_head(checkpoint: Checkpoint) -> Head:
     """A checkpoint's head, in memory unless it is large.
 
-    A quantized head is in memory as well: it would be dequantized for each product.
+    So is one whose rows cannot be read alone: it would be made for each part of a product.
     """
     tied = checkpoint.spec.tie_word_embeddings
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
     vocabulary, width = checkpoint.shapes[name]
-    quantized = checkpoint.is_gguf or name in checkpoint.packed
-    if quantized or vocabulary * width < _LARGE:
+    if not checkpoint.reads_rows(name) or vocabulary * width < _LARGE:
         return checkpoint.tensor(name)
     return HeadInFile(checkpoint, name)

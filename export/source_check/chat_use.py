@@ -59,7 +59,13 @@ _DOCUMENTS = _Attempt(
     {"documents": [{"title": "Sky", "text": "Air scatters blue light."}]},
     "documents",
 )
-_ATTEMPTS = (_PLAIN, _SYSTEM, _TURNS, _TOOLS, _DOCUMENTS)
+_ALL = _Attempt(
+    "a system message with tools and documents",
+    _SYSTEM.messages,
+    {**_TOOLS.arguments, **_DOCUMENTS.arguments},
+    "a system message, tools and documents",
+)
+_ATTEMPTS = (_PLAIN, _SYSTEM, _TURNS, _TOOLS, _DOCUMENTS, _ALL)
 
 
 def check_chat(checkpoint: Checkpoint, bundle: Path) -> list[str]:
@@ -118,6 +124,7 @@ def _problems(found: Mapping[_Attempt, str | _Refusal], usable: list[_Attempt]) 
         problems.append(f"takes no system message: {found[_SYSTEM]}")
     if _TURNS not in usable and _PLAIN in usable:
         problems.append(f"takes only one question: {found[_TURNS]}")
-    if not any(_QUESTION in str(found[attempt]) for attempt in usable):
+    question = _QUESTION.casefold()
+    if not any(question in str(found[attempt]).casefold() for attempt in usable):
         problems.append("writes prompts without the user's message: the model does not see it")
     return problems

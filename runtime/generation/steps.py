@@ -6,8 +6,8 @@ of speculation.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -115,8 +115,16 @@ class Steps:
         most = min(self._room(slot.session), slot.session.chunk - 1)
         if most < 1:
             return None
-        turn = partial(self._sequences.turn, self._stop)
-        return self._speculator.propose(most, slot.draft, instead=instead, turn=turn) or None
+        drafts = self._speculator.propose(most, slot.draft, instead=instead, turn=self._draft_turn)
+        return drafts or None
+
+    @contextmanager
+    def _draft_turn(self) -> Iterator[None]:
+        """A turn of the draft model, unless the generation is cancelled."""
+        with self._sequences.turn(self._stop):
+            if self._stop():  # a turn that need not wait does not look
+                raise Cancelled
+            yield
 
     def _room(self, session: Session) -> int:
         """Drafted tokens that the context and the request leave room for."""

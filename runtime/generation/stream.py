@@ -50,7 +50,12 @@ class Stream(Iterator[Chunk]):
                 request.speculation,
                 sequences.speculation_of(request.adapter),
                 self._decoding.history,
-                ValueLookup(self._decoding.history, vocabulary.tokenizer, self._decoding.forced),
+                ValueLookup(
+                    self._decoding.history,
+                    vocabulary.tokenizer,
+                    sequences.vocab_size,
+                    self._decoding.forced,
+                ),
             )
         )
         self._steps = Steps(

@@ -5,6 +5,7 @@ from typing import Literal
 
 _SPACE = " \n\t\r"
 _LITERAL = "+-.0123456789aeflnrstuE"  # of numbers, true, false and null
+_MAX_DEPTH = 64  # containers within each other; a text with more is hardly JSON
 _Expected = Literal["key", "colon", "value", "comma"]
 
 
@@ -130,7 +131,7 @@ class JsonValues:
             self.key_start = position + 1
         elif self._expected == "colon" and character == ":":
             self._expected = "value"
-        elif self._expected == "value" and character in "{[":
+        elif self._expected == "value" and character in "{[" and len(self._stack) < _MAX_DEPTH:
             self._open(character, top.key)
         elif self._expected == "value" and (character == '"' or character in _LITERAL):
             quoted = character == '"'

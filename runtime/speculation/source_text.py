@@ -13,8 +13,9 @@ _MAX_PLACES = 256  # where a text occurs in the prompt: short ones occur everywh
 _MAX_BACK = 256  # values before one, among which its model is looked for
 _PARTS = re.compile(r"\w+|[^\w\s]|\s")
 # The next word of a list of keys.
-_NEXT_WORD = re.compile(r"(?:[^\w\n]*[,;|\n:][^\w]*|\s+\w{1,3}\s+)(\w+)")
-_SENTENCE = re.compile(r"(?:[.!?][\"')]*\s+|\n\s*)(?=\w)")
+# Their runs are bounded: a regular expression would try all parts of a long one.
+_NEXT_WORD = re.compile(r"(?:[^\w\n]{0,20}[,;|\n:][^\w]{0,20}|\s+\w{1,3}\s+)(\w+)")
+_SENTENCE = re.compile(r"(?:[.!?][\"')]*\s{1,20}|\n\s{0,20})(?=\w)")
 _END = re.compile(r"[\n;()\"]|[,.:](?=\s|$)| - ")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -86,8 +87,10 @@ class SourceText:
 
     def word_after(self, key: str) -> str | None:
         """The word behind a key in a list of keys."""
+        if not key:
+            return None
         if key not in self._words:
-            ends = (at + len(key) for at in self._occurrences(key, 0) if key)
+            ends = (at + len(key) for at in self._occurrences(key, 0))
             end = next((end for end in ends if not self.text[end : end + 1].isalnum()), None)
             word = None if end is None else _NEXT_WORD.match(self.text, end)
             self._words[key] = None if word is None else word.group(1)
@@ -159,7 +162,7 @@ class SourceText:
         """From `start` to where a value ends, as the one with that source did."""
         text = self.text
         if not quoted:
-            number = NUMBER.match(text, start)
+            number = NUMBER.match(text, start, start + _MAX_LENGTH)
             return None if number is None else Span(*number.span())
         limit = start + _MAX_LENGTH
         ending = _END.search(text, start + least, limit)

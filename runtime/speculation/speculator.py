@@ -23,7 +23,7 @@ from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.runtime.speculation.trials import DraftTrials
 from edgelm.runtime.speculation.value_lookup import ValueLookup
-from edgelm.speculation import SpeculationMode
+from edgelm.speculation import SIZES, SpeculationMode
 
 _MIN_GAIN = 1.1  # below it nothing is drafted: the estimates are not that sure
 
@@ -84,6 +84,8 @@ class Speculator:
     def update(self) -> None:
         """Take note of one more token of the history."""
         self.state.trials.passed()
+        if not self.allowed:  # and never will be
+            return
         if self._lookup is not None:
             matched = self._lookup.matched
             right = self._lookup.update()
@@ -153,7 +155,7 @@ class Speculator:
     def _plan_values(self, most: int) -> _Plan:
         if self._values is None or not self._values.matched:
             return _Plan(0, 0.0)
-        most = min(most, self._values.ready(most))
+        most = min(most, self._values.ready(min(most, SIZES[-1] - 1)))
         expected = self._in_values.expected(self._values.matched, most)
         return self._best(most, expected, 0.0)
 

@@ -1,7 +1,9 @@
 """Drafts of JSON answers, from their text: what `Extraction` predicts, as tokens."""
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
+from edgelm.errors import BadInput
 from edgelm.runtime.speculation.extraction import Extraction
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
@@ -17,6 +19,7 @@ class ValueLookup:
     Args:
         history: tokens so far, those of the prompt; the list that the generation appends to.
         tokenizer: of the model.
+        vocab_size: of the logits; what the tokenizer has beyond them has no embedding.
         forced: gives the text that has to follow the history, where a grammar leaves no choice.
     """
 
@@ -24,9 +27,11 @@ class ValueLookup:
         self,
         history: Sequence[int],
         tokenizer: Tokenizer,
+        vocab_size: int,
         forced: Callable[[], str] = lambda: "",
     ) -> None:
         self._history, self._tokenizer, self._forced = history, tokenizer, forced
+        self._vocab_size = vocab_size
         self._prompt = self._length = len(history)
         self._text = Detokenizer(tokenizer)
         self._extraction: Extraction | None = None
@@ -89,8 +94,12 @@ class ValueLookup:
             modeled = modeled or known
         if not text:
             return
-        context = self._tokenizer.decode(list(self._history[self._length - _CONTEXT :]))
-        tokens = self._tokenizer.encode_behind(context, text)
+        before = self._history[max(0, self._length - _CONTEXT) : self._length]
+        try:
+            encoded = self._tokenizer.encode_behind(self._tokenizer.decode(list(before)), text)
+        except BadInput:  # text that the tokenizer has no tokens for
+            return
+        tokens = list(takewhile(lambda token: token < self._vocab_size, encoded))
         if len(tokens) > len(self._tokens):
             self._tokens = tokens
         if new:

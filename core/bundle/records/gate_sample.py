@@ -21,11 +21,15 @@ from edgelm.reasons import reason
 FILE = "gate.npz"
 OUTCOMES = 64
 _MAX_BYTES = 256 << 20  # of the arrays; a typical sample has 10 MB
-_PREFILLED = 64  # tokens of a prefill whose logits are computed at a time
+_PREFILLED = 64  # tokens of a prefill whose logits are computed at a time, in whole chunks
 _BLOCK = 2**21  # logits that are converted to fp64 at a time: 17 MB
 
 
 class _Session(Protocol):
+    @property
+    def chunk(self) -> int:
+        """See edgelm.runtime.engines.session."""
+
     def advance(self, tokens: npt.NDArray[np.int64], *, logits: int = 1) -> npt.NDArray[np.float32]:
         """See edgelm.runtime.engines.session."""
 
@@ -187,14 +191,14 @@ def _blocks_of_logits(
     """Logits behind all tokens, a few rows at a time, each valid until the next."""
     session.rewind(0)
     body = len(tokens) - min(tail, len(tokens) // 2)
-    at = 0
-    while at < body:
-        part = tokens[at : min(at + _PREFILLED, body)]
+    # Whole chunks: quantized kernels compute other logits where a run has other rows.
+    step = session.chunk * max(1, _PREFILLED // session.chunk)
+    for at in range(0, body, step):
+        part = tokens[at : min(at + step, body)]
         logits = session.advance(part, logits=len(part))
         rows = max(1, _BLOCK // logits.shape[1])
         for start in range(0, len(part), rows):
             yield logits[start : start + rows]
-        at += len(part)
     for token in tokens[body:, None]:
         yield session.advance(token)
 

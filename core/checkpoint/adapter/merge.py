@@ -1,6 +1,6 @@
 """A checkpoint with an adapter merged into its weights, as they are read."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,14 +32,9 @@ def merged(checkpoint: Checkpoint, lora: Lora) -> Checkpoint:
         checkpoint = _untied(checkpoint)
     _check(checkpoint, lora)
 
-    def read(name: str) -> "torch.Tensor":
-        own = EMBEDDING_WEIGHT if name == HEAD_WEIGHT and not base.has(name) else name
-        weight = values(lora.replaced[name]) if name in lora.replaced else base.tensor(own)
-        return lora.factors[name].apply(weight) if name in lora.factors else weight
-
     return replace(
         checkpoint,
-        read=read,
+        read=_Merged(base, lora),
         weight_files=(*checkpoint.weight_files, lora.path),
         # Several files make a tensor now.
         files={name: path for name, path in checkpoint.files.items() if name not in changed},
@@ -48,6 +43,30 @@ def merged(checkpoint: Checkpoint, lora: Lora) -> Checkpoint:
         _finite=set(),
         _stamps={},
     )
+
+
+@dataclass(frozen=True)
+class _Merged:
+    base: Checkpoint
+    lora: Lora
+
+    def __call__(self, name: str) -> "torch.Tensor":
+        lora = self.lora
+        if name in lora.replaced:
+            weight = values(lora.replaced[name])
+        else:
+            weight = self.base.tensor(self._own(name))
+        return lora.factors[name].apply(weight) if name in lora.factors else weight
+
+    def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
+        return self.base.rows(self._own(name), rows)
+
+    def has_rows(self, name: str) -> bool:
+        changed = name in self.lora.factors or name in self.lora.replaced
+        return not changed and self.base.reads_rows(self._own(name))
+
+    def _own(self, name: str) -> str:
+        return EMBEDDING_WEIGHT if name == HEAD_WEIGHT and not self.base.has(name) else name
 
 
 def _untied(checkpoint: Checkpoint) -> Checkpoint:

@@ -9,6 +9,7 @@ from edgelm.checkpoint.weights.own_sizes import own_part
 from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.checkpoint.weights.values import read_rows, read_tensor
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.tensor_shapes import tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,10 @@ class FolderTensors:
 
     def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
         """Rows of a matrix by their numbers, int64 [R]."""
-        if name in self.quantized or self.spec.has_own_sizes:
-            return self(name)[rows]
         return read_rows(self.stored[name], rows)
+
+    def has_rows(self, name: str) -> bool:
+        """Whether rows can be read alone: not of levels, nor of padded and stacked matrices."""
+        stored = self.stored[name]
+        padded = self.spec.has_own_sizes and stored.shape != tensor_shapes(self.spec)[name]
+        return name not in self.quantized and not stored.parts and not padded

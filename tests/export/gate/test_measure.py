@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgelm.bundle.records import gate_sample
+from edgelm.bundle.records.gate_sample import sequence_predictions
 from edgelm.export.gate import measure
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.gate.measure import Evaluator
@@ -195,3 +197,26 @@ def test_the_sample_is_computed_a_few_rows_at_a_time(
     assert parts.target_logprobs.shape == (3, 99)
     np.testing.assert_allclose(parts.top_logprobs, whole.top_logprobs, atol=1e-5)
     np.testing.assert_allclose(parts.target_logprobs, whole.target_logprobs, atol=1e-5)
+
+
+def test_a_prompt_is_measured_as_it_is_processed(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantized kernels give other logits where a run has another number of rows."""
+    tokens = np.random.default_rng(1).integers(3, 128, 60)
+    outcomes = np.tile(np.arange(128), (60, 1))
+    with build_session(tiny("llama").checkpoint, tmp_path, Int8(32)) as session:
+        monkeypatch.setattr(measure, "_LOGITS", 7 * 128)
+        monkeypatch.setattr(gate_sample, "_PREFILLED", 7)
+        parts = [part.copy() for part in measure.session_logits(session, tokens, 15)]
+        predicted = sequence_predictions(session, tokens, outcomes, tail=15)
+        session.rewind(0)
+        whole = session.advance(tokens[:45], logits=45).copy()
+        rest = [session.advance(token).copy() for token in tokens[45:, None]]
+    assert max(map(len, parts)) == 7
+    logits = np.concatenate([whole, *rest])
+    assert (np.concatenate(parts) == logits).all()
+    assert (predicted.top1 == logits.argmax(1)).all()
+    exact = logits.astype(np.float64)
+    exact -= exact.max(1, keepdims=True)
+    assert (predicted.logprobs == exact - np.log(np.exp(exact).sum(1, keepdims=True))).all()

@@ -8,10 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgelm.checkpoint.adapter.lora import read_lora
+from edgelm.checkpoint.adapter.merge import merged
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.export.source import head
 from edgelm.export.source.reference import Reference
+from edgelm.files import file_range
 from tests.checkpoints.models import TINY, tiny_model
+from tests.checkpoints.own_sizes import save_own_sizes
 from tests.conftest import Tiny, TinyFactory
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 40)))
@@ -44,6 +48,40 @@ def test_a_large_head_is_read_for_each_product(
     assert isinstance(in_file, head.HeadInFile)
     assert [len(part) for part in in_file.split(50)] == [50, 50, 28]
     torch.testing.assert_close(reference.logits(hidden, in_file), expected)
+
+
+@pytest.mark.parametrize("kind", ["plain", "adapter", "own sizes"])
+def test_a_large_head_is_read_once_for_a_product(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "own sizes":
+        checkpoint = open_checkpoint(save_own_sizes("llama-untied", tmp_path))
+    else:
+        checkpoint = tiny("llama-untied").checkpoint
+    if kind == "adapter":
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(
+            tiny_model("llama-untied"), peft.LoraConfig(r=2, target_modules=["q_proj"])
+        )
+        model.save_pretrained(tmp_path)
+        checkpoint = merged(checkpoint, read_lora(tmp_path))
+    monkeypatch.setattr(head, "_LARGE", 0)
+    monkeypatch.setattr("edgelm.export.source.reference._PART", 64 * 8)
+    reference = Reference(checkpoint)
+    hidden = torch.randn(3, checkpoint.spec.hidden_size)
+    expected = hidden @ checkpoint.tensor("lm_head.weight").float().T
+    counts: list[int] = []
+    fill = file_range._fill
+
+    def counted(file: Any, out: memoryview) -> None:
+        counts.append(len(out))
+        fill(file, out)
+
+    monkeypatch.setattr(file_range, "_fill", counted)
+    in_file = reference.head()
+    assert not counts
+    torch.testing.assert_close(reference.logits(hidden, in_file), expected)
+    assert sum(counts) == 128 * 64 * 4  # the vocabulary, the hidden size, fp32
 
 
 def test_weights_are_dropped_after_use(source: Tiny) -> None:

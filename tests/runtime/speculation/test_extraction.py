@@ -65,6 +65,15 @@ def test_the_text_of_a_grammar_comes_first() -> None:
     assert continued(PROMPT, FIRST, 14, 'name"') == 'name": "Bo Sandberg"'
 
 
+def test_an_empty_key_predicts_no_other() -> None:
+    assert continued("Say it.", '{"": "x"') == ""
+
+
+def test_a_run_of_commas_is_read_once() -> None:
+    """Trying all parts of it would take minutes."""
+    assert continued("name" + "," * 200_000, '{"name": "x"') == ""
+
+
 def test_outside_of_json_nothing_is_predicted() -> None:
     for text in ("", "Ann Lee lives in", "[1] says {so}.", '{"a": 1} and'):
         assert continued(PROMPT, text) == ""

@@ -87,3 +87,10 @@ def test_a_copy_is_read_on_alone() -> None:
     assert [one.text for one in answer.values] == ["bx"]
     assert copy.inside
     assert not answer.inside
+
+
+def test_brackets_without_end_take_memory_of_their_number() -> None:
+    answer = JsonValues()
+    answer.push("[" * 2000)
+    assert answer.inside
+    assert sum(len(container.key) for container in answer._stack) < 10_000

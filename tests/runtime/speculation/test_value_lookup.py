@@ -77,6 +77,8 @@ def spaced(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(path)
 
 
+VOCAB = 10**6
+
 PEOPLE = Task(
     "Give name and town as JSON. Ann Oslo lives in Oslo. Bo Sandberg lives in Luleå. Жан lives in "
     "Oslo.",
@@ -91,7 +93,7 @@ def predicted(tokenizer: Tokenizer, task: Task) -> tuple[int, int, int]:
     whole = tokenizer.encode(task.prompt + "\n" + task.reference).tolist()
     assert whole[: len(history)] == history
     answer = whole[len(history) :]
-    lookup = ValueLookup(history, tokenizer)
+    lookup = ValueLookup(history, tokenizer, VOCAB)
     count = right = 0
     for token in answer:
         expected = lookup.draft(1)
@@ -133,7 +135,7 @@ def gain(tokenizer: Tokenizer, task: Task, *, values: bool) -> float:
         state.costs.single(1.0)
         for size, cost in costs.items():
             state.costs.several(size, cost)
-    predictor = ValueLookup(history, tokenizer) if values else None
+    predictor = ValueLookup(history, tokenizer, VOCAB) if values else None
     speculator = Speculator("lookup", state, history, predictor)
     elapsed = 0.0
     while len(history) < len(text):
@@ -165,7 +167,7 @@ def test_within_a_character_the_prediction_is_followed(tiny: Tokenizer) -> None:
     begun = tiny.encode('[{"name": "Ann", "town": "Oslo"}, {"name": "').tolist()
     name = tiny.encode("Жан").tolist()
     history = list(prompt)
-    lookup = ValueLookup(history, tiny)
+    lookup = ValueLookup(history, tiny, VOCAB)
     for token in begun:
         history.append(token)
         lookup.update()
@@ -179,7 +181,7 @@ def test_within_a_character_the_prediction_is_followed(tiny: Tokenizer) -> None:
 
 def test_a_text_without_json_is_never_read(tiny: Tokenizer) -> None:
     history = tiny.encode("Why?").tolist()
-    lookup = ValueLookup(history, tiny)
+    lookup = ValueLookup(history, tiny, VOCAB)
     for token in tiny.encode("Because small molecules scatter short waves.").tolist():
         history.append(token)
         assert lookup.update() is None
@@ -187,9 +189,23 @@ def test_a_text_without_json_is_never_read(tiny: Tokenizer) -> None:
     assert lookup.matched == 0
 
 
+def test_tokens_without_an_embedding_are_not_predicted(tmp_path: Path) -> None:
+    """A tokenizer may have more tokens than the model; in a prompt they are plain text."""
+    own = tiny_tokenizer()
+    own.add_special_tokens(["<image>"])
+    own.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
+    history = tokenizer.encode_plain("name: <image>").tolist()
+    lookup = ValueLookup(history, tokenizer, 320)
+    for token in tokenizer.encode_plain('{"name":').tolist():
+        history.append(token)
+        lookup.update()
+    assert tokenizer.decode(lookup.draft(16)) == ' "'
+
+
 def test_what_a_grammar_forces_is_predicted(smollm2: Tokenizer) -> None:
     history = smollm2.encode("Who is it?").tolist()
-    lookup = ValueLookup(history, smollm2, lambda: 'customer"')
+    lookup = ValueLookup(history, smollm2, VOCAB, lambda: 'customer"')
     for token in smollm2.encode('{"').tolist():
         history.append(token)
         lookup.update()

@@ -56,6 +56,8 @@ def sample(outcomes: int = 8) -> GateSample:
 class Replay:
     """A session that gives recorded logits, and notices where it is."""
 
+    chunk = 2
+
     def __init__(self, logits: npt.NDArray[np.float32]) -> None:
         self.logits = logits
         self.sequence = -1
@@ -159,6 +161,7 @@ def test_a_few_rows_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, row
     whole = measure_sample(sample(), Replay(other), tail=3)
     monkeypatch.setattr(gate_sample, "_BLOCK", rows * VOCABULARY)
     monkeypatch.setattr(gate_sample, "_PREFILLED", 2 * rows)
+    monkeypatch.setattr(Replay, "chunk", rows)
     assert measure_sample(sample(), Replay(other), tail=3) == whole
 
 
@@ -166,6 +169,7 @@ class Uniform:
     """A session of a large vocabulary whose logits take no memory."""
 
     vocabulary = 200_000
+    chunk = 16
 
     def rewind(self, length: int) -> None:
         pass
