@@ -1,7 +1,7 @@
 """Open a source model: configuration, tensors and license, from any kind of source.
 
 A source is a local Hugging Face folder (safetensors only), a hub id or a `.gguf` file. Opening
-loads no weights; `Checkpoint.tensor` maps one. torch is imported then: planning does not need it.
+loads no weights; `Checkpoint.tensor` reads one. torch is imported then: planning does not need it.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ from edgelm.checkpoint.weights.own_sizes import (
 from edgelm.checkpoint.weights.values import (
     Stamp,
     check_finite,
+    check_finite_rows,
     check_unchanged,
     read_tensor,
     stamp,
@@ -66,8 +67,6 @@ if TYPE_CHECKING:
     import torch
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
-
-_ROWS = 4096  # that are checked at a time
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Checkpoint:
         Raises:
             BadCheckpoint: it contains NaN or infinity, or its file was changed after opening.
         """
-        with self._unchanged(name):
+        with self._unchanged(*self._paths(name)):
             tensor = self.read(name)
         if name not in self._finite:
             check_finite(tensor, f"{self.files.get(name, self.path)}: {name}")
@@ -117,16 +116,14 @@ class Checkpoint:
 
     def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
         """`tensor(name)[rows]` for rows int64 [R]; reads only these once all were checked."""
-        if not (
-            self.reads_rows(name) or (isinstance(self.read, GgufTensors) and name in self._finite)
-        ):
+        checked_gguf = isinstance(self.read, GgufTensors) and name in self._finite
+        if not (checked_gguf or self.reads_rows(name)):
             return self.tensor(name)[rows]
         read: Any = self.read
-        with self._unchanged(name):
-            if name not in self._finite:  # a part at a time: a table can be larger than memory
-                for part in rows.new_tensor(range(self.shapes[name][0])).split(_ROWS):
-                    what = f"{self.files.get(name, self.path)}: {name}"
-                    check_finite(read.rows(name, part), what)
+        with self._unchanged(*self._paths(name)):
+            if name not in self._finite:
+                what = f"{self.files.get(name, self.path)}: {name}"
+                check_finite_rows(lambda part: read.rows(name, part), self.shapes[name][0], what)
                 self._finite.add(name)
             return read.rows(name, rows)  # type: ignore[no-any-return]
 
@@ -136,14 +133,12 @@ class Checkpoint:
         return has_rows is not None and has_rows(name)
 
     @contextmanager
-    def _unchanged(self, name: str) -> Iterator[None]:
-        """Check before and after reading a tensor that its files are those that were opened."""
-        self._check_unchanged(name)
+    def _unchanged(self, *paths: Path) -> Iterator[None]:
+        """Check before and after reading files that they are those that were opened."""
+        for path in paths:
+            check_unchanged(path, self._stamps.get(path))
         yield
-        self._check_unchanged(name)
-
-    def _check_unchanged(self, name: str) -> None:
-        for path in self._paths(name):
+        for path in paths:
             check_unchanged(path, self._stamps.get(path))
 
     def _paths(self, name: str) -> tuple[Path, ...]:
@@ -190,9 +185,8 @@ class Checkpoint:
         """
         hashes = []
         for path in self.weight_files:
-            check_unchanged(path, self._stamps.get(path))
-            hashes.append(file_hash(path))
-            check_unchanged(path, self._stamps.get(path))
+            with self._unchanged(path):
+                hashes.append(file_hash(path))
         if len(hashes) == 1:
             return hashes[0]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -222,7 +216,8 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
                 f"{path} is {what}; expected a Hugging Face folder, a .gguf file or a hub id"
             )
         if _looks_like_hub_id(str(source)):
-            return _open_hub(str(source), revision)
+            folder = fetch(str(source), revision, _HUB_FILES)
+            return _open_folder(str(source), folder, revision=folder.name)
     raise BadInput(
         f"no such file or folder: {path}; expected a Hugging Face folder, a .gguf file or a hub "
         "id such as HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -308,11 +303,6 @@ def _open_gguf(name: str, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _open_hub(name: str, revision: str | None) -> Checkpoint:
-    folder = fetch(name, revision, _HUB_FILES)
-    return _open_folder(name, folder, revision=folder.name)
-
-
 def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Checkpoint:
     config, quantization = _read_config(folder)
     configured = DecoderSpec.from_hf(config)
@@ -325,12 +315,8 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
 
-    quantized = {
-        tensor: tensors.packed[entry.name]
-        for tensor, entry in stored.items()
-        if entry.name in tensors.packed
-    }
-
+    packed = tensors.packed
+    quantized = {key: packed[one.name] for key, one in stored.items() if one.name in packed}
     found, shapes = {tensor: entry.shape for tensor, entry in stored.items()}, tensor_shapes(spec)
     check_stored(folder, stored, stored_shapes(spec, found))
     for left_out in left_out_outputs(spec):

@@ -3,6 +3,7 @@
 torch is imported on the first read.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_FLOAT32 = 3.4028234663852886e38
+_ROWS = 4096  # that are checked at a time
 _TORCH_TYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -141,3 +143,13 @@ def check_finite(tensor: "torch.Tensor", what: str) -> None:
         f"{what} has {bad:,} values of {tensor.numel():,} that are NaN, infinite or too large "
         "for fp32; the model was damaged in training or conversion, download or convert it again"
     )
+
+
+def check_finite_rows(
+    read: "Callable[[torch.Tensor], torch.Tensor]", count: int, what: str
+) -> None:
+    """`check_finite` for a table with `count` rows, a part at a time: it can exceed the memory."""
+    import torch
+
+    for rows in torch.arange(count).split(_ROWS):
+        check_finite(read(rows), what)
