@@ -55,8 +55,13 @@ def _differ(folder: Path, reference: Callable[[], None]) -> Opened:
     raise Wrong("another value")
 
 
+class _Unbounded(BadInput):
+    def __str__(self) -> str:
+        return "x" * 100_000
+
+
 def _flood(folder: Path, reference: Callable[[], None]) -> Opened:
-    raise BadInput("x" * 100_000)
+    raise _Unbounded
 
 
 def _reference_fails(folder: Path, reference: Callable[[], None]) -> Opened:

@@ -38,7 +38,7 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
         raise inner.wrong("rope_theta", "a number above 1")
     dim = _rotated_channels(inner, family, kind, head_dim)
     if family.ntk_alpha and kind == "dynamic" and (alpha := inner.number("alpha", zero=True)):
-        return theta * alpha ** (dim / (dim - 2)), dim, {}
+        return _stretched(inner, theta, alpha, dim), dim, {}
     if kind == "default":
         return theta, dim, {}
     if kind == "yarn" and "factor" in inner.values and "factor" not in inner:
@@ -50,6 +50,13 @@ def read_rope(fields: Fields, family: Family, head_dim: int, *, local: bool) -> 
             "truncate", None
         )  # transformers reads it at the top level, where it does not occur
     return theta, dim, {"rope_type": kind, **given}
+
+
+def _stretched(inner: Fields, theta: float, alpha: float, dim: int) -> float:
+    """The base of NTK-aware scaling (Hunyuan), which a head of one rotated pair does not have."""
+    if dim == 2:
+        raise inner.wrong("alpha", "none: this scaling needs more than 2 rotated channels")
+    return theta * alpha ** (dim / (dim - 2))
 
 
 def read_query_growth(fields: Fields) -> tuple[float, int]:

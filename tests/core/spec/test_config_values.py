@@ -144,3 +144,8 @@ def test_llama3_parameters(over: dict[str, Any], message: str) -> None:
 def test_norms_of_single_heads_are_not_supported(name: str) -> None:
     with pytest.raises(BadCheckpoint, match=r"qk_layernorm is True: .*StableLM 2 12B"):
         DecoderSpec.from_hf(config_of(name, qk_layernorm=True))
+
+
+def test_scaling_of_a_single_pair_of_channels_is_refused() -> None:
+    with pytest.raises(BadCheckpoint, match=r"alpha is 9.0, expected none: .* more than 2 rotated"):
+        DecoderSpec.from_hf(config_of("hunyuan", head_dim=2))
