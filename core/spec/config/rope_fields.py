@@ -5,6 +5,7 @@ They are `rope_theta` and `rope_scaling` at the top level, `type` or `rope_type`
 `RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def _stretched(inner: Fields, theta: float, alpha: float, dim: int) -> float:
     """The base of NTK-aware scaling (Hunyuan), which a head of one rotated pair does not have."""
     if dim == 2:
         raise inner.wrong("alpha", "none: this scaling needs more than 2 rotated channels")
-    return theta * alpha ** (dim / (dim - 2))
+    return theta * math.pow(alpha, dim / (dim - 2))
 
 
 def read_query_growth(fields: Fields) -> tuple[float, int]:
