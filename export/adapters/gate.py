@@ -169,6 +169,5 @@ class _Comparison:
     def _logits(self, tokens: torch.Tensor, adapter: LoadedAdapter | None) -> torch.Tensor:
         """Logits of all tokens: most of them as a prompt, the last ones one by one."""
         self.session.use_adapter(adapter)
-        self.session.rewind(0)
         parts = [part.copy() for part in session_logits(self.session, tokens.numpy(), _TAIL)]
         return torch.from_numpy(np.concatenate(parts))

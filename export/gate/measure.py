@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from edgelm.bundle.records.gate_sample import OUTCOMES, GateSample
+from edgelm.bundle.records.gate_sample import OUTCOMES, GateSample, logits_in_parts
 from edgelm.bundle.records.gates import Figures
 from edgelm.export.gate.divergence import Distance
 from edgelm.export.source.reference import Reference
@@ -54,7 +54,6 @@ class Evaluator:
         distance = Distance()
         head = self.reference.head()
         for tokens, hidden in zip(self.passage.tokens, self.hidden, strict=True):
-            session.rewind(0)
             at = 0
             for whole in session_logits(session, tokens.numpy(), tail or _TAIL):
                 end = at + len(whole)
@@ -91,14 +90,5 @@ def rows_of_logits(vocabulary: int) -> int:
 
 def session_logits(session: Session, tokens: np.ndarray, tail: int) -> Iterator[np.ndarray]:
     """Logits of all tokens in parts, each valid until the next; the last `tail` run one by one."""
-    body = len(tokens) - min(tail, len(tokens) // 2)
     rows = rows_of_logits(session.vocab_size)
-    step = session.chunk * max(1, rows // session.chunk)  # as a prompt is processed
-    for at in range(0, body, step):
-        part = tokens[at : min(at + step, body)]
-        logits = session.advance(part, logits=len(part))
-        for start in range(0, len(part), rows):
-            yield logits[start : start + rows]
-    for at in range(body, len(tokens), rows):
-        steps = tokens[at : at + rows, None]
-        yield np.concatenate([session.advance(token).copy() for token in steps])
+    return logits_in_parts(session, tokens, tail=tail, rows=rows)

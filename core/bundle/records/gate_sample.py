@@ -21,13 +21,16 @@ from edgelm.reasons import reason
 FILE = "gate.npz"
 OUTCOMES = 64
 _MAX_BYTES = 256 << 20  # of the arrays; a typical sample has 10 MB
-_PREFILLED = 64  # tokens of a prefill whose logits are computed at a time, in whole chunks
 _BLOCK = 2**21  # logits that are converted to fp64 at a time: 17 MB
 
 
 class _Session(Protocol):
     @property
     def chunk(self) -> int:
+        """See edgelm.runtime.engines.session."""
+
+    @property
+    def vocab_size(self) -> int:
         """See edgelm.runtime.engines.session."""
 
     def advance(self, tokens: npt.NDArray[np.int64], *, logits: int = 1) -> npt.NDArray[np.float32]:
@@ -169,7 +172,8 @@ def sequence_predictions(
     """
     chosen, top1, following = [], [], []
     at = 0
-    for logits in _blocks_of_logits(session, tokens, tail):
+    rows = max(1, _BLOCK // session.vocab_size)
+    for logits in logits_in_parts(session, tokens, tail=tail, rows=rows):
         end = at + len(logits)
         exact = logits.astype(np.float64)
         exact -= exact.max(1, keepdims=True)
@@ -185,22 +189,25 @@ def sequence_predictions(
     )
 
 
-def _blocks_of_logits(
-    session: _Session, tokens: npt.NDArray[np.int64], tail: int
+def logits_in_parts(
+    session: _Session, tokens: npt.NDArray[np.int64], *, tail: int, rows: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Logits behind all tokens, a few rows at a time, each valid until the next."""
+    """Logits behind all tokens, at most `rows` [rows, vocab] at a time, each valid until the next.
+
+    The last `tail` tokens are decoded one by one. Those before are prefilled in whole chunks, as a
+    prompt is: quantized kernels compute other logits where a run has another number of rows.
+    """
     session.rewind(0)
     body = len(tokens) - min(tail, len(tokens) // 2)
-    # Whole chunks: quantized kernels compute other logits where a run has other rows.
-    step = session.chunk * max(1, _PREFILLED // session.chunk)
+    step = session.chunk * max(1, rows // session.chunk)
     for at in range(0, body, step):
         part = tokens[at : min(at + step, body)]
         logits = session.advance(part, logits=len(part))
-        rows = max(1, _BLOCK // logits.shape[1])
         for start in range(0, len(part), rows):
             yield logits[start : start + rows]
-    for token in tokens[body:, None]:
-        yield session.advance(token)
+    for at in range(body, len(tokens), rows):
+        steps = tokens[at : at + rows, None]
+        yield np.concatenate([session.advance(token).copy() for token in steps])
 
 
 def coarse_divergence(

@@ -47,6 +47,8 @@ def merged(checkpoint: Checkpoint, lora: Lora) -> Checkpoint:
 
 @dataclass(frozen=True)
 class _Merged:
+    """Reads the merged tensors; of those that the adapter leaves alone, also single rows."""
+
     base: Checkpoint
     lora: Lora
 

@@ -207,7 +207,7 @@ def test_a_prompt_is_measured_as_it_is_processed(
     outcomes = np.tile(np.arange(128), (60, 1))
     with build_session(tiny("llama").checkpoint, tmp_path, Int8(32)) as session:
         monkeypatch.setattr(measure, "_LOGITS", 7 * 128)
-        monkeypatch.setattr(gate_sample, "_PREFILLED", 7)
+        monkeypatch.setattr(gate_sample, "_BLOCK", 7 * 128)
         parts = [part.copy() for part in measure.session_logits(session, tokens, 15)]
         predicted = sequence_predictions(session, tokens, outcomes, tail=15)
         session.rewind(0)

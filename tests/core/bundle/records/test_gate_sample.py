@@ -56,7 +56,7 @@ def sample(outcomes: int = 8) -> GateSample:
 class Replay:
     """A session that gives recorded logits, and notices where it is."""
 
-    chunk = 2
+    chunk, vocab_size = 2, VOCABULARY
 
     def __init__(self, logits: npt.NDArray[np.float32]) -> None:
         self.logits = logits
@@ -160,7 +160,6 @@ def test_a_few_rows_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, row
     other = LOGITS + RANDOM.normal(size=LOGITS.shape).astype(np.float32)
     whole = measure_sample(sample(), Replay(other), tail=3)
     monkeypatch.setattr(gate_sample, "_BLOCK", rows * VOCABULARY)
-    monkeypatch.setattr(gate_sample, "_PREFILLED", 2 * rows)
     monkeypatch.setattr(Replay, "chunk", rows)
     assert measure_sample(sample(), Replay(other), tail=3) == whole
 
@@ -168,14 +167,13 @@ def test_a_few_rows_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, row
 class Uniform:
     """A session of a large vocabulary whose logits take no memory."""
 
-    vocabulary = 200_000
-    chunk = 16
+    chunk, vocab_size = 16, 200_000
 
     def rewind(self, length: int) -> None:
         pass
 
     def advance(self, tokens: npt.NDArray[np.int64], *, logits: int = 1) -> npt.NDArray[np.float32]:
-        return np.broadcast_to(np.float32(0), (logits, self.vocabulary))
+        return np.broadcast_to(np.float32(0), (logits, self.vocab_size))
 
 
 def test_a_large_vocabulary_does_not_take_memory_by_the_sequence() -> None:
@@ -186,7 +184,7 @@ def test_a_large_vocabulary_does_not_take_memory_by_the_sequence() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found.logprobs == pytest.approx(-np.log(Uniform.vocabulary))
+    assert found.logprobs == pytest.approx(-np.log(Uniform.vocab_size))
     assert found.target_logprobs.shape == (63,)
     assert peak < 4 * 17e6  # three arrays of 10 rows; 300 MB if all rows were converted at once
 
