@@ -124,6 +124,8 @@ def _check_alone(arguments: argparse.Namespace) -> None:
         raise BadInput(
             "--check-plan measures layers of its own; leave out the bundle and --speculation"
         )
+    if arguments.work and not arguments.speculation:
+        raise BadInput("--work selects tasks of --speculation; add it, e.g. --speculation auto")
     if arguments.speculation and arguments.peers and not arguments.setup_peers:
         raise BadInput(
             "--speculation compares a bundle with itself; leave out --peers, or measure them in "

@@ -116,6 +116,9 @@ class Checkpoint:
 
     def rows(self, name: str, rows: "torch.Tensor") -> "torch.Tensor":
         """`tensor(name)[rows]` for rows int64 [R]; reads only these once all were checked."""
+        count = self.shapes[name][0]
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise IndexError(f"{name} has {count} rows, not {rows.min()} to {rows.max()}")
         checked_gguf = isinstance(self.read, GgufTensors) and name in self._finite
         if not (checked_gguf or self.reads_rows(name)):
             return self.tensor(name)[rows]
@@ -123,7 +126,7 @@ class Checkpoint:
         with self._unchanged(*self._paths(name)):
             if name not in self._finite:
                 what = f"{self.files.get(name, self.path)}: {name}"
-                check_finite_rows(lambda part: read.rows(name, part), self.shapes[name][0], what)
+                check_finite_rows(lambda part: read.rows(name, part), count, what)
                 self._finite.add(name)
             return read.rows(name, rows)  # type: ignore[no-any-return]
 

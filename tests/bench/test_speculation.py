@@ -132,6 +132,13 @@ def test_unknown_work_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str
     assert "'poems' is not a kind of work; expected some of chat" in capsys.readouterr().err
 
 
+def test_work_without_speculation_is_refused(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--work", "chat"]) == 2
+    assert "--work selects tasks of --speculation" in capsys.readouterr().err
+
+
 def test_loops_are_seen() -> None:
     assert ends_in_a_loop([9, 8, *[1, 2, 3] * 20])
     assert not ends_in_a_loop(list(range(60)))

@@ -98,6 +98,21 @@ def test_rows_are_those_of_the_matrix(
     assert none.shape == (0, checkpoint.shapes["model.embed_tokens.weight"][1])
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "folder"])
+@pytest.mark.parametrize("row", [-1, 128])
+def test_rows_out_of_range_are_not_other_bytes_of_the_file(
+    tiny: TinyFactory, tmp_path: Path, kind: str, row: int
+) -> None:
+    source = tiny("llama")
+    checkpoint = source.checkpoint
+    if kind != "folder":
+        checkpoint = open_checkpoint(write_gguf(source.hf, tmp_path / "m.gguf", kind))
+    name = "model.embed_tokens.weight"
+    checkpoint.tensor(name)  # checked, so that rows are read alone
+    with pytest.raises(IndexError, match="has 128 rows"):
+        checkpoint.rows(name, torch.tensor([0, row]))
+
+
 def test_what_is_known_of_the_file(tiny: TinyFactory, tmp_path: Path) -> None:
     path = write_gguf(tiny("llama").hf, tmp_path / "m.gguf", metadata={"general.license": "mit"})
     checkpoint = open_checkpoint(path)
