@@ -61,8 +61,9 @@ def test_a_streamed_call(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_reasoning_is_apart(client: openai.OpenAI) -> None:
-    extra = {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_budget": 5}
+@pytest.mark.parametrize("budget", [0, 5])
+def test_reasoning_is_apart(client: openai.OpenAI, budget: int) -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_budget": budget}
     done = client.chat.completions.create(
         model="tiny",
         messages=ASK,
@@ -71,7 +72,7 @@ def test_reasoning_is_apart(client: openai.OpenAI) -> None:
         extra_body=extra,
     )
     message: Any = done.choices[0].message
-    assert message.reasoning_content
+    assert bool(getattr(message, "reasoning_content", None)) == (budget > 0)
     assert "think" not in (message.content or "")
 
 
