@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
-_Budget = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]  # 0: no reasoning
 _Choices = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -52,7 +51,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_budget: _Budget | None = None
+    reasoning_budget: _Count | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     functions: Any = None
     modalities: list[str] | None = None
