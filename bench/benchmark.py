@@ -162,5 +162,5 @@ def _check_context(manifests: dict[Path, Manifest], tests: tuple[Test, ...]) -> 
         if context > manifest.limits.context:
             raise BadInput(
                 f"these tests need a context of {context}, {folder} has "
-                f"{manifest.limits.context}; use a smaller depth or export with more --context"
+                f"{manifest.limits.context}; use a smaller depth or export with a larger --context"
             )

@@ -258,7 +258,7 @@ def default_recipe(options: argparse.Namespace) -> dict[str, Any]:
         recipe["prune"] = _shape(options.shape)
     elif not recipe["target"].keys() & _BUDGET:
         raise BadInput(
-            "what the student may cost is missing: give --parameters, --max-memory, --min-tok-s or "
+            "the budget is missing: give --parameters, --max-memory, --min-tok-s or "
             "--max-ttft to search a shape within it, or the shape itself with --shape"
         )
     else:

@@ -155,7 +155,7 @@ def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer) -> None:
         example = f", e.g. {differing[0]!r}" if differing else ""
         raise BadCheckpoint(
             f"teacher and student have different tokenizers ({len(theirs):,} and {len(ours):,} "
-            f"tokens, {len(differing):,} of the student's elsewhere in the teacher's{example}); "
+            f"tokens; {len(differing):,} of the student's have other ids in the teacher{example}); "
             "distillation on logits needs one vocabulary, so prune the student from this teacher"
         )
 

@@ -35,7 +35,7 @@ def compress_model(
     """Compress a teacher into a student, following a recipe.
 
     Args:
-        recipe: what to do.
+        recipe: what to do, e.g. `edgelm.compress.recipe.read_recipe(Path("recipe.toml"))`.
         output: the student's folder: a plain Hugging Face checkpoint and `compress.json`.
         run: folder for the stages' results; next to `output` by default. Another call with the
             same folder reruns only what changed, and resumes what was interrupted.

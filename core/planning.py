@@ -164,7 +164,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def _bound(self) -> str:
         # Over the budget nothing decodes: `memory` would read as its bandwidth.
-        return f", bound by {self.binds}" if self.fits else ", if it fitted"
+        return f", bound by {self.binds}" if self.fits else ", if it fit"
 
     @property
     def _energy(self) -> str:

@@ -1,5 +1,7 @@
 """The text of a library's error, short enough to be quoted in a message."""
 
+import re
+
 _MAX_CHARACTERS = 500
 
 
@@ -8,7 +10,10 @@ def reason(error: BaseException) -> str:
 
     Libraries quote the input that they reject, which can be megabytes.
     """
-    return one_line(str(error)) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError):
+        text = re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", text)
+    return one_line(text) or type(error).__name__
 
 
 def one_line(text: str) -> str:

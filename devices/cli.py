@@ -26,7 +26,7 @@ examples:
   edge-devices doctor bundle/
 
 Profiles in the folders of EDGELM_PROFILES replace built-in ones; `calibrate` writes one.
-exit codes: 0 done, 1 nothing fits or the doctor found an error, 2 bad input
+exit codes: 0 done, 1 nothing fits or the doctor found an error, 2 bad input, 3 a bug in edgelm
 """
 
 

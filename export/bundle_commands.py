@@ -61,4 +61,4 @@ def trust(folder: Path) -> None:
     for engine in manifest.engines:
         for file in engine.files:
             trust(manifest.files[file].sha256)
-            print(f"{folder / file} may run on this machine (compiled {engine.machine})")
+            print(f"{folder / file} may run on this machine (compiled: {engine.machine})")

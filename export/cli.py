@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", nargs="?", help="Hugging Face folder, hub id, or .gguf file")
     add("-o", "--output", type=Path, metavar="DIR", help="folder to write the bundle to")
-    add("--target", default="cpu", help="device to export for (default: cpu)")
+    add("--target", default="cpu", help="device, or `this` machine (default: cpu)")
     add("--engine", help="one of the target's engines, e.g. onnxruntime-cuda (default: its first)")
     add(
         "--sm",

@@ -75,7 +75,7 @@ class ExportRequest:
             )
         if self.exceptions and self.plan.precision == "auto":
             raise BadInput(
-                "exceptions by pattern need an explicit precision: auto chooses every group itself"
+                "--layer needs an explicit --precision: auto chooses that of every group itself"
             )
         for pattern, name in self.exceptions.items():
             if name != SOURCE:

@@ -27,7 +27,7 @@ from edgelm.runtime.text.chat import Message, check_messages
 from edgelm.runtime.text.template_arguments import check_template_arguments
 
 # What `send` takes: a text of the user, or messages such as the results of tools.
-Said = str | Message | Sequence[Message]
+NewMessages = str | Message | Sequence[Message]
 
 
 class ChatModel(Protocol):
@@ -99,14 +99,14 @@ class Chat:
         """Tokens of the conversation so far, as the chat template writes it."""
         return len(self.model.chat_tokens(self._messages, **self.template)) if self._messages else 0
 
-    def send(self, said: Said, **options: Unpack[Options]) -> Stream:
+    def send(self, message: NewMessages, **options: Unpack[Options]) -> Stream:
         """Add a message and stream the answer, which is added to the messages when it ends.
 
         If an answer is cancelled, closed or ended by the next `send`, the part generated so far is
         added. After an error, the messages are as before.
 
         Args:
-            said: the user's text, a message (such as a tool's result), or a list of messages.
+            message: the user's text, a message (such as a tool's result), or a list of messages.
             options: of the answer.
 
         Raises:
@@ -115,7 +115,7 @@ class Chat:
             Busy: another thread is reading the last answer.
         """
         self._end_unfinished()
-        new = _as_messages(said)
+        new = _as_messages(message)
         before = len(self._messages)
         asked = [*self._messages, *new]
 
@@ -129,9 +129,9 @@ class Chat:
         self._unfinished = self.model.answer(asked, self.template, options, ended=ended)
         return self._unfinished
 
-    def asend(self, said: Said, **options: Unpack[Options]) -> AsyncStream:
+    def asend(self, message: NewMessages, **options: Unpack[Options]) -> AsyncStream:
         """The same as `send`, for asyncio: use `async for`, or `await stream.read()`."""
-        return AsyncStream(self.send(said, **options))
+        return AsyncStream(self.send(message, **options))
 
     def save(self, path: str | Path) -> SavedSession:
         """Save messages and the model's state, to continue later where the chat is now.
@@ -229,10 +229,10 @@ class Chat:
         stream.close()
 
 
-def _as_messages(said: Said) -> list[Message]:
-    if isinstance(said, str):
-        return [Message(role="user", content=said)]
-    messages = [said] if isinstance(said, Mapping) else said
+def _as_messages(given: NewMessages) -> list[Message]:
+    if isinstance(given, str):
+        return [Message(role="user", content=given)]
+    messages = [given] if isinstance(given, Mapping) else given
     check_messages(messages)
     return list(messages)
 

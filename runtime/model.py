@@ -209,7 +209,7 @@ class LanguageModel(EmbeddingMethods, Occupancy):
         self._chat_template()
         if session is not None:
             if system is not None or messages or template or adapter is not None:
-                raise BadInput("a session has its own messages and arguments; leave these out")
+                raise BadInput("a session has its own messages, adapter and arguments; omit these")
             return Chat.load(self, session)
         self._adapters.find(adapter)
         if system is not None:

@@ -46,7 +46,8 @@ class EdgeLM:
             "weight_bytes": manifest.weight_bytes,
             "version": engine_version(manifest),
             "device": "cpu" if on_cpu else "gpu",
-            "options": (f"threads {threads}, " if on_cpu else f"{manifest.engine.name}, ")
+            "options": f"{manifest.engine.name}, "
+            + (f"threads {threads}, " if on_cpu else "")
             + f"prefill chunks of {session.chunk}",
         }
 

@@ -34,7 +34,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teacher: Hugging Face folder, hub id or .gguf file
     data: training text: files, folders or names for `datasets`
     held_out: text that decides between candidates and is evaluated at the end; by default 2% of the
-        data
+        data, at most 512 rows
     student: an existing checkpoint with the teacher's tokenizer to start from, instead of pruning
     sequence_length: tokens per row of packed data
     max_tokens: maximum number of tokens that are packed; by default all of the data

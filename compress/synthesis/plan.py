@@ -114,7 +114,7 @@ def _beginning(model: Model, tokenizer: Tokenizer) -> int:
                 return token
     raise BadInput(
         "neither the tokenizer nor config.json defines a beginning- or end-of-sequence token; "
-        "set `starts`, e.g. to words of the language"
+        "give `prompts`, or from Python `starts`, e.g. words of the language"
     )
 
 

@@ -48,13 +48,13 @@ TOO_LONG = "prompt too long"
 _MAX_REJECTED = 256  # texts in a row without an accepted one, after which the run ends
 _STOCK_PHRASE = 8  # words; a shorter answer may be right for several questions
 _ADVICE = {
-    EMPTY: "use starts or prompts that the model continues",
+    EMPTY: "give prompts, or from Python starts, that the model continues",
     UNFINISHED: "raise max_new_tokens",
     TOO_SHORT: "lower min_characters",
     UNPRINTABLE: "lower the temperature or top_p",
     REPETITIVE: "raise the temperature or top_p",
-    DUPLICATE: "raise the temperature or add starts",
-    NEAR_DUPLICATE: "raise the temperature or add starts",
+    DUPLICATE: "raise the temperature or give more prompts",
+    NEAR_DUPLICATE: "raise the temperature or give more prompts",
     TOO_LONG: "lower max_new_tokens or shorten the prompts",
 }
 

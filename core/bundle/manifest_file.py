@@ -110,7 +110,7 @@ def _check_version(raw: bytes, name: str) -> None:
     if version > SCHEMA_VERSION:
         raise BadBundle(
             f"{name} has schema version {version}, this edgelm reads up to {SCHEMA_VERSION}; "
-            "upgrade edgelm (pip install -U edgelm)"
+            "upgrade edgelm"
         )
     if version < 1:
         raise ValueError(f"schema_version is {version}, expected 1 to {SCHEMA_VERSION}")

@@ -54,8 +54,7 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     """Raise ValueError unless a graph has exactly the roles of its dialect, of the right shapes."""
     if graph.dialect not in DIALECTS:
         raise ValueError(
-            f"graph.dialect is {graph.dialect!r}; known: {', '.join(DIALECTS)}; upgrade edgelm "
-            "(pip install -U edgelm)"
+            f"graph.dialect is {graph.dialect!r}; known: {', '.join(DIALECTS)}; upgrade edgelm"
         )
     optional = _OPTIONAL.get(graph.dialect, frozenset()) & graph.inputs.keys()
     batched = graph.takes_batches and graph.dialect in _BATCHING

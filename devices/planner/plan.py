@@ -26,8 +26,8 @@ def plan(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     If nothing fits, the plan has advice: what to change so that it would.
 
     Args:
-        spec: the model, e.g. `open_checkpoint(name).spec`.
-        profile: the device, e.g. `load_profile("jetson-orin-nano")`.
+        spec: the model, e.g. `edgelm.checkpoint.source.read_spec(name)`.
+        profile: the device, e.g. `edgelm.devices.profile.load_profile("jetson-orin-nano")`.
         request: what the deployment should be; None in a field leaves the choice to the plan.
 
     Raises:

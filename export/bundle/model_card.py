@@ -24,7 +24,8 @@ _HOW = {
     "onnxruntime-cuda": ("pip install 'edgelm[gpu]'",),
     "tensorrt-rtx": ("pip install 'edgelm[rtx]'",),
     "tensorrt": (
-        "pip install edgelm cuda-bindings   # TensorRT comes with JetPack",
+        # Not cuda-bindings alone: the newest is for a newer CUDA than JetPack's.
+        "pip install 'edgelm[tensorrt]'     # on a Jetson as in edgelm's docs/jetson.md, step 3",
         "edge-export --finalize .           # once, on the device: compiles the engine",
     ),
 }

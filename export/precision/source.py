@@ -53,7 +53,7 @@ def assign_source(
     """
     if not checkpoint.packed:
         raise BadInput(
-            f"{checkpoint.name} is not quantized, so that there is nothing to keep; leave out "
+            f"{checkpoint.name} is not quantized, so there is nothing to keep; leave out "
             "--precision source"
         )
     weights = Weights(checkpoint)

@@ -50,8 +50,7 @@ def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int |
         return OrtCudaEngine(folder, graph, capacity=capacity, prefill_chunk=chunk)
     if not manifest.compiles:
         raise BadBundle(
-            f"{folder} is for the engine {name!r}, which this edgelm does not know; upgrade it "
-            "(pip install -U edgelm)"
+            f"{folder} is for the engine {name!r}, which this edgelm does not know; upgrade it"
         )
     compiled = trusted_engine(folder, manifest)
     from edgelm.runtime.engines.tensorrt.trt_engine import TrtEngine

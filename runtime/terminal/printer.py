@@ -92,6 +92,6 @@ def stats_line(reply: Reply) -> str:
     rate = "no decoding" if speed is None else f"{speed:.1f} tokens/s"
     drafted = f", {timings.accepted} of {timings.drafted} drafted" if timings.drafted else ""
     return (
-        f"{usage.prompt_tokens} prompt tokens, first after {timings.first_token_ms:.0f} ms, "
+        f"{usage.prompt_tokens} prompt tokens, first token after {timings.first_token_ms:.0f} ms, "
         f"{usage.completion_tokens} generated{drafted}, {rate}, stop reason: {reply.stop_reason}"
     )

@@ -108,7 +108,7 @@ def test_options_by_hand() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (MODEL, "what the student may cost is missing: give --parameters"),
+        (MODEL, "the budget is missing: give --parameters"),
         (("model", "-o", "out", "--parameters", "0.5"), "no training text: give --data FILE"),
         ((*MODEL, "--shape", "3"), "--shape '3': expected e.g. num_hidden_layers=26"),
         ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),

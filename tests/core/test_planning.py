@@ -113,7 +113,7 @@ def test_table_of_what_does_not_work() -> None:
         "total           255.0 MB of 200.0 MB\n"
         "to build        1.23 GB of 1.50 GB, in 3 segments\n"
         "first token     250 (125 to 1,234) ms, prompt of 512 tokens\n"
-        "decode          40 (20 to 80) tokens/s, if it fitted\n"
+        "decode          40 (20 to 80) tokens/s, if it fit\n"
         "energy          0.5 (0.25 to 1) J per token\n"
         "verdict         does not fit\n"
         "missing         55.0 MB of memory\n"

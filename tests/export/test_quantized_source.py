@@ -122,7 +122,7 @@ def test_exceptions_and_other_precisions(tiny_chat: Path, tmp_path: Path) -> Non
     assert manifest.precision["layers.1.attention.qkv"] == Int4(32, symmetric=True)
     with pytest.raises(BadInput, match="leave out --group-size"):
         export_model(folder, tmp_path / "other", precision="source", group_size=32)
-    with pytest.raises(BadInput, match="is not quantized, so that there is nothing to keep"):
+    with pytest.raises(BadInput, match="is not quantized, so there is nothing to keep"):
         export_model(tiny_chat, tmp_path / "other", precision="source")
 
 

@@ -111,7 +111,7 @@ def test_stats_go_to_standard_error(bundle: Path, capsys: pytest.CaptureFixture[
     assert main([str(bundle), "a", "--raw", "-n", "5", "--stats"]) == 0
     out, err = capsys.readouterr()
     assert out == continued(bundle, "a", 5) + "\n"
-    assert err.startswith("1 prompt tokens, first after ")
+    assert err.startswith("1 prompt tokens, first token after ")
     assert ", 5 generated, " in err
     assert err.endswith(" tokens/s, stop reason: max_tokens\n")
 

@@ -94,4 +94,4 @@ def _sensor_row(sensor: Sensor, energy: bool) -> list[str]:
 
 def _options(tests: dict[str, Result]) -> str:
     result = next(iter(tests.values()))
-    return f"{result.engine_version}, {result.options}"
+    return f"version {result.engine_version}, {result.options}"

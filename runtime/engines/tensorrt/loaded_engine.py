@@ -47,8 +47,7 @@ def load_library(engine: CompiledEngine) -> Any:
     """
     if engine.name not in _TITLES:
         raise BadBundle(
-            f"{engine.file} is for {engine.name!r}; known: {', '.join(_TITLES)}; upgrade edgelm "
-            "(pip install -U edgelm)"
+            f"{engine.file} is for {engine.name!r}; known: {', '.join(_TITLES)}; upgrade edgelm"
         )
     module = load_module(engine.name)
     version = str(module.__version__)

@@ -257,7 +257,7 @@ def _check(graph: GraphContract, capacity: int) -> None:
         if role not in ROLES or tensor.dtype != "int64":
             raise BadBundle(
                 f"the graph has an input {role!r} of type {tensor.dtype}, expected int64 inputs "
-                f"among {', '.join(sorted(ROLES))}; upgrade edgelm (pip install -U edgelm)"
+                f"among {', '.join(sorted(ROLES))}; upgrade edgelm"
             )
     if graph.cache.dtype not in ITEM_BYTES:
         raise BadBundle(

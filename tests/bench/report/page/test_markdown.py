@@ -75,7 +75,10 @@ def test_page(made: Report) -> None:
         "Test CPU, 4 cores, 2 threads, 8 GiB, reads 10 GB/s; Linux 6 x86_64"
     )
     assert lines[25] == "`edge-bench tiny`"
-    assert lines[29:31] == ["- edgelm int8 tiny: 1.2, threads 2", "- peer 2: 1.2, threads 2"]
+    assert lines[29:31] == [
+        "- edgelm int8 tiny: version 1.2, threads 2",
+        "- peer 2: version 1.2, threads 2",
+    ]
     assert lines[32] == "## Glossary"
     assert "- **pp100**: Prompt processing: 100 tokens at once, from an empty cache." in lines
     assert "- **tg4@d50**: Token generation: 4 tokens one by one, after 50 tokens." in lines
