@@ -1,6 +1,7 @@
 """Sequences of a hybrid: what its layers remember follows every return to earlier tokens."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +103,22 @@ def test_the_state_is_part_of_the_memory(session: EngineSession, source: Tiny) -
     spec = source.checkpoint.spec
     engine = cpu_engine(session)
     rows = spec.kv_bytes_per_token(4) * engine.capacity
-    assert session.cache_bytes == rows + 2 * spec.state_bytes(4)  # what is read and what is written
+    assert session.cache_bytes == rows + spec.state_bytes(4)  # written in place
+
+
+def test_plain_operators_write_next_to_the_state_that_they_read(
+    source: Tiny, tmp_path: Path
+) -> None:
+    with build_session(source.checkpoint, tmp_path, dialect="standard") as session:
+        state = cpu_engine(session)._state
+        assert state is not None
+        pairs = zip(state.past, state.present, strict=True)
+        assert not any(np.shares_memory(past, present) for past, present in pairs)
+        session.advance(TOKENS[:9])
+        steps = [session.advance(TOKENS[at : at + 1]).copy() for at in range(9, 12)]
+        session.rewind(0)
+        expected = session.advance(TOKENS[:12], logits=3)
+        np.testing.assert_allclose(np.concatenate(steps), expected, atol=1e-4)
 
 
 def test_snapshots_thin_out_and_keep_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
