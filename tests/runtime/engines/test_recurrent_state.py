@@ -1,10 +1,12 @@
 """Sequences of a hybrid: what its layers remember follows every return to earlier tokens."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from edgelm.bundle import StateTensor
@@ -104,6 +106,25 @@ def test_the_state_is_part_of_the_memory(session: EngineSession, source: Tiny) -
     engine = cpu_engine(session)
     rows = spec.kv_bytes_per_token(4) * engine.capacity
     assert session.cache_bytes == rows + spec.state_bytes(4)  # written in place
+
+
+def test_one_operator_reads_each_state(session: EngineSession) -> None:
+    engine = cpu_engine(session)
+    model = onnx.load(engine._folder / "model.onnx", load_external_data=False)
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    assert {readers[one.past] for one in engine._graph.cache.states} == {1}
+
+
+def test_in_place_as_with_memory_of_its_own(
+    source: Tiny, tmp_path: Path, session: EngineSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = turns(session)
+    apart = HostState(cpu_engine(session)._graph.cache.states)
+    monkeypatch.setattr("edgelm.runtime.engines.onnxruntime.ort._host_state", lambda _: apart)
+    with build_session(source.checkpoint, tmp_path) as other:
+        assert cpu_engine(other)._state is apart
+        expected = turns(other)
+    np.testing.assert_array_equal(np.concatenate(ours), np.concatenate(expected))
 
 
 def test_plain_operators_write_next_to_the_state_that_they_read(
