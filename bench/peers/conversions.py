@@ -19,9 +19,13 @@ from conversion import base
 base.ModelBase.no_mtp = True
 if vocabulary == "no vocabulary":
     find = conversion.get_model_class
+    def set_vocab(model):
+        # Only some classes write the number of tokens themselves.
+        model._set_vocab_none()
+        model.gguf_writer.add_vocab_size(model.hparams["vocab_size"])
     def without_vocabulary(*names, **options):
         found = find(*names, **options)
-        found.set_vocab = base.TextModel._set_vocab_none
+        found.set_vocab = set_vocab
         return found
     conversion.get_model_class = without_vocabulary
 sys.argv = ["convert_hf_to_gguf.py", *arguments]

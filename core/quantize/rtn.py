@@ -93,14 +93,15 @@ def quantize(
     )
 
 
-# (blocks, highest level, fraction of the range) -> scales and zero points.
-_Ranges = Callable[[torch.Tensor, int, float], tuple[torch.Tensor, torch.Tensor]]
+# (smallest and largest weight of each block, highest level, fraction of the range) -> scales and
+# zero points.
+_Extent = tuple[torch.Tensor, torch.Tensor]
+_Ranges = Callable[[_Extent, int, float], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _Fit(NamedTuple):
-    """Levels [N, blocks, group], scales, zero points and weighted errors [N, blocks]."""
+    """Scales, zero points and weighted errors [N, blocks]; levels follow from the first two."""
 
-    levels: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
     error: torch.Tensor
@@ -108,10 +109,44 @@ class _Fit(NamedTuple):
     def better(self, other: "_Fit") -> "_Fit":
         """For each block the fit with less error, or this one if they are equal."""
         wins = other.error < self.error
-        return _Fit(
-            torch.where(wins[..., None], other.levels, self.levels),
-            *(torch.where(wins, b, a) for a, b in zip(self[1:], other[1:], strict=True)),
-        )
+        return _Fit(*(torch.where(wins, b, a) for a, b in zip(self, other, strict=True)))
+
+
+class _Slice:
+    """Some rows of a matrix in blocks, and memory for the levels of one fit after another.
+
+    Args:
+        blocks: fp32 [N, blocks, group_size].
+        counts: weight of each input channel's squared error, [blocks, group_size].
+        top: the highest level.
+    """
+
+    def __init__(self, blocks: torch.Tensor, counts: torch.Tensor, top: int) -> None:
+        self.blocks = blocks
+        self.counts = counts
+        self.top = top
+        self.extent = _extent(blocks)
+        self._levels, self._steps = torch.empty_like(blocks), torch.empty_like(blocks)
+
+    def levels(self, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+        """The nearest levels; valid until the next call."""
+        levels = torch.div(self.blocks, scales[..., None], out=self._levels).round_()
+        return levels.add_(zeros[..., None]).clamp_(0, self.top)
+
+    def fit(self, scales: torch.Tensor, zeros: torch.Tensor) -> _Fit:
+        wrong = self._steps_from_zero(scales, zeros).mul_(scales[..., None]).sub_(self.blocks)
+        return _Fit(scales, zeros, wrong.square_().mul_(self.counts).sum(-1))
+
+    def refitted(self, fit: _Fit) -> _Fit:
+        """With the scales that suit the levels of a fit best, by least squares."""
+        steps = self._steps_from_zero(fit.scales, fit.zeros)
+        weighted = torch.mul(self.counts, steps, out=self._levels)
+        squares = (weighted * steps).sum(-1).clamp(min=1e-30)
+        products = weighted.mul_(self.blocks).sum(-1)
+        return self.fit(representable(products / squares), fit.zeros)
+
+    def _steps_from_zero(self, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+        return torch.sub(self.levels(scales, zeros), zeros[..., None], out=self._steps)
 
 
 def _quantize_rows(
@@ -128,28 +163,26 @@ def _quantize_rows(
     channels = importance.clamp(min=1e-6 * float(importance.mean()) + 1e-30)
     counts = torch.nn.functional.pad(channels, padding).unflatten(0, (-1, group_size))
     top = (1 << bits) - 1
-
-    def fit(scales: torch.Tensor, zeros: torch.Tensor) -> _Fit:
-        levels = torch.round(blocks / scales[..., None]).add_(zeros[..., None]).clamp_(0, top)
-        wrong = (levels - zeros[..., None]).mul_(scales[..., None]).sub_(blocks).square_()
-        return _Fit(levels, scales, zeros, wrong.mul_(counts).sum(-1))
-
-    best = fit(*ranges(blocks, top, 1.0))
+    rows = _Slice(blocks, counts, top)
+    best = rows.fit(*ranges(rows.extent, top, 1.0))
     if bits == 4:  # at 8 bits the full range is close to the best
         for fraction in _FRACTIONS:
-            best = best.better(fit(*ranges(blocks, top, fraction)))
+            best = best.better(rows.fit(*ranges(rows.extent, top, fraction)))
         for _ in range(_REFITS):
-            steps = best.levels - best.zeros[..., None]
-            products = (counts * steps * blocks).sum(-1)
-            squares = (counts * steps * steps).sum(-1).clamp(min=1e-30)
-            best = best.better(fit(representable(products / squares), best.zeros))
+            best = best.better(rows.refitted(best))
         least = _NOTHING * (counts * blocks.square()).sum(-1)
         for fraction in coarse:
-            found = fit(*ranges(blocks, top, fraction))
+            found = rows.fit(*ranges(rows.extent, top, fraction))
             best = best.better(
                 found._replace(error=found.error.where(found.error < least, math.inf))
             )
-    return best.levels.to(torch.uint8), best.scales.half(), best.zeros.to(torch.uint8)
+    levels = rows.levels(best.scales, best.zeros).to(torch.uint8)
+    return levels, best.scales.half(), best.zeros.to(torch.uint8)
+
+
+def _extent(blocks: torch.Tensor) -> _Extent:
+    """The smallest and the largest weight of each block."""
+    return blocks.amin(-1), blocks.amax(-1)
 
 
 def grid(
@@ -164,35 +197,31 @@ def grid(
         positive_scales: see `quantize`.
     """
     ranges = _positive if positive_scales else _symmetric
-    return (ranges if symmetric else _asymmetric)(blocks, (1 << bits) - 1, 1.0)
+    return (ranges if symmetric else _asymmetric)(_extent(blocks), (1 << bits) - 1, 1.0)
 
 
-def _symmetric(
-    blocks: torch.Tensor, top: int, fraction: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _symmetric(extent: _Extent, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
     # The weight of largest magnitude gets the lowest level, which is one step further from zero
     # than the highest: its sign is the sign of the scale.
     middle = (top + 1) // 2
-    lowest, highest = blocks.amin(-1), blocks.amax(-1)
+    lowest, highest = extent
     extreme = torch.where(-lowest > highest, lowest, highest)
     scales = representable(extreme * fraction / -middle)
     return scales, torch.full_like(scales, middle)
 
 
-def _positive(blocks: torch.Tensor, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _positive(extent: _Extent, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
     # There is one more level below zero than above.
     middle = (top + 1) // 2
-    reach = torch.maximum(-blocks.amin(-1) / middle, blocks.amax(-1) / (middle - 1))
+    reach = torch.maximum(-extent[0] / middle, extent[1] / (middle - 1))
     scales = representable(reach * fraction)
     return scales, torch.full_like(scales, middle)
 
 
-def _asymmetric(
-    blocks: torch.Tensor, top: int, fraction: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _asymmetric(extent: _Extent, top: int, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
     # The range includes zero, so the zero point is always a level.
-    lowest = blocks.amin(-1).clamp(max=0) * fraction
-    highest = blocks.amax(-1).clamp(min=0) * fraction
+    lowest = extent[0].clamp(max=0) * fraction
+    highest = extent[1].clamp(min=0) * fraction
     scales = representable((highest - lowest) / top)
     return scales, torch.clamp(torch.round(-lowest / scales), 0, top)
 

@@ -171,7 +171,8 @@ def _sizes(
     cut = window_rows(spec, context) if cuts_windows(engine.name, kv) else {}
     return _Sizes(
         packed=packed_bytes(engine, weights.total_bytes, looked_up),
-        cache=(cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec)) * batch,
+        cache=(cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec, engine.name))
+        * batch,
         workspace=workspace_bytes(
             spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
         ),

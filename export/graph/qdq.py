@@ -21,7 +21,7 @@ from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, Bias
 from edgelm.export.graph.qdq_weights import QdqWeights
-from edgelm.export.graph.recurrent.short_conv import ConvWeights, plain_short_conv
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, short_conv
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
@@ -293,7 +293,7 @@ class QdqDialect:
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
     ) -> Value:
         weights = ConvWeights(index, kernel, bias)
-        return plain_short_conv(self.graph, self.cache, gates, weights, self.activations)
+        return short_conv(self.graph, self.cache, gates, weights, self.activations)
 
     def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
         # edgelm.devices.kernels lets no mixture through.

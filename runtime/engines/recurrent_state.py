@@ -44,13 +44,18 @@ class RecurrentState(Protocol):
 
 
 class HostState:
-    """State in host memory: a graph reads `past` and writes `present`, then `advance` is called."""
+    """State in host memory: a graph reads `past` and writes `present`, then `advance` is called.
 
-    def __init__(self, tensors: tuple[StateTensor, ...]) -> None:
-        self.past, self.present = (
-            [np.zeros((1, *one.shape), STATE_DTYPES[one.dtype]) for one in tensors]
-            for _ in range(2)
-        )
+    Args:
+        tensors: what the graph reads and writes.
+        in_place: past and present are the same memory, for a graph whose operators read a tensor
+            of the state before they write it, and where no other operator reads it.
+    """
+
+    def __init__(self, tensors: tuple[StateTensor, ...], *, in_place: bool = False) -> None:
+        self.in_place = in_place
+        self.past = _zeros(tensors)
+        self.present = self.past if in_place else _zeros(tensors)
 
     @property
     def count(self) -> int:
@@ -59,10 +64,13 @@ class HostState:
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        return sum(array.nbytes for array in (*self.past, *self.present))
+        once = sum(array.nbytes for array in self.past)
+        return once if self.in_place else 2 * once
 
     def advance(self) -> None:
         """What the graph wrote is the next run's past; its addresses stay."""
+        if self.in_place:
+            return
         for past, present in zip(self.past, self.present, strict=True):
             past[:] = present
 
@@ -79,6 +87,10 @@ class HostState:
 
     def covers(self, tokens: int, length: int) -> bool:
         return tokens == length
+
+
+def _zeros(tensors: tuple[StateTensor, ...]) -> Arrays:
+    return [np.zeros((1, *one.shape), STATE_DTYPES[one.dtype]) for one in tensors]
 
 
 class SnapshotHistory:

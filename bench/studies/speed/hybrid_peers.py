@@ -34,7 +34,7 @@ from edgelm.bench.peers.install import interpreter
 from edgelm.bench.random_model import save_byte_tokenizer
 from edgelm.bench.workload import context_needed, workload
 from edgelm.errors import EdgeLMError
-from edgelm.export.cli import main as export
+from edgelm.export.pipeline import export_model
 
 # Like LiquidAI/LFM2-350M and Qwen/Qwen3.5-0.8B (its text part), not compared with their files. The
 # mixture has the proportions of Qwen/Qwen3-30B-A3B at half its width, with half the experts.
@@ -98,10 +98,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 _TESTS = workload([512], [64], [0, 512])
-_BUNDLES = {  # `--precision` and further options; int4's own groups are of 128
-    "int4": ["int4"],
-    "int4-g32": ["int4", "--group-size", "32"],
-    "int8": ["int8", "--group-size", "32"],
+_BUNDLES: dict[str, tuple[str, int | None]] = {  # precision and group size; int4's own is 128
+    "int4": ("int4", None),
+    "int4-g32": ("int4", 32),
+    "int8": ("int8", 32),
 }
 _FILE_TYPES = ("Q4_0", "Q8_0")
 FILES = {  # of each engine, in the folder of a shape: the engine's name in the table, its worker
@@ -122,13 +122,20 @@ def prepare(shape: str, folder: Path, files: Sequence[str]) -> None:
     # One sequence of bytes, for the scales of the cache: speed does not depend on them.
     text = folder / "calibration.jsonl"
     text.write_text(json.dumps({"text": "The miller waits for the wind. " * 20}), encoding="utf-8")
-    same = ["--context", str(context_needed(_TESTS)), "--gate", "off", "--method", "rtn"]
-    same += ["--calibration", str(text), "--work", str(folder / "work")]
-    for name, chosen in _BUNDLES.items():
+    for name, (precision, group_size) in _BUNDLES.items():
         if name in files and not (bundle := folder / name).exists():
-            arguments = [str(source), "-o", str(bundle), "--precision", *chosen, *same]
-            if code := export(arguments):
-                raise EdgeLMError(f"the export to {name} ended with {code}")
+            export_model(
+                source,
+                bundle,
+                precision=precision,
+                group_size=group_size,
+                context=context_needed(_TESTS),
+                method="rtn",
+                gate="none",  # of random weights: a gate would take most of the time
+                calibration=text,
+                work=folder / "work",
+                progress=partial(print, flush=True),
+            )
     half = folder / "source.gguf"
     kinds = [kind for kind in _FILE_TYPES if f"{kind}.gguf" in files]
     if kinds:

@@ -40,12 +40,14 @@ def packed_bytes(engine: Engine, total: int, looked_up: float) -> int:
     return int((engine.weight_copies - 1) * max(0.0, total - looked_up))
 
 
-def sequence_state_bytes(spec: DecoderSpec) -> int:
+def sequence_state_bytes(spec: DecoderSpec, engine: str) -> int:
     """What a session holds of one sequence's layers without attention, however long it is.
 
-    The state that a run reads, the one that it writes, and snapshots to return to.
+    The state that a run reads, the one that it writes, and snapshots to return to. ONNX Runtime's
+    operators write the state in place.
     """
-    return (2 + SNAPSHOTS) * spec.state_bytes(4)
+    states = 1 if engine == "onnxruntime" else 2
+    return (states + SNAPSHOTS) * spec.state_bytes(4)
 
 
 def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:
@@ -66,7 +68,7 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
     adapters = sum(manifest.files[one.file].bytes for one in manifest.adapters)
     weights = manifest.weight_bytes + packed + adapters
     cache = cache_bytes(spec, kv, context, _cut_layers(manifest))
-    cache = (cache + sequence_state_bytes(spec)) * sequences
+    cache = (cache + sequence_state_bytes(spec, manifest.engine.name)) * sequences
     return int(engine.runtime_bytes.value) + weights + cache + workspace
 
 

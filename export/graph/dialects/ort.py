@@ -24,7 +24,7 @@ from edgelm.export.graph.dtypes import DTYPES, Activations, Bias, as_precision, 
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
 from edgelm.export.graph.recurrent.mamba2 import FusedMamba2
-from edgelm.export.graph.recurrent.short_conv import ConvWeights, fused_short_conv
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, short_conv
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Xielu
@@ -258,7 +258,7 @@ class OrtDialect(OrtAttention):
         self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
     ) -> Value:
         weights = ConvWeights(index, kernel, bias)
-        return fused_short_conv(self.graph, self.cache, gates, weights, self.activations)
+        return short_conv(self.graph, self.cache, gates, weights, self.activations)
 
     def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
         writer = FusedExperts(self.graph, self.quantizer, index, mixture, self.activations)

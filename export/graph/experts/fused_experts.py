@@ -56,30 +56,26 @@ class FusedExperts:
         self, x: Value, router: Router, precision: tuple[WeightPrecision, WeightPrecision]
     ) -> Value:
         """[B, T, H] -> [B, T, H]; `precision` is that of both groups."""
-        op, hidden = self.graph.op, self.weights.columns(self.gate_up)
-        rows = op("Reshape", x, self._shape("rows", (-1, hidden)))
         writer = RoutingWriter(self.graph, self.layer, self.mixture, self.activations)
-        routing = writer.route(rows, router)
+        routing = writer.route(x, router)
         attributes = self._attributes() | {"normalize_routing_weights": int(routing.normalized)}
         first, second = precision
         if isinstance(first, Int4 | Int8):
             # edgelm.export.precision.legalize lets nothing else through.
             assert isinstance(second, Int4 | Int8)
             assert (type(first), first.group_size) == (type(second), second.group_size)
-            mixed = self._quantized(rows, routing.logits, first, second, attributes)
+            mixed = self._quantized(x, routing.logits, first, second, attributes)
         elif isinstance(first, Mxfp4):
-            mixed = self._mxfp4(rows, routing.logits, attributes)
+            mixed = self._mxfp4(x, routing.logits, attributes)
         else:
-            mixed = self._unquantized(rows, routing.logits, precision, attributes)
-        if routing.factor is not None:
-            mixed = op("Mul", mixed, routing.factor)
-        # On a GPU a run is of one sequence, and its size needs no node.
-        whole = self._shape("batch", (1, -1, hidden)) if self.activations != "fp32" else None
-        return op("Reshape", mixed, op("Shape", x) if whole is None else whole)  # type: ignore[no-any-return]
+            mixed = self._unquantized(x, routing.logits, precision, attributes)
+        if routing.factor is None:
+            return mixed
+        return self.graph.op("Mul", mixed, routing.factor)  # type: ignore[no-any-return]
 
     def _quantized(
         self,
-        rows: Value,
+        x: Value,
         logits: Value,
         first: Int4 | Int8,
         second: Int4 | Int8,
@@ -88,7 +84,7 @@ class FusedExperts:
         one, two = self._packed(self.gate_up, first), self._packed(self.down, second)
         return self.graph.op(  # type: ignore[no-any-return]
             "QMoE",
-            rows,
+            x,
             logits,
             one["levels"],
             self._cast_scales(one["scales"]),
@@ -107,13 +103,13 @@ class FusedExperts:
             **attributes,
         )
 
-    def _mxfp4(self, rows: Value, logits: Value, attributes: dict[str, Any]) -> Value:
+    def _mxfp4(self, x: Value, logits: Value, attributes: dict[str, Any]) -> Value:
         one, two = self._microscaled(self.gate_up), self._microscaled(self.down)
         ones = np.ones(self.mixture.experts, dtype=np.float32)
         scale = self.graph.constant("experts.scale", ones)
         return self.graph.op(  # type: ignore[no-any-return]
             "QMoE",
-            rows,
+            x,
             logits,
             *(*one, self._bias(self.gate_up)),
             *(*two, self._bias(self.down)),
@@ -136,14 +132,14 @@ class FusedExperts:
 
     def _unquantized(
         self,
-        rows: Value,
+        x: Value,
         logits: Value,
         precision: tuple[WeightPrecision, WeightPrecision],
         attributes: dict[str, Any],
     ) -> Value:
         return self.graph.op(  # type: ignore[no-any-return]
             "MoE",
-            rows,
+            x,
             logits,
             self._floats(self.gate_up, precision[0]),
             self._bias(self.gate_up),
@@ -194,6 +190,3 @@ class FusedExperts:
         if self.activations == "fp16":
             return scales
         return self.graph.op("Cast", scales, to=DTYPES[self.activations].value)  # type: ignore[no-any-return]
-
-    def _shape(self, name: str, shape: tuple[int, ...]) -> Value:
-        return self.graph.constant(f"experts.{name}", np.array(shape, dtype=np.int64))

@@ -18,10 +18,10 @@ _SMALLEST = 1e-7  # score whose logarithm stands for that of 0, likewise
 
 
 class Routing(NamedTuple):
-    """For an operator that chooses the `top_k` largest of `logits` [T, experts] itself.
+    """For an operator that chooses the `top_k` largest of `logits` [B T, experts] itself.
 
     It weighs them by their softmax, over all experts or, if `normalized`, over those chosen.
-    `factor` [T, 1], if any, multiplies its output.
+    `factor` [B, T, 1], if any, multiplies its output.
     """
 
     logits: Value
@@ -47,36 +47,40 @@ class RoutingWriter:
         self.activations = activations
         self.name = f"layers.{layer}.mlp.router"
 
-    def logits(self, rows: Value, router: Router) -> Value:
-        """[T, hidden] -> [T, experts]."""
+    def logits(self, x: Value, router: Router) -> Value:
+        """[B, T, hidden] -> [B, T, experts]."""
         op = self.graph.op
         weight = self._floats("weight", router.weight.T)
-        logits = op("MatMul", rows, weight, name=self.name)
+        logits = op("MatMul", x, weight, name=self.name)
         if router.bias is None:
             return logits  # type: ignore[no-any-return]
         return op("Add", logits, self._floats("bias", router.bias))  # type: ignore[no-any-return]
 
-    def route(self, rows: Value, router: Router) -> Routing:
-        """Routing of [T, hidden] by an operator that only knows softmax.
+    def route(self, x: Value, router: Router) -> Routing:
+        """Routing of [B, T, hidden] by an operator that only knows softmax.
 
         Other rules become logits whose softmax over the chosen experts is right: the logarithms of
         their scores, and far less for all others.
         """
         mixture, op = self.mixture, self.graph.op
-        logits = self.logits(rows, router)
+        logits = self.logits(x, router)
         plain = mixture.scores == "softmax" and mixture.scaling == 1 and not mixture.epsilon
         if plain and router.selection_bias is None:
-            return Routing(logits, mixture.normalized)
+            return Routing(self._rows(logits), mixture.normalized)
         chosen, scores = self._choose(logits, router)
         shape = op("Shape", logits)
         none = self.graph.constant("router.none", self._array(_NOT_CHOSEN).reshape(1))
         least = op("Max", scores, self.graph.constant("router.least", self._array(_SMALLEST)))
         spread = op("Expand", none, shape)
-        spread = op("ScatterElements", spread, chosen, op("Log", least), axis=1)
-        return Routing(spread, True, self._factor(scores))
+        spread = op("ScatterElements", spread, chosen, op("Log", least), axis=-1)
+        return Routing(self._rows(spread), True, self._factor(scores))
+
+    def _rows(self, logits: Value) -> Value:
+        """[B, T, experts] -> [B T, experts]."""
+        return self.graph.reshape(logits, [-1, self.mixture.experts])
 
     def _choose(self, logits: Value, router: Router) -> tuple[Value, Value]:
-        """Indices and scores of the chosen experts, both [T, top_k]."""
+        """Indices and scores of the chosen experts, both [B, T, top_k]."""
         op = self.graph.op
         softmax = self.mixture.scores == "softmax"
         scores = op("Softmax", logits, axis=-1) if softmax else op("Sigmoid", logits)
@@ -86,12 +90,12 @@ class RoutingWriter:
         count = np.array([self.mixture.top_k], dtype=np.int64)
         top_k = self.graph.constant(f"router.top_{self.mixture.top_k}", count)
         _, chosen = op("TopK", ranked, top_k, outputs=2, axis=-1)
-        return chosen, op("GatherElements", scores, chosen, axis=1)
+        return chosen, op("GatherElements", scores, chosen, axis=-1)
 
     def _factor(self, scores: Value) -> Value:
-        """Sum of the chosen experts' weights [T, 1]."""
+        """Sum of the chosen experts' weights [B, T, 1]."""
         op, mixture = self.graph.op, self.mixture
-        axis = self.graph.constant("router.axis", np.array([1], dtype=np.int64))
+        axis = self.graph.constant("router.axis", np.array([-1], dtype=np.int64))
         total = op("ReduceSum", scores, axis, keepdims=1)
         if mixture.normalized:
             epsilon = self.graph.constant("router.epsilon", self._array(mixture.epsilon))

@@ -7,7 +7,7 @@ import torch
 from edgelm.export.graph.attention.kv_cache import KvCacheIO
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
-from edgelm.export.graph.recurrent.short_conv import fused_causal_conv
+from edgelm.export.graph.recurrent.short_conv import ConvWeights, causal_conv
 from edgelm.export.quantize.weights import MambaWeights
 from edgelm.spec.layers.mixers import Mamba2
 
@@ -57,16 +57,13 @@ class FusedMamba2:
         return self._normed(op("Mul", summed, gate), weights.norm)
 
     def _convolved(self, mixed: Value, weights: MambaWeights) -> Value:
-        kernel, bias = self._floats("conv1d.weight", weights.kernel), weights.conv_bias
-        return fused_causal_conv(
-            self.graph,
-            self.cache,
-            self.index,
-            mixed,
-            kernel,
-            None if bias is None else self._floats("conv1d.bias", bias),
-            activation="silu",
-        )
+        """The convolution and SiLU."""
+        conv = ConvWeights(self.index, weights.kernel, None)
+        name = f"layers.{self.index}.mamba.conv1d"
+        total = causal_conv(self.graph, self.cache, mixed, conv, self.activations, name=name)
+        if weights.conv_bias is not None:
+            total = self.graph.op("Add", total, self._floats("conv1d.bias", weights.conv_bias))
+        return self.graph.op("QuickGelu", total, domain=_MICROSOFT, alpha=1.0)  # type: ignore[no-any-return]
 
     def _attended(self, query: Value, key: Value, value: Value, decay: Value) -> Value:
         attended, state = self.graph.op(

@@ -1,4 +1,9 @@
-"""LFM2's short convolution: in one op of ONNX Runtime, and in primitive ops for TensorRT."""
+"""Causal convolutions over a few tokens, LFM2's and those in front of matrix states.
+
+They are written in primitive ops for every engine. ONNX Runtime's CausalConvWithState takes six
+times as long for a chunk of a prompt: its CPU kernel takes channel by channel, in steps of a whole
+row, and its SiLU is scalar.
+"""
 
 from typing import NamedTuple
 
@@ -11,7 +16,6 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import Activations, write_floats
 
 Value = ir.Value
-_MICROSOFT = "com.microsoft"
 
 
 class ConvWeights(NamedTuple):
@@ -22,52 +26,10 @@ class ConvWeights(NamedTuple):
     bias: torch.Tensor | None
 
 
-def fused_short_conv(
+def short_conv(
     graph: Graph, cache: KvCacheIO, gates: Value, weights: ConvWeights, activations: Activations
 ) -> Value:
-    """By CausalConvWithState, whose state and tokens are rows: [1, K - 1, H] and [1, T, H]."""
-    name = f"layers.{weights.layer}.conv"
-    before, after, x = _parts(graph, gates, weights.kernel)
-    bias = None
-    if weights.bias is not None:
-        bias = write_floats(graph, f"{name}.bias", weights.bias, activations)
-    products = graph.op("Mul", before, x)
-    kernel = write_floats(graph, f"{name}.weight", weights.kernel, activations)
-    mixed = fused_causal_conv(graph, cache, weights.layer, products, kernel, bias)
-    return graph.op("Mul", after, mixed)  # type: ignore[no-any-return]
-
-
-def fused_causal_conv(
-    graph: Graph,
-    cache: KvCacheIO,
-    layer: int,
-    inputs: Value,
-    kernel: Value,
-    bias: Value | None,
-    *,
-    activation: str = "none",
-) -> Value:
-    """A causal convolution over [1, T, H] in one op of ONNX Runtime, with the layer's state."""
-    mixed, state = graph.op(
-        "CausalConvWithState",
-        inputs,
-        kernel,
-        bias,
-        cache.past_state(layer, "conv"),
-        domain=_MICROSOFT,
-        outputs=2,
-        name=f"layers.{layer}.conv",
-        activation=activation,
-        channels_last=1,
-    )
-    cache.present_state(layer, state, "conv")
-    return mixed  # type: ignore[no-any-return]
-
-
-def plain_short_conv(
-    graph: Graph, cache: KvCacheIO, gates: Value, weights: ConvWeights, activations: Activations
-) -> Value:
-    """In primitive ops."""
+    """`c * conv(b * x)` of gates b, c, x side by side [1, T, 3 H]."""
     name = f"layers.{weights.layer}.conv"
     before, after, x = _parts(graph, gates, weights.kernel)
     products = graph.op("Mul", before, x)
@@ -89,7 +51,8 @@ def causal_conv(
 ) -> Value:
     """The convolution of [1, T, H] as a sum of K shifted products.
 
-    There are no transposes, and engines fuse it into one pass.
+    There are no transposes, and TensorRT fuses it into one pass. The past state has one reader, so
+    that the new one may take its memory.
     """
     op = graph.op
     rows = op("Concat", cache.past_state(weights.layer), x, axis=1)

@@ -129,7 +129,7 @@ class OrtEngine:
                 else sibling_of.texts
             )
         self._adapter: LoadedAdapter | None = None
-        self._state = HostState(graph.cache.states) if graph.cache.states else None
+        self._state = _host_state(graph)
         self.recurrent = _state_of(graph, self._pool, self._place, self._state)
         # Logits of the bound steps, which share them.
         self._rows_out: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
@@ -304,6 +304,17 @@ class OrtEngine:
             old[1][:, :, rows] = present[1]
 
 
+def _host_state(graph: GraphContract) -> HostState | None:
+    """The state of layers without attention.
+
+    LinearAttention, the convolutions and, in older bundles, CausalConvWithState copy what they
+    read of it before they write; operators of the other dialects may read it after.
+    """
+    if not graph.cache.states:
+        return None
+    return HostState(graph.cache.states, in_place=graph.dialect == "ort")
+
+
 def _state_of(
     graph: GraphContract, pool: CachePool, place: int, host: HostState | None
 ) -> RecurrentState | None:
@@ -347,6 +358,9 @@ def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
     if fused:
         # Only constant folding is left to do, and searching for more takes a tenth of the load.
         options.graph_optimization_level = level.ORT_ENABLE_BASIC
+        # In the order of the file. By default nodes that only write a state come last, and what
+        # they read is held until then.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     else:
         # Fused, a step takes a sixth of the time: without it every run dequantizes all weights.
         # Products stay in fp32, as the graph says; level 4 would round their inputs to int8.

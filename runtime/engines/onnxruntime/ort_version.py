@@ -5,7 +5,7 @@ from edgelm.errors import MissingPackage
 
 _OPSET_OF_1_23 = 23  # the newest of ONNX Runtime 1.23, the last one for Python 3.10
 _WINDOW_CACHE = (1, 30)  # the oldest whose `sliding_window_cache` was run
-_RECURRENT_OPS = (1, 32)  # the oldest that CausalConvWithState was run with
+_RECURRENT_OPS = (1, 32)  # the oldest that LinearAttention was run with
 
 
 def check_version(version: str, graph: GraphContract) -> None:

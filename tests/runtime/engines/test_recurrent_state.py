@@ -1,9 +1,12 @@
 """Sequences of a hybrid: what its layers remember follows every return to earlier tokens."""
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from edgelm.bundle import StateTensor
@@ -102,7 +105,41 @@ def test_the_state_is_part_of_the_memory(session: EngineSession, source: Tiny) -
     spec = source.checkpoint.spec
     engine = cpu_engine(session)
     rows = spec.kv_bytes_per_token(4) * engine.capacity
-    assert session.cache_bytes == rows + 2 * spec.state_bytes(4)  # what is read and what is written
+    assert session.cache_bytes == rows + spec.state_bytes(4)  # written in place
+
+
+def test_one_operator_reads_each_state(session: EngineSession) -> None:
+    engine = cpu_engine(session)
+    model = onnx.load(engine._folder / "model.onnx", load_external_data=False)
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    assert {readers[one.past] for one in engine._graph.cache.states} == {1}
+
+
+def test_in_place_as_with_memory_of_its_own(
+    source: Tiny, tmp_path: Path, session: EngineSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = turns(session)
+    apart = HostState(cpu_engine(session)._graph.cache.states)
+    monkeypatch.setattr("edgelm.runtime.engines.onnxruntime.ort._host_state", lambda _: apart)
+    with build_session(source.checkpoint, tmp_path) as other:
+        assert cpu_engine(other)._state is apart
+        expected = turns(other)
+    np.testing.assert_array_equal(np.concatenate(ours), np.concatenate(expected))
+
+
+def test_plain_operators_write_next_to_the_state_that_they_read(
+    source: Tiny, tmp_path: Path
+) -> None:
+    with build_session(source.checkpoint, tmp_path, dialect="standard") as session:
+        state = cpu_engine(session)._state
+        assert state is not None
+        pairs = zip(state.past, state.present, strict=True)
+        assert not any(np.shares_memory(past, present) for past, present in pairs)
+        session.advance(TOKENS[:9])
+        steps = [session.advance(TOKENS[at : at + 1]).copy() for at in range(9, 12)]
+        session.rewind(0)
+        expected = session.advance(TOKENS[:12], logits=3)
+        np.testing.assert_allclose(np.concatenate(steps), expected, atol=1e-4)
 
 
 def test_snapshots_thin_out_and_keep_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
