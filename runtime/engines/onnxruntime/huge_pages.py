@@ -1,104 +1,122 @@
-"""Weights in huge pages: a step reads all of them, and with pages of 4 KB address lookup costs time.
+"""Weights in huge pages: each step reads all of them, and in pages of 4 KB that takes longer.
 
-Where Linux gives huge pages only on request (`madvise`, the default of most distributions), the
-memory that loading a graph has filled is requested to be collapsed into pages of 2 MB. Contents do
-not change; where there are no free huge pages, the memory stays as it is.
+Where Linux gives huge pages on request only ("madvise", the default of most distributions), the
+memory that loading a graph has filled is collapsed into pages of 2 MB. Contents do not change;
+where no huge page is free, memory stays as it is (docs/results/2026-11-28-several-rows.md).
 """
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
-_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-_REGIONS = Path("/proc/self/smaps")
+import numpy as np
+
+_SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+_MAPS, _PAGES = Path("/proc/self/maps"), Path("/proc/self/pagemap")
+_PRESENT = 1 << 63  # of a page's entry in pagemap
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # the second since Linux 6.1
-# Of a region, this much has to be in memory already: thread stacks, for one, would only grow.
-_MIN_RESIDENT = 0.9
-
-
-class Region(NamedTuple):
-    """Private anonymous memory of this process, in bytes."""
-
-    start: int
-    end: int
-    resident: int
+# The share of a huge page that must be in memory already. Others, as in stacks, would only grow.
+_MIN_PRESENT = 0.9
+Range = tuple[int, int]  # addresses: the first, and the one behind the last
 
 
 @contextmanager
 def in_huge_pages() -> Iterator[None]:
-    """What is allocated and filled within goes into huge pages, where the system allows it."""
-    size = _page_size()
+    """Memory that is allocated and filled within goes into huge pages, if the system agrees."""
+    size = page_size()
     if size is None:
         yield
         return
-    before = _anonymous_regions()
+    before = _regions()
     yield
-    for start, end in new_ranges(before, _anonymous_regions(), size):
-        _collapse(start, end - start)
+    for given in new_ranges(before, _regions(), size):
+        for start, end in _filled(given, size):
+            collapse(start, end - start)
 
 
-def _page_size() -> int | None:
-    """Bytes of a huge page where a request for them has an effect, else None."""
+def page_size() -> int | None:
+    """Bytes of a huge page, if the system gives them on request, else None.
+
+    With "always" memory is in huge pages from the start; with "never" none are wanted.
+    """
     if sys.platform != "linux":
         return None
     try:
-        # With "always" memory is in huge pages from the start; with "never" it is not wanted.
-        return int(_SIZE.read_text()) if "[madvise]" in _SETTING.read_text() else None
+        on_request = "[madvise]" in (_SETTINGS / "enabled").read_text()
+        return int((_SETTINGS / "hpage_pmd_size").read_text()) if on_request else None
     except (OSError, ValueError):
         return None
 
 
-def new_ranges(
-    before: Iterable[Region], after: Iterable[Region], size: int
-) -> list[tuple[int, int]]:
-    """Ranges of whole huge pages in regions that are new, or have grown, and are filled.
+def new_ranges(before: Iterable[Range], after: Iterable[Range], size: int) -> list[Range]:
+    """The whole huge pages in what is new of some regions.
 
     Args:
-        before, after: the regions at two moments, in the order of addresses.
+        before: the regions at an earlier moment, in the order of addresses.
+        after: the regions now.
         size: bytes of a huge page.
     """
     known = list(before)
     ranges = []
-    for start, end, resident in after:
-        if resident < _MIN_RESIDENT * (end - start):
-            continue
-        for old in known:
-            if old.start < end and start < old.end:
-                start = max(start, old.end)
-        first, last = -(-start // size) * size, end // size * size
-        if first < last:
-            ranges.append((first, last))
-    return ranges
+    for start, end in set(after).difference(known):
+        parts, begun = [], start
+        for old_start, old_end in known:
+            if old_start < end and begun < old_end:
+                parts.append((begun, old_start))
+                begun = old_end
+        for first, last in (*parts, (begun, end)):
+            first, last = -(-first // size) * size, last // size * size
+            if first < last:
+                ranges.append((first, last))
+    return sorted(ranges)
 
 
-def _anonymous_regions() -> list[Region]:
+def parse_regions(lines: Iterable[str]) -> Iterator[Range]:
+    """The writable private regions without a file in lines of /proc/PID/maps."""
+    for line in lines:
+        bounds, access, _, _, _, *name = line.split()
+        if access == "rw-p" and name in ([], ["[heap]"]):
+            start, end = bounds.split("-")
+            yield int(start, 16), int(end, 16)
+
+
+def _regions() -> list[Range]:
     try:
-        return list(parse_regions(_REGIONS.read_text().splitlines()))
+        return list(parse_regions(_MAPS.read_text().splitlines()))
     except OSError:
         return []
 
 
-def parse_regions(lines: Iterable[str]) -> Iterator[Region]:
-    """The private writable regions without a file in lines of /proc/PID/smaps."""
-    bounds: tuple[int, int] | None = None
-    for line in lines:
-        head, *rest = line.split()
-        if not head.endswith(":"):
-            name = rest[4] if len(rest) > 4 else ""
-            wanted = rest[0] == "rw-p" and name in ("", "[heap]")
-            start, end = (int(part, 16) for part in head.split("-"))
-            bounds = (start, end) if wanted else None
-        elif head == "Rss:" and bounds is not None:
-            yield Region(*bounds, 1024 * int(rest[0]))
+def _filled(given: Range, size: int) -> Iterator[Range]:
+    """The parts of whole huge pages that are in memory."""
+    start, end = given
+    count = (end - start) // mmap.PAGESIZE
+    try:
+        entries = np.fromfile(_PAGES, np.uint64, count, offset=8 * (start // mmap.PAGESIZE))
+    except OSError:
+        return
+    if len(entries) < count:
+        return
+    present = (entries & np.uint64(_PRESENT)) != 0
+    shares = present.reshape(-1, size // mmap.PAGESIZE).mean(axis=1)
+    for filled, pages in groupby(range(len(shares)), lambda page: shares[page] >= _MIN_PRESENT):
+        numbers = list(pages)
+        if filled:
+            yield start + numbers[0] * size, start + (numbers[-1] + 1) * size
 
 
-def _collapse(start: int, length: int) -> None:
-    """Ask for huge pages; before Linux 6.1 the kernel brings them about in the background."""
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
+def collapse(start: int, length: int) -> bool:
+    """Move memory into huge pages; return whether it all is.
+
+    Before Linux 6.1 memory can only be marked, and moves in the background.
+    """
+    madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    if madvise(start, length, _MADV_COLLAPSE):
-        madvise(start, length, _MADV_HUGEPAGE)
+    if madvise(start, length, _MADV_COLLAPSE) == 0:
+        return True
+    madvise(start, length, _MADV_HUGEPAGE)
+    return False

@@ -36,6 +36,7 @@ from edgelm.runtime.engines.onnxruntime.bindings import (
 from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CachePool
 from edgelm.runtime.engines.onnxruntime.host_neighbors import HostNeighbors
 from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
+from edgelm.runtime.engines.onnxruntime.huge_pages import in_huge_pages
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
@@ -327,7 +328,8 @@ class _Step(NamedTuple):
 
 def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
     check_version(onnxruntime.__version__, graph)
-    return [_load_part(folder, graph, part, threads) for part in graph.parts]
+    with in_huge_pages():
+        return [_load_part(folder, graph, part, threads) for part in graph.parts]
 
 
 def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
