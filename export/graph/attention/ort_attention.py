@@ -34,6 +34,8 @@ _CACHE_TYPES: dict[str, ir.DataType] = {
 # Tokens up to which a run takes the decode kernel: its time grows with each row, that of the other
 # way begins at about eight rows of it.
 MAX_VERIFIED = 16
+# Heads from which each is computed by one thread: of fewer, threads share the blocks of a head.
+_MIN_WHOLE_HEADS = 8
 _MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
@@ -205,7 +207,7 @@ class OrtAttention:
         # kernel for int8 caches demands them.
         shared = layer.shares_kv_of is not None and not quantized
         sinks = operands.sinks
-        if quantized and sinks is None and self.activations == "fp32":
+        if sinks is None and quantized and self.activations == "fp32":
             sinks = self._no_sinks(heads.queries)
         found = self.graph.op(
             "GroupQueryAttention",
@@ -236,13 +238,10 @@ class OrtAttention:
         )
         return found if isinstance(found, tuple) else (found,)
 
-    def _no_sinks(self, heads: int) -> Value:
-        """Sinks [heads] that take no share of the attention: exp(lowest - maximum) is 0.
-
-        With sinks the CPU's int8 kernel computes all scores of a head, then the softmax, instead of
-        blocks with a running softmax: for few tokens this takes up to a third less time
-        (docs/decisions/prefill-over-int8-cache.md).
-        """
+    def _no_sinks(self, heads: int) -> Value | None:
+        """Sinks [heads] of no weight: with them the CPU's int8 kernel takes all rows at once."""
+        if heads < _MIN_WHOLE_HEADS:
+            return None  # in blocks of rows, as without sinks
         lowest = np.full(heads, np.finfo(np.float32).min, dtype=np.float32)
         return self.graph.constant(f"no_sinks.{heads}", lowest)
 

@@ -36,7 +36,6 @@ from edgelm.runtime.engines.onnxruntime.bindings import (
 from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CachePool
 from edgelm.runtime.engines.onnxruntime.host_neighbors import HostNeighbors
 from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
-from edgelm.runtime.engines.onnxruntime.huge_pages import in_huge_pages
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
@@ -54,6 +53,7 @@ from edgelm.runtime.engines.session import (
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 from edgelm.runtime.engines.window_state import JointState
+from edgelm.runtime.huge_pages import in_huge_pages
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"

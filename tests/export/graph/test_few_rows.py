@@ -8,7 +8,8 @@ import onnx
 import pytest
 import torch
 
-from edgelm.export.graph.attention.ort_attention import MAX_VERIFIED, OrtAttention
+from edgelm.export.graph.attention import ort_attention
+from edgelm.export.graph.attention.ort_attention import MAX_VERIFIED
 from edgelm.export.quantize.calibrate import calibrate
 from edgelm.export.quantize.kv_scales import KvScaling
 from edgelm.export.source.reference import Reference
@@ -52,9 +53,8 @@ def test_no_sinks_change_rounding_only(
 ) -> None:
     source = tiny("llama")
     rows = []
-    for folder in (tmp_path / "with", tmp_path / "without"):
-        if folder.name == "without":
-            monkeypatch.setattr(OrtAttention, "_no_sinks", lambda _, heads: None)
+    for least, folder in ((1, tmp_path / "with"), (99, tmp_path / "without")):
+        monkeypatch.setattr(ort_attention, "_MIN_WHOLE_HEADS", least)
         with build_session(
             source.checkpoint, folder, kv="int8", scaling=_scaling(source)
         ) as session:
@@ -63,19 +63,25 @@ def test_no_sinks_change_rounding_only(
     np.testing.assert_allclose(*rows, rtol=0, atol=1e-5 * np.abs(rows[1]).max())
 
 
-def test_only_the_int8_kernel_has_sinks(tiny: TinyFactory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fewer", [False, True])
+def test_only_the_int8_kernel_of_many_heads_has_sinks(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewer: bool
+) -> None:
     source = tiny("llama")
+    heads = source.checkpoint.spec.num_attention_heads
+    monkeypatch.setattr(ort_attention, "_MIN_WHOLE_HEADS", heads + fewer)
     with build_session(source.checkpoint, tmp_path / "graph", kv="int8", scaling=_scaling(source)):
         graph = onnx.load(tmp_path / "graph" / "model.onnx", load_external_data=False).graph
-    initial = {one.name: one for one in graph.initializer}
     found = {"then_branch": set[str](), "else_branch": set[str]()}
     for name, node in _attention_nodes(graph):
         found[name].add(node.input[11] if len(node.input) > 11 else "")
     assert found["then_branch"] == {""}
     [name] = found["else_branch"]
-    heads = source.checkpoint.spec.num_attention_heads
-    lowest = [float(np.finfo(np.float32).min)] * heads
-    assert onnx.numpy_helper.to_array(initial[name]).tolist() == lowest
+    if fewer:
+        assert name == ""
+    else:
+        sinks = next(one for one in graph.initializer if one.name == name)
+        assert onnx.numpy_helper.to_array(sinks).tolist() == [np.finfo(np.float32).min] * heads
 
 
 def test_a_long_run_takes_the_other_branch(tiny: TinyFactory, tmp_path: Path) -> None:

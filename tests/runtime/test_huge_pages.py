@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgelm.runtime.engines.onnxruntime import ort
-from edgelm.runtime.engines.onnxruntime.huge_pages import (
+from edgelm.runtime.huge_pages import (
     Range,
     collapse,
     in_huge_pages,
