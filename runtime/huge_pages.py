@@ -8,7 +8,7 @@ where no huge page is free, memory stays as it is (docs/results/2026-11-28-sever
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -31,9 +31,10 @@ def in_huge_pages() -> Iterator[None]:
     if size is None:
         yield
         return
-    before = _regions()
+    # Parts of the heap are reused: what a later load finds free there lies in memory already.
+    before = _regions(("",))
     yield
-    for given in new_ranges(before, _regions(), size):
+    for given in new_ranges(before, _regions(("", "[heap]")), size):
         for start, end in _filled(given, size):
             collapse(start, end - start)
 
@@ -75,18 +76,18 @@ def new_ranges(before: Iterable[Range], after: Iterable[Range], size: int) -> li
     return sorted(ranges)
 
 
-def parse_regions(lines: Iterable[str]) -> Iterator[Range]:
-    """The writable private regions without a file in lines of /proc/PID/maps."""
+def parse_regions(lines: Iterable[str], names: Collection[str]) -> Iterator[Range]:
+    """The writable private regions of these names in lines of /proc/PID/maps."""
     for line in lines:
         bounds, access, _, _, _, *name = line.split()
-        if access == "rw-p" and name in ([], ["[heap]"]):
+        if access == "rw-p" and " ".join(name) in names:
             start, end = bounds.split("-")
             yield int(start, 16), int(end, 16)
 
 
-def _regions() -> list[Range]:
+def _regions(names: Collection[str]) -> list[Range]:
     try:
-        return list(parse_regions(_MAPS.read_text().splitlines()))
+        return list(parse_regions(_MAPS.read_text().splitlines(), names))
     except OSError:
         return []
 

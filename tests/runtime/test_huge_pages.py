@@ -33,11 +33,10 @@ MAPS = """\
 """
 
 
-def test_regions_are_the_private_anonymous_ones() -> None:
-    assert list(parse_regions(MAPS.splitlines())) == [
-        (0x600000, 0xA00000),
-        (0x7F0000000000, 0x7F0000800000),
-    ]
+def test_regions_are_the_private_writable_ones() -> None:
+    heap, anonymous = (0x600000, 0xA00000), (0x7F0000000000, 0x7F0000800000)
+    assert list(parse_regions(MAPS.splitlines(), ("", "[heap]"))) == [heap, anonymous]
+    assert list(parse_regions(MAPS.splitlines(), ("",))) == [anonymous]
 
 
 # Regions before, after, and what is new of them; addresses in MB.

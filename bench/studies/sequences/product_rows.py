@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
@@ -36,7 +37,7 @@ def graph(shapes: list[Shape], form: Format, copies: int) -> bytes:
             name, groups = f"{rows}x{columns}.{number}", -(-columns // group)
             levels = random.integers(0, 256, (rows, groups, group * bits // 8), dtype=np.uint8)
             scales = random.random(rows * groups, dtype=np.float32)
-            given = {"levels": levels, "scales": scales}
+            given: dict[str, npt.NDArray[Any]] = {"levels": levels, "scales": scales}
             if zero_points:
                 size = rows * -(-groups * bits // 8)
                 given["zeros"] = random.integers(0, 256, size, dtype=np.uint8)
