@@ -60,7 +60,7 @@ def test_no_sinks_change_rounding_only(
         ) as session:
             session.advance(TOKENS[:20])
             rows.append(session.advance(TOKENS[20:30], logits=10).copy())
-    np.testing.assert_allclose(*rows, rtol=0, atol=1e-5 * np.abs(rows[1]).max())
+    np.testing.assert_allclose(rows[0], rows[1], rtol=0, atol=1e-5 * np.abs(rows[1]).max())
 
 
 @pytest.mark.parametrize("fewer", [False, True])
