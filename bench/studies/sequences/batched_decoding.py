@@ -65,16 +65,25 @@ class Study:
             return _alternating({str(n): _step([first, *others][:n], depth) for n in sizes})
 
     def axis_seconds(self, depth: int) -> Times:
-        """Seconds of a run over one sequence: with the batch axis, and of a fixed size."""
+        """Seconds of a run over one sequence: with the batch axis, and of a fixed size.
+
+        Of two equal sessions the one that is loaded first takes up to a twentieth longer: each kind
+        is loaded twice, first and last of four.
+        """
         with _fixed(self.folder, self.manifest) as (folder, manifest), ExitStack() as stack:
+            kinds = {"axis": (self.folder, self.manifest), "fixed": (folder, manifest)}
             sessions = {
-                "axis": stack.enter_context(self._session(self.folder, self.manifest)),
-                "fixed": stack.enter_context(self._session(folder, manifest)),
+                (name, number): stack.enter_context(self._session(*kinds[name]))
+                for number, name in enumerate(("axis", "fixed", "fixed", "axis"))
             }
             for session in sessions.values():
                 session.advance(_prompt(session, depth))
-            steps = {name: _step([one], depth) for name, one in sessions.items()}
-            return _alternating(steps, pause=_PAUSE)
+            steps = {f"{name}{n}": _step([one], depth) for (name, n), one in sessions.items()}
+            seconds = _alternating(steps, pause=_PAUSE)
+        return {
+            kind: [second for name in seconds if name.startswith(kind) for second in seconds[name]]
+            for kind in kinds
+        }
 
     def _session(self, folder: Path, manifest: Manifest) -> EngineSession:
         capacity = manifest.limits.context

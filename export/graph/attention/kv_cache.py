@@ -7,6 +7,8 @@ import onnx_ir as ir
 
 from edgelm.bundle import CacheLayer, StateTensor
 from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.dtypes import Activations
+from edgelm.quantize.precision import KvType
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.layers.mixers import StateKind
 
@@ -106,3 +108,15 @@ class KvCacheIO:
     def _shape(self, index: int, rows: int | str) -> tuple[int | str, ...]:
         heads = self.spec.heads(self.spec.layers[index])
         return (self.batch, heads.keys, self.window_rows.get(index, rows), heads.dim)
+
+
+def batch_axis(spec: DecoderSpec, kv: KvType, activations: Activations) -> int | str:
+    """Sequences per run: any number, where each layer has keys and values of its own.
+
+    In fp32, the CPU's, runs over an int8 cache of more tokens than a speculative step has are of
+    one sequence, since the way over the dequantized cache takes one length; over fp8 all runs are.
+    """
+    shared = any(layer.shares_kv_of is not None for layer in spec.layers)
+    if spec.states or shared or (kv == "fp8" and activations == "fp32"):
+        return 1
+    return "B"

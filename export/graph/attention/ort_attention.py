@@ -16,14 +16,14 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.attention.attention_gate import scale_by_gate, split_gate
-from edgelm.export.graph.attention.kv_cache import KvCacheIO
+from edgelm.export.graph.attention.kv_cache import KvCacheIO, batch_axis
 from edgelm.export.graph.attention.projected import split_projected
 from edgelm.export.graph.attention.rope_tables import QueryFactors, RotaryTables
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, write_floats
 from edgelm.export.quantize.weights import Weights
 from edgelm.quantize.precision import KvType
-from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
+from edgelm.spec.decoder import LayerSpec, Rope
 
 Value = ir.Value
 MICROSOFT = "com.microsoft"
@@ -34,6 +34,8 @@ _CACHE_TYPES: dict[str, ir.DataType] = {
 # Tokens up to which a run takes the decode kernel: its time grows with each row, that of the other
 # way begins at about eight rows of it.
 MAX_VERIFIED = 16
+# Heads from which each is computed by one thread: of fewer, threads share the blocks of a head.
+_MIN_WHOLE_HEADS = 8
 _MAX = {"int8": 127.0, "fp8": 448.0}  # the largest magnitude that a type holds
 
 
@@ -74,7 +76,7 @@ class OrtAttention:
         # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
         self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
-        self.batch = _batch(self.spec, kv, activations) if activations == "fp32" or batch else 1
+        self.batch = batch_axis(self.spec, kv, activations) if activations == "fp32" or batch else 1
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (self.batch, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (self.batch,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (self.batch,))
@@ -204,6 +206,9 @@ class OrtAttention:
         # Nothing is appended to a shared cache, and without outputs for it nothing is copied; the
         # kernel for int8 caches demands them.
         shared = layer.shares_kv_of is not None and not quantized
+        sinks = operands.sinks
+        if sinks is None and quantized and self.activations == "fp32":
+            sinks = self._no_sinks(heads.queries)
         found = self.graph.op(
             "GroupQueryAttention",
             operands.query,
@@ -215,7 +220,7 @@ class OrtAttention:
             self.total_length,
             cos,
             sin,
-            *((None, None, operands.sinks) if operands.sinks or scales else ()),
+            *((None, None, sinks) if sinks or scales else ()),
             *(scales or ()),
             domain=MICROSOFT,
             outputs=1 if shared else 3,
@@ -232,6 +237,13 @@ class OrtAttention:
             kv_cache_bit_width=8 if quantized else None,
         )
         return found if isinstance(found, tuple) else (found,)
+
+    def _no_sinks(self, heads: int) -> Value | None:
+        """Sinks [heads] of no weight: with them the CPU's int8 kernel takes all rows at once."""
+        if heads < _MIN_WHOLE_HEADS:
+            return None  # in blocks of rows, as without sinks
+        lowest = np.full(heads, np.finfo(np.float32).min, dtype=np.float32)
+        return self.graph.constant(f"no_sinks.{heads}", lowest)
 
     def _attend_dequantized(
         self, operands: "_Attention", scales: tuple[Value, Value]
@@ -384,15 +396,3 @@ class OrtAttention:
         split = self.graph.op("Reshape", x, self.graph.constant(f"shape.heads.{dim}", heads))
         normed = self.norm(split, name, weight)
         return self.graph.op("Reshape", normed, self.graph.constant("shape.flat", flat))  # type: ignore[no-any-return]
-
-
-def _batch(spec: DecoderSpec, kv: KvType, activations: Activations) -> int | str:
-    """Sequences per run: any number, where each layer has keys and values of its own.
-
-    In fp32, the CPU's, runs over an int8 cache of more tokens than a speculative step has are of
-    one sequence, since the way over the dequantized cache takes one length; over fp8 all runs are.
-    """
-    shared = any(layer.shares_kv_of is not None for layer in spec.layers)
-    if spec.states or shared or (kv == "fp8" and activations == "fp32"):
-        return 1
-    return "B"

@@ -53,6 +53,7 @@ from edgelm.runtime.engines.session import (
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 from edgelm.runtime.engines.window_state import JointState
+from edgelm.runtime.huge_pages import in_huge_pages
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
@@ -338,7 +339,8 @@ class _Step(NamedTuple):
 
 def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
     check_version(onnxruntime.__version__, graph)
-    return [_load_part(folder, graph, part, threads) for part in graph.parts]
+    with in_huge_pages():
+        return [_load_part(folder, graph, part, threads) for part in graph.parts]
 
 
 def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
