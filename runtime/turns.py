@@ -32,7 +32,7 @@ class Turns:
             Cancelled: `cancelled` returned true.
         """
         ticket = _Ticket()
-        # The whole is in `try`: Ctrl-C may come between any two lines.
+        # The whole is in `try`: Ctrl-C may come between any two lines; see `forget`, too.
         try:
             self._enter(ticket, cancelled)
             ticket.inside = True
@@ -40,6 +40,15 @@ class Turns:
         finally:
             ticket.inside = False
             self._leave(ticket)
+
+    def forget(self, thread: int) -> None:
+        """A thread was interrupted between two lines: it neither holds the engine nor waits."""
+        with self._mutex:
+            for ticket in [one for one in self._waiting if one.thread == thread]:
+                self._waiting.remove(ticket)
+            if self._holder is not None and self._holder.thread == thread:
+                self._holder = None
+            self._hand_over()
 
     def held_here(self) -> bool:
         """Whether this thread holds the engine."""
@@ -53,24 +62,31 @@ class Turns:
                 "logits processor"
             )
         with self._mutex:
-            if self._holder is None or self._holder.is_stale():
+            if self._holder is None and not self._waiting:
                 self._holder = ticket
                 return
-            ticket.ready = threading.Event()
             self._waiting.append(ticket)
-        while not ticket.ready.wait(_WAIT_SECONDS):
+            self._hand_over()
+        while not ticket.ready.acquire(timeout=_WAIT_SECONDS):
+            if self._holder is ticket:  # who handed it over was interrupted
+                return
             if cancelled is not None and cancelled():
                 raise Cancelled
 
     def _leave(self, ticket: "_Ticket") -> None:
         with self._mutex:
-            if self._holder is not ticket:
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
-                return
-            self._holder = self._waiting.popleft() if self._waiting else None
-            if self._holder is not None and self._holder.ready is not None:
-                self._holder.ready.set()
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            if self._holder is ticket:
+                self._holder = None
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the engine to the next that waits, if nobody has it; the mutex is held."""
+        if self._holder is None and self._waiting:
+            self._holder = self._waiting[0]
+            self._waiting.popleft()
+            self._holder.ready.release()
 
 
 class _Ticket:
@@ -78,9 +94,7 @@ class _Ticket:
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.ready: threading.Event | None = None
+        # A lock: Event's own methods are in Python, where Ctrl-C could leave it locked.
+        self.ready = threading.Lock()
+        self.ready.acquire()
         self.inside = False
-
-    def is_stale(self) -> bool:
-        """Whether this thread held it and was interrupted while it gave it back."""
-        return not self.inside and self.thread == threading.get_ident()

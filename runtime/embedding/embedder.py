@@ -100,7 +100,15 @@ class Embedder:
 
     def _group_vectors(self, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:
         """The pooled states [n, hidden_size] of texts that run together, or of a single one."""
-        sequences, owner = self._sequences, threading.Event()  # any object that can be referenced
+        owner = threading.Event()  # any object that can be referenced
+        try:
+            return self._run(owner, texts, cancelled)
+        except KeyboardInterrupt:
+            self._sequences.interrupted(owner)
+            raise
+
+    def _run(self, owner: object, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:
+        sequences = self._sequences
         slot, _ = sequences.enter(owner, texts[0].tolist(), cancelled)
         session, pooling = slot.session, self.settings.pooling
         session.cancel_when(cancelled)

@@ -79,6 +79,8 @@ class Stream(Iterator[Chunk]):
             try:
                 chunk = self._next()
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    self._sequences.interrupted(self)
                 self._finish(failed=isinstance(error, Exception))
                 raise
             finally:

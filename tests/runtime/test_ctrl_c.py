@@ -1,0 +1,101 @@
+"""Ctrl-C between any two lines: whatever the main thread held, other threads can go on."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+
+import edgelm
+from edgelm.runtime import LanguageModel, sequences, shared_steps, turns
+from edgelm.runtime.engines import engine_session, locks
+from edgelm.runtime.generation import steps, stream
+
+PROMPT = "The miller"
+# Where Python looks for signals besides loops: at the beginning of every function. Of what holds
+# and gives back something, and of the standard library's locks, conditions and `contextmanager`.
+_MODULES: tuple[ModuleType, ...] = (
+    contextlib,
+    engine_session,
+    locks,
+    sequences,
+    shared_steps,
+    steps,
+    stream,
+    threading,
+    turns,
+)
+_FILES = frozenset(module.__file__ for module in _MODULES)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one sequence", "two sequences"])
+def model(request: pytest.FixtureRequest, bundle: Path) -> Iterator[LanguageModel]:
+    with edgelm.load(bundle, threads=1, sequences=request.param) as lm:
+        yield lm
+
+
+def generate(lm: LanguageModel) -> None:
+    lm.generate("abc", max_tokens=2)
+
+
+def half(lm: LanguageModel) -> None:
+    answer = lm.stream("abc", max_tokens=3)
+    next(answer)
+    answer.close()
+
+
+def save_and_load(lm: LanguageModel) -> None:
+    tokens, state = lm.snapshot([5, 6, 7])
+    lm.preload(tokens, state)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt where the n-th function begins; counts them without n."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number, self.count, self.where = number, 0, ""
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename in _FILES:
+            self.count += 1
+            if self.count == self.number:
+                self.where = f"{frame.f_code.co_qualname}, {frame.f_back}"
+                raise KeyboardInterrupt
+
+    def during(self, body: Callable[[], None]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            body()
+        except KeyboardInterrupt:  # not by `suppress`, whose end is a function, too
+            pass
+        finally:
+            sys.settrace(before)
+
+
+# Of a function without a caller, such as a weak reference's, the error is printed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("body", [generate, half, save_and_load])
+def test_ctrl_c_where_any_function_begins(
+    model: LanguageModel, body: Callable[[LanguageModel], None]
+) -> None:
+    expected = model.generate(PROMPT, max_tokens=2).text
+    body(model)
+    counted = Interrupt()
+    counted.during(lambda: body(model))
+    assert counted.count > 20
+    for number in range(1, counted.count + 1):
+        interrupt = Interrupt(number)
+        interrupt.during(lambda: body(model))
+        texts: list[str] = []
+        other = threading.Thread(
+            target=lambda texts=texts: texts.append(model.generate(PROMPT, max_tokens=2).text),
+            daemon=True,
+        )
+        other.start()
+        other.join(20)
+        assert texts == [expected], f"call {number}: {interrupt.where}"
