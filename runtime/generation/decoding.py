@@ -106,7 +106,8 @@ class Decoding:
         calls = tuple(call for part in parts for call in part.tool_calls)
         self._called = self._called or bool(calls)
         reason = chunk.stop_reason
-        if self._called and chunk.finish_reason == "stop":
+        complete = reason is None and self._parser.complete
+        if self._called and (complete or chunk.finish_reason == "stop"):
             reason = "tool_calls"
         return replace(
             chunk,

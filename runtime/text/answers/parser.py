@@ -28,10 +28,16 @@ class AnswerParser:
         answer_format: of the model's family.
         tools: the functions that the model may call; without any, calls are content.
         prompt: the end of the prompt, which may have begun the reasoning.
+        single_call: whether the answer is complete with its first call.
     """
 
     def __init__(
-        self, answer_format: AnswerFormat, tools: Sequence[Tool] = (), prompt: str = ""
+        self,
+        answer_format: AnswerFormat,
+        tools: Sequence[Tool] = (),
+        prompt: str = "",
+        *,
+        single_call: bool = False,
     ) -> None:
         calls = answer_format.calls if tools else None
         self._calls = calls
@@ -46,6 +52,12 @@ class AnswerParser:
         self._found: list[ToolCall] = []
         self._any_calls = False
         self._thinking = starts_reasoning(answer_format, prompt)
+        self._single_call = single_call
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self._single_call and self._any_calls
 
     def push(self, text: str) -> AnswerPart:
         """Add text; return what is known with it."""
@@ -142,7 +154,8 @@ class AnswerParser:
                 raise ValueError("JSON that is not a call")
         except ValueError:
             return False
-        self._found += calls
+        if not self.complete:
+            self._found += calls[:1] if self._single_call else calls
         self._any_calls = True
         self._open = None
         self._content.begin()

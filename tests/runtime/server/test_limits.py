@@ -323,6 +323,7 @@ KEY_FILES = {
     "comment": ("# none\n\n", "has no key"),
     "short": ("hunter2\n", "a key of 7 characters, expected at least 16"),
     "not ascii": (f"{KEY}é", "other than ASCII"),
+    "large": (f"{KEY}\n" * 4000, "has more than 65536 bytes"),
 }
 
 
