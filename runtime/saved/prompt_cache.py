@@ -47,7 +47,7 @@ class PromptCache:
         self._identity = identity
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a NUL character in its name
             raise BadInput(
                 f"the prompt cache {folder} cannot be created: {reason(error)}; choose another "
                 "folder"

@@ -110,5 +110,7 @@ def test_folders_and_sizes_that_cannot_be_used(bundle: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be created"):
         edgelm.load(bundle, threads=1, prompt_cache=tmp_path / "file")
+    with pytest.raises(BadInput, match="cannot be created: embedded null"):
+        edgelm.load(bundle, threads=1, prompt_cache="a\0b")
     with pytest.raises(BadInput, match="prompt_cache_size: 'lots' is not a size"):
         edgelm.load(bundle, threads=1, prompt_cache=tmp_path, prompt_cache_size="lots")
