@@ -56,9 +56,13 @@ def test_a_child_has_to_load_it_again(bundle: Path) -> None:
 def test_while_another_thread_generates(bundle: Path) -> None:
     stop, begun = threading.Event(), threading.Event()
 
+    def asked() -> bool:
+        begun.set()
+        return False
+
     def work(lm: LanguageModel) -> None:
         while not stop.is_set():
-            lm.generate("a", max_tokens=20, cancel=begun.set)
+            lm.generate("a", max_tokens=20, cancel=asked)
 
     with edgelm.load(bundle, threads=1) as lm:
         thread = threading.Thread(target=work, args=(lm,))

@@ -1,5 +1,6 @@
 """Who may ask, how much, and what becomes of a client that leaves."""
 
+import gzip
 import json
 import socket
 import threading
@@ -148,6 +149,7 @@ def test_all_answers_of_a_request_end_with_it(http: httpx.Client, slowed: Langua
 BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
     "no json": (b"hello", {}, 400),
     "another type": (json.dumps(HELLO).encode(), {"Content-Type": "text/plain"}, 415),
+    "compressed": (gzip.compress(json.dumps(HELLO).encode()), {"Content-Encoding": "gzip"}, 415),
     "deep": (b"[" * 100_000, {}, 400),
     "list": (b"[]", {}, 400),
     "not utf-8": (b'{"model": "\xff"}', {}, 400),

@@ -142,7 +142,7 @@ def test_logprobs(client: openai.OpenAI, served: LanguageModel) -> None:
 
 
 def test_logprobs_of_parts_of_characters(client: openai.OpenAI, served: LanguageModel) -> None:
-    parts = {int(token): 100.0 for token in served.tokenizer.encode("😀", special=False)}
+    parts = {int(token): 100 for token in served.tokenizer.encode("😀", special=False)}
     done = client.completions.create(
         model="tiny",
         prompt="The",
@@ -233,12 +233,13 @@ def test_a_response_has_what_was_requested(client: openai.OpenAI, served: Langua
     }
     done = client.responses.create(**given)
     assert done.metadata == {"trace": "7"}
-    logprobs = done.output[0].content[0].logprobs  # type: ignore[union-attr]
-    assert [len(one.top_logprobs) for one in logprobs or []] == [2] * 4  # type: ignore[union-attr]
+    output: Any = done.output
+    logprobs = output[0].content[0].logprobs
+    assert [len(one.top_logprobs) for one in logprobs] == [2] * 4
     events = list(client.responses.create(**given, stream=True))
     deltas = [one for e in events if e.type == "response.output_text.delta" for one in e.logprobs]
     assert [one.logprob for one in deltas] == pytest.approx(
-        [one.logprob for one in logprobs or []], abs=1e-4
+        [one.logprob for one in logprobs], abs=1e-4
     )
 
 
