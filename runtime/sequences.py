@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from copy import copy
 from itertools import zip_longest
 
-from edgelm.errors import BadInput, Busy
+from edgelm.errors import BadInput, Busy, EdgeLMError
 from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
@@ -162,10 +162,10 @@ class Sequences:
             return slot, True
 
     def interrupted(self, owner: object) -> None:
-        """A step of this thread was ended by Ctrl-C, which may come between any two lines.
+        """A step of this thread was ended by a signal (Ctrl-C), perhaps between any two lines.
 
-        To be called outside the step: the thread neither holds the engine nor waits any more, and
-        its generation has no sequence.
+        To be called outside the step, but not after Busy: the thread neither holds the engine nor
+        waits any more, and its generation has no sequence.
         """
         thread = threading.get_ident()
         self._turns.forget(thread)
@@ -237,7 +237,9 @@ class Sequences:
                 length, slot = max(known, key=lambda pair: pair[0], default=(0, self.slots[0]))
                 state = [array.copy() for array in slot.session.state(length)]
                 return list(tokens[:length]), state
-        except KeyboardInterrupt:
+        except EdgeLMError:
+            raise
+        except BaseException:
             self.interrupted(None)
             raise
 
@@ -260,7 +262,9 @@ class Sequences:
                     slot.session.restore(tokens, state)
             finally:
                 self.leave(slot, done=True)
-        except KeyboardInterrupt:
+        except EdgeLMError:
+            raise
+        except BaseException:
             self.interrupted(owner)
             raise
 

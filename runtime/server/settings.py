@@ -116,6 +116,11 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise BadInput(f"{path} has no key; make one: openssl rand -hex 24 > {path}")
+    if any(not character.isprintable() or character == " " for key in keys for character in key):
+        raise BadInput(
+            f"{path} has a key with a space or a control character; expected one key per line, and "
+            "comments on lines of their own"
+        )
     if short := [key for key in keys if len(key) < _MIN_KEY]:
         raise BadInput(
             f"{path} has a key of {len(short[0])} characters, expected at least {_MIN_KEY}; make "

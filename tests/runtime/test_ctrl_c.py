@@ -1,4 +1,4 @@
-"""Ctrl-C between any two lines: whatever the main thread held, other threads can go on."""
+"""Ctrl-C and other signals between any two lines leave nothing held that other threads need."""
 
 import contextlib
 import sys
@@ -54,9 +54,13 @@ def save_and_load(lm: LanguageModel) -> None:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt where the n-th function begins; counts them without n."""
+    """Raises an error, as a signal's handler does, where the n-th function begins.
 
-    def __init__(self, number: int = 0) -> None:
+    Without n, it counts them.
+    """
+
+    def __init__(self, error: type[BaseException], number: int = 0) -> None:
+        self.error = error
         self.number, self.count, self.where = number, 0, ""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
@@ -64,14 +68,14 @@ class Interrupt:
             self.count += 1
             if self.count == self.number:
                 self.where = f"{frame.f_code.co_qualname}, {frame.f_back}"
-                raise KeyboardInterrupt
+                raise self.error
 
     def during(self, body: Callable[[], None]) -> None:
         before = sys.gettrace()
         sys.settrace(self)
         try:
             body()
-        except KeyboardInterrupt:  # not by `suppress`, whose end is a function, too
+        except self.error:  # not by `suppress`, whose end is a function, too
             pass
         finally:
             sys.settrace(before)
@@ -79,17 +83,20 @@ class Interrupt:
 
 # Of a function without a caller, such as a weak reference's, the error is printed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("body", [generate, half, save_and_load])
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [(generate, KeyboardInterrupt), (half, TimeoutError), (save_and_load, SystemExit)],
+)
 def test_ctrl_c_where_any_function_begins(
-    model: LanguageModel, body: Callable[[LanguageModel], None]
+    model: LanguageModel, body: Callable[[LanguageModel], None], error: type[BaseException]
 ) -> None:
     expected = model.generate(PROMPT, max_tokens=2).text
     body(model)
-    counted = Interrupt()
+    counted = Interrupt(error)
     counted.during(lambda: body(model))
     assert counted.count > 20
     for number in range(1, counted.count + 1):
-        interrupt = Interrupt(number)
+        interrupt = Interrupt(error, number)
         interrupt.during(lambda: body(model))
         texts: list[str] = []
         other = threading.Thread(

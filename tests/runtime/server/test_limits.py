@@ -325,6 +325,8 @@ KEY_FILES = {
     "comment": ("# none\n\n", "has no key"),
     "short": ("hunter2\n", "a key of 7 characters, expected at least 16"),
     "not ascii": (f"{KEY}é", "other than ASCII"),
+    "comment behind a key": (f"{KEY}  # of the robot", "a key with a space"),
+    "control character": (f"{KEY}\0", "a key with a space or a control character"),
     "large": (f"{KEY}\n" * 4000, "has more than 65536 bytes"),
 }
 
