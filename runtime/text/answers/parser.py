@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from edgelm.runtime.text.answers.calls.tool_call import ToolCall
 from edgelm.runtime.text.answers.formats import AnswerFormat, Tags, Tool
 
+_CUT_TAG = 2  # characters of a tag; a single one, such as <, is more likely to be text
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerPart:
@@ -70,7 +72,8 @@ class AnswerParser:
         """The rest, at the end of the answer.
 
         Args:
-            cut: whether the answer was ended from outside; a call that it was writing is left out.
+            cut: whether the answer was ended from outside; a call that it was writing is left out,
+                and so is the beginning of a tag.
         """
         while self._step(final=True):
             pass
@@ -78,8 +81,11 @@ class AnswerParser:
             body, self._buffer = self._buffer, ""
             if not self._close_call(body, self._open) and not (cut and self._open.begin):
                 self._content.add(self._open.begin + body)
-        (self._thoughts if self._thinking else self._content).add(self._buffer)
-        self._buffer = ""
+        rest, self._buffer = self._buffer, ""
+        begun = _overlap(rest, self._expected()) if cut else 0
+        if begun >= _CUT_TAG or self._any_calls:  # the answer was ended within a tag
+            rest = rest[: len(rest) - begun]
+        (self._thoughts if self._thinking else self._content).add(rest)
         self._thoughts.begin()
         if not self._any_calls:
             self._content.release_space()
