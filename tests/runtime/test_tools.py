@@ -118,7 +118,7 @@ def test_one_call_ends_the_answer_where_only_one_is_allowed(
         return row
 
     reply = lm.generate(
-        [{"role": "user", "content": "?"}],
+        ASK,
         tools=TOOLS,
         parallel_tool_calls=parallel,
         logits_processors=[written],
