@@ -14,7 +14,6 @@ import numpy as np
 from edgelm.errors import BadInput, ContextFull
 from edgelm.python310 import Self
 from edgelm.runtime.engines.adapters import LoadedAdapter, SwitchesAdapters
-from edgelm.runtime.engines.locks import RunningThread, with_locks
 from edgelm.runtime.engines.recurrent_state import SnapshotHistory
 from edgelm.runtime.engines.session import (
     BatchPlace,
@@ -25,6 +24,7 @@ from edgelm.runtime.engines.session import (
     Tokens,
     never,
 )
+from edgelm.runtime.turns import RunningThread, with_locks
 
 
 class EngineSession:

@@ -12,7 +12,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime import LanguageModel, sequences, shared_steps, turns
-from edgelm.runtime.engines import engine_session, locks
+from edgelm.runtime.engines import engine_session
 from edgelm.runtime.generation import steps, stream
 
 PROMPT = "The miller"
@@ -21,7 +21,6 @@ PROMPT = "The miller"
 _MODULES: tuple[ModuleType, ...] = (
     contextlib,
     engine_session,
-    locks,
     sequences,
     shared_steps,
     steps,
