@@ -308,6 +308,7 @@ class Sequences:
         self.closed = self._forked = True
         self._mutex, self._turns = threading.RLock(), Turns()
         self._changed = threading.Condition(self._mutex)
+        self.shared_steps = None  # its lock, too, may be held by a thread that is not here
         for slot in self.slots:
             keep_forever(slot.session)
             if slot.draft is not None:

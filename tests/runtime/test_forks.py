@@ -53,6 +53,29 @@ def test_a_child_has_to_load_it_again(bundle: Path) -> None:
         assert used(lm) == expected
 
 
+def test_a_stream_may_be_closed_in_a_child(bundle: Path) -> None:
+    with edgelm.load(bundle, threads=1, sequences=2) as lm:
+        stream = lm.stream("a")
+        next(stream)
+        steps = lm._sequences.shared_steps
+        assert steps is not None
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with steps._mutex:
+                held.set()
+                done.wait(60)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(60)
+        try:
+            assert in_child(stream.close) == "None"
+        finally:
+            done.set()
+            thread.join(60)
+
+
 def test_while_another_thread_generates(bundle: Path) -> None:
     stop, begun = threading.Event(), threading.Event()
 
