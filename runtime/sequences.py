@@ -27,7 +27,7 @@ from edgelm.runtime.shared_steps import SharedSteps, run_together
 from edgelm.runtime.slot import Slot
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.speculator import SpeculationState
-from edgelm.runtime.turns import Turns
+from edgelm.runtime.turns import Turns, wait_on
 
 _WAIT_SECONDS = 0.05
 # Fewer equal tokens than this are not worth copying from another sequence.
@@ -150,7 +150,7 @@ class Sequences:
             self._waiting.append(owner)
             try:
                 while (slot := self._next_free(owner, tokens, adapter)) is None:
-                    self._changed.wait(_WAIT_SECONDS)
+                    wait_on(self._changed, _WAIT_SECONDS)
                     self.check_open()
                     if cancelled():
                         raise Cancelled

@@ -20,7 +20,7 @@ import numpy as np
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Cancelled, Logits, Session
-from edgelm.runtime.turns import Turns
+from edgelm.runtime.turns import Turns, wait_on
 
 _WAIT_SECONDS = 0.05  # between two questions of a waiting thread whether it is cancelled
 # Share of a run's time for which the next one waits for tokens. A run of two costs far less than
@@ -140,7 +140,7 @@ class SharedSteps:
                 if self._leader is None:
                     self._leader = own
                     return False
-                self._changed.wait(_WAIT_SECONDS)
+                wait_on(self._changed, _WAIT_SECONDS)
                 if not own.done and own in self._pending and cancelled():
                     raise Cancelled
             return True
@@ -167,7 +167,7 @@ class SharedSteps:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                self._changed.wait(left)
+                wait_on(self._changed, left)
 
     def _run(self, taken: "list[_Token]") -> None:
         started = time.perf_counter()
@@ -212,11 +212,14 @@ class SharedSteps:
             self._changed.notify_all()
 
     def forget(self, thread: int) -> None:
-        """A thread was interrupted between two lines: none of its tokens is to run."""
+        """A thread was interrupted between two lines: none of its tokens is to run or to come."""
         with self._mutex:
             self._pending = [one for one in self._pending if one.thread != thread]
+            for session in [one for one, its in self._expected.items() if its == thread]:
+                del self._expected[session]
             if self._leader is not None and self._leader.thread == thread:
                 self._lead_no_more(self._leader)
+            self._changed.notify_all()
 
     def _alone(self, own: "_Token", cancelled: Callable[[], bool]) -> StepResult:
         """Run a token again whose run was interrupted in another thread."""

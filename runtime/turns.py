@@ -139,3 +139,17 @@ class RunningThread:
         """Note that Ctrl-C has ended what the calling thread ran."""
         if self.here():
             self.end()
+
+
+def wait_on(changed: threading.Condition, seconds: float) -> None:
+    """Wait, with the lock held before and afterwards.
+
+    After Ctrl-C, too: within Condition's own `wait` it may come where the lock is released, and the
+    caller's `with` would then fail.
+    """
+    try:
+        changed.wait(seconds)
+    except BaseException:
+        if not changed._is_owned():  # type: ignore[attr-defined]
+            changed.acquire()
+        raise

@@ -105,3 +105,33 @@ def test_ctrl_c_where_any_function_begins(
         other.start()
         other.join(20)
         assert texts == [expected], f"call {number}: {interrupt.where}"
+
+
+def test_ctrl_c_where_a_wait_has_given_up_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = threading.Condition(threading.RLock())
+    release: Callable[[], Any] = changed._release_save  # type: ignore[attr-defined]
+
+    def interrupted() -> None:
+        release()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(changed, "_release_save", interrupted)
+    with pytest.raises(KeyboardInterrupt), changed:  # `with` fails without the lock
+        turns.wait_on(changed, 10)
+    assert not changed._is_owned()  # type: ignore[attr-defined]
+
+
+def test_nobody_waits_for_the_next_token_of_an_interrupted_generation(bundle: Path) -> None:
+    with edgelm.load(bundle, threads=1, sequences=2) as lm:
+        shared = lm._sequences.shared_steps
+        assert shared is not None
+
+        def interrupt(history: Any, logits: Any) -> Any:
+            if len(history) > 4:
+                assert shared._expected
+                raise KeyboardInterrupt
+            return logits
+
+        with pytest.raises(KeyboardInterrupt):
+            lm.generate([5, 6], max_tokens=9, logits_processors=[interrupt])
+        assert not shared._expected
