@@ -24,6 +24,7 @@ from edgelm.runtime.saved.session_file import (
     write_session,
 )
 from edgelm.runtime.text.chat import Message, check_messages
+from edgelm.runtime.text.messages import plain
 from edgelm.runtime.text.template_arguments import check_template_arguments
 
 # What `send` takes: a text of the user, or messages such as the results of tools.
@@ -85,14 +86,14 @@ class Chat:
         self.model = model
         self.template = check_template_arguments(template or {}, "template")
         self.adapter = adapter
-        self._messages = list(messages)
+        self._messages = _copies(messages)
         self._beginning = len(self._messages)
         self._unfinished: Stream | None = None
 
     @property
     def messages(self) -> list[Message]:
         """A copy of the conversation so far."""
-        return list(self._messages)
+        return _copies(self._messages)
 
     @property
     def tokens(self) -> int:
@@ -234,7 +235,12 @@ def _as_messages(given: NewMessages) -> list[Message]:
         return [Message(role="user", content=given)]
     messages = [given] if isinstance(given, Mapping) else given
     check_messages(messages)
-    return list(messages)
+    return _copies(messages)
+
+
+def _copies(messages: Sequence[Message]) -> list[Message]:
+    """Messages that nobody else can change."""
+    return [plain(message) for message in messages]
 
 
 def _was_answered(reply: Reply) -> bool:

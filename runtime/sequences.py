@@ -17,39 +17,21 @@ from contextlib import AbstractContextManager
 from copy import copy
 from itertools import zip_longest
 
-from edgelm.errors import BadInput, Busy
+from edgelm.errors import BadInput, Busy, EdgeLMError
 from edgelm.runtime.engines.adapters import LoadedAdapter
+from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
+from edgelm.runtime.forks import keep_forever, watch_forks
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.shared_steps import SharedSteps, run_together
+from edgelm.runtime.slot import Slot
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.speculator import SpeculationState
-from edgelm.runtime.turns import Turns
+from edgelm.runtime.turns import Turns, wait_on
 
 _WAIT_SECONDS = 0.05
-_IDLE_SECONDS = 0.5  # after which a sequence that nobody continues is given to a waiting request
 # Fewer equal tokens than this are not worth copying from another sequence.
 _WORTH_COPYING = 16
-
-
-class Slot:
-    """A sequence and who has it."""
-
-    def __init__(self, session: Session, draft: DraftModel | None = None) -> None:
-        self.session = session
-        self.draft = draft
-        self.owner: weakref.ref[object] | None = None
-        self.running = False
-        self.thread = 0
-        self.used = 0.0
-
-    def is_free(self) -> bool:
-        """Whether no generation has it, or that one was dropped."""
-        return self.owner is None or (self.owner() is None and not self.running)
-
-    def is_idle(self, thread: int, now: float) -> bool:
-        """Whether it may be taken from its generation, for a request of `thread`."""
-        return not self.running and (self.thread == thread or now - self.used > _IDLE_SECONDS)
 
 
 class Sequences:
@@ -76,14 +58,17 @@ class Sequences:
         self.speculation = SpeculationState()
         # Runs with an adapter cost more, and their rows may not be exact where others are.
         self._adapted_speculation: dict[LoadedAdapter, SpeculationState] = {}
-        self.closed = False
+        self.closed = self._forked = False
         self._turns = Turns()
         # Where one run takes tokens of several sequences; None: each step is of one.
         self.shared_steps = (
             SharedSteps(self._turns) if batching and run_together(sessions) else None
         )
-        self._changed = threading.Condition()
+        # Held itself: Condition's own `with` is in Python, where Ctrl-C could leave it locked.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._waiting: deque[object] = deque()
+        watch_forks(self)
 
     @property
     def capacity(self) -> int:
@@ -111,7 +96,9 @@ class Sequences:
         for slot in self.slots:
             part = copy(self)
             part.slots = [slot]
-            part._changed, part._waiting = threading.Condition(), deque()
+            part._mutex, part._waiting = threading.RLock(), deque()
+            part._changed = threading.Condition(part._mutex)
+            watch_forks(part)
             parts.append(part)
         return parts
 
@@ -149,7 +136,7 @@ class Sequences:
             BadInput: the model is closed.
         """
         thread = threading.get_ident()
-        with self._changed:
+        with self._mutex:
             self.check_open()
             if any(slot.running and slot.thread == thread for slot in self.slots):
                 raise Busy(
@@ -160,24 +147,45 @@ class Sequences:
             if own is not None:
                 own.running, own.thread = True, thread
                 return own, False
-            ticket = object()
-            self._waiting.append(ticket)
+            self._waiting.append(owner)
             try:
-                while (slot := self._next_free(ticket, tokens, adapter)) is None:
-                    self._changed.wait(_WAIT_SECONDS)
+                while (slot := self._next_free(owner, tokens, adapter)) is None:
+                    wait_on(self._changed, _WAIT_SECONDS)
                     self.check_open()
                     if cancelled():
                         raise Cancelled
             finally:
-                self._waiting.remove(ticket)
+                self._waiting.remove(owner)
                 self._changed.notify_all()
             slot.owner = weakref.ref(owner, self._dropped)
             slot.running, slot.thread = True, thread
             return slot, True
 
+    def interrupted(self, owner: object) -> None:
+        """A step of this thread was ended by a signal (Ctrl-C), perhaps between any two lines.
+
+        To be called outside the step, but not after Busy: the thread neither holds the engine nor
+        waits any more, and its generation has no sequence.
+        """
+        thread = threading.get_ident()
+        self._turns.forget(thread)
+        if self.shared_steps is not None:
+            self.shared_steps.forget(thread)
+        with self._mutex:
+            while owner in self._waiting:
+                self._waiting.remove(owner)
+            for slot in self.slots:
+                if slot.owner is not None and slot.owner() is owner:
+                    slot.running, slot.owner = False, None
+                    slot.session.cancel_when(None)
+                for session in (slot.session, slot.draft and slot.draft.session):
+                    if isinstance(session, EngineSession):
+                        session.running.interrupted()
+            self._changed.notify_all()
+
     def leave(self, slot: Slot, *, done: bool) -> None:
         """The end of a step; `done` gives the sequence back."""
-        with self._changed:
+        with self._mutex:
             slot.running, slot.used = False, time.monotonic()
             if done:
                 slot.owner = None
@@ -187,7 +195,7 @@ class Sequences:
 
     def release(self, owner: object) -> None:
         """Give back the sequence of a generation that ends between two steps."""
-        with self._changed:
+        with self._mutex:
             slot = self._slot_of(owner)
             if slot is not None and not slot.running:
                 slot.owner = None
@@ -221,13 +229,19 @@ class Sequences:
         self, tokens: Sequence[int], adapter: LoadedAdapter | None = None
     ) -> tuple[list[int], CacheRows]:
         """What the sequences hold of these tokens, as a copy: the tokens and their state."""
-        with self.turn():
-            self.check_open()
-            slots = self._slots_of(adapter)
-            known = [(common_prefix(one.session.tokens, tokens), one) for one in slots]
-            length, slot = max(known, key=lambda pair: pair[0], default=(0, self.slots[0]))
-            state = [array.copy() for array in slot.session.state(length)]
-            return list(tokens[:length]), state
+        try:
+            with self.turn():
+                self.check_open()
+                slots = self._slots_of(adapter)
+                known = [(common_prefix(one.session.tokens, tokens), one) for one in slots]
+                length, slot = max(known, key=lambda pair: pair[0], default=(0, self.slots[0]))
+                state = [array.copy() for array in slot.session.state(length)]
+                return list(tokens[:length]), state
+        except EdgeLMError:
+            raise
+        except BaseException:
+            self.interrupted(None)
+            raise
 
     def preload(
         self, tokens: Sequence[int], state: CacheRows, adapter: LoadedAdapter | None = None
@@ -239,14 +253,20 @@ class Sequences:
             ContextFull: more tokens than a sequence holds.
         """
         owner = _Owner()
-        slot, _ = self.enter(owner, tokens, lambda: False, adapter)
         try:
-            with self.turn():
-                check_state(slot.session, state)
-                slot.session.use_adapter(adapter)
-                slot.session.restore(tokens, state)
-        finally:
-            self.leave(slot, done=True)
+            slot, _ = self.enter(owner, tokens, lambda: False, adapter)
+            try:
+                with self.turn():
+                    check_state(slot.session, state)
+                    slot.session.use_adapter(adapter)
+                    slot.session.restore(tokens, state)
+            finally:
+                self.leave(slot, done=True)
+        except EdgeLMError:
+            raise
+        except BaseException:
+            self.interrupted(owner)
+            raise
 
     def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
         """Make a sequence hold a beginning that is stored on disk, if one is; say whether it is."""
@@ -273,14 +293,33 @@ class Sequences:
         cache.write(tokens, state, slot.session.adapter)
 
     def check_open(self) -> None:
-        """Raise BadInput after `close`."""
+        """Raise BadInput after `close`, and in a process that was forked from the model's."""
         if self.closed:
-            raise BadInput("this model is closed; load it again")
+            where = "; load it again"
+            if self._forked:
+                where = " in this process, which was forked after it was loaded; load it here"
+            raise BadInput(f"this model is closed{where}")
+
+    def after_fork(self) -> None:
+        """Close it in the child of a fork, which has none of the engine's threads.
+
+        The engine is not released: it would wait for them.
+        """
+        self.closed = self._forked = True
+        self._mutex, self._turns = threading.RLock(), Turns()
+        self._changed = threading.Condition(self._mutex)
+        self.shared_steps = None  # its lock, too, may be held by a thread that is not here
+        for slot in self.slots:
+            keep_forever(slot.session)
+            if slot.draft is not None:
+                keep_forever(slot.draft.session)
 
     def close(self) -> None:
         """Close all sessions; a generation of another thread ends at its next step: BadInput."""
+        if self._forked:
+            return
         self.closed = True
-        with self._changed:
+        with self._mutex:
             self._changed.notify_all()
         if self._turns.held_here():  # in `cancel`: the session closes itself after its run
             self._close_sessions()
@@ -296,7 +335,7 @@ class Sequences:
 
     def _dropped(self, _: object) -> None:
         """A generation was dropped: its sequence is free."""
-        with self._changed:
+        with self._mutex:
             self._changed.notify_all()
         self._ended([slot for slot in self.slots if slot.is_free()])
 
@@ -315,10 +354,10 @@ class Sequences:
         return [slot for slot in self.slots if slot.session.adapter is adapter]
 
     def _next_free(
-        self, ticket: object, tokens: Sequence[int], adapter: LoadedAdapter | None
+        self, owner: object, tokens: Sequence[int], adapter: LoadedAdapter | None
     ) -> Slot | None:
         """A free sequence for these tokens: the one that they continue, or the oldest."""
-        if self._waiting[0] is not ticket:
+        if self._waiting[0] is not owner:
             return None
         free = [slot for slot in self.slots if slot.is_free()]
         if not free:

@@ -20,7 +20,7 @@ import numpy as np
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Cancelled, Logits, Session
-from edgelm.runtime.turns import Turns
+from edgelm.runtime.turns import Turns, wait_on
 
 _WAIT_SECONDS = 0.05  # between two questions of a waiting thread whether it is cancelled
 # Share of a run's time for which the next one waits for tokens. A run of two costs far less than
@@ -54,8 +54,11 @@ class SharedSteps:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._changed = threading.Condition()
+        # Held itself: Condition's own `with` is in Python, where Ctrl-C could leave it locked.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._pending: list[_Token] = []
+        self._taken: list[_Token] = []  # by the leader
         self._leader: _Token | None = None
         # The threads of those in the last run that have not returned yet, when it ended, and how
         # long it took.
@@ -94,7 +97,7 @@ class SharedSteps:
 
     def ended(self, session: Session) -> None:
         """A generation has given its sequence back: nobody waits for its next token."""
-        with self._changed:
+        with self._mutex:
             if isinstance(session, EngineSession):
                 self._expected.pop(session, None)
                 self._given.pop(session, None)
@@ -106,7 +109,7 @@ class SharedSteps:
 
         1 where no other sequence decodes; infinite while it has not been measured.
         """
-        with self._changed:
+        with self._mutex:
             others = {*self._expected, *(one.session for one in self._pending)} - self._slow
             size = 1 + sum(one is not session for one in others)
             if size == 1:
@@ -117,7 +120,7 @@ class SharedSteps:
             return size * median(single) / median(shared)
 
     def _submit(self, own: "_Token") -> None:
-        with self._changed:
+        with self._mutex:
             self._pending.append(own)
             self._expected.pop(own.session, None)
             now = time.monotonic()
@@ -132,12 +135,12 @@ class SharedSteps:
 
     def _finished(self, own: "_Token", cancelled: Callable[[], bool]) -> bool:
         """Wait until the token has run, or its thread is to lead; say which."""
-        with self._changed:
+        with self._mutex:
             while not own.done:
                 if self._leader is None:
                     self._leader = own
                     return False
-                self._changed.wait(_WAIT_SECONDS)
+                wait_on(self._changed, _WAIT_SECONDS)
                 if not own.done and own in self._pending and cancelled():
                     raise Cancelled
             return True
@@ -145,24 +148,18 @@ class SharedSteps:
     def _lead(self, own: "_Token", cancelled: Callable[[], bool]) -> None:
         """Run all tokens that are there, the leader's own among them."""
         self._gather()
-        taken: list[_Token] = []
         try:
             with self._turns.turn(cancelled):
-                with self._changed:
-                    taken, self._pending = self._pending, []
-                self._run(taken)
+                with self._mutex:
+                    self._taken, self._pending = self._pending, []
+                self._run(self._taken)
         finally:
-            with self._changed:
-                for one in taken:
-                    one.interrupted = not one.done
-                    one.done = True
-                self._leader = None
-                self._changed.notify_all()
+            self._lead_no_more(own)
 
     def _gather(self) -> None:
         """Wait for tokens of the last run's generations, for a part of that run's time."""
         thread = threading.get_ident()
-        with self._changed:
+        with self._mutex:
             deadline = self._ended + self._patience()
             while any(
                 one not in self._slow and other != thread for one, other in self._expected.items()
@@ -170,7 +167,7 @@ class SharedSteps:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                self._changed.wait(left)
+                wait_on(self._changed, left)
 
     def _run(self, taken: "list[_Token]") -> None:
         started = time.perf_counter()
@@ -190,7 +187,7 @@ class SharedSteps:
                     one.done = True
         else:
             _advance(taken[0])
-        with self._changed:
+        with self._mutex:
             self._seconds = time.perf_counter() - started
             self._times.setdefault(len(taken), deque(maxlen=_TIMES)).append(self._seconds)
             self._ended = time.monotonic()
@@ -198,12 +195,31 @@ class SharedSteps:
             self._given.update(dict.fromkeys(self._expected, self._ended))
 
     def _withdraw(self, own: "_Token") -> None:
-        with self._changed:
+        with self._mutex:
             if own in self._pending:
                 self._pending.remove(own)
-            if self._leader is own:
-                self._leader = None
-                self._changed.notify_all()
+            self._lead_no_more(own)
+
+    def _lead_no_more(self, own: "_Token") -> None:
+        """Another token's thread may lead; what this one took and did not run, runs alone."""
+        with self._mutex:
+            if self._leader is not own:
+                return
+            for one in self._taken:
+                if not one.done:
+                    one.interrupted = one.done = True
+            self._taken, self._leader = [], None
+            self._changed.notify_all()
+
+    def forget(self, thread: int) -> None:
+        """A thread was interrupted between two lines: none of its tokens is to run or to come."""
+        with self._mutex:
+            self._pending = [one for one in self._pending if one.thread != thread]
+            for session in [one for one, its in self._expected.items() if its == thread]:
+                del self._expected[session]
+            if self._leader is not None and self._leader.thread == thread:
+                self._lead_no_more(self._leader)
+            self._changed.notify_all()
 
     def _alone(self, own: "_Token", cancelled: Callable[[], bool]) -> StepResult:
         """Run a token again whose run was interrupted in another thread."""

@@ -60,7 +60,8 @@ def replacing(target: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         if error.errno:
-            error.filename, error.filename2 = str(target), None  # not the hidden name
+            error.filename = str(target)  # not the hidden name
+            del error.filename2  # with None, the text of the error would end in "-> None"
         raise
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import Manifest
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, EdgeLMError
 from edgelm.runtime.embedding.encoding import Text, TextEncoder
 from edgelm.runtime.embedding.pooling import Vector, batch_vectors, finish, text_vector
 from edgelm.runtime.embedding.text_groups import group_texts
@@ -100,7 +100,17 @@ class Embedder:
 
     def _group_vectors(self, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:
         """The pooled states [n, hidden_size] of texts that run together, or of a single one."""
-        sequences, owner = self._sequences, threading.Event()  # any object that can be referenced
+        owner = threading.Event()  # any object that can be referenced
+        try:
+            return self._run(owner, texts, cancelled)
+        except EdgeLMError:
+            raise
+        except BaseException:  # perhaps of a signal's handler
+            self._sequences.interrupted(owner)
+            raise
+
+    def _run(self, owner: object, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:
+        sequences = self._sequences
         slot, _ = sequences.enter(owner, texts[0].tolist(), cancelled)
         session, pooling = slot.session, self.settings.pooling
         session.cancel_when(cancelled)

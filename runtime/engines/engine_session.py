@@ -5,8 +5,7 @@ fails or is interrupted leaves the cache as it was, and closing waits for the en
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NoReturn
 
@@ -23,11 +22,9 @@ from edgelm.runtime.engines.session import (
     Engine,
     Logits,
     Tokens,
+    never,
 )
-
-
-def _never() -> bool:
-    return False
+from edgelm.runtime.turns import RunningThread, with_locks
 
 
 class EngineSession:
@@ -44,8 +41,9 @@ class EngineSession:
         self._tokens: list[int] = []
         self._history = SnapshotHistory(engine.recurrent) if engine.recurrent else None
         self._lock = threading.RLock()
-        self._cancelled: Callable[[], bool] = _never
-        self._advancing = self._closing = self._released = False
+        self._cancelled: Callable[[], bool] = never
+        self.running = RunningThread()
+        self._closing = self._released = False
 
     @property
     def adapter(self) -> LoadedAdapter | None:
@@ -88,7 +86,7 @@ class EngineSession:
             Cancelled: the function of `cancel_when` returned true; the cache is left as it was.
         """
         with self._lock:
-            return self._append(tokens, logits, lambda: self._advance(tokens, logits))
+            return self._append(len(tokens), logits, lambda: self._advance(tokens, logits))
 
     def verify(self, tokens: Tokens) -> Logits:
         """Append tokens of which some may be dropped by `keep`; return the logits of all of them.
@@ -99,36 +97,41 @@ class EngineSession:
             ContextFull, BadInput: as `advance`.
         """
         with self._lock:
-            return self._append(tokens, len(tokens), lambda: self._verify(tokens))
+            return self._append(len(tokens), len(tokens), lambda: self._verify(tokens))
 
     @staticmethod
     def advance_each(sessions: Sequence["EngineSession"], tokens: Sequence[int]) -> list[Logits]:
-        """Append a token to each of several siblings, in one run; their logits [1, vocab_size].
+        """Append a token to each of several siblings, in one run.
 
-        Unlike those of `advance`, the arrays stay valid.
+        Returns logits [1, vocab_size] of each, which stay valid, unlike those of `advance`.
 
         Raises:
             ContextFull, BadInput, DoesNotFit: one of them cannot take it; all are as they were.
         """
-        with ExitStack() as stack:
-            for session in sorted(sessions, key=id):  # one order, for threads that do the same
-                stack.enter_context(session._lock)
-                stack.enter_context(session._appending(1, 1))
-            batches = [session._batch() for session in sessions]
-            places = [batch.place for batch in batches]
-            pasts = [session.length for session in sessions]
-            adapters = [session.adapter for session in sessions]
+
+        def run() -> list[Logits]:
             for session in sessions:
-                session._begin_step()
+                session._check(1, 1)
             try:
-                rows = batches[0].runs.run(places, tokens, pasts, adapters)
+                for session in sessions:
+                    session._begin_append()
+                    session._begin_step()
+                places = [session._batch().place for session in sessions]
+                pasts = [session.length for session in sessions]
+                adapters = [session.adapter for session in sessions]
+                rows = sessions[0]._batch().runs.run(places, tokens, pasts, adapters)
+                for session, token in zip(sessions, tokens, strict=True):
+                    session._end_step(int(token))
+                return rows
             except BaseException:
                 for session in sessions:
                     session._fail_step()
                 raise
-            for session, token in zip(sessions, tokens, strict=True):
-                session._end_step(int(token))
-        return rows
+            finally:
+                for session in sessions:
+                    session._end_append()
+
+        return with_locks([session._lock for session in sorted(sessions, key=id)], run)
 
     def _begin_step(self) -> None:
         """Before a token is appended: the state is that of the tokens before it."""
@@ -172,27 +175,27 @@ class EngineSession:
         if self._history:
             self._history.forget_after(length)
 
-    def _append(self, tokens: Tokens, logits: int, run: Callable[[], Logits]) -> Logits:
-        with self._appending(len(tokens), logits):
-            return run()
-
-    @contextmanager
-    def _appending(self, count: int, logits: int) -> Iterator[None]:
-        """Around a run of `count` tokens; the lock is held."""
+    def _append(self, count: int, logits: int, run: Callable[[], Logits]) -> Logits:
         self._check(count, logits)
+        self._begin_append()
+        try:
+            return run()
+        finally:
+            self._end_append()
+
+    def _begin_append(self) -> None:
         # A token that is not known here (an interrupt came between two lines) equals no other.
         self._tokens[self.length :] = [-1] * max(0, self.length - len(self._tokens))
-        self._advancing = True
-        try:
-            yield
-        finally:
-            self._advancing = False
-            if self._closing:
-                self._release_once()
+        self.running.begin()
+
+    def _end_append(self) -> None:
+        self.running.end()
+        if self._closing:
+            self._release_once()
 
     def cancel_when(self, cancelled: Callable[[], bool] | None) -> None:
         """Call this during a prefill, between chunks and within long ones; None: nothing."""
-        self._cancelled = cancelled or _never
+        self._cancelled = cancelled or never
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length`; the cache's memory stays as it is."""
@@ -271,7 +274,7 @@ class EngineSession:
         """
         self._closing = True
         with self._lock:
-            if not self._advancing:  # else this is its own thread, in `cancelled`: it will do it
+            if not self.running.here():  # else this is in `cancelled`, and its run will do it
                 self._release_once()
 
     def __enter__(self) -> Self:
@@ -287,7 +290,7 @@ class EngineSession:
 
     def _check(self, count: int, logits: int) -> None:
         self._check_open()
-        if self._advancing:
+        if self.running.here():
             raise BadInput("the session is running; do not use it from within its own `cancel`")
         if count < 1 or logits < 1:
             raise BadInput(
@@ -313,7 +316,7 @@ class EngineSession:
         try:
             self._begin_step()
             if len(tokens) == 1:
-                row = self.engine.run(tokens, start, logits=1, cancelled=_never)
+                row = self.engine.run(tokens, start, logits=1, cancelled=never)
                 self._end_step(int(tokens[0]))
                 return row
             if self._history:
@@ -332,7 +335,7 @@ class EngineSession:
             if self._history:
                 self._catch_up(start)
                 self._history.begin_trial(len(tokens))
-            rows = self.engine.run(tokens, start, logits=len(tokens), cancelled=_never)
+            rows = self.engine.run(tokens, start, logits=len(tokens), cancelled=never)
         except BaseException:
             self._fail_step()
             raise

@@ -23,6 +23,11 @@ class Cancelled(Exception):
     """A run was stopped because its result is no longer wanted."""
 
 
+def never() -> bool:
+    """The question whether to cancel, of a run that nothing cancels."""
+    return False
+
+
 class BatchedRuns(Protocol):
     """Runs that take a token of each of several sequences over the same weights."""
 

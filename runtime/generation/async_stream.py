@@ -19,7 +19,9 @@ _Item = Chunk | BaseException | None  # None: the end
 
 
 class AsyncStream(AsyncIterator[Chunk]):
-    """The chunks of one generation, for one task to read; the first request begins it.
+    """The chunks of one generation; the first request begins it.
+
+    It is for one task: if several read it, each gets some of the chunks.
 
     Leaving `async with`, `aclose`, dropping it and cancelling the task that reads it end the
     generation within one step.
@@ -48,6 +50,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         if isinstance(item, Chunk):
             return item
         self._over = True
+        self._items.put_nowait(None)  # for other tasks, if several read it
         if item is None:
             raise StopAsyncIteration
         raise item

@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
         schema, a regular expression or a grammar; see docs/how-to/structured.md.
     tools: in answers to messages, the functions that the model may call, as in OpenAI's API.
     tool_choice: "auto", "none", "required" or the function to call, as in OpenAI's API.
-    parallel_tool_calls: False allows at most one call where `tool_choice` requires any.
+    parallel_tool_calls: False allows at most one call, with which the answer ends.
     reasoning_budget: in answers to messages, the maximum number of tokens of reasoning.
     chat_template_kwargs: in answers to messages, further arguments of the chat template, such as
         `{"enable_thinking": False}`.

@@ -75,6 +75,12 @@ class Reply:
         return "".join(chunk.reasoning for chunk in self.chunks)
 
     @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens were generated until the reasoning ended; 0 without reasoning."""
+        with_reasoning = [n for n, chunk in enumerate(self.chunks, start=1) if chunk.reasoning]
+        return max(with_reasoning, default=0)
+
+    @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The functions that the model wants called."""
         return tuple(call for chunk in self.chunks for call in chunk.tool_calls)

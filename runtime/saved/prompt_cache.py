@@ -47,7 +47,7 @@ class PromptCache:
         self._identity = identity
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a NUL character in its name
             raise BadInput(
                 f"the prompt cache {folder} cannot be created: {reason(error)}; choose another "
                 "folder"
@@ -64,7 +64,7 @@ class PromptCache:
         A file that cannot be used is removed, and a warning says why.
         """
         path = self._path(tokens, adapter)
-        if not path.exists():
+        if not self.has(tokens, adapter):
             return None
         try:
             header, state = read_session(path, with_adapter(self._identity, adapter))
@@ -72,7 +72,8 @@ class PromptCache:
                 raise BadInput(f"{path} does not hold the tokens that its name states")
         except BadInput as error:
             log.warning("prompt cache: %s", error)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be read-only by now
+                path.unlink(missing_ok=True)
             return None
         with suppress(OSError):
             os.utime(path)  # used now
@@ -80,7 +81,7 @@ class PromptCache:
 
     def has(self, tokens: Sequence[int], adapter: LoadedAdapter | None = None) -> bool:
         """Whether the state after exactly these tokens is stored."""
-        return self._path(tokens, adapter).exists()
+        return os.path.exists(self._path(tokens, adapter))  # not if the folder cannot be read
 
     def write(
         self, tokens: Sequence[int], state: CacheRows, adapter: LoadedAdapter | None = None

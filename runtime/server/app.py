@@ -31,6 +31,7 @@ from edgelm.runtime.server.requests import (
     ResponsesRequest,
 )
 from edgelm.runtime.server.settings import ServerSettings
+from edgelm.runtime.text.token_bytes import TokenBytes
 
 log = logging.getLogger("edgelm.serve")
 
@@ -56,7 +57,9 @@ def make_app(lm: LanguageModel, settings: ServerSettings) -> Starlette:
         )
     metrics = Metrics(lm)
     generations = Generations(lm, settings, metrics)
-    context = ServerContext(lm, settings, generations, started=now())
+    context = ServerContext(
+        lm, settings, generations, started=now(), token_bytes=TokenBytes(lm.tokenizer)
+    )
     routes = _routes(context, metrics)
     app = Starlette(
         routes=routes,

@@ -17,6 +17,7 @@ from edgelm.runtime.server.endpoints.generations import Generations
 from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.request_log import log, log_fields
 from edgelm.runtime.server.settings import ServerSettings
+from edgelm.runtime.text.token_bytes import TokenBytes
 
 Body = TypeVar("Body")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -30,6 +31,7 @@ class ServerContext:
     settings: ServerSettings
     generations: Generations
     started: int
+    token_bytes: TokenBytes
 
     def check_model(self, name: str) -> None:
         """Raise ApiError for a model that this server does not have."""

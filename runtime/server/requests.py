@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+_Budget = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 _Choices = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -17,6 +18,9 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """`include_usage` sends a last chunk with the numbers of tokens."""
 
     include_usage: bool = False
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +55,8 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_budget: _Count | None = None
+    reasoning_effort: Effort | None = None
+    reasoning_budget: _Budget | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     functions: Any = None
     modalities: list[str] | None = None
@@ -79,6 +84,12 @@ class TextFormat(msgspec.Struct, frozen=True):
     format: dict[str, Any] | None = None
 
 
+class Reasoning(msgspec.Struct, frozen=True):
+    """`reasoning` of /v1/responses."""
+
+    effort: Effort | None = None
+
+
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     """/v1/responses; every request holds the whole conversation."""
 
@@ -89,6 +100,12 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    reasoning_budget: _Budget | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    include: list[str] | None = None
+    top_logprobs: _TopLogprobs | None = None
+    metadata: dict[str, str] | None = None
     previous_response_id: str | None = None
     background: bool | None = None
     conversation: Any = None

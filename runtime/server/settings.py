@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class ServerSettings:
         for path in (self.certificate, self.private_key):
             if path is not None and not path.is_file():
                 raise BadInput(f"{path} is not a file; expected one in PEM format")
+        if self.certificate is not None and self.private_key is not None:
+            _check_tls(self.certificate, self.private_key)
 
 
 def is_loopback(host: str) -> bool:
@@ -66,11 +69,33 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _check_tls(certificate: Path, key: Path) -> None:
+    """Raise BadInput unless a server can use the two files."""
+
+    def password() -> str:
+        raise BadInput(
+            f"{key} is encrypted, and nobody types its password when a service starts; decrypt it: "
+            f"openssl pkey -in {key} -out KEY"
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password)
+    except ssl.SSLError as error:
+        wrong = (
+            "they do not belong together"
+            if error.reason == "KEY_VALUES_MISMATCH"
+            else f"one of them is not in PEM format ({reason(error)})"
+        )
+        raise BadInput(f"{certificate} and {key} cannot be used for TLS: {wrong}") from None
+    except OSError as error:
+        raise BadInput(f"{certificate} or {key} cannot be read: {reason(error)}") from None
+
+
 def read_api_keys(path: Path) -> tuple[str, ...]:
     """Read keys, one per line; lines that begin with # are comments.
 
     Raises:
-        BadInput: not readable, readable by other users, no key, or one that can be guessed.
+        BadInput: not readable, readable by others, too large, no key, or one that can be guessed.
     """
     try:
         with path.open("rb") as file:
@@ -78,17 +103,24 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
                 stat.S_IRWXG | stat.S_IRWXO
             ):
                 raise BadInput(f"other users can read {path}; run: chmod 600 {path}")
-            content = file.read(_MAX_KEY_FILE).decode("ascii")
+            content = file.read(_MAX_KEY_FILE + 1).decode("ascii")
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {reason(error)}") from None
     except UnicodeDecodeError:
         raise BadInput(
             f"{path} has characters other than ASCII; expected one key per line"
         ) from None
+    if len(content) > _MAX_KEY_FILE:  # a key that is cut off would be another one
+        raise BadInput(f"{path} has more than {_MAX_KEY_FILE} bytes; expected one key per line")
     lines = (line.strip() for line in content.splitlines())
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise BadInput(f"{path} has no key; make one: openssl rand -hex 24 > {path}")
+    if any(not character.isprintable() or character == " " for key in keys for character in key):
+        raise BadInput(
+            f"{path} has a key with a space or a control character; expected one key per line, and "
+            "comments on lines of their own"
+        )
     if short := [key for key in keys if len(key) < _MIN_KEY]:
         raise BadInput(
             f"{path} has a key of {len(short[0])} characters, expected at least {_MIN_KEY}; make "

@@ -140,6 +140,11 @@ class Tokenizer:
         """The text of its tokenizer.json, without truncation and padding."""
         return self._tokenizer.to_str()
 
+    def decoder_json(self) -> bytes:
+        """The `decoder` of its tokenizer.json; `null` if it has none."""
+        decoder = self._tokenizer.decoder
+        return b"null" if decoder is None else bytes(decoder.__getstate__())
+
     def token(self, identifier: int) -> str | None:
         """The piece of the vocabulary with this id."""
         return self._tokenizer.id_to_token(identifier) if 0 <= identifier < 2**32 else None

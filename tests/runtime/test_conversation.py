@@ -152,3 +152,14 @@ def test_two_threads_in_one_chat(lm: LanguageModel) -> None:
 def test_a_chat_begins_with_one_of_the_two(lm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="either `system` or `messages`"):
         lm.chat("Be brief.", messages=[{"role": "user", "content": "a"}])
+
+
+def test_a_chat_has_its_messages_for_itself(lm: LanguageModel) -> None:
+    first, said = Message(role="system", content="s"), Message(role="user", content="a")
+    chat = lm.chat(messages=[first])
+    chat.send(said, max_tokens=2).read()
+    before = chat.messages
+    other = chat.fork()
+    for message in (first, said, *chat.messages, *other.messages):
+        message["content"] = "changed"
+    assert chat.messages == other.messages == before

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgelm
 from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel, Message
+from edgelm.runtime.engines.session import Logits
 from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.schemas.json_check import is_valid
 
@@ -100,6 +102,30 @@ def test_a_stream_shows_no_tag(lm: LanguageModel) -> None:
     calls = [call for chunk in chunks for call in chunk.tool_calls]
     assert calls
     assert stream.reply.tool_calls == tuple(calls)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_one_call_ends_the_answer_where_only_one_is_allowed(
+    lm: LanguageModel, parallel: bool
+) -> None:
+    call = '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}</tool_call>'
+    text = lm.tokenizer.encode(f"{call}\n{call}", special=False).tolist()
+    answer = iter([*text, *lm.eos_token_ids])
+
+    def written(_: object, logits: Logits) -> Logits:
+        row = np.full_like(logits, -np.inf)
+        row[next(answer)] = 0
+        return row
+
+    reply = lm.generate(
+        ASK,
+        tools=TOOLS,
+        parallel_tool_calls=parallel,
+        logits_processors=[written],
+    )
+    assert [one.parsed() for one in reply.tool_calls] == [{"city": "Rome"}] * (1 + parallel)
+    assert reply.finish_reason == "tool_calls"
+    assert reply.text == ""
 
 
 def test_no_tools_are_told_of_where_none_may_be_called(lm: LanguageModel) -> None:

@@ -24,6 +24,9 @@ async def read_body(request: Request, kind: type[T], settings: ServerSettings) -
     if given.partition(";")[0].strip().lower() != "application/json":
         # A page of another origin can send any other type without asking.
         raise ApiError(415, f"the content type is {given[:80]!r}, expected application/json")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise ApiError(415, f"the content encoding is {encoding[:80]!r}, expected none")
     try:
         content = await asyncio.wait_for(
             _read(request, settings.max_body_bytes), settings.body_seconds

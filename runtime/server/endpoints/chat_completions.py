@@ -1,6 +1,6 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -13,8 +13,13 @@ from edgelm.runtime.generation.reply import Reply, Usage
 from edgelm.runtime.generation.stream import Stream
 from edgelm.runtime.server.context import ServerContext, json_response, new_id, now
 from edgelm.runtime.server.endpoints.events import DONE, EventStream, event
-from edgelm.runtime.server.endpoints.fields import for_choice, options_of
-from edgelm.runtime.server.endpoints.generations import Generation, all_or_none, unless_disconnected
+from edgelm.runtime.server.endpoints.fields import for_choice, options_of, reasoning_options
+from edgelm.runtime.server.endpoints.generations import (
+    Generation,
+    Place,
+    all_or_none,
+    unless_disconnected,
+)
 from edgelm.runtime.server.endpoints.logprobs import chat_logprobs
 from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.request_log import log_fields, log_reply
@@ -24,15 +29,13 @@ from edgelm.runtime.server.requests import ChatRequest
 async def chat_completions(request: Request, body: ChatRequest, context: ServerContext) -> Response:
     """Answer a conversation, whole or as events."""
     options = _options(body, context)
-    start = _starter(body, options, context)
+    place = context.generations.place()
+    starts = [_starter(body, for_choice(options, n), context, place) for n in range(body.n or 1)]
     if body.stream:
-        first = await unless_disconnected(request, start(0))
-        generations = [first]
-        events = _events(request, body, context, generations, start)
-        return EventStream(events, generations)
-    replies = await unless_disconnected(
-        request, all_or_none(_reply(start, index) for index in range(body.n or 1))
-    )
+        await place.first(request, starts[0]())
+        return EventStream(_events(request, body, context, place, starts), place)
+    with place:
+        replies = await unless_disconnected(request, all_or_none(map(place.read, starts)))
     for reply in replies:
         log_reply(request, reply)
     if context.settings.log_text:
@@ -78,35 +81,25 @@ def _options(body: ChatRequest, context: ServerContext) -> Options:
         tools=body.tools,
         tool_choice=body.tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
-        reasoning_budget=body.reasoning_budget,
-        chat_template_kwargs=body.chat_template_kwargs,
+        **reasoning_options(
+            body.reasoning_effort, body.reasoning_budget, body.chat_template_kwargs
+        ),
     )
 
 
-Starter = Callable[[int], Any]
+Starter = Callable[[], Awaitable[Generation]]
 
 
-def _starter(body: ChatRequest, options: Options, context: ServerContext) -> Starter:
-    async def start(index: int) -> Generation:
-        def prepare() -> Stream:
-            messages: list[Any] = body.messages
-            return context.lm.answer(messages, {}, for_choice(options, index))
+def _starter(body: ChatRequest, options: Options, context: ServerContext, place: Place) -> Starter:
+    def prepare() -> Stream:
+        messages: list[Any] = body.messages
+        return context.lm.answer(messages, {}, options)
 
-        return await context.generations.start(prepare)
-
-    return start
-
-
-async def _reply(start: Starter, index: int) -> Reply:
-    generation: Generation = await start(index)
-    try:
-        return await generation.read()
-    finally:
-        generation.close()
+    return lambda: place.start(prepare)
 
 
 def _choice(index: int, reply: Reply, body: ChatRequest, context: ServerContext) -> dict[str, Any]:
-    logprobs = chat_logprobs(reply.chunks, context.lm.tokenizer) if body.logprobs else None
+    logprobs = chat_logprobs(reply.chunks, context.token_bytes) if body.logprobs else None
     return {
         "index": index,
         "message": {**reply.message, "refusal": None},
@@ -119,8 +112,8 @@ async def _events(
     request: Request,
     body: ChatRequest,
     context: ServerContext,
-    generations: list[Generation],
-    start: Starter,
+    place: Place,
+    starts: list[Starter],
 ) -> AsyncIterator[bytes]:
     base = {
         "id": new_id("chatcmpl"),
@@ -132,17 +125,16 @@ async def _events(
     if with_usage:
         base["usage"] = None
     try:
-        for index in range(body.n or 1):
-            if index:
-                generations.append(await start(index))
-            async for data in _choice_events(index, generations[index], body, context):
+        for index, start in enumerate(starts):
+            generation = await start() if index else place.generations[0]
+            async for data in _choice_events(index, generation, body, context):
                 yield event({**base, "choices": [data]})
-            log_reply(request, generations[index].reply)
-            generations[index].close()
+            log_reply(request, generation.reply)
+            generation.close()
     except (EdgeLMError, ApiError) as error:
         yield event(as_api_error(error).body())
         return
-    replies = [generation.reply for generation in generations]
+    replies = [generation.reply for generation in place.generations]
     if context.settings.log_text:
         log_fields(request)["answers"] = [reply.text for reply in replies]
     if with_usage:
@@ -160,7 +152,7 @@ async def _choice_events(
     reason: FinishReason | None = None
     calls = 0
     async for chunk in generation:
-        logprobs = chat_logprobs([chunk], context.lm.tokenizer) if body.logprobs else None
+        logprobs = chat_logprobs([chunk], context.token_bytes) if body.logprobs else None
         delta = _delta(chunk, calls)
         calls += len(chunk.tool_calls)
         if delta or (logprobs and logprobs["content"]):
@@ -194,7 +186,10 @@ def usage_of(replies: list[Reply]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
-        "completion_tokens_details": prediction_details(replies),
+        "completion_tokens_details": {
+            **prediction_details(replies),
+            "reasoning_tokens": sum(reply.reasoning_tokens for reply in replies),
+        },
     }
 
 

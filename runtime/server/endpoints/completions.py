@@ -1,7 +1,6 @@
 """POST /v1/completions: texts or tokens that are continued as they are."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +14,12 @@ from edgelm.runtime.server.context import ServerContext, json_response, new_id, 
 from edgelm.runtime.server.endpoints.chat_completions import openai_reason, prediction_details
 from edgelm.runtime.server.endpoints.events import DONE, EventStream, event
 from edgelm.runtime.server.endpoints.fields import for_choice, options_of
-from edgelm.runtime.server.endpoints.generations import Generation, unless_disconnected
+from edgelm.runtime.server.endpoints.generations import (
+    Generation,
+    Place,
+    all_or_none,
+    unless_disconnected,
+)
 from edgelm.runtime.server.endpoints.logprobs import completion_logprobs
 from edgelm.runtime.server.errors import ApiError, as_api_error
 from edgelm.runtime.server.request_log import log_reply
@@ -42,7 +46,8 @@ async def completions(
     )
     # As OpenAI orders them: all answers to the first prompt, then to the second.
     jobs = [(prompt, for_choice(options, n)) for prompt in prompts for n in range(body.n or 1)]
-    starts = [_starter(prompt, chosen, context) for prompt, chosen in jobs]
+    place = context.generations.place()
+    starts = [_starter(prompt, chosen, context, place) for prompt, chosen in jobs]
     base = {
         "id": new_id("cmpl"),
         "object": "text_completion",
@@ -50,9 +55,10 @@ async def completions(
         "model": body.model,
     }
     if body.stream:
-        generations = [await unless_disconnected(request, starts[0]())]
-        return EventStream(_events(request, body, context, base, generations, starts), generations)
-    replies = await unless_disconnected(request, _read_all(starts))
+        await place.first(request, starts[0]())
+        return EventStream(_events(request, body, context, base, place, starts), place)
+    with place:
+        replies = await unless_disconnected(request, all_or_none(map(place.read, starts)))
     for reply in replies:
         log_reply(request, reply)
     choices = [_choice(n, reply, body, context) for n, reply in enumerate(replies)]
@@ -83,30 +89,14 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
     return given  # type: ignore[return-value]
 
 
-Starter = Callable[[], Any]
+Starter = Callable[[], Awaitable[Generation]]
 
 
-def _starter(prompt: Prompt, options: Options, context: ServerContext) -> Starter:
+def _starter(prompt: Prompt, options: Options, context: ServerContext, place: Place) -> Starter:
     def prepare() -> Stream:
         return context.lm.stream(prompt, **options)
 
-    async def start() -> Generation:
-        return await context.generations.start(prepare)
-
-    return start
-
-
-async def _read_all(starts: list[Starter]) -> list[Reply]:
-    """Read the answers, as many at a time as one request may hold: one."""
-    replies = []
-    for start in starts:
-        generation: Generation = await start()
-        try:
-            replies.append(await generation.read())
-        finally:
-            generation.close()
-        await asyncio.sleep(0)
-    return replies
+    return lambda: place.start(prepare)
 
 
 def _choice(
@@ -114,7 +104,7 @@ def _choice(
 ) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
-        logprobs = completion_logprobs(reply.chunks, context.lm.tokenizer)
+        logprobs = completion_logprobs(reply.chunks, context.token_bytes)
     return {
         "index": index,
         "text": reply.text,
@@ -128,22 +118,21 @@ async def _events(
     body: CompletionRequest,
     context: ServerContext,
     base: dict[str, Any],
-    generations: list[Generation],
+    place: Place,
     starts: list[Starter],
 ) -> AsyncIterator[bytes]:
     try:
         for index, start in enumerate(starts):
-            if index:
-                generations.append(await start())
-            async for choice in _choice_events(index, generations[index], body, context):
+            generation = await start() if index else place.generations[0]
+            async for choice in _choice_events(index, generation, body, context):
                 yield event({**base, "choices": [choice]})
-            log_reply(request, generations[index].reply)
-            generations[index].close()
+            log_reply(request, generation.reply)
+            generation.close()
     except (EdgeLMError, ApiError) as error:
         yield event(as_api_error(error).body())
         return
     if body.stream_options is not None and body.stream_options.include_usage:
-        replies = [generation.reply for generation in generations]
+        replies = [generation.reply for generation in place.generations]
         yield event({**base, "choices": [], "usage": _usage(replies, body.n or 1)})
     yield DONE
 
@@ -156,7 +145,7 @@ async def _choice_events(
         reason = None if chunk.finish_reason is None else openai_reason(chunk.finish_reason)
         logprobs = None
         if body.logprobs is not None:
-            logprobs = completion_logprobs([chunk], context.lm.tokenizer, offset=offset)
+            logprobs = completion_logprobs([chunk], context.token_bytes, offset=offset)
         offset += len(chunk.text)
         if chunk.text or reason or logprobs:
             yield {

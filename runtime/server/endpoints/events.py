@@ -7,7 +7,7 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from edgelm.runtime.server.endpoints.generations import Generation
+from edgelm.runtime.server.endpoints.generations import Place
 
 DONE = b"data: [DONE]\n\n"
 
@@ -19,24 +19,23 @@ def event(data: Any, name: str | None = None) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """An answer of events; when it ends in any way, its generations end.
+    """An answer of events; when it ends in any way, its request gives up its place.
 
-    Starlette cancels it when the client leaves, perhaps before its first event. So the generations
-    are closed here, not in the iterator, whose `finally` does not run if it never began.
+    Starlette cancels it when the client leaves, perhaps before its first event. So the place is
+    closed here, not in the iterator, whose `finally` does not run if it never began.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], generations: list[Generation]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], place: Place) -> None:
         super().__init__(
             events,
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-        self._generations = generations
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            for generation in self._generations:
-                generation.close()
+            self._place.close()

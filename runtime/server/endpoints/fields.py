@@ -4,7 +4,7 @@ from typing import Any
 
 from edgelm.runtime.generation.options import Options
 from edgelm.runtime.server.errors import ApiError
-from edgelm.runtime.server.requests import SamplingFields
+from edgelm.runtime.server.requests import Effort, SamplingFields
 from edgelm.runtime.server.settings import ServerSettings
 
 _OPTIONS = (
@@ -44,6 +44,25 @@ def options_of(
     if fields.seed is not None:
         options["seed"] = fields.seed % (1 << 63)
     return options  # type: ignore[return-value]
+
+
+def reasoning_options(
+    effort: Effort | None, budget: int | None, template: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The options of a model's reasoning.
+
+    Args:
+        effort: OpenAI's `reasoning_effort`, which some templates read. "none" also switches
+            reasoning off, as the templates with such a switch call it, and allows no token of it.
+        budget: the request's own `reasoning_budget`.
+        template: its own arguments of the template, which have priority.
+    """
+    if effort is None:
+        return {"reasoning_budget": budget, "chat_template_kwargs": template}
+    given = {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
+    if effort == "none" and budget is None:
+        budget = 0
+    return {"reasoning_budget": budget, "chat_template_kwargs": {**given, **(template or {})}}
 
 
 def for_choice(options: Options, index: int) -> Options:

@@ -1,14 +1,15 @@
-"""The generations of a server: how many may wait, and what is measured of each."""
+"""The requests of a server and their generations: how many may wait, and what is measured."""
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from types import TracebackType
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from edgelm.python310 import Self
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.chunk import Chunk
 from edgelm.runtime.generation.reply import Reply
@@ -25,9 +26,9 @@ T = TypeVar("T")
 class Generation:
     """One generation for a request; iterate it once, and close it whatever happens."""
 
-    def __init__(self, stream: AsyncStream, owner: "Generations") -> None:
+    def __init__(self, stream: AsyncStream, metrics: Metrics) -> None:
         self._stream = stream
-        self._owner = owner
+        self._metrics = metrics
         self._first: Chunk | None = None
         self._started = time.monotonic()
         self._closed = False
@@ -35,7 +36,7 @@ class Generation:
     async def begin(self) -> None:
         """Wait for the first chunk, so that an error comes before the answer begins."""
         self._first = await anext(self._stream)
-        self._owner.metrics.first_token.observe(time.monotonic() - self._started)
+        self._metrics.first_token.observe(time.monotonic() - self._started)
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         assert self._first is not None
@@ -58,11 +59,77 @@ class Generation:
             return
         self._closed = True
         self._stream.cancel()
-        self._owner.ended(self._stream, time.monotonic() - self._started)
+        self._metrics.count(self._stream, time.monotonic() - self._started)
+
+
+class Place:
+    """A request among those that run or wait, with its generations.
+
+    A request with several answers or prompts has one place: when the first of its generations has
+    begun, no other one is refused. As many of them run at a time as the model has sequences.
+    """
+
+    def __init__(self, owner: "Generations") -> None:
+        self._owner = owner
+        self._started = time.monotonic()
+        self._closed = False
+        self._room = asyncio.Semaphore(owner.lm.sequences)
+        self.generations: list[Generation] = []
+
+    async def start(self, prepare: Callable[[], Stream]) -> Generation:
+        """Begin a generation and wait for its first chunk.
+
+        Args:
+            prepare: makes the stream, on a thread: templates and grammars take time.
+
+        Raises:
+            EdgeLMError: what `prepare` and the first step raise.
+        """
+        generation = Generation(AsyncStream(await asyncio.to_thread(prepare)), self._owner.metrics)
+        self.generations.append(generation)
+        await generation.begin()
+        return generation
+
+    async def first(self, request: Request, started: Awaitable[Generation]) -> Generation:
+        """The generation with which a stream of events begins; after an error the place is free."""
+        try:
+            return await unless_disconnected(request, started)
+        except BaseException:
+            self.close()
+            raise
+
+    async def read(self, start: Callable[[], Awaitable[Generation]]) -> Reply:
+        """The whole answer of a generation, which begins when the request's others leave room."""
+        async with self._room:
+            generation = await start()
+            try:
+                return await generation.read()
+            finally:
+                generation.close()
+
+    def close(self) -> None:
+        """End its generations and give the place to another request."""
+        if self._closed:
+            return
+        self._closed = True
+        for generation in self.generations:
+            generation.close()
+        self._owner.left(time.monotonic() - self._started)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Generations:
-    """Starts generations, as many as the limits allow."""
+    """The requests that run or wait, as many as the limits allow."""
 
     def __init__(self, lm: LanguageModel, settings: ServerSettings, metrics: Metrics) -> None:
         self.lm = lm
@@ -72,53 +139,12 @@ class Generations:
         self._active = 0
         self._seconds = 1.0  # of a request, on average
 
-    async def start(self, prepare: Callable[[], Stream]) -> Generation:
-        """Begin a generation and wait for its first chunk.
-
-        Args:
-            prepare: makes the stream, on a thread: templates and grammars take time.
-
-        Raises:
-            ApiError: the server stops, or too many requests wait.
-            EdgeLMError: what `prepare` and the first step raise.
-        """
-        self._check_room()
-        self._active += 1
-        generation: Generation | None = None
-        try:
-            generation = Generation(AsyncStream(await asyncio.to_thread(prepare)), self)
-            await generation.begin()
-        except BaseException:
-            if generation is None:
-                self._active -= 1
-            else:
-                generation.close()
-            raise
-        return generation
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A request that generates nothing, among those that run or wait.
+    def place(self) -> Place:
+        """A place for a request; close it whatever happens.
 
         Raises:
             ApiError: the server stops, or too many requests wait.
         """
-        self._check_room()
-        self._active += 1
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self._active -= 1
-            self._seconds += 0.1 * (time.monotonic() - started - self._seconds)
-
-    def ended(self, stream: AsyncStream, seconds: float) -> None:
-        """Count a generation that has ended."""
-        self._active -= 1
-        self._seconds += 0.1 * (seconds - self._seconds)
-        self.metrics.count(stream, seconds)
-
-    def _check_room(self) -> None:
         if self.stopping:
             raise ApiError(503, "this server is being stopped", kind="server_error", retry_after=10)
         if self._active >= self.lm.sequences + self._settings.max_queue:
@@ -130,6 +156,13 @@ class Generations:
                 code="queue_full",
                 retry_after=max(1, min(60, math.ceil(self._seconds))),
             )
+        self._active += 1
+        return Place(self)
+
+    def left(self, seconds: float) -> None:
+        """A request has ended."""
+        self._active -= 1
+        self._seconds += 0.1 * (seconds - self._seconds)
 
 
 async def all_or_none(works: Iterable[Awaitable[T]]) -> list[T]:

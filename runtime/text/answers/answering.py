@@ -59,7 +59,8 @@ class Answering:
         """
         if not tools.tools and self.format.reasoning is None and not self.format.hidden:
             return None
-        return partial(AnswerParser, self.format, tools.tools, prompt)
+        single = bool(tools.tools) and not tools.parallel
+        return partial(AnswerParser, self.format, tools.tools, prompt, single_call=single)
 
     def constraint(
         self,

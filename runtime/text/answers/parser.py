@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from edgelm.runtime.text.answers.calls.tool_call import ToolCall
 from edgelm.runtime.text.answers.formats import AnswerFormat, Tags, Tool
 
+_CUT_TAG = 2  # characters of a tag; a single one, such as <, is more likely to be text
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerPart:
@@ -28,10 +30,16 @@ class AnswerParser:
         answer_format: of the model's family.
         tools: the functions that the model may call; without any, calls are content.
         prompt: the end of the prompt, which may have begun the reasoning.
+        single_call: whether the answer is complete with its first call.
     """
 
     def __init__(
-        self, answer_format: AnswerFormat, tools: Sequence[Tool] = (), prompt: str = ""
+        self,
+        answer_format: AnswerFormat,
+        tools: Sequence[Tool] = (),
+        prompt: str = "",
+        *,
+        single_call: bool = False,
     ) -> None:
         calls = answer_format.calls if tools else None
         self._calls = calls
@@ -46,6 +54,12 @@ class AnswerParser:
         self._found: list[ToolCall] = []
         self._any_calls = False
         self._thinking = starts_reasoning(answer_format, prompt)
+        self._single_call = single_call
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self._single_call and self._any_calls
 
     def push(self, text: str) -> AnswerPart:
         """Add text; return what is known with it."""
@@ -58,7 +72,8 @@ class AnswerParser:
         """The rest, at the end of the answer.
 
         Args:
-            cut: whether the answer was ended from outside; a call that it was writing is left out.
+            cut: whether the answer was ended from outside; a call that it was writing is left out,
+                and so is the beginning of a tag.
         """
         while self._step(final=True):
             pass
@@ -66,8 +81,11 @@ class AnswerParser:
             body, self._buffer = self._buffer, ""
             if not self._close_call(body, self._open) and not (cut and self._open.begin):
                 self._content.add(self._open.begin + body)
-        (self._thoughts if self._thinking else self._content).add(self._buffer)
-        self._buffer = ""
+        rest, self._buffer = self._buffer, ""
+        begun = _overlap(rest, self._expected()) if cut else 0
+        if begun >= _CUT_TAG or self._any_calls:  # the answer was ended within a tag
+            rest = rest[: len(rest) - begun]
+        (self._thoughts if self._thinking else self._content).add(rest)
         self._thoughts.begin()
         if not self._any_calls:
             self._content.release_space()
@@ -142,7 +160,8 @@ class AnswerParser:
                 raise ValueError("JSON that is not a call")
         except ValueError:
             return False
-        self._found += calls
+        if not self.complete:
+            self._found += calls[:1] if self._single_call else calls
         self._any_calls = True
         self._open = None
         self._content.begin()

@@ -80,6 +80,13 @@ def test_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "table"]
 
 
+def test_the_error_names_the_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="directory") as error:
+        replace_file(tmp_path / "a", b"")
+    assert str(error.value).endswith(f"{str(tmp_path / 'a')!r}")
+
+
 def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     kept = {
         ".a.partial-1": b"somebody's",

@@ -95,6 +95,15 @@ def test_errors_come_out_where_the_stream_is_read(two: LanguageModel) -> None:
     assert idle(two)
 
 
+def test_several_readers_all_come_to_the_end(two: LanguageModel) -> None:
+    async def main() -> None:
+        stream = two.astream("a", max_tokens=5)
+        replies = await asyncio.wait_for(asyncio.gather(stream.read(), stream.read()), 60)
+        assert replies[0] == replies[1]
+
+    asyncio.run(main())
+
+
 def test_no_thread_is_left(two: LanguageModel) -> None:
     before = threading.active_count()
     asyncio.run(two.agenerate("a", max_tokens=3))

@@ -71,6 +71,20 @@ def test_a_damaged_file_is_said_and_replaced(
         assert third.generate(ask("Why?"), max_tokens=COUNT).usage.cached_tokens > 64
 
 
+def test_what_cannot_be_removed_is_said_and_left(
+    cached: LanguageModel, bundle: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = cached.generate(ask("Why?"), max_tokens=COUNT).text
+    (file,) = folder.iterdir()
+    file.unlink()
+    file.mkdir()
+    with edgelm.load(bundle, threads=1, prompt_cache=folder) as other:
+        with caplog.at_level(logging.WARNING):
+            assert other.generate(ask("Why?"), max_tokens=COUNT).text == text
+        assert "is not a file" in caplog.text
+    assert file.is_dir()
+
+
 def test_the_least_recently_used_goes(bundle: Path, folder: Path) -> None:
     systems = [f"{n} {SYSTEM}" for n in range(3)]
     with edgelm.load(bundle, threads=1, prompt_cache=folder) as lm:
@@ -96,5 +110,7 @@ def test_folders_and_sizes_that_cannot_be_used(bundle: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be created"):
         edgelm.load(bundle, threads=1, prompt_cache=tmp_path / "file")
+    with pytest.raises(BadInput, match="cannot be created: embedded null"):
+        edgelm.load(bundle, threads=1, prompt_cache="a\0b")
     with pytest.raises(BadInput, match="prompt_cache_size: 'lots' is not a size"):
         edgelm.load(bundle, threads=1, prompt_cache=tmp_path, prompt_cache_size="lots")

@@ -14,6 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgelm.errors import BadInput
+from edgelm.runtime.server.settings import ServerSettings
+
 KEY = "0123456789abcdef0123"
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "secret question"}]}
 OPEN = {"2": -100, "3": -100}
@@ -94,8 +97,8 @@ def test_a_second_signal_does_not_wait(bundle: Path) -> None:
         reader.join(60)
 
 
-def test_tls(bundle: Path, tmp_path: Path) -> None:
-    certificate, key, keys = (tmp_path / name for name in ("a.pem", "a.key", "keys"))
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A certificate for this machine, and its private key."""
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
@@ -105,6 +108,11 @@ def test_tls(bundle: Path, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def test_tls(bundle: Path, tmp_path: Path) -> None:
+    certificate, key, keys = (tmp_path / name for name in ("a.pem", "a.key", "keys"))
+    make_certificate(certificate, key)
     keys.write_text(KEY)
     keys.chmod(0o600)
     options = ["--host", "0.0.0.0", "--api-key-file", keys, "--model", "tiny"]
@@ -118,6 +126,25 @@ def test_tls(bundle: Path, tmp_path: Path) -> None:
             assert client.get("/v1/models").status_code == 401
             headers = {"Authorization": f"Bearer {KEY}"}
             assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_files_that_tls_cannot_use(tmp_path: Path) -> None:
+    certificate, key, other, locked, text = (tmp_path / name for name in "abcde")
+    make_certificate(certificate, key)
+    make_certificate(tmp_path / "f", other)
+    protect = ("openssl", "pkey", "-in", str(key), "-aes256", "-passout", "pass:secret")
+    subprocess.run([*protect, "-out", str(locked)], check=True, capture_output=True)
+    text.write_text("no key")
+    pairs = [
+        (certificate, other, "they do not belong together"),
+        (certificate, locked, "is encrypted, .*decrypt it: openssl pkey"),
+        (certificate, text, "one of them is not in PEM format"),
+        (text, key, "one of them is not in PEM format"),
+    ]
+    for chain, private, message in pairs:
+        with pytest.raises(BadInput, match=message):
+            ServerSettings(certificate=chain, private_key=private).check()
+    ServerSettings(certificate=certificate, private_key=key).check()
 
 
 ERRORS = {

@@ -1,5 +1,6 @@
 """Who may ask, how much, and what becomes of a client that leaves."""
 
+import gzip
 import json
 import socket
 import threading
@@ -111,17 +112,44 @@ def test_a_full_queue_says_when_to_come_again(http: httpx.Client, slowed: Langua
     assert http.post(CHAT, json={**HELLO, "max_tokens": 1}).status_code == 200
 
 
-def test_the_other_answers_of_a_refused_request_end(
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [(CHAT, {"n": 7}), ("/v1/completions", {"n": 7}), ("/v1/completions", {"prompt": ["a"] * 7})],
+)
+def test_a_request_may_have_more_answers_than_may_wait(
+    http: httpx.Client, path: str, more: dict[str, Any]
+) -> None:
+    prompt = {"messages": HELLO["messages"]} if path == CHAT else {"prompt": "hello"}
+    answer = http.post(path, json={"model": "tiny", "max_tokens": 2, **prompt, **more})
+    assert answer.status_code == 200
+    assert len(answer.json()["choices"]) == 7
+
+
+def test_no_answer_of_an_accepted_request_is_refused(
     http: httpx.Client, slowed: LanguageModel
 ) -> None:
-    """Two run, three wait, and the sixth is refused, with which the request fails."""
-    assert http.post(CHAT, json={**HELLO, "logit_bias": OPEN, "n": 6}).status_code == 429
+    """The second answer of a stream begins while the queue is full."""
+    body = {**HELLO, "logit_bias": OPEN, "max_tokens": 8, "n": 2, "stream": True}
+    with http.stream("POST", CHAT, json=body) as answer:
+        lines = answer.iter_lines()
+        begun = next(lines)
+        with started(http, 4):
+            wait_until(lambda: slowed.running + slowed.waiting == 5)
+            assert http.post(CHAT, json=HELLO).status_code == 429
+        events = [json.loads(line[6:]) for line in [begun, *lines] if line.startswith("data: {")]
+    assert {choice["index"] for one in events for choice in one["choices"]} == {0, 1}
+
+
+def test_all_answers_of_a_request_end_with_it(http: httpx.Client, slowed: LanguageModel) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(CHAT, json={**HELLO, "logit_bias": OPEN, "n": 6}, timeout=1)
     wait_until(lambda: slowed.running == slowed.waiting == 0, seconds=4)
 
 
 BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
     "no json": (b"hello", {}, 400),
     "another type": (json.dumps(HELLO).encode(), {"Content-Type": "text/plain"}, 415),
+    "compressed": (gzip.compress(json.dumps(HELLO).encode()), {"Content-Encoding": "gzip"}, 415),
     "deep": (b"[" * 100_000, {}, 400),
     "list": (b"[]", {}, 400),
     "not utf-8": (b'{"model": "\xff"}', {}, 400),
@@ -297,6 +325,9 @@ KEY_FILES = {
     "comment": ("# none\n\n", "has no key"),
     "short": ("hunter2\n", "a key of 7 characters, expected at least 16"),
     "not ascii": (f"{KEY}é", "other than ASCII"),
+    "comment behind a key": (f"{KEY}  # of the robot", "a key with a space"),
+    "control character": (f"{KEY}\0", "a key with a space or a control character"),
+    "large": (f"{KEY}\n" * 4000, "has more than 65536 bytes"),
 }
 
 

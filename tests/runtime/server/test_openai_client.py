@@ -135,6 +135,27 @@ def test_logprobs(client: openai.OpenAI, served: LanguageModel) -> None:
         [one.logprob for one in expected.logprobs], abs=1e-4
     )
     assert [len(one.top_logprobs) for one in content] == [3] * COUNT
+    # Half a character is its own bytes, not U+FFFD.
+    assert bytes(b for one in content for b in one.bytes or []).decode("utf-8", "replace") == (
+        done.choices[0].message.content
+    )
+
+
+def test_logprobs_of_parts_of_characters(client: openai.OpenAI, served: LanguageModel) -> None:
+    parts = {int(token): 100 for token in served.tokenizer.encode("😀", special=False)}
+    done = client.completions.create(
+        model="tiny",
+        prompt="The",
+        max_tokens=2,
+        logit_bias={str(t): b for t, b in parts.items()},
+        logprobs=4,
+        temperature=1,
+    )
+    logprobs = done.choices[0].logprobs
+    assert logprobs is not None
+    assert all(token.startswith("bytes:\\x") for token in logprobs.tokens or [])
+    # No two of the most probable tokens have one name.
+    assert [len(top) for top in logprobs.top_logprobs or []] == [4, 4]
 
 
 def test_json_schema(client: openai.OpenAI) -> None:
@@ -199,6 +220,34 @@ def test_responses(client: openai.OpenAI, served: LanguageModel) -> None:
     )
     assert [e.sequence_number for e in events] == list(range(len(events)))
     assert events[-1].type == "response.incomplete"
+
+
+def test_a_response_has_what_was_requested(client: openai.OpenAI, served: LanguageModel) -> None:
+    given: Any = {
+        "model": "tiny",
+        "input": "Why?",
+        "max_output_tokens": 4,
+        "metadata": {"trace": "7"},
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+    }
+    done = client.responses.create(**given)
+    assert done.metadata == {"trace": "7"}
+    output: Any = done.output
+    logprobs = output[0].content[0].logprobs
+    assert [len(one.top_logprobs) for one in logprobs] == [2] * 4
+    events = list(client.responses.create(**given, stream=True))
+    deltas = [one for e in events if e.type == "response.output_text.delta" for one in e.logprobs]
+    assert [one.logprob for one in deltas] == pytest.approx(
+        [one.logprob for one in logprobs], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("text", [None, 5, ["a"]])
+def test_parts_of_a_response_that_are_not_text(client: openai.OpenAI, text: Any) -> None:
+    turns: Any = [{"role": "user", "content": [{"type": "input_text", "text": text}]}]
+    with pytest.raises(openai.BadRequestError, match=r"must have a type .* and a text"):
+        client.responses.create(model="tiny", input=turns, max_output_tokens=1)
 
 
 def test_many_at_once_get_their_own_answers(client: openai.OpenAI, served: LanguageModel) -> None:

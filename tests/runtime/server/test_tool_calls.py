@@ -9,6 +9,7 @@ import openai
 import pytest
 
 import edgelm
+from edgelm.runtime.server.endpoints.fields import reasoning_options
 from edgelm.runtime.server.settings import ServerSettings
 from tests.runtime.server.running import running
 from tests.runtime.test_tools import PARAMETERS, TOOLS, tool_bundle
@@ -73,6 +74,66 @@ def test_reasoning_is_apart(client: openai.OpenAI) -> None:
     message: Any = done.choices[0].message
     assert message.reasoning_content
     assert "think" not in (message.content or "")
+
+
+THINKING: Any = {"chat_template_kwargs": {"enable_thinking": True}, "logit_bias": {"2": -100}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_of_a_response(client: openai.OpenAI, stream: bool) -> None:
+    given: Any = {"model": "tiny", "input": "Rain?", "max_output_tokens": 40}
+    given["extra_body"] = {**THINKING, "reasoning_budget": 5}
+    done: Any
+    if stream:
+        events: Any = list(client.responses.create(**given, stream=True))
+        done = events[-1].response
+        thoughts = "".join(e.delta for e in events if e.type == "response.reasoning_text.delta")
+        assert thoughts == done.output[0].content[0].text
+        places = [e.output_index for e in events if e.type == "response.output_text.delta"]
+        assert set(places) <= {1}
+    else:
+        done = client.responses.create(**given)
+    reasoning, message = done.output
+    assert reasoning.type == "reasoning"
+    assert "think" not in message.content[0].text
+    assert 5 <= done.usage.output_tokens_details.reasoning_tokens < done.usage.output_tokens
+    turns: Any = [
+        {"role": "user", "content": "Rain?"},
+        reasoning.model_dump(exclude_none=True),
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Why?"},
+    ]
+    again = client.responses.create(model="tiny", input=turns, max_output_tokens=1)
+    without = client.responses.create(
+        model="tiny", input=[turns[0], *turns[2:]], max_output_tokens=1
+    )
+    assert again.usage is not None
+    assert without.usage is not None
+    assert again.usage.input_tokens > without.usage.input_tokens  # the template has the reasoning
+
+
+@pytest.mark.parametrize(
+    "fields", [{"reasoning_budget": 0}, {"reasoning_effort": "none"}], ids=["budget", "effort"]
+)
+def test_no_reasoning(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    begun = {"enable_thinking": True} if "reasoning_budget" in fields else {}
+    done: Any = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        max_tokens=20,
+        logit_bias={"2": -100, "3": -100},
+        extra_body={"chat_template_kwargs": begun, **fields},
+    )
+    assert not getattr(done.choices[0].message, "reasoning_content", None)
+    assert done.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+def test_effort_is_an_argument_of_the_template() -> None:
+    assert reasoning_options("low", None, None)["chat_template_kwargs"] == {
+        "reasoning_effort": "low"
+    }
+    own = reasoning_options("none", 9, {"enable_thinking": True})
+    assert own == {"reasoning_budget": 9, "chat_template_kwargs": {"enable_thinking": True}}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -291,7 +291,9 @@ def test_a_call_that_was_cut_is_left_out() -> None:
     for text, expected in (
         ('So: <tool_call>{"name": "get_we', ("So:", [])),
         (f"So: <tool_call>{CALL}", ("So:", ["get_weather"])),
-        ("So: <tool_c", ("So: <tool_c", [])),
+        ("So: <tool_c", ("So:", [])),
+        ("So: a <", ("So: a <", [])),
+        (f"<tool_call>{CALL}</tool_call>\n<", ("", ["get_weather"])),
     ):
         parser = AnswerParser(answer_format(HERMES), TOOLS)
         parts = [parser.push(text), parser.finish(cut=True)]
