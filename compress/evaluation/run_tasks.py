@@ -94,17 +94,19 @@ def run_tasks(
     }
 
 
-def check_tasks(tasks: Sequence[Task], limit: int | None) -> None:
+def check_tasks(tasks: Sequence[Task], limit: int | None, context_length: int = 0) -> None:
     """Read the rows of all tasks, so that a mistake in the last is found before the first runs.
 
     Args:
         tasks: of `parse_tasks`.
         limit: as in `run_tasks`.
+        context_length: the longest sequence of the model; 0 if it is not known yet.
 
     Raises:
         BadInput, UnknownName, MissingPackage: as the task itself would.
     """
-    context = EvalContext(cast(Backend, _NoModel()), limit, MAX_NEW_TOKENS, no_progress)
+    backend = _NoModel() if not context_length else _OnlyContext(context_length)
+    context = EvalContext(cast(Backend, backend), limit, MAX_NEW_TOKENS, no_progress)
     for task in tasks:
         if task.kind in _TEXT_KINDS:
             next(iter(read_documents(task.name)), None)
@@ -122,6 +124,13 @@ class _NoModel:
 
     def __getattr__(self, name: str) -> Any:
         raise _ModelNeeded
+
+
+class _OnlyContext(_NoModel):
+    """A backend of which nothing but the length of its context is known."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
 
 
 def run_task(
