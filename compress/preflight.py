@@ -77,8 +77,8 @@ def _check_lengths(recipe: Recipe, spec: DecoderSpec) -> None:
     if recipe.sequence_length > context:
         raise BadInput(
             f"sequence_length = {recipe.sequence_length:,}: the teacher's context is {context:,} "
-            "tokens (max_position_embeddings), beyond which it predicts nothing sensible; set a lower one "
-            "(in a recipe, which --print-recipe writes)"
+            "tokens (max_position_embeddings), beyond which it predicts nothing sensible; set a "
+            "lower one (in a recipe, which --print-recipe writes)"
         )
     if recipe.synthesize and recipe.synthesize.max_new_tokens >= context:
         raise BadInput(
