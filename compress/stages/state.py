@@ -17,6 +17,7 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.arithmetic import TORCH_TYPES, Arithmetic, measure_arithmetic
 from edgelm.compress.data.documents import Document, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
+from edgelm.compress.distillation.checkpoints import fixed_settings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import (
     Model,
@@ -161,7 +162,11 @@ class State:
         return Hessians(folder, self.teacher.spec, parts=REFITTED, tokens=1)
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
-        """What a stage's result depends on: settings, starting point, teacher and data."""
+        """What a stage's result depends on: settings, starting point, teacher and data.
+
+        Settings of a training that do not change its result are left out, so that it resumes on a
+        machine with less memory.
+        """
         keys = {
             "teacher": self.teacher_key,
             "student": self.student_key,
@@ -169,7 +174,8 @@ class State:
         }
         chosen = {upstream: keys[upstream], "teacher": self.teacher_key, "data": self.data_key}
         chosen |= {"arithmetic": self.arithmetic}
-        return {**chosen, "seed": self.recipe.seed, **plain(settings)}
+        values = {"settings": fixed_settings(settings)}
+        return {**chosen, "seed": self.recipe.seed, **values}
 
     def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
         """A model on this process's device."""

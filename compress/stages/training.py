@@ -86,7 +86,11 @@ def distill_student(state: State, table: DistillStage) -> None:
         return stage_record("distill", settings, figures, tokens=settings.trained_tokens)
 
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
-    folder, key = state.run.stage("distill", inputs, work, collective=True)
+    if settings.layer_map:  # its weight follows the losses of each micro-batch
+        inputs["micro_batch"] = settings.micro_batch
+    folder, key = state.run.stage(
+        "distill", inputs, work, collective=True, length=settings.trained_tokens
+    )
     state.use_student(folder, key)
 
 
