@@ -231,9 +231,7 @@ def _write(path: Path, items: TaskItems) -> TaskItems:
     return items
 
 
-def _key(
-    request: EvaluationRequest, subject: Subject, task: Task, longest: int | None
-) -> str:
+def _key(request: EvaluationRequest, subject: Subject, task: Task, longest: int | None) -> str:
     """Names all that a task's figures depend on."""
     parts = [
         edgelm.__version__,

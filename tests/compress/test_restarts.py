@@ -214,7 +214,9 @@ def test_a_run_that_ended_early_is_continued(folder: Path, tmp_path: Path) -> No
         assert tokens == {"stop_after = 384\n": 384, "stop_after = 640\n": 640, "": 1024}[part]
         assert len(steps.splitlines()) == tokens // 128
     whole = folder / "student.run" / "distill" / "model"
-    assert same(weights_of(student.with_name("student.run") / "distill" / "model"), weights_of(whole))
+    assert same(
+        weights_of(student.with_name("student.run") / "distill" / "model"), weights_of(whole)
+    )
     lines = []
     compress_model(
         recipe_of(folder, *usual, DISTILL + "stop_after = 384\n"), student, report=lines.append
