@@ -38,6 +38,7 @@ from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
 from edgelm.files.replacing import replacing
+from edgelm.files.staging import check_output_folder
 from edgelm.runtime.loading import check_sequences
 
 Progress = Callable[[str], None]
@@ -104,6 +105,7 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
             rows of any task is found before a model is loaded.
     """
     request.check()
+    check_output_folder(request.out, "--out")
     check_tasks(request.tasks, request.limit)
     source = request.against if request.compares else None
     longest = _common_context(request)

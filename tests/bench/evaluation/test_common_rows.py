@@ -12,6 +12,7 @@ from edgelm.compress.data.documents import read_documents
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import load_model, load_tokenizer
+from edgelm.errors import BadInput
 from tests.checkpoints.tiny_chat import save_tiny_chat
 
 TEXT = "The miller waits until the level outside has dropped below the wheel. " * 20
@@ -54,6 +55,13 @@ def test_rows_fit_the_shorter_context(models: Path, tmp_path: Path) -> None:
     assert found.against["perplexity:texts.jsonl"].value == pytest.approx(
         2.718281828459045 ** (sum(losses) / 2)
     )
+
+
+def test_results_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
+    """Refused before a model is loaded, not after its first task."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"--out .*: .*/file is a file; expected a folder"):
+        compared(models, tmp_path / "file" / "out", f"perplexity:{models / 'texts.jsonl'}")
 
 
 def test_haystacks_are_of_the_same_lengths(models: Path, tmp_path: Path) -> None:
