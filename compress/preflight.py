@@ -1,7 +1,5 @@
 """What can be refused before anything is loaded, in a second: names, files, budgets, batches."""
 
-import msgspec
-
 from edgelm.checkpoint.source import read_spec
 from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
@@ -15,6 +13,7 @@ from edgelm.compress.search.proposals import propose
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.depth import with_depth
 
 
 def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
@@ -131,8 +130,7 @@ def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
     if recipe.prune:
         return recipe.prune.shape(Shape.from_spec(spec)).applied_to(spec)
     if recipe.draft:
-        layers = spec.layers[: recipe.draft.num_hidden_layers]
-        return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
+        return with_depth(spec, recipe.draft.num_hidden_layers)
     return None if recipe.search or recipe.puzzle else spec
 
 

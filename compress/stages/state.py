@@ -56,6 +56,7 @@ class State:
         self.teacher: Checkpoint = self.source
         self.original: Checkpoint = self.source  # the teacher before correction
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
+        check_vocabulary(self.source.spec.vocab_size, self.tokenizer)
         self.tokenizer_key = tokenizer_sha256(self.tokenizer)
         content = [self.source_hash, self.source.config, self.tokenizer_key]
         self.teacher_key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -180,7 +181,7 @@ class State:
     def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
         """A model on this process's device."""
         model = load_model(checkpoint, dtype=dtype, device=self.device)
-        check_vocabulary(model, self.tokenizer)
+        check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
 
     def load_student(self) -> Model:
