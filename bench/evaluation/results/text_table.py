@@ -7,7 +7,6 @@ from edgelm.bench.evaluation.results.records import Evaluation
 from edgelm.compress.evaluation.metrics import Difference
 from edgelm.compress.evaluation.tasks.scores import Score
 
-
 _LARGE = 1e7  # a perplexity beyond it is that of a broken model
 
 

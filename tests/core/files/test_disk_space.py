@@ -31,7 +31,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(disk_space.os, "posix_fallocate", full)
     path = tmp_path / "new"
-    with pytest.raises(OSError, match="No space left on device: '.*new'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*new'"):
         reserve(path, 5000)
     assert not path.exists(), "a file that was made here"
     path.write_bytes(b"abc")
